@@ -1,0 +1,147 @@
+"""Every error that latentd raises on purpose, and the problem (RFC 9457) that a client sees of it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details, with the field, its value and its bound where one is at fault."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    field: str | None = None
+    value: Any = None
+    bound: Any = None
+
+
+class LatentdError(Exception):
+    """Base of the tree: a message for people, and the HTTP status and slug that the edge answers with."""
+
+    status: ClassVar[int] = 500
+    slug: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str, *, field: str | None = None, value: Any = None, bound: Any = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+        self.value = value
+        self.bound = bound
+
+    def problem(self) -> Problem:
+        return Problem(
+            type=f"urn:latentd:problem:{self.slug}",
+            title=self.title,
+            status=self.status,
+            detail=self.detail,
+            field=self.field,
+            value=self.value,
+            bound=self.bound,
+        )
+
+
+class InvalidRequest(LatentdError):
+    """A field is out of its bounds, unknown, of the wrong type, or of no use to the chosen kind or model."""
+
+    status, slug, title = 422, "invalid-request", "Invalid request"
+
+
+class MalformedRequest(LatentdError):
+    """The body can't be read as what its content type says."""
+
+    status, slug, title = 400, "malformed-request", "Malformed request"
+
+
+class Forbidden(LatentdError):
+    """An unknown Host, a foreign Origin, or a key without the scope."""
+
+    status, slug, title = 403, "forbidden", "Forbidden"
+
+
+class NotFound(LatentdError):
+    """No such job, image or model."""
+
+    status, slug, title = 404, "not-found", "Not found"
+
+
+class Conflict(LatentdError):
+    """The request contradicts what is there: a reused idempotency key, a job that is still running."""
+
+    status, slug, title = 409, "conflict", "Conflict"
+
+
+class NoCheckpoint(LatentdError):
+    """No installed checkpoint can do the task; the detail names the command that installs one."""
+
+    status, slug, title = 409, "no-checkpoint", "No checkpoint for this task"
+
+
+class Gone(LatentdError):
+    """The job or image expired or was purged."""
+
+    status, slug, title = 410, "gone", "Gone"
+
+
+class BodyTooLarge(LatentdError):
+    """The body exceeds LATENTD_MAX_BODY_MB."""
+
+    status, slug, title = 413, "body-too-large", "Body too large"
+
+
+class UnsupportedMedia(LatentdError):
+    """The content type is none that the endpoint reads."""
+
+    status, slug, title = 415, "unsupported-media-type", "Unsupported media type"
+
+
+class QueueFull(LatentdError):
+    """The lane holds LATENTD_QUEUE_LIMIT jobs, or its wait makes the deadline impossible."""
+
+    status, slug, title = 429, "queue-full", "Queue full"
+
+    def __init__(self, detail: str, *, retry_after: int, field: str | None = None, value: Any = None) -> None:
+        super().__init__(detail, field=field, value=value)
+        self.retry_after = retry_after
+
+
+class Unavailable(LatentdError):
+    """Redis or the object storage doesn't answer."""
+
+    status, slug, title = 503, "unavailable", "Unavailable"
+
+
+class DeadlineMissed(LatentdError):
+    """The job's `deadline_ms` passed before it finished."""
+
+    status, slug, title = 504, "deadline-missed", "Deadline missed"
+
+
+class DiskFull(LatentdError):
+    """The data disk has less room than LATENTD_MIN_FREE_MB."""
+
+    status, slug, title = 507, "disk-full", "Disk full"
+
+
+class JobFailed(LatentdError):
+    """A job that can't succeed however often it runs: bad input, NaN latents, a missing model."""
+
+    status, slug, title = 500, "job-failed", "Job failed"
+
+
+class CheckpointError(LatentdError):
+    """A checkpoint that doesn't load; the detail names the file, key or shape that is wrong."""
+
+    status, slug, title = 500, "bad-checkpoint", "Checkpoint can't be used"
+
+
+class ConfigurationError(LatentdError):
+    """A setting or the machine makes a start impossible; commands print it and exit 1."""
+
+    status, slug, title = 500, "configuration", "Configuration error"

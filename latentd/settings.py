@@ -1,0 +1,62 @@
+"""All settings of latentd in one class, read from the environment or `.env`; `latentd settings` prints them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "models" / "weights"
+
+
+class Settings(BaseSettings):
+    """Each field is `LATENTD_<NAME>` in the environment, but for `REDIS_URL`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LATENTD_", env_file=".env", extra="ignore", populate_by_name=True, frozen=True
+    )
+
+    redis_url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("REDIS_URL", "redis_url"),
+        description="Redis to use; without it `latentd up` starts one of its own.",
+    )
+    host: str = Field(default="127.0.0.1", description="Address that the gateway listens on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port that the gateway listens on.")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Host names, beside loopback, that the gateway answers to; comma-separated."
+    )
+    data_dir: Path = Field(default=Path("data"), description="Where images, uploads and the embedded Redis live.")
+    models_dir: Path = Field(default=WEIGHTS_DIR, description="Folder of checkpoints, each with its card.json.")
+    model: str = Field(default="emoji", description="Model of requests that name none.")
+    storage_url: str | None = Field(
+        default=None, description="Object storage: a folder, or s3://bucket/prefix. Default: `objects` in data_dir."
+    )
+    max_wait_s: float = Field(default=120, gt=0, description="Longest `Prefer: wait`, in seconds.")
+    queue_limit: int = Field(default=1000, ge=1, description="Jobs that may wait in one lane of one model.")
+    max_pixels: int = Field(default=16_777_216, ge=4096, description="Pixels of one upload and of one answer.")
+    max_body_mb: int = Field(default=32, ge=1, description="Largest request body, in MiB.")
+    retention_s: int = Field(default=86_400, ge=1, description="How long finished jobs, images and uploads stay.")
+    gone_s: int = Field(default=2_592_000, ge=1, description="How long an expired id is answered 410.")
+    max_rows: int = Field(default=16, ge=1, description="Most rows (network evaluations) in one UNet call.")
+    strict_rows: int | None = Field(
+        default=None, ge=2, description="Rows of a call that carries a strict slot; default 4 on CPU, 16 on GPU."
+    )
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of a worker; default: all cores.")
+    drain_s: float = Field(default=30, ge=0, description="Grace period in which a stopping worker finishes jobs.")
+    metrics_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Port of its own for /metrics of a gateway or worker."
+    )
+    log_level: str = Field(default="info", description="debug, info, warning or error.")
+
+    @property
+    def storage(self) -> str:
+        """The object storage's URL or folder, resolved."""
+        return self.storage_url or str(self.data_dir.resolve() / "objects")
+
+    @property
+    def redis(self) -> str:
+        """The Redis URL; without REDIS_URL the socket of the one that `latentd up` runs in the data directory."""
+        return self.redis_url or f"unix://{self.data_dir.resolve() / 'redis' / 'redis.sock'}"

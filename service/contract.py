@@ -1,0 +1,274 @@
+"""What travels between gateway and workers: the resolved request, model cards, the job, its events and the Redis keys.
+
+Pydantic only: no torch, no FastAPI. A worker that meets another `CONTRACT_VERSION` hands the job back to its queue.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, computed_field
+
+from latentd.errors import Problem
+
+CONTRACT_VERSION = 1
+JOB_FUNCTION = "workers.worker.run"  # what `rq info` shows; our workers never import it by name
+
+Kind: TypeAlias = Literal["txt2img", "inpaint", "upscale", "img2img", "class2img", "semantic2img"]
+Status: TypeAlias = Literal["queued", "running", "succeeded", "failed", "canceled"]
+Lane: TypeAlias = Literal["interactive", "bulk"]
+OutputFormat: TypeAlias = Literal["png", "jpeg", "webp"]
+MaskMode: TypeAlias = Literal["white", "black", "alpha", "auto"]
+Determinism: TypeAlias = Literal["fast", "strict"]
+EventType: TypeAlias = Literal["queued", "started", "step", "image", "succeeded", "failed", "canceled"]
+
+LANES: tuple[Lane, ...] = ("interactive", "bulk")
+TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "canceled"})
+STEP_EVENTS_KEPT = 1000
+SEEDS = 2**32
+
+
+class Wire(BaseModel):
+    """Base of all that travels: unknown fields are refused, values don't change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def to_json(self) -> str:
+        """JSON that validates again: without computed fields."""
+        return self.model_dump_json(round_trip=True)
+
+
+class CardDefaults(Wire):
+    """What a request of this model gets where it says nothing."""
+
+    steps: int
+    sampler: str
+    guidance_scale: float = 1.0
+    eta: float = 0.0
+    strength: float = 1.0
+
+
+class ModelCard(Wire):
+    """`card.json` beside each checkpoint; workers publish it to Redis, the gateway resolves requests by it."""
+
+    id: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    description: str
+    hash: str = Field(description="SHA-256 over the weight files, in order of their names.")
+    tasks: tuple[Kind, ...]
+    native_size: int = Field(description="Width and height of the training pictures, in pixels.")
+    latent_factor: int = Field(description="Pixels of the decoded picture per latent pixel, f.")
+    scale: int = Field(default=1, description="How many times larger than its input an upscaler's answer is.")
+    defaults: CardDefaults
+    fields: tuple[str, ...] = Field(description="Request fields that this model uses.")
+    prediction_type: Literal["eps", "v", "x0"]
+    samplers: tuple[str, ...]
+    token_window: int | None = Field(default=None, description="Tokens of a prompt that are read, specials included.")
+    tokenizer: str | None = Field(default=None, description="tokenizer.json, relative to the card.")
+    class_names: tuple[str, ...] | None = None
+    map_classes: int | None = None
+    licence: str
+    attribution: tuple[str, ...] = ()
+
+
+class Upload(Wire):
+    """An uploaded picture as it was stored: bytes unchanged; sizes after EXIF rotation."""
+
+    path: str
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+
+
+class Numerics(Wire):
+    """What `strict` fixes for a job's life: equal numerics and build give equal bytes."""
+
+    device: str
+    dtype: str
+    threads: int
+    rows: int
+    memory_format: str
+    compiled: bool
+    torch: str
+
+
+class JobRequest(Wire):
+    """A request with every parameter resolved; image k has seed (seed + k) mod 2³²."""
+
+    kind: Kind
+    model: str
+    prompt: str = ""
+    negative_prompt: str = ""
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float = 1.0
+    sampler: str
+    eta: float = 0.0
+    seed: int = Field(ge=0, lt=SEEDS)
+    num_images: int = 1
+    output_format: OutputFormat = "png"
+    priority: Lane = "interactive"
+    deadline_ms: int | None = None
+    determinism: Determinism = "fast"
+    preview_every: int = 0
+    image: Upload | None = None
+    mask: Upload | None = None
+    mask_mode: MaskMode | None = None
+    feather: int | None = None
+    strength: float | None = None
+    numerics: Numerics | None = Field(default=None, description="Set when a strict job first starts.")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def seeds(self) -> list[int]:
+        return [(self.seed + k) % SEEDS for k in range(self.num_images)]
+
+    @property
+    def guided(self) -> bool:
+        """Whether each step needs two rows, with and without the condition."""
+        return self.guidance_scale != 1.0 and self.kind in ("txt2img", "inpaint", "img2img", "class2img")
+
+    @property
+    def rows(self) -> int:
+        """Network evaluations of the whole job, the unit of queue estimates."""
+        return self.steps * self.num_images * (2 if self.guided else 1)
+
+    def arguments(self) -> dict[str, Any]:
+        """As JSON for the RQ job."""
+        return self.model_dump(mode="json", round_trip=True)
+
+
+class JobWarning(Wire):
+    """Something was changed or cut, and what."""
+
+    field: str
+    message: str
+
+
+class JobRecord(Wire):
+    """The part of a job that never changes, written once before it is enqueued."""
+
+    id: str
+    created_at: datetime
+    request: JobRequest
+    warnings: tuple[JobWarning, ...] = ()
+    body_hash: str = Field(default="", description="Digest of the request as sent, for Idempotency-Key.")
+
+
+class ImageInfo(Wire):
+    """One stored picture of a job."""
+
+    id: str
+    url: str
+    seed: int
+    width: int
+    height: int
+    format: OutputFormat
+    bytes: int
+    sha256: str
+
+
+class Timings(Wire):
+    """Seconds that a job spent in each stage."""
+
+    queue_s: float | None = None
+    denoise_s: float | None = None
+    decode_s: float | None = None
+    store_s: float | None = None
+
+
+class JobResult(Wire):
+    """What the terminal transaction of a succeeded job writes; `execution` locates the objects."""
+
+    execution: str
+    images: tuple[ImageInfo, ...]
+    timings: Timings
+
+
+class Progress(Wire):
+    """Totals over all images of the job."""
+
+    step: int
+    steps: int
+
+
+class Job(Wire):
+    """The job as clients see it."""
+
+    id: str
+    kind: Kind
+    status: Status
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    position: int | None = Field(default=None, description="Jobs before it in its lane; null unless queued.")
+    eta_s: float | None = Field(default=None, description="Predicted seconds to the end, from the measured step rate.")
+    progress: Progress
+    request: JobRequest
+    images: tuple[ImageInfo, ...] = ()
+    error: Problem | None = None
+    warnings: tuple[JobWarning, ...] = ()
+    timings: Timings = Timings()
+
+
+class Rates(Wire):
+    """Seconds that a model's workers measured; the gateway predicts waits by them."""
+
+    row_s: float = Field(description="One row's share of a full UNet call.")
+    step_s: float = Field(description="One UNet call with a single image's rows.")
+    image_s: float = Field(description="Encoding, decoding and storing one image.")
+
+
+# Redis keys. RQ keeps its own under rq:*; a job's RQ id is its id here.
+
+
+def queue_name(model: str, lane: Lane) -> str:
+    return f"latentd.{model}.{lane}"
+
+
+def job_key(job_id: str) -> str:
+    """Hash: record, status, execution, started_at, ended_at, step, steps, numerics, result, error, cancel."""
+    return f"latentd:job:{job_id}"
+
+
+def events_key(job_id: str) -> str:
+    """Stream of (type, data): its ids are the SSE ids."""
+    return f"latentd:events:{job_id}"
+
+
+def preview_key(job_id: str) -> str:
+    """String, minutes of life: JSON {step, image: base64 WebP}."""
+    return f"latentd:preview:{job_id}"
+
+
+def gone_key(job_id: str) -> str:
+    """Tombstone of an expired or purged job, for LATENTD_GONE_S."""
+    return f"latentd:gone:{job_id}"
+
+
+def work_key(model: str, lane: Lane) -> str:
+    """Hash: job id → rows, of jobs that wait or run; the sum is the lane's backlog."""
+    return f"latentd:work:{model}:{lane}"
+
+
+def serving_key(model: str) -> str:
+    """Sorted set: worker name → Unix time until which it counts as alive."""
+    return f"latentd:serving:{model}"
+
+
+JOBS_KEY = "latentd:jobs"  # sorted set: job id → created_at in Unix milliseconds
+CARDS_KEY = "latentd:cards"  # hash: model id → card JSON
+RATES_KEY = "latentd:rates"  # hash: model id → Rates JSON
+CANCELING_KEY = "latentd:canceling"  # set of running job ids that a client wants ended
+
+
+def image_id(job_id: str, index: int) -> str:
+    return f"{job_id}-{index}"
+
+
+def parse_image_id(value: str) -> tuple[str, int] | None:
+    """Job id and index of an image id, None if it can't be one."""
+    job_id, _, index = value.rpartition("-")
+    return (job_id, int(index)) if job_id and index.isdecimal() and len(index) <= 2 else None
