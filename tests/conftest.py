@@ -1,0 +1,31 @@
+"""Fixtures of all tests: a real Redis, one server a test session, emptied for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis
+
+from tests.redis_server import RedisServer
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """The session's server; a test that kills its server makes one of its own."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Iterator[Redis]:
+    """A client of the emptied server."""
+    with redis_server.connect() as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer, redis: Redis) -> str:  # noqa: ARG001 (emptied by it)
+    """The emptied server's URL, for processes and clients of a test's own."""
+    return redis_server.url
