@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "models" / "weights"
+
+SOCKET_PATH_MAX = 100  # the kernel's bound is 108 bytes with the terminating zero
 
 
 class Settings(BaseSettings):
@@ -49,7 +54,15 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(
         default=None, ge=0, le=65535, description="Port of its own for /metrics of a gateway or worker."
     )
+    worker_metrics_port: int = Field(
+        default=9101, ge=1, le=65535, description="Metrics port of the first worker that `latentd up` starts; +1 each."
+    )
     log_level: str = Field(default="info", description="debug, info, warning or error.")
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def split_commas(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @property
     def storage(self) -> str:
@@ -57,6 +70,15 @@ class Settings(BaseSettings):
         return self.storage_url or str(self.data_dir.resolve() / "objects")
 
     @property
+    def redis_socket(self) -> Path:
+        """The embedded Redis; in the temporary folder where the data directory has too long a path."""
+        socket = self.data_dir.resolve() / "redis" / "redis.sock"
+        if len(str(socket)) <= SOCKET_PATH_MAX:
+            return socket
+        digest = hashlib.sha256(str(socket).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"latentd-{os.getuid()}-{digest}" / "redis.sock"
+
+    @property
     def redis(self) -> str:
-        """The Redis URL; without REDIS_URL the socket of the one that `latentd up` runs in the data directory."""
-        return self.redis_url or f"unix://{self.data_dir.resolve() / 'redis' / 'redis.sock'}"
+        """The Redis URL; without REDIS_URL the socket of the one that `latentd up` runs."""
+        return self.redis_url or f"unix://{self.redis_socket}"

@@ -12,6 +12,8 @@ from types import TracebackType
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from latentd.redis_server import find_server
+
 START_S = 10.0
 
 
@@ -25,7 +27,7 @@ class RedisServer:
         place = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)]
         log = ["--loglevel", "warning", "--logfile", str(self.folder / "redis.log")]
         keep = ["--appendonly", "yes", "--appendfsync", "always"] if aof else ["--save", ""]
-        self._command = ["redis-server", *place, *log, *keep]
+        self._command = [str(find_server()), *place, *log, *keep]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -1,0 +1,42 @@
+# make run: everything on http://127.0.0.1:8000.  make test: all tests.  The environment is .venv.
+
+# The first of Python 3.11 and 3.12 that really runs (a shim on PATH may not).
+PYTHON := $(firstword $(foreach p,python3.11 python3.12 python3,$(shell $(p) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 13)' 2>/dev/null && echo $(p))))
+BIN := .venv/bin
+APT := $(if $(filter 0,$(shell id -u)),apt-get,sudo apt-get)
+
+.PHONY: run test lint bench soak clean
+
+run: .venv/.worker
+	@$(BIN)/latentd up
+
+test: .venv/.dev chromium
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.dev
+	$(BIN)/latentd bench
+
+clean:
+	rm -rf .venv
+
+.PHONY: chromium
+chromium:
+	@command -v chromium >/dev/null || { $(APT) update -q && $(APT) install -y -q --no-install-recommends chromium; }
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "latentd needs Python 3.11 or 3.12, and neither runs here: install one of them."; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.worker: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install -q -c constraints.txt -e '.[worker]'
+	@touch $@
+
+.venv/.dev: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install -q -c constraints.txt -e '.[worker,dev]'
+	@touch $@ .venv/.worker

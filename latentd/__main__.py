@@ -1,0 +1,5 @@
+"""`python -m latentd`."""
+
+from latentd.cli import main
+
+main()
