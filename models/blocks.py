@@ -1,0 +1,84 @@
+"""Convolutional pieces that first stages and UNets share: residual blocks and changes of resolution."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Resample = Literal["up", "down"]
+
+
+class ResBlock(nn.Module):
+    """GroupNorm, SiLU, convolution, twice, around a residual; the time embedding shifts (or scales and shifts) between.
+
+    With `resample` the block also halves (mean) or doubles (nearest) the resolution of both branches (BigGAN blocks).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        groups: int,
+        eps: float,
+        emb_channels: int | None = None,
+        scale_shift: bool = False,
+        resample: Resample | None = None,
+    ) -> None:
+        super().__init__()
+        self.scale_shift = scale_shift
+        self.resample = resample
+        self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        if emb_channels is not None:
+            self.time_emb_proj = nn.Linear(emb_channels, out_channels * (2 if scale_shift else 1))
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
+        """Feature map and the already activated embedding SiLU(emb)."""
+        h = F.silu(self.norm1(x))  # b c h w
+        if self.resample is not None:
+            x, h = _resampled(x, self.resample), _resampled(h, self.resample)
+        h = self.conv1(h)  # b c' h w
+        h = F.silu(self.norm2(h) if emb is None else self._modulated(h, emb))
+        return self.conv_shortcut(x) + self.conv2(h)  # type: ignore[no-any-return]  # b c' h w
+
+    def _modulated(self, h: Tensor, emb: Tensor) -> Tensor:
+        e = self.time_emb_proj(emb)[:, :, None, None]  # b c' 1 1, twice c' when it also scales
+        if not self.scale_shift:
+            return self.norm2(h + e)  # type: ignore[no-any-return]
+        scale, shift = e.chunk(2, dim=1)
+        return torch.addcmul(shift, self.norm2(h), 1 + scale)
+
+
+def _resampled(x: Tensor, how: Resample) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest") if how == "up" else F.avg_pool2d(x, 2)
+
+
+class Downsample(nn.Module):
+    """Strided convolution. First stages pad right and bottom only, as VQGAN does; UNets pad all around."""
+
+    def __init__(self, channels: int, *, symmetric: bool) -> None:
+        super().__init__()
+        self.symmetric = symmetric
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if symmetric else 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))  # type: ignore[no-any-return]
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour to `size` (twice the input unless that was odd), then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        size = size or (2 * x.shape[2], 2 * x.shape[3])
+        return self.conv(F.interpolate(x, size=size, mode="nearest"))  # type: ignore[no-any-return]

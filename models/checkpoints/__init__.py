@@ -1,0 +1,1 @@
+"""Checkpoints in every layout people have, read into one internal form."""

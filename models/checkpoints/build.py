@@ -1,0 +1,89 @@
+"""Weights into modules: fused and reshaped as our layers want them, checked key by key, never initialised first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from latentd.errors import CheckpointError
+
+State = dict[str, Tensor]
+M = TypeVar("M", bound=nn.Module)
+FUSED = {"to_qkv": ("to_q", "to_k", "to_v"), "to_kv": ("to_k", "to_v")}
+
+
+def build(make: Callable[[], M], state: Mapping[str, Tensor], what: str, device: str, dtype: torch.dtype) -> M:
+    """A module with these weights in evaluation mode.
+
+    It is made on the meta device, so that nothing is allocated or initialised twice.
+    Raises CheckpointError naming the first missing, unexpected or misshapen key of `what`.
+    """
+    with torch.device("meta"):
+        module = make()
+    shapes = {key: value.shape for key, value in module.state_dict().items()}
+    fitted = fit(state, shapes, what)
+    placed = {key: _placed(value, device, dtype) for key, value in fitted.items()}
+    module.load_state_dict(placed, strict=True, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def _placed(value: Tensor, device: str, dtype: torch.dtype) -> Tensor:
+    layout = torch.channels_last if value.ndim == 4 else torch.preserve_format
+    return value.to(device, dtype if value.is_floating_point() else value.dtype, memory_format=layout)
+
+
+def fit(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], what: str) -> State:
+    """`state` fused and squeezed to exactly `shapes`. Raises CheckpointError as `build` does."""
+    fused = _fuse(dict(state), shapes)
+    _check_keys(fused, shapes, what)
+    return {key: _shaped(fused[key], shape, f"{what}: {key}") for key, shape in shapes.items()}
+
+
+def _fuse(state: State, keys: Iterable[str]) -> State:
+    for key in keys:
+        prefix, _, rest = key.rpartition(".")
+        parent, _, name = prefix.rpartition(".")
+        parts = [f"{parent}.{part}.{rest}" for part in FUSED.get(name, ())]
+        if key not in state and parts and all(part in state for part in parts):
+            state[key] = torch.cat([_flat(state.pop(part)) for part in parts])
+    return state
+
+
+def _flat(value: Tensor) -> Tensor:
+    """1×1 convolutions as matrices."""
+    return value.flatten(1) if value.ndim > 2 else value
+
+
+def _check_keys(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], what: str) -> None:
+    missing = sorted(shapes.keys() - state.keys())
+    unexpected = sorted(state.keys() - shapes.keys())
+    for problem, keys in (("lacks", missing), ("has no place for", unexpected)):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise CheckpointError(f"{what}: {problem} {keys[0]}{more}", field=keys[0])
+
+
+def _shaped(value: Tensor, shape: torch.Size, where: str) -> Tensor:
+    if value.ndim > len(shape) and value.shape[: len(shape)] == shape and value.numel() == shape.numel():
+        value = value.reshape(shape)
+    if value.shape != shape:
+        raise CheckpointError(f"{where} has shape {list(value.shape)}, expected {list(shape)}", field=where)
+    return value
+
+
+def split(state: Mapping[str, Tensor]) -> State:
+    """The inverse of the fusing: q, k and v as separate matrices."""
+    out: State = {}
+    for key, value in state.items():
+        prefix, _, rest = key.rpartition(".")
+        parent, _, name = prefix.rpartition(".")
+        parts = FUSED.get(name, ())
+        if parts:
+            chunks = value.chunk(len(parts))
+            out |= {f"{parent}.{part}.{rest}": chunk.clone() for part, chunk in zip(parts, chunks, strict=True)}
+        else:
+            out[key] = value
+    return out

@@ -1,0 +1,56 @@
+"""Weight files of a component folder: safetensors or pickles, whole or sharded, full or half precision."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from latentd.errors import CheckpointError
+
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises CheckpointError naming the file."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    return value
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Raises CheckpointError naming the file if it is truncated or no safetensors file."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a component in the diffusers or transformers layout, full precision before fp16."""
+    for variant in ("", ".fp16"):
+        for stem in STEMS:
+            if (path := folder / f"{stem}{variant}.safetensors").is_file():
+                return read_safetensors(path)
+            for index in (f"{stem}.safetensors.index{variant}.json", f"{stem}{variant}.safetensors.index.json"):
+                if (path := folder / index).is_file():
+                    return _read_shards(path)
+    raise CheckpointError(f"{folder}: holds no weights ({', '.join(f'{s}.safetensors' for s in STEMS)})")
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    state: dict[str, Tensor] = {}
+    for name in names:
+        if Path(name).name != name:
+            raise CheckpointError(f"{index}: shard {name!r} is not beside the index")
+        state |= read_safetensors(index.parent / name)
+    return state

@@ -1,0 +1,32 @@
+"""What a checkpoint is, whatever file it came from: the configs of its parts and how they fit together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from models.autoencoder import AutoencoderConfig
+from models.conditioning import ClassConfig, RescalerConfig, TextConfig
+from models.schedule import ScheduleConfig
+from models.unet import UNetConfig
+
+# What follows z_t on the UNet's input channels:
+#   mask-latent   mask in {0, 1}, scaled latent of the masked picture   (SD inpainting, 9 channels)
+#   latent-mask   latent of the masked picture, mask in {−1, 1}         (LDM inpainting, 7 channels)
+#   low-res       the small picture in [−1, 1]                          (LDM-SR 6, SD x4 upscaler 7 channels)
+#   map           the rescaled label map                                (semantic synthesis)
+Concat: TypeAlias = Literal["mask-latent", "latent-mask", "low-res", "map"]
+Conditioner: TypeAlias = TextConfig | ClassConfig | RescalerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The internal form of a whole latent diffusion model, less its weights."""
+
+    unet: UNetConfig
+    first_stage: AutoencoderConfig
+    schedule: ScheduleConfig
+    scale_factor: float  # network latents = scale_factor · first-stage latents (paper App. D.1)
+    conditioner: Conditioner | None = None
+    concat: Concat | None = None
+    low_res_schedule: ScheduleConfig | None = None  # noises the small picture (SD x4 upscaler)

@@ -1,0 +1,205 @@
+"""One latent diffusion checkpoint, resident in memory: conditioning, denoiser and first stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from latentd.errors import CheckpointError
+from models.autoencoder import Autoencoder
+from models.checkpoints.build import build
+from models.checkpoints.card import checkpoint_id
+from models.checkpoints.detect import load_checkpoint
+from models.checkpoints.loaded import Loaded
+from models.conditioning import ClassConfig, ClassEmbedder, RescalerConfig, SpatialRescaler, TextConfig, TextEncoder
+from models.config import Conditioner, ModelConfig
+from models.schedule import NoiseSchedule
+from models.tokenizer import PromptTokenizer
+from models.unet import UNet
+
+ConditionerModule = TextEncoder | ClassEmbedder | SpatialRescaler
+BLANKS_KEPT = 16  # sizes; a latent of 128×128 is 320 KB
+
+
+@dataclass(slots=True)
+class LatentDiffusion:
+    """Everything of one checkpoint. Latents are scaled: unit variance, as the UNet sees them."""
+
+    id: str
+    config: ModelConfig
+    schedule: NoiseSchedule
+    unet: UNet
+    first_stage: Autoencoder
+    conditioner: ConditionerModule | None
+    tokenizer: PromptTokenizer | None
+    device: torch.device
+    dtype: torch.dtype
+    _blank: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    @property
+    def latent_factor(self) -> int:
+        return self.config.first_stage.factor
+
+    @property
+    def latent_channels(self) -> int:
+        return self.config.first_stage.embed_dim
+
+    @property
+    def scale_factor(self) -> float:
+        return self.config.scale_factor
+
+    @property
+    def token_window(self) -> int | None:
+        return self.tokenizer.window if self.tokenizer is not None else None
+
+    @torch.inference_mode()
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Context b n d of the prompts, each cut or padded to the window.
+
+        Raises CheckpointError if the checkpoint has no text encoder or no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise CheckpointError(f"{self.id}: no tokenizer; prompts can't be encoded")
+        return self.encode_tokens(*self.tokenizer(prompts))
+
+    @torch.inference_mode()
+    def encode_tokens(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Context b n d of token numbers b n; `mask` is 1 at tokens and 0 at padding."""
+        if not isinstance(self.conditioner, TextEncoder):
+            raise CheckpointError(f"{self.id}: no text encoder")
+        mask = mask.to(self.device) if mask is not None else None
+        return self.conditioner(ids.to(self.device), mask)  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def encode_labels(self, labels: Tensor) -> Tensor:
+        """Context b 1 d of class labels b; the last class is the null class.
+
+        Raises CheckpointError if the checkpoint is not class-conditional.
+        """
+        if not isinstance(self.conditioner, ClassEmbedder):
+            raise CheckpointError(f"{self.id}: no class embedder")
+        return self.conditioner(labels.to(self.device))  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def encode_images(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Scaled latent b c h w of x (b 3 H W in [−1, 1]): KL the mode, or a sample with `noise`; VQ unquantised."""
+        z: Tensor = self.first_stage.encode(self._placed(x), None if noise is None else self._placed(noise))
+        return z * self.scale_factor
+
+    @torch.inference_mode()
+    def decode(self, z: Tensor) -> Tensor:
+        """Picture b 3 H W, about [−1, 1] and not clamped, of scaled latents b c h w."""
+        return self.first_stage.decode(self._placed(z) / self.scale_factor)
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        z_t: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None = None,
+        concat: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Raw network output b c h w (eps, v or x0: `config.schedule.prediction`).
+
+        z_t: b c h w; timesteps: b; context: b n d; concat: b k h w, follows z_t on the channels; labels: b.
+        """
+        x = z_t if concat is None else torch.cat([z_t, concat], dim=1)
+        return self.unet(self._placed(x), timesteps.to(self.device), context, labels)  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def inpaint_concat(self, image: Tensor, mask: Tensor) -> Tensor:
+        """What an inpainting UNet reads beside z_t, b k h w.
+
+        image: b 3 H W in [−1, 1], H and W multiples of f; mask: b 1 H W, ≥ 0.5 where it is to be repainted.
+        Raises CheckpointError if the UNet takes no mask.
+        """
+        hole = (mask >= 0.5).to(image.dtype)
+        size = (image.shape[2] // self.latent_factor, image.shape[3] // self.latent_factor)
+        small = F.interpolate(hole, size=size, mode="nearest").to(self.device, self.dtype)  # b 1 h w
+        if self.config.concat == "mask-latent":
+            return torch.cat([small, self.encode_images(image * (1 - hole))], dim=1)
+        if self.config.concat == "latent-mask":
+            # The original masks in [0, 1], so that the hole is black, not grey.
+            masked = (image + 1) * (1 - hole) - 1
+            return torch.cat([self.first_stage.encode(self._placed(masked)), 2 * small - 1], dim=1)
+        raise CheckpointError(f"{self.id}: the UNet takes no mask")
+
+    def blank_concat(self, height: int, width: int) -> Tensor:
+        """`inpaint_concat` of a wholly masked picture, 1 k h w at this latent size; kept for the next call."""
+        key = (height, width)
+        if key not in self._blank:
+            if len(self._blank) >= BLANKS_KEPT:
+                del self._blank[next(iter(self._blank))]
+            f = self.latent_factor
+            image, mask = torch.zeros(1, 3, height * f, width * f), torch.ones(1, 1, height * f, width * f)
+            self._blank[key] = self.inpaint_concat(image, mask)
+        return self._blank[key]
+
+    @torch.inference_mode()
+    def low_res_concat(self, image: Tensor, level: int = 0, noise: Tensor | None = None) -> Tensor:
+        """The small picture, b 3 h w in [−1, 1], as an upscaling UNet reads it beside z_t.
+
+        Checkpoints with noise levels add noise of training timestep `level`. Raises CheckpointError for other UNets.
+        """
+        if self.config.concat != "low-res":
+            raise CheckpointError(f"{self.id}: the UNet takes no low-resolution picture")
+        x = self._placed(image)
+        if self.config.low_res_schedule is None or noise is None:
+            return x
+        signal = float(NoiseSchedule(self.config.low_res_schedule).alphas_cumprod[level])
+        return x * math.sqrt(signal) + self._placed(noise) * math.sqrt(1 - signal)
+
+    @torch.inference_mode()
+    def map_concat(self, label_map: Tensor) -> Tensor:
+        """A label map b H W (class numbers) as a semantic UNet reads it beside z_t, b k h w."""
+        if not isinstance(self.conditioner, SpatialRescaler):
+            raise CheckpointError(f"{self.id}: the UNet takes no label map")
+        one_hot = F.one_hot(label_map.long(), self.conditioner.config.in_channels).permute(0, 3, 1, 2)
+        return self.conditioner(self._placed(one_hot))  # type: ignore[no-any-return]
+
+    def _placed(self, x: Tensor) -> Tensor:
+        return x.to(self.device, self.dtype)
+
+
+def load(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LatentDiffusion:
+    """A checkpoint of any known layout, ready to run; its id is the card's, or else the name of the folder or file.
+
+    Raises CheckpointError naming the file, key or shape that doesn't fit.
+    """
+    return assemble(load_checkpoint(path), checkpoint_id(path), device, dtype)
+
+
+def assemble(loaded: Loaded, name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LatentDiffusion:
+    """Modules around weights already read. Raises CheckpointError as `load` does."""
+    config, states = loaded.config, loaded.states
+    conditioner: ConditionerModule | None = None
+    if config.conditioner is not None:
+        cond = config.conditioner
+        conditioner = build(lambda: make_conditioner(cond), states["conditioner"], "conditioner", device, dtype)
+    return LatentDiffusion(
+        id=name,
+        config=config,
+        schedule=NoiseSchedule(config.schedule),
+        unet=build(lambda: UNet(config.unet), states["unet"], "unet", device, dtype),
+        first_stage=build(lambda: Autoencoder(config.first_stage), states["first_stage"], "first stage", device, dtype),
+        conditioner=conditioner,
+        tokenizer=loaded.tokenizer,
+        device=torch.device(device),
+        dtype=dtype,
+    )
+
+
+def make_conditioner(config: Conditioner) -> ConditionerModule:
+    if isinstance(config, TextConfig):
+        return TextEncoder(config)
+    if isinstance(config, ClassConfig):
+        return ClassEmbedder(config)
+    assert isinstance(config, RescalerConfig)
+    return SpatialRescaler(config)
