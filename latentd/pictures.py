@@ -20,6 +20,7 @@ from latentd.errors import InvalidRequest
 MaskMode: TypeAlias = Literal["white", "black", "alpha", "auto"]
 
 FORMATS = ("PNG", "JPEG", "WEBP")
+LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}  # what each format's files can say
 INSIDE = 128  # a mask pixel of at least this is repainted
 
 Image.MAX_IMAGE_PIXELS = None  # the caller's bound takes the place of Pillow's, and its refusal names the size
@@ -94,6 +95,25 @@ def read_mask(data: bytes, mode: MaskMode, size: tuple[int, int], max_pixels: in
             bound="at least 1 pixel inside",
         )
     return inside
+
+
+def check_sides(size: tuple[int, int], output_format: str, max_pixels: int) -> None:
+    """Raises InvalidRequest if an answer of `size` (width, height) has too many pixels or is too long for its format."""
+    width, height = size
+    if width * height > max_pixels:
+        raise InvalidRequest(
+            f"the answer would have {width}×{height} pixels; at most {max_pixels} are made",
+            field="width",
+            value=f"{width}×{height}",
+            bound=max_pixels,
+        )
+    if max(size) > LONGEST_SIDE[output_format]:
+        raise InvalidRequest(
+            f"{output_format} files hold at most {LONGEST_SIDE[output_format]} pixels a side, not {max(size)}",
+            field="output_format",
+            value=output_format,
+            bound=LONGEST_SIDE[output_format],
+        )
 
 
 def _check_header(image: Image.Image, max_pixels: int, field: str) -> None:

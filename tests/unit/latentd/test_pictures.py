@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from latentd.errors import InvalidRequest
-from latentd.pictures import open_upload, read_mask
+from latentd.pictures import check_sides, open_upload, read_mask
 
 LIMIT = 1 << 20
 
@@ -201,3 +201,14 @@ def test_an_unreadable_mask_names_the_mask() -> None:
     with pytest.raises(InvalidRequest) as caught:
         read_mask(b"junk", "auto", (8, 8), LIMIT)
     assert caught.value.field == "mask"
+
+
+def test_answers_have_as_many_pixels_as_allowed_and_fit_their_format() -> None:
+    check_sides((1024, 1024), "png", LIMIT)
+    check_sides((16_383, 2), "webp", LIMIT)
+    with pytest.raises(InvalidRequest) as caught:
+        check_sides((1024, 1025), "png", LIMIT)
+    assert (caught.value.value, caught.value.bound) == ("1024×1025", LIMIT)
+    with pytest.raises(InvalidRequest) as caught:
+        check_sides((16_384, 2), "webp", LIMIT)
+    assert (caught.value.field, caught.value.bound) == ("output_format", 16_383)

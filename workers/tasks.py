@@ -1,0 +1,97 @@
+"""What goes into the engine and what comes out of it; no queue, no storage, no network in any of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from PIL import Image
+
+from latentd.errors import LatentdError
+from service.contract import JobRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A job as the engine takes it.
+
+    `image` and `mask` are files as they were uploaded. `arrived` and `deadline` are seconds of the engine's clock.
+    `snapshot` is the state that an earlier execution saved; `alone`: no other job may share its calls.
+    """
+
+    job_id: str
+    request: JobRequest
+    image: bytes | None = None
+    mask: bytes | None = None
+    deadline: float | None = None
+    arrived: float = 0.0
+    snapshot: bytes | None = None
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The job's prompts and pictures are encoded; it takes part in calls from now on."""
+
+    job_id: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """The job is at `step` of `steps`, summed over its images; `rows` is the size of the call that it shared.
+
+    `preview` is a WebP of at most 256 pixels of what image 0 will be, where `preview_every` asks for it.
+    """
+
+    job_id: str
+    step: int
+    steps: int
+    rows: int
+    preview: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Image `index` of a job at its answered size. The job ends with its last one.
+
+    `denoise_s` are the seconds of all calls that the image took part in, `decode_s` those of its decoding chunk.
+    """
+
+    job_id: str
+    index: int
+    picture: Image.Image
+    denoise_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The job ended without its remaining images; the others go on."""
+
+    job_id: str
+    error: LatentdError
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """One UNet call of `rows` rows, to which `padded_rows - rows` fillers were added."""
+
+    model: str
+    rows: int
+    padded_rows: int
+    strict: bool
+    seconds: float
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    """A call or decoding chunk of `size` rows or pictures didn't fit; smaller ones are tried from now on."""
+
+    model: str
+    stage: str
+    size: int
+
+
+Outcome: TypeAlias = Prepared | Stepped | Finished | Failed | Called | OutOfMemory
