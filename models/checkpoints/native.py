@@ -1,0 +1,103 @@
+"""The internal form on disk: model.json and one safetensors file a part, under the names that our modules use."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from latentd.errors import CheckpointError
+from models.autoencoder import AutoencoderConfig
+from models.checkpoints.files import read_json, read_safetensors
+from models.checkpoints.loaded import Loaded
+from models.conditioning import ClassConfig, RescalerConfig, TextConfig
+from models.config import Conditioner, ModelConfig
+from models.schedule import ScheduleConfig
+from models.tokenizer import PromptTokenizer, load_tokenizer
+from models.unet import UNetConfig
+
+FORMAT = "latentd"
+VERSION = 1
+INDEX = "model.json"
+CONDITIONERS: dict[str, type[TextConfig] | type[ClassConfig] | type[RescalerConfig]] = {
+    "text": TextConfig,
+    "class": ClassConfig,
+    "map": RescalerConfig,
+}
+T = TypeVar("T")
+
+
+def save_native(loaded: Loaded, folder: Path) -> None:
+    """Write a checkpoint, weights in the precision they have. The folder is made; files in it are replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, state in loaded.states.items():
+        save_file({key: value.contiguous() for key, value in state.items()}, folder / f"{part}.safetensors")
+    if loaded.tokenizer is not None:
+        save_tokenizer(loaded.tokenizer, folder / "tokenizer")
+    text = json.dumps(_to_json(loaded.config), indent=2)
+    (folder / INDEX).write_text(text + "\n", "utf-8")
+
+
+def save_tokenizer(tokenizer: PromptTokenizer, folder: Path) -> None:
+    """tokenizer.json and the window and padding token beside it, as transformers lays them out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    padding = tokenizer.tokenizer.padding or {}
+    config = {"model_max_length": tokenizer.window, "pad_token": padding.get("pad_token", "[PAD]")}
+    tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def load_native(folder: Path) -> Loaded:
+    """Read what `save_native` wrote. Raises CheckpointError naming the file or key that is wrong."""
+    index = read_json(folder / INDEX)
+    if index.get("format") != FORMAT or index.get("version") != VERSION:
+        raise CheckpointError(f"{folder / INDEX}: format {index.get('format')!r} {index.get('version')!r} is unknown")
+    config = _from_json(index)
+    parts = ["unet", "first_stage"] + (["conditioner"] if config.conditioner is not None else [])
+    states: dict[str, dict[str, Tensor]] = {part: read_safetensors(folder / f"{part}.safetensors") for part in parts}
+    text = config.conditioner if isinstance(config.conditioner, TextConfig) else None
+    has_tokenizer = text is not None and (folder / "tokenizer").is_dir()
+    tokenizer = load_tokenizer(folder / "tokenizer", text.positions) if text and has_tokenizer else None
+    return Loaded(config, states, tokenizer)
+
+
+def _to_json(config: ModelConfig) -> dict[str, Any]:
+    data = {"format": FORMAT, "version": VERSION, **asdict(config)}
+    for name, kind in CONDITIONERS.items():
+        if isinstance(config.conditioner, kind):
+            data["conditioner"]["type"] = name
+    return data
+
+
+def _from_json(index: dict[str, Any]) -> ModelConfig:
+    low_res = index.get("low_res_schedule")
+    return ModelConfig(
+        unet=_make(UNetConfig, index["unet"]),
+        first_stage=_make(AutoencoderConfig, index["first_stage"]),
+        schedule=_make(ScheduleConfig, index["schedule"]),
+        scale_factor=float(index["scale_factor"]),
+        conditioner=_conditioner(index.get("conditioner")),
+        concat=index.get("concat"),
+        low_res_schedule=None if low_res is None else _make(ScheduleConfig, low_res),
+    )
+
+
+def _conditioner(data: dict[str, Any] | None) -> Conditioner | None:
+    if data is None:
+        return None
+    kind = CONDITIONERS.get(data.get("type", ""))
+    if kind is None:
+        raise CheckpointError(f"{INDEX}: conditioner type {data.get('type')!r} is unknown", field="conditioner")
+    return _make(kind, {key: value for key, value in data.items() if key != "type"})
+
+
+def _make(cls: type[T], data: dict[str, Any]) -> T:
+    assert is_dataclass(cls)
+    unknown = data.keys() - {f.name for f in fields(cls)}
+    if unknown:
+        raise CheckpointError(f"{INDEX}: {cls.__name__} has no field {min(unknown)!r}", field=min(unknown))
+    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})

@@ -1,0 +1,162 @@
+"""Complete checkpoints of a few kilobytes with random weights, for tests that need a model and not its pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from models.autoencoder import Autoencoder, AutoencoderConfig
+from models.checkpoints.card import weights_hash
+from models.checkpoints.loaded import Loaded
+from models.checkpoints.native import save_native
+from models.conditioning import TextConfig
+from models.config import ModelConfig
+from models.pipeline import make_conditioner
+from models.schedule import ScheduleConfig
+from models.tokenizer import PromptTokenizer, padded
+from models.unet import UNet, UNetConfig
+
+WINDOW = 32
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+WORDS = ("a", "red", "green", "blue", "heart", "cat", "star", "on", "navy", "background")
+SAMPLERS = ("ddim", "ddpm", "plms", "euler", "dpmpp_2m", "unipc")
+COMMON = (
+    "num_images",
+    "output_format",
+    "priority",
+    "deadline_ms",
+    "determinism",
+    "preview_every",
+    "webhook_url",
+    "seed",
+)
+DRAWN = ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "sampler", "eta", "strength")
+SCHEDULE = ScheduleConfig(
+    prediction="v", zero_terminal_snr=True, spacing="trailing", steps_offset=0, set_alpha_to_one=True
+)
+
+
+def write_tiny_inpaint(folder: Path, seed: int = 0) -> Path:
+    """A 9-channel text and inpainting model: f = 8, native size 64, BERT tokenizer and encoder. Returns `folder`."""
+    tokenizer = tiny_tokenizer()
+    text = TextConfig(
+        kind="bert",
+        vocab_size=tokenizer.tokenizer.get_vocab_size(),
+        width=16,
+        layers=1,
+        heads=2,
+        head_dim=8,
+        mlp=32,
+        positions=WINDOW,
+        masked=True,
+    )
+    config = ModelConfig(
+        unet=_unet(in_channels=9, out_channels=4, context_dim=16),
+        first_stage=_first_stage("kl", levels=4, z=4),
+        schedule=SCHEDULE,
+        scale_factor=1.0,
+        conditioner=text,
+        concat="mask-latent",
+    )
+    save_native(random_weights(config, seed, tokenizer), folder)
+    fields = (*DRAWN, "image", "mask", "mask_mode", "feather", *COMMON)
+    text_card = {"token_window": WINDOW, "tokenizer": "tokenizer/tokenizer.json"}
+    return _write_card(folder, ("txt2img", "inpaint"), fields, latent_factor=8, guidance_scale=4.0, **text_card)
+
+
+def write_tiny_upscale(folder: Path, seed: int = 0) -> Path:
+    """A ×4 super-resolution model: VQ first stage with f = 4, 6 input channels. Returns `folder`."""
+    config = ModelConfig(
+        unet=_unet(in_channels=6, out_channels=3, context_dim=None),
+        first_stage=_first_stage("vq", levels=3, z=3),
+        schedule=SCHEDULE,
+        scale_factor=1.0,
+        concat="low-res",
+    )
+    save_native(random_weights(config, seed, None), folder)
+    fields = ("image", "steps", "sampler", "eta", *COMMON)
+    return _write_card(folder, ("upscale",), fields, latent_factor=4, guidance_scale=1.0, scale=4)
+
+
+def random_weights(config: ModelConfig, seed: int, tokenizer: PromptTokenizer | None) -> Loaded:
+    """A checkpoint of this shape with torch's default initialisation."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        modules: dict[str, torch.nn.Module] = {
+            "unet": UNet(config.unet),
+            "first_stage": Autoencoder(config.first_stage),
+        }
+        if config.conditioner is not None:
+            modules["conditioner"] = make_conditioner(config.conditioner)
+    return Loaded(config, {name: dict(module.state_dict()) for name, module in modules.items()}, tokenizer)
+
+
+def tiny_tokenizer() -> PromptTokenizer:
+    """Lower-casing WordPiece over single characters and a few words, with BERT's special tokens."""
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + [str(d) for d in range(10)] + list(".,!?'-")
+    pieces = dict.fromkeys([*SPECIAL, *WORDS, *letters, *(f"##{c}" for c in letters)])
+    vocab = {token: i for i, token in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])]
+    )
+    return padded(tokenizer, WINDOW, "[PAD]")
+
+
+def _unet(in_channels: int, out_channels: int, context_dim: int | None) -> UNetConfig:
+    return UNetConfig(
+        in_channels=in_channels,
+        out_channels=out_channels,
+        channels=(8, 16),
+        res_blocks=1,
+        attention=(False, context_dim is not None),
+        heads=(1, 1),
+        mid_heads=1,
+        mid_attention=context_dim is not None,
+        context_dim=context_dim,
+        depth=(1, 1),
+        only_cross_attention=(False, False),
+        norm_groups=4,
+    )
+
+
+def _first_stage(kind: Any, levels: int, z: int) -> AutoencoderConfig:
+    return AutoencoderConfig(
+        kind=kind,
+        channels=(4,) * levels,
+        stem=4,
+        z_channels=z,
+        embed_dim=z,
+        res_blocks=1,
+        attention=(False,) * levels,
+        mid_attention=False,
+        norm_groups=2,
+        codebook=32 if kind == "vq" else 0,
+    )
+
+
+def _write_card(
+    folder: Path, tasks: tuple[str, ...], fields: tuple[str, ...], *, guidance_scale: float, **more: Any
+) -> Path:
+    defaults = {"steps": 4, "sampler": "ddim", "guidance_scale": guidance_scale, "eta": 0.0, "strength": 1.0}
+    card = {
+        "id": folder.name,
+        "description": "Random weights, for tests.",
+        "hash": weights_hash(folder),
+        "tasks": tasks,
+        "native_size": 64,
+        "defaults": defaults,
+        "fields": fields,
+        "prediction_type": "v",
+        "samplers": SAMPLERS,
+        "licence": "Apache-2.0",
+        **more,
+    }
+    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", "utf-8")
+    return folder
