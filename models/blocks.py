@@ -60,6 +60,14 @@ def _resampled(x: Tensor, how: Resample) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="nearest") if how == "up" else F.avg_pool2d(x, 2)
 
 
+class Embedding(nn.Embedding):
+    """Not initialised on the meta device: torch would import its compiler for that alone, 2 s of every start."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class Downsample(nn.Module):
     """Strided convolution. First stages pad right and bottom only, as VQGAN does; UNets pad all around."""
 

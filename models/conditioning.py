@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import SelfAttention
+from models.blocks import Embedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +69,10 @@ class TextEncoder(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
-        self.tokens = nn.Embedding(config.vocab_size, config.width)
-        self.positions = nn.Embedding(config.positions, config.width)
+        self.tokens = Embedding(config.vocab_size, config.width)
+        self.positions = Embedding(config.positions, config.width)
         if config.kind == "bert":
-            self.token_types = nn.Embedding(2, config.width)
+            self.token_types = Embedding(2, config.width)
         self.layers = nn.ModuleList(TextLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)  # BERT: of the embeddings; others: the last one
 
@@ -100,7 +101,7 @@ class ClassEmbedder(nn.Module):
     def __init__(self, config: ClassConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.classes, config.width)
+        self.embedding = Embedding(config.classes, config.width)
 
     def forward(self, labels: Tensor) -> Tensor:
         return self.embedding(labels)[:, None, :]  # type: ignore[no-any-return]

@@ -6,6 +6,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from models.blocks import Embedding
+
 CHUNK = 4096  # vectors compared with the codebook at a time; bounds the distance matrix to CHUNK × entries
 
 
@@ -14,7 +16,7 @@ class Quantizer(nn.Module):
 
     def __init__(self, entries: int, dim: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(entries, dim)
+        self.embedding = Embedding(entries, dim)
 
     def indices(self, z: Tensor) -> Tensor:
         """Entry numbers b h w of z (b d h w)."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import AttentionBlock, SpatialTransformer
-from models.blocks import Downsample, ResBlock, Upsample
+from models.blocks import Downsample, Embedding, ResBlock, Upsample
 
 MAX_PERIOD = 10000.0
 
@@ -130,7 +130,7 @@ class UNet(nn.Module):
         self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(channels[0], 4 * channels[0])
         if config.num_classes is not None:
-            self.class_embedding = nn.Embedding(config.num_classes, 4 * channels[0])
+            self.class_embedding = Embedding(config.num_classes, 4 * channels[0])
         self.down_blocks = nn.ModuleList()
         skips = self._build_down()
         self.mid_block = Middle(config)

@@ -115,7 +115,7 @@ def _unet(in_channels: int, out_channels: int, context_dim: int | None) -> UNetC
         out_channels=out_channels,
         channels=(8, 16),
         res_blocks=1,
-        attention=(False, context_dim is not None),
+        attention=(False, False),
         heads=(1, 1),
         mid_heads=1,
         mid_attention=context_dim is not None,
