@@ -1,0 +1,98 @@
+"""A whole latentd of a test's own: `latentd up` as a user starts it, in a folder and on a port of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import httpx2
+
+START_S = 60.0
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Service:
+    """Starts, stops and asks one `latentd up`; `env` holds settings beside those for its folder and ports."""
+
+    def __init__(self, env: dict[str, str] | None = None) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="latentd-up-"))
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.worker_metrics_port = free_port()
+        self.log_path = self.folder / "log"
+        given = {"LATENTD_PORT": str(self.port), "LATENTD_DATA_DIR": str(self.folder / "data")}
+        given["LATENTD_WORKER_METRICS_PORT"] = str(self.worker_metrics_port)
+        self.env = {name: value for name, value in os.environ.items() if name != "REDIS_URL"} | given | (env or {})
+        self.client = httpx2.Client(base_url=self.url, timeout=120)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+
+    def start(self) -> float:
+        """Start, wait until /readyz and a live worker; returns the seconds that it took."""
+        began = time.monotonic()
+        self._log = self.log_path.open("ab")
+        self._process = subprocess.Popen([sys.executable, "-m", "latentd", "up"], env=self.env, stderr=self._log)
+        while not self._serves():
+            assert self._process.poll() is None, self.log_path.read_text()
+            assert time.monotonic() - began < START_S, self.log_path.read_text()
+            time.sleep(0.05)
+        return time.monotonic() - began
+
+    def _serves(self) -> bool:
+        try:
+            if self.client.get("/readyz").status_code != 200:
+                return False
+            return all(model["loaded"] for model in self.client.get("/v1/models").json()["items"])
+        except httpx2.TransportError:
+            return False
+
+    def post(self, path: str, **fields: Any) -> dict[str, Any]:
+        """POST JSON, wait for the end and return the job."""
+        answer = self.client.post(path, json=fields, headers={"Prefer": "wait=100"})
+        assert answer.status_code == 200, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    def image(self, job: dict[str, Any], index: int = 0) -> bytes:
+        answer = self.client.get(job["images"][index]["url"])
+        assert answer.status_code == 200, answer.text
+        return answer.content
+
+    def processes(self) -> list[int]:
+        """Ids of the supervisor's children."""
+        assert self._process is not None
+        pid = self._process.pid
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return [int(child) for child in text.split()]
+
+    def stop(self) -> None:
+        """Ctrl-C, and wait."""
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(60)
+        self._process = None
+        if self._log is not None:
+            self._log.close()
+
+    def __enter__(self) -> Service:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+        self.client.close()
