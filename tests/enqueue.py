@@ -1,0 +1,82 @@
+"""Puts jobs into the queue as the gateway does, for tests of the worker alone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from redis import Redis
+from redis.typing import EncodableT, FieldT
+from rq import Queue, Retry
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from rq.utils import as_text
+
+from service.contract import (
+    CONTRACT_VERSION,
+    JOB_FUNCTION,
+    JOBS_KEY,
+    JobRecord,
+    JobRequest,
+    events_key,
+    job_key,
+    queue_name,
+    work_key,
+)
+
+RETENTION_S = 3600
+
+
+def make_request(model: str = "tiny", **fields: Any) -> JobRequest:
+    """A small txt2img request; `fields` change it."""
+    values: dict[str, Any] = {
+        "kind": "txt2img",
+        "model": model,
+        "prompt": "red heart",
+        "width": 64,
+        "height": 64,
+        "steps": 4,
+        "guidance_scale": 1.0,
+        "sampler": "ddim",
+        "seed": 7,
+    }
+    return JobRequest(**{**values, **fields})
+
+
+def open_queue(redis: Redis, request: JobRequest) -> Queue:
+    """The RQ queue of a request's model and lane."""
+    return Queue(queue_name(request.model, request.priority), connection=redis, serializer=JSONSerializer)
+
+
+def enqueue(redis: Redis, job_id: str, request: JobRequest, *, version: int = CONTRACT_VERSION) -> Job:
+    """Write the job's record, then enqueue it."""
+    record = JobRecord(id=job_id, created_at=datetime.now(UTC), request=request)
+    steps = request.steps * request.num_images
+    with redis.pipeline() as pipe:
+        state: dict[FieldT, EncodableT] = {"record": record.to_json(), "status": "queued", "step": 0, "steps": steps}
+        pipe.hset(job_key(job_id), mapping=state)
+        pipe.zadd(JOBS_KEY, {job_id: record.created_at.timestamp() * 1000})
+        pipe.hset(work_key(request.model, request.priority), job_id, request.rows)
+        pipe.xadd(events_key(job_id), {"type": "queued", "data": "{}"})
+        pipe.execute()
+    return open_queue(redis, request).enqueue_call(
+        func=JOB_FUNCTION,
+        args=(version, job_id, request.arguments()),
+        timeout=-1,
+        result_ttl=RETENTION_S,
+        failure_ttl=RETENTION_S,
+        job_id=job_id,
+        description=f"{request.kind} {job_id}",
+        retry=Retry(max=1000),
+        unique=True,
+    )
+
+
+def job_state(redis: Redis, job_id: str) -> dict[str, str]:
+    """Our record of a job, decoded."""
+    return {as_text(name): as_text(value) for name, value in redis.hgetall(job_key(job_id)).items()}
+
+
+def event_types(redis: Redis, job_id: str) -> list[str]:
+    """Types of all events of a job, oldest first."""
+    return [as_text(fields[b"type"]) for _, fields in redis.xrange(events_key(job_id)) or [] if fields]

@@ -1,0 +1,35 @@
+"""What the tests of the worker's parts share: a registered RQ worker and claims in its name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from redis import Redis
+from rq.worker.base import BaseWorker
+
+from service.contract import Numerics
+from workers.claims import Claims
+from workers.held import Held
+
+NUMERICS = Numerics(
+    device="cpu", dtype="float32", threads=1, rows=4, memory_format="contiguous", compiled=False, torch="2"
+)
+
+
+def make_worker(redis: Redis, name: str = "worker-a") -> BaseWorker:
+    """A worker known to RQ that serves nothing by itself."""
+    worker = BaseWorker(["latentd.tiny.interactive", "latentd.tiny.bulk"], name=name, connection=redis)
+    worker.register_birth()  # type: ignore[no-untyped-call]
+    return worker
+
+
+def make_claims(worker: BaseWorker, models: Sequence[str] = ("tiny",), numerics: Numerics = NUMERICS) -> Claims:
+    """Claims of `worker`."""
+    return Claims(worker, worker.connection, models, numerics)
+
+
+def claim(worker: BaseWorker) -> Held:
+    """The next job, which must be there."""
+    held = make_claims(worker).next(["tiny"])
+    assert held is not None
+    return held

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import time
+
+from redis import Redis
+from rq.registry import StartedJobRegistry
+from rq.utils import current_timestamp
+from rq.worker.base import BaseWorker
+
+from service.contract import RATES_KEY, Rates, serving_key
+from tests.enqueue import enqueue, make_request
+from tests.unit.workers.parts import claim, make_worker
+from workers.claims import HEARTBEAT_TTL_S
+from workers.heartbeat import Heartbeat
+from workers.held import Held
+from workers.reaper import Reaper
+
+RATES = Rates(row_s=0.1, step_s=0.2, image_s=0.3)
+
+
+def make_heartbeat(worker: BaseWorker, held: list[Held]) -> Heartbeat:
+    redis = worker.connection
+    return Heartbeat(
+        worker,
+        redis,
+        Reaper(redis, [one.queue for one in held]),
+        ["tiny"],
+        held=lambda: held,
+        rates=lambda: {"tiny": RATES},
+        reaped=lambda count: None,  # noqa: ARG005
+    )
+
+
+def test_a_beat_renews_everything_for_15_seconds(redis: Redis) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request())
+    held = claim(worker)
+    registry = StartedJobRegistry(queue=held.queue)
+    redis.zadd(registry.key, {held.execution.composite_key: current_timestamp() + 1})
+    make_heartbeat(worker, [held]).beat()
+    for key in (worker.key, held.execution.key):
+        assert HEARTBEAT_TTL_S - 2 < int(redis.ttl(key)) <= HEARTBEAT_TTL_S
+    for key, member in ((registry.key, held.execution.composite_key), (serving_key("tiny"), worker.name)):
+        assert abs((redis.zscore(key, member) or 0) - current_timestamp() - HEARTBEAT_TTL_S) <= 2
+    assert Rates.model_validate_json(redis.hget(RATES_KEY, "tiny") or "") == RATES
+
+
+def test_a_lapsed_execution_is_not_revived(redis: Redis) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request())
+    held = claim(worker)
+    redis.zrem(held.job.started_job_registry.key, held.execution.composite_key)
+    make_heartbeat(worker, [held]).beat()
+    assert StartedJobRegistry(queue=held.queue).count == 0
+
+
+def test_a_worker_forgotten_by_redis_registers_again(redis: Redis) -> None:
+    worker = make_worker(redis)
+    redis.flushall()
+    make_heartbeat(worker, []).beat()
+    assert [one.name for one in BaseWorker.all(connection=redis)] == [worker.name]
+    assert 0 < int(redis.ttl(worker.key)) <= HEARTBEAT_TTL_S
+
+
+def test_a_deleted_job_is_not_made_anew(redis: Redis) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request())
+    held = claim(worker)
+    redis.delete(held.job.key)
+    make_heartbeat(worker, [held]).beat()
+    assert not redis.exists(held.job.key)
+
+
+def test_workers_that_died_no_longer_serve(redis: Redis) -> None:
+    redis.zadd(serving_key("tiny"), {"dead": current_timestamp() - 1})
+    make_heartbeat(make_worker(redis), []).beat()
+    assert redis.zrange(serving_key("tiny"), 0, -1) == [b"worker-a"]
+
+
+def test_the_thread_beats_sweeps_and_stops(redis: Redis) -> None:
+    worker = make_worker(redis)
+    found: list[int] = []
+    heartbeat = Heartbeat(worker, redis, Reaper(redis, []), ["tiny"], lambda: [], dict, found.append)
+    heartbeat.start()
+    ends = time.monotonic() + 5
+    while not found and time.monotonic() < ends:
+        time.sleep(0.01)
+    heartbeat.stop()
+    assert not heartbeat.is_alive()
+    assert found == [0]
+    assert redis.zscore(serving_key("tiny"), worker.name) is not None

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from redis import Redis
+from rq.job import Job, JobStatus
+from rq.registry import CanceledJobRegistry, StartedJobRegistry
+from rq.serializers import JSONSerializer
+from rq.utils import current_timestamp
+
+from tests.enqueue import enqueue, job_state, make_request, open_queue
+from tests.unit.workers.parts import claim, make_worker
+from workers.held import Held
+from workers.publish import HandedBack, Publisher, Succeeded
+from workers.reaper import STUCK_S, Reaper
+
+
+def lapse(redis: Redis, held: Held) -> None:
+    """As if no heartbeat had come for 15 s."""
+    redis.zadd(held.job.started_job_registry.key, {held.execution.composite_key: current_timestamp() - 1})
+
+
+def test_a_dead_workers_job_is_queued_in_front(redis: Redis) -> None:
+    enqueue(redis, "a", make_request())
+    held = claim(make_worker(redis))
+    enqueue(redis, "b", make_request())
+    lapse(redis, held)
+    assert Reaper(redis, [held.queue]).sweep() == 1
+    assert redis.lrange(held.queue.key, 0, -1) == [b"a", b"b"]
+    job = Job.fetch("a", connection=redis, serializer=JSONSerializer)
+    assert (job.get_status(), job.retries_left) == (JobStatus.QUEUED, 1000)
+    assert job_state(redis, "a")["status"] == "queued"
+    assert not redis.exists(held.execution.key)
+    assert claim(make_worker(redis, "worker-b")).job_id == "a"
+
+
+def test_a_live_job_is_left_alone(redis: Redis) -> None:
+    enqueue(redis, "a", make_request())
+    held = claim(make_worker(redis))
+    assert Reaper(redis, [held.queue]).sweep() == 0
+    assert StartedJobRegistry(queue=held.queue).get_job_ids() == ["a"]
+
+
+def test_many_reapers_queue_a_job_once(redis: Redis) -> None:
+    enqueue(redis, "a", make_request())
+    held = claim(make_worker(redis))
+    lapse(redis, held)
+    reapers = [Reaper(redis, [open_queue(redis, make_request())]) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(Reaper.sweep, reapers)) == 1
+    assert redis.lrange(held.queue.key, 0, -1) == [b"a"]
+
+
+def test_a_lapsed_older_execution_is_only_forgotten(redis: Redis) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request())
+    old = claim(worker)
+    Publisher(worker, redis, 60).end(old, HandedBack())
+    new = claim(make_worker(redis, "worker-b"))
+    lapse(redis, old)
+    assert Reaper(redis, [old.queue]).sweep() == 0
+    assert StartedJobRegistry(queue=new.queue).get_job_and_execution_ids() == [("a", new.execution.id)]
+    assert redis.llen(new.queue.key) == 0
+
+
+def test_a_finished_job_with_a_lapsed_entry_stays_finished(redis: Redis) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request())
+    held = claim(worker)
+    Publisher(worker, redis, 60).end(held, Succeeded(held.result()))
+    lapse(redis, held)
+    assert Reaper(redis, [held.queue]).sweep() == 0
+    assert job_state(redis, "a")["status"] == "succeeded"
+
+
+def test_an_id_popped_but_never_claimed_returns(redis: Redis) -> None:
+    now = 0.0
+    enqueue(redis, "a", make_request())
+    queue = open_queue(redis, make_request())
+    redis.lmove(queue.key, queue.intermediate_queue_key)
+    reaper = Reaper(redis, [queue], clock=lambda: now)
+    reaper.sweep()
+    assert redis.llen(queue.key) == 0
+    now = STUCK_S + 1
+    reaper.sweep()
+    assert redis.lrange(queue.key, 0, -1) == [b"a"]
+    assert redis.llen(queue.intermediate_queue_key) == 0
+    assert claim(make_worker(redis)).job_id == "a"
+
+
+def test_a_running_id_left_in_the_intermediate_list_is_only_removed(redis: Redis) -> None:
+    now = 0.0
+    enqueue(redis, "a", make_request())
+    held = claim(make_worker(redis))
+    redis.rpush(held.queue.intermediate_queue_key, "a")
+    reaper = Reaper(redis, [held.queue], clock=lambda: now)
+    reaper.sweep()
+    now = STUCK_S + 1
+    reaper.sweep()
+    assert redis.llen(held.queue.key) == redis.llen(held.queue.intermediate_queue_key) == 0
+
+
+def test_cancelled_jobs_are_forgotten_in_time(redis: Redis) -> None:
+    queue = open_queue(redis, make_request())
+    registry = CanceledJobRegistry(queue=queue)
+    redis.zadd(registry.key, {"old": current_timestamp() - 1, "new": current_timestamp() + 60})
+    Reaper(redis, [queue]).sweep()
+    assert registry.get_job_ids() == ["new"]

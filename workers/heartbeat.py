@@ -1,0 +1,111 @@
+"""One thread that keeps all held executions, the worker and what it serves alive, and sweeps up after dead workers.
+
+It has its own connection, so that neither a long UNet call nor a blocked command elsewhere stops it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+from redis import Redis
+from redis.client import Pipeline
+from rq.utils import current_timestamp, now
+from rq.worker.base import BaseWorker
+from rq.worker_registration import register
+
+from service.contract import RATES_KEY, Rates, serving_key
+from workers.claims import HEARTBEAT_TTL_S
+from workers.held import Held
+from workers.link import Link
+from workers.reaper import Reaper
+
+BEAT_S = 4.0  # three beats fit into the TTL
+SWEEP_S = 5.0
+
+log = structlog.get_logger()
+
+
+class Heartbeat(threading.Thread):
+    """Beats every 4 s for what `held` and `rates` answer at that moment."""
+
+    def __init__(
+        self,
+        worker: BaseWorker,
+        redis: Redis,
+        reaper: Reaper,
+        models: Sequence[str],
+        held: Callable[[], Sequence[Held]],
+        rates: Callable[[], Mapping[str, Rates]],
+        reaped: Callable[[int], None],
+    ) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._worker = worker
+        self._redis = redis
+        self._reaper = reaper
+        self._models = models
+        self._held = held
+        self._rates = rates
+        self._reaped = reaped
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        """Beat and sweep until stopped; while Redis is away, try again with backoff."""
+        link, beat_due, sweep_due = Link(), 0.0, 0.0
+        while not self._done.is_set():
+            if time.monotonic() >= beat_due and link.attempt(self._alive):
+                beat_due = time.monotonic() + BEAT_S
+            if time.monotonic() >= sweep_due and (found := link.attempt(self._reaper.sweep)) is not None:
+                self._reaped(found)
+                sweep_due = time.monotonic() + SWEEP_S
+            self._done.wait(0.1)
+
+    def stop(self) -> None:
+        """Stop beating and wait for the thread."""
+        self._done.set()
+        if self.is_alive():
+            self.join()
+
+    def _alive(self) -> bool:
+        self.beat()
+        return True
+
+    def beat(self) -> None:
+        """One round trip that renews everything for 15 s; lapsed executions are not revived.
+
+        Raises:
+            RedisError: if Redis is away.
+        """
+        held = list(self._held())
+        with self._redis.pipeline() as pipe:
+            self._worker.heartbeat(HEARTBEAT_TTL_S, pipeline=pipe)
+            self._serve(pipe)
+            beats = [self._beat_for(pipe, one) for one in held]
+            answers = pipe.execute()
+            if answers[0]:  # the hash had lapsed: HSET made it anew
+                self._register(pipe)
+            for one, beat in zip(held, beats, strict=True):
+                if answers[beat]:  # as above, but the job is gone
+                    pipe.delete(one.job.key)
+            pipe.execute()
+
+    def _beat_for(self, pipe: Pipeline, held: Held) -> int:
+        """Renew one execution; the place of the job's HSET among the answers."""
+        held.execution.heartbeat(held.job.started_job_registry, HEARTBEAT_TTL_S, pipe)
+        held.job.heartbeat(now(), HEARTBEAT_TTL_S, pipeline=pipe)
+        return len(pipe) - 1
+
+    def _serve(self, pipe: Pipeline) -> None:
+        moment = current_timestamp()
+        for model in self._models:
+            pipe.zadd(serving_key(model), {self._worker.name: moment + HEARTBEAT_TTL_S})
+            pipe.zremrangebyscore(serving_key(model), 0, moment)
+        for model, rates in self._rates().items():
+            pipe.hset(RATES_KEY, model, rates.to_json())
+
+    def _register(self, pipe: Pipeline) -> None:
+        pipe.hset(self._worker.key, mapping={**self._worker.serialize(), "state": self._worker.get_state()})
+        pipe.expire(self._worker.key, HEARTBEAT_TTL_S)
+        register(self._worker, pipe)

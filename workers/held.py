@@ -1,0 +1,65 @@
+"""A job that this worker holds: its RQ execution and what became of its images so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from rq.executions import Execution
+from rq.job import Job
+from rq.queue import Queue
+
+from service.contract import ImageInfo, JobRequest, JobResult, Lane, Timings
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """One execution of one job, from its claim to its end."""
+
+    job: Job
+    queue: Queue
+    execution: Execution
+    request: JobRequest
+    created_at: datetime
+    started_at: datetime
+    canceled: bool = False  # asked for before the claim
+    resumed: bool = False  # it ran before, elsewhere
+    step_ids: list[str] = field(default_factory=list)  # ids of the step events in the stream, oldest first
+    paths: list[str] = field(default_factory=list)
+    images: dict[int, ImageInfo] = field(default_factory=dict)
+    denoise_s: float = 0.0
+    decode_s: float = 0.0
+    store_s: float = 0.0
+
+    @property
+    def job_id(self) -> str:
+        return self.job.id
+
+    @property
+    def model(self) -> str:
+        return self.request.model
+
+    @property
+    def lane(self) -> Lane:
+        return self.request.priority
+
+    @property
+    def steps(self) -> int:
+        """Steps over all images, the unit of progress."""
+        return self.request.steps * self.request.num_images
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image is stored."""
+        return len(self.images) == self.request.num_images
+
+    def result(self) -> JobResult:
+        """The manifest that is published."""
+        timings = Timings(
+            queue_s=(self.started_at - self.created_at).total_seconds(),
+            denoise_s=self.denoise_s,
+            decode_s=self.decode_s,
+            store_s=self.store_s,
+        )
+        images = tuple(self.images[index] for index in sorted(self.images))
+        return JobResult(execution=self.execution.id, images=images, timings=timings)

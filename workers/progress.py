@@ -1,0 +1,125 @@
+"""Step and image events, previews and cancellations of all held jobs, in one round trip a turn.
+
+Events of an execution that is no longer the live one are refused by Redis itself, in the script that writes them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from redis import Redis
+from redis.client import Pipeline
+from rq.utils import as_text
+
+from service.contract import CANCELING_KEY, STEP_EVENTS_KEPT, ImageInfo, events_key, job_key, preview_key
+from workers.held import Held
+
+PREVIEW_S = 300
+
+# Answers the event's id, or nothing if the execution may not write any more.
+APPEND = """
+local state = redis.call('HMGET', KEYS[1], 'status', 'execution')
+if state[1] ~= 'running' or state[2] ~= ARGV[1] then return false end
+if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'step', ARGV[4]) end
+if ARGV[5] ~= '' then redis.call('SET', KEYS[3], ARGV[5], 'EX', ARGV[6]) end
+return redis.call('XADD', KEYS[2], '*', 'type', ARGV[2], 'data', ARGV[3])
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event that waits to be written."""
+
+    held: Held
+    type: Literal["step", "image"]
+    data: str
+    step: str = ""
+    preview: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a flush learned about the held jobs."""
+
+    canceled: frozenset[str] = frozenset()
+    lost: frozenset[str] = frozenset()
+    """Jobs that another execution has."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Collects events of a turn; a flush that fails keeps them for the next."""
+
+    redis: Redis
+    _waiting: list[Event] = field(default_factory=list)
+
+    def step(self, held: Held, step: int, preview: bytes | None) -> None:
+        """A step was taken; `step` counts over all images of the job."""
+        data = json.dumps({"step": step, "steps": held.steps})
+        picture = {"step": step, "image": base64.b64encode(preview).decode()} if preview else None
+        self._waiting.append(Event(held, "step", data, str(step), json.dumps(picture) if picture else ""))
+
+    def image(self, held: Held, info: ImageInfo) -> None:
+        """An image was stored."""
+        self._waiting.append(Event(held, "image", info.to_json()))
+
+    def forget(self, held: Held) -> None:
+        """Drop what waits of a job that has ended."""
+        self._waiting = [event for event in self._waiting if event.held is not held]
+
+    def flush(self, held_ids: Collection[str]) -> News:
+        """Write what waits and ask which of the held jobs a client wants ended.
+
+        Raises:
+            RedisError: if Redis is away; everything is kept for the next flush.
+        """
+        ids = list(held_ids)
+        if not ids:
+            return News()
+        with self.redis.pipeline() as pipe:
+            for event in self._waiting:
+                _append(pipe, event)
+            trimmed = {event.held: self._surplus(event.held) for event in self._waiting}
+            for held, old in trimmed.items():
+                if old:
+                    pipe.xdel(events_key(held.job_id), *old)
+            pipe.smismember(CANCELING_KEY, ids)
+            answers = pipe.execute()
+        for held, old in trimmed.items():
+            del held.step_ids[: len(old)]
+        return self._read(answers, ids)
+
+    def _surplus(self, held: Held) -> list[str]:
+        """Ids of step events older than the newest 1,000; the other events are never trimmed."""
+        coming = sum(event.held is held and event.type == "step" for event in self._waiting)
+        return held.step_ids[: max(0, len(held.step_ids) + coming - STEP_EVENTS_KEPT)]
+
+    def _read(self, answers: list[Any], ids: list[str]) -> News:
+        written, self._waiting = self._waiting, []
+        lost = set()
+        for event, answer in zip(written, answers, strict=False):
+            if answer is None:
+                lost.add(event.held.job_id)
+            elif event.type == "step":
+                event.held.step_ids.append(as_text(answer))
+        canceled = {job_id for job_id, wanted in zip(ids, answers[-1], strict=True) if wanted}
+        return News(frozenset(canceled), frozenset(lost))
+
+
+def _append(pipe: Pipeline, event: Event) -> None:
+    job_id = event.held.job_id
+    keys = (job_key(job_id), events_key(job_id), preview_key(job_id))
+    values = (event.held.execution.id, event.type, event.data, event.step, event.preview, PREVIEW_S)
+    pipe.eval(APPEND, len(keys), *keys, *values)
+
+
+def step_ids(redis: Redis, job_id: str) -> list[str]:
+    """Ids of the step events that earlier executions of a job left in its stream."""
+    events = redis.xrange(events_key(job_id))
+    return [
+        as_text(event_id) for event_id, fields in events or [] if event_id and fields and fields[b"type"] == b"step"
+    ]
