@@ -1,0 +1,122 @@
+"""Ending jobs on a client's wish: a waiting job at once, a running one by its worker; purging what has ended."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from redis import Redis, WatchError
+from redis.client import Pipeline
+from rq.exceptions import NoSuchJobError
+from rq.job import Job as RQJob
+from rq.registry import CanceledJobRegistry
+from rq.serializers import JSONSerializer
+
+from latentd.errors import Conflict
+from latentd.settings import Settings
+from latentd.storage import Store
+from service.contract import (
+    CANCELING_KEY,
+    JOBS_KEY,
+    TERMINAL,
+    JobRecord,
+    events_key,
+    gone_key,
+    job_key,
+    preview_key,
+    work_key,
+)
+
+
+def cancel(rq: Redis, settings: Settings, record: JobRecord) -> str:
+    """End a waiting job, ask the worker of a running one to, leave an ended one; the status that it then has.
+
+    Each try is one transaction over the job's hash and RQ's; one that a worker's claim disturbs is made again.
+    """
+    while True:
+        with rq.pipeline() as pipe:
+            try:
+                return _try_cancel(pipe, rq, settings, record)
+            except WatchError:
+                continue
+
+
+def _try_cancel(pipe: Pipeline, rq: Redis, settings: Settings, record: JobRecord) -> str:
+    key = job_key(record.id)
+    pipe.watch(key, RQJob.key_for(record.id))  # type: ignore[no-untyped-call]
+    status = (_hget(pipe, key, "status") or b"canceled").decode()  # an expired one has ended
+    if status in TERMINAL:
+        return status
+    job = _rq_job(rq, record.id)
+    pipe.multi()
+    if status == "queued":
+        status = "canceled"
+        _end_waiting(pipe, settings, record, job)
+    else:
+        pipe.hset(key, "cancel", "1")
+        pipe.sadd(CANCELING_KEY, record.id)
+    pipe.execute()
+    return status
+
+
+def _hget(pipe: Pipeline, key: str, field: str) -> bytes | None:
+    value: Any = pipe.hget(key, field)  # a watching pipeline answers at once
+    return None if value is None else bytes(value)
+
+
+def _rq_job(rq: Redis, job_id: str) -> RQJob | None:
+    try:
+        return RQJob.fetch(job_id, connection=rq, serializer=JSONSerializer)
+    except NoSuchJobError:
+        return None
+
+
+def _end_waiting(pipe: Pipeline, settings: Settings, record: JobRecord, job: RQJob | None) -> None:
+    request, retention = record.request, settings.retention_s
+    now = datetime.now(UTC)
+    if job is not None and not job.is_canceled:
+        job.cancel(pipeline=pipe)
+        _bound_registry(pipe, job, now.timestamp(), retention)
+    pipe.hset(job_key(record.id), mapping={"status": "canceled", "ended_at": now.isoformat(), "cancel": "1"})
+    pipe.xadd(events_key(record.id), {"type": "canceled", "data": "{}"})
+    pipe.hdel(work_key(request.model, request.priority), record.id)
+    pipe.expire(job_key(record.id), retention)
+    pipe.expire(events_key(record.id), retention)
+    pipe.set(gone_key(record.id), "1", ex=retention + settings.gone_s)
+
+
+def _bound_registry(pipe: Pipeline, job: RQJob, now: float, retention: int) -> None:
+    """RQ keeps canceled jobs, and their ids in the registry, for ever; here both leave with the retention."""
+    registry = CanceledJobRegistry(job.origin, connection=job.connection, serializer=JSONSerializer)
+    pipe.expire(job.key, retention)
+    pipe.zadd(registry.key, {job.id: now + retention})
+    pipe.zremrangebyscore(registry.key, "-inf", now)
+
+
+def check_ended(record: JobRecord, status: str) -> None:
+    """Raises Conflict unless the job has ended."""
+    if status not in TERMINAL:
+        detail = f"job {record.id} is {status}; cancel it first, purge it when it has ended"
+        raise Conflict(detail, field="purge", value=True, bound="an ended job")
+
+
+def forget(rq: Redis, settings: Settings, record: JobRecord) -> None:
+    """Remove every key of an ended job, here and in RQ, and leave its 410."""
+    with rq.pipeline() as pipe:
+        job = _rq_job(rq, record.id)
+        if job is not None:
+            job.delete(pipeline=pipe)
+        pipe.delete(job_key(record.id), events_key(record.id), preview_key(record.id))
+        pipe.zrem(JOBS_KEY, record.id)
+        pipe.srem(CANCELING_KEY, record.id)
+        pipe.hdel(work_key(record.request.model, record.request.priority), record.id)
+        pipe.set(gone_key(record.id), "1", ex=settings.gone_s)
+        pipe.execute()
+
+
+async def delete_objects(store: Store, job_id: str) -> None:
+    """Delete the job's images, of every execution, and its uploads."""
+    for folder in ("images", "uploads"):
+        found = await store.list(f"{folder}/{job_id}").collect_async()
+        if found:
+            await store.delete_async([item["path"] for item in found])

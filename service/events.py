@@ -1,0 +1,132 @@
+"""Event streams of jobs: server-sent events with replay, and waits for the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
+
+from redis.asyncio import Redis
+
+from latentd.errors import InvalidRequest
+from service.contract import TERMINAL, events_key, job_key, preview_key
+
+COMMENT_S = 15.0  # silence after which a comment line keeps proxies from closing the stream
+SLICE_S = 1.0  # how soon a blocked read notices that the client or the gateway leaves
+BATCH = 500
+
+Event: TypeAlias = tuple[str, str, str]  # id, type, data as JSON
+_ID = re.compile(r"\d{1,20}-\d{1,20}")
+
+
+def parse_event_id(value: str | None) -> str:
+    """The id after which a stream goes on; `0-0` from the start.
+
+    Raises:
+        InvalidRequest: no id that a stream gave.
+    """
+    if value is None or value == "":
+        return "0-0"
+    if not _ID.fullmatch(value) or any(int(part) >= 2**64 for part in value.split("-")):
+        detail = "Last-Event-ID is none that this stream gave"
+        raise InvalidRequest(detail, field="Last-Event-ID", value=value[:200], bound="an event's id")
+    return value
+
+
+def _order(event_id: str) -> tuple[int, int]:
+    ms, _, sequence = event_id.partition("-")
+    return int(ms), int(sequence)
+
+
+async def is_over(redis: Redis, job_id: str, after: str) -> bool:
+    """Whether the stream's terminal event is at or before `after`, so that nothing can follow."""
+    last: Any = await redis.xrevrange(events_key(job_id), count=1)
+    if not last:
+        return True  # expired while it was asked for
+    event_id, fields = last[0]
+    return fields["type"] in TERMINAL and _order(event_id) <= _order(after)
+
+
+async def follow(redis: Redis, job_id: str, after: str, stopping: asyncio.Event) -> AsyncIterator[list[Event]]:
+    """Batches of events after an id: first what is there, then live; an empty batch each SLICE_S of silence.
+
+    The first batches, up to an empty one, are replay. Ends behind the terminal event, and when the gateway stops or
+    the job is purged.
+    """
+    position, replaying = after, True
+    while not stopping.is_set():
+        events = await _read(redis, job_id, position, None if replaying else SLICE_S)
+        yield events
+        if any(kind in TERMINAL for _, kind, _ in events):
+            return
+        if events:
+            position = events[-1][0]
+        elif not replaying and not await redis.exists(job_key(job_id)):
+            return
+        else:
+            replaying = False
+
+
+async def _read(redis: Redis, job_id: str, after: str, block_s: float | None) -> list[Event]:
+    key = events_key(job_id)
+    block = None if block_s is None else int(block_s * 1000)
+    found: Any = await redis.xread({key: after}, count=BATCH, block=block)
+    if not found:
+        return []
+    entries = found[key][0] if isinstance(found, dict) else found[0][1]
+    return [(event_id, fields["type"], fields["data"]) for event_id, fields in entries]
+
+
+async def server_sent(redis: Redis, job_id: str, after: str, stopping: asyncio.Event) -> AsyncIterator[bytes]:
+    """The stream in the wire format; live steps carry the latest preview, replayed ones none."""
+    live, spoken, previewed = False, time.monotonic(), 0
+    async for events in follow(redis, job_id, after, stopping):
+        if live and any(kind == "step" for _, kind, _ in events):
+            events, previewed = await _with_preview(redis, job_id, events, previewed)
+        live = live or not events
+        if events:
+            yield b"".join(_wire(event) for event in events)
+        elif time.monotonic() - spoken >= COMMENT_S:
+            yield b": still here\n\n"
+        else:
+            continue
+        spoken = time.monotonic()
+
+
+def _wire(event: Event) -> bytes:
+    event_id, kind, data = event
+    return f"id: {event_id}\nevent: {kind}\ndata: {data}\n\n".encode()
+
+
+async def _with_preview(redis: Redis, job_id: str, events: Sequence[Event], previewed: int) -> tuple[list[Event], int]:
+    """The newest step of `events` with the latest preview, if that is newer than the one sent last."""
+    text = await redis.get(preview_key(job_id))
+    preview = json.loads(text) if text else None
+    if preview is None or preview["step"] <= previewed:
+        return list(events), previewed
+    newest = max(i for i, (_, kind, _) in enumerate(events) if kind == "step")
+    event_id, kind, data = events[newest]
+    carried = json.dumps({**json.loads(data), "preview": preview["image"], "preview_step": preview["step"]})
+    return [*events[:newest], (event_id, kind, carried), *events[newest + 1 :]], preview["step"]
+
+
+async def wait_end(
+    redis: Redis, job_id: str, seconds: float, stopping: asyncio.Event, left: Callable[[], Awaitable[bool]]
+) -> bool:
+    """Wait until the job ends; False if `seconds` ran out, the client `left` or the gateway stops."""
+    ends = time.monotonic() + seconds
+    position = "0-0"
+    while not stopping.is_set():
+        remaining = ends - time.monotonic()
+        block = min(SLICE_S, remaining) if remaining > 0.001 else None
+        events = await _read(redis, job_id, position, block)
+        if any(kind in TERMINAL for _, kind, _ in events):
+            return True
+        if events:
+            position = events[-1][0]
+        elif block is None or await left():
+            return False
+    return False

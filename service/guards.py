@@ -1,0 +1,189 @@
+"""What stands before every route: known hosts, own origins, bounded bodies, safe headers, request ids, counting."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import time
+import uuid
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from latentd.errors import BodyTooLarge, Forbidden, LatentdError, MalformedRequest
+from latentd.settings import Settings
+from service.metrics import Metrics
+from service.problems import error_response, shown
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+SAFE_HEADERS = {
+    "Content-Security-Policy": CSP,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+# A client that already sends a body too large often reads no answer before it is done: this much is read and dropped.
+DRAIN_BYTES = 256 * 2**20
+DRAIN_S = 5.0
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+log = structlog.get_logger("service")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
+def check_host(headers: Headers, settings: Settings) -> None:
+    """Raises Forbidden unless Host is loopback, the address listened on or one of LATENTD_ALLOWED_HOSTS."""
+    sent = headers.get("host", "")
+    try:
+        name = urlsplit(f"//{sent}").hostname or ""
+    except ValueError:
+        name = ""
+    known = {host.lower() for host in (*settings.allowed_hosts, settings.host)}
+    if not (is_loopback(name) or (name and name in known)):
+        detail = f"host {shown(sent)!r} is not served; add it to LATENTD_ALLOWED_HOSTS"
+        raise Forbidden(detail, field="Host", value=sent, bound="loopback or LATENTD_ALLOWED_HOSTS")
+
+
+def check_origin(method: str, headers: Headers) -> None:
+    """Raises Forbidden where a page of another origin asks to change something."""
+    origin = headers.get("origin")
+    if method in SAFE_METHODS or origin is None:
+        return
+    if urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+        detail = f"origin {shown(origin)!r} may not change anything here"
+        raise Forbidden(detail, field="Origin", value=origin, bound="the service's own origin")
+
+
+class BodyLimit:
+    """Counts a body while it is read; over the limit the reader gets BodyTooLarge and the rest is dropped."""
+
+    def __init__(self, receive: Receive, limit: int, headers: Headers) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._read = 0
+        self._expects = headers.get("expect", "").lower() == "100-continue"
+
+    def _error(self, size: int) -> BodyTooLarge:
+        bound = f"{self._limit} bytes"
+        return BodyTooLarge(
+            f"the body has {size} bytes or more; at most {bound}", field="body", value=size, bound=bound
+        )
+
+    async def check_length(self, headers: Headers) -> None:
+        """Raises for a declared length over the limit."""
+        length = headers.get("content-length", "0")
+        if not (length.isascii() and length.isdigit()):
+            raise MalformedRequest("Content-Length is no number", field="Content-Length", value=length[:200])
+        if int(length[:20]) > self._limit:
+            if not self._expects:  # who waits for a 100 sends nothing when it doesn't come
+                await self._drain()
+            raise self._error(int(length[:20]))
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._read += len(message.get("body", b""))
+            if self._read > self._limit:
+                if message.get("more_body", False):
+                    await self._drain()
+                raise self._error(self._read)
+        return message
+
+    async def _drain(self) -> None:
+        dropped = 0
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                while dropped < DRAIN_BYTES:
+                    message = await self._receive()
+                    dropped += len(message.get("body", b""))
+                    if message["type"] != "http.request" or not message.get("more_body", False):
+                        return
+        except TimeoutError:
+            return
+
+
+class Guards:
+    """The outermost layer of the application."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+        self._app = app
+        self._settings = settings
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        sent = headers.get("x-request-id", "")
+        answer = _Answer(send, sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex)
+        structlog.contextvars.bind_contextvars(request_id=answer.request_id)
+        try:
+            await self._guarded(scope, headers, receive, answer)
+        finally:
+            self._count(scope, answer)
+            structlog.contextvars.unbind_contextvars("request_id")
+
+    async def _guarded(self, scope: Scope, headers: Headers, receive: Receive, answer: _Answer) -> None:
+        limited = BodyLimit(receive, self._settings.max_body_mb * 2**20, headers)
+        try:
+            check_host(headers, self._settings)
+            check_origin(scope["method"], headers)
+            await limited.check_length(headers)
+        except LatentdError as error:
+            self._metrics.rejected.labels(error.slug).inc()
+            await error_response(error)(scope, receive, answer)
+            return
+        await self._app(scope, limited, answer)
+
+    def _count(self, scope: Scope, answer: _Answer) -> None:
+        seconds = time.monotonic() - answer.began
+        route = route_template(scope)
+        self._metrics.requests.labels(route, _method(scope["method"]), answer.status).inc()
+        self._metrics.seconds.labels(route).observe(seconds)
+        log.info("request", route=route, method=scope["method"], status=answer.status, seconds=round(seconds, 4))
+
+
+class _Answer:
+    """`send` with the safe headers and the request's id added; remembers the status."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self.request_id = request_id
+        self.status = 500
+        self.began = time.monotonic()
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            for name, value in SAFE_HEADERS.items():
+                headers.setdefault(name, value)
+            headers["X-Request-ID"] = self.request_id
+        await self._send(message)
+
+
+def _method(method: str) -> str:
+    return method if method in ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS") else "other"
+
+
+def route_template(scope: Scope) -> str:
+    """The route's template, never a path with ids; `static` for the page's files and for all that is unknown."""
+    route = scope.get("route")
+    return str(getattr(route, "path_format", None) or "static")

@@ -1,0 +1,67 @@
+"""Images of finished jobs, streamed from the object storage with immutable caching."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING
+
+from fastapi.responses import Response, StreamingResponse
+from redis.asyncio import Redis
+
+from latentd.errors import Gone, NotFound
+from latentd.storage import Store, image_path
+from service.contract import ImageInfo, JobResult, parse_image_id
+from service.jobs import read_hash
+from service.preferences import MEDIA_TYPES
+
+if TYPE_CHECKING:
+    from obstore import GetResult
+
+CHUNK = 256 * 1024
+
+
+async def find_image(redis: Redis, image_id: str) -> tuple[ImageInfo, str]:
+    """The image's description and where it is stored.
+
+    Raises:
+        NotFound: no such image, or its job hasn't finished.
+        Gone: its job expired or was purged.
+    """
+    parsed = parse_image_id(image_id)
+    if parsed is None:
+        raise NotFound(f"no image {image_id[:200]!r}", field="id", value=image_id)
+    job_id, index = parsed
+    values = await read_hash(redis, job_id)
+    result = JobResult.model_validate_json(values["result"]) if "result" in values else None
+    if result is None or index >= len(result.images):
+        raise NotFound(f"job {job_id} has no image {index}; it is {values['status']}", field="id", value=image_id)
+    info = result.images[index]
+    return info, image_path(job_id, result.execution, index, info.format)
+
+
+async def picture_response(
+    redis: Redis, store: Store, image_id: str, if_none_match: str | None, download: bool, headers: Mapping[str, str]
+) -> Response:
+    """The bytes, or 304 where the client has them. Raises as `find_image`."""
+    info, path = await find_image(redis, image_id)
+    tag = f'"{info.sha256}"'
+    kept = {"ETag": tag, "Cache-Control": "private, max-age=31536000, immutable", **headers}
+    if if_none_match is not None and _matches(if_none_match, tag):
+        return Response(status_code=304, headers=kept)
+    if download:
+        kept["Content-Disposition"] = f'attachment; filename="{image_id}.{info.format}"'
+    try:
+        stored = await store.get_async(path)
+    except FileNotFoundError as error:
+        raise Gone(f"the file of image {image_id} is gone", field="id", value=image_id) from error
+    kept["Content-Length"] = str(stored.meta["size"])
+    return StreamingResponse(_chunks(stored), media_type=MEDIA_TYPES[info.format], headers=kept)
+
+
+def _matches(header: str, tag: str) -> bool:
+    return header.strip() == "*" or tag in (each.strip().removeprefix("W/") for each in header.split(","))
+
+
+async def _chunks(stored: GetResult) -> AsyncIterator[bytes]:
+    async for chunk in stored.stream(min_chunk_size=CHUNK):
+        yield bytes(chunk)

@@ -1,0 +1,121 @@
+"""The OpenAPI document's parts that FastAPI can't derive: bodies in two encodings, problems, pictures, streams."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from latentd.errors import Problem
+from service.bodies import FILES, POSTS
+from service.contract import Job, Kind
+from service.preferences import MEDIA_TYPES
+from service.problems import MEDIA_TYPE
+from service.requests import EXAMPLES
+
+Responses = dict[int | str, dict[str, Any]]
+
+PROBLEMS: dict[int, str] = {
+    400: "The body can't be read as what its content type says.",
+    403: "Unknown Host, or a foreign Origin.",
+    404: "No such job, image or model.",
+    409: "A reused Idempotency-Key, a job that still runs, or no checkpoint for the task.",
+    410: "The job or image expired or was purged.",
+    413: "The body is larger than LATENTD_MAX_BODY_MB.",
+    415: "The content type is none that the endpoint reads.",
+    422: "A field is unknown, missing, out of bounds, or of no use to the kind or model.",
+    429: "The lane is full, or its wait makes the deadline impossible; Retry-After says when to try again.",
+    500: "The job that was waited for failed.",
+    503: "Redis or the object storage doesn't answer.",
+    504: "The job that was waited for missed its deadline.",
+    507: "The data disk is full.",
+}
+_BINARY = {"type": "string", "format": "binary"}
+
+
+def problems(*statuses: int) -> Responses:
+    """Problem responses of a route, those of every route included."""
+    return {
+        status: {"model": Problem, "description": PROBLEMS[status]} for status in sorted({*statuses, 403, 422, 503})
+    }
+
+
+def task_responses() -> Responses:
+    """What a POST of any kind answers."""
+    headers = {
+        "Location": {"description": "/v1/jobs/{id}", "schema": {"type": "string"}},
+        "Idempotency-Replayed": {
+            "description": "true if an earlier request made the job",
+            "schema": {"type": "string"},
+        },
+        "Preference-Applied": {"description": "wait=N as it was applied", "schema": {"type": "string"}},
+    }
+    pictures = {media: {"schema": _BINARY} for media in MEDIA_TYPES.values()}
+    return {
+        200: {
+            "description": "Waited for: the finished job, or its image's bytes. With dry_run: the plan.",
+            "content": pictures,
+            "headers": headers,
+        },
+        202: {"description": "Accepted; not finished.", "model": Job, "headers": headers},
+        **problems(400, 404, 409, 413, 415, 429, 500, 504, 507),
+    }
+
+
+def task_body(kind: Kind) -> dict[str, Any]:
+    """The request body of a kind, as JSON and, where it has pictures, as a form."""
+    content: dict[str, Any] = {
+        "application/json": {"schema": _schema(kind, _base64_picture()), "examples": EXAMPLES[kind]}
+    }
+    if FILES[kind]:
+        content["multipart/form-data"] = {"schema": _schema(kind, _BINARY)}
+    headers = [
+        _header("Prefer", "wait=N: answer when the job ends, or after N seconds.", "wait=30"),
+        _header("Idempotency-Key", "The same key and body give the same job.", "order-4711"),
+    ]
+    return {"requestBody": {"required": True, "content": content}, "parameters": headers}
+
+
+def _schema(kind: Kind, picture: dict[str, Any]) -> dict[str, Any]:
+    schema = POSTS[kind].model_json_schema()
+    schema["properties"] |= dict.fromkeys(FILES[kind], picture)
+    schema["required"] = [*schema.get("required", []), *FILES[kind]]
+    return schema
+
+
+def _base64_picture() -> dict[str, Any]:
+    description = "A PNG, JPEG or WebP file as base64; a data: prefix is accepted."
+    return {"type": "string", "contentEncoding": "base64", "description": description}
+
+
+def _header(name: str, description: str, example: str) -> dict[str, Any]:
+    schema = {"type": "string"}
+    return {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": description,
+        "schema": schema,
+        "example": example,
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Serve the document with problems under their own media type."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            for path in plain()["paths"].values():
+                for operation in path.values():
+                    _mark_problems(operation["responses"])
+        return plain()
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _mark_problems(responses: dict[str, Any]) -> None:
+    for status, response in responses.items():
+        content = response.get("content", {})
+        if int(status) >= 400 and "application/json" in content:
+            content[MEDIA_TYPE] = content.pop("application/json")

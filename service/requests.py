@@ -1,0 +1,122 @@
+"""What clients post, one model a kind: bounds, meanings and examples; defaults come from the model's card.
+
+A field that a kind can't use isn't in its model, so that it is refused as unknown. Pictures are read beside these
+models (`service.bodies`), from multipart parts or base64, and are described in the OpenAPI document only.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.contract import SEEDS, Determinism, Lane, MaskMode, OutputFormat
+
+PROMPT_CHARACTERS = 4000
+MIN_SIZE = 64
+
+
+class Post(BaseModel):
+    """Fields of every kind."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    model: str | None = Field(
+        default=None, min_length=1, max_length=128, description="Model id, from GET /v1/models; default: the service's."
+    )
+    steps: int | None = Field(default=None, ge=1, le=1000, description="Denoising steps; default: the model's.")
+    sampler: str | None = Field(
+        default=None, min_length=1, max_length=64, description="One of the model's samplers; default: the model's."
+    )
+    eta: float | None = Field(
+        default=None, ge=0, le=1, description="DDIM's share of fresh noise in each step: 0 deterministic, 1 as DDPM."
+    )
+    seed: int | None = Field(
+        default=None, ge=0, lt=SEEDS, description="Seed of the first image; image k has seed + k. Drawn if absent."
+    )
+    num_images: int = Field(default=1, ge=1, le=16, description="Images to make.")
+    output_format: OutputFormat | None = Field(
+        default=None, description="File format; default: the one that Accept names, else png. WebP is lossless."
+    )
+    priority: Lane = Field(default="interactive", description="interactive jobs run before bulk ones.")
+    deadline_ms: int | None = Field(
+        default=None, ge=1, le=86_400_000, description="Milliseconds from acceptance after which the job fails."
+    )
+    determinism: Determinism = Field(
+        default="fast", description="strict: the same bytes whatever else runs; fast may differ in the last bits."
+    )
+    preview_every: int = Field(
+        default=0, ge=0, le=1000, description="Steps between previews in the event stream; 0: none."
+    )
+
+
+class Prompted(Post):
+    """Fields of the kinds that follow a text."""
+
+    prompt: str = Field(
+        default="", max_length=PROMPT_CHARACTERS, description="What the picture shows; empty: whatever the model likes."
+    )
+    negative_prompt: str | None = Field(
+        default=None, max_length=PROMPT_CHARACTERS, description="What it must not show; used with guidance."
+    )
+    guidance_scale: float | None = Field(
+        default=None, ge=0, le=50, description="How strongly the prompt leads; 1: no guidance. Default: the model's."
+    )
+
+
+class Txt2ImgPost(Prompted):
+    """Text to image."""
+
+    width: int | None = Field(default=None, ge=MIN_SIZE, description="Pixels; default: the model's native size.")
+    height: int | None = Field(default=None, ge=MIN_SIZE, description="Pixels; default: the model's native size.")
+
+
+class InpaintPost(Prompted):
+    """Repaint the masked part of a picture; the answer has the picture's size."""
+
+    mask_mode: MaskMode = Field(
+        default="white",
+        description="What is repainted: white or black mask pixels, transparent ones (alpha), or auto: alpha where "
+        "the mask has a varying alpha channel, else white.",
+    )
+    feather: int = Field(
+        default=0, ge=0, le=256, description="Pixels outside the mask that may blend; none further is changed."
+    )
+    strength: float | None = Field(
+        default=None, gt=0, le=1, description="How much of the old picture under the mask is forgotten; 1: all of it."
+    )
+
+
+class UpscalePost(Post):
+    """Super-resolution by the model's scale; the answer has the picture's size times that scale."""
+
+
+EXAMPLES: dict[str, dict[str, dict[str, object]]] = {
+    "txt2img": {
+        "short": {"summary": "A prompt alone", "value": {"prompt": "red heart"}},
+        "full": {
+            "summary": "Everything chosen",
+            "value": {
+                "prompt": "a grinning face on a navy background",
+                "negative_prompt": "hat",
+                "width": 256,
+                "height": 256,
+                "steps": 20,
+                "guidance_scale": 4.0,
+                "sampler": "ddim",
+                "eta": 0.0,
+                "seed": 7,
+                "num_images": 2,
+                "output_format": "webp",
+                "priority": "bulk",
+                "determinism": "strict",
+                "preview_every": 5,
+            },
+        },
+    },
+    "inpaint": {
+        "base64": {
+            "summary": "Picture and mask as base64",
+            "value": {"prompt": "red heart", "image": "iVBORw0KGgo…", "mask": "iVBORw0KGgo…", "mask_mode": "white"},
+        }
+    },
+    "upscale": {"base64": {"summary": "Picture as base64", "value": {"image": "iVBORw0KGgo…"}}},
+}

@@ -1,0 +1,138 @@
+"""A post and a model card → the resolved request: defaults of the model, refusals of what it can't do, warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from latentd.errors import InvalidRequest
+from service.bodies import Body
+from service.contract import JobRequest, JobWarning, ModelCard, OutputFormat
+from service.requests import InpaintPost, Prompted, Txt2ImgPost
+from service.tokens import count_tokens
+from service.uploads import Pictures
+
+# Fields that a model may lack; all others concern the job.
+MODEL_FIELDS = frozenset(
+    {"prompt", "negative_prompt", "guidance_scale", "width", "height", "steps", "sampler", "eta", "strength"}
+)
+ETA_SAMPLERS = frozenset({"ddim"})
+# Longest side that the file formats hold.
+MAX_SIDE: dict[OutputFormat, int] = {"png": 2**31 - 1, "jpeg": 65_535, "webp": 16_383}
+
+
+def resolve(
+    body: Body, card: ModelCard, pictures: Pictures, seed: int, output_format: OutputFormat, max_pixels: int
+) -> JobRequest:
+    """Fill in every parameter.
+
+    Raises:
+        InvalidRequest: a field, sampler or size that the model, the format or the service can't do.
+    """
+    _check_fields(body, card)
+    width, height = _size(body, card, pictures)
+    _check_size(width, height, output_format, max_pixels)
+    post, defaults = body.post, card.defaults
+    values: dict[str, Any] = {
+        "kind": body.kind,
+        "model": card.id,
+        "width": width,
+        "height": height,
+        "steps": post.steps or defaults.steps,
+        "sampler": _sampler(post.sampler, card),
+        "eta": defaults.eta if post.eta is None else post.eta,
+        "seed": seed,
+        "output_format": output_format,
+        "num_images": post.num_images,
+        "priority": post.priority,
+        "deadline_ms": post.deadline_ms,
+        "determinism": post.determinism,
+        "preview_every": post.preview_every,
+    }
+    values |= _prompted(body, card) | _painted(body, card) | dict(pictures.uploads)
+    return JobRequest(**values)
+
+
+def _check_fields(body: Body, card: ModelCard) -> None:
+    sent = body.post.model_dump(exclude_unset=True, exclude_none=True)
+    for field in sorted(MODEL_FIELDS & sent.keys() - set(card.fields)):
+        raise InvalidRequest(
+            f"{field} is of no use to model {card.id}, which uses {', '.join(card.fields)}",
+            field=field,
+            value=sent[field],
+            bound=list(card.fields),
+        )
+
+
+def _size(body: Body, card: ModelCard, pictures: Pictures) -> tuple[int, int]:
+    if isinstance(body.post, Txt2ImgPost):
+        return body.post.width or card.native_size, body.post.height or card.native_size
+    if pictures.size is None:
+        raise InvalidRequest("image is required", field="image", bound="a PNG, JPEG or WebP file")
+    scale = card.scale if body.kind == "upscale" else 1
+    return pictures.size[0] * scale, pictures.size[1] * scale
+
+
+def _check_size(width: int, height: int, output_format: OutputFormat, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise InvalidRequest(
+            f"the answer would have {width}×{height} pixels; at most {max_pixels} are made",
+            field="width",
+            value=f"{width}×{height}",
+            bound=max_pixels,
+        )
+    if max(width, height) > MAX_SIDE[output_format]:
+        bound = MAX_SIDE[output_format]
+        raise InvalidRequest(
+            f"the answer would have {width}×{height} pixels; a {output_format} side has at most {bound}",
+            field="output_format",
+            value=output_format,
+            bound=bound,
+        )
+
+
+def _sampler(name: str | None, card: ModelCard) -> str:
+    sampler = card.defaults.sampler if name is None else name
+    if sampler not in card.samplers:
+        can = ", ".join(card.samplers)
+        raise InvalidRequest(
+            f"model {card.id} can't run sampler {sampler!r}; it runs {can}",
+            field="sampler",
+            value=sampler,
+            bound=list(card.samplers),
+        )
+    return sampler
+
+
+def _prompted(body: Body, card: ModelCard) -> dict[str, Any]:
+    post = body.post
+    if not isinstance(post, Prompted):
+        return {}
+    guidance = card.defaults.guidance_scale if post.guidance_scale is None else post.guidance_scale
+    return {"prompt": post.prompt, "negative_prompt": post.negative_prompt or "", "guidance_scale": guidance}
+
+
+def _painted(body: Body, card: ModelCard) -> dict[str, Any]:
+    post = body.post
+    if not isinstance(post, InpaintPost):
+        return {}
+    strength = card.defaults.strength if post.strength is None else post.strength
+    return {"mask_mode": post.mask_mode, "feather": post.feather, "strength": strength}
+
+
+def warnings_of(request: JobRequest, card: ModelCard, folder: Path | None) -> tuple[JobWarning, ...]:
+    """What the model won't read or use, quoted."""
+    texts: Mapping[str, str] = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+    found = []
+    for field, text in texts.items():
+        cut = count_tokens(card, folder, text).cut if text else None
+        if cut is not None:
+            message = f"{field} is longer than the model's {card.token_window} tokens; cut: “{cut}”"
+            found.append(JobWarning(field=field, message=message))
+    if request.eta and request.sampler not in ETA_SAMPLERS:
+        found.append(JobWarning(field="eta", message=f"sampler {request.sampler} doesn't use eta"))
+    if request.negative_prompt and not request.guided:
+        message = "negative_prompt has no effect at guidance_scale 1"
+        found.append(JobWarning(field="negative_prompt", message=message))
+    return tuple(found)

@@ -1,0 +1,45 @@
+"""GET /livez, /readyz, /metrics and /docs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+
+from service.openapi import problems
+from service.state import Current
+
+STATIC = Path(__file__).resolve().parent.parent / "static"
+
+router = APIRouter(tags=["health"])
+
+
+class Health(BaseModel):
+    """The process answers, or can work."""
+
+    status: str
+
+
+@router.get("/livez", summary="The process answers")
+async def livez() -> Health:
+    return Health(status="alive")
+
+
+@router.get("/readyz", summary="The process can take requests", responses=problems())
+async def readyz(gateway: Current) -> Health:
+    await gateway.redis.ping()
+    return Health(status="ready")
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, responses=problems())
+async def metrics(gateway: Current) -> Response:
+    text = await gateway.metrics.render(gateway.redis, await gateway.shelf.all())
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> Response:
+    return FileResponse(STATIC / "docs.html", headers={"Cache-Control": "no-cache"})

@@ -1,0 +1,45 @@
+"""GET /v1/images/{id}: the bytes of a finished job's image."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query
+from fastapi.responses import Response
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from service.images import picture_response
+from service.openapi import problems
+from service.preferences import MEDIA_TYPES
+from service.state import Current
+
+router = APIRouter(prefix="/v1", tags=["images"])
+
+Flag = Annotated[bool, BeforeValidator(lambda value: True if value == "" else value)]  # ?download
+
+
+class ImageQuery(BaseModel):
+    """Query of an image."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    download: Flag = Field(default=False, description="Answer as an attachment with a file name.")
+
+
+@router.get(
+    "/images/{id}",
+    summary="An image's bytes",
+    response_class=Response,
+    responses={
+        200: {"content": {each: {} for each in MEDIA_TYPES.values()}, "description": "The file."},
+        304: {"description": "The client's copy is current."},
+        **problems(404, 410),
+    },
+)
+async def image(
+    id: str,
+    gateway: Current,
+    query: Annotated[ImageQuery, Query()],
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    return await picture_response(gateway.redis, gateway.store, id, if_none_match, query.download, {})

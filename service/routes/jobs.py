@@ -1,0 +1,89 @@
+"""GET /v1/jobs, GET and DELETE /v1/jobs/{id}, GET /v1/jobs/{id}/events."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.cancel import cancel, check_ended, delete_objects, forget
+from service.contract import Job, JobRecord
+from service.events import is_over, parse_event_id, server_sent
+from service.jobs import JobPage, ListQuery, list_jobs, read_hash, read_job
+from service.openapi import problems
+from service.state import Current
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+
+class DeleteQuery(BaseModel):
+    """Query of a cancellation."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    purge: bool = Field(default=False, description="Remove an ended job: images, uploads and record.")
+
+
+@router.get("", summary="Jobs, newest first", responses=problems())
+async def jobs(gateway: Current, query: Annotated[ListQuery, Query()]) -> JobPage:
+    return await list_jobs(gateway.redis, gateway.shelf, query)
+
+
+@router.get("/{id}", summary="One job", responses=problems(404, 410))
+async def job(id: str, gateway: Current) -> Job:
+    return await read_job(gateway.redis, gateway.shelf, id)
+
+
+@router.delete(
+    "/{id}",
+    summary="Cancel a job, or purge an ended one",
+    response_model=Job,
+    responses={
+        202: {"model": Job, "description": "Running: it ends at its next step."},
+        204: {"description": "Purged."},
+        **problems(404, 409, 410),
+    },
+)
+async def delete(id: str, gateway: Current, query: Annotated[DeleteQuery, Query()]) -> Response:
+    """A waiting job is canceled at once, a running one at its next step; an ended one is answered unchanged."""
+    values = await read_hash(gateway.redis, id)
+    record = JobRecord.model_validate_json(values["record"])
+    if query.purge:
+        check_ended(record, values["status"])
+        await delete_objects(gateway.store, id)
+        await asyncio.to_thread(forget, gateway.rq, gateway.settings, record)
+        return Response(status_code=204)
+    status = await asyncio.to_thread(cancel, gateway.rq, gateway.settings, record)
+    answer = await read_job(gateway.redis, gateway.shelf, id)
+    return JSONResponse(answer.model_dump(mode="json"), status_code=202 if status == "running" else 200)
+
+
+@router.get(
+    "/{id}/events",
+    summary="A job's events as they happen",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "Server-sent events: queued, started, step, image, then succeeded, failed or canceled.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        204: {"description": "Last-Event-ID is the terminal event's: nothing follows."},
+        **problems(404, 410),
+    },
+)
+async def events(
+    id: str,
+    gateway: Current,
+    last_event_id: Annotated[str | None, Header(description="Go on after this event.")] = None,
+) -> Response:
+    """Replays from Last-Event-ID, or from the start, then follows; a live `step` may carry a preview (base64 WebP)."""
+    await read_hash(gateway.redis, id)
+    after = parse_event_id(last_event_id)
+    if after != "0-0" and await is_over(gateway.redis, id, after):
+        return Response(status_code=204)
+    stream = server_sent(gateway.redis, id, after, gateway.stopping)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)

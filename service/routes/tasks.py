@@ -1,0 +1,119 @@
+"""POST /v1/txt2img, /v1/inpaint, /v1/upscale: requests become jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from latentd.errors import Conflict, JobFailed, Problem
+from service import tasks
+from service.contract import Job, Kind
+from service.events import wait_end
+from service.images import picture_response
+from service.jobs import read_job
+from service.openapi import task_body, task_responses
+from service.preferences import Preferences, check_accepted
+from service.problems import problem_response
+from service.queue import Created
+from service.state import Current, Gateway
+
+router = APIRouter(prefix="/v1", tags=["tasks"])
+
+
+class TaskQuery(BaseModel):
+    """Query of every task."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dry_run: bool = Field(default=False, description="Answer the resolved request, tokens and estimate; no job.")
+
+
+Options = Annotated[TaskQuery, Query()]
+
+
+@router.post(
+    "/txt2img",
+    summary="Text to image",
+    status_code=202,
+    responses=task_responses(),
+    openapi_extra=task_body("txt2img"),
+    response_model=Job | tasks.DryRun,
+)
+async def txt2img(request: Request, gateway: Current, query: Options) -> Response:
+    return await _run(request, gateway, "txt2img", query)
+
+
+@router.post(
+    "/inpaint",
+    summary="Repaint the masked part of a picture",
+    status_code=202,
+    responses=task_responses(),
+    openapi_extra=task_body("inpaint"),
+    response_model=Job | tasks.DryRun,
+)
+async def inpaint(request: Request, gateway: Current, query: Options) -> Response:
+    """Pixels outside the mask (and its feather) are byte-equal to the upload in PNG and WebP answers."""
+    return await _run(request, gateway, "inpaint", query)
+
+
+@router.post(
+    "/upscale",
+    summary="Super-resolution",
+    status_code=202,
+    responses=task_responses(),
+    openapi_extra=task_body("upscale"),
+    response_model=Job | tasks.DryRun,
+)
+async def upscale(request: Request, gateway: Current, query: Options) -> Response:
+    """The answer is the model's `scale` times larger than the picture, in width and in height."""
+    return await _run(request, gateway, "upscale", query)
+
+
+async def _run(request: Request, gateway: Gateway, kind: Kind, query: TaskQuery) -> Response:
+    body, preferences = await tasks.read(gateway, request, kind)
+    if query.dry_run:
+        planned = await tasks.plan(gateway, body, preferences)
+        return JSONResponse(tasks.dry_run(gateway, planned).model_dump(mode="json"))
+    created = await tasks.find_replay(gateway, body, preferences)
+    if created is None:
+        created = await tasks.enqueue(gateway, await tasks.plan(gateway, body, preferences))
+    if preferences.picture:
+        check_accepted(created.record.request.output_format, [preferences.output_format])
+    return await _answer(request, gateway, preferences, created)
+
+
+async def _answer(request: Request, gateway: Gateway, preferences: Preferences, created: Created) -> Response:
+    job_id = created.record.id
+    headers = {"Location": f"/v1/jobs/{job_id}"}
+    if created.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    ended = False
+    if preferences.wait_s is not None:
+        if preferences.wait_preferred:
+            headers["Preference-Applied"] = f"wait={preferences.wait_s:g}"
+        ended = await wait_end(gateway.redis, job_id, preferences.wait_s, gateway.stopping, request.is_disconnected)
+    job = await read_job(gateway.redis, gateway.shelf, job_id)
+    if ended:
+        return await _ended(gateway, preferences, job, headers)
+    return JSONResponse(job.model_dump(mode="json"), status_code=202, headers=headers)
+
+
+async def _ended(gateway: Gateway, preferences: Preferences, job: Job, headers: dict[str, str]) -> Response:
+    if job.status == "failed":
+        return problem_response(_failure(job), headers)
+    if not preferences.picture:
+        return JSONResponse(job.model_dump(mode="json"), headers=headers)
+    if job.status == "canceled":
+        raise Conflict(f"job {job.id} was canceled; there is no image", value=job.id)
+    headers["Latentd-Seed"] = str(job.request.seed)
+    return await picture_response(gateway.redis, gateway.store, job.images[0].id, None, False, headers)
+
+
+def _failure(job: Job) -> Problem:
+    """The job's own problem; deterministic faults of the job answer as their status says, 500 or 504."""
+    if job.error is None:
+        return JobFailed(f"job {job.id} failed", value=job.id).problem()
+    return job.error

@@ -1,0 +1,64 @@
+"""What every route of one gateway process shares."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Annotated, TypeAlias
+
+from fastapi import Depends, Request
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from latentd.settings import Settings
+from latentd.storage import Store, open_store
+from service.cards import CardShelf
+from service.metrics import Metrics
+
+# One connection is held by every waiting client (event streams, Prefer: wait).
+MAX_CONNECTIONS = 8192
+TIMEOUT_S = 5.0
+# A picture of 16 MP takes seconds and hundreds of MiB to decode.
+DECODERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Connections and shared state; `redis` answers str, `rq` bytes (RQ's hashes hold compressed data)."""
+
+    settings: Settings
+    redis: AsyncRedis
+    rq: Redis
+    store: Store
+    shelf: CardShelf
+    metrics: Metrics
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DECODERS))
+
+    async def close(self) -> None:
+        self.stopping.set()
+        await self.redis.aclose()
+        self.rq.close()
+
+
+def open_gateway(settings: Settings) -> Gateway:
+    """Connect lazily: a gateway starts and answers 503 problems while Redis is away."""
+    redis = AsyncRedis.from_url(
+        settings.redis,
+        decode_responses=True,
+        max_connections=MAX_CONNECTIONS,
+        socket_connect_timeout=TIMEOUT_S,
+    )
+    rq = Redis.from_url(settings.redis, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 1))
+    store = open_store(settings.storage)
+    return Gateway(settings, redis, rq, store, CardShelf(redis, settings.models_dir), Metrics())
+
+
+def current(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+Current: TypeAlias = Annotated[Gateway, Depends(current)]

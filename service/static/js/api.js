@@ -1,0 +1,98 @@
+/**
+ * Every call to the gateway goes through here, so that headers have one place. What isn't 2xx is thrown as a `Problem`.
+ */
+
+const REQUEST_TYPES = { txt2img: "json", inpaint: "multipart", upscale: "multipart" };
+
+/** RFC 9457 problem of an answer, or of no answer at all (status 0). */
+export class Problem extends Error {
+  constructor({ status = 0, title = "", detail = "", field = null, retryAfter = null }) {
+    super(detail || title);
+    this.status = status;
+    this.title = title;
+    this.field = field;
+    this.retryAfter = retryAfter;
+  }
+}
+
+/** fetch that resolves for 2xx only. Throws Problem, or AbortError if `signal` ended it. */
+export async function request(path, options = {}) {
+  let answer;
+  try {
+    answer = await fetch(path, { credentials: "same-origin", ...options });
+  } catch (cause) {
+    if (options.signal?.aborted) throw cause;
+    throw new Problem({ title: "No answer", detail: "The gateway doesn't answer. Is latentd running?" });
+  }
+  if (!answer.ok) throw await problemOf(answer);
+  return answer;
+}
+
+async function problemOf(answer) {
+  const retryAfter = Number(answer.headers.get("Retry-After")) || null;
+  if (!answer.headers.get("Content-Type")?.includes("json"))
+    return new Problem({ status: answer.status, title: answer.statusText, retryAfter });
+  return new Problem({ ...(await answer.json()), status: answer.status, retryAfter });
+}
+
+const json = async (path, options) => (await request(path, options)).json();
+
+/**
+ * Posts a request of `kind`; `files` are the pictures (image, mask) that travel as multipart parts.
+ * Returns the accepted job. Each submission has its own idempotency key: a retry after a lost answer makes no second job.
+ */
+export async function submit(kind, fields, files) {
+  const options = { method: "POST", headers: { Accept: "application/json", "Idempotency-Key": newKey() } };
+  if (REQUEST_TYPES[kind] === "json") {
+    options.headers["Content-Type"] = "application/json";
+    options.body = JSON.stringify(fields);
+  } else options.body = multipart(fields, files);
+  try {
+    return await json(`v1/${kind}`, options);
+  } catch (problem) {
+    if (problem.status !== 0) throw problem;
+    return json(`v1/${kind}`, options);
+  }
+}
+
+// crypto.randomUUID exists on secure origins only; the page must also work on http://machine:8000.
+function newKey() {
+  const random = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function multipart(fields, files) {
+  const body = new FormData();
+  for (const [name, value] of Object.entries(fields)) body.append(name, String(value));
+  for (const [name, file] of Object.entries(files)) body.append(name, file, file.name ?? `${name}.png`);
+  return body;
+}
+
+const jobPath = (id) => `v1/jobs/${encodeURIComponent(id)}`;
+
+export const job = (id) => json(jobPath(id));
+export const cancel = (id) => json(jobPath(id), { method: "DELETE" });
+export const openapi = () => json("openapi.json");
+export const models = async () => (await json("v1/models")).items;
+
+/** One page of the newest jobs: `{items, next_cursor}`. */
+export function jobs(limit, cursor) {
+  const query = new URLSearchParams({ limit: String(limit) });
+  if (cursor) query.set("cursor", cursor);
+  return json(`v1/jobs?${query}`);
+}
+
+/** The job's event stream from after `lastId`; status 204 means that it has ended before. */
+export function events(id, lastId, signal) {
+  const headers = { Accept: "text/event-stream" };
+  if (lastId) headers["Last-Event-ID"] = lastId;
+  return request(`${jobPath(id)}/events`, { headers, signal, cache: "no-store" });
+}
+
+/** A stored picture as a File, to be posted again. */
+export async function imageFile(image) {
+  const blob = await (await request(image.url)).blob();
+  return new File([blob], `${image.id}.${image.format}`, { type: blob.type });
+}
+
+export const downloadUrl = (image) => `${image.url}${image.url.includes("?") ? "&" : "?"}download`;

@@ -1,0 +1,60 @@
+/**
+ * Follows one job on the stage: its events while it is under way, its result when it has ended.
+ */
+
+import * as api from "./api.js";
+import { announce } from "./dom.js";
+import { follow } from "./events.js";
+import { ProgressView } from "./progress.js";
+
+const POLL_MS = 2000;
+const TERMINAL = new Set(["succeeded", "failed", "canceled"]);
+
+export const ended = (job) => TERMINAL.has(job.status);
+
+/**
+ * Shows `job` by `show(node)` until it has ended or `signal` aborts; resolves with the ended job, or undefined.
+ * `serves(model)` says whether a worker holds the model.
+ */
+export async function watch(job, { show, serves, signal }) {
+  const view = new ProgressView(job, { onCancel: () => stop(job.id, view) });
+  show(view.node);
+  const timer = setInterval(() => poll(job.id, view, serves), POLL_MS);
+  poll(job.id, view, serves);
+  try {
+    await follow(job.id, { signal, onConnection: (open) => view.connection(open), onEvent: (event) => apply(event, view) });
+  } finally {
+    clearInterval(timer);
+  }
+  return signal.aborted ? undefined : finished(job.id);
+}
+
+// Events say nothing of the place in the queue; the job does.
+async function poll(id, view, serves) {
+  try {
+    const job = await api.job(id);
+    if (!ended(job)) view.update(job, serves(job.request.model));
+  } catch {
+    view.connection(false);
+  }
+}
+
+function apply({ type, data }, view) {
+  if (type === "step") view.step(data);
+  else if (type === "started") announce("Started");
+}
+
+async function finished(id) {
+  const job = await api.job(id);
+  announce({ succeeded: "Done", failed: "Failed", canceled: "Canceled" }[job.status] ?? job.status);
+  return job;
+}
+
+async function stop(id, view) {
+  try {
+    await api.cancel(id);
+  } catch (problem) {
+    view.cancel.disabled = false;
+    announce(problem.message);
+  }
+}

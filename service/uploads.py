@@ -1,0 +1,76 @@
+"""Uploaded pictures: checked in a thread before anything is stored or enqueued, then stored beside the job."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from latentd.errors import DiskFull, Unavailable
+from latentd.pictures import open_upload, read_mask
+from latentd.storage import Store, upload_path
+from service.bodies import Body
+from service.contract import Upload
+from service.requests import InpaintPost
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """The uploads of one request as they will be stored."""
+
+    uploads: Mapping[str, Upload]
+    data: Mapping[str, bytes]
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height of the image after EXIF rotation."""
+        image = self.uploads.get("image")
+        return None if image is None else (image.width, image.height)
+
+
+async def check_pictures(body: Body, job_id: str, max_pixels: int, slots: asyncio.Semaphore) -> Pictures:
+    """Decode the image and the mask of `body` as the worker will, in a thread; `slots` bounds how many at once.
+
+    Raises:
+        InvalidRequest: unreadable or oversized files; a mask that is empty, ambiguous or of another shape.
+    """
+    if not body.files:
+        return Pictures({}, {})
+    async with slots:
+        return await asyncio.to_thread(read_pictures, body, job_id, max_pixels)
+
+
+def read_pictures(body: Body, job_id: str, max_pixels: int) -> Pictures:
+    """As `check_pictures`, in this thread: the serverless commands read their files by the same rules."""
+    sizes = _sizes(body, max_pixels) if body.files else {}
+    uploads = {name: _upload(job_id, name, data, sizes[name]) for name, data in body.files.items()}
+    return Pictures(uploads, body.files)
+
+
+def _sizes(body: Body, max_pixels: int) -> dict[str, tuple[int, int]]:
+    image = open_upload(body.files["image"], max_pixels)
+    sizes = {"image": image.size}
+    if isinstance(body.post, InpaintPost):
+        sizes["mask"] = read_mask(body.files["mask"], body.post.mask_mode, image.size, max_pixels).size
+    return sizes
+
+
+def _upload(job_id: str, name: str, data: bytes, size: tuple[int, int]) -> Upload:
+    digest = hashlib.sha256(data).hexdigest()
+    return Upload(path=upload_path(job_id, name), sha256=digest, bytes=len(data), width=size[0], height=size[1])
+
+
+async def store_pictures(store: Store, pictures: Pictures) -> None:
+    """Put the files where their uploads say; a retry of the same request writes the same bytes again.
+
+    Raises:
+        DiskFull, Unavailable: the storage doesn't take them.
+    """
+    for name, upload in pictures.uploads.items():
+        try:
+            await store.put_async(upload.path, pictures.data[name])
+        except Exception as error:  # obstore's errors share no narrower base with the OSError of a folder
+            if "No space left" in str(error):
+                raise DiskFull("no room for the upload on the data disk", field=name) from error
+            raise Unavailable("the object storage doesn't take the upload", field=name) from error

@@ -1,0 +1,135 @@
+"""A real gateway over HTTP in a thread of the test, with cards but no worker: jobs stay queued."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import uvicorn
+from PIL import Image
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from latentd.settings import Settings
+from service.app import Server, create_app
+from service.contract import CardDefaults, ModelCard
+
+WINDOW = 8
+
+PAINTER = ModelCard(
+    id="painter",
+    description="Paints.",
+    hash="0" * 64,
+    tasks=("txt2img", "inpaint"),
+    native_size=64,
+    latent_factor=8,
+    defaults=CardDefaults(steps=20, sampler="ddim", guidance_scale=4.0),
+    fields=(
+        "prompt",
+        "negative_prompt",
+        "width",
+        "height",
+        "steps",
+        "guidance_scale",
+        "sampler",
+        "eta",
+        "strength",
+        "mask_mode",
+        "feather",
+    ),
+    prediction_type="v",
+    samplers=("ddim", "plms", "euler"),
+    token_window=WINDOW,
+    tokenizer="tokenizer/tokenizer.json",
+    licence="Apache-2.0",
+)
+UPSCALER = ModelCard(
+    id="upscaler",
+    description="Makes four times larger.",
+    hash="1" * 64,
+    tasks=("upscale",),
+    native_size=256,
+    latent_factor=4,
+    scale=4,
+    defaults=CardDefaults(steps=8, sampler="ddim"),
+    fields=("steps", "sampler", "eta"),
+    prediction_type="v",
+    samplers=("ddim", "euler"),
+    licence="Apache-2.0",
+)
+
+
+def write_tokenizer(path: Path) -> None:
+    """A word-level tokenizer with BERT's two special tokens."""
+    words = ["[UNK]", "[CLS]", "[SEP]", "red", "heart", "on", "a", "navy", "background", "with", "stars"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    tokenizer.enable_truncation(WINDOW)
+    path.parent.mkdir(parents=True)
+    tokenizer.save(str(path))
+
+
+def write_cards(folder: Path, *cards: ModelCard) -> Path:
+    """A models directory that holds cards and tokenizers, but no weights."""
+    for card in cards:
+        (folder / card.id).mkdir(parents=True)
+        (folder / card.id / "card.json").write_text(card.model_dump_json(), "utf-8")
+        if card.tokenizer:
+            write_tokenizer(folder / card.id / card.tokenizer)
+    return folder
+
+
+def settings_for(redis_url: str, folder: Path, *cards: ModelCard, **changes: object) -> Settings:
+    """Settings with everything under `folder`."""
+    models_dir = folder / "models"
+    if not models_dir.exists():
+        models_dir.mkdir()
+        write_cards(models_dir, *(cards or (PAINTER, UPSCALER)))
+    values: dict[str, object] = {"model": "painter", "max_wait_s": 5.0} | changes
+    return Settings.model_validate(
+        {"redis_url": redis_url, "data_dir": folder / "data", "models_dir": models_dir} | values
+    )
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[httpx2.Client]:
+    """A client of a gateway that listens on a free port until the block ends."""
+    config = uvicorn.Config(create_app(settings), port=0, log_level="warning", timeout_graceful_shutdown=1)
+    server = Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        if not thread.is_alive():
+            raise RuntimeError("the gateway didn't start")
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False) as client:
+            yield client
+    finally:
+        config.app.state.gateway.stopping.set()
+        server.should_exit = True
+        thread.join(10)
+
+
+def png(size: tuple[int, int] = (16, 16), colour: object = (200, 30, 30), mode: str = "RGB") -> bytes:
+    """A one-coloured picture."""
+    data = io.BytesIO()
+    Image.new(mode, size, colour).save(data, "PNG")  # type: ignore[arg-type]
+    return data.getvalue()
+
+
+def mask(size: tuple[int, int] = (16, 16), inside: bool = True) -> bytes:
+    """A black mask with a white square in its middle, if `inside`."""
+    picture = Image.new("L", size, 0)
+    if inside:
+        picture.paste(255, (size[0] // 4, size[1] // 4, size[0] // 2, size[1] // 2))
+    data = io.BytesIO()
+    picture.save(data, "PNG")
+    return data.getvalue()
