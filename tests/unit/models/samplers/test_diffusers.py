@@ -1,0 +1,95 @@
+"""Which sampler equals which scheduler of diffusers: the rows of the table in docs/samplers.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from torch import Tensor
+
+from models.samplers import compile_plan
+from models.samplers.update import apply, stack_history, stack_rows
+from models.schedule import NoiseSchedule, ScheduleConfig
+
+# diffusers turns its torch tables into numpy arrays in a way that numpy 2 warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+SCHEDULERS: dict[str, Any] = {
+    "ddim": diffusers.DDIMScheduler,
+    "ddpm": diffusers.DDPMScheduler,
+    "plms": diffusers.PNDMScheduler,
+    "euler": diffusers.EulerDiscreteScheduler,
+    "dpmpp_2m": diffusers.DPMSolverMultistepScheduler,
+    "unipc": diffusers.UniPCMultistepScheduler,
+}
+# Arguments that only some of them take.
+EXTRA: dict[str, dict[str, Any]] = {
+    "ddim": {"set_alpha_to_one": False, "clip_sample": False},
+    "ddpm": {"clip_sample": False},
+    "plms": {"set_alpha_to_one": False, "skip_prk_steps": True},
+}
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def network(z: Tensor, t: float) -> Tensor:
+    return torch.tanh(0.7 * z + 0.3 * torch.sin(3 * z) + t / 2000)
+
+
+def ours(name: str, steps: int, config: dict[str, Any], z: Tensor) -> Tensor:
+    schedule = NoiseSchedule(ScheduleConfig.from_diffusers({"set_alpha_to_one": False, "clip_sample": False} | config))
+    stored: list[Tensor] = []
+    generator = torch.Generator().manual_seed(1)
+    for row in compile_plan(name, schedule, steps).rows:
+        c = stack_rows([row], dtype=z.dtype)
+        noise = torch.randn(z.shape, generator=generator, dtype=z.dtype) if row.noise else torch.zeros_like(z)
+        z, p, _ = apply(c, network(z, row.t), z, stack_history([stored], c.depth, z[0]), noise)
+        stored = [p[0], *stored]
+    return z
+
+
+def theirs(name: str, steps: int, config: dict[str, Any], z: Tensor) -> Tensor:
+    scheduler = SCHEDULERS[name](**config, **EXTRA.get(name, {}))
+    scheduler.set_timesteps(steps)
+    # Euler's latent is z / α.
+    z = z * (scheduler.sigmas[0] ** 2 + 1) ** 0.5 if name == "euler" else z
+    noise = {"generator": torch.Generator().manual_seed(1)} if name == "ddpm" else {}
+    for t in scheduler.timesteps:
+        output = network(scheduler.scale_model_input(z, t), float(t))
+        z = scheduler.step(output, t, z, return_dict=False, **noise)[0]
+    return z
+
+
+def gap(name: str, steps: int, config: dict[str, Any]) -> float:
+    """The largest difference of the final latents, both computed in float64 (their tables are float32)."""
+    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return float((ours(name, steps, config, z) - theirs(name, steps, config, z)).abs().max())
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "euler", "dpmpp_2m", "unipc"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_equal_for_any_number_of_steps(name: str, spacing: str, prediction: str) -> None:
+    config = BETAS | {"timestep_spacing": spacing, "prediction_type": prediction, "steps_offset": 1}
+    for steps in (1, 7, 20):
+        assert gap(name, steps, config) < (1e-3 if prediction == "epsilon" else 1e-4)
+
+
+@pytest.mark.parametrize("steps", [2, 7, 20])
+def test_plms_equals_pndm_without_runge_kutta_on_leading_steps(steps: int) -> None:
+    config = BETAS | {"timestep_spacing": "leading", "prediction_type": "epsilon", "steps_offset": 1}
+    assert gap("plms", steps, config) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "euler"])
+def test_equal_from_no_signal(name: str) -> None:
+    config = BETAS | {"timestep_spacing": "trailing", "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    assert gap(name, 20, config) < 2e-4
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m", "unipc"])
+def test_solvers_from_no_signal_differ_by_how_near_to_it_diffusers_starts(name: str) -> None:
+    """Ours takes the limit ᾱ → 0, theirs starts from ᾱ = 2⁻²⁴: the second step of theirs is of second order."""
+    config = BETAS | {"timestep_spacing": "trailing", "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    assert gap(name, 20, config) < 1e-3
