@@ -137,11 +137,11 @@ class StepScheduler:
 
     def advance(self, batch: Batch) -> tuple[Slot, ...]:
         """Counts a finished call: each slot still held moves one row on; those at their end leave and are returned."""
-        now, turn = self._clock(), self._next_turn()
-        self._last_turn[batch.model], self._last_served[batch.model] = turn, now
+        now = self._clock()
+        self._last_turn[batch.model], self._last_served[batch.model] = self._next_turn(), now
         held = [slot for slot in batch.slots if self._slots.get((slot.job_id, slot.index)) is slot]
-        for slot in held:
-            slot.position, slot.served, slot.turn = slot.position + 1, now, turn
+        for slot in held:  # in their order, so that who was first in this call is first among equals in the next
+            slot.position, slot.served, slot.turn = slot.position + 1, now, self._next_turn()
         ended = tuple(slot for slot in held if slot.done)
         for slot in ended:
             del self._slots[slot.job_id, slot.index]
