@@ -82,7 +82,6 @@ def _end_waiting(pipe: Pipeline, settings: Settings, record: JobRecord, job: RQJ
     pipe.hdel(work_key(request.model, request.priority), record.id)
     pipe.expire(job_key(record.id), retention)
     pipe.expire(events_key(record.id), retention)
-    pipe.set(gone_key(record.id), "1", ex=retention + settings.gone_s)
 
 
 def _bound_registry(pipe: Pipeline, job: RQJob, now: float, retention: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,43 +28,48 @@ class ListedCard(ModelCard):
     loaded: bool = Field(description="Whether a live worker holds it; requests for others are accepted and wait.")
 
 
+def installed_cards(models_dir: Path) -> dict[str, ModelCard]:
+    """Cards of a models directory by model id; one that doesn't validate is logged once and left out."""
+    return {card.id: card for card in map(_load, _card_files(models_dir)) if card is not None}
+
+
+def card_folder(models_dir: Path, model: str) -> Path | None:
+    """The folder whose card has this id."""
+    for path in _card_files(models_dir):
+        card = _load(path)
+        if card is not None and card.id == model:
+            return path.parent
+    return None
+
+
+def _card_files(models_dir: Path) -> list[Path]:
+    return sorted(models_dir.glob("*/card.json"))
+
+
+def _load(path: Path) -> ModelCard | None:
+    return _parse(path.read_text("utf-8"), str(path))
+
+
 class CardShelf:
-    """All cards known now. Folders are read again when a card's file changes."""
+    """All cards known now."""
 
     def __init__(self, redis: Redis, models_dir: Path) -> None:
         self._redis = redis
         self._models_dir = models_dir
-        self._read: dict[Path, tuple[int, ModelCard | None]] = {}
 
     async def all(self) -> dict[str, ModelCard]:
         """Cards by model id, in order of their ids; what a worker published wins."""
         published: Any = await self._redis.hgetall(CARDS_KEY)
-        cards = {card.id: card for card in self.installed()}
+        cards = installed_cards(self._models_dir)
         for text in published.values():
             card = _parse(text, "published by a worker")
             if card is not None:
                 cards[card.id] = card
         return dict(sorted(cards.items()))
 
-    def installed(self) -> list[ModelCard]:
-        """Cards of the models directory; one that doesn't validate is logged once and left out."""
-        cards = [self._load(path) for path in sorted(self._models_dir.glob("*/card.json"))]
-        return [card for card in cards if card is not None]
-
     def folder(self, model: str) -> Path | None:
-        """The folder whose card has this id."""
-        for path in sorted(self._models_dir.glob("*/card.json")):
-            card = self._load(path)
-            if card is not None and card.id == model:
-                return path.parent
-        return None
-
-    def _load(self, path: Path) -> ModelCard | None:
-        changed = path.stat().st_mtime_ns
-        known = self._read.get(path)
-        if known is None or known[0] != changed:
-            known = self._read[path] = (changed, _parse(path.read_text("utf-8"), str(path)))
-        return known[1]
+        """Where the model's tokenizer is, if it is installed here."""
+        return card_folder(self._models_dir, model)
 
     async def live_workers(self, model: str) -> int:
         """Workers that hold the model and beat within their time."""
@@ -74,6 +80,7 @@ class CardShelf:
         return ListedCard(**card.model_dump(), loaded=loaded)
 
 
+@lru_cache(maxsize=256)
 def _parse(text: str, source: str) -> ModelCard | None:
     try:
         return ModelCard.model_validate_json(text)

@@ -64,11 +64,12 @@ async def read_hash(redis: Redis, job_id: str) -> Hash:
     async with redis.pipeline(transaction=False) as pipe:
         pipe.hgetall(job_key(job_id))
         pipe.exists(gone_key(job_id))
-        found, gone = await pipe.execute()
+        pipe.zscore(JOBS_KEY, job_id)
+        found, gone, listed = await pipe.execute()
     if "record" in found:
         values: Hash = found
         return values
-    if gone:
+    if gone or listed is not None:  # listed without a record: expired
         raise Gone(f"job {job_id} expired or was purged", field="id", value=job_id)
     raise NotFound(f"no job {job_id!r}", field="id", value=job_id)
 
@@ -147,7 +148,7 @@ def _eta(job: Job, backlog: Backlog | None) -> float | None:
     return None if eta is None else round(eta, 3)
 
 
-async def list_jobs(redis: Redis, shelf: CardShelf, query: ListQuery) -> JobPage:
+async def list_jobs(redis: Redis, shelf: CardShelf, query: ListQuery, gone_s: int) -> JobPage:
     """Newest first, from the cursor on. Ids whose jobs expired are forgotten on the way.
 
     Raises:
@@ -156,7 +157,7 @@ async def list_jobs(redis: Redis, shelf: CardShelf, query: ListQuery) -> JobPage
     found: list[tuple[str, Hash]] = []
     position = _parse_cursor(query.cursor)
     while len(found) <= query.limit:
-        batch = await _after(redis, position)
+        batch = await _after(redis, position, gone_s)
         if not batch:
             break
         found += [(_cursor(job_id, score), h) for job_id, score, h in batch if h is not None and _matches(h, query)]
@@ -173,7 +174,7 @@ def _matches(values: Hash, query: ListQuery) -> bool:
     return query.kind is None or JobRecord.model_validate_json(values["record"]).request.kind == query.kind
 
 
-async def _after(redis: Redis, position: tuple[int, str] | None) -> list[tuple[str, int, Hash | None]]:
+async def _after(redis: Redis, position: tuple[int, str] | None, gone_s: int) -> list[tuple[str, int, Hash | None]]:
     """Up to PAGE ids that come after `position` (created ms, id) in descending order, and their hashes."""
     top = "+inf" if position is None else position[0]
     start = 0
@@ -184,18 +185,26 @@ async def _after(redis: Redis, position: tuple[int, str] | None) -> list[tuple[s
         start += len(ids)
         if len(ids) < PAGE:
             break
-    return await _hashes(redis, found[:PAGE])
+    return await _hashes(redis, found[:PAGE], gone_s)
 
 
-async def _hashes(redis: Redis, ids: Sequence[tuple[str, int]]) -> list[tuple[str, int, Hash | None]]:
+async def _hashes(redis: Redis, ids: Sequence[tuple[str, int]], gone_s: int) -> list[tuple[str, int, Hash | None]]:
     async with redis.pipeline(transaction=False) as pipe:
         for job_id, _ in ids:
             pipe.hgetall(job_key(job_id))
         hashes = await pipe.execute()
     expired = [job_id for (job_id, _), values in zip(ids, hashes, strict=True) if "record" not in values]
-    if expired:
-        await redis.zrem(JOBS_KEY, *expired)
+    await _bury(redis, expired, gone_s)
     return [(i, s, h if "record" in h else None) for (i, s), h in zip(ids, hashes, strict=True)]
+
+
+async def _bury(redis: Redis, expired: Sequence[str], gone_s: int) -> None:
+    """Expired ids leave the list; their 410 stays."""
+    async with redis.pipeline() as pipe:
+        for job_id in expired:
+            pipe.zrem(JOBS_KEY, job_id)
+            pipe.set(gone_key(job_id), "1", ex=gone_s)
+        await pipe.execute()
 
 
 def _cursor(job_id: str, created_ms: int) -> str:

@@ -100,7 +100,8 @@ def settings_for(redis_url: str, folder: Path, *cards: ModelCard, **changes: obj
 @contextmanager
 def running(settings: Settings) -> Iterator[httpx2.Client]:
     """A client of a gateway that listens on a free port until the block ends."""
-    config = uvicorn.Config(create_app(settings), port=0, log_level="warning", timeout_graceful_shutdown=1)
+    app = create_app(settings)
+    config = uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1)
     server = Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -113,7 +114,7 @@ def running(settings: Settings) -> Iterator[httpx2.Client]:
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False) as client:
             yield client
     finally:
-        config.app.state.gateway.stopping.set()
+        app.state.gateway.stopping.set()
         server.should_exit = True
         thread.join(10)
 

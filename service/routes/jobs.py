@@ -29,7 +29,7 @@ class DeleteQuery(BaseModel):
 
 @router.get("", summary="Jobs, newest first", responses=problems())
 async def jobs(gateway: Current, query: Annotated[ListQuery, Query()]) -> JobPage:
-    return await list_jobs(gateway.redis, gateway.shelf, query)
+    return await list_jobs(gateway.redis, gateway.shelf, query, gateway.settings.gone_s)
 
 
 @router.get("/{id}", summary="One job", responses=problems(404, 410))
