@@ -159,9 +159,13 @@ def _hole(blue: Blueprint) -> Tensor:
     return blue.frame.pad(mask_tensor(blue.mask))  # 1 1 H W
 
 
-def starting_latent(blue: Blueprint, conditions: Conditions, seed: int) -> Tensor:
+def starting_noise(blue: Blueprint, seed: int) -> Tensor:
+    """x_T of an image, c h w."""
+    return noise(seed, X_T, 0, blue.latent_shape).to(blue.model.device)
+
+
+def starting_latent(blue: Blueprint, conditions: Conditions, x_T: Tensor) -> Tensor:
     """z at the plan's first row, c h w: noise, or the uploaded picture's latent under it (SDEdit, Meng et al. 2022)."""
-    x_T = noise(seed, X_T, 0, blue.latent_shape).to(blue.model.device)  # c h w
     if conditions.latent is None:
         return x_T
     start = blue.plan.start

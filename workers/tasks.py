@@ -31,10 +31,11 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The job's prompts and pictures are encoded; it takes part in calls from now on."""
+    """The job's prompts and pictures are encoded; it takes part in calls from now on, after `step` resumed steps."""
 
     job_id: str
     seconds: float
+    step: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,107 @@
+"""Engines over tiny models, for tests that drive them without a queue."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from models.pipeline import LatentDiffusion, load
+from service.contract import JobRequest, Upload
+from tests.tiny import write_tiny_inpaint, write_tiny_upscale
+from workers.engine import Engine
+from workers.tasks import Admission, Failed, Finished, Outcome
+
+NOWHERE = Upload(path="uploads/x/image", sha256="0", bytes=1, width=1, height=1)
+
+
+@lru_cache
+def tiny_models() -> dict[str, LatentDiffusion]:
+    """`paint` (text and inpainting, f = 8) and `up` (×4)."""
+    with tempfile.TemporaryDirectory() as folder:
+        paint = load(write_tiny_inpaint(Path(folder) / "paint"))
+        up = load(write_tiny_upscale(Path(folder) / "up"))
+    return {"paint": paint, "up": up}
+
+
+def make_engine(
+    models: dict[str, LatentDiffusion] | None = None,
+    *,
+    max_rows: int = 16,
+    strict_rows: int = 4,
+    clock: Callable[[], float] = time.monotonic,
+) -> Engine:
+    models = tiny_models() if models is None else models
+    return Engine(models, device="cpu", threads=1, max_rows=max_rows, strict_rows=strict_rows, clock=clock)
+
+
+def make_request(**changes: object) -> JobRequest:
+    fields: dict[str, object] = {
+        "kind": "txt2img",
+        "model": "paint",
+        "prompt": "red heart",
+        "width": 64,
+        "height": 64,
+        "steps": 4,
+        "guidance_scale": 4.0,
+        "sampler": "ddim",
+        "seed": 7,
+    }
+    return JobRequest.model_validate(fields | changes)
+
+
+def picture_bytes(width: int = 70, height: int = 50, mode: str = "RGB", seed: int = 0) -> bytes:
+    """A PNG of noise."""
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, len(mode)), dtype=np.uint8)
+    return png(Image.fromarray(values, mode))
+
+
+def mask_bytes(width: int = 70, height: int = 50, box: tuple[int, int, int, int] = (10, 10, 40, 30)) -> bytes:
+    """A PNG whose white box (left, top, right, bottom) is repainted."""
+    mask = Image.new("L", (width, height), 0)
+    mask.paste(255, box)
+    return png(mask)
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def inpaint(job_id: str, image: bytes, mask: bytes, **changes: object) -> Admission:
+    """The admission of a job that repaints `image` inside `mask`."""
+    fields: dict[str, object] = {"kind": "inpaint", "image": NOWHERE, "mask": NOWHERE, "mask_mode": "auto"}
+    return Admission(job_id, make_request(**fields | changes), image=image, mask=mask)
+
+
+def upscale(job_id: str, image: bytes, **changes: object) -> Admission:
+    """The admission of a job that enlarges `image`."""
+    fields: dict[str, object] = {"kind": "upscale", "model": "up", "image": NOWHERE, "guidance_scale": 1.0}
+    return Admission(job_id, make_request(**fields | changes), image=image)
+
+
+def play(engine: Engine, admissions: Iterable[Admission] = ()) -> list[Outcome]:
+    """Admit everything and turn until the engine is idle."""
+    for admission in admissions:
+        engine.admit(admission)
+    outcomes: list[Outcome] = []
+    while engine.busy:
+        outcomes += engine.turn()
+    return outcomes
+
+
+def finished(outcomes: Iterable[Outcome]) -> dict[tuple[str, int], Image.Image]:
+    """Pictures by (job id, index)."""
+    return {(o.job_id, o.index): o.picture for o in outcomes if isinstance(o, Finished)}
+
+
+def failures(outcomes: Iterable[Outcome]) -> dict[str, str]:
+    """What each failed job failed of."""
+    return {o.job_id: o.error.detail for o in outcomes if isinstance(o, Failed)}
