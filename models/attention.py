@@ -110,11 +110,11 @@ class SpatialTransformer(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Unconditional self-attention over the pixels of a feature map."""
+    """Unconditional self-attention over the pixels of a feature map, normalised unless `groups` is None."""
 
-    def __init__(self, channels: int, heads: int, groups: int, eps: float) -> None:
+    def __init__(self, channels: int, heads: int, groups: int | None, eps: float) -> None:
         super().__init__()
-        self.group_norm = nn.GroupNorm(groups, channels, eps=eps)
+        self.group_norm = nn.GroupNorm(groups, channels, eps=eps) if groups is not None else nn.Identity()
         self.attention = SelfAttention(channels, heads, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:

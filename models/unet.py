@@ -27,14 +27,15 @@ class UNetConfig:
     heads: tuple[int, ...]
     mid_heads: int
     mid_attention: bool = True
+    mid_attention_norm: bool = True  # diffusers leaves it out of scale-shift UNets unless told
     context_dim: int | None = None  # None: plain self-attention blocks, nothing to attend to
     depth: tuple[int, ...] = ()  # transformer blocks of each level, where there is a context
     mid_depth: int = 1
-    only_cross_attention: tuple[bool, ...] = ()
-    mid_only_cross_attention: bool = False
+    only_cross_attention: tuple[bool, ...] = ()  # of levels; the middle always attends to itself, too
     linear_projection: bool = False  # how files store proj_in and proj_out; computes the same
     scale_shift_norm: bool = False
-    resblock_updown: bool = False
+    res_down: tuple[bool, ...] = ()  # levels halved by a residual block instead of a convolution
+    res_up: tuple[bool, ...] = ()  # levels doubled by one
     num_classes: int | None = None  # class labels or noise levels added to the time embedding
     norm_groups: int = 32
     norm_eps: float = 1e-5
@@ -79,9 +80,10 @@ def _attention(config: UNetConfig, level: int | None) -> nn.Module:
     channels = config.channels[i]
     heads = config.mid_heads if level is None else config.heads[i]
     if config.context_dim is None:
-        return AttentionBlock(channels, heads, config.norm_groups, config.norm_eps)
+        normed = level is not None or config.mid_attention_norm
+        return AttentionBlock(channels, heads, config.norm_groups if normed else None, config.norm_eps)
     depth = config.mid_depth if level is None else config.depth[i]
-    only = config.mid_only_cross_attention if level is None else config.only_cross_attention[i]
+    only = level is not None and config.only_cross_attention[i]
     return SpatialTransformer(channels, config.context_dim, heads, depth, config.norm_groups, only)
 
 
@@ -147,7 +149,7 @@ class UNet(nn.Module):
             level = Level(config, i, widths)
             skips += [channels] * config.res_blocks
             if i < len(config.channels) - 1:
-                if config.resblock_updown:
+                if config.res_down and config.res_down[i]:
                     level.downsamplers.append(_res_block(config, channels, channels, "down"))
                 else:
                     level.downsamplers.append(Downsample(channels, symmetric=True))
@@ -163,8 +165,8 @@ class UNet(nn.Module):
             inputs = [width] + [channels] * config.res_blocks
             level = Level(config, i, [(a + skips.pop(), channels) for a in inputs])
             if i > 0:
-                updown = config.resblock_updown
-                level.upsamplers.append(_res_block(config, channels, channels, "up") if updown else Upsample(channels))
+                res = config.res_up and config.res_up[i]
+                level.upsamplers.append(_res_block(config, channels, channels, "up") if res else Upsample(channels))
             self.up_blocks.append(level)
             width = channels
 

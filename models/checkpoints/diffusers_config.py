@@ -38,11 +38,10 @@ UNET_ONLY: Json = {
     "resnet_skip_time_act": False,
     "resnet_out_scale_factor": 1.0,
     "reverse_transformer_layers_per_block": None,
-    "attn_norm_num_groups": None,
 }
 VAE_ONLY: Json = {"act_fn": "silu", "norm_type": "group", "shift_factor": None, "lookup_from_codebook": False}
-DOWN = {"DownBlock2D": False, "CrossAttnDownBlock2D": True, "AttnDownBlock2D": True}
-UP = {"UpBlock2D": False, "CrossAttnUpBlock2D": True, "AttnUpBlock2D": True}
+DOWN = {"DownBlock2D": False, "ResnetDownsampleBlock2D": False, "CrossAttnDownBlock2D": True, "AttnDownBlock2D": True}
+UP = {"UpBlock2D": False, "ResnetUpsampleBlock2D": False, "CrossAttnUpBlock2D": True, "AttnUpBlock2D": True}
 MIDDLE = ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn")
 ENCODER = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}
 DECODER = {"UpDecoderBlock2D": False, "AttnUpDecoderBlock2D": True}
@@ -66,8 +65,10 @@ def unet_config(config: Json) -> UNetConfig:
         heads=heads,
         mid_heads=heads[-1],
         mid_attention=bool(config.get("add_attention", True)),
+        mid_attention_norm=_mid_attention_norm(config),
         scale_shift_norm=_choice(config, "resnet_time_scale_shift", {"default": False, "scale_shift": True}),
-        resblock_updown=_updown(config),
+        res_down=tuple(_resamples(config, name, "downsample_type") for name in config["down_block_types"]),
+        res_up=tuple(_resamples(config, name, "upsample_type") for name in reversed(config["up_block_types"])),
         num_classes=config.get("num_class_embeds"),
         norm_groups=config.get("norm_num_groups", 32),
         norm_eps=float(config.get("norm_eps", 1e-5)),
@@ -75,16 +76,20 @@ def unet_config(config: Json) -> UNetConfig:
     )
 
 
+def _mid_attention_norm(config: Json) -> bool:
+    groups, normal = config.get("attn_norm_num_groups"), config.get("norm_num_groups", 32)
+    if groups not in (None, normal):
+        raise CheckpointError(f"unet: attn_norm_num_groups {groups} differs from norm_num_groups {normal}")
+    return groups is not None or config.get("resnet_time_scale_shift", "default") == "default"
+
+
 def _cross_attention(config: Json, levels: int) -> Json:
     depth = _per_level(config.get("transformer_layers_per_block", 1), levels)
-    only = config.get("only_cross_attention", False)
-    mid_only = config.get("mid_block_only_cross_attention")
     return {
         "context_dim": _one(config.get("cross_attention_dim", 1280), "unet: cross_attention_dim"),
         "depth": depth,
         "mid_depth": depth[-1],
-        "only_cross_attention": _per_level(only, levels),
-        "mid_only_cross_attention": bool(only is True if mid_only is None else mid_only),
+        "only_cross_attention": _per_level(config.get("only_cross_attention", False), levels),
         "linear_projection": bool(config.get("use_linear_projection", False)),
     }
 
@@ -99,11 +104,10 @@ def _head_channels(config: Json, channels: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(1 if width is None else c // width for c in channels)
 
 
-def _updown(config: Json) -> bool:
-    kinds = {config.get("downsample_type") or "conv", config.get("upsample_type") or "conv"}
-    if kinds not in ({"conv"}, {"resnet"}):
-        raise CheckpointError(f"unet: downsample_type and upsample_type {sorted(kinds)}, expected both conv or resnet")
-    return kinds == {"resnet"}
+def _resamples(config: Json, block: str, option: str) -> bool:
+    """Whether a level changes resolution by a residual block; plain blocks never do, whatever the option says."""
+    kinds = {"conv": False, "resnet": True}
+    return block.startswith("Resnet") or (block.startswith("Attn") and _choice(config, option, kinds))
 
 
 def autoencoder_config(config: Json) -> AutoencoderConfig:
