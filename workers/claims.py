@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
@@ -59,6 +59,7 @@ return false
 """
 
 State: TypeAlias = dict[str, str]
+Place: TypeAlias = tuple[str, Lane]
 log = structlog.get_logger()
 
 
@@ -100,13 +101,13 @@ class Claims:
         self._passed: set[str] = set()  # refused since the last pause
         self._paused: dict[str, float] = {}  # queue key → until when
 
-    def next(self, models: Sequence[str]) -> Held | None:
-        """The next job of one of `models`, started and held by this worker; None if none waits.
+    def next(self, places: Collection[Place]) -> Held | None:
+        """The next job of one of these models and lanes, started and held by this worker; None if none waits.
 
         Raises:
             RedisError: if Redis is away; a job popped meanwhile returns by the reaper.
         """
-        while (popped := self._pop(models)) is not None:
+        while (popped := self._pop(places)) is not None:
             key, job_id = popped
             held = self._take(self.queues[key], job_id)
             if held is not None:
@@ -115,18 +116,18 @@ class Claims:
                 return held
         return None
 
-    def _pop(self, models: Sequence[str]) -> tuple[str, str] | None:
-        keys = [key for key in self._order(models) if self._paused.get(key, 0.0) <= self._clock()]
+    def _pop(self, places: Collection[Place]) -> tuple[str, str] | None:
+        keys = [key for key in self._order(places) if self._paused.get(key, 0.0) <= self._clock()]
         pairs = [part for key in keys for part in (key, IntermediateQueue.get_intermediate_queue_key(key))]
         if not pairs:
             return None
         popped = self._redis.eval(POP, len(pairs) + 1, WORKERS_SUSPENDED, *pairs)
         return None if popped is None else (as_text(popped[0]), as_text(popped[1]))
 
-    def _order(self, models: Sequence[str]) -> list[str]:
+    def _order(self, places: Collection[Place]) -> list[str]:
         bulk_first = self._count % BULK_FIRST_EVERY == BULK_FIRST_EVERY - 1
         lanes = LANES[::-1] if bulk_first else LANES
-        return [self._keys[model, lane] for lane in lanes for model in self._models if model in models]
+        return [self._keys[model, lane] for lane in lanes for model in self._models if (model, lane) in places]
 
     def _take(self, queue: Queue, job_id: str) -> Held | None:
         def take(pipe: Pipeline) -> Held | None:

@@ -24,6 +24,7 @@ class Held:
     started_at: datetime
     canceled: bool = False  # asked for before the claim
     resumed: bool = False  # it ran before, elsewhere
+    closed: bool = False  # nothing of it is wanted any more; read by the storing threads
     step_ids: list[str] = field(default_factory=list)  # ids of the step events in the stream, oldest first
     paths: list[str] = field(default_factory=list)
     images: dict[int, ImageInfo] = field(default_factory=dict)

@@ -8,9 +8,10 @@ from redis import Redis
 from rq.worker.base import BaseWorker
 
 from service.contract import Numerics
-from workers.claims import Claims
+from workers.claims import Claims, Place
 from workers.held import Held
 
+TINY: tuple[Place, ...] = (("tiny", "interactive"), ("tiny", "bulk"))
 NUMERICS = Numerics(
     device="cpu", dtype="float32", threads=1, rows=4, memory_format="contiguous", compiled=False, torch="2"
 )
@@ -30,6 +31,6 @@ def make_claims(worker: BaseWorker, models: Sequence[str] = ("tiny",), numerics:
 
 def claim(worker: BaseWorker) -> Held:
     """The next job, which must be there."""
-    held = make_claims(worker).next(["tiny"])
+    held = make_claims(worker).next(TINY)
     assert held is not None
     return held

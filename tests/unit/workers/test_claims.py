@@ -14,7 +14,7 @@ from rq.serializers import JSONSerializer
 
 from service.contract import Numerics, events_key, job_key
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
-from tests.unit.workers.parts import NUMERICS, claim, make_claims, make_worker
+from tests.unit.workers.parts import NUMERICS, TINY, claim, make_claims, make_worker
 from workers.claims import Claims
 
 
@@ -40,7 +40,7 @@ def test_a_claim_starts_the_job_everywhere_at_once(redis: Redis) -> None:
 
 
 def test_nothing_waits(redis: Redis) -> None:
-    assert make_claims(make_worker(redis)).next(["tiny"]) is None
+    assert make_claims(make_worker(redis)).next(TINY) is None
 
 
 def test_a_duplicate_is_dropped(redis: Redis) -> None:
@@ -49,7 +49,7 @@ def test_a_duplicate_is_dropped(redis: Redis) -> None:
     queue = open_queue(redis, make_request())
     queue.push_job_id("a")
     first = claim(worker)
-    assert make_claims(worker).next(["tiny"]) is None
+    assert make_claims(worker).next(TINY) is None
     assert job_state(redis, "a")["execution"] == first.execution.id
     assert redis.llen(queue.intermediate_queue_key) == 0
 
@@ -61,7 +61,7 @@ def test_a_job_cancelled_in_the_intermediate_list_is_dropped(redis: Redis) -> No
     job.cancel()
     redis.rpush(open_queue(redis, make_request()).key, "a")
     redis.hset(job_key("a"), "status", "canceled")
-    assert make_claims(worker).next(["tiny"]) is None
+    assert make_claims(worker).next(TINY) is None
     assert fetch(redis, "a").get_status() == JobStatus.CANCELED
 
 
@@ -69,7 +69,7 @@ def test_an_ended_job_that_rq_queued_again_is_dropped_and_rq_told(redis: Redis) 
     worker = make_worker(redis)
     enqueue(redis, "a", make_request())
     redis.hset(job_key("a"), "status", "succeeded")
-    assert make_claims(worker).next(["tiny"]) is None
+    assert make_claims(worker).next(TINY) is None
     assert fetch(redis, "a").get_status() == JobStatus.FINISHED
 
 
@@ -77,7 +77,7 @@ def test_a_purged_job_is_dropped(redis: Redis) -> None:
     worker = make_worker(redis)
     enqueue(redis, "a", make_request())
     redis.delete(job_key("a"))
-    assert make_claims(worker).next(["tiny"]) is None
+    assert make_claims(worker).next(TINY) is None
     assert redis.exists(job_key("a")) == 0
 
 
@@ -93,10 +93,10 @@ def test_another_contract_version_goes_back_and_does_not_spin(redis: Redis) -> N
     enqueue(redis, "new", make_request(), version=99)
     enqueue(redis, "ours", make_request())
     claims = make_claims(worker)
-    held = claims.next(["tiny"])
+    held = claims.next(TINY)
     assert held is not None
     assert held.job_id == "ours"
-    assert claims.next(["tiny"]) is None
+    assert claims.next(TINY) is None
     assert redis.lrange(held.queue.key, 0, -1) == [b"new"]
     assert job_state(redis, "new")["status"] == "queued"
     assert fetch(redis, "new").get_status() == JobStatus.QUEUED
@@ -107,11 +107,11 @@ def test_a_paused_lane_is_tried_again(redis: Redis) -> None:
     worker = make_worker(redis)
     claims = Claims(worker, redis, ["tiny"], NUMERICS, clock=lambda: now)
     enqueue(redis, "new", make_request(), version=99)
-    assert claims.next(["tiny"]) is None
+    assert claims.next(TINY) is None
     enqueue(redis, "ours", make_request())
-    assert claims.next(["tiny"]) is None
+    assert claims.next(TINY) is None
     now = 1.1
-    assert claims.next(["tiny"]) is not None
+    assert claims.next(TINY) is not None
 
 
 @pytest.mark.parametrize("arguments", [[], ["1"], [1, "other", {}], [1, "a", {"kind": "txt2img"}], [1, "a", 3]])
@@ -121,7 +121,7 @@ def test_unreadable_arguments_go_back(redis: Redis, arguments: list[object]) -> 
     job._args = arguments
     job._data = json.dumps(["workers.worker.run", None, arguments, {}]).encode()
     job.save()
-    assert make_claims(worker).next(["tiny"]) is None
+    assert make_claims(worker).next(TINY) is None
     assert redis.lrange(open_queue(redis, make_request()).key, 0, -1) == [b"a"]
 
 
@@ -137,8 +137,8 @@ def test_a_strict_job_begun_elsewhere_is_left_to_equal_numerics(redis: Redis) ->
     other = NUMERICS.model_copy(update={"threads": 8})
     enqueue(redis, "a", make_request(determinism="strict"))
     redis.hset(job_key("a"), "numerics", other.to_json())
-    assert make_claims(worker).next(["tiny"]) is None
-    assert make_claims(worker, numerics=other).next(["tiny"]) is not None
+    assert make_claims(worker).next(TINY) is None
+    assert make_claims(worker, numerics=other).next(TINY) is not None
 
 
 def test_interactive_goes_first_and_bulk_is_not_starved(redis: Redis) -> None:
@@ -147,7 +147,7 @@ def test_interactive_goes_first_and_bulk_is_not_starved(redis: Redis) -> None:
         enqueue(redis, f"b{index}", make_request(priority="bulk"))
         enqueue(redis, f"i{index}", make_request())
     claims = make_claims(worker)
-    taken = [held.job_id for _ in range(10) if (held := claims.next(["tiny"])) is not None]
+    taken = [held.job_id for _ in range(10) if (held := claims.next(TINY)) is not None]
     assert taken == ["i0", "i1", "i2", "i3", "b0", "i4", "i5", "i6", "i7", "b1"]
 
 
@@ -157,9 +157,11 @@ def test_models_take_turns_and_one_without_room_waits(redis: Redis) -> None:
         enqueue(redis, f"x{index}", make_request(model="x"))
         enqueue(redis, f"y{index}", make_request(model="y"))
     claims = make_claims(worker, models=("x", "y"))
-    taken = [held.job_id for _ in range(4) if (held := claims.next(["x", "y"])) is not None]
+    taken = [
+        held.job_id for _ in range(4) if (held := claims.next([("x", "interactive"), ("y", "interactive")])) is not None
+    ]
     assert taken == ["x0", "y0", "x1", "y1"]
-    rest = [held.job_id for _ in range(2) if (held := claims.next(["y"])) is not None]
+    rest = [held.job_id for _ in range(2) if (held := claims.next([("y", "interactive")])) is not None]
     assert rest == ["y2"]
 
 
@@ -167,7 +169,7 @@ def test_suspended_workers_claim_nothing(redis: Redis) -> None:
     worker = make_worker(redis)
     enqueue(redis, "a", make_request())
     redis.set("rq:suspended", 1)
-    assert make_claims(worker).next(["tiny"]) is None
+    assert make_claims(worker).next(TINY) is None
 
 
 def test_resuming_keeps_the_first_start(redis: Redis) -> None:
@@ -194,7 +196,7 @@ def test_whatever_is_pushed_a_job_has_one_live_execution(redis: Redis, moves: li
         if move == "push":
             queue.push_job_id(job_id)
         elif move == "take":
-            taken += [held.job_id for _ in range(1) if (held := claims.next(["tiny"])) is not None]
+            taken += [held.job_id for _ in range(1) if (held := claims.next(TINY)) is not None]
         elif jobs[job_id].get_status() == JobStatus.QUEUED:
             jobs[job_id].cancel()
             redis.hset(job_key(job_id), "status", "canceled")

@@ -1,0 +1,44 @@
+"""Fixtures of the integration tests: tiny models, written once, and a worker that serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from latentd.settings import Settings
+from tests.integration.rig import Rig, tiny_settings, write_models
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models directory with the tiny checkpoints."""
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def settings(tiny_models: Path, redis_url: str, tmp_path: Path) -> Settings:
+    """Settings of a worker on the test's Redis and a storage of its own."""
+    return tiny_settings(tiny_models, redis_url, tmp_path)
+
+
+@pytest.fixture
+def make_rig(redis: Redis, settings: Settings) -> Iterator[Callable[[str], Rig]]:
+    """Makes workers in this process."""
+    rigs: list[Rig] = []
+
+    def make(name: str) -> Rig:
+        rigs.append(Rig(redis, settings, name))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.storing.close()
+
+
+@pytest.fixture
+def rig(make_rig: Callable[[str], Rig]) -> Rig:
+    """One worker."""
+    return make_rig("rig")

@@ -1,0 +1,78 @@
+"""A whole worker inside the test's process, driven round by round: real Redis, real storage, tiny real models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from obstore.store import LocalStore
+from redis import Redis
+
+from latentd.settings import Settings
+from latentd.storage import open_store
+from service.contract import TERMINAL
+from tests.enqueue import RETENTION_S, job_state
+from tests.tiny import write_tiny_inpaint, write_tiny_upscale
+from workers.loading import load_engine
+from workers.loop import Loop
+from workers.metrics import WorkerMetrics
+from workers.reaper import Reaper
+from workers.storing import Storing
+from workers.worker import BatchWorker
+
+MODELS = ("tiny", "tiny-upscale")
+
+
+def write_models(folder: Path) -> Path:
+    """The tiny models, in folders named as their cards' ids; `folder`."""
+    write_tiny_inpaint(folder / "tiny")
+    write_tiny_upscale(folder / "tiny-upscale")
+    return folder
+
+
+def tiny_settings(models_dir: Path, redis_url: str, data_dir: Path) -> Settings:
+    """Settings of a one-thread worker."""
+    return Settings(
+        redis_url=redis_url, models_dir=models_dir, data_dir=data_dir, model="tiny", threads=1, retention_s=RETENTION_S
+    )
+
+
+class Rig:
+    """One worker; several may share a Redis."""
+
+    def __init__(self, redis: Redis, settings: Settings, name: str = "rig") -> None:
+        self.redis = redis
+        self.store = open_store(settings.storage)
+        self.engine = load_engine(settings, MODELS, "cpu")
+        self.worker = BatchWorker(name, MODELS, redis)
+        self.worker.register_birth()  # type: ignore[no-untyped-call]
+        self.metrics = WorkerMetrics()
+        self.storing = Storing(self.store, dict.fromkeys(MODELS, "hash"))
+        self.loop = Loop(self.worker, self.engine, MODELS, self.storing, self.metrics, retention_s=RETENTION_S)
+        self.reaper = Reaper(redis, self.loop.claims.queues.values())
+
+    def until(self, ready: Callable[[], bool], seconds: float = 20.0) -> None:
+        """Run rounds until `ready`."""
+        ends = time.monotonic() + seconds
+        while not ready():
+            assert time.monotonic() < ends, "the worker did not get there in time"
+            self.loop.round()
+
+    def finish(self, *job_ids: str) -> list[str]:
+        """Run rounds until the jobs have ended; how they did."""
+        self.until(lambda: all(job_state(self.redis, job_id)["status"] in TERMINAL for job_id in job_ids))
+        return [job_state(self.redis, job_id)["status"] for job_id in job_ids]
+
+    def step(self, job_id: str) -> int:
+        """The step that clients see."""
+        return int(job_state(self.redis, job_id)["step"])
+
+    def objects(self) -> list[str]:
+        """Paths of all stored objects."""
+        assert isinstance(self.store, LocalStore)
+        return sorted(entry["path"] for page in self.store.list() for entry in page)
+
+    def sample(self, name: str, **labels: str) -> float:
+        """A metric's value, 0 if there is none."""
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0

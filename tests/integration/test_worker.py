@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+
+import pytest
+from PIL import Image
+from redis import Redis
+from rq.job import Job, JobStatus
+from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
+from rq.serializers import JSONSerializer
+from rq.worker.base import BaseWorker
+
+from latentd.storage import upload_path
+from service.contract import CANCELING_KEY, JobRequest, JobResult, Upload, job_key
+from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
+from tests.integration.rig import Rig
+
+
+def result_of(redis: Redis, job_id: str) -> JobResult:
+    return JobResult.model_validate_json(job_state(redis, job_id)["result"])
+
+
+def cancel(redis: Redis, job_id: str) -> None:
+    """What the gateway does to a running job."""
+    redis.hset(job_key(job_id), "cancel", "1")
+    redis.sadd(CANCELING_KEY, job_id)
+
+
+def upload(rig: Rig, job_id: str, name: str, picture: Image.Image) -> Upload:
+    """Put an upload into storage as the gateway does."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    path, data = upload_path(job_id, name), buffer.getvalue()
+    rig.store.put(path, data)
+    return Upload(path=path, sha256="0", bytes=len(data), width=picture.width, height=picture.height)
+
+
+def test_a_job_becomes_stored_images_a_result_and_events(redis: Redis, rig: Rig) -> None:
+    enqueue(redis, "a", make_request(num_images=2, preview_every=2))
+    assert rig.finish("a") == ["succeeded"]
+    result, state = result_of(redis, "a"), job_state(redis, "a")
+    assert [image.id for image in result.images] == ["a-0", "a-1"]
+    assert [image.seed for image in result.images] == [7, 8]
+    for index, image in enumerate(result.images):
+        data = bytes(rig.store.get(f"images/a/{result.execution}/{index}.png").bytes())
+        assert len(data) == image.bytes
+        assert Image.open(io.BytesIO(data)).size == (image.width, image.height) == (64, 64)
+    assert (state["step"], state["steps"]) == ("8", "8")
+    types = event_types(redis, "a")
+    assert types[:2] == ["queued", "started"]
+    assert types[-3:] == ["image", "image", "succeeded"]
+    timings = result.timings
+    assert None not in (timings.queue_s, timings.denoise_s, timings.decode_s, timings.store_s)
+    assert rig.loop.held() == []
+    assert rig.worker.get_state() == "idle"
+
+
+def test_inpaint_reads_its_uploads(redis: Redis, rig: Rig) -> None:
+    picture = Image.new("RGB", (70, 50), "orange")
+    mask = Image.new("L", (70, 50), 0)
+    mask.paste(255, (10, 10, 40, 40))
+    request = make_request(
+        kind="inpaint",
+        width=70,
+        height=50,
+        image=upload(rig, "a", "image", picture),
+        mask=upload(rig, "a", "mask", mask),
+        mask_mode="white",
+        feather=0,
+        strength=1.0,
+    )
+    enqueue(redis, "a", request)
+    assert rig.finish("a") == ["succeeded"]
+    execution = result_of(redis, "a").execution
+    answer = Image.open(io.BytesIO(bytes(rig.store.get(f"images/a/{execution}/0.png").bytes())))
+    assert answer.size == (70, 50)
+    assert answer.getpixel((0, 0)) == picture.getpixel((0, 0))
+
+
+def test_a_lost_upload_fails_that_job_alone(redis: Redis, rig: Rig) -> None:
+    missing = Upload(path="uploads/a/image", sha256="0", bytes=1, width=16, height=16)
+    upscale = make_request(model="tiny-upscale", kind="upscale", image=missing)
+    enqueue(redis, "a", upscale)
+    enqueue(redis, "b", make_request())
+    assert rig.finish("a", "b") == ["failed", "succeeded"]
+    assert json.loads(job_state(redis, "a")["error"])["field"] == "image"
+
+
+def test_success_failure_cancel_and_deadline_end_alone_in_a_shared_batch(redis: Redis, rig: Rig) -> None:
+    enqueue(redis, "good", make_request(steps=30))
+    enqueue(redis, "gone", make_request(steps=900))
+    enqueue(redis, "late", make_request(steps=900, deadline_ms=300))
+    enqueue(redis, "bad", make_request(steps=30, sampler="none such"))
+    rig.until(lambda: rig.step("gone") > 0)
+    cancel(redis, "gone")
+    statuses = rig.finish("good", "gone", "late", "bad")
+    assert statuses == ["succeeded", "canceled", "failed", "failed"]
+    assert json.loads(job_state(redis, "late")["error"])["status"] == 504
+    queue = open_queue(redis, make_request())
+    assert FinishedJobRegistry(queue=queue).get_job_ids() == ["good"]
+    assert sorted(FailedJobRegistry(queue=queue).get_job_ids()) == ["bad", "late"]
+    assert CanceledJobRegistry(queue=queue).get_job_ids() == ["gone"]
+    assert StartedJobRegistry(queue=queue).count == 0
+    assert rig.sample("latentd_step_rows_bucket", model="tiny", le="1.0") < rig.sample(
+        "latentd_step_rows_count", model="tiny"
+    )
+    for outcome, count in (("succeeded", 1), ("failed", 2), ("canceled", 1)):
+        labels = {"kind": "txt2img", "model": "tiny", "lane": "interactive", "outcome": outcome}
+        assert rig.sample("latentd_jobs_total", **labels) == count
+
+
+def test_cancelling_a_running_job_frees_its_slot_by_the_next_step(redis: Redis, rig: Rig) -> None:
+    enqueue(redis, "long", make_request(steps=200, guidance_scale=3.0))
+    rig.until(lambda: rig.step("long") >= 3)
+    room = rig.engine.room("tiny")
+    cancel(redis, "long")
+    calls = rig.sample("latentd_step_seconds_count", model="tiny")
+    rig.until(lambda: job_state(redis, "long")["status"] == "canceled")
+    assert rig.sample("latentd_step_seconds_count", model="tiny") - calls <= 1
+    assert rig.engine.room("tiny") > room
+    assert not rig.engine.busy
+    assert rig.sample("latentd_slots_in_use", model="tiny") == 0
+    assert redis.scard(CANCELING_KEY) == 0
+
+
+def test_a_job_cancelled_before_its_claim_never_starts(redis: Redis, rig: Rig) -> None:
+    enqueue(redis, "a", make_request())
+    redis.hset(job_key("a"), "cancel", "1")
+    assert rig.finish("a") == ["canceled"]
+    assert rig.objects() == []
+    assert rig.sample("latentd_step_seconds_count", model="tiny") == 0
+
+
+def test_rq_sees_what_runs(redis: Redis, rig: Rig) -> None:
+    for job_id in "abc":
+        enqueue(redis, job_id, make_request(steps=200))
+    rig.until(lambda: all(rig.step(job_id) > 0 for job_id in "abc"))
+    queue = open_queue(redis, make_request())
+    seen = BaseWorker.all(connection=redis)[0]
+    assert (seen.get_state(), len(seen.get_current_executions())) == ("busy", 3)
+    assert sorted(StartedJobRegistry(queue=queue).get_job_ids()) == ["a", "b", "c"]
+    assert queue.count == 0
+    for job_id in "abc":
+        cancel(redis, job_id)
+    rig.finish("a", "b", "c")
+    enqueue(redis, "d", make_request())
+    rig.finish("d")
+    seen = BaseWorker.all(connection=redis)[0]
+    assert (seen.get_state(), seen.get_current_executions()) == ("idle", [])
+    assert (seen.successful_job_count, seen.failed_job_count) == (1, 0)
+
+
+def test_an_execution_that_lost_its_job_leaves_nothing(redis: Redis, make_rig: Callable[[str], Rig]) -> None:
+    first, second = make_rig("first"), make_rig("second")
+    enqueue(redis, "a", make_request(steps=40))
+    first.until(lambda: first.step("a") > 2)
+    entry = first.loop.held()[0].execution.composite_key
+    redis.zadd("rq:wip:latentd.tiny.interactive", {entry: 1})
+    assert second.reaper.sweep() == 1
+    assert second.finish("a") == ["succeeded"]
+    first.until(lambda: not first.loop.held())
+    first.storing.close()
+    execution = result_of(redis, "a").execution
+    assert first.objects() == [f"images/a/{execution}/0.png"]
+    types = event_types(redis, "a")
+    assert (types.count("started"), types.count("succeeded"), types[-1]) == (1, 1, "succeeded")
+
+
+def test_stopping_drains_what_ends_in_time(redis: Redis, rig: Rig) -> None:
+    enqueue(redis, "a", make_request(steps=10))
+    rig.until(lambda: rig.step("a") > 0)
+    enqueue(redis, "b", make_request())
+    rig.loop.stop(20)
+    rig.loop.run()
+    assert job_state(redis, "a")["status"] == "succeeded"
+    assert job_state(redis, "b")["status"] == "queued"
+
+
+def test_stopping_hands_the_rest_back_in_front_in_order(redis: Redis, rig: Rig) -> None:
+    for job_id in "abc":
+        enqueue(redis, job_id, make_request(steps=1000))
+    rig.until(lambda: all(rig.step(job_id) > 0 for job_id in "abc"))
+    enqueue(redis, "d", make_request())
+    rig.loop.stop(0)
+    rig.loop.run()
+    queue = open_queue(redis, make_request())
+    assert queue.get_job_ids() == ["a", "b", "c", "d"]
+    assert StartedJobRegistry(queue=queue).count == 0
+    job = Job.fetch("a", connection=redis, serializer=JSONSerializer)
+    assert (job.get_status(), job.retries_left) == (JobStatus.QUEUED, 1000)
+    assert job_state(redis, "a")["status"] == "queued"
+
+
+def test_a_job_that_no_engine_can_run_fails_with_its_problem(redis: Redis, rig: Rig) -> None:
+    enqueue(redis, "a", make_request(kind="inpaint"))
+    assert rig.finish("a") == ["failed"]
+    assert event_types(redis, "a")[-1] == "failed"
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_strict_answers_the_same_bytes_among_neighbours(redis: Redis, rig: Rig, output_format: str) -> None:
+    request: JobRequest = make_request(determinism="strict", output_format=output_format, guidance_scale=3.0)
+    enqueue(redis, "alone", request)
+    rig.finish("alone")
+    for index in range(3):
+        enqueue(redis, f"n{index}", make_request(steps=9 + index, seed=index))
+    enqueue(redis, "among", request)
+    rig.finish("among")
+    assert result_of(redis, "alone").images[0].sha256 == result_of(redis, "among").images[0].sha256
+    assert "numerics" in job_state(redis, "among")

@@ -1,0 +1,186 @@
+"""Uploads in and images out, on threads of their own, so that the GPU loop never waits for storage."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import TypeAlias, TypeVar
+
+import structlog
+from obstore.exceptions import AlreadyExistsError, BaseError
+from PIL import Image
+
+from latentd.errors import DiskFull, JobFailed, LatentdError
+from latentd.storage import Store, image_path
+from service.contract import ImageInfo, Upload, image_id
+from workers.held import Held
+from workers.images import encode_picture, picture_text
+
+THREADS = 2
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The files that a job was uploaded with."""
+
+    held: Held
+    image: bytes | None
+    mask: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Image `index` is in storage, under `path`."""
+
+    held: Held
+    index: int
+    info: ImageInfo
+    path: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unstored:
+    """Storage answered that it will never do."""
+
+    held: Held
+    error: LatentdError
+
+
+Report: TypeAlias = Loaded | Stored | Unstored
+
+
+class Closed(Exception):
+    """The job ended, or the worker stops, before storage answered."""
+
+
+class Storing:
+    """Loads uploads and stores images; while storage is unavailable it tries again, up to every 5 s."""
+
+    def __init__(self, store: Store, hashes: dict[str, str]) -> None:
+        self._store = store
+        self._hashes = hashes  # model id → hash, for the text chunks
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="storing")
+        self._reports: SimpleQueue[Report] = SimpleQueue()
+        self._stop = threading.Event()
+
+    def load(self, held: Held) -> None:
+        """Read the job's uploads; a `Loaded` or `Unstored` follows."""
+        self._submit(held, lambda: self._load(held))
+
+    def save(self, held: Held, index: int, picture: Image.Image) -> None:
+        """Encode and store an image; a `Stored` or `Unstored` follows."""
+        self._submit(held, lambda: self._save(held, index, picture))
+
+    def discard(self, paths: list[str]) -> None:
+        """Delete objects that no result names; what can't be deleted now is swept later."""
+        if paths:
+            self._pool.submit(self._discard, paths)
+
+    def reports(self, wait_s: float = 0.0) -> list[Report]:
+        """What has been done since; if nothing, waits for the first up to `wait_s`."""
+        found: list[Report] = []
+        try:
+            found.append(self._reports.get(timeout=wait_s) if wait_s else self._reports.get_nowait())
+            while True:
+                found.append(self._reports.get_nowait())
+        except Empty:
+            return found
+
+    def close(self) -> None:
+        """Stop trying and wait for what is under way."""
+        self._stop.set()
+        self._pool.shutdown()
+
+    def _submit(self, held: Held, work: Callable[[], Report]) -> None:
+        def report() -> None:
+            try:
+                self._reports.put(work())
+            except Closed:
+                log.info("storing given up", job_id=held.job_id)
+            except LatentdError as error:
+                self._reports.put(Unstored(held, error))
+            except Exception as error:  # a thread's exception would be lost, and the job with it
+                log.exception("storing failed", job_id=held.job_id)
+                self._reports.put(Unstored(held, JobFailed(f"the image can't be stored: {type(error).__name__}")))
+
+        self._pool.submit(report)
+
+    def _load(self, held: Held) -> Loaded:
+        request = held.request
+        return Loaded(held, self._read(held, "image", request.image), self._read(held, "mask", request.mask))
+
+    def _read(self, held: Held, field: str, upload: Upload | None) -> bytes | None:
+        if upload is None:
+            return None
+        try:
+            return self._patiently(held, lambda: bytes(self._store.get(upload.path).bytes()))
+        except FileNotFoundError as error:
+            raise JobFailed(f"the uploaded {field} is no longer stored", field=field) from error
+
+    def _save(self, held: Held, index: int, picture: Image.Image) -> Stored:
+        began, request = time.monotonic(), held.request
+        text = picture_text(request, index, self._hashes[held.model])
+        data = encode_picture(picture, request.output_format, text)
+        path = image_path(held.job_id, held.execution.id, index, request.output_format)
+        self._patiently(held, lambda: self._put(path, data))
+        if held.closed:
+            self._discard([path])
+            raise Closed
+        info = ImageInfo(
+            id=image_id(held.job_id, index),
+            url=f"/v1/images/{image_id(held.job_id, index)}",
+            seed=request.seeds[index],
+            width=picture.width,
+            height=picture.height,
+            format=request.output_format,
+            bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+        )
+        return Stored(held, index, info, path, time.monotonic() - began)
+
+    def _put(self, path: str, data: bytes) -> None:
+        """Create the object. One that is there was put by a try whose answer was lost: only we know its name."""
+        try:
+            self._store.put(path, data, mode="create")
+        except AlreadyExistsError:
+            log.info("object was there already", path=path)
+
+    def _patiently(self, held: Held, work: Callable[[], T]) -> T:
+        """Try until storage answers.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            DiskFull: there is no room for it.
+            Closed: the job ended, or the worker stops.
+        """
+        wait = FIRST_WAIT_S
+        while not held.closed:
+            try:
+                return work()
+            except FileNotFoundError:
+                raise
+            except (BaseError, OSError) as error:
+                if "No space left" in str(error):
+                    raise DiskFull("no space is left for the image", field="LATENTD_STORAGE_URL") from error
+                log.warning("storage is away", error=type(error).__name__, retry_s=wait)
+            if self._stop.wait(wait):
+                raise Closed
+            wait = min(2 * wait, LONGEST_WAIT_S)
+        raise Closed
+
+    def _discard(self, paths: list[str]) -> None:
+        for path in paths:
+            try:
+                self._store.delete(path)
+            except (BaseError, OSError) as error:
+                log.info("orphan left to the sweep", path=path, error=type(error).__name__)

@@ -1,0 +1,138 @@
+"""The worker process: loads its models, shows itself to RQ, and runs the loop until it is told to stop."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+from typing import TypeVar
+
+import structlog
+from redis import Redis
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from rq.worker.base import BaseWorker, WorkerStatus
+
+from latentd.settings import Settings
+from latentd.storage import open_store
+from service.contract import CARDS_KEY, LANES, ModelCard, queue_name, serving_key
+from workers.cards import chosen_cards
+from workers.claims import HEARTBEAT_TTL_S
+from workers.heartbeat import Heartbeat
+from workers.link import ANSWER_S, Link, connect
+from workers.loading import choose_device, load_engine
+from workers.loop import Loop
+from workers.metrics import WorkerMetrics
+from workers.reaper import Reaper
+from workers.storing import Storing
+
+SECOND_SIGNAL_S = 1.0  # a terminal's Ctrl-C and a supervisor's SIGTERM often come together and count once
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+class BatchWorker(BaseWorker):
+    """RQ's view of a worker that holds many jobs at once; the loop drives it instead of `work`."""
+
+    def __init__(self, name: str, models: Sequence[str], redis: Redis) -> None:
+        queues = [queue_name(model, lane) for lane in LANES for model in models]
+        super().__init__(queues, name=name, connection=redis, serializer=JSONSerializer, worker_ttl=HEARTBEAT_TTL_S)
+
+    @property
+    def connection_timeout(self) -> int:
+        """Nothing blocks here, so no command may take longer than it takes to notice that Redis is away."""
+        return int(ANSWER_S)
+
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002
+        return HEARTBEAT_TTL_S
+
+
+def worker_name(device: str) -> str:
+    """New at each start: a name that died can't be taken again while Redis remembers it."""
+    return f"{socket.gethostname()}-{device.replace(':', '')}-{uuid.uuid4().hex[:8]}"
+
+
+def serve(settings: Settings, model_ids: Sequence[str], device: str) -> None:
+    """Work on the queues of `model_ids` (none: the default ones) on `device` until SIGTERM or SIGINT.
+
+    The first signal drains for up to LATENTD_DRAIN_S, a second hands everything back at once.
+
+    Raises:
+        ConfigurationError: there is no such model.
+        CheckpointError: one doesn't load.
+    """
+    began, device = time.monotonic(), choose_device(device)
+    cards = chosen_cards(settings, model_ids)
+    engine = load_engine(settings, list(cards), device)
+    redis = connect(settings.redis)
+    worker = _patiently(lambda: BatchWorker(worker_name(device), list(cards), redis))
+    metrics = WorkerMetrics()
+    storing = Storing(open_store(settings.storage), {model: card.hash for model, card in cards.items()})
+    loop = Loop(worker, engine, list(cards), storing, metrics, retention_s=settings.retention_s)
+    _on_signals(loop, settings.drain_s)
+    port = None if settings.metrics_port is None else metrics.serve(settings.metrics_port)
+    heart = Heartbeat(
+        worker,
+        connect(settings.redis),
+        Reaper(connect(settings.redis), loop.claims.queues.values()),
+        list(cards),
+        loop.held,
+        loop.rates.published,
+        lambda count: metrics.retries.labels("worker_died").inc(count),
+    )
+    _patiently(lambda: _arrive(worker, redis, cards))
+    heart.start()
+    log.info("ready", worker=worker.name, models=list(cards), metrics_port=port, seconds=time.monotonic() - began)
+    try:
+        loop.run()
+    finally:
+        heart.stop()
+        storing.close()
+        _leave(worker, redis, list(cards))
+
+
+def _on_signals(loop: Loop, drain_s: float) -> None:
+    first: list[float] = []
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        if not first:
+            first.append(time.monotonic())
+            loop.stop(drain_s)
+        elif time.monotonic() - first[0] > SECOND_SIGNAL_S:
+            loop.stop(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+
+
+def _patiently(work: Callable[[], T]) -> T:
+    """What `work` returns, as soon as Redis is there."""
+    link = Link()
+    while True:
+        done = link.attempt(lambda: [work()])
+        if done:
+            return done[0]
+        time.sleep(0.05)
+
+
+def _arrive(worker: BatchWorker, redis: Redis, cards: Mapping[str, ModelCard]) -> None:
+    """Show the worker to RQ and its models to the gateway."""
+    worker.register_birth()  # type: ignore[no-untyped-call]
+    worker.set_state(WorkerStatus.IDLE)
+    redis.hset(CARDS_KEY, mapping={model: card.to_json() for model, card in cards.items()})
+
+
+def _leave(worker: BatchWorker, redis: Redis, models: Sequence[str]) -> None:
+    """Tell RQ and the gateway that this worker is gone; if Redis is away, they learn it by the lapse."""
+
+    def leave() -> None:
+        worker.register_death()  # type: ignore[no-untyped-call]
+        for model in models:
+            redis.zrem(serving_key(model), worker.name)
+
+    Link().attempt(leave)
+    log.info("stopped", worker=worker.name)
