@@ -25,13 +25,19 @@ def restore(pictures: Sequence[Picture], state: bytes) -> None:
     """Bring freshly made images to the state that `snapshot` saved.
 
     Raises:
-        ValueError: the state is of other images or another plan.
+        ValueError: the state is of another plan or latent shape.
     """
     tensors = load(state)
     for index, picture in enumerate(pictures):
-        position, latents = int(tensors[f"{index}.position"]), tensors[f"{index}.latents"]
-        expected = (1 + picture.plan.history[position], *picture.z_t.shape)
-        if latents.shape != expected:
-            raise ValueError(f"image {index} at row {position} has state {list(latents.shape)}, not {list(expected)}")
-        z_t, *predictions = latents.to(picture.z_t.device)
+        position = int(tensors[f"{index}.position"].item())
+        z_t, *predictions = tensors[f"{index}.latents"].to(picture.z_t.device)
+        _check(index, picture, position, [z_t, *predictions])
         picture.position, picture.z_t, picture.predictions = position, z_t, predictions
+
+
+def _check(index: int, picture: Picture, position: int, latents: Sequence[Tensor]) -> None:
+    history = picture.plan.history
+    fits = position < len(history) and len(latents) == 1 + history[position]
+    if not fits or latents[0].shape != picture.z_t.shape:
+        shape = [len(latents), *latents[0].shape]
+        raise ValueError(f"image {index} at row {position} has a state of {shape}, which isn't one of its plan's")
