@@ -1,0 +1,32 @@
+"""The `latentd` command. Each group of commands is a file; what they need is imported when they run."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from latentd.cli import draw, info, models, serve
+from latentd.errors import LatentdError
+
+app = typer.Typer(
+    name="latentd",
+    help="Turn prompts, masks and small pictures into images with latent diffusion models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for module in (serve, draw, info):
+    module.register(app)
+app.add_typer(models.app, name="models")
+
+
+def main() -> None:
+    """Run the command; an expected error is one line on standard error and exit code 1."""
+    try:
+        app()
+    except LatentdError as error:
+        Console(stderr=True, soft_wrap=True).print(
+            f"latentd: {error.detail}", style="red", markup=False, highlight=False
+        )
+        sys.exit(1)

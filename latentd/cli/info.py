@@ -1,0 +1,81 @@
+"""Commands that tell: settings, doctor."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import redis
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from latentd import __version__
+from latentd.errors import ConfigurationError
+from latentd.settings import Settings
+
+
+def settings() -> None:
+    """Print every setting: its variable, its value now, and what it means."""
+    now = Settings()
+    table = Table("variable", "value", "meaning", title="latentd settings")
+    for name, about in Settings.model_fields.items():
+        variable = "REDIS_URL" if name == "redis_url" else f"LATENTD_{name.upper()}"
+        table.add_row(variable, str(getattr(now, name)), about.description)
+    Console().print(table)
+
+
+def installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def torch_facts() -> list[tuple[str, str]]:
+    """Build, device and threads of torch, where it is installed."""
+    if installed("torch") == "not installed":
+        return [("torch", "not installed: this machine can run the gateway, not a worker")]
+    import torch
+
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU"
+    return [("torch", torch.__version__), ("device", device), ("threads", str(torch.get_num_threads()))]
+
+
+def redis_fact(now: Settings) -> str:
+    """Version of the Redis that answers, or of the server that `latentd up` would start."""
+    if now.redis_url is None and not now.redis_socket.exists():
+        from latentd.redis_server import find_server, version_of
+
+        try:
+            binary = find_server()
+        except ConfigurationError as error:
+            return error.detail
+        return f"not running; `latentd up` would start {binary} {version_of(binary)}"
+    try:
+        return f"{now.redis} answers, version {redis.Redis.from_url(now.redis).info('server')['redis_version']}"
+    except redis.exceptions.RedisError as error:
+        return f"{now.redis} does not answer: {error}"
+
+
+def doctor() -> None:
+    """Check versions, device, threads, Redis and weights."""
+    now = Settings()
+    table = Table("what", "found", title="latentd doctor")
+    table.add_row("latentd", __version__)
+    table.add_row("python", platform.python_version())
+    table.add_row("cores", str(os.cpu_count()))
+    for package in ("fastapi", "rq", "redis", "transformers", "pillow", "obstore"):
+        table.add_row(package, installed(package))
+    for what, found in torch_facts():
+        table.add_row(what, found)
+    table.add_row("Redis", redis_fact(now))
+    cards = sorted(path.parent.name for path in now.models_dir.glob("*/card.json"))
+    table.add_row("checkpoints", ", ".join(cards) or f"none in {now.models_dir}")
+    Console().print(table)
+
+
+def register(app: typer.Typer) -> None:
+    for command in (settings, doctor):
+        app.command()(command)

@@ -1,0 +1,57 @@
+"""Commands that run the service: up, gateway, worker."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from latentd import logs
+from latentd.settings import Settings
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on. Default: LATENTD_HOST.")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on. Default: LATENTD_PORT.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Listen on another address than loopback without API keys.")]
+Model = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Checkpoint to serve; repeatable. Default: LATENTD_MODEL and the default of each task that it lacks."
+    ),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N. Default: the first GPU, else the CPU.")]
+MetricsPort = Annotated[int | None, typer.Option(help="Serve Prometheus metrics on this port.")]
+
+
+def settings_with(**changes: object) -> Settings:
+    """Settings of the environment, with the options given on the command line on top; logging configured."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    settings = Settings(**given)  # type: ignore[arg-type]
+    logs.configure(settings.log_level)
+    return settings
+
+
+def up(host: Host = None, port: Port = None, insecure: Insecure = False) -> None:
+    """Start everything: Redis, a worker per GPU (or one on the CPU), the gateway with its page."""
+    from latentd.up import run
+
+    settings = settings_with(host=host, port=port)
+    run(settings, insecure)
+
+
+def gateway(host: Host = None, port: Port = None, metrics_port: MetricsPort = None, insecure: Insecure = False) -> None:
+    """Serve HTTP: validate requests, enqueue them, answer jobs, events and images."""
+    from service.app import serve
+
+    serve(settings_with(host=host, port=port, metrics_port=metrics_port), insecure=insecure)
+
+
+def worker(model: Model = None, device: Device = "auto", metrics_port: MetricsPort = None) -> None:
+    """Load checkpoints and work on the queue until stopped; a first SIGTERM drains, a second hands back at once."""
+    from workers.worker import serve
+
+    serve(settings_with(metrics_port=metrics_port), model or [], device)
+
+
+def register(app: typer.Typer) -> None:
+    for command in (up, gateway, worker):
+        app.command()(command)
