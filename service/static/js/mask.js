@@ -190,12 +190,17 @@ function stripes(paint, width) {
   return paint.createPattern(tile, "repeat");
 }
 
+// A line of no length draws nothing, so that a dab is a disc.
 function drawStroke(paint, size, points) {
+  paint.beginPath();
+  if (points.length === 1) {
+    paint.arc(...points[0], size / 2, 0, 2 * Math.PI);
+    paint.fill();
+    return;
+  }
   paint.lineWidth = size;
   paint.lineCap = paint.lineJoin = "round";
-  paint.beginPath();
-  paint.moveTo(...points[0]);
-  for (const point of points.length > 1 ? points.slice(1) : points) paint.lineTo(...point);
+  for (const point of points) paint.lineTo(...point);
   paint.stroke();
 }
 

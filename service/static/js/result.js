@@ -11,6 +11,9 @@ const ENDINGS = {
   canceled: "Canceled",
 };
 
+// A repainted picture is looked at first and compared then; an enlarged one is only seen beside the small one.
+const SHOWN_BEFORE = { inpaint: 0, upscale: 50 };
+
 /**
  * @param job an ended job
  * @param before File that it started from, if this browser still has it
@@ -36,7 +39,7 @@ export function resultView(job, before, actions) {
 
 function picture(job, image, before) {
   const alt = job.request.prompt || `Result of ${job.kind}`;
-  return before ? compare(before, image.url, alt) : h("img", { src: image.url, alt, width: image.width, height: image.height, className: "picture" });
+  return before ? compare(before, image.url, alt, SHOWN_BEFORE[job.kind]) : h("img", { src: image.url, alt, width: image.width, height: image.height, className: "picture" });
 }
 
 const choiceOf = (image, onclick) =>

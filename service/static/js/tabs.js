@@ -7,8 +7,10 @@ import { byId } from "./dom.js";
 const tabs = () => [...document.querySelectorAll("[role=tab]")];
 const STEPS = { ArrowRight: 1, ArrowLeft: -1 };
 
+/** Enables the tabs: before the models are known there is nothing that they could show. */
 export function listenToTabs(onChoose) {
   for (const tab of tabs()) {
+    tab.disabled = false;
     tab.addEventListener("click", () => onChoose(tab.dataset.kind));
     tab.addEventListener("keydown", ({ key }) => key in STEPS && step(tab, STEPS[key]));
   }

@@ -19,23 +19,28 @@ export const ended = (job) => TERMINAL.has(job.status);
 export async function watch(job, { show, serves, signal }) {
   const view = new ProgressView(job, { onCancel: () => stop(job.id, view) });
   show(view.node);
-  const timer = setInterval(() => poll(job.id, view, serves), POLL_MS);
-  poll(job.id, view, serves);
+  const over = new AbortController();
+  const look = () => poll(job.id, view, serves, over);
+  const timer = setInterval(look, POLL_MS);
+  look();
   try {
-    await follow(job.id, { signal, onConnection: (open) => view.connection(open), onEvent: (event) => apply(event, view) });
+    const onEvent = (event) => apply(event, view);
+    await follow(job.id, { signal: AbortSignal.any([signal, over.signal]), onConnection: (open) => view.connection(open), onEvent });
   } finally {
     clearInterval(timer);
   }
   return signal.aborted ? undefined : finished(job.id);
 }
 
-// Events say nothing of the place in the queue; the job does.
-async function poll(id, view, serves) {
+// Events say nothing of the place in the queue, and a stream can be dead without a word; the job itself knows.
+async function poll(id, view, serves, over) {
   try {
     const job = await api.job(id);
-    if (!ended(job)) view.update(job, serves(job.request.model));
-  } catch {
-    view.connection(false);
+    view.connection(true);
+    if (ended(job)) over.abort();
+    else view.update(job, serves(job.request.model));
+  } catch (problem) {
+    view.connection(problem.status >= 400 && problem.status < 500);
   }
 }
 

@@ -1,0 +1,77 @@
+"""Headless Chromium for tests of the page: pages that report console errors and requests to other origins."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+WAIT_MS = 30_000
+LOCAL_SCHEMES = ("blob:", "data:")
+
+# Chromium itself logs every answer ≥ 400 and every broken connection as an error; the page handles them.
+NETWORK_LOG = "Failed to load resource"
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A browser of the machine's own; nothing is downloaded."""
+    executable = shutil.which("chromium")
+    assert executable, "Chromium is not installed: `apt-get install chromium` (make test does it)"
+    expect.set_options(timeout=WAIT_MS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def open_page(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
+    """A page of a fresh profile at `url`; at the end, no error was logged and no request went elsewhere."""
+    troubles: list[str] = []
+
+    def check(request: Request) -> None:
+        if not request.url.startswith((url, *LOCAL_SCHEMES)):
+            troubles.append(f"request to {request.url}")
+
+    with browser.new_context(viewport={"width": 1280, "height": 900}, **context) as session:
+        page = session.new_page()
+        page.set_default_timeout(WAIT_MS)
+        page.on("request", check)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on(
+            "console",
+            lambda message: (
+                troubles.append(message.text)
+                if message.type in ("error", "warning") and not message.text.startswith(NETWORK_LOG)
+                else None
+            ),
+        )
+        page.goto(url)
+        yield page
+    assert not troubles, troubles
+
+
+def job_id(page: Page) -> str:
+    """The job that the address names."""
+    page.wait_for_function("location.hash.startsWith('#job=')")
+    return page.url.split("#job=")[1]
+
+
+def canvas_pixels(page: Page, selector: str) -> list[int]:
+    """RGBA bytes of a canvas of the page."""
+    script = "(canvas) => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
+    pixels: list[int] = page.locator(selector).evaluate(script)
+    return pixels

@@ -1,0 +1,167 @@
+"""The page without any worker: waiting, problems beside their fields, the mask editor, lost connections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from redis import Redis
+
+from tests.e2e.browser import canvas_pixels, chromium, job_id, open_page
+from tests.gateway import png, running, settings_for
+from tests.redis_server import RedisServer
+
+UNNAMED = """() => [...document.querySelectorAll('button, input, select, textarea, a, canvas[tabindex], progress')]
+  .filter((node) => node.checkVisibility() && !node.closest('[aria-hidden=true]'))
+  .filter((node) => !(node.labels?.length || node.ariaLabel || node.textContent.trim()))
+  .map((node) => node.outerHTML)"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def client(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
+    with running(settings_for(redis_server.url, tmp_path_factory.mktemp("gateway"))) as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser: Browser, client: httpx2.Client, redis: Redis) -> Iterator[Page]:  # noqa: ARG001 (emptied)
+    with open_page(browser, str(client.base_url)) as opened:
+        yield opened
+
+
+def choose_picture(page: Page, size: tuple[int, int]) -> None:
+    picture = {"name": "mine.png", "mimeType": "image/png", "buffer": png(size)}
+    page.locator("#stage input[type=file]").set_input_files(files=[picture])  # type: ignore[list-item]
+
+
+def painted(page: Page) -> float:
+    """Share of the mask that is inside."""
+    alphas = canvas_pixels(page, "#mask")[3::4]
+    return sum(alpha > 127 for alpha in alphas) / len(alphas)
+
+
+def test_a_job_waits_for_a_worker_and_can_be_canceled(page: Page, client: httpx2.Client) -> None:
+    expect(page.locator("#service")).to_have_text("No worker yet: jobs wait")
+    page.fill("#field-prompt", "red heart")
+    page.press("#field-prompt", "Enter")
+    expect(page.locator(".now")).to_contain_text("Waiting for a worker")
+    job = client.get(f"/v1/jobs/{job_id(page)}").json()
+    assert (job["status"], job["request"]["prompt"], job["request"]["preview_every"]) == ("queued", "red heart", 3)
+    page.click("#cancel")
+    expect(page.locator(".ending")).to_contain_text("Canceled")
+    expect(page.locator(".history .thumb")).to_have_text("canceled")
+
+
+def test_fields_follow_kind_and_card(page: Page) -> None:
+    expect(page.locator("#field-prompt")).to_be_visible()
+    page.click("summary")
+    assert page.locator("#field-sampler option").all_inner_texts() == ["ddim", "plms", "euler"]
+    assert page.input_value("#field-steps") == "20"
+    assert page.get_attribute("#field-steps", "max") == "1000"
+    page.click("#tab-inpaint")
+    expect(page.locator("#field-feather")).to_be_visible()
+    expect(page.locator("#field-width")).to_have_count(0)
+    page.press("#tab-inpaint", "ArrowRight")
+    expect(page.locator("#tab-upscale")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#field-prompt")).to_have_count(0)
+    assert page.input_value("#field-steps") == "8"
+
+
+def test_everything_that_takes_input_has_a_name(page: Page) -> None:
+    page.click("summary")
+    for tab in ("#tab-txt2img", "#tab-upscale", "#tab-inpaint"):
+        page.click(tab)
+        assert page.evaluate(UNNAMED) == []
+    choose_picture(page, (40, 30))
+    expect(page.locator("#mask")).to_be_visible()
+    assert page.evaluate(UNNAMED) == []
+
+
+def test_problems_stand_beside_their_field(page: Page, client: httpx2.Client) -> None:
+    page.click("summary")
+    page.fill("#field-steps", "0")
+    page.click("summary")
+    page.click("#submit")
+    expect(page.locator("#error-steps")).to_contain_text("steps is 0; it must be an integer from 1 to 1000")
+    expect(page.locator("#field-steps")).to_be_focused()
+    assert page.get_attribute("#field-steps", "aria-invalid") == "true"
+    page.click("#tab-upscale")
+    page.click("#submit")
+    expect(page.locator("#error-image")).to_have_text("Choose a picture first.")
+    page.click("#tab-inpaint")
+    choose_picture(page, (40, 30))
+    page.click("#submit")
+    expect(page.locator("#error-mask")).to_have_text("Draw on the picture what is to be repainted.")
+    assert client.get("/v1/jobs").json()["items"] == []
+
+
+def test_an_unknown_or_unreadable_thing_is_said(page: Page, client: httpx2.Client) -> None:
+    page.goto(f"{client.base_url}#job=nothing")
+    expect(page.locator(".ending")).to_contain_text("This job can't be shown")
+    page.click("#tab-upscale")
+    broken = {"name": "notes.png", "mimeType": "image/png", "buffer": b"not a picture"}
+    page.locator("#stage input[type=file]").set_input_files(files=[broken])  # type: ignore[list-item]
+    expect(page.locator("#error-image")).to_contain_text("notes.png is not a picture")
+
+
+def test_a_mask_is_drawn_by_keyboard_and_undone(page: Page) -> None:
+    page.click("#tab-inpaint")
+    choose_picture(page, (40, 30))
+    mask = page.locator("#mask")
+    page.locator(".choice", has_text="Rectangle").click()
+    mask.focus()
+    for key in ("Shift+ArrowLeft", "Shift+ArrowUp", " ", *["Shift+ArrowRight"] * 2, "Shift+ArrowDown", " "):
+        mask.press(key)
+    # A tenth of the shorter side each: from (17, 12) to (23, 15), grown to whole pixels.
+    assert painted(page) == pytest.approx(6 * 3 / 1200)
+    page.get_by_role("button", name="Invert").click()
+    assert painted(page) == pytest.approx(1 - 6 * 3 / 1200)
+    mask.press("Control+z")
+    mask.press("Control+z")
+    assert painted(page) == 0
+    expect(page.get_by_role("button", name="Undo")).to_be_disabled()
+
+
+def test_the_eraser_takes_away(page: Page) -> None:
+    page.click("#tab-inpaint")
+    choose_picture(page, (40, 30))
+    page.get_by_role("button", name="Invert").click()
+    page.locator(".choice", has_text="Eraser").click()
+    page.locator("#mask").click()
+    assert 0.9 < painted(page) < 1
+    page.get_by_role("button", name="Clear").click()
+    assert painted(page) == 0
+
+
+def test_a_pasted_picture_is_taken(page: Page) -> None:
+    page.click("#tab-upscale")
+    page.evaluate(
+        """async () => {
+          const canvas = new OffscreenCanvas(12, 8);
+          canvas.getContext('2d');
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([await canvas.convertToBlob()], 'pasted.png', { type: 'image/png' }));
+          document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: transfer }));
+        }"""
+    )
+    expect(page.locator("figcaption")).to_have_text("12 × 8 becomes 48 × 32")
+
+
+def test_a_lost_connection_is_said_and_found_again(page: Page, client: httpx2.Client) -> None:
+    page.fill("#field-prompt", "red heart")
+    page.click("#submit")
+    job = job_id(page)
+    page.context.set_offline(True)
+    expect(page.locator(".notice")).to_be_visible()
+    page.context.set_offline(False)
+    expect(page.locator(".notice")).to_be_hidden()
+    client.delete(f"/v1/jobs/{job}")
+    expect(page.locator(".ending")).to_contain_text("Canceled")
