@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, FilePayload, Page, Request, expect, sync_playwright
 
 FLAGS = (
     "--no-sandbox",
@@ -62,6 +62,12 @@ def open_page(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
         page.goto(url)
         yield page
     assert not troubles, troubles
+
+
+def choose_picture(page: Page, name: str, content: bytes) -> None:
+    """Take a file in the stage's place for pictures."""
+    payload: FilePayload = {"name": name, "mimeType": "image/png", "buffer": content}
+    page.locator("#stage input[type=file]").set_input_files(files=payload)
 
 
 def job_id(page: Page) -> str:

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from redis import Redis
 
-from tests.e2e.browser import canvas_pixels, chromium, job_id, open_page
+from tests.e2e.browser import canvas_pixels, choose_picture, chromium, job_id, open_page
 from tests.gateway import png, running, settings_for
 from tests.redis_server import RedisServer
 
@@ -35,11 +35,6 @@ def client(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
 def page(browser: Browser, client: httpx2.Client, redis: Redis) -> Iterator[Page]:  # noqa: ARG001 (emptied)
     with open_page(browser, str(client.base_url)) as opened:
         yield opened
-
-
-def choose_picture(page: Page, size: tuple[int, int]) -> None:
-    picture = {"name": "mine.png", "mimeType": "image/png", "buffer": png(size)}
-    page.locator("#stage input[type=file]").set_input_files(files=[picture])  # type: ignore[list-item]
 
 
 def painted(page: Page) -> float:
@@ -80,7 +75,7 @@ def test_everything_that_takes_input_has_a_name(page: Page) -> None:
     for tab in ("#tab-txt2img", "#tab-upscale", "#tab-inpaint"):
         page.click(tab)
         assert page.evaluate(UNNAMED) == []
-    choose_picture(page, (40, 30))
+    choose_picture(page, "mine.png", png((40, 30)))
     expect(page.locator("#mask")).to_be_visible()
     assert page.evaluate(UNNAMED) == []
 
@@ -97,7 +92,7 @@ def test_problems_stand_beside_their_field(page: Page, client: httpx2.Client) ->
     page.click("#submit")
     expect(page.locator("#error-image")).to_have_text("Choose a picture first.")
     page.click("#tab-inpaint")
-    choose_picture(page, (40, 30))
+    choose_picture(page, "mine.png", png((40, 30)))
     page.click("#submit")
     expect(page.locator("#error-mask")).to_have_text("Draw on the picture what is to be repainted.")
     assert client.get("/v1/jobs").json()["items"] == []
@@ -107,14 +102,13 @@ def test_an_unknown_or_unreadable_thing_is_said(page: Page, client: httpx2.Clien
     page.goto(f"{client.base_url}#job=nothing")
     expect(page.locator(".ending")).to_contain_text("This job can't be shown")
     page.click("#tab-upscale")
-    broken = {"name": "notes.png", "mimeType": "image/png", "buffer": b"not a picture"}
-    page.locator("#stage input[type=file]").set_input_files(files=[broken])  # type: ignore[list-item]
+    choose_picture(page, "notes.png", b"not a picture")
     expect(page.locator("#error-image")).to_contain_text("notes.png is not a picture")
 
 
 def test_a_mask_is_drawn_by_keyboard_and_undone(page: Page) -> None:
     page.click("#tab-inpaint")
-    choose_picture(page, (40, 30))
+    choose_picture(page, "mine.png", png((40, 30)))
     mask = page.locator("#mask")
     page.locator(".choice", has_text="Rectangle").click()
     mask.focus()
@@ -132,7 +126,7 @@ def test_a_mask_is_drawn_by_keyboard_and_undone(page: Page) -> None:
 
 def test_the_eraser_takes_away(page: Page) -> None:
     page.click("#tab-inpaint")
-    choose_picture(page, (40, 30))
+    choose_picture(page, "mine.png", png((40, 30)))
     page.get_by_role("button", name="Invert").click()
     page.locator(".choice", has_text="Eraser").click()
     page.locator("#mask").click()

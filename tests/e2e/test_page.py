@@ -1,0 +1,161 @@
+"""The page with a real gateway and worker on tiny models: create, repaint, upscale, cancel, reload, reconnect."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageChops, ImageStat
+from playwright.sync_api import Browser, Page, expect
+
+from tests.e2e.browser import choose_picture, chromium, job_id, open_page
+from tests.gateway import png
+from tests.service import Service
+from tests.tiny import write_tiny_inpaint, write_tiny_upscale
+
+LONG = "1000"  # steps that no test waits for
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    models_dir = tmp_path_factory.mktemp("models")
+    write_tiny_inpaint(models_dir / "tiny")
+    write_tiny_upscale(models_dir / "tiny-upscale")
+    with Service({"LATENTD_MODELS_DIR": str(models_dir), "LATENTD_MODEL": "tiny", "LATENTD_THREADS": "1"}) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser: Browser, service: Service) -> Iterator[Page]:
+    with open_page(browser, service.url, accept_downloads=True) as opened:
+        yield opened
+
+
+def job_of(page: Page, service: Service) -> dict[str, Any]:
+    job: dict[str, Any] = service.client.get(f"/v1/jobs/{job_id(page)}").json()
+    return job
+
+
+def picture_of(job: dict[str, Any], service: Service) -> Image.Image:
+    return Image.open(io.BytesIO(service.image(job))).convert("RGB")
+
+
+def create(page: Page, prompt: str, **fields: str) -> None:
+    page.fill("#field-prompt", prompt)
+    page.locator("#more").evaluate("(details) => (details.open = true)")
+    for name, value in fields.items():
+        page.fill(f"#field-{name}", value)
+    page.press("#field-prompt", "Enter")
+
+
+def expect_shown(page: Page, picture: Image.Image) -> None:
+    """The picture on the screen has the file's mean colour: it is loaded, whole and unveiled."""
+    page.wait_for_function("document.querySelector('.picture')?.naturalWidth > 0")
+    seen = Image.open(io.BytesIO(page.locator(".picture").screenshot())).convert("RGB")
+    inner = (seen.width // 8, seen.height // 8, seen.width * 7 // 8, seen.height * 7 // 8)
+    of_file = picture.resize(seen.size).crop(inner)
+    assert ImageStat.Stat(seen.crop(inner)).mean == pytest.approx(ImageStat.Stat(of_file).mean, abs=6)
+
+
+def test_a_prompt_becomes_a_picture(page: Page, service: Service, tmp_path: Path) -> None:
+    expect(page.locator("#service")).to_have_text("Ready")
+    create(page, "red heart", steps="120", preview_every="10", seed="7")
+    expect(page.locator("progress")).to_have_attribute("value", re.compile(r"\d+"))
+    expect(page.locator(".preview")).to_have_attribute("src", re.compile("data:image/webp;base64,.+"))
+    expect(page.locator("#download")).to_be_visible()
+    job = job_of(page, service)
+    expect_shown(page, picture_of(job, service))
+    expect(page.locator(".result > .facts")).to_contain_text("Seed7")
+    expect(page.locator(".history .thumb img")).to_have_attribute("src", job["images"][0]["url"])
+    with page.expect_download() as download:
+        page.click("#download")
+    download.value.save_as(tmp_path / "saved")
+    assert (tmp_path / "saved").read_bytes() == service.image(job)
+    assert download.value.suggested_filename.endswith(".png")
+
+
+def test_several_pictures_and_a_cut_prompt(page: Page, service: Service) -> None:
+    create(page, "red heart " * 40, num_images="3", steps="4")
+    expect(page.locator(".choices .thumb")).to_have_count(3)
+    expect(page.locator(".warnings")).to_contain_text("heart")
+    page.locator(".choices .thumb").nth(2).click()
+    expect(page.locator(".picture")).to_have_attribute("src", job_of(page, service)["images"][2]["url"])
+
+
+def test_repainting_changes_nothing_outside_the_mask(page: Page, service: Service) -> None:
+    create(page, "blue star", steps="4", seed="3")
+    page.click("#repaint")
+    before = picture_of(service.client.get("/v1/jobs?limit=1").json()["items"][0], service)
+    box = page.locator("#mask").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.4)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.4, steps=5)
+    page.mouse.up()
+    page.fill("#field-prompt", "red heart")
+    page.click("#submit")
+    expect(page.locator(".compare")).to_be_visible()
+    job = job_of(page, service)
+    after = picture_of(job, service)
+    assert (job["kind"], after.size, job["request"]["mask_mode"]) == ("inpaint", before.size, "white")
+    changed = ImageChops.difference(before, after).getbbox()
+    assert changed is not None
+    # A stroke of a sixth of 64 px from (19.2, 25.6) to (38.4, 25.6), give or take half a pixel.
+    left, top, right, bottom = changed
+    assert left >= 12
+    assert top >= 19
+    assert right <= 46
+    assert bottom <= 33
+
+
+def test_an_upload_is_enlarged_and_compared(page: Page, service: Service) -> None:
+    page.click("#tab-upscale")
+    choose_picture(page, "small.png", png((20, 14)))
+    expect(page.locator("figcaption")).to_have_text("20 × 14 becomes 80 × 56")
+    page.click("#submit")
+    divider = page.locator(".divider")
+    divider.focus()
+    divider.press("Home")
+    assert page.locator(".compare").evaluate("(node) => node.style.getPropertyValue('--at')") == "0%"
+    assert picture_of(job_of(page, service), service).size == (80, 56)
+    page.reload()
+    expect(page.locator(".divider")).to_be_visible()
+    expect(page.locator("#tab-upscale")).to_have_attribute("aria-selected", "true")
+
+
+def test_a_running_job_is_canceled(page: Page, service: Service) -> None:
+    create(page, "green cat", steps=LONG, num_images="4")
+    expect(page.locator(".count")).to_contain_text("of 4000")
+    page.click("#cancel")
+    expect(page.locator(".ending")).to_contain_text("Canceled")
+    assert job_of(page, service)["status"] == "canceled"
+    page.click("#reuse")
+    assert page.input_value("#field-steps") == LONG
+
+
+def test_a_job_survives_reloads_and_a_dead_gateway(page: Page, service: Service) -> None:
+    create(page, "navy star", steps="600", seed="5")
+    expect(page.locator(".now")).to_have_text("Painting")
+    job = job_id(page)
+    page.reload()
+    assert job_id(page) == job
+    expect(page.locator("#field-prompt")).to_have_value("navy star")
+    expect(page.locator(".now")).to_have_text("Painting")
+    (gateway,) = [pid for pid in service.processes() if b"gateway" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(gateway, signal.SIGKILL)
+    expect(page.locator(".notice")).to_be_visible()
+    expect(page.locator("#download")).to_be_visible()
+    page.reload()
+    expect_shown(page, picture_of(job_of(page, service), service))
