@@ -1,0 +1,62 @@
+"""Workers as processes of their own, to be signalled and killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from latentd.settings import Settings
+
+START_S = 60.0
+
+
+def wait_for(ready: Callable[[], bool], seconds: float, what: str) -> float:
+    """Poll every 5 ms until `ready`; the seconds that it took."""
+    began = time.monotonic()
+    while not ready():
+        assert time.monotonic() - began < seconds, f"{what}: not within {seconds} s"
+        time.sleep(0.005)
+    return time.monotonic() - began
+
+
+class WorkerProcess:
+    """`latentd worker --model tiny` with these settings; its log goes to a file."""
+
+    def __init__(self, settings: Settings, folder: Path, drain_s: float = 30) -> None:
+        self.log = folder / f"worker-{time.monotonic_ns()}.log"
+        environment = os.environ | {
+            "REDIS_URL": settings.redis,
+            "LATENTD_MODELS_DIR": str(settings.models_dir),
+            "LATENTD_DATA_DIR": str(settings.data_dir),
+            "LATENTD_RETENTION_S": str(settings.retention_s),
+            "LATENTD_DRAIN_S": str(drain_s),
+            "LATENTD_THREADS": "1",
+        }
+        command = [sys.executable, "-m", "latentd", "worker", "--model", "tiny", "--device", "cpu"]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
+
+    def ready(self) -> None:
+        """Wait until it serves."""
+        wait_for(lambda: '"ready"' in self.log.read_text() or self.process.poll() is not None, START_S, "start")
+        assert self.process.poll() is None, self.log.read_text()
+
+    def kill(self) -> None:
+        """As `kill -9`."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, seconds: float = 30) -> int:
+        """SIGTERM; the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+    def rss_mb(self) -> float:
+        """Resident memory, in MiB."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from rq.worker.base import BaseWorker
+
+from latentd.settings import Settings
+from latentd.storage import open_store
+from service.contract import CARDS_KEY, JobResult, ModelCard, serving_key
+from tests.enqueue import enqueue, event_types, job_state, make_request
+from tests.integration.processes import WorkerProcess, wait_for
+from tests.integration.rig import tiny_settings
+from tests.redis_server import RedisServer
+
+Start = Callable[..., WorkerProcess]
+
+
+@pytest.fixture
+def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
+    """Starts workers on the test's Redis, and kills what is left of them."""
+    started: list[WorkerProcess] = []
+
+    def begin(*, used: Settings = settings, drain_s: float = 30, ready: bool = True) -> WorkerProcess:
+        started.append(WorkerProcess(used, tmp_path, drain_s))
+        if ready:
+            started[-1].ready()
+        return started[-1]
+
+    yield begin
+    for worker in started:
+        worker.kill()
+
+
+def status(redis: Redis, job_id: str) -> str:
+    return job_state(redis, job_id)["status"]
+
+
+def images_of(settings: Settings, job_id: str) -> list[str]:
+    """Stored objects of a job."""
+    store = open_store(settings.storage)
+    return [entry["path"] for page in store.list(f"images/{job_id}") for entry in page]
+
+
+def test_a_worker_shows_itself_picks_up_within_50_ms_keeps_its_size_and_leaves(redis: Redis, start: Start) -> None:
+    worker = start()
+    assert ModelCard.model_validate_json(redis.hget(CARDS_KEY, "tiny") or "").id == "tiny"
+    wait_for(lambda: redis.zcard(serving_key("tiny")) == 1, 5, "serving")
+    assert [one.get_state() for one in BaseWorker.all(connection=redis)] == ["idle"]
+    waits = []
+    for index in range(7):
+        time.sleep(0.1)
+        enqueue(redis, f"j{index}", make_request(steps=1))
+        waits.append(wait_for(lambda index=index: status(redis, f"j{index}") != "queued", 5, "pick-up"))  # type: ignore[misc]
+        wait_for(lambda index=index: status(redis, f"j{index}") == "succeeded", 10, "result")  # type: ignore[misc]
+    assert sorted(waits)[3] <= 0.05
+    assert _growth_mb(redis, worker) < 10
+    assert worker.stop() == 0
+    assert BaseWorker.all(connection=redis) == []
+    assert redis.zcard(serving_key("tiny")) == 0
+    log = worker.log.read_text()
+    assert "heart" not in log
+    assert "rror" not in log
+
+
+def _growth_mb(redis: Redis, worker: WorkerProcess) -> float:
+    """How much a worker's resident memory grows from its 50th job to its 200th."""
+    sizes = []
+    for index in range(200):
+        enqueue(redis, f"m{index}", make_request(steps=2, seed=index, prompt=f"red heart {index}"))
+    for done in (50, 200):
+        wait_for(lambda done=done: status(redis, f"m{done - 1}") == "succeeded", 60, f"{done} jobs")  # type: ignore[misc]
+        sizes.append(worker.rss_mb())
+    return sizes[1] - sizes[0]
+
+
+def test_after_kill_9_another_worker_finishes_the_job_once_within_30_seconds(
+    redis: Redis, settings: Settings, start: Start
+) -> None:
+    first, second = start(ready=False), start(ready=False)
+    first.ready()
+    second.ready()
+    enqueue(redis, "a", make_request(steps=400, num_images=2))
+    wait_for(lambda: int(job_state(redis, "a")["step"]) > 10, 20, "progress")
+    by_first = job_state(redis, "a")["worker"]
+    victim, other = (first, second) if str(first.process.pid) in _pid_of(redis, by_first) else (second, first)
+    execution = job_state(redis, "a")["execution"]
+    victim.kill()
+    again = wait_for(lambda: job_state(redis, "a").get("execution", execution) != execution, 30, "another execution")
+    assert again <= 30
+    assert job_state(redis, "a")["worker"] != by_first
+    wait_for(lambda: status(redis, "a") == "succeeded", 60, "result")
+    result = JobResult.model_validate_json(job_state(redis, "a")["result"])
+    assert sorted(images_of(settings, "a")) == [f"images/a/{result.execution}/{k}.png" for k in range(2)]
+    types = event_types(redis, "a")
+    assert (types.count("started"), types.count("succeeded"), types[-1]) == (1, 1, "succeeded")
+    assert other.process.poll() is None
+
+
+def _pid_of(redis: Redis, worker: str) -> str:
+    return (redis.hget(f"rq:worker:{worker}", "pid") or b"").decode()  # type: ignore[union-attr]
+
+
+def test_a_second_signal_hands_back_at_once(redis: Redis, start: Start) -> None:
+    worker = start(drain_s=100)
+    enqueue(redis, "long", make_request(steps=1000, num_images=8, guidance_scale=3.0))
+    wait_for(lambda: int(job_state(redis, "long")["step"]) > 0, 20, "progress")
+    worker.process.terminate()
+    time.sleep(1.2)
+    assert worker.stop(10) == 0
+    assert status(redis, "long") == "queued"
+
+
+def test_redis_killed_and_restarted_loses_nothing(tiny_models: Path, tmp_path: Path, start: Start) -> None:
+    with RedisServer(aof=True) as server, server.connect() as redis:
+        used = tiny_settings(tiny_models, server.url, tmp_path)
+        worker = start(used=used)
+        for index in range(4):
+            enqueue(redis, f"j{index}", make_request(steps=200))
+        wait_for(lambda: int(job_state(redis, "j0")["step"]) > 5, 20, "progress")
+        server.kill()
+        time.sleep(1.0)
+        server.start()
+        for index in range(4):
+            wait_for(lambda index=index: status(redis, f"j{index}") == "succeeded", 60, "result")  # type: ignore[misc]
+            assert event_types(redis, f"j{index}").count("succeeded") == 1
+            assert len(images_of(used, f"j{index}")) == 1
+        assert worker.stop() == 0
