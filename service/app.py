@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import FrameType
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
 
@@ -18,6 +20,9 @@ from service.routes import health, images, jobs, models, tasks
 from service.state import open_gateway
 
 STOP_S = 5  # how long open answers may go on after a signal
+BACKLOG = 2048
+
+log = structlog.get_logger("service")
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -70,13 +75,26 @@ def serve(settings: Settings, *, insecure: bool = False) -> None:
             value=settings.host,
             bound="a loopback address, or --insecure",
         )
+    listening = _listen(settings)
     config = uvicorn.Config(
         create_app(settings),
-        host=settings.host,
-        port=settings.port,
         log_level="warning",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=STOP_S,
     )
-    Server(config).run()
+    log.info("ready", url=f"http://{settings.host}:{listening.getsockname()[1]}")
+    Server(config).run(sockets=[listening])
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigurationError(
+            f"LATENTD_HOST={settings.host} LATENTD_PORT={settings.port}: {error.strerror}",
+            field="LATENTD_PORT",
+            value=settings.port,
+            bound="a free port of this machine",
+        ) from error

@@ -57,7 +57,7 @@ async def read_body(request: Request, kind: Kind) -> Body:
     if content_type == "multipart/form-data" and FILES[kind]:
         return await _from_form(request, kind)
     accepted = "application/json" + (" or multipart/form-data" if FILES[kind] else "")
-    detail = f"content type {shown(content_type)!r}; {kind} reads {accepted}"
+    detail = f"Content-Type is {shown(content_type)!r}; {kind} reads {accepted}"
     raise UnsupportedMedia(detail, field="Content-Type", value=content_type, bound=accepted)
 
 

@@ -116,6 +116,5 @@ def install(app: FastAPI) -> None:
 
 def _mark_problems(responses: dict[str, Any]) -> None:
     for status, response in responses.items():
-        content = response.get("content", {})
-        if int(status) >= 400 and "application/json" in content:
-            content[MEDIA_TYPE] = content.pop("application/json")
+        if int(status) >= 400:
+            response["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}

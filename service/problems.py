@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +34,7 @@ def shown(value: Any) -> Any:
         return f"{len(value)} bytes"
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e18:
+    if isinstance(value, int | float) and abs(value) < 1e18:  # neither NaN nor a number of endless digits
         return value
     return _cut(value if isinstance(value, str) else _text(value))
 

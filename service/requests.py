@@ -12,6 +12,7 @@ from service.contract import SEEDS, Determinism, Lane, MaskMode, OutputFormat
 
 PROMPT_CHARACTERS = 4000
 MIN_SIZE = 64
+MAX_SIZE = 2**20  # of one side; LATENTD_MAX_PIXELS bounds both together
 
 
 class Post(BaseModel):
@@ -65,8 +66,12 @@ class Prompted(Post):
 class Txt2ImgPost(Prompted):
     """Text to image."""
 
-    width: int | None = Field(default=None, ge=MIN_SIZE, description="Pixels; default: the model's native size.")
-    height: int | None = Field(default=None, ge=MIN_SIZE, description="Pixels; default: the model's native size.")
+    width: int | None = Field(
+        default=None, ge=MIN_SIZE, le=MAX_SIZE, description="Pixels; default: the model's native size."
+    )
+    height: int | None = Field(
+        default=None, ge=MIN_SIZE, le=MAX_SIZE, description="Pixels; default: the model's native size."
+    )
 
 
 class InpaintPost(Prompted):

@@ -32,7 +32,8 @@ def resolve(
     """
     _check_fields(body, card)
     width, height = _size(body, card, pictures)
-    _check_size(width, height, output_format, max_pixels)
+    _check_size(body, width, height, max_pixels)
+    _check_side(width, height, output_format)
     post, defaults = body.post, card.defaults
     values: dict[str, Any] = {
         "kind": body.kind,
@@ -74,18 +75,22 @@ def _size(body: Body, card: ModelCard, pictures: Pictures) -> tuple[int, int]:
     return pictures.size[0] * scale, pictures.size[1] * scale
 
 
-def _check_size(width: int, height: int, output_format: OutputFormat, max_pixels: int) -> None:
+def _check_size(body: Body, width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
+        field = "image" if body.files else "width" if width >= height else "height"
         raise InvalidRequest(
-            f"the answer would have {width}×{height} pixels; at most {max_pixels} are made",
-            field="width",
+            f"{field} makes an answer of {width}×{height} pixels; at most {max_pixels} are made",
+            field=field,
             value=f"{width}×{height}",
             bound=max_pixels,
         )
-    if max(width, height) > MAX_SIDE[output_format]:
-        bound = MAX_SIDE[output_format]
+
+
+def _check_side(width: int, height: int, output_format: OutputFormat) -> None:
+    bound = MAX_SIDE[output_format]
+    if max(width, height) > bound:
         raise InvalidRequest(
-            f"the answer would have {width}×{height} pixels; a {output_format} side has at most {bound}",
+            f"output_format {output_format} holds at most {bound} pixels a side; the answer has {width}×{height}",
             field="output_format",
             value=output_format,
             bound=bound,

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx2
 import uvicorn
+from fastapi import FastAPI
 from PIL import Image
+from redis import Redis
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from latentd.errors import Problem
 from latentd.settings import Settings
+from latentd.storage import Store, image_path
 from service.app import Server, create_app
-from service.contract import CardDefaults, ModelCard
+from service.contract import (
+    CardDefaults,
+    ImageInfo,
+    JobRecord,
+    JobResult,
+    ModelCard,
+    Timings,
+    events_key,
+    image_id,
+    job_key,
+    work_key,
+)
 
 WINDOW = 8
 
@@ -98,9 +115,9 @@ def settings_for(redis_url: str, folder: Path, *cards: ModelCard, **changes: obj
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[httpx2.Client]:
+def running(settings: Settings, app: FastAPI | None = None) -> Iterator[httpx2.Client]:
     """A client of a gateway that listens on a free port until the block ends."""
-    app = create_app(settings)
+    app = app or create_app(settings)
     config = uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1)
     server = Server(config)
     thread = threading.Thread(target=server.run)
@@ -134,3 +151,42 @@ def mask(size: tuple[int, int] = (16, 16), inside: bool = True) -> bytes:
     data = io.BytesIO()
     picture.save(data, "PNG")
     return data.getvalue()
+
+
+def finish(redis: Redis, store: Store, job_id: str, data: bytes) -> None:
+    """Store one PNG and write the keys of a succeeded job, as a worker's terminal transaction does."""
+    record = JobRecord.model_validate_json(_text(redis.hget(job_key(job_id), "record")))
+    request = record.request
+    image = ImageInfo(
+        id=image_id(job_id, 0),
+        url=f"/v1/images/{image_id(job_id, 0)}",
+        seed=request.seed,
+        width=request.width,
+        height=request.height,
+        format=request.output_format,
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+    store.put(image_path(job_id, "execution", 0, request.output_format), data)
+    result = JobResult(execution="execution", images=(image,), timings=Timings(denoise_s=1.0))
+    _end(redis, record, "succeeded", {"result": result.to_json(), "step": str(request.steps)})
+
+
+def fail(redis: Redis, job_id: str, problem: Problem) -> None:
+    """Write the keys of a failed job."""
+    record = JobRecord.model_validate_json(_text(redis.hget(job_key(job_id), "record")))
+    _end(redis, record, "failed", {"error": problem.model_dump_json()})
+
+
+def _end(redis: Redis, record: JobRecord, status: str, fields: dict[str, str]) -> None:
+    now = datetime.now(UTC).isoformat()
+    with redis.pipeline() as pipe:
+        pipe.hset(job_key(record.id), mapping={"status": status, "started_at": now, "ended_at": now} | dict(fields))
+        pipe.hdel(work_key(record.request.model, record.request.priority), record.id)
+        pipe.xadd(events_key(record.id), {"type": status, "data": "{}"})
+        pipe.execute()
+
+
+def _text(value: object) -> str:
+    assert isinstance(value, bytes)
+    return value.decode()

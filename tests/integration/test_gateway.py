@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -10,23 +13,49 @@ import pytest
 from redis import Redis
 from rq import Queue
 from rq.job import Job as RQJob
+from rq.registry import CanceledJobRegistry
 from rq.serializers import JSONSerializer
 
-from service.contract import CONTRACT_VERSION, JOB_FUNCTION, JobRequest, queue_name
-from tests.gateway import running, settings_for
+from latentd.errors import DeadlineMissed
+from latentd.storage import image_path, open_store
+from service.contract import (
+    CARDS_KEY,
+    CONTRACT_VERSION,
+    JOB_FUNCTION,
+    JOBS_KEY,
+    RATES_KEY,
+    JobRequest,
+    Rates,
+    events_key,
+    gone_key,
+    job_key,
+    queue_name,
+    work_key,
+)
+from tests.gateway import PAINTER, fail, finish, mask, png, running, settings_for
 from tests.redis_server import RedisServer
 
 
 @pytest.fixture(scope="module")
-def client(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
-    folder: Path = tmp_path_factory.mktemp("gateway")
-    with running(settings_for(redis_server.url, folder)) as client:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gateway")
+
+
+@pytest.fixture(scope="module")
+def gateway(redis_server: RedisServer, folder: Path) -> Iterator[httpx2.Client]:
+    with running(settings_for(redis_server.url, folder, queue_limit=5)) as client:
         yield client
 
 
-@pytest.fixture(autouse=True)
-def _empty(redis: Redis) -> None:
+@pytest.fixture
+def client(gateway: httpx2.Client, redis: Redis) -> httpx2.Client:
     assert redis.dbsize() == 0
+    return gateway
+
+
+def queued(redis: Redis, model: str = "painter", lane: str = "interactive") -> list[str]:
+    name = queue_name(model, "bulk" if lane == "bulk" else "interactive")
+    return Queue(name, connection=redis, serializer=JSONSerializer).get_job_ids()
 
 
 def test_prompt_becomes_a_queued_job(client: httpx2.Client, redis: Redis) -> None:
@@ -39,16 +68,272 @@ def test_prompt_becomes_a_queued_job(client: httpx2.Client, redis: Redis) -> Non
     assert job["request"]["width"] == 64
     assert job["request"]["seeds"] == [job["request"]["seed"]]
     assert client.get(answer.headers["location"]).json() == job
+    assert redis.hgetall(work_key("painter", "interactive")) == {job["id"].encode(): b"40"}
 
     rq_job = RQJob.fetch(job["id"], connection=redis, serializer=JSONSerializer)
     version, job_id, request = rq_job.args
     assert (version, job_id) == (CONTRACT_VERSION, job["id"])
     assert JobRequest.model_validate(request).seed == job["request"]["seed"]
-    assert rq_job.func_name == JOB_FUNCTION
-    assert rq_job.description == f"txt2img {job['id']}"
-    assert rq_job.get_status() == "queued"
-    assert rq_job.retries_left == 1000
-    assert rq_job.meta == {}
-    queue = Queue(queue_name("painter", "interactive"), connection=redis, serializer=JSONSerializer)
-    assert queue.get_job_ids() == [job["id"]]
-    assert queue in Queue.all(connection=redis, serializer=JSONSerializer)
+    assert (rq_job.func_name, rq_job.description) == (JOB_FUNCTION, f"txt2img {job['id']}")
+    assert (rq_job.get_status(), rq_job.retries_left, rq_job.meta) == ("queued", 1000, {})
+    assert queued(redis) == [job["id"]]
+    assert "latentd.painter.interactive" in [queue.name for queue in Queue.all(connection=redis)]
+
+
+def test_lanes_and_positions(client: httpx2.Client, redis: Redis) -> None:
+    ids = [client.post("/v1/txt2img", json={"prompt": "a", "priority": "bulk"}).json()["id"] for _ in range(3)]
+    assert queued(redis, lane="bulk") == ids
+    assert [client.get(f"/v1/jobs/{job_id}").json()["position"] for job_id in ids] == [0, 1, 2]
+
+
+def test_inpaint_by_form_and_by_json_are_the_same_request(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    picture, hole = png((20, 12)), mask((20, 12))
+    files = {"image": ("a.png", picture, "image/png"), "mask": ("m.png", hole, "image/png")}
+    headers = {"Idempotency-Key": "same"}
+    form = client.post("/v1/inpaint", data={"prompt": "red", "steps": "7"}, files=files, headers=headers)
+    assert form.status_code == 202, form.text
+    job = form.json()
+    assert (job["request"]["width"], job["request"]["height"]) == (20, 12)
+    assert job["request"]["mask_mode"] == "white"
+    assert job["request"]["strength"] == 1.0
+    stored = folder / "data" / "objects" / job["request"]["image"]["path"]
+    assert stored.read_bytes() == picture
+
+    body = {
+        "steps": 7,
+        "prompt": "red",
+        "image": "data:image/png;base64," + base64.b64encode(picture).decode(),
+        "mask": base64.b64encode(hole).decode(),
+    }
+    again = client.post("/v1/inpaint", json=body, headers=headers)
+    assert again.json()["id"] == job["id"]
+    assert again.headers["idempotency-replayed"] == "true"
+    assert queued(redis) == [job["id"]]
+
+
+def test_upscale_answers_the_scaled_size(client: httpx2.Client) -> None:
+    answer = client.post("/v1/upscale", files={"image": ("a.png", png((100, 75)), "image/png")})
+    assert answer.status_code == 202, answer.text
+    request = answer.json()["request"]
+    assert (request["model"], request["width"], request["height"]) == ("upscaler", 400, 300)
+
+
+def test_a_key_makes_one_job_however_many_race(client: httpx2.Client, redis: Redis) -> None:
+    def post(_: int) -> httpx2.Response:
+        return client.post("/v1/txt2img", json={"prompt": "x"}, headers={"Idempotency-Key": "k"})
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(post, range(8)))
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert len({answer.json()["request"]["seed"] for answer in answers}) == 1
+    assert sum("idempotency-replayed" in answer.headers for answer in answers) == 7
+    assert len(queued(redis)) == 1
+    assert len(redis.xrange(events_key(answers[0].json()["id"])) or []) == 1
+
+
+def test_a_key_with_another_body_conflicts(client: httpx2.Client, redis: Redis) -> None:
+    headers = {"Idempotency-Key": "k"}
+    assert client.post("/v1/txt2img", json={"prompt": "x"}, headers=headers).status_code == 202
+    other = client.post("/v1/txt2img", json={"prompt": "y"}, headers=headers)
+    assert (other.status_code, other.json()["field"]) == (409, "Idempotency-Key")
+    explicit = client.post("/v1/txt2img", json={"prompt": "x", "steps": 20}, headers=headers)
+    assert explicit.status_code == 409, "bodies are compared before defaults"
+    upload = {"image": ("a.png", png(), "image/png")}
+    assert client.post("/v1/upscale", files=upload, headers=headers).status_code == 202, "keys belong to an endpoint"
+    assert len(queued(redis)) == 1
+
+
+def test_a_full_lane_refuses_with_retry_after_but_replays(client: httpx2.Client, redis: Redis) -> None:
+    redis.hset(RATES_KEY, "painter", Rates(row_s=0.1, step_s=0.2, image_s=0.3).to_json())
+    for k in range(5):
+        assert client.post("/v1/txt2img", json={}, headers={"Idempotency-Key": f"k{k}"}).status_code == 202
+    full = client.post("/v1/txt2img", json={})
+    assert full.status_code == 429
+    assert int(full.headers["retry-after"]) == 4  # 5 jobs of 40 rows, 0.1 s each: 20 s, a place each 4 s
+    assert client.post("/v1/txt2img", json={}, headers={"Idempotency-Key": "k0"}).status_code == 202
+    assert client.post("/v1/txt2img", json={"priority": "bulk"}).status_code == 202
+    assert len(queued(redis)) == 5
+
+
+def test_dry_run_plans_and_makes_nothing(client: httpx2.Client, redis: Redis) -> None:
+    redis.hset(RATES_KEY, "painter", Rates(row_s=0.1, step_s=0.2, image_s=0.3).to_json())
+    body = {"prompt": "red heart on a navy background with stars", "seed": 2**32 - 1, "num_images": 2}
+    answer = client.post("/v1/txt2img?dry_run=true", json=body)
+    assert answer.status_code == 200, answer.text
+    plan = answer.json()
+    assert plan["tokens"] == {"count": 10, "cut": "with stars"}
+    assert plan["estimate"] == {"wait_s": 0.0, "gpu_s": pytest.approx(20 * 2 * 2 * 0.1 + 2 * 0.3)}
+    assert plan["request"]["seeds"] == [2**32 - 1, 0]
+    assert redis.zcard(JOBS_KEY) == 0
+    assert queued(redis) == []
+
+
+def test_a_cut_prompt_is_a_warning_that_quotes(client: httpx2.Client) -> None:
+    job = client.post("/v1/txt2img", json={"prompt": "red heart on a navy background with stars"}).json()
+    (warning,) = job["warnings"]
+    assert warning["field"] == "prompt"
+    assert "“with stars”" in warning["message"]
+
+
+def test_deadlines_that_cannot_be_met(client: httpx2.Client, redis: Redis) -> None:
+    redis.hset(RATES_KEY, "painter", Rates(row_s=0.1, step_s=0.2, image_s=0.0).to_json())
+    impossible = client.post("/v1/txt2img", json={"deadline_ms": 3000})
+    assert (impossible.status_code, impossible.json()["field"]) == (422, "deadline_ms")
+    assert client.post("/v1/txt2img", json={"deadline_ms": 5000}).status_code == 202
+    behind = client.post("/v1/txt2img", json={"deadline_ms": 5000})
+    assert (behind.status_code, behind.json()["field"]) == (429, "deadline_ms")
+    assert int(behind.headers["retry-after"]) == 3
+
+
+def test_cancel_of_a_waiting_job_is_at_once_and_told(client: httpx2.Client, redis: Redis) -> None:
+    job_id = client.post("/v1/txt2img", json={"prompt": "x"}).json()["id"]
+    answer = client.delete(f"/v1/jobs/{job_id}")
+    assert (answer.status_code, answer.json()["status"]) == (200, "canceled")
+    assert answer.json()["ended_at"] is not None
+    rq_job = RQJob.fetch(job_id, connection=redis, serializer=JSONSerializer)
+    assert rq_job.get_status() == "canceled"
+    registry = CanceledJobRegistry(rq_job.origin, connection=redis, serializer=JSONSerializer)
+    assert registry.get_job_ids() == [job_id]
+    assert 0 < redis.ttl(rq_job.key) <= 86_400
+    assert 0 < redis.ttl(job_key(job_id)) <= 86_400
+    assert queued(redis) == []
+    assert redis.hlen(work_key("painter", "interactive")) == 0
+    events = [fields[b"type"] for _, fields in redis.xrange(events_key(job_id)) or [] if fields]
+    assert events == [b"queued", b"canceled"]
+    assert client.delete(f"/v1/jobs/{job_id}").json() == answer.json()
+
+
+def test_purge_leaves_nothing_but_410(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    files = {"image": ("a.png", png(), "image/png")}
+    job_id = client.post("/v1/upscale", files=files).json()["id"]
+    early = client.delete(f"/v1/jobs/{job_id}?purge=true")
+    assert (early.status_code, early.json()["field"]) == (409, "purge")
+    store = open_store(str(folder / "data" / "objects"))
+    finish(redis, store, job_id, png((64, 64)))
+    image = client.get(f"/v1/jobs/{job_id}").json()["images"][0]
+    assert client.delete(f"/v1/jobs/{job_id}?purge=true").status_code == 204
+    assert client.get(f"/v1/jobs/{job_id}").status_code == 410
+    assert client.get(image["url"]).status_code == 410
+    assert client.get(f"/v1/jobs/{job_id}/events").status_code == 410
+    assert [item for item in store.list().collect() if job_id in item["path"]] == []
+    left = {key.decode() for key in redis.scan_iter()}
+    assert left == {gone_key(job_id), "rq:queues"}
+
+
+def test_an_expired_job_is_gone_and_an_unknown_one_not_found(client: httpx2.Client, redis: Redis) -> None:
+    ids = [client.post("/v1/txt2img", json={"prompt": "x"}).json()["id"] for _ in range(2)]
+    redis.delete(job_key(ids[0]), events_key(ids[0]))
+    assert client.get(f"/v1/jobs/{ids[0]}").status_code == 410
+    assert [job["id"] for job in client.get("/v1/jobs").json()["items"]] == [ids[1]]
+    assert client.get(f"/v1/jobs/{ids[0]}").status_code == 410
+    for path in ("jobs/nope", "jobs/nope/events", "images/nope-0", "images/nope", "models/nope"):
+        answer = client.get(f"/v1/{path}")
+        assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+
+
+def test_list_pages_newest_first_with_filters(client: httpx2.Client) -> None:
+    ids = [client.post("/v1/txt2img", json={"priority": "bulk"}).json()["id"] for _ in range(5)]
+    upscaled = client.post("/v1/upscale", files={"image": ("a.png", png(), "image/png")}).json()["id"]
+    client.delete(f"/v1/jobs/{ids[2]}")
+    seen, cursor = [], None
+    while True:
+        query = {"limit": "2"} | ({"cursor": cursor} if cursor else {})
+        page = client.get("/v1/jobs", params=query).json()
+        seen += [job["id"] for job in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert sorted(seen) == sorted([*ids, upscaled])
+    created = [client.get(f"/v1/jobs/{job_id}").json()["created_at"] for job_id in seen]
+    assert created == sorted(created, reverse=True)
+    assert [job["id"] for job in client.get("/v1/jobs?kind=upscale").json()["items"]] == [upscaled]
+    assert [job["id"] for job in client.get("/v1/jobs?status=canceled").json()["items"]] == [ids[2]]
+    assert client.get("/v1/jobs?status=running").json() == {"items": [], "next_cursor": None}
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=101", "limit=x", "cursor=%21", "cursor=eA", "status=odd", "stauts=queued"]
+)
+def test_list_refuses_odd_queries(client: httpx2.Client, query: str) -> None:
+    answer = client.get(f"/v1/jobs?{query}")
+    problem = answer.json()
+    assert answer.status_code == 422, problem
+    assert problem["field"] == query.split("=")[0]
+    assert problem["bound"]
+
+
+def test_images_are_cached_for_ever_and_downloadable(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    job_id = client.post("/v1/txt2img", json={"prompt": "x"}).json()["id"]
+    assert client.get(f"/v1/images/{job_id}-0").status_code == 404
+    data = png((64, 64))
+    store = open_store(str(folder / "data" / "objects"))
+    finish(redis, store, job_id, data)
+    job = client.get(f"/v1/jobs/{job_id}").json()
+    (image,) = job["images"]
+    answer = client.get(image["url"])
+    assert (answer.status_code, answer.content) == (200, data)
+    assert answer.headers["content-type"] == "image/png"
+    assert "immutable" in answer.headers["cache-control"]
+    assert answer.headers["etag"] == f'"{image["sha256"]}"'
+    again = client.get(image["url"], headers={"If-None-Match": answer.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert "attachment" in client.get(image["url"] + "?download").headers["content-disposition"]
+    assert client.get(f"/v1/images/{job_id}-1").status_code == 404
+    store.delete(image_path(job_id, "execution", 0, "png"))
+    assert client.get(image["url"]).status_code == 410
+
+
+def test_waiting_answers_the_finished_job_or_its_bytes(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    ran_out = client.post("/v1/txt2img", json={"prompt": "x"}, headers={"Prefer": "wait=0.1"})
+    assert (ran_out.status_code, ran_out.headers["preference-applied"]) == (202, "wait=0.1")
+    store, data = open_store(str(folder / "data" / "objects")), png((64, 64))
+
+    def work() -> None:
+        while not (ids := queued(redis, lane="bulk")):
+            pass
+        finish(redis, store, ids[0], data)
+
+    for headers in ({"Prefer": "wait=5"}, {"Accept": "image/png"}, {"Accept": "image/*"}):
+        worker = threading.Thread(target=work)
+        worker.start()
+        answer = client.post("/v1/txt2img", json={"priority": "bulk"}, headers=headers)
+        worker.join()
+        assert answer.status_code == 200, answer.text
+        redis.delete("rq:queue:latentd.painter.bulk")
+        if "Accept" in headers:
+            assert (answer.content, answer.headers["content-type"]) == (data, "image/png")
+            job_id = answer.headers["location"].rpartition("/")[2]
+            seed = client.get(f"/v1/jobs/{job_id}").json()["request"]["seed"]
+            assert answer.headers["latentd-seed"] == str(seed)
+        else:
+            assert answer.json()["status"] == "succeeded"
+    late = client.post("/v1/txt2img", json={"num_images": 1}, headers={"Accept": "image/png", "Prefer": "wait=0"})
+    assert late.status_code == 202
+
+
+def test_a_failed_job_waited_for_answers_its_problem(client: httpx2.Client, redis: Redis) -> None:
+    job_id = client.post("/v1/txt2img", json={"prompt": "x"}, headers={"Idempotency-Key": "k"}).json()["id"]
+    fail(redis, job_id, DeadlineMissed("deadline_ms passed", field="deadline_ms", value=5).problem())
+    headers = {"Idempotency-Key": "k", "Prefer": "wait=1"}
+    answer = client.post("/v1/txt2img", json={"prompt": "x"}, headers=headers)
+    assert (answer.status_code, answer.json()["field"]) == (504, "deadline_ms")
+    assert answer.headers["location"] == f"/v1/jobs/{job_id}"
+    assert client.get(f"/v1/jobs/{job_id}").json()["error"]["status"] == 504
+
+
+def test_accept_chooses_the_format(client: httpx2.Client) -> None:
+    headers = {"Accept": "image/webp", "Prefer": "wait=0"}
+    job = client.post("/v1/txt2img", json={}, headers=headers).json()
+    assert job["request"]["output_format"] == "webp"
+
+
+def test_models_are_listed_and_published_cards_win(client: httpx2.Client, redis: Redis) -> None:
+    models = client.get("/v1/models").json()
+    assert [(card["id"], card["loaded"]) for card in models["items"]] == [("painter", False), ("upscaler", False)]
+    redis.zadd("latentd:serving:painter", {"worker": 2e10})
+    redis.hset(CARDS_KEY, "painter", PAINTER.model_copy(update={"description": "Another."}).to_json())
+    redis.hset(CARDS_KEY, "broken", "{}")
+    card = client.get("/v1/models/painter").json()
+    assert (card["description"], card["loaded"]) == ("Another.", True)
+    assert len(client.get("/v1/models").json()["items"]) == 2

@@ -1,0 +1,210 @@
+"""What surrounds the API: hosts, origins, headers, health without Redis, metrics, OpenAPI, the page, imports."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from redis import Redis
+from structlog.testing import capture_logs
+
+from latentd.errors import ConfigurationError
+from latentd.settings import Settings
+from service.app import create_app, serve
+from service.problems import MEDIA_TYPE
+from tests.gateway import UPSCALER, png, running, settings_for
+from tests.redis_server import RedisServer
+
+
+@pytest.fixture(scope="module")
+def client(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
+    folder = tmp_path_factory.mktemp("gateway")
+    with running(settings_for(redis_server.url, folder, allowed_hosts="images.example.org")) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:80", "localhost", "LOCALHOST:1", "[::1]:8000", "127.8.8.8", "images.example.org"]
+)
+def test_known_hosts_are_served(client: httpx2.Client, host: str) -> None:
+    assert client.get("/livez", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "10.0.0.1", "127.0.0.1.evil.example", "[", ""]
+)
+def test_other_hosts_are_refused(client: httpx2.Client, host: str) -> None:
+    answer = client.get("/v1/jobs", headers={"Host": host})
+    assert (answer.status_code, answer.json()["field"]) == (403, "Host")
+
+
+def test_foreign_origins_change_nothing(client: httpx2.Client, redis: Redis) -> None:
+    own = str(client.base_url).rstrip("/")
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
+        answer = client.post("/v1/txt2img", json={}, headers={"Origin": origin})
+        assert (answer.status_code, answer.json()["field"]) == (403, "Origin")
+        assert client.delete("/v1/jobs/x", headers={"Origin": origin}).status_code == 403
+        assert client.get("/v1/jobs", headers={"Origin": origin}).status_code == 200
+    assert redis.dbsize() == 0
+    assert client.post("/v1/txt2img", json={}, headers={"Origin": own}).status_code == 202
+    preflight = client.options("/v1/txt2img", headers={"Origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in preflight.headers
+
+
+def test_every_answer_has_safe_headers_and_an_id(client: httpx2.Client) -> None:
+    for path in ("/", "/docs", "/livez", "/v1/unknown", "/v1/jobs"):
+        headers = client.get(path, headers={"X-Request-ID": "mine-1"}).headers
+        assert "script-src 'self'" in headers["content-security-policy"]
+        assert (headers["x-content-type-options"], headers["x-frame-options"]) == ("nosniff", "DENY")
+        assert headers["x-request-id"] == "mine-1"
+    assert client.get("/livez", headers={"X-Request-ID": "no\tgood"}).headers["x-request-id"] != "no\tgood"
+
+
+def test_without_redis_calls_answer_503_and_the_process_lives(tmp_path: Path) -> None:
+    settings = settings_for(f"unix://{tmp_path}/none.sock", tmp_path)
+    with running(settings) as client:
+        assert client.get("/livez").status_code == 200
+        assert client.get("/").status_code == 200
+        for method, path in (
+            ("GET", "/readyz"),
+            ("GET", "/metrics"),
+            ("GET", "/v1/jobs"),
+            ("GET", "/v1/jobs/x"),
+            ("DELETE", "/v1/jobs/x"),
+            ("GET", "/v1/jobs/x/events"),
+            ("GET", "/v1/images/x-0"),
+            ("GET", "/v1/models"),
+        ):
+            answer = client.request(method, path)
+            assert (answer.status_code, answer.headers["content-type"]) == (503, MEDIA_TYPE), path
+        assert client.post("/v1/txt2img", json={}).status_code == 503
+        assert client.post("/v1/txt2img", json={"steps": 0}).status_code == 422
+        files = {"image": ("a.png", png(), "image/png")}
+        assert client.post("/v1/upscale", files=files).status_code == 503
+    assert not [path for path in (tmp_path / "data" / "objects").rglob("*") if path.is_file()]
+
+
+def test_redis_may_come_later(tmp_path: Path) -> None:
+    server = RedisServer()
+    with running(settings_for(server.url, tmp_path)) as client:
+        assert client.get("/readyz").status_code == 503
+        with server:
+            assert client.get("/readyz").status_code == 200
+            assert client.post("/v1/txt2img", json={}).status_code == 202
+            server.kill()
+            assert client.get("/readyz").status_code == 503
+            server.start()
+            assert client.get("/readyz").status_code == 200
+            assert client.post("/v1/txt2img", json={}).status_code == 202
+
+
+def test_a_task_without_checkpoint_names_the_command(redis_url: str, tmp_path: Path) -> None:
+    with running(settings_for(redis_url, tmp_path, UPSCALER)) as client:
+        answer = client.post("/v1/txt2img", json={})
+        assert answer.status_code == 409
+        assert "latentd models convert PATH $LATENTD_MODELS_DIR/NAME --to native" in answer.json()["detail"]
+        assert client.post("/v1/upscale", files={"image": ("a.png", png(), "image/png")}).status_code == 202
+
+
+def test_metrics_count_by_route_template(client: httpx2.Client, redis: Redis) -> None:
+    assert redis.dbsize() == 0
+    job_id = client.post("/v1/txt2img", json={"prompt": "private words"}).json()["id"]
+    client.get(f"/v1/jobs/{job_id}")
+    client.post("/v1/txt2img", json={"steps": 0})
+    client.get("/secret-path")
+    text = client.get("/metrics").text
+    assert 'latentd_http_requests_total{method="GET",route="/v1/jobs/{id}",status="200"}' in text
+    assert 'latentd_http_requests_total{method="POST",route="/v1/txt2img",status="422"}' in text
+    assert 'latentd_rejected_total{reason="invalid-request"}' in text
+    assert 'latentd_queue_depth{lane="interactive",model="painter"} 1.0' in text
+    assert 'latentd_queue_oldest_seconds{lane="interactive",model="painter"}' in text
+    assert "latentd_http_request_seconds_bucket" in text
+    assert not any(word in text for word in (job_id, "secret-path", "private"))
+
+
+def test_openapi_is_complete(client: httpx2.Client) -> None:
+    document = client.get("/openapi.json").json()
+    assert set(document["paths"]) == {
+        "/v1/txt2img",
+        "/v1/inpaint",
+        "/v1/upscale",
+        "/v1/jobs",
+        "/v1/jobs/{id}",
+        "/v1/jobs/{id}/events",
+        "/v1/images/{id}",
+        "/v1/models",
+        "/v1/models/{id}",
+        "/livez",
+        "/readyz",
+        "/metrics",
+    }
+    for path in ("/v1/txt2img", "/v1/inpaint", "/v1/upscale"):
+        body = document["paths"][path]["post"]["requestBody"]["content"]
+        assert body["application/json"]["examples"]
+        for name, field in body["application/json"]["schema"]["properties"].items():
+            assert field.get("description"), f"{path} {name} has no meaning"
+        assert ("multipart/form-data" in body) == (path != "/v1/txt2img")
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                if int(status) >= 400:
+                    assert list(response["content"]) == [MEDIA_TYPE]
+    references = [part.split('"')[0] for part in json.dumps(document).split('"$ref": "#/components/schemas/')[1:]]
+    assert set(references) <= set(document["components"]["schemas"])
+
+
+def test_docs_are_served_without_a_foreign_asset(client: httpx2.Client) -> None:
+    page = client.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    for name in ("docs.js", "docs.css"):
+        assert name in page.text
+        asset = client.get(f"/{name}")
+        assert asset.status_code == 200
+        assert "://" not in asset.text.replace("http://www.w3.org", "")
+    assert "://" not in page.text
+    assert "<style" not in page.text
+
+
+def test_the_gateway_imports_no_torch_and_starts_soon() -> None:
+    code = (
+        "import sys, time; began = time.perf_counter(); import service.app; "
+        "print(time.perf_counter() - began, *[m for m in ('torch', 'numpy', 'models', 'workers') if m in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, *modules = answer.stdout.split()
+    assert modules == []
+    assert float(seconds) < 5, "1.5 s on an idle machine; tests share it"
+
+
+def test_a_foreign_address_needs_insecure(redis_url: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="--insecure"):
+        serve(settings_for(redis_url, tmp_path, host="0.0.0.0"))
+
+
+def test_a_port_in_use_is_a_configuration_error(redis_url: str, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ConfigurationError, match="LATENTD_PORT"):
+            serve(settings_for(redis_url, tmp_path, port=taken.getsockname()[1]))
+
+
+def test_unexpected_errors_show_no_traceback(redis_url: str, tmp_path: Path) -> None:
+    settings: Settings = settings_for(redis_url, tmp_path)
+    app = create_app(settings)
+
+    async def broken() -> None:
+        raise RuntimeError("inner secret")
+
+    app.get("/broken")(broken)
+    with capture_logs() as logged, running(settings, app) as client:
+        answer = client.get("/broken")
+    assert [entry["event"] for entry in logged if entry["log_level"] == "error"] == ["unexpected error"]
+    assert (answer.status_code, answer.headers["content-type"]) == (500, MEDIA_TYPE)
+    assert "secret" not in answer.text

@@ -1,0 +1,160 @@
+"""Server-sent events: order, replay from Last-Event-ID, live previews, 204 behind the end, quick stops."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from redis import Redis
+
+from latentd.storage import open_store
+from service.app import create_app
+from service.contract import events_key, job_key, preview_key
+from tests.gateway import finish, png, running, settings_for
+from tests.redis_server import RedisServer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gateway")
+
+
+@pytest.fixture(scope="module")
+def client(redis_server: RedisServer, folder: Path) -> Iterator[httpx2.Client]:
+    with running(settings_for(redis_server.url, folder)) as client:
+        yield client
+
+
+@pytest.fixture
+def job_id(client: httpx2.Client, redis: Redis) -> str:
+    assert redis.dbsize() == 0
+    return str(client.post("/v1/txt2img", json={"prompt": "x"}).json()["id"])
+
+
+Event = tuple[str, str, dict[str, Any]]
+
+
+def read(client: httpx2.Client, job_id: str, after: str | None = None) -> Iterator[Event]:
+    headers = {"Last-Event-ID": after} if after else {}
+    with client.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        fields: dict[str, str] = {}
+        for line in answer.iter_lines():
+            if line:
+                name, _, value = line.partition(": ")
+                fields[name] = value
+            elif fields:
+                yield fields["id"], fields["event"], json.loads(fields["data"])
+                fields = {}
+
+
+def add(redis: Redis, job_id: str, kind: str, **data: object) -> str:
+    event_id = redis.xadd(events_key(job_id), {"type": kind, "data": json.dumps(data)})
+    assert isinstance(event_id, bytes)
+    return event_id.decode()
+
+
+def add_step(redis: Redis, job_id: str, step: int, preview: str | None = None) -> str:
+    if preview is not None:
+        redis.set(preview_key(job_id), json.dumps({"step": step, "image": preview}), ex=300)
+    return add(redis, job_id, "step", step=step, steps=20)
+
+
+def test_events_arrive_live_with_previews_and_close(
+    client: httpx2.Client, redis: Redis, job_id: str, folder: Path
+) -> None:
+    stream = read(client, job_id)
+    assert next(stream)[1] == "queued"
+    time.sleep(0.05)  # the replay is over
+    add(redis, job_id, "started")
+    assert next(stream)[1] == "started"
+    add_step(redis, job_id, 1)
+    assert next(stream)[2] == {"step": 1, "steps": 20}
+    add_step(redis, job_id, 2, "UklGRg==")
+    live = next(stream)[2]
+    assert (live["step"], live["preview"], live["preview_step"]) == (2, "UklGRg==", 2)
+    add_step(redis, job_id, 3)
+    assert "preview" not in next(stream)[2], "each preview is sent once"
+    finish(redis, open_store(str(folder / "data" / "objects")), job_id, png())
+    assert next(stream)[1] == "succeeded"
+    assert list(stream) == []
+
+
+def test_replay_goes_on_after_the_last_event_seen(
+    client: httpx2.Client, redis: Redis, job_id: str, folder: Path
+) -> None:
+    ids = [add_step(redis, job_id, step, "UklGRg==") for step in range(1, 8)]
+    finish(redis, open_store(str(folder / "data" / "objects")), job_id, png())
+    whole = list(read(client, job_id))
+    assert [kind for _, kind, _ in whole] == ["queued", *["step"] * 7, "succeeded"]
+    assert [event_id for event_id, _, _ in whole][1:-1] == ids
+    assert all("preview" not in data for _, _, data in whole), "replays carry no previews"
+    assert list(read(client, job_id, ids[4])) == whole[6:]
+    headers = {"Last-Event-ID": whole[-1][0]}
+    over = client.get(f"/v1/jobs/{job_id}/events", headers=headers)
+    assert (over.status_code, over.content) == (204, b"")
+
+
+@pytest.mark.parametrize("value", ["x", "1", "1-x", "99999999999999999999-0", "-1-0"])
+def test_a_foreign_event_id_is_refused(client: httpx2.Client, job_id: str, value: str) -> None:
+    answer = client.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": value})
+    assert (answer.status_code, answer.json()["field"]) == (422, "Last-Event-ID")
+
+
+def test_a_canceled_job_closes_its_stream(client: httpx2.Client, job_id: str) -> None:
+    stream = read(client, job_id)
+    assert next(stream)[1] == "queued"
+    client.delete(f"/v1/jobs/{job_id}")
+    assert [kind for _, kind, _ in stream] == ["canceled"]
+
+
+def test_cancel_of_a_running_job_asks_its_worker(client: httpx2.Client, redis: Redis, job_id: str) -> None:
+    redis.hset(job_key(job_id), mapping={"status": "running", "started_at": "2026-01-01T00:00:00+00:00", "step": "4"})
+    answer = client.delete(f"/v1/jobs/{job_id}")
+    assert (answer.status_code, answer.json()["status"]) == (202, "running")
+    assert answer.json()["progress"] == {"step": 4, "steps": 20}
+    assert answer.json()["eta_s"] > 0
+    assert redis.smembers("latentd:canceling") == {job_id.encode()}
+    assert redis.hget(job_key(job_id), "cancel") == b"1"
+
+
+def test_a_purged_job_ends_its_stream(client: httpx2.Client, redis: Redis, job_id: str) -> None:
+    stream = read(client, job_id)
+    next(stream)
+    redis.delete(job_key(job_id), events_key(job_id))
+    assert list(stream) == []
+
+
+def test_many_streams_of_one_job(client: httpx2.Client, redis: Redis, job_id: str) -> None:
+    seen: list[list[str]] = []
+    threads = [
+        threading.Thread(target=lambda: seen.append([kind for _, kind, _ in read(client, job_id)])) for _ in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for step in range(5):
+        add_step(redis, job_id, step)
+    client.delete(f"/v1/jobs/{job_id}")
+    for thread in threads:
+        thread.join(10)
+    assert seen == [["queued", *["step"] * 5, "canceled"]] * 20
+
+
+def test_a_stop_closes_streams_soon(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    assert redis.dbsize() == 0
+    settings = settings_for(redis_url, tmp_path)
+    app = create_app(settings)
+    with running(settings, app) as client:
+        stream = read(client, client.post("/v1/txt2img", json={}).json()["id"])
+        next(stream)
+        began = time.monotonic()
+        app.state.gateway.stopping.set()  # as the server's signal handler does
+        assert list(stream) == []
+        assert time.monotonic() - began < 2
