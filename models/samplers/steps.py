@@ -40,12 +40,16 @@ def timesteps(schedule: NoiseSchedule, steps: int) -> list[int]:
 
 
 def denoising_intervals(schedule: NoiseSchedule, steps: int) -> list[Interval]:
-    """Steps of ddim and plms. A step of the diffusers spacings goes to t − T // steps, as diffusers has it, which is
-    not always the next t; one of the original's goes to its next t. The last goes to ᾱ = 1 or ᾱ_0."""
+    """Steps of ddim and plms: from each t to the next, the last to ᾱ = 1 or ᾱ_0, as the checkpoint has it.
+
+    On "trailing" steps diffusers goes to t − T // steps instead, short of the next t where `steps` doesn't divide T.
+    That is followed while it is short by at most 2 % of T in all, and not beyond, where noise stays in the picture
+    (measured on emoji-upscale at 150 steps, 10 % short: 33.4 dB instead of 35.1).
+    """
     ts, final = timesteps(schedule, steps), Level.of(schedule.final_alpha_cumprod)
-    if schedule.config.spacing in ("uniform", "quad"):
+    stride, short = divmod(schedule.config.timesteps, steps)
+    if schedule.config.spacing != "trailing" or short * 50 > schedule.config.timesteps:
         return _between(schedule, ts, final)
-    stride = schedule.config.timesteps // steps
     ends = [schedule.level(t - stride) if t >= stride else final for t in ts]
     return [Interval(t, schedule.level(t), end) for t, end in zip(ts, ends, strict=True)]
 

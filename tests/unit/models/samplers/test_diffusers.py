@@ -30,6 +30,12 @@ EXTRA: dict[str, dict[str, Any]] = {
     "ddpm": {"clip_sample": False},
     "plms": {"set_alpha_to_one": False, "skip_prk_steps": True},
 }
+EQUAL = [
+    (name, spacing)
+    for name in ("ddim", "ddpm", "euler", "dpmpp_2m", "unipc")
+    for spacing in ("leading", "trailing", "linspace")
+    if (name, spacing) != ("ddim", "linspace")  # diffusers steps past or short of the next timestep there
+]
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
@@ -67,12 +73,11 @@ def gap(name: str, steps: int, config: dict[str, Any]) -> float:
     return float((ours(name, steps, config, z) - theirs(name, steps, config, z)).abs().max())
 
 
-@pytest.mark.parametrize("name", ["ddim", "ddpm", "euler", "dpmpp_2m", "unipc"])
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize(("name", "spacing"), EQUAL)
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_equal_for_any_number_of_steps(name: str, spacing: str, prediction: str) -> None:
     config = BETAS | {"timestep_spacing": spacing, "prediction_type": prediction, "steps_offset": 1}
-    for steps in (1, 7, 20):
+    for steps in (1, 6, 7, 20, 30):
         assert gap(name, steps, config) < (1e-3 if prediction == "epsilon" else 1e-4)
 
 
