@@ -28,6 +28,7 @@ class Held:
     step_ids: list[str] = field(default_factory=list)  # ids of the step events in the stream, oldest first
     paths: list[str] = field(default_factory=list)
     images: dict[int, ImageInfo] = field(default_factory=dict)
+    answered: int = 0  # images that the engine has finished
     denoise_s: float = 0.0
     decode_s: float = 0.0
     store_s: float = 0.0

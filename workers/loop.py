@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from functools import partial
 
 import structlog
+import torch
 from rq.worker.base import BaseWorker, WorkerStatus
 
-from latentd.errors import LatentdError
+from latentd.errors import JobFailed, LatentdError
 from service.contract import LANES
 from workers.claims import Claims, Place
 from workers.engine import Engine
@@ -60,6 +61,8 @@ class Loop:
         self._held: dict[str, Held] = {}
         self._loading: dict[str, Held] = {}  # of the held ones, those whose uploads are being read
         self._endings: dict[str, Ending] = {}  # of the held ones, those that only have to be published
+        self._computing: set[str] = set()  # of the held ones, those in the engine
+        self._apart = 0  # how many jobs are still to be run one at a time
         self._stop_at: float | None = None
 
     def held(self) -> list[Held]:
@@ -85,7 +88,7 @@ class Loop:
     def round(self) -> bool:
         """Claim, one unit of work, tell and publish; whether there was anything to do."""
         claimed = self._claim() if self._stop_at is None else 0
-        outcomes = self._engine.turn() if self._engine.busy else []
+        outcomes = self._compute() if self._engine.busy else []
         for outcome in outcomes:
             self._take(outcome)
         self._report(self._storing.reports())
@@ -104,12 +107,15 @@ class Loop:
 
     def _places(self) -> list[Place]:
         """Models and lanes with room for one more image."""
+        if self._apart and (self._computing or self._loading):
+            return []
         loading = [held.model for held in self._loading.values() for _ in range(held.request.num_images)]
         places: list[Place] = [(model, lane) for model in self._models for lane in LANES]
         return [place for place in places if self._engine.room(*place) > loading.count(place[0])]
 
     def _begin(self, held: Held) -> None:
         self._held[held.job_id] = held
+        self._apart = max(0, self._apart - 1)
         log.info("job started", job_id=held.job_id, kind=held.request.kind, model=held.model, resumed=held.resumed)
         self._count_slots()
         if held.resumed:
@@ -129,6 +135,28 @@ class Loop:
             self._engine.admit(Admission(held.job_id, request, image, mask, deadline=deadline, arrived=created))
         except LatentdError as error:
             self._end(held, Failed(error.problem()))
+        else:
+            self._computing.add(held.job_id)
+
+    def _compute(self) -> list[Outcome]:
+        """One unit of the engine's work. A fault of ours must neither stop the service nor fail the innocent."""
+        try:
+            return self._engine.turn()
+        except torch.AcceleratorError:
+            raise  # the device is of no use to this process any more
+        except Exception:
+            log.exception("the engine failed", jobs=sorted(self._computing))
+            self._set_apart()
+            return []
+
+    def _set_apart(self) -> None:
+        """Fail the job that was alone; of several, hand all back and run each alone."""
+        running = [held for held in reversed(self.held()) if held.job_id in self._computing]
+        alone = len(running) == 1
+        self._apart = 0 if alone else len(running)
+        problem = JobFailed("an internal error, described in the worker's log").problem()
+        for held in running:
+            self._end(held, Failed(problem) if alone else HandedBack())
 
     def _take(self, outcome: Outcome) -> None:
         """What the engine did."""
@@ -153,6 +181,9 @@ class Loop:
         elif isinstance(outcome, Finished):
             held.denoise_s = max(held.denoise_s, outcome.denoise_s)  # images of a job share calls
             held.decode_s += outcome.decode_s
+            held.answered += 1
+            if held.answered == held.request.num_images:
+                self._computing.discard(held.job_id)
             self._storing.save(held, outcome.index, outcome.picture)
         else:
             self._end(held, Failed(outcome.error.problem()))
@@ -193,6 +224,7 @@ class Loop:
     def _end(self, held: Held, ending: Ending) -> None:
         """Work on it no more; how it ended is published this round, or once Redis is back."""
         self._engine.drop(held.job_id)
+        self._computing.discard(held.job_id)
         held.closed = not isinstance(ending, Succeeded)
         self._endings[held.job_id] = ending
 
@@ -218,6 +250,7 @@ class Loop:
         self._held.pop(job_id, None)
         self._loading.pop(job_id, None)
         self._endings.pop(job_id, None)
+        self._computing.discard(job_id)
         self._worker.executions.pop(held.execution.id, None)
         if not keep:
             self._storing.discard(held.paths)

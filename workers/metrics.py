@@ -63,5 +63,11 @@ class WorkerMetrics:
 
     def serve(self, port: int) -> int:
         """Answer /metrics on loopback; the port, which the system chose if it was 0."""
-        server, _ = start_http_server(port, addr="127.0.0.1", registry=self.registry)
-        return int(server.server_port)
+        self._server, self._thread = start_http_server(port, addr="127.0.0.1", registry=self.registry)
+        return self._server.server_port
+
+    def close(self) -> None:
+        """End what `serve` began."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -16,6 +20,10 @@ from latentd.storage import upload_path
 from service.contract import CANCELING_KEY, JobRequest, JobResult, Upload, job_key
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.integration.rig import Rig
+from workers.engine import Engine
+from workers.tasks import Outcome
+
+RQ = str(Path(sys.executable).with_name("rq"))
 
 
 def result_of(redis: Redis, job_id: str) -> JobResult:
@@ -133,11 +141,15 @@ def test_a_job_cancelled_before_its_claim_never_starts(redis: Redis, rig: Rig) -
     assert rig.sample("latentd_step_seconds_count", model="tiny") == 0
 
 
-def test_rq_sees_what_runs(redis: Redis, rig: Rig) -> None:
+def test_rq_sees_what_runs(redis: Redis, redis_url: str, rig: Rig) -> None:
     for job_id in "abc":
         enqueue(redis, job_id, make_request(steps=200))
     rig.until(lambda: all(rig.step(job_id) > 0 for job_id in "abc"))
     queue = open_queue(redis, make_request())
+    told = subprocess.run([RQ, "info", "--raw", "--url", redis_url], capture_output=True, text=True, check=True).stdout
+    assert "queue latentd.tiny.interactive 0, 3 executing, 0 finished, 0 failed" in told
+    assert re.search(r"^worker rig .*busy", told, re.MULTILINE)
+    assert "heart" not in told
     seen = BaseWorker.all(connection=redis)[0]
     assert (seen.get_state(), len(seen.get_current_executions())) == ("busy", 3)
     assert sorted(StartedJobRegistry(queue=queue).get_job_ids()) == ["a", "b", "c"]
@@ -210,3 +222,27 @@ def test_strict_answers_the_same_bytes_among_neighbours(redis: Redis, rig: Rig, 
     rig.finish("among")
     assert result_of(redis, "alone").images[0].sha256 == result_of(redis, "among").images[0].sha256
     assert "numerics" in job_state(redis, "among")
+
+
+class Fault(Engine):
+    """An engine with a mistake of ours in it: some prompts raise what nobody expected."""
+
+    poison = ""
+
+    def turn(self) -> list[Outcome]:
+        if any(job.admission.request.prompt == self.poison for job in self._jobs.values()):
+            raise ZeroDivisionError("a mistake")
+        return super().turn()
+
+
+def test_a_fault_of_ours_fails_the_job_that_has_it_and_no_other(redis: Redis, rig: Rig) -> None:
+    rig.engine.__class__ = Fault
+    assert isinstance(rig.engine, Fault)
+    rig.engine.poison = "poison"
+    for index in range(4):
+        enqueue(redis, f"j{index}", make_request(prompt="poison" if index == 2 else "red heart"))
+    statuses = rig.finish("j0", "j1", "j2", "j3")
+    assert statuses == ["succeeded", "succeeded", "failed", "succeeded"]
+    assert "mistake" not in job_state(redis, "j2")["error"]
+    enqueue(redis, "next", make_request())
+    assert rig.finish("next") == ["succeeded"]
