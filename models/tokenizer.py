@@ -1,4 +1,4 @@
-"""Prompts to token numbers by a checkpoint's own tokenizer file, padded to the encoder's window."""
+"""Prompts to token numbers by a checkpoint's own tokenizer files, padded to the encoder's window."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+import models
 from latentd.errors import CheckpointError
+from models.vocabularies import CLIP_END, read_bert, read_clip
+
+PACKAGE = Path(models.__file__).parent
+CLIP_FILE = PACKAGE / "tokenizers" / "clip" / "tokenizer.json"
+BERT_FILE = PACKAGE / "weights" / "emoji" / "tokenizer" / "tokenizer.json"  # bert-base-uncased's vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +39,30 @@ class PromptTokenizer:
 def load_tokenizer(folder: Path, positions: int) -> PromptTokenizer:
     """From a tokenizer folder in the transformers layout; `positions` bounds the window.
 
-    Raises CheckpointError if the folder has no tokenizer.json or its padding token is not in the vocabulary.
+    Raises CheckpointError if the folder has no tokenizer or its padding token is not in the vocabulary.
     """
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; prompts can't be tokenized")
     config = _json(folder / "tokenizer_config.json")
+    tokenizer = _read(folder)
+    # Configs without a limit hold a huge number instead.
     window = min(int(config.get("model_max_length", positions)), positions)
-    pad = _token(config.get("pad_token") or _json(folder / "special_tokens_map.json").get("pad_token") or "[PAD]")
-    return padded(Tokenizer.from_file(str(path)), window, pad)
+    pad = config.get("pad_token") or _json(folder / "special_tokens_map.json").get("pad_token")
+    default = CLIP_END if tokenizer.token_to_id(CLIP_END) is not None else "[PAD]"
+    return padded(tokenizer, window, _token(pad or default))
+
+
+def load_vocabulary(vocab_txt: Path, window: int) -> PromptTokenizer:
+    """From the vocab.txt of a BERT. Raises CheckpointError as `load_tokenizer` does."""
+    return padded(read_bert(vocab_txt), window, "[PAD]")
+
+
+def shipped_clip(window: int, pad: str) -> PromptTokenizer:
+    """CLIP's 49,408 tokens; SD 1 pads with the end token, SD 2 with token 0, "!"."""
+    return padded(Tokenizer.from_file(str(CLIP_FILE)), window, pad)
+
+
+def shipped_bert(window: int) -> PromptTokenizer:
+    """bert-base-uncased's 30,522 tokens."""
+    return padded(Tokenizer.from_file(str(BERT_FILE)), window, "[PAD]")
 
 
 def padded(tokenizer: Tokenizer, window: int, pad: str) -> PromptTokenizer:
@@ -52,6 +73,19 @@ def padded(tokenizer: Tokenizer, window: int, pad: str) -> PromptTokenizer:
     tokenizer.enable_truncation(window)
     tokenizer.enable_padding(length=window, pad_id=pad_id, pad_token=pad)
     return PromptTokenizer(tokenizer, window)
+
+
+def _read(folder: Path) -> Tokenizer:
+    try:
+        if (folder / "tokenizer.json").is_file():
+            return Tokenizer.from_file(str(folder / "tokenizer.json"))
+        if (folder / "vocab.json").is_file():
+            return read_clip(folder / "vocab.json", folder / "merges.txt")
+        return read_bert(folder / "vocab.txt")
+    except CheckpointError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exception for files that it can't parse
+        raise CheckpointError(f"{folder}: no readable tokenizer.json, vocab.json or vocab.txt ({error})") from error
 
 
 def _json(path: Path) -> dict[str, Any]:

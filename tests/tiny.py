@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from models.autoencoder import Autoencoder, AutoencoderConfig
 from models.checkpoints.card import weights_hash
@@ -19,6 +18,7 @@ from models.pipeline import make_conditioner
 from models.schedule import ScheduleConfig
 from models.tokenizer import PromptTokenizer, padded
 from models.unet import UNet, UNetConfig
+from models.vocabularies import bert_tokenizer
 
 WINDOW = 32
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -100,13 +100,7 @@ def tiny_tokenizer() -> PromptTokenizer:
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + [str(d) for d in range(10)] + list(".,!?'-")
     pieces = dict.fromkeys([*SPECIAL, *WORDS, *letters, *(f"##{c}" for c in letters)])
     vocab = {token: i for i, token in enumerate(pieces)}
-    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])]
-    )
-    return padded(tokenizer, WINDOW, "[PAD]")
+    return padded(bert_tokenizer(vocab), WINDOW, "[PAD]")
 
 
 def _unet(in_channels: int, out_channels: int, context_dim: int | None) -> UNetConfig:

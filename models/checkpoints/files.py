@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from latentd.errors import CheckpointError
+from models.checkpoints.pickles import read_pickle
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 
@@ -38,12 +39,22 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """The weights of a component in the diffusers or transformers layout, full precision before fp16."""
     for variant in ("", ".fp16"):
         for stem in STEMS:
-            if (path := folder / f"{stem}{variant}.safetensors").is_file():
-                return read_safetensors(path)
-            for index in (f"{stem}.safetensors.index{variant}.json", f"{stem}{variant}.safetensors.index.json"):
-                if (path := folder / index).is_file():
-                    return _read_shards(path)
-    raise CheckpointError(f"{folder}: holds no weights ({', '.join(f'{s}.safetensors' for s in STEMS)})")
+            for suffix in (".safetensors", ".bin"):
+                if (path := folder / f"{stem}{variant}{suffix}").is_file():
+                    return _read(path)
+                for index in (f"{stem}{suffix}.index{variant}.json", f"{stem}{variant}{suffix}.index.json"):
+                    if (path := folder / index).is_file():
+                        return _read_shards(path)
+    raise CheckpointError(f"{folder}: holds no weights ({', '.join(f'{s}.safetensors or .bin' for s in STEMS)})")
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    state = read_pickle(path)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path}: not a state dict of tensors")
+    return state
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
@@ -52,5 +63,5 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     for name in names:
         if Path(name).name != name:
             raise CheckpointError(f"{index}: shard {name!r} is not beside the index")
-        state |= read_safetensors(index.parent / name)
+        state |= _read(index.parent / name)
     return state

@@ -17,3 +17,4 @@ class Loaded:
     config: ModelConfig
     states: dict[str, dict[str, Tensor]]
     tokenizer: PromptTokenizer | None = None
+    assumptions: tuple[str, ...] = ()  # what the files don't say and a family's habit filled in

@@ -70,6 +70,61 @@ LDM_BERT: Rules = (
 LDM_BERT_IGNORED = r"^to_logits\."
 
 
+# CompVis: inside a residual block of the UNet, and the first stage after its levels are turned.
+COMPVIS_RESBLOCK: Rules = (
+    (r"\.in_layers\.0\.", ".norm1."),
+    (r"\.in_layers\.2\.", ".conv1."),
+    (r"\.emb_layers\.1\.", ".time_emb_proj."),
+    (r"\.out_layers\.0\.", ".norm2."),
+    (r"\.out_layers\.3\.", ".conv2."),
+    (r"\.skip_connection\.", ".conv_shortcut."),
+    (r"samplers\.0\.op\.", "samplers.0.conv."),
+)
+COMPVIS_FIRST_STAGE: Rules = (
+    (r"\.down\.(\d+)\.block\.", r".down_blocks.\1.resnets."),
+    (r"\.up\.(\d+)\.block\.", r".up_blocks.\1.resnets."),
+    (r"\.down\.(\d+)\.downsample\.", r".down_blocks.\1.downsamplers.0."),
+    (r"\.up\.(\d+)\.upsample\.", r".up_blocks.\1.upsamplers.0."),
+    (r"\.down\.(\d+)\.attn\.", r".down_blocks.\1.attentions."),
+    (r"\.up\.(\d+)\.attn\.", r".up_blocks.\1.attentions."),
+    (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
+    (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
+    (r"\.mid\.attn_1\.", ".mid_block.attentions.0."),
+    (r"(attentions\.\d+)\.norm\.", r"\1.group_norm."),
+    (r"(attentions\.\d+)\.([qkv])\.", r"\1.attention.to_\2."),
+    (r"(attentions\.\d+)\.proj_out\.", r"\1.attention.to_out."),
+    (r"\.nin_shortcut\.", ".conv_shortcut."),
+    (r"\.norm_out\.", ".conv_norm_out."),
+)
+
+# CompVis's BERTEmbedder (x-transformers): even layers attend, odd ones feed forward. Applied after the pairing.
+COMPVIS_BERT: Rules = (
+    (r"^token_emb\.", "tokens."),
+    (r"^pos_emb\.emb\.", "positions."),
+    (r"^attn\.(\d+)\.0\.", r"layers.\1.norm1."),
+    (r"^attn\.(\d+)\.1\.to_out\.", r"layers.\1.attention.to_out."),
+    (r"^attn\.(\d+)\.1\.", r"layers.\1.attention."),
+    (r"^ff\.(\d+)\.0\.", r"layers.\1.norm2."),
+    (r"^ff\.(\d+)\.1\.net\.0\.0\.", r"layers.\1.fc1."),
+    (r"^ff\.(\d+)\.1\.net\.2\.", r"layers.\1.fc2."),
+)
+COMPVIS_BERT_IGNORED = r"^to_logits\."
+
+# open_clip's text tower.
+OPEN_CLIP: Rules = (
+    (r"^token_embedding\.", "tokens."),
+    (r"^positional_embedding$", "positions.weight"),
+    (r"^ln_final\.", "norm."),
+    (r"^transformer\.resblocks\.", "layers."),
+    (r"\.attn\.in_proj_", ".attention.to_qkv."),
+    (r"\.attn\.out_proj\.", ".attention.to_out."),
+    (r"\.ln_([12])\.", r".norm\1."),
+    (r"\.mlp\.c_fc\.", ".fc1."),
+    (r"\.mlp\.c_proj\.", ".fc2."),
+)
+OPEN_CLIP_IGNORED = r"^(text_projection|logit_scale|attn_mask|visual\.)"
+
+
 def renamed(state: Mapping[str, Tensor], rules: Rules, ignored: str | None = None) -> dict[str, Tensor]:
     """Every key through all rules in turn; keys that match `ignored` are left out."""
     compiled = [(re.compile(pattern), new) for pattern, new in rules]

@@ -1,0 +1,93 @@
+"""What published families have in common and no file says: head counts, scale factor, schedule, kind of prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from models.schedule import Prediction, ScheduleConfig
+
+SD2_EPS_STEP = 875_000  # global_step of the 512-base models, which predict eps
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Defaults of one family; a config beside the file goes before them."""
+
+    name: str
+    num_heads: int = -1
+    num_head_channels: int = -1
+    scale_factor: float = 1.0
+    betas: tuple[float, float] = (0.0015, 0.0195)
+    ema: bool = True
+    known_prediction: Prediction | None = "eps"
+
+    def heads(self) -> Mapping[str, Any]:
+        return {"num_heads": self.num_heads, "num_head_channels": self.num_head_channels}
+
+    def schedule(self) -> ScheduleConfig:
+        return ScheduleConfig(beta_start=self.betas[0], beta_end=self.betas[1])
+
+    def prediction(self, global_step: int | None) -> Prediction:
+        """SD 2: eps and v models have the same keys; the base models' training step tells them."""
+        if self.known_prediction is not None:
+            return self.known_prediction
+        return "eps" if global_step == SD2_EPS_STEP else "v"
+
+    def assumptions(self, global_step: int | None) -> tuple[str, ...]:
+        """What was taken from the family, for people to read."""
+        heads = f"{self.num_heads} heads" if self.num_heads > 0 else f"{self.num_head_channels} channels a head"
+        lines = [f"{self.name}: {heads}, as no config.yaml is beside the file"]
+        if self.known_prediction is None and global_step is None:
+            lines.append(
+                "prediction_type: eps or v can't be told from the file; v is assumed. "
+                "If pictures are noise, set prediction_type to eps in card.json"
+            )
+        return tuple(lines)
+
+
+SD1 = Family("Stable Diffusion 1", num_heads=8, scale_factor=0.18215, betas=(0.00085, 0.012), ema=False)
+SD2 = Family(
+    "Stable Diffusion 2",
+    num_head_channels=64,
+    scale_factor=0.18215,
+    betas=(0.00085, 0.012),
+    ema=False,
+    known_prediction=None,
+)
+SD_X4 = Family(
+    "Stable Diffusion x4 upscaler",
+    num_heads=8,
+    scale_factor=0.08333,
+    betas=(0.0001, 0.02),
+    ema=False,
+    known_prediction="v",
+)
+LDM_TEXT_LARGE = Family("LDM text2img-large", num_heads=8, scale_factor=0.18215, betas=(0.00085, 0.012), ema=False)
+LDM_TEXT = Family("LDM text or layout to image", num_head_channels=32)
+LDM_CLASS_V2 = Family("LDM cin256-v2", num_heads=1)
+LDM_CLASS = Family("LDM cin256", num_head_channels=32)
+LDM_SEMANTIC = Family("LDM semantic synthesis", num_heads=8, betas=(0.0015, 0.0205))
+LDM_UPDOWN = Family("LDM with residual resampling", num_heads=8)
+LDM_PLAIN = Family("LDM", num_head_channels=32)
+
+
+def family_of(unet: Mapping[str, Tensor], conditioner: Mapping[str, Tensor]) -> Family:
+    """By conditioner first, then by what the UNet's keys show."""
+    if any(key.startswith("model.transformer.") for key in conditioner):
+        return SD_X4 if "label_emb.weight" in unet else SD2
+    if any(key.startswith("transformer.text_model.") for key in conditioner):
+        return SD1
+    if "transformer.token_emb.weight" in conditioner:
+        wide = conditioner["transformer.token_emb.weight"].shape[1] >= 1280
+        return LDM_TEXT_LARGE if wide else LDM_TEXT
+    if "embedding.weight" in conditioner:
+        # The later model counts a null class, 1001.
+        return LDM_CLASS_V2 if len(conditioner["embedding.weight"]) % 10 == 1 else LDM_CLASS
+    if "channel_mapper.weight" in conditioner:
+        return LDM_SEMANTIC
+    resampled = not any(".op." in key for key in unet)
+    return LDM_UPDOWN if resampled else LDM_PLAIN
