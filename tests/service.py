@@ -79,6 +79,24 @@ class Service:
         text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
         return [int(child) for child in text.split()]
 
+    def named(self, command: str) -> list[int]:
+        """Ids of the children that run `latentd <command>`."""
+        lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in self.processes()}
+        return [pid for pid, line in lines.items() if command.encode() in line]
+
+    def wait_until_served(self, gone: int) -> None:
+        """Wait for another worker than `gone`, which was killed, to be ready for jobs."""
+        until = time.monotonic() + START_S
+        while gone in self.named("worker") or not self.named("worker") or not self._metrics_up():
+            assert time.monotonic() < until, self.log_path.read_text()
+            time.sleep(0.05)
+
+    def _metrics_up(self) -> bool:
+        try:
+            return self.client.get(f"http://127.0.0.1:{self.worker_metrics_port}/metrics").status_code == 200
+        except httpx2.TransportError:
+            return False
+
     def stop(self) -> None:
         """Ctrl-C, and wait."""
         if self._process is None:
