@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from latentd.errors import InvalidRequest, NoCheckpoint, NotFound
 from service.contract import CARDS_KEY, Kind, ModelCard, serving_key
+from service.problems import shown
 
 CONVERT = "latentd models convert PATH $LATENTD_MODELS_DIR/NAME --to native"
 
@@ -98,7 +99,7 @@ def find_card(cards: Mapping[str, ModelCard], model: str) -> ModelCard:
     if model in cards:
         return cards[model]
     known = ", ".join(cards) or "none"
-    raise NotFound(f"no model {model!r}; known models: {known}", field="model", value=model, bound=list(cards))
+    raise NotFound(f"no model {shown(model)!r}; known models: {known}", field="model", value=model, bound=list(cards))
 
 
 def choose_card(cards: Mapping[str, ModelCard], kind: Kind, model: str | None, default: str) -> ModelCard:

@@ -131,9 +131,14 @@ class JobRequest(Wire):
         return self.guidance_scale != 1.0 and self.kind in ("txt2img", "inpaint", "img2img", "class2img")
 
     @property
+    def run_steps(self) -> int:
+        """Steps that are run, over all images: `strength` < 1 leaves the last int(steps · strength), at least one."""
+        return max(1, int(self.steps * (self.strength or 1.0))) * self.num_images
+
+    @property
     def rows(self) -> int:
         """Network evaluations of the whole job, the unit of queue estimates."""
-        return self.steps * self.num_images * (2 if self.guided else 1)
+        return self.run_steps * (2 if self.guided else 1)
 
     def arguments(self) -> dict[str, Any]:
         """As JSON for the RQ job."""

@@ -59,8 +59,9 @@ def gpu_seconds(request: JobRequest, rates: Rates) -> float:
 
 def idle_seconds(request: JobRequest, rates: Rates) -> float:
     """The job's length where nothing else runs: a call costs its rows, but never less than a small call does."""
-    call_s = max(rates.step_s, request.rows / request.steps * rates.row_s)
-    return request.steps * call_s + request.num_images * rates.image_s
+    calls = request.run_steps // request.num_images
+    call_s = max(rates.step_s, request.rows / calls * rates.row_s)
+    return calls * call_s + request.num_images * rates.image_s
 
 
 def predict(request: JobRequest, backlog: Backlog) -> Estimate:

@@ -30,6 +30,7 @@ SAFE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-cache",
 }
 # A client that already sends a body too large often reads no answer before it is done: this much is read and dropped.
 DRAIN_BYTES = 256 * 2**20

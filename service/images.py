@@ -13,6 +13,7 @@ from latentd.storage import Store, image_path
 from service.contract import ImageInfo, JobResult, parse_image_id
 from service.jobs import read_hash
 from service.preferences import MEDIA_TYPES
+from service.problems import shown
 
 if TYPE_CHECKING:
     from obstore import GetResult
@@ -29,7 +30,7 @@ async def find_image(redis: Redis, image_id: str) -> tuple[ImageInfo, str]:
     """
     parsed = parse_image_id(image_id)
     if parsed is None:
-        raise NotFound(f"no image {image_id[:200]!r}", field="id", value=image_id)
+        raise NotFound(f"no image {shown(image_id)!r}", field="id", value=image_id)
     job_id, index = parsed
     values = await read_hash(redis, job_id)
     result = JobResult.model_validate_json(values["result"]) if "result" in values else None

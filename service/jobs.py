@@ -29,6 +29,7 @@ from service.contract import (
     queue_name,
 )
 from service.estimate import Backlog, queued_eta, read_backlog, running_eta
+from service.problems import shown
 from service.queue import queue_key
 
 PAGE = 100  # ids read at once while a filtered list looks for matches
@@ -70,8 +71,8 @@ async def read_hash(redis: Redis, job_id: str) -> Hash:
         values: Hash = found
         return values
     if gone or listed is not None:  # listed without a record: expired
-        raise Gone(f"job {job_id} expired or was purged", field="id", value=job_id)
-    raise NotFound(f"no job {job_id!r}", field="id", value=job_id)
+        raise Gone(f"job {shown(job_id)} expired or was purged", field="id", value=job_id)
+    raise NotFound(f"no job {shown(job_id)!r}", field="id", value=job_id)
 
 
 async def read_job(redis: Redis, shelf: CardShelf, job_id: str) -> Job:

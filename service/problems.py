@@ -10,6 +10,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from obstore.exceptions import BaseError
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
@@ -178,10 +179,15 @@ async def _on_any(request: Request, error: Exception) -> Response:
     return problem_response(problem)
 
 
+async def _on_storage(request: Request, error: Exception) -> Response:
+    return await _on_latentd(request, Unavailable(f"the object storage doesn't answer: {type(error).__name__}"))
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of `app` as a problem."""
     app.add_exception_handler(LatentdError, _on_latentd)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RedisError, _on_redis)
+    app.add_exception_handler(BaseError, _on_storage)
     app.add_exception_handler(Exception, _on_any)

@@ -163,4 +163,4 @@ def _create_keys(record: JobRecord, job: RQJob) -> list[str]:
 def _create_values(record: JobRecord) -> list[str | int]:
     request = record.request
     created_ms = int(record.created_at.timestamp() * 1000)
-    return [record.id, record.to_json(), created_ms, request.rows, request.steps * request.num_images]
+    return [record.id, record.to_json(), created_ms, request.rows, request.run_steps]

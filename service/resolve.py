@@ -17,7 +17,7 @@ from service.uploads import Pictures
 MODEL_FIELDS = frozenset(
     {"prompt", "negative_prompt", "guidance_scale", "width", "height", "steps", "sampler", "eta", "strength"}
 )
-ETA_SAMPLERS = frozenset({"ddim"})
+ETA_SAMPLERS = ("ddim",)
 # Longest side that the file formats hold.
 MAX_SIDE: dict[OutputFormat, int] = {"png": 2**31 - 1, "jpeg": 65_535, "webp": 16_383}
 
@@ -35,14 +35,15 @@ def resolve(
     _check_size(body, width, height, max_pixels)
     _check_side(width, height, output_format)
     post, defaults = body.post, card.defaults
+    sampler = _sampler(post.sampler, card)
     values: dict[str, Any] = {
         "kind": body.kind,
         "model": card.id,
         "width": width,
         "height": height,
         "steps": post.steps or defaults.steps,
-        "sampler": _sampler(post.sampler, card),
-        "eta": defaults.eta if post.eta is None else post.eta,
+        "sampler": sampler,
+        "eta": _eta(post.eta, sampler, card),
         "seed": seed,
         "output_format": output_format,
         "num_images": post.num_images,
@@ -110,6 +111,17 @@ def _sampler(name: str | None, card: ModelCard) -> str:
     return sampler
 
 
+def _eta(sent: float | None, sampler: str, card: ModelCard) -> float:
+    if sampler in ETA_SAMPLERS:
+        return card.defaults.eta if sent is None else sent
+    if sent:
+        can = ", ".join(ETA_SAMPLERS)
+        raise InvalidRequest(
+            f"eta is of no use to sampler {sampler}; {can} uses it", field="eta", value=sent, bound=can
+        )
+    return 0.0
+
+
 def _prompted(body: Body, card: ModelCard) -> dict[str, Any]:
     post = body.post
     if not isinstance(post, Prompted):
@@ -135,8 +147,6 @@ def warnings_of(request: JobRequest, card: ModelCard, folder: Path | None) -> tu
         if cut is not None:
             message = f"{field} is longer than the model's {card.token_window} tokens; cut: “{cut}”"
             found.append(JobWarning(field=field, message=message))
-    if request.eta and request.sampler not in ETA_SAMPLERS:
-        found.append(JobWarning(field="eta", message=f"sampler {request.sampler} doesn't use eta"))
     if request.negative_prompt and not request.guided:
         message = "negative_prompt has no effect at guidance_scale 1"
         found.append(JobWarning(field="negative_prompt", message=message))

@@ -7,6 +7,8 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from obstore.exceptions import BaseError
+
 from latentd.errors import DiskFull, Unavailable
 from latentd.pictures import open_upload, read_mask
 from latentd.storage import Store, upload_path
@@ -70,7 +72,7 @@ async def store_pictures(store: Store, pictures: Pictures) -> None:
     for name, upload in pictures.uploads.items():
         try:
             await store.put_async(upload.path, pictures.data[name])
-        except Exception as error:  # obstore's errors share no narrower base with the OSError of a folder
+        except (OSError, BaseError) as error:
             if "No space left" in str(error):
                 raise DiskFull("no room for the upload on the data disk", field=name) from error
             raise Unavailable("the object storage doesn't take the upload", field=name) from error

@@ -181,7 +181,8 @@ def fail(redis: Redis, job_id: str, problem: Problem) -> None:
 def _end(redis: Redis, record: JobRecord, status: str, fields: dict[str, str]) -> None:
     now = datetime.now(UTC).isoformat()
     with redis.pipeline() as pipe:
-        pipe.hset(job_key(record.id), mapping={"status": status, "started_at": now, "ended_at": now} | dict(fields))
+        for field, value in {**fields, "status": status, "started_at": now, "ended_at": now}.items():
+            pipe.hset(job_key(record.id), field, value)
         pipe.hdel(work_key(record.request.model, record.request.priority), record.id)
         pipe.xadd(events_key(record.id), {"type": status, "data": "{}"})
         pipe.execute()

@@ -48,7 +48,7 @@ class Held:
     @property
     def steps(self) -> int:
         """Steps over all images, the unit of progress."""
-        return self.request.steps * self.request.num_images
+        return self.request.run_steps
 
     @property
     def complete(self) -> bool:

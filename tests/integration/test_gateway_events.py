@@ -147,6 +147,23 @@ def test_many_streams_of_one_job(client: httpx2.Client, redis: Redis, job_id: st
     assert seen == [["queued", *["step"] * 5, "canceled"]] * 20
 
 
+def blocked(redis: Redis) -> int:
+    return int(redis.info("clients")["blocked_clients"])
+
+
+def test_a_client_that_leaves_takes_its_wait_along(client: httpx2.Client, redis: Redis, job_id: str) -> None:
+    stream = read(client, job_id)
+    next(stream)
+    wait = httpx2.Client(base_url=client.base_url, timeout=0.3, trust_env=False)
+    with wait, pytest.raises(httpx2.ReadTimeout):
+        wait.post("/v1/txt2img", json={}, headers={"Prefer": "wait=5"})
+    stream.close()  # type: ignore[attr-defined]
+    ends = time.monotonic() + 3
+    while blocked(redis):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
 def test_a_stop_closes_streams_soon(redis: Redis, redis_url: str, tmp_path: Path) -> None:
     assert redis.dbsize() == 0
     settings = settings_for(redis_url, tmp_path)

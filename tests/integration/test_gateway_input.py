@@ -202,6 +202,7 @@ def test_models_that_are_unknown_or_lack_the_task(client: httpx2.Client, redis: 
     assert unknown["bound"] == ["painter", "upscaler"]
     lacking = check_refused(client.post("/v1/txt2img", json={"model": "upscaler"}), redis, folder, "model")
     assert lacking["bound"] == ["painter"]
+    check_refused(client.post("/v1/txt2img", json={"sampler": "plms", "eta": 0.5}), redis, folder, "eta")
     sampler = check_refused(client.post("/v1/txt2img", json={"sampler": "heun"}), redis, folder, "sampler")
     assert sampler["bound"] == ["ddim", "plms", "euler"]
 
@@ -290,7 +291,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from([*Txt2ImgPost.model_fields, "other"]), JSON, max_size=6))
 def test_any_object_is_planned_or_refused(client: httpx2.Client, redis: Redis, body: dict[str, object]) -> None:
     answer = client.post("/v1/txt2img?dry_run=true", json=body)
