@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,7 +73,7 @@ def choose_picture(page: Page, name: str, content: bytes) -> None:
 
 def job_id(page: Page) -> str:
     """The job that the address names."""
-    page.wait_for_function("location.hash.startsWith('#job=')")
+    expect(page).to_have_url(re.compile("#job="))
     return page.url.split("#job=")[1]
 
 

@@ -62,7 +62,7 @@ def create(page: Page, prompt: str, **fields: str) -> None:
 
 def expect_shown(page: Page, picture: Image.Image) -> None:
     """The picture on the screen has the file's mean colour: it is loaded, whole and unveiled."""
-    page.wait_for_function("document.querySelector('.picture')?.naturalWidth > 0")
+    expect(page.locator(".picture")).to_have_js_property("complete", True)
     seen = Image.open(io.BytesIO(page.locator(".picture").screenshot())).convert("RGB")
     inner = (seen.width // 8, seen.height // 8, seen.width * 7 // 8, seen.height * 7 // 8)
     of_file = picture.resize(seen.size).crop(inner)
@@ -71,7 +71,7 @@ def expect_shown(page: Page, picture: Image.Image) -> None:
 
 def test_a_prompt_becomes_a_picture(page: Page, service: Service, tmp_path: Path) -> None:
     expect(page.locator("#service")).to_have_text("Ready")
-    create(page, "red heart", steps="120", preview_every="10", seed="7")
+    create(page, "red heart", steps="120", seed="7")
     expect(page.locator("progress")).to_have_attribute("value", re.compile(r"\d+"))
     expect(page.locator(".preview")).to_have_attribute("src", re.compile("data:image/webp;base64,.+"))
     expect(page.locator("#download")).to_be_visible()
@@ -146,7 +146,7 @@ def test_a_running_job_is_canceled(page: Page, service: Service) -> None:
 
 
 def test_a_job_survives_reloads_and_a_dead_gateway(page: Page, service: Service) -> None:
-    create(page, "navy star", steps="600", seed="5")
+    create(page, "navy star", steps="300", seed="5")
     expect(page.locator(".now")).to_have_text("Painting")
     job = job_id(page)
     page.reload()

@@ -5,7 +5,7 @@
 
 /**
  * What the page shows, in order. `place` is main or more; `soft` is where a slider ends, because bounds are far
- * wider than what is useful.
+ * wider than what is useful. A switch that is on has the value of `on(values, card)`.
  */
 const KNOWN = [
   { name: "prompt", place: "main", control: "text", label: "Prompt", lines: 3, hint: "What the picture shows" },
@@ -21,12 +21,16 @@ const KNOWN = [
   { name: "num_images", place: "more", control: "number", label: "Pictures" },
   { name: "seed", place: "more", control: "seed", label: "Seed", hint: "random" },
   { name: "output_format", place: "more", control: "select", label: "Format" },
-  { name: "preview_every", place: "more", control: "number", label: "Preview every", unit: "steps", help: "0 shows none." },
-  { name: "determinism", place: "more", control: "switch", label: "Same bytes every time", on: "strict", off: "fast", help: "Strict: equal bytes whatever else runs. A little slower." },
+  { name: "preview_every", place: "more", control: "switch", label: "Previews", on: previewEvery, off: 0, help: "See the picture while it is painted." },
+  { name: "determinism", place: "more", control: "switch", label: "Same bytes every time", on: () => "strict", off: "fast", help: "Strict: equal bytes whatever else runs. A little slower." },
 ];
 
-// A preview costs one decode, so that about six a picture stay cheap beside the steps.
+// A preview costs one decode: six a picture are cheap beside its steps.
 const PREVIEWS = 6;
+
+function previewEvery({ steps }, card) {
+  return Math.max(1, Math.round((steps ?? card.defaults.steps) / PREVIEWS));
+}
 
 // Fields that every model has; all others are shown only where the card lists them.
 const COMMON = new Set(["num_images", "seed", "output_format", "preview_every", "determinism"]);
@@ -75,7 +79,7 @@ export function fieldsOf(kind, card, schemas, openapi) {
 
 function defaultOf(name, card, property) {
   if (name === "width" || name === "height") return card.native_size;
-  if (name === "preview_every") return Math.max(1, Math.round(card.defaults.steps / PREVIEWS));
+  if (name === "preview_every") return previewEvery({}, card);
   if (name in card.defaults) return card.defaults[name];
   return property.default ?? property.enum?.[0] ?? "";
 }

@@ -56,9 +56,9 @@ export class Form {
 
   // Numbers belong to a model's card: only what a person wrote goes with them to another model.
   #carried(kept, card) {
-    const same = this.card === card.id;
-    this.card = card.id;
-    const names = same ? Object.keys(kept) : ["prompt", "negative_prompt", "num_images", "output_format", "determinism"];
+    const same = this.card?.id === card.id;
+    this.card = card;
+    const names = same ? Object.keys(kept) : ["prompt", "negative_prompt", "num_images", "output_format", "preview_every", "determinism"];
     return Object.fromEntries(Object.entries(kept).filter(([name]) => names.includes(name)));
   }
 
@@ -104,19 +104,19 @@ export class Form {
 
   /** Values as the request has them; empty controls are left out. */
   values() {
-    const entries = [...this.#controls].map(([name, { field, input }]) => {
-      if (field.control === "switch") return [name, input.checked ? field.on : field.off];
-      if (input.type === "number") return [name, input.value === UNSET ? undefined : Number(input.value)];
-      return [name, input.value === UNSET ? undefined : input.value];
-    });
-    return Object.fromEntries(entries.filter(([, value]) => value !== undefined));
+    const values = {};
+    for (const [name, { input }] of this.#controls)
+      if (input.type !== "checkbox" && input.value !== UNSET) values[name] = input.type === "number" ? Number(input.value) : input.value;
+    for (const [name, { field, input }] of this.#controls)
+      if (input.type === "checkbox") values[name] = input.checked ? field.on(values, this.card) : field.off;
+    return values;
   }
 
   /** Sets the controls that `values` names. */
   fill(values) {
     for (const [name, { field, input }] of this.#controls) {
       if (!(name in values)) continue;
-      if (field.control === "switch") input.checked = values[name] === field.on;
+      if (field.control === "switch") input.checked = values[name] !== field.off;
       else input.value = values[name] ?? UNSET;
       input.dispatchEvent(new Event("input"));
     }
