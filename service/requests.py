@@ -31,7 +31,7 @@ class Post(BaseModel):
         default=None, ge=0, le=1, description="DDIM's share of fresh noise in each step: 0 deterministic, 1 as DDPM."
     )
     seed: int | None = Field(
-        default=None, ge=0, lt=SEEDS, description="Seed of the first image; image k has seed + k. Drawn if absent."
+        default=None, ge=0, le=SEEDS - 1, description="Seed of the first image; image k has seed + k. Drawn if absent."
     )
     num_images: int = Field(default=1, ge=1, le=16, description="Images to make.")
     output_format: OutputFormat | None = Field(
