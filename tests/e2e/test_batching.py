@@ -44,7 +44,7 @@ def requests() -> list[dict[str, Any]]:
 
 def calls_alone(fields: dict[str, Any]) -> int:
     """One UNet call a step; PLMS starts with one more."""
-    return int(fields["steps"]) + (fields["sampler"] == "plms")
+    return int(fields["steps"]) + int(fields["sampler"] == "plms")
 
 
 def png(image: Image.Image) -> bytes:
