@@ -39,7 +39,8 @@ const json = async (path, options) => (await request(path, options)).json();
 
 /**
  * Posts a request of `kind`; `files` are the pictures (image, mask) that travel as multipart parts.
- * Returns the accepted job. Each submission has its own idempotency key: a retry after a lost answer makes no second job.
+ * Returns the accepted job. Each submission has its own idempotency key: a retry after a lost answer makes no second
+ * job.
  */
 export async function submit(kind, fields, files) {
   const options = { method: "POST", headers: { Accept: "application/json", "Idempotency-Key": newKey() } };

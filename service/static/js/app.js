@@ -28,7 +28,9 @@ async function start() {
   try {
     await service.start();
   } catch (problem) {
-    stage(notice("The service doesn't answer", problem.message, button("Try again", { onclick: () => location.reload() })));
+    stage(
+      notice("The service doesn't answer", problem.message, button("Try again", { onclick: () => location.reload() })),
+    );
     return;
   }
   listenToTabs((kind) => (selectKind(kind), leaveJob()));
@@ -52,14 +54,20 @@ function showForm() {
   byId("form").hidden = !card;
   if (!card) return;
   const action = { txt2img: "Create", inpaint: "Repaint", upscale: `Upscale ×${card.scale}` }[app.kind];
-  form.show(fieldsOf(app.kind, card, service.schemas, service.openapi), { cards: service.able(app.kind), card, action });
+  form.show(fieldsOf(app.kind, card, service.schemas, service.openapi), {
+    cards: service.able(app.kind),
+    card,
+    action,
+  });
   showPictureRow();
 }
 
 function showPictureRow() {
   const label = PICTURE_KINDS[app.kind];
   const showLabel = app.kind === "inpaint" ? "Mask" : "Show";
-  form.slot.replaceChildren(...(label ? [pictureRow(app.picture, { label, showLabel, onFile: takePicture, onShow: leaveJob })] : []));
+  form.slot.replaceChildren(
+    ...(label ? [pictureRow(app.picture, { label, showLabel, onFile: takePicture, onShow: leaveJob })] : []),
+  );
 }
 
 /** Leaves the job on the stage for what the next request starts from. */
@@ -102,7 +110,8 @@ async function accepted(job, file) {
   const lost = file && (await sources.keepSource(job.id, file).then(() => null, String));
   open(job);
   history.refresh();
-  if (byId("stage").getBoundingClientRect().top < 0 || innerWidth <= 900) byId("stage").scrollIntoView({ block: "start", behavior: "smooth" });
+  if (byId("stage").getBoundingClientRect().top < 0 || innerWidth <= 900)
+    byId("stage").scrollIntoView({ block: "start", behavior: "smooth" });
   if (lost) form.showProblem({ message: `The job runs, but this browser can't keep its picture: ${lost}` });
 }
 
@@ -111,7 +120,8 @@ async function filesOf(kind) {
   if (!(kind in PICTURE_KINDS)) return {};
   if (!picture) throw new api.Problem({ detail: "Choose a picture first.", field: "image" });
   if (kind === "upscale") return { image: picture.file };
-  if (!picture.mask || picture.mask.empty) throw new api.Problem({ detail: "Draw on the picture what is to be repainted.", field: "mask" });
+  if (!picture.mask || picture.mask.empty)
+    throw new api.Problem({ detail: "Draw on the picture what is to be repainted.", field: "mask" });
   return { image: picture.file, mask: await picture.mask.file() };
 }
 

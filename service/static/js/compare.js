@@ -5,13 +5,21 @@
 import { h } from "./dom.js";
 
 /**
- * A File and the URL of what became of it, of the same shape. The slider is a native range, so keyboards and readers have it too;
- * `share` is how much of the picture before it shows at first, in percent.
+ * A File and the URL of what became of it, of the same shape. The slider is a native range, so keyboards and readers
+ * have it too; `share` is how much of the picture before it shows at first, in percent.
  */
 export function compare(before, after, alt, share = 50) {
   const url = URL.createObjectURL(before);
   const frame = h("div", { className: "compare" });
-  const slider = h("input", { type: "range", min: 0, max: 100, step: 0.5, value: share, className: "divider", "aria-label": "Before and after: how much of the picture before is shown, in percent" });
+  const slider = h("input", {
+    type: "range",
+    min: 0,
+    max: 100,
+    step: 0.5,
+    value: share,
+    className: "divider",
+    "aria-label": "Before and after: how much of the picture before is shown, in percent",
+  });
   const place = () => frame.style.setProperty("--at", `${slider.value}%`);
   slider.addEventListener("input", place);
   place();

@@ -32,10 +32,15 @@ export function icon(name) {
 }
 
 export function button(label, props = {}, iconName = undefined) {
-  return h("button", { type: "button", className: "button", ...props }, iconName && icon(iconName), h("span", {}, label));
+  return h(
+    "button",
+    { type: "button", className: "button", ...props },
+    iconName && icon(iconName),
+    h("span", {}, label),
+  );
 }
 
-/** Box of a picture's shape, which style.css fits into the stage. */
+/** Box of a picture's shape, which stage.css fits into the stage. */
 export function pictureBox({ width, height }, ...children) {
   const box = h("div", { className: "canvas" }, ...children);
   box.style.setProperty("--w", width);

@@ -17,12 +17,12 @@ export function pictureView(picture, caption) {
   return h("figure", { className: "frame" }, pictureBox(picture, pictureCanvas(picture)), h("figcaption", {}, caption));
 }
 
-/** Picture and mask with their toolbar; the mask belongs to the picture (`picture.mask`) and survives leaving the stage. */
+/** Picture and mask with their toolbar; the mask is the picture's (`picture.mask`) and survives leaving the stage. */
 export function maskEditor(picture) {
   picture.mask ??= new Mask(picture.width, picture.height);
   const { mask } = picture;
   const surface = pictureBox(picture, pictureCanvas(picture), mask.canvas, mask.ring);
-  const caption = h("figcaption", {}, "Draw over what is to be repainted. Everything else stays as it is, to the last bit.");
+  const caption = h("figcaption", {}, "Draw over what should be repainted. Nothing else changes, to the last bit.");
   return h("figure", { className: "frame editor" }, toolbar(mask), surface, caption);
 }
 
@@ -44,7 +44,13 @@ function toolbar(mask) {
 
 function toolChoice(mask) {
   const choices = TOOLS.map(([name, label]) => {
-    const input = h("input", { type: "radio", name: "tool", value: name, checked: mask.tool === name, onchange: () => (mask.tool = name) });
+    const input = h("input", {
+      type: "radio",
+      name: "tool",
+      value: name,
+      checked: mask.tool === name,
+      onchange: () => (mask.tool = name),
+    });
     return h("label", { className: "choice", title: label }, input, icon(name), h("span", {}, label));
   });
   return h("div", { className: "group segmented", role: "radiogroup", "aria-label": "Tool" }, choices);
@@ -52,7 +58,13 @@ function toolChoice(mask) {
 
 function brushSize(mask) {
   const shorter = Math.min(mask.canvas.width, mask.canvas.height);
-  const input = h("input", { type: "range", id: "brush-size", min: Math.max(1, Math.round(shorter / 64)), max: Math.round(shorter / 2), value: mask.size });
+  const input = h("input", {
+    type: "range",
+    id: "brush-size",
+    min: Math.max(1, Math.round(shorter / 64)),
+    max: Math.round(shorter / 2),
+    value: mask.size,
+  });
   input.addEventListener("input", () => (mask.size = Number(input.value)));
   return h("div", { className: "group size" }, h("label", { htmlFor: "brush-size" }, "Size"), input);
 }

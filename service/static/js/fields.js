@@ -9,20 +9,74 @@
  */
 const KNOWN = [
   { name: "prompt", place: "main", control: "text", label: "Prompt", lines: 3, hint: "What the picture shows" },
-  { name: "negative_prompt", place: "main", control: "text", label: "Negative prompt", lines: 1, hint: "What it must not show" },
-  { name: "strength", place: "main", control: "slider", label: "Strength", soft: 1, step: 0.01, help: "1 repaints from noise; less keeps some of what is there." },
-  { name: "feather", place: "main", control: "slider", label: "Feather", soft: 64, unit: "px", help: "Pixels outside the mask that may blend into it." },
+  {
+    name: "negative_prompt",
+    place: "main",
+    control: "text",
+    label: "Negative prompt",
+    lines: 1,
+    hint: "What it must not show",
+  },
+  {
+    name: "strength",
+    place: "main",
+    control: "slider",
+    label: "Strength",
+    soft: 1,
+    step: 0.01,
+    help: "1 repaints from noise; less keeps some of what is there.",
+  },
+  {
+    name: "feather",
+    place: "main",
+    control: "slider",
+    label: "Feather",
+    soft: 64,
+    unit: "px",
+    help: "Pixels outside the mask that may blend into it.",
+  },
   { name: "steps", place: "more", control: "slider", label: "Steps", soft: 100 },
-  { name: "guidance_scale", place: "more", control: "slider", label: "Guidance", soft: 15, step: 0.1, help: "How closely the prompt is followed." },
+  {
+    name: "guidance_scale",
+    place: "more",
+    control: "slider",
+    label: "Guidance",
+    soft: 15,
+    step: 0.1,
+    help: "How closely the prompt is followed.",
+  },
   { name: "sampler", place: "more", control: "select", label: "Sampler" },
-  { name: "eta", place: "more", control: "number", label: "Eta", step: 0.05, help: "Noise added at each step; 0 adds none." },
+  {
+    name: "eta",
+    place: "more",
+    control: "number",
+    label: "Eta",
+    step: 0.05,
+    help: "Noise added at each step; 0 adds none.",
+  },
   { name: "width", place: "more", control: "number", label: "Width", unit: "px" },
   { name: "height", place: "more", control: "number", label: "Height", unit: "px" },
   { name: "num_images", place: "more", control: "number", label: "Pictures" },
   { name: "seed", place: "more", control: "seed", label: "Seed", hint: "random" },
   { name: "output_format", place: "more", control: "select", label: "Format" },
-  { name: "preview_every", place: "more", control: "switch", label: "Previews", on: previewEvery, off: 0, help: "See the picture while it is painted." },
-  { name: "determinism", place: "more", control: "switch", label: "Same bytes every time", on: () => "strict", off: "fast", help: "Strict: equal bytes whatever else runs. A little slower." },
+  {
+    name: "preview_every",
+    place: "more",
+    control: "switch",
+    label: "Previews",
+    on: previewEvery,
+    off: 0,
+    help: "See the picture while it is painted.",
+  },
+  {
+    name: "determinism",
+    place: "more",
+    control: "switch",
+    label: "Same bytes every time",
+    on: () => "strict",
+    off: "fast",
+    help: "Strict: equal bytes whatever else runs. A little slower.",
+  },
 ];
 
 // A preview costs one decode: six a picture are cheap beside its steps.
@@ -49,7 +103,10 @@ export function requestSchemas(openapi) {
 function resolve(schema, openapi) {
   if (!schema.$ref) return schema;
   const path = schema.$ref.slice(2).split("/");
-  return resolve(path.reduce((node, key) => node[key], openapi), openapi);
+  return resolve(
+    path.reduce((node, key) => node[key], openapi),
+    openapi,
+  );
 }
 
 // Optional fields are written as anyOf with null; the other branch holds the bounds.
@@ -61,20 +118,22 @@ function branch(property, openapi) {
 /** Fields of a request of `kind` by the model of `card`: `{name, label, control, default, min, max, options, …}`. */
 export function fieldsOf(kind, card, schemas, openapi) {
   const properties = schemas[kind].properties;
-  return KNOWN.filter(({ name }) => name in properties && (COMMON.has(name) || card.fields.includes(name))).map((known) => {
-    const property = branch(properties[known.name], openapi);
-    const step = known.step ?? 1;
-    return {
-      ...known,
-      description: property.description,
-      step,
-      min: property.minimum ?? property.exclusiveMinimum + step,
-      max: property.maximum ?? property.exclusiveMaximum - step,
-      maxLength: property.maxLength,
-      options: known.name === "sampler" ? card.samplers : property.enum,
-      default: defaultOf(known.name, card, property),
-    };
-  });
+  return KNOWN.filter(({ name }) => name in properties && (COMMON.has(name) || card.fields.includes(name))).map(
+    (known) => {
+      const property = branch(properties[known.name], openapi);
+      const step = known.step ?? 1;
+      return {
+        ...known,
+        description: property.description,
+        step,
+        min: property.minimum ?? property.exclusiveMinimum + step,
+        max: property.maximum ?? property.exclusiveMaximum - step,
+        maxLength: property.maxLength,
+        options: known.name === "sampler" ? card.samplers : property.enum,
+        default: defaultOf(known.name, card, property),
+      };
+    },
+  );
 }
 
 function defaultOf(name, card, property) {

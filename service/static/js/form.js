@@ -8,18 +8,29 @@ const UNSET = "";
 
 /** Builds a field's control; `read` gives its value for the request, undefined where it is left to the service. */
 const CONTROLS = {
-  text: (field) =>
-    h("textarea", { rows: field.lines, placeholder: field.hint, spellcheck: true, autocomplete: "off" }),
+  text: (field) => h("textarea", { rows: field.lines, placeholder: field.hint, spellcheck: true, autocomplete: "off" }),
   number: (field) => numberInput(field),
   slider: (field) => numberInput(field),
   seed: (field) => numberInput({ ...field, default: UNSET }),
-  select: (field) => h("select", {}, field.options.map((option) => h("option", { value: option }, option))),
+  select: (field) =>
+    h(
+      "select",
+      {},
+      field.options.map((option) => h("option", { value: option }, option)),
+    ),
   switch: () => h("input", { type: "checkbox", role: "switch", className: "toggle" }),
 };
 
 function numberInput(field) {
   const { min, max, step = 1, hint } = field;
-  return h("input", { type: "number", inputMode: step < 1 ? "decimal" : "numeric", min, max, step, placeholder: hint ?? "" });
+  return h("input", {
+    type: "number",
+    inputMode: step < 1 ? "decimal" : "numeric",
+    min,
+    max,
+    step,
+    placeholder: hint ?? "",
+  });
 }
 
 export class Form {
@@ -35,7 +46,8 @@ export class Form {
     this.submit = h("button", { type: "submit", className: "button primary", id: "submit" });
     root.addEventListener("submit", (event) => (event.preventDefault(), onSubmit()));
     root.addEventListener("keydown", (event) => {
-      const send = event.key === "Enter" && event.target.localName === "textarea" && !event.shiftKey && !event.isComposing;
+      const send =
+        event.key === "Enter" && event.target.localName === "textarea" && !event.shiftKey && !event.isComposing;
       if (send) (event.preventDefault(), root.requestSubmit());
     });
   }
@@ -44,13 +56,21 @@ export class Form {
   show(fields, { cards, card, action }) {
     const kept = this.values();
     const more = h("div", { className: "grid" });
-    const details = h("details", { className: "more", id: "more", open: this.#root.querySelector("#more")?.open ?? false }, h("summary", {}, "More settings"), more);
+    const details = h(
+      "details",
+      { className: "more", id: "more", open: this.#root.querySelector("#more")?.open ?? false },
+      h("summary", {}, "More settings"),
+      more,
+    );
     this.#controls.clear();
     this.#root.replaceChildren(this.slot);
     for (const field of fields) (field.place === "main" ? this.#root : more).append(this.#row(field));
     this.#root.append(this.#modelRow(cards, card), details, this.problem, this.submit);
     this.submit.textContent = action;
-    this.fill({ ...Object.fromEntries(fields.map((field) => [field.name, field.default])), ...this.#carried(kept, card) });
+    this.fill({
+      ...Object.fromEntries(fields.map((field) => [field.name, field.default])),
+      ...this.#carried(kept, card),
+    });
     this.#problemOff();
   }
 
@@ -58,7 +78,9 @@ export class Form {
   #carried(kept, card) {
     const same = this.card?.id === card.id;
     this.card = card;
-    const names = same ? Object.keys(kept) : ["prompt", "negative_prompt", "num_images", "output_format", "preview_every", "determinism"];
+    const names = same
+      ? Object.keys(kept)
+      : ["prompt", "negative_prompt", "num_images", "output_format", "preview_every", "determinism"];
     return Object.fromEntries(Object.entries(kept).filter(([name]) => names.includes(name)));
   }
 
@@ -67,7 +89,13 @@ export class Form {
     this.model.value = card.id;
     const licence = h("a", { href: `v1/models/${card.id}`, title: card.licence }, "Licence and sources");
     const note = h("p", { className: "help" }, `${card.description} `, licence);
-    return h("div", { className: "field model", id: "row-model" }, h("label", { htmlFor: "field-model" }, "Model"), this.model, note);
+    return h(
+      "div",
+      { className: "field model", id: "row-model" },
+      h("label", { htmlFor: "field-model" }, "Model"),
+      this.model,
+      note,
+    );
   }
 
   #row(field) {
@@ -77,7 +105,12 @@ export class Form {
     input.title = field.description ?? "";
     input.setAttribute("aria-describedby", `help-${field.name} error-${field.name}`);
     this.#controls.set(field.name, { field, input });
-    const label = h("label", { htmlFor: input.id }, field.label, field.unit && h("span", { className: "unit" }, ` ${field.unit}`));
+    const label = h(
+      "label",
+      { htmlFor: input.id },
+      field.label,
+      field.unit && h("span", { className: "unit" }, ` ${field.unit}`),
+    );
     return h(
       "div",
       { className: `field ${field.control}`, id: `row-${field.name}` },
@@ -91,7 +124,14 @@ export class Form {
   // The slider is a second handle for the number beside it: hidden from readers, which have the number.
   #slider(field, input) {
     const { min = 0, max = field.soft, soft, step = 1 } = field;
-    const range = h("input", { type: "range", min, max: Math.min(max, soft), step, tabIndex: -1, "aria-hidden": "true" });
+    const range = h("input", {
+      type: "range",
+      min,
+      max: Math.min(max, soft),
+      step,
+      tabIndex: -1,
+      "aria-hidden": "true",
+    });
     range.addEventListener("input", () => (input.value = range.value));
     input.addEventListener("input", () => (range.value = input.value));
     return h("div", { className: "slide" }, range, input);
@@ -99,14 +139,25 @@ export class Form {
 
   #seed(input) {
     const forget = () => ((input.value = UNSET), input.focus());
-    return h("div", { className: "slide" }, input, h("button", { type: "button", className: "button small", title: "Draw a new seed for each request", onclick: forget }, icon("dice"), h("span", {}, "Random")));
+    return h(
+      "div",
+      { className: "slide" },
+      input,
+      h(
+        "button",
+        { type: "button", className: "button small", title: "Draw a new seed for each request", onclick: forget },
+        icon("dice"),
+        h("span", {}, "Random"),
+      ),
+    );
   }
 
   /** Values as the request has them; empty controls are left out. */
   values() {
     const values = {};
     for (const [name, { input }] of this.#controls)
-      if (input.type !== "checkbox" && input.value !== UNSET) values[name] = input.type === "number" ? Number(input.value) : input.value;
+      if (input.type !== "checkbox" && input.value !== UNSET)
+        values[name] = input.type === "number" ? Number(input.value) : input.value;
     for (const [name, { field, input }] of this.#controls)
       if (input.type === "checkbox") values[name] = input.checked ? field.on(values, this.card) : field.off;
     return values;
@@ -136,7 +187,13 @@ export class Form {
     this.#problemOff();
     if (!problem) return;
     const wait = problem.retryAfter ? ` Try again in ${plural(problem.retryAfter, "second")}.` : "";
-    const row = this.#root.querySelector(`#error-${CSS.escape(String(problem.field ?? "").split(".").pop())}`);
+    const row = this.#root.querySelector(
+      `#error-${CSS.escape(
+        String(problem.field ?? "")
+          .split(".")
+          .pop(),
+      )}`,
+    );
     const place = row ?? this.problem;
     place.textContent = problem.message + wait;
     place.hidden = false;

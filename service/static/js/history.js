@@ -24,8 +24,18 @@ export class History {
 
   constructor(root) {
     this.all = localStorage.getItem(SHOW_ALL) === "all";
-    const scope = h("div", { className: "group segmented", role: "radiogroup", "aria-label": "Whose jobs" }, this.#scope("This browser", false), this.#scope("Everyone", true));
-    root.append(h("div", { className: "history-head" }, h("h2", { id: "history-title" }, "Recent"), scope), this.#empty, this.#list, this.#more);
+    const scope = h(
+      "div",
+      { className: "group segmented", role: "radiogroup", "aria-label": "Whose jobs" },
+      this.#scope("This browser", false),
+      this.#scope("Everyone", true),
+    );
+    root.append(
+      h("div", { className: "history-head" }, h("h2", { id: "history-title" }, "Recent"), scope),
+      this.#empty,
+      this.#list,
+      this.#more,
+    );
   }
 
   #scope(label, all) {
@@ -35,13 +45,19 @@ export class History {
       this.#jobs.clear();
       this.refresh();
     };
-    return h("label", { className: "choice" }, h("input", { type: "radio", name: "scope", checked: this.all === all, onchange }), h("span", {}, label));
+    return h(
+      "label",
+      { className: "choice" },
+      h("input", { type: "radio", name: "scope", checked: this.all === all, onchange }),
+      h("span", {}, label),
+    );
   }
 
   /** Marks the job that the stage shows. */
   select(id) {
     this.#selected = id;
-    for (const link of this.#list.querySelectorAll("a")) link.setAttribute("aria-current", String(link.dataset.id === id));
+    for (const link of this.#list.querySelectorAll("a"))
+      link.setAttribute("aria-current", String(link.dataset.id === id));
   }
 
   /** Reads the newest page again, and goes on doing so while jobs of it are under way. */

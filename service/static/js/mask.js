@@ -24,7 +24,10 @@ export class Mask extends EventTarget {
     this.tool = "brush";
     this.size = Math.round(Math.min(width, height) / 6);
     this.canvas = h("canvas", { width, height, className: "mask", tabIndex: 0, role: "application", id: "mask" });
-    this.canvas.setAttribute("aria-label", "Mask. Arrow keys move, Space starts and ends drawing, Escape drops what is being drawn.");
+    this.canvas.setAttribute(
+      "aria-label",
+      "Mask. Arrow keys move, Space starts and ends drawing, Escape drops what is being drawn.",
+    );
     this.ring = h("span", { className: "ring", hidden: true });
     this.#paint = this.canvas.getContext("2d", { willReadFrequently: true });
     this.#pattern = stripes(this.#paint, Math.max(2, Math.min(width, height) * STRIPE));
@@ -33,7 +36,9 @@ export class Mask extends EventTarget {
   }
 
   get empty() {
-    return !this.#paint.getImageData(0, 0, this.canvas.width, this.canvas.height).data.some((value, i) => i % 4 === 3 && value > 127);
+    return !this.#paint
+      .getImageData(0, 0, this.canvas.width, this.canvas.height)
+      .data.some((value, i) => i % 4 === 3 && value > 127);
   }
 
   get undoable() {
@@ -81,7 +86,8 @@ export class Mask extends EventTarget {
   #draw({ type, erase, size, points }) {
     const { width, height } = this.canvas;
     const paint = this.#paint;
-    paint.globalCompositeOperation = { invert: "xor", clear: "destination-out" }[type] ?? (erase ? "destination-out" : "source-over");
+    paint.globalCompositeOperation =
+      { invert: "xor", clear: "destination-out" }[type] ?? (erase ? "destination-out" : "source-over");
     paint.fillStyle = paint.strokeStyle = this.#pattern;
     if (type === "stroke") drawStroke(paint, size, points);
     else if (type === "rectangle") paint.fillRect(...corners(points));

@@ -6,7 +6,7 @@ import { button, bytes, h } from "./dom.js";
 
 const TYPES = "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/tiff";
 
-/** A file with its decoded size; EXIF rotation is applied, as the service does. Throws an Error that says what is wrong. */
+/** A file with its decoded size, EXIF rotation applied as the service does. Throws an Error that says what is wrong. */
 export async function openPicture(file) {
   try {
     const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
@@ -48,14 +48,25 @@ function fileInput(onFile) {
 /** The form's row for the picture: thumbnail, name and size, and how to replace it. */
 export function pictureRow(picture, { label, onFile, onShow, showLabel }) {
   const input = fileInput(onFile);
-  const choose = button(picture ? "Replace" : "Choose", { className: "button small", onclick: () => input.click() }, "picture");
+  const choose = button(
+    picture ? "Replace" : "Choose",
+    { className: "button small", onclick: () => input.click() },
+    "picture",
+  );
   const edit = picture && button(showLabel, { className: "button small", onclick: onShow });
   return h(
     "div",
     { className: "field picture", id: "row-image" },
     h("span", { className: "label" }, label),
     input,
-    h("div", { className: "picture-row" }, picture ? thumbnail(picture) : h("span", { className: "thumb empty" }), facts(picture), choose, edit),
+    h(
+      "div",
+      { className: "picture-row" },
+      picture ? thumbnail(picture) : h("span", { className: "thumb empty" }),
+      facts(picture),
+      choose,
+      edit,
+    ),
     h("p", { className: "error", id: "error-image", hidden: true }),
     h("p", { className: "error", id: "error-mask", hidden: true }),
   );
@@ -73,7 +84,9 @@ function thumbnail({ bitmap }) {
   const side = 96;
   const canvas = h("canvas", { className: "thumb", width: side, height: side, "aria-hidden": "true" });
   const crop = Math.min(bitmap.width, bitmap.height);
-  canvas.getContext("2d").drawImage(bitmap, (bitmap.width - crop) / 2, (bitmap.height - crop) / 2, crop, crop, 0, 0, side, side);
+  canvas
+    .getContext("2d")
+    .drawImage(bitmap, (bitmap.width - crop) / 2, (bitmap.height - crop) / 2, crop, crop, 0, 0, side, side);
   return canvas;
 }
 

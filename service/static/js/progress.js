@@ -7,6 +7,7 @@ import { noise } from "./noise.js";
 
 const TICK_MS = 500;
 const BLUR_PX = 14; // of the first preview; the last has none
+const BLURRED_EDGE_PX = 160; // grows the picture so that its blurred edge lies outside the frame
 const SPOKEN = 4; // how often a run's progress is read out
 
 export class ProgressView {
@@ -22,9 +23,26 @@ export class ProgressView {
   constructor(job, { onCancel }) {
     const { prompt } = job.request;
     const canvas = pictureBox(job.request, noise(), this.#preview);
-    this.cancel = button("Cancel", { className: "button", id: "cancel", onclick: () => ((this.cancel.disabled = true), onCancel()) }, "clear");
-    const status = h("div", { className: "status" }, this.#line, h("div", { className: "numbers" }, this.#steps, this.#time), this.#bar);
-    this.node = h("figure", { className: "frame running" }, canvas, h("figcaption", {}, prompt && h("q", {}, prompt)), h("div", { className: "progress" }, status, this.cancel), this.#connection);
+    this.cancel = button(
+      "Cancel",
+      { className: "button", id: "cancel", onclick: () => ((this.cancel.disabled = true), onCancel()) },
+      "clear",
+    );
+    const status = h(
+      "div",
+      { className: "status" },
+      this.#line,
+      h("div", { className: "numbers" }, this.#steps, this.#time),
+      this.#bar,
+    );
+    this.node = h(
+      "figure",
+      { className: "frame running" },
+      canvas,
+      h("figcaption", {}, prompt && h("q", {}, prompt)),
+      h("div", { className: "progress" }, status, this.cancel),
+      this.#connection,
+    );
     this.update(job);
     const timer = setInterval(() => (this.node.isConnected ? this.#showTime() : clearInterval(timer)), TICK_MS);
   }
@@ -50,7 +68,8 @@ export class ProgressView {
     this.#bar.value = step;
     this.#steps.textContent = `Step ${step} of ${steps}`;
     this.#line.textContent = step === 0 ? "Starting" : step < steps ? "Painting" : "Finishing";
-    if (Math.floor((SPOKEN * step) / steps) !== Math.floor((SPOKEN * (step - 1)) / steps)) announce(`Step ${step} of ${steps}`);
+    if (Math.floor((SPOKEN * step) / steps) !== Math.floor((SPOKEN * (step - 1)) / steps))
+      announce(`Step ${step} of ${steps}`);
     if (this.#reached.at(-1)?.step !== step) this.#reached.push({ step, at: performance.now() });
     if (preview) this.#show(preview, step / steps);
     this.#showTime();
@@ -63,7 +82,9 @@ export class ProgressView {
   #show(preview, share) {
     this.#preview.src = `data:image/webp;base64,${preview}`;
     this.#preview.hidden = false;
-    this.#preview.style.filter = `blur(${(BLUR_PX * (1 - share) ** 2).toFixed(1)}px)`;
+    const blur = BLUR_PX * (1 - share) ** 2;
+    this.#preview.style.filter = `blur(${blur.toFixed(1)}px)`;
+    this.#preview.style.transform = `scale(${1 + blur / BLURRED_EDGE_PX})`;
   }
 
   #say(text) {

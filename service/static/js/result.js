@@ -17,20 +17,22 @@ const SHOWN_BEFORE = { inpaint: 0, upscale: 50 };
 /**
  * @param job an ended job
  * @param before File that it started from, if this browser still has it
- * @param actions {onRepaint(image), onUpscale(image), onReuse(job, image), onAgain(job)}, those that can be done, and `scale`,
- * how many times larger an upscaler's answer is
+ * @param actions {onRepaint(image), onUpscale(image), onReuse(job, image), onAgain(job)}, those that can be done, and
+ * `scale`, how many times larger an upscaler's answer is
  */
 export function resultView(job, before, actions) {
   if (job.status !== "succeeded") return endingView(job, actions);
   const stage = h("div", { className: "picture-place" });
   const bar = h("div", { className: "actions", role: "group", "aria-label": "With this picture" });
   const facts = h("dl", { className: "facts" });
-  const choices = job.images.length > 1 ? h("div", { className: "choices", role: "group", "aria-label": "Pictures" }) : "";
+  const choices =
+    job.images.length > 1 ? h("div", { className: "choices", role: "group", "aria-label": "Pictures" }) : "";
   const show = (image) => {
     stage.replaceChildren(pictureBox(image, picture(job, image, before)));
     bar.replaceChildren(...actionButtons(job, image, actions));
     facts.replaceChildren(...factRows(job, image));
-    for (const choice of choices.children ?? []) choice.setAttribute("aria-pressed", String(choice.dataset.id === image.id));
+    for (const choice of choices.children ?? [])
+      choice.setAttribute("aria-pressed", String(choice.dataset.id === image.id));
   };
   if (choices) choices.append(...job.images.map((image) => choiceOf(image, () => show(image))));
   show(job.images[0]);
@@ -39,16 +41,27 @@ export function resultView(job, before, actions) {
 
 function picture(job, image, before) {
   const alt = job.request.prompt || `Result of ${job.kind}`;
-  return before ? compare(before, image.url, alt, SHOWN_BEFORE[job.kind]) : h("img", { src: image.url, alt, width: image.width, height: image.height, className: "picture" });
+  return before
+    ? compare(before, image.url, alt, SHOWN_BEFORE[job.kind])
+    : h("img", { src: image.url, alt, width: image.width, height: image.height, className: "picture" });
 }
 
 const choiceOf = (image, onclick) =>
-  h("button", { type: "button", className: "thumb", "data-id": image.id, onclick, "aria-pressed": "false" }, h("img", { src: image.url, alt: `Seed ${image.seed}` }));
+  h(
+    "button",
+    { type: "button", className: "thumb", "data-id": image.id, onclick, "aria-pressed": "false" },
+    h("img", { src: image.url, alt: `Seed ${image.seed}` }),
+  );
 
 const caption = ({ request }) => h("figcaption", {}, request.prompt && h("q", {}, request.prompt));
 
 function actionButtons(job, image, { scale, onRepaint, onUpscale, onReuse, onAgain }) {
-  const download = h("a", { className: "button primary", href: downloadUrl(image), download: `${image.id}.${image.format}`, id: "download" }, icon("download"), h("span", {}, `Download ${image.format.toUpperCase()}`));
+  const download = h(
+    "a",
+    { className: "button primary", href: downloadUrl(image), download: `${image.id}.${image.format}`, id: "download" },
+    icon("download"),
+    h("span", {}, `Download ${image.format.toUpperCase()}`),
+  );
   return [
     download,
     onRepaint && button("Repaint a part", { id: "repaint", onclick: () => onRepaint(image) }, "brush"),
@@ -71,15 +84,24 @@ function factRows({ request, timings, model }, image) {
     Size: `${image.width} × ${image.height}, ${bytes(image.bytes)}`,
     Sampler: `${request.sampler}, ${request.steps} steps${guided}`,
     Model: request.model ?? model,
-    Time: stages.filter(([, value]) => value !== null && value !== undefined).map(([name, value]) => `${name} ${seconds(value)}`).join(" · "),
+    Time: stages
+      .filter(([, value]) => value !== null && value !== undefined)
+      .map(([name, value]) => `${name} ${seconds(value)}`)
+      .join(" · "),
   };
-  return Object.entries(rows).flatMap(([name, value]) => (value ? [h("div", {}, h("dt", {}, name), h("dd", {}, value))] : []));
+  return Object.entries(rows).flatMap(([name, value]) =>
+    value ? [h("div", {}, h("dt", {}, name), h("dd", {}, value))] : [],
+  );
 }
 
 /** What the service changed or cut, such as the end of a prompt. */
 function warnings(job) {
   if (!job.warnings.length) return "";
-  return h("ul", { className: "warnings" }, job.warnings.map(({ message }) => h("li", {}, message)));
+  return h(
+    "ul",
+    { className: "warnings" },
+    job.warnings.map(({ message }) => h("li", {}, message)),
+  );
 }
 
 function endingView(job, { onReuse }) {

@@ -13,11 +13,13 @@ export function stage(...nodes) {
   byId("stage").replaceChildren(...nodes);
 }
 
-export const notice = (title, text, ...more) => h("div", { className: "ending" }, h("h2", {}, title), h("p", {}, text), ...more);
+export const notice = (title, text, ...more) =>
+  h("div", { className: "ending" }, h("h2", {}, title), h("p", {}, text), ...more);
 
 /** What a request of `kind` starts from; `card` is undefined where no model can do the task. */
 export function sourceView(kind, picture, card, { onIdea, onFile }) {
-  if (!card) return notice("No model for this", "No installed checkpoint can do this task. The README says how to install one.");
+  if (!card)
+    return notice("No model for this", "No installed checkpoint can do this task. The README says how to install one.");
   if (kind === "txt2img") return ideas(onIdea);
   if (!picture) return dropPlace(DROP_TITLES[kind], "Drop it here, paste it, or", onFile);
   return kind === "inpaint" ? maskEditor(picture) : pictureView(picture, enlarged(picture, card.scale));
@@ -27,5 +29,9 @@ const enlarged = ({ width, height }, scale) => `${width} × ${height} becomes ${
 
 function ideas(onIdea) {
   const list = IDEAS.map((idea) => button(idea, { className: "button idea", onclick: () => onIdea(idea) }));
-  return notice("What should it show?", "Write a prompt, or begin with one of these.", h("div", { className: "choices" }, list));
+  return notice(
+    "What should it show?",
+    "Write a prompt, or begin with one of these.",
+    h("div", { className: "choices" }, list),
+  );
 }

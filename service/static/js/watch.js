@@ -25,7 +25,11 @@ export async function watch(job, { show, serves, signal }) {
   look();
   try {
     const onEvent = (event) => apply(event, view);
-    await follow(job.id, { signal: AbortSignal.any([signal, over.signal]), onConnection: (open) => view.connection(open), onEvent });
+    await follow(job.id, {
+      signal: AbortSignal.any([signal, over.signal]),
+      onConnection: (open) => view.connection(open),
+      onEvent,
+    });
   } finally {
     clearInterval(timer);
   }
