@@ -85,11 +85,29 @@ def paste(upload: Image.Image, painted: Image.Image, mask: Image.Image, feather:
     Within `feather` pixels outside, the painted share falls linearly with the distance to the mask.
     All three have one size; the upload is RGB or RGBA, as is the answer.
     """
-    share = _shares(np.array(mask) > 0, feather)[..., None]  # h w 1
-    above = np.array(painted.convert(upload.mode), dtype=np.float32)  # h w c
-    below = np.array(upload, dtype=np.float32)
-    blended = np.where(share > 0.0, np.rint(share * above + (1.0 - share) * below), below)
-    return Image.fromarray(blended.astype(np.uint8), upload.mode)
+    box = _reach(mask, feather)
+    answer = upload.copy()
+    answer.paste(_blend(upload.crop(box), painted.crop(box), np.array(mask.crop(box)) > 0, feather), box)
+    return answer
+
+
+def _reach(mask: Image.Image, feather: int) -> tuple[int, int, int, int]:
+    """The box of all pixels that may change, so that a small repair of a large picture costs little."""
+    left, top, right, bottom = mask.getbbox() or (0, 0, 0, 0)
+    return (
+        max(0, left - feather),
+        max(0, top - feather),
+        min(mask.width, right + feather),
+        min(mask.height, bottom + feather),
+    )
+
+
+def _blend(below: Image.Image, above: Image.Image, inside: NDArray[np.bool_], feather: int) -> Image.Image:
+    share = _shares(inside, feather)[..., None]  # h w 1
+    old = np.array(below, dtype=np.float32)  # h w c
+    new = np.array(above.convert(below.mode), dtype=np.float32)
+    blended = np.where(share > 0.0, np.rint(share * new + (1.0 - share) * old), old)
+    return Image.fromarray(blended.astype(np.uint8), below.mode)
 
 
 def _shares(inside: NDArray[np.bool_], feather: int) -> NDArray[np.float32]:
