@@ -98,7 +98,7 @@ def read_mask(data: bytes, mode: MaskMode, size: tuple[int, int], max_pixels: in
 
 
 def check_sides(size: tuple[int, int], output_format: str, max_pixels: int) -> None:
-    """Raises InvalidRequest if an answer of `size` (width, height) has too many pixels or too long a side for its format."""
+    """Raises InvalidRequest if an answer of `size` (width, height) has too many pixels or is too long for its file."""
     width, height = size
     if width * height > max_pixels:
         raise InvalidRequest(
