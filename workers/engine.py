@@ -199,19 +199,21 @@ class Engine:
         pictures = or_none(lambda: self._decoder.decode(chunk))
         if pictures is None:
             return self._halve(chunk)
+        share = (self._clock() - began) / len(chunk)
         outcomes: list[Outcome] = []
         for item, decoded in zip(chunk, pictures, strict=True):
-            outcomes += self._finish(item, decoded, self._clock() - began)
+            outcomes += self._finish(item, decoded, share)
         return outcomes
 
-    def _finish(self, item: Undecoded, decoded: Tensor, seconds: float) -> list[Outcome]:
-        job, index = item.job, item.index
+    def _finish(self, item: Undecoded, decoded: Tensor, share: float) -> list[Outcome]:
+        job, index, began = item.job, item.index, self._clock()
         if job.job_id not in self._jobs:
             return []  # an image of the same chunk failed it
         try:
             picture = job.answer(decoded)
         except LatentdError as error:
             return [self._fail(job, error)]
+        seconds = share + self._clock() - began
         job.unfinished.discard(index)
         if not job.unfinished:
             self.drop(job.job_id)

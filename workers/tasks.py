@@ -56,7 +56,7 @@ class Stepped:
 class Finished:
     """Image `index` of a job at its answered size. The job ends with its last one.
 
-    `denoise_s` are the seconds of all calls that the image took part in, `decode_s` those of its decoding chunk.
+    `denoise_s` are the seconds of all calls that the image took part in, `decode_s` its share of a decoding chunk.
     """
 
     job_id: str
