@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -132,3 +132,14 @@ class SpatialRescaler(nn.Module):
         for _ in range(self.config.stages):
             x = F.interpolate(x, scale_factor=self.config.multiplier, mode=self.config.method)
         return self.channel_mapper(x) if self.config.out_channels is not None else x
+
+
+Conditioner: TypeAlias = TextConfig | ClassConfig | RescalerConfig
+ConditionerModule: TypeAlias = TextEncoder | ClassEmbedder | SpatialRescaler
+
+
+def make_conditioner(config: Conditioner) -> ConditionerModule:
+    """The module of a config."""
+    if isinstance(config, TextConfig):
+        return TextEncoder(config)
+    return ClassEmbedder(config) if isinstance(config, ClassConfig) else SpatialRescaler(config)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from models.autoencoder import AutoencoderConfig
-from models.conditioning import ClassConfig, RescalerConfig, TextConfig
+from models.conditioning import Conditioner
 from models.schedule import ScheduleConfig
 from models.unet import UNetConfig
 
@@ -16,7 +16,6 @@ from models.unet import UNetConfig
 #   low-res       the small picture in [−1, 1]                          (LDM-SR 6, SD x4 upscaler 7 channels)
 #   map           the rescaled label map                                (semantic synthesis)
 Concat: TypeAlias = Literal["mask-latent", "latent-mask", "low-res", "map"]
-Conditioner: TypeAlias = TextConfig | ClassConfig | RescalerConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +29,4 @@ class ModelConfig:
     conditioner: Conditioner | None = None
     concat: Concat | None = None
     low_res_schedule: ScheduleConfig | None = None  # noises the small picture (SD x4 upscaler)
+    latent_size: int | None = None  # height and width of training latents, where the files say

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -14,16 +14,16 @@ from torch import Tensor
 from latentd.errors import CheckpointError
 from models.autoencoder import Autoencoder
 from models.checkpoints.build import build
-from models.checkpoints.card import checkpoint_id
+from models.checkpoints.card import CARD, checkpoint_id
 from models.checkpoints.detect import load_checkpoint
+from models.checkpoints.files import read_json
 from models.checkpoints.loaded import Loaded
-from models.conditioning import ClassConfig, ClassEmbedder, RescalerConfig, SpatialRescaler, TextConfig, TextEncoder
-from models.config import Conditioner, ModelConfig
+from models.conditioning import ClassEmbedder, ConditionerModule, SpatialRescaler, TextEncoder, make_conditioner
+from models.config import ModelConfig
 from models.schedule import NoiseSchedule
 from models.tokenizer import PromptTokenizer
 from models.unet import UNet
 
-ConditionerModule = TextEncoder | ClassEmbedder | SpatialRescaler
 BLANKS_KEPT = 16  # sizes; a latent of 128×128 is 320 KB
 
 
@@ -173,7 +173,11 @@ def load(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) ->
 
     Raises CheckpointError naming the file, key or shape that doesn't fit.
     """
-    return assemble(load_checkpoint(path), checkpoint_id(path), device, dtype)
+    loaded, card = load_checkpoint(path), path / CARD
+    if loaded.prediction_assumed and card.is_file() and "prediction_type" in (said := read_json(card)):
+        schedule = replace(loaded.config.schedule, prediction=said["prediction_type"])
+        loaded = replace(loaded, config=replace(loaded.config, schedule=schedule))
+    return assemble(loaded, checkpoint_id(path), device, dtype)
 
 
 def assemble(loaded: Loaded, name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LatentDiffusion:
@@ -194,12 +198,3 @@ def assemble(loaded: Loaded, name: str, device: str = "cpu", dtype: torch.dtype 
         device=torch.device(device),
         dtype=dtype,
     )
-
-
-def make_conditioner(config: Conditioner) -> ConditionerModule:
-    if isinstance(config, TextConfig):
-        return TextEncoder(config)
-    if isinstance(config, ClassConfig):
-        return ClassEmbedder(config)
-    assert isinstance(config, RescalerConfig)
-    return SpatialRescaler(config)

@@ -12,9 +12,8 @@ from models.autoencoder import Autoencoder, AutoencoderConfig
 from models.checkpoints.card import weights_hash
 from models.checkpoints.loaded import Loaded
 from models.checkpoints.native import save_native
-from models.conditioning import TextConfig
+from models.conditioning import TextConfig, make_conditioner
 from models.config import ModelConfig
-from models.pipeline import make_conditioner
 from models.schedule import ScheduleConfig
 from models.tokenizer import PromptTokenizer, padded
 from models.unet import UNet, UNetConfig

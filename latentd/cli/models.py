@@ -2,23 +2,78 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from latentd.settings import Settings
 
+if TYPE_CHECKING:
+    from models.checkpoints.inspect import Report
+
 app = typer.Typer(help="List, inspect and convert checkpoints.", no_args_is_help=True)
+
+
+class Target(StrEnum):
+    """Layouts that `convert` writes."""
+
+    native = "native"
+    diffusers = "diffusers"
 
 
 @app.command("list")
 def list_models() -> None:
-    """Show the checkpoints of LATENTD_MODELS_DIR: what each can do, its size and licence."""
+    """Show the checkpoints of LATENTD_MODELS_DIR, each with its card; a missing card is written."""
+    from models.checkpoints.scan import scan
     from service.cards import installed_cards
 
-    settings = Settings()
+    settings, console = Settings(), Console()
+    found = scan(settings.models_dir)
     table = Table("model", "tasks", "native size", "steps", "sampler", "licence", title=str(settings.models_dir))
     for card in installed_cards(settings.models_dir).values():
         size, defaults = f"{card.native_size}²", card.defaults
         table.add_row(card.id, ", ".join(card.tasks), size, str(defaults.steps), defaults.sampler, card.licence)
-    Console().print(table)
+    console.print(table)
+    for item in found:
+        lines = [*(["card written"] if item.written else []), *item.notes, *([item.error] if item.error else [])]
+        for line in lines:
+            console.print(f"{item.path.name}: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("inspect")
+def inspect_model(path: Annotated[Path, typer.Argument(help="A checkpoint: file or folder.")]) -> None:
+    """Say what a checkpoint is, having read all of it; nothing in it is executed."""
+    from models.checkpoints.inspect import inspect
+
+    _print(inspect(path), Console())
+
+
+def _print(report: Report, console: Console) -> None:
+    table = Table(show_header=False, box=None)
+    table.add_row("format", report.format)
+    table.add_row("what", report.description)
+    table.add_row("tasks", ", ".join(report.tasks) or "none by itself")
+    for part in report.parts:
+        table.add_row(part.name, f"{part.parameters / 1e6:,.1f} M parameters, {', '.join(part.dtypes)}")
+    for name, fact in report.facts.items():
+        table.add_row(name, fact)
+    console.print(table)
+    for note in report.notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("convert")
+def convert_model(
+    path: Annotated[Path, typer.Argument(help="A checkpoint: file or folder.")],
+    out: Annotated[Path, typer.Argument(help="The new folder; its name becomes the model's id.")],
+    to: Annotated[Target, typer.Option(help="native: latentd's own form; diffusers: a folder that diffusers loads.")],
+) -> None:
+    """Write a checkpoint in another layout, weights unchanged in value and precision."""
+    from models.checkpoints.convert import convert
+
+    convert(path, out, to.value)
+    Console().print(f"{out}: written", markup=False, highlight=False, soft_wrap=True)

@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from latentd.errors import CheckpointError
 from models.checkpoints.files import read_json
+from models.checkpoints.loaded import Loaded
+from models.checkpoints.native import save_tokenizer
+from models.conditioning import ClassConfig, RescalerConfig, TextConfig
+from models.config import ModelConfig
+from models.samplers import samplers_for
+from models.schedule import NoiseSchedule
 
+CARD = "card.json"
+TOKENIZER = "tokenizer/tokenizer.json"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
 BLOCK = 1 << 20  # bytes read at a time
+COMMON = (
+    *("steps", "sampler", "eta", "seed", "num_images", "output_format", "priority", "deadline_ms"),
+    *("determinism", "preview_every", "webhook_url"),
+)
+STEPS, UPSCALE_STEPS = 50, 100  # of the original scripts
+GUIDANCE = {"clip": 7.5, "ldm": 5.0, "bert": 4.0}
+CLASS_GUIDANCE = 3.0
+DEFAULT_LATENT = 32  # height and width of training latents where no file says
 
 
 def checkpoint_id(path: Path) -> str:
     """The card's id, or else the name of the folder or file."""
-    card = path / "card.json"
+    card = path / CARD
     if card.is_file():
         return str(read_json(card).get("id", path.name))
     return path.stem if path.is_file() else path.name
@@ -28,3 +49,98 @@ def weights_hash(path: Path) -> str:
             while block := stream.read(BLOCK):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def write_card(loaded: Loaded, weights: Path, folder: Path, name: str, kept: Mapping[str, Any] | None = None) -> Path:
+    """Write card.json, and tokenizer.json where there is none, for weights at `weights`. Returns the card's path.
+
+    `kept` are fields of an older card, which go before the defaults.
+    Raises CheckpointError if the folder can't be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if loaded.tokenizer is not None and not (folder / TOKENIZER).is_file():
+            save_tokenizer(loaded.tokenizer, folder / "tokenizer")
+        model_id, digest = re.sub(r"[^A-Za-z0-9_-]+", "-", name), weights_hash(weights)
+        card = {**default_card(loaded, model_id, digest), **(kept or {}), "id": model_id, "hash": digest}
+        path = folder / CARD
+        path.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{folder / CARD}: can't be written ({error})") from error
+    return path
+
+
+def default_card(loaded: Loaded, model_id: str, digest: str) -> dict[str, Any]:
+    """A card's fields, with the defaults of the original scripts and an empty licence for people to fill in."""
+    config, tasks = loaded.config, tasks_of(loaded.config)
+    upscales = "upscale" in tasks
+    card: dict[str, Any] = {
+        "id": model_id,
+        "description": " ".join((describe(config), *loaded.assumptions)),
+        "hash": digest,
+        "tasks": tasks,
+        "native_size": (config.latent_size or DEFAULT_LATENT) * config.first_stage.factor,
+        "latent_factor": config.first_stage.factor,
+        "scale": config.first_stage.factor if upscales else 1,
+        "defaults": {
+            "steps": UPSCALE_STEPS if upscales and config.low_res_schedule is None else STEPS,
+            "sampler": samplers_for(NoiseSchedule(config.schedule))[0],
+            "guidance_scale": _guidance(config),
+        },
+        "fields": _fields(config, tasks),
+        "prediction_type": config.schedule.prediction,
+        "samplers": samplers_for(NoiseSchedule(config.schedule)),
+        "licence": "unknown",
+    }
+    if loaded.tokenizer is not None:
+        card |= {"token_window": loaded.tokenizer.window, "tokenizer": TOKENIZER}
+    if isinstance(config.conditioner, RescalerConfig):
+        card["map_classes"] = config.conditioner.in_channels
+    return card
+
+
+def tasks_of(config: ModelConfig) -> tuple[str, ...]:
+    """What a model of this shape can be asked for; without mask channels the known region is blended in."""
+    if config.concat == "low-res":
+        return ("upscale",)
+    if config.concat == "map":
+        return ("semantic2img",)
+    if isinstance(config.conditioner, ClassConfig):
+        return ("class2img",)
+    if config.concat == "latent-mask":
+        return ("inpaint",)
+    return ("txt2img", "inpaint", "img2img")
+
+
+def describe(config: ModelConfig) -> str:
+    """One line for people."""
+    conditioner = config.conditioner
+    names = {TextConfig: "text", ClassConfig: "class labels", RescalerConfig: "label maps"}
+    by = names[type(conditioner)] if conditioner is not None else "nothing"
+    concat = {"mask-latent": ", inpainting", "latent-mask": ", inpainting", "low-res": ", upscaling"}
+    first = config.first_stage
+    return (
+        f"Latent diffusion conditioned on {by}{concat.get(config.concat or '', '')}; "
+        f"{first.kind.upper()} first stage f={first.factor}, {first.embed_dim} channels."
+    )
+
+
+def _guidance(config: ModelConfig) -> float:
+    if isinstance(config.conditioner, TextConfig) and config.concat != "low-res":
+        return GUIDANCE[config.conditioner.kind]
+    return CLASS_GUIDANCE if isinstance(config.conditioner, ClassConfig) else 1.0
+
+
+def _fields(config: ModelConfig, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    text = ("prompt", "negative_prompt") if isinstance(config.conditioner, TextConfig) else ()
+    guided = ("guidance_scale",) if _guidance(config) != 1.0 else ()
+    by_task = {
+        "txt2img": ("width", "height"),
+        "inpaint": ("image", "mask", "mask_mode", "feather", "strength"),
+        "img2img": ("image", "strength"),
+        "upscale": ("image",),
+        "class2img": ("class_id", "width", "height"),
+        "semantic2img": ("image",),
+    }
+    fields = (*text, *guided, *(field for task in tasks for field in by_task[task]), *COMMON)
+    return tuple(dict.fromkeys(fields))

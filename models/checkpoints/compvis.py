@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -19,8 +19,8 @@ from models.checkpoints.compvis_unet import read_unet
 from models.checkpoints.families import Family, family_of
 from models.checkpoints.loaded import Loaded
 from models.checkpoints.single import SingleFile
-from models.conditioning import RescalerConfig, TextConfig
-from models.config import Concat, Conditioner, ModelConfig
+from models.conditioning import Conditioner, RescalerConfig, TextConfig
+from models.config import Concat, ModelConfig
 from models.schedule import ScheduleConfig
 from models.tokenizer import PromptTokenizer, load_tokenizer, load_vocabulary, shipped_bert, shipped_clip
 from models.unet import UNetConfig
@@ -32,15 +32,6 @@ CLIP_VOCABULARY, BERT_VOCABULARY = 49_408, 30_522  # of which tokenizers are shi
 OPEN_CLIP_PAD = "!"  # token 0
 LOW_RES_BETAS = (1e-4, 2e-2)  # of the SD x4 upscaler's noise augmentation
 Params = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """The weights of each part under the original's names, without prefix."""
-
-    unet: State
-    first_stage: State
-    conditioner: State
 
 
 def load_compvis(file: SingleFile, *, ema: bool | None = None) -> Loaded:
@@ -61,7 +52,7 @@ def _load(file: SingleFile, ema: bool | None) -> Loaded:
     if not unet_state or not below(state, FIRST_STAGE):
         raise CheckpointError(f"lacks {UNET}* or {FIRST_STAGE}*; not a whole latent diffusion model")
     family = family_of(unet_state, below(state, CONDITIONER))
-    ema = ema if ema is not None else bool(params.get("use_ema", family.ema))
+    ema = ema if ema is not None else bool(params.get("use_ema", True) if params else family.ema)
     if ema and any(key.startswith(EMA) for key in state):
         unet_state = averaged(state, unet_state)
     unet, unet_weights = read_unet(unet_state, _params(params, "unet_config") or family.heads())
@@ -75,10 +66,14 @@ def _load(file: SingleFile, ema: bool | None) -> Loaded:
         conditioner=cond[0] if cond else None,
         concat=_concat(unet, first, cond[0] if cond else None),
         low_res_schedule=_low_res(params, unet),
+        latent_size=params.get("image_size", family.latent_size(file.global_step)),
     )
     states = {"unet": unet_weights, "first_stage": first_weights} | ({"conditioner": cond[1]} if cond else {})
     tokenizer = _tokenizer(file, config.conditioner)
-    return Loaded(config, states, tokenizer, () if params else family.assumptions(file.global_step))
+    if params:
+        return Loaded(config, states, tokenizer)
+    step = file.global_step
+    return Loaded(config, states, tokenizer, family.assumptions(step), family.unsure(step))
 
 
 def below(state: Mapping[str, Tensor], prefix: str) -> State:

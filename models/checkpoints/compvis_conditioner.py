@@ -19,8 +19,7 @@ from models.checkpoints.rename import (
     OPEN_CLIP_IGNORED,
     renamed,
 )
-from models.conditioning import ClassConfig, RescalerConfig, TextConfig
-from models.config import Conditioner
+from models.conditioning import ClassConfig, Conditioner, RescalerConfig, TextConfig
 
 Params = Mapping[str, Any]
 BERT_HEADS, BERT_HEAD_DIM = 8, 64  # of x-transformers, whatever the width

@@ -117,17 +117,28 @@ def _config(state: Mapping[str, Tensor], layout: Layout, params: Params) -> UNet
         attention=attention,
         heads=heads,
         mid_heads=heads[-1],
-        context_dim=None if context is None else context.shape[1],
-        depth=tuple(_depth(state, f"{layout.down(i, 0)}.1") for i in levels),
-        mid_depth=_depth(state, "middle_block.1"),
-        only_cross_attention=tuple(_only_cross(state, f"{layout.down(i, 0)}.1") for i in levels),
-        linear_projection=_linear(state),
+        **({} if context is None else _cross_attention(state, layout, context.shape[1], params)),
         scale_shift_norm=len(emb) == 2 * channels[-1],
         res_down=tuple(i < layout.levels - 1 and _is_res(state, layout.down(i, layout.res_blocks)) for i in levels),
         res_up=tuple(i > 0 and _last(state, layout.up(i, layout.res_blocks))[1] == "res" for i in levels),
         num_classes=len(state["label_emb.weight"]) if "label_emb.weight" in state else None,
         norm_groups=NORM_GROUPS,
     )
+
+
+def _cross_attention(state: Mapping[str, Tensor], layout: Layout, context_dim: int, params: Params) -> dict[str, Any]:
+    """Levels without attention have the middle's depth, as in configs that give one number for all."""
+    prefixes = [f"{layout.down(i, 0)}.1" for i in range(layout.levels)]
+    middle = _depth(state, "middle_block.1")
+    only = params.get("disable_self_attentions") or [_only_cross(state, prefix) for prefix in prefixes]
+    attends = [_depth(state, prefix) > 0 for prefix in prefixes]
+    return {
+        "context_dim": context_dim,
+        "depth": tuple(_depth(state, prefix) or middle for prefix in prefixes),
+        "mid_depth": middle,
+        "only_cross_attention": tuple(bool(o and a) for o, a in zip(only, attends, strict=True)),
+        "linear_projection": state["middle_block.1.proj_in.weight"].ndim == 2,
+    }
 
 
 def head_count(params: Params, channels: int) -> int:
@@ -155,11 +166,6 @@ def _only_cross(state: Mapping[str, Tensor], prefix: str) -> bool:
         return False
     widths = [state[f"{block}.{name}.weight"].shape[1] for name in ("attn1.to_k", "attn1.to_q", "attn2.to_k")]
     return widths[0] == widths[2] != widths[1]
-
-
-def _linear(state: Mapping[str, Tensor]) -> bool:
-    proj = state.get("middle_block.1.proj_in.weight")
-    return proj is not None and proj.ndim == 2
 
 
 def _is_res(state: Mapping[str, Tensor], block: str) -> bool:

@@ -42,6 +42,7 @@ def load_diffusers(folder: Path) -> Loaded:
         conditioner=text,
         concat=_concat(unet, vae),
         low_res_schedule=_low_res(folder, index),
+        latent_size=size if isinstance(size := unet.get("sample_size"), int) else None,
     )
     states = {
         "unet": renamed(read_weights(folder / "unet"), DIFFUSERS),

@@ -67,12 +67,12 @@ def unet_config(config: Json) -> UNetConfig:
         mid_attention=bool(config.get("add_attention", True)),
         mid_attention_norm=_mid_attention_norm(config),
         scale_shift_norm=_choice(config, "resnet_time_scale_shift", {"default": False, "scale_shift": True}),
-        res_down=tuple(_resamples(config, name, "downsample_type") for name in config["down_block_types"]),
-        res_up=tuple(_resamples(config, name, "upsample_type") for name in reversed(config["up_block_types"])),
+        res_down=_resampled(config, config["down_block_types"], "downsample_type"),
+        res_up=tuple(reversed(_resampled(config, config["up_block_types"], "upsample_type"))),
         num_classes=config.get("num_class_embeds"),
         norm_groups=config.get("norm_num_groups", 32),
         norm_eps=float(config.get("norm_eps", 1e-5)),
-        **(_cross_attention(config, len(channels)) if conditional else {}),
+        **(_cross_attention(config, attention) if conditional else {}),
     )
 
 
@@ -83,13 +83,15 @@ def _mid_attention_norm(config: Json) -> bool:
     return groups is not None or config.get("resnet_time_scale_shift", "default") == "default"
 
 
-def _cross_attention(config: Json, levels: int) -> Json:
+def _cross_attention(config: Json, attention: tuple[bool, ...]) -> Json:
+    levels = len(attention)
     depth = _per_level(config.get("transformer_layers_per_block", 1), levels)
+    only = _per_level(config.get("only_cross_attention", False), levels)
     return {
         "context_dim": _one(config.get("cross_attention_dim", 1280), "unet: cross_attention_dim"),
         "depth": depth,
         "mid_depth": depth[-1],
-        "only_cross_attention": _per_level(config.get("only_cross_attention", False), levels),
+        "only_cross_attention": tuple(bool(o and a) for o, a in zip(only, attention, strict=True)),
         "linear_projection": bool(config.get("use_linear_projection", False)),
     }
 
@@ -104,10 +106,10 @@ def _head_channels(config: Json, channels: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(1 if width is None else c // width for c in channels)
 
 
-def _resamples(config: Json, block: str, option: str) -> bool:
-    """Whether a level changes resolution by a residual block; plain blocks never do, whatever the option says."""
-    kinds = {"conv": False, "resnet": True}
-    return block.startswith("Resnet") or (block.startswith("Attn") and _choice(config, option, kinds))
+def _resampled(config: Json, blocks: list[str], option: str) -> tuple[bool, ...]:
+    """Which blocks change resolution by a residual block: plain ones never, whatever the option says, nor the last."""
+    res = _choice(config, option, {"conv": False, "resnet": True})
+    return (*(name.startswith("Resnet") or (name.startswith("Attn") and res) for name in blocks[:-1]), False)
 
 
 def autoencoder_config(config: Json) -> AutoencoderConfig:

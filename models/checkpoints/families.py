@@ -24,6 +24,7 @@ class Family:
     betas: tuple[float, float] = (0.0015, 0.0195)
     ema: bool = True
     known_prediction: Prediction | None = "eps"
+    size: int = 64  # of training latents
 
     def heads(self) -> Mapping[str, Any]:
         return {"num_heads": self.num_heads, "num_head_channels": self.num_head_channels}
@@ -37,11 +38,19 @@ class Family:
             return self.known_prediction
         return "eps" if global_step == SD2_EPS_STEP else "v"
 
+    def latent_size(self, global_step: int | None) -> int:
+        """SD 2's v models were trained at 768 px."""
+        return 96 if self.known_prediction is None and self.prediction(global_step) == "v" else self.size
+
+    def unsure(self, global_step: int | None) -> bool:
+        """Whether nothing tells eps from v."""
+        return self.known_prediction is None and global_step is None
+
     def assumptions(self, global_step: int | None) -> tuple[str, ...]:
         """What was taken from the family, for people to read."""
         heads = f"{self.num_heads} heads" if self.num_heads > 0 else f"{self.num_head_channels} channels a head"
         lines = [f"{self.name}: {heads}, as no config.yaml is beside the file"]
-        if self.known_prediction is None and global_step is None:
+        if self.unsure(global_step):
             lines.append(
                 "prediction_type: eps or v can't be told from the file; v is assumed. "
                 "If pictures are noise, set prediction_type to eps in card.json"
@@ -65,11 +74,14 @@ SD_X4 = Family(
     betas=(0.0001, 0.02),
     ema=False,
     known_prediction="v",
+    size=128,
 )
-LDM_TEXT_LARGE = Family("LDM text2img-large", num_heads=8, scale_factor=0.18215, betas=(0.00085, 0.012), ema=False)
+LDM_TEXT_LARGE = Family(
+    "LDM text2img-large", num_heads=8, scale_factor=0.18215, betas=(0.00085, 0.012), ema=False, size=32
+)
 LDM_TEXT = Family("LDM text or layout to image", num_head_channels=32)
 LDM_CLASS_V2 = Family("LDM cin256-v2", num_heads=1)
-LDM_CLASS = Family("LDM cin256", num_head_channels=32)
+LDM_CLASS = Family("LDM cin256", num_head_channels=32, size=32)
 LDM_SEMANTIC = Family("LDM semantic synthesis", num_heads=8, betas=(0.0015, 0.0205))
 LDM_UPDOWN = Family("LDM with residual resampling", num_heads=8)
 LDM_PLAIN = Family("LDM", num_head_channels=32)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from models.autoencoder import Autoencoder
+from models.checkpoints.build import State, fit
+from models.conditioning import make_conditioner
 from models.config import ModelConfig
 from models.tokenizer import PromptTokenizer
+from models.unet import UNet
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +24,28 @@ class Loaded:
     states: dict[str, dict[str, Tensor]]
     tokenizer: PromptTokenizer | None = None
     assumptions: tuple[str, ...] = ()  # what the files don't say and a family's habit filled in
+    prediction_assumed: bool = False  # the card's prediction_type goes before it
+
+
+def makers(config: ModelConfig) -> dict[str, Callable[[], nn.Module]]:
+    """How the module of each part is made."""
+    parts: dict[str, Callable[[], nn.Module]] = {
+        "unet": lambda: UNet(config.unet),
+        "first_stage": lambda: Autoencoder(config.first_stage),
+    }
+    conditioner = config.conditioner
+    if conditioner is not None:
+        parts["conditioner"] = lambda: make_conditioner(conditioner)
+    return parts
+
+
+def shapes(config: ModelConfig) -> dict[str, dict[str, torch.Size]]:
+    """Keys and shapes of every part, without allocating any."""
+    with torch.device("meta"):
+        modules = {part: make() for part, make in makers(config).items()}
+    return {part: {key: value.shape for key, value in m.state_dict().items()} for part, m in modules.items()}
+
+
+def fitted(loaded: Loaded) -> dict[str, State]:
+    """The weights exactly as our modules hold them, unchanged in precision. Raises CheckpointError naming a key."""
+    return {part: fit(loaded.states[part], wanted, part) for part, wanted in shapes(loaded.config).items()}

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from latentd.errors import CheckpointError
 from models.autoencoder import AutoencoderConfig
 from models.checkpoints.files import read_json, read_safetensors
-from models.checkpoints.loaded import Loaded
-from models.conditioning import ClassConfig, RescalerConfig, TextConfig
-from models.config import Conditioner, ModelConfig
+from models.checkpoints.loaded import Loaded, fitted
+from models.conditioning import ClassConfig, Conditioner, RescalerConfig, TextConfig
+from models.config import ModelConfig
 from models.schedule import ScheduleConfig
 from models.tokenizer import PromptTokenizer, load_tokenizer
 from models.unet import UNetConfig
@@ -32,9 +33,12 @@ T = TypeVar("T")
 
 
 def save_native(loaded: Loaded, folder: Path) -> None:
-    """Write a checkpoint, weights in the precision they have. The folder is made; files in it are replaced."""
+    """Write a checkpoint, weights in the precision they have. The folder is made; files in it are replaced.
+
+    Raises CheckpointError naming a key that doesn't fit.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for part, state in loaded.states.items():
+    for part, state in fitted(loaded).items():
         save_file({key: value.contiguous() for key, value in state.items()}, folder / f"{part}.safetensors")
     if loaded.tokenizer is not None:
         save_tokenizer(loaded.tokenizer, folder / "tokenizer")
@@ -42,12 +46,16 @@ def save_native(loaded: Loaded, folder: Path) -> None:
     (folder / INDEX).write_text(text + "\n", "utf-8")
 
 
-def save_tokenizer(tokenizer: PromptTokenizer, folder: Path) -> None:
+def save_tokenizer(tokenizer: PromptTokenizer, folder: Path, cls: str | None = None) -> None:
     """tokenizer.json and the window and padding token beside it, as transformers lays them out."""
     folder.mkdir(parents=True, exist_ok=True)
     padding = tokenizer.tokenizer.padding or {}
     config = {"model_max_length": tokenizer.window, "pad_token": padding.get("pad_token", "[PAD]")}
-    tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
+    config |= {"tokenizer_class": cls} if cls is not None else {}
+    plain = Tokenizer.from_str(tokenizer.tokenizer.to_str())
+    plain.no_truncation()
+    plain.no_padding()
+    plain.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
@@ -83,6 +91,7 @@ def _from_json(index: dict[str, Any]) -> ModelConfig:
         conditioner=_conditioner(index.get("conditioner")),
         concat=index.get("concat"),
         low_res_schedule=None if low_res is None else _make(ScheduleConfig, low_res),
+        latent_size=index.get("latent_size"),
     )
 
 

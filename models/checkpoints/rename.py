@@ -125,6 +125,51 @@ OPEN_CLIP: Rules = (
 OPEN_CLIP_IGNORED = r"^(text_projection|logit_scale|attn_mask|visual\.)"
 
 
+# Our names into those of diffusers and transformers, after q, k and v are split.
+TO_DIFFUSERS: Rules = (
+    (r"\.attention\.to_", ".to_"),
+    (r"\.to_out\.", ".to_out.0."),
+    (r"\.ff\.proj_in\.", ".ff.net.0.proj."),
+    (r"\.ff\.proj_out\.", ".ff.net.2."),
+)
+TO_BERT: Rules = (
+    (r"^tokens\.", "embeddings.word_embeddings."),
+    (r"^positions\.", "embeddings.position_embeddings."),
+    (r"^token_types\.", "embeddings.token_type_embeddings."),
+    (r"^norm\.", "embeddings.LayerNorm."),
+    (r"^layers\.", "encoder.layer."),
+    (r"\.attention\.to_q\.", ".attention.self.query."),
+    (r"\.attention\.to_k\.", ".attention.self.key."),
+    (r"\.attention\.to_v\.", ".attention.self.value."),
+    (r"\.attention\.to_out\.", ".attention.output.dense."),
+    (r"\.norm1\.", ".attention.output.LayerNorm."),
+    (r"\.fc1\.", ".intermediate.dense."),
+    (r"\.fc2\.", ".output.dense."),
+    (r"\.norm2\.", ".output.LayerNorm."),
+)
+TO_CLIP: Rules = (
+    (r"^tokens\.", "embeddings.token_embedding."),
+    (r"^positions\.", "embeddings.position_embedding."),
+    (r"^norm\.", "final_layer_norm."),
+    (r"^layers\.", "encoder.layers."),
+    (r"\.attention\.to_([qkv])\.", r".self_attn.\1_proj."),
+    (r"\.attention\.to_out\.", ".self_attn.out_proj."),
+    (r"\.norm([12])\.", r".layer_norm\1."),
+    (r"\.fc([12])\.", r".mlp.fc\1."),
+    (r"^", "text_model."),
+)
+TO_LDM_BERT: Rules = (
+    (r"^tokens\.", "model.embed_tokens."),
+    (r"^positions\.", "model.embed_positions."),
+    (r"^norm\.", "model.layer_norm."),
+    (r"^layers\.", "model.layers."),
+    (r"\.attention\.to_([qkv])\.", r".self_attn.\1_proj."),
+    (r"\.attention\.to_out\.", ".self_attn.out_proj."),
+    (r"\.norm1\.", ".self_attn_layer_norm."),
+    (r"\.norm2\.", ".final_layer_norm."),
+)
+
+
 def renamed(state: Mapping[str, Tensor], rules: Rules, ignored: str | None = None) -> dict[str, Tensor]:
     """Every key through all rules in turn; keys that match `ignored` are left out."""
     compiled = [(re.compile(pattern), new) for pattern, new in rules]

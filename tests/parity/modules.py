@@ -18,8 +18,7 @@ from models.checkpoints.compvis_conditioner import read_conditioner
 from models.checkpoints.compvis_first_stage import read_first_stage
 from models.checkpoints.compvis_unet import read_unet
 from models.checkpoints.single import read_single
-from models.conditioning import SpatialRescaler
-from models.pipeline import ConditionerModule, make_conditioner
+from models.conditioning import ConditionerModule, SpatialRescaler, make_conditioner
 from models.unet import UNet as UNetModule
 from tests.parity.case import Case, Compute, NotCoveredError
 

@@ -1,0 +1,44 @@
+"""Checkpoints of any known layout into the internal form or a diffusers folder, weights in the precision they have."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from latentd.errors import CheckpointError
+from models.checkpoints.card import CARD, write_card
+from models.checkpoints.detect import load_checkpoint
+from models.checkpoints.diffusers_writer import save_diffusers
+from models.checkpoints.files import read_json
+from models.checkpoints.native import save_native
+
+Target: TypeAlias = Literal["native", "diffusers"]
+
+
+def convert(path: Path, out: Path, to: Target) -> Path:
+    """Write `path` as a new folder `out`, with its card or a new one. Returns `out`.
+
+    Raises CheckpointError if `out` exists and isn't empty, if the checkpoint doesn't read, or if diffusers can't
+    express it; nothing is left behind then.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out}: exists; choose a new folder", field="out", value=str(out))
+    loaded = load_checkpoint(path)
+    unfinished = out.with_name(f".{out.name}.unfinished")
+    try:
+        (save_native if to == "native" else save_diffusers)(loaded, unfinished)
+        write_card(loaded, unfinished, unfinished, out.name, kept=_card(path))
+        if out.exists():
+            out.rmdir()
+        unfinished.rename(out)
+    except OSError as error:
+        raise CheckpointError(f"{out}: can't be written ({error})") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return out
+
+
+def _card(path: Path) -> dict[str, Any]:
+    """What the source's card says; a new one has only its own id and hash."""
+    return read_json(path / CARD) if (path / CARD).is_file() else {}

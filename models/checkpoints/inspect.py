@@ -1,0 +1,87 @@
+"""What a checkpoint is, for people: format, parts, sizes, and what its files leave open."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.checkpoints import native
+from models.checkpoints.build import State
+from models.checkpoints.card import describe, tasks_of
+from models.checkpoints.compvis import FIRST_STAGE, UNET, below
+from models.checkpoints.compvis_first_stage import read_first_stage
+from models.checkpoints.detect import load_checkpoint, single_file
+from models.checkpoints.loaded import Loaded, fitted
+from models.checkpoints.single import SingleFile, read_single
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A network of a checkpoint: its number of parameters and the precision of its weights."""
+
+    name: str
+    parameters: int
+    dtypes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `latentd models inspect` prints."""
+
+    path: Path
+    format: str
+    description: str
+    tasks: tuple[str, ...]
+    parts: tuple[Part, ...]
+    facts: dict[str, str]
+    notes: tuple[str, ...]  # what was assumed, and which card field or file settles it
+
+
+def inspect(path: Path) -> Report:
+    """Read a checkpoint wholly and check that every key fits. Raises CheckpointError naming what doesn't."""
+    file = single_file(path)
+    if file is not None:
+        single = read_single(file)
+        if not below(single.state, UNET) and (first := _first_stage(single)) is not None:
+            return first
+    loaded = load_checkpoint(path)
+    config, first_stage = loaded.config, loaded.config.first_stage
+    facts = {
+        "latent": f"{first_stage.embed_dim} channels, f = {first_stage.factor}, scale factor {config.scale_factor:g}",
+        "prediction": config.schedule.prediction,
+        "schedule": f"{config.schedule.beta_schedule} {config.schedule.beta_start:g} … {config.schedule.beta_end:g}",
+        "channels": f"{config.unet.in_channels} in, {config.unet.out_channels} out, widths {config.unet.channels}",
+        "tokens": f"{loaded.tokenizer.window} a prompt" if loaded.tokenizer is not None else "no tokenizer",
+    }
+    parts = tuple(_part(name, state) for name, state in fitted(loaded).items())
+    return Report(path, _format(path, file), describe(config), tasks_of(config), parts, facts, _notes(loaded))
+
+
+def _first_stage(file: SingleFile) -> Report | None:
+    """A stand-alone autoencoder."""
+    state = below(file.state, FIRST_STAGE) or file.state
+    if "encoder.conv_in.weight" not in state:
+        return None
+    config, names = read_first_stage(state)
+    kind = "KL" if config.kind == "kl" else f"VQ, {config.codebook} codes"
+    text = f"First stage alone: {kind}, f={config.factor}, {config.embed_dim} channels."
+    notes = ("a first stage alone draws no pictures; it needs a UNet",)
+    return Report(file.path, _format(file.path, file.path), text, (), (_part("first_stage", names),), {}, notes)
+
+
+def _part(name: str, state: State) -> Part:
+    dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in state.values()})
+    return Part(name, sum(math.prod(value.shape) for value in state.values()), tuple(dtypes))
+
+
+def _format(path: Path, file: Path | None) -> str:
+    if file is not None:
+        return "single file, safetensors" if file.suffix == ".safetensors" else "single file, torch pickle"
+    return "latentd folder" if (path / native.INDEX).is_file() else "diffusers folder"
+
+
+def _notes(loaded: Loaded) -> tuple[str, ...]:
+    missing = ("no tokenizer: put tokenizer.json beside it in a folder tokenizer/",)
+    text = loaded.config.conditioner is not None and loaded.tokenizer is None and "txt2img" in tasks_of(loaded.config)
+    return (*loaded.assumptions, *(missing if text else ()))

@@ -1,0 +1,56 @@
+"""LATENTD_MODELS_DIR: every checkpoint in it, with a card written for those that have none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentd.errors import CheckpointError
+from models.checkpoints import native
+from models.checkpoints.card import CARD, write_card
+from models.checkpoints.detect import load_checkpoint, single_file
+from models.checkpoints.single import SUFFIXES
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A checkpoint of the directory: where its card is, whether it was written now, what to know or why it can't be."""
+
+    path: Path
+    card: Path
+    written: bool = False
+    notes: tuple[str, ...] = ()
+    error: str | None = None
+
+
+def scan(models_dir: Path) -> list[Found]:
+    """All checkpoints in order of their names. A file X.safetensors has its card in X/card.json.
+
+    Never raises for a checkpoint: what is wrong with one is its `error`, and the others aren't touched by it.
+    """
+    paths = sorted(models_dir.iterdir()) if models_dir.is_dir() else []
+    return [_found(path, _card(path)) for path in paths if _is_checkpoint(path)]
+
+
+def _is_checkpoint(path: Path) -> bool:
+    if path.is_file():
+        return path.suffix in SUFFIXES
+    if not path.is_dir() or path.name.startswith("."):
+        return False
+    indexed = any((path / name).is_file() for name in (native.INDEX, "model_index.json"))
+    return indexed or any(p.suffix in SUFFIXES for p in path.iterdir())
+
+
+def _card(path: Path) -> Path:
+    return (path.with_suffix("") if path.is_file() else path) / CARD
+
+
+def _found(path: Path, card: Path) -> Found:
+    if card.is_file():
+        return Found(path, card)
+    try:
+        loaded = load_checkpoint(path)
+        write_card(loaded, single_file(path) or path, card.parent, card.parent.name)
+    except CheckpointError as error:
+        return Found(path, card, error=error.detail)
+    return Found(path, card, written=True, notes=loaded.assumptions)
