@@ -226,6 +226,26 @@ class Rates(Wire):
     image_s: float = Field(description="Encoding, decoding and storing one image.")
 
 
+class ShapeTimes(Wire):
+    """Seconds that a worker needs for latents of one shape (c, h, w)."""
+
+    shape: tuple[int, int, int]
+    calls: dict[int, float] = Field(description="Rows of a UNet call, fillers included, and its seconds.")
+    encode_s: dict[Kind, float] = Field(description="Prompts and pictures of one job, by its kind.")
+    decode_s: float | None = Field(description="Decoding one image.")
+
+
+class StepTimes(Wire):
+    """A model's step-time table: what `latentd plan` simulates with."""
+
+    model: str
+    latent_factor: int
+    shapes: tuple[ShapeTimes, ...]
+    store_s: float | None = Field(default=None, description="Encoding a file and storing it, beside the GPU.")
+    round_s: float | None = Field(default=None, description="A round of the worker's loop beside its computing.")
+    move_s: float | None = Field(default=None, description="What one claimed or ended job adds to a round.")
+
+
 # Redis keys. RQ keeps its own under rq:*; a job's RQ id is its id here.
 
 
@@ -261,6 +281,11 @@ def work_key(model: str, lane: Lane) -> str:
 def serving_key(model: str) -> str:
     """Sorted set: worker name → Unix time until which it counts as alive."""
     return f"latentd:serving:{model}"
+
+
+def step_times_key(model: str) -> str:
+    """Hash: cell of the step-time table → seconds; its cells are read and written by workers.steptimes alone."""
+    return f"latentd:steptimes:{model}"
 
 
 JOBS_KEY = "latentd:jobs"  # sorted set: job id → created_at in Unix milliseconds

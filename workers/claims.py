@@ -42,9 +42,9 @@ from service.contract import (
 )
 from workers.held import Held
 from workers.link import transact
+from workers.rules import ClaimOrder, Place
 
 HEARTBEAT_TTL_S = 15
-BULK_FIRST_EVERY = 5  # claims: bulk isn't starved by interactive jobs that keep coming
 REFUSED_PAUSE_S = 1.0
 RQ_STATUS = {"succeeded": JobStatus.FINISHED, "failed": JobStatus.FAILED, "canceled": JobStatus.CANCELED}
 
@@ -59,7 +59,6 @@ return false
 """
 
 State: TypeAlias = dict[str, str]
-Place: TypeAlias = tuple[str, Lane]
 log = structlog.get_logger()
 
 
@@ -92,11 +91,10 @@ class Claims:
         self._redis = redis
         self._numerics = numerics
         self._clock = clock
-        self._models = list(models)
+        self._order = ClaimOrder(list(models))
         queues = {(model, lane): _queue(redis, model, lane) for model in models for lane in LANES}
         self.queues: dict[str, Queue] = {queue.key: queue for queue in queues.values()}
         self._keys = {place: queue.key for place, queue in queues.items()}
-        self._count = 0
         self._refused: set[str] = set()  # told in the log
         self._passed: set[str] = set()  # refused since the last pause
         self._paused: dict[str, float] = {}  # queue key → until when
@@ -111,23 +109,18 @@ class Claims:
             key, job_id = popped
             held = self._take(self.queues[key], job_id)
             if held is not None:
-                self._count += 1
-                self._models.append(self._models.pop(self._models.index(held.model)))
+                self._order.took(held.model)
                 return held
         return None
 
     def _pop(self, places: Collection[Place]) -> tuple[str, str] | None:
-        keys = [key for key in self._order(places) if self._paused.get(key, 0.0) <= self._clock()]
+        keys = [self._keys[place] for place in self._order.of(places)]
+        keys = [key for key in keys if self._paused.get(key, 0.0) <= self._clock()]
         pairs = [part for key in keys for part in (key, IntermediateQueue.get_intermediate_queue_key(key))]
         if not pairs:
             return None
         popped = self._redis.eval(POP, len(pairs) + 1, WORKERS_SUSPENDED, *pairs)
         return None if popped is None else (as_text(popped[0]), as_text(popped[1]))
-
-    def _order(self, places: Collection[Place]) -> list[str]:
-        bulk_first = self._count % BULK_FIRST_EVERY == BULK_FIRST_EVERY - 1
-        lanes = LANES[::-1] if bulk_first else LANES
-        return [self._keys[model, lane] for lane in lanes for model in self._models if (model, lane) in places]
 
     def _take(self, queue: Queue, job_id: str) -> Held | None:
         def take(pipe: Pipeline) -> Held | None:

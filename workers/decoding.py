@@ -11,8 +11,7 @@ from torch import Tensor
 
 from workers.images import PREVIEW_SIDE
 from workers.jobs import EngineJob
-
-CHUNK = 4  # pictures; activations of a decoder are its largest tensors
+from workers.rules import CHUNK
 
 
 @dataclass(frozen=True, slots=True)

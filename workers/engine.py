@@ -144,7 +144,7 @@ class Engine:
         for index, picture in enumerate(job.pictures):
             if picture.done:
                 self._decoder.add(job, index)
-        return [Prepared(job.job_id, self._clock() - began, job.step)]
+        return [Prepared(job.job_id, self._clock() - began, job.step, job.blue.latent_shape)]
 
     def _denoise(self, batch: Batch) -> list[Outcome]:
         began = self._clock()
@@ -158,7 +158,9 @@ class Engine:
         seconds = self._clock() - began
         for picture in pictures:
             picture.denoise_s += seconds
-        called = Called(batch.model, batch.rows, batch.padded_rows, batch.strict, seconds, len(batch.slots))
+        called = Called(
+            batch.model, batch.rows, batch.padded_rows, batch.strict, seconds, len(batch.slots), batch.group.shape
+        )
         for slot in self._scheduler.advance(batch):
             self._decoder.add(self._jobs[slot.job_id], slot.index)
         broken = {job.job_id: job for (job, _), good in zip(held, finite, strict=True) if not good}
@@ -217,7 +219,8 @@ class Engine:
         job.unfinished.discard(index)
         if not job.unfinished:
             self.drop(job.job_id)
-        return [Finished(job.job_id, index, picture, job.pictures[index].denoise_s, seconds)]
+        denoise_s = job.pictures[index].denoise_s
+        return [Finished(job.job_id, index, picture, denoise_s, seconds, job.blue.latent_shape)]
 
     def _halve(self, chunk: list[Undecoded]) -> list[Outcome]:
         model = chunk[0].job.blue.model.id

@@ -21,6 +21,7 @@ from workers.claims import HEARTBEAT_TTL_S
 from workers.held import Held
 from workers.link import Link
 from workers.reaper import Reaper
+from workers.steptimes import write_cells
 
 BEAT_S = 4.0  # three beats fit into the TTL
 SWEEP_S = 5.0
@@ -39,6 +40,7 @@ class Heartbeat(threading.Thread):
         models: Sequence[str],
         held: Callable[[], Sequence[Held]],
         rates: Callable[[], Mapping[str, Rates]],
+        times: Callable[[], Mapping[str, Mapping[str, float]]],
         reaped: Callable[[int], None],
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
@@ -48,6 +50,7 @@ class Heartbeat(threading.Thread):
         self._models = models
         self._held = held
         self._rates = rates
+        self._times = times
         self._reaped = reaped
         self._done = threading.Event()
 
@@ -104,6 +107,8 @@ class Heartbeat(threading.Thread):
             pipe.zremrangebyscore(serving_key(model), 0, moment)
         for model, rates in self._rates().items():
             pipe.hset(RATES_KEY, model, rates.to_json())
+        for model, cells in self._times().items():
+            write_cells(pipe, model, cells)
 
     def _register(self, pipe: Pipeline) -> None:
         pipe.hset(self._worker.key, mapping={**self._worker.serialize(), "state": self._worker.get_state()})

@@ -13,7 +13,7 @@ from rq.worker.base import BaseWorker, WorkerStatus
 
 from latentd.errors import JobFailed, LatentdError
 from service.contract import LANES
-from workers.claims import Claims, Place
+from workers.claims import Claims
 from workers.engine import Engine
 from workers.held import Held
 from workers.link import Link
@@ -21,12 +21,12 @@ from workers.metrics import WorkerMetrics
 from workers.progress import News, Progress, step_ids
 from workers.publish import Canceled, Ending, Failed, HandedBack, Publisher, Succeeded
 from workers.rates import RateMeter
+from workers.rules import CLAIMS_A_ROUND, IDLE_S, Place
+from workers.steptimes import StepTimer
 from workers.storing import Loaded, Report, Stored, Storing
 from workers.tasks import Admission, Called, Finished, Outcome, OutOfMemory, Prepared, Stepped
 from workers.tasks import Failed as TaskFailed
 
-CLAIMS_A_ROUND = 4  # the others wait for the next round, not the running jobs for the claims
-IDLE_S = 0.02
 HAND_BACK_S = 5.0  # how long a stopping worker tries to reach Redis; after that its jobs are found by their lapse
 
 log = structlog.get_logger()
@@ -49,6 +49,7 @@ class Loop:
         redis = worker.connection
         self.claims = Claims(worker, redis, models, engine.numerics, clock)
         self.rates = RateMeter()
+        self.times = StepTimer(models)
         self._worker = worker
         self._engine = engine
         self._models = models
@@ -87,13 +88,19 @@ class Loop:
 
     def round(self) -> bool:
         """Claim, one unit of work, tell and publish; whether there was anything to do."""
+        began = self._clock()
         claimed = self._claim() if self._stop_at is None else 0
+        turn_began = self._clock()
         outcomes = self._compute() if self._engine.busy else []
+        turn_s = self._clock() - turn_began
+        self.times.turned(outcomes, turn_s, self._held)
         for outcome in outcomes:
             self._take(outcome)
         self._report(self._storing.reports())
         self._tell()
         ended = self._publish()
+        if outcomes:
+            self.times.rounded(self._clock() - began - turn_s, claimed + ended)
         return bool(claimed or outcomes or ended)
 
     def _claim(self) -> int:
@@ -210,6 +217,7 @@ class Loop:
         self._progress.image(held, stored.info)
         self._metrics.images.labels(held.request.kind, held.model).inc()
         self.rates.imaged(held.model, stored.seconds + held.decode_s / held.request.num_images)
+        self.times.stored(held.model, stored.seconds)
         if held.complete:
             self._end(held, Succeeded(held.result()))
 

@@ -20,8 +20,8 @@ from latentd.storage import Store, image_path
 from service.contract import ImageInfo, Upload, image_id
 from workers.held import Held
 from workers.images import encode_picture, picture_text
+from workers.rules import STORING_THREADS
 
-THREADS = 2
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class Storing:
     def __init__(self, store: Store, hashes: dict[str, str]) -> None:
         self._store = store
         self._hashes = hashes  # model id → hash, for the text chunks
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="storing")
+        self._pool = ThreadPoolExecutor(STORING_THREADS, thread_name_prefix="storing")
         self._reports: SimpleQueue[Report] = SimpleQueue()
         self._stop = threading.Event()
 

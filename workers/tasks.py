@@ -9,6 +9,7 @@ from PIL import Image
 
 from latentd.errors import LatentdError
 from service.contract import JobRequest
+from workers.scheduler import Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,15 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The job's prompts and pictures are encoded; it takes part in calls from now on, after `step` resumed steps."""
+    """The job's prompts and pictures are encoded; it takes part in calls from now on, after `step` resumed steps.
+
+    `shape` is its latents' (c, h, w), here and below.
+    """
 
     job_id: str
     seconds: float
     step: int
+    shape: Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ class Finished:
     picture: Image.Image
     denoise_s: float
     decode_s: float
+    shape: Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,7 @@ class Called:
     strict: bool
     seconds: float
     slots: int
+    shape: Shape
 
 
 @dataclass(frozen=True, slots=True)

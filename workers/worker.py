@@ -82,6 +82,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str) -> None:
         list(cards),
         loop.held,
         loop.rates.published,
+        loop.times.take,
         lambda count: metrics.retries.labels("worker_died").inc(count),
     )
     _patiently(lambda: _arrive(worker, redis, cards))

@@ -8,8 +8,9 @@ from redis import Redis
 from rq.worker.base import BaseWorker
 
 from service.contract import Numerics
-from workers.claims import Claims, Place
+from workers.claims import Claims
 from workers.held import Held
+from workers.rules import Place
 
 TINY: tuple[Place, ...] = (("tiny", "interactive"), ("tiny", "bulk"))
 NUMERICS = Numerics(

@@ -7,7 +7,7 @@ from rq.registry import StartedJobRegistry
 from rq.utils import current_timestamp
 from rq.worker.base import BaseWorker
 
-from service.contract import RATES_KEY, Rates, serving_key
+from service.contract import RATES_KEY, Rates, serving_key, step_times_key
 from tests.enqueue import enqueue, make_request
 from tests.unit.workers.parts import claim, make_worker
 from workers.claims import HEARTBEAT_TTL_S
@@ -27,6 +27,7 @@ def make_heartbeat(worker: BaseWorker, held: list[Held]) -> Heartbeat:
         ["tiny"],
         held=lambda: held,
         rates=lambda: {"tiny": RATES},
+        times=lambda: {"tiny": {"store": 0.25}},
         reaped=lambda count: None,  # noqa: ARG005
     )
 
@@ -43,6 +44,7 @@ def test_a_beat_renews_everything_for_15_seconds(redis: Redis) -> None:
     for key, member in ((registry.key, held.execution.composite_key), (serving_key("tiny"), worker.name)):
         assert abs((redis.zscore(key, member) or 0) - current_timestamp() - HEARTBEAT_TTL_S) <= 2
     assert Rates.model_validate_json(redis.hget(RATES_KEY, "tiny") or "") == RATES
+    assert redis.hgetall(step_times_key("tiny")) == {b"store": b"0.25"}
 
 
 def test_a_lapsed_execution_is_not_revived(redis: Redis) -> None:
@@ -80,7 +82,7 @@ def test_workers_that_died_no_longer_serve(redis: Redis) -> None:
 def test_the_thread_beats_sweeps_and_stops(redis: Redis) -> None:
     worker = make_worker(redis)
     found: list[int] = []
-    heartbeat = Heartbeat(worker, redis, Reaper(redis, []), ["tiny"], lambda: [], dict, found.append)
+    heartbeat = Heartbeat(worker, redis, Reaper(redis, []), ["tiny"], lambda: [], dict, dict, found.append)
     heartbeat.start()
     ends = time.monotonic() + 5
     while not found and time.monotonic() < ends:

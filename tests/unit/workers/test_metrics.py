@@ -32,7 +32,7 @@ def test_every_family_is_visible_from_the_start() -> None:
 
 def test_rows_leave_fillers_out_and_steps_count_images() -> None:
     metrics = WorkerMetrics()
-    metrics.called(Called("tiny", 3, 4, True, 0.02, 2))
+    metrics.called(Called("tiny", 3, 4, True, 0.02, 2, (4, 8, 8)))
     value = metrics.registry.get_sample_value
     assert value("latentd_step_rows_bucket", {"model": "tiny", "le": "2.0"}) == 0
     assert value("latentd_step_rows_bucket", {"model": "tiny", "le": "4.0"}) == 1

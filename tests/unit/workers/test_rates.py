@@ -7,7 +7,7 @@ from workers.tasks import Called
 
 
 def call(rows: int, seconds: float, slots: int) -> Called:
-    return Called("tiny", rows, rows, False, seconds, slots)
+    return Called("tiny", rows, rows, False, seconds, slots, (4, 8, 8))
 
 
 def test_nothing_is_published_before_it_is_measured() -> None:
