@@ -59,6 +59,12 @@ class MalformedRequest(LatentdError):
     status, slug, title = 400, "malformed-request", "Malformed request"
 
 
+class Unauthorized(LatentdError):
+    """No API key, or none that is known, where keys are on."""
+
+    status, slug, title = 401, "unauthorized", "Unauthorized"
+
+
 class Forbidden(LatentdError):
     """An unknown Host, a foreign Origin, or a key without the scope."""
 
@@ -69,6 +75,12 @@ class NotFound(LatentdError):
     """No such job, image or model."""
 
     status, slug, title = 404, "not-found", "Not found"
+
+
+class SlowClient(LatentdError):
+    """The body comes too slowly."""
+
+    status, slug, title = 408, "request-timeout", "Request timeout"
 
 
 class Conflict(LatentdError):
@@ -109,6 +121,12 @@ class QueueFull(LatentdError):
     def __init__(self, detail: str, *, retry_after: int, field: str | None = None, value: Any = None) -> None:
         super().__init__(detail, field=field, value=value)
         self.retry_after = retry_after
+
+
+class RateLimited(QueueFull):
+    """The API key's requests a minute or GPU-seconds a day are used up."""
+
+    slug, title = "rate-limited", "Rate limited"
 
 
 class Unavailable(LatentdError):

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "models" / "weights"
@@ -57,9 +57,20 @@ class Settings(BaseSettings):
     worker_metrics_port: int = Field(
         default=9101, ge=1, le=65535, description="Metrics port of the first worker that `latentd up` starts; +1 each."
     )
+    min_free_mb: int = Field(
+        default=512, ge=0, description="New jobs are refused (507) below this much free space in data_dir, in MiB."
+    )
+    webhook_allow: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Where webhooks may go, comma-separated: hosts (hooks.example.org, *.example.org), `http://` before "
+        "one that may be plain, networks (10.0.0.0/8) whose private addresses may be used. Empty: nowhere.",
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="Signs webhooks (Standard Webhooks): whsec_ and at least 24 bytes as base64."
+    )
     log_level: str = Field(default="info", description="debug, info, warning or error.")
 
-    @field_validator("allowed_hosts", mode="before")
+    @field_validator("allowed_hosts", "webhook_allow", mode="before")
     @classmethod
     def split_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -118,6 +118,7 @@ class JobRequest(Wire):
     mask_mode: MaskMode | None = None
     feather: int | None = None
     strength: float | None = None
+    webhook_url: str | None = Field(default=None, description="Where the gateway tells of the job's end.")
     numerics: Numerics | None = Field(default=None, description="Set when a strict job first starts.")
 
     @computed_field  # type: ignore[prop-decorator]
@@ -160,6 +161,8 @@ class JobRecord(Wire):
     request: JobRequest
     warnings: tuple[JobWarning, ...] = ()
     body_hash: str = Field(default="", description="Digest of the request as sent, for Idempotency-Key.")
+    owner: str = Field(default="", description="Id of the API key that made it; empty where keys are off.")
+    charged_s: float = Field(default=0.0, description="GPU-seconds taken from the key's budget of that day.")
 
 
 class ImageInfo(Wire):
@@ -173,6 +176,13 @@ class ImageInfo(Wire):
     format: OutputFormat
     bytes: int
     sha256: str
+
+
+class StoredImage(Wire):
+    """An image that is there before its job has ended; `execution` locates the object."""
+
+    execution: str
+    info: ImageInfo
 
 
 class Timings(Wire):
@@ -254,7 +264,11 @@ def queue_name(model: str, lane: Lane) -> str:
 
 
 def job_key(job_id: str) -> str:
-    """Hash: record, status, execution, started_at, ended_at, step, steps, numerics, result, error, cancel."""
+    """Hash: record, status, execution, started_at, ended_at, step, steps, numerics, result, error, cancel.
+
+    `image:{k}` is the StoredImage k of a running job. `deaths` and `deaths_alone` count workers that died with the job
+    since its last savepoint; `alone` is the execution that runs without neighbours.
+    """
     return f"latentd:job:{job_id}"
 
 
@@ -263,14 +277,34 @@ def events_key(job_id: str) -> str:
     return f"latentd:events:{job_id}"
 
 
+def state_key(job_id: str) -> str:
+    """Hash: what a later execution goes on from: execution, step, model (its hash), and `data` or its `path`."""
+    return f"latentd:state:{job_id}"
+
+
 def preview_key(job_id: str) -> str:
     """String, minutes of life: JSON {step, image: base64 WebP}."""
     return f"latentd:preview:{job_id}"
 
 
 def gone_key(job_id: str) -> str:
-    """Tombstone of an expired or purged job, for LATENTD_GONE_S."""
+    """String: the owner of an expired or purged job, for LATENTD_GONE_S; other keys get 404, not 410."""
     return f"latentd:gone:{job_id}"
+
+
+def deliveries_key(job_id: str) -> str:
+    """List of JSON: the log of the job's webhook, with the retention of the job."""
+    return f"latentd:deliveries:{job_id}"
+
+
+def keys_of(job_id: str) -> tuple[str, ...]:
+    """Every key that is this job's alone, but for its tombstone."""
+    return (job_key(job_id), events_key(job_id), preview_key(job_id), deliveries_key(job_id))
+
+
+def list_key(owner: str) -> str:
+    """Sorted set: job id → created_at in Unix milliseconds, of one API key's jobs; of all jobs for the empty owner."""
+    return f"{JOBS_KEY}:{owner}" if owner else JOBS_KEY
 
 
 def work_key(model: str, lane: Lane) -> str:
@@ -291,11 +325,18 @@ def step_times_key(model: str) -> str:
 JOBS_KEY = "latentd:jobs"  # sorted set: job id → created_at in Unix milliseconds
 CARDS_KEY = "latentd:cards"  # hash: model id → card JSON
 RATES_KEY = "latentd:rates"  # hash: model id → Rates JSON
+OUTBOX_KEY = "latentd:outbox"  # stream of (job, type): ended jobs with a webhook_url, type as their status
+DEADLINES_KEY = "latentd:deadlines"  # sorted set: job id → deadline in Unix milliseconds
 CANCELING_KEY = "latentd:canceling"  # set of running job ids that a client wants ended
 
 
 def image_id(job_id: str, index: int) -> str:
     return f"{job_id}-{index}"
+
+
+def stored_field(index: int) -> str:
+    """Field of the job's hash that describes image `index` before the job's end."""
+    return f"image:{index}"
 
 
 def parse_image_id(value: str) -> tuple[str, int] | None:

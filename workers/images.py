@@ -179,10 +179,13 @@ def _opaque(picture: Image.Image) -> Image.Image:
 def picture_text(request: JobRequest, index: int, model_hash: str) -> dict[str, str]:
     """Text chunks of image `index`: `parameters` in the lines that existing tools read, `latentd` as JSON.
 
-    Where an upload was stored isn't part of them, so that a request sent again has equal bytes.
+    Where an upload was stored and who is told aren't part of them: a request sent again has equal bytes.
     """
     resolved = request.model_dump(
-        mode="json", round_trip=True, exclude_none=True, exclude={"image": {"path"}, "mask": {"path"}}
+        mode="json",
+        round_trip=True,
+        exclude_none=True,
+        exclude={"image": {"path"}, "mask": {"path"}, "webhook_url": True},
     )
     facts = {"version": __version__, "model_hash": model_hash, "index": index, "request": resolved}
     return {
