@@ -299,7 +299,7 @@ def deliveries_key(job_id: str) -> str:
 
 def keys_of(job_id: str) -> tuple[str, ...]:
     """Every key that is this job's alone, but for its tombstone."""
-    return (job_key(job_id), events_key(job_id), preview_key(job_id), deliveries_key(job_id))
+    return (job_key(job_id), events_key(job_id), preview_key(job_id), state_key(job_id), deliveries_key(job_id))
 
 
 def list_key(owner: str) -> str:

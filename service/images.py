@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from latentd.errors import Gone, NotFound
 from latentd.storage import Store, image_path
-from service.contract import ImageInfo, JobResult, parse_image_id
+from service.contract import TERMINAL, ImageInfo, JobResult, StoredImage, parse_image_id, stored_field
 from service.jobs import read_hash
 from service.preferences import MEDIA_TYPES
 from service.problems import shown
@@ -25,7 +25,7 @@ async def find_image(redis: Redis, image_id: str) -> tuple[ImageInfo, str]:
     """The image's description and where it is stored.
 
     Raises:
-        NotFound: no such image, or its job hasn't finished.
+        NotFound: no such image, or it isn't there yet.
         Gone: its job expired or was purged.
     """
     parsed = parse_image_id(image_id)
@@ -33,11 +33,21 @@ async def find_image(redis: Redis, image_id: str) -> tuple[ImageInfo, str]:
         raise NotFound(f"no image {shown(image_id)!r}", field="id", value=image_id)
     job_id, index = parsed
     values = await read_hash(redis, job_id)
-    result = JobResult.model_validate_json(values["result"]) if "result" in values else None
-    if result is None or index >= len(result.images):
+    stored = _stored(values, index)
+    if stored is None:
         raise NotFound(f"job {job_id} has no image {index}; it is {values['status']}", field="id", value=image_id)
-    info = result.images[index]
-    return info, image_path(job_id, result.execution, index, info.format)
+    return stored.info, image_path(job_id, stored.execution, index, stored.info.format)
+
+
+def _stored(values: Mapping[str, str], index: int) -> StoredImage | None:
+    """The image as the job's result names it; before the job's end, as it was stored last."""
+    if "result" in values:
+        result = JobResult.model_validate_json(values["result"])
+        images = result.images
+        return StoredImage(execution=result.execution, info=images[index]) if index < len(images) else None
+    field = stored_field(index)
+    early = field in values and values["status"] not in TERMINAL
+    return StoredImage.model_validate_json(values[field]) if early else None
 
 
 async def picture_response(

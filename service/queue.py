@@ -24,6 +24,7 @@ from latentd.errors import Conflict
 from latentd.settings import Settings
 from service.contract import (
     CONTRACT_VERSION,
+    DEADLINES_KEY,
     JOB_FUNCTION,
     JOBS_KEY,
     SEEDS,
@@ -41,7 +42,8 @@ from service.contract import (
 # Worker deaths never fail a job; deterministic errors end it at once without asking for a retry.
 RETRIES = 1000
 
-# KEYS: record, RQ's job, all jobs, work of the lane, events, tombstone. ARGV: id, record, created ms, rows, steps.
+# KEYS: record, RQ's job, all jobs, work of the lane, events, tombstone, deadlines.
+# ARGV: id, record, created ms, rows, steps, deadline in ms of Unix time or ''.
 _CREATE = """
 local record = redis.call('HGET', KEYS[1], 'record')
 if record then return record end
@@ -50,6 +52,7 @@ redis.call('HSET', KEYS[1], 'record', ARGV[2], 'status', 'queued', 'step', 0, 's
 redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
 redis.call('HSET', KEYS[4], ARGV[1], ARGV[4])
 redis.call('DEL', KEYS[5], KEYS[6])
+if ARGV[6] ~= '' then redis.call('ZADD', KEYS[7], ARGV[6], ARGV[1]) end
 redis.call('XADD', KEYS[5], '*', 'type', 'queued', 'data', '{}')
 return false
 """
@@ -147,7 +150,7 @@ async def _transact(redis: AsyncRedis, record: JobRecord, job: RQJob) -> str | N
     waiting = queue_key(job.origin)
     fields: list[Any] = _build_hset_args(job)  # type: ignore[no-untyped-call]
     async with redis.pipeline(transaction=True) as pipe:
-        pipe.eval(_CREATE, 6, *_create_keys(record, job), *_create_values(record))
+        pipe.eval(_CREATE, 7, *_create_keys(record, job), *_create_values(record))
         pipe.sadd(Queue.redis_queues_keys, waiting)
         pipe.eval(UNIQUE_ENQUEUE_SCRIPT, 2, job.key, waiting, job.id, "R", -1, *fields)
         found, _, _ = await pipe.execute()
@@ -157,10 +160,11 @@ async def _transact(redis: AsyncRedis, record: JobRecord, job: RQJob) -> str | N
 def _create_keys(record: JobRecord, job: RQJob) -> list[str]:
     request = record.request
     work = work_key(request.model, request.priority)
-    return [job_key(record.id), job.key, JOBS_KEY, work, events_key(record.id), gone_key(record.id)]
+    return [job_key(record.id), job.key, JOBS_KEY, work, events_key(record.id), gone_key(record.id), DEADLINES_KEY]
 
 
 def _create_values(record: JobRecord) -> list[str | int]:
     request = record.request
     created_ms = int(record.created_at.timestamp() * 1000)
-    return [record.id, record.to_json(), created_ms, request.rows, request.run_steps]
+    deadline = "" if request.deadline_ms is None else created_ms + request.deadline_ms
+    return [record.id, record.to_json(), created_ms, request.rows, request.run_steps, deadline]
