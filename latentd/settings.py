@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(
         default=None, ge=0, le=65535, description="Port of its own for /metrics of a gateway or worker."
     )
+    metrics_host: str = Field(default="127.0.0.1", description="Address that metrics ports listen on.")
     worker_metrics_port: int = Field(
         default=9101, ge=1, le=65535, description="Metrics port of the first worker that `latentd up` starts; +1 each."
     )

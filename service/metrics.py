@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from redis.asyncio import Redis
 
-from service.contract import JOBS_KEY, LANES, Lane, queue_name
+from service.contract import JOBS_KEY, LANES, Lane, queue_name, serving_key
 from service.queue import queue_key
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -38,6 +38,7 @@ class Metrics:
             ["model", "lane"],
             registry=self.registry,
         )
+        self.workers = Gauge("latentd_workers", "Live workers that serve a model.", ["model"], registry=self.registry)
         self.rejected = Counter(
             "latentd_rejected", "Requests refused, by the problem's slug.", ["reason"], registry=self.registry
         )
@@ -45,6 +46,7 @@ class Metrics:
     async def render(self, redis: Redis, models: Mapping[str, object]) -> bytes:
         """The text format, with the queues as they are now."""
         for model in models:
+            self.workers.labels(model).set(await redis.zcount(serving_key(model), time.time(), "+inf"))
             for lane in LANES:
                 depth, age = await _queue(redis, model, lane)
                 self.depth.labels(model, lane).set(depth)

@@ -20,6 +20,7 @@ from service.contract import Lane, Numerics
 from workers.calls import denoise
 from workers.conditions import PromptCache, blueprint, prepare
 from workers.decoding import Decoder, Undecoded
+from workers.flops import RowFlops, row_flops
 from workers.images import preview
 from workers.jobs import EngineJob
 from workers.memory import or_none
@@ -61,6 +62,15 @@ class Engine:
         self._unprepared: deque[EngineJob] = deque()
         self._previews: deque[tuple[EngineJob, Stepped, Tensor]] = deque()
         self._decoded_last = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, one for all models."""
+        return next(iter(self._models.values())).dtype
+
+    def row_flops(self) -> dict[str, RowFlops]:
+        """By model, what a row of its UNet costs."""
+        return {model: row_flops(loaded) for model, loaded in self._models.items()}
 
     @property
     def busy(self) -> bool:

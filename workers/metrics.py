@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from service.contract import Status
+from service.contract import LANES, Kind, Status
+from workers.flops import RowFlops
+from workers.gpu import Gpu, GpuCollector
 from workers.held import Held
 from workers.tasks import Called
 
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 64)
+STAGES = ("encode", "denoise", "decode", "store")
+RETRY_REASONS = ("worker_died", "handed_back")
+OUTCOMES: tuple[Status, ...] = ("succeeded", "failed", "canceled")
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
 class WorkerMetrics:
     """One registry a worker; every family is visible from the start."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: Gpu | None = None) -> None:
         self.registry = registry = CollectorRegistry()
         job = ("kind", "model", "lane", "outcome")
         self.jobs = Counter("latentd_jobs", "Jobs that ended here.", job, registry=registry)
@@ -41,15 +48,45 @@ class WorkerMetrics:
         self.out_of_memory = Counter(
             "latentd_oom", "Batches that did not fit in memory.", ("model",), registry=registry
         )
-        Gauge("latentd_gpu_utilization_ratio", "Share of time that a GPU computed.", ("gpu",), registry=registry)
-        Gauge("latentd_gpu_memory_used_bytes", "Memory of a GPU in use.", ("gpu",), registry=registry)
-        Gauge("latentd_gpu_power_watts", "Power that a GPU draws.", ("gpu",), registry=registry)
+        self.rows_limit = Gauge(
+            "latentd_step_rows_limit", "Most rows that a UNet call may have.", ("model",), registry=registry
+        )
+        self.flops = Counter(
+            "latentd_unet_flops", "FLOPs of UNet calls, fillers left out.", ("model",), registry=registry
+        )
+        self.storage_errors = Counter(
+            "latentd_storage_errors", "Tries that storage did not answer; they are repeated.", registry=registry
+        )
+        registry.register(GpuCollector(gpu))
+        self._row_flops: Mapping[str, RowFlops] = {}
+
+    def serves(self, models: Mapping[str, tuple[Kind, ...]], row_flops: Mapping[str, RowFlops], max_rows: int) -> None:
+        """Models of this worker and the kinds that each draws: their series begin at 0, so that a first one counts."""
+        self._row_flops = row_flops
+        for reason in RETRY_REASONS:
+            self.retries.labels(reason)
+        for model, kinds in models.items():
+            self.rows_limit.labels(model).set(max_rows)
+            for family in (self.steps, self.rows, self.step_seconds, self.slots, self.out_of_memory, self.flops):
+                family.labels(model)
+            for stage in STAGES:
+                self.stages.labels(stage, model)
+            for kind in kinds:
+                self._expect(kind, model)
+
+    def _expect(self, kind: Kind, model: str) -> None:
+        self.images.labels(kind, model)
+        for lane in LANES:
+            for outcome in OUTCOMES:
+                self.jobs.labels(kind, model, lane, outcome)
 
     def called(self, call: Called) -> None:
         """One UNet call."""
         self.rows.labels(call.model).observe(call.rows)
         self.step_seconds.labels(call.model).observe(call.seconds)
         self.steps.labels(call.model).inc(call.slots)
+        if call.model in self._row_flops:
+            self.flops.labels(call.model).inc(call.rows * self._row_flops[call.model](call.shape))
 
     def ended(self, held: Held, status: Status) -> None:
         """A job ended; `queued`: it was handed back."""
@@ -61,9 +98,9 @@ class WorkerMetrics:
             for stage, seconds in (("denoise", held.denoise_s), ("decode", held.decode_s), ("store", held.store_s)):
                 self.stages.labels(stage, held.model).observe(seconds)
 
-    def serve(self, port: int) -> int:
-        """Answer /metrics on loopback; the port, which the system chose if it was 0."""
-        self._server, self._thread = start_http_server(port, addr="127.0.0.1", registry=self.registry)
+    def serve(self, port: int, host: str = "127.0.0.1") -> int:
+        """Answer /metrics on `host`; the port, which the system chose if it was 0."""
+        self._server, self._thread = start_http_server(port, addr=host, registry=self.registry)
         return self._server.server_port
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from latentd.storage import open_store
 from service.contract import CARDS_KEY, LANES, ModelCard, queue_name, serving_key
 from workers.cards import chosen_cards
 from workers.claims import HEARTBEAT_TTL_S
+from workers.gpu import gpu_of
 from workers.heartbeat import Heartbeat
 from workers.link import ANSWER_S, Link, connect
 from workers.loading import choose_device, load_engine
@@ -70,11 +71,12 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str) -> None:
     engine = load_engine(settings, list(cards), device)
     redis = connect(settings.redis)
     worker = _patiently(lambda: BatchWorker(worker_name(device), list(cards), redis))
-    metrics = WorkerMetrics()
+    metrics = WorkerMetrics(gpu_of(device, engine.dtype))
+    metrics.serves({model: card.tasks for model, card in cards.items()}, engine.row_flops(), settings.max_rows)
     storing = Storing(open_store(settings.storage), {model: card.hash for model, card in cards.items()})
     loop = Loop(worker, engine, list(cards), storing, metrics, retention_s=settings.retention_s)
     _on_signals(loop, settings.drain_s)
-    port = None if settings.metrics_port is None else metrics.serve(settings.metrics_port)
+    port = None if settings.metrics_port is None else metrics.serve(settings.metrics_port, settings.metrics_host)
     heart = Heartbeat(
         worker,
         connect(settings.redis),

@@ -4,6 +4,7 @@ import urllib.request
 
 from prometheus_client import generate_latest
 
+from workers.flops import RowFlops
 from workers.metrics import WorkerMetrics
 from workers.tasks import Called
 
@@ -17,9 +18,14 @@ FAMILIES = {
     "latentd_slots_in_use": "gauge",
     "latentd_retries_total": "counter",
     "latentd_oom_total": "counter",
+    "latentd_step_rows_limit": "gauge",
+    "latentd_unet_flops_total": "counter",
+    "latentd_storage_errors_total": "counter",
     "latentd_gpu_utilization_ratio": "gauge",
     "latentd_gpu_memory_used_bytes": "gauge",
+    "latentd_gpu_memory_total_bytes": "gauge",
     "latentd_gpu_power_watts": "gauge",
+    "latentd_gpu_peak_flops": "gauge",
 }
 
 
@@ -38,6 +44,19 @@ def test_rows_leave_fillers_out_and_steps_count_images() -> None:
     assert value("latentd_step_rows_bucket", {"model": "tiny", "le": "4.0"}) == 1
     assert value("latentd_step_rows_sum", {"model": "tiny"}) == 3
     assert value("latentd_denoising_steps_total", {"model": "tiny"}) == 2
+
+
+def test_series_of_served_models_begin_at_zero() -> None:
+    metrics = WorkerMetrics()
+    metrics.serves({"tiny": ("txt2img", "inpaint")}, {"tiny": RowFlops(1, 2, 3)}, 16)
+    value = metrics.registry.get_sample_value
+    job = {"kind": "inpaint", "model": "tiny", "lane": "bulk", "outcome": "failed"}
+    assert value("latentd_jobs_total", job) == 0
+    assert value("latentd_retries_total", {"reason": "worker_died"}) == 0
+    assert value("latentd_oom_total", {"model": "tiny"}) == 0
+    assert value("latentd_step_rows_limit", {"model": "tiny"}) == 16
+    metrics.called(Called("tiny", 3, 4, True, 0.02, 2, (4, 2, 2)))
+    assert value("latentd_unet_flops_total", {"model": "tiny"}) == 3 * (1 + 2 * 4 + 3 * 16)
 
 
 def test_metrics_are_served_on_loopback() -> None:
