@@ -6,7 +6,7 @@ import { button, byId, h } from "./dom.js";
 import { maskEditor, pictureView } from "./editor.js";
 import { dropPlace } from "./picture.js";
 
-const IDEAS = ["red heart", "a grinning face", "yellow star on a navy background", "green apple"];
+const IDEAS = ["red heart", "a grinning face", "red heart on a navy background", "blue circle"];
 const DROP_TITLES = { inpaint: "A picture to repaint", upscale: "A picture to enlarge" };
 
 export function stage(...nodes) {
