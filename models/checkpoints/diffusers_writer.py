@@ -36,8 +36,8 @@ def save_diffusers(loaded: Loaded, folder: Path) -> None:
     Raises CheckpointError naming the option or conditioning that diffusers can't express; nothing is written then.
     """
     pipeline = pipeline_class(loaded.config)
-    components = _components(loaded, pipeline)
-    for name, (config, state) in components.items():
+    parts = components(loaded, pipeline)
+    for name, (config, state) in parts.items():
         target = folder / name
         target.mkdir(parents=True, exist_ok=True)
         scheduler = name.endswith("scheduler")
@@ -45,7 +45,7 @@ def save_diffusers(loaded: Loaded, folder: Path) -> None:
         if state is not None:
             stem = "model" if name in ("text_encoder", "bert") else "diffusion_pytorch_model"
             save_file(state, target / f"{stem}.safetensors", metadata={"format": "pt"})
-    index = _index(pipeline, components)
+    index = _index(pipeline, parts)
     text = loaded.config.conditioner
     if loaded.tokenizer is not None and isinstance(text, TextConfig):
         save_tokenizer(loaded.tokenizer, folder / "tokenizer", TOKENIZERS[text.kind])
@@ -70,24 +70,25 @@ def pipeline_class(config: ModelConfig) -> str:
     raise CheckpointError(f"diffusers has no pipeline for a UNet that reads {config.concat}; convert --to native")
 
 
-def _components(loaded: Loaded, pipeline: str) -> dict[str, tuple[Json, State | None]]:
+def components(loaded: Loaded, pipeline: str) -> dict[str, tuple[Json, State | None]]:
+    """Config and weights (schedulers have none) of every component. Raises CheckpointError as `save_diffusers` does."""
     config, states = loaded.config, fitted(loaded)
     ldm = LDM_NAMES if pipeline.startswith("LDM") else {}
     unet = _agreeing(unet_json(config.unet, config.latent_size), config.unet, unet_config, "unet")
     vae = autoencoder_json(config.first_stage, config.scale_factor, config.latent_size)
     vae = _agreeing(vae, config.first_stage, autoencoder_config, "first stage")
-    components: dict[str, tuple[Json, State | None]] = {
+    parts: dict[str, tuple[Json, State | None]] = {
         "unet": (unet, _unet_state(states["unet"], config)),
         ldm.get("vae", "vae"): (vae, renamed(split(states["first_stage"]), TO_DIFFUSERS)),
         "scheduler": (_schedule(config.schedule, "DDIMScheduler"), None),
     }
     if config.low_res_schedule is not None:
-        components["low_res_scheduler"] = (_schedule(config.low_res_schedule, "DDPMScheduler"), None)
+        parts["low_res_scheduler"] = (_schedule(config.low_res_schedule, "DDPMScheduler"), None)
     if isinstance(config.conditioner, TextConfig):
         text = _agreeing(text_json(config.conditioner), config.conditioner, text_config, "text encoder")
         name = ldm.get("text_encoder", "text_encoder")
-        components[name] = (text, _text_state(states["conditioner"], config.conditioner))
-    return components
+        parts[name] = (text, _text_state(states["conditioner"], config.conditioner))
+    return parts
 
 
 def _schedule(config: ScheduleConfig, cls: str) -> Json:

@@ -1,0 +1,146 @@
+"""The restricted unpickler: what torch saves comes back equal, and nothing that a file asks for is done."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from latentd.errors import CheckpointError
+from models.checkpoints.pickles import Opaque, read_pickle
+
+DTYPES = (torch.float16, torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.int32, torch.uint8)
+
+
+class Callback:
+    """Stands for Lightning's callbacks, which real checkpoints hold."""
+
+    def __init__(self) -> None:
+        self.best = {"score": 1.0}
+
+
+class Evil:
+    """Runs a command where it is unpickled by ordinary means."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> Any:
+        return os.system, (self.command,)
+
+
+def _read_or_refused(path: Path) -> None:
+    """Either plain values or the one error that names the file."""
+    try:
+        value, detail = read_pickle(path), str(path)
+    except CheckpointError as error:
+        value, detail = {}, error.detail
+    assert isinstance(value, dict | Opaque)
+    assert str(path) in detail
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(_equal(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return bool(a == b)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@settings(deadline=None, max_examples=15)
+@given(shape=st.lists(st.integers(0, 4), max_size=4), dtype=st.sampled_from(DTYPES), seed=st.integers(0, 99))
+def test_tensors_come_back(
+    tmp_path_factory: pytest.TempPathFactory, zipped: bool, shape: list[int], dtype: torch.dtype, seed: int
+) -> None:
+    x = (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 100).to(dtype)
+    value = {"state_dict": OrderedDict(a=x, b=x.T if x.ndim == 2 else x[..., :1] if x.ndim else x), "epoch": 3}
+    path = tmp_path_factory.mktemp("pickle") / "model.ckpt"
+    torch.save(value, path, _use_new_zipfile_serialization=zipped)
+    assert _equal(read_pickle(path), value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_shared_storages_parameters_and_foreign_objects(tmp_path: Path, zipped: bool) -> None:
+    base = torch.arange(12.0)
+    value = {
+        "a": base[:6],
+        "b": base[6:].view(2, 3),
+        "p": torch.nn.Parameter(base),
+        "callbacks": {Callback: Callback()},
+    }
+    torch.save(value, tmp_path / "m.ckpt", _use_new_zipfile_serialization=zipped)
+    read = read_pickle(tmp_path / "m.ckpt")
+    for key, expected in (("a", base[:6]), ("b", base[6:].view(2, 3)), ("p", base)):
+        torch.testing.assert_close(read[key], expected)
+    (callback,) = read["callbacks"].values()
+    assert isinstance(callback, Opaque)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_unwanted_tensors_are_left_out(tmp_path: Path, zipped: bool) -> None:
+    torch.save({"keep": torch.ones(2), "loss.x": torch.ones(3)}, tmp_path / "m", _use_new_zipfile_serialization=zipped)
+    assert read_pickle(tmp_path / "m", lambda key: not key.startswith("loss.")).keys() == {"keep"}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_nothing_is_executed(tmp_path: Path, zipped: bool) -> None:
+    witness, path = tmp_path / "witness", tmp_path / "evil.ckpt"
+    value = {"state_dict": {"w": torch.ones(1)}, "evil": Evil(f"touch {witness}")}
+    torch.save(value, path, _use_new_zipfile_serialization=zipped)
+    read = read_pickle(path)
+    assert torch.equal(read["state_dict"]["w"], torch.ones(1))
+    assert isinstance(read["evil"], Opaque)
+    assert not witness.exists()
+    torch.load(path, weights_only=False)  # the file does what it says where nothing stops it
+    assert witness.exists()
+
+
+ATTACKS = {
+    "builtins": b"cbuiltins\neval\n(S'1/0'\ntR.",
+    "getattr": b"cbuiltins\ngetattr\n(cos\nsystem\nS'__class__'\ntR.",
+    "build_on_function": b"ctorch._utils\n_rebuild_tensor_v2\n(dS'x'\nI1\nsb.",
+    "build_on_class": b"ccollections\nOrderedDict\n(dS'x'\nI1\nsb.",
+    "codec": b"c_codecs\nencode\n(S'a'\ntR.",
+    "nested": b"cos\nsystem\n(cposix\nsystem\n(S'true'\ntRtR.",
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_hand_written_attacks_do_nothing(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/data.pkl", b"\x80\x02" + ATTACKS[name])
+    _read_or_refused(path)
+    assert "x" not in vars(OrderedDict)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@settings(deadline=None, max_examples=40)
+@given(cut=st.floats(0, 0.999), flip=st.integers(0, 10_000))
+def test_damage_is_one_error_naming_the_file(
+    tmp_path_factory: pytest.TempPathFactory, zipped: bool, cut: float, flip: int
+) -> None:
+    path = tmp_path_factory.mktemp("damage") / "model.ckpt"
+    torch.save({"w": torch.ones(50), "n": 1}, path, _use_new_zipfile_serialization=zipped)
+    data = bytearray(path.read_bytes())
+    data[flip % len(data)] ^= 0xFF
+    path.write_bytes(data[: int(len(data) * cut)])
+    _read_or_refused(path)
+
+
+def test_a_tensor_larger_than_its_storage_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    torch.save({"w": torch.ones(2).expand(1000, 2)}, path)
+    with pytest.raises(CheckpointError, match="w: shape"):
+        read_pickle(path)
