@@ -64,14 +64,18 @@ class Closed(Exception):
 
 
 class Storing:
-    """Loads uploads and stores images; while storage is unavailable it tries again, up to every 5 s."""
+    """Loads uploads and stores images; while storage is unavailable it tries again, up to every 5 s.
 
-    def __init__(self, store: Store, hashes: dict[str, str]) -> None:
+    Each try that fails is told to `away`.
+    """
+
+    def __init__(self, store: Store, hashes: dict[str, str], away: Callable[[], None] = lambda: None) -> None:
         self._store = store
         self._hashes = hashes  # model id → hash, for the text chunks
         self._pool = ThreadPoolExecutor(STORING_THREADS, thread_name_prefix="storing")
         self._reports: SimpleQueue[Report] = SimpleQueue()
         self._stop = threading.Event()
+        self._away = away
 
     def load(self, held: Held) -> None:
         """Read the job's uploads; a `Loaded` or `Unstored` follows."""
@@ -172,6 +176,7 @@ class Storing:
             except (BaseError, OSError) as error:
                 if "No space left" in str(error):
                     raise DiskFull("no space is left for the image", field="LATENTD_STORAGE_URL") from error
+                self._away()
                 log.warning("storage is away", error=type(error).__name__, retry_s=wait)
             if self._stop.wait(wait):
                 raise Closed

@@ -73,7 +73,8 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str) -> None:
     worker = _patiently(lambda: BatchWorker(worker_name(device), list(cards), redis))
     metrics = WorkerMetrics(gpu_of(device, engine.dtype))
     metrics.serves({model: card.tasks for model, card in cards.items()}, engine.row_flops(), settings.max_rows)
-    storing = Storing(open_store(settings.storage), {model: card.hash for model, card in cards.items()})
+    hashes = {model: card.hash for model, card in cards.items()}
+    storing = Storing(open_store(settings.storage), hashes, metrics.storage_errors.inc)
     loop = Loop(worker, engine, list(cards), storing, metrics, retention_s=settings.retention_s)
     _on_signals(loop, settings.drain_s)
     port = None if settings.metrics_port is None else metrics.serve(settings.metrics_port, settings.metrics_host)
