@@ -236,11 +236,11 @@ def test_diffusers_runs_what_we_write_and_draws_the_same(tmp_path: Path) -> None
     save_file(random_state(sd_shapes(width=64, context=64, heads=8, open_clip=False)), path)
     model, out = load(path), convert(path, tmp_path / "small", "diffusers")
     theirs: Any = diffusers.StableDiffusionPipeline
-    pipeline = theirs.from_pretrained(out, torch_dtype=torch.float32)
+    pipeline = theirs.from_pretrained(out, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     x_T = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     options = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "latent", "height": 64, "width": 64}
     expected = pipeline(["A red heart, it's 2 o'clock!"], latents=x_T, **options).images
-    prompts = (model.encode_prompts([text]) for text in ("A red heart, it's 2 o'clock!", ""))
-    ours = sample(model, compile_plan("ddim", model.schedule, 3), x_T, Conditions(*prompts, guidance_scale=3.0))
+    context, null = model.encode_prompts(["A red heart, it's 2 o'clock!"]), model.encode_prompts([""])
+    ours = sample(model, compile_plan("ddim", model.schedule, 3), x_T, Conditions(context, null, 3.0))
     torch.testing.assert_close(ours, expected, atol=1e-3, rtol=0)
