@@ -1,6 +1,7 @@
 """Object storage shared by gateway and workers: a local folder or S3, through obstore.
 
-Objects: `images/{job}/{execution}/{k}.{format}` (written once by the worker), `uploads/{job}/{name}` (by the gateway).
+Objects: `images/{job}/{execution}/{k}.{format}` (written once by the worker), `uploads/{job}/{name}` (by the gateway),
+`states/{job}/{execution}/{step}` (savepoints of large pictures, by the worker).
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ def open_store(url: str) -> Store:
 def image_path(job_id: str, execution: str, index: int, output_format: str) -> str:
     """Where image `index` of one execution of a job is put."""
     return f"images/{job_id}/{execution}/{index}.{output_format}"
+
+
+def state_path(job_id: str, execution: str, step: int) -> str:
+    """Where a savepoint goes that is too large for Redis."""
+    return f"states/{job_id}/{execution}/{step}"
 
 
 def upload_path(job_id: str, name: str) -> str:

@@ -14,6 +14,7 @@ from rq.utils import as_text
 
 from service.contract import (
     CONTRACT_VERSION,
+    DEADLINES_KEY,
     JOB_FUNCTION,
     JOBS_KEY,
     JobRecord,
@@ -56,6 +57,8 @@ def enqueue(redis: Redis, job_id: str, request: JobRequest, *, version: int = CO
         state: dict[FieldT, EncodableT] = {"record": record.to_json(), "status": "queued", "step": 0, "steps": steps}
         pipe.hset(job_key(job_id), mapping=state)
         pipe.zadd(JOBS_KEY, {job_id: record.created_at.timestamp() * 1000})
+        if request.deadline_ms is not None:
+            pipe.zadd(DEADLINES_KEY, {job_id: record.created_at.timestamp() * 1000 + request.deadline_ms})
         pipe.hset(work_key(request.model, request.priority), job_id, request.rows)
         pipe.xadd(events_key(job_id), {"type": "queued", "data": "{}"})
         pipe.execute()

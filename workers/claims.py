@@ -9,21 +9,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
 
 import structlog
-from pydantic import ValidationError
 from redis import Redis
 from redis.client import Pipeline
 from redis.typing import EncodableT, FieldT
-from rq.exceptions import DeserializationError
 from rq.executions import Execution
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job, JobStatus
 from rq.queue import Queue
-from rq.serializers import JSONSerializer
 from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import as_text, now
 from rq.worker.base import BaseWorker, WorkerStatus
@@ -31,18 +26,15 @@ from rq.worker.base import BaseWorker, WorkerStatus
 from service.contract import (
     CONTRACT_VERSION,
     LANES,
-    TERMINAL,
-    JobRecord,
     JobRequest,
-    Lane,
     Numerics,
     events_key,
     job_key,
-    queue_name,
 )
 from workers.held import Held
 from workers.link import transact
 from workers.rules import ClaimOrder, Place
+from workers.sightings import Sighting, lane_queue, look
 
 HEARTBEAT_TTL_S = 15
 REFUSED_PAUSE_S = 1.0
@@ -58,22 +50,7 @@ end
 return false
 """
 
-State: TypeAlias = dict[str, str]
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Sighting:
-    """What Redis says about an id in the intermediate list, read under WATCH."""
-
-    job: Job
-    state: State
-    request: JobRequest | None  # None: of another contract, or not of ours
-
-    @property
-    def queued(self) -> bool:
-        ours = "record" in self.state and self.state.get("status") not in TERMINAL
-        return ours and self.job.get_status(refresh=False) == JobStatus.QUEUED
 
 
 class Claims:
@@ -92,7 +69,7 @@ class Claims:
         self._numerics = numerics
         self._clock = clock
         self._order = ClaimOrder(list(models))
-        queues = {(model, lane): _queue(redis, model, lane) for model in models for lane in LANES}
+        queues = {(model, lane): lane_queue(redis, model, lane) for model in models for lane in LANES}
         self.queues: dict[str, Queue] = {queue.key: queue for queue in queues.values()}
         self._keys = {place: queue.key for place, queue in queues.items()}
         self._refused: set[str] = set()  # told in the log
@@ -124,7 +101,7 @@ class Claims:
 
     def _take(self, queue: Queue, job_id: str) -> Held | None:
         def take(pipe: Pipeline) -> Held | None:
-            seen = _look(pipe, queue, job_id)
+            seen = look(pipe, self._redis, job_id)
             pipe.multi()
             pipe.lrem(queue.intermediate_queue_key, 0, job_id)
             if not seen.queued:
@@ -152,10 +129,12 @@ class Claims:
             queue=queue,
             execution=execution,
             request=request if request.determinism == "fast" else self._with_numerics(request),
-            created_at=JobRecord.model_validate_json(seen.state["record"]).created_at,
+            record=seen.record,
             started_at=datetime.fromisoformat(seen.state.get("started_at", started.isoformat())),
             canceled="cancel" in seen.state,
             resumed="started_at" in seen.state,
+            alone=seen.suspect,
+            shown=int(seen.state.get("step", 0)),
         )
 
     def _mark_running(
@@ -193,30 +172,6 @@ class Claims:
             self._refused.add(job_id)
             reason = "contract" if seen.request is None else "numerics"
             log.warning("job left to another worker", job_id=job_id, reason=reason, contract=CONTRACT_VERSION)
-
-
-def _queue(redis: Redis, model: str, lane: Lane) -> Queue:
-    return Queue(queue_name(model, lane), connection=redis, serializer=JSONSerializer)
-
-
-def _look(pipe: Pipeline, queue: Queue, job_id: str) -> Sighting:
-    job = Job(job_id, connection=queue.connection, serializer=JSONSerializer)
-    if stored := pipe.hgetall(job.key):
-        job.restore(stored)
-    fields = pipe.hgetall(job_key(job_id))
-    state = {as_text(name): as_text(value) for name, value in fields.items()}
-    return Sighting(job, state, _request(job) if stored else None)
-
-
-def _request(job: Job) -> JobRequest | None:
-    """The resolved request among the arguments; None if another version wrote them."""
-    try:
-        version, job_id, request = job.args
-        if version != CONTRACT_VERSION or job_id != job.id:
-            return None
-        return JobRequest.model_validate(request)
-    except (DeserializationError, ValidationError, TypeError, ValueError):
-        return None
 
 
 def _drop(pipe: Pipeline, seen: Sighting) -> None:

@@ -106,6 +106,15 @@ class Engine:
         self._unprepared = deque(waiting for waiting in self._unprepared if waiting is not job)
         self._previews = deque(due for due in self._previews if due[0] is not job)
 
+    def rejoin(self, job_id: str) -> None:
+        """Let a job that ran alone share calls again."""
+        job = self._jobs.get(job_id)
+        if job is None:
+            return
+        job.admission = replace(job.admission, alone=False)
+        for slot in self._scheduler.slots(job_id):
+            slot.alone = False
+
     def snapshot(self, job_id: str) -> bytes | None:
         """The job's state, for `Admission.snapshot` of a later execution; None where there is none yet."""
         job = self._jobs.get(job_id)

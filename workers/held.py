@@ -9,7 +9,7 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
 
-from service.contract import ImageInfo, JobRequest, JobResult, Lane, Timings
+from service.contract import ImageInfo, JobRecord, JobRequest, JobResult, Lane, Timings
 
 
 @dataclass(slots=True, eq=False)
@@ -19,11 +19,20 @@ class Held:
     job: Job
     queue: Queue
     execution: Execution
-    request: JobRequest
-    created_at: datetime
+    record: JobRecord
+    request: JobRequest  # with the numerics that it runs with, where strict
     started_at: datetime
     canceled: bool = False  # asked for before the claim
     resumed: bool = False  # it ran before, elsewhere
+    alone: bool = False  # workers died with it: nothing else runs beside it until it passes a savepoint
+    shown: int = 0  # the step that clients have seen; progress doesn't go back
+    step: int = 0  # where the engine is
+    saved_step: int = 0  # of the newest savepoint; written by its thread, as are the next three
+    passed: bool = False  # whether this execution has written one
+    saving: bool = False
+    state_path: str = ""
+    save_at: float = 0.0  # when the next savepoint is due
+    deadline: float | None = None  # on the loop's clock
     closed: bool = False  # nothing of it is wanted any more; read by the storing threads
     step_ids: list[str] = field(default_factory=list)  # ids of the step events in the stream, oldest first
     paths: list[str] = field(default_factory=list)
@@ -36,6 +45,10 @@ class Held:
     @property
     def job_id(self) -> str:
         return self.job.id
+
+    @property
+    def created_at(self) -> datetime:
+        return self.record.created_at
 
     @property
     def model(self) -> str:

@@ -11,22 +11,24 @@ import structlog
 import torch
 from rq.worker.base import BaseWorker, WorkerStatus
 
-from latentd.errors import JobFailed, LatentdError
+from latentd.errors import DeadlineMissed, JobFailed, LatentdError
 from service.contract import LANES
 from workers.claims import Claims
 from workers.engine import Engine
 from workers.held import Held
 from workers.link import Link
 from workers.metrics import WorkerMetrics
-from workers.progress import News, Progress, step_ids
-from workers.publish import Canceled, Ending, Failed, HandedBack, Publisher, Succeeded
+from workers.progress import News, Progress, step_ids, tell_alone
+from workers.publish import Canceled, Ending, Failed, HandedBack, Publisher, Retention, Succeeded
 from workers.rates import RateMeter
 from workers.rules import CLAIMS_A_ROUND, IDLE_S, Place
+from workers.savepoints import Savepoints
 from workers.steptimes import StepTimer
 from workers.storing import Loaded, Report, Stored, Storing
 from workers.tasks import Admission, Called, Finished, Outcome, OutOfMemory, Prepared, Stepped
 from workers.tasks import Failed as TaskFailed
 
+SAVE_S = 2.0  # of work between two savepoints of a job
 HAND_BACK_S = 5.0  # how long a stopping worker tries to reach Redis; after that its jobs are found by their lapse
 
 log = structlog.get_logger()
@@ -41,9 +43,11 @@ class Loop:
         engine: Engine,
         models: Sequence[str],
         storing: Storing,
+        savepoints: Savepoints,
         metrics: WorkerMetrics,
         *,
-        retention_s: int,
+        retention: Retention,
+        save_s: float = SAVE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         redis = worker.connection
@@ -54,15 +58,18 @@ class Loop:
         self._engine = engine
         self._models = models
         self._storing = storing
+        self._savepoints = savepoints
+        self._save_s = save_s
         self._metrics = metrics
         self._clock = clock
         self._link = Link(clock)
-        self._publisher = Publisher(worker, redis, retention_s)
+        self._publisher = Publisher(worker, redis, retention)
         self._progress = Progress(redis)
         self._held: dict[str, Held] = {}
         self._loading: dict[str, Held] = {}  # of the held ones, those whose uploads are being read
         self._endings: dict[str, Ending] = {}  # of the held ones, those that only have to be published
         self._computing: set[str] = set()  # of the held ones, those in the engine
+        self._suspect: Held | None = None  # of the held ones, that which waits until it is the only one
         self._apart = 0  # how many jobs are still to be run one at a time
         self._stop_at: float | None = None
 
@@ -90,6 +97,7 @@ class Loop:
         """Claim, one unit of work, tell and publish; whether there was anything to do."""
         began = self._clock()
         claimed = self._claim() if self._stop_at is None else 0
+        self._start_suspect()
         turn_began = self._clock()
         outcomes = self._compute() if self._engine.busy else []
         turn_s = self._clock() - turn_began
@@ -97,6 +105,8 @@ class Loop:
         for outcome in outcomes:
             self._take(outcome)
         self._report(self._storing.reports())
+        self._end_late()
+        self._save()
         self._tell()
         ended = self._publish()
         if outcomes:
@@ -114,7 +124,7 @@ class Loop:
 
     def _places(self) -> list[Place]:
         """Models and lanes with room for one more image."""
-        if self._apart and (self._computing or self._loading):
+        if any(held.alone for held in self._held.values()) or (self._apart and (self._computing or self._loading)):
             return []
         loading = [held.model for held in self._loading.values() for _ in range(held.request.num_images)]
         places: list[Place] = [(model, lane) for model in self._models for lane in LANES]
@@ -125,21 +135,52 @@ class Loop:
         self._apart = max(0, self._apart - 1)
         log.info("job started", job_id=held.job_id, kind=held.request.kind, model=held.model, resumed=held.resumed)
         self._count_slots()
+        held.deadline = self._deadline(held)
         if held.resumed:
             held.step_ids.extend(self._link.attempt(lambda: step_ids(self._worker.connection, held.job_id)) or [])
         if held.canceled:
             self._end(held, Canceled())
-        elif held.request.image is None and held.request.mask is None:
-            self._admit(held, None, None)
+        elif held.alone:
+            self._suspect = held
         else:
+            self._start(held)
+
+    def _deadline(self, held: Held) -> float | None:
+        if held.request.deadline_ms is None:
+            return None
+        age = (datetime.now(UTC) - held.created_at).total_seconds()
+        return self._clock() - age + held.request.deadline_ms / 1000
+
+    def _start_suspect(self) -> None:
+        """A job that workers died with starts once it is the only one, which Redis is told first."""
+        held = self._suspect
+        if held is None or held.closed or len(self._held) > 1:
+            return
+        told = self._link.attempt(lambda: tell_alone(self._worker.connection, held))
+        if told is None:
+            return
+        self._suspect = None
+        if told:
+            log.warning("job runs alone: workers died with it", job_id=held.job_id)
+            self._start(held)
+        else:
+            self._release(held)
+
+    def _start(self, held: Held) -> None:
+        request = held.request
+        if held.resumed or request.image is not None or request.mask is not None:
             self._loading[held.job_id] = held
             self._storing.load(held)
+        else:
+            self._admit(Loaded(held, None, None))
 
-    def _admit(self, held: Held, image: bytes | None, mask: bytes | None) -> None:
-        request, created = held.request, self._clock() - (datetime.now(UTC) - held.created_at).total_seconds()
-        deadline = None if request.deadline_ms is None else created + request.deadline_ms / 1000
+    def _admit(self, loaded: Loaded) -> None:
+        held, request = loaded.held, loaded.held.request
+        files = (loaded.image, loaded.mask)
         try:
-            self._engine.admit(Admission(held.job_id, request, image, mask, deadline=deadline, arrived=created))
+            self._engine.admit(
+                Admission(held.job_id, request, *files, held.deadline, snapshot=loaded.state, alone=held.alone)
+            )
         except LatentdError as error:
             self._end(held, Failed(error.problem()))
         else:
@@ -183,8 +224,14 @@ class Loop:
         """What the engine did for one job."""
         if isinstance(outcome, Prepared):
             self._metrics.stages.labels("encode", held.model).observe(outcome.seconds)
+            held.step = held.saved_step = outcome.step
+            held.save_at = self._clock() + self._save_s
+            if held.resumed:
+                log.info("job resumed", job_id=held.job_id, step=outcome.step, steps=held.steps)
         elif isinstance(outcome, Stepped):
-            self._progress.step(held, outcome.step, outcome.preview)
+            held.step = outcome.step
+            if outcome.step > held.shown:  # a resumed job repeats steps that clients have seen
+                self._progress.step(held, outcome.step, outcome.preview)
         elif isinstance(outcome, Finished):
             held.denoise_s = max(held.denoise_s, outcome.denoise_s)  # images of a job share calls
             held.decode_s += outcome.decode_s
@@ -204,7 +251,7 @@ class Loop:
             if held.closed:
                 self._storing.discard([report.path] if isinstance(report, Stored) else [])
             elif isinstance(report, Loaded):
-                self._admit(held, report.image, report.mask)
+                self._admit(report)
             elif isinstance(report, Stored):
                 self._store(held, report)
             else:
@@ -214,12 +261,38 @@ class Loop:
         held.images[stored.index] = stored.info
         held.paths.append(stored.path)
         held.store_s += stored.seconds
-        self._progress.image(held, stored.info)
+        self._progress.image(held, stored.index, stored.info)
         self._metrics.images.labels(held.request.kind, held.model).inc()
         self.rates.imaged(held.model, stored.seconds + held.decode_s / held.request.num_images)
         self.times.stored(held.model, stored.seconds)
         if held.complete:
             self._end(held, Succeeded(held.result()))
+
+    def _end_late(self) -> None:
+        """The engine ends late jobs that it has; here are those whose pictures are loaded or stored."""
+        now = self._clock()
+        for held in self.held():
+            late = held.deadline is not None and held.deadline <= now
+            if late and held.job_id not in self._computing and held.job_id not in self._endings:
+                bound = held.request.deadline_ms
+                detail = f"deadline_ms {bound} passed while the job's pictures were loaded or stored"
+                self._end(held, Failed(DeadlineMissed(detail, field="deadline_ms", value=bound).problem()))
+
+    def _save(self) -> None:
+        """Write states of jobs that worked for `save_s` since their last one."""
+        now = self._clock()
+        for held in [self._held[job_id] for job_id in self._computing]:
+            if held.alone and held.passed:
+                held.alone = False
+                self._engine.rejoin(held.job_id)
+            if now >= held.save_at and held.step > held.saved_step and not held.saving:
+                held.save_at = now + self._save_s
+                self._save_one(held, self._savepoints.submit)
+
+    def _save_one(self, held: Held, write: Callable[[Held, bytes], None]) -> None:
+        state = self._engine.snapshot(held.job_id)
+        if state is not None:
+            write(held, state)
 
     def _tell(self) -> None:
         """Write events and learn who was cancelled or lost; all of it waits while Redis is away."""
@@ -245,12 +318,14 @@ class Loop:
                 return count
             if written:
                 self._metrics.ended(held, ending.status)
-            self._release(held, keep=written and isinstance(ending, Succeeded))
+            self._release(held, keep=written and isinstance(ending, Succeeded | HandedBack))
+            if written and held.state_path and not isinstance(ending, HandedBack):
+                self._storing.discard([held.state_path])
             count += 1
         return count
 
     def _release(self, held: Held, keep: bool = False) -> None:
-        """Forget a job; its objects too, unless its result names them."""
+        """Forget a job; its objects too, unless its record names them."""
         job_id = held.job_id
         self._engine.drop(job_id)
         held.closed = True
@@ -259,6 +334,7 @@ class Loop:
         self._loading.pop(job_id, None)
         self._endings.pop(job_id, None)
         self._computing.discard(job_id)
+        self._suspect = None if self._suspect is held else self._suspect
         self._worker.executions.pop(held.execution.id, None)
         if not keep:
             self._storing.discard(held.paths)
@@ -275,6 +351,7 @@ class Loop:
         """Put what is left in front of its queue, oldest first."""
         for held in reversed(self.held()):
             if held.job_id not in self._endings:
+                self._save_one(held, self._savepoints.write)
                 self._end(held, HandedBack())
         ends = self._clock() + HAND_BACK_S
         while self._held and self._clock() < ends:

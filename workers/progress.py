@@ -15,7 +15,16 @@ from redis import Redis
 from redis.client import Pipeline
 from rq.utils import as_text
 
-from service.contract import CANCELING_KEY, STEP_EVENTS_KEPT, ImageInfo, events_key, job_key, preview_key
+from service.contract import (
+    CANCELING_KEY,
+    STEP_EVENTS_KEPT,
+    ImageInfo,
+    StoredImage,
+    events_key,
+    job_key,
+    preview_key,
+    stored_field,
+)
 from workers.held import Held
 
 PREVIEW_S = 300
@@ -26,7 +35,15 @@ local state = redis.call('HMGET', KEYS[1], 'status', 'execution')
 if state[1] ~= 'running' or state[2] ~= ARGV[1] then return false end
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'step', ARGV[4]) end
 if ARGV[5] ~= '' then redis.call('SET', KEYS[3], ARGV[5], 'EX', ARGV[6]) end
+if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], ARGV[7], ARGV[8]) end
 return redis.call('XADD', KEYS[2], '*', 'type', ARGV[2], 'data', ARGV[3])
+"""
+
+ALONE = """
+local state = redis.call('HMGET', KEYS[1], 'status', 'execution')
+if state[1] ~= 'running' or state[2] ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'alone', ARGV[1])
+return 1
 """
 
 
@@ -39,6 +56,7 @@ class Event:
     data: str
     step: str = ""
     preview: str = ""
+    image: tuple[str, str] = ("", "")  # field of the record, and its value
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +81,10 @@ class Progress:
         picture = {"step": step, "image": base64.b64encode(preview).decode()} if preview else None
         self._waiting.append(Event(held, "step", data, str(step), json.dumps(picture) if picture else ""))
 
-    def image(self, held: Held, info: ImageInfo) -> None:
-        """An image was stored."""
-        self._waiting.append(Event(held, "image", info.to_json()))
+    def image(self, held: Held, index: int, info: ImageInfo) -> None:
+        """Image `index` was stored."""
+        stored = StoredImage(execution=held.execution.id, info=info).to_json()
+        self._waiting.append(Event(held, "image", info.to_json(), image=(stored_field(index), stored)))
 
     def forget(self, held: Held) -> None:
         """Drop what waits of a job that has ended."""
@@ -113,8 +132,13 @@ class Progress:
 def _append(pipe: Pipeline, event: Event) -> None:
     job_id = event.held.job_id
     keys = (job_key(job_id), events_key(job_id), preview_key(job_id))
-    values = (event.held.execution.id, event.type, event.data, event.step, event.preview, PREVIEW_S)
+    values = (event.held.execution.id, event.type, event.data, event.step, event.preview, PREVIEW_S, *event.image)
     pipe.eval(APPEND, len(keys), *keys, *values)
+
+
+def tell_alone(redis: Redis, held: Held) -> bool:
+    """Say that from now on a death of the worker is this job's; False if another execution has it."""
+    return bool(redis.eval(ALONE, 1, job_key(held.job_id), held.execution.id))
 
 
 def step_ids(redis: Redis, job_id: str) -> list[str]:

@@ -21,7 +21,19 @@ from rq.utils import as_text, now, utcformat
 from rq.worker.base import BaseWorker
 
 from latentd.errors import Problem
-from service.contract import CANCELING_KEY, JobResult, events_key, job_key, preview_key, work_key
+from service.contract import (
+    CANCELING_KEY,
+    DEADLINES_KEY,
+    OUTBOX_KEY,
+    JobRecord,
+    JobResult,
+    events_key,
+    gone_key,
+    job_key,
+    preview_key,
+    state_key,
+    work_key,
+)
 from workers.held import Held
 from workers.link import transact
 
@@ -53,16 +65,25 @@ class HandedBack:
     status: Literal["queued"] = "queued"
 
 
-Ending: TypeAlias = Succeeded | Failed | Canceled | HandedBack
+End: TypeAlias = Succeeded | Failed | Canceled
+Ending: TypeAlias = End | HandedBack
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Seconds that an ended job stays, and its 410 after that."""
+
+    keep_s: int
+    gone_s: int
 
 
 class Publisher:
     """Ends jobs of one worker, each alone."""
 
-    def __init__(self, worker: BaseWorker, redis: Redis, retention_s: int) -> None:
+    def __init__(self, worker: BaseWorker, redis: Redis, retention: Retention) -> None:
         self._worker = worker
         self._redis = redis
-        self._retention_s = retention_s
+        self._retention = retention
 
     def end(self, held: Held, ending: Ending) -> bool:
         """Write how `held` ended; False if another execution has the job by now and nothing was written.
@@ -92,31 +113,15 @@ class Publisher:
             return
         held.job.ended_at = now()
         self._count(pipe, held, ending)
-        self._end_rq(pipe, held, ending)
-        self._end_ours(pipe, held, ending)
+        write_end(pipe, held.job, held.record, ending, self._retention, self._of_execution(held))
 
-    def _count(self, pipe: Pipeline, held: Held, ending: Succeeded | Failed | Canceled) -> None:
+    def _count(self, pipe: Pipeline, held: Held, ending: End) -> None:
         """The worker's totals in `rq info`; a cancelled job is neither a success nor a failure."""
         if isinstance(ending, Succeeded):
             self._worker.increment_successful_job_count(pipeline=pipe)
         elif isinstance(ending, Failed):
             self._worker.increment_failed_job_count(pipeline=pipe)
         self._worker.increment_total_working_time(now() - held.execution.created_at, pipe)
-
-    def _end_rq(self, pipe: Pipeline, held: Held, ending: Succeeded | Failed | Canceled) -> None:
-        job, ttl = held.job, self._retention_s
-        job.result_ttl = job.failure_ttl = ttl
-        if isinstance(ending, Canceled):
-            job.set_status(JobStatus.CANCELED, pipeline=pipe)
-            pipe.hset(job.key, "ended_at", utcformat(now()))
-            CanceledJobRegistry(held.queue.name, self._redis, job_class=type(job)).add(job, ttl, pipe)
-        elif isinstance(ending, Failed):
-            job.set_status(JobStatus.FAILED, pipeline=pipe)
-            job._handle_failure(ending.problem.detail, pipe, **self._of_execution(held))
-        else:
-            job._result = {"images": [image.id for image in ending.result.images]}
-            job._handle_success(ttl, pipe, **self._of_execution(held))
-        job.cleanup(ttl, pipeline=pipe, remove_from_queue=False)
 
     def _of_execution(self, held: Held) -> dict[str, Any]:
         execution = held.execution
@@ -127,20 +132,49 @@ class Publisher:
             "execution_ended_at": held.job.ended_at,
         }
 
-    def _end_ours(self, pipe: Pipeline, held: Held, ending: Succeeded | Failed | Canceled) -> None:
-        job_id, key = held.job_id, job_key(held.job_id)
-        changed: dict[FieldT, EncodableT] = {"status": ending.status, "ended_at": now().isoformat()}
-        if isinstance(ending, Succeeded):
-            changed |= {"result": ending.result.to_json(), "step": held.steps}
-        elif isinstance(ending, Failed):
-            changed["error"] = ending.problem.model_dump_json()
-        pipe.hset(key, mapping=changed)
-        pipe.hdel(work_key(held.model, held.lane), job_id)
-        pipe.srem(CANCELING_KEY, job_id)
-        pipe.delete(preview_key(job_id))
-        pipe.xadd(events_key(job_id), {"type": ending.status, "data": _data(ending)})
-        pipe.expire(key, self._retention_s)
-        pipe.expire(events_key(job_id), self._retention_s)
+
+def write_end(
+    pipe: Pipeline, job: Job, record: JobRecord, ending: End, retention: Retention, execution: dict[str, Any]
+) -> None:
+    """RQ's and our end of a job; `execution` is what RQ tells of the one that ended, empty if none did."""
+    _end_rq(pipe, job, ending, retention.keep_s, execution)
+    _end_ours(pipe, record, ending, retention)
+
+
+def _end_rq(pipe: Pipeline, job: Job, ending: End, ttl: int, execution: dict[str, Any]) -> None:
+    job.result_ttl = job.failure_ttl = ttl
+    if isinstance(ending, Canceled):
+        job.set_status(JobStatus.CANCELED, pipeline=pipe)
+        pipe.hset(job.key, "ended_at", utcformat(now()))
+        CanceledJobRegistry(job.origin, job.connection, job_class=type(job)).add(job, ttl, pipe)
+    elif isinstance(ending, Failed):
+        job.set_status(JobStatus.FAILED, pipeline=pipe)
+        job._handle_failure(ending.problem.detail, pipe, **execution)
+    else:
+        job._result = {"images": [image.id for image in ending.result.images]}
+        job._handle_success(ttl, pipe, **execution)
+    job.cleanup(ttl, pipeline=pipe, remove_from_queue=False)
+
+
+def _end_ours(pipe: Pipeline, record: JobRecord, ending: End, retention: Retention) -> None:
+    job_id, request = record.id, record.request
+    changed: dict[FieldT, EncodableT] = {"status": ending.status, "ended_at": now().isoformat()}
+    if isinstance(ending, Succeeded):
+        changed |= {"result": ending.result.to_json(), "step": request.run_steps}
+    elif isinstance(ending, Failed):
+        changed["error"] = ending.problem.model_dump_json()
+    pipe.hset(job_key(job_id), mapping=changed)
+    pipe.hdel(work_key(request.model, request.priority), job_id)
+    pipe.srem(CANCELING_KEY, job_id)
+    pipe.zrem(DEADLINES_KEY, job_id)
+    pipe.delete(preview_key(job_id), state_key(job_id))
+    pipe.xadd(events_key(job_id), {"type": ending.status, "data": _data(ending)})
+    if request.webhook_url is not None:
+        pipe.xadd(OUTBOX_KEY, {"job": job_id, "type": ending.status})
+    pipe.expire(job_key(job_id), retention.keep_s)
+    pipe.expire(events_key(job_id), retention.keep_s)
+    # The record names the owner only while it lasts: its 410 is written with the end.
+    pipe.set(gone_key(job_id), record.owner, ex=retention.keep_s + retention.gone_s)
 
 
 def queue_again(pipe: Pipeline, job: Job, queue: Queue) -> None:
@@ -164,7 +198,7 @@ def _standing(pipe: Pipeline, held: Held) -> Standing:
     return "live" if rq_status == b"started" and beating is not None else "stale"
 
 
-def _data(ending: Succeeded | Failed | Canceled) -> str:
+def _data(ending: End) -> str:
     if isinstance(ending, Succeeded):
         return ending.result.to_json()
     return json.dumps({"error": ending.problem.model_dump()} if isinstance(ending, Failed) else {})

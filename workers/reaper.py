@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import structlog
 from redis import Redis
@@ -16,15 +17,17 @@ from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.queue import Queue
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
-from rq.serializers import JSONSerializer
-from rq.utils import as_text, current_timestamp, parse_composite_key
+from rq.utils import as_text, current_timestamp, now, parse_composite_key
 from rq.worker_registration import clean_worker_registry
 
-from service.contract import job_key
+from latentd.errors import DeadlineMissed, JobFailed, LatentdError
+from service.contract import DEADLINES_KEY, JobRecord, job_key
 from workers.link import transact
-from workers.publish import queue_again
+from workers.publish import Failed, Retention, queue_again, write_end
+from workers.sightings import Sighting, lane_queue, look
 
 STUCK_S = 5.0  # a claim takes milliseconds
+DEATHS_ALONE = 3
 
 log = structlog.get_logger()
 
@@ -32,14 +35,24 @@ log = structlog.get_logger()
 class Reaper:
     """Cleans the registries of some queues; any number of workers may do so at once."""
 
-    def __init__(self, redis: Redis, queues: Iterable[Queue], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        queues: Iterable[Queue],
+        retention: Retention,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._redis = redis
         self._queues = list(queues)
+        self._retention = retention
         self._clock = clock
         self._first_seen: dict[tuple[str, str], float] = {}  # (queue key, job id) in an intermediate list → when
 
     def sweep(self) -> int:
         """Clean every queue; how many jobs of dead workers were queued again.
+
+        Jobs that killed three workers while nothing ran beside them end here, and so do those whose deadline passes
+        while they wait.
 
         Raises:
             RedisError: if Redis is away.
@@ -49,6 +62,7 @@ class Reaper:
             found += sum(self._reap(queue, entry) for entry in self._lapsed(queue))
             self._recover(queue)
             self._expire(queue)
+        self._end_late()
         return found
 
     def _lapsed(self, queue: Queue) -> list[str]:
@@ -59,27 +73,59 @@ class Reaper:
     def _reap(self, queue: Queue, entry: str) -> bool:
         """Queue the job again if the lapsed execution is the live one; in any case forget the execution."""
         job_id, execution_id = parse_composite_key(entry)
-        job = Job(job_id, connection=self._redis, serializer=JSONSerializer)
-        job.origin = queue.name
+        registry = StartedJobRegistry(queue=queue).key
         execution = Execution(execution_id, job_id, connection=self._redis)
 
         def body(pipe: Pipeline) -> bool:
-            started = pipe.hget(job.key, "status") == JobStatus.STARTED.value.encode()
-            live = pipe.hget(job_key(job_id), "execution") == execution_id.encode()
-            still_lapsed = (pipe.zscore(StartedJobRegistry(queue=queue).key, entry) or 0) <= current_timestamp()
+            seen = look(pipe, self._redis, job_id)
+            started = seen.job.get_status(refresh=False) == JobStatus.STARTED
+            live = started and seen.ours and seen.state.get("execution") == execution_id
+            still_lapsed = (pipe.zscore(registry, entry) or 0) <= current_timestamp()
+            seen.job.origin = queue.name
             pipe.multi()
             if not still_lapsed:
                 return False
-            execution.delete(job, pipe)
-            if started and live:
-                queue_again(pipe, job, queue)
-            return started and live
+            execution.delete(seen.job, pipe)
+            return live and self._mourn(pipe, seen, queue)
 
-        watches = (job.key, job_key(job_id), StartedJobRegistry(queue=queue).key)
-        reaped = transact(self._redis, watches, body)
-        if reaped:
-            log.warning("job of a dead worker queued again", job_id=job_id)
-        return reaped
+        return transact(self._redis, (Job.key_for(job_id), job_key(job_id), registry), body)
+
+    def _mourn(self, pipe: Pipeline, seen: Sighting, queue: Queue) -> bool:
+        """Count the death of the worker; whether the job is queued again."""
+        state, job_id = seen.state, seen.job.id
+        alone = state.get("alone") == state["execution"]
+        deaths = int(state.get("deaths_alone", 0)) + 1
+        if alone and deaths >= DEATHS_ALONE:
+            self._end(pipe, seen, _quarantined(seen.record, int(state.get("step", 0)), deaths))
+            return False
+        pipe.hincrby(job_key(job_id), "deaths_alone" if alone else "deaths", 1)
+        pipe.hdel(job_key(job_id), "alone")
+        queue_again(pipe, seen.job, queue)
+        log.warning("job of a dead worker queued again", job_id=job_id, worker=state.get("worker"), alone=alone)
+        return True
+
+    def _end_late(self) -> None:
+        late = self._redis.zrangebyscore(DEADLINES_KEY, 0, time.time() * 1000)
+        for job_id in [as_text(one) for one in late if isinstance(one, bytes)]:
+            transact(self._redis, (Job.key_for(job_id), job_key(job_id)), partial(self._end_one_late, job_id=job_id))
+
+    def _end_one_late(self, pipe: Pipeline, job_id: str) -> None:
+        """A running job is ended by its worker, or queued again and then found here."""
+        seen = look(pipe, self._redis, job_id)
+        pipe.multi()
+        if not seen.ours:
+            pipe.zrem(DEADLINES_KEY, job_id)
+        elif seen.queued:
+            queue = lane_queue(self._redis, seen.record.request.model, seen.record.request.priority)
+            pipe.lrem(queue.key, 0, job_id)
+            bound = seen.record.request.deadline_ms
+            detail = f"deadline_ms {bound} passed while the job waited"
+            self._end(pipe, seen, DeadlineMissed(detail, field="deadline_ms", value=bound))
+
+    def _end(self, pipe: Pipeline, seen: Sighting, error: LatentdError) -> None:
+        seen.job.ended_at = now()
+        write_end(pipe, seen.job, seen.record, Failed(error.problem()), self._retention, {})
+        log.warning("job ended without a worker", job_id=seen.job.id, detail=error.detail)
 
     def _recover(self, queue: Queue) -> None:
         """Return ids that were popped but never claimed."""
@@ -113,3 +159,12 @@ class Reaper:
         FailedJobRegistry(queue=queue).cleanup()
         self._redis.zremrangebyscore(CanceledJobRegistry(queue=queue).key, 0, current_timestamp())
         clean_worker_registry(queue)
+
+
+def _quarantined(record: JobRecord, step: int, deaths: int) -> JobFailed:
+    """What the job was and where it died, without its prompt."""
+    request, steps = record.request, record.request.run_steps
+    where = "before its first step" if step == 0 else f"after step {step} of {steps}" if step < steps else "in decoding"
+    what = f"{request.kind} on {request.model}, {request.width}×{request.height}, {request.num_images} images"
+    detail = f"quarantined: {deaths} workers died while nothing but this job ran ({what}, {request.sampler}), {where}"
+    return JobFailed(detail, field="deaths", value=deaths, bound=DEATHS_ALONE - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -27,7 +28,12 @@ def restore(pictures: Sequence[Picture], state: bytes) -> None:
     Raises:
         ValueError: the state is of another plan or latent shape.
     """
-    tensors = load(state)
+    try:
+        tensors = load(state)
+    except SafetensorError as error:
+        raise ValueError(f"no state of a job: {error}") from error
+    if len(tensors) != 2 * len(pictures):
+        raise ValueError(f"a state of {len(tensors) / 2:g} images for {len(pictures)}")
     for index, picture in enumerate(pictures):
         position = int(tensors[f"{index}.position"].item())
         z_t, *predictions = tensors[f"{index}.latents"].to(picture.z_t.device)

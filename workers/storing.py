@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -21,6 +21,7 @@ from service.contract import ImageInfo, Upload, image_id
 from workers.held import Held
 from workers.images import encode_picture, picture_text
 from workers.rules import STORING_THREADS
+from workers.savepoints import Savepoints
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
 
@@ -30,11 +31,12 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The files that a job was uploaded with."""
+    """The files that a job was uploaded with, and the state that an earlier execution of it left."""
 
     held: Held
     image: bytes | None
     mask: bytes | None
+    state: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,15 @@ class Storing:
     Each try that fails is told to `away`.
     """
 
-    def __init__(self, store: Store, hashes: dict[str, str], away: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        hashes: Mapping[str, str],
+        savepoints: Savepoints,
+        away: Callable[[], None] = lambda: None,
+    ) -> None:
         self._store = store
+        self._savepoints = savepoints
         self._hashes = hashes  # model id → hash, for the text chunks
         self._pool = ThreadPoolExecutor(STORING_THREADS, thread_name_prefix="storing")
         self._reports: SimpleQueue[Report] = SimpleQueue()
@@ -78,7 +87,7 @@ class Storing:
         self._away = away
 
     def load(self, held: Held) -> None:
-        """Read the job's uploads; a `Loaded` or `Unstored` follows."""
+        """Read the job's uploads and state; a `Loaded` or `Unstored` follows."""
         self._submit(held, lambda: self._load(held))
 
     def save(self, held: Held, index: int, picture: Image.Image) -> None:
@@ -121,7 +130,9 @@ class Storing:
 
     def _load(self, held: Held) -> Loaded:
         request = held.request
-        return Loaded(held, self._read(held, "image", request.image), self._read(held, "mask", request.mask))
+        image, mask = self._read(held, "image", request.image), self._read(held, "mask", request.mask)
+        state = self._patiently(held, lambda: self._savepoints.read(held)) if held.resumed else None
+        return Loaded(held, image, mask, state)
 
     def _read(self, held: Held, field: str, upload: Upload | None) -> bytes | None:
         if upload is None:

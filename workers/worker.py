@@ -27,7 +27,9 @@ from workers.link import ANSWER_S, Link, connect
 from workers.loading import choose_device, load_engine
 from workers.loop import Loop
 from workers.metrics import WorkerMetrics
+from workers.publish import Retention
 from workers.reaper import Reaper
+from workers.savepoints import Savepoints
 from workers.storing import Storing
 
 SECOND_SIGNAL_S = 1.0  # a terminal's Ctrl-C and a supervisor's SIGTERM often come together and count once
@@ -73,15 +75,17 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str) -> None:
     worker = _patiently(lambda: BatchWorker(worker_name(device), list(cards), redis))
     metrics = WorkerMetrics(gpu_of(device, engine.dtype))
     metrics.serves({model: card.tasks for model, card in cards.items()}, engine.row_flops(), settings.max_rows)
-    hashes = {model: card.hash for model, card in cards.items()}
-    storing = Storing(open_store(settings.storage), hashes, metrics.storage_errors.inc)
-    loop = Loop(worker, engine, list(cards), storing, metrics, retention_s=settings.retention_s)
+    store, hashes = open_store(settings.storage), {model: card.hash for model, card in cards.items()}
+    savepoints = Savepoints(connect(settings.redis), store, hashes)
+    storing = Storing(store, hashes, savepoints, metrics.storage_errors.inc)
+    retention = Retention(settings.retention_s, settings.gone_s)
+    loop = Loop(worker, engine, list(cards), storing, savepoints, metrics, retention=retention)
     _on_signals(loop, settings.drain_s)
     port = None if settings.metrics_port is None else metrics.serve(settings.metrics_port, settings.metrics_host)
     heart = Heartbeat(
         worker,
         connect(settings.redis),
-        Reaper(connect(settings.redis), loop.claims.queues.values()),
+        Reaper(connect(settings.redis), loop.claims.queues.values(), retention),
         list(cards),
         loop.held,
         loop.rates.published,
@@ -96,6 +100,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str) -> None:
     finally:
         heart.stop()
         storing.close()
+        savepoints.close()
         _leave(worker, redis, list(cards))
 
 

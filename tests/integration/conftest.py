@@ -10,6 +10,9 @@ from redis import Redis
 
 from latentd.settings import Settings
 from tests.integration.rig import Rig, tiny_settings, write_models
+from workers.loop import SAVE_S
+
+MakeRig = Callable[..., Rig]
 
 
 @pytest.fixture(scope="session")
@@ -25,20 +28,20 @@ def settings(tiny_models: Path, redis_url: str, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def make_rig(redis: Redis, settings: Settings) -> Iterator[Callable[[str], Rig]]:
+def make_rig(redis: Redis, settings: Settings) -> Iterator[MakeRig]:
     """Makes workers in this process."""
     rigs: list[Rig] = []
 
-    def make(name: str) -> Rig:
-        rigs.append(Rig(redis, settings, name))
+    def make(name: str, save_s: float = SAVE_S) -> Rig:
+        rigs.append(Rig(redis, settings, name, save_s))
         return rigs[-1]
 
     yield make
     for rig in rigs:
-        rig.storing.close()
+        rig.close()
 
 
 @pytest.fixture
-def rig(make_rig: Callable[[str], Rig]) -> Rig:
+def rig(make_rig: MakeRig) -> Rig:
     """One worker."""
     return make_rig("rig")

@@ -15,9 +15,11 @@ from service.contract import TERMINAL
 from tests.enqueue import RETENTION_S, job_state
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 from workers.loading import load_engine
-from workers.loop import Loop
+from workers.loop import SAVE_S, Loop
 from workers.metrics import WorkerMetrics
+from workers.publish import Retention
 from workers.reaper import Reaper
+from workers.savepoints import Savepoints
 from workers.storing import Storing
 from workers.worker import BatchWorker
 
@@ -41,16 +43,25 @@ def tiny_settings(models_dir: Path, redis_url: str, data_dir: Path) -> Settings:
 class Rig:
     """One worker; several may share a Redis."""
 
-    def __init__(self, redis: Redis, settings: Settings, name: str = "rig") -> None:
+    def __init__(self, redis: Redis, settings: Settings, name: str = "rig", save_s: float = SAVE_S) -> None:
         self.redis = redis
         self.store = open_store(settings.storage)
         self.engine = load_engine(settings, MODELS, "cpu")
         self.worker = BatchWorker(name, MODELS, redis)
         self.worker.register_birth()  # type: ignore[no-untyped-call]
         self.metrics = WorkerMetrics()
-        self.storing = Storing(self.store, dict.fromkeys(MODELS, "hash"))
-        self.loop = Loop(self.worker, self.engine, MODELS, self.storing, self.metrics, retention_s=RETENTION_S)
-        self.reaper = Reaper(redis, self.loop.claims.queues.values())
+        hashes = dict.fromkeys(MODELS, "hash")
+        self.savepoints = Savepoints(redis, self.store, hashes)
+        self.storing = Storing(self.store, hashes, self.savepoints)
+        retention = Retention(settings.retention_s, settings.gone_s)
+        parts = (self.worker, self.engine, MODELS, self.storing, self.savepoints, self.metrics)
+        self.loop = Loop(*parts, retention=retention, save_s=save_s)
+        self.reaper = Reaper(redis, self.loop.claims.queues.values(), retention)
+
+    def close(self) -> None:
+        """End its threads."""
+        self.storing.close()
+        self.savepoints.close()
 
     def until(self, ready: Callable[[], bool], seconds: float = 20.0) -> None:
         """Run rounds until `ready`."""

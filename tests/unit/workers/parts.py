@@ -10,9 +10,11 @@ from rq.worker.base import BaseWorker
 from service.contract import Numerics
 from workers.claims import Claims
 from workers.held import Held
+from workers.publish import Retention
 from workers.rules import Place
 
 TINY: tuple[Place, ...] = (("tiny", "interactive"), ("tiny", "bulk"))
+RETENTION = Retention(60, 600)
 NUMERICS = Numerics(
     device="cpu", dtype="float32", threads=1, rows=4, memory_format="contiguous", compiled=False, torch="2"
 )

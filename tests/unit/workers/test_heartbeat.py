@@ -9,7 +9,7 @@ from rq.worker.base import BaseWorker
 
 from service.contract import RATES_KEY, Rates, serving_key, step_times_key
 from tests.enqueue import enqueue, make_request
-from tests.unit.workers.parts import claim, make_worker
+from tests.unit.workers.parts import RETENTION, claim, make_worker
 from workers.claims import HEARTBEAT_TTL_S
 from workers.heartbeat import Heartbeat
 from workers.held import Held
@@ -23,7 +23,7 @@ def make_heartbeat(worker: BaseWorker, held: list[Held]) -> Heartbeat:
     return Heartbeat(
         worker,
         redis,
-        Reaper(redis, [one.queue for one in held]),
+        Reaper(redis, [one.queue for one in held], RETENTION),
         ["tiny"],
         held=lambda: held,
         rates=lambda: {"tiny": RATES},
@@ -82,7 +82,7 @@ def test_workers_that_died_no_longer_serve(redis: Redis) -> None:
 def test_the_thread_beats_sweeps_and_stops(redis: Redis) -> None:
     worker = make_worker(redis)
     found: list[int] = []
-    heartbeat = Heartbeat(worker, redis, Reaper(redis, []), ["tiny"], lambda: [], dict, dict, found.append)
+    heartbeat = Heartbeat(worker, redis, Reaper(redis, [], RETENTION), ["tiny"], lambda: [], dict, dict, found.append)
     heartbeat.start()
     ends = time.monotonic() + 5
     while not found and time.monotonic() < ends:

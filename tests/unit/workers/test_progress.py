@@ -7,7 +7,7 @@ from redis import Redis
 
 from service.contract import CANCELING_KEY, STEP_EVENTS_KEPT, ImageInfo, events_key, job_key, preview_key
 from tests.enqueue import enqueue, event_types, job_state, make_request
-from tests.unit.workers.parts import claim, make_worker
+from tests.unit.workers.parts import RETENTION, claim, make_worker
 from workers.progress import Progress, step_ids
 from workers.publish import HandedBack, Publisher, Succeeded
 
@@ -18,7 +18,7 @@ def test_steps_images_and_previews_are_written_in_one_flush(redis: Redis) -> Non
     enqueue(redis, "a", make_request(num_images=2))
     held, progress = claim(make_worker(redis)), Progress(redis)
     progress.step(held, 3, b"webp")
-    progress.image(held, IMAGE)
+    progress.image(held, 0, IMAGE)
     news = progress.flush(["a"])
     assert (news.canceled, news.lost) == (frozenset(), frozenset())
     assert event_types(redis, "a") == ["queued", "started", "step", "image"]
@@ -42,7 +42,7 @@ def test_only_the_newest_steps_are_kept_and_nothing_else_is_trimmed(redis: Redis
         if step % 2 == 0:
             progress.flush(["a"])
         if step == 100:
-            progress.image(held, IMAGE)
+            progress.image(held, 0, IMAGE)
     types = event_types(redis, "a")
     assert types[:2] == ["queued", "started"]
     assert (types.count("step"), types.count("image")) == (STEP_EVENTS_KEPT, 1)
@@ -59,7 +59,7 @@ def test_a_resumed_job_trims_what_earlier_executions_wrote(redis: Redis) -> None
     for step in range(1, 1001):
         progress.step(first, step, None)
     progress.flush(["a"])
-    Publisher(worker, redis, 60).end(first, HandedBack())
+    Publisher(worker, redis, RETENTION).end(first, HandedBack())
     second = claim(worker)
     second.step_ids.extend(step_ids(redis, "a"))
     progress.step(second, 1, None)
@@ -76,7 +76,7 @@ def test_cancellations_of_held_jobs_are_told(redis: Redis) -> None:
 def test_a_stale_or_ended_execution_writes_no_event(redis: Redis) -> None:
     worker = make_worker(redis)
     enqueue(redis, "a", make_request())
-    old, progress, publisher = claim(worker), Progress(redis), Publisher(worker, redis, 60)
+    old, progress, publisher = claim(worker), Progress(redis), Publisher(worker, redis, RETENTION)
     publisher.end(old, HandedBack())
     new = claim(worker)
     progress.step(old, 2, b"late")

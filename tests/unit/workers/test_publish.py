@@ -14,7 +14,7 @@ from service.contract import CANCELING_KEY, ImageInfo, JobResult, events_key, jo
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.unit.workers.parts import claim, make_worker
 from workers.held import Held
-from workers.publish import Canceled, Ending, Failed, HandedBack, Publisher, Succeeded
+from workers.publish import Canceled, Ending, Failed, HandedBack, Publisher, Retention, Succeeded
 
 RETENTION_S = 600
 IMAGE = ImageInfo(id="a-0", url="/v1/images/a-0", seed=7, width=64, height=64, format="png", bytes=3, sha256="00")
@@ -25,7 +25,7 @@ def start(redis: Redis) -> tuple[Publisher, Held]:
     enqueue(redis, "a", make_request())
     held = claim(worker)
     held.images[0] = IMAGE
-    return Publisher(worker, redis, RETENTION_S), held
+    return Publisher(worker, redis, Retention(RETENTION_S, 60)), held
 
 
 def fetch(redis: Redis) -> Job:

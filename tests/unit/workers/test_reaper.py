@@ -9,7 +9,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import current_timestamp
 
 from tests.enqueue import enqueue, job_state, make_request, open_queue
-from tests.unit.workers.parts import claim, make_worker
+from tests.unit.workers.parts import RETENTION, claim, make_worker
 from workers.held import Held
 from workers.publish import HandedBack, Publisher, Succeeded
 from workers.reaper import STUCK_S, Reaper
@@ -25,7 +25,7 @@ def test_a_dead_workers_job_is_queued_in_front(redis: Redis) -> None:
     held = claim(make_worker(redis))
     enqueue(redis, "b", make_request())
     lapse(redis, held)
-    assert Reaper(redis, [held.queue]).sweep() == 1
+    assert Reaper(redis, [held.queue], RETENTION).sweep() == 1
     assert redis.lrange(held.queue.key, 0, -1) == [b"a", b"b"]
     job = Job.fetch("a", connection=redis, serializer=JSONSerializer)
     assert (job.get_status(), job.retries_left) == (JobStatus.QUEUED, 1000)
@@ -37,7 +37,7 @@ def test_a_dead_workers_job_is_queued_in_front(redis: Redis) -> None:
 def test_a_live_job_is_left_alone(redis: Redis) -> None:
     enqueue(redis, "a", make_request())
     held = claim(make_worker(redis))
-    assert Reaper(redis, [held.queue]).sweep() == 0
+    assert Reaper(redis, [held.queue], RETENTION).sweep() == 0
     assert StartedJobRegistry(queue=held.queue).get_job_ids() == ["a"]
 
 
@@ -45,7 +45,7 @@ def test_many_reapers_queue_a_job_once(redis: Redis) -> None:
     enqueue(redis, "a", make_request())
     held = claim(make_worker(redis))
     lapse(redis, held)
-    reapers = [Reaper(redis, [open_queue(redis, make_request())]) for _ in range(8)]
+    reapers = [Reaper(redis, [open_queue(redis, make_request())], RETENTION) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(Reaper.sweep, reapers)) == 1
     assert redis.lrange(held.queue.key, 0, -1) == [b"a"]
@@ -55,10 +55,10 @@ def test_a_lapsed_older_execution_is_only_forgotten(redis: Redis) -> None:
     worker = make_worker(redis)
     enqueue(redis, "a", make_request())
     old = claim(worker)
-    Publisher(worker, redis, 60).end(old, HandedBack())
+    Publisher(worker, redis, RETENTION).end(old, HandedBack())
     new = claim(make_worker(redis, "worker-b"))
     lapse(redis, old)
-    assert Reaper(redis, [old.queue]).sweep() == 0
+    assert Reaper(redis, [old.queue], RETENTION).sweep() == 0
     assert StartedJobRegistry(queue=new.queue).get_job_and_execution_ids() == [("a", new.execution.id)]
     assert redis.llen(new.queue.key) == 0
 
@@ -67,9 +67,9 @@ def test_a_finished_job_with_a_lapsed_entry_stays_finished(redis: Redis) -> None
     worker = make_worker(redis)
     enqueue(redis, "a", make_request())
     held = claim(worker)
-    Publisher(worker, redis, 60).end(held, Succeeded(held.result()))
+    Publisher(worker, redis, RETENTION).end(held, Succeeded(held.result()))
     lapse(redis, held)
-    assert Reaper(redis, [held.queue]).sweep() == 0
+    assert Reaper(redis, [held.queue], RETENTION).sweep() == 0
     assert job_state(redis, "a")["status"] == "succeeded"
 
 
@@ -78,7 +78,7 @@ def test_an_id_popped_but_never_claimed_returns(redis: Redis) -> None:
     enqueue(redis, "a", make_request())
     queue = open_queue(redis, make_request())
     redis.lmove(queue.key, queue.intermediate_queue_key)
-    reaper = Reaper(redis, [queue], clock=lambda: now)
+    reaper = Reaper(redis, [queue], RETENTION, clock=lambda: now)
     reaper.sweep()
     assert redis.llen(queue.key) == 0
     now = STUCK_S + 1
@@ -93,7 +93,7 @@ def test_a_running_id_left_in_the_intermediate_list_is_only_removed(redis: Redis
     enqueue(redis, "a", make_request())
     held = claim(make_worker(redis))
     redis.rpush(held.queue.intermediate_queue_key, "a")
-    reaper = Reaper(redis, [held.queue], clock=lambda: now)
+    reaper = Reaper(redis, [held.queue], RETENTION, clock=lambda: now)
     reaper.sweep()
     now = STUCK_S + 1
     reaper.sweep()
@@ -104,5 +104,5 @@ def test_cancelled_jobs_are_forgotten_in_time(redis: Redis) -> None:
     queue = open_queue(redis, make_request())
     registry = CanceledJobRegistry(queue=queue)
     redis.zadd(registry.key, {"old": current_timestamp() - 1, "new": current_timestamp() + 60})
-    Reaper(redis, [queue]).sweep()
+    Reaper(redis, [queue], RETENTION).sweep()
     assert registry.get_job_ids() == ["new"]

@@ -19,6 +19,7 @@ from service.contract import Upload
 from tests.enqueue import enqueue, make_request
 from tests.unit.workers.parts import claim, make_worker
 from workers.held import Held
+from workers.savepoints import Savepoints
 from workers.storing import Loaded, Stored, Storing, Unstored
 
 PICTURE = Image.new("RGB", (64, 64), "red")
@@ -30,10 +31,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def storing(folder: Path) -> Iterator[Storing]:
-    made = Storing(open_store(str(folder)), {"tiny": "hash"})
+def storing(redis: Redis, folder: Path) -> Iterator[Storing]:
+    store, hashes = open_store(str(folder)), {"tiny": "hash"}
+    savepoints = Savepoints(redis, store, hashes)
+    made = Storing(store, hashes, savepoints)
     yield made
     made.close()
+    savepoints.close()
 
 
 def hold(redis: Redis, **fields: Any) -> Held:

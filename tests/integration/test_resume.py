@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+from redis import Redis
+
+from latentd.storage import image_path
+from service.contract import JobRequest, JobResult, StoredImage, events_key, state_key, stored_field
+from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
+from tests.integration.rig import Rig
+from tests.tiny import SAMPLERS
+from workers import savepoints
+
+MakeRig = Callable[..., Rig]
+
+
+def kill(redis: Redis, rig: Rig) -> None:
+    """As if the worker had died a while ago: it does nothing more, and its heartbeats lapsed."""
+    for held in rig.loop.held():
+        held.closed = True
+        redis.zadd(held.job.started_job_registry.key, {held.execution.composite_key: 1})
+
+
+def digests(redis: Redis, job_id: str) -> list[str]:
+    return [image.sha256 for image in JobResult.model_validate_json(job_state(redis, job_id)["result"]).images]
+
+
+def shown_steps(redis: Redis, job_id: str) -> list[int]:
+    found = redis.xrange(events_key(job_id)) or []
+    return [json.loads(fields[b"data"])["step"] for _, fields in found if fields and fields[b"type"] == b"step"]
+
+
+def saved_step(redis: Redis, job_id: str) -> int:
+    return int(redis.hget(state_key(job_id), "step") or 0)
+
+
+def break_at(redis: Redis, rig: Rig, job_id: str, step: int) -> int:
+    """Let `rig` compute up to a savepoint at `step` or later, and die; that savepoint's step."""
+    rig.until(lambda: saved_step(redis, job_id) >= step)
+    kill(redis, rig)
+    return saved_step(redis, job_id)
+
+
+# Only ddim has an eta; ddpm is its eta = 1 as the original has it.
+@pytest.mark.parametrize(("sampler", "eta"), [*((sampler, 0.0) for sampler in SAMPLERS), ("ddim", 1.0)])
+def test_a_resumed_strict_job_has_the_bytes_of_an_unbroken_one(
+    redis: Redis, make_rig: MakeRig, sampler: str, eta: float
+) -> None:
+    request = make_request(sampler=sampler, eta=eta, steps=8, determinism="strict", guidance_scale=3.0, num_images=2)
+    first, second = make_rig("first", save_s=0), make_rig("second")
+    enqueue(redis, "whole", request)
+    assert second.finish("whole") == ["succeeded"]
+    whole = second.sample("latentd_step_seconds_count", model="tiny")
+    enqueue(redis, "broken", request)
+    step = break_at(redis, first, "broken", 5)
+    assert 5 <= step < 16
+    assert second.reaper.sweep() == 1
+    assert second.finish("broken") == ["succeeded"]
+    assert digests(redis, "broken") == digests(redis, "whole")
+    assert second.sample("latentd_step_seconds_count", model="tiny") - whole < whole
+
+
+def test_a_resumed_job_goes_on_where_it_was_and_its_progress_never_goes_back(redis: Redis, make_rig: MakeRig) -> None:
+    first, second = make_rig("first", save_s=0), make_rig("second")
+    enqueue(redis, "a", make_request(steps=40))
+    step = break_at(redis, first, "a", 25)
+    assert second.reaper.sweep() == 1
+    assert second.finish("a") == ["succeeded"]
+    assert second.sample("latentd_step_seconds_count", model="tiny") == 40 - step
+    steps = shown_steps(redis, "a")
+    assert all(after > before for before, after in pairwise(steps))
+    assert steps[-1] == 40
+    assert event_types(redis, "a").count("started") == 1
+    assert not redis.exists(state_key("a"))
+
+
+def test_a_large_state_goes_through_storage_and_leaves_nothing(
+    redis: Redis, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(savepoints, "INLINE_BYTES", 64)
+    first, second = make_rig("first", save_s=0), make_rig("second", save_s=0)
+    enqueue(redis, "a", make_request(steps=40))
+    break_at(redis, first, "a", 20)
+    assert [path for path in first.objects() if path.startswith("states/a/")] != []
+    assert not redis.hexists(state_key("a"), "data")
+    second.reaper.sweep()
+    assert second.finish("a") == ["succeeded"]
+    assert second.sample("latentd_step_seconds_count", model="tiny") < 40
+    second.close()
+    execution = JobResult.model_validate_json(job_state(redis, "a")["result"]).execution
+    assert not [path for path in second.objects() if execution in path and not path.startswith("images/")]
+
+
+def test_a_job_that_is_handed_back_is_saved_first(redis: Redis, make_rig: MakeRig) -> None:
+    first, second = make_rig("first"), make_rig("second")
+    enqueue(redis, "a", make_request(steps=60, num_images=2))
+    first.until(lambda: first.step("a") > 20)
+    first.loop.stop(0)
+    first.loop.run()
+    assert job_state(redis, "a")["status"] == "queued"
+    assert saved_step(redis, "a") >= 21
+    assert second.finish("a") == ["succeeded"]
+    assert second.sample("latentd_denoising_steps_total", model="tiny") < 120 - 20
+
+
+@pytest.mark.parametrize("state", [b"rubbish", b""])
+def test_an_unreadable_state_starts_the_job_anew(redis: Redis, make_rig: MakeRig, state: bytes) -> None:
+    first, second = make_rig("first", save_s=0), make_rig("second")
+    enqueue(redis, "a", make_request(steps=30))
+    break_at(redis, first, "a", 10)
+    first.savepoints.close()
+    redis.hset(state_key("a"), "data", state)
+    second.reaper.sweep()
+    assert second.finish("a") == ["succeeded"]
+    assert second.sample("latentd_step_seconds_count", model="tiny") == 30
+
+
+def test_a_state_of_other_weights_is_not_used(redis: Redis, make_rig: MakeRig) -> None:
+    first, second = make_rig("first", save_s=0), make_rig("second")
+    enqueue(redis, "a", make_request(steps=30))
+    break_at(redis, first, "a", 10)
+    first.savepoints.close()
+    redis.hset(state_key("a"), "model", "another hash")
+    second.reaper.sweep()
+    assert second.finish("a") == ["succeeded"]
+    assert second.sample("latentd_step_seconds_count", model="tiny") == 30
+
+
+def test_an_execution_that_lost_its_job_saves_nothing(redis: Redis, make_rig: MakeRig) -> None:
+    first, second = make_rig("first", save_s=0), make_rig("second")
+    enqueue(redis, "a", make_request(steps=30))
+    first.until(lambda: saved_step(redis, "a") > 5)
+    (held,) = first.loop.held()
+    redis.zadd(held.job.started_job_registry.key, {held.execution.composite_key: 1})
+    second.reaper.sweep()
+    step = saved_step(redis, "a")
+    held.step = 29
+    first.savepoints.write(held, b"late")
+    assert (saved_step(redis, "a"), redis.hget(state_key("a"), "data") == b"late") == (step, False)
+
+
+def test_each_stored_image_can_be_read_before_the_end(redis: Redis, rig: Rig) -> None:
+    enqueue(redis, "a", make_request(num_images=2))
+    rig.until(lambda: "image" in event_types(redis, "a"))
+    state = job_state(redis, "a")
+    index = next(k for k in range(2) if stored_field(k) in state)
+    stored = StoredImage.model_validate_json(state[stored_field(index)])
+    data = bytes(rig.store.get(image_path("a", stored.execution, index, "png")).bytes())
+    assert hashlib.sha256(data).hexdigest() == stored.info.sha256
+
+
+def test_a_deadline_passes_while_a_job_waits(redis: Redis, rig: Rig) -> None:
+    request: JobRequest = make_request(deadline_ms=1)
+    enqueue(redis, "late", request)
+    enqueue(redis, "other", make_request(deadline_ms=60_000))
+    rig.reaper.sweep()
+    state = job_state(redis, "late")
+    assert (state["status"], json.loads(state["error"])["status"]) == ("failed", 504)
+    assert open_queue(redis, request).get_job_ids() == ["other"]
+    assert event_types(redis, "late") == ["queued", "failed"]
+    assert rig.finish("other") == ["succeeded"]
