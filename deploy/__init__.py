@@ -1,0 +1,1 @@
+"""How latentd is deployed: Docker, Prometheus, Grafana, Kubernetes. Nothing here is imported by the service."""
