@@ -4,13 +4,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 from redis import Redis
 from rq.job import Job, JobStatus
-from rq.registry import CanceledJobRegistry, StartedJobRegistry
+from rq.registry import CanceledJobRegistry, FailedJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.utils import current_timestamp
 
 from tests.enqueue import enqueue, job_state, make_request, open_queue
 from tests.unit.workers.parts import RETENTION, claim, make_worker
 from workers.held import Held
+from workers.progress import tell_alone
 from workers.publish import HandedBack, Publisher, Succeeded
 from workers.reaper import STUCK_S, Reaper
 
@@ -106,3 +107,28 @@ def test_cancelled_jobs_are_forgotten_in_time(redis: Redis) -> None:
     redis.zadd(registry.key, {"old": current_timestamp() - 1, "new": current_timestamp() + 60})
     Reaper(redis, [queue], RETENTION).sweep()
     assert registry.get_job_ids() == ["new"]
+
+
+def test_deaths_in_company_never_end_a_job(redis: Redis) -> None:
+    enqueue(redis, "a", make_request())
+    for number in range(1, 6):
+        held = claim(make_worker(redis, f"worker-{number}"))
+        assert held.alone == (number > 2)
+        lapse(redis, held)
+        assert Reaper(redis, [held.queue], RETENTION).sweep() == 1
+        assert job_state(redis, "a")["deaths"] == str(number)
+
+
+def test_the_third_death_alone_ends_a_job(redis: Redis) -> None:
+    enqueue(redis, "a", make_request(prompt="secret"))
+    for number in range(3):
+        held = claim(make_worker(redis, f"worker-{number}"))
+        assert tell_alone(redis, held)
+        lapse(redis, held)
+        assert Reaper(redis, [held.queue], RETENTION).sweep() == (1 if number < 2 else 0)
+    state = job_state(redis, "a")
+    assert state["status"] == "failed"
+    assert "secret" not in state["error"]
+    assert FailedJobRegistry(queue=held.queue).get_job_ids() == ["a"]
+    assert StartedJobRegistry(queue=held.queue).count == 0
+    assert redis.llen(held.queue.key) == 0
