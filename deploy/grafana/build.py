@@ -7,7 +7,12 @@ from typing import TypeAlias
 from grafana_foundation_sdk.builders import common, dashboard, heatmap, prometheus, stat, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common as shapes
-from grafana_foundation_sdk.models.dashboard import DataSourceRef, GridPos
+from grafana_foundation_sdk.models.dashboard import (
+    DataSourceRef,
+    GridPos,
+    VariableOption,
+    VariableRefresh,
+)
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from deploy.grafana.panel import Board, Panel, Query
@@ -46,6 +51,8 @@ def _models() -> dashboard.QueryVariable:
         .multi(True)
         .include_all(True)
         .all_value(".*")
+        .current(VariableOption(selected=True, text="All", value="$__all"))
+        .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
     )
 
 
@@ -63,9 +70,13 @@ def _figure(panel: Panel) -> Figure:
 
 def _of_kind(panel: Panel) -> Figure:
     if panel.kind == "heatmap":
-        return heatmap.Panel()
+        return heatmap.Panel().calculate(False).show_value(shapes.VisibilityMode.NEVER)
     if panel.kind == "number":
-        return stat.Panel().graph_mode(shapes.BigValueGraphMode.AREA)
+        return (
+            stat.Panel()
+            .graph_mode(shapes.BigValueGraphMode.AREA)
+            .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        )
     lines = timeseries.Panel().min(0).line_width(2).show_points(shapes.VisibilityMode.NEVER)
     lines.tooltip(common.VizTooltipOptions().mode(shapes.TooltipDisplayMode.MULTI))
     lines.legend(common.VizLegendOptions().show_legend(True).placement(shapes.LegendPlacement.BOTTOM))
