@@ -2,49 +2,67 @@
 
 from __future__ import annotations
 
-import socket
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import FrameType
 
 import structlog
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from redis import Redis
+from redis.exceptions import RedisError
 
 from latentd import __version__
 from latentd.errors import ConfigurationError
 from latentd.settings import Settings
 from service import openapi, problems
+from service.access import enter
 from service.guards import Guards, is_loopback
-from service.routes import health, images, jobs, models, tasks
-from service.state import open_gateway
+from service.keys import KEYS_KEY
+from service.listen import listen
+from service.metrics_port import metrics_port
+from service.protocol import HEAD_BYTES, PatientProtocol
+from service.routes import document, health, images, jobs, metrics, models, tasks
+from service.state import Gateway, open_gateway
+from service.webhook_send import read_secret
+from service.webhooks import Webhooks
 
 STOP_S = 5  # how long open answers may go on after a signal
-BACKLOG = 2048
 
 log = structlog.get_logger("service")
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The whole application; it connects to Redis with the first request that needs it."""
-    gateway = open_gateway(settings)
+def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
+    """The whole application; it connects to Redis with the first request that needs it.
+
+    API keys are asked for once one was ever made, and always on another address than loopback unless `insecure`.
+
+    Raises:
+        ConfigurationError: webhooks may be sent, but there is no secret to sign them with.
+    """
+    gateway = open_gateway(settings, keys_required=not (insecure or is_loopback(settings.host)))
+    secret = read_secret(settings) if settings.webhook_allow else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with metrics_port(gateway), sending(gateway, secret):
+            yield
         await gateway.close()
 
     app = FastAPI(
         title="latentd",
         version=__version__,
         summary="Prompts, masks and small pictures in, images out.",
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
     )
     app.state.gateway = gateway
-    for routes in (tasks, jobs, images, models, health):
-        app.include_router(routes.router)
+    app.include_router(health.router)
+    for routes in (tasks, jobs, images, models, metrics, document):
+        app.include_router(routes.router, dependencies=[Depends(enter)])
     app.frontend("/", directory=health.STATIC, fallback=None, check_dir=False)
     problems.install(app)
     openapi.install(app)
@@ -66,35 +84,54 @@ def serve(settings: Settings, *, insecure: bool = False) -> None:
     """Listen on settings.host and settings.port until signalled.
 
     Raises:
-        ConfigurationError: an address that others reach, without `insecure`: there are no keys yet.
+        ConfigurationError: an address that others reach while no key exists, without `insecure`.
     """
     if not is_loopback(settings.host) and not insecure:
-        raise ConfigurationError(
-            f"LATENTD_HOST={settings.host} is reachable by others and nothing asks for keys; pass --insecure to listen",
-            field="LATENTD_HOST",
-            value=settings.host,
-            bound="a loopback address, or --insecure",
-        )
-    listening = _listen(settings)
+        check_keys_exist(settings)
+    listening = listen(settings.host, settings.port, "LATENTD_PORT")
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, insecure=insecure),
+        http=PatientProtocol,
+        ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=STOP_S,
+        h11_max_incomplete_event_size=HEAD_BYTES,
     )
     log.info("ready", url=f"http://{settings.host}:{listening.getsockname()[1]}")
     Server(config).run(sockets=[listening])
 
 
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def check_keys_exist(settings: Settings) -> None:
+    """Raises ConfigurationError where no key was ever made: an address that others reach would let nobody in."""
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
-    except OSError as error:
+        with Redis.from_url(settings.redis) as redis:
+            made = redis.exists(KEYS_KEY)
+    except RedisError as error:  # started before its Redis: closed to all until that answers
+        log.warning("keys can't be read yet; every call needs one", error=str(error))
+        return
+    if not made:
         raise ConfigurationError(
-            f"LATENTD_HOST={settings.host} LATENTD_PORT={settings.port}: {error.strerror}",
-            field="LATENTD_PORT",
-            value=settings.port,
-            bound="a free port of this machine",
-        ) from error
+            f"LATENTD_HOST={settings.host} is reachable by others and there is no API key: make one by "
+            "`latentd keys create NAME`, or pass --insecure to let everyone in",
+            field="LATENTD_HOST",
+            value=settings.host,
+            bound="a loopback address, an API key, or --insecure",
+        )
+
+
+@asynccontextmanager
+async def sending(gateway: Gateway, secret: bytes | None) -> AsyncIterator[None]:
+    """Send webhooks beside the requests, where they are allowed at all."""
+    if secret is None:
+        yield
+        return
+    settings = gateway.settings
+    webhooks = Webhooks(gateway.redis, gateway.shelf, secret, settings.webhook_allow, settings.retention_s)
+    task = asyncio.create_task(webhooks.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])

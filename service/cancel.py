@@ -18,14 +18,17 @@ from latentd.storage import Store
 from service.contract import (
     CANCELING_KEY,
     JOBS_KEY,
+    OUTBOX_KEY,
     TERMINAL,
     JobRecord,
     events_key,
     gone_key,
     job_key,
-    preview_key,
+    keys_of,
+    list_key,
     work_key,
 )
+from service.queue import SPENT_KEPT_S, spent_key
 
 
 def cancel(rq: Redis, settings: Settings, record: JobRecord) -> str:
@@ -82,6 +85,12 @@ def _end_waiting(pipe: Pipeline, settings: Settings, record: JobRecord, job: RQJ
     pipe.hdel(work_key(request.model, request.priority), record.id)
     pipe.expire(job_key(record.id), retention)
     pipe.expire(events_key(record.id), retention)
+    if request.webhook_url is not None:
+        pipe.xadd(OUTBOX_KEY, {"job": record.id, "type": "canceled"})
+    if record.charged_s:  # it is computed no further
+        spent = spent_key(record.owner, record.created_at)
+        pipe.incrbyfloat(spent, -record.charged_s)
+        pipe.expire(spent, SPENT_KEPT_S)
 
 
 def _bound_registry(pipe: Pipeline, job: RQJob, now: float, retention: int) -> None:
@@ -105,11 +114,12 @@ def forget(rq: Redis, settings: Settings, record: JobRecord) -> None:
         job = _rq_job(rq, record.id)
         if job is not None:
             job.delete(pipeline=pipe)
-        pipe.delete(job_key(record.id), events_key(record.id), preview_key(record.id))
+        pipe.delete(*keys_of(record.id))
         pipe.zrem(JOBS_KEY, record.id)
+        pipe.zrem(list_key(record.owner), record.id)
         pipe.srem(CANCELING_KEY, record.id)
         pipe.hdel(work_key(record.request.model, record.request.priority), record.id)
-        pipe.set(gone_key(record.id), "1", ex=settings.gone_s)
+        pipe.set(gone_key(record.id), record.owner, ex=settings.gone_s)
         pipe.execute()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -32,11 +31,6 @@ class Backlog(BaseModel):
     @property
     def wait_s(self) -> float | None:
         return None if self.rates is None else self.rows * self.rates.row_s / self.workers
-
-    @property
-    def retry_after(self) -> int:
-        """Seconds until one job of the lane has made room, at least 1."""
-        return max(1, math.ceil((self.wait_s or 0.0) / max(self.jobs, 1)))
 
 
 async def read_backlog(redis: Redis, model: str, lane: Lane, workers: int) -> Backlog:

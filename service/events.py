@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from latentd.errors import InvalidRequest
 from service.contract import TERMINAL, events_key, job_key, preview_key
+from service.signing import Signer
 
 COMMENT_S = 15.0  # silence after which a comment line keeps proxies from closing the stream
 SLICE_S = 1.0  # how soon a blocked read notices that the client or the gateway leaves
@@ -80,15 +81,17 @@ async def _read(redis: Redis, job_id: str, after: str, block_s: float | None) ->
     return [(event_id, fields["type"], fields["data"]) for event_id, fields in entries]
 
 
-async def server_sent(redis: Redis, job_id: str, after: str, stopping: asyncio.Event) -> AsyncIterator[bytes]:
-    """The stream in the wire format; live steps carry the latest preview, replayed ones none."""
+async def server_sent(
+    redis: Redis, job_id: str, after: str, stopping: asyncio.Event, signer: Signer | None
+) -> AsyncIterator[bytes]:
+    """The stream in the wire format; live steps carry the latest preview, replayed ones none; URLs are signed anew."""
     live, spoken, previewed = False, time.monotonic(), 0
     async for events in follow(redis, job_id, after, stopping):
         if live and any(kind == "step" for _, kind, _ in events):
             events, previewed = await _with_preview(redis, job_id, events, previewed)
         live = live or not events
         if events:
-            yield b"".join(_wire(event) for event in events)
+            yield b"".join(_wire(event, signer) for event in events)
         elif time.monotonic() - spoken >= COMMENT_S:
             yield b": still here\n\n"
         else:
@@ -96,9 +99,20 @@ async def server_sent(redis: Redis, job_id: str, after: str, stopping: asyncio.E
         spoken = time.monotonic()
 
 
-def _wire(event: Event) -> bytes:
+def _wire(event: Event, signer: Signer | None) -> bytes:
     event_id, kind, data = event
+    if signer is not None and kind in ("image", "succeeded"):
+        data = json.dumps(_signed(json.loads(data), signer))
     return f"id: {event_id}\nevent: {kind}\ndata: {data}\n\n".encode()
+
+
+def _signed(data: dict[str, Any], signer: Signer) -> dict[str, Any]:
+    """An image, or a result with its images, with signed URLs."""
+    if "url" in data:
+        return {**data, "url": signer.url(data["url"])}
+    if "images" in data:
+        return {**data, "images": [_signed(image, signer) for image in data["images"]]}
+    return data
 
 
 async def _with_preview(redis: Redis, job_id: str, events: Sequence[Event], previewed: int) -> tuple[list[Event], int]:

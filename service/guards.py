@@ -13,12 +13,12 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from latentd.errors import BodyTooLarge, Forbidden, LatentdError, MalformedRequest
+from latentd.errors import BodyTooLarge, Forbidden, LatentdError, MalformedRequest, SlowClient
 from latentd.settings import Settings
+from service.access import SAFE_METHODS
 from service.metrics import Metrics
 from service.problems import error_response, shown
 
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -35,6 +35,8 @@ SAFE_HEADERS = {
 # A client that already sends a body too large often reads no answer before it is done: this much is read and dropped.
 DRAIN_BYTES = 256 * 2**20
 DRAIN_S = 5.0
+SLACK_S = 20.0
+MIN_RATE = 16 * 1024  # bytes a second: 32 MiB may take half an hour
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 log = structlog.get_logger("service")
@@ -78,6 +80,8 @@ class BodyLimit:
         self._receive = receive
         self._limit = limit
         self._read = 0
+        self._complete = False
+        self._began = time.monotonic()
         self._expects = headers.get("expect", "").lower() == "100-continue"
 
     def _error(self, size: int) -> BodyTooLarge:
@@ -97,14 +101,29 @@ class BodyLimit:
             raise self._error(int(length[:20]))
 
     async def __call__(self) -> Message:
-        message = await self._receive()
+        message = await self._timed()
         if message["type"] == "http.request":
+            self._complete = not message.get("more_body", False)
             self._read += len(message.get("body", b""))
             if self._read > self._limit:
                 if message.get("more_body", False):
                     await self._drain()
                 raise self._error(self._read)
         return message
+
+    async def _timed(self) -> Message:
+        """The next message; a body that isn't complete must come at MIN_RATE or faster after SLACK_S."""
+        if self._complete:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(self._began + SLACK_S + self._read / MIN_RATE - time.monotonic()):
+                return await self._receive()
+        except TimeoutError as error:
+            bound = f"{MIN_RATE} bytes a second after {SLACK_S:g} s"
+            detail = f"{self._read} bytes of the body came in {time.monotonic() - self._began:.0f} s"
+            raise SlowClient(
+                f"{detail}; it must come at {bound}", field="body", value=self._read, bound=bound
+            ) from error
 
     async def _drain(self) -> None:
         dropped = 0

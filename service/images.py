@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from latentd.errors import Gone, NotFound
 from latentd.storage import Store, image_path
+from service.access import Caller
 from service.contract import TERMINAL, ImageInfo, JobResult, StoredImage, parse_image_id, stored_field
 from service.jobs import read_hash
 from service.preferences import MEDIA_TYPES
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 CHUNK = 256 * 1024
 
 
-async def find_image(redis: Redis, image_id: str) -> tuple[ImageInfo, str]:
+async def find_image(redis: Redis, caller: Caller, image_id: str) -> tuple[ImageInfo, str]:
     """The image's description and where it is stored.
 
     Raises:
@@ -32,7 +33,7 @@ async def find_image(redis: Redis, image_id: str) -> tuple[ImageInfo, str]:
     if parsed is None:
         raise NotFound(f"no image {shown(image_id)!r}", field="id", value=image_id)
     job_id, index = parsed
-    values = await read_hash(redis, job_id)
+    values = await read_hash(redis, caller, job_id)
     stored = _stored(values, index)
     if stored is None:
         raise NotFound(f"job {job_id} has no image {index}; it is {values['status']}", field="id", value=image_id)
@@ -51,10 +52,16 @@ def _stored(values: Mapping[str, str], index: int) -> StoredImage | None:
 
 
 async def picture_response(
-    redis: Redis, store: Store, image_id: str, if_none_match: str | None, download: bool, headers: Mapping[str, str]
+    redis: Redis,
+    store: Store,
+    caller: Caller,
+    image_id: str,
+    if_none_match: str | None,
+    download: bool,
+    headers: Mapping[str, str],
 ) -> Response:
     """The bytes, or 304 where the client has them. Raises as `find_image`."""
-    info, path = await find_image(redis, image_id)
+    info, path = await find_image(redis, caller, image_id)
     tag = f'"{info.sha256}"'
     kept = {"ETag": tag, "Cache-Control": "private, max-age=31536000, immutable", **headers}
     if if_none_match is not None and _matches(if_none_match, tag):

@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
 
 from latentd.errors import Gone, InvalidRequest, NotFound, Problem
+from service.access import Caller, check_sees
 from service.cards import CardShelf
 from service.contract import (
-    JOBS_KEY,
+    ImageInfo,
     Job,
     JobRecord,
     JobResult,
@@ -26,11 +27,13 @@ from service.contract import (
     Timings,
     gone_key,
     job_key,
+    list_key,
     queue_name,
 )
 from service.estimate import Backlog, queued_eta, read_backlog, running_eta
 from service.problems import shown
 from service.queue import queue_key
+from service.signing import Signer
 
 PAGE = 100  # ids read at once while a filtered list looks for matches
 
@@ -55,38 +58,39 @@ class ListQuery(BaseModel):
     cursor: str | None = Field(default=None, max_length=200, description="`next_cursor` of the page before.")
 
 
-async def read_hash(redis: Redis, job_id: str) -> Hash:
+async def read_hash(redis: Redis, caller: Caller, job_id: str) -> Hash:
     """The job's hash.
 
     Raises:
         Gone: it expired or was purged.
-        NotFound: there was never one, or its 410 expired, too.
+        NotFound: there was never one, its 410 expired, too, or it isn't the caller's.
     """
     async with redis.pipeline(transaction=False) as pipe:
         pipe.hgetall(job_key(job_id))
-        pipe.exists(gone_key(job_id))
-        pipe.zscore(JOBS_KEY, job_id)
-        found, gone, listed = await pipe.execute()
+        pipe.get(gone_key(job_id))
+        pipe.zscore(list_key(caller.listed), job_id)
+        found, buried, listed = await pipe.execute()
     if "record" in found:
         values: Hash = found
+        check_sees(caller, JobRecord.model_validate_json(values["record"]).owner, job_id)
         return values
-    if gone or listed is not None:  # listed without a record: expired
+    if listed is not None or (buried is not None and caller.sees(buried)):  # listed without a record: expired
         raise Gone(f"job {shown(job_id)} expired or was purged", field="id", value=job_id)
     raise NotFound(f"no job {shown(job_id)!r}", field="id", value=job_id)
 
 
-async def read_job(redis: Redis, shelf: CardShelf, job_id: str) -> Job:
+async def read_job(redis: Redis, shelf: CardShelf, caller: Caller, job_id: str) -> Job:
     """One job. Raises as `read_hash`."""
-    return (await views(redis, shelf, [await read_hash(redis, job_id)]))[0]
+    return (await views(redis, shelf, caller.signer, [await read_hash(redis, caller, job_id)]))[0]
 
 
-async def views(redis: Redis, shelf: CardShelf, hashes: Sequence[Hash]) -> list[Job]:
+async def views(redis: Redis, shelf: CardShelf, signer: Signer | None, hashes: Sequence[Hash]) -> list[Job]:
     """Jobs with positions and times to the end, the lanes' backlogs read once."""
     records = [JobRecord.model_validate_json(values["record"]) for values in hashes]
     alive = [(r, h) for r, h in zip(records, hashes, strict=True) if h["status"] in ("queued", "running")]
     backlogs = await _backlogs(redis, shelf, {(r.request.model, r.request.priority) for r, _ in alive})
     positions = await _positions(redis, [r for r, h in alive if h["status"] == "queued"])
-    return [_view(record, values, backlogs, positions) for record, values in zip(records, hashes, strict=True)]
+    return [_view(record, values, backlogs, positions, signer) for record, values in zip(records, hashes, strict=True)]
 
 
 async def _backlogs(redis: Redis, shelf: CardShelf, lanes: set[tuple[str, Lane]]) -> dict[tuple[str, Lane], Backlog]:
@@ -108,7 +112,11 @@ async def _positions(redis: Redis, records: Sequence[JobRecord]) -> dict[str, in
 
 
 def _view(
-    record: JobRecord, values: Hash, backlogs: Mapping[tuple[str, Lane], Backlog], positions: Mapping[str, int]
+    record: JobRecord,
+    values: Hash,
+    backlogs: Mapping[tuple[str, Lane], Backlog],
+    positions: Mapping[str, int],
+    signer: Signer | None,
 ) -> Job:
     request = record.request
     if "numerics" in values:
@@ -125,13 +133,19 @@ def _view(
         "position": positions.get(record.id),
         "progress": Progress(step=int(values.get("step", 0)), steps=int(values["steps"])),
         "request": request,
-        "images": result.images if result else (),
+        "images": _signed(result.images, signer) if result else (),
         "error": error,
         "warnings": record.warnings,
         "timings": result.timings if result else Timings(),
     }
     job = Job(**fields)
     return job.model_copy(update={"eta_s": _eta(job, backlogs.get((request.model, request.priority)))})
+
+
+def _signed(images: tuple[ImageInfo, ...], signer: Signer | None) -> tuple[ImageInfo, ...]:
+    if signer is None:
+        return images
+    return tuple(image.model_copy(update={"url": signer.url(image.url)}) for image in images)
 
 
 def _time(values: Hash, field: str) -> datetime | None:
@@ -149,7 +163,7 @@ def _eta(job: Job, backlog: Backlog | None) -> float | None:
     return None if eta is None else round(eta, 3)
 
 
-async def list_jobs(redis: Redis, shelf: CardShelf, query: ListQuery, gone_s: int) -> JobPage:
+async def list_jobs(redis: Redis, shelf: CardShelf, caller: Caller, query: ListQuery, gone_s: int) -> JobPage:
     """Newest first, from the cursor on. Ids whose jobs expired are forgotten on the way.
 
     Raises:
@@ -158,14 +172,14 @@ async def list_jobs(redis: Redis, shelf: CardShelf, query: ListQuery, gone_s: in
     found: list[tuple[str, Hash]] = []
     position = _parse_cursor(query.cursor)
     while len(found) <= query.limit:
-        batch = await _after(redis, position, gone_s)
+        batch = await _after(redis, caller.listed, position, gone_s)
         if not batch:
             break
         found += [(_cursor(job_id, score), h) for job_id, score, h in batch if h is not None and _matches(h, query)]
         position = (batch[-1][1], batch[-1][0])
     page = found[: query.limit]
     more = len(found) > query.limit
-    jobs = await views(redis, shelf, [values for _, values in page])
+    jobs = await views(redis, shelf, caller.signer, [values for _, values in page])
     return JobPage(items=jobs, next_cursor=page[-1][0] if more else None)
 
 
@@ -175,36 +189,40 @@ def _matches(values: Hash, query: ListQuery) -> bool:
     return query.kind is None or JobRecord.model_validate_json(values["record"]).request.kind == query.kind
 
 
-async def _after(redis: Redis, position: tuple[int, str] | None, gone_s: int) -> list[tuple[str, int, Hash | None]]:
+async def _after(
+    redis: Redis, owner: str, position: tuple[int, str] | None, gone_s: int
+) -> list[tuple[str, int, Hash | None]]:
     """Up to PAGE ids that come after `position` (created ms, id) in descending order, and their hashes."""
     top = "+inf" if position is None else position[0]
     start = 0
     found: list[tuple[str, int]] = []
     while len(found) < PAGE:
-        ids: Any = await redis.zrevrangebyscore(JOBS_KEY, top, "-inf", start=start, num=PAGE, withscores=True)
+        ids: Any = await redis.zrevrangebyscore(list_key(owner), top, "-inf", start=start, num=PAGE, withscores=True)
         found += [(i, int(s)) for i, s in ids if position is None or (int(s), i) < position]
         start += len(ids)
         if len(ids) < PAGE:
             break
-    return await _hashes(redis, found[:PAGE], gone_s)
+    return await _hashes(redis, owner, found[:PAGE], gone_s)
 
 
-async def _hashes(redis: Redis, ids: Sequence[tuple[str, int]], gone_s: int) -> list[tuple[str, int, Hash | None]]:
+async def _hashes(
+    redis: Redis, owner: str, ids: Sequence[tuple[str, int]], gone_s: int
+) -> list[tuple[str, int, Hash | None]]:
     async with redis.pipeline(transaction=False) as pipe:
         for job_id, _ in ids:
             pipe.hgetall(job_key(job_id))
         hashes = await pipe.execute()
     expired = [job_id for (job_id, _), values in zip(ids, hashes, strict=True) if "record" not in values]
-    await _bury(redis, expired, gone_s)
+    await _bury(redis, owner, expired, gone_s)
     return [(i, s, h if "record" in h else None) for (i, s), h in zip(ids, hashes, strict=True)]
 
 
-async def _bury(redis: Redis, expired: Sequence[str], gone_s: int) -> None:
+async def _bury(redis: Redis, owner: str, expired: Sequence[str], gone_s: int) -> None:
     """Expired ids leave the list; their 410 stays."""
     async with redis.pipeline() as pipe:
         for job_id in expired:
-            pipe.zrem(JOBS_KEY, job_id)
-            pipe.set(gone_key(job_id), "1", ex=gone_s)
+            pipe.zrem(list_key(owner), job_id)
+            pipe.set(gone_key(job_id), owner, ex=gone_s, nx=not owner)
         await pipe.execute()
 
 

@@ -17,14 +17,17 @@ Responses = dict[int | str, dict[str, Any]]
 
 PROBLEMS: dict[int, str] = {
     400: "The body can't be read as what its content type says.",
-    403: "Unknown Host, or a foreign Origin.",
+    401: "Keys are on, and no API key that is known was sent.",
+    403: "Unknown Host, a foreign Origin, a key without the scope, or a signed URL that has expired.",
     404: "No such job, image or model.",
+    408: "The body comes too slowly.",
     409: "A reused Idempotency-Key, a job that still runs, or no checkpoint for the task.",
     410: "The job or image expired or was purged.",
     413: "The body is larger than LATENTD_MAX_BODY_MB.",
     415: "The content type is none that the endpoint reads.",
     422: "A field is unknown, missing, out of bounds, or of no use to the kind or model.",
-    429: "The lane is full, or its wait makes the deadline impossible; Retry-After says when to try again.",
+    429: "The lane is full, its wait makes the deadline impossible, or the key's rate or budget is used up; "
+    "Retry-After says when to try again.",
     500: "The job that was waited for failed.",
     503: "Redis or the object storage doesn't answer.",
     504: "The job that was waited for missed its deadline.",
@@ -36,7 +39,8 @@ _BINARY = {"type": "string", "format": "binary"}
 def problems(*statuses: int) -> Responses:
     """Problem responses of a route, those of every route included."""
     return {
-        status: {"model": Problem, "description": PROBLEMS[status]} for status in sorted({*statuses, 403, 422, 503})
+        status: {"model": Problem, "description": PROBLEMS[status]}
+        for status in sorted({*statuses, 401, 403, 422, 429, 503})
     }
 
 
@@ -58,7 +62,7 @@ def task_responses() -> Responses:
             "headers": headers,
         },
         202: {"description": "Accepted; not finished.", "model": Job, "headers": headers},
-        **problems(400, 404, 409, 413, 415, 429, 500, 504, 507),
+        **problems(400, 404, 408, 409, 413, 415, 429, 500, 504, 507),
     }
 
 

@@ -19,7 +19,16 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from latentd.errors import InvalidRequest, LatentdError, MalformedRequest, NotFound, Problem, QueueFull, Unavailable
+from latentd.errors import (
+    InvalidRequest,
+    LatentdError,
+    MalformedRequest,
+    NotFound,
+    Problem,
+    QueueFull,
+    Unauthorized,
+    Unavailable,
+)
 
 MEDIA_TYPE = "application/problem+json"
 SHOWN_CHARACTERS = 200
@@ -61,6 +70,8 @@ def problem_response(problem: Problem, headers: Mapping[str, str] | None = None)
 def error_response(error: LatentdError) -> JSONResponse:
     """Any error of the tree as a response; a full queue says when to come back."""
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFull) else {}
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
     return problem_response(error.problem().model_copy(update={"value": shown(error.value)}), headers)
 
 
@@ -164,13 +175,20 @@ async def _on_http(request: Request, error: Exception) -> Response:
     return problem_response(problem, error.headers)
 
 
-async def _on_redis(request: Request, error: Exception) -> Response:
+def unavailable(error: RedisError) -> LatentdError:
+    """503 for a Redis that is away or refuses writes; any other of its errors is ours."""
     transient = isinstance(error, RedisConnectionError | RedisTimeoutError) and not isinstance(
         error, AuthenticationError
     )
     if transient or (isinstance(error, ResponseError) and str(error).startswith(_REFUSALS)):
-        return await _on_latentd(request, Unavailable("Redis doesn't answer; nothing was changed"))
-    return await _on_any(request, error)
+        return Unavailable("Redis doesn't answer; nothing was changed")
+    log.error("unexpected error of Redis", exc_info=error)
+    return LatentdError("an unexpected error; the service's log has it under this request's id")
+
+
+async def _on_redis(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RedisError)
+    return await _on_latentd(request, unavailable(error))
 
 
 async def _on_any(request: Request, error: Exception) -> Response:

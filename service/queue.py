@@ -1,16 +1,17 @@
-"""Jobs into the queue: one transaction writes our record and RQ's job, so that neither exists without the other.
+"""Jobs into the queue: one script writes our record and RQ's job, so that neither exists without the other.
 
-The transaction runs RQ's own unique-enqueue script beside ours; the existence of the job's id decides every race of
+It runs RQ's own unique-enqueue script inside ours; the existence of the job's id decides every race of
 equal Idempotency-Keys. The record is there before any worker can see the job.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, time, timedelta
+from typing import Any, Literal, TypeAlias
 
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
@@ -20,7 +21,7 @@ from rq.job import JobStatus
 from rq.scripts import UNIQUE_ENQUEUE_SCRIPT, _build_hset_args
 from rq.serializers import JSONSerializer
 
-from latentd.errors import Conflict
+from latentd.errors import Conflict, RateLimited
 from latentd.settings import Settings
 from service.contract import (
     CONTRACT_VERSION,
@@ -29,33 +30,50 @@ from service.contract import (
     JOBS_KEY,
     SEEDS,
     JobRecord,
-    JobRequest,
-    JobWarning,
     Kind,
     events_key,
     gone_key,
     job_key,
+    list_key,
     queue_name,
     work_key,
 )
 
 # Worker deaths never fail a job; deterministic errors end it at once without asking for a retry.
 RETRIES = 1000
+SPENT_KEPT_S = 172_800
 
-# KEYS: record, RQ's job, all jobs, work of the lane, events, tombstone, deadlines.
-# ARGV: id, record, created ms, rows, steps, deadline in ms of Unix time or ''.
-_CREATE = """
+# One script, so that the limit and the budget are exact whatever gateways race; RQ's own script runs inside, last.
+# KEYS: record, RQ's job, all jobs, work of the lane, events, tombstone, deadlines, waiting list, RQ's queues, spent by
+# the owner today, the owner's jobs.
+# ARGV: id, record, created ms, rows, steps, deadline in ms of Unix time or '', limit of the lane, GPU-seconds charged,
+# budget of the day or '', RQ's fields.
+_CREATE = f"""
+local function enqueue(KEYS, ARGV) {UNIQUE_ENQUEUE_SCRIPT} end
 local record = redis.call('HGET', KEYS[1], 'record')
-if record then return record end
-if redis.call('EXISTS', KEYS[2]) == 1 then return 'leaving' end
+if record then return {{'found', record}} end
+if redis.call('EXISTS', KEYS[2]) == 1 then return {{'leaving', ''}} end
+local waiting = redis.call('LLEN', KEYS[8])
+if waiting >= tonumber(ARGV[7]) then return {{'full', tostring(waiting)}} end
+if ARGV[9] ~= '' then
+  local spent = tonumber(redis.call('GET', KEYS[10]) or 0)
+  if spent + ARGV[8] > tonumber(ARGV[9]) then return {{'spent', tostring(spent)}} end
+  redis.call('INCRBYFLOAT', KEYS[10], ARGV[8])
+  redis.call('EXPIRE', KEYS[10], {SPENT_KEPT_S})
+end
 redis.call('HSET', KEYS[1], 'record', ARGV[2], 'status', 'queued', 'step', 0, 'steps', ARGV[5])
 redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
+redis.call('ZADD', KEYS[11], ARGV[3], ARGV[1])
 redis.call('HSET', KEYS[4], ARGV[1], ARGV[4])
 redis.call('DEL', KEYS[5], KEYS[6])
 if ARGV[6] ~= '' then redis.call('ZADD', KEYS[7], ARGV[6], ARGV[1]) end
-redis.call('XADD', KEYS[5], '*', 'type', 'queued', 'data', '{}')
-return false
+redis.call('XADD', KEYS[5], '*', 'type', 'queued', 'data', '{{}}')
+redis.call('SADD', KEYS[9], KEYS[8])
+enqueue({{KEYS[2], KEYS[8]}}, {{ARGV[1], 'R', -1, unpack(ARGV, 10)}})
+return {{'made', ''}}
 """
+
+Answer: TypeAlias = Literal["made", "found", "leaving", "full", "spent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +82,19 @@ class Created:
 
     record: JobRecord
     replayed: bool
+
+
+class LaneFull(Exception):
+    """LATENTD_QUEUE_LIMIT jobs wait in the lane; the caller says for how long."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"{waiting} jobs wait")
+        self.waiting = waiting
+
+
+def spent_key(owner: str, moment: datetime) -> str:
+    """String: predicted GPU-seconds of the jobs that a key was given on one day (UTC)."""
+    return f"latentd:spent:{owner}:{moment:%Y-%m-%d}"
 
 
 def new_id(kind: Kind, key: str | None, scope: str = "") -> str:
@@ -96,29 +127,37 @@ def replay(record: JobRecord, body_hash: str, key: str) -> Created:
 
 
 async def create(
-    redis: AsyncRedis,
-    rq: Redis,
-    settings: Settings,
-    job_id: str,
-    request: JobRequest,
-    warnings: tuple[JobWarning, ...],
-    body_hash: str,
-    key: str | None,
+    redis: AsyncRedis, rq: Redis, settings: Settings, record: JobRecord, key: str | None, budget_s: float | None
 ) -> Created:
-    """Write and enqueue the job in one transaction, or find the one that holds its id.
+    """Write and enqueue the job in one step, or find the one that holds its id.
 
     Raises:
         Conflict: the id's holder was made from another body, or is being removed.
+        LaneFull: LATENTD_QUEUE_LIMIT jobs wait in the lane.
+        RateLimited: the owner's GPU-seconds of the day don't suffice.
     """
-    record = JobRecord(id=job_id, created_at=datetime.now(UTC), request=request, warnings=warnings, body_hash=body_hash)
-    found = await _transact(redis, record, _rq_job(rq, settings, record))
-    if found is None:
-        return Created(record, replayed=False)
-    if found == "leaving":
-        raise Conflict(
-            f"the earlier job of Idempotency-Key {key!r} is being removed", field="Idempotency-Key", value=key
-        )
-    return replay(JobRecord.model_validate_json(found), body_hash, key or "")
+    answer, detail = await _write(redis, settings, record, _rq_job(rq, settings, record), budget_s)
+    if answer == "found":
+        return replay(JobRecord.model_validate_json(detail), record.body_hash, key or "")
+    if answer == "leaving":
+        text = f"the earlier job of Idempotency-Key {key!r} is being removed"
+        raise Conflict(text, field="Idempotency-Key", value=key)
+    if answer == "full":
+        raise LaneFull(int(detail))
+    if answer == "spent":
+        raise _over_budget(record, float(detail), budget_s or 0.0)
+    return Created(record, replayed=False)
+
+
+def _over_budget(record: JobRecord, spent_s: float, budget_s: float) -> RateLimited:
+    now = record.created_at
+    tomorrow = datetime.combine(now.date() + timedelta(days=1), time(), UTC)
+    detail = (
+        f"the job takes about {record.charged_s:.1f} GPU-seconds; key {record.owner} has spent {spent_s:.1f} "
+        f"of {budget_s:g} today (UTC)"
+    )
+    wait_s = math.ceil((tomorrow - now).total_seconds())
+    return RateLimited(detail, retry_after=wait_s, field="Authorization", value=record.owner)
 
 
 def queue_key(name: str) -> str:
@@ -146,21 +185,22 @@ def _rq_job(rq: Redis, settings: Settings, record: JobRecord) -> RQJob:
     return job
 
 
-async def _transact(redis: AsyncRedis, record: JobRecord, job: RQJob) -> str | None:
-    waiting = queue_key(job.origin)
+async def _write(
+    redis: AsyncRedis, settings: Settings, record: JobRecord, job: RQJob, budget_s: float | None
+) -> tuple[Answer, str]:
     fields: list[Any] = _build_hset_args(job)  # type: ignore[no-untyped-call]
-    async with redis.pipeline(transaction=True) as pipe:
-        pipe.eval(_CREATE, 7, *_create_keys(record, job), *_create_values(record))
-        pipe.sadd(Queue.redis_queues_keys, waiting)
-        pipe.eval(UNIQUE_ENQUEUE_SCRIPT, 2, job.key, waiting, job.id, "R", -1, *fields)
-        found, _, _ = await pipe.execute()
-    return None if found is None else str(found)
+    keys = _create_keys(record, job)
+    values = [*_create_values(record), settings.queue_limit, record.charged_s, "" if budget_s is None else budget_s]
+    answer: Any = await redis.eval(_CREATE, len(keys), *keys, *values, *fields)
+    return answer[0], answer[1]
 
 
 def _create_keys(record: JobRecord, job: RQJob) -> list[str]:
     request = record.request
     work = work_key(request.model, request.priority)
-    return [job_key(record.id), job.key, JOBS_KEY, work, events_key(record.id), gone_key(record.id), DEADLINES_KEY]
+    ours = [job_key(record.id), job.key, JOBS_KEY, work, events_key(record.id), gone_key(record.id), DEADLINES_KEY]
+    spent = spent_key(record.owner, record.created_at)
+    return [*ours, queue_key(job.origin), Queue.redis_queues_keys, spent, list_key(record.owner)]
 
 
 def _create_values(record: JobRecord) -> list[str | int]:

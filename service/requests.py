@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.contract import SEEDS, Determinism, Lane, MaskMode, OutputFormat
 
 PROMPT_CHARACTERS = 4000
+URL_CHARACTERS = 2000
 MIN_SIZE = 64
 MAX_SIZE = 2**20  # of one side; LATENTD_MAX_PIXELS bounds both together
 
@@ -46,6 +47,12 @@ class Post(BaseModel):
     )
     preview_every: int = Field(
         default=0, ge=0, le=1000, description="Steps between previews in the event stream; 0: none."
+    )
+    webhook_url: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=URL_CHARACTERS,
+        description="Told by POST when the job ends (Standard Webhooks); its host must be in LATENTD_WEBHOOK_ALLOW.",
     )
 
 

@@ -51,6 +51,7 @@ def resolve(
         "deadline_ms": post.deadline_ms,
         "determinism": post.determinism,
         "preview_every": post.preview_every,
+        "webhook_url": post.webhook_url,
     }
     values |= _prompted(body, card) | _painted(body, card) | dict(pictures.uploads)
     return JobRequest(**values)

@@ -34,6 +34,7 @@ class Gateway:
     store: Store
     shelf: CardShelf
     metrics: Metrics
+    keys_required: bool  # by the address listened on; once a key was made they are anyway
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DECODERS))
 
@@ -43,7 +44,7 @@ class Gateway:
         self.rq.close()
 
 
-def open_gateway(settings: Settings) -> Gateway:
+def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
     """Connect lazily: a gateway starts and answers 503 problems while Redis is away."""
     redis = AsyncRedis.from_url(
         settings.redis,
@@ -53,7 +54,7 @@ def open_gateway(settings: Settings) -> Gateway:
     )
     rq = Redis.from_url(settings.redis, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 1))
     store = open_store(settings.storage)
-    return Gateway(settings, redis, rq, store, CardShelf(redis, settings.models_dir), Metrics())
+    return Gateway(settings, redis, rq, store, CardShelf(redis, settings.models_dir), Metrics(), keys_required)
 
 
 def current(request: Request) -> Gateway:

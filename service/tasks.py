@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from fastapi import Request
 from pydantic import BaseModel
 
 from latentd.errors import InvalidRequest, QueueFull
+from service.access import Caller
 from service.bodies import Body, read_body
 from service.cards import choose_card
-from service.contract import JobRequest, JobWarning, Kind, ModelCard
-from service.estimate import Backlog, Estimate, idle_seconds, predict, read_backlog
+from service.contract import JobRecord, JobRequest, JobWarning, Kind, ModelCard
+from service.estimate import Backlog, Estimate, gpu_seconds, idle_seconds, predict, read_backlog
 from service.preferences import Preferences, read_preferences
-from service.queue import Created, create, drawn_seed, new_id, read_record, replay
+from service.queue import Created, LaneFull, create, drawn_seed, new_id, read_record, replay
 from service.resolve import resolve, warnings_of
+from service.room import retry_after
 from service.state import Gateway
 from service.tokens import Tokens, count_tokens
-from service.uploads import Pictures, check_pictures, store_pictures
+from service.uploads import Pictures, check_pictures, check_room, store_pictures
+from service.webhook_urls import check_url
 
 
 class DryRun(BaseModel):
@@ -49,17 +53,19 @@ async def read(gateway: Gateway, request: Request, kind: Kind) -> tuple[Body, Pr
     return body, read_preferences(request.headers, body.post, gateway.settings.max_wait_s)
 
 
-async def find_replay(gateway: Gateway, body: Body, preferences: Preferences) -> Created | None:
+async def find_replay(gateway: Gateway, caller: Caller, body: Body, preferences: Preferences) -> Created | None:
     """The job that an earlier request with the same key made: it is answered whatever is full or gone by now."""
     if preferences.key is None:
         return None
-    record = await read_record(gateway.redis, new_id(body.kind, preferences.key))
+    record = await read_record(gateway.redis, new_id(body.kind, preferences.key, caller.owner))
     return None if record is None else replay(record, body.digest, preferences.key)
 
 
-async def plan(gateway: Gateway, body: Body, preferences: Preferences) -> Plan:
-    """Resolve every parameter; raises the refusals of `choose_card`, `check_pictures` and `resolve`."""
-    settings, job_id = gateway.settings, new_id(body.kind, preferences.key)
+async def plan(gateway: Gateway, caller: Caller, body: Body, preferences: Preferences) -> Plan:
+    """Resolve every parameter; raises the refusals of `check_url`, `choose_card`, `check_pictures` and `resolve`."""
+    settings, job_id = gateway.settings, new_id(body.kind, preferences.key, caller.owner)
+    if body.post.webhook_url is not None:
+        check_url(body.post.webhook_url, settings.webhook_allow)
     card = choose_card(await gateway.shelf.all(), body.kind, body.post.model, settings.model)
     pictures = await check_pictures(body, job_id, settings.max_pixels, gateway.decoding)
     seed = drawn_seed(job_id) if body.post.seed is None else body.post.seed
@@ -97,25 +103,52 @@ def dry_run(gateway: Gateway, planned: Plan) -> DryRun:
     return DryRun(request=request, tokens=tokens, estimate=predict(request, planned.backlog), warnings=planned.warnings)
 
 
-async def enqueue(gateway: Gateway, planned: Plan) -> Created:
+async def enqueue(gateway: Gateway, caller: Caller, planned: Plan) -> Created:
     """Store the uploads, then write the job.
 
     Raises:
         QueueFull: LATENTD_QUEUE_LIMIT jobs wait in the lane.
+        RateLimited: the key's GPU-seconds of the day are used up.
+        DiskFull: the data disk has less room than LATENTD_MIN_FREE_MB.
     """
-    backlog, settings = planned.backlog, gateway.settings
-    if backlog.queued >= settings.queue_limit:
-        request = planned.request
-        detail = f"{backlog.queued} jobs wait for {request.model} ({request.priority}); at most {settings.queue_limit}"
-        raise QueueFull(detail, retry_after=backlog.retry_after)
-    await store_pictures(gateway.store, planned.pictures)
-    return await create(
-        gateway.redis,
-        gateway.rq,
-        settings,
-        planned.job_id,
-        planned.request,
-        planned.warnings,
-        planned.body.digest,
-        planned.preferences.key,
+    settings, request = gateway.settings, planned.request
+    check_room(settings.data_dir, settings.min_free_mb)
+    if planned.backlog.queued >= settings.queue_limit:  # nothing is stored for a job that is refused
+        raise await _full(gateway, planned, planned.backlog.queued)
+    budget_s = None if caller.key is None else caller.key.gpu_s_per_day
+    record = JobRecord(
+        id=planned.job_id,
+        created_at=datetime.now(UTC),
+        request=request,
+        warnings=planned.warnings,
+        body_hash=planned.body.digest,
+        owner=caller.owner,
+        charged_s=0.0 if budget_s is None else _charge(planned, budget_s),
     )
+    await store_pictures(gateway.store, planned.pictures)
+    try:
+        return await create(gateway.redis, gateway.rq, settings, record, planned.preferences.key, budget_s)
+    except LaneFull as full:
+        raise await _full(gateway, planned, full.waiting) from full
+
+
+async def _full(gateway: Gateway, planned: Plan, waiting: int) -> QueueFull:
+    request = planned.request
+    seconds = await retry_after(gateway.redis, request.model, request.priority, planned.backlog)
+    limit = gateway.settings.queue_limit
+    detail = f"{waiting} jobs wait for {request.model} ({request.priority}); at most {limit}"
+    return QueueFull(detail, retry_after=seconds)
+
+
+def _charge(planned: Plan, budget_s: float) -> float:
+    """The job's predicted GPU-seconds; 0 until a worker has measured its model."""
+    rates = planned.backlog.rates
+    seconds = 0.0 if rates is None else round(gpu_seconds(planned.request, rates), 3)
+    if seconds > budget_s:
+        raise InvalidRequest(
+            f"the job takes about {seconds:.1f} GPU-seconds; the key's budget of a whole day is {budget_s:g}",
+            field="steps",
+            value=planned.request.steps,
+            bound=f"{budget_s:g} GPU-seconds",
+        )
+    return seconds

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from obstore.exceptions import BaseError
 
@@ -61,6 +63,15 @@ def _sizes(body: Body, max_pixels: int) -> dict[str, tuple[int, int]]:
 def _upload(job_id: str, name: str, data: bytes, size: tuple[int, int]) -> Upload:
     digest = hashlib.sha256(data).hexdigest()
     return Upload(path=upload_path(job_id, name), sha256=digest, bytes=len(data), width=size[0], height=size[1])
+
+
+def check_room(data_dir: Path, min_free_mb: int) -> None:
+    """Raises DiskFull where the disk of `data_dir` has less than `min_free_mb` MiB free."""
+    folder = next(each for each in (data_dir.resolve(), *data_dir.resolve().parents) if each.exists())
+    free_mb = shutil.disk_usage(folder).free // 2**20
+    if free_mb < min_free_mb:
+        detail = f"the data disk has {free_mb} MiB free; LATENTD_MIN_FREE_MB asks for {min_free_mb}"
+        raise DiskFull(detail, value=free_mb, bound=min_free_mb)
 
 
 async def store_pictures(store: Store, pictures: Pictures) -> None:

@@ -1,12 +1,11 @@
-"""GET /livez, /readyz, /metrics and /docs."""
+"""GET /livez, /readyz and /docs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from fastapi import APIRouter
-from fastapi.responses import FileResponse, PlainTextResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST
+from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel
 
 from service.openapi import problems
@@ -32,12 +31,6 @@ async def livez() -> Health:
 async def readyz(gateway: Current) -> Health:
     await gateway.redis.ping()
     return Health(status="ready")
-
-
-@router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, responses=problems())
-async def metrics(gateway: Current) -> Response:
-    text = await gateway.metrics.render(gateway.redis, await gateway.shelf.all())
-    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/docs", include_in_schema=False)

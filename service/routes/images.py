@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from service.access import Asker
 from service.images import picture_response
 from service.openapi import problems
 from service.preferences import MEDIA_TYPES
@@ -24,6 +25,10 @@ class ImageQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     download: Flag = Field(default=False, description="Answer as an attachment with a file name.")
+    expires: str | None = Field(
+        default=None, max_length=20, description="Of a signed URL, as `url` of the image has it."
+    )
+    signature: str | None = Field(default=None, max_length=128, description="Of a signed URL.")
 
 
 @router.get(
@@ -39,7 +44,8 @@ class ImageQuery(BaseModel):
 async def image(
     id: str,
     gateway: Current,
+    caller: Asker,
     query: Annotated[ImageQuery, Query()],
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    return await picture_response(gateway.redis, gateway.store, id, if_none_match, query.download, {})
+    return await picture_response(gateway.redis, gateway.store, caller, id, if_none_match, query.download, {})

@@ -1,4 +1,4 @@
-"""GET /v1/jobs, GET and DELETE /v1/jobs/{id}, GET /v1/jobs/{id}/events."""
+"""GET /v1/jobs, GET and DELETE /v1/jobs/{id}, GET /v1/jobs/{id}/events and /deliveries."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from fastapi import APIRouter, Header, Query
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.access import Asker
 from service.cancel import cancel, check_ended, delete_objects, forget
 from service.contract import Job, JobRecord
 from service.events import is_over, parse_event_id, server_sent
 from service.jobs import JobPage, ListQuery, list_jobs, read_hash, read_job
 from service.openapi import problems
 from service.state import Current
+from service.webhooks import Delivery, read_deliveries
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -27,14 +29,21 @@ class DeleteQuery(BaseModel):
     purge: bool = Field(default=False, description="Remove an ended job: images, uploads and record.")
 
 
+class DeliveryList(BaseModel):
+    """Every try, oldest first."""
+
+    items: list[Delivery]
+    next_cursor: None = None
+
+
 @router.get("", summary="Jobs, newest first", responses=problems())
-async def jobs(gateway: Current, query: Annotated[ListQuery, Query()]) -> JobPage:
-    return await list_jobs(gateway.redis, gateway.shelf, query, gateway.settings.gone_s)
+async def jobs(gateway: Current, caller: Asker, query: Annotated[ListQuery, Query()]) -> JobPage:
+    return await list_jobs(gateway.redis, gateway.shelf, caller, query, gateway.settings.gone_s)
 
 
 @router.get("/{id}", summary="One job", responses=problems(404, 410))
-async def job(id: str, gateway: Current) -> Job:
-    return await read_job(gateway.redis, gateway.shelf, id)
+async def job(id: str, gateway: Current, caller: Asker) -> Job:
+    return await read_job(gateway.redis, gateway.shelf, caller, id)
 
 
 @router.delete(
@@ -47,9 +56,9 @@ async def job(id: str, gateway: Current) -> Job:
         **problems(404, 409, 410),
     },
 )
-async def delete(id: str, gateway: Current, query: Annotated[DeleteQuery, Query()]) -> Response:
+async def delete(id: str, gateway: Current, caller: Asker, query: Annotated[DeleteQuery, Query()]) -> Response:
     """A waiting job is canceled at once, a running one at its next step; an ended one is answered unchanged."""
-    values = await read_hash(gateway.redis, id)
+    values = await read_hash(gateway.redis, caller, id)
     record = JobRecord.model_validate_json(values["record"])
     if query.purge:
         check_ended(record, values["status"])
@@ -57,8 +66,14 @@ async def delete(id: str, gateway: Current, query: Annotated[DeleteQuery, Query(
         await asyncio.to_thread(forget, gateway.rq, gateway.settings, record)
         return Response(status_code=204)
     status = await asyncio.to_thread(cancel, gateway.rq, gateway.settings, record)
-    answer = await read_job(gateway.redis, gateway.shelf, id)
+    answer = await read_job(gateway.redis, gateway.shelf, caller, id)
     return JSONResponse(answer.model_dump(mode="json"), status_code=202 if status == "running" else 200)
+
+
+@router.get("/{id}/deliveries", summary="The log of a job's webhook", responses=problems(404, 410))
+async def deliveries(id: str, gateway: Current, caller: Asker) -> DeliveryList:
+    await read_hash(gateway.redis, caller, id)
+    return DeliveryList(items=await read_deliveries(gateway.redis, id))
 
 
 @router.get(
@@ -77,13 +92,14 @@ async def delete(id: str, gateway: Current, query: Annotated[DeleteQuery, Query(
 async def events(
     id: str,
     gateway: Current,
+    caller: Asker,
     last_event_id: Annotated[str | None, Header(description="Go on after this event.")] = None,
 ) -> Response:
     """Replays from Last-Event-ID, or from the start, then follows; a live `step` may carry a preview (base64 WebP)."""
-    await read_hash(gateway.redis, id)
+    await read_hash(gateway.redis, caller, id)
     after = parse_event_id(last_event_id)
     if after != "0-0" and await is_over(gateway.redis, id, after):
         return Response(status_code=204)
-    stream = server_sent(gateway.redis, id, after, gateway.stopping)
+    stream = server_sent(gateway.redis, id, after, gateway.stopping, caller.signer)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)

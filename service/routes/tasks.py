@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from latentd.errors import Conflict, JobFailed, Problem
 from service import tasks
+from service.access import Asker, Caller
 from service.contract import Job, Kind
 from service.events import wait_end
 from service.images import picture_response
@@ -42,8 +43,8 @@ Options = Annotated[TaskQuery, Query()]
     openapi_extra=task_body("txt2img"),
     response_model=Job | tasks.DryRun,
 )
-async def txt2img(request: Request, gateway: Current, query: Options) -> Response:
-    return await _run(request, gateway, "txt2img", query)
+async def txt2img(request: Request, gateway: Current, caller: Asker, query: Options) -> Response:
+    return await _run(request, gateway, caller, "txt2img", query)
 
 
 @router.post(
@@ -54,9 +55,9 @@ async def txt2img(request: Request, gateway: Current, query: Options) -> Respons
     openapi_extra=task_body("inpaint"),
     response_model=Job | tasks.DryRun,
 )
-async def inpaint(request: Request, gateway: Current, query: Options) -> Response:
+async def inpaint(request: Request, gateway: Current, caller: Asker, query: Options) -> Response:
     """Pixels outside the mask (and its feather) are byte-equal to the upload in PNG and WebP answers."""
-    return await _run(request, gateway, "inpaint", query)
+    return await _run(request, gateway, caller, "inpaint", query)
 
 
 @router.post(
@@ -67,25 +68,27 @@ async def inpaint(request: Request, gateway: Current, query: Options) -> Respons
     openapi_extra=task_body("upscale"),
     response_model=Job | tasks.DryRun,
 )
-async def upscale(request: Request, gateway: Current, query: Options) -> Response:
+async def upscale(request: Request, gateway: Current, caller: Asker, query: Options) -> Response:
     """The answer is the model's `scale` times larger than the picture, in width and in height."""
-    return await _run(request, gateway, "upscale", query)
+    return await _run(request, gateway, caller, "upscale", query)
 
 
-async def _run(request: Request, gateway: Gateway, kind: Kind, query: TaskQuery) -> Response:
+async def _run(request: Request, gateway: Gateway, caller: Caller, kind: Kind, query: TaskQuery) -> Response:
     body, preferences = await tasks.read(gateway, request, kind)
     if query.dry_run:
-        planned = await tasks.plan(gateway, body, preferences)
+        planned = await tasks.plan(gateway, caller, body, preferences)
         return JSONResponse(tasks.dry_run(gateway, planned).model_dump(mode="json"))
-    created = await tasks.find_replay(gateway, body, preferences)
+    created = await tasks.find_replay(gateway, caller, body, preferences)
     if created is None:
-        created = await tasks.enqueue(gateway, await tasks.plan(gateway, body, preferences))
+        created = await tasks.enqueue(gateway, caller, await tasks.plan(gateway, caller, body, preferences))
     if preferences.picture:
         check_accepted(created.record.request.output_format, [preferences.output_format])
-    return await _answer(request, gateway, preferences, created)
+    return await _answer(request, gateway, caller, preferences, created)
 
 
-async def _answer(request: Request, gateway: Gateway, preferences: Preferences, created: Created) -> Response:
+async def _answer(
+    request: Request, gateway: Gateway, caller: Caller, preferences: Preferences, created: Created
+) -> Response:
     job_id = created.record.id
     headers = {"Location": f"/v1/jobs/{job_id}"}
     if created.replayed:
@@ -95,13 +98,15 @@ async def _answer(request: Request, gateway: Gateway, preferences: Preferences, 
         if preferences.wait_preferred:
             headers["Preference-Applied"] = f"wait={preferences.wait_s:g}"
         ended = await wait_end(gateway.redis, job_id, preferences.wait_s, gateway.stopping, request.is_disconnected)
-    job = await read_job(gateway.redis, gateway.shelf, job_id)
+    job = await read_job(gateway.redis, gateway.shelf, caller, job_id)
     if ended:
-        return await _ended(gateway, preferences, job, headers)
+        return await _ended(gateway, caller, preferences, job, headers)
     return JSONResponse(job.model_dump(mode="json"), status_code=202, headers=headers)
 
 
-async def _ended(gateway: Gateway, preferences: Preferences, job: Job, headers: dict[str, str]) -> Response:
+async def _ended(
+    gateway: Gateway, caller: Caller, preferences: Preferences, job: Job, headers: dict[str, str]
+) -> Response:
     if job.status == "failed":
         return problem_response(_failure(job), headers)
     if not preferences.picture:
@@ -109,7 +114,7 @@ async def _ended(gateway: Gateway, preferences: Preferences, job: Job, headers: 
     if job.status == "canceled":
         raise Conflict(f"job {job.id} was canceled; there is no image", value=job.id)
     headers["Latentd-Seed"] = str(job.request.seed)
-    return await picture_response(gateway.redis, gateway.store, job.images[0].id, None, False, headers)
+    return await picture_response(gateway.redis, gateway.store, caller, job.images[0].id, None, False, headers)
 
 
 def _failure(job: Job) -> Problem:

@@ -120,7 +120,6 @@ def test_estimates() -> None:
     assert (unmeasured.wait_s, unmeasured.gpu_s) == (None, None)
     busy = Backlog(rates=RATES, rows=240, jobs=3, queued=3, workers=2)
     assert busy.wait_s == pytest.approx(12)
-    assert busy.retry_after == 4
     assert queued_eta(request, busy, 0) == pytest.approx(10)
     assert queued_eta(request, busy, 2) == pytest.approx(160 * 0.1 / 2 + 10)
 

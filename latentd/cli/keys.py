@@ -1,0 +1,92 @@
+"""Commands about API keys: create, list, revoke, clear. They need Redis alone."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from redis import Redis
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.table import Table
+
+from latentd.errors import Unavailable
+from latentd.settings import Settings
+
+app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+
+
+class ScopeName(StrEnum):
+    """What a key may do."""
+
+    generate = "generate"
+    read = "read"
+    metrics = "metrics"
+    admin = "admin"
+
+
+Scopes = Annotated[list[ScopeName] | None, typer.Option("--scope", help="Repeatable. Default: generate and read.")]
+Rate = Annotated[int | None, typer.Option(min=1, help="Requests a minute. Default: no limit.")]
+Budget = Annotated[float | None, typer.Option(min=0.1, help="Predicted GPU-seconds a day (UTC). Default: no limit.")]
+
+
+def connect() -> Redis:
+    """Redis, known to answer.
+
+    Raises:
+        Unavailable: it doesn't.
+    """
+    url = Settings().redis
+    redis = Redis.from_url(url)
+    try:
+        redis.ping()
+    except RedisError as error:
+        raise Unavailable(f"Redis at {url} doesn't answer ({error}); start `latentd up`, or set REDIS_URL") from error
+    return redis
+
+
+@app.command()
+def create(name: str, scope: Scopes = None, rate: Rate = None, gpu_seconds: Budget = None) -> None:
+    """Make a key called NAME and print it: it is shown this once, only its hash is kept."""
+    from service import keys
+
+    with connect() as redis:
+        scopes = keys.parse_scopes([each.value for each in scope or (ScopeName.generate, ScopeName.read)])
+        key, token = keys.create(redis, name, scopes, rate, gpu_seconds)
+    typer.echo(token)
+    Console(stderr=True).print(f"key {key.id} ({name}): {', '.join(key.scopes)}", highlight=False, markup=False)
+
+
+@app.command("list")
+def list_keys() -> None:
+    """Show every key ever made."""
+    from service import keys
+
+    table = Table("id", "name", "scopes", "requests/min", "GPU-s/day", "created", "revoked")
+    with connect() as redis:
+        for key in keys.all_keys(redis):
+            limits = [str(each or "") for each in (key.requests_per_minute, key.gpu_s_per_day)]
+            moments = [f"{each:%Y-%m-%d %H:%M}" if each else "" for each in (key.created_at, key.revoked_at)]
+            table.add_row(key.id, key.name, ", ".join(key.scopes), *limits, *moments)
+    Console().print(table)
+
+
+@app.command()
+def revoke(id: str) -> None:
+    """Refuse the key ID from now on. Keys stay on, also after the last one was revoked."""
+    from service import keys
+
+    with connect() as redis:
+        key = keys.revoke(redis, id)
+    typer.echo(f"key {key.id} ({key.name}) is revoked")
+
+
+@app.command()
+def clear() -> None:
+    """Forget every key: a gateway on loopback then asks for none, and shows everyone's jobs to everyone."""
+    from service import keys
+
+    with connect() as redis:
+        count = keys.remove_all(redis)
+    typer.echo(f"{count} keys removed")

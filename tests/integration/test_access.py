@@ -1,0 +1,269 @@
+"""API keys over HTTP with a real Redis: scopes, rates, budgets, whose jobs are whose, signed image URLs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from redis import Redis
+from typer.testing import CliRunner
+
+from latentd.cli import app as commands
+from latentd.errors import ConfigurationError
+from latentd.storage import open_store
+from service import keys
+from service.app import create_app, serve
+from service.contract import RATES_KEY, Rates, events_key, gone_key, job_key, list_key
+from service.keys import Scope
+from tests.gateway import finish, png, running, settings_for
+from tests.redis_server import RedisServer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gateway")
+
+
+@pytest.fixture(scope="module")
+def gateway(redis_server: RedisServer, folder: Path) -> Iterator[httpx2.Client]:
+    with running(settings_for(redis_server.url, folder)) as client:
+        yield client
+
+
+@pytest.fixture
+def client(gateway: httpx2.Client, redis: Redis) -> httpx2.Client:
+    assert redis.dbsize() == 0
+    return gateway
+
+
+def bearer(redis: Redis, *scopes: Scope, rate: int | None = None, gpu_s: float | None = None) -> dict[str, str]:
+    """Headers of a new key."""
+    _, token = keys.create(redis, "test", scopes or ("generate", "read"), rate, gpu_s)
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_keys_are_off_until_one_is_made_and_stay_on_when_it_is_revoked(client: httpx2.Client, redis: Redis) -> None:
+    assert client.get("/v1/jobs").status_code == 200
+    key, token = keys.create(redis, "first", ["read"])
+    headers = {"Authorization": f"Bearer {token}"}
+    refused = client.get("/v1/jobs")
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+    assert refused.json()["field"] == "Authorization"
+    assert client.get("/v1/jobs", headers=headers).status_code == 200
+    assert client.get(f"/v1/jobs?key={token}").status_code == 401
+    keys.revoke(redis, key.id)
+    assert client.get("/v1/jobs", headers=headers).status_code == 401
+    keys.remove_all(redis)
+    assert client.get("/v1/jobs").status_code == 200
+
+
+def test_secrets_are_not_kept(client: httpx2.Client, redis: Redis) -> None:  # noqa: ARG001 (empties Redis)
+    _, token = keys.create(redis, "first", ["read"])
+    secret = token.split("_", 2)[2]
+    assert len(secret) == 43  # 256 bits
+    assert secret not in str(redis.hgetall(keys.KEYS_KEY))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "Bearer",
+        "Bearer x",
+        "Bearer lat_",
+        "Bearer lat_{id}_",
+        "Bearer lat_{id}_wrong",
+        "Basic {token}",
+        "{token}",
+        "Bearer {token}x",
+        "Bearer lat_ffffffffffff_{secret}",
+    ],
+)
+def test_other_tokens_are_refused(client: httpx2.Client, redis: Redis, sent: str) -> None:
+    key, token = keys.create(redis, "first", ["admin"])
+    value = sent.format(id=key.id, token=token, secret=token.split("_", 2)[2])
+    answer = client.get("/v1/jobs", headers={"Authorization": value})
+    assert answer.status_code == 401
+    assert token not in answer.text
+
+
+def test_every_call_but_the_open_ones_needs_a_key(redis_server: RedisServer, folder: Path, redis: Redis) -> None:
+    """Also on a public address before any key was made."""
+    settings = settings_for(redis_server.url, folder, host="192.0.2.1")
+    app = create_app(settings)
+    redis.flushall()
+    opened = set()
+    with running(settings, app) as client:
+        for path, operations in app.openapi()["paths"].items():
+            for method in operations:
+                if client.request(method, path.replace("{id}", "x")).status_code != 401:
+                    opened.add(path)
+        for path in ("/", "/js/api.js", "/docs.js"):
+            assert client.get(path).status_code == 200
+        for path in ("/v1/txt2img", "/v1/jobs/x", "/v1/images/x-0", "/metrics", "/openapi.json"):
+            assert client.get(path).status_code in (401, 405)
+    assert opened == {"/livez", "/readyz"}
+    assert redis.dbsize() == 0
+
+
+def test_scopes(client: httpx2.Client, redis: Redis) -> None:
+    read, generate = bearer(redis, "read"), bearer(redis, "generate")
+    metrics, admin = bearer(redis, "metrics"), bearer(redis, "admin")
+    post = {"json": {"prompt": "x"}}
+    assert client.post("/v1/txt2img", headers=generate, **post).status_code == 202  # type: ignore[arg-type]
+    refused = client.post("/v1/txt2img", headers=read, **post)  # type: ignore[arg-type]
+    assert (refused.status_code, refused.json()["bound"]) == (403, "generate")
+    assert client.get("/v1/models", headers=generate).status_code == 403
+    assert client.get("/v1/models", headers=read).status_code == 200
+    for path, headers, status in (
+        ("/metrics", read, 403),
+        ("/metrics", metrics, 200),
+        ("/metrics", admin, 200),
+        ("/v1/jobs", metrics, 403),
+        ("/v1/jobs", admin, 200),
+    ):
+        assert client.get(path, headers=headers).status_code == status
+    assert client.delete("/v1/jobs/x", headers=read).status_code == 403
+
+
+def test_another_keys_jobs_do_not_exist(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    a, b, admin = bearer(redis), bearer(redis), bearer(redis, "admin")
+    ids = [client.post("/v1/txt2img", json={"prompt": "x"}, headers=a).json()["id"] for _ in range(4)]
+    running_job, done, purged, expired = ids
+    store = open_store(str(folder / "data" / "objects"))
+    for job_id in (done, purged):
+        finish(redis, store, job_id, png((64, 64)))
+    assert client.delete(f"/v1/jobs/{purged}?purge=true", headers=a).status_code == 204
+    redis.delete(job_key(expired), events_key(expired))
+    for job_id in [*ids, "f" * 32]:
+        for path in (f"jobs/{job_id}", f"jobs/{job_id}/events", f"jobs/{job_id}/deliveries", f"images/{job_id}-0"):
+            answer = client.get(f"/v1/{path}", headers=b)
+            assert answer.status_code == 404, path
+            assert answer.json()["detail"] == f"no job {job_id!r}"
+        for query in ("", "?purge=true"):
+            assert client.delete(f"/v1/jobs/{job_id}{query}", headers=b).status_code == 404
+    assert client.get("/v1/jobs", headers=b).json()["items"] == []
+    assert {job["id"] for job in client.get("/v1/jobs", headers=a).json()["items"]} == {running_job, done}
+    assert {job["id"] for job in client.get("/v1/jobs", headers=admin).json()["items"]} == {running_job, done}
+    for headers in (a, admin):
+        assert client.get(f"/v1/jobs/{running_job}", headers=headers).status_code == 200
+        assert client.get(f"/v1/jobs/{purged}", headers=headers).status_code == 410
+    for job_id in (purged, expired):
+        assert client.get(f"/v1/jobs/{job_id}", headers=b).status_code == 404
+    assert redis.get(gone_key(purged)) != b""
+
+
+def test_jobs_made_without_keys_are_the_admins(client: httpx2.Client, redis: Redis) -> None:
+    job_id = client.post("/v1/txt2img", json={"prompt": "x"}).json()["id"]
+    assert client.get(f"/v1/jobs/{job_id}", headers=bearer(redis)).status_code == 404
+    assert client.get(f"/v1/jobs/{job_id}", headers=bearer(redis, "admin")).status_code == 200
+
+
+def test_idempotency_keys_are_each_keys_own(client: httpx2.Client, redis: Redis) -> None:
+    a, b = bearer(redis), bearer(redis)
+    mine = {"Idempotency-Key": "same"}
+    first = client.post("/v1/txt2img", json={"prompt": "x"}, headers=a | mine).json()["id"]
+    assert client.post("/v1/txt2img", json={"prompt": "x"}, headers=a | mine).json()["id"] == first
+    other = client.post("/v1/txt2img", json={"prompt": "another body"}, headers=b | mine)
+    assert other.status_code == 202
+    assert other.json()["id"] != first
+
+
+def test_image_urls_are_signed_and_open_that_image_alone(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    a, b = bearer(redis), bearer(redis)
+    store, data = open_store(str(folder / "data" / "objects")), png((64, 64))
+    ids = [client.post("/v1/txt2img", json={"prompt": "x"}, headers=a).json()["id"] for _ in range(2)]
+    for job_id in ids:
+        finish(redis, store, job_id, data)
+    url = client.get(f"/v1/jobs/{ids[0]}", headers=a).json()["images"][0]["url"]
+    assert client.get(url).content == data
+    assert "attachment" in client.get(url + "&download").headers["content-disposition"]
+    assert client.get(url.partition("?")[0]).status_code == 401
+    assert client.get(url.partition("?")[0], headers=a).content == data
+    assert client.get(url, headers=b).status_code == 404
+    assert client.get(url.replace(ids[0], ids[1])).status_code == 403
+    assert client.get(url.replace("expires=", "expires=9")).status_code == 403
+    assert client.get(f"/v1/jobs/{ids[0]}?{url.partition('?')[2]}").status_code == 401
+    assert client.get(url.partition("&")[0] + "&signature=%C3%A9").status_code == 403
+    listed = client.get("/v1/jobs", headers=a).json()["items"][1]["images"][0]["url"]
+    assert listed == url
+
+
+def test_an_expired_url_is_refused(
+    client: httpx2.Client, redis: Redis, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = bearer(redis)
+    job_id = client.post("/v1/txt2img", json={"prompt": "x"}, headers=a).json()["id"]
+    finish(redis, open_store(str(folder / "data" / "objects")), job_id, png((64, 64)))
+    monkeypatch.setattr("service.signing.PERIOD_S", -3600)
+    url = client.get(f"/v1/jobs/{job_id}", headers=a).json()["images"][0]["url"]
+    answer = client.get(url)
+    assert (answer.status_code, answer.json()["field"]) == (403, "expires")
+
+
+def test_events_carry_signed_urls(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    a = bearer(redis)
+    job_id = client.post("/v1/txt2img", json={"prompt": "x"}, headers=a).json()["id"]
+    redis.xadd(events_key(job_id), {"type": "image", "data": f'{{"url": "/v1/images/{job_id}-0"}}'})
+    finish(redis, open_store(str(folder / "data" / "objects")), job_id, png((64, 64)))
+    text = client.get(f"/v1/jobs/{job_id}/events", headers=a).text
+    assert f"/v1/images/{job_id}-0?expires=" in text
+    assert "signature=" in text
+
+
+def test_rates_are_exact_and_say_when_to_come_back(client: httpx2.Client, redis: Redis) -> None:
+    headers = bearer(redis, rate=5)
+    answers = [client.get("/v1/models", headers=headers) for _ in range(7)]
+    assert [answer.status_code for answer in answers] == [200] * 5 + [429] * 2
+    refused = answers[-1]
+    assert refused.json()["type"] == "urn:latentd:problem:rate-limited"
+    assert 1 <= int(refused.headers["retry-after"]) <= 12
+    assert client.get("/v1/models", headers=bearer(redis)).status_code == 200
+
+
+def test_gpu_seconds_are_counted_by_the_day(client: httpx2.Client, redis: Redis) -> None:
+    redis.hset(RATES_KEY, "painter", Rates(row_s=0.1, step_s=0.1, image_s=0.5).model_dump_json())
+    headers = bearer(redis, gpu_s=10)
+    request = {"prompt": "x", "steps": 20}  # 20 steps of 2 rows and an image: 4.5 s
+
+    def post(**fields: object) -> httpx2.Response:
+        return client.post("/v1/txt2img", json=request | fields, headers=headers)
+
+    first, second = post(), post()
+    assert (first.status_code, second.status_code) == (202, 202)
+    third = post()
+    assert (third.status_code, third.json()["type"]) == (429, "urn:latentd:problem:rate-limited")
+    assert 1 <= int(third.headers["retry-after"]) <= 86_400
+    assert client.delete(f"/v1/jobs/{second.json()['id']}", headers=headers).status_code == 200
+    assert post().status_code == 202
+    never = post(steps=100)
+    assert (never.status_code, never.json()["bound"]) == (422, "10 GPU-seconds")
+    assert redis.zcard(list_key(headers["Authorization"].split("_")[1])) == 3
+
+
+def test_a_public_address_needs_a_key_to_start(redis_server: RedisServer, folder: Path, redis: Redis) -> None:
+    redis.flushall()
+    with pytest.raises(ConfigurationError, match="latentd keys create"):
+        serve(settings_for(redis_server.url, folder, host="192.0.2.1", port=1))
+    keys.create(redis, "first", ["read"])
+    with pytest.raises(ConfigurationError, match="LATENTD_PORT"):  # past the check: the address isn't this machine's
+        serve(settings_for(redis_server.url, folder, host="192.0.2.1", port=1))
+
+
+def test_commands_make_list_and_revoke(redis: Redis, redis_url: str) -> None:
+    def run(*words: str) -> str:
+        result = CliRunner().invoke(commands, ["keys", *words], env={"REDIS_URL": redis_url, "COLUMNS": "200"})
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    token = run("create", "phone", "--scope", "read", "--rate", "60").splitlines()[0]
+    key_id = token.split("_")[1]
+    listed = run("list")
+    assert key_id in listed
+    assert "60" in listed
+    assert token.split("_", 2)[2] not in listed
+    run("revoke", key_id)
+    (key,) = keys.all_keys(redis)
+    assert (key.name, key.scopes, key.revoked_at is None) == ("phone", ("read",), False)
+    assert "1 keys removed" in run("clear")
