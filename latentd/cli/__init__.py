@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from latentd.cli import draw, info, models, serve
+from latentd.cli import bench, draw, info, keys, models, plan, serve
 from latentd.errors import LatentdError
 
 app = typer.Typer(
@@ -16,9 +16,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for module in (serve, draw, info):
+for module in (serve, draw, info, bench, plan):
     module.register(app)
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:

@@ -1,0 +1,149 @@
+"""`latentd plan`: how many GPUs a load needs, answered by simulating the service on measured step times."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from latentd.cli.serve import settings_with
+from latentd.settings import Settings
+
+if TYPE_CHECKING:
+    from service.contract import StepTimes
+    from workers.planner.answer import Outlook, Planner, Waits
+    from workers.planner.worker import Policy
+
+Rate = Annotated[float, typer.Option(min=1e-6, help="Jobs per second.")]
+Mix = Annotated[Path, typer.Option(help="JSON list of request classes (docs/capacity.md).")]
+P99 = Annotated[float, typer.Option(min=1e-3, help="Seconds from request to result that 99 % must keep.")]
+TableFile = Annotated[
+    Path | None, typer.Option(help="Step times from `latentd bench --json`. Default: what workers published to Redis.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, max=1000, help="Look at this many instead of the fewest.")]
+Seed = Annotated[int, typer.Option(help="Of the arrivals.")]
+RedisJobs = Annotated[float | None, typer.Option(min=1, help="Jobs per second that Redis serves.")]
+RedisSteps = Annotated[float | None, typer.Option(min=1, help="Step events per second that Redis serves.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def plan(
+    rate: Rate,
+    mix: Mix,
+    p99: P99,
+    table: TableFile = None,
+    workers: Workers = None,
+    seed: Seed = 0,
+    redis_jobs: RedisJobs = None,
+    redis_steps: RedisSteps = None,
+    json: Json = False,
+) -> None:
+    """Simulate the load on the real scheduler: fewest GPUs, waits, occupancy, and what other policies would do."""
+    from workers.planner.answer import Load, Planner, enough_jobs
+    from workers.planner.costs import price
+    from workers.planner.files import read_mix
+
+    settings, classes = settings_with(), read_mix(mix)
+    costs = price(classes, tables_of(settings, table, {one.model for one in classes}))
+    load = Load(classes, rate, enough_jobs(classes), seed)
+    planner = Planner(load, costs, _limits(redis_jobs, redis_steps))
+    policy = _policy(settings)
+    best = planner.outlook(workers, policy) if workers else planner.least(p99, policy)
+    others = planner.compare(best.workers, policy)
+    if json:
+        Console().print_json(data=answer(planner, best, others, p99))
+    else:
+        show(planner, best, others, p99, Console())
+
+
+def tables_of(settings: Settings, file: Path | None, models: set[str]) -> dict[str, StepTimes]:
+    """Step-time tables by model."""
+    from redis import Redis
+
+    from workers.planner.files import live_tables, read_tables
+
+    return live_tables(Redis.from_url(settings.redis), sorted(models)) if file is None else read_tables(file)
+
+
+def _policy(settings: Settings) -> Policy:
+    from workers.planner.worker import Policy
+
+    given = {"max_rows": settings.max_rows, "strict_rows": settings.strict_rows}
+    return Policy(**{name: value for name, value in given.items() if value is not None})
+
+
+def _limits(jobs: float | None, steps: float | None) -> Any:
+    from workers.planner.simulation import RedisLimits
+
+    given = {"jobs_per_s": jobs, "steps_per_s": steps}
+    return RedisLimits(**{name: value for name, value in given.items() if value is not None})
+
+
+def answer(planner: Planner, best: Outlook, others: dict[str, Outlook], p99: float) -> dict[str, Any]:
+    """As JSON: seconds, shares of 1."""
+    return {
+        "rate": planner.load.rate,
+        "p99_s": p99,
+        "met": best.meets(p99),
+        "outlook": asdict(best),
+        "policies": {name: asdict(other) for name, other in others.items()},
+        "assumed": list(planner.costs.assumed),
+        "simulated_jobs": planner.jobs,
+        "seconds": round(planner.spent_s, 2),
+    }
+
+
+def show(planner: Planner, best: Outlook, others: dict[str, Outlook], p99: float, console: Console) -> None:
+    """For people: the number first."""
+    load, verdict = planner.load, "keep" if best.meets(p99) else "don't keep"
+    console.print(
+        f"[bold]{best.workers} GPUs[/bold], a worker each, {verdict} {p99:g} s for 99 % at {load.rate:g} jobs/s: "
+        f"p99 {best.total.p99:.2f} s, mean {best.total.mean:.2f} s.",
+        highlight=False,
+    )
+    console.print(
+        f"{best.busy_share:.0%} busy, {best.rows_per_call:.1f} rows a call, Redis {best.redis_load:.0%} busy."
+        + ("" if best.steady else " The queue grows without end."),
+        highlight=False,
+    )
+    console.print(_waits(best))
+    console.print(_policies(best, others))
+    for line in (*planner.costs.assumed, _simulated(planner, best)):
+        console.print(f"· {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _simulated(planner: Planner, best: Outlook) -> str:
+    part = ""
+    if best.simulated < best.workers:
+        part = f", {best.simulated} of {best.workers} workers with their part of the load and of Redis"
+    return f"simulated: {planner.load.count} jobs a run{part}, {planner.jobs} in all, {planner.spent_s:.1f} s"
+
+
+def _waits(best: Outlook) -> Table:
+    made = Table("jobs", "wait mean", "p50", "p99", "result mean", "p50", "p99", title="seconds")
+    for name, waits in {**best.groups, "all": best.total}.items():
+        made.add_row(name, *_cells(waits))
+    return made
+
+
+def _cells(waits: Waits) -> list[str]:
+    values = (waits.wait_mean, waits.wait_p50, waits.wait_p99, waits.mean, waits.p50, waits.p99)
+    return [f"{value:.2f}" for value in values]
+
+
+def _policies(best: Outlook, others: dict[str, Outlook]) -> Table:
+    lanes = [name for name in best.groups if name.startswith("all ")]
+    heads = [f"{name.removeprefix('all ')} p99" for name in lanes]
+    made = Table("policy", "mean", "p99", *heads, "rows a call", "busy", title=f"the same jobs on {best.workers} GPUs")
+    for name, one in {f"max_rows {best.policy.max_rows} (now)": best, **others}.items():
+        cells = [f"{one.total.mean:.2f}", f"{one.total.p99:.2f}", *(f"{one.groups[lane].p99:.2f}" for lane in lanes)]
+        made.add_row(name, *cells, f"{one.rows_per_call:.1f}", f"{one.busy_share:.0%}")
+    return made
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(plan)

@@ -1,0 +1,196 @@
+"""The discrete-event simulation: jobs arrive in lanes, workers claim them between calls, one Redis serves them all."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from service.contract import LANES
+from workers.planner.costs import Costs
+from workers.planner.mix import Arrival
+from workers.planner.worker import Policy, SimJob, SimWorker
+from workers.rules import CLAIMS_A_ROUND, IDLE_S, Place
+
+
+@dataclass(frozen=True, slots=True)
+class RedisLimits:
+    """What one Redis serves per second when it does nothing else; measured (docs/capacity.md)."""
+
+    polls_per_s: float = 30_000.0
+    jobs_per_s: float = 700.0  # enqueued, claimed and ended
+    steps_per_s: float = 12_000.0  # step and image events written
+
+
+@dataclass(slots=True)
+class SimRedis:
+    """A single server: commands queue for it. The `share` of the fleet that is simulated gets that share of it."""
+
+    limits: RedisLimits
+    share: float
+    free_at: float = 0.0
+    used_s: float = 0.0
+
+    def serve(self, now: float, polls: int, jobs: int, events: int, idle: int) -> float:
+        """Seconds that these commands wait for others. `idle` workers, not simulated round by round, poll beside."""
+        limits = self.limits
+        idle_load = min(0.99, idle / self.share / IDLE_S / limits.polls_per_s)
+        seconds = polls / limits.polls_per_s + jobs / limits.jobs_per_s + events / limits.steps_per_s
+        wait = max(0.0, self.free_at - now)
+        self.free_at = now + wait + seconds / self.share / (1.0 - idle_load)
+        self.used_s += seconds / self.share
+        return wait * self.share
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What happened: every job, and sums over the workers. `span_s` is from the first arrival to the last end."""
+
+    jobs: tuple[SimJob, ...]
+    workers: int
+    span_s: float
+    busy_s: float
+    calls: int
+    rows: int
+    redis_load: float
+
+    @property
+    def busy_share(self) -> float:
+        return self.busy_s / (self.span_s * self.workers) if self.span_s else 0.0
+
+    @property
+    def rows_per_call(self) -> float:
+        return self.rows / self.calls if self.calls else 0.0
+
+
+@dataclass(slots=True)
+class World:
+    """Clock, lanes, workers and what they have planned."""
+
+    costs: Costs
+    redis: SimRedis
+    rng: random.Random
+    now: float = 0.0
+    lanes: dict[Place, deque[SimJob]] = field(default_factory=dict)
+    workers: list[SimWorker] = field(default_factory=list)
+    idle: list[SimWorker] = field(default_factory=list)
+    idle_s: float = 0.0  # summed over workers
+    _events: list[tuple[float, int, int, SimWorker]] = field(default_factory=list)
+    _count: int = 0
+
+    def clock(self) -> float:
+        return self.now
+
+    def plan(self, worker: SimWorker, time: float) -> None:
+        """The worker's next round is at `time`; one that was planned before is void."""
+        self._count += 1
+        worker.ticket = self._count
+        heapq.heappush(self._events, (time, self._count, self._count, worker))
+
+    def run(self, stream: Sequence[SimJob]) -> None:
+        """Until every job has ended."""
+        upcoming = deque(stream)
+        while upcoming or self._events:
+            if not self._events or (upcoming and upcoming[0].arrived <= self._events[0][0]):
+                self._pass(upcoming[0].arrived)
+                self.arrive(upcoming.popleft())
+                continue
+            time, _, ticket, worker = heapq.heappop(self._events)
+            if ticket == worker.ticket:
+                self._pass(time)
+                self.round(worker)
+
+    def _pass(self, time: float) -> None:
+        self.idle_s += len(self.idle) * (time - self.now)
+        self.now = time
+
+    def arrive(self, job: SimJob) -> None:
+        """Into its lane; of the idle workers, which look every 20 ms, the first to look is woken."""
+        self.lanes[job.place].append(job)
+        if not self.idle:
+            return
+        place = self.rng.randrange(len(self.idle))
+        looks = self.now + IDLE_S * (1.0 - self.rng.random() ** (1.0 / len(self.idle)))
+        worker = self.idle[place]
+        self.idle[place] = self.idle[-1]
+        self.idle.pop()
+        self.plan(worker, looks if worker.next_stored is None else min(looks, worker.next_stored))
+
+    def round(self, worker: SimWorker) -> None:
+        """End of a turn: what it did, who ended, who is claimed, and the next turn."""
+        events = worker.finish()
+        ended = worker.ended()
+        for place, job in enumerate(ended, start=1):
+            job.ended = self.now + place * self.costs.move_s
+        claimed = self.claim(worker)
+        turn_s = worker.begin()
+        polls = claimed + (claimed < CLAIMS_A_ROUND)
+        wait = self.redis.serve(self.now, polls, len(ended), events, len(self.idle))
+        if turn_s is not None:
+            beside = self.costs.round_s + self.costs.move_s * (claimed + len(ended)) + wait
+            self.plan(worker, self.now + beside + turn_s)
+            return
+        if worker not in self.idle:
+            self.idle.append(worker)
+        if worker.next_stored is not None:
+            self.plan(worker, worker.next_stored)
+
+    def claim(self, worker: SimWorker) -> int:
+        """As `workers.loop.Loop` does: up to four jobs of places with room for an image, in the worker's order."""
+        for count in range(CLAIMS_A_ROUND):
+            waiting = [place for place, lane in self.lanes.items() if lane and worker.room(place)]
+            if not waiting:
+                return count
+            place = worker.order.of(waiting)[0]
+            job = self.lanes[place].popleft()
+            job.started = self.now
+            worker.order.took(place[0])
+            worker.admit(job)
+            if worker in self.idle:
+                self.idle.remove(worker)
+        return CLAIMS_A_ROUND
+
+
+def simulate(
+    costs: Costs,
+    stream: Sequence[Arrival],
+    workers: int,
+    policy: Policy,
+    *,
+    limits: RedisLimits | None = None,
+    share: float = 1.0,
+    seed: int = 0,
+) -> Run:
+    """Let `workers` workers serve a stream of jobs, all of them, from empty queues.
+
+    `share` is the simulated part of the fleet; the commands of the rest load Redis alike.
+
+    Raises:
+        ValueError: there is no worker.
+    """
+    if workers < 1:
+        raise ValueError(f"workers is {workers}, at least 1")
+    world = World(costs, SimRedis(limits or RedisLimits(), share), random.Random(f"polls {seed}"))
+    world.lanes = {(model, lane): deque() for lane in LANES for model in costs.models}
+    world.workers = [SimWorker(costs, policy, world.clock) for _ in range(workers)]
+    world.idle = list(world.workers)
+    jobs = [SimJob(number, costs.jobs[one.index], one.time) for number, one in enumerate(stream)]
+    world.run(jobs)
+    return _summary(world, jobs)
+
+
+def _summary(world: World, jobs: Sequence[SimJob]) -> Run:
+    span = max(job.ended for job in jobs) - jobs[0].arrived if jobs else 0.0
+    work = [worker.work for worker in world.workers]
+    polled_s = world.idle_s / world.redis.share / IDLE_S / world.redis.limits.polls_per_s
+    return Run(
+        jobs=tuple(jobs),
+        workers=len(work),
+        span_s=span,
+        busy_s=sum(one.busy_s for one in work),
+        calls=sum(one.calls for one in work),
+        rows=sum(one.rows for one in work),
+        redis_load=min(1.0, (world.redis.used_s + polled_s) / span) if span else 0.0,
+    )
