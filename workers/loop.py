@@ -29,6 +29,7 @@ from workers.tasks import Admission, Called, Finished, Outcome, OutOfMemory, Pre
 from workers.tasks import Failed as TaskFailed
 
 SAVE_S = 2.0  # of work between two savepoints of a job
+FIRST_SAVE_S = 0.5  # before the first of an execution, which clears the job of the deaths before it
 HAND_BACK_S = 5.0  # how long a stopping worker tries to reach Redis; after that its jobs are found by their lapse
 
 log = structlog.get_logger()
@@ -225,7 +226,7 @@ class Loop:
         if isinstance(outcome, Prepared):
             self._metrics.stages.labels("encode", held.model).observe(outcome.seconds)
             held.step = held.saved_step = outcome.step
-            held.save_at = self._clock() + self._save_s
+            held.save_at = self._clock() + min(FIRST_SAVE_S, self._save_s)
             if held.resumed:
                 log.info("job resumed", job_id=held.job_id, step=outcome.step, steps=held.steps)
         elif isinstance(outcome, Stepped):

@@ -1,0 +1,52 @@
+"""What a soak does, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Jobs of a tiny model against workers that are killed every few seconds."""
+
+    jobs: int
+    workers: int
+    kills: int  # of workers, at least where `endless`
+    endless: bool  # whether kills go on to the end
+    redis_kills: int
+    outstanding: int  # jobs that wait or run at a time
+    steps: tuple[int, int]  # bounds of a job's steps, which set its length
+    every_s: tuple[float, float]  # bounds of the pause between two kills
+    twins: int  # strict jobs that were resumed, compared with unbroken runs
+    seed: int = 20
+    limit_s: float = 3600.0
+
+    @property
+    def redis_kills_at(self) -> list[int]:
+        """After how many ended jobs Redis is killed: evenly over the run."""
+        return [self.jobs * (k + 1) // (self.redis_kills + 1) for k in range(self.redis_kills)]
+
+
+FULL = Plan(
+    jobs=500,
+    workers=3,
+    kills=50,
+    endless=True,
+    redis_kills=2,
+    outstanding=30,
+    steps=(400, 1000),
+    every_s=(4.0, 10.0),
+    twins=20,
+)
+SHORT = Plan(
+    jobs=30,
+    workers=2,
+    kills=3,
+    endless=False,
+    redis_kills=1,
+    outstanding=10,
+    steps=(60, 240),
+    every_s=(4.0, 6.0),
+    twins=2,
+    limit_s=150.0,
+)
