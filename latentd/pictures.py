@@ -11,15 +11,16 @@ import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
-from PIL import ExifTags, Image, ImageChops
+from PIL import ExifTags, Image, ImageChops, ImageFile
 
 from latentd.errors import InvalidRequest
 
 MaskMode: TypeAlias = Literal["white", "black", "alpha", "auto"]
 
-FORMATS = ("PNG", "JPEG", "WEBP")
+FORMATS = ("PNG", "JPEG", "WebP")
 LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}  # what each format's files can say
 INSIDE = 128  # a mask pixel of at least this is repainted
 
@@ -47,6 +48,7 @@ _ROTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_STRETCHED = {"1": 255, "L;2": 85, "L;4": 17}  # by how much Pillow multiplies grey samples of few bits
 _warnings_lock = threading.Lock()  # warnings' filters belong to the process, not to the thread
 
 
@@ -58,20 +60,29 @@ def open_upload(data: bytes, max_pixels: int, field: str = "image") -> Image.Ima
     Raises:
         InvalidRequest: not such a file, truncated, animated, or of more than `max_pixels` pixels.
     """
-    with _warnings_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
-        try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check_header(image, max_pixels, field)
-                image.load()
-                return _rotated(_eight_bit(image), image.getexif().get(ExifTags.Base.Orientation))
-        except _UNREADABLE as error:
-            raise InvalidRequest(
-                f"{field} can't be read as a PNG, JPEG or WebP picture",
-                field=field,
-                value=f"{len(data)} bytes",
-                bound="a complete PNG, JPEG or WebP file",
-            ) from error
+    return _decoded(data, max_pixels, field, FORMATS, _eight_bit)
+
+
+def read_label_map(data: bytes, classes: int, max_pixels: int, field: str = "image") -> Image.Image:
+    """Decode a PNG of one channel whose pixels are class numbers (grey of 1 to 16 bits, or palette): mode I.
+
+    Raises:
+        InvalidRequest: not such a file; a pixel that isn't below `classes`, naming its position (x, y).
+    """
+    labels = _decoded(data, max_pixels, field, ("PNG",), lambda image: _labels(image, field))
+    over = labels.point([255 if value >= classes else 0 for value in range(65_536)], "L")
+    rows = over.getbbox()
+    if rows is None:
+        return labels
+    y = rows[1]
+    x = (over.crop((0, y, over.width, y + 1)).getbbox() or (0,))[0]
+    value = labels.getpixel((x, y))
+    raise InvalidRequest(
+        f"{field} has class {value} at pixel ({x}, {y}); the model has classes 0 to {classes - 1}",
+        field=field,
+        value=f"{value} at ({x}, {y})",
+        bound=classes - 1,
+    )
 
 
 def read_mask(data: bytes, mode: MaskMode, size: tuple[int, int], max_pixels: int) -> Image.Image:
@@ -116,6 +127,29 @@ def check_sides(size: tuple[int, int], output_format: str, max_pixels: int) -> N
         )
 
 
+def _decoded(
+    data: bytes,
+    max_pixels: int,
+    field: str,
+    formats: tuple[str, ...],
+    convert: Callable[[ImageFile.ImageFile], Image.Image],
+) -> Image.Image:
+    accepted = formats[0] if len(formats) == 1 else f"{', '.join(formats[:-1])} or {formats[-1]}"
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+        try:
+            with Image.open(io.BytesIO(data), formats=formats) as image:
+                _check_header(image, max_pixels, field)
+                return _rotated(convert(image), image.getexif().get(ExifTags.Base.Orientation))
+        except _UNREADABLE as error:
+            raise InvalidRequest(
+                f"{field} can't be read as a {accepted} picture",
+                field=field,
+                value=f"{len(data)} bytes",
+                bound=f"a complete {accepted} file",
+            ) from error
+
+
 def _check_header(image: Image.Image, max_pixels: int, field: str) -> None:
     if image.width * image.height > max_pixels:
         raise InvalidRequest(
@@ -131,7 +165,8 @@ def _check_header(image: Image.Image, max_pixels: int, field: str) -> None:
         )
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def _eight_bit(image: ImageFile.ImageFile) -> Image.Image:
+    image.load()
     key = image.info.get("transparency")
     if image.mode.startswith("I"):
         return _from_16_bit(image, key)
@@ -146,6 +181,21 @@ def _from_16_bit(image: Image.Image, key: object) -> Image.Image:
     if isinstance(key, int):
         picture.putalpha(wide.point([0 if value == key else 255 for value in range(65_536)], "L"))
     return picture
+
+
+def _labels(file: ImageFile.ImageFile, field: str) -> Image.Image:
+    if file.mode not in ("1", "L", "P") and not file.mode.startswith("I"):
+        raise InvalidRequest(
+            f"{field} has the channels {file.mode}; a label map has one, of class numbers",
+            field=field,
+            value=file.mode,
+            bound="a PNG of one channel, grey or palette",
+        )
+    factor = _STRETCHED.get(str(file.tile[0].args), 1)
+    file.load()
+    image = Image.frombytes("L", file.size, file.tobytes()) if file.mode == "P" else file
+    wide = image.convert("I")
+    return wide if factor == 1 else wide.point([value // factor for value in range(65_536)], "L").convert("I")
 
 
 def _rotated(image: Image.Image, orientation: int | None) -> Image.Image:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from models.autoencoder import AutoencoderConfig
-from models.conditioning import Conditioner
+from models.conditioning import ClassConfig, Conditioner
 from models.schedule import ScheduleConfig
 from models.unet import UNetConfig
 
@@ -16,6 +16,8 @@ from models.unet import UNetConfig
 #   low-res       the small picture in [−1, 1]                          (LDM-SR 6, SD x4 upscaler 7 channels)
 #   map           the rescaled label map                                (semantic synthesis)
 Concat: TypeAlias = Literal["mask-latent", "latent-mask", "low-res", "map"]
+
+IMAGENET = 1000  # classes of the one published embedder without a null class
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +32,17 @@ class ModelConfig:
     concat: Concat | None = None
     low_res_schedule: ScheduleConfig | None = None  # noises the small picture (SD x4 upscaler)
     latent_size: int | None = None  # height and width of training latents, where the files say
+
+    @property
+    def null_class(self) -> int | None:
+        """The class that guidance leads away from: an embedder's last one (paper App. C)."""
+        if not isinstance(self.conditioner, ClassConfig) or self.conditioner.classes == IMAGENET:
+            return None
+        return self.conditioner.classes - 1
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes can be asked for; None where the model isn't class-conditional."""
+        if isinstance(self.conditioner, ClassConfig):
+            return self.conditioner.classes if self.null_class is None else self.null_class
+        return self.unet.num_classes if self.low_res_schedule is None else None

@@ -18,10 +18,32 @@ from starlette.datastructures import UploadFile
 from latentd.errors import InvalidRequest, MalformedRequest, UnsupportedMedia
 from service.contract import Kind
 from service.problems import invalid, shown
-from service.requests import InpaintPost, Post, Txt2ImgPost, UpscalePost
+from service.requests import (
+    Class2ImgPost,
+    Img2ImgPost,
+    InpaintPost,
+    Post,
+    Semantic2ImgPost,
+    Txt2ImgPost,
+    UpscalePost,
+)
 
-POSTS: dict[Kind, type[Post]] = {"txt2img": Txt2ImgPost, "inpaint": InpaintPost, "upscale": UpscalePost}
-FILES: dict[Kind, tuple[str, ...]] = {"txt2img": (), "inpaint": ("image", "mask"), "upscale": ("image",)}
+POSTS: dict[Kind, type[Post]] = {
+    "txt2img": Txt2ImgPost,
+    "inpaint": InpaintPost,
+    "upscale": UpscalePost,
+    "img2img": Img2ImgPost,
+    "class2img": Class2ImgPost,
+    "semantic2img": Semantic2ImgPost,
+}
+FILES: dict[Kind, tuple[str, ...]] = {
+    "txt2img": (),
+    "inpaint": ("image", "mask"),
+    "upscale": ("image",),
+    "img2img": ("image",),
+    "class2img": (),
+    "semantic2img": ("image",),
+}
 MAX_FIELDS = 64
 
 

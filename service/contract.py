@@ -47,6 +47,8 @@ class CardDefaults(Wire):
     guidance_scale: float = 1.0
     eta: float = 0.0
     strength: float = 1.0
+    img2img_strength: float = 0.75
+    noise_level: int | None = None
 
 
 class ModelCard(Wire):
@@ -65,8 +67,10 @@ class ModelCard(Wire):
     samplers: tuple[str, ...]
     token_window: int | None = Field(default=None, description="Tokens of a prompt that are read, specials included.")
     tokenizer: str | None = Field(default=None, description="tokenizer.json, relative to the card.")
-    class_names: tuple[str, ...] | None = None
-    map_classes: int | None = None
+    classes: int | None = Field(default=None, description="class_id is below it.")
+    class_names: tuple[str, ...] | None = Field(default=None, description="Names by class_id, for `label`.")
+    map_classes: int | None = Field(default=None, description="Pixels of a label map are below it.")
+    noise_levels: int | None = Field(default=None, description="noise_level is below it.")
     licence: str
     attribution: tuple[str, ...] = ()
 
@@ -118,6 +122,8 @@ class JobRequest(Wire):
     mask_mode: MaskMode | None = None
     feather: int | None = None
     strength: float | None = None
+    class_id: int | None = None
+    noise_level: int | None = None
     webhook_url: str | None = Field(default=None, description="Where the gateway tells of the job's end.")
     numerics: Numerics | None = Field(default=None, description="Set when a strict job first starts.")
 
@@ -129,7 +135,7 @@ class JobRequest(Wire):
     @property
     def guided(self) -> bool:
         """Whether each step needs two rows, with and without the condition."""
-        return self.guidance_scale != 1.0 and self.kind in ("txt2img", "inpaint", "img2img", "class2img")
+        return self.guidance_scale != 1.0
 
     @property
     def run_steps(self) -> int:

@@ -13,6 +13,7 @@ from service.contract import SEEDS, Determinism, Lane, MaskMode, OutputFormat
 PROMPT_CHARACTERS = 4000
 URL_CHARACTERS = 2000
 MIN_SIZE = 64
+MAX_CLASS = 2**20
 MAX_SIZE = 2**20  # of one side; LATENTD_MAX_PIXELS bounds both together
 
 
@@ -56,7 +57,15 @@ class Post(BaseModel):
     )
 
 
-class Prompted(Post):
+class Guided(Post):
+    """Fields of the kinds that can be led by a condition."""
+
+    guidance_scale: float | None = Field(
+        default=None, ge=0, le=50, description="How strongly the condition leads; 1: no guidance. Default: the model's."
+    )
+
+
+class Prompted(Guided):
     """Fields of the kinds that follow a text."""
 
     prompt: str = Field(
@@ -65,13 +74,10 @@ class Prompted(Post):
     negative_prompt: str | None = Field(
         default=None, max_length=PROMPT_CHARACTERS, description="What it must not show; used with guidance."
     )
-    guidance_scale: float | None = Field(
-        default=None, ge=0, le=50, description="How strongly the prompt leads; 1: no guidance. Default: the model's."
-    )
 
 
-class Txt2ImgPost(Prompted):
-    """Text to image."""
+class Sized(Post):
+    """Fields of the kinds whose answer has no picture to take its size from."""
 
     width: int | None = Field(
         default=None, ge=MIN_SIZE, le=MAX_SIZE, description="Pixels; default: the model's native size."
@@ -79,6 +85,10 @@ class Txt2ImgPost(Prompted):
     height: int | None = Field(
         default=None, ge=MIN_SIZE, le=MAX_SIZE, description="Pixels; default: the model's native size."
     )
+
+
+class Txt2ImgPost(Prompted, Sized):
+    """Text to image; models without a text encoder draw whatever they like."""
 
 
 class InpaintPost(Prompted):
@@ -97,8 +107,33 @@ class InpaintPost(Prompted):
     )
 
 
-class UpscalePost(Post):
+class UpscalePost(Prompted):
     """Super-resolution by the model's scale; the answer has the picture's size times that scale."""
+
+    noise_level: int | None = Field(
+        default=None, ge=0, le=999, description="Noise put over the picture first: more hides its faults, and it."
+    )
+
+
+class Img2ImgPost(Prompted):
+    """Draw over a picture; the answer has the picture's size."""
+
+    strength: float | None = Field(
+        default=None, gt=0, le=1, description="How much of the picture is forgotten; 1: all. Default: the model's."
+    )
+
+
+class Class2ImgPost(Guided, Sized):
+    """A picture of one of the model's classes; either `class_id` or `label` names it."""
+
+    class_id: int | None = Field(default=None, ge=0, le=MAX_CLASS, description="Number of the class, from 0.")
+    label: str | None = Field(
+        default=None, min_length=1, max_length=200, description="One of the card's class_names; case is ignored."
+    )
+
+
+class Semantic2ImgPost(Post):
+    """A picture from a label map: a PNG of one channel whose pixels are class numbers, as large as the answer."""
 
 
 EXAMPLES: dict[str, dict[str, dict[str, object]]] = {
@@ -131,4 +166,15 @@ EXAMPLES: dict[str, dict[str, dict[str, object]]] = {
         }
     },
     "upscale": {"base64": {"summary": "Picture as base64", "value": {"image": "iVBORw0KGgo…"}}},
+    "img2img": {
+        "base64": {
+            "summary": "Picture as base64",
+            "value": {"prompt": "red heart", "image": "iVBORw0KGgo…", "strength": 0.6},
+        }
+    },
+    "class2img": {
+        "number": {"summary": "By number", "value": {"class_id": 207}},
+        "name": {"summary": "By name, where the card has names", "value": {"label": "golden retriever"}},
+    },
+    "semantic2img": {"base64": {"summary": "Label map as base64", "value": {"image": "iVBORw0KGgo…"}}},
 }

@@ -9,13 +9,15 @@ from typing import Any
 from latentd.errors import InvalidRequest
 from service.bodies import Body
 from service.contract import JobRequest, JobWarning, ModelCard, OutputFormat
-from service.requests import InpaintPost, Prompted, Txt2ImgPost
+from service.labels import check_below, class_of
+from service.requests import Class2ImgPost, Guided, Img2ImgPost, InpaintPost, Prompted, Sized, UpscalePost
 from service.tokens import count_tokens
 from service.uploads import Pictures
 
 # Fields that a model may lack; all others concern the job.
 MODEL_FIELDS = frozenset(
     {"prompt", "negative_prompt", "guidance_scale", "width", "height", "steps", "sampler", "eta", "strength"}
+    | {"class_id", "label", "noise_level"}
 )
 ETA_SAMPLERS = ("ddim",)
 # Longest side that the file formats hold.
@@ -53,7 +55,7 @@ def resolve(
         "preview_every": post.preview_every,
         "webhook_url": post.webhook_url,
     }
-    values |= _prompted(body, card) | _painted(body, card) | dict(pictures.uploads)
+    values |= _guided(body, card) | _painted(body, card) | _labelled(body, card) | dict(pictures.uploads)
     return JobRequest(**values)
 
 
@@ -69,7 +71,7 @@ def _check_fields(body: Body, card: ModelCard) -> None:
 
 
 def _size(body: Body, card: ModelCard, pictures: Pictures) -> tuple[int, int]:
-    if isinstance(body.post, Txt2ImgPost):
+    if isinstance(body.post, Sized):
         return body.post.width or card.native_size, body.post.height or card.native_size
     if pictures.size is None:
         raise InvalidRequest("image is required", field="image", bound="a PNG, JPEG or WebP file")
@@ -123,20 +125,36 @@ def _eta(sent: float | None, sampler: str, card: ModelCard) -> float:
     return 0.0
 
 
-def _prompted(body: Body, card: ModelCard) -> dict[str, Any]:
+def _guided(body: Body, card: ModelCard) -> dict[str, Any]:
     post = body.post
-    if not isinstance(post, Prompted):
+    if not isinstance(post, Guided):
         return {}
-    guidance = card.defaults.guidance_scale if post.guidance_scale is None else post.guidance_scale
-    return {"prompt": post.prompt, "negative_prompt": post.negative_prompt or "", "guidance_scale": guidance}
+    default = card.defaults.guidance_scale if "guidance_scale" in card.fields else 1.0
+    values: dict[str, Any] = {"guidance_scale": default if post.guidance_scale is None else post.guidance_scale}
+    if isinstance(post, Prompted):
+        values |= {"prompt": post.prompt, "negative_prompt": post.negative_prompt or ""}
+    return values
 
 
 def _painted(body: Body, card: ModelCard) -> dict[str, Any]:
     post = body.post
+    if isinstance(post, Img2ImgPost):
+        return {"strength": card.defaults.img2img_strength if post.strength is None else post.strength}
     if not isinstance(post, InpaintPost):
         return {}
     strength = card.defaults.strength if post.strength is None else post.strength
     return {"mask_mode": post.mask_mode, "feather": post.feather, "strength": strength}
+
+
+def _labelled(body: Body, card: ModelCard) -> dict[str, Any]:
+    post = body.post
+    if isinstance(post, Class2ImgPost):
+        return {"class_id": class_of(post, card)}
+    if not isinstance(post, UpscalePost):
+        return {}
+    level = card.defaults.noise_level if post.noise_level is None else post.noise_level
+    check_below("noise_level", level, card.noise_levels, card)
+    return {"noise_level": level}
 
 
 def warnings_of(request: JobRequest, card: ModelCard, folder: Path | None) -> tuple[JobWarning, ...]:

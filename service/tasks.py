@@ -67,7 +67,7 @@ async def plan(gateway: Gateway, caller: Caller, body: Body, preferences: Prefer
     if body.post.webhook_url is not None:
         check_url(body.post.webhook_url, settings.webhook_allow)
     card = choose_card(await gateway.shelf.all(), body.kind, body.post.model, settings.model)
-    pictures = await check_pictures(body, job_id, settings.max_pixels, gateway.decoding)
+    pictures = await check_pictures(body, card, job_id, settings.max_pixels, gateway.decoding)
     seed = drawn_seed(job_id) if body.post.seed is None else body.post.seed
     request = resolve(body, card, pictures, seed, preferences.output_format, settings.max_pixels)
     workers = await gateway.shelf.live_workers(card.id)

@@ -12,11 +12,13 @@ from pathlib import Path
 from obstore.exceptions import BaseError
 
 from latentd.errors import DiskFull, Unavailable
-from latentd.pictures import open_upload, read_mask
+from latentd.pictures import open_upload, read_label_map, read_mask
 from latentd.storage import Store, upload_path
 from service.bodies import Body
-from service.contract import Upload
+from service.contract import ModelCard, Upload
 from service.requests import InpaintPost
+
+ANY_CLASS = 2**16  # where the card doesn't say how many there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +35,31 @@ class Pictures:
         return None if image is None else (image.width, image.height)
 
 
-async def check_pictures(body: Body, job_id: str, max_pixels: int, slots: asyncio.Semaphore) -> Pictures:
+async def check_pictures(
+    body: Body, card: ModelCard, job_id: str, max_pixels: int, slots: asyncio.Semaphore
+) -> Pictures:
     """Decode the image and the mask of `body` as the worker will, in a thread; `slots` bounds how many at once.
 
     Raises:
-        InvalidRequest: unreadable or oversized files; a mask that is empty, ambiguous or of another shape.
+        InvalidRequest: unreadable or oversized files; a mask that is empty, ambiguous or of another shape; a label map
+            with a class that the model hasn't.
     """
     if not body.files:
         return Pictures({}, {})
     async with slots:
-        return await asyncio.to_thread(read_pictures, body, job_id, max_pixels)
+        return await asyncio.to_thread(read_pictures, body, card, job_id, max_pixels)
 
 
-def read_pictures(body: Body, job_id: str, max_pixels: int) -> Pictures:
+def read_pictures(body: Body, card: ModelCard, job_id: str, max_pixels: int) -> Pictures:
     """As `check_pictures`, in this thread: the serverless commands read their files by the same rules."""
-    sizes = _sizes(body, max_pixels) if body.files else {}
+    sizes = _sizes(body, card, max_pixels) if body.files else {}
     uploads = {name: _upload(job_id, name, data, sizes[name]) for name, data in body.files.items()}
     return Pictures(uploads, body.files)
 
 
-def _sizes(body: Body, max_pixels: int) -> dict[str, tuple[int, int]]:
+def _sizes(body: Body, card: ModelCard, max_pixels: int) -> dict[str, tuple[int, int]]:
+    if body.kind == "semantic2img":
+        return {"image": read_label_map(body.files["image"], card.map_classes or ANY_CLASS, max_pixels).size}
     image = open_upload(body.files["image"], max_pixels)
     sizes = {"image": image.size}
     if isinstance(body.post, InpaintPost):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from models.autoencoder import Autoencoder, AutoencoderConfig
-from models.checkpoints.card import weights_hash
+from models.checkpoints.card import weights_hash, write_card
 from models.checkpoints.loaded import Loaded
 from models.checkpoints.native import save_native
-from models.conditioning import TextConfig, make_conditioner
+from models.conditioning import ClassConfig, RescalerConfig, TextConfig, make_conditioner
 from models.config import ModelConfig
 from models.schedule import ScheduleConfig
 from models.tokenizer import PromptTokenizer, padded
@@ -20,6 +21,7 @@ from models.unet import UNet, UNetConfig
 from models.vocabularies import bert_tokenizer
 
 WINDOW = 32
+CLASSES, MAP_CLASSES = 10, 6
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ("a", "red", "green", "blue", "heart", "cat", "star", "on", "navy", "background")
 SAMPLERS = ("ddim", "ddpm", "plms", "euler", "dpmpp_2m", "unipc")
@@ -42,23 +44,12 @@ SCHEDULE = ScheduleConfig(
 def write_tiny_inpaint(folder: Path, seed: int = 0) -> Path:
     """A 9-channel text and inpainting model: f = 8, native size 64, BERT tokenizer and encoder. Returns `folder`."""
     tokenizer = tiny_tokenizer()
-    text = TextConfig(
-        kind="bert",
-        vocab_size=tokenizer.tokenizer.get_vocab_size(),
-        width=16,
-        layers=1,
-        heads=2,
-        head_dim=8,
-        mlp=32,
-        positions=WINDOW,
-        masked=True,
-    )
     config = ModelConfig(
         unet=_unet(in_channels=9, out_channels=4, context_dim=16),
         first_stage=_first_stage("kl", levels=4, z=4),
         schedule=SCHEDULE,
         scale_factor=1.0,
-        conditioner=text,
+        conditioner=_text(),
         concat="mask-latent",
     )
     save_native(random_weights(config, seed, tokenizer), folder)
@@ -79,6 +70,38 @@ def write_tiny_upscale(folder: Path, seed: int = 0) -> Path:
     save_native(random_weights(config, seed, None), folder)
     fields = ("image", "steps", "sampler", "eta", *COMMON)
     return _write_card(folder, ("upscale",), fields, latent_factor=4, guidance_scale=1.0, scale=4)
+
+
+def write_tiny(kind: str, folder: Path, seed: int = 0) -> Path:
+    """A checkpoint of one of the kinds of `configs`, with the card that scanning writes. Returns `folder`."""
+    config = configs()[kind]
+    text = isinstance(config.conditioner, TextConfig)
+    loaded = random_weights(config, seed, tiny_tokenizer() if text else None)
+    save_native(loaded, folder)
+    write_card(loaded, folder, folder, folder.name)
+    return folder
+
+
+def configs() -> dict[str, ModelConfig]:
+    """The kinds of the paper and of Stable Diffusion, each at 64 pixels."""
+    text = _text()
+    kl, vq = _first_stage("kl", levels=3, z=4), _first_stage("vq", levels=3, z=3)
+    plain = ModelConfig(_unet(4, 4, 16), kl, SCHEDULE, scale_factor=0.2, conditioner=text, latent_size=16)
+    bare = replace(plain, unet=_unet(3, 3, None), first_stage=vq, scale_factor=1.0, conditioner=None)
+    rescaler = RescalerConfig(in_channels=MAP_CLASSES, out_channels=3, stages=2)
+    return {
+        "plain": plain,
+        "plain-vq": replace(plain, unet=_unet(3, 3, 16), first_stage=vq, scale_factor=1.0),
+        "sd-inpaint": replace(plain, unet=_unet(9, 4, 16), concat="mask-latent"),
+        "ldm-inpaint": replace(bare, unet=_unet(7, 3, None), concat="latent-mask"),
+        "x4": replace(
+            plain, unet=_unet(7, 4, 16, classes=1000), concat="low-res", low_res_schedule=SCHEDULE, latent_size=None
+        ),
+        "class": replace(plain, conditioner=ClassConfig(CLASSES + 1, 16)),
+        "label": replace(bare, unet=_unet(3, 3, None, classes=CLASSES)),
+        "map": replace(bare, unet=_unet(6, 3, None), conditioner=rescaler, concat="map"),
+        "bare": bare,
+    }
 
 
 def random_weights(config: ModelConfig, seed: int, tokenizer: PromptTokenizer | None) -> Loaded:
@@ -102,7 +125,21 @@ def tiny_tokenizer() -> PromptTokenizer:
     return padded(bert_tokenizer(vocab), WINDOW, "[PAD]")
 
 
-def _unet(in_channels: int, out_channels: int, context_dim: int | None) -> UNetConfig:
+def _text() -> TextConfig:
+    return TextConfig(
+        kind="bert",
+        vocab_size=tiny_tokenizer().tokenizer.get_vocab_size(),
+        width=16,
+        layers=1,
+        heads=2,
+        head_dim=8,
+        mlp=32,
+        positions=WINDOW,
+        masked=True,
+    )
+
+
+def _unet(in_channels: int, out_channels: int, context_dim: int | None, classes: int | None = None) -> UNetConfig:
     return UNetConfig(
         in_channels=in_channels,
         out_channels=out_channels,
@@ -115,6 +152,7 @@ def _unet(in_channels: int, out_channels: int, context_dim: int | None) -> UNetC
         context_dim=context_dim,
         depth=(1, 1),
         only_cross_attention=(False, False),
+        num_classes=classes,
         norm_groups=4,
     )
 

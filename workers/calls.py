@@ -86,7 +86,7 @@ def _guided(
     rows += rows[-1:] * (padded_rows - len(rows))
     index = torch.tensor(rows, device=z_t.device)  # r
     context, concat = _contexts(pictures, rows, len(guided)), _concats(pictures, rows)
-    out = model.predict(z_t[index], timesteps[index], context, concat).float()  # r c h w
+    out = model.predict(z_t[index], timesteps[index], context, concat, _labels(pictures, rows, z_t.device)).float()
     eps_c = out[len(guided) : len(guided) + len(pictures)]  # n c h w
     if not guided:
         return eps_c
@@ -107,6 +107,12 @@ def _concats(pictures: Sequence[Picture], rows: Sequence[int]) -> Tensor | None:
     """r k h w."""
     given = [concat for i in rows if (concat := pictures[i].conditions.concat) is not None]
     return torch.stack(given) if given else None
+
+
+def _labels(pictures: Sequence[Picture], rows: Sequence[int], device: torch.device) -> Tensor | None:
+    """r."""
+    given = [label for i in rows if (label := pictures[i].conditions.label) is not None]
+    return torch.tensor(given, device=device) if given else None
 
 
 def _noises(pictures: Sequence[Picture], z_t: Tensor) -> Tensor:

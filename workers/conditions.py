@@ -1,44 +1,23 @@
-"""From a request to what the UNet reads beside z_t: plan, frame, text context, concatenated pictures, first latent."""
+"""From a job to what its UNet reads beside z_t: context or labels, concatenated pictures, and the first latent."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from latentd.errors import InvalidRequest
-from latentd.pictures import check_sides, open_upload, read_mask
+from models.conditioning import ClassConfig, TextConfig
 from models.noise import X_T, noise
 from models.pipeline import LatentDiffusion
-from models.samplers import Plan, compile_plan
-from workers.images import Frame, mask_tensor, to_tensor
-from workers.tasks import Admission
+from workers.blueprints import Blueprint
+from workers.images import mask_tensor, to_tensor
 
 PROMPTS_KEPT = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Blueprint:
-    """All of a job that is known without running a network."""
-
-    model: LatentDiffusion
-    plan: Plan
-    frame: Frame  # the uploaded picture's for upscale, the answer's for all else
-    scale: int  # pixels of the answer per pixel of the frame
-    upload: Image.Image | None
-    mask: Image.Image | None
-    guided: bool
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of z_t."""
-        width, height = self.frame.padded
-        f = self.model.latent_factor
-        return self.model.latent_channels, height * self.scale // f, width * self.scale // f
+LOW_RES = "low_res"  # purpose of the noise over an upscaler's input
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +33,8 @@ class Conditions:
     """What all images of a job share; no batch dimension."""
 
     context: Tensor | None = None  # n d
-    unconditional: Tensor | None = None  # n d, of the negative prompt, where guided
+    unconditional: Tensor | None = None  # n d, of the negative prompt or the null class, where guided
+    label: int | None = None  # class or noise level, added to the time embedding
     concat: Tensor | None = None  # k h w
     latent: Tensor | None = None  # c h w of the uploaded picture, where noise is added to it
     known: Known | None = None
@@ -80,56 +60,46 @@ class PromptCache:
         return self.kept[key]
 
 
-def blueprint(admission: Admission, model: LatentDiffusion, max_pixels: int) -> Blueprint:
-    """Check and plan a job.
+def prepare(blue: Blueprint, prompts: PromptCache) -> Conditions:
+    """Run the networks that a job needs before its first step, one prompt and one picture at a time.
 
     Raises:
-        InvalidRequest: a sampler, size, picture or mask that can't be used, naming field, value and bound.
+        CheckpointError: the model lacks what the job's kind needs.
     """
-    request = admission.request
-    upload = None if admission.image is None else open_upload(admission.image, max_pixels)
-    mask = None
-    if upload is not None and admission.mask is not None:
-        mask = read_mask(admission.mask, request.mask_mode or "auto", upload.size, max_pixels)
-    _check_pictures(admission, upload, mask)
-    stride = 2 ** (len(model.config.unet.channels) - 1)
-    scale = model.latent_factor if request.kind == "upscale" else 1
-    size = (request.width, request.height) if upload is None else upload.size
-    check_sides((size[0] * scale, size[1] * scale), request.output_format, max_pixels)
-    plan = compile_plan(request.sampler, model.schedule, request.steps, request.eta, request.strength or 1.0)
-    frame = Frame(*size, stride * model.latent_factor // scale)
-    return Blueprint(model, plan, frame, scale, upload, mask, request.guided and model.tokenizer is not None)
-
-
-def _check_pictures(admission: Admission, upload: Image.Image | None, mask: Image.Image | None) -> None:
-    kind = admission.request.kind
-    for name, needed, given in (
-        ("image", kind in ("inpaint", "upscale", "img2img"), upload),
-        ("mask", kind == "inpaint", mask),
-    ):
-        if needed and given is None:
-            raise InvalidRequest(f"{kind} needs a file {name}", field=name, value=None, bound="a picture")
-
-
-def prepare(admission: Admission, blue: Blueprint, prompts: PromptCache) -> Conditions:
-    """Run the networks that a job needs before its first step, one prompt and one picture at a time."""
-    request, model = admission.request, blue.model
-    text = model.tokenizer is not None
-    context = prompts.context(model, request.prompt) if text else None
-    unconditional = prompts.context(model, request.negative_prompt) if blue.guided else None
-    if request.kind == "upscale":
-        concat = model.low_res_concat(_padded(blue))[0]
-        return Conditions(context, unconditional, concat)
-    blends = model.config.concat is None and blue.mask is not None
-    from_upload = blue.upload is not None and (request.strength or 1.0) < 1.0
-    latent = model.encode_images(_padded(blue))[0] if blends or from_upload else None  # c h w
+    blends = blue.model.config.concat is None and blue.mask is not None
+    noised = blue.request.kind in ("inpaint", "img2img") and (blue.request.strength or 1.0) < 1.0
+    latent = blue.model.encode_images(_padded(blue))[0] if blends or noised else None  # c h w
+    context, unconditional = _contexts(blue, prompts)
     return Conditions(
         context,
         unconditional,
-        concat=_inpaint_concat(blue),
-        latent=latent if from_upload else None,
+        label=_label(blue),
+        concat=_concat(blue),
+        latent=latent if noised else None,
         known=_known(blue, latent) if blends else None,
     )
+
+
+def _contexts(blue: Blueprint, prompts: PromptCache) -> tuple[Tensor | None, Tensor | None]:
+    """n d of the condition and, where guided, of what it is led away from."""
+    model, request, conditioner = blue.model, blue.request, blue.model.config.conditioner
+    if isinstance(conditioner, TextConfig):
+        negative = prompts.context(model, request.negative_prompt) if blue.guided else None
+        return prompts.context(model, request.prompt), negative
+    if isinstance(conditioner, ClassConfig):
+        null = model.config.null_class if blue.guided else None
+        return _class(model, request.class_id), _class(model, null)
+    return None, None
+
+
+def _class(model: LatentDiffusion, number: int | None) -> Tensor | None:
+    return None if number is None else model.encode_labels(torch.tensor([number]))[0]
+
+
+def _label(blue: Blueprint) -> int | None:
+    if blue.model.config.unet.num_classes is None:
+        return None
+    return blue.request.class_id if blue.model.config.low_res_schedule is None else blue.request.noise_level
 
 
 def _known(blue: Blueprint, latent: Tensor | None) -> Known:
@@ -137,10 +107,19 @@ def _known(blue: Blueprint, latent: Tensor | None) -> Known:
     return Known(latent, F.max_pool2d(_hole(blue), blue.model.latent_factor)[0].to(latent))
 
 
-def _inpaint_concat(blue: Blueprint) -> Tensor | None:
+def _concat(blue: Blueprint) -> Tensor | None:
+    """k h w; without any noise that the UNet wants on a low-resolution picture (`of_image` adds it)."""
     model = blue.model
-    if model.config.concat not in ("mask-latent", "latent-mask"):
-        return None
+    if blue.labels is not None:
+        label_map = torch.from_numpy(np.array(blue.labels, dtype=np.float32))[None, None]  # 1 1 H W
+        return model.map_concat(blue.frame.pad(label_map)[:, 0])[0]
+    if blue.request.kind == "upscale":
+        return model.low_res_concat(_padded(blue))[0]
+    return _inpaint_concat(blue) if model.config.concat in ("mask-latent", "latent-mask") else None
+
+
+def _inpaint_concat(blue: Blueprint) -> Tensor:
+    model = blue.model
     if blue.mask is None:
         return model.blank_concat(*blue.latent_shape[1:])[0]
     hole, f = _hole(blue), model.latent_factor
@@ -157,6 +136,15 @@ def _padded(blue: Blueprint) -> Tensor:
 def _hole(blue: Blueprint) -> Tensor:
     assert blue.mask is not None
     return blue.frame.pad(mask_tensor(blue.mask))  # 1 1 H W
+
+
+def of_image(blue: Blueprint, conditions: Conditions, seed: int) -> Conditions:
+    """The conditions of one image of the job: an upscaler with noise levels gets noise of the image's seed."""
+    level, low_res = blue.request.noise_level, conditions.concat
+    if blue.model.config.low_res_schedule is None or level is None or low_res is None:
+        return conditions
+    drawn = noise(seed, LOW_RES, 0, low_res.shape)[None]  # 1 3 h w
+    return replace(conditions, concat=blue.model.low_res_concat(low_res[None], level, drawn)[0])
 
 
 def starting_noise(blue: Blueprint, seed: int) -> Tensor:

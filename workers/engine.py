@@ -17,8 +17,9 @@ from torch import Tensor
 from latentd.errors import DeadlineMissed, JobFailed, LatentdError
 from models.pipeline import LatentDiffusion
 from service.contract import Lane, Numerics
+from workers.blueprints import blueprint
 from workers.calls import denoise
-from workers.conditions import PromptCache, blueprint, prepare
+from workers.conditions import PromptCache, prepare
 from workers.decoding import Decoder, Undecoded
 from workers.flops import RowFlops, row_flops
 from workers.images import preview
@@ -151,7 +152,7 @@ class Engine:
     def _prepare(self, job: EngineJob) -> list[Outcome]:
         began = self._clock()
         try:
-            conditions = or_none(lambda: prepare(job.admission, job.blue, self._prompts))
+            conditions = or_none(lambda: prepare(job.blue, self._prompts))
         except LatentdError as error:
             return [self._fail(job, error)]
         if conditions is None:

@@ -203,6 +203,8 @@ def _parameters(request: JobRequest, index: int, model_hash: str) -> str:
         "Size": f"{request.width}x{request.height}",
         "Model hash": model_hash[:10],
         "Model": request.model,
+        "Class": request.class_id,
+        "Noise level": request.noise_level,
         "Denoising strength": None if request.strength is None else f"{request.strength:g}",
         "Version": f"latentd {__version__}",
     }

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from PIL import Image
 from torch import Tensor
 
+from workers.blueprints import Blueprint
 from workers.calls import Picture
-from workers.conditions import Blueprint, Conditions, starting_latent, starting_noise
+from workers.conditions import Conditions, of_image, starting_latent, starting_noise
 from workers.images import enlarge_alpha, paste, to_picture
 from workers.scheduler import Slot
 from workers.snapshots import restore
@@ -52,7 +53,7 @@ class EngineJob:
         self.step = sum(picture.step for picture in self.pictures)
 
     def _picture(self, seed: int, conditions: Conditions) -> Picture:
-        x_T = starting_noise(self.blue, seed)
+        x_T, conditions = starting_noise(self.blue, seed), of_image(self.blue, conditions, seed)
         scale = self.admission.request.guidance_scale if self.blue.guided else None
         z_t = starting_latent(self.blue, conditions, x_T)
         return Picture(seed, self.blue.plan, conditions, scale, x_T, z_t)

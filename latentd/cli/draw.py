@@ -129,7 +129,7 @@ def resolve(
     cards = installed_cards(settings.models_dir)
     card = choose_card(cards, kind, body.post.model, settings.model)
     seed = body.post.seed if body.post.seed is not None else secrets.randbelow(2**32)
-    pictures = read_pictures(body, "command", settings.max_pixels)
+    pictures = read_pictures(body, card, "command", settings.max_pixels)
     request = resolve(body, card, pictures, seed, sent["output_format"], settings.max_pixels)
     for warning in warnings_of(request, card, card_folder(settings.models_dir, card.id)):
         Console(stderr=True).print(f"warning: {warning.message}", style="yellow", markup=False)

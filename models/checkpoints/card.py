@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from latentd.errors import CheckpointError
 from models.checkpoints.files import read_json
 from models.checkpoints.loaded import Loaded
 from models.checkpoints.native import save_tokenizer
-from models.conditioning import ClassConfig, RescalerConfig, TextConfig
+from models.conditioning import RescalerConfig, TextConfig
 from models.config import ModelConfig
 from models.samplers import samplers_for
 from models.schedule import NoiseSchedule
@@ -28,7 +30,8 @@ COMMON = (
 )
 STEPS, UPSCALE_STEPS = 50, 100  # of the original scripts
 GUIDANCE = {"clip": 7.5, "ldm": 5.0, "bert": 4.0}
-CLASS_GUIDANCE = 3.0
+CLASS_GUIDANCE, UPSCALE_GUIDANCE = 3.0, 9.0
+NOISE_LEVEL, MAX_NOISE_LEVEL = 20, 350  # of the SD x4 upscaler
 DEFAULT_LATENT = 32  # height and width of training latents where no file says
 
 
@@ -63,8 +66,9 @@ def write_card(loaded: Loaded, weights: Path, folder: Path, name: str, kept: Map
             save_tokenizer(loaded.tokenizer, folder / "tokenizer")
         model_id, digest = re.sub(r"[^A-Za-z0-9_-]+", "-", name), weights_hash(weights)
         card = {**default_card(loaded, model_id, digest), **(kept or {}), "id": model_id, "hash": digest}
-        path = folder / CARD
-        path.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        path, unfinished = folder / CARD, folder / f".{CARD}.{os.getpid()}"  # workers that start together both write
+        unfinished.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        unfinished.replace(path)
     except OSError as error:
         raise CheckpointError(f"{folder / CARD}: can't be written ({error})") from error
     return path
@@ -94,6 +98,10 @@ def default_card(loaded: Loaded, model_id: str, digest: str) -> dict[str, Any]:
     }
     if loaded.tokenizer is not None:
         card |= {"token_window": loaded.tokenizer.window, "tokenizer": TOKENIZER}
+    if config.low_res_schedule is not None:
+        card["defaults"]["noise_level"], card["noise_levels"] = NOISE_LEVEL, MAX_NOISE_LEVEL + 1
+    if config.classes is not None:
+        card["classes"] = config.classes
     if isinstance(config.conditioner, RescalerConfig):
         card["map_classes"] = config.conditioner.in_channels
     return card
@@ -105,7 +113,7 @@ def tasks_of(config: ModelConfig) -> tuple[str, ...]:
         return ("upscale",)
     if config.concat == "map":
         return ("semantic2img",)
-    if isinstance(config.conditioner, ClassConfig):
+    if config.classes is not None:
         return ("class2img",)
     if config.concat == "latent-mask":
         return ("inpaint",)
@@ -114,9 +122,8 @@ def tasks_of(config: ModelConfig) -> tuple[str, ...]:
 
 def describe(config: ModelConfig) -> str:
     """One line for people."""
-    conditioner = config.conditioner
-    names = {TextConfig: "text", ClassConfig: "class labels", RescalerConfig: "label maps"}
-    by = names[type(conditioner)] if conditioner is not None else "nothing"
+    names = {TextConfig: "text", RescalerConfig: "label maps", NoneType: "nothing"}
+    by = "class labels" if config.classes is not None else names[type(config.conditioner)]
     concat = {"mask-latent": ", inpainting", "latent-mask": ", inpainting", "low-res": ", upscaling"}
     first = config.first_stage
     return (
@@ -126,9 +133,9 @@ def describe(config: ModelConfig) -> str:
 
 
 def _guidance(config: ModelConfig) -> float:
-    if isinstance(config.conditioner, TextConfig) and config.concat != "low-res":
-        return GUIDANCE[config.conditioner.kind]
-    return CLASS_GUIDANCE if isinstance(config.conditioner, ClassConfig) else 1.0
+    if isinstance(config.conditioner, TextConfig):
+        return UPSCALE_GUIDANCE if config.concat == "low-res" else GUIDANCE[config.conditioner.kind]
+    return CLASS_GUIDANCE if config.null_class is not None else 1.0
 
 
 def _fields(config: ModelConfig, tasks: tuple[str, ...]) -> tuple[str, ...]:
@@ -138,8 +145,8 @@ def _fields(config: ModelConfig, tasks: tuple[str, ...]) -> tuple[str, ...]:
         "txt2img": ("width", "height"),
         "inpaint": ("image", "mask", "mask_mode", "feather", "strength"),
         "img2img": ("image", "strength"),
-        "upscale": ("image",),
-        "class2img": ("class_id", "width", "height"),
+        "upscale": ("image", *(("noise_level",) if config.low_res_schedule is not None else ())),
+        "class2img": ("class_id", "label", "width", "height"),
         "semantic2img": ("image",),
     }
     fields = (*text, *guided, *(field for task in tasks for field in by_task[task]), *COMMON)

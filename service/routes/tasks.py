@@ -1,4 +1,4 @@
-"""POST /v1/txt2img, /v1/inpaint, /v1/upscale: requests become jobs."""
+"""POST /v1/txt2img and its siblings, one a kind: requests become jobs."""
 
 from __future__ import annotations
 
@@ -71,6 +71,44 @@ async def inpaint(request: Request, gateway: Current, caller: Asker, query: Opti
 async def upscale(request: Request, gateway: Current, caller: Asker, query: Options) -> Response:
     """The answer is the model's `scale` times larger than the picture, in width and in height."""
     return await _run(request, gateway, caller, "upscale", query)
+
+
+@router.post(
+    "/img2img",
+    summary="Draw over a picture",
+    status_code=202,
+    responses=task_responses(),
+    openapi_extra=task_body("img2img"),
+    response_model=Job | tasks.DryRun,
+)
+async def img2img(request: Request, gateway: Current, caller: Asker, query: Options) -> Response:
+    """SDEdit: noise by `strength` over the picture, then the last steps of a drawing. Transparency is left out."""
+    return await _run(request, gateway, caller, "img2img", query)
+
+
+@router.post(
+    "/class2img",
+    summary="A picture of a class",
+    status_code=202,
+    responses=task_responses(),
+    openapi_extra=task_body("class2img"),
+    response_model=Job | tasks.DryRun,
+)
+async def class2img(request: Request, gateway: Current, caller: Asker, query: Options) -> Response:
+    return await _run(request, gateway, caller, "class2img", query)
+
+
+@router.post(
+    "/semantic2img",
+    summary="Label map to image",
+    status_code=202,
+    responses=task_responses(),
+    openapi_extra=task_body("semantic2img"),
+    response_model=Job | tasks.DryRun,
+)
+async def semantic2img(request: Request, gateway: Current, caller: Asker, query: Options) -> Response:
+    """A class that the model hasn't is refused with the position (x, y) of its first pixel."""
+    return await _run(request, gateway, caller, "semantic2img", query)
 
 
 async def _run(request: Request, gateway: Gateway, caller: Caller, kind: Kind, query: TaskQuery) -> Response:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from latentd.errors import InvalidRequest
-from latentd.pictures import check_sides, open_upload, read_mask
+from latentd.pictures import check_sides, open_upload, read_label_map, read_mask
 
 LIMIT = 1 << 20
 
@@ -212,3 +212,48 @@ def test_answers_have_as_many_pixels_as_allowed_and_fit_their_format() -> None:
     with pytest.raises(InvalidRequest) as caught:
         check_sides((16_384, 2), "webp", LIMIT)
     assert (caught.value.field, caught.value.bound) == ("output_format", 16_383)
+
+
+PALETTE = _chunk(b"PLTE", bytes(range(48)))
+
+
+@pytest.mark.parametrize("colour_type", [0, 3])
+@pytest.mark.parametrize(
+    ("depth", "row", "labels"),
+    [
+        (1, b"\x50", [0, 1, 0, 1]),
+        (2, b"\x1b", [0, 1, 2, 3]),
+        (4, b"\x1f\x2e", [1, 15, 2, 14]),
+        (8, b"\1\2\3\4", [1, 2, 3, 4]),
+    ],
+)
+def test_label_maps_of_any_depth_are_class_numbers(depth: int, row: bytes, labels: list[int], colour_type: int) -> None:
+    read = read_label_map(_png(4, 1, depth, colour_type, b"\0" + row, PALETTE if colour_type else b""), 16, LIMIT)
+    assert [read.getpixel((x, 0)) for x in range(4)] == labels
+
+
+def test_label_maps_have_up_to_65536_classes() -> None:
+    data = _png(4, 1, 16, 0, b"\0\1\1\xff\xff\0\0\0\1")
+    assert read_label_map(data, 2**16, LIMIT).getextrema() == (0, 65_535)
+    with pytest.raises(InvalidRequest) as caught:
+        read_label_map(data, 257, LIMIT)
+    assert (caught.value.value, caught.value.bound) == ("257 at (0, 0)", 256)
+
+
+def test_the_first_unknown_class_is_named() -> None:
+    labels = Image.new("L", (9, 7), 2)
+    for position in ((3, 5), (8, 4), (0, 6)):
+        labels.putpixel(position, 3)
+    with pytest.raises(InvalidRequest, match=r"class 3 at pixel \(8, 4\); the model has classes 0 to 2"):
+        read_label_map(_encoded(labels), 3, LIMIT)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_label_maps_have_one_channel(mode: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"image has the channels {mode}"):
+        read_label_map(_encoded(Image.new(mode, (2, 2))), 3, LIMIT)
+
+
+def test_label_maps_are_lossless() -> None:
+    with pytest.raises(InvalidRequest, match="image can't be read as a PNG picture"):
+        read_label_map(_encoded(Image.new("L", (8, 8)), "JPEG"), 3, LIMIT)

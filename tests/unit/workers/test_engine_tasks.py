@@ -28,7 +28,8 @@ from tests.engines import (
     upscale,
 )
 from tests.tiny import random_weights
-from workers.conditions import PROMPTS_KEPT, PromptCache, blueprint, prepare
+from workers.blueprints import blueprint
+from workers.conditions import PROMPTS_KEPT, PromptCache, prepare
 from workers.tasks import Admission
 
 
@@ -84,7 +85,7 @@ def test_a_thin_line_reaches_the_unet() -> None:
     line = mask_bytes(64, 64, (0, 13, 64, 14))
     admission = inpaint("a", picture_bytes(64, 64), line)
     blue = blueprint(admission, tiny_models()["paint"], 1 << 20)
-    concat = prepare(admission, blue, PromptCache()).concat
+    concat = prepare(blue, PromptCache()).concat
     assert concat is not None
     assert concat[0].sum(1).tolist() == [0, 8, 0, 0, 0, 0, 0, 0]
 
@@ -94,7 +95,7 @@ def test_strength_keeps_more_of_the_picture_the_lower_it_is() -> None:
     for strength in (1.0, 0.5, 0.05):
         admission = inpaint("a", picture_bytes(64, 64), mask_bytes(64, 64), steps=8, strength=strength)
         blue = blueprint(admission, tiny_models()["paint"], 1 << 20)
-        conditions = prepare(admission, blue, PromptCache())
+        conditions = prepare(blue, PromptCache())
         assert (conditions.latent is None) == (strength == 1.0)
         steps.append(blue.plan.steps)
         assert _one(admission).size == (64, 64)
