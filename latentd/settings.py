@@ -30,6 +30,10 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address that the gateway listens on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port that the gateway listens on.")
+    reuse_port: bool = Field(
+        default=False,
+        description="Let several gateways share the port (SO_REUSEPORT), so that each can be restarted in turn.",
+    )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Host names, beside loopback, that the gateway answers to; comma-separated."
     )
@@ -38,6 +42,11 @@ class Settings(BaseSettings):
     model: str = Field(default="emoji", description="Model of requests that name none.")
     storage_url: str | None = Field(
         default=None, description="Object storage: a folder, or s3://bucket/prefix. Default: `objects` in data_dir."
+    )
+    storage_public_url: str | None = Field(
+        default=None,
+        description="Where clients reach the S3 endpoint, as https://s3.example.org: images are answered 307 there, "
+        "with a presigned URL. Default: the gateway streams them.",
     )
     max_wait_s: float = Field(default=120, gt=0, description="Longest `Prefer: wait`, in seconds.")
     queue_limit: int = Field(default=1000, ge=1, description="Jobs that may wait in one lane of one model.")
@@ -69,6 +78,7 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr | None = Field(
         default=None, description="Signs webhooks (Standard Webhooks): whsec_ and at least 24 bytes as base64."
     )
+    log_prompts: bool = Field(default=False, description="Let the gateway's log name prompts.")
     log_level: str = Field(default="info", description="debug, info, warning or error.")
 
     @field_validator("allowed_hosts", "webhook_allow", mode="before")

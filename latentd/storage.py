@@ -6,14 +6,21 @@ Objects: `images/{job}/{execution}/{k}.{format}` (written once by the worker), `
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from obstore.store import LocalStore, S3Store
 
 from latentd.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
+
 Store: TypeAlias = LocalStore | S3Store
+
+# Short: a worker tries again by itself, and a client of the gateway waits.
+RETRIES: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
 
 
 def open_store(url: str) -> Store:
@@ -23,7 +30,7 @@ def open_store(url: str) -> Store:
         ConfigurationError: for any other scheme.
     """
     if url.startswith("s3://"):
-        return S3Store.from_url(url)
+        return S3Store.from_url(url, retry_config=RETRIES)
     if "://" in url:
         raise ConfigurationError(
             f"LATENTD_STORAGE_URL={url!r} is neither a folder nor s3://bucket/prefix",
@@ -34,6 +41,37 @@ def open_store(url: str) -> Store:
     folder = Path(url)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return LocalStore(folder)
+
+
+def open_public(url: str, public_url: str) -> S3Store:
+    """The store at `url` as clients reach it, at the endpoint `public_url`: it signs URLs and is never asked.
+
+    Raises:
+        ConfigurationError: `url` isn't S3, or `public_url` is no HTTP URL.
+    """
+    if not url.startswith("s3://") or not public_url.startswith(("http://", "https://")):
+        raise ConfigurationError(
+            f"LATENTD_STORAGE_PUBLIC_URL={public_url!r} needs LATENTD_STORAGE_URL=s3://bucket/prefix and is an "
+            "endpoint as https://s3.example.org",
+            field="LATENTD_STORAGE_PUBLIC_URL",
+            value=public_url,
+            bound="the URL of an S3 endpoint",
+        )
+    insecure = public_url.startswith("http://")
+    return S3Store.from_url(url, endpoint=public_url.rstrip("/"), client_options={"allow_http": insecure})
+
+
+def put_image(store: Store, path: str, data: bytes, media_type: str) -> None:
+    """Create an image's object; S3 keeps its type for those who fetch it there.
+
+    Raises:
+        AlreadyExistsError: there is one already.
+        BaseError, OSError: the storage is away.
+    """
+    if isinstance(store, S3Store):
+        store.put(path, data, mode="create", attributes={"Content-Type": media_type})
+    else:
+        store.put(path, data, mode="create")
 
 
 def image_path(job_id: str, execution: str, index: int, output_format: str) -> str:

@@ -13,18 +13,18 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from latentd.errors import BodyTooLarge, Forbidden, LatentdError, MalformedRequest, SlowClient
+from latentd.errors import BodyTooLarge, Forbidden, HeadTooLarge, LatentdError, MalformedRequest, SlowClient
 from latentd.settings import Settings
 from service.access import SAFE_METHODS
 from service.metrics import Metrics
 from service.problems import error_response, shown
+from service.protocol import HEAD_BYTES
 
 CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:{images}; connect-src 'self'; "
     "font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 SAFE_HEADERS = {
-    "Content-Security-Policy": CSP,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -50,6 +50,15 @@ def is_loopback(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost"
 
 
+def check_head(scope: Scope) -> None:
+    """Raises HeadTooLarge for an address and headers of more than HEAD_BYTES; the parser bounds only slow ones."""
+    size = len(scope["raw_path"]) + len(scope["query_string"])
+    size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    if size > HEAD_BYTES:
+        detail = f"the address and headers have {size} bytes; at most {HEAD_BYTES}"
+        raise HeadTooLarge(detail, value=size, bound=HEAD_BYTES)
+
+
 def check_host(headers: Headers, settings: Settings) -> None:
     """Raises Forbidden unless Host is loopback, the address listened on or one of LATENTD_ALLOWED_HOSTS."""
     sent = headers.get("host", "")
@@ -71,6 +80,13 @@ def check_origin(method: str, headers: Headers) -> None:
     if urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
         detail = f"origin {shown(origin)!r} may not change anything here"
         raise Forbidden(detail, field="Origin", value=origin, bound="the service's own origin")
+
+
+def safe_headers(settings: Settings) -> dict[str, str]:
+    """Headers of every answer; the page may show images from the storage, if clients are sent there."""
+    public = urlsplit(settings.storage_public_url or "")
+    images = f" {public.scheme}://{public.netloc}" if public.netloc else ""
+    return {"Content-Security-Policy": CSP.format(images=images), **SAFE_HEADERS}
 
 
 class BodyLimit:
@@ -145,6 +161,7 @@ class Guards:
         self._app = app
         self._settings = settings
         self._metrics = metrics
+        self._safe = safe_headers(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -152,7 +169,7 @@ class Guards:
             return
         headers = Headers(scope=scope)
         sent = headers.get("x-request-id", "")
-        answer = _Answer(send, sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex)
+        answer = _Answer(send, sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex, self._safe)
         structlog.contextvars.bind_contextvars(request_id=answer.request_id)
         try:
             await self._guarded(scope, headers, receive, answer)
@@ -163,6 +180,7 @@ class Guards:
     async def _guarded(self, scope: Scope, headers: Headers, receive: Receive, answer: _Answer) -> None:
         limited = BodyLimit(receive, self._settings.max_body_mb * 2**20, headers)
         try:
+            check_head(scope)
             check_host(headers, self._settings)
             check_origin(scope["method"], headers)
             await limited.check_length(headers)
@@ -183,8 +201,9 @@ class Guards:
 class _Answer:
     """`send` with the safe headers and the request's id added; remembers the status."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, safe: dict[str, str]) -> None:
         self._send = send
+        self._safe = safe
         self.request_id = request_id
         self.status = 500
         self.began = time.monotonic()
@@ -193,7 +212,7 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
-            for name, value in SAFE_HEADERS.items():
+            for name, value in self._safe.items():
                 headers.setdefault(name, value)
             headers["X-Request-ID"] = self.request_id
         await self._send(message)

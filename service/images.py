@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from fastapi.responses import Response, StreamingResponse
+import obstore
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
+from obstore.store import S3Store
 from redis.asyncio import Redis
 
 from latentd.errors import Gone, NotFound
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from obstore import GetResult
 
 CHUNK = 256 * 1024
+PRESIGNED_S = 600
 
 
 async def find_image(redis: Redis, caller: Caller, image_id: str) -> tuple[ImageInfo, str]:
@@ -66,7 +70,7 @@ async def picture_response(
     kept = {"ETag": tag, "Cache-Control": "private, max-age=31536000, immutable", **headers}
     if if_none_match is not None and _matches(if_none_match, tag):
         return Response(status_code=304, headers=kept)
-    if download:
+    if download:  # a presigned URL can't name the file
         kept["Content-Disposition"] = f'attachment; filename="{image_id}.{info.format}"'
     try:
         stored = await store.get_async(path)
@@ -74,6 +78,13 @@ async def picture_response(
         raise Gone(f"the file of image {image_id} is gone", field="id", value=image_id) from error
     kept["Content-Length"] = str(stored.meta["size"])
     return StreamingResponse(_chunks(stored), media_type=MEDIA_TYPES[info.format], headers=kept)
+
+
+async def redirect(public: S3Store, redis: Redis, caller: Caller, image_id: str) -> Response:
+    """307 to a presigned URL of the storage; clients may keep it for half of its life. Raises as `find_image`."""
+    _, path = await find_image(redis, caller, image_id)
+    url = obstore.sign(public, "GET", path, timedelta(seconds=PRESIGNED_S))
+    return RedirectResponse(url, 307, {"Cache-Control": f"private, max-age={PRESIGNED_S // 2}"})
 
 
 def _matches(header: str, tag: str) -> bool:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Annotated, TypeAlias
 
 from fastapi import Depends, Request
+from obstore.store import S3Store
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from latentd.settings import Settings
-from latentd.storage import Store, open_store
+from latentd.storage import Store, open_public, open_store
 from service.cards import CardShelf
 from service.metrics import Metrics
 
@@ -34,6 +35,7 @@ class Gateway:
     store: Store
     shelf: CardShelf
     metrics: Metrics
+    public: S3Store | None  # signs URLs of images, where clients may fetch them from the storage
     keys_required: bool  # by the address listened on; once a key was made they are anyway
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DECODERS))
@@ -54,7 +56,11 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
     )
     rq = Redis.from_url(settings.redis, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 1))
     store = open_store(settings.storage)
-    return Gateway(settings, redis, rq, store, CardShelf(redis, settings.models_dir), Metrics(), keys_required)
+    public = None
+    if settings.storage_public_url is not None:
+        public = open_public(settings.storage, settings.storage_public_url)
+    shelf = CardShelf(redis, settings.models_dir)
+    return Gateway(settings, redis, rq, store, shelf, Metrics(), public, keys_required)
 
 
 def current(request: Request) -> Gateway:

@@ -16,7 +16,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from PIL import Image
 
 from latentd.errors import DiskFull, JobFailed, LatentdError
-from latentd.storage import Store, image_path
+from latentd.storage import Store, image_path, put_image
 from service.contract import ImageInfo, Upload, image_id
 from workers.held import Held
 from workers.images import encode_picture, picture_text
@@ -147,7 +147,7 @@ class Storing:
         text = picture_text(request, index, self._hashes[held.model])
         data = encode_picture(picture, request.output_format, text)
         path = image_path(held.job_id, held.execution.id, index, request.output_format)
-        self._patiently(held, lambda: self._put(path, data))
+        self._patiently(held, lambda: self._put(path, data, f"image/{request.output_format}"))
         if held.closed:
             self._discard([path])
             raise Closed
@@ -163,10 +163,10 @@ class Storing:
         )
         return Stored(held, index, info, path, time.monotonic() - began)
 
-    def _put(self, path: str, data: bytes) -> None:
+    def _put(self, path: str, data: bytes, media_type: str) -> None:
         """Create the object. One that is there was put by a try whose answer was lost: only we know its name."""
         try:
-            self._store.put(path, data, mode="create")
+            put_image(self._store, path, data, media_type)
         except AlreadyExistsError:
             log.info("object was there already", path=path)
 

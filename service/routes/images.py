@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from service.access import Asker
-from service.images import picture_response
+from service.images import picture_response, redirect
 from service.openapi import problems
 from service.preferences import MEDIA_TYPES
 from service.state import Current
@@ -38,6 +38,7 @@ class ImageQuery(BaseModel):
     responses={
         200: {"content": {each: {} for each in MEDIA_TYPES.values()}, "description": "The file."},
         304: {"description": "The client's copy is current."},
+        307: {"description": "At a presigned URL of the storage, where LATENTD_STORAGE_PUBLIC_URL is set."},
         **problems(404, 410),
     },
 )
@@ -48,4 +49,6 @@ async def image(
     query: Annotated[ImageQuery, Query()],
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
+    if gateway.public is not None and not query.download and if_none_match is None:
+        return await redirect(gateway.public, gateway.redis, caller, id)
     return await picture_response(gateway.redis, gateway.store, caller, id, if_none_match, query.download, {})

@@ -90,9 +90,9 @@ export function events(id, lastId, signal) {
   return request(`${jobPath(id)}/events`, { headers, signal, cache: "no-store" });
 }
 
-/** A stored picture as a File, to be posted again. */
+/** A stored picture as a File, to be posted again; a download always comes from our own origin. */
 export async function imageFile(image) {
-  const blob = await (await request(image.url)).blob();
+  const blob = await (await request(downloadUrl(image))).blob();
   return new File([blob], `${image.id}.${image.format}`, { type: blob.type });
 }
 

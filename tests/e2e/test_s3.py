@@ -1,0 +1,76 @@
+"""The whole service with its pictures on S3: made, repainted, fetched by stream and by presigned URL, purged."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+from obstore.store import S3Store
+from PIL import Image
+
+from latentd.errors import ConfigurationError
+from latentd.storage import open_public, open_store
+from tests.gateway import mask, png
+from tests.s3 import S3Server
+from tests.service import Service
+from tests.tiny import write_tiny_inpaint
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    with S3Server() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.env.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def service(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    models = tmp_path_factory.mktemp("models")
+    write_tiny_inpaint(models / "tiny")
+    # Clients reach the endpoint by another name than the service does.
+    public = s3.url.replace("127.0.0.1", "localhost")
+    env = {"LATENTD_MODELS_DIR": str(models), "LATENTD_MODEL": "tiny", "LATENTD_STORAGE_PUBLIC_URL": public}
+    with Service(s3.env | env) as started:
+        yield started
+
+
+def objects(s3: S3Server) -> list[str]:
+    store = open_store(s3.env["LATENTD_STORAGE_URL"])
+    return sorted(entry["path"] for page in store.list() for entry in page)
+
+
+def test_images_are_fetched_from_the_storage(service: Service) -> None:
+    job = service.post("/v1/txt2img", prompt="red heart")
+    answer = service.client.get(job["images"][0]["url"])
+    assert answer.status_code == 307
+    assert answer.headers["location"].startswith("http://localhost:")
+    fetched = httpx2.get(answer.headers["location"], trust_env=False)
+    assert (fetched.status_code, fetched.headers["content-type"]) == (200, "image/png")
+    assert Image.open(io.BytesIO(fetched.content)).size == (64, 64)
+    streamed = service.client.get(job["images"][0]["url"] + "?download")
+    assert (streamed.status_code, streamed.content) == (200, fetched.content)
+    assert "http://localhost:" in answer.headers["content-security-policy"]
+
+
+def test_waiting_clients_get_bytes_and_a_purge_leaves_nothing(service: Service, s3: S3Server) -> None:
+    before = objects(s3)
+    files = {"image": ("a.png", png((40, 30)), "image/png"), "mask": ("m.png", mask((40, 30)), "image/png")}
+    headers = {"Prefer": "wait=60", "Accept": "image/png"}
+    answer = service.client.post("/v1/inpaint", files=files, data={"prompt": "red heart"}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert Image.open(io.BytesIO(answer.content)).size == (40, 30)
+    job = service.client.get("/v1/jobs").json()["items"][0]
+    made = [path for path in objects(s3) if path not in before]
+    assert [path.split("/")[0] for path in made] == ["images", "uploads", "uploads"]
+    assert service.client.delete(f"/v1/jobs/{job['id']}?purge=true").status_code == 204
+    assert objects(s3) == before
+
+
+def test_public_urls_need_s3(s3: S3Server) -> None:
+    for url, public in (("/data", "https://s3.example.org"), (s3.env["LATENTD_STORAGE_URL"], "s3.example.org")):
+        with pytest.raises(ConfigurationError, match="LATENTD_STORAGE_PUBLIC_URL"):
+            open_public(url, public)
+    assert isinstance(open_public(s3.env["LATENTD_STORAGE_URL"], "https://s3.example.org/"), S3Store)
