@@ -83,6 +83,12 @@ class SlowClient(LatentdError):
     status, slug, title = 408, "request-timeout", "Request timeout"
 
 
+class HeadTooLarge(LatentdError):
+    """The request's address and headers are too long."""
+
+    status, slug, title = 431, "head-too-large", "Request header fields too large"
+
+
 class Conflict(LatentdError):
     """The request contradicts what is there: a reused idempotency key, a job that is still running."""
 

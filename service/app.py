@@ -89,8 +89,15 @@ def serve(settings: Settings, *, insecure: bool = False) -> None:
     if not is_loopback(settings.host) and not insecure:
         check_keys_exist(settings)
     listening = listen(settings.host, settings.port, "LATENTD_PORT")
-    config = uvicorn.Config(
-        create_app(settings, insecure=insecure),
+    config = configure(create_app(settings, insecure=insecure))
+    log.info("ready", url=f"http://{settings.host}:{listening.getsockname()[1]}")
+    Server(config).run(sockets=[listening])
+
+
+def configure(app: FastAPI) -> uvicorn.Config:
+    """How the application is served: bounded heads, patience that ends, one log line a request from `Guards`."""
+    return uvicorn.Config(
+        app,
         http=PatientProtocol,
         ws="none",
         log_level="warning",
@@ -99,8 +106,6 @@ def serve(settings: Settings, *, insecure: bool = False) -> None:
         timeout_graceful_shutdown=STOP_S,
         h11_max_incomplete_event_size=HEAD_BYTES,
     )
-    log.info("ready", url=f"http://{settings.host}:{listening.getsockname()[1]}")
-    Server(config).run(sockets=[listening])
 
 
 def check_keys_exist(settings: Settings) -> None:

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx2
-import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 from redis import Redis
@@ -21,7 +20,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from latentd.errors import Problem
 from latentd.settings import Settings
 from latentd.storage import Store, image_path
-from service.app import Server, create_app
+from service.app import Server, configure, create_app
 from service.contract import (
     CardDefaults,
     ImageInfo,
@@ -118,7 +117,8 @@ def settings_for(redis_url: str, folder: Path, *cards: ModelCard, **changes: obj
 def running(settings: Settings, app: FastAPI | None = None) -> Iterator[httpx2.Client]:
     """A client of a gateway that listens on a free port until the block ends."""
     app = app or create_app(settings)
-    config = uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1)
+    config = configure(app)
+    config.port, config.timeout_graceful_shutdown = 0, 1
     server = Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

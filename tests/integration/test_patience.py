@@ -1,0 +1,146 @@
+"""Clients that are slow on purpose lose their connection; heads, forms and bodies are bounded; /metrics' own port."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from redis import Redis
+
+from service import keys
+from service.protocol import PatientProtocol
+from tests.gateway import png, running, settings_for
+from tests.redis_server import RedisServer
+from tests.service import free_port
+
+
+@pytest.fixture(scope="module")
+def metrics_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def client(
+    redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory, metrics_port: int
+) -> Iterator[httpx2.Client]:
+    folder = tmp_path_factory.mktemp("gateway")
+    with running(settings_for(redis_server.url, folder, metrics_port=metrics_port, max_body_mb=1)) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PatientProtocol, "head_s", 0.3)
+    monkeypatch.setattr(PatientProtocol, "unread_s", 0.3)
+    monkeypatch.setattr("service.guards.SLACK_S", 0.3)
+
+
+def connect(client: httpx2.Client) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", client.base_url.port or 0))
+    connection.settimeout(5)
+    return connection
+
+
+def answer_of(connection: socket.socket) -> bytes:
+    """All that comes until the other side closes; a reset counts as a close."""
+    found = b""
+    try:
+        while data := connection.recv(65536):
+            found += data
+    except ConnectionResetError:
+        return found
+    return found
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Slow: "])
+def test_a_slow_head_is_cut_off(client: httpx2.Client, sent: bytes) -> None:
+    with connect(client) as connection:
+        connection.sendall(sent)
+        began = time.monotonic()
+        assert answer_of(connection) == b""
+        assert time.monotonic() - began < 3
+
+
+def test_a_slow_second_head_is_cut_off(client: httpx2.Client) -> None:
+    head = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connect(client) as connection:
+        connection.sendall(head)
+        assert b"200 OK" in connection.recv(65536)
+        connection.sendall(head[:10])
+        began = time.monotonic()
+        assert b"200 OK" not in answer_of(connection)
+        assert time.monotonic() - began < 3
+
+
+def test_a_slow_body_is_a_408(client: httpx2.Client, redis: Redis) -> None:
+    head = b"POST /v1/txt2img HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with connect(client) as connection:
+        connection.sendall(head + b"Content-Length: 100\r\nConnection: close\r\n\r\n{")
+        found = answer_of(connection)
+    assert b"408 Request Timeout" in found
+    assert b"urn:latentd:problem:request-timeout" in found
+    assert redis.dbsize() == 0
+
+
+def ask_for_ever(connection: socket.socket, request: bytes) -> None:
+    ends = time.monotonic() + 15
+    while time.monotonic() < ends:
+        try:
+            connection.send(request)
+        except TimeoutError:
+            continue
+
+
+def test_a_client_that_reads_nothing_is_cut_off(client: httpx2.Client) -> None:
+    """It asks so often that the answers fill every buffer on the way."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(0.2)
+        connection.connect(("127.0.0.1", client.base_url.port or 0))
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            ask_for_ever(connection, b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20)
+
+
+def test_large_heads_are_refused(client: httpx2.Client) -> None:
+    answer = client.get("/livez", headers={"X-Large": "x" * 100_000})
+    assert (answer.status_code, answer.json()["title"]) == (431, "Request header fields too large")
+    with connect(client) as connection:
+        connection.sendall(b"GET /" + b"x" * 100_000)
+        assert b"HTTP/1.1 400" in answer_of(connection)
+
+
+def test_forms_are_bounded(client: httpx2.Client, redis: Redis) -> None:
+    picture = ("a.png", png(), "image/png")
+    many = client.post("/v1/upscale", data={f"field{i}": "1" for i in range(100)}, files={"image": picture})
+    assert many.status_code == 400, many.text
+    files = [("image", picture), ("a", picture), ("b", picture), ("c", picture)]
+    assert client.post("/v1/upscale", files=files).status_code == 400
+    assert client.post("/v1/upscale", files={"image": ("a.png", b"x" * 2**21, "image/png")}).status_code == 413
+    assert redis.dbsize() == 0
+
+
+def test_metrics_have_a_port_of_their_own_without_keys(client: httpx2.Client, redis: Redis, metrics_port: int) -> None:
+    keys.create(redis, "first", ["read"])
+    assert client.get("/metrics").status_code == 401
+    own = f"http://127.0.0.1:{metrics_port}"
+    assert "latentd_http_requests_total" in client.get(f"{own}/metrics").text
+    for path in ("/", "/v1/jobs", "/openapi.json", "/docs"):
+        assert client.get(f"{own}{path}").status_code == 404
+
+
+def test_below_the_free_space_asked_for_new_jobs_are_a_507(
+    redis_server: RedisServer, redis: Redis, tmp_path: Path
+) -> None:
+    with running(settings_for(redis_server.url, tmp_path, min_free_mb=10**9)) as client:
+        for answer in (
+            client.post("/v1/txt2img", json={"prompt": "x"}),
+            client.post("/v1/upscale", files={"image": ("a.png", png(), "image/png")}),
+        ):
+            assert (answer.status_code, answer.json()["bound"]) == (507, 10**9)
+        assert client.get("/v1/jobs").status_code == 200
+        assert client.post("/v1/txt2img?dry_run=true", json={}).status_code == 200
+    assert redis.dbsize() == 0
