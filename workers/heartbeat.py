@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 from redis import Redis
 from redis.client import Pipeline
+from redis.typing import EncodableT, FieldT
 from rq.utils import current_timestamp, now
 from rq.worker.base import BaseWorker
 from rq.worker_registration import register
@@ -20,6 +21,7 @@ from service.contract import RATES_KEY, Rates, serving_key
 from workers.claims import HEARTBEAT_TTL_S
 from workers.held import Held
 from workers.link import Link
+from workers.places import PLACE_FIELD, my_place
 from workers.reaper import Reaper
 from workers.steptimes import write_cells
 
@@ -111,6 +113,9 @@ class Heartbeat(threading.Thread):
             write_cells(pipe, model, cells)
 
     def _register(self, pipe: Pipeline) -> None:
-        pipe.hset(self._worker.key, mapping={**self._worker.serialize(), "state": self._worker.get_state()})
+        pipe.hset(self._worker.key, mapping=self._shown())
         pipe.expire(self._worker.key, HEARTBEAT_TTL_S)
         register(self._worker, pipe)
+
+    def _shown(self) -> dict[FieldT, EncodableT]:
+        return {**self._worker.serialize(), "state": self._worker.get_state(), PLACE_FIELD: my_place()}

@@ -7,8 +7,9 @@ that was popped but never claimed for up to 20 minutes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
+from typing import Any
 
 import structlog
 from redis import Redis
@@ -18,11 +19,12 @@ from rq.job import Job, JobStatus
 from rq.queue import Queue
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 from rq.utils import as_text, current_timestamp, now, parse_composite_key
-from rq.worker_registration import clean_worker_registry
+from rq.worker_registration import REDIS_WORKER_KEYS, clean_worker_registry
 
 from latentd.errors import DeadlineMissed, JobFailed, LatentdError
 from service.contract import DEADLINES_KEY, JobRecord, job_key
 from workers.link import transact
+from workers.places import PLACE_FIELD, is_dead
 from workers.publish import Failed, Retention, queue_again, write_end
 from workers.sightings import Sighting, lane_queue, look
 
@@ -57,20 +59,33 @@ class Reaper:
         Raises:
             RedisError: if Redis is away.
         """
-        found = 0
+        found, orphaned = 0, self._orphaned()
         for queue in self._queues:
-            found += sum(self._reap(queue, entry) for entry in self._lapsed(queue))
+            found += sum(self._reap(queue, entry, entry in orphaned) for entry in self._lapsed(queue, orphaned))
             self._recover(queue)
             self._expire(queue)
         self._end_late()
         return found
 
-    def _lapsed(self, queue: Queue) -> list[str]:
-        registry = StartedJobRegistry(queue=queue)
-        lapsed = self._redis.zrangebyscore(registry.key, 0, current_timestamp())
-        return [as_text(entry) for entry in lapsed if isinstance(entry, bytes)]
+    def _lapsed(self, queue: Queue, orphaned: Collection[str]) -> list[str]:
+        """Executions whose heartbeats stopped, or whose worker is seen to be dead."""
+        entries: Any = self._redis.zrange(StartedJobRegistry(queue=queue).key, 0, -1, withscores=True)
+        now = current_timestamp()
+        return [as_text(entry) for entry, score in entries if score <= now or as_text(entry) in orphaned]
 
-    def _reap(self, queue: Queue, entry: str) -> bool:
+    def _orphaned(self) -> set[str]:
+        """Executions of dead workers of this machine, which needn't wait for their lapse."""
+        keys = list(self._redis.smembers(REDIS_WORKER_KEYS))
+        with self._redis.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.hget(key, PLACE_FIELD)
+            places = pipe.execute()
+            dead = [key for key, place in zip(keys, places, strict=True) if place and is_dead(as_text(place))]
+            for key in dead:
+                pipe.smembers(f"{as_text(key)}:executions")
+            return {as_text(entry) for entries in pipe.execute() for entry in entries}
+
+    def _reap(self, queue: Queue, entry: str, orphaned: bool) -> bool:
         """Queue the job again if the lapsed execution is the live one; in any case forget the execution."""
         job_id, execution_id = parse_composite_key(entry)
         registry = StartedJobRegistry(queue=queue).key
@@ -80,7 +95,7 @@ class Reaper:
             seen = look(pipe, self._redis, job_id)
             started = seen.job.get_status(refresh=False) == JobStatus.STARTED
             live = started and seen.ours and seen.state.get("execution") == execution_id
-            still_lapsed = (pipe.zscore(registry, entry) or 0) <= current_timestamp()
+            still_lapsed = orphaned or (pipe.zscore(registry, entry) or 0) <= current_timestamp()
             seen.job.origin = queue.name
             pipe.multi()
             if not still_lapsed:

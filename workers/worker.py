@@ -27,6 +27,7 @@ from workers.link import ANSWER_S, Link, connect
 from workers.loading import choose_device, load_engine
 from workers.loop import Loop
 from workers.metrics import WorkerMetrics
+from workers.places import PLACE_FIELD, my_place
 from workers.publish import Retention
 from workers.reaper import Reaper
 from workers.savepoints import Savepoints
@@ -132,6 +133,7 @@ def _arrive(worker: BatchWorker, redis: Redis, cards: Mapping[str, ModelCard]) -
     """Show the worker to RQ and its models to the gateway."""
     worker.register_birth()  # type: ignore[no-untyped-call]
     worker.set_state(WorkerStatus.IDLE)
+    redis.hset(worker.key, PLACE_FIELD, my_place())
     redis.hset(CARDS_KEY, mapping={model: card.to_json() for model, card in cards.items()})
 
 
