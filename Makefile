@@ -22,6 +22,9 @@ lint: .venv/.dev
 bench: .venv/.dev
 	$(BIN)/latentd bench
 
+soak: .venv/.dev
+	$(BIN)/python -m tests.soak --log docs/soak.md
+
 clean:
 	rm -rf .venv
 

@@ -107,9 +107,9 @@ class Driver:
         }
 
     def _kill(self) -> bool:
-        """Kill a ready worker, rather one that runs something; whether one could be killed."""
+        """Kill a ready worker, rather one that runs something, unless two are starting; whether one was killed."""
         ready = [member for member in self._fleet.members if member.name]
-        if not ready or not self._open:
+        if len(ready) < self._plan.workers - 1 or not self._open:
             return False
         running = self._running()
         busy = [member for member in ready if running.get(member.name)]
