@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import structlog
 from pydantic import ValidationError
 
-from latentd.errors import CheckpointError, ConfigurationError
+from latentd.errors import ConfigurationError
 from latentd.settings import Settings
+from models.checkpoints.scan import scan
 from service.contract import ModelCard
 
 Found = Mapping[str, tuple[ModelCard, Path]]
 
+log = structlog.get_logger()
+
 
 def chosen_cards(settings: Settings, asked: Sequence[str]) -> dict[str, ModelCard]:
-    """Cards of the models that a worker loads, by id. Raises as `find_cards` and `choose`."""
+    """Cards of the models that were asked for, or of the default ones, by id. Raises as `choose`."""
     found = find_cards(settings.models_dir)
-    return {model: found[model][0] for model in choose(found, asked, settings.model)}
+    return {model: found[model][0] for model in choose(found, asked, default_model(found, settings))}
+
+
+def write_missing_cards(models_dir: Path) -> None:
+    """Give a card to each checkpoint that has none; one log line for each, and for each card or file that is broken."""
+    for item in scan(models_dir):
+        if item.error is not None:
+            log.warning("checkpoint left out", path=str(item.path), error=item.error)
+        elif item.written:
+            log.info("card written", path=str(item.card), notes=item.notes)
+    for file, card in _cards(models_dir):
+        if isinstance(card, Exception):
+            log.warning("card left out", path=str(file), error=str(card))
 
 
 def find_cards(models_dir: Path) -> dict[str, tuple[ModelCard, Path]]:
-    """Cards by model id, each with its folder, in order of the folders' names.
+    """Cards by model id, each with its folder, in order of the folders' names; one that doesn't read is left out."""
+    return {card.id: (card, file.parent) for file, card in _cards(models_dir) if isinstance(card, ModelCard)}
 
-    Raises:
-        CheckpointError: a card doesn't read; the detail names the file.
-    """
-    found = {}
+
+def _cards(models_dir: Path) -> Iterator[tuple[Path, ModelCard | Exception]]:
     for file in sorted(models_dir.glob("*/card.json")):
         try:
-            card = ModelCard.model_validate_json(file.read_bytes())
+            yield file, ModelCard.model_validate_json(file.read_bytes())
         except (ValidationError, OSError) as error:
-            raise CheckpointError(f"{file}: {error}", field="card.json", value=str(file)) from error
-        found[card.id] = (card, file.parent)
-    return found
+            yield file, error
+
+
+def default_model(found: Found, settings: Settings) -> str:
+    """LATENTD_MODEL; where that is not set and the usual one isn't there, the first that draws from text."""
+    if settings.model in found or "model" in settings.model_fields_set or not found:
+        return settings.model
+    drawing = [model for model, (card, _) in found.items() if "txt2img" in card.tasks]
+    return [*drawing, *found][0]
 
 
 def choose(found: Found, asked: Sequence[str], default: str) -> list[str]:

@@ -65,6 +65,11 @@ class Engine:
         self._decoded_last = False
 
     @property
+    def models(self) -> list[str]:
+        """Ids of the models that it holds."""
+        return list(self._models)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the weights, one for all models."""
         return next(iter(self._models.values())).dtype

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+import structlog
 import torch
 
-from latentd.errors import ConfigurationError
+from latentd.errors import CheckpointError, ConfigurationError
 from latentd.settings import Settings
-from models.pipeline import load
-from workers.cards import choose, find_cards
+from models.checkpoints.card import weight_files
+from models.pipeline import LatentDiffusion, load
+from workers.cards import Found, choose, default_model, find_cards
 from workers.engine import Engine
 
 STRICT_ROWS_CPU, STRICT_ROWS_GPU = 4, 16
+WIDENING = 2  # half-precision files take twice their size in memory
+SHARE = 0.5  # of the free memory that models beyond the default ones may fill; the rest is for pictures
+
+log = structlog.get_logger()
 
 
 def choose_device(name: str) -> str:
@@ -34,15 +42,22 @@ def choose_device(name: str) -> str:
 
 
 def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> Engine:
-    """An engine that holds these models of LATENTD_MODELS_DIR (none: the default ones).
+    """An engine that holds these models of LATENTD_MODELS_DIR.
+
+    None given: the default ones, then the others in order of their names while they fit in half of the free memory;
+    those that don't load are left out with a log line.
 
     Raises:
-        ConfigurationError: there is no such model or device.
-        CheckpointError: one doesn't load.
+        ConfigurationError: there is no such model or device, or none that loads.
+        CheckpointError: one that was asked for doesn't load.
     """
     device = choose_device(device)
     found = find_cards(settings.models_dir)
-    models = {model: load(found[model][1], device) for model in choose(found, model_ids, settings.model)}
+    chosen = choose(found, model_ids, default_model(found, settings))
+    if model_ids:
+        models = {model: load(found[model][1], device) for model in chosen}
+    else:
+        models = load_all(found, chosen, device)
     on_cpu = torch.device(device).type == "cpu"
     return Engine(
         models,
@@ -52,3 +67,54 @@ def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> En
         strict_rows=settings.strict_rows or (STRICT_ROWS_CPU if on_cpu else STRICT_ROWS_GPU),
         max_pixels=settings.max_pixels,
     )
+
+
+def load_all(found: Found, first: Sequence[str], device: str) -> dict[str, LatentDiffusion]:
+    """The models of `first`, then those of the others that there is room for.
+
+    Raises:
+        ConfigurationError: none of them loads.
+    """
+    models: dict[str, LatentDiffusion] = {}
+    for model in dict.fromkeys([*first, *found]):
+        folder = found[model][1]
+        if model not in first and not _fits(folder, device):
+            log.info("model not loaded: no room beside the others", model=model, use=f"latentd worker --model {model}")
+            continue
+        try:
+            models[model] = load(folder, device)
+        except CheckpointError as error:
+            log.warning("checkpoint left out", model=model, error=error.detail)
+    if not models:
+        detail = f"none of the checkpoints {', '.join(found)} loads"
+        raise ConfigurationError(detail, field="models_dir", value=list(found))
+    return models
+
+
+def _fits(folder: Path, device: str) -> bool:
+    size = sum(file.stat().st_size for file in weight_files(folder))
+    return WIDENING * size <= SHARE * free_memory(device)
+
+
+def free_memory(device: str) -> int:
+    """Bytes that this process may still allocate on a device; 0 where the system doesn't say."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    except OSError:
+        return 0
+    facts = dict(line.split(":", 1) for line in lines)
+    available = int(facts["MemAvailable"].split()[0]) * 1024
+    return min(available, _cgroup_room())
+
+
+def _cgroup_room() -> int:
+    """What a container's limit leaves."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit = (folder / "memory.max").read_text("ascii").strip()
+        used = int((folder / "memory.current").read_text("ascii"))
+    except (OSError, ValueError):
+        return sys.maxsize
+    return sys.maxsize if limit == "max" else int(limit) - used

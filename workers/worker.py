@@ -19,7 +19,7 @@ from rq.worker.base import BaseWorker, WorkerStatus
 from latentd.settings import Settings
 from latentd.storage import open_store
 from service.contract import CARDS_KEY, LANES, ModelCard, queue_name, serving_key
-from workers.cards import chosen_cards
+from workers.cards import chosen_cards, write_missing_cards
 from workers.claims import HEARTBEAT_TTL_S
 from workers.gpu import gpu_of
 from workers.heartbeat import Heartbeat
@@ -70,8 +70,9 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str) -> None:
         CheckpointError: one doesn't load.
     """
     began, device = time.monotonic(), choose_device(device)
-    cards = chosen_cards(settings, model_ids)
-    engine = load_engine(settings, list(cards), device)
+    write_missing_cards(settings.models_dir)
+    engine = load_engine(settings, model_ids, device)
+    cards = chosen_cards(settings, engine.models)
     redis = connect(settings.redis)
     worker = _patiently(lambda: BatchWorker(worker_name(device), list(cards), redis))
     metrics = WorkerMetrics(gpu_of(device, engine.dtype))

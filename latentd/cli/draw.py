@@ -120,7 +120,9 @@ def resolve(
     from service.problems import invalid
     from service.resolve import resolve, warnings_of
     from service.uploads import read_pictures
+    from workers.cards import write_missing_cards
 
+    write_missing_cards(settings.models_dir)
     data = {name: read_file(path) for name, path in files.items()}
     try:
         body = Body(kind, POSTS[kind].model_validate(sent), data)

@@ -43,11 +43,19 @@ def checkpoint_id(path: Path) -> str:
     return path.stem if path.is_file() else path.name
 
 
+def weight_files(path: Path) -> list[Path]:
+    """The weight files of a folder in order of their relative names; a folder with none has its file beside it."""
+    if path.is_file():
+        return [path]
+    inside = [p for p in path.rglob("*") if p.suffix in WEIGHT_SUFFIXES]
+    beside = [file for suffix in WEIGHT_SUFFIXES if (file := path.with_name(path.name + suffix)).is_file()]
+    return sorted(inside, key=lambda p: p.relative_to(path).as_posix()) or beside
+
+
 def weights_hash(path: Path) -> str:
     """SHA-256 over the weight files of a folder in order of their relative names, or over a single file."""
-    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.suffix in WEIGHT_SUFFIXES]
     digest = hashlib.sha256()
-    for file in sorted(files, key=lambda p: p.relative_to(path).as_posix()):
+    for file in weight_files(path):
         with file.open("rb") as stream:
             while block := stream.read(BLOCK):
                 digest.update(block)

@@ -3,11 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from latentd.errors import CheckpointError, ConfigurationError
+from latentd.errors import ConfigurationError
 from latentd.settings import Settings
 from service.contract import CardDefaults, Kind, ModelCard
-from workers.cards import choose, chosen_cards, find_cards
+from workers.cards import choose, chosen_cards, default_model, find_cards, write_missing_cards
 
 
 def write_card(models_dir: Path, model: str, *tasks: Kind) -> None:
@@ -46,8 +47,21 @@ def test_an_unknown_model_names_those_that_are_there(tmp_path: Path) -> None:
         choose(find_cards(tmp_path / "empty"), [], "art")
 
 
-def test_a_card_that_does_not_read_names_its_file(tmp_path: Path) -> None:
+def test_a_card_that_does_not_read_is_left_out_with_one_line(tmp_path: Path) -> None:
     write_card(tmp_path, "art", "txt2img")
+    write_card(tmp_path, "big", "upscale")
     (tmp_path / "art" / "card.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"art/card\.json"):
-        find_cards(tmp_path)
+    with capture_logs() as lines:
+        write_missing_cards(tmp_path)
+        assert list(find_cards(tmp_path)) == ["big"]
+    assert [(line["event"], line["path"]) for line in lines] == [("card left out", str(tmp_path / "art" / "card.json"))]
+
+
+def test_another_default_is_taken_only_where_none_was_chosen(tmp_path: Path) -> None:
+    write_card(tmp_path, "big", "upscale")
+    write_card(tmp_path, "sketch", "txt2img")
+    found = find_cards(tmp_path)
+    assert default_model(found, Settings(models_dir=tmp_path)) == "sketch"
+    assert default_model(found, Settings(models_dir=tmp_path, model="gone")) == "gone"
+    assert default_model({}, Settings(models_dir=tmp_path)) == "emoji"
+    assert list(chosen_cards(Settings(models_dir=tmp_path), [])) == ["sketch", "big"]

@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from structlog.testing import capture_logs
 
-from latentd.errors import ConfigurationError
-from workers.loading import choose_device
+from latentd.errors import CheckpointError, ConfigurationError
+from latentd.settings import Settings
+from tests.tiny import write_tiny
+from workers import loading
+from workers.cards import find_cards, write_missing_cards
+from workers.loading import choose_device, load_all, load_engine
 
 
 def test_the_cpu_is_taken_by_name() -> None:
@@ -21,3 +28,55 @@ def test_a_device_that_is_none_is_named() -> None:
 def test_a_missing_gpu_is_named() -> None:
     with pytest.raises(ConfigurationError, match="torch finds no GPU"):
         choose_device("cuda:0")
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """Three good checkpoints, and a damaged one that has a card."""
+    for kind in ("plain", "map", "bare"):
+        write_tiny(kind, tmp_path / kind)
+    weights = next((write_tiny("x4", tmp_path / "x4")).rglob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    return tmp_path
+
+
+def test_a_damaged_checkpoint_does_not_harm_the_others(broken: Path) -> None:
+    settings = Settings(models_dir=broken, threads=1)
+    with capture_logs() as lines:
+        engine = load_engine(settings, [], "cpu")
+    assert sorted(engine.models) == ["bare", "map", "plain"]
+    assert [(line["event"], line["model"]) for line in lines] == [("checkpoint left out", "x4")]
+    with pytest.raises(CheckpointError, match="safetensors"):
+        load_engine(settings, ["x4"], "cpu")
+
+
+def test_models_beyond_the_default_ones_are_loaded_while_there_is_room(
+    broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = find_cards(broken)
+    monkeypatch.setattr(loading, "free_memory", lambda _: 0)
+    assert list(load_all(found, ["plain"], "cpu")) == ["plain"]
+    monkeypatch.setattr(loading, "free_memory", lambda _: 1 << 30)
+    assert list(load_all(found, ["plain"], "cpu")) == ["plain", "bare", "map"]
+
+
+def test_free_memory_is_less_than_there_is() -> None:
+    total = next(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in line)
+    assert 0 < loading.free_memory("cpu") < total * 1024
+
+
+def test_where_nothing_loads_the_names_are_said(broken: Path) -> None:
+    found = {"x4": find_cards(broken)["x4"]}
+    with pytest.raises(ConfigurationError, match="none of the checkpoints x4 loads"):
+        load_all(found, ["x4"], "cpu")
+
+
+def test_scanning_writes_cards_and_names_what_it_leaves_out(broken: Path) -> None:
+    (broken / "bare" / "card.json").unlink()
+    (broken / "x4" / "card.json").unlink()
+    (broken / "note.ckpt").write_bytes(b"no checkpoint")
+    with capture_logs() as lines:
+        write_missing_cards(broken)
+    said = sorted((line["event"], Path(line["path"]).name) for line in lines)
+    assert said == [("card written", "card.json"), ("checkpoint left out", "note.ckpt"), ("checkpoint left out", "x4")]
+    assert sorted(find_cards(broken)) == ["bare", "map", "plain"]
