@@ -28,11 +28,13 @@ PROBLEMS: dict[int, str] = {
     422: "A field is unknown, missing, out of bounds, or of no use to the kind or model.",
     429: "The lane is full, its wait makes the deadline impossible, or the key's rate or budget is used up; "
     "Retry-After says when to try again.",
+    431: "The address and headers are too long.",
     500: "The job that was waited for failed.",
     503: "Redis or the object storage doesn't answer.",
     504: "The job that was waited for missed its deadline.",
     507: "The data disk is full.",
 }
+KEY = {"type": "http", "scheme": "bearer", "description": "An API key, where keys are on (`latentd keys create`)."}
 _BINARY = {"type": "string", "format": "binary"}
 
 
@@ -40,12 +42,12 @@ def problems(*statuses: int) -> Responses:
     """Problem responses of a route, those of every route included."""
     return {
         status: {"model": Problem, "description": PROBLEMS[status]}
-        for status in sorted({*statuses, 401, 403, 422, 429, 503})
+        for status in sorted({*statuses, 401, 403, 422, 429, 431, 503})
     }
 
 
-def task_responses() -> Responses:
-    """What a POST of any kind answers."""
+def task_responses(answer: Any) -> Responses:
+    """What a POST of any kind answers; `answer` is the model of a 200's JSON."""
     headers = {
         "Location": {"description": "/v1/jobs/{id}", "schema": {"type": "string"}},
         "Idempotency-Replayed": {
@@ -57,6 +59,7 @@ def task_responses() -> Responses:
     pictures = {media: {"schema": _BINARY} for media in MEDIA_TYPES.values()}
     return {
         200: {
+            "model": answer,
             "description": "Waited for: the finished job, or its image's bytes. With dry_run: the plan.",
             "content": pictures,
             "headers": headers,
@@ -110,12 +113,21 @@ def install(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            for path in plain()["paths"].values():
+            document = plain()
+            document["components"]["securitySchemes"] = {"key": KEY}
+            for path in document["paths"].values():
                 for operation in path.values():
                     _mark_problems(operation["responses"])
+                    _mark_key(operation)
         return plain()
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _mark_key(operation: dict[str, Any]) -> None:
+    """A key, or none where keys are off."""
+    if "401" in operation["responses"]:
+        operation["security"] = [{"key": []}, {}]
 
 
 def _mark_problems(responses: dict[str, Any]) -> None:

@@ -39,9 +39,9 @@ Options = Annotated[TaskQuery, Query()]
     "/txt2img",
     summary="Text to image",
     status_code=202,
-    responses=task_responses(),
+    responses=task_responses(Job | tasks.DryRun),
     openapi_extra=task_body("txt2img"),
-    response_model=Job | tasks.DryRun,
+    response_model=Job,
 )
 async def txt2img(request: Request, gateway: Current, caller: Asker, query: Options) -> Response:
     return await _run(request, gateway, caller, "txt2img", query)
@@ -51,9 +51,9 @@ async def txt2img(request: Request, gateway: Current, caller: Asker, query: Opti
     "/inpaint",
     summary="Repaint the masked part of a picture",
     status_code=202,
-    responses=task_responses(),
+    responses=task_responses(Job | tasks.DryRun),
     openapi_extra=task_body("inpaint"),
-    response_model=Job | tasks.DryRun,
+    response_model=Job,
 )
 async def inpaint(request: Request, gateway: Current, caller: Asker, query: Options) -> Response:
     """Pixels outside the mask (and its feather) are byte-equal to the upload in PNG and WebP answers."""
@@ -64,9 +64,9 @@ async def inpaint(request: Request, gateway: Current, caller: Asker, query: Opti
     "/upscale",
     summary="Super-resolution",
     status_code=202,
-    responses=task_responses(),
+    responses=task_responses(Job | tasks.DryRun),
     openapi_extra=task_body("upscale"),
-    response_model=Job | tasks.DryRun,
+    response_model=Job,
 )
 async def upscale(request: Request, gateway: Current, caller: Asker, query: Options) -> Response:
     """The answer is the model's `scale` times larger than the picture, in width and in height."""
@@ -77,9 +77,9 @@ async def upscale(request: Request, gateway: Current, caller: Asker, query: Opti
     "/img2img",
     summary="Draw over a picture",
     status_code=202,
-    responses=task_responses(),
+    responses=task_responses(Job | tasks.DryRun),
     openapi_extra=task_body("img2img"),
-    response_model=Job | tasks.DryRun,
+    response_model=Job,
 )
 async def img2img(request: Request, gateway: Current, caller: Asker, query: Options) -> Response:
     """SDEdit: noise by `strength` over the picture, then the last steps of a drawing. Transparency is left out."""
@@ -90,9 +90,9 @@ async def img2img(request: Request, gateway: Current, caller: Asker, query: Opti
     "/class2img",
     summary="A picture of a class",
     status_code=202,
-    responses=task_responses(),
+    responses=task_responses(Job | tasks.DryRun),
     openapi_extra=task_body("class2img"),
-    response_model=Job | tasks.DryRun,
+    response_model=Job,
 )
 async def class2img(request: Request, gateway: Current, caller: Asker, query: Options) -> Response:
     return await _run(request, gateway, caller, "class2img", query)
@@ -102,9 +102,9 @@ async def class2img(request: Request, gateway: Current, caller: Asker, query: Op
     "/semantic2img",
     summary="Label map to image",
     status_code=202,
-    responses=task_responses(),
+    responses=task_responses(Job | tasks.DryRun),
     openapi_extra=task_body("semantic2img"),
-    response_model=Job | tasks.DryRun,
+    response_model=Job,
 )
 async def semantic2img(request: Request, gateway: Current, caller: Asker, query: Options) -> Response:
     """A class that the model hasn't is refused with the position (x, y) of its first pixel."""

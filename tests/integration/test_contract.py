@@ -1,0 +1,62 @@
+"""Every endpoint fuzzed from its own OpenAPI document: no 5xx, and no answer that the document doesn't describe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from redis import Redis
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.schemas import APIOperation
+from schemathesis.specs.openapi import checks
+
+from service.contract import RATES_KEY, Rates
+from tests.gateway import running, settings_for
+from tests.redis_server import RedisServer
+
+# `positive_data_acceptance` is left out: which fields a model uses and whether base64 is a picture aren't in a schema.
+CHECKS = [
+    not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+    checks.negative_data_rejection,
+    checks.missing_required_header,
+    checks.unsupported_method,
+    checks.use_after_free,
+]
+EXAMPLES = 15  # an operation and mode
+
+
+@pytest.fixture(scope="module")
+def client(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
+    folder = tmp_path_factory.mktemp("gateway")
+    with running(settings_for(redis_server.url, folder, max_wait_s=0.05, queue_limit=20)) as client:
+        yield client
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_answers_are_as_documented(client: httpx2.Client, redis: Redis, mode: GenerationMode) -> None:
+    redis.hset(RATES_KEY, "painter", Rates(row_s=0.01, step_s=0.02, image_s=0.1).model_dump_json())
+    schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
+    operations = [found.ok() for found in schema.get_all_operations()]
+    assert len(operations) >= 14
+    for operation in operations:
+        if mode is GenerationMode.POSITIVE or operation.query or operation.body:  # any text may be an id
+            fuzz(operation, mode, str(client.base_url))
+
+
+def fuzz(operation: APIOperation, mode: GenerationMode, url: str) -> None:
+    """Call one operation with generated requests."""
+
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    def run(case: schemathesis.Case) -> None:
+        case.call_and_validate(base_url=url, checks=CHECKS, timeout=10)
+
+    run()

@@ -1,0 +1,127 @@
+"""Hostile and odd pictures through HTTP, to a gateway process of its own whose memory is watched."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from redis import Redis
+
+from service.contract import JOBS_KEY
+from tests.gateway import mask, settings_for
+from tests.hostile import honest, hostile, saved
+from tests.redis_server import RedisServer
+from tests.service import free_port
+
+HONEST, HOSTILE = honest(), hostile()
+PEAK_MB = 900  # two pictures of 16.8 million RGBA pixels are decoded at a time, each with copies
+
+
+class GatewayProcess:
+    """`latentd gateway` on a port of its own."""
+
+    def __init__(self, redis_url: str, folder: Path) -> None:
+        made = settings_for(redis_url, folder)
+        port = free_port()
+        environment = os.environ | {
+            "REDIS_URL": redis_url,
+            "LATENTD_DATA_DIR": str(made.data_dir),
+            "LATENTD_MODELS_DIR": str(made.models_dir),
+            "LATENTD_PORT": str(port),
+        }
+        self.objects = made.data_dir / "objects"
+        self.process = subprocess.Popen([sys.executable, "-m", "latentd", "gateway"], env=environment)
+        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
+
+    def wait(self) -> None:
+        ends = time.monotonic() + 60
+        while True:
+            try:
+                self.client.get("/livez")
+                return
+            except httpx2.TransportError:
+                assert time.monotonic() < ends
+                assert self.process.poll() is None
+                time.sleep(0.05)
+
+    def peak_mb(self) -> float:
+        """The most memory that it ever held."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"VmHWM:\s+(\d+) kB", status)
+        assert found
+        return int(found[1]) / 1024
+
+    def stored(self) -> list[Path]:
+        return [path for path in self.objects.rglob("*") if path.is_file()]
+
+
+@pytest.fixture(scope="module")
+def gateway(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    gateway = GatewayProcess(redis_server.url, tmp_path_factory.mktemp("gateway"))
+    gateway.wait()
+    yield gateway
+    gateway.client.close()
+    gateway.process.terminate()
+    gateway.process.wait(20)
+
+
+def upscale(gateway: GatewayProcess, data: bytes) -> httpx2.Response:
+    return gateway.client.post("/v1/upscale", files={"image": ("picture.png", data, "image/png")})
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_pictures_are_refused_and_leave_nothing(gateway: GatewayProcess, redis: Redis, name: str) -> None:
+    before = gateway.stored()
+    answer = upscale(gateway, HOSTILE[name])
+    assert (answer.status_code, answer.json().get("field")) == (422, "image"), answer.text
+    size = {"image": ("i.png", saved(Image.new("RGB", (32, 24)), "PNG"), "image/png")}
+    as_mask = gateway.client.post("/v1/inpaint", files={**size, "mask": ("m.png", HOSTILE[name], "image/png")})
+    assert (as_mask.status_code, as_mask.json().get("field")) == (422, "mask"), as_mask.text
+    assert redis.zcard(JOBS_KEY) == 0
+    assert gateway.stored() == before
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_odd_pictures_are_read(gateway: GatewayProcess, redis: Redis, name: str) -> None:  # noqa: ARG001 (empties)
+    answer = upscale(gateway, HONEST[name])
+    assert answer.status_code == 202, answer.text
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(["PNG", "JPEG", "WEBP"]),
+    changes=st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), min_size=1, max_size=20),
+)
+def test_broken_bytes_are_never_a_5xx(gateway: GatewayProcess, kind: str, changes: list[tuple[int, int]]) -> None:
+    data = bytearray(saved(Image.effect_noise((40, 30), 80).convert("RGB"), kind))
+    for at, value in changes:
+        data[at % len(data)] = value
+    assert upscale(gateway, bytes(data)).status_code in (202, 422, 429)
+
+
+def test_memory_stays_bounded(gateway: GatewayProcess, redis: Redis) -> None:  # noqa: ARG001 (empties)
+    """The largest pictures that are allowed, several at once, and bombs among them."""
+    large = saved(Image.new("RGBA", (4096, 4096), (9, 8, 7, 6)), "PNG", compress_level=1)
+    bomb = HOSTILE["30,000 × 30,000 pixels in 110 kB"]
+
+    def inpaint(data: bytes) -> int:
+        hole = mask((4096, 4096))
+        files = {"image": ("i.png", data, "image/png"), "mask": ("m.png", hole, "image/png")}
+        return gateway.client.post("/v1/inpaint", files=files).status_code
+
+    with ThreadPoolExecutor(4) as pool:
+        statuses = list(pool.map(inpaint, [large, bomb] * 2))
+    assert statuses == [202, 422] * 2
+    assert gateway.process.poll() is None
+    assert gateway.peak_mb() < PEAK_MB
