@@ -169,6 +169,12 @@ class JobRecord(Wire):
     body_hash: str = Field(default="", description="Digest of the request as sent, for Idempotency-Key.")
     owner: str = Field(default="", description="Id of the API key that made it; empty where keys are off.")
     charged_s: float = Field(default=0.0, description="GPU-seconds taken from the key's budget of that day.")
+    request_id: str = Field(default="", description="X-Request-ID of the request that made it, for logs.")
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What every log line about the job carries."""
+        return {"job_id": self.id, "request_id": self.request_id}
 
 
 class ImageInfo(Wire):

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from latentd.errors import InvalidRequest
 from service.contract import TERMINAL, events_key, job_key, preview_key
+from service.marks import MARK
 from service.signing import Signer
 
 COMMENT_S = 15.0  # silence after which a comment line keeps proxies from closing the stream
@@ -90,8 +91,9 @@ async def server_sent(
         if live and any(kind == "step" for _, kind, _ in events):
             events, previewed = await _with_preview(redis, job_id, events, previewed)
         live = live or not events
-        if events:
-            yield b"".join(_wire(event, signer) for event in events)
+        shown = [event for event in events if event[1] != MARK]
+        if shown:
+            yield b"".join(_wire(event, signer) for event in shown)
         elif time.monotonic() - spoken >= COMMENT_S:
             yield b": still here\n\n"
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import structlog
 from fastapi import Request
 from pydantic import BaseModel
 
@@ -22,6 +23,8 @@ from service.state import Gateway
 from service.tokens import Tokens, count_tokens
 from service.uploads import Pictures, check_pictures, check_room, store_pictures
 from service.webhook_urls import check_url
+
+log = structlog.get_logger("service")
 
 
 class DryRun(BaseModel):
@@ -123,13 +126,17 @@ async def enqueue(gateway: Gateway, caller: Caller, planned: Plan) -> Created:
         warnings=planned.warnings,
         body_hash=planned.body.digest,
         owner=caller.owner,
+        request_id=str(structlog.contextvars.get_contextvars().get("request_id", "")),
         charged_s=0.0 if budget_s is None else _charge(planned, budget_s),
     )
     await store_pictures(gateway.store, planned.pictures)
     try:
-        return await create(gateway.redis, gateway.rq, settings, record, planned.preferences.key, budget_s)
+        created = await create(gateway.redis, gateway.rq, settings, record, planned.preferences.key, budget_s)
     except LaneFull as full:
         raise await _full(gateway, planned, full.waiting) from full
+    prompt = {"prompt": request.prompt} if settings.log_prompts else {}
+    log.info("job accepted", job_id=created.record.id, kind=request.kind, model=request.model, **prompt)
+    return created
 
 
 async def _full(gateway: Gateway, planned: Plan, waiting: int) -> QueueFull:

@@ -24,6 +24,7 @@ from service.contract import (
     queue_name,
     work_key,
 )
+from service.marks import MARK
 
 RETENTION_S = 3600
 
@@ -81,5 +82,6 @@ def job_state(redis: Redis, job_id: str) -> dict[str, str]:
 
 
 def event_types(redis: Redis, job_id: str) -> list[str]:
-    """Types of all events of a job, oldest first."""
-    return [as_text(fields[b"type"]) for _, fields in redis.xrange(events_key(job_id)) or [] if fields]
+    """Types of all events of a job that clients see, oldest first."""
+    types = [as_text(fields[b"type"]) for _, fields in redis.xrange(events_key(job_id)) or [] if fields]
+    return [each for each in types if each != MARK]

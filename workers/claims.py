@@ -31,6 +31,7 @@ from service.contract import (
     events_key,
     job_key,
 )
+from service.marks import MARK, Claimed
 from workers.held import Held
 from workers.link import transact
 from workers.rules import ClaimOrder, Place
@@ -145,10 +146,13 @@ class Claims:
         changed["worker"] = self._worker.name
         if request.determinism == "strict":
             changed["numerics"] = self._numerics.to_json()
-        if "started_at" not in seen.state:
+        mark = Claimed(worker=self._worker.name, execution=execution.id).to_json()
+        if "started_at" in seen.state:
+            pipe.xadd(events_key(seen.job.id), {"type": MARK, "data": "{}", MARK: mark})
+        else:
             changed["started_at"] = started_at
             data = json.dumps({"started_at": started_at})
-            pipe.xadd(events_key(seen.job.id), {"type": "started", "data": data})
+            pipe.xadd(events_key(seen.job.id), {"type": "started", "data": data, MARK: mark})
         pipe.hset(job_key(seen.job.id), mapping=changed)
 
     def _with_numerics(self, request: JobRequest) -> JobRequest:

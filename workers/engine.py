@@ -190,14 +190,14 @@ class Engine:
             self._decoder.add(self._jobs[slot.job_id], slot.index)
         broken = {job.job_id: job for (job, _), good in zip(held, finite, strict=True) if not good}
         outcomes: list[Outcome] = [self._fail(job, _not_finite(job)) for job in broken.values()]
-        return [called, *outcomes, *self._report(batch, held, x0)]
+        return [called, *outcomes, *self._report(batch, held, x0, seconds)]
 
-    def _report(self, batch: Batch, held: list[tuple[EngineJob, int]], x0: Tensor) -> list[Outcome]:
+    def _report(self, batch: Batch, held: list[tuple[EngineJob, int]], x0: Tensor, seconds: float) -> list[Outcome]:
         """Progress of each job of a call; that of a job whose preview is due comes with it, next turn."""
         firsts = {job.job_id: x0[i] for i, (job, index) in enumerate(held) if index == 0}
         outcomes: list[Outcome] = []
         for job in dict.fromkeys(job for job, _ in held if job.job_id in self._jobs):
-            stepped = job.progress(batch.padded_rows)
+            stepped = job.progress(job.share(batch, seconds))
             if stepped is None:
                 continue
             if job.job_id in firsts and job.wants_preview():

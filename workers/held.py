@@ -38,6 +38,7 @@ class Held:
     paths: list[str] = field(default_factory=list)
     images: dict[int, ImageInfo] = field(default_factory=dict)
     answered: int = 0  # images that the engine has finished
+    encode_s: float = 0.0
     denoise_s: float = 0.0
     decode_s: float = 0.0
     store_s: float = 0.0
@@ -45,6 +46,11 @@ class Held:
     @property
     def job_id(self) -> str:
         return self.job.id
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What every log line about it carries."""
+        return self.record.names
 
     @property
     def created_at(self) -> datetime:

@@ -12,9 +12,9 @@ from workers.blueprints import Blueprint
 from workers.calls import Picture
 from workers.conditions import Conditions, of_image, starting_latent, starting_noise
 from workers.images import enlarge_alpha, paste, to_picture
-from workers.scheduler import Slot
+from workers.scheduler import Batch, Slot
 from workers.snapshots import restore
-from workers.tasks import Admission, Stepped
+from workers.tasks import Admission, Share, Stepped
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +26,8 @@ class EngineJob:
     pictures: list[Picture] = field(default_factory=list)
     unfinished: set[int] = field(default_factory=set)
     step: int = 0
+    denoise_s: float = 0.0  # of all calls that it took part in
+    gpu_s: float = 0.0  # its rows' part of them
 
     @property
     def job_id(self) -> str:
@@ -80,13 +82,21 @@ class EngineJob:
             deadline=admission.deadline,
         )
 
-    def progress(self, rows: int) -> Stepped | None:
-        """What to report after a call of `rows` rows; None if no user's step ended in it."""
+    def share(self, batch: Batch, seconds: float) -> Share:
+        """Its part in a call of `seconds`, added to what it cost so far."""
+        rows = sum(slot.rows_per_step for slot in batch.slots if slot.job_id == self.job_id)
+        jobs = len({slot.job_id for slot in batch.slots})
+        self.denoise_s += seconds
+        self.gpu_s += seconds * rows / batch.rows
+        return Share(rows, batch.rows, jobs, seconds, self.denoise_s, self.gpu_s)
+
+    def progress(self, share: Share) -> Stepped | None:
+        """What to report after a call; None if no user's step ended in it."""
         step = sum(picture.step for picture in self.pictures)
         if step == self.step:
             return None
         self.step = step
-        return Stepped(self.job_id, step, self.steps, rows)
+        return Stepped(self.job_id, step, self.steps, share)
 
     def wants_preview(self) -> bool:
         """Whether image 0 just passed a step whose preview was asked for."""

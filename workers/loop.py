@@ -18,7 +18,7 @@ from workers.engine import Engine
 from workers.held import Held
 from workers.link import Link
 from workers.metrics import WorkerMetrics
-from workers.progress import News, Progress, step_ids, tell_alone
+from workers.progress import News, Progress, shared_of, step_ids, tell_alone
 from workers.publish import Canceled, Ending, Failed, HandedBack, Publisher, Retention, Succeeded
 from workers.rates import RateMeter
 from workers.rules import CLAIMS_A_ROUND, IDLE_S, Place
@@ -134,7 +134,7 @@ class Loop:
     def _begin(self, held: Held) -> None:
         self._held[held.job_id] = held
         self._apart = max(0, self._apart - 1)
-        log.info("job started", job_id=held.job_id, kind=held.request.kind, model=held.model, resumed=held.resumed)
+        log.info("job started", **held.names, kind=held.request.kind, model=held.model, resumed=held.resumed)
         self._count_slots()
         held.deadline = self._deadline(held)
         if held.resumed:
@@ -162,7 +162,7 @@ class Loop:
             return
         self._suspect = None
         if told:
-            log.warning("job runs alone: workers died with it", job_id=held.job_id)
+            log.warning("job runs alone: workers died with it", **held.names)
             self._start(held)
         else:
             self._release(held)
@@ -225,14 +225,15 @@ class Loop:
         """What the engine did for one job."""
         if isinstance(outcome, Prepared):
             self._metrics.stages.labels("encode", held.model).observe(outcome.seconds)
+            held.encode_s = outcome.seconds
             held.step = held.saved_step = outcome.step
             held.save_at = self._clock() + min(FIRST_SAVE_S, self._save_s)
             if held.resumed:
-                log.info("job resumed", job_id=held.job_id, step=outcome.step, steps=held.steps)
+                log.info("job resumed", **held.names, step=outcome.step, steps=held.steps)
         elif isinstance(outcome, Stepped):
             held.step = outcome.step
             if outcome.step > held.shown:  # a resumed job repeats steps that clients have seen
-                self._progress.step(held, outcome.step, outcome.preview)
+                self._progress.step(held, outcome.step, outcome.preview, shared_of(held, outcome.share))
         elif isinstance(outcome, Finished):
             held.denoise_s = max(held.denoise_s, outcome.denoise_s)  # images of a job share calls
             held.decode_s += outcome.decode_s

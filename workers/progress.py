@@ -20,12 +20,15 @@ from service.contract import (
     STEP_EVENTS_KEPT,
     ImageInfo,
     StoredImage,
+    Wire,
     events_key,
     job_key,
     preview_key,
     stored_field,
 )
+from service.marks import Kept, Shared
 from workers.held import Held
+from workers.tasks import Share
 
 PREVIEW_S = 300
 
@@ -36,7 +39,7 @@ if state[1] ~= 'running' or state[2] ~= ARGV[1] then return false end
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'step', ARGV[4]) end
 if ARGV[5] ~= '' then redis.call('SET', KEYS[3], ARGV[5], 'EX', ARGV[6]) end
 if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], ARGV[7], ARGV[8]) end
-return redis.call('XADD', KEYS[2], '*', 'type', ARGV[2], 'data', ARGV[3])
+return redis.call('XADD', KEYS[2], '*', 'type', ARGV[2], 'data', ARGV[3], 'trace', ARGV[9])
 """
 
 ALONE = """
@@ -54,6 +57,7 @@ class Event:
     held: Held
     type: Literal["step", "image"]
     data: str
+    mark: Wire
     step: str = ""
     preview: str = ""
     image: tuple[str, str] = ("", "")  # field of the record, and its value
@@ -75,16 +79,18 @@ class Progress:
     redis: Redis
     _waiting: list[Event] = field(default_factory=list)
 
-    def step(self, held: Held, step: int, preview: bytes | None) -> None:
+    def step(self, held: Held, step: int, preview: bytes | None, shared: Shared) -> None:
         """A step was taken; `step` counts over all images of the job."""
         data = json.dumps({"step": step, "steps": held.steps})
         picture = {"step": step, "image": base64.b64encode(preview).decode()} if preview else None
-        self._waiting.append(Event(held, "step", data, str(step), json.dumps(picture) if picture else ""))
+        preview_text = json.dumps(picture) if picture else ""
+        self._waiting.append(Event(held, "step", data, shared, str(step), preview_text))
 
     def image(self, held: Held, index: int, info: ImageInfo) -> None:
         """Image `index` was stored."""
         stored = StoredImage(execution=held.execution.id, info=info).to_json()
-        self._waiting.append(Event(held, "image", info.to_json(), image=(stored_field(index), stored)))
+        kept = Kept(decode_s=held.decode_s, store_s=held.store_s)
+        self._waiting.append(Event(held, "image", info.to_json(), kept, image=(stored_field(index), stored)))
 
     def forget(self, held: Held) -> None:
         """Drop what waits of a job that has ended."""
@@ -132,8 +138,21 @@ class Progress:
 def _append(pipe: Pipeline, event: Event) -> None:
     job_id = event.held.job_id
     keys = (job_key(job_id), events_key(job_id), preview_key(job_id))
-    values = (event.held.execution.id, event.type, event.data, event.step, event.preview, PREVIEW_S, *event.image)
-    pipe.eval(APPEND, len(keys), *keys, *values)
+    about = (event.held.execution.id, event.type, event.data, event.step, event.preview, PREVIEW_S)
+    pipe.eval(APPEND, len(keys), *keys, *about, *event.image, event.mark.to_json())
+
+
+def shared_of(held: Held, share: Share) -> Shared:
+    """The mark of a step."""
+    return Shared(
+        rows=share.rows,
+        call_rows=share.call_rows,
+        jobs=share.jobs,
+        call_s=round(share.call_s, 4),
+        encode_s=round(held.encode_s, 4),
+        denoise_s=round(share.denoise_s, 4),
+        gpu_s=round(share.gpu_s, 4),
+    )
 
 
 def tell_alone(redis: Redis, held: Held) -> bool:

@@ -34,6 +34,7 @@ from service.contract import (
     state_key,
     work_key,
 )
+from service.marks import MARK, Returned
 from workers.held import Held
 from workers.link import transact
 
@@ -103,13 +104,13 @@ class Publisher:
 
         written = transact(self._redis, (held.job.key, job_key(held.job_id)), body)
         self._worker.executions.pop(held.execution.id, None)
-        log.info("job ended" if written else "job lost to another execution", job_id=held.job_id, status=ending.status)
+        log.info("job ended" if written else "job lost to another execution", **held.names, status=ending.status)
         return written
 
     def _write(self, pipe: Pipeline, held: Held, ending: Ending) -> None:
         held.execution.delete(held.job, pipe)
         if isinstance(ending, HandedBack):
-            queue_again(pipe, held.job, held.queue)
+            queue_again(pipe, held.job, held.queue, Returned(why="handed_back"))
             return
         held.job.ended_at = now()
         self._count(pipe, held, ending)
@@ -177,12 +178,13 @@ def _end_ours(pipe: Pipeline, record: JobRecord, ending: End, retention: Retenti
     pipe.set(gone_key(job_id), record.owner, ex=retention.keep_s + retention.gone_s)
 
 
-def queue_again(pipe: Pipeline, job: Job, queue: Queue) -> None:
+def queue_again(pipe: Pipeline, job: Job, queue: Queue, mark: Returned) -> None:
     """Put a started job in front of its queue. Our started_at stays: that is when it first started."""
     job.set_status(JobStatus.QUEUED, pipeline=pipe)
     pipe.hset(job.key, mapping={"enqueued_at": utcformat(now()), "started_at": "", "worker_name": ""})
     pipe.lpush(queue.key, job.id)
     pipe.hset(job_key(job.id), "status", "queued")
+    pipe.xadd(events_key(job.id), {"type": MARK, "data": "{}", MARK: mark.to_json()})
     pipe.hdel(job_key(job.id), "execution", "worker")
 
 

@@ -23,6 +23,7 @@ from rq.worker_registration import REDIS_WORKER_KEYS, clean_worker_registry
 
 from latentd.errors import DeadlineMissed, JobFailed, LatentdError
 from service.contract import DEADLINES_KEY, JobRecord, job_key
+from service.marks import Returned
 from workers.link import transact
 from workers.places import PLACE_FIELD, is_dead
 from workers.publish import Failed, Retention, queue_again, write_end
@@ -115,8 +116,8 @@ class Reaper:
             return False
         pipe.hincrby(job_key(job_id), "deaths_alone" if alone else "deaths", 1)
         pipe.hdel(job_key(job_id), "alone")
-        queue_again(pipe, seen.job, queue)
-        log.warning("job of a dead worker queued again", job_id=job_id, worker=state.get("worker"), alone=alone)
+        queue_again(pipe, seen.job, queue, Returned(why="worker_died"))
+        log.warning("job of a dead worker queued again", **seen.record.names, worker=state.get("worker"), alone=alone)
         return True
 
     def _end_late(self) -> None:
@@ -140,7 +141,7 @@ class Reaper:
     def _end(self, pipe: Pipeline, seen: Sighting, error: LatentdError) -> None:
         seen.job.ended_at = now()
         write_end(pipe, seen.job, seen.record, Failed(error.problem()), self._retention, {})
-        log.warning("job ended without a worker", job_id=seen.job.id, detail=error.detail)
+        log.warning("job ended without a worker", **seen.record.names, detail=error.detail)
 
     def _recover(self, queue: Queue) -> None:
         """Return ids that were popped but never claimed."""

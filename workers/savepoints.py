@@ -81,7 +81,7 @@ class Savepoints:
             if not held.closed and self._keep(held, step, data):
                 held.saved_step, held.passed = step, True
         except (RedisError, BaseError, OSError) as error:  # the next savepoint is seconds away
-            log.warning("savepoint not written", job_id=held.job_id, error=type(error).__name__)
+            log.warning("savepoint not written", **held.names, error=type(error).__name__)
         finally:
             held.saving = False
 

@@ -119,11 +119,11 @@ class Storing:
             try:
                 self._reports.put(work())
             except Closed:
-                log.info("storing given up", job_id=held.job_id)
+                log.info("storing given up", **held.names)
             except LatentdError as error:
                 self._reports.put(Unstored(held, error))
             except Exception as error:  # a thread's exception would be lost, and the job with it
-                log.exception("storing failed", job_id=held.job_id)
+                log.exception("storing failed", **held.names)
                 self._reports.put(Unstored(held, JobFailed(f"the image can't be stored: {type(error).__name__}")))
 
         self._pool.submit(report)
@@ -188,7 +188,7 @@ class Storing:
                 if "No space left" in str(error):
                     raise DiskFull("no space is left for the image", field="LATENTD_STORAGE_URL") from error
                 self._away()
-                log.warning("storage is away", error=type(error).__name__, retry_s=wait)
+                log.warning("storage is away", **held.names, error=type(error).__name__, retry_s=wait)
             if self._stop.wait(wait):
                 raise Closed
             wait = min(2 * wait, LONGEST_WAIT_S)

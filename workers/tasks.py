@@ -44,8 +44,21 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """A job's part in a UNet call: `rows` of `call_rows` real ones; `denoise_s` sums the seconds of all its calls so
+    far, `gpu_s` its rows' part of them."""
+
+    rows: int
+    call_rows: int
+    jobs: int
+    call_s: float
+    denoise_s: float
+    gpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Stepped:
-    """The job is at `step` of `steps`, summed over its images; `rows` is the size of the call that it shared.
+    """The job is at `step` of `steps`, summed over its images; `share` is its part in the call that got it there.
 
     `preview` is a WebP of at most 256 pixels of what image 0 will be, where `preview_every` asks for it.
     """
@@ -53,7 +66,7 @@ class Stepped:
     job_id: str
     step: int
     steps: int
-    rows: int
+    share: Share
     preview: bytes | None = None
 
 

@@ -1,4 +1,4 @@
-"""GET /v1/jobs, GET and DELETE /v1/jobs/{id}, GET /v1/jobs/{id}/events and /deliveries."""
+"""GET /v1/jobs, GET and DELETE /v1/jobs/{id}, GET /v1/jobs/{id}/events, /trace and /deliveries."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from service.events import is_over, parse_event_id, server_sent
 from service.jobs import JobPage, ListQuery, list_jobs, read_hash, read_job
 from service.openapi import problems
 from service.state import Current
+from service.traces import Trace, read_trace
 from service.webhooks import Delivery, read_deliveries
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -74,6 +75,12 @@ async def delete(id: str, gateway: Current, caller: Asker, query: Annotated[Dele
 async def deliveries(id: str, gateway: Current, caller: Asker) -> DeliveryList:
     await read_hash(gateway.redis, caller, id)
     return DeliveryList(items=await read_deliveries(gateway.redis, id))
+
+
+@router.get("/{id}/trace", summary="Where a job's time went", responses=problems(404, 410))
+async def trace(id: str, gateway: Current, caller: Asker) -> Trace:
+    """Queue wait, who shared each call, its part of the accelerator's time, and every run with how it ended."""
+    return await read_trace(gateway.redis, caller, id)
 
 
 @router.get(

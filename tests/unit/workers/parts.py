@@ -8,6 +8,7 @@ from redis import Redis
 from rq.worker.base import BaseWorker
 
 from service.contract import Numerics
+from service.marks import Shared
 from workers.claims import Claims
 from workers.held import Held
 from workers.publish import Retention
@@ -18,6 +19,7 @@ RETENTION = Retention(60, 600)
 NUMERICS = Numerics(
     device="cpu", dtype="float32", threads=1, rows=4, memory_format="contiguous", compiled=False, torch="2"
 )
+SHARED = Shared(rows=1, call_rows=4, jobs=3, call_s=0.2, encode_s=0.1, denoise_s=1.0, gpu_s=0.25)
 
 
 def make_worker(redis: Redis, name: str = "worker-a") -> BaseWorker:

@@ -7,7 +7,7 @@ from redis import Redis
 
 from service.contract import CANCELING_KEY, STEP_EVENTS_KEPT, ImageInfo, events_key, job_key, preview_key
 from tests.enqueue import enqueue, event_types, job_state, make_request
-from tests.unit.workers.parts import RETENTION, claim, make_worker
+from tests.unit.workers.parts import RETENTION, SHARED, claim, make_worker
 from workers.progress import Progress, step_ids
 from workers.publish import HandedBack, Publisher, Succeeded
 
@@ -17,7 +17,7 @@ IMAGE = ImageInfo(id="a-0", url="/v1/images/a-0", seed=7, width=64, height=64, f
 def test_steps_images_and_previews_are_written_in_one_flush(redis: Redis) -> None:
     enqueue(redis, "a", make_request(num_images=2))
     held, progress = claim(make_worker(redis)), Progress(redis)
-    progress.step(held, 3, b"webp")
+    progress.step(held, 3, b"webp", SHARED)
     progress.image(held, 0, IMAGE)
     news = progress.flush(["a"])
     assert (news.canceled, news.lost) == (frozenset(), frozenset())
@@ -38,7 +38,7 @@ def test_only_the_newest_steps_are_kept_and_nothing_else_is_trimmed(redis: Redis
     enqueue(redis, "a", make_request(steps=1000, num_images=2))
     held, progress = claim(make_worker(redis)), Progress(redis)
     for step in range(1, 1301):
-        progress.step(held, step, None)
+        progress.step(held, step, None, SHARED)
         if step % 2 == 0:
             progress.flush(["a"])
         if step == 100:
@@ -57,12 +57,12 @@ def test_a_resumed_job_trims_what_earlier_executions_wrote(redis: Redis) -> None
     enqueue(redis, "a", make_request(steps=1000, num_images=2))
     first, progress = claim(worker), Progress(redis)
     for step in range(1, 1001):
-        progress.step(first, step, None)
+        progress.step(first, step, None, SHARED)
     progress.flush(["a"])
     Publisher(worker, redis, RETENTION).end(first, HandedBack())
     second = claim(worker)
     second.step_ids.extend(step_ids(redis, "a"))
-    progress.step(second, 1, None)
+    progress.step(second, 1, None, SHARED)
     progress.flush(["a"])
     assert event_types(redis, "a").count("step") == STEP_EVENTS_KEPT
 
@@ -79,10 +79,10 @@ def test_a_stale_or_ended_execution_writes_no_event(redis: Redis) -> None:
     old, progress, publisher = claim(worker), Progress(redis), Publisher(worker, redis, RETENTION)
     publisher.end(old, HandedBack())
     new = claim(worker)
-    progress.step(old, 2, b"late")
+    progress.step(old, 2, b"late", SHARED)
     assert progress.flush(["a"]).lost == {"a"}
     publisher.end(new, Succeeded(new.result()))
-    progress.step(new, 3, b"later")
+    progress.step(new, 3, b"later", SHARED)
     progress.flush(["a"])
     assert event_types(redis, "a") == ["queued", "started", "succeeded"]
     assert not redis.exists(preview_key("a"))
@@ -92,7 +92,7 @@ def test_a_purged_job_leaves_nothing_behind(redis: Redis) -> None:
     enqueue(redis, "a", make_request())
     held, progress = claim(make_worker(redis)), Progress(redis)
     redis.delete(job_key("a"), events_key("a"))
-    progress.step(held, 1, b"x")
+    progress.step(held, 1, b"x", SHARED)
     progress.flush(["a"])
     assert redis.exists(job_key("a"), events_key("a"), preview_key("a")) == 0
 
@@ -100,7 +100,7 @@ def test_a_purged_job_leaves_nothing_behind(redis: Redis) -> None:
 def test_events_of_an_ended_job_are_forgotten(redis: Redis) -> None:
     enqueue(redis, "a", make_request())
     held, progress = claim(make_worker(redis)), Progress(redis)
-    progress.step(held, 1, None)
+    progress.step(held, 1, None, SHARED)
     progress.forget(held)
     progress.flush(["a"])
     assert event_types(redis, "a") == ["queued", "started"]
