@@ -13,6 +13,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from latentd.redis_server import find_server
+from latentd.up import die_with_parent
 
 START_S = 10.0
 
@@ -32,7 +33,7 @@ class RedisServer:
 
     def start(self) -> None:
         """Start and wait until it answers; a restart finds what an append-only file kept."""
-        self._process = subprocess.Popen(self._command)
+        self._process = subprocess.Popen(self._command, preexec_fn=die_with_parent)
         self._wait()
 
     def _wait(self) -> None:

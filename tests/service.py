@@ -15,6 +15,8 @@ from typing import IO, Any
 
 import httpx2
 
+from latentd.up import die_with_parent
+
 START_S = 60.0
 
 
@@ -45,7 +47,8 @@ class Service:
         """Start, wait until /readyz and a live worker; returns the seconds that it took."""
         began = time.monotonic()
         self._log = self.log_path.open("ab")
-        self._process = subprocess.Popen([sys.executable, "-m", "latentd", "up"], env=self.env, stderr=self._log)
+        command = [sys.executable, "-m", "latentd", "up"]
+        self._process = subprocess.Popen(command, env=self.env, stderr=self._log, preexec_fn=die_with_parent)
         while not self._serves():
             assert self._process.poll() is None, self.log_path.read_text()
             assert time.monotonic() - began < START_S, self.log_path.read_text()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from latentd.settings import Settings
+from latentd.up import die_with_parent
 
 START_S = 60.0
 
@@ -39,7 +40,9 @@ class WorkerProcess:
         }
         command = [sys.executable, "-m", "latentd", "worker", "--model", "tiny", "--device", "cpu"]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
+            self.process = subprocess.Popen(
+                command, env=environment, stderr=log, stdout=log, preexec_fn=die_with_parent
+            )
 
     def ready(self) -> None:
         """Wait until it serves."""
