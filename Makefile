@@ -21,6 +21,8 @@ lint: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/latentd bench
+	$(BIN)/python -m tests.perf.redis_limits
+	$(BIN)/python -m tests.perf.validate_plan
 
 soak: .venv/.dev
 	$(BIN)/python -m tests.soak --log docs/soak.md

@@ -100,8 +100,9 @@ def answer(planner: Planner, best: Outlook, others: dict[str, Outlook], p99: flo
 def show(planner: Planner, best: Outlook, others: dict[str, Outlook], p99: float, console: Console) -> None:
     """For people: the number first."""
     load, verdict = planner.load, "keep" if best.meets(p99) else "don't keep"
+    gpus = "GPU" if best.workers == 1 else "GPUs"
     console.print(
-        f"[bold]{best.workers} GPUs[/bold], a worker each, {verdict} {p99:g} s for 99 % at {load.rate:g} jobs/s: "
+        f"[bold]{best.workers} {gpus}[/bold], a worker each, {verdict} {p99:g} s for 99 % at {load.rate:g} jobs/s: "
         f"p99 {best.total.p99:.2f} s, mean {best.total.mean:.2f} s.",
         highlight=False,
     )

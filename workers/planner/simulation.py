@@ -19,9 +19,9 @@ from workers.rules import CLAIMS_A_ROUND, IDLE_S, Place
 class RedisLimits:
     """What one Redis serves per second when it does nothing else; measured (docs/capacity.md)."""
 
-    polls_per_s: float = 30_000.0
-    jobs_per_s: float = 700.0  # enqueued, claimed and ended
-    steps_per_s: float = 12_000.0  # step and image events written
+    polls_per_s: float = 25_000.0
+    jobs_per_s: float = 560.0  # enqueued, claimed and ended
+    steps_per_s: float = 17_000.0  # step and image events written
 
 
 @dataclass(slots=True)

@@ -1,0 +1,161 @@
+"""Does `latentd plan` predict this machine? A real worker process serves Poisson arrivals; the planner says before what
+will come of it. Mean within 15 %, 99th percentile within 30 %, else exit 1. Needs a quiet machine.
+
+    python -m tests.perf.validate_plan [--jobs 200] [--load 0.6] [--seed 0]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from statistics import fmean
+
+from redis import Redis
+from rich.console import Console
+
+from service.contract import TERMINAL, JobRecord, StepTimes
+from tests.enqueue import enqueue, job_state
+from tests.redis_server import RedisServer
+from workers.planner.answer import percentile
+from workers.planner.costs import Costs, price
+from workers.planner.files import live_tables
+from workers.planner.mix import Arrival, JobClass, arrivals
+from workers.planner.simulation import simulate
+from workers.planner.worker import Policy
+
+MODEL = "emoji"
+SMALL = {"kind": "txt2img", "model": MODEL, "width": 64, "height": 64, "guidance_scale": 4.0}
+MIX = (
+    JobClass.model_validate(SMALL | {"steps": 8, "weight": 3}),
+    JobClass.model_validate(SMALL | {"steps": 6, "num_images": 2, "priority": "bulk"}),
+)
+BURSTS = (1, 2, 3, 4, 6, 8) * 3  # images at a time, so that calls of every size are measured before the prediction
+MEAN_WITHIN, P99_WITHIN = 0.15, 0.30
+WAIT_S = 600.0
+
+
+@contextmanager
+def worker(redis_url: str, folder: Path) -> Iterator[None]:
+    """`latentd worker --model emoji` as a process, ready."""
+    environment = os.environ | {"REDIS_URL": redis_url, "LATENTD_DATA_DIR": str(folder), "LATENTD_LOG_LEVEL": "info"}
+    command = [sys.executable, "-m", "latentd", "worker", "--model", MODEL, "--device", "cpu"]
+    with (folder / "worker.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        ends = time.monotonic() + WAIT_S
+        while '"ready"' not in (folder / "worker.log").read_text():
+            if process.poll() is not None or time.monotonic() > ends:
+                raise RuntimeError((folder / "worker.log").read_text())
+            time.sleep(0.1)
+        yield
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def put(redis: Redis, name: str, one: JobClass) -> str:
+    job_id = f"job-{name}"
+    fields = one.model_dump(exclude={"weight", "model"})
+    enqueue(redis, job_id, one.request.model_copy(update={"seed": abs(hash(name)) % 2**32, **fields}))
+    return job_id
+
+
+def until_ended(redis: Redis, job_ids: Sequence[str]) -> None:
+    ends = time.monotonic() + WAIT_S
+    for job_id in job_ids:
+        while job_state(redis, job_id)["status"] not in TERMINAL:
+            if time.monotonic() > ends:
+                raise TimeoutError(f"{job_id} has not ended within {WAIT_S:g} s")
+            time.sleep(0.05)
+
+
+def calibrate(redis: Redis) -> dict[str, StepTimes]:
+    """Let the worker measure every size of call, and read what it published."""
+    single = MIX[0]
+    for burst, images in enumerate(BURSTS):
+        until_ended(redis, [put(redis, f"calibrate-{burst}-{k}", single) for k in range(images)])
+    time.sleep(5)  # until the next beat
+    return live_tables(redis, [MODEL])
+
+
+def serve(redis: Redis, stream: Sequence[Arrival]) -> list[float]:
+    """Enqueue each job at its time; seconds from its arrival to its result."""
+    began, job_ids = time.monotonic(), []
+    for number, arrival in enumerate(stream):
+        time.sleep(max(0.0, began + arrival.time - time.monotonic()))
+        job_ids.append(put(redis, f"{number}", MIX[arrival.index]))
+    until_ended(redis, job_ids)
+    return [seconds(redis, job_id) for job_id in job_ids]
+
+
+def seconds(redis: Redis, job_id: str) -> float:
+    state = job_state(redis, job_id)
+    if state["status"] != "succeeded":
+        raise RuntimeError(f"{job_id} {state['status']}: {state.get('error')}")
+    created = JobRecord.model_validate_json(state["record"]).created_at
+    return (datetime.fromisoformat(state["ended_at"]) - created).total_seconds()
+
+
+def predicted(costs: Costs, stream: Sequence[Arrival], seed: int) -> list[float]:
+    run = simulate(costs, stream, 1, Policy(), seed=seed)
+    return [job.ended - job.arrived for job in run.jobs]
+
+
+def summary(values: Sequence[float]) -> tuple[float, float]:
+    return fmean(values), percentile(sorted(values), 0.99)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=200)
+    parser.add_argument("--load", type=float, default=0.6, help="share of what full calls could serve")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with RedisServer(aof=True) as server, tempfile.TemporaryDirectory() as folder, worker(server.url, Path(folder)):
+        redis = server.connect()
+        tables = calibrate(redis)
+        costs = price(MIX, tables)
+        shares = [one.weight / sum(each.weight for each in MIX) for one in MIX]
+        rate = options.load / sum(share * costs.gpu_s(job, 16) for share, job in zip(shares, costs.jobs, strict=True))
+        stream = arrivals(MIX, rate, options.jobs, options.seed)
+        before = summary(predicted(costs, stream, options.seed))
+        live = summary(serve(redis, stream))
+        time.sleep(5)
+        after = summary(predicted(price(MIX, live_tables(redis, [MODEL])), stream, options.seed))
+    others = [summary(predicted(costs, arrivals(MIX, rate, 3000, seed), seed)) for seed in range(1, 4)]
+    sys.exit(0 if show(rate, live, before, after, others, tables[MODEL]) else 1)
+
+
+def show(
+    rate: float,
+    live: tuple[float, float],
+    before: tuple[float, float],
+    after: tuple[float, float],
+    others: Sequence[tuple[float, float]],
+    table: StepTimes,
+) -> bool:
+    """Print the comparison; whether the prediction held."""
+    errors = [guess / seen - 1 for guess, seen in zip(before, live, strict=True)]
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table.to_json(), markup=False)
+    console.print(f"rate {rate:.2f} jobs/s")
+    console.print(f"live                 mean {live[0]:.3f} s  p99 {live[1]:.3f} s")
+    console.print(
+        f"predicted before     mean {before[0]:.3f} s  p99 {before[1]:.3f} s  {errors[0]:+.1%} {errors[1]:+.1%}"
+    )
+    console.print(f"with the run's times mean {after[0]:.3f} s  p99 {after[1]:.3f} s")
+    for mean, p99 in others:
+        console.print(f"other arrivals       mean {mean:.3f} s  p99 {p99:.3f} s")
+    return abs(errors[0]) <= MEAN_WITHIN and abs(errors[1]) <= P99_WITHIN
+
+
+if __name__ == "__main__":
+    main()
