@@ -17,6 +17,7 @@ from latentd.settings import Settings
 from latentd.storage import Store
 from service.contract import (
     CANCELING_KEY,
+    DEADLINES_KEY,
     JOBS_KEY,
     OUTBOX_KEY,
     TERMINAL,
@@ -26,6 +27,7 @@ from service.contract import (
     job_key,
     keys_of,
     list_key,
+    state_key,
     work_key,
 )
 from service.queue import SPENT_KEPT_S, spent_key
@@ -83,8 +85,12 @@ def _end_waiting(pipe: Pipeline, settings: Settings, record: JobRecord, job: RQJ
     pipe.hset(job_key(record.id), mapping={"status": "canceled", "ended_at": now.isoformat(), "cancel": "1"})
     pipe.xadd(events_key(record.id), {"type": "canceled", "data": "{}"})
     pipe.hdel(work_key(request.model, request.priority), record.id)
+    pipe.zrem(DEADLINES_KEY, record.id)
+    pipe.delete(state_key(record.id))
     pipe.expire(job_key(record.id), retention)
     pipe.expire(events_key(record.id), retention)
+    # The record names the owner only while it lasts: its 410 is written with the end.
+    pipe.set(gone_key(record.id), record.owner, ex=retention + settings.gone_s)
     if request.webhook_url is not None:
         pipe.xadd(OUTBOX_KEY, {"job": record.id, "type": "canceled"})
     if record.charged_s:  # it is computed no further
@@ -124,8 +130,8 @@ def forget(rq: Redis, settings: Settings, record: JobRecord) -> None:
 
 
 async def delete_objects(store: Store, job_id: str) -> None:
-    """Delete the job's images, of every execution, and its uploads."""
-    for folder in ("images", "uploads"):
+    """Delete the job's images and savepoints, of every execution, and its uploads."""
+    for folder in ("images", "uploads", "states"):
         found = await store.list(f"{folder}/{job_id}").collect_async()
         if found:
             await store.delete_async([item["path"] for item in found])

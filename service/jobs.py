@@ -163,8 +163,8 @@ def _eta(job: Job, backlog: Backlog | None) -> float | None:
     return None if eta is None else round(eta, 3)
 
 
-async def list_jobs(redis: Redis, shelf: CardShelf, caller: Caller, query: ListQuery, gone_s: int) -> JobPage:
-    """Newest first, from the cursor on. Ids whose jobs expired are forgotten on the way.
+async def list_jobs(redis: Redis, shelf: CardShelf, caller: Caller, query: ListQuery) -> JobPage:
+    """Newest first, from the cursor on. Ids whose jobs expired are passed over until a worker sweeps them.
 
     Raises:
         InvalidRequest: the cursor is none that a list gave.
@@ -172,7 +172,7 @@ async def list_jobs(redis: Redis, shelf: CardShelf, caller: Caller, query: ListQ
     found: list[tuple[str, Hash]] = []
     position = _parse_cursor(query.cursor)
     while len(found) <= query.limit:
-        batch = await _after(redis, caller.listed, position, gone_s)
+        batch = await _after(redis, caller.listed, position)
         if not batch:
             break
         found += [(_cursor(job_id, score), h) for job_id, score, h in batch if h is not None and _matches(h, query)]
@@ -189,9 +189,7 @@ def _matches(values: Hash, query: ListQuery) -> bool:
     return query.kind is None or JobRecord.model_validate_json(values["record"]).request.kind == query.kind
 
 
-async def _after(
-    redis: Redis, owner: str, position: tuple[int, str] | None, gone_s: int
-) -> list[tuple[str, int, Hash | None]]:
+async def _after(redis: Redis, owner: str, position: tuple[int, str] | None) -> list[tuple[str, int, Hash | None]]:
     """Up to PAGE ids that come after `position` (created ms, id) in descending order, and their hashes."""
     top = "+inf" if position is None else position[0]
     start = 0
@@ -202,28 +200,15 @@ async def _after(
         start += len(ids)
         if len(ids) < PAGE:
             break
-    return await _hashes(redis, owner, found[:PAGE], gone_s)
+    return await _hashes(redis, found[:PAGE])
 
 
-async def _hashes(
-    redis: Redis, owner: str, ids: Sequence[tuple[str, int]], gone_s: int
-) -> list[tuple[str, int, Hash | None]]:
+async def _hashes(redis: Redis, ids: Sequence[tuple[str, int]]) -> list[tuple[str, int, Hash | None]]:
     async with redis.pipeline(transaction=False) as pipe:
         for job_id, _ in ids:
             pipe.hgetall(job_key(job_id))
         hashes = await pipe.execute()
-    expired = [job_id for (job_id, _), values in zip(ids, hashes, strict=True) if "record" not in values]
-    await _bury(redis, owner, expired, gone_s)
     return [(i, s, h if "record" in h else None) for (i, s), h in zip(ids, hashes, strict=True)]
-
-
-async def _bury(redis: Redis, owner: str, expired: Sequence[str], gone_s: int) -> None:
-    """Expired ids leave the list; their 410 stays."""
-    async with redis.pipeline() as pipe:
-        for job_id in expired:
-            pipe.zrem(list_key(owner), job_id)
-            pipe.set(gone_key(job_id), owner, ex=gone_s, nx=not owner)
-        await pipe.execute()
 
 
 def _cursor(job_id: str, created_ms: int) -> str:

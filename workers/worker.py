@@ -30,6 +30,7 @@ from workers.metrics import WorkerMetrics
 from workers.places import PLACE_FIELD, my_place
 from workers.publish import Retention
 from workers.reaper import Reaper
+from workers.retention import Sweeper, Sweeping
 from workers.savepoints import Savepoints
 from workers.storing import Storing
 
@@ -94,12 +95,16 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str) -> None:
         loop.times.take,
         lambda count: metrics.retries.labels("worker_died").inc(count),
     )
+    sweeper_redis = connect(settings.redis)
+    sweeping = Sweeping(sweeper_redis, Sweeper(sweeper_redis, store, retention), retention)
     _patiently(lambda: _arrive(worker, redis, cards))
     heart.start()
+    sweeping.start()
     log.info("ready", worker=worker.name, models=list(cards), metrics_port=port, seconds=time.monotonic() - began)
     try:
         loop.run()
     finally:
+        sweeping.stop()
         heart.stop()
         storing.close()
         savepoints.close()

@@ -39,7 +39,7 @@ class DeliveryList(BaseModel):
 
 @router.get("", summary="Jobs, newest first", responses=problems())
 async def jobs(gateway: Current, caller: Asker, query: Annotated[ListQuery, Query()]) -> JobPage:
-    return await list_jobs(gateway.redis, gateway.shelf, caller, query, gateway.settings.gone_s)
+    return await list_jobs(gateway.redis, gateway.shelf, caller, query)
 
 
 @router.get("/{id}", summary="One job", responses=problems(404, 410))
