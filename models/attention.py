@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from models.blocks import GroupNorm
+
 
 class SelfAttention(nn.Module):
     """Softmax attention of tokens with themselves; q, k and v are one matrix product.
@@ -94,7 +96,7 @@ class SpatialTransformer(nn.Module):
         self, channels: int, context_dim: int, heads: int, depth: int, groups: int, only_cross_attention: bool = False
     ) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.norm = GroupNorm(groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, channels)
         self.transformer_blocks = nn.ModuleList(
             TransformerBlock(channels, context_dim, heads, only_cross_attention) for _ in range(depth)
@@ -114,7 +116,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, channels: int, heads: int, groups: int | None, eps: float) -> None:
         super().__init__()
-        self.group_norm = nn.GroupNorm(groups, channels, eps=eps) if groups is not None else nn.Identity()
+        self.group_norm = GroupNorm(groups, channels, eps=eps) if groups is not None else nn.Identity()
         self.attention = SelfAttention(channels, heads, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:

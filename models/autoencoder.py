@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from models.attention import AttentionBlock
-from models.blocks import Downsample, ResBlock, Upsample
+from models.blocks import Downsample, GroupNorm, ResBlock, Upsample
 from models.quantize import Quantizer
 
+LOGVAR = (-30.0, 20.0)  # bounds of the posterior's log variance
 EPS = 1e-6  # of every GroupNorm in a first stage
 
 
@@ -92,7 +93,7 @@ class Encoder(nn.Module):
             self.down_blocks.append(level)
             width = channels
         self.mid_block = Middle(width, config)
-        self.conv_norm_out = nn.GroupNorm(config.norm_groups, width, eps=EPS)
+        self.conv_norm_out = GroupNorm(config.norm_groups, width, eps=EPS)
         self.conv_out = nn.Conv2d(width, config.z_channels * (2 if config.kind == "kl" else 1), 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ class Decoder(nn.Module):
                 level.upsamplers.append(Upsample(channels))
             self.up_blocks.append(level)
             width = channels
-        self.conv_norm_out = nn.GroupNorm(config.norm_groups, width, eps=EPS)
+        self.conv_norm_out = GroupNorm(config.norm_groups, width, eps=EPS)
         self.conv_out = nn.Conv2d(width, config.out_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -147,17 +148,25 @@ class Autoencoder(nn.Module):
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance (clamped to [−30, 20]) of the KL posterior q(z|x); x is b 3 H W in [−1, 1]."""
         mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)  # b d h w each
-        return mean, logvar.clamp(-30.0, 20.0)
+        return mean, logvar.clamp(*LOGVAR)
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """Latent b d h w of x (b 3 H W in [−1, 1]): VQ before quantisation; KL the mode, or a sample with `noise`."""
+        return self.latent(self.encoder(x), noise)
+
+    def latent(self, h: Tensor, noise: Tensor | None = None) -> Tensor:
+        """What `encode` gives, from the encoder's output."""
         if self.config.kind == "vq":
-            return self.quant_conv(self.encoder(x))  # type: ignore[no-any-return]
-        mean, logvar = self.moments(x)
-        return mean if noise is None else torch.addcmul(mean, torch.exp(0.5 * logvar), noise)
+            return self.quant_conv(h)  # type: ignore[no-any-return]
+        mean, logvar = self.quant_conv(h).chunk(2, dim=1)
+        return mean if noise is None else torch.addcmul(mean, torch.exp(0.5 * logvar.clamp(*LOGVAR)), noise)
 
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
         """Picture b 3 H W, about [−1, 1], of z (b d h w); the VQ decoder's first layer is the quantiser (App. G)."""
+        return self.decoder(self.prepared(z, quantize))  # type: ignore[no-any-return]
+
+    def prepared(self, z: Tensor, quantize: bool = True) -> Tensor:
+        """What the decoder reads: z quantised (VQ) and through `post_quant_conv`."""
         if self.config.kind == "vq" and quantize:
             z = self.quantize(z)  # b d h w
-        return self.decoder(self.post_quant_conv(z))  # type: ignore[no-any-return]
+        return self.post_quant_conv(z)  # type: ignore[no-any-return]

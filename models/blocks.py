@@ -6,9 +6,48 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
 Resample = Literal["up", "down"]
+LARGE_MAP = 64 * 64  # pixels
+STRIP = 128  # rows whose statistics are taken at a time
+
+
+class GroupNorm(nn.GroupNorm):
+    """torch's, but for large channels-last maps on CPUs, whose statistics it adds up in float32 one by one.
+
+    Measured against float64: a relative error of 4e-4 in the deviation at 1024², two grey levels after a decoder.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x[0, 0].numel() <= LARGE_MAP or x.is_contiguous():
+            return super().forward(x)
+        slope, offset = group_affine(self, x)
+        return torch.addcmul(offset, x, slope)
+
+
+def group_affine(norm: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope and offset b c 1 1 with which GroupNorm(x) = slope · x + offset."""
+    mean, var = _statistics(x, norm.num_groups)  # b g
+    size = x.shape[1] // norm.num_groups
+    slope = repeat((var + norm.eps).rsqrt(), "b g -> b (g c)", c=size) * norm.weight
+    offset = norm.bias - repeat(mean, "b g -> b (g c)", c=size) * slope
+    return rearrange(slope.to(x.dtype), "b c -> b c 1 1"), rearrange(offset.to(x.dtype), "b c -> b c 1 1")
+
+
+def _statistics(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance b g of every group, in float64 from those of strips, which bounds the memory."""
+    mean = square = torch.zeros((), dtype=torch.float64, device=x.device)
+    for strip in torch.tensor_split(x, -(-x.shape[2] // STRIP), dim=2):
+        share = strip.shape[2] / x.shape[2]
+        center = strip.mean(dim=(2, 3), keepdim=True)  # b c 1 1
+        spread = (strip - center).square_().mean(dim=(2, 3)).double()  # b c
+        center = rearrange(center, "b c 1 1 -> b c").double()
+        mean = mean + share * center
+        square = square + share * (spread + center.square())
+    mean, square = (reduce(value, "b (g c) -> b g", "mean", g=groups) for value in (mean, square))
+    return mean, square - mean.square()
 
 
 class ResBlock(nn.Module):
@@ -31,11 +70,11 @@ class ResBlock(nn.Module):
         super().__init__()
         self.scale_shift = scale_shift
         self.resample = resample
-        self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
+        self.norm1 = GroupNorm(groups, in_channels, eps=eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         if emb_channels is not None:
             self.time_emb_proj = nn.Linear(emb_channels, out_channels * (2 if scale_shift else 1))
-        self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
+        self.norm2 = GroupNorm(groups, out_channels, eps=eps)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 

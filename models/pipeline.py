@@ -16,14 +16,16 @@ from models.autoencoder import Autoencoder
 from models.checkpoints.build import build
 from models.checkpoints.card import CARD, checkpoint_id
 from models.checkpoints.detect import load_checkpoint
-from models.checkpoints.files import read_json
+from models.checkpoints.files import read_json, understood
 from models.checkpoints.loaded import Loaded
 from models.conditioning import ClassEmbedder, ConditionerModule, SpatialRescaler, TextEncoder, make_conditioner
 from models.config import ModelConfig
 from models.schedule import NoiseSchedule
+from models.tiling import decode_tiled, encode_tiled
 from models.tokenizer import PromptTokenizer
 from models.unet import UNet
 
+TILE = 512  # pixels a side; larger pictures go through the first stage in tiles, to bound its memory
 BLANKS_KEPT = 16  # sizes; a latent of 128×128 is 320 KB
 
 
@@ -89,13 +91,21 @@ class LatentDiffusion:
     @torch.inference_mode()
     def encode_images(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """Scaled latent b c h w of x (b 3 H W in [−1, 1]): KL the mode, or a sample with `noise`; VQ unquantised."""
-        z: Tensor = self.first_stage.encode(self._placed(x), None if noise is None else self._placed(noise))
+        z = self._encode(self._placed(x), None if noise is None else self._placed(noise))
         return z * self.scale_factor
+
+    def _encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        if max(x.shape[2:]) > TILE:
+            return encode_tiled(self.first_stage, x, TILE, noise)
+        return self.first_stage.encode(x, noise)
 
     @torch.inference_mode()
     def decode(self, z: Tensor) -> Tensor:
         """Picture b 3 H W, about [−1, 1] and not clamped, of scaled latents b c h w."""
-        return self.first_stage.decode(self._placed(z) / self.scale_factor)
+        z = self._placed(z) / self.scale_factor
+        if max(z.shape[2:]) * self.latent_factor > TILE:
+            return decode_tiled(self.first_stage, z, TILE)
+        return self.first_stage.decode(z)
 
     @torch.inference_mode()
     def predict(
@@ -128,7 +138,7 @@ class LatentDiffusion:
         if self.config.concat == "latent-mask":
             # The original masks in [0, 1], so that the hole is black, not grey.
             masked = (image + 1) * (1 - hole) - 1
-            return torch.cat([self.first_stage.encode(self._placed(masked)), 2 * small - 1], dim=1)
+            return torch.cat([self._encode(self._placed(masked)), 2 * small - 1], dim=1)
         raise CheckpointError(f"{self.id}: the UNet takes no mask")
 
     def blank_concat(self, height: int, width: int) -> Tensor:
@@ -177,7 +187,8 @@ def load(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) ->
     if loaded.prediction_assumed and card.is_file() and "prediction_type" in (said := read_json(card)):
         schedule = replace(loaded.config.schedule, prediction=said["prediction_type"])
         loaded = replace(loaded, config=replace(loaded.config, schedule=schedule))
-    return assemble(loaded, checkpoint_id(path), device, dtype)
+    with understood(path):
+        return assemble(loaded, checkpoint_id(path), device, dtype)
 
 
 def assemble(loaded: Loaded, name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LatentDiffusion:

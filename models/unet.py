@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import AttentionBlock, SpatialTransformer
-from models.blocks import Downsample, Embedding, ResBlock, Upsample
+from models.blocks import Downsample, Embedding, GroupNorm, ResBlock, Upsample
 
 MAX_PERIOD = 10000.0
 
@@ -138,7 +138,7 @@ class UNet(nn.Module):
         self.mid_block = Middle(config)
         self.up_blocks = nn.ModuleList()
         self._build_up(skips)
-        self.conv_norm_out = nn.GroupNorm(config.norm_groups, channels[0], eps=config.norm_eps)
+        self.conv_norm_out = GroupNorm(config.norm_groups, channels[0], eps=config.norm_eps)
         self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
 
     def _build_down(self) -> list[int]:
