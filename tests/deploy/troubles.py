@@ -1,0 +1,132 @@
+"""Everything that the boards show, made to happen on a running service: load, refusals, failures, lost workers."""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tests.service import Service
+
+HEADROOM = 12 * 2**20  # bytes that a worker may still map: enough for two rows of LARGE, not for eight
+# Freed tensors return to the system at once, so that what is mapped is what is used.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+LARGE = {"width": 640, "height": 640, "steps": 2, "guidance_scale": 4.0}
+
+
+def wait_for(ready: Callable[[], object], seconds: float, what: str) -> None:
+    until = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < until, f"{what}: not within {seconds} s"
+        time.sleep(0.05)
+
+
+def post(service: Service, path: str = "/v1/txt2img", **fields: Any) -> str:
+    """Enqueue a job; its id."""
+    answer = service.client.post(path, json={"prompt": "red heart", **fields})
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def status(service: Service, job_id: str) -> str:
+    return str(service.client.get(f"/v1/jobs/{job_id}").json()["status"])
+
+
+def finish(service: Service, *job_ids: str, seconds: float = 60.0) -> list[str]:
+    """Wait until the jobs have ended; how they did."""
+    ended = ("succeeded", "failed", "canceled")
+    wait_for(lambda: all(status(service, job_id) in ended for job_id in job_ids), seconds, "the end of the jobs")
+    return [status(service, job_id) for job_id in job_ids]
+
+
+def draw_some(service: Service) -> None:
+    """Pictures of every kind, in both lanes."""
+    jobs = [post(service, steps=8, priority=lane) for lane in ("interactive", "bulk") for _ in range(4)]
+    picture = io.BytesIO()
+    Image.new("RGB", (32, 32), (200, 0, 0)).save(picture, "PNG")
+    files = {"image": ("a.png", picture.getvalue(), "image/png")}
+    jobs.append(str(service.client.post("/v1/upscale", files=files).json()["id"]))
+    assert set(finish(service, *jobs)) == {"succeeded"}
+
+
+def refuse_some(service: Service) -> None:
+    """Bad requests, unknown ids, strange paths and methods: labels stay bounded."""
+    assert service.client.post("/v1/txt2img", json={"prompt": "x", "steps": 0}).status_code == 422
+    for number in range(16):
+        assert service.client.get(f"/v1/jobs/{number:032x}").status_code == 404
+        service.client.get(f"/some/path/{number}")
+        service.client.request(f"METHOD{number}", "/v1/jobs")
+        service.client.post("/v1/txt2img", json={"prompt": "x", "model": f"model-{number}"})
+
+
+def cancel_one(service: Service) -> None:
+    """A job that has begun."""
+    job_id = post(service, steps=1000, num_images=4)
+    wait_for(lambda: status(service, job_id) == "running", 10, "the start of a job")
+    service.client.delete(f"/v1/jobs/{job_id}")
+    assert finish(service, job_id) == ["canceled"]
+
+
+def miss_a_deadline(service: Service) -> None:
+    """A job that fails: its worker stands still meanwhile."""
+    (worker,) = service.named("worker")
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        job_id = post(service, steps=4, deadline_ms=2000)
+        time.sleep(2.1)
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert finish(service, job_id) == ["failed"]
+
+
+def kill_a_worker(service: Service) -> str:
+    """kill -9 while it holds a job; the job's id, which is queued again within 20 s."""
+    job_id = post(service, steps=300)
+    wait_for(lambda: status(service, job_id) == "running", 10, "the start of a job")
+    (worker,) = service.named("worker")
+    os.kill(worker, signal.SIGKILL)
+    service.wait_until_served(worker)
+    return job_id
+
+
+def split_a_batch(service: Service) -> None:
+    """Take memory from the worker until a call doesn't fit, then give it back: the job succeeds."""
+    assert finish(service, post(service, **LARGE)) == ["succeeded"]  # what it encodes once is kept
+    (worker,) = service.named("worker")
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    resource.prlimit(worker, resource.RLIMIT_AS, (mapped(worker) + HEADROOM, resource.RLIM_INFINITY))
+    try:
+        job_id = post(service, **LARGE, num_images=4)
+        wait_for(lambda: "out of memory" in service.log_path.read_text(), 20, "a call that ran out of memory")
+    finally:
+        with suppress(ProcessLookupError):
+            resource.prlimit(worker, resource.RLIMIT_AS, unlimited)
+    assert finish(service, job_id) == ["succeeded"], service.client.get(f"/v1/jobs/{job_id}").json()["error"]
+
+
+def mapped(pid: int) -> int:
+    """Bytes of a process's address space."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def take_storage_away(service: Service, errors: Callable[[], float]) -> None:
+    """Its folder is gone for a while; the job waits and succeeds."""
+    folder = service.folder / "data" / "objects"
+    hidden = folder.with_name("hidden")
+    folder.rename(hidden)
+    folder.write_text("no folder")
+    try:
+        job_id = post(service, steps=2)
+        wait_for(errors, 20, "an error of storage")
+    finally:
+        folder.unlink()
+        hidden.rename(folder)
+    assert finish(service, job_id) == ["succeeded"]
