@@ -129,9 +129,18 @@ def main() -> None:
         before = summary(predicted(costs, stream, options.seed))
         live = summary(serve(redis, stream))
         time.sleep(5)
-        after = summary(predicted(price(MIX, live_tables(redis, [MODEL])), stream, options.seed))
+        later = live_tables(redis, [MODEL])
+        after = summary(predicted(price(MIX, later), stream, options.seed))
     others = [summary(predicted(costs, arrivals(MIX, rate, 3000, seed), seed)) for seed in range(1, 4)]
-    sys.exit(0 if show(rate, live, before, after, others, tables[MODEL]) else 1)
+    held = show(rate, live, before, after, others, tables[MODEL])
+    Console(soft_wrap=True, highlight=False).print(f"calls at the end of the run took {drift(tables, later):+.0%}")
+    sys.exit(0 if held else 1)
+
+
+def drift(before: dict[str, StepTimes], after: dict[str, StepTimes]) -> float:
+    """How much longer calls took after the run than before: beyond a few percent the machine was not quiet."""
+    old, new = before[MODEL].shapes[0].calls, after[MODEL].shapes[0].calls
+    return fmean(new[rows] / old[rows] for rows in old) - 1
 
 
 def show(
