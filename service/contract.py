@@ -279,7 +279,7 @@ def job_key(job_id: str) -> str:
     """Hash: record, status, execution, started_at, ended_at, step, steps, numerics, result, error, cancel.
 
     `image:{k}` is the StoredImage k of a running job. `deaths` and `deaths_alone` count workers that died with the job
-    since its last savepoint; `alone` is the execution that runs without neighbours.
+    since its last savepoint.
     """
     return f"latentd:job:{job_id}"
 
@@ -292,6 +292,11 @@ def events_key(job_id: str) -> str:
 def state_key(job_id: str) -> str:
     """Hash: what a later execution goes on from: execution, step, model (its hash), and `data` or its `path`."""
     return f"latentd:state:{job_id}"
+
+
+def alone_key(worker: str) -> str:
+    """String: id of the job that a worker runs while its others stand still."""
+    return f"latentd:alone:{worker}"
 
 
 def preview_key(job_id: str) -> str:

@@ -34,9 +34,9 @@ class Decoder:
     queue: list[Undecoded] = field(default_factory=list)
     ceilings: dict[tuple[str, tuple[int, int, int]], int] = field(default_factory=dict)
 
-    @property
-    def waiting(self) -> bool:
-        return bool(self.queue)
+    def waits(self, alone: EngineJob | None) -> bool:
+        """Whether there is anything to decode, of that job where one is given."""
+        return any(alone in (None, item.job) for item in self.queue)
 
     def count(self, model: str) -> int:
         return sum(item.job.blue.model.id == model for item in self.queue)
@@ -47,11 +47,12 @@ class Decoder:
     def drop(self, job: EngineJob) -> None:
         self.queue = [item for item in self.queue if item.job is not job]
 
-    def next_chunk(self) -> list[Undecoded]:
-        """Take the oldest image out, and those that can be decoded with it."""
-        first = self.queue[0]
+    def next_chunk(self, alone: EngineJob | None) -> list[Undecoded]:
+        """Take the oldest image out, and those that can be decoded with it; of one job where it runs alone."""
+        queue = [item for item in self.queue if alone in (None, item.job)]
+        first = queue[0]
         limit = 1 if first.job.strict else self.ceilings.get(first.group, CHUNK)
-        peers = [item for item in self.queue[1:] if item.group == first.group and not item.job.strict]
+        peers = [item for item in queue[1:] if item.group == first.group and not item.job.strict]
         chunk = [first, *peers[: limit - 1]]
         self.queue = [item for item in self.queue if item not in chunk]
         return chunk

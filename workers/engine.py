@@ -84,7 +84,7 @@ class Engine:
 
     def room(self, model: str, lane: Lane = "interactive") -> int:
         """How many more images of `model` may be admitted now from `lane`."""
-        if any(job.admission.alone for job in self._jobs.values()):
+        if self._alone() is not None:
             return 0
         waiting = sum(job.admission.request.num_images for job in self._unprepared if job.blue.model.id == model)
         return max(0, self._scheduler.room(model, lane) - waiting - self._decoder.count(model))
@@ -131,17 +131,24 @@ class Engine:
         late = self._late()
         if late:
             return late
-        if self._unprepared:
-            return self._prepare(self._unprepared.popleft())
-        if self._previews:
-            return self._show(*self._previews.popleft())
+        alone = self._alone()
+        if (job := next((job for job in self._unprepared if alone in (None, job)), None)) is not None:
+            self._unprepared.remove(job)
+            return self._prepare(job)
+        if (due := next((due for due in self._previews if alone in (None, due[0])), None)) is not None:
+            self._previews.remove(due)
+            return self._show(*due)
         batch = self._scheduler.next_batch()
         # Calls and decoding chunks take turns, so that neither those who wait for pixels nor the others stall.
-        if self._decoder.waiting and not (self._decoded_last and batch is not None):
+        if self._decoder.waits(alone) and not (self._decoded_last and batch is not None):
             self._decoded_last = True
-            return self._decode()
+            return self._decode(alone)
         self._decoded_last = False
         return self._denoise(batch) if batch is not None else []
+
+    def _alone(self) -> EngineJob | None:
+        """The job beside which nothing runs: the others stand still."""
+        return next((job for job in self._jobs.values() if job.admission.alone), None)
 
     def _late(self) -> list[Outcome]:
         now = self._clock()
@@ -220,9 +227,9 @@ class Engine:
         picture = or_none(lambda: self._decoder.glance(job, x0))
         return [stepped if picture is None else replace(stepped, preview=preview(picture))]
 
-    def _decode(self) -> list[Outcome]:
+    def _decode(self, alone: EngineJob | None) -> list[Outcome]:
         began = self._clock()
-        chunk = self._decoder.next_chunk()
+        chunk = self._decoder.next_chunk(alone)
         pictures = or_none(lambda: self._decoder.decode(chunk))
         if pictures is None:
             return self._halve(chunk)

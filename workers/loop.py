@@ -18,7 +18,7 @@ from workers.engine import Engine
 from workers.held import Held
 from workers.link import Link
 from workers.metrics import WorkerMetrics
-from workers.progress import News, Progress, shared_of, step_ids, tell_alone
+from workers.progress import News, Progress, shared_of, step_ids, tell_alone, tell_together
 from workers.publish import Canceled, Ending, Failed, HandedBack, Publisher, Retention, Succeeded
 from workers.rates import RateMeter
 from workers.rules import CLAIMS_A_ROUND, IDLE_S, Place
@@ -70,7 +70,7 @@ class Loop:
         self._loading: dict[str, Held] = {}  # of the held ones, those whose uploads are being read
         self._endings: dict[str, Ending] = {}  # of the held ones, those that only have to be published
         self._computing: set[str] = set()  # of the held ones, those in the engine
-        self._suspect: Held | None = None  # of the held ones, that which waits until it is the only one
+        self._suspect: Loaded | None = None  # waits until the others' states are saved
         self._apart = 0  # how many jobs are still to be run one at a time
         self._stop_at: float | None = None
 
@@ -141,8 +141,6 @@ class Loop:
             held.step_ids.extend(self._link.attempt(lambda: step_ids(self._worker.connection, held.job_id)) or [])
         if held.canceled:
             self._end(held, Canceled())
-        elif held.alone:
-            self._suspect = held
         else:
             self._start(held)
 
@@ -153,19 +151,26 @@ class Loop:
         return self._clock() - age + held.request.deadline_ms / 1000
 
     def _start_suspect(self) -> None:
-        """A job that workers died with starts once it is the only one, which Redis is told first."""
-        held = self._suspect
-        if held is None or held.closed or len(self._held) > 1:
+        """A job that workers died with starts once the others are saved, and Redis knows that they stand still."""
+        loaded = self._suspect
+        if loaded is None or loaded.held.closed or any(held.saving for held in self._held.values()):
             return
-        told = self._link.attempt(lambda: tell_alone(self._worker.connection, held))
+        told = self._link.attempt(lambda: tell_alone(self._worker.connection, loaded.held))
         if told is None:
             return
         self._suspect = None
         if told:
-            log.warning("job runs alone: workers died with it", **held.names)
-            self._start(held)
+            log.warning("job runs alone: workers died with it", **loaded.held.names)
+            self._admit(loaded)
         else:
-            self._release(held)
+            self._release(loaded.held)
+
+    def _suspend(self, loaded: Loaded) -> None:
+        """Save the others before a suspect runs."""
+        self._suspect = loaded
+        for held in [self._held[job_id] for job_id in self._computing]:
+            if not held.saving:
+                self._save_one(held, self._savepoints.submit)
 
     def _start(self, held: Held) -> None:
         request = held.request
@@ -253,7 +258,7 @@ class Loop:
             if held.closed:
                 self._storing.discard([report.path] if isinstance(report, Stored) else [])
             elif isinstance(report, Loaded):
-                self._admit(report)
+                self._suspend(report) if held.alone else self._admit(report)
             elif isinstance(report, Stored):
                 self._store(held, report)
             else:
@@ -287,6 +292,7 @@ class Loop:
             if held.alone and held.passed:
                 held.alone = False
                 self._engine.rejoin(held.job_id)
+                self._link.attempt(partial(tell_together, self._worker.connection, held))
             if now >= held.save_at and held.step > held.saved_step and not held.saving:
                 held.save_at = now + self._save_s
                 self._save_one(held, self._savepoints.submit)
@@ -336,7 +342,9 @@ class Loop:
         self._loading.pop(job_id, None)
         self._endings.pop(job_id, None)
         self._computing.discard(job_id)
-        self._suspect = None if self._suspect is held else self._suspect
+        if held.alone:
+            self._suspect = None
+            self._link.attempt(lambda: tell_together(self._worker.connection, held))
         self._worker.executions.pop(held.execution.id, None)
         if not keep:
             self._storing.discard(held.paths)

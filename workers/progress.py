@@ -21,6 +21,7 @@ from service.contract import (
     ImageInfo,
     StoredImage,
     Wire,
+    alone_key,
     events_key,
     job_key,
     preview_key,
@@ -31,6 +32,7 @@ from workers.held import Held
 from workers.tasks import Share
 
 PREVIEW_S = 300
+ALONE_S = 86_400  # the key of a dead worker tells the reapers until then
 
 # Answers the event's id, or nothing if the execution may not write any more.
 APPEND = """
@@ -45,7 +47,7 @@ return redis.call('XADD', KEYS[2], '*', 'type', ARGV[2], 'data', ARGV[3], 'trace
 ALONE = """
 local state = redis.call('HMGET', KEYS[1], 'status', 'execution')
 if state[1] ~= 'running' or state[2] ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'alone', ARGV[1])
+redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
 return 1
 """
 
@@ -157,7 +159,13 @@ def shared_of(held: Held, share: Share) -> Shared:
 
 def tell_alone(redis: Redis, held: Held) -> bool:
     """Say that from now on a death of the worker is this job's; False if another execution has it."""
-    return bool(redis.eval(ALONE, 1, job_key(held.job_id), held.execution.id))
+    keys = (job_key(held.job_id), alone_key(held.execution.worker_name))
+    return bool(redis.eval(ALONE, 2, *keys, held.execution.id, held.job_id, ALONE_S))
+
+
+def tell_together(redis: Redis, held: Held) -> None:
+    """Say that the worker's jobs run together again."""
+    redis.delete(alone_key(held.execution.worker_name))
 
 
 def step_ids(redis: Redis, job_id: str) -> list[str]:

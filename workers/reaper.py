@@ -22,7 +22,7 @@ from rq.utils import as_text, current_timestamp, now, parse_composite_key
 from rq.worker_registration import REDIS_WORKER_KEYS, clean_worker_registry
 
 from latentd.errors import DeadlineMissed, JobFailed, LatentdError
-from service.contract import DEADLINES_KEY, JobRecord, job_key
+from service.contract import DEADLINES_KEY, JobRecord, alone_key, job_key
 from service.marks import Returned
 from workers.link import transact
 from workers.places import PLACE_FIELD, is_dead
@@ -96,26 +96,29 @@ class Reaper:
             seen = look(pipe, self._redis, job_id)
             started = seen.job.get_status(refresh=False) == JobStatus.STARTED
             live = started and seen.ours and seen.state.get("execution") == execution_id
+            alone = pipe.get(alone_key(seen.state.get("worker", "")))
             still_lapsed = orphaned or (pipe.zscore(registry, entry) or 0) <= current_timestamp()
             seen.job.origin = queue.name
             pipe.multi()
             if not still_lapsed:
                 return False
             execution.delete(seen.job, pipe)
-            return live and self._mourn(pipe, seen, queue)
+            return live and self._mourn(pipe, seen, queue, None if alone is None else as_text(alone))
 
         return transact(self._redis, (Job.key_for(job_id), job_key(job_id), registry), body)
 
-    def _mourn(self, pipe: Pipeline, seen: Sighting, queue: Queue) -> bool:
-        """Count the death of the worker; whether the job is queued again."""
+    def _mourn(self, pipe: Pipeline, seen: Sighting, queue: Queue, alone: str | None) -> bool:
+        """Count the death of the worker; whether the job is queued again.
+
+        While a job ran alone its death is nobody else's.
+        """
         state, job_id = seen.state, seen.job.id
-        alone = state.get("alone") == state["execution"]
         deaths = int(state.get("deaths_alone", 0)) + 1
-        if alone and deaths >= DEATHS_ALONE:
+        if alone == job_id and deaths >= DEATHS_ALONE:
             self._end(pipe, seen, _quarantined(seen.record, int(state.get("step", 0)), deaths))
             return False
-        pipe.hincrby(job_key(job_id), "deaths_alone" if alone else "deaths", 1)
-        pipe.hdel(job_key(job_id), "alone")
+        if alone in (None, job_id):
+            pipe.hincrby(job_key(job_id), "deaths" if alone is None else "deaths_alone", 1)
         queue_again(pipe, seen.job, queue, Returned(why="worker_died"))
         log.warning("job of a dead worker queued again", **seen.record.names, worker=state.get("worker"), alone=alone)
         return True

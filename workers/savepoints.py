@@ -29,7 +29,7 @@ local state = redis.call('HMGET', KEYS[1], 'status', 'execution')
 if state[1] ~= 'running' or state[2] ~= ARGV[1] then return 0 end
 local before = redis.call('HMGET', KEYS[2], 'execution', 'step')
 if before[1] == ARGV[1] and tonumber(before[2]) >= tonumber(ARGV[2]) then return 0 end
-redis.call('HDEL', KEYS[1], 'deaths', 'deaths_alone', 'alone')
+redis.call('HDEL', KEYS[1], 'deaths', 'deaths_alone')
 redis.call('DEL', KEYS[2])
 redis.call('HSET', KEYS[2], 'execution', ARGV[1], 'step', ARGV[2], 'model', ARGV[3], ARGV[4], ARGV[5])
 redis.call('EXPIRE', KEYS[2], ARGV[6])

@@ -19,7 +19,7 @@ Shape = tuple[int, ...]
 @dataclass(slots=True, eq=False)
 class Slot:
     """One image while it is denoised. `shape` is its latent's (c, h, w), `rows_per_step` 2 with guidance, else 1;
-    `deadline` is a clock time. A slot that is `alone` shares no call, and runs only when nothing else is left.
+    `deadline` is a clock time. While a slot is `alone`, only its job runs.
     """
 
     job_id: str
@@ -154,19 +154,15 @@ class StepScheduler:
         return tuple(dict.fromkeys(late))
 
     def room(self, model: str, lane: Lane = "interactive") -> int:
-        """How many more slots, were they guided, to admit for a model: bulk up to one call's rows, interactive up to
-        two calls', so that it finds room beside bulk. 0 while a job must run alone."""
+        """How many more slots, were they guided, to admit for a model: both lanes up to two calls' rows, bulk up to one
+        call's, so that interactive finds room beside it, and it beside interactive. 0 while a job must run alone."""
         if any(slot.alone for slot in self._slots.values()):
             return 0
-        budget = self._max_rows * (2 if lane == "interactive" else 1)
-        held = _rows(slot for slot in self._slots.values() if slot.model == model)
-        return max(0, (budget - held + 1) // 2)
-
-    @property
-    def exclusive(self) -> str | None:
-        """The job that now runs alone, the others having ended."""
-        slots = self._runnable()
-        return slots[0].job_id if slots and slots[0].alone else None
+        slots = [slot for slot in self._slots.values() if slot.model == model]
+        rows = 2 * self._max_rows - _rows(slots)
+        if lane == "bulk":
+            rows = min(rows, self._max_rows - _rows(slot for slot in slots if slot.lane == "bulk"))
+        return max(0, (rows + 1) // 2)
 
     def lower_ceiling(self, model: str, shape: Shape, rows: int) -> None:
         """Remembers that a fast call of this model and shape may have at most `rows` rows (it ran out of memory with
@@ -180,11 +176,8 @@ class StepScheduler:
         return max((bucket for bucket in self._buckets if bucket <= limit), default=limit)
 
     def _runnable(self) -> list[Slot]:
-        shared = [slot for slot in self._slots.values() if not slot.alone]
-        if shared or not self._slots:
-            return shared
-        oldest = next(iter(self._slots.values())).job_id
-        return list(self.slots(oldest))
+        alone = next((slot.job_id for slot in self._slots.values() if slot.alone), None)
+        return list(self._slots.values() if alone is None else self.slots(alone))
 
     def _whose_turn(self, slots: Sequence[Slot]) -> str:
         """The model served longest ago; one that only holds bulk counts as served `ageing_s` later."""

@@ -17,7 +17,7 @@ class Admission:
     """A job as the engine takes it.
 
     `image` and `mask` are files as they were uploaded. `arrived` and `deadline` are seconds of the engine's clock.
-    `snapshot` is the state that an earlier execution saved; `alone`: no other job may share its calls.
+    `snapshot` is the state that an earlier execution saved; `alone`: nothing else runs while it is held.
     """
 
     job_id: str

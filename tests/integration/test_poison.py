@@ -9,7 +9,7 @@ from itertools import count
 import pytest
 from redis import Redis
 
-from service.contract import job_key, state_key
+from service.contract import alone_key, job_key, state_key
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.integration.rig import Rig
 from tests.integration.test_resume import kill
@@ -29,6 +29,12 @@ def die_with(redis: Redis, rig: Rig, job_id: str) -> set[str]:
     held = {held.job_id for held in rig.loop.held()}
     kill(redis, rig)
     return held
+
+
+def suspect(redis: Redis, steps: int) -> None:
+    """Enqueue a job that two workers died with."""
+    enqueue(redis, "suspect", make_request(steps=steps))
+    redis.hset(job_key("suspect"), mapping={"deaths": "2", "started_at": "2026-01-01T00:00:00+00:00"})
 
 
 def test_a_job_that_kills_its_workers_runs_alone_and_is_quarantined(redis: Redis, workers: Iterator[Rig]) -> None:
@@ -52,36 +58,50 @@ def test_a_job_that_kills_its_workers_runs_alone_and_is_quarantined(redis: Redis
 
 
 def test_passing_a_savepoint_clears_a_suspect_and_lets_others_in(redis: Redis, make_rig: MakeRig) -> None:
-    enqueue(redis, "suspect", make_request(steps=300))
-    redis.hset(job_key("suspect"), mapping={"deaths": "2", "deaths_alone": "2"})
+    suspect(redis, steps=300)
+    redis.hset(job_key("suspect"), "deaths_alone", "2")
     enqueue(redis, "other", make_request(steps=3))
     rig = make_rig("worker", save_s=0)
-    rig.until(lambda: rig.step("suspect") > 0)
-    assert [held.job_id for held in rig.loop.held()] == ["suspect"]
     rig.until(lambda: bool(redis.exists(state_key("suspect"))))
-    assert not {"deaths", "deaths_alone", "alone"} & job_state(redis, "suspect").keys()
+    assert not {"deaths", "deaths_alone"} & job_state(redis, "suspect").keys()
+    rig.until(lambda: not redis.exists(alone_key("worker")))
     rig.until(lambda: job_state(redis, "other")["status"] == "succeeded")
     assert job_state(redis, "suspect")["status"] == "running"
 
 
-def test_a_suspect_waits_until_the_others_have_ended(redis: Redis, make_rig: MakeRig) -> None:
-    enqueue(redis, "running", make_request(steps=40))
+def test_while_a_suspect_runs_the_others_stand_still_saved(redis: Redis, make_rig: MakeRig) -> None:
+    enqueue(redis, "running", make_request(steps=60))
     rig = make_rig("worker")
     rig.until(lambda: rig.step("running") > 1)
-    enqueue(redis, "suspect", make_request(steps=4))
-    redis.hset(job_key("suspect"), "deaths", "2")
-    enqueue(redis, "later", make_request(steps=4))
+    suspect(redis, steps=20)
+    rig.until(lambda: rig.step("suspect") > 0)
+    assert redis.get(alone_key("worker")) == b"suspect"
+    assert int(redis.hget(state_key("running"), "step") or 0) > 1
+    step = rig.step("running")
+    rig.until(lambda: rig.step("suspect") >= 4)
+    assert rig.step("running") == step
     assert rig.finish("suspect") == ["succeeded"]
-    assert job_state(redis, "running")["status"] == "succeeded"
-    assert rig.finish("later") == ["succeeded"]
+    assert not redis.exists(alone_key("worker"))
+    assert rig.finish("running") == ["succeeded"]
+
+
+def test_a_death_while_a_suspect_runs_is_not_the_others(redis: Redis, make_rig: MakeRig) -> None:
+    enqueue(redis, "running", make_request(steps=60))
+    rig = make_rig("worker")
+    rig.until(lambda: rig.step("running") > 1)
+    suspect(redis, steps=200)
+    rig.until(lambda: rig.step("suspect") > 0)
+    kill(redis, rig)
+    assert rig.reaper.sweep() == 2
+    assert "deaths" not in job_state(redis, "running")
+    assert job_state(redis, "suspect")["deaths_alone"] == "1"
 
 
 def test_a_waiting_suspect_can_be_handed_back(redis: Redis, make_rig: MakeRig) -> None:
     enqueue(redis, "running", make_request(steps=900))
     rig = make_rig("worker")
     rig.until(lambda: rig.step("running") > 1)
-    enqueue(redis, "suspect", make_request())
-    redis.hset(job_key("suspect"), "deaths", "2")
+    suspect(redis, steps=900)
     rig.until(lambda: len(rig.loop.held()) == 2)
     rig.loop.stop(0)
     rig.loop.run()

@@ -143,7 +143,21 @@ def test_a_job_that_must_run_alone_shares_no_call() -> None:
     assert len(finished(outcomes)) == 3
     assert {o.slots for o in outcomes if isinstance(o, Called)} == {1, 2}
     steps = [o.job_id for o in outcomes if isinstance(o, Stepped)]
-    assert steps[-5:] == ["alone"] * 5
+    assert steps[:5] == ["alone"] * 5
+
+
+def test_while_a_job_runs_alone_nothing_of_the_others_is_touched_until_it_rejoins() -> None:
+    engine = make_engine()
+    for job in (_job("a", steps=2), _job("b", steps=9)):
+        engine.admit(job)
+    while not any(isinstance(outcome, Called) for outcome in engine.turn()):
+        pass
+    engine.admit(_job("waits", steps=9))
+    engine.admit(Admission("alone", make_request(steps=40), alone=True))
+    touched = {getattr(outcome, "job_id", "alone") for _ in range(20) for outcome in engine.turn()}
+    assert touched == {"alone"}
+    engine.rejoin("alone")
+    assert len(finished(play(engine))) == 4
 
 
 def test_bad_requests_are_refused_at_admission() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -115,7 +115,7 @@ def test_every_slot_ends_after_exactly_its_rows(jobs: list[Arrival], size: tuple
 @given(arrivals, sizes)
 def test_no_slot_starves(jobs: list[Arrival], size: tuple[int, int, bool]) -> None:
     """Between two of its rows a slot waits for no more than every other's and bulk's ageing, per model in turn."""
-    run = Run(jobs, *size)
+    run = Run([replace(job, alone=False) for job in jobs], *size)
     models = len({job.model for job in jobs})
     slots = sum(job.slots for job in jobs)
     assert max(run.waits, default=0.0) <= models * (slots + AGEING_S + 1)
