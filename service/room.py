@@ -16,8 +16,7 @@ from service.estimate import Backlog
 from service.queue import queue_key
 
 FIELDS = ("record", "started_at", "step", "steps")
-# While interactive jobs wait, every fifth claim is bulk's: on average the third from any moment.
-BULK_CLAIM = 3
+BULK_FIRST_EVERY = 5  # claims: as workers share them out while interactive jobs wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,14 @@ async def retry_after(redis: Redis, model: str, lane: Lane, backlog: Backlog) ->
         return max(1, math.ceil((backlog.wait_s or 0.0) / max(backlog.jobs, 1)))
     ends = sorted(_left(job, running, backlog.rates, backlog.workers) for job in running)
     first = lane == "bulk" and await redis.llen(queue_key(queue_name(model, "interactive"))) > 0
-    return max(1, math.ceil(_nth(ends, BULK_CLAIM if first else 1)))
+    return max(1, math.ceil(_nth(ends, _claims_until_bulk(running) if first else 1)))
+
+
+def _claims_until_bulk(running: Sequence[Running]) -> int:
+    """Counted from the newest bulk job that runs: how many claims until bulk's turn, its own included."""
+    newest = max((job.started_at for job in running if job.request.priority == "bulk"), default=None)
+    since = sum(newest is None or job.started_at > newest for job in running if job.request.priority == "interactive")
+    return max(1, BULK_FIRST_EVERY - since)
 
 
 def _nth(ends: Sequence[float], count: int) -> float:
