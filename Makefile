@@ -26,6 +26,7 @@ bench: .venv/.dev
 
 soak: .venv/.dev
 	$(BIN)/python -m tests.soak --log docs/soak.md
+	$(BIN)/python -m tests.soak.rolling --log docs/rolling-restart.md
 
 clean:
 	rm -rf .venv

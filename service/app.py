@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import FrameType
@@ -20,7 +21,7 @@ from service import openapi, problems
 from service.access import enter
 from service.guards import Guards, is_loopback
 from service.keys import KEYS_KEY
-from service.listen import listen
+from service.listen import listen, turn_away
 from service.metrics_port import metrics_port
 from service.protocol import HEAD_BYTES, PatientProtocol
 from service.routes import document, health, images, jobs, metrics, models, tasks
@@ -29,6 +30,7 @@ from service.webhook_send import read_secret
 from service.webhooks import Webhooks
 
 STOP_S = 5  # how long open answers may go on after a signal
+LEAVE_S = 0.5  # how long one of several gateways on a port still answers who is there
 
 log = structlog.get_logger("service")
 
@@ -66,18 +68,29 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
     app.frontend("/", directory=health.STATIC, fallback=None, check_dir=False)
     problems.install(app)
     openapi.install(app)
-    app.add_middleware(Guards, settings=settings, metrics=gateway.metrics)
+    app.add_middleware(Guards, settings=settings, metrics=gateway.metrics, stopping=gateway.stopping)
     return app
 
 
 class Server(uvicorn.Server):
-    """Tells open event streams and waits of a stop at once: they would hold it up."""
+    """Tells open event streams and waits of a stop at once: they would hold it up.
+
+    One of several gateways on a port leaves it first: new connections go to the others, and those that are there are
+    answered with `Connection: close` for LEAVE_S.
+    """
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         app = self.config.app
         assert isinstance(app, FastAPI)
         app.state.gateway.stopping.set()
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listening in sockets or []:
+            if listening.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+                turn_away(listening)
+                await asyncio.sleep(LEAVE_S)
+        await super().shutdown(sockets)
 
 
 def serve(settings: Settings, *, insecure: bool = False) -> None:
@@ -88,7 +101,7 @@ def serve(settings: Settings, *, insecure: bool = False) -> None:
     """
     if not is_loopback(settings.host) and not insecure:
         check_keys_exist(settings)
-    listening = listen(settings.host, settings.port, "LATENTD_PORT")
+    listening = listen(settings.host, settings.port, "LATENTD_PORT", shared=settings.reuse_port)
     config = configure(create_app(settings, insecure=insecure))
     log.info("ready", url=f"http://{settings.host}:{listening.getsockname()[1]}")
     Server(config).run(sockets=[listening])

@@ -157,11 +157,12 @@ class BodyLimit:
 class Guards:
     """The outermost layer of the application."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, stopping: asyncio.Event) -> None:
         self._app = app
         self._settings = settings
         self._metrics = metrics
         self._safe = safe_headers(settings)
+        self._stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -169,7 +170,8 @@ class Guards:
             return
         headers = Headers(scope=scope)
         sent = headers.get("x-request-id", "")
-        answer = _Answer(send, sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex, self._safe)
+        safe = {**self._safe, "Connection": "close"} if self._stopping.is_set() else self._safe
+        answer = _Answer(send, sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex, safe)
         structlog.contextvars.bind_contextvars(request_id=answer.request_id)
         try:
             await self._guarded(scope, headers, receive, answer)

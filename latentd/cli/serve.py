@@ -19,6 +19,9 @@ Model = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N. Default: the first GPU, else the CPU.")]
+ReusePort = Annotated[
+    bool, typer.Option("--reuse-port", help="Share the port with other gateways that were started with this, too.")
+]
 MetricsPort = Annotated[int | None, typer.Option(help="Serve Prometheus metrics on this port.")]
 
 
@@ -38,11 +41,18 @@ def up(host: Host = None, port: Port = None, insecure: Insecure = False) -> None
     run(settings, insecure)
 
 
-def gateway(host: Host = None, port: Port = None, metrics_port: MetricsPort = None, insecure: Insecure = False) -> None:
+def gateway(
+    host: Host = None,
+    port: Port = None,
+    metrics_port: MetricsPort = None,
+    reuse_port: ReusePort = False,
+    insecure: Insecure = False,
+) -> None:
     """Serve HTTP: validate requests, enqueue them, answer jobs, events and images."""
     from service.app import serve
 
-    serve(settings_with(host=host, port=port, metrics_port=metrics_port), insecure=insecure)
+    settings = settings_with(host=host, port=port, metrics_port=metrics_port, reuse_port=reuse_port or None)
+    serve(settings, insecure=insecure)
 
 
 def worker(model: Model = None, device: Device = "auto", metrics_port: MetricsPort = None) -> None:
