@@ -59,7 +59,8 @@ class Service:
         try:
             if self.client.get("/readyz").status_code != 200:
                 return False
-            return all(model["loaded"] for model in self.client.get("/v1/models").json()["items"])
+            items = self.client.get("/v1/models").json()["items"]
+            return bool(items) and all(model["loaded"] for model in items)
         except httpx2.TransportError:
             return False
 
@@ -75,11 +76,15 @@ class Service:
         assert answer.status_code == 200, answer.text
         return answer.content
 
+    @property
+    def pid(self) -> int:
+        """The supervisor's."""
+        assert self._process is not None
+        return self._process.pid
+
     def processes(self) -> list[int]:
         """Ids of the supervisor's children."""
-        assert self._process is not None
-        pid = self._process.pid
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
         return [int(child) for child in text.split()]
 
     def named(self, command: str) -> list[int]:
