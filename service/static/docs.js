@@ -2,6 +2,8 @@
  * Draws openapi.json: every call with its parameters, body fields, examples and answers. No library, no foreign asset.
  */
 
+import { request } from "./js/api.js";
+
 const node = (tag, attributes = {}, ...children) => {
   const element = Object.assign(document.createElement(tag), attributes);
   element.append(...children.filter((child) => child !== null && child !== ""));
@@ -112,7 +114,7 @@ function draw() {
 }
 
 try {
-  openapi = await (await fetch("openapi.json")).json();
+  openapi = await (await request("openapi.json")).json();
   draw();
 } catch (error) {
   document.querySelector("#calls").textContent = `openapi.json can't be drawn: ${error.message}`;

@@ -2,6 +2,8 @@
  * Every call to the gateway goes through here, so that headers have one place. What isn't 2xx is thrown as a `Problem`.
  */
 
+import { askForKey, authorization } from "./key.js";
+
 const REQUEST_TYPES = { txt2img: "json", inpaint: "multipart", upscale: "multipart" };
 
 /** RFC 9457 problem of an answer, or of no answer at all (status 0). */
@@ -15,17 +17,20 @@ export class Problem extends Error {
   }
 }
 
-/** fetch that resolves for 2xx only. Throws Problem, or AbortError if `signal` ended it. */
+/** fetch that resolves for 2xx only, and asks for an API key where one is missing. Throws Problem, or AbortError. */
 export async function request(path, options = {}) {
   let answer;
   try {
-    answer = await fetch(path, { credentials: "same-origin", ...options });
+    const headers = { ...options.headers, ...authorization() };
+    answer = await fetch(path, { credentials: "same-origin", ...options, headers });
   } catch (cause) {
     if (options.signal?.aborted) throw cause;
     throw new Problem({ title: "No answer", detail: "The gateway doesn't answer. Is latentd running?" });
   }
-  if (!answer.ok) throw await problemOf(answer);
-  return answer;
+  if (answer.ok) return answer;
+  const problem = await problemOf(answer);
+  if (problem.status === 401 && (await askForKey(problem.message))) return request(path, options);
+  throw problem;
 }
 
 async function problemOf(answer) {
