@@ -15,7 +15,7 @@ from models.attention import CrossAttention, SelfAttention
 from models.pipeline import LatentDiffusion
 from workers.scheduler import Shape
 
-SIZES = (1, 2, 3)  # in units of the smallest latent that the UNet can halve; three points fix a quadratic
+SIZES = (2, 3, 4)  # in units of the smallest latent that the UNet can halve (not every norm takes that one pixel)
 
 # Dense peaks in FLOP/s by words of the card's name, as its maker's data sheet gives them without sparsity.
 # float32 is TF32 where the card has it: torch lets convolutions use it.
@@ -54,7 +54,7 @@ class RowFlops:
 
 @torch.inference_mode()
 def row_flops(model: LatentDiffusion) -> RowFlops:
-    """Counted once, in calls of one row on the smallest latents."""
+    """Counted once, in calls of one row on small latents."""
     unit = 2 ** (len(model.config.unet.channels) - 1)
     sides = [unit * size for size in SIZES]
     counts = [count_flops(model, side) for side in sides]

@@ -8,19 +8,21 @@ from latentd.errors import CheckpointError
 from models.checkpoints import native
 from models.checkpoints.compvis import load_compvis
 from models.checkpoints.diffusers import load_diffusers
+from models.checkpoints.files import understood
 from models.checkpoints.loaded import Loaded
 from models.checkpoints.single import SUFFIXES, read_single
 
 
 def load_checkpoint(path: Path) -> Loaded:
     """Read a checkpoint of any known layout. Raises CheckpointError if it is none, naming what is wrong."""
-    file = single_file(path)
-    if file is not None:
-        return load_compvis(read_single(file))
-    if (path / native.INDEX).is_file():
-        return native.load_native(path)
-    if (path / "model_index.json").is_file():
-        return load_diffusers(path)
+    with understood(path):
+        file = single_file(path)
+        if file is not None:
+            return load_compvis(read_single(file))
+        if (path / native.INDEX).is_file():
+            return native.load_native(path)
+        if (path / "model_index.json").is_file():
+            return load_diffusers(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
     raise CheckpointError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,21 @@ from torch import Tensor
 from latentd.errors import CheckpointError
 from models.checkpoints.pickles import read_pickle
 
+# What interpreting a file of another form ends in, wherever a config lacks a key or holds another type than usual.
+_FOREIGN = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+
+
+@contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """Within it, a checkpoint is interpreted: any fault of that is a CheckpointError of one line naming `path`."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except _FOREIGN as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CheckpointError(f"{path}: its config or weights have no known form ({what})", value=str(path)) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

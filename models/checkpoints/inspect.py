@@ -12,6 +12,7 @@ from models.checkpoints.card import describe, tasks_of
 from models.checkpoints.compvis import FIRST_STAGE, UNET, below
 from models.checkpoints.compvis_first_stage import read_first_stage
 from models.checkpoints.detect import load_checkpoint, single_file
+from models.checkpoints.files import understood
 from models.checkpoints.loaded import Loaded, fitted
 from models.checkpoints.single import SingleFile, read_single
 
@@ -40,6 +41,11 @@ class Report:
 
 def inspect(path: Path) -> Report:
     """Read a checkpoint wholly and check that every key fits. Raises CheckpointError naming what doesn't."""
+    with understood(path):
+        return _inspect(path)
+
+
+def _inspect(path: Path) -> Report:
     file = single_file(path)
     if file is not None:
         single = read_single(file)

@@ -2,7 +2,7 @@
 
 Both layouts of torch.save are read: zip archives (1.6 and later) and the older stream of pickles. Every global that a
 file names is looked up in a closed table; all others, such as Lightning's callbacks, become inert placeholders, so that
-nothing in the file is ever called.
+nothing in the file is ever called. A file that names what runs commands is refused: nobody should pass it on.
 """
 
 from __future__ import annotations
@@ -37,6 +37,13 @@ STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+
+
+# No honest checkpoint names these. It is the table below that keeps them from running, not this list.
+_ACTING_MODULES = frozenset(
+    ("os", "posix", "nt", "subprocess", "sys", "shutil", "runpy", "importlib", "imp", "socket", "ctypes", "pty", "code")
+)
+_ACTING_BUILTINS = frozenset(("eval", "exec", "execfile", "compile", "open", "input", "breakpoint", "__import__"))
 
 
 class Opaque:
@@ -121,6 +128,10 @@ class _Unpickler(pickle.Unpickler):
             return _Rebuild()
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return _RebuildParameter()
+        if module.partition(".")[0] in _ACTING_MODULES or (
+            module in ("builtins", "__builtin__") and name in _ACTING_BUILTINS
+        ):
+            raise CheckpointError(f"malicious: it would run {module}.{name} when unpickled", value=f"{module}.{name}")
         return type(name, (Opaque,), {})
 
     def persistent_load(self, pid: Any) -> Storage:

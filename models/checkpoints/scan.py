@@ -9,6 +9,8 @@ from latentd.errors import CheckpointError
 from models.checkpoints import native
 from models.checkpoints.card import CARD, write_card
 from models.checkpoints.detect import load_checkpoint, single_file
+from models.checkpoints.files import understood
+from models.checkpoints.loaded import fitted
 from models.checkpoints.single import SUFFIXES
 
 
@@ -49,8 +51,10 @@ def _found(path: Path, card: Path) -> Found:
     if card.is_file():
         return Found(path, card)
     try:
-        loaded = load_checkpoint(path)
-        write_card(loaded, single_file(path) or path, card.parent, card.parent.name)
+        with understood(path):
+            loaded = load_checkpoint(path)
+            fitted(loaded)  # a card promises that the model can be served
+            write_card(loaded, single_file(path) or path, card.parent, card.parent.name)
     except CheckpointError as error:
         return Found(path, card, error=error.detail)
     return Found(path, card, written=True, notes=loaded.assumptions)

@@ -98,9 +98,8 @@ def test_nothing_is_executed(tmp_path: Path, zipped: bool) -> None:
     witness, path = tmp_path / "witness", tmp_path / "evil.ckpt"
     value = {"state_dict": {"w": torch.ones(1)}, "evil": Evil(f"touch {witness}")}
     torch.save(value, path, _use_new_zipfile_serialization=zipped)
-    read = read_pickle(path)
-    assert torch.equal(read["state_dict"]["w"], torch.ones(1))
-    assert isinstance(read["evil"], Opaque)
+    with pytest.raises(CheckpointError, match=rf"evil\.ckpt: malicious: it would run {os.name}\.system when unpickled"):
+        read_pickle(path)
     assert not witness.exists()
     torch.load(path, weights_only=False)  # the file does what it says where nothing stops it
     assert witness.exists()
