@@ -19,7 +19,7 @@ from tests.service import Service
 HEADROOM = 12 * 2**20  # bytes that a worker may still map: enough for two rows of LARGE, not for eight
 # Freed tensors return to the system at once, so that what is mapped is what is used.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-LARGE = {"width": 640, "height": 640, "steps": 2, "guidance_scale": 4.0}
+LARGE: dict[str, Any] = {"width": 640, "height": 640, "steps": 2, "guidance_scale": 4.0}
 
 
 def wait_for(ready: Callable[[], object], seconds: float, what: str) -> None:
@@ -29,9 +29,9 @@ def wait_for(ready: Callable[[], object], seconds: float, what: str) -> None:
         time.sleep(0.05)
 
 
-def post(service: Service, path: str = "/v1/txt2img", **fields: Any) -> str:
-    """Enqueue a job; its id."""
-    answer = service.client.post(path, json={"prompt": "red heart", **fields})
+def post(service: Service, **fields: Any) -> str:
+    """Enqueue a picture; the job's id."""
+    answer = service.client.post("/v1/txt2img", json={"prompt": "red heart", **fields})
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
 
