@@ -132,6 +132,8 @@ class Loop:
         return [place for place in places if self._engine.room(*place) > loading.count(place[0])]
 
     def _begin(self, held: Held) -> None:
+        if (lost := self._held.get(held.job_id)) is not None:  # taken for dead, and first to find the job again
+            self._release(lost)
         self._held[held.job_id] = held
         self._apart = max(0, self._apart - 1)
         log.info("job started", **held.names, kind=held.request.kind, model=held.model, resumed=held.resumed)
