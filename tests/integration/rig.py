@@ -14,6 +14,7 @@ from latentd.storage import open_store
 from service.contract import TERMINAL
 from tests.enqueue import RETENTION_S, job_state
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
+from workers.cards import find_cards
 from workers.loading import load_engine
 from workers.loop import SAVE_S, Loop
 from workers.metrics import WorkerMetrics
@@ -50,7 +51,8 @@ class Rig:
         self.worker = BatchWorker(name, MODELS, redis)
         self.worker.register_birth()  # type: ignore[no-untyped-call]
         self.metrics = WorkerMetrics()
-        hashes = dict.fromkeys(MODELS, "hash")
+        cards = find_cards(settings.models_dir)
+        hashes = {model: cards[model][0].hash for model in MODELS}
         self.savepoints = Savepoints(redis, self.store, hashes)
         self.storing = Storing(self.store, hashes, self.savepoints)
         retention = Retention(settings.retention_s, settings.gone_s)
