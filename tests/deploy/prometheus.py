@@ -39,6 +39,13 @@ class Prometheus:
         result = self.ask("query", query=expr)["result"]
         return [(each["metric"], float(each["value"][1])) for each in result]
 
+    def range(
+        self, expr: str, start: float, end: float, step: float
+    ) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
+        """Series of a range: labels, and (Unix time, value) pairs."""
+        result = self.ask("query_range", query=expr, start=start, end=end, step=step)["result"]
+        return [(each["metric"], [(float(at), float(value)) for at, value in each["values"]]) for each in result]
+
     def value(self, expr: str) -> float:
         """The only series' value; 0 where there is none."""
         found = self.query(expr)

@@ -96,7 +96,7 @@ def have_trouble(service: Service, prometheus: Prometheus) -> None:
     troubles.draw_some(service)
     troubles.refuse_some(service)
     troubles.cancel_one(service)
-    troubles.take_storage_away(service, lambda: prometheus.value("sum(latentd_storage_errors_total)"))
+    troubles.take_storage_away(service)
     assert troubles.finish(service, killed) == ["succeeded"]
     troubles.miss_a_deadline(service)
     troubles.draw_some(service)

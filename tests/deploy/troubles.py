@@ -117,7 +117,7 @@ def mapped(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def take_storage_away(service: Service, errors: Callable[[], float]) -> None:
+def take_storage_away(service: Service) -> None:
     """Its folder is gone for a while; the job waits and succeeds."""
     folder = service.folder / "data" / "objects"
     hidden = folder.with_name("hidden")
@@ -125,7 +125,7 @@ def take_storage_away(service: Service, errors: Callable[[], float]) -> None:
     folder.write_text("no folder")
     try:
         job_id = post(service, steps=2)
-        wait_for(errors, 20, "an error of storage")
+        wait_for(lambda: "storage is away" in service.log_path.read_text(), 20, "an error of storage")
     finally:
         folder.unlink()
         hidden.rename(folder)

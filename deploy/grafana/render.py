@@ -1,0 +1,144 @@
+"""The boards as PNG, drawn from a Prometheus' own answers: for documents and for places where no Grafana runs."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+from numpy.typing import NDArray
+
+from deploy.grafana.panel import Board, Panel
+
+COLUMNS, WIDTH, HEIGHT = 3, 5.6, 2.9  # panels a row; inches of one
+BACK, FACE, TEXT, GRID = "#111217", "#181b1f", "#ccccdc", "#2c3235"
+COLOURS = ("#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#b877d9", "#f2495c", "#8ab8ff", "#ffcb7d", "#96d98d", "#ca95e5")
+PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+UNITS = {"s": " s", "ms": " ms", "percentunit": " %", "bytes": "B", "watt": " W", "joule": " J", "flops": "FLOP/s"}
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line: values at the same times as all others of its panel, NaN where there are none."""
+
+    labels: dict[str, str]
+    legend: str
+    values: Values
+
+
+class Source(Protocol):
+    """Answers range queries: labels and (Unix time, value) pairs of each series."""
+
+    def range(
+        self, expr: str, start: float, end: float, step: float
+    ) -> list[tuple[dict[str, str], list[tuple[float, float]]]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """From when to when, in Unix seconds, how finely, and over which window rates are taken."""
+
+    start: float
+    end: float
+    step: float
+    window: str
+
+    @property
+    def times(self) -> Values:
+        return np.arange(self.start, self.end + self.step / 2, self.step)
+
+
+def render(board: Board, source: Source, span: Span, note: str, path: Path) -> None:
+    """Draw all panels of a board; `note` says in the head where the numbers come from."""
+    rows = math.ceil(len(board.panels) / COLUMNS)
+    with pyplot.rc_context(_style()):
+        figure, grid = pyplot.subplots(
+            rows, COLUMNS, figsize=(COLUMNS * WIDTH, rows * HEIGHT + 0.7), squeeze=False, layout="constrained"
+        )
+        figure.suptitle(f"{board.title}\n", x=0.01, ha="left", fontsize=14, fontweight="bold")
+        figure.text(0.01, 1 - 0.5 / (rows * HEIGHT + 0.7), note, fontsize=8.5, color="#8e8e99", va="top")
+        for axes in grid.flat[len(board.panels) :]:
+            axes.set_visible(False)
+        for axes, panel in zip(grid.flat, board.panels, strict=False):
+            _draw(axes, panel, _series(panel, source, span), span)
+        figure.savefig(path, dpi=70)
+        pyplot.close(figure)
+
+
+def _style() -> dict[Any, Any]:
+    colours = {"figure.facecolor": BACK, "axes.facecolor": FACE, "axes.edgecolor": GRID, "grid.color": GRID}
+    texts = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), TEXT)
+    return {**colours, **texts, "font.size": 8, "axes.grid": True, "axes.titlesize": 9.5, "axes.titlelocation": "left"}
+
+
+def _series(panel: Panel, source: Source, span: Span) -> list[Series]:
+    found = []
+    for query in panel.queries:
+        expr = query.expr.replace("$__rate_interval", span.window).replace("$model", ".*")
+        for labels, points in source.range(expr, span.start, span.end, span.step):
+            legend = re.sub(r"{{(\w+)}}", lambda name, of=labels: of.get(name[1], ""), query.legend)  # type: ignore[misc]
+            found.append(Series(labels, legend, _aligned(points, span)))
+    return found
+
+
+def _aligned(points: Sequence[tuple[float, float]], span: Span) -> Values:
+    values = np.full(len(span.times), np.nan)
+    for moment, value in points:
+        values[round((moment - span.start) / span.step)] = value
+    return values
+
+
+def _draw(axes: Axes, panel: Panel, series: list[Series], span: Span) -> None:
+    axes.set_title(panel.title)
+    minutes = (span.times - span.start) / 60
+    if panel.kind == "heatmap":
+        _heat(axes, series, minutes)
+        return
+    for one, colour in zip(series, COLOURS * 3, strict=False):
+        axes.plot(minutes, one.values, color=colour, linewidth=1.4, label=one.legend)
+    if panel.kind == "stacked":
+        _stack(axes, series, minutes)
+    axes.set_ylim(0, 1.05 * panel.top if panel.top else None)
+    axes.set_xlim(0, minutes[-1])
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: written(value, panel.unit)))
+    if len(series) <= len(COLOURS):
+        axes.legend(fontsize=6.5, loc="upper left", framealpha=0.6, facecolor=FACE, edgecolor=GRID, ncols=2)
+
+
+def _stack(axes: Axes, series: list[Series], minutes: Values) -> None:
+    for line in list(axes.lines):
+        line.remove()
+    filled = [np.nan_to_num(one.values) for one in series]
+    axes.stackplot(minutes, *filled, labels=[one.legend for one in series], colors=COLOURS, alpha=0.75)
+
+
+def _heat(axes: Axes, series: list[Series], minutes: Values) -> None:
+    """Buckets are cumulative: each less the one below it."""
+    ordered = sorted(series, key=lambda one: float(one.labels["le"]))
+    counts = np.diff(np.nan_to_num([one.values for one in ordered]), axis=0, prepend=0)  # bucket, time
+    axes.pcolormesh(minutes, np.arange(len(ordered)), np.clip(counts, 0, None), cmap="inferno", shading="nearest")
+    axes.set_yticks(range(len(ordered)), [f"≤ {one.labels['le'].removesuffix('.0')}" for one in ordered])
+    axes.grid(False)
+
+
+def written(value: float, unit: str) -> str:
+    """A tick's label: percent of shares, prefixes of large numbers."""
+    if unit == "percentunit":
+        return f"{100 * value:.3g} %"
+    for size, prefix in PREFIXES:
+        if abs(value) >= size:
+            return f"{value / size:.3g} {prefix}{UNITS.get(unit, '').strip()}"
+    return f"{value:.3g}{UNITS.get(unit, '')}"
