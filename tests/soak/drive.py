@@ -15,6 +15,9 @@ from service.contract import TERMINAL, job_key
 from tests.soak.fleet import POLL_S, Fleet, Member
 from tests.soak.plan import Plan
 
+MEASURED_STEPS = 60
+MOST_STEPS = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Kill:
@@ -33,6 +36,8 @@ class Story:
     kills: list[Kill] = field(default_factory=list)
     redis_kills: list[tuple[float, int]] = field(default_factory=list)  # Unix time, jobs running then
     twins: dict[str, str] = field(default_factory=dict)  # broken job → unbroken one
+    measured: list[str] = field(default_factory=list)  # jobs that showed how long a step takes
+    steps: tuple[int, int] = (1, 1)  # bounds for the jobs, of `Plan.length_s`
     began: float = 0.0
     ended: float = 0.0
 
@@ -49,6 +54,26 @@ class Driver:
         self._open: set[str] = set()
         self._redis_kills = list(plan.redis_kills_at)
         self.story = Story()
+
+    def measure(self) -> None:
+        """How many steps a job of the wished length has where as many others run."""
+        began, ends = time.monotonic(), time.monotonic() + self._plan.limit_s
+        for index in range(self._plan.outstanding):
+            fields = self._fields(index) | {"steps": MEASURED_STEPS}
+            self.story.measured.append(self._fleet.submit(f"measured-{index}", fields, ends))
+        self._open |= set(self.story.measured)
+        self._until_ended(ends)
+        step_s = (time.monotonic() - began) / MEASURED_STEPS
+        low, high = (min(MOST_STEPS, max(2, round(length / step_s))) for length in self._plan.length_s)
+        self.story.steps = (low, high)
+        self._tell(f"a step of {self._plan.outstanding} jobs at once takes {step_s:.3f} s: {low} to {high} steps a job")
+
+    def _until_ended(self, ends: float) -> None:
+        while self._open:
+            assert time.monotonic() < ends, "jobs that nothing disturbs did not end"
+            self._fleet.tend()
+            self._look()
+            time.sleep(POLL_S)
 
     def run(self) -> Story:
         """Until every job has ended and enough was killed; a limit turns a stuck job into a failure."""
@@ -80,7 +105,7 @@ class Driver:
         return {
             "prompt": "red heart",
             "seed": index,
-            "steps": self._random.randint(*self._plan.steps),
+            "steps": self._random.randint(*self.story.steps),
             "sampler": ("ddim", "plms", "euler", "dpmpp_2m", "ddpm")[index % 5],
             "determinism": "strict" if index % 4 == 0 else "fast",
             "guidance_scale": 1.0,
@@ -151,8 +176,4 @@ class Driver:
             twin = self._fleet.submit(f"twin-{job_id}", self.story.jobs[job_id], ends)
             self.story.twins[job_id] = twin
             self._open.add(twin)
-        while self._open:
-            assert time.monotonic() < ends, "the unbroken twins did not end"
-            self._fleet.tend()
-            self._look()
-            time.sleep(POLL_S)
+        self._until_ended(ends)

@@ -45,6 +45,7 @@ class Findings:
     kills_of_busy: int
     redis_kills: int
     resumptions: list[Resumption]
+    measured: int
     twins: int
     twins_equal: int
     starts: list[float]
@@ -65,7 +66,8 @@ class Findings:
         checks = {
             f"{self.statuses} instead of {plan.jobs} succeeded": self.statuses == {"succeeded": plan.jobs},
             f"{self.results} results of exactly one": self.results == plan.jobs,
-            f"RQ counts {self.registered} finished and failed": self.registered == (plan.jobs + self.twins, 0),
+            f"RQ counts {self.registered} finished and failed": self.registered
+            == (plan.jobs + self.twins + self.measured, 0),
             f"{self.kills} kills, {self.kills_of_busy} of busy workers": self.kills_of_busy >= plan.kills * 4 // 5,
             f"{self.redis_kills} kills of Redis": self.redis_kills == plan.redis_kills,
             f"{len(slow)} resumptions after more than {RESUMED_WITHIN_S:.0f} s: {slow}": not slow,
@@ -110,7 +112,8 @@ def find(story: Story, redis: Redis, store: Store, logs: list[Path], starts: lis
     ended = {job: datetime.fromisoformat(state["ended_at"]).timestamp() for job, state in states.items()}
     objects = Counter(str(entry["path"]) for page in store.list("images") for entry in page)
     named = [path for job_id, state in states.items() for path in _paths(job_id, state)]
-    twins = [path for twin in story.twins.values() for path in _paths(twin, job_state(redis, twin))]
+    others = [*story.twins.values(), *story.measured]
+    undisturbed = [path for job_id in others for path in _paths(job_id, job_state(redis, job_id))]
     queue = open_queue(redis, _request())
     broken = {job_id for kill in story.kills for job_id in kill.held}
     lengths = [_length(state) for job_id, state in states.items() if job_id not in broken]
@@ -118,12 +121,13 @@ def find(story: Story, redis: Redis, store: Store, logs: list[Path], starts: lis
         jobs=len(states),
         statuses=Counter(state["status"] for state in states.values()),
         results=sum(_is_one(redis, job_id, states[job_id], objects) for job_id in states),
-        extra_objects=sum(objects.values()) - len(named) - len(twins),
+        extra_objects=sum(objects.values()) - len(named) - len(undisturbed),
         registered=(FinishedJobRegistry(queue=queue).count, FailedJobRegistry(queue=queue).count),
         kills=len(story.kills),
         kills_of_busy=sum(bool(kill.held) for kill in story.kills),
         redis_kills=len(story.redis_kills),
         resumptions=resumptions(story.kills, logs, ended),
+        measured=len(story.measured),
         twins=len(story.twins),
         twins_equal=sum(_digest(redis, job) == _digest(redis, twin) for job, twin in story.twins.items()),
         starts=starts,

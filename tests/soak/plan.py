@@ -15,7 +15,7 @@ class Plan:
     endless: bool  # whether kills go on to the end
     redis_kills: int
     outstanding: int  # jobs that wait or run at a time
-    steps: tuple[int, int]  # bounds of a job's steps, which set its length
+    length_s: tuple[float, float]  # bounds of a job's length, from which its steps follow by a measurement
     every_s: tuple[float, float]  # bounds of the pause between two kills
     twins: int  # strict jobs that were resumed, compared with unbroken runs
     seed: int = 20
@@ -33,8 +33,8 @@ FULL = Plan(
     kills=50,
     endless=True,
     redis_kills=2,
-    outstanding=30,
-    steps=(400, 1000),
+    outstanding=12,
+    length_s=(5.0, 20.0),
     every_s=(4.0, 10.0),
     twins=20,
 )
@@ -44,8 +44,8 @@ SHORT = Plan(
     kills=3,
     endless=False,
     redis_kills=1,
-    outstanding=10,
-    steps=(60, 240),
+    outstanding=8,
+    length_s=(1.0, 5.0),
     every_s=(4.0, 6.0),
     twins=2,
     limit_s=150.0,

@@ -32,6 +32,7 @@ def soak(plan: Plan, folder: Path, tell: Callable[[str], None]) -> tuple[list[st
             fleet.wait_until_served()
             note(f"{plan.workers} workers serve after {', '.join(f'{one:.1f}' for one in fleet.starts)} s")
             driver = Driver(plan, fleet, note)
+            driver.measure()
             story = driver.run()
             note(f"all {len(story.jobs)} jobs have ended")
             driver.run_twins(broken_strict_jobs(story, fleet.logs)[: plan.twins])
