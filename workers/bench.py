@@ -26,7 +26,7 @@ from workers.tasks import Admission, Called, Failed, Finished, Prepared
 ROWS = (1, 2, 4, 8, 16)
 WARM_UP = 1  # calls of each size that count for nothing
 CALLS = 3  # of each size, whose median counts
-WITH_UPLOAD = frozenset({"inpaint", "upscale", "img2img"})
+WITH_UPLOAD = frozenset({"inpaint", "upscale", "img2img", "semantic2img"})
 
 
 @dataclass(slots=True)
@@ -155,6 +155,10 @@ def make_request(card: ModelCard, kind: Kind, number: int, **changes: object) ->
         "sampler": defaults.sampler,
         "seed": number,
     }
+    if kind == "class2img":
+        values["class_id"] = 0
+    if kind == "upscale":
+        values["noise_level"] = defaults.noise_level
     if kind in WITH_UPLOAD:
         size = side // card.scale
         upload = Upload(path="bench", sha256="", bytes=0, width=size, height=size)
@@ -163,10 +167,12 @@ def make_request(card: ModelCard, kind: Kind, number: int, **changes: object) ->
 
 
 def admission(job_id: str, request: JobRequest) -> Admission:
-    """With a noise picture, and a mask over its middle, where the kind needs them."""
+    """With a noise picture, and a mask over its middle, or a label map of one class, where the kind needs them."""
     if request.image is None:
         return Admission(job_id, request)
     size = request.image.width, request.image.height
+    if request.kind == "semantic2img":
+        return Admission(job_id, request, _png(Image.new("L", size)))
     noise = np.random.default_rng(request.seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     mask = Image.new("L", size, 0)
     mask.paste(255, (size[0] // 4, size[1] // 4, 3 * size[0] // 4, 3 * size[1] // 4))
