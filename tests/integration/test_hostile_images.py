@@ -20,7 +20,7 @@ from redis import Redis
 
 from service.contract import JOBS_KEY
 from tests.gateway import mask, settings_for
-from tests.hostile import honest, hostile, saved
+from tests.hostile_pictures import honest, hostile, saved
 from tests.redis_server import RedisServer
 from tests.service import free_port
 

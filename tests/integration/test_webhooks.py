@@ -17,8 +17,8 @@ from redis.asyncio import Redis as AsyncRedis
 from latentd.errors import ConfigurationError
 from service import keys
 from service.app import create_app
-from service.cards import CardShelf
 from service.contract import OUTBOX_KEY, deliveries_key
+from service.estimate import Backlogs
 from service.webhook_send import NotSent, send
 from service.webhook_urls import check_url
 from service.webhooks import GROUP, Webhooks
@@ -67,15 +67,15 @@ def canceled(client: httpx2.Client, url: str, **headers: str) -> str:
     return str(job.json()["id"])
 
 
-def sent_by(redis_url: str, tmp_path: Path, done: object, seconds: float = 10) -> None:
+def sent_by(redis_url: str, done: object, seconds: float = 10) -> None:
     """Run one sender until `done()`."""
-    asyncio.run(_send(redis_url, tmp_path, done, seconds))
+    asyncio.run(_send(redis_url, done, seconds))
 
 
-async def _send(redis_url: str, tmp_path: Path, done: object, seconds: float) -> None:
+async def _send(redis_url: str, done: object, seconds: float) -> None:
     assert callable(done)
     redis = AsyncRedis.from_url(redis_url, decode_responses=True)
-    webhooks = Webhooks(redis, CardShelf(redis, tmp_path / "models"), SECRET, ALLOW, 60, backoff_s=FAST_S)
+    webhooks = Webhooks(redis, Backlogs(redis), SECRET, ALLOW, 60, backoff_s=FAST_S)
     task = asyncio.create_task(webhooks.run())
     ends = time.monotonic() + seconds
     while not done():
@@ -87,11 +87,11 @@ async def _send(redis_url: str, tmp_path: Path, done: object, seconds: float) ->
 
 
 def test_a_receiver_that_fails_three_times_gets_one_verified_delivery(
-    client: httpx2.Client, redis: Redis, redis_url: str, tmp_path: Path
+    client: httpx2.Client, redis: Redis, redis_url: str
 ) -> None:
     with Receiver((500, 302, 404, 204)) as receiver:
         job_id = canceled(client, receiver.url)
-        sent_by(redis_url, tmp_path, lambda: redis.llen(deliveries_key(job_id)) >= 4)
+        sent_by(redis_url, lambda: redis.llen(deliveries_key(job_id)) >= 4)
         received = receiver.wait(4)
     assert all(each.verified and each.path == "/hook?x=1" for each in received)
     assert {each.headers["webhook-id"] for each in received} == {f"msg_{job_id}"}
@@ -107,45 +107,43 @@ def test_a_receiver_that_fails_three_times_gets_one_verified_delivery(
 
 
 @pytest.mark.parametrize(("status", "tries"), [(410, 1), (500, len(FAST_S) + 1)])
-def test_it_gives_up(
-    client: httpx2.Client, redis: Redis, redis_url: str, tmp_path: Path, status: int, tries: int
-) -> None:
+def test_it_gives_up(client: httpx2.Client, redis: Redis, redis_url: str, status: int, tries: int) -> None:
     with Receiver((status,)) as receiver:
         job_id = canceled(client, receiver.url)
-        sent_by(redis_url, tmp_path, lambda: redis.llen(deliveries_key(job_id)) == tries)
+        sent_by(redis_url, lambda: redis.llen(deliveries_key(job_id)) == tries)
     log = client.get(f"/v1/jobs/{job_id}/deliveries").json()["items"]
     assert (len(log), log[-1]["next_at"]) == (tries, None)
     assert redis.zcard("latentd:webhooks:due") == 0
 
 
 def test_what_a_dead_gateway_held_is_sent(
-    client: httpx2.Client, redis: Redis, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: httpx2.Client, redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.webhooks.ORPHANED_MS", 200)
     with Receiver() as receiver:
         job_id = canceled(client, receiver.url)
         redis.xgroup_create(OUTBOX_KEY, GROUP, id="0")
         assert redis.xreadgroup(GROUP, "dead", {OUTBOX_KEY: ">"})
-        sent_by(redis_url, tmp_path, lambda: redis.llen(deliveries_key(job_id)) == 1)
+        sent_by(redis_url, lambda: redis.llen(deliveries_key(job_id)) == 1)
         assert len(receiver.received) == 1
     assert redis.xlen(OUTBOX_KEY) == 0
 
 
-def test_a_purged_job_is_told_of_no_more(client: httpx2.Client, redis: Redis, redis_url: str, tmp_path: Path) -> None:
+def test_a_purged_job_is_told_of_no_more(client: httpx2.Client, redis: Redis, redis_url: str) -> None:
     with Receiver() as receiver:
         job_id = canceled(client, receiver.url)
         assert client.delete(f"/v1/jobs/{job_id}?purge=true").status_code == 204
-        sent_by(redis_url, tmp_path, lambda: redis.xlen(OUTBOX_KEY) == 0)
+        sent_by(redis_url, lambda: redis.xlen(OUTBOX_KEY) == 0)
         assert receiver.received == []
 
 
 def test_with_keys_on_the_job_has_signed_urls_and_its_owner_alone_sees_the_log(
-    client: httpx2.Client, redis: Redis, redis_url: str, tmp_path: Path
+    client: httpx2.Client, redis: Redis, redis_url: str
 ) -> None:
     tokens = [keys.create(redis, name, ["generate", "read"])[1] for name in "ab"]
     with Receiver() as receiver:
         job_id = canceled(client, receiver.url, Authorization=f"Bearer {tokens[0]}")
-        sent_by(redis_url, tmp_path, lambda: redis.llen(deliveries_key(job_id)) == 1)
+        sent_by(redis_url, lambda: redis.llen(deliveries_key(job_id)) == 1)
         assert receiver.wait(1)[0].verified
     statuses = [
         client.get(f"/v1/jobs/{job_id}/deliveries", headers={"Authorization": f"Bearer {token}"}).status_code
