@@ -1,10 +1,13 @@
-"""A checkpoint dropped into LATENTD_MODELS_DIR: an SD 1 single file with CLIP's whole vocabulary, among bad ones."""
+"""Checkpoints dropped into LATENTD_MODELS_DIR: an SD 1 single file with CLIP's whole vocabulary, one of each
+other kind, and bad ones."""
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +19,13 @@ from tests.e2e.browser import chromium, job_id, open_page
 from tests.engines import png
 from tests.hostile import SD1, write_hostile
 from tests.service import Service
+from tests.tiny import CLASSES, MAP_CLASSES, write_tiny
 
 TOKENS = 49_408
+KINDS = ("bare", "class", "label", "map", "x4")
 LONG = "a red heart on a very long road " * 12
+
+ONE_CLASS_TOO_HIGH = base64.b64encode(png(Image.new("L", (4, 4), MAP_CLASSES))).decode()
 
 
 def write_sd1(path: Path) -> None:
@@ -33,6 +40,8 @@ def write_sd1(path: Path) -> None:
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     write_sd1(folder / "small-sd1.safetensors")
+    for kind in KINDS:
+        (write_tiny(kind, folder / f"tiny-{kind}") / "card.json").unlink()
     write_hostile(folder, folder.parent / "made")
     return folder
 
@@ -44,8 +53,11 @@ def service(models_dir: Path) -> Iterator[Service]:
 
 
 def test_the_good_one_is_served_and_each_bad_one_is_a_line(service: Service, models_dir: Path) -> None:
-    [card] = service.client.get("/v1/models").json()["items"]
-    assert (card["id"], card["loaded"], card["token_window"]) == ("small-sd1", True, 77)
+    cards = {card["id"]: card for card in service.client.get("/v1/models").json()["items"]}
+    assert cards.keys() == {"small-sd1", *(f"tiny-{kind}" for kind in KINDS)}
+    assert all(card["loaded"] for card in cards.values())
+    card = cards["small-sd1"]
+    assert card["token_window"] == 77
     assert card["tasks"] == ["txt2img", "inpaint", "img2img"]
     lines = [line for line in service.log_path.read_text().splitlines() if "left out" in line]
     assert all(sum(name in line for line in lines) == 1 for name in ("evil.ckpt", "truncated", "mixed-up", "unknown"))
@@ -81,6 +93,43 @@ def test_it_draws_over_and_repaints_by_blending(service: Service) -> None:
         drawn = Image.open(io.BytesIO(answer.content))
         assert drawn.size == (70, 50)
         assert (drawn.getpixel((0, 0)) == (0, 0, 255)) == (kind == "inpaint")
+
+
+def test_every_kind_answers_over_http(service: Service) -> None:
+    labels, small = png(Image.new("L", (70, 50), MAP_CLASSES - 1)), png(Image.new("RGB", (16, 12), "blue"))
+    asked: list[tuple[str, str, dict[str, Any], bytes | None]] = [
+        ("txt2img", "tiny-bare", {}, None),
+        ("class2img", "tiny-class", {"class_id": 3}, None),
+        ("class2img", "tiny-label", {"class_id": 3, "width": 96}, None),
+        ("semantic2img", "tiny-map", {}, labels),
+        ("upscale", "tiny-x4", {"noise_level": 40, "prompt": "red", "guidance_scale": 2.0}, small),
+    ]
+    sizes = []
+    for kind, model, fields, image in asked:
+        sent = {"model": model, "steps": 2, **fields}
+        picture = {} if image is None else {"image": base64.b64encode(image).decode()}
+        job = service.post(f"/v1/{kind}", **sent, **picture)
+        sizes.append(Image.open(io.BytesIO(service.image(job))).size)
+    assert sizes == [(64, 64), (64, 64), (96, 64), (70, 50), (64, 48)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "field"),
+    [
+        ("txt2img", {"model": "tiny-bare", "prompt": "red"}, "prompt"),
+        ("class2img", {"model": "tiny-class", "class_id": CLASSES}, "class_id"),
+        ("class2img", {"model": "tiny-class"}, "class_id"),
+        ("class2img", {"model": "small-sd1", "class_id": 1}, "model"),
+        ("semantic2img", {"model": "tiny-map", "image": ONE_CLASS_TOO_HIGH}, "image"),
+        ("upscale", {"model": "tiny-x4", "image": ONE_CLASS_TOO_HIGH, "noise_level": 351}, "noise_level"),
+        ("img2img", {"image": ONE_CLASS_TOO_HIGH, "strength": 0}, "strength"),
+    ],
+)
+def test_what_a_kind_cannot_do_is_refused(service: Service, kind: str, fields: dict[str, Any], field: str) -> None:
+    answer = service.client.post(f"/v1/{kind}", json=fields)
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
+    if kind == "semantic2img":
+        assert (answer.json()["value"], answer.json()["bound"]) == (f"{MAP_CLASSES} at (0, 0)", MAP_CLASSES - 1)
 
 
 def test_it_is_chosen_and_draws_from_the_page(service: Service) -> None:
