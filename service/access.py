@@ -121,7 +121,9 @@ def _missing(token: str | None) -> str:
 
 async def _look_up(redis: Redis, token: str | None) -> tuple[bool, ApiKey | None]:
     """Whether any key was ever made, and the key of this token."""
-    key_id, secret = split(token or "") or ("", "")
+    if token is None:
+        return bool(await redis.hlen(KEYS_KEY)), None
+    key_id, secret = split(token) or ("", "")
     async with redis.pipeline(transaction=False) as pipe:
         pipe.hlen(KEYS_KEY)
         pipe.hget(KEYS_KEY, key_id)

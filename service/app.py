@@ -146,7 +146,7 @@ async def sending(gateway: Gateway, secret: bytes | None) -> AsyncIterator[None]
         yield
         return
     settings = gateway.settings
-    webhooks = Webhooks(gateway.redis, gateway.shelf, secret, settings.webhook_allow, settings.retention_s)
+    webhooks = Webhooks(gateway.redis, gateway.backlogs, secret, settings.webhook_allow, settings.retention_s)
     task = asyncio.create_task(webhooks.run())
     try:
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from functools import lru_cache
@@ -17,6 +18,7 @@ from service.contract import CARDS_KEY, Kind, ModelCard, serving_key
 from service.problems import shown
 
 CONVERT = "latentd models convert PATH $LATENTD_MODELS_DIR/NAME --to native"
+RECENT_S = 1.0
 
 log = structlog.get_logger("service")
 
@@ -57,6 +59,13 @@ class CardShelf:
     def __init__(self, redis: Redis, models_dir: Path) -> None:
         self._redis = redis
         self._models_dir = models_dir
+        self._folders: dict[str, Path | None] = {}
+        self._recent: tuple[float, dict[str, ModelCard]] = (-math.inf, {})  # when it was read
+
+    async def recent(self) -> dict[str, ModelCard]:
+        """As `all`, at most RECENT_S old."""
+        read_at, cards = self._recent
+        return cards if time.monotonic() - read_at < RECENT_S else await self.all()
 
     async def all(self) -> dict[str, ModelCard]:
         """Cards by model id, in order of their ids; what a worker published wins."""
@@ -66,11 +75,15 @@ class CardShelf:
             card = _parse(text, "published by a worker")
             if card is not None:
                 cards[card.id] = card
-        return dict(sorted(cards.items()))
+        self._recent = time.monotonic(), dict(sorted(cards.items()))
+        return self._recent[1]
 
     def folder(self, model: str) -> Path | None:
         """Where the model's tokenizer is, if it is installed here."""
-        return card_folder(self._models_dir, model)
+        folder = self._folders.get(model)
+        if folder is None or not folder.exists():
+            folder = self._folders[model] = card_folder(self._models_dir, model)
+        return folder
 
     async def live_workers(self, model: str) -> int:
         """Workers that hold the model and beat within their time."""

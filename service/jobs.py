@@ -13,7 +13,6 @@ from redis.asyncio import Redis
 
 from latentd.errors import Gone, InvalidRequest, NotFound, Problem
 from service.access import Caller, check_sees
-from service.cards import CardShelf
 from service.contract import (
     ImageInfo,
     Job,
@@ -30,7 +29,7 @@ from service.contract import (
     list_key,
     queue_name,
 )
-from service.estimate import Backlog, queued_eta, read_backlog, running_eta
+from service.estimate import Backlog, Backlogs, queued_eta, running_eta
 from service.problems import shown
 from service.queue import queue_key
 from service.signing import Signer
@@ -79,25 +78,28 @@ async def read_hash(redis: Redis, caller: Caller, job_id: str) -> Hash:
     raise NotFound(f"no job {shown(job_id)!r}", field="id", value=job_id)
 
 
-async def read_job(redis: Redis, shelf: CardShelf, caller: Caller, job_id: str) -> Job:
+async def read_job(redis: Redis, backlogs: Backlogs, caller: Caller, job_id: str) -> Job:
     """One job. Raises as `read_hash`."""
-    return (await views(redis, shelf, caller.signer, [await read_hash(redis, caller, job_id)]))[0]
+    return (await views(redis, backlogs, caller.signer, [await read_hash(redis, caller, job_id)]))[0]
 
 
-async def views(redis: Redis, shelf: CardShelf, signer: Signer | None, hashes: Sequence[Hash]) -> list[Job]:
+async def views(redis: Redis, backlogs: Backlogs, signer: Signer | None, hashes: Sequence[Hash]) -> list[Job]:
     """Jobs with positions and times to the end, the lanes' backlogs read once."""
     records = [JobRecord.model_validate_json(values["record"]) for values in hashes]
     alive = [(r, h) for r, h in zip(records, hashes, strict=True) if h["status"] in ("queued", "running")]
-    backlogs = await _backlogs(redis, shelf, {(r.request.model, r.request.priority) for r, _ in alive})
+    lanes = {(record.request.model, record.request.priority) for record, _ in alive}
+    found = {lane: await backlogs.of(*lane) for lane in lanes}
     positions = await _positions(redis, [r for r, h in alive if h["status"] == "queued"])
-    return [_view(record, values, backlogs, positions, signer) for record, values in zip(records, hashes, strict=True)]
+    return [_view(record, values, found, positions, signer) for record, values in zip(records, hashes, strict=True)]
 
 
-async def _backlogs(redis: Redis, shelf: CardShelf, lanes: set[tuple[str, Lane]]) -> dict[tuple[str, Lane], Backlog]:
-    found = {}
-    for model, lane in lanes:
-        found[model, lane] = await read_backlog(redis, model, lane, await shelf.live_workers(model))
-    return found
+def accepted(record: JobRecord, position: int, backlog: Backlog) -> Job:
+    """A job that was enqueued a moment ago behind `position` others; `backlog` is what stood before it."""
+    request = record.request
+    more = {"rows": backlog.rows + request.rows, "jobs": backlog.jobs + 1, "queued": backlog.queued + 1}
+    lanes = {(request.model, request.priority): backlog.model_copy(update=more)}
+    values = {"status": "queued", "steps": str(request.run_steps)}
+    return _view(record, values, lanes, {record.id: position}, None)
 
 
 async def _positions(redis: Redis, records: Sequence[JobRecord]) -> dict[str, int]:
@@ -163,7 +165,7 @@ def _eta(job: Job, backlog: Backlog | None) -> float | None:
     return None if eta is None else round(eta, 3)
 
 
-async def list_jobs(redis: Redis, shelf: CardShelf, caller: Caller, query: ListQuery) -> JobPage:
+async def list_jobs(redis: Redis, backlogs: Backlogs, caller: Caller, query: ListQuery) -> JobPage:
     """Newest first, from the cursor on. Ids whose jobs expired are passed over until a worker sweeps them.
 
     Raises:
@@ -179,7 +181,7 @@ async def list_jobs(redis: Redis, shelf: CardShelf, caller: Caller, query: ListQ
         position = (batch[-1][1], batch[-1][0])
     page = found[: query.limit]
     more = len(found) > query.limit
-    jobs = await views(redis, shelf, caller.signer, [values for _, values in page])
+    jobs = await views(redis, backlogs, caller.signer, [values for _, values in page])
     return JobPage(items=jobs, next_cursor=page[-1][0] if more else None)
 
 

@@ -25,7 +25,7 @@ def listen(host: str, port: int, variable: str, *, shared: bool = False) -> sock
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
     except (OSError, ValueError) as error:  # ValueError: no SO_REUSEPORT on this system
         raise ConfigurationError(
             f"LATENTD_HOST={host} {variable}={port}: {getattr(error, 'strerror', None) or error}",
@@ -33,6 +33,10 @@ def listen(host: str, port: int, variable: str, *, shared: bool = False) -> sock
             value=port,
             bound="a free port of this machine",
         ) from error
+    # Inherited by every connection. asyncio does so only for sockets that name their protocol, which this one doesn't;
+    # with Nagle's algorithm an answer's body would wait 40 ms for the client to acknowledge its head.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def turn_away(listening: socket.socket) -> None:

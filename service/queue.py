@@ -70,7 +70,7 @@ if ARGV[6] ~= '' then redis.call('ZADD', KEYS[7], ARGV[6], ARGV[1]) end
 redis.call('XADD', KEYS[5], '*', 'type', 'queued', 'data', '{{}}')
 redis.call('SADD', KEYS[9], KEYS[8])
 enqueue({{KEYS[2], KEYS[8]}}, {{ARGV[1], 'R', -1, unpack(ARGV, 10)}})
-return {{'made', ''}}
+return {{'made', tostring(waiting)}}
 """
 
 Answer: TypeAlias = Literal["made", "found", "leaving", "full", "spent"]
@@ -82,6 +82,7 @@ class Created:
 
     record: JobRecord
     replayed: bool
+    position: int = 0  # of a new job: how many wait before it
 
 
 class LaneFull(Exception):
@@ -146,7 +147,7 @@ async def create(
         raise LaneFull(int(detail))
     if answer == "spent":
         raise _over_budget(record, float(detail), budget_s or 0.0)
-    return Created(record, replayed=False)
+    return Created(record, replayed=False, position=int(detail))
 
 
 def _over_budget(record: JobRecord, spent_s: float, budget_s: float) -> RateLimited:

@@ -16,6 +16,7 @@ from redis.retry import Retry
 from latentd.settings import Settings
 from latentd.storage import Store, open_public, open_store
 from service.cards import CardShelf
+from service.estimate import Backlogs
 from service.metrics import Metrics
 
 # One connection is held by every waiting client (event streams, Prefer: wait).
@@ -34,6 +35,7 @@ class Gateway:
     rq: Redis
     store: Store
     shelf: CardShelf
+    backlogs: Backlogs
     metrics: Metrics
     public: S3Store | None  # signs URLs of images, where clients may fetch them from the storage
     keys_required: bool  # by the address listened on; once a key was made they are anyway
@@ -60,11 +62,11 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
     if settings.storage_public_url is not None:
         public = open_public(settings.storage, settings.storage_public_url)
     shelf = CardShelf(redis, settings.models_dir)
-    return Gateway(settings, redis, rq, store, shelf, Metrics(), public, keys_required)
+    return Gateway(settings, redis, rq, store, shelf, Backlogs(redis), Metrics(), public, keys_required)
 
 
-def current(request: Request) -> Gateway:
-    gateway: Gateway = request.app.state.gateway
+async def current(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway  # async: FastAPI would give a plain function a thread
     return gateway
 
 

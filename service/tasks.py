@@ -9,12 +9,12 @@ import structlog
 from fastapi import Request
 from pydantic import BaseModel
 
-from latentd.errors import InvalidRequest, QueueFull
+from latentd.errors import InvalidRequest, LatentdError, QueueFull
 from service.access import Caller
 from service.bodies import Body, read_body
 from service.cards import choose_card
 from service.contract import JobRecord, JobRequest, JobWarning, Kind, ModelCard
-from service.estimate import Backlog, Estimate, gpu_seconds, idle_seconds, predict, read_backlog
+from service.estimate import Backlog, Estimate, gpu_seconds, idle_seconds, predict
 from service.preferences import Preferences, read_preferences
 from service.queue import Created, LaneFull, create, drawn_seed, new_id, read_record, replay
 from service.resolve import resolve, warnings_of
@@ -69,15 +69,23 @@ async def plan(gateway: Gateway, caller: Caller, body: Body, preferences: Prefer
     settings, job_id = gateway.settings, new_id(body.kind, preferences.key, caller.owner)
     if body.post.webhook_url is not None:
         check_url(body.post.webhook_url, settings.webhook_allow)
-    card = choose_card(await gateway.shelf.all(), body.kind, body.post.model, settings.model)
+    card = await _choose(gateway, body)
     pictures = await check_pictures(body, card, job_id, settings.max_pixels, gateway.decoding)
     seed = drawn_seed(job_id) if body.post.seed is None else body.post.seed
     request = resolve(body, card, pictures, seed, preferences.output_format, settings.max_pixels)
-    workers = await gateway.shelf.live_workers(card.id)
-    backlog = await read_backlog(gateway.redis, card.id, request.priority, workers)
+    backlog = await gateway.backlogs.of(card.id, request.priority)
     warnings = warnings_of(request, card, gateway.shelf.folder(card.id))
     check_deadline(request, backlog)
     return Plan(job_id, body, preferences, card, pictures, request, warnings, backlog)
+
+
+async def _choose(gateway: Gateway, body: Body) -> ModelCard:
+    """The model's card; before a refusal, cards are read anew."""
+    asked = (body.kind, body.post.model, gateway.settings.model)
+    try:
+        return choose_card(await gateway.shelf.recent(), *asked)
+    except LatentdError:
+        return choose_card(await gateway.shelf.all(), *asked)
 
 
 def check_deadline(request: JobRequest, backlog: Backlog) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import shutil
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +74,11 @@ def _upload(job_id: str, name: str, data: bytes, size: tuple[int, int]) -> Uploa
 
 def check_room(data_dir: Path, min_free_mb: int) -> None:
     """Raises DiskFull where the disk of `data_dir` has less than `min_free_mb` MiB free."""
-    folder = next(each for each in (data_dir.resolve(), *data_dir.resolve().parents) if each.exists())
-    free_mb = shutil.disk_usage(folder).free // 2**20
+    try:
+        disk = os.statvfs(data_dir)
+    except FileNotFoundError:  # made with the first upload
+        disk = os.statvfs(next(each for each in data_dir.resolve().parents if each.exists()))
+    free_mb = disk.f_bavail * disk.f_frsize // 2**20
     if free_mb < min_free_mb:
         detail = f"the data disk has {free_mb} MiB free; LATENTD_MIN_FREE_MB asks for {min_free_mb}"
         raise DiskFull(detail, value=free_mb, bound=min_free_mb)

@@ -23,8 +23,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from latentd.errors import Gone, LatentdError, NotFound
 from service.access import NOBODY, Caller
-from service.cards import CardShelf
 from service.contract import OUTBOX_KEY, Job, deliveries_key
+from service.estimate import Backlogs
 from service.jobs import read_job
 from service.keys import KEYS_KEY
 from service.signing import read_signer
@@ -83,7 +83,7 @@ class Webhooks:
     def __init__(
         self,
         redis: Redis,
-        shelf: CardShelf,
+        backlogs: Backlogs,
         secret: bytes,
         allow: Sequence[str],
         retention_s: int,
@@ -92,7 +92,7 @@ class Webhooks:
         resolving: Resolve = resolve,
     ) -> None:
         self._redis = redis
-        self._shelf = shelf
+        self._backlogs = backlogs
         self._secret = secret
         self._allow = allow
         self._retention_s = retention_s
@@ -165,7 +165,7 @@ class Webhooks:
     async def _try(self, message: Message) -> Delivery | None:
         """None for a job that has expired or was purged: there is nothing left to tell."""
         try:
-            job = await read_job(self._redis, self._shelf, await self._reader(), message.job)
+            job = await read_job(self._redis, self._backlogs, await self._reader(), message.job)
         except (NotFound, Gone):
             return None
         at = datetime.now(UTC)

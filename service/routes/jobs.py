@@ -39,12 +39,12 @@ class DeliveryList(BaseModel):
 
 @router.get("", summary="Jobs, newest first", responses=problems())
 async def jobs(gateway: Current, caller: Asker, query: Annotated[ListQuery, Query()]) -> JobPage:
-    return await list_jobs(gateway.redis, gateway.shelf, caller, query)
+    return await list_jobs(gateway.redis, gateway.backlogs, caller, query)
 
 
 @router.get("/{id}", summary="One job", responses=problems(404, 410))
 async def job(id: str, gateway: Current, caller: Asker) -> Job:
-    return await read_job(gateway.redis, gateway.shelf, caller, id)
+    return await read_job(gateway.redis, gateway.backlogs, caller, id)
 
 
 @router.delete(
@@ -67,7 +67,7 @@ async def delete(id: str, gateway: Current, caller: Asker, query: Annotated[Dele
         await asyncio.to_thread(forget, gateway.rq, gateway.settings, record)
         return Response(status_code=204)
     status = await asyncio.to_thread(cancel, gateway.rq, gateway.settings, record)
-    answer = await read_job(gateway.redis, gateway.shelf, caller, id)
+    answer = await read_job(gateway.redis, gateway.backlogs, caller, id)
     return JSONResponse(answer.model_dump(mode="json"), status_code=202 if status == "running" else 200)
 
 

@@ -14,7 +14,7 @@ from service.access import Asker, Caller
 from service.contract import Job, Kind
 from service.events import wait_end
 from service.images import picture_response
-from service.jobs import read_job
+from service.jobs import accepted, read_job
 from service.openapi import task_body, task_responses
 from service.preferences import Preferences, check_accepted
 from service.problems import problem_response
@@ -118,7 +118,11 @@ async def _run(request: Request, gateway: Gateway, caller: Caller, kind: Kind, q
         return JSONResponse(tasks.dry_run(gateway, planned).model_dump(mode="json"))
     created = await tasks.find_replay(gateway, caller, body, preferences)
     if created is None:
-        created = await tasks.enqueue(gateway, caller, await tasks.plan(gateway, caller, body, preferences))
+        planned = await tasks.plan(gateway, caller, body, preferences)
+        created = await tasks.enqueue(gateway, caller, planned)
+        if preferences.wait_s is None and not created.replayed:
+            job = accepted(created.record, created.position, planned.backlog)
+            return _json(job, 202, {"Location": f"/v1/jobs/{job.id}"})
     if preferences.picture:
         check_accepted(created.record.request.output_format, [preferences.output_format])
     return await _answer(request, gateway, caller, preferences, created)
@@ -136,10 +140,14 @@ async def _answer(
         if preferences.wait_preferred:
             headers["Preference-Applied"] = f"wait={preferences.wait_s:g}"
         ended = await wait_end(gateway.redis, job_id, preferences.wait_s, gateway.stopping, request.is_disconnected)
-    job = await read_job(gateway.redis, gateway.shelf, caller, job_id)
+    job = await read_job(gateway.redis, gateway.backlogs, caller, job_id)
     if ended:
         return await _ended(gateway, caller, preferences, job, headers)
-    return JSONResponse(job.model_dump(mode="json"), status_code=202, headers=headers)
+    return _json(job, 202, headers)
+
+
+def _json(job: Job, status: int, headers: dict[str, str]) -> Response:
+    return Response(job.model_dump_json(), status, headers, "application/json")
 
 
 async def _ended(
@@ -148,7 +156,7 @@ async def _ended(
     if job.status == "failed":
         return problem_response(_failure(job), headers)
     if not preferences.picture:
-        return JSONResponse(job.model_dump(mode="json"), headers=headers)
+        return _json(job, 200, headers)
     if job.status == "canceled":
         raise Conflict(f"job {job.id} was canceled; there is no image", value=job.id)
     headers["Latentd-Seed"] = str(job.request.seed)
