@@ -11,7 +11,7 @@ run: .venv/.worker
 	@$(BIN)/latentd up
 
 test: .venv/.dev chromium tools
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -26,6 +26,7 @@ bench: .venv/.dev
 
 soak: .venv/.dev
 	$(BIN)/python -m tests.soak --log docs/soak.md
+	$(BIN)/python -m tests.soak.steady --log docs/steady-soak.md
 	$(BIN)/python -m tests.soak.rolling --log docs/rolling-restart.md
 
 clean:
