@@ -43,7 +43,6 @@ class Heartbeat(threading.Thread):
         held: Callable[[], Sequence[Held]],
         rates: Callable[[], Mapping[str, Rates]],
         times: Callable[[], Mapping[str, Mapping[str, float]]],
-        reaped: Callable[[int], None],
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._worker = worker
@@ -53,7 +52,6 @@ class Heartbeat(threading.Thread):
         self._held = held
         self._rates = rates
         self._times = times
-        self._reaped = reaped
         self._done = threading.Event()
 
     def run(self) -> None:
@@ -62,8 +60,7 @@ class Heartbeat(threading.Thread):
         while not self._done.is_set():
             if time.monotonic() >= beat_due and link.attempt(self._alive):
                 beat_due = time.monotonic() + BEAT_S
-            if time.monotonic() >= sweep_due and (found := link.attempt(self._reaper.sweep)) is not None:
-                self._reaped(found)
+            if time.monotonic() >= sweep_due and link.attempt(self._reaper.sweep) is not None:
                 sweep_due = time.monotonic() + SWEEP_S
             self._done.wait(0.1)
 

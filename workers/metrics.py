@@ -14,7 +14,6 @@ from workers.tasks import Called
 
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 64)
 STAGES = ("encode", "denoise", "decode", "store")
-RETRY_REASONS = ("worker_died", "handed_back")
 OUTCOMES: tuple[Status, ...] = ("succeeded", "failed", "canceled")
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -44,7 +43,6 @@ class WorkerMetrics:
             registry=registry,
         )
         self.slots = Gauge("latentd_slots_in_use", "Images in work.", ("model",), registry=registry)
-        self.retries = Counter("latentd_retries", "Jobs queued again.", ("reason",), registry=registry)
         self.out_of_memory = Counter(
             "latentd_oom", "Batches that did not fit in memory.", ("model",), registry=registry
         )
@@ -63,8 +61,6 @@ class WorkerMetrics:
     def serves(self, models: Mapping[str, tuple[Kind, ...]], row_flops: Mapping[str, RowFlops], max_rows: int) -> None:
         """Models of this worker and the kinds that each draws: their series begin at 0, so that a first one counts."""
         self._row_flops = row_flops
-        for reason in RETRY_REASONS:
-            self.retries.labels(reason)
         for model, kinds in models.items():
             self.rows_limit.labels(model).set(max_rows)
             for family in (self.steps, self.rows, self.step_seconds, self.slots, self.out_of_memory, self.flops):
@@ -91,7 +87,6 @@ class WorkerMetrics:
     def ended(self, held: Held, status: Status) -> None:
         """A job ended; `queued`: it was handed back."""
         if status == "queued":
-            self.retries.labels("handed_back").inc()
             return
         self.jobs.labels(held.request.kind, held.model, held.lane, status).inc()
         if status == "succeeded":

@@ -25,6 +25,7 @@ from service.contract import (
     CANCELING_KEY,
     DEADLINES_KEY,
     OUTBOX_KEY,
+    RETRIES_KEY,
     JobRecord,
     JobResult,
     events_key,
@@ -186,6 +187,7 @@ def queue_again(pipe: Pipeline, job: Job, queue: Queue, mark: Returned) -> None:
     pipe.hset(job_key(job.id), "status", "queued")
     pipe.xadd(events_key(job.id), {"type": MARK, "data": "{}", MARK: mark.to_json()})
     pipe.hdel(job_key(job.id), "execution", "worker")
+    pipe.hincrby(RETRIES_KEY, mark.why, 1)
 
 
 def _standing(pipe: Pipeline, held: Held) -> Standing:

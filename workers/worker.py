@@ -93,7 +93,6 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str) -> None:
         loop.held,
         loop.rates.published,
         loop.times.take,
-        lambda count: metrics.retries.labels("worker_died").inc(count),
     )
     sweeper_redis = connect(settings.redis)
     sweeping = Sweeping(sweeper_redis, Sweeper(sweeper_redis, store, retention), retention)

@@ -213,7 +213,7 @@ FAILURES = Board(
         Panel(
             "Jobs queued again, by reason",
             "worker_died: found by another worker after their own was gone. handed_back: a stopping worker's.",
-            one("sum by (reason) (increase(latentd_retries_total[$__rate_interval]))", "{{reason}}"),
+            one("max by (reason) (increase(latentd_retries_total[$__rate_interval]))", "{{reason}}"),
             kind="stacked",
         ),
         Panel(
@@ -279,7 +279,7 @@ CAPACITY = Board(
             "Time in UNet calls × batch occupancy: near 1 nothing is left.",
             one(
                 "sum by (instance) ("
-                f"{rate('latentd_step_seconds_sum', 'instance, model')} * {ROWS} / {CALLS} / {LIMIT})",
+                f"{rate('latentd_step_seconds_sum', 'instance, model')} * {ROWS} / ({CALLS} > 0) / {LIMIT})",
                 "{{instance}}",
             ),
             unit="percentunit",

@@ -68,8 +68,7 @@ def render(board: Board, source: Source, span: Span, note: str, path: Path) -> N
         figure, grid = pyplot.subplots(
             rows, COLUMNS, figsize=(COLUMNS * WIDTH, rows * HEIGHT + 0.7), squeeze=False, layout="constrained"
         )
-        figure.suptitle(f"{board.title}\n", x=0.01, ha="left", fontsize=14, fontweight="bold")
-        figure.text(0.01, 1 - 0.5 / (rows * HEIGHT + 0.7), note, fontsize=8.5, color="#8e8e99", va="top")
+        figure.suptitle(f"{board.title} – {note}", x=0.01, ha="left", fontsize=11)
         for axes in grid.flat[len(board.panels) :]:
             axes.set_visible(False)
         for axes, panel in zip(grid.flat, board.panels, strict=False):

@@ -55,12 +55,13 @@ class Load(threading.Thread):
 
 
 def have_trouble(service: Service) -> None:
-    killed = troubles.kill_a_worker(service)
     time.sleep(15)
+    killed = troubles.kill_a_worker(service)
     troubles.refuse_some(service)
     troubles.take_storage_away(service)
     time.sleep(10)
     troubles.cancel_one(service)
+    troubles.miss_a_deadline(service)
     troubles.split_a_batch(service)
     troubles.draw_some(service)
     troubles.finish(service, killed, seconds=120)

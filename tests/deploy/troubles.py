@@ -80,8 +80,8 @@ def miss_a_deadline(service: Service) -> None:
     (worker,) = service.named("worker")
     os.kill(worker, signal.SIGSTOP)
     try:
-        job_id = post(service, steps=4, deadline_ms=2000)
-        time.sleep(2.1)
+        job_id = post(service, steps=4, deadline_ms=4000)
+        time.sleep(4.1)
     finally:
         os.kill(worker, signal.SIGCONT)
     assert finish(service, job_id) == ["failed"]

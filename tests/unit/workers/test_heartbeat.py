@@ -3,7 +3,8 @@ from __future__ import annotations
 import time
 
 from redis import Redis
-from rq.registry import StartedJobRegistry
+from rq.queue import Queue
+from rq.registry import CanceledJobRegistry, StartedJobRegistry
 from rq.utils import current_timestamp
 from rq.worker.base import BaseWorker
 
@@ -28,7 +29,6 @@ def make_heartbeat(worker: BaseWorker, held: list[Held]) -> Heartbeat:
         held=lambda: held,
         rates=lambda: {"tiny": RATES},
         times=lambda: {"tiny": {"store": 0.25}},
-        reaped=lambda count: None,  # noqa: ARG005
     )
 
 
@@ -81,13 +81,15 @@ def test_workers_that_died_no_longer_serve(redis: Redis) -> None:
 
 def test_the_thread_beats_sweeps_and_stops(redis: Redis) -> None:
     worker = make_worker(redis)
-    found: list[int] = []
-    heartbeat = Heartbeat(worker, redis, Reaper(redis, [], RETENTION), ["tiny"], lambda: [], dict, dict, found.append)
+    queue = Queue("latentd.tiny.bulk", connection=redis)
+    ended = CanceledJobRegistry(queue=queue)
+    redis.zadd(ended.key, {"expired": 1})
+    heartbeat = Heartbeat(worker, redis, Reaper(redis, [queue], RETENTION), ["tiny"], lambda: [], dict, dict)
     heartbeat.start()
     ends = time.monotonic() + 5
-    while not found and time.monotonic() < ends:
+    while redis.zcard(ended.key) and time.monotonic() < ends:
         time.sleep(0.01)
     heartbeat.stop()
     assert not heartbeat.is_alive()
-    assert found == [0]
+    assert not redis.zcard(ended.key)
     assert redis.zscore(serving_key("tiny"), worker.name) is not None

@@ -16,7 +16,6 @@ FAMILIES = {
     "latentd_step_seconds": "histogram",
     "latentd_stage_seconds": "histogram",
     "latentd_slots_in_use": "gauge",
-    "latentd_retries_total": "counter",
     "latentd_oom_total": "counter",
     "latentd_step_rows_limit": "gauge",
     "latentd_unet_flops_total": "counter",
@@ -52,7 +51,6 @@ def test_series_of_served_models_begin_at_zero() -> None:
     value = metrics.registry.get_sample_value
     job = {"kind": "inpaint", "model": "tiny", "lane": "bulk", "outcome": "failed"}
     assert value("latentd_jobs_total", job) == 0
-    assert value("latentd_retries_total", {"reason": "worker_died"}) == 0
     assert value("latentd_oom_total", {"model": "tiny"}) == 0
     assert value("latentd_step_rows_limit", {"model": "tiny"}) == 16
     metrics.called(Called("tiny", 3, 4, True, 0.02, 2, (4, 2, 2)))

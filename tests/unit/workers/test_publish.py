@@ -10,7 +10,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import current_timestamp
 
 from latentd.errors import JobFailed
-from service.contract import CANCELING_KEY, ImageInfo, JobResult, events_key, job_key, work_key
+from service.contract import CANCELING_KEY, RETRIES_KEY, ImageInfo, JobResult, events_key, job_key, work_key
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.unit.workers.parts import claim, make_worker
 from workers.held import Held
@@ -92,6 +92,7 @@ def test_handing_back_queues_in_front_and_spends_no_retry(redis: Redis) -> None:
     assert redis.lrange(held.queue.key, 0, -1) == [b"a", b"b"]
     job = fetch(redis)
     assert (job.get_status(), job.retries_left) == (JobStatus.QUEUED, 1000)
+    assert redis.hget(RETRIES_KEY, "handed_back") == b"1"
     assert job_state(redis, "a")["status"] == "queued"
     assert redis.hexists(work_key("tiny", "interactive"), "a")
     again = claim(make_worker(redis, "worker-b"))

@@ -8,6 +8,7 @@ from rq.registry import CanceledJobRegistry, FailedJobRegistry, StartedJobRegist
 from rq.serializers import JSONSerializer
 from rq.utils import current_timestamp
 
+from service.contract import RETRIES_KEY
 from tests.enqueue import enqueue, job_state, make_request, open_queue
 from tests.unit.workers.parts import RETENTION, claim, make_worker
 from workers.held import Held
@@ -30,6 +31,7 @@ def test_a_dead_workers_job_is_queued_in_front(redis: Redis) -> None:
     assert redis.lrange(held.queue.key, 0, -1) == [b"a", b"b"]
     job = Job.fetch("a", connection=redis, serializer=JSONSerializer)
     assert (job.get_status(), job.retries_left) == (JobStatus.QUEUED, 1000)
+    assert redis.hget(RETRIES_KEY, "worker_died") == b"1"
     assert job_state(redis, "a")["status"] == "queued"
     assert not redis.exists(held.execution.key)
     assert claim(make_worker(redis, "worker-b")).job_id == "a"
