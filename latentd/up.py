@@ -46,9 +46,11 @@ class Child:
     start_at: float = field(default=0.0)
 
     def start(self) -> None:
-        self.started = time.monotonic()
+        """Start, the first time until it is ready: later the others wait by themselves, for a full disk as well."""
+        first, self.started = self.started == 0.0, time.monotonic()
         self.process = subprocess.Popen(self.command, env=self.env, preexec_fn=die_with_parent)
-        self.ready()
+        if first:
+            self.ready()
 
     def tend(self, now: float) -> None:
         """Note a death, and start again when its backoff is over."""

@@ -36,6 +36,7 @@ class WorkerProcess:
             "LATENTD_DATA_DIR": str(settings.data_dir),
             "LATENTD_RETENTION_S": str(settings.retention_s),
             "LATENTD_DRAIN_S": str(drain_s),
+            "LATENTD_MAX_ROWS": str(settings.max_rows),
             "LATENTD_THREADS": "1",
         }
         command = [sys.executable, "-m", "latentd", "worker", "--model", "tiny", "--device", "cpu"]

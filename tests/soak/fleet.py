@@ -19,7 +19,7 @@ from tests.integration.processes import WorkerProcess
 from tests.redis_server import RedisServer
 from tests.service import free_port
 
-POLL_S = 0.02
+POLL_S = 0.05
 
 
 @dataclass(slots=True)

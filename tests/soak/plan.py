@@ -14,6 +14,7 @@ class Plan:
     kills: int  # of workers, at least where `endless`
     endless: bool  # whether kills go on to the end
     redis_kills: int
+    rows: int  # of a call, which bounds what one worker holds
     outstanding: int  # jobs that wait or run at a time
     length_s: tuple[float, float]  # bounds of a job's length, from which its steps follow by a measurement
     every_s: tuple[float, float]  # bounds of the pause between two kills
@@ -33,9 +34,10 @@ FULL = Plan(
     kills=50,
     endless=True,
     redis_kills=2,
+    rows=4,
     outstanding=12,
     length_s=(5.0, 20.0),
-    every_s=(4.0, 10.0),
+    every_s=(5.0, 12.0),
     twins=20,
 )
 SHORT = Plan(
@@ -44,6 +46,7 @@ SHORT = Plan(
     kills=3,
     endless=False,
     redis_kills=1,
+    rows=4,
     outstanding=8,
     length_s=(1.0, 5.0),
     every_s=(4.0, 6.0),

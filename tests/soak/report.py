@@ -29,10 +29,11 @@ On {machine}; {found.seconds:.0f} s. Spreads are least / median / 95th percentil
 
 def _table(found: Findings) -> list[str]:
     never = [one for one in found.resumptions if one.seconds is None]
+    others = f"{found.twins} twins and {found.measured} to measure with them"
     rows = {
         "jobs, and how they ended": f"{found.jobs}: {dict(found.statuses)}",
         "jobs with exactly one result, one terminal event and its object": found.results,
-        f"finished and failed jobs as RQ counts them ({found.twins} twins and {found.measured} to measure with them)": f"{found.registered[0]}, {found.registered[1]}",
+        f"finished and failed jobs as RQ counts them, {others}": f"{found.registered[0]}, {found.registered[1]}",
         "objects of executions that died between storing and publishing": found.extra_objects,
         "kills of workers": found.kills,
         "of these, of a worker that was running jobs": found.kills_of_busy,

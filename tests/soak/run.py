@@ -26,7 +26,8 @@ def soak(plan: Plan, folder: Path, tell: Callable[[str], None]) -> tuple[list[st
         tell(line)
 
     with RedisServer(aof=True) as server:
-        settings = tiny_settings(write_models(folder / "models"), server.url, folder / "data")
+        tiny = tiny_settings(write_models(folder / "models"), server.url, folder / "data")
+        settings = tiny.model_copy(update={"max_rows": plan.rows})
         fleet = Fleet(settings, server, folder, plan.workers)
         try:
             fleet.wait_until_served()
