@@ -54,7 +54,7 @@ class Backlogs:
     """Backlogs of all lanes. Adding up a long one isn't free: it is kept for EACH_S for each of its jobs."""
 
     def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+        self._script = redis.register_script(_BACKLOG)
         self._kept: dict[tuple[str, Lane], tuple[float, Backlog]] = {}  # until when
 
     async def of(self, model: str, lane: Lane) -> Backlog:
@@ -69,7 +69,7 @@ class Backlogs:
         lanes: Sequence[Lane] = LANES if lane == "bulk" else ("interactive",)
         keys = [RATES_KEY, queue_key(queue_name(model, lane)), serving_key(model)]
         keys += [work_key(model, each) for each in lanes]
-        answer: Any = await self._redis.eval(_BACKLOG, len(keys), *keys, model, time.time())
+        answer: Any = await self._script(keys, [model, time.time()])
         rates, queued, workers, rows, jobs = answer
         parsed = Rates.model_validate_json(rates) if rates else None
         return Backlog(rates=parsed, rows=rows, jobs=jobs, queued=queued, workers=max(workers, 1))

@@ -7,6 +7,7 @@ import ipaddress
 import re
 import time
 import uuid
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import structlog
@@ -42,6 +43,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 log = structlog.get_logger("service")
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether a host name or address is this machine alone."""
     try:

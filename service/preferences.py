@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from starlette.datastructures import Headers
 
@@ -75,13 +76,19 @@ def check_accepted(output_format: OutputFormat, accepted: list[OutputFormat]) ->
 
 def _accepted_images(headers: Headers) -> list[OutputFormat]:
     """Formats that the client wants as bytes, best first; empty where it takes JSON at least as gladly."""
-    weights = _weights(headers.get("accept", ""))
+    sent = headers.get("accept", "")
+    return list(_accepted(sent)) if sent else []
+
+
+@lru_cache(maxsize=256)
+def _accepted(accept: str) -> tuple[OutputFormat, ...]:
+    weights = _weights(accept)
     json = max(weights.get(each, 0.0) for each in ("application/json", "application/*", "*/*"))
     quality = {each: weights.get(media, weights.get("image/*", 0.0)) for each, media in MEDIA_TYPES.items()}
     wanted = [each for each, q in quality.items() if q > 0 and q > json]
     if not wanted and any(media in weights for media in MEDIA_TYPES.values()) and "application/json" not in weights:
         wanted = [each for each, media in MEDIA_TYPES.items() if weights.get(media, 0.0) > 0]  # image/png, */*
-    return sorted(wanted, key=lambda each: -quality[each])
+    return tuple(sorted(wanted, key=lambda each: -quality[each]))
 
 
 def _weights(accept: str) -> dict[str, float]:

@@ -9,17 +9,21 @@ from __future__ import annotations
 import hashlib
 import math
 import uuid
+import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
+from functools import cache
 from typing import Any, Literal, TypeAlias
 
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import NoScriptError
 from rq import Queue, Retry
 from rq.job import Job as RQJob
 from rq.job import JobStatus
 from rq.scripts import UNIQUE_ENQUEUE_SCRIPT, _build_hset_args
 from rq.serializers import JSONSerializer
+from rq.utils import utcformat
 
 from latentd.errors import Conflict, RateLimited
 from latentd.settings import Settings
@@ -72,6 +76,7 @@ redis.call('SADD', KEYS[9], KEYS[8])
 enqueue({{KEYS[2], KEYS[8]}}, {{ARGV[1], 'R', -1, unpack(ARGV, 10)}})
 return {{'made', tostring(waiting)}}
 """
+_CREATE_SHA = hashlib.sha1(_CREATE.encode(), usedforsecurity=False).hexdigest()  # Redis knows scripts by it
 
 Answer: TypeAlias = Literal["made", "found", "leaving", "full", "spent"]
 
@@ -128,7 +133,7 @@ def replay(record: JobRecord, body_hash: str, key: str) -> Created:
 
 
 async def create(
-    redis: AsyncRedis, rq: Redis, settings: Settings, record: JobRecord, key: str | None, budget_s: float | None
+    redis: AsyncRedis, settings: Settings, record: JobRecord, key: str | None, budget_s: float | None
 ) -> Created:
     """Write and enqueue the job in one step, or find the one that holds its id.
 
@@ -137,7 +142,7 @@ async def create(
         LaneFull: LATENTD_QUEUE_LIMIT jobs wait in the lane.
         RateLimited: the owner's GPU-seconds of the day don't suffice.
     """
-    answer, detail = await _write(redis, settings, record, _rq_job(rq, settings, record), budget_s)
+    answer, detail = await _write(redis, settings, record, budget_s)
     if answer == "found":
         return replay(JobRecord.model_validate_json(detail), record.body_hash, key or "")
     if answer == "leaving":
@@ -166,42 +171,62 @@ def queue_key(name: str) -> str:
     return f"{Queue.redis_queue_namespace_prefix}{name}"
 
 
-def _rq_job(rq: Redis, settings: Settings, record: JobRecord) -> RQJob:
-    request = record.request
+@cache
+def _template(retention_s: int) -> dict[str, Any]:
+    """RQ's own hash of a job of ours; `_rq_fields` fills in what differs. Nothing is sent to the connection."""
     job = RQJob.create(
         JOB_FUNCTION,
-        args=[CONTRACT_VERSION, record.id, request.arguments()],
-        id=record.id,
-        connection=rq,
+        args=[],
+        id="template",
+        connection=Redis(),
         serializer=JSONSerializer,
-        origin=queue_name(request.model, request.priority),
-        description=f"{request.kind} {record.id}",
+        origin="template",
+        description="template",
         status=JobStatus.QUEUED,
         timeout=-1,
-        result_ttl=settings.retention_s,
-        failure_ttl=settings.retention_s,
+        result_ttl=retention_s,
+        failure_ttl=retention_s,
         retry=Retry(max=RETRIES),
     )
-    job.enqueued_at = record.created_at
-    return job
+    job.enqueued_at = job.created_at
+    fields: list[Any] = _build_hset_args(job)  # type: ignore[no-untyped-call]
+    return dict(zip(fields[::2], fields[1::2], strict=True))
+
+
+def _rq_fields(settings: Settings, record: JobRecord) -> dict[str, Any]:
+    """RQ's hash of the job: its call is (contract version, job id, request) as JSON, never a pickle."""
+    request, made = record.request, utcformat(record.created_at)
+    call = f'["{JOB_FUNCTION}", null, [{CONTRACT_VERSION}, "{record.id}", {request.to_json()}], {{}}]'
+    return _template(settings.retention_s) | {
+        "created_at": made,
+        "enqueued_at": made,
+        "data": zlib.compress(call.encode(), 1),
+        "origin": queue_name(request.model, request.priority),
+        "description": f"{request.kind} {record.id}",
+    }
 
 
 async def _write(
-    redis: AsyncRedis, settings: Settings, record: JobRecord, job: RQJob, budget_s: float | None
+    redis: AsyncRedis, settings: Settings, record: JobRecord, budget_s: float | None
 ) -> tuple[Answer, str]:
-    fields: list[Any] = _build_hset_args(job)  # type: ignore[no-untyped-call]
-    keys = _create_keys(record, job)
-    values = [*_create_values(record), settings.queue_limit, record.charged_s, "" if budget_s is None else budget_s]
-    answer: Any = await redis.eval(_CREATE, len(keys), *keys, *values, *fields)
+    fields = [part for pair in _rq_fields(settings, record).items() for part in pair]
+    keys = _create_keys(record)
+    limits = (settings.queue_limit, record.charged_s, "" if budget_s is None else budget_s)
+    values = (*keys, *_create_values(record), *limits, *fields)
+    try:
+        answer: Any = await redis.evalsha(_CREATE_SHA, len(keys), *values)
+    except NoScriptError:  # a new Redis, or one that was restarted
+        answer = await redis.eval(_CREATE, len(keys), *values)
     return answer[0], answer[1]
 
 
-def _create_keys(record: JobRecord, job: RQJob) -> list[str]:
-    request = record.request
+def _create_keys(record: JobRecord) -> list[str]:
+    request, rq_key = record.request, RQJob.key_for(record.id)
     work = work_key(request.model, request.priority)
-    ours = [job_key(record.id), job.key, JOBS_KEY, work, events_key(record.id), gone_key(record.id), DEADLINES_KEY]
+    ours = [job_key(record.id), rq_key, JOBS_KEY, work, events_key(record.id), gone_key(record.id), DEADLINES_KEY]
     spent = spent_key(record.owner, record.created_at)
-    return [*ours, queue_key(job.origin), Queue.redis_queues_keys, spent, list_key(record.owner)]
+    waiting = queue_key(queue_name(request.model, request.priority))
+    return [*ours, waiting, Queue.redis_queues_keys, spent, list_key(record.owner)]
 
 
 def _create_values(record: JobRecord) -> list[str | int]:

@@ -132,14 +132,14 @@ async def enqueue(gateway: Gateway, caller: Caller, planned: Plan) -> Created:
         created_at=datetime.now(UTC),
         request=request,
         warnings=planned.warnings,
-        body_hash=planned.body.digest,
+        body_hash="" if planned.preferences.key is None else planned.body.digest,
         owner=caller.owner,
         request_id=str(structlog.contextvars.get_contextvars().get("request_id", "")),
         charged_s=0.0 if budget_s is None else _charge(planned, budget_s),
     )
     await store_pictures(gateway.store, planned.pictures)
     try:
-        created = await create(gateway.redis, gateway.rq, settings, record, planned.preferences.key, budget_s)
+        created = await create(gateway.redis, settings, record, planned.preferences.key, budget_s)
     except LaneFull as full:
         raise await _full(gateway, planned, full.waiting) from full
     prompt = {"prompt": request.prompt} if settings.log_prompts else {}
