@@ -31,6 +31,7 @@ from workers.sightings import Sighting, lane_queue, look
 
 STUCK_S = 5.0  # a claim takes milliseconds
 DEATHS_ALONE = 3
+EXECUTION_KEY = "rq:execution:{}"
 
 log = structlog.get_logger()
 
@@ -69,10 +70,17 @@ class Reaper:
         return found
 
     def _lapsed(self, queue: Queue, orphaned: Collection[str]) -> list[str]:
-        """Executions whose heartbeats stopped, or whose worker is seen to be dead."""
-        entries: Any = self._redis.zrange(StartedJobRegistry(queue=queue).key, 0, -1, withscores=True)
-        now = current_timestamp()
-        return [as_text(entry) for entry, score in entries if score <= now or as_text(entry) in orphaned]
+        """Executions whose heartbeats stopped, or whose worker is seen to be dead.
+
+        The registry's scores come from the clocks of workers; Redis, which lets the executions expire, has but one.
+        """
+        found: Any = self._redis.zrange(StartedJobRegistry(queue=queue).key, 0, -1)
+        entries = [as_text(entry) for entry in found]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for entry in entries:
+                pipe.exists(EXECUTION_KEY.format(entry))
+            there = pipe.execute()
+        return [entry for entry, alive in zip(entries, there, strict=True) if not alive or entry in orphaned]
 
     def _orphaned(self) -> set[str]:
         """Executions of dead workers of this machine, which needn't wait for their lapse."""
@@ -89,7 +97,6 @@ class Reaper:
     def _reap(self, queue: Queue, entry: str, orphaned: bool) -> bool:
         """Queue the job again if the lapsed execution is the live one; in any case forget the execution."""
         job_id, execution_id = parse_composite_key(entry)
-        registry = StartedJobRegistry(queue=queue).key
         execution = Execution(execution_id, job_id, connection=self._redis)
 
         def body(pipe: Pipeline) -> bool:
@@ -97,7 +104,7 @@ class Reaper:
             started = seen.job.get_status(refresh=False) == JobStatus.STARTED
             live = started and seen.ours and seen.state.get("execution") == execution_id
             alone = pipe.get(alone_key(seen.state.get("worker", "")))
-            still_lapsed = orphaned or (pipe.zscore(registry, entry) or 0) <= current_timestamp()
+            still_lapsed = orphaned or not pipe.exists(execution.key)
             seen.job.origin = queue.name
             pipe.multi()
             if not still_lapsed:
@@ -105,7 +112,7 @@ class Reaper:
             execution.delete(seen.job, pipe)
             return live and self._mourn(pipe, seen, queue, None if alone is None else as_text(alone))
 
-        return transact(self._redis, (Job.key_for(job_id), job_key(job_id), registry), body)
+        return transact(self._redis, (Job.key_for(job_id), job_key(job_id), execution.key), body)
 
     def _mourn(self, pipe: Pipeline, seen: Sighting, queue: Queue, alone: str | None) -> bool:
         """Count the death of the worker; whether the job is queued again.

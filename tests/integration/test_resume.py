@@ -22,7 +22,7 @@ def kill(redis: Redis, rig: Rig) -> None:
     """As if the worker had died a while ago: it does nothing more, and its heartbeats lapsed."""
     for held in rig.loop.held():
         held.closed = True
-        redis.zadd(held.job.started_job_registry.key, {held.execution.composite_key: 1})
+        redis.delete(held.execution.key)
 
 
 def digests(redis: Redis, job_id: str) -> list[str]:
@@ -135,7 +135,7 @@ def test_an_execution_that_lost_its_job_saves_nothing(redis: Redis, make_rig: Ma
     enqueue(redis, "a", make_request(steps=30))
     first.until(lambda: saved_step(redis, "a") > 5)
     (held,) = first.loop.held()
-    redis.zadd(held.job.started_job_registry.key, {held.execution.composite_key: 1})
+    redis.delete(held.execution.key)
     second.reaper.sweep()
     step = saved_step(redis, "a")
     held.step = 29

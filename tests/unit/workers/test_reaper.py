@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from redis import Redis
 from rq.job import Job, JobStatus
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, StartedJobRegistry
@@ -19,7 +20,7 @@ from workers.reaper import STUCK_S, Reaper
 
 def lapse(redis: Redis, held: Held) -> None:
     """As if no heartbeat had come for 15 s."""
-    redis.zadd(held.job.started_job_registry.key, {held.execution.composite_key: current_timestamp() - 1})
+    redis.delete(held.execution.key)
 
 
 def test_a_dead_workers_job_is_queued_in_front(redis: Redis) -> None:
@@ -134,3 +135,20 @@ def test_the_third_death_alone_ends_a_job(redis: Redis) -> None:
     assert FailedJobRegistry(queue=held.queue).get_job_ids() == ["a"]
     assert StartedJobRegistry(queue=held.queue).count == 0
     assert redis.llen(held.queue.key) == 0
+
+
+@pytest.mark.parametrize("jump_s", [3600, -3600])
+def test_clocks_that_jump_end_no_execution_and_keep_none(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, jump_s: int
+) -> None:
+    monkeypatch.setattr("rq.registry.current_timestamp", lambda: current_timestamp() + jump_s)
+    enqueue(redis, "a", make_request())
+    held = claim(make_worker(redis))
+    with redis.pipeline() as pipe:
+        held.execution.heartbeat(held.job.started_job_registry, 15, pipe)
+        pipe.execute()
+    monkeypatch.undo()
+    reaper = Reaper(redis, [held.queue], RETENTION)
+    assert reaper.sweep() == 0
+    lapse(redis, held)
+    assert reaper.sweep() == 1
