@@ -26,6 +26,7 @@ from models.tokenizer import PromptTokenizer
 from models.unet import UNet
 
 TILE = 512  # pixels a side; larger pictures go through the first stage in tiles, to bound its memory
+STRIP = 8  # rows of a rescaled label map made at a time: 182 classes of a large map, one-hot, are gigabytes
 BLANKS_KEPT = 16  # sizes; a latent of 128×128 is 320 KB
 
 
@@ -171,8 +172,18 @@ class LatentDiffusion:
         """A label map b H W (class numbers) as a semantic UNet reads it beside z_t, b k h w."""
         if not isinstance(self.conditioner, SpatialRescaler):
             raise CheckpointError(f"{self.id}: the UNet takes no label map")
-        one_hot = F.one_hot(label_map.long(), self.conditioner.config.in_channels).permute(0, 3, 1, 2)
-        return self.conditioner(self._placed(one_hot))  # type: ignore[no-any-return]
+        config = self.conditioner.config
+        halves = config.multiplier == 0.5 and config.method != "bicubic"  # each 2×2 block by itself
+        strip = STRIP * 2**config.stages if halves else label_map.shape[1]
+        return torch.cat(
+            [self._rescaled(self.conditioner, rows) for rows in torch.split(label_map, strip, dim=1)], dim=2
+        )
+
+    def _rescaled(self, rescaler: SpatialRescaler, label_map: Tensor) -> Tensor:
+        labels = label_map.long().to(self.device)[:, None]  # b 1 H W
+        b, _, height, width = labels.shape
+        one_hot = torch.zeros(b, rescaler.config.in_channels, height, width, device=self.device, dtype=self.dtype)
+        return rescaler(one_hot.scatter_(1, labels, 1.0))  # type: ignore[no-any-return]
 
     def _placed(self, x: Tensor) -> Tensor:
         return x.to(self.device, self.dtype)

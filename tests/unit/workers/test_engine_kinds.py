@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from latentd.errors import InvalidRequest
+from models.conditioning import SpatialRescaler
 from models.noise import noise
 from models.pipeline import LatentDiffusion, load
 from models.schedule import NoiseSchedule
@@ -196,3 +198,11 @@ def test_all_kinds_share_an_engine() -> None:
 
 def test_sizes_far_from_the_training_size_are_drawn_convolutionally() -> None:
     assert drawn(admission("txt2img", "plain", width=512, height=256))[0].size == (512, 256)
+
+
+def test_label_maps_are_rescaled_in_strips_as_they_are_whole() -> None:
+    model = model_of("map")
+    labels = torch.randint(0, MAP_CLASSES, (1, 3 * 32 + 4, 24), generator=torch.Generator().manual_seed(0))
+    one_hot = F.one_hot(labels, MAP_CLASSES).permute(0, 3, 1, 2).float()
+    assert isinstance(model.conditioner, SpatialRescaler)
+    torch.testing.assert_close(model.map_concat(labels), model.conditioner(one_hot))
