@@ -89,7 +89,7 @@ def _series(panel: Panel, source: Source, span: Span) -> list[Series]:
         expr = query.expr.replace("$__rate_interval", span.window).replace("$model", ".*")
         for labels, points in source.range(expr, span.start, span.end, span.step):
             legend = re.sub(r"{{(\w+)}}", lambda name, of=labels: of.get(name[1], ""), query.legend)  # type: ignore[misc]
-            found.append(Series(labels, legend, _aligned(points, span)))
+            found.append(Series(labels, legend.strip() or "all", _aligned(points, span)))
     return found
 
 
@@ -103,6 +103,9 @@ def _aligned(points: Sequence[tuple[float, float]], span: Span) -> Values:
 def _draw(axes: Axes, panel: Panel, series: list[Series], span: Span) -> None:
     axes.set_title(panel.title)
     minutes = (span.times - span.start) / 60
+    if not series:
+        axes.text(0.5, 0.5, "no data", transform=axes.transAxes, ha="center")
+        return
     if panel.kind == "heatmap":
         _heat(axes, series, minutes)
         return

@@ -40,7 +40,7 @@ def status(service: Service, job_id: str) -> str:
     return str(service.client.get(f"/v1/jobs/{job_id}").json()["status"])
 
 
-def finish(service: Service, *job_ids: str, seconds: float = 60.0) -> list[str]:
+def finish(service: Service, *job_ids: str, seconds: float = 120.0) -> list[str]:
     """Wait until the jobs have ended; how they did."""
     ended = ("succeeded", "failed", "canceled")
     wait_for(lambda: all(status(service, job_id) in ended for job_id in job_ids), seconds, "the end of the jobs")
@@ -80,8 +80,8 @@ def miss_a_deadline(service: Service) -> None:
     (worker,) = service.named("worker")
     os.kill(worker, signal.SIGSTOP)
     try:
-        job_id = post(service, steps=4, deadline_ms=4000)
-        time.sleep(4.1)
+        job_id = post(service, steps=4, deadline_ms=3000)
+        time.sleep(3.1)
     finally:
         os.kill(worker, signal.SIGCONT)
     assert finish(service, job_id) == ["failed"]
