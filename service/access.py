@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope as AsgiScope
 
 from latentd.errors import Forbidden, NotFound, RateLimited, Unauthorized
+from service.flights import Flight
 from service.keys import KEYS_KEY, ApiKey, Scope, split
 from service.signing import Signer, read_signer
 from service.state import Current
@@ -75,13 +76,16 @@ def scope_of(method: str, path: str) -> Scope:
 
 async def enter(request: Request, gateway: Current) -> Caller:
     """Every route but the open ones depends on it: the caller, known before a body is read. Raises as `authorize`."""
-    return await authorize(gateway.redis, request.scope, request.headers, required=gateway.keys_required)
+    required = gateway.keys_required
+    return await authorize(gateway.redis, gateway.keys_made, request.scope, request.headers, required=required)
 
 
 Asker: TypeAlias = Annotated[Caller, Depends(enter)]
 
 
-async def authorize(redis: Redis, asked: AsgiScope, headers: Headers, *, required: bool) -> Caller:
+async def authorize(
+    redis: Redis, keys_made: Flight[bool], asked: AsgiScope, headers: Headers, *, required: bool
+) -> Caller:
     """The caller of a request.
 
     Raises:
@@ -90,7 +94,7 @@ async def authorize(redis: Redis, asked: AsgiScope, headers: Headers, *, require
         RateLimited: the key's requests a minute are used up.
     """
     token = _token(headers)
-    made, key = await _look_up(redis, token)
+    made, key = (await keys_made.answer(), None) if token is None else await _look_up(redis, token)
     if not (required or made):
         return NOBODY
     if token is None and _carries_signature(asked):
@@ -119,10 +123,8 @@ def _missing(token: str | None) -> str:
     return f"{what}; send `Authorization: Bearer <key>` (`latentd keys create` makes keys)"
 
 
-async def _look_up(redis: Redis, token: str | None) -> tuple[bool, ApiKey | None]:
+async def _look_up(redis: Redis, token: str) -> tuple[bool, ApiKey | None]:
     """Whether any key was ever made, and the key of this token."""
-    if token is None:
-        return bool(await redis.hlen(KEYS_KEY)), None
     key_id, secret = split(token) or ("", "")
     async with redis.pipeline(transaction=False) as pipe:
         pipe.hlen(KEYS_KEY)

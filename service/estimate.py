@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, Field
 from redis.asyncio import Redis
 
 from service.contract import LANES, RATES_KEY, JobRequest, Lane, Rates, queue_name, serving_key, work_key
+from service.flights import Flight
 from service.queue import queue_key
 
 # Redis adds a job in about 0.2 µs: of its time, backlogs take no more than 1 % for each gateway.
@@ -56,13 +58,15 @@ class Backlogs:
     def __init__(self, redis: Redis) -> None:
         self._script = redis.register_script(_BACKLOG)
         self._kept: dict[tuple[str, Lane], tuple[float, Backlog]] = {}  # until when
+        self._flights: dict[tuple[str, Lane], Flight[Backlog]] = {}
 
     async def of(self, model: str, lane: Lane) -> Backlog:
         """What stands before a new job, in one round trip."""
         until, kept = self._kept.get((model, lane), (0.0, None))
         if kept is None or time.monotonic() >= until:
-            kept = await self._read(model, lane)
-            self._kept[model, lane] = (time.monotonic() + EACH_S * kept.jobs, kept)
+            if (model, lane) not in self._flights:
+                self._flights[model, lane] = Flight(partial(self._read, model, lane))
+            kept = await self._flights[model, lane].answer()
         return kept
 
     async def _read(self, model: str, lane: Lane) -> Backlog:
@@ -72,7 +76,9 @@ class Backlogs:
         answer: Any = await self._script(keys, [model, time.time()])
         rates, queued, workers, rows, jobs = answer
         parsed = Rates.model_validate_json(rates) if rates else None
-        return Backlog(rates=parsed, rows=rows, jobs=jobs, queued=queued, workers=max(workers, 1))
+        backlog = Backlog(rates=parsed, rows=rows, jobs=jobs, queued=queued, workers=max(workers, 1))
+        self._kept[model, lane] = (time.monotonic() + EACH_S * jobs, backlog)
+        return backlog
 
 
 def gpu_seconds(request: JobRequest, rates: Rates) -> float:

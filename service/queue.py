@@ -46,12 +46,13 @@ from service.contract import (
 # Worker deaths never fail a job; deterministic errors end it at once without asking for a retry.
 RETRIES = 1000
 SPENT_KEPT_S = 172_800
+VARYING = ("created_at", "enqueued_at", "data", "origin", "description")  # of RQ's fields, those of each job
 
 # One script, so that the limit and the budget are exact whatever gateways race; RQ's own script runs inside, last.
 # KEYS: record, RQ's job, all jobs, work of the lane, events, tombstone, deadlines, waiting list, RQ's queues, spent by
 # the owner today, the owner's jobs.
 # ARGV: id, record, created ms, rows, steps, deadline in ms of Unix time or '', limit of the lane, GPU-seconds charged,
-# budget of the day or '', RQ's fields.
+# budget of the day or '', RQ's fields that differ. RQ_FIELDS are those that don't.
 _CREATE = f"""
 local function enqueue(KEYS, ARGV) {UNIQUE_ENQUEUE_SCRIPT} end
 local record = redis.call('HGET', KEYS[1], 'record')
@@ -73,10 +74,9 @@ redis.call('DEL', KEYS[5], KEYS[6])
 if ARGV[6] ~= '' then redis.call('ZADD', KEYS[7], ARGV[6], ARGV[1]) end
 redis.call('XADD', KEYS[5], '*', 'type', 'queued', 'data', '{{}}')
 redis.call('SADD', KEYS[9], KEYS[8])
-enqueue({{KEYS[2], KEYS[8]}}, {{ARGV[1], 'R', -1, unpack(ARGV, 10)}})
+enqueue({{KEYS[2], KEYS[8]}}, {{ARGV[1], 'R', -1, RQ_FIELDS, unpack(ARGV, 10)}})
 return {{'made', tostring(waiting)}}
 """
-_CREATE_SHA = hashlib.sha1(_CREATE.encode(), usedforsecurity=False).hexdigest()  # Redis knows scripts by it
 
 Answer: TypeAlias = Literal["made", "found", "leaving", "full", "spent"]
 
@@ -171,52 +171,64 @@ def queue_key(name: str) -> str:
     return f"{Queue.redis_queue_namespace_prefix}{name}"
 
 
+@dataclass(frozen=True, slots=True)
+class Script:
+    """The script with the fields that RQ gives every job of ours, and the hash by which Redis knows it."""
+
+    text: str
+    sha: str
+
+
 @cache
-def _template(retention_s: int) -> dict[str, Any]:
-    """RQ's own hash of a job of ours; `_rq_fields` fills in what differs. Nothing is sent to the connection."""
+def _script(retention_s: int) -> Script:
+    """Of jobs that are kept for `retention_s`; its ARGV ends with the fields that differ, of `_rq_fields`."""
+    constant = [f"'{part}'" for pair in _constant_fields(retention_s).items() for part in pair]
+    text = _CREATE.replace("RQ_FIELDS", ", ".join(constant))
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def _constant_fields(retention_s: int) -> dict[str, str]:
+    """What RQ itself writes of a job, but for what `_rq_fields` gives. Nothing is sent to the connection."""
     job = RQJob.create(
         JOB_FUNCTION,
         args=[],
-        id="template",
         connection=Redis(),
         serializer=JSONSerializer,
-        origin="template",
-        description="template",
         status=JobStatus.QUEUED,
         timeout=-1,
         result_ttl=retention_s,
         failure_ttl=retention_s,
         retry=Retry(max=RETRIES),
     )
-    job.enqueued_at = job.created_at
     fields: list[Any] = _build_hset_args(job)  # type: ignore[no-untyped-call]
-    return dict(zip(fields[::2], fields[1::2], strict=True))
+    found = dict(zip(fields[::2], fields[1::2], strict=True))
+    return {name: _text(value) for name, value in found.items() if name not in VARYING}
 
 
-def _rq_fields(settings: Settings, record: JobRecord) -> dict[str, Any]:
-    """RQ's hash of the job: its call is (contract version, job id, request) as JSON, never a pickle."""
+def _text(value: Any) -> str:
+    return str(value.value) if isinstance(value, JobStatus) else str(value)
+
+
+def _rq_fields(record: JobRecord) -> dict[str, Any]:
+    """RQ's fields of this job: its call is (contract version, job id, request) as JSON, never a pickle."""
     request, made = record.request, utcformat(record.created_at)
     call = f'["{JOB_FUNCTION}", null, [{CONTRACT_VERSION}, "{record.id}", {request.to_json()}], {{}}]'
-    return _template(settings.retention_s) | {
-        "created_at": made,
-        "enqueued_at": made,
-        "data": zlib.compress(call.encode(), 1),
-        "origin": queue_name(request.model, request.priority),
-        "description": f"{request.kind} {record.id}",
-    }
+    origin = queue_name(request.model, request.priority)
+    values = (made, made, zlib.compress(call.encode(), 1), origin, f"{request.kind} {record.id}")
+    return dict(zip(VARYING, values, strict=True))
 
 
 async def _write(
     redis: AsyncRedis, settings: Settings, record: JobRecord, budget_s: float | None
 ) -> tuple[Answer, str]:
-    fields = [part for pair in _rq_fields(settings, record).items() for part in pair]
-    keys = _create_keys(record)
+    script, keys = _script(settings.retention_s), _create_keys(record)
     limits = (settings.queue_limit, record.charged_s, "" if budget_s is None else budget_s)
+    fields = (part for pair in _rq_fields(record).items() for part in pair)
     values = (*keys, *_create_values(record), *limits, *fields)
     try:
-        answer: Any = await redis.evalsha(_CREATE_SHA, len(keys), *values)
+        answer: Any = await redis.evalsha(script.sha, len(keys), *values)
     except NoScriptError:  # a new Redis, or one that was restarted
-        answer = await redis.eval(_CREATE, len(keys), *values)
+        answer = await redis.eval(script.text, len(keys), *values)
     return answer[0], answer[1]
 
 

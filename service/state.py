@@ -17,6 +17,8 @@ from latentd.settings import Settings
 from latentd.storage import Store, open_public, open_store
 from service.cards import CardShelf
 from service.estimate import Backlogs
+from service.flights import Flight
+from service.keys import KEYS_KEY
 from service.metrics import Metrics
 
 # One connection is held by every waiting client (event streams, Prefer: wait).
@@ -36,6 +38,7 @@ class Gateway:
     store: Store
     shelf: CardShelf
     backlogs: Backlogs
+    keys_made: Flight[bool]  # whether any API key was ever made
     metrics: Metrics
     public: S3Store | None  # signs URLs of images, where clients may fetch them from the storage
     keys_required: bool  # by the address listened on; once a key was made they are anyway
@@ -62,7 +65,12 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
     if settings.storage_public_url is not None:
         public = open_public(settings.storage, settings.storage_public_url)
     shelf = CardShelf(redis, settings.models_dir)
-    return Gateway(settings, redis, rq, store, shelf, Backlogs(redis), Metrics(), public, keys_required)
+
+    async def any_key() -> bool:
+        return bool(await redis.hlen(KEYS_KEY))
+
+    keys_made = Flight(any_key)
+    return Gateway(settings, redis, rq, store, shelf, Backlogs(redis), keys_made, Metrics(), public, keys_required)
 
 
 async def current(request: Request) -> Gateway:

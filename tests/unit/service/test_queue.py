@@ -10,14 +10,13 @@ from rq import Retry
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from latentd.settings import Settings
 from service.contract import CONTRACT_VERSION, JOB_FUNCTION, JobRecord
-from service.queue import RETRIES, _rq_fields
+from service.queue import RETRIES, _constant_fields, _rq_fields
 from tests.enqueue import make_request
 
 
 def test_fields_are_those_of_rq() -> None:
-    settings, now = Settings(retention_s=60), datetime.now(UTC)
+    now = datetime.now(UTC)
     request = make_request(prompt='a "red" heart — ünïcode', priority="bulk")
     record = JobRecord(id="job", created_at=now, request=request)
     job = Job.create(
@@ -36,7 +35,7 @@ def test_fields_are_those_of_rq() -> None:
     )
     job.enqueued_at = job.created_at = now
     expected: dict[str, Any] = {name: value for name, value in job.to_dict().items() if value is not None}
-    written = _rq_fields(settings, record)
+    written = _constant_fields(60) | _rq_fields(record)
     assert written.keys() == expected.keys()
     for name in expected.keys() - {"data"}:
         assert _bytes(written[name]) == _bytes(expected[name]), name
