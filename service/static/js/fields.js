@@ -58,6 +58,22 @@ const KNOWN = [
   { name: "height", place: "more", control: "number", label: "Height", unit: "px" },
   { name: "num_images", place: "more", control: "number", label: "Pictures" },
   { name: "seed", place: "more", control: "seed", label: "Seed", hint: "random" },
+  {
+    name: "priority",
+    place: "more",
+    control: "select",
+    label: "Priority",
+    help: "Bulk goes behind interactive requests.",
+  },
+  {
+    name: "deadline_ms",
+    place: "more",
+    control: "number",
+    label: "Deadline",
+    unit: "ms",
+    hint: "none",
+    help: "Given up if it isn't done by then.",
+  },
   { name: "output_format", place: "more", control: "select", label: "Format" },
   {
     name: "preview_every",
@@ -87,7 +103,15 @@ function previewEvery({ steps }, card) {
 }
 
 // Fields that every model has; all others are shown only where the card lists them.
-const COMMON = new Set(["num_images", "seed", "output_format", "preview_every", "determinism"]);
+const COMMON = new Set([
+  "num_images",
+  "seed",
+  "output_format",
+  "priority",
+  "deadline_ms",
+  "preview_every",
+  "determinism",
+]);
 
 /** Schemas of the request bodies by kind, references followed. */
 export function requestSchemas(openapi) {

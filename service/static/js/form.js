@@ -80,7 +80,7 @@ export class Form {
     this.card = card;
     const names = same
       ? Object.keys(kept)
-      : ["prompt", "negative_prompt", "num_images", "output_format", "preview_every", "determinism"];
+      : ["prompt", "negative_prompt", "num_images", "output_format", "priority", "preview_every", "determinism"];
     return Object.fromEntries(Object.entries(kept).filter(([name]) => names.includes(name)));
   }
 
