@@ -85,10 +85,13 @@ def start(name: str, server: RedisServer, folder: Path) -> Side:
 
 
 async def answers(port: int) -> bool:
+    client = Connection(port)
     try:
-        return await Connection(port).post() > 0
+        return await client.post() > 0
     except OSError:
         return False
+    finally:
+        await client.close()
 
 
 class Connection:
@@ -114,6 +117,11 @@ class Connection:
             raise RuntimeError(f"{head!r} {body!r}")
         return time.perf_counter() - began
 
+    async def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+            await self._streams[1].wait_closed()
+
 
 async def flood(side: Side, requests: int, connections: int) -> None:
     """As many as it takes, `connections` at a time."""
@@ -125,7 +133,9 @@ async def flood(side: Side, requests: int, connections: int) -> None:
 
     cpu, began = side.cpu_s(), time.perf_counter()
     await asyncio.gather(*(post_all(client) for client in clients))
-    side.rates.append(requests / (time.perf_counter() - began))
+    seconds = time.perf_counter() - began
+    await asyncio.gather(*(client.close() for client in clients))
+    side.rates.append(requests / seconds)
     side.cpu_rates.append(requests / max(side.cpu_s() - cpu, 1 / TICKS))
 
 
@@ -141,6 +151,7 @@ async def pace(side: Side, seconds: float, rate: float) -> None:
 
     began = time.perf_counter()
     await asyncio.gather(*(one(began + index / rate) for index in range(int(seconds * rate))))
+    await asyncio.gather(*(client.close() for client in idle))
 
 
 @dataclass(frozen=True, slots=True)
