@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from latentd.settings import Settings
+from service.contract import JobResult
+from tests.enqueue import enqueue, event_types, job_state, make_request
+from tests.faults.proxy import Proxy
+from tests.gateway import running, settings_for
+from tests.integration.rig import Rig
+from tests.redis_server import RedisServer
+from workers.link import connect
+
+MakeRig = Callable[..., Rig]
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer, redis: Redis) -> Iterator[Proxy]:  # noqa: ARG001 (emptied)
+    with Proxy(redis_server.socket) as made:
+        yield made
+
+
+@pytest.fixture
+def far(proxy: Proxy, settings: Settings) -> Iterator[Rig]:
+    """A worker that reaches Redis through the proxy."""
+    rig = Rig(connect(proxy.url), settings, "far")
+    yield rig
+    rig.close()
+
+
+def until(far: Rig, redis: Redis, job_id: str, step: int) -> None:
+    far.until(lambda: int(job_state(redis, job_id)["step"]) >= step, 60)
+
+
+def check_one_result(redis: Redis, rig: Rig, job_id: str) -> None:
+    types = event_types(redis, job_id)
+    assert (types.count("started"), types.count("succeeded"), types[-1]) == (1, 1, "succeeded")
+    execution = JobResult.model_validate_json(job_state(redis, job_id)["result"]).execution
+    assert rig.objects() == [f"images/{job_id}/{execution}/0.png"]
+
+
+def test_a_slow_redis_loses_nothing(redis: Redis, proxy: Proxy, far: Rig) -> None:
+    proxy.latency_s = 0.05
+    enqueue(redis, "a", make_request(steps=20))
+    far.until(lambda: job_state(redis, "a")["status"] == "succeeded", 60)
+    check_one_result(redis, far, "a")
+    steps = event_types(redis, "a").count("step")
+    assert steps == 20
+
+
+@pytest.mark.parametrize("fault", [Proxy.cut, Proxy.close_halfway])
+def test_connections_that_break_again_and_again_lose_nothing(
+    redis: Redis, proxy: Proxy, far: Rig, fault: Callable[[Proxy], None]
+) -> None:
+    enqueue(redis, "a", make_request(steps=60))
+    for step in (5, 20, 40):
+        until(far, redis, "a", step)
+        fault(proxy)
+    far.until(lambda: job_state(redis, "a")["status"] == "succeeded", 60)
+    check_one_result(redis, far, "a")
+    assert event_types(redis, "a").count("step") >= 60
+
+
+def test_an_outage_of_seconds_delays_the_result_and_computing_goes_on(redis: Redis, proxy: Proxy, far: Rig) -> None:
+    enqueue(redis, "a", make_request(steps=60))
+    until(far, redis, "a", 5)
+    proxy.refusing = True
+    proxy.cut()
+    far.until(lambda: not far.engine.busy, 60)
+    assert job_state(redis, "a")["status"] == "running"
+    proxy.refusing = False
+    far.until(lambda: job_state(redis, "a")["status"] == "succeeded", 60)
+    check_one_result(redis, far, "a")
+
+
+def test_a_worker_cut_off_for_too_long_publishes_nothing(
+    redis: Redis, proxy: Proxy, far: Rig, make_rig: MakeRig
+) -> None:
+    enqueue(redis, "a", make_request(steps=60))
+    until(far, redis, "a", 5)
+    (lost,) = far.loop.held()
+    proxy.refusing = True
+    proxy.cut()
+    redis.delete(lost.execution.key)
+    near = make_rig("near")
+    assert near.reaper.sweep() == 1
+    near.finish("a")
+    far.until(lambda: not far.engine.busy, 60)
+    proxy.refusing = False
+    far.until(lambda: not far.loop.held(), 60)
+    far.storing.close()
+    check_one_result(redis, near, "a")
+
+
+def test_an_end_whose_answer_is_lost_is_written_once(redis: Redis, proxy: Proxy, far: Rig) -> None:
+    enqueue(redis, "a", make_request(steps=3))
+    proxy.lose_answer_to = b"succeeded"
+    far.until(lambda: job_state(redis, "a")["status"] == "succeeded" and not far.loop.held(), 60)
+    assert proxy.lose_answer_to == b""
+    check_one_result(redis, far, "a")
+
+
+def test_a_gateway_answers_503_while_redis_is_out_of_reach_and_the_retry_gets_the_same_job(
+    proxy: Proxy, tmp_path: Path
+) -> None:
+    headers, body = {"Idempotency-Key": "once"}, {"prompt": "red heart"}
+    with running(settings_for(proxy.url, tmp_path)) as client:
+        first = client.post("/v1/txt2img", json=body, headers=headers)
+        assert first.status_code == 202, first.text
+        proxy.refusing = True
+        proxy.cut()
+        assert client.post("/v1/txt2img", json=body, headers=headers).status_code == 503
+        proxy.refusing = False
+        again = client.post("/v1/txt2img", json=body, headers=headers)
+    assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
+    assert again.headers["Idempotency-Replayed"] == "true"
