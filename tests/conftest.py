@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from redis import Redis
 
 from tests.redis_server import RedisServer
+
+
+@pytest.fixture(autouse=True)
+def default_logs() -> Iterator[None]:
+    """Commands configure logging for their process; the next test starts from the defaults."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

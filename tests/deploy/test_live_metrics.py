@@ -101,7 +101,7 @@ def have_trouble(service: Service, prometheus: Prometheus) -> None:
     troubles.miss_a_deadline(service)
     troubles.draw_some(service)
     retried = 'increase(latentd_retries_total{reason="worker_died"}[60s])'
-    troubles.wait_for(lambda: prometheus.value(f"sum({retried})"), 10, "the last scrape")
+    troubles.wait_for(lambda: prometheus.value(f"sum({retried})"), 30, "the last scrape")
 
 
 @pytest.mark.parametrize(("board", "panel"), TILES, ids=lambda each: each if isinstance(each, str) else each["title"])
