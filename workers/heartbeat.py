@@ -53,16 +53,26 @@ class Heartbeat(threading.Thread):
         self._rates = rates
         self._times = times
         self._done = threading.Event()
+        self._beat_due = self._sweep_due = 0.0
 
     def run(self) -> None:
         """Beat and sweep until stopped; while Redis is away, try again with backoff."""
-        link, beat_due, sweep_due = Link(), 0.0, 0.0
+        link = Link()
         while not self._done.is_set():
-            if time.monotonic() >= beat_due and link.attempt(self._alive):
-                beat_due = time.monotonic() + BEAT_S
-            if time.monotonic() >= sweep_due and link.attempt(self._reaper.sweep) is not None:
-                sweep_due = time.monotonic() + SWEEP_S
+            try:
+                self._turn(link)
+            except Exception:  # without a heart every job of this worker would run a second time
+                log.exception("heartbeat failed")
             self._done.wait(0.1)
+
+    def _turn(self, link: Link) -> None:
+        """What is due, each on its own: a sweep that fails doesn't stop the heart."""
+        now = time.monotonic()
+        if now >= self._beat_due and link.attempt(self._alive):
+            self._beat_due = now + BEAT_S
+        if now >= self._sweep_due:
+            self._sweep_due = now + 1.0 if link.away else now + SWEEP_S
+            link.attempt(self._reaper.sweep)
 
     def stop(self) -> None:
         """Stop beating and wait for the thread."""

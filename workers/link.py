@@ -11,13 +11,14 @@ from redis import Redis
 from redis.backoff import ConstantBackoff
 from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 ANSWER_S = 5.0  # a Redis that needs longer counts as away
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
-AWAY = (RedisConnectionError, RedisTimeoutError)
+AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError)
+NOT_NOW = ("MISCONF", "READONLY", "OOM")
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -82,4 +83,4 @@ class Link:
 
 def _is_away(error: RedisError) -> bool:
     """A starting Redis answers LOADING (a ConnectionError); one without disk space answers MISCONF to writes."""
-    return isinstance(error, AWAY) or str(error).startswith(("MISCONF", "READONLY", "OOM"))
+    return isinstance(error, AWAY) or any(code in str(error) for code in NOT_NOW)

@@ -43,3 +43,20 @@ def test_a_client_finds_a_restarted_server() -> None:
         while link.away:
             pass
         assert link.attempt(lambda: redis.get("a")) == b"1"
+
+
+def test_a_redis_that_takes_no_writes_counts_as_away(redis: Redis) -> None:
+    link = Link()
+    redis.config_set("maxmemory", "1")
+    try:
+        assert link.attempt(lambda: redis.set("a", "1")) is None
+        assert link.away
+
+        def transaction() -> list[object]:
+            with redis.pipeline() as pipe:
+                pipe.set("a", "1")
+                return pipe.execute()
+
+        assert Link().attempt(transaction) is None
+    finally:
+        redis.config_set("maxmemory", "0")
