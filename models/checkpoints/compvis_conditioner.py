@@ -43,7 +43,7 @@ def read_conditioner(
     if "embedding.weight" in state:
         classes, width = state["embedding.weight"].shape
         return ClassConfig(classes, width), {"embedding.weight": state["embedding.weight"]}
-    if "channel_mapper.weight" in state:
+    if "channel_mapper.weight" in state or "n_stages" in params:
         return _rescaler(state, params, stages)
     if any(not key.startswith(("encoder.", "decoder.", "quant", "post_quant", "loss.")) for key in state):
         raise CheckpointError(f"conditioner: unknown kind with key {min(state)}", field=min(state))
@@ -107,11 +107,11 @@ def _clip_config(names: State, heads: int | None, activation: Any) -> TextConfig
 
 
 def _rescaler(state: Mapping[str, Tensor], params: Params, stages: int) -> tuple[RescalerConfig, State]:
-    weight = state["channel_mapper.weight"]
+    weight = state.get("channel_mapper.weight")  # absent where the map's channels are kept
     config = RescalerConfig(
-        in_channels=weight.shape[1],
-        out_channels=len(weight),
-        stages=int(params.get("n_stages", stages)),
+        in_channels=int(params.get("in_channels", 3)) if weight is None else weight.shape[1],
+        out_channels=None if weight is None else len(weight),
+        stages=int(params.get("n_stages", 1 if params else stages)),
         multiplier=float(params.get("multiplier", 0.5)),
         method=params.get("method", "bilinear"),
         bias="channel_mapper.bias" in state,

@@ -66,7 +66,8 @@ def _check(state: Mapping[str, Tensor], params: Params) -> None:
     for key in ("input_blocks.0.0.weight", "out.2.weight", "middle_block.0.in_layers.0.weight"):
         if key not in state:
             raise CheckpointError(f"unet: lacks {key}", field=key)
-    if params.get("num_heads_upsample", -1) not in (-1, params.get("num_heads", -1)):
+    alike = (-1, params.get("num_heads", -1))
+    if params.get("num_head_channels", -1) in (-1, None) and params.get("num_heads_upsample", -1) not in alike:
         raise CheckpointError("unet: num_heads_upsample other than num_heads is not supported")
     if not params.get("conv_resample", True):
         raise CheckpointError("unet: conv_resample false is not supported")
@@ -146,7 +147,8 @@ def head_count(params: Params, channels: int) -> int:
     width, number = params.get("num_head_channels", -1), params.get("num_heads", -1)
     if width in (-1, None) and number in (-1, None):
         raise CheckpointError("unet: the config has neither num_heads nor num_head_channels", field="num_heads")
-    count = number if width in (-1, None) else channels // width
+    # Levels without attention may be narrower than a head.
+    count = number if width in (-1, None) else max(channels // width, 1)
     if count < 1 or channels % count:
         raise CheckpointError(f"unet: {channels} channels can't be split into {count} heads", field="num_heads")
     return int(count)

@@ -40,7 +40,7 @@ def load_diffusers(folder: Path) -> Loaded:
         schedule=ScheduleConfig.from_diffusers(_scheduler(folder, "scheduler")),
         scale_factor=_scale_factor(index, vae),
         conditioner=text,
-        concat=_concat(unet, vae),
+        concat=_concat(unet, vae, str(index.get("_class_name"))),
         low_res_schedule=_low_res(folder, index),
         latent_size=size if isinstance(size := unet.get("sample_size"), int) else None,
     )
@@ -74,10 +74,12 @@ def _scale_factor(index: dict[str, Any], vae: dict[str, Any]) -> float:
     return float(vae.get("scaling_factor", DEFAULT_SCALE))
 
 
-def _concat(unet: dict[str, Any], vae: dict[str, Any]) -> Concat | None:
-    """By the channels that the UNet takes beyond the latent's own."""
-    extra, z = unet["in_channels"] - unet["out_channels"], vae["latent_channels"]
-    known: dict[int, Concat | None] = {0: None, z + 1: "mask-latent", 3: "low-res"}
+def _concat(unet: dict[str, Any], vae: dict[str, Any], pipeline: str) -> Concat | None:
+    """By the channels that the UNet takes beyond the latent's own; two-channel latents need the pipeline's name."""
+    extra, z = unet["in_channels"] - unet["out_channels"], vae.get("vq_embed_dim") or vae["latent_channels"]
+    known: dict[int, Concat | None] = {0: None, 3: "low-res", z + 1: "mask-latent"}
+    if "SuperResolution" in pipeline or "Upscale" in pipeline:
+        known[3] = "low-res"
     if extra not in known:
         raise CheckpointError(
             f"unet: in_channels {unet['in_channels']} is {extra} more than the latent's; "

@@ -10,12 +10,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from models.samplers.steps import Interval
-from models.samplers.table import Row, x0_form
+from models.samplers.table import Row, eps_form, x0_form
 from models.schedule import ScheduleConfig
 
 
 def ddim(intervals: Sequence[Interval], config: ScheduleConfig, eta: float) -> tuple[Row, ...]:
-    """z' = α'·x0 + √(σ'² − s²)·eps + s·n with eps = (z − α·x0)/σ: Song et al. 2021 (DDIM), Eq. 12 and 16."""
+    """z' = α'·x0 + √(σ'² − s²)·eps + s·n with eps = (z − α·x0)/σ: Song et al. 2021 (DDIM), Eq. 12 and 16.
+
+    Where the checkpoint clamps x0, eps is still the network's, as in diffusers.
+    """
+    if config.clip is not None:
+        return tuple(_clamped_ddim_row(interval, config, eta, step) for step, interval in enumerate(intervals, 1))
     return tuple(_ddim_row(interval, config, eta, step) for step, interval in enumerate(intervals, 1))
 
 
@@ -43,6 +48,15 @@ def _ddim_row(interval: Interval, config: ScheduleConfig, eta: float, step: int)
     direction = math.sqrt(max(end.sigma**2 - spread**2, 0.0))
     keep = direction / start.sigma
     return replace(x0_row(interval, config, step, keep, (end.alpha - keep * start.alpha,)), noise=spread)
+
+
+def _clamped_ddim_row(interval: Interval, config: ScheduleConfig, eta: float, step: int) -> Row:
+    start, end = interval.start, interval.end
+    spread = eta * _posterior_std(interval)
+    direction = math.sqrt(max(end.sigma**2 - spread**2, 0.0))
+    out, z = eps_form(config.prediction, start)
+    row = x0_row(interval, config, step, direction * z, (end.alpha,))
+    return replace(row, raw=direction * out, noise=spread)
 
 
 def _ddpm_row(interval: Interval, config: ScheduleConfig, step: int) -> Row:

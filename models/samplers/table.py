@@ -3,8 +3,10 @@
 A row is one network evaluation. With z_t the latent and `network` the (guided) output at t:
 
     p      = clamp(out · network + z · z_t)          the stored prediction, x0 or eps
-    z_next = keep · z_t + Σ_k predictions[k] · p_k + noise · n,   p_0 this row's p, p_1 the row's before, …
+    z_next = keep · z_t + Σ_k predictions[k] · p_k + raw · network + noise · n
     x0     = preview_p · p + preview_z · z_t
+
+p_0 is this row's p, p_1 that of the row before, …; `raw` serves DDIM where x0 is clamped and eps is not.
 """
 
 from __future__ import annotations
@@ -38,9 +40,10 @@ class Row:
     preview_z: float = 0.0
     noise: float = 0.0
     clamp: float | None = None
+    raw: float = 0.0
 
     def finite(self) -> bool:
-        values = (self.out, self.z, self.keep, *self.predictions, self.noise, self.preview_p, self.preview_z)
+        values = (self.out, self.z, self.keep, *self.predictions, self.noise, self.raw, self.preview_p, self.preview_z)
         return all(math.isfinite(value) for value in values)
 
 

@@ -19,7 +19,7 @@ from models.samplers.table import Row
 @dataclass(frozen=True, slots=True)
 class Coefficients:
     """The rows of n slots as tensors, each n 1 1 1, and the timesteps as n; `predictions` is as long as the longest
-    row, `noise` and `clamp` are None where no row has any."""
+    row, `noise`, `clamp` and `raw` are None where no row has any."""
 
     timesteps: Tensor
     out: Tensor
@@ -30,6 +30,7 @@ class Coefficients:
     predictions: tuple[Tensor, ...]
     noise: Tensor | None
     clamp: Tensor | None
+    raw: Tensor | None
 
     @property
     def depth(self) -> int:
@@ -44,13 +45,14 @@ def stack_rows(
     taps = max(len(row.predictions) for row in rows)
     table = torch.tensor([_values(row, taps) for row in rows], dtype=dtype).to(device, non_blocking=True)
     timesteps, *columns = rearrange(table, "n k -> k n").unbind()
-    out, z, keep, preview_p, preview_z, noise, clamp, *predictions = (
+    out, z, keep, preview_p, preview_z, noise, clamp, raw, *predictions = (
         rearrange(column, "n -> n 1 1 1") for column in columns
     )
     return Coefficients(
         timesteps, out, z, keep, preview_p, preview_z, tuple(predictions),
         noise if any(row.noise for row in rows) else None,
         clamp if any(row.clamp is not None for row in rows) else None,
+        raw if any(row.raw for row in rows) else None,
     )  # fmt: skip
 
 
@@ -68,6 +70,8 @@ def apply(
     z_next = c.keep * z_t + c.predictions[0] * p
     for k, weight in enumerate(c.predictions[1:]):
         z_next = z_next + weight * _needed(history, "history")[:, k]
+    if c.raw is not None:
+        z_next = z_next + c.raw * out
     if c.noise is not None:
         z_next = z_next + c.noise * _needed(noise, "noise")
     return z_next, p, c.preview_p * p + c.preview_z * z_t
@@ -91,7 +95,7 @@ def stack_history(histories: Sequence[Sequence[Tensor]], depth: int, like: Tenso
 def _values(row: Row, taps: int) -> list[float]:
     bound = math.inf if row.clamp is None else row.clamp
     padding = [0.0] * (taps - len(row.predictions))
-    head = [row.t, row.out, row.z, row.keep, row.preview_p, row.preview_z, row.noise, bound]
+    head = [row.t, row.out, row.z, row.keep, row.preview_p, row.preview_z, row.noise, bound, row.raw]
     return [*head, *row.predictions, *padding]
 
 

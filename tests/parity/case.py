@@ -65,11 +65,12 @@ class Case:
         """Sampling runs by the prefix of their outputs; a lone run, or one named ddim, has none."""
         sampling = self.spec.get("sampling", {})
         named = {key: value for key, value in sampling.items() if isinstance(value, dict)}
-        return {"" if key == "ddim" else f"{key}_": value for key, value in named.items()} or {"": sampling}
+        prefixed = {f"{key}_": value for key, value in named.items()}
+        return prefixed | ({"": named["ddim"]} if "ddim" in named else {}) or {"": sampling}
 
     def noise(self, run: dict[str, Any]) -> Tensor | None:
         """The step noise (steps b c h w) that a run names as `name[i]`, or the only input called noise."""
-        match = re.match(r"\s*(\w+)\[i\]", str(run.get("noise", "")))
+        match = re.search(r"(\w+)\[i\]", str(run.get("noise", "")))
         return self.inputs[match[1]] if match else self.optional("noise")
 
     def noted_timesteps(self, output: str) -> Tensor | None:

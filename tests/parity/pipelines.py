@@ -99,6 +99,9 @@ class Pipeline:
         eta, steps = float(self.sampling.get("eta", 0.0)), int(self.sampling["steps"])
         plan = compile_plan(SAMPLERS[kind], model.schedule, steps, eta)
         noise = case.noise(self.sampling)
+        # Stable Diffusion's pipelines guide above 1 only, the older ones wherever the scale isn't 1.
+        if guidance_scale < 1.0 and str(case.config["pipeline"]).startswith("StableDiffusion"):
+            guidance_scale = 1.0
         conditions = Conditions(
             self.context, self.null_context, guidance_scale, self.concat, self.labels, null_labels=self.labels
         )

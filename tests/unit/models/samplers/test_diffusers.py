@@ -98,3 +98,17 @@ def test_solvers_from_no_signal_differ_by_how_near_to_it_diffusers_starts(name: 
     """Ours takes the limit ᾱ → 0, theirs starts from ᾱ = 2⁻²⁴: the second step of theirs is of second order."""
     config = BETAS | {"timestep_spacing": "trailing", "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
     assert gap(name, 20, config) < 1e-3
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize(("bound", "to_one"), [(0.4, True), (1.0, False)])
+def test_ddim_goes_on_with_the_networks_eps_where_x0_is_clamped(prediction: str, bound: float, to_one: bool) -> None:
+    config = BETAS | {"prediction_type": prediction, "clip_sample": True, "clip_sample_range": bound}
+    config |= {"set_alpha_to_one": to_one, "timestep_spacing": "leading", "steps_offset": 0}
+    z = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    scheduler = diffusers.DDIMScheduler(**config)
+    scheduler.set_timesteps(10)
+    expected = z
+    for t in scheduler.timesteps:
+        expected = scheduler.step(network(expected, float(t)), t, expected, return_dict=False)[0]
+    torch.testing.assert_close(ours("ddim", 10, config, z), expected, atol=2e-4, rtol=1e-4)

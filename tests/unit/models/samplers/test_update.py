@@ -44,7 +44,7 @@ def test_the_update_is_the_equation() -> None:
     for i, row in enumerate(ROWS):
         bound = float("inf") if row.clamp is None else row.clamp
         stored = [(row.out * out[i] + row.z * z_t[i]).clamp(-bound, bound), *history[i]]
-        expected = row.keep * z_t[i] + row.noise * noise[i]
+        expected = row.keep * z_t[i] + row.raw * out[i] + row.noise * noise[i]
         expected = expected + torch.stack([c * h for c, h in zip(row.predictions, stored, strict=False)]).sum(0)
         torch.testing.assert_close(p[i], stored[0])
         torch.testing.assert_close(z_next[i], expected)
