@@ -36,7 +36,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 def bare(redis_url: str) -> FastAPI:
     """The least that a gateway could do."""
-    app, redis = FastAPI(), Redis.from_url(redis_url)
+    app, redis = FastAPI(), Redis.from_url(redis_url, max_connections=8192)
 
     @app.post("/v1/txt2img", status_code=202)
     async def push(body: dict[str, object]) -> dict[str, str]:
