@@ -6,11 +6,12 @@ import re
 from dataclasses import replace
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from models.samplers.steps import denoising_intervals, timesteps
-from models.schedule import NoiseSchedule, ScheduleConfig, Spacing
+from models.schedule import Array, NoiseSchedule, ScheduleConfig, Spacing
 from tests.parity.case import Case, NotCoveredError
 
 
@@ -26,7 +27,7 @@ class Schedules:
                 some = next(iter(self.configs))
                 return torch.tensor(timesteps(self.schedule(some, spacing), int(steps))[::-1])
             case [name, table]:
-                values = getattr(self.schedule(name, "uniform"), table, None)
+                values = buffer(self.schedule(name, "uniform"), table)
                 if values is None:
                     raise NotCoveredError(output)
                 return torch.tensor(values)
@@ -51,3 +52,17 @@ class Schedules:
             raise NotCoveredError(table)
         ancestral = ((1 - alphas_prev) / (1 - alphas) * (1 - alphas / alphas_prev)).sqrt()
         return float(match[1]) * ancestral
+
+
+def buffer(schedule: NoiseSchedule, table: str) -> Array | None:
+    """A table of the original's DDPM class by its name there, or None."""
+    bar = schedule.alphas_cumprod
+    derived = {
+        "sqrt_alphas_cumprod": np.sqrt(bar),
+        "sqrt_one_minus_alphas_cumprod": np.sqrt(1 - bar),
+        "log_one_minus_alphas_cumprod": np.log(1 - bar),
+        "sqrt_recip_alphas_cumprod": np.sqrt(1 / bar),
+        "sqrt_recipm1_alphas_cumprod": np.sqrt(1 / bar - 1),
+        "posterior_log_variance_clipped": np.log(np.maximum(schedule.posterior_variance, 1e-20)),
+    }
+    return derived[table] if table in derived else getattr(schedule, table, None)
