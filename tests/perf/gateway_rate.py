@@ -2,7 +2,7 @@
 
 `python -m tests.perf.gateway_rate`. Both are served by the same uvicorn over the same Redis; rounds take turns, so that
 whatever else the machine does meets both. Rates are given by wall clock and, which other load changes little, by the
-server's own CPU seconds.
+server's own CPU seconds. Neither writes log lines.
 """
 
 from __future__ import annotations
