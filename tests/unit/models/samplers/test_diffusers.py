@@ -106,7 +106,7 @@ def test_ddim_goes_on_with_the_networks_eps_where_x0_is_clamped(prediction: str,
     config = BETAS | {"prediction_type": prediction, "clip_sample": True, "clip_sample_range": bound}
     config |= {"set_alpha_to_one": to_one, "timestep_spacing": "leading", "steps_offset": 0}
     z = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    scheduler = diffusers.DDIMScheduler(**config)
+    scheduler = SCHEDULERS["ddim"](**config)
     scheduler.set_timesteps(10)
     expected = z
     for t in scheduler.timesteps:
