@@ -17,7 +17,7 @@ from latentd.errors import Forbidden, NotFound, RateLimited, Unauthorized
 from service.flights import Flight
 from service.keys import KEYS_KEY, ApiKey, Scope, split
 from service.signing import Signer, read_signer
-from service.state import Current
+from service.state import current
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _BEARER = re.compile(r"Bearer +(\S+)", re.IGNORECASE)
@@ -74,8 +74,9 @@ def scope_of(method: str, path: str) -> Scope:
     return "read" if method in SAFE_METHODS else "generate"
 
 
-async def enter(request: Request, gateway: Current) -> Caller:
+async def enter(request: Request) -> Caller:
     """Every route but the open ones depends on it: the caller, known before a body is read. Raises as `authorize`."""
+    gateway = await current(request)  # not a dependency: FastAPI solves those of a cached one again and again
     required = gateway.keys_required
     return await authorize(gateway.redis, gateway.keys_made, request.scope, request.headers, required=required)
 

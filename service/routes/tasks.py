@@ -19,7 +19,7 @@ from service.openapi import task_body, task_responses
 from service.preferences import Preferences, check_accepted
 from service.problems import problem_response
 from service.queue import Created
-from service.state import Current, Gateway
+from service.state import Gateway, current
 
 router = APIRouter(prefix="/v1", tags=["tasks"])
 
@@ -43,8 +43,8 @@ Options = Annotated[TaskQuery, Query()]
     openapi_extra=task_body("txt2img"),
     response_model=Job,
 )
-async def txt2img(request: Request, gateway: Current, caller: Asker, query: Options) -> Response:
-    return await _run(request, gateway, caller, "txt2img", query)
+async def txt2img(request: Request, caller: Asker, query: Options) -> Response:
+    return await _run(request, caller, "txt2img", query)
 
 
 @router.post(
@@ -55,9 +55,9 @@ async def txt2img(request: Request, gateway: Current, caller: Asker, query: Opti
     openapi_extra=task_body("inpaint"),
     response_model=Job,
 )
-async def inpaint(request: Request, gateway: Current, caller: Asker, query: Options) -> Response:
+async def inpaint(request: Request, caller: Asker, query: Options) -> Response:
     """Pixels outside the mask (and its feather) are byte-equal to the upload in PNG and WebP answers."""
-    return await _run(request, gateway, caller, "inpaint", query)
+    return await _run(request, caller, "inpaint", query)
 
 
 @router.post(
@@ -68,9 +68,9 @@ async def inpaint(request: Request, gateway: Current, caller: Asker, query: Opti
     openapi_extra=task_body("upscale"),
     response_model=Job,
 )
-async def upscale(request: Request, gateway: Current, caller: Asker, query: Options) -> Response:
+async def upscale(request: Request, caller: Asker, query: Options) -> Response:
     """The answer is the model's `scale` times larger than the picture, in width and in height."""
-    return await _run(request, gateway, caller, "upscale", query)
+    return await _run(request, caller, "upscale", query)
 
 
 @router.post(
@@ -81,9 +81,9 @@ async def upscale(request: Request, gateway: Current, caller: Asker, query: Opti
     openapi_extra=task_body("img2img"),
     response_model=Job,
 )
-async def img2img(request: Request, gateway: Current, caller: Asker, query: Options) -> Response:
+async def img2img(request: Request, caller: Asker, query: Options) -> Response:
     """SDEdit: noise by `strength` over the picture, then the last steps of a drawing. Transparency is left out."""
-    return await _run(request, gateway, caller, "img2img", query)
+    return await _run(request, caller, "img2img", query)
 
 
 @router.post(
@@ -94,8 +94,8 @@ async def img2img(request: Request, gateway: Current, caller: Asker, query: Opti
     openapi_extra=task_body("class2img"),
     response_model=Job,
 )
-async def class2img(request: Request, gateway: Current, caller: Asker, query: Options) -> Response:
-    return await _run(request, gateway, caller, "class2img", query)
+async def class2img(request: Request, caller: Asker, query: Options) -> Response:
+    return await _run(request, caller, "class2img", query)
 
 
 @router.post(
@@ -106,12 +106,13 @@ async def class2img(request: Request, gateway: Current, caller: Asker, query: Op
     openapi_extra=task_body("semantic2img"),
     response_model=Job,
 )
-async def semantic2img(request: Request, gateway: Current, caller: Asker, query: Options) -> Response:
+async def semantic2img(request: Request, caller: Asker, query: Options) -> Response:
     """A class that the model hasn't is refused with the position (x, y) of its first pixel."""
-    return await _run(request, gateway, caller, "semantic2img", query)
+    return await _run(request, caller, "semantic2img", query)
 
 
-async def _run(request: Request, gateway: Gateway, caller: Caller, kind: Kind, query: TaskQuery) -> Response:
+async def _run(request: Request, caller: Caller, kind: Kind, query: TaskQuery) -> Response:
+    gateway = await current(request)
     body, preferences = await tasks.read(gateway, request, kind)
     if query.dry_run:
         planned = await tasks.plan(gateway, caller, body, preferences)
