@@ -14,6 +14,7 @@ import redis
 import structlog
 
 from latentd.errors import ConfigurationError
+from latentd.settings import without_password
 
 MIN_VERSION = (6, 2)
 log = structlog.get_logger()
@@ -86,5 +87,6 @@ def wait_until_up(url: str, timeout_s: float) -> None:
             return client.close()
         except redis.exceptions.RedisError as error:
             if time.monotonic() > until:
-                raise ConfigurationError(f"Redis at {url} does not answer: {error}", field="REDIS_URL") from error
+                shown = without_password(url)
+                raise ConfigurationError(f"Redis at {shown} does not answer: {error}", field="REDIS_URL") from error
         time.sleep(0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "models" / "weights"
 
 SOCKET_PATH_MAX = 100  # the kernel's bound is 108 bytes with the terminating zero
+
+
+def without_password(url: str) -> str:
+    """A Redis URL as it may be shown."""
+    return re.sub(r"//[^@/]*@", "//***@", url)
 
 
 class Settings(BaseSettings):

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from latentd import __version__
 from latentd.errors import ConfigurationError
-from latentd.settings import Settings
+from latentd.settings import Settings, without_password
 
 
 def settings() -> None:
@@ -22,7 +22,7 @@ def settings() -> None:
     table = Table("variable", "value", "meaning", title="latentd settings")
     for name, about in Settings.model_fields.items():
         variable = "REDIS_URL" if name == "redis_url" else f"LATENTD_{name.upper()}"
-        table.add_row(variable, str(getattr(now, name)), about.description)
+        table.add_row(variable, without_password(str(getattr(now, name))), about.description)
     Console().print(table)
 
 
@@ -54,9 +54,10 @@ def redis_fact(now: Settings) -> str:
             return error.detail
         return f"not running; `latentd up` would start {binary} {version_of(binary)}"
     try:
-        return f"{now.redis} answers, version {redis.Redis.from_url(now.redis).info('server')['redis_version']}"
+        version_there = redis.Redis.from_url(now.redis).info("server")["redis_version"]
+        return f"{without_password(now.redis)} answers, version {version_there}"
     except redis.exceptions.RedisError as error:
-        return f"{now.redis} does not answer: {error}"
+        return f"{without_password(now.redis)} does not answer: {error}"
 
 
 def doctor() -> None:
@@ -66,7 +67,7 @@ def doctor() -> None:
     table.add_row("latentd", __version__)
     table.add_row("python", platform.python_version())
     table.add_row("cores", str(os.cpu_count()))
-    for package in ("fastapi", "rq", "redis", "transformers", "pillow", "obstore"):
+    for package in ("fastapi", "rq", "redis", "pillow", "obstore"):
         table.add_row(package, installed(package))
     for what, found in torch_facts():
         table.add_row(what, found)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latentd.errors import Unavailable
-from latentd.settings import Settings
+from latentd.settings import Settings, without_password
 
 app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 
@@ -42,7 +42,9 @@ def connect() -> Redis:
     try:
         redis.ping()
     except RedisError as error:
-        raise Unavailable(f"Redis at {url} doesn't answer ({error}); start `latentd up`, or set REDIS_URL") from error
+        raise Unavailable(
+            f"Redis at {without_password(url)} doesn't answer ({error}); start `latentd up`, or set REDIS_URL"
+        ) from error
     return redis
 
 

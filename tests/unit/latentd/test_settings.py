@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from latentd.settings import SOCKET_PATH_MAX, Settings
+from latentd.settings import SOCKET_PATH_MAX, Settings, without_password
 
 
 def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +28,8 @@ def test_a_deep_data_directory_gets_a_short_socket(tmp_path: Path, monkeypatch: 
 
 def test_every_setting_is_documented() -> None:
     assert all(about.description for about in Settings.model_fields.values())
+
+
+def test_passwords_are_not_shown() -> None:
+    assert without_password("rediss://user:secret@cache:6379/1") == "rediss://***@cache:6379/1"
+    assert without_password("unix:///data/redis/redis.sock") == "unix:///data/redis/redis.sock"
