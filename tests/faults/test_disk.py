@@ -71,7 +71,8 @@ def test_redis_comes_back_with_every_job_once_there_is_room(tiny_models: Path, t
         env = {"LATENTD_MODELS_DIR": str(tiny_models), "LATENTD_MODEL": "tiny", "LATENTD_MIN_FREE_MB": "1"}
         service = Service(env | {"LATENTD_DATA_DIR": str(disk / "data"), "LATENTD_THREADS": "1"})
         with service:
-            body = {"prompt": "red heart", "steps": 150, "num_images": 2}
+            # Long enough that none stores an image while there is no room: it would fail clearly, with a 507.
+            body = {"prompt": "red heart", "steps": 600, "num_images": 2}
             accepted = [accept(service, body) for _ in range(4)]
             fill(disk / "ballast")
             answer = service.client.post("/v1/txt2img", json=body)
@@ -80,7 +81,7 @@ def test_redis_comes_back_with_every_job_once_there_is_room(tiny_models: Path, t
             wait_for(lambda: '"child": "redis"' in log(), 60, "Redis's exit")
             time.sleep(3)  # it tries, and there is still no room
             (disk / "ballast").unlink()
-            wait_for(lambda: statuses(service, accepted) == {"succeeded"}, 120, "all jobs")
+            wait_for(lambda: statuses(service, accepted) == {"succeeded"}, 200, "all jobs")
             with Redis.from_url(f"unix://{disk}/data/redis/redis.sock") as redis:
                 for job_id in accepted:
                     assert event_types(redis, job_id).count("succeeded") == 1

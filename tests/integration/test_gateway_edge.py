@@ -177,13 +177,13 @@ def test_docs_are_served_without_a_foreign_asset(client: httpx2.Client) -> None:
 
 def test_the_gateway_imports_no_torch_and_starts_soon() -> None:
     code = (
-        "import sys, time; began = time.perf_counter(); import service.app; "
-        "print(time.perf_counter() - began, *[m for m in ('torch', 'numpy', 'models', 'workers') if m in sys.modules])"
+        "import sys, time; import service.app; "
+        "print(time.process_time(), *[m for m in ('torch', 'numpy', 'models', 'workers') if m in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     seconds, *modules = answer.stdout.split()
     assert modules == []
-    assert float(seconds) < 5, "1.5 s on an idle machine; tests share it"
+    assert float(seconds) < 2.5, "seconds of CPU, Python's own start included: others use this machine, too"
 
 
 def test_a_foreign_address_needs_insecure(redis_url: str, tmp_path: Path) -> None:

@@ -41,14 +41,14 @@ FULL = Plan(
     twins=20,
 )
 SHORT = Plan(
-    jobs=30,
+    jobs=40,
     workers=2,
     kills=3,
     endless=False,
     redis_kills=1,
     rows=4,
     outstanding=8,
-    length_s=(1.0, 5.0),
+    length_s=(3.0, 7.0),
     every_s=(4.0, 6.0),
     twins=2,
     limit_s=150.0,
