@@ -5,13 +5,18 @@ PYTHON := $(firstword $(foreach p,python3.11 python3.12 python3,$(shell $(p) -c 
 BIN := .venv/bin
 APT := $(if $(filter 0,$(shell id -u)),apt-get,sudo apt-get)
 
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+# Those that kill processes or measure want both cores.
+ALONE := tests/faults tests/perf tests/soak
+
 .PHONY: run test lint bench soak clean
 
 run: .venv/.worker
 	@$(BIN)/latentd up
 
 test: .venv/.dev chromium tools
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) -n 2 --dist loadfile $(addprefix --ignore=,$(ALONE))
+	$(PYTEST) $(ALONE)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
