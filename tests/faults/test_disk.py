@@ -81,7 +81,7 @@ def test_redis_comes_back_with_every_job_once_there_is_room(tiny_models: Path, t
             wait_for(lambda: '"child": "redis"' in log(), 60, "Redis's exit")
             time.sleep(3)  # it tries, and there is still no room
             (disk / "ballast").unlink()
-            wait_for(lambda: statuses(service, accepted) == {"succeeded"}, 200, "all jobs")
+            wait_for(lambda: statuses(service, accepted) == {"succeeded"}, 120, "all jobs")
             with Redis.from_url(f"unix://{disk}/data/redis/redis.sock") as redis:
                 for job_id in accepted:
                     assert event_types(redis, job_id).count("succeeded") == 1
