@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from redis import Redis
@@ -19,7 +20,7 @@ from service.contract import JobRequest, Kind, ShapeTimes, StepTimes, step_times
 from workers.scheduler import Shape
 from workers.tasks import Called, Finished, Outcome, Prepared
 
-WEIGHT = 0.2  # of the newest measurement in the moving average
+REMEMBERED = 50  # measurements that an average is of: seconds of work, so that a busy moment isn't taken for the rule
 SHAPES_KEPT = 16  # of each model, those used last
 CELLS_KEPT = 1024  # of each model in Redis: far more than one worker writes; beyond it the hash starts anew
 
@@ -36,14 +37,26 @@ class Requested(Protocol):
     def request(self) -> JobRequest: ...
 
 
+@dataclass(slots=True)
+class Average:
+    """A mean, once there are many a moving one. The first measurement counts until there is another: it warmed up."""
+
+    value: float = 0.0
+    count: int = 0
+
+    def add(self, seconds: float) -> None:
+        self.value += (seconds - self.value) / min(max(self.count, 1), REMEMBERED)
+        self.count += 1
+
+
 class StepTimer:
-    """Moving averages, in seconds, of all that a worker does for some models."""
+    """Averages, in seconds, of all that a worker does for some models."""
 
     def __init__(self, models: Sequence[str]) -> None:
         self._models = tuple(models)
-        self._shapes: OrderedDict[tuple[str, str], dict[str, float]] = OrderedDict()
-        self._others: dict[str, float] = {}
-        self._stores: dict[str, float] = {}
+        self._shapes: OrderedDict[tuple[str, str], dict[str, Average]] = OrderedDict()
+        self._round, self._move = Average(), Average()
+        self._stores: dict[str, Average] = {}
         self._changed: dict[str, dict[str, float]] = {}
         self._lock = threading.Lock()  # the heartbeat takes what the loop measures
 
@@ -59,18 +72,19 @@ class StepTimer:
 
     def rounded(self, seconds: float, moved: int) -> None:
         """What a round took beside the engine's turn, in which `moved` jobs were claimed or ended."""
-        usual = self._others.get("round")
         if moved == 0:
-            self._others["round"] = _average(usual, seconds)
-        elif usual is not None:
-            self._others["move"] = _average(self._others.get("move"), max(0.0, seconds - usual) / moved)
+            self._round.add(seconds)
+        elif self._round.count:
+            self._move.add(max(0.0, seconds - self._round.value) / moved)
+        averages = {"round": self._round, "move": self._move}
         for model in self._models:
-            self._change(model, self._others)
+            self._change(model, {what: average for what, average in averages.items() if average.count})
 
     def stored(self, model: str, seconds: float) -> None:
         """One image was encoded as a file and stored."""
-        self._stores[model] = _average(self._stores.get(model), seconds)
-        self._change(model, {"store": self._stores[model]})
+        average = self._stores.setdefault(model, Average())
+        average.add(seconds)
+        self._change(model, {"store": average})
 
     def take(self) -> dict[str, dict[str, float]]:
         """Cells that changed since the last time, by model; for another thread."""
@@ -82,14 +96,15 @@ class StepTimer:
         name = "x".join(map(str, shape))
         cells = self._shapes.setdefault((model, name), {})
         self._shapes.move_to_end((model, name))
-        cells[what] = _average(cells.get(what), seconds)
-        self._change(model, {f"{name}:{what}": cells[what]})
+        average = cells.setdefault(what, Average())
+        average.add(seconds)
+        self._change(model, {f"{name}:{what}": average})
         if len(self._shapes) > SHAPES_KEPT * len(self._models):
             self._shapes.popitem(last=False)
 
-    def _change(self, model: str, cells: Mapping[str, float]) -> None:
+    def _change(self, model: str, cells: Mapping[str, Average]) -> None:
         with self._lock:
-            self._changed.setdefault(model, {}).update(cells)
+            self._changed.setdefault(model, {}).update({name: average.value for name, average in cells.items()})
 
 
 def write_cells(pipe: Pipeline, model: str, cells: Mapping[str, float]) -> None:
@@ -124,7 +139,3 @@ def _shape_times(name: str, cells: Mapping[str, float]) -> ShapeTimes:
     c, h, w = map(int, name.split("x"))
     sorted_calls = dict(sorted(calls.items()))
     return ShapeTimes(shape=(c, h, w), calls=sorted_calls, encode_s=encode, decode_s=own.get("decode"))
-
-
-def _average(before: float | None, now: float) -> float:
-    return now if before is None else before + WEIGHT * (now - before)

@@ -9,7 +9,7 @@ from redis import Redis
 from service.contract import JobRequest, ShapeTimes, step_times_key
 from tests.enqueue import make_request
 from workers.rules import ClaimOrder, Place
-from workers.steptimes import CELLS_KEPT, SHAPES_KEPT, StepTimer, read_cells, step_times, write_cells
+from workers.steptimes import CELLS_KEPT, REMEMBERED, SHAPES_KEPT, StepTimer, read_cells, step_times, write_cells
 from workers.tasks import Called, Finished, Prepared
 
 SHAPE = (4, 8, 8)
@@ -46,10 +46,22 @@ def test_turns_become_the_table() -> None:
 
 def test_only_changes_are_taken_and_averages_follow() -> None:
     timer = StepTimer(["tiny"])
-    for seconds in [1.0] + [2.0] * 40:
+    for seconds in [1.0, 3.0] * 100:
         timer.turned([called(4)], seconds, {})
-    assert timer.take()["tiny"]["4x8x8:rows:4"] == pytest.approx(2.0, rel=0.01)
+    assert timer.take()["tiny"]["4x8x8:rows:4"] == pytest.approx(2.0, rel=0.02), "one call doesn't move it"
     assert timer.take() == {}
+    for seconds in [4.0] * 4 * REMEMBERED:
+        timer.turned([called(4)], seconds, {})
+    assert timer.take()["tiny"]["4x8x8:rows:4"] == pytest.approx(4.0, rel=0.02), "a lasting change does"
+
+
+def test_the_first_call_pays_for_warming_up_and_is_forgotten() -> None:
+    timer = StepTimer(["tiny"])
+    timer.turned([called(4)], 60.0, {})
+    assert timer.take()["tiny"]["4x8x8:rows:4"] == 60.0, "better than none"
+    for seconds in (1.0, 2.0, 3.0):
+        timer.turned([called(4)], seconds, {})
+    assert timer.take()["tiny"]["4x8x8:rows:4"] == pytest.approx(2.0)
 
 
 def test_the_shapes_that_a_worker_remembers_are_bounded() -> None:
