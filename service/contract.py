@@ -26,6 +26,7 @@ EventType: TypeAlias = Literal["queued", "started", "step", "image", "succeeded"
 LANES: tuple[Lane, ...] = ("interactive", "bulk")
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "canceled"})
 STEP_EVENTS_KEPT = 1000
+WAKES = 64
 SEEDS = 2**32
 
 
@@ -332,6 +333,22 @@ def work_key(model: str, lane: Lane) -> str:
 def serving_key(model: str) -> str:
     """Sorted set: worker name → Unix time until which it counts as alive."""
     return f"latentd:serving:{model}"
+
+
+def wake_key(queue: str) -> str:
+    """List: an entry for each job that came into an RQ queue lately, WAKES at most; idle workers wait for one. A hint:
+    lost or left over, it costs a look at the queue or half a second, never a job."""
+    return f"latentd:wake:{queue}"
+
+
+def places_key(machine: str) -> str:
+    """Hash: worker name → its place, of the workers that share a machine's process ids (workers.places)."""
+    return f"latentd:places:{machine}"
+
+
+def lease_key(what: str) -> str:
+    """String, seconds of life: name of the worker that sweeps an RQ queue, or the deadlines."""
+    return f"latentd:lease:{what}"
 
 
 def step_times_key(model: str) -> str:

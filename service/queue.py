@@ -33,6 +33,7 @@ from service.contract import (
     JOB_FUNCTION,
     JOBS_KEY,
     SEEDS,
+    WAKES,
     JobRecord,
     Kind,
     events_key,
@@ -40,6 +41,7 @@ from service.contract import (
     job_key,
     list_key,
     queue_name,
+    wake_key,
     work_key,
 )
 
@@ -50,7 +52,7 @@ VARYING = ("created_at", "enqueued_at", "data", "origin", "description")  # of R
 
 # One script, so that the limit and the budget are exact whatever gateways race; RQ's own script runs inside, last.
 # KEYS: record, RQ's job, all jobs, work of the lane, events, tombstone, deadlines, waiting list, RQ's queues, spent by
-# the owner today, the owner's jobs.
+# the owner today, the owner's jobs, who waits for work.
 # ARGV: id, record, created ms, rows, steps, deadline in ms of Unix time or '', limit of the lane, GPU-seconds charged,
 # budget of the day or '', RQ's fields that differ. RQ_FIELDS are those that don't.
 _CREATE = f"""
@@ -75,6 +77,7 @@ if ARGV[6] ~= '' then redis.call('ZADD', KEYS[7], ARGV[6], ARGV[1]) end
 redis.call('XADD', KEYS[5], '*', 'type', 'queued', 'data', '{{}}')
 redis.call('SADD', KEYS[9], KEYS[8])
 enqueue({{KEYS[2], KEYS[8]}}, {{ARGV[1], 'R', -1, RQ_FIELDS, unpack(ARGV, 10)}})
+if redis.call('LLEN', KEYS[12]) < {WAKES} then redis.call('RPUSH', KEYS[12], '') end
 return {{'made', tostring(waiting)}}
 """
 
@@ -237,8 +240,8 @@ def _create_keys(record: JobRecord) -> list[str]:
     work = work_key(request.model, request.priority)
     ours = [job_key(record.id), rq_key, JOBS_KEY, work, events_key(record.id), gone_key(record.id), DEADLINES_KEY]
     spent = spent_key(record.owner, record.created_at)
-    waiting = queue_key(queue_name(request.model, request.priority))
-    return [*ours, waiting, Queue.redis_queues_keys, spent, list_key(record.owner)]
+    queue = queue_name(request.model, request.priority)
+    return [*ours, queue_key(queue), Queue.redis_queues_keys, spent, list_key(record.owner), wake_key(queue)]
 
 
 def _create_values(record: JobRecord) -> list[str | int]:

@@ -22,6 +22,7 @@ from service.contract import (
     events_key,
     job_key,
     queue_name,
+    wake_key,
     work_key,
 )
 from service.marks import MARK
@@ -63,7 +64,8 @@ def enqueue(redis: Redis, job_id: str, request: JobRequest, *, version: int = CO
         pipe.hset(work_key(request.model, request.priority), job_id, request.rows)
         pipe.xadd(events_key(job_id), {"type": "queued", "data": "{}"})
         pipe.execute()
-    return open_queue(redis, request).enqueue_call(
+    queue = open_queue(redis, request)
+    job = queue.enqueue_call(
         func=JOB_FUNCTION,
         args=(version, job_id, request.arguments()),
         timeout=-1,
@@ -74,6 +76,8 @@ def enqueue(redis: Redis, job_id: str, request: JobRequest, *, version: int = CO
         retry=Retry(max=1000),
         unique=True,
     )
+    redis.rpush(wake_key(queue.name), "")
+    return job
 
 
 def job_state(redis: Redis, job_id: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
+from typing import Any
 
 import structlog
 from redis import Redis
@@ -30,11 +31,12 @@ from service.contract import (
     Numerics,
     events_key,
     job_key,
+    wake_key,
 )
 from service.marks import MARK, Claimed
 from workers.held import Held
 from workers.link import transact
-from workers.rules import ClaimOrder, Place
+from workers.rules import REST_S, ClaimOrder, Place
 from workers.sightings import Sighting, lane_queue, look
 
 HEARTBEAT_TTL_S = 15
@@ -67,12 +69,14 @@ class Claims:
     ) -> None:
         self._worker = worker
         self._redis = redis
+        self._pop_first = redis.register_script(POP)
         self._numerics = numerics
         self._clock = clock
         self._order = ClaimOrder(list(models))
         queues = {(model, lane): lane_queue(redis, model, lane) for model in models for lane in LANES}
         self.queues: dict[str, Queue] = {queue.key: queue for queue in queues.values()}
         self._keys = {place: queue.key for place, queue in queues.items()}
+        self._wakes = [wake_key(queue.name) for queue in queues.values()]
         self._refused: set[str] = set()  # told in the log
         self._passed: set[str] = set()  # refused since the last pause
         self._paused: dict[str, float] = {}  # queue key → until when
@@ -91,13 +95,21 @@ class Claims:
                 return held
         return None
 
+    def rest(self) -> None:
+        """Wait until a job comes into one of the queues, REST_S at most: one that no entry tells of is found then.
+
+        Raises:
+            RedisError: if Redis is away.
+        """
+        self._redis.blpop(self._wakes, timeout=REST_S)
+
     def _pop(self, places: Collection[Place]) -> tuple[str, str] | None:
         keys = [self._keys[place] for place in self._order.of(places)]
         keys = [key for key in keys if self._paused.get(key, 0.0) <= self._clock()]
         pairs = [part for key in keys for part in (key, IntermediateQueue.get_intermediate_queue_key(key))]
         if not pairs:
             return None
-        popped = self._redis.eval(POP, len(pairs) + 1, WORKERS_SUSPENDED, *pairs)
+        popped: Any = self._pop_first([WORKERS_SUSPENDED, *pairs])
         return None if popped is None else (as_text(popped[0]), as_text(popped[1]))
 
     def _take(self, queue: Queue, job_id: str) -> Held | None:

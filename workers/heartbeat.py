@@ -17,16 +17,17 @@ from rq.utils import current_timestamp, now
 from rq.worker.base import BaseWorker
 from rq.worker_registration import register
 
-from service.contract import RATES_KEY, Rates, serving_key
+from service.contract import RATES_KEY, Rates, places_key, serving_key
 from workers.claims import HEARTBEAT_TTL_S
 from workers.held import Held
 from workers.link import Link
-from workers.places import PLACE_FIELD, my_place
+from workers.places import machine, my_place
 from workers.reaper import Reaper
 from workers.steptimes import write_cells
 
 BEAT_S = 4.0  # three beats fit into the TTL
 SWEEP_S = 5.0
+PLACES_TTL_S = 60  # executions of a machine whose workers are all gone have lapsed by then
 
 log = structlog.get_logger()
 
@@ -72,7 +73,7 @@ class Heartbeat(threading.Thread):
             self._beat_due = now + BEAT_S
         if now >= self._sweep_due:
             self._sweep_due = now + 1.0 if link.away else now + SWEEP_S
-            link.attempt(self._reaper.sweep)
+            link.attempt(self._reaper.turn)
 
     def stop(self) -> None:
         """Stop beating and wait for the thread."""
@@ -111,6 +112,9 @@ class Heartbeat(threading.Thread):
 
     def _serve(self, pipe: Pipeline) -> None:
         moment = current_timestamp()
+        if place := my_place():
+            pipe.hset(places_key(machine()), self._worker.name, place)
+            pipe.expire(places_key(machine()), PLACES_TTL_S)
         for model in self._models:
             pipe.zadd(serving_key(model), {self._worker.name: moment + HEARTBEAT_TTL_S})
             pipe.zremrangebyscore(serving_key(model), 0, moment)
@@ -125,4 +129,4 @@ class Heartbeat(threading.Thread):
         register(self._worker, pipe)
 
     def _shown(self) -> dict[FieldT, EncodableT]:
-        return {**self._worker.serialize(), "state": self._worker.get_state(), PLACE_FIELD: my_place()}
+        return {**self._worker.serialize(), "state": self._worker.get_state()}

@@ -87,12 +87,19 @@ class Loop:
         try:
             while not self._done():
                 if not self.round():
-                    self._report(self._storing.reports(IDLE_S))
+                    self._rest()
         finally:
             self._hand_back()
 
     def _done(self) -> bool:
         return self._stop_at is not None and (not self._held or self._clock() >= self._stop_at)
+
+    def _rest(self) -> None:
+        """Wait for the storing threads or, where no job is held, for one."""
+        if self._held or self._link.away:
+            self._report(self._storing.reports(IDLE_S))
+        else:
+            self._link.attempt(self.claims.rest)
 
     def round(self) -> bool:
         """Claim, one unit of work, tell and publish; whether there was anything to do."""

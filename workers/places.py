@@ -9,7 +9,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-PLACE_FIELD = "place"  # of RQ's hash of a worker
+from redis import Redis
+from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
+from rq.utils import as_text
+
+from service.contract import places_key
+
 PROC = Path("/proc")
 DEAD = ("Z", "X")  # states of processes that only wait to be noticed by their parent
 
@@ -19,16 +24,8 @@ def my_place() -> str:
     return _place_of(os.getpid())
 
 
-def is_dead(place: str) -> bool:
-    """Whether the process lived where this one can look, and is there no more."""
-    neighbourhood, _, rest = place.rpartition("/")
-    process = rest.partition(":")[0]
-    if not process.isdecimal() or neighbourhood != _neighbourhood():
-        return False
-    return _place_of(int(process)) != place
-
-
-def _neighbourhood() -> str:
+def machine() -> str:
+    """Where this process can see others: a boot and a namespace of process ids; empty where unknown."""
     try:
         boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.readlink(PROC / 'self/ns/pid')}"
@@ -36,11 +33,37 @@ def _neighbourhood() -> str:
         return ""
 
 
+def is_dead(place: str) -> bool:
+    """Whether the process lived where this one can look, and is there no more."""
+    neighbourhood, _, rest = place.rpartition("/")
+    process = rest.partition(":")[0]
+    if not process.isdecimal() or neighbourhood != machine():
+        return False
+    return _place_of(int(process)) != place
+
+
 def _place_of(process: int) -> str:
-    neighbourhood = _neighbourhood()
+    neighbourhood = machine()
     try:
         # Fields of proc(5)'s stat behind the name, which may hold spaces: state is the third, start time the 22nd.
         fields = (PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
     return "" if not neighbourhood or fields[0] in DEAD else f"{neighbourhood}/{process}:{fields[19]}"
+
+
+def find_orphans(redis: Redis) -> set[str]:
+    """Executions of workers that died on this machine; those that left none are forgotten.
+
+    Raises:
+        RedisError: if Redis is away.
+    """
+    places = {as_text(name): as_text(place) for name, place in redis.hgetall(places_key(machine())).items()}
+    dead = [name for name, place in places.items() if is_dead(place)]
+    with redis.pipeline(transaction=False) as pipe:
+        for name in dead:
+            pipe.smembers(WORKER_EXECUTIONS_KEY_TEMPLATE.format(name))
+        left = dict(zip(dead, pipe.execute(), strict=True))
+    if empty := [name for name, entries in left.items() if not entries]:
+        redis.hdel(places_key(machine()), *empty)
+    return {as_text(entry) for entries in left.values() for entry in entries}

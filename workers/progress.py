@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from redis import Redis
-from redis.client import Pipeline
 from rq.utils import as_text
 
 from service.contract import (
@@ -34,14 +33,31 @@ from workers.tasks import Share
 PREVIEW_S = 300
 ALONE_S = 86_400  # the key of a dead worker tells the reapers until then
 
-# Answers the event's id, or nothing if the execution may not write any more.
-APPEND = """
-local state = redis.call('HMGET', KEYS[1], 'status', 'execution')
-if state[1] ~= 'running' or state[2] ~= ARGV[1] then return false end
-if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'step', ARGV[4]) end
-if ARGV[5] ~= '' then redis.call('SET', KEYS[3], ARGV[5], 'EX', ARGV[6]) end
-if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], ARGV[7], ARGV[8]) end
-return redis.call('XADD', KEYS[2], '*', 'type', ARGV[2], 'data', ARGV[3], 'trace', ARGV[9])
+# Events of many jobs, and who is to be cancelled. Answers for each event its id, or nothing if the execution may not
+# write any more; then for each id asked about 1 or 0.
+# KEYS: jobs to be cancelled; of each event the record, the stream and the preview.
+# ARGV: how many events; of each execution, type, data, trace, step, preview, field and value of an image, old step
+# events; the ids asked about.
+FLUSH = f"""
+local answers, count = {{}}, tonumber(ARGV[1])
+for i = 0, count - 1 do
+  local record, stream, preview = KEYS[3 * i + 2], KEYS[3 * i + 3], KEYS[3 * i + 4]
+  local execution, type, data, trace, step, picture, field, value, old = unpack(ARGV, 9 * i + 2, 9 * i + 10)
+  local state = redis.call('HMGET', record, 'status', 'execution')
+  local id = false
+  if state[1] == 'running' and state[2] == execution then
+    if step ~= '' then redis.call('HSET', record, 'step', step) end
+    if picture ~= '' then redis.call('SET', preview, picture, 'EX', {PREVIEW_S}) end
+    if field ~= '' then redis.call('HSET', record, field, value) end
+    id = redis.call('XADD', stream, '*', 'type', type, 'data', data, 'trace', trace)
+    for surplus in string.gmatch(old, '%S+') do redis.call('XDEL', stream, surplus) end
+  end
+  answers[i + 1] = id
+end
+for i = 9 * count + 2, #ARGV do
+  answers[#answers + 1] = redis.call('SISMEMBER', KEYS[1], ARGV[i])
+end
+return answers
 """
 
 ALONE = """
@@ -74,12 +90,12 @@ class News:
     """Jobs that another execution has."""
 
 
-@dataclass(slots=True)
 class Progress:
     """Collects events of a turn; a flush that fails keeps them for the next."""
 
-    redis: Redis
-    _waiting: list[Event] = field(default_factory=list)
+    def __init__(self, redis: Redis) -> None:
+        self._flush = redis.register_script(FLUSH)
+        self._waiting: list[Event] = []
 
     def step(self, held: Held, step: int, preview: bytes | None, shared: Shared) -> None:
         """A step was taken; `step` counts over all images of the job."""
@@ -107,17 +123,13 @@ class Progress:
         ids = list(held_ids)
         if not ids:
             return News()
-        with self.redis.pipeline() as pipe:
-            for event in self._waiting:
-                _append(pipe, event)
-            trimmed = {event.held: self._surplus(event.held) for event in self._waiting}
-            for held, old in trimmed.items():
-                if old:
-                    pipe.xdel(events_key(held.job_id), *old)
-            pipe.smismember(CANCELING_KEY, ids)
-            answers = pipe.execute()
-        for held, old in trimmed.items():
-            del held.step_ids[: len(old)]
+        old = {event.held: self._surplus(event.held) for event in self._waiting}
+        trimmed = {held: len(surplus) for held, surplus in old.items()}
+        values = [part for event in self._waiting for part in _values(event, old.pop(event.held, []))]
+        keys = [key for event in self._waiting for key in _keys(event.held.job_id)]
+        answers: Any = self._flush([CANCELING_KEY, *keys], [len(self._waiting), *values, *ids])
+        for held, count in trimmed.items():
+            del held.step_ids[:count]
         return self._read(answers, ids)
 
     def _surplus(self, held: Held) -> list[str]:
@@ -133,15 +145,18 @@ class Progress:
                 lost.add(event.held.job_id)
             elif event.type == "step":
                 event.held.step_ids.append(as_text(answer))
-        canceled = {job_id for job_id, wanted in zip(ids, answers[-1], strict=True) if wanted}
+        canceled = {job_id for job_id, wanted in zip(ids, answers[len(written) :], strict=True) if wanted}
         return News(frozenset(canceled), frozenset(lost))
 
 
-def _append(pipe: Pipeline, event: Event) -> None:
-    job_id = event.held.job_id
-    keys = (job_key(job_id), events_key(job_id), preview_key(job_id))
-    about = (event.held.execution.id, event.type, event.data, event.step, event.preview, PREVIEW_S)
-    pipe.eval(APPEND, len(keys), *keys, *about, *event.image, event.mark.to_json())
+def _keys(job_id: str) -> tuple[str, str, str]:
+    return job_key(job_id), events_key(job_id), preview_key(job_id)
+
+
+def _values(event: Event, old: Sequence[str]) -> tuple[str, ...]:
+    """Of one event, as FLUSH reads them."""
+    about = (event.held.execution.id, event.type, event.data, event.mark.to_json(), event.step, event.preview)
+    return (*about, *event.image, " ".join(old))
 
 
 def shared_of(held: Held, share: Share) -> Shared:

@@ -26,6 +26,7 @@ from service.contract import (
     DEADLINES_KEY,
     OUTBOX_KEY,
     RETRIES_KEY,
+    WAKES,
     JobRecord,
     JobResult,
     events_key,
@@ -33,6 +34,7 @@ from service.contract import (
     job_key,
     preview_key,
     state_key,
+    wake_key,
     work_key,
 )
 from service.marks import MARK, Returned
@@ -183,11 +185,18 @@ def queue_again(pipe: Pipeline, job: Job, queue: Queue, mark: Returned) -> None:
     """Put a started job in front of its queue. Our started_at stays: that is when it first started."""
     job.set_status(JobStatus.QUEUED, pipeline=pipe)
     pipe.hset(job.key, mapping={"enqueued_at": utcformat(now()), "started_at": "", "worker_name": ""})
-    pipe.lpush(queue.key, job.id)
+    put_in_front(pipe, queue, job.id)
     pipe.hset(job_key(job.id), "status", "queued")
     pipe.xadd(events_key(job.id), {"type": MARK, "data": "{}", MARK: mark.to_json()})
     pipe.hdel(job_key(job.id), "execution", "worker")
     pipe.hincrby(RETRIES_KEY, mark.why, 1)
+
+
+def put_in_front(pipe: Pipeline, queue: Queue, job_id: str) -> None:
+    """Of its queue, and wake a worker that waits for one."""
+    pipe.lpush(queue.key, job_id)
+    pipe.rpush(wake_key(queue.name), "")
+    pipe.ltrim(wake_key(queue.name), -WAKES, -1)
 
 
 def _standing(pipe: Pipeline, held: Held) -> Standing:

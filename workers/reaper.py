@@ -7,7 +7,7 @@ that was popped but never claimed for up to 20 minutes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -19,80 +19,91 @@ from rq.job import Job, JobStatus
 from rq.queue import Queue
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 from rq.utils import as_text, current_timestamp, now, parse_composite_key
-from rq.worker_registration import REDIS_WORKER_KEYS, clean_worker_registry
+from rq.worker_registration import clean_worker_registry
 
 from latentd.errors import DeadlineMissed, JobFailed, LatentdError
 from service.contract import DEADLINES_KEY, JobRecord, alone_key, job_key
 from service.marks import Returned
+from workers.leases import Leases
 from workers.link import transact
-from workers.places import PLACE_FIELD, is_dead
-from workers.publish import Failed, Retention, queue_again, write_end
+from workers.places import find_orphans
+from workers.publish import Failed, Retention, put_in_front, queue_again, write_end
 from workers.sightings import Sighting, lane_queue, look
 
 STUCK_S = 5.0  # a claim takes milliseconds
 DEATHS_ALONE = 3
 EXECUTION_KEY = "rq:execution:{}"
+DEADLINES = "deadlines"  # the lease beside those of queues
 
 log = structlog.get_logger()
 
 
 class Reaper:
-    """Cleans the registries of some queues; any number of workers may do so at once."""
+    """Cleans the registries of some queues, for the worker of this name."""
 
     def __init__(
         self,
         redis: Redis,
         queues: Iterable[Queue],
         retention: Retention,
+        worker: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = redis
         self._queues = list(queues)
         self._retention = retention
+        self._leases = Leases(redis, worker)
         self._clock = clock
         self._first_seen: dict[tuple[str, str], float] = {}  # (queue key, job id) in an intermediate list → when
 
-    def sweep(self) -> int:
-        """Clean every queue; how many jobs of dead workers were queued again.
-
-        Jobs that killed three workers while nothing ran beside them end here, and so do those whose deadline passes
-        while they wait.
+    def turn(self) -> int:
+        """What this worker is to do now: jobs of dead neighbours, which needn't wait for their lapse; and all else in
+        queues that no other worker sweeps. How many jobs were queued again.
 
         Raises:
             RedisError: if Redis is away.
         """
-        found, orphaned = 0, self._orphaned()
-        for queue in self._queues:
-            found += sum(self._reap(queue, entry, entry in orphaned) for entry in self._lapsed(queue, orphaned))
-            self._recover(queue)
-            self._expire(queue)
-        self._end_late()
+        found = self._reap_neighbours()
+        led = self._leases.take([*(queue.name for queue in self._queues), DEADLINES])
+        found += sum(self.sweep(queue) for queue in self._queues if queue.name in led)
+        if DEADLINES in led:
+            self.end_late()
         return found
 
-    def _lapsed(self, queue: Queue, orphaned: Collection[str]) -> list[str]:
-        """Executions whose heartbeats stopped, or whose worker is seen to be dead.
+    def sweep(self, queue: Queue) -> int:
+        """Clean a queue; how many jobs of dead workers were queued again. Any number of workers may do so at once.
+
+        Jobs that killed three workers while nothing ran beside them end here.
+
+        Raises:
+            RedisError: if Redis is away.
+        """
+        found = sum(self._reap(queue, entry, orphaned=False) for entry in self._lapsed(queue))
+        self._recover(queue)
+        self._expire(queue)
+        return found
+
+    def _lapsed(self, queue: Queue) -> list[str]:
+        """Executions whose heartbeats stopped.
 
         The registry's scores come from the clocks of workers; Redis, which lets the executions expire, has but one.
         """
-        found: Any = self._redis.zrange(StartedJobRegistry(queue=queue).key, 0, -1)
-        entries = [as_text(entry) for entry in found]
+        entries = self._started(queue)
         with self._redis.pipeline(transaction=False) as pipe:
             for entry in entries:
                 pipe.exists(EXECUTION_KEY.format(entry))
-            there = pipe.execute()
-        return [entry for entry, alive in zip(entries, there, strict=True) if not alive or entry in orphaned]
+            return [entry for entry, alive in zip(entries, pipe.execute(), strict=True) if not alive]
 
-    def _orphaned(self) -> set[str]:
-        """Executions of dead workers of this machine, which needn't wait for their lapse."""
-        keys = list(self._redis.smembers(REDIS_WORKER_KEYS))
-        with self._redis.pipeline(transaction=False) as pipe:
-            for key in keys:
-                pipe.hget(key, PLACE_FIELD)
-            places = pipe.execute()
-            dead = [key for key, place in zip(keys, places, strict=True) if place and is_dead(as_text(place))]
-            for key in dead:
-                pipe.smembers(f"{as_text(key)}:executions")
-            return {as_text(entry) for entries in pipe.execute() for entry in entries}
+    def _started(self, queue: Queue) -> list[str]:
+        found: Any = self._redis.zrange(StartedJobRegistry(queue=queue).key, 0, -1)
+        return [as_text(entry) for entry in found]
+
+    def _reap_neighbours(self) -> int:
+        orphans = find_orphans(self._redis)
+        if not orphans:
+            return 0
+        entries = [(queue, entry) for queue in self._queues for entry in self._started(queue) if entry in orphans]
+        return sum(self._reap(queue, entry, orphaned=True) for queue, entry in entries)
 
     def _reap(self, queue: Queue, entry: str, orphaned: bool) -> bool:
         """Queue the job again if the lapsed execution is the live one; in any case forget the execution."""
@@ -106,6 +117,7 @@ class Reaper:
             alone = pipe.get(alone_key(seen.state.get("worker", "")))
             still_lapsed = orphaned or not pipe.exists(execution.key)
             seen.job.origin = queue.name
+            execution.worker_name = seen.state.get("worker", "")
             pipe.multi()
             if not still_lapsed:
                 return False
@@ -130,7 +142,12 @@ class Reaper:
         log.warning("job of a dead worker queued again", **seen.record.names, worker=state.get("worker"), alone=alone)
         return True
 
-    def _end_late(self) -> None:
+    def end_late(self) -> None:
+        """End jobs whose deadline passed while they waited.
+
+        Raises:
+            RedisError: if Redis is away.
+        """
         late = self._redis.zrangebyscore(DEADLINES_KEY, 0, time.time() * 1000)
         for job_id in [as_text(one) for one in late if isinstance(one, bytes)]:
             transact(self._redis, (Job.key_for(job_id), job_key(job_id)), partial(self._end_one_late, job_id=job_id))
@@ -173,7 +190,7 @@ class Reaper:
             pipe.multi()
             pipe.lrem(queue.intermediate_queue_key, 0, job_id)
             if queued and there:
-                pipe.lpush(queue.key, job_id)
+                put_in_front(pipe, queue, job_id)
             return queued and there
 
         if transact(self._redis, (rq_key, queue.intermediate_queue_key), body):

@@ -9,7 +9,8 @@ from typing import TypeAlias
 from service.contract import LANES, Lane
 
 CLAIMS_A_ROUND = 4  # the others wait for the next round, not the running jobs for the claims
-IDLE_S = 0.02  # how long an idle worker waits before it looks again
+IDLE_S = 0.02  # how long a worker waits for its storing threads before it looks for jobs again
+REST_S = 0.5  # how long one without jobs waits to be woken before it looks
 BULK_FIRST_EVERY = 5  # claims: bulk isn't starved by interactive jobs that keep coming
 CHUNK = 4  # pictures decoded at a time; activations of a decoder are its largest tensors
 STORING_THREADS = 2

@@ -18,7 +18,7 @@ from rq.worker.base import BaseWorker, WorkerStatus
 
 from latentd.settings import Settings
 from latentd.storage import open_store
-from service.contract import CARDS_KEY, LANES, ModelCard, queue_name, serving_key
+from service.contract import CARDS_KEY, LANES, ModelCard, places_key, queue_name, serving_key
 from workers.cards import chosen_cards, write_missing_cards
 from workers.claims import HEARTBEAT_TTL_S
 from workers.gpu import gpu_of
@@ -27,7 +27,7 @@ from workers.link import ANSWER_S, Link, connect
 from workers.loading import choose_device, load_engine
 from workers.loop import Loop
 from workers.metrics import WorkerMetrics
-from workers.places import PLACE_FIELD, my_place
+from workers.places import machine
 from workers.publish import Retention
 from workers.reaper import Reaper
 from workers.retention import Sweeper, Sweeping
@@ -88,7 +88,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str) -> None:
     heart = Heartbeat(
         worker,
         connect(settings.redis),
-        Reaper(connect(settings.redis), loop.claims.queues.values(), retention),
+        Reaper(connect(settings.redis), loop.claims.queues.values(), retention, worker.name),
         list(cards),
         loop.held,
         loop.rates.published,
@@ -138,7 +138,6 @@ def _arrive(worker: BatchWorker, redis: Redis, cards: Mapping[str, ModelCard]) -
     """Show the worker to RQ and its models to the gateway."""
     worker.register_birth()  # type: ignore[no-untyped-call]
     worker.set_state(WorkerStatus.IDLE)
-    redis.hset(worker.key, PLACE_FIELD, my_place())
     redis.hset(CARDS_KEY, mapping={model: card.to_json() for model, card in cards.items()})
 
 
@@ -147,6 +146,7 @@ def _leave(worker: BatchWorker, redis: Redis, models: Sequence[str]) -> None:
 
     def leave() -> None:
         worker.register_death()  # type: ignore[no-untyped-call]
+        redis.hdel(places_key(machine()), worker.name)
         for model in models:
             redis.zrem(serving_key(model), worker.name)
 

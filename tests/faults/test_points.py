@@ -44,7 +44,7 @@ def go_on(redis: Redis, rig: Rig, job_id: str) -> float:
         if time.monotonic() - swept > SWEEP_S:
             swept = time.monotonic()
             beat(rig)
-            rig.reaper.sweep()
+            rig.reaper.turn()
         return job_state(redis, job_id)["status"] == "succeeded"
 
     rig.until(done, 60)
@@ -85,6 +85,6 @@ def test_after_a_kill_behind_a_savepoint_the_steps_before_it_are_not_repeated(
     victim.join(60)
     saved = int(redis.hget(state_key("broken"), "step") or 0)
     assert saved > 0
-    rig.reaper.sweep()
+    rig.reaper.turn()
     rig.until(lambda: rig.loop.held() != [] and rig.loop.held()[0].step > 0)
     assert rig.loop.held()[0].step >= saved

@@ -44,7 +44,7 @@ class Protocol(RuleBasedStateMachine):
         self.held: list[tuple[str, Held]] = []
         self.jobs: list[str] = []
         self.now = 0.0
-        self.reaper = Reaper(self.redis, [self.queue], RETENTION, clock=lambda: self.now)
+        self.reaper = Reaper(self.redis, [self.queue], RETENTION, "reaper", clock=lambda: self.now)
 
     @rule()
     def accept(self) -> None:
@@ -112,7 +112,7 @@ class Protocol(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         self.now += STUCK_S + 1
-        self.reaper.sweep()
+        self.reaper.turn()
 
     @invariant()
     def every_job_is_in_one_place(self) -> None:

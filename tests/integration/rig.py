@@ -58,7 +58,9 @@ class Rig:
         retention = Retention(settings.retention_s, settings.gone_s)
         parts = (self.worker, self.engine, MODELS, self.storing, self.savepoints, self.metrics)
         self.loop = Loop(*parts, retention=retention, save_s=save_s)
-        self.reaper = Reaper(redis, self.loop.claims.queues.values(), retention)
+        self.reaper = Reaper(
+            redis, self.loop.claims.queues.values(), retention, "rig"
+        )  # of all rigs: no lease lapses here
 
     def close(self) -> None:
         """End its threads."""

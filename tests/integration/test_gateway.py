@@ -24,12 +24,14 @@ from service.contract import (
     JOB_FUNCTION,
     JOBS_KEY,
     RATES_KEY,
+    WAKES,
     JobRequest,
     Rates,
     events_key,
     gone_key,
     job_key,
     queue_name,
+    wake_key,
     work_key,
 )
 from tests.gateway import PAINTER, fail, finish, mask, png, running, settings_for
@@ -218,7 +220,7 @@ def test_purge_leaves_nothing_but_410(client: httpx2.Client, redis: Redis, folde
     assert client.get(f"/v1/jobs/{job_id}/events").status_code == 410
     assert [item for item in store.list().collect() if job_id in item["path"]] == []
     left = {key.decode() for key in redis.scan_iter()}
-    assert left == {gone_key(job_id), "rq:queues"}
+    assert left == {gone_key(job_id), "rq:queues", wake_key("latentd.upscaler.interactive")}
 
 
 def test_an_expired_job_is_gone_and_an_unknown_one_not_found(client: httpx2.Client, redis: Redis) -> None:
@@ -320,6 +322,16 @@ def test_a_failed_job_waited_for_answers_its_problem(client: httpx2.Client, redi
     assert (answer.status_code, answer.json()["field"]) == (504, "deadline_ms")
     assert answer.headers["location"] == f"/v1/jobs/{job_id}"
     assert client.get(f"/v1/jobs/{job_id}").json()["error"]["status"] == 504
+
+
+def test_each_accepted_job_wakes_a_worker_and_hints_do_not_pile_up(client: httpx2.Client, redis: Redis) -> None:
+    key = wake_key(queue_name(PAINTER.id, "interactive"))
+    redis.delete(key)
+    client.post("/v1/txt2img", json={"prompt": "red heart"})
+    assert redis.llen(key) == 1
+    redis.rpush(key, *[""] * (WAKES - 1))
+    client.post("/v1/txt2img", json={"prompt": "red heart"})
+    assert redis.llen(key) == WAKES
 
 
 def test_accept_chooses_the_format(client: httpx2.Client) -> None:

@@ -44,7 +44,7 @@ def test_a_job_that_kills_its_workers_runs_alone_and_is_quarantined(redis: Redis
     for _ in range(5):
         rig = next(workers)
         company.append(die_with(redis, rig, "poison"))
-        rig.reaper.sweep()
+        rig.reaper.turn()
     assert company[:2] == [{"innocent", "poison"}] * 2
     assert company[2:] == [{"poison"}] * 3
     state = job_state(redis, "poison")
@@ -92,7 +92,7 @@ def test_a_death_while_a_suspect_runs_is_not_the_others(redis: Redis, make_rig: 
     suspect(redis, steps=200)
     rig.until(lambda: rig.step("suspect") > 0)
     kill(redis, rig)
-    assert rig.reaper.sweep() == 2
+    assert rig.reaper.turn() == 2
     assert "deaths" not in job_state(redis, "running")
     assert job_state(redis, "suspect")["deaths_alone"] == "1"
 

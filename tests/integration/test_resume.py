@@ -58,7 +58,7 @@ def test_a_resumed_strict_job_has_the_bytes_of_an_unbroken_one(
     enqueue(redis, "broken", request)
     step = break_at(redis, first, "broken", 5)
     assert 5 <= step < 16
-    assert second.reaper.sweep() == 1
+    assert second.reaper.turn() == 1
     assert second.finish("broken") == ["succeeded"]
     assert digests(redis, "broken") == digests(redis, "whole")
     assert second.sample("latentd_step_seconds_count", model="tiny") - whole < whole
@@ -68,7 +68,7 @@ def test_a_resumed_job_goes_on_where_it_was_and_its_progress_never_goes_back(red
     first, second = make_rig("first", save_s=0), make_rig("second")
     enqueue(redis, "a", make_request(steps=40))
     step = break_at(redis, first, "a", 25)
-    assert second.reaper.sweep() == 1
+    assert second.reaper.turn() == 1
     assert second.finish("a") == ["succeeded"]
     assert second.sample("latentd_step_seconds_count", model="tiny") == 40 - step
     steps = shown_steps(redis, "a")
@@ -87,7 +87,7 @@ def test_a_large_state_goes_through_storage_and_leaves_nothing(
     break_at(redis, first, "a", 20)
     assert [path for path in first.objects() if path.startswith("states/a/")] != []
     assert not redis.hexists(state_key("a"), "data")
-    second.reaper.sweep()
+    second.reaper.turn()
     assert second.finish("a") == ["succeeded"]
     assert second.sample("latentd_step_seconds_count", model="tiny") < 40
     second.close()
@@ -114,7 +114,7 @@ def test_an_unreadable_state_starts_the_job_anew(redis: Redis, make_rig: MakeRig
     break_at(redis, first, "a", 10)
     first.savepoints.close()
     redis.hset(state_key("a"), "data", state)
-    second.reaper.sweep()
+    second.reaper.turn()
     assert second.finish("a") == ["succeeded"]
     assert second.sample("latentd_step_seconds_count", model="tiny") == 30
 
@@ -125,7 +125,7 @@ def test_a_state_of_other_weights_is_not_used(redis: Redis, make_rig: MakeRig) -
     break_at(redis, first, "a", 10)
     first.savepoints.close()
     redis.hset(state_key("a"), "model", "another hash")
-    second.reaper.sweep()
+    second.reaper.turn()
     assert second.finish("a") == ["succeeded"]
     assert second.sample("latentd_step_seconds_count", model="tiny") == 30
 
@@ -136,7 +136,7 @@ def test_an_execution_that_lost_its_job_saves_nothing(redis: Redis, make_rig: Ma
     first.until(lambda: saved_step(redis, "a") > 5)
     (held,) = first.loop.held()
     redis.delete(held.execution.key)
-    second.reaper.sweep()
+    second.reaper.turn()
     step = saved_step(redis, "a")
     held.step = 29
     first.savepoints.write(held, b"late")
@@ -157,7 +157,7 @@ def test_a_deadline_passes_while_a_job_waits(redis: Redis, rig: Rig) -> None:
     request: JobRequest = make_request(deadline_ms=1)
     enqueue(redis, "late", request)
     enqueue(redis, "other", make_request(deadline_ms=60_000))
-    rig.reaper.sweep()
+    rig.reaper.turn()
     state = job_state(redis, "late")
     assert (state["status"], json.loads(state["error"])["status"]) == ("failed", 504)
     assert open_queue(redis, request).get_job_ids() == ["other"]

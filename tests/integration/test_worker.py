@@ -169,7 +169,7 @@ def test_an_execution_that_lost_its_job_leaves_nothing(redis: Redis, make_rig: C
     enqueue(redis, "a", make_request(steps=40))
     first.until(lambda: first.step("a") > 2)
     redis.delete(first.loop.held()[0].execution.key)
-    assert second.reaper.sweep() == 1
+    assert second.reaper.turn() == 1
     assert second.finish("a") == ["succeeded"]
     first.until(lambda: not first.loop.held())
     first.storing.close()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,10 +14,11 @@ from rq.queue import Queue
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from service.contract import Numerics, events_key, job_key
+from service.contract import LANES, Numerics, events_key, job_key
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.unit.workers.parts import NUMERICS, TINY, claim, make_claims, make_worker
 from workers.claims import Claims
+from workers.rules import REST_S
 
 
 def fetch(redis: Redis, job_id: str) -> Job:
@@ -163,6 +166,32 @@ def test_models_take_turns_and_one_without_room_waits(redis: Redis) -> None:
     assert taken == ["x0", "y0", "x1", "y1"]
     rest = [held.job_id for _ in range(2) if (held := claims.next([("y", "interactive")])) is not None]
     assert rest == ["y2"]
+
+
+def test_a_resting_worker_is_woken_by_each_queue_and_looks_by_itself_in_half_a_second(redis: Redis) -> None:
+    claims = make_claims(make_worker(redis))
+    began = time.monotonic()
+    claims.rest()
+    assert REST_S * 0.9 < time.monotonic() - began < REST_S + 0.5, "nobody called"
+    for lane in LANES:
+        with ThreadPoolExecutor(1) as pool:
+            resting = pool.submit(claims.rest)
+            time.sleep(0.05)
+            enqueue(redis, lane, make_request(priority=lane))
+            began = time.monotonic()
+            resting.result()
+            assert time.monotonic() - began < 0.05
+        assert claims.next(TINY) is not None
+
+
+def test_one_job_wakes_one_of_many_resting_workers(redis: Redis) -> None:
+    claims = [make_claims(make_worker(redis, f"worker-{number}")) for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        resting = [pool.submit(one.rest) for one in claims]
+        time.sleep(0.05)
+        enqueue(redis, "a", make_request())
+        time.sleep(0.1)
+        assert sum(one.done() for one in resting) == 1
 
 
 def test_suspended_workers_claim_nothing(redis: Redis) -> None:

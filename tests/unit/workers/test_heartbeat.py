@@ -24,7 +24,7 @@ def make_heartbeat(worker: BaseWorker, held: list[Held]) -> Heartbeat:
     return Heartbeat(
         worker,
         redis,
-        Reaper(redis, [one.queue for one in held], RETENTION),
+        Reaper(redis, [one.queue for one in held], RETENTION, worker.name),
         ["tiny"],
         held=lambda: held,
         rates=lambda: {"tiny": RATES},
@@ -84,7 +84,9 @@ def test_the_thread_beats_sweeps_and_stops(redis: Redis) -> None:
     queue = Queue("latentd.tiny.bulk", connection=redis)
     ended = CanceledJobRegistry(queue=queue)
     redis.zadd(ended.key, {"expired": 1})
-    heartbeat = Heartbeat(worker, redis, Reaper(redis, [queue], RETENTION), ["tiny"], lambda: [], dict, dict)
+    heartbeat = Heartbeat(
+        worker, redis, Reaper(redis, [queue], RETENTION, worker.name), ["tiny"], lambda: [], dict, dict
+    )
     heartbeat.start()
     ends = time.monotonic() + 5
     while redis.zcard(ended.key) and time.monotonic() < ends:

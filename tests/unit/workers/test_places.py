@@ -5,9 +5,10 @@ import sys
 
 from redis import Redis
 
+from service.contract import places_key
 from tests.enqueue import enqueue, job_state, make_request
 from tests.unit.workers.parts import RETENTION, claim, make_worker
-from workers.places import PLACE_FIELD, is_dead, my_place
+from workers.places import find_orphans, is_dead, machine, my_place
 from workers.reaper import Reaper
 
 SLEEPER = "import sys; from workers.places import my_place; print(my_place(), flush=True); sys.stdin.read()"
@@ -47,10 +48,19 @@ def test_jobs_of_a_dead_neighbour_are_queued_without_waiting_for_the_lapse(redis
     worker = make_worker(redis)
     enqueue(redis, "a", make_request())
     held = claim(worker)
-    redis.hset(worker.key, PLACE_FIELD, my_place())
-    reaper = Reaper(redis, [held.queue], RETENTION)
-    assert reaper.sweep() == 0
-    redis.hset(worker.key, PLACE_FIELD, place_of_the_dead())
-    assert reaper.sweep() == 1
+    redis.hset(places_key(machine()), worker.name, my_place())
+    reaper = Reaper(redis, [held.queue], RETENTION, "reaper")
+    assert reaper.turn() == 0
+    redis.hset(places_key(machine()), worker.name, place_of_the_dead())
+    assert reaper.turn() == 1
     assert job_state(redis, "a")["status"] == "queued"
-    assert reaper.sweep() == 0
+    assert reaper.turn() == 0
+    assert not redis.exists(places_key(machine())), "who left no execution is forgotten"
+
+
+def test_other_machines_workers_are_no_orphans(redis: Redis) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request())
+    claim(worker)
+    redis.hset(places_key("another-boot/pid:[1]"), worker.name, place_of_the_dead())
+    assert find_orphans(redis) == set()
