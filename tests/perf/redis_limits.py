@@ -1,27 +1,41 @@
-"""What one Redis serves: its own CPU seconds for a poll, a job and a step event, of the worker's real commands.
+"""What one Redis serves: its own CPU seconds for a look, a job, a step event and a worker, of the real commands.
 
 python -m tests.perf.redis_limits
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
+import structlog
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
 from rich.console import Console
+from rich.table import Table
 
-from service.contract import JobResult, Timings
+from latentd.settings import Settings
+from service.contract import JobRecord, JobResult, Timings
 from service.marks import Shared
-from tests.enqueue import enqueue, make_request
+from service.queue import create
+from tests.enqueue import make_request
 from tests.redis_server import RedisServer
 from tests.unit.workers.parts import RETENTION, TINY, make_claims, make_worker
+from workers.claims import Claims
+from workers.heartbeat import BEAT_S, SWEEP_S, Heartbeat
 from workers.held import Held
 from workers.progress import Progress
 from workers.publish import Publisher, Succeeded
+from workers.reaper import Reaper
 
 RESULT = Succeeded(JobResult(execution="", images=(), timings=Timings()))
 SHARED = Shared(rows=2, call_rows=16, jobs=8, call_s=0.05, encode_s=0.01, denoise_s=1.0, gpu_s=0.1)
 BATCH = 8  # jobs that share a round, as in a full call
+WORKERS, SECONDS = 60, 20.0  # of the small fleet whose hearts are measured
 
 
 def used_s(redis: Redis) -> float:
@@ -38,35 +52,104 @@ def per_second(redis: Redis, work: Callable[[int], object], count: int, each: in
     return count * each / (used_s(redis) - began)
 
 
-def main() -> None:
-    console = Console(highlight=False)
-    with RedisServer(aof=True) as server:
-        redis = server.connect()
-        worker = make_worker(redis)
-        claims, publisher, progress = make_claims(worker), Publisher(worker, redis, RETENTION), Progress(redis)
+class Bench:
+    """One server, and a worker's parts on it."""
 
-        def job(number: int) -> None:
-            enqueue(redis, f"job-{number}", make_request())
-            held = claims.next(TINY)
-            assert held is not None
-            publisher.end(held, RESULT)
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+        self.redis = server.connect()
+        self.worker = make_worker(self.redis)
+        self.claims = make_claims(self.worker)
+        self._publisher = Publisher(self.worker, self.redis, RETENTION)
+        self._progress = Progress(self.redis)
+        self._loop = asyncio.new_event_loop()
+        self._gateway = AsyncRedis.from_url(server.url, decode_responses=True)
+        self._settings = Settings(queue_limit=10**9)
 
-        def hold(number: int) -> Held:
-            enqueue(redis, f"held-{number}", make_request(steps=1000))
-            held = claims.next(TINY)
-            assert held is not None
-            return held
+    def close(self) -> None:
+        self._loop.run_until_complete(self._gateway.aclose())
+        self._loop.close()
 
-        console.print(f"polls  {per_second(redis, lambda _: claims.next(TINY), 5000):,.0f}/s")
-        console.print(f"jobs   {per_second(redis, job, 1000):,.0f}/s")
-        helds = {held.job_id: held for held in map(hold, range(BATCH))}
+    def enqueue(self, name: str) -> None:
+        """As the gateway does."""
+        record = JobRecord(id=name, created_at=datetime.now(UTC), request=make_request(steps=1000))
+        self._loop.run_until_complete(create(self._gateway, self._settings, record, None, None))
+
+    def job(self, number: int) -> None:
+        """Enqueued, an idle worker woken, claimed, and ended."""
+        self.enqueue(f"job-{number}")
+        self.claims.rest()
+        self._publisher.end(self.hold(self.claims), RESULT)
+
+    @staticmethod
+    def hold(claims: Claims) -> Held:
+        held = claims.next(TINY)
+        assert held is not None
+        return held
+
+    def held(self, claims: Claims, name: str) -> list[Held]:
+        """A full call's jobs."""
+        for number in range(BATCH):
+            self.enqueue(f"{name}-{number}")
+        return [self.hold(claims) for _ in range(BATCH)]
+
+    def rounds(self, count: int) -> float:
+        """Step events a second, of rounds that BATCH jobs share."""
+        helds = {held.job_id: held for held in self.held(self.claims, "rounds")}
 
         def round_(number: int) -> None:
             for held in helds.values():
-                progress.step(held, number + 1, None, SHARED)
-            progress.flush(helds)
+                self._progress.step(held, number + 1, None, SHARED)
+            self._progress.flush(helds)
 
-        console.print(f"events {per_second(redis, round_, 1000, BATCH):,.0f}/s, {BATCH} a round")
+        return per_second(self.redis, round_, count, BATCH)
+
+    def workers(self) -> float:
+        """How many workers, each holding a full call's jobs, keep the server busy by living alone."""
+        with ThreadPoolExecutor(WORKERS) as pool:
+            live = list(map(self._life, range(WORKERS)))
+            began, until = used_s(self.redis), time.monotonic() + SECONDS
+            for done in [pool.submit(one, until) for one in live]:
+                done.result()
+        return WORKERS * SECONDS / (used_s(self.redis) - began)
+
+    def _life(self, number: int) -> Callable[[float], None]:
+        """A worker that holds jobs, looks for more twice a second, beats and sweeps."""
+        redis = self.server.connect()
+        worker = make_worker(redis, f"worker-{number}")
+        claims = make_claims(worker)
+        held = self.held(claims, worker.name)
+        reaper = Reaper(redis, claims.queues.values(), RETENTION, worker.name)
+        heart = Heartbeat(worker, redis, reaper, ["tiny"], lambda: held, dict, dict)
+
+        def live(until: float) -> None:
+            beat_at = sweep_at = time.monotonic()
+            while (now := time.monotonic()) < until:
+                claims.rest()
+                claims.next(TINY)
+                if now >= beat_at:
+                    heart.beat()
+                    beat_at += BEAT_S
+                if now >= sweep_at:
+                    reaper.turn()
+                    sweep_at += SWEEP_S
+
+        return live
+
+
+def main() -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    with RedisServer(aof=True) as server:
+        bench = Bench(server)
+        table = Table("of one Redis", "a second", title=f"Redis {bench.redis.info('server')['redis_version']}")
+        table.add_row(
+            "looks of a worker for jobs", f"{per_second(bench.redis, lambda _: bench.claims.next(TINY), 5000):,.0f}"
+        )
+        table.add_row("jobs: enqueued, woken for, claimed, ended", f"{per_second(bench.redis, bench.job, 1000):,.0f}")
+        table.add_row(f"step events, {BATCH} a round", f"{bench.rounds(1000):,.0f}")
+        table.add_row(f"workers kept alive, {BATCH} jobs each", f"{bench.workers():,.0f}")
+        bench.close()
+    Console(highlight=False).print(table)
 
 
 if __name__ == "__main__":

@@ -105,8 +105,8 @@ def seconds(redis: Redis, job_id: str) -> float:
     return (datetime.fromisoformat(state["ended_at"]) - created).total_seconds()
 
 
-def predicted(costs: Costs, stream: Sequence[Arrival], seed: int) -> list[float]:
-    run = simulate(costs, stream, 1, Policy(), seed=seed)
+def predicted(costs: Costs, stream: Sequence[Arrival]) -> list[float]:
+    run = simulate(costs, stream, 1, Policy())
     return [job.ended - job.arrived for job in run.jobs]
 
 
@@ -127,12 +127,12 @@ def main() -> None:
         shares = [one.weight / sum(each.weight for each in MIX) for one in MIX]
         rate = options.load / sum(share * costs.gpu_s(job, 16) for share, job in zip(shares, costs.jobs, strict=True))
         stream = arrivals(MIX, rate, options.jobs, options.seed)
-        before = summary(predicted(costs, stream, options.seed))
+        before = summary(predicted(costs, stream))
         live = summary(serve(redis, stream))
         time.sleep(5)
         later = live_tables(redis, [MODEL])
-        after = summary(predicted(price(MIX, later), stream, options.seed))
-    others = [summary(predicted(costs, arrivals(MIX, rate, 3000, seed), seed)) for seed in range(1, 4)]
+        after = summary(predicted(price(MIX, later), stream))
+    others = [summary(predicted(costs, arrivals(MIX, rate, 3000, seed))) for seed in range(1, 4)]
     held = show(rate, live, before, after, others, tables[MODEL])
     Console(soft_wrap=True, highlight=False).print(f"calls at the end of the run took {drift(tables, later):+.0%}")
     sys.exit(0 if held else 1)

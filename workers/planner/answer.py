@@ -84,7 +84,7 @@ class Planner:
         simulated = min(workers, MOST_SIMULATED)
         share = simulated / workers
         stream = arrivals(self.load.mix, self.load.rate * share, self.load.count, self.load.seed)
-        run = simulate(self.costs, stream, simulated, policy, limits=self.limits, share=share, seed=self.load.seed)
+        run = simulate(self.costs, stream, simulated, policy, limits=self.limits, share=share)
         self.jobs += len(stream)
         return outlook(run, workers, policy)
 

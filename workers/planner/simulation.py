@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,9 @@ from service.contract import LANES
 from workers.planner.costs import Costs
 from workers.planner.mix import Arrival
 from workers.planner.worker import Policy, SimJob, SimWorker
-from workers.rules import CLAIMS_A_ROUND, IDLE_S, Place
+from workers.rules import CLAIMS_A_ROUND, Place
+
+WAKE_S = 0.002  # from a job's arrival until an idle worker has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class RedisLimits:
     polls_per_s: float = 25_000.0
     jobs_per_s: float = 560.0  # enqueued, claimed and ended
     steps_per_s: float = 17_000.0  # step and image events written
+    workers: float = 5_000.0  # whose hearts beat and who look for jobs twice a second when idle
 
 
 @dataclass(slots=True)
@@ -29,17 +31,22 @@ class SimRedis:
     """A single server: commands queue for it. The `share` of the fleet that is simulated gets that share of it."""
 
     limits: RedisLimits
+    workers: int  # that are simulated
     share: float
     free_at: float = 0.0
     used_s: float = 0.0
 
-    def serve(self, now: float, polls: int, jobs: int, events: int, idle: int) -> float:
-        """Seconds that these commands wait for others. `idle` workers, not simulated round by round, poll beside."""
+    @property
+    def beating(self) -> float:
+        """Share of its time that goes to workers as such, whatever they do."""
+        return min(0.99, self.workers / self.share / self.limits.workers)
+
+    def serve(self, now: float, polls: int, jobs: int, events: int) -> float:
+        """Seconds that these commands wait for others."""
         limits = self.limits
-        idle_load = min(0.99, idle / self.share / IDLE_S / limits.polls_per_s)
         seconds = polls / limits.polls_per_s + jobs / limits.jobs_per_s + events / limits.steps_per_s
         wait = max(0.0, self.free_at - now)
-        self.free_at = now + wait + seconds / self.share / (1.0 - idle_load)
+        self.free_at = now + wait + seconds / self.share / (1.0 - self.beating)
         self.used_s += seconds / self.share
         return wait * self.share
 
@@ -71,12 +78,10 @@ class World:
 
     costs: Costs
     redis: SimRedis
-    rng: random.Random
     now: float = 0.0
     lanes: dict[Place, deque[SimJob]] = field(default_factory=dict)
     workers: list[SimWorker] = field(default_factory=list)
-    idle: list[SimWorker] = field(default_factory=list)
-    idle_s: float = 0.0  # summed over workers
+    idle: dict[SimWorker, None] = field(default_factory=dict)  # who rests longest comes first
     _events: list[tuple[float, int, int, SimWorker]] = field(default_factory=list)
     _count: int = 0
 
@@ -94,28 +99,22 @@ class World:
         upcoming = deque(stream)
         while upcoming or self._events:
             if not self._events or (upcoming and upcoming[0].arrived <= self._events[0][0]):
-                self._pass(upcoming[0].arrived)
+                self.now = upcoming[0].arrived
                 self.arrive(upcoming.popleft())
                 continue
             time, _, ticket, worker = heapq.heappop(self._events)
             if ticket == worker.ticket:
-                self._pass(time)
+                self.now = time
                 self.round(worker)
 
-    def _pass(self, time: float) -> None:
-        self.idle_s += len(self.idle) * (time - self.now)
-        self.now = time
-
     def arrive(self, job: SimJob) -> None:
-        """Into its lane; of the idle workers, which look every 20 ms, the first to look is woken."""
+        """Into its lane; of the idle workers, who rested longest is woken."""
         self.lanes[job.place].append(job)
         if not self.idle:
             return
-        place = self.rng.randrange(len(self.idle))
-        looks = self.now + IDLE_S * (1.0 - self.rng.random() ** (1.0 / len(self.idle)))
-        worker = self.idle[place]
-        self.idle[place] = self.idle[-1]
-        self.idle.pop()
+        worker = next(iter(self.idle))
+        del self.idle[worker]
+        looks = self.now + WAKE_S
         self.plan(worker, looks if worker.next_stored is None else min(looks, worker.next_stored))
 
     def round(self, worker: SimWorker) -> None:
@@ -127,13 +126,12 @@ class World:
         claimed = self.claim(worker)
         turn_s = worker.begin()
         polls = claimed + (claimed < CLAIMS_A_ROUND)
-        wait = self.redis.serve(self.now, polls, len(ended), events, len(self.idle))
+        wait = self.redis.serve(self.now, polls, len(ended), events)
         if turn_s is not None:
             beside = self.costs.round_s + self.costs.move_s * (claimed + len(ended)) + wait
             self.plan(worker, self.now + beside + turn_s)
             return
-        if worker not in self.idle:
-            self.idle.append(worker)
+        self.idle.setdefault(worker)
         if worker.next_stored is not None:
             self.plan(worker, worker.next_stored)
 
@@ -148,8 +146,7 @@ class World:
             job.started = self.now
             worker.order.took(place[0])
             worker.admit(job)
-            if worker in self.idle:
-                self.idle.remove(worker)
+            self.idle.pop(worker, None)
         return CLAIMS_A_ROUND
 
 
@@ -161,7 +158,6 @@ def simulate(
     *,
     limits: RedisLimits | None = None,
     share: float = 1.0,
-    seed: int = 0,
 ) -> Run:
     """Let `workers` workers serve a stream of jobs, all of them, from empty queues.
 
@@ -172,10 +168,10 @@ def simulate(
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}, at least 1")
-    world = World(costs, SimRedis(limits or RedisLimits(), share), random.Random(f"polls {seed}"))
+    world = World(costs, SimRedis(limits or RedisLimits(), workers, share))
     world.lanes = {(model, lane): deque() for lane in LANES for model in costs.models}
     world.workers = [SimWorker(costs, policy, world.clock) for _ in range(workers)]
-    world.idle = list(world.workers)
+    world.idle = dict.fromkeys(world.workers)
     jobs = [SimJob(number, costs.jobs[one.index], one.time) for number, one in enumerate(stream)]
     world.run(jobs)
     return _summary(world, jobs)
@@ -184,7 +180,6 @@ def simulate(
 def _summary(world: World, jobs: Sequence[SimJob]) -> Run:
     span = max(job.ended for job in jobs) - jobs[0].arrived if jobs else 0.0
     work = [worker.work for worker in world.workers]
-    polled_s = world.idle_s / world.redis.share / IDLE_S / world.redis.limits.polls_per_s
     return Run(
         jobs=tuple(jobs),
         workers=len(work),
@@ -192,5 +187,5 @@ def _summary(world: World, jobs: Sequence[SimJob]) -> Run:
         busy_s=sum(one.busy_s for one in work),
         calls=sum(one.calls for one in work),
         rows=sum(one.rows for one in work),
-        redis_load=min(1.0, (world.redis.used_s + polled_s) / span) if span else 0.0,
+        redis_load=min(1.0, world.redis.used_s / span + world.redis.beating) if span else 0.0,
     )

@@ -9,7 +9,7 @@ from workers.planner.costs import Costs, price
 from workers.planner.mix import JobClass
 from workers.planner.simulation import RedisLimits
 
-NO_LIMITS = RedisLimits(polls_per_s=1e12, jobs_per_s=1e12, steps_per_s=1e12)
+NO_LIMITS = RedisLimits(polls_per_s=1e12, jobs_per_s=1e12, steps_per_s=1e12, workers=1e12)
 
 
 def make_table(**changes: Any) -> StepTimes:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from statistics import fmean
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.workers.planning import NO_LIMITS, make_class, make_costs
 from workers.planner.costs import Costs
 from workers.planner.mix import JobClass, arrivals
-from workers.planner.simulation import RedisLimits, Run, simulate
+from workers.planner.simulation import WAKE_S, RedisLimits, Run, simulate
 from workers.planner.worker import Policy
 
 MIX = (make_class(weight=3), make_class(priority="bulk", num_images=3), make_class(determinism="strict", steps=5))
@@ -21,7 +22,7 @@ def run(
 ) -> Run:
     mix = mix or MIX
     stream = arrivals(mix, rate, count, seed)
-    return simulate(make_costs(*mix), stream, workers, policy or Policy(), limits=NO_LIMITS, seed=seed)
+    return simulate(make_costs(*mix), stream, workers, policy or Policy(), limits=NO_LIMITS)
 
 
 def mean(result: Run) -> float:
@@ -85,12 +86,12 @@ def fixed(service_s: float) -> Costs:
 
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
 def test_one_slot_with_fixed_service_is_a_queue_m_d_1(load: float) -> None:
-    """Mean time in an M/D/1 queue: D + ρ D / (2 (1 − ρ)) (Pollaczek–Khinchine); D ≫ the 20 ms of polling."""
+    """Mean time in an M/D/1 queue: D + ρ D / (2 (1 − ρ)) (Pollaczek–Khinchine); D ≫ the 2 ms of waking."""
     service_s, costs = 10.0, fixed(10.0)
     means = []
     for seed in range(4):
         stream = arrivals((make_class(),), load / service_s, 3000, seed)
-        result = simulate(costs, stream, 1, Policy(max_rows=1), limits=NO_LIMITS, seed=seed)
+        result = simulate(costs, stream, 1, Policy(max_rows=1), limits=NO_LIMITS)
         means.append(mean(result))
         assert result.busy_share == pytest.approx(load, rel=0.08)
     assert fmean(means) == pytest.approx(service_s * (1 + load / (2 * (1 - load))), rel=0.08)
@@ -119,6 +120,19 @@ def test_a_slow_redis_holds_everybody_up() -> None:
     assert slow.redis_load > 0.8
     assert fast.redis_load < 0.01
     assert mean(slow) > 1.5 * mean(fast)
+
+
+def test_workers_cost_redis_something_even_without_work() -> None:
+    stream, limits = arrivals((make_class(),), 1.0, 50, 0), replace(NO_LIMITS, workers=1000.0)
+    for workers in (100, 900):
+        assert simulate(make_costs(), stream, workers, Policy(), limits=limits).redis_load == pytest.approx(
+            workers / 1000
+        )
+
+
+def test_an_idle_worker_has_a_job_at_once() -> None:
+    (job,) = run(make_class(), rate=1.0, count=1, workers=3).jobs
+    assert job.started - job.arrived == pytest.approx(WAKE_S)
 
 
 def test_a_part_of_a_fleet_stands_for_all_of_it() -> None:
