@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from types import FrameType
 
@@ -48,7 +48,7 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with metrics_port(gateway), sending(gateway, secret):
+        async with metrics_port(gateway), beside(gateway.ends.run()), beside(sending(gateway, secret)):
             yield
         await gateway.close()
 
@@ -140,16 +140,19 @@ def check_keys_exist(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def sending(gateway: Gateway, secret: bytes | None) -> AsyncIterator[None]:
-    """Send webhooks beside the requests, where they are allowed at all."""
-    if secret is None:
-        yield
-        return
-    settings = gateway.settings
-    webhooks = Webhooks(gateway.redis, gateway.backlogs, secret, settings.webhook_allow, settings.retention_s)
-    task = asyncio.create_task(webhooks.run())
+async def beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Do `work` until the block ends."""
+    task = asyncio.create_task(work)
     try:
         yield
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+async def sending(gateway: Gateway, secret: bytes | None) -> None:
+    """Send webhooks, where they are allowed at all."""
+    if secret is not None:
+        settings = gateway.settings
+        webhooks = Webhooks(gateway.redis, gateway.backlogs, secret, settings.webhook_allow, settings.retention_s)
+        await webhooks.run()

@@ -18,6 +18,7 @@ from latentd.storage import Store
 from service.contract import (
     CANCELING_KEY,
     DEADLINES_KEY,
+    ENDS_CHANNEL,
     JOBS_KEY,
     OUTBOX_KEY,
     TERMINAL,
@@ -84,6 +85,7 @@ def _end_waiting(pipe: Pipeline, settings: Settings, record: JobRecord, job: RQJ
         _bound_registry(pipe, job, now.timestamp(), retention)
     pipe.hset(job_key(record.id), mapping={"status": "canceled", "ended_at": now.isoformat(), "cancel": "1"})
     pipe.xadd(events_key(record.id), {"type": "canceled", "data": "{}"})
+    pipe.publish(ENDS_CHANNEL, record.id)
     pipe.hdel(work_key(request.model, request.priority), record.id)
     pipe.zrem(DEADLINES_KEY, record.id)
     pipe.delete(state_key(record.id))

@@ -362,6 +362,7 @@ RATES_KEY = "latentd:rates"  # hash: model id → Rates JSON
 OUTBOX_KEY = "latentd:outbox"  # stream of (job, type): ended jobs with a webhook_url, type as their status
 DEADLINES_KEY = "latentd:deadlines"  # sorted set: job id → deadline in Unix milliseconds
 RETRIES_KEY = "latentd:retries"  # hash: why (marks.Returned) → jobs queued again, ever
+ENDS_CHANNEL = "latentd:ends"  # publishes ids of jobs as they end
 CANCELING_KEY = "latentd:canceling"  # set of running job ids that a client wants ended
 
 

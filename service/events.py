@@ -7,18 +7,30 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from redis.asyncio import Redis
 
 from latentd.errors import InvalidRequest
-from service.contract import TERMINAL, events_key, job_key, preview_key
+from service.contract import TERMINAL, JobRecord, events_key, job_key, preview_key
+from service.ends import Ends, set_within
 from service.marks import MARK
 from service.signing import Signer
 
 COMMENT_S = 15.0  # silence after which a comment line keeps proxies from closing the stream
 SLICE_S = 1.0  # how soon a blocked read notices that the client or the gateway leaves
+GATHER_S = 0.1  # of live events that are sent together: a step of 20 ms is no message of its own
 BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """What ends a stream or a wait: the job's end, the gateway's."""
+
+    ends: Ends
+    gateway: asyncio.Event
+
 
 Event: TypeAlias = tuple[str, str, str]  # id, type, data as JSON
 _ID = re.compile(r"\d{1,20}-\d{1,20}")
@@ -52,24 +64,27 @@ async def is_over(redis: Redis, job_id: str, after: str) -> bool:
     return fields["type"] in TERMINAL and _order(event_id) <= _order(after)
 
 
-async def follow(redis: Redis, job_id: str, after: str, stopping: asyncio.Event) -> AsyncIterator[list[Event]]:
+async def follow(redis: Redis, job_id: str, after: str, stop: Stop) -> AsyncIterator[list[Event]]:
     """Batches of events after an id: first what is there, then live; an empty batch each SLICE_S of silence.
 
     The first batches, up to an empty one, are replay. Ends behind the terminal event, and when the gateway stops or
-    the job is purged.
+    the job is purged. Live events are gathered for GATHER_S, but for the job's end, which is passed on at once.
     """
     position, replaying = after, True
-    while not stopping.is_set():
-        events = await _read(redis, job_id, position, None if replaying else SLICE_S)
-        yield events
-        if any(kind in TERMINAL for _, kind, _ in events):
-            return
-        if events:
-            position = events[-1][0]
-        elif not replaying and not await redis.exists(job_key(job_id)):
-            return
-        else:
-            replaying = False
+    with stop.ends.watch(job_id) as ended:
+        while not stop.gateway.is_set():
+            events = await _read(redis, job_id, position, None if replaying else SLICE_S)
+            yield events
+            if any(kind in TERMINAL for _, kind, _ in events):
+                return
+            if events:
+                position = events[-1][0]
+                if not replaying:
+                    await set_within(ended, GATHER_S)
+            elif not replaying and not await redis.exists(job_key(job_id)):
+                return
+            else:
+                replaying = False
 
 
 async def _read(redis: Redis, job_id: str, after: str, block_s: float | None) -> list[Event]:
@@ -83,13 +98,13 @@ async def _read(redis: Redis, job_id: str, after: str, block_s: float | None) ->
 
 
 async def server_sent(
-    redis: Redis, job_id: str, after: str, stopping: asyncio.Event, signer: Signer | None
+    redis: Redis, record: JobRecord, after: str, stop: Stop, signer: Signer | None
 ) -> AsyncIterator[bytes]:
     """The stream in the wire format; live steps carry the latest preview, replayed ones none; URLs are signed anew."""
     live, spoken, previewed = False, time.monotonic(), 0
-    async for events in follow(redis, job_id, after, stopping):
-        if live and any(kind == "step" for _, kind, _ in events):
-            events, previewed = await _with_preview(redis, job_id, events, previewed)
+    async for events in follow(redis, record.id, after, stop):
+        if live and record.request.preview_every and any(kind == "step" for _, kind, _ in events):
+            events, previewed = await _with_preview(redis, record.id, events, previewed)
         live = live or not events
         shown = [event for event in events if event[1] != MARK]
         if shown:
@@ -129,20 +144,16 @@ async def _with_preview(redis: Redis, job_id: str, events: Sequence[Event], prev
     return [*events[:newest], (event_id, kind, carried), *events[newest + 1 :]], preview["step"]
 
 
-async def wait_end(
-    redis: Redis, job_id: str, seconds: float, stopping: asyncio.Event, left: Callable[[], Awaitable[bool]]
-) -> bool:
-    """Wait until the job ends; False if `seconds` ran out, the client `left` or the gateway stops."""
-    ends = time.monotonic() + seconds
-    position = "0-0"
-    while not stopping.is_set():
-        remaining = ends - time.monotonic()
-        block = min(SLICE_S, remaining) if remaining > 0.001 else None
-        events = await _read(redis, job_id, position, block)
-        if any(kind in TERMINAL for _, kind, _ in events):
-            return True
-        if events:
-            position = events[-1][0]
-        elif block is None or await left():
-            return False
+async def wait_end(redis: Redis, job_id: str, seconds: float, stop: Stop, left: Callable[[], Awaitable[bool]]) -> bool:
+    """Wait until the job ends or is gone; False if `seconds` ran out, the client `left` or the gateway stops."""
+    until = time.monotonic() + seconds
+    with stop.ends.watch(job_id) as ended:
+        while not stop.gateway.is_set():
+            ended.clear()
+            if await redis.hget(job_key(job_id), "status") in (None, *TERMINAL):
+                return True
+            remaining = until - time.monotonic()
+            if remaining <= 0 or await left():
+                return False
+            await set_within(ended, min(SLICE_S, remaining))
     return False

@@ -16,12 +16,13 @@ from redis.retry import Retry
 from latentd.settings import Settings
 from latentd.storage import Store, open_public, open_store
 from service.cards import CardShelf
+from service.ends import Ends
 from service.estimate import Backlogs
 from service.flights import Flight
 from service.keys import KEYS_KEY
 from service.metrics import Metrics
 
-# One connection is held by every waiting client (event streams, Prefer: wait).
+# One connection is held by every event stream.
 MAX_CONNECTIONS = 8192
 TIMEOUT_S = 5.0
 # A picture of 16 MP takes seconds and hundreds of MiB to decode.
@@ -38,6 +39,7 @@ class Gateway:
     store: Store
     shelf: CardShelf
     backlogs: Backlogs
+    ends: Ends
     keys_made: Flight[bool]  # whether any API key was ever made
     metrics: Metrics
     public: S3Store | None  # signs URLs of images, where clients may fetch them from the storage
@@ -70,7 +72,8 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
         return bool(await redis.hlen(KEYS_KEY))
 
     keys_made = Flight(any_key)
-    return Gateway(settings, redis, rq, store, shelf, Backlogs(redis), keys_made, Metrics(), public, keys_required)
+    backlogs, ends, metrics = Backlogs(redis), Ends(redis), Metrics()
+    return Gateway(settings, redis, rq, store, shelf, backlogs, ends, keys_made, metrics, public, keys_required)
 
 
 async def current(request: Request) -> Gateway:

@@ -22,6 +22,7 @@ from latentd.settings import Settings
 from latentd.storage import Store, image_path
 from service.app import Server, configure, create_app
 from service.contract import (
+    ENDS_CHANNEL,
     CardDefaults,
     ImageInfo,
     JobRecord,
@@ -185,6 +186,7 @@ def _end(redis: Redis, record: JobRecord, status: str, fields: dict[str, str]) -
             pipe.hset(job_key(record.id), field, value)
         pipe.hdel(work_key(record.request.model, record.request.priority), record.id)
         pipe.xadd(events_key(record.id), {"type": status, "data": "{}"})
+        pipe.publish(ENDS_CHANNEL, record.id)
         pipe.execute()
 
 

@@ -24,6 +24,7 @@ from latentd.errors import Problem
 from service.contract import (
     CANCELING_KEY,
     DEADLINES_KEY,
+    ENDS_CHANNEL,
     OUTBOX_KEY,
     RETRIES_KEY,
     WAKES,
@@ -173,6 +174,7 @@ def _end_ours(pipe: Pipeline, record: JobRecord, ending: End, retention: Retenti
     pipe.zrem(DEADLINES_KEY, job_id)
     pipe.delete(preview_key(job_id), state_key(job_id))
     pipe.xadd(events_key(job_id), {"type": ending.status, "data": _data(ending)})
+    pipe.publish(ENDS_CHANNEL, job_id)
     if request.webhook_url is not None:
         pipe.xadd(OUTBOX_KEY, {"job": job_id, "type": ending.status})
     pipe.expire(job_key(job_id), retention.keep_s)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.access import Asker
 from service.cancel import cancel, check_ended, delete_objects, forget
 from service.contract import Job, JobRecord
-from service.events import is_over, parse_event_id, server_sent
+from service.events import Stop, is_over, parse_event_id, server_sent
 from service.jobs import JobPage, ListQuery, list_jobs, read_hash, read_job
 from service.openapi import problems
 from service.state import Current
@@ -103,10 +103,10 @@ async def events(
     last_event_id: Annotated[str | None, Header(description="Go on after this event.")] = None,
 ) -> Response:
     """Replays from Last-Event-ID, or from the start, then follows; a live `step` may carry a preview (base64 WebP)."""
-    await read_hash(gateway.redis, caller, id)
+    record = JobRecord.model_validate_json((await read_hash(gateway.redis, caller, id))["record"])
     after = parse_event_id(last_event_id)
     if after != "0-0" and await is_over(gateway.redis, id, after):
         return Response(status_code=204)
-    stream = server_sent(gateway.redis, id, after, gateway.stopping, caller.signer)
+    stream = server_sent(gateway.redis, record, after, Stop(gateway.ends, gateway.stopping), caller.signer)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)

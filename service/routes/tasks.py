@@ -12,7 +12,7 @@ from latentd.errors import Conflict, JobFailed, Problem
 from service import tasks
 from service.access import Asker, Caller
 from service.contract import Job, Kind
-from service.events import wait_end
+from service.events import Stop, wait_end
 from service.images import picture_response
 from service.jobs import accepted, read_job
 from service.openapi import task_body, task_responses
@@ -140,7 +140,8 @@ async def _answer(
     if preferences.wait_s is not None:
         if preferences.wait_preferred:
             headers["Preference-Applied"] = f"wait={preferences.wait_s:g}"
-        ended = await wait_end(gateway.redis, job_id, preferences.wait_s, gateway.stopping, request.is_disconnected)
+        stop = Stop(gateway.ends, gateway.stopping)
+        ended = await wait_end(gateway.redis, job_id, preferences.wait_s, stop, request.is_disconnected)
     job = await read_job(gateway.redis, gateway.backlogs, caller, job_id)
     if ended:
         return await _ended(gateway, caller, preferences, job, headers)

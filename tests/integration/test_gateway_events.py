@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from redis import Redis
 from latentd.storage import open_store
 from service.app import create_app
 from service.contract import events_key, job_key, preview_key
+from service.events import GATHER_S, SLICE_S
 from tests.gateway import finish, png, running, settings_for
 from tests.redis_server import RedisServer
 
@@ -34,7 +36,7 @@ def client(redis_server: RedisServer, folder: Path) -> Iterator[httpx2.Client]:
 @pytest.fixture
 def job_id(client: httpx2.Client, redis: Redis) -> str:
     assert redis.dbsize() == 0
-    return str(client.post("/v1/txt2img", json={"prompt": "x"}).json()["id"])
+    return str(client.post("/v1/txt2img", json={"prompt": "x", "preview_every": 1}).json()["id"])
 
 
 Event = tuple[str, str, dict[str, Any]]
@@ -106,6 +108,39 @@ def test_replay_goes_on_after_the_last_event_seen(
 def test_a_foreign_event_id_is_refused(client: httpx2.Client, job_id: str, value: str) -> None:
     answer = client.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": value})
     assert (answer.status_code, answer.json()["field"]) == (422, "Last-Event-ID")
+
+
+def test_the_end_is_passed_on_at_once_to_streams_and_waits(
+    client: httpx2.Client, redis: Redis, job_id: str, folder: Path
+) -> None:
+    """However close steps follow each other, and whether or not anything was gathered."""
+    key = {"Idempotency-Key": "the-end"}
+    waited = client.post("/v1/txt2img", json={"prompt": "x"}, headers=key).json()["id"]
+    stream = read(client, job_id)
+    assert next(stream)[1] == "queued"
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.post, "/v1/txt2img", json={"prompt": "x"}, headers=key | {"Prefer": "wait=5"})
+        time.sleep(0.2)
+        add_step(redis, job_id, 1)
+        assert next(stream)[2] == {"step": 1, "steps": 20}
+        began = time.monotonic()
+        for each in (job_id, waited):
+            finish(redis, open_store(str(folder / "data" / "objects")), each, png())
+        assert [kind for _, kind, _ in stream] == ["succeeded"]
+        assert waiting.result().json()["status"] == "succeeded"
+        assert time.monotonic() - began < GATHER_S + 0.4, "not by the look each second"
+
+
+def test_an_end_that_nobody_told_of_is_found(client: httpx2.Client, redis: Redis) -> None:
+    headers = {"Prefer": "wait=5", "Idempotency-Key": "untold"}
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.post, "/v1/txt2img", json={"prompt": "x"}, headers=headers)
+        time.sleep(0.2)
+        (key,) = redis.keys(job_key("*"))
+        redis.hset(key, "status", "canceled")
+        began = time.monotonic()
+        assert waiting.result().json()["status"] == "canceled"
+        assert time.monotonic() - began < SLICE_S + 0.5
 
 
 def test_a_canceled_job_closes_its_stream(client: httpx2.Client, job_id: str) -> None:
