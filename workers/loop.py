@@ -131,12 +131,14 @@ class Loop:
         return CLAIMS_A_ROUND
 
     def _places(self) -> list[Place]:
-        """Models and lanes with room for one more image."""
+        """Models and lanes with room for one more image; one that isn't stored yet keeps its slot."""
         if any(held.alone for held in self._held.values()) or (self._apart and (self._computing or self._loading)):
             return []
-        loading = [held.model for held in self._loading.values() for _ in range(held.request.num_images)]
+        taken = {model: self._storing.waiting(model) for model in self._models}
+        for held in self._loading.values():
+            taken[held.model] += held.request.num_images
         places: list[Place] = [(model, lane) for model in self._models for lane in LANES]
-        return [place for place in places if self._engine.room(*place) > loading.count(place[0])]
+        return [place for place in places if self._engine.room(*place) > taken[place[0]]]
 
     def _begin(self, held: Held) -> None:
         if (lost := self._held.get(held.job_id)) is not None:  # taken for dead, and first to find the job again

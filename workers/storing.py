@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -85,6 +86,8 @@ class Storing:
         self._reports: SimpleQueue[Report] = SimpleQueue()
         self._stop = threading.Event()
         self._away = away
+        self._lock = threading.Lock()
+        self._waiting: Counter[str] = Counter()  # by model, decoded images that are in memory only
 
     def load(self, held: Held) -> None:
         """Read the job's uploads and state; a `Loaded` or `Unstored` follows."""
@@ -92,7 +95,13 @@ class Storing:
 
     def save(self, held: Held, index: int, picture: Image.Image) -> None:
         """Encode and store an image; a `Stored` or `Unstored` follows."""
-        self._submit(held, lambda: self._save(held, index, picture))
+        self._count(held.model, 1)
+        self._submit(held, lambda: self._save(held, index, picture), lambda: self._count(held.model, -1))
+
+    def waiting(self, model: str) -> int:
+        """Images of `model` that aren't in storage yet, of ended jobs too: their memory isn't free before."""
+        with self._lock:
+            return self._waiting[model]
 
     def discard(self, paths: list[str]) -> None:
         """Delete objects that no result names; what can't be deleted now is swept later."""
@@ -114,7 +123,11 @@ class Storing:
         self._stop.set()
         self._pool.shutdown()
 
-    def _submit(self, held: Held, work: Callable[[], Report]) -> None:
+    def _count(self, model: str, change: int) -> None:
+        with self._lock:
+            self._waiting[model] += change
+
+    def _submit(self, held: Held, work: Callable[[], Report], done: Callable[[], None] = lambda: None) -> None:
         def report() -> None:
             try:
                 self._reports.put(work())
@@ -125,6 +138,8 @@ class Storing:
             except Exception as error:  # a thread's exception would be lost, and the job with it
                 log.exception("storing failed", **held.names)
                 self._reports.put(Unstored(held, JobFailed(f"the image can't be stored: {type(error).__name__}")))
+            finally:
+                done()
 
         self._pool.submit(report)
 
