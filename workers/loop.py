@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 
 class Loop:
-    """Everything that one worker process does with its jobs. Not for threads, but for `stop` and `held`."""
+    """Everything that one worker process does with its jobs. Not for threads, but for `stop`, `held` and `round_s`."""
 
     def __init__(
         self,
@@ -73,10 +73,15 @@ class Loop:
         self._suspect: Loaded | None = None  # waits until the others' states are saved
         self._apart = 0  # how many jobs are still to be run one at a time
         self._stop_at: float | None = None
+        self._round_at = clock()
 
     def held(self) -> list[Held]:
         """All jobs held now, to be kept alive."""
         return list(self._held.values())
+
+    def round_s(self) -> float:
+        """How long ago the last round began; 0 where no job waits for the next."""
+        return self._clock() - self._round_at if self._held else 0.0
 
     def stop(self, grace_s: float) -> None:
         """Admit no more jobs; hand back those that don't end within `grace_s`."""
@@ -103,7 +108,7 @@ class Loop:
 
     def round(self) -> bool:
         """Claim, one unit of work, tell and publish; whether there was anything to do."""
-        began = self._clock()
+        began = self._round_at = self._clock()
         claimed = self._claim() if self._stop_at is None else 0
         self._start_suspect()
         turn_began = self._clock()
