@@ -357,6 +357,7 @@ def step_times_key(model: str) -> str:
 
 
 JOBS_KEY = "latentd:jobs"  # sorted set: job id → created_at in Unix milliseconds
+DEPLOYMENT_KEY = "latentd:deployment"  # string: the id that this Redis shares with its storage
 CARDS_KEY = "latentd:cards"  # hash: model id → card JSON
 RATES_KEY = "latentd:rates"  # hash: model id → Rates JSON
 OUTBOX_KEY = "latentd:outbox"  # stream of (job, type): ended jobs with a webhook_url, type as their status

@@ -17,7 +17,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from PIL import Image
 
 from latentd.errors import DiskFull, JobFailed, LatentdError
-from latentd.storage import Store, image_path, put_image
+from latentd.storage import Store, delete, image_path, put_image
 from service.contract import ImageInfo, Upload, image_id
 from workers.held import Held
 from workers.images import encode_picture, picture_text
@@ -212,6 +212,6 @@ class Storing:
     def _discard(self, paths: list[str]) -> None:
         for path in paths:
             try:
-                self._store.delete(path)
+                delete(self._store, [path])
             except (BaseError, OSError) as error:
                 log.info("orphan left to the sweep", path=path, error=type(error).__name__)

@@ -34,7 +34,7 @@ from workers.retention import Sweeper, Sweeping
 from workers.savepoints import Savepoints
 from workers.storing import Storing
 
-# A round is one UNet call or one chunk of pictures. The longest that end take minutes on a GPU (the first calls compile,
+# A round is one UNet call or one chunk of pictures. On a GPU the longest take minutes (the first calls compile,
 # pictures of 16 megapixels are decoded tile by tile); a CPU may need the better part of an hour for such pictures.
 HANG_S_GPU, HANG_S_CPU = 600.0, 3600.0
 SECOND_SIGNAL_S = 1.0  # a terminal's Ctrl-C and a supervisor's SIGTERM often come together and count once

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -221,6 +222,35 @@ def test_purge_leaves_nothing_but_410(client: httpx2.Client, redis: Redis, folde
     assert [item for item in store.list().collect() if job_id in item["path"]] == []
     left = {key.decode() for key in redis.scan_iter()}
     assert left == {gone_key(job_id), "rq:queues", wake_key("latentd.upscaler.interactive")}
+
+
+def test_purges_at_the_same_time_all_succeed(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    store = open_store(str(folder / "data" / "objects"))
+    for _ in range(5):
+        job_id = client.post("/v1/upscale", files={"image": ("a.png", png(), "image/png")}).json()["id"]
+        finish(redis, store, job_id, png((64, 64)))
+        with ThreadPoolExecutor(4) as threads:
+            answers = list(threads.map(lambda _: client.delete(f"/v1/jobs/{job_id}?purge=true"), range(4)))  # noqa: B023
+        assert {answer.status_code for answer in answers} <= {204, 410}
+
+
+def test_requests_of_one_key_do_not_overwrite_each_other_s_uploads(
+    client: httpx2.Client, redis: Redis, folder: Path
+) -> None:
+    def post(shade: int) -> httpx2.Response:
+        files = {"image": ("a.png", png(colour=(shade, 0, 0)), "image/png")}
+        return client.post("/v1/upscale", files=files, headers={"Idempotency-Key": "k"})
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(post, range(8)))
+    assert sorted(answer.status_code for answer in answers) == [202] + 7 * [409]
+    job = next(answer.json() for answer in answers if answer.status_code == 202)
+    image = job["request"]["image"]
+    stored = (folder / "data" / "objects" / image["path"]).read_bytes()
+    assert hashlib.sha256(stored).hexdigest() == image["sha256"]
+    finish(redis, open_store(str(folder / "data" / "objects")), job["id"], png((64, 64)))
+    assert client.delete(f"/v1/jobs/{job['id']}?purge=true").status_code == 204
+    assert not (folder / "data" / "objects" / "uploads" / job["id"]).exists()
 
 
 def test_an_expired_job_is_gone_and_an_unknown_one_not_found(client: httpx2.Client, redis: Redis) -> None:
