@@ -286,8 +286,8 @@ class Loop:
         held.store_s += stored.seconds
         self._progress.image(held, stored.index, stored.info)
         self._metrics.images.labels(held.request.kind, held.model).inc()
-        self.rates.imaged(held.model, stored.seconds + held.decode_s / held.request.num_images)
-        self.times.stored(held.model, stored.seconds)
+        self.rates.imaged(held.model, stored.try_s + held.decode_s / held.request.num_images)
+        self.times.stored(held.model, stored.try_s)
         if held.complete:
             self._end(held, Succeeded(held.result()))
 

@@ -48,7 +48,8 @@ class Stored:
     index: int
     info: ImageInfo
     path: str
-    seconds: float
+    seconds: float  # of the job, waiting for a storage that was away included
+    try_s: float  # encoding the file and the try that went through: what an image costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +162,9 @@ class Storing:
         began, request = time.monotonic(), held.request
         text = picture_text(request, index, self._hashes[held.model])
         data = encode_picture(picture, request.output_format, text)
+        encoded_s = time.monotonic() - began
         path = image_path(held.job_id, held.execution.id, index, request.output_format)
-        self._patiently(held, lambda: self._put(path, data, f"image/{request.output_format}"))
+        put_s = self._patiently(held, lambda: self._put(path, data, f"image/{request.output_format}"))
         if held.closed:
             self._discard([path])
             raise Closed
@@ -176,14 +178,16 @@ class Storing:
             bytes=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
         )
-        return Stored(held, index, info, path, time.monotonic() - began)
+        return Stored(held, index, info, path, time.monotonic() - began, encoded_s + put_s)
 
-    def _put(self, path: str, data: bytes, media_type: str) -> None:
-        """Create the object. One that is there was put by a try whose answer was lost: only we know its name."""
+    def _put(self, path: str, data: bytes, media_type: str) -> float:
+        """Create the object; the seconds. One that is there was put by a try whose answer was lost: only we know it."""
+        began = time.monotonic()
         try:
             put_image(self._store, path, data, media_type)
         except AlreadyExistsError:
             log.info("object was there already", path=path)
+        return time.monotonic() - began
 
     def _patiently(self, held: Held, work: Callable[[], T]) -> T:
         """Try until storage answers.
