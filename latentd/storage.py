@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -53,6 +53,8 @@ def open_store(url: str) -> Store:
 def open_public(url: str, public_url: str) -> S3Store:
     """The store at `url` as clients reach it, at the endpoint `public_url`: it signs URLs and is never asked.
 
+    Whatever the environment says of endpoints.
+
     Raises:
         ConfigurationError: `url` isn't S3, or `public_url` is no HTTP URL.
     """
@@ -65,7 +67,21 @@ def open_public(url: str, public_url: str) -> S3Store:
             bound="the URL of an S3 endpoint",
         )
     insecure = public_url.startswith("http://")
-    return S3Store.from_url(url, endpoint=public_url.rstrip("/"), client_options={"allow_http": insecure})
+    with _unset("AWS_ENDPOINT_URL_S3"):  # it would win over the endpoint that is given
+        return S3Store.from_url(
+            url, endpoint=public_url.rstrip("/"), client_options={"allow_http": insecure}, retry_config=RETRIES
+        )
+
+
+@contextmanager
+def _unset(variable: str) -> Iterator[None]:
+    """The environment without a variable, for stores opened meanwhile; obstore has no option that overrides it."""
+    value = os.environ.pop(variable, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[variable] = value
 
 
 def put_image(store: Store, path: str, data: bytes, media_type: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from rq.registry import CanceledJobRegistry
 from rq.serializers import JSONSerializer
 
 from latentd.errors import DeadlineMissed
-from latentd.storage import image_path, open_store
+from latentd.storage import open_store
 from service.contract import (
     CARDS_KEY,
     CONTRACT_VERSION,
@@ -224,35 +223,6 @@ def test_purge_leaves_nothing_but_410(client: httpx2.Client, redis: Redis, folde
     assert left == {gone_key(job_id), "rq:queues", wake_key("latentd.upscaler.interactive")}
 
 
-def test_purges_at_the_same_time_all_succeed(client: httpx2.Client, redis: Redis, folder: Path) -> None:
-    store = open_store(str(folder / "data" / "objects"))
-    for _ in range(5):
-        job_id = client.post("/v1/upscale", files={"image": ("a.png", png(), "image/png")}).json()["id"]
-        finish(redis, store, job_id, png((64, 64)))
-        with ThreadPoolExecutor(4) as threads:
-            answers = list(threads.map(lambda _: client.delete(f"/v1/jobs/{job_id}?purge=true"), range(4)))  # noqa: B023
-        assert {answer.status_code for answer in answers} <= {204, 410}
-
-
-def test_requests_of_one_key_do_not_overwrite_each_other_s_uploads(
-    client: httpx2.Client, redis: Redis, folder: Path
-) -> None:
-    def post(shade: int) -> httpx2.Response:
-        files = {"image": ("a.png", png(colour=(shade, 0, 0)), "image/png")}
-        return client.post("/v1/upscale", files=files, headers={"Idempotency-Key": "k"})
-
-    with ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(post, range(8)))
-    assert sorted(answer.status_code for answer in answers) == [202] + 7 * [409]
-    job = next(answer.json() for answer in answers if answer.status_code == 202)
-    image = job["request"]["image"]
-    stored = (folder / "data" / "objects" / image["path"]).read_bytes()
-    assert hashlib.sha256(stored).hexdigest() == image["sha256"]
-    finish(redis, open_store(str(folder / "data" / "objects")), job["id"], png((64, 64)))
-    assert client.delete(f"/v1/jobs/{job['id']}?purge=true").status_code == 204
-    assert not (folder / "data" / "objects" / "uploads" / job["id"]).exists()
-
-
 def test_an_expired_job_is_gone_and_an_unknown_one_not_found(client: httpx2.Client, redis: Redis) -> None:
     ids = [client.post("/v1/txt2img", json={"prompt": "x"}).json()["id"] for _ in range(2)]
     redis.delete(job_key(ids[0]), events_key(ids[0]))
@@ -293,27 +263,6 @@ def test_list_refuses_odd_queries(client: httpx2.Client, query: str) -> None:
     assert answer.status_code == 422, problem
     assert problem["field"] == query.split("=")[0]
     assert problem["bound"]
-
-
-def test_images_are_cached_for_ever_and_downloadable(client: httpx2.Client, redis: Redis, folder: Path) -> None:
-    job_id = client.post("/v1/txt2img", json={"prompt": "x"}).json()["id"]
-    assert client.get(f"/v1/images/{job_id}-0").status_code == 404
-    data = png((64, 64))
-    store = open_store(str(folder / "data" / "objects"))
-    finish(redis, store, job_id, data)
-    job = client.get(f"/v1/jobs/{job_id}").json()
-    (image,) = job["images"]
-    answer = client.get(image["url"])
-    assert (answer.status_code, answer.content) == (200, data)
-    assert answer.headers["content-type"] == "image/png"
-    assert "immutable" in answer.headers["cache-control"]
-    assert answer.headers["etag"] == f'"{image["sha256"]}"'
-    again = client.get(image["url"], headers={"If-None-Match": answer.headers["etag"]})
-    assert (again.status_code, again.content) == (304, b"")
-    assert "attachment" in client.get(image["url"] + "?download").headers["content-disposition"]
-    assert client.get(f"/v1/images/{job_id}-1").status_code == 404
-    store.delete(image_path(job_id, "execution", 0, "png"))
-    assert client.get(image["url"]).status_code == 410
 
 
 def test_waiting_answers_the_finished_job_or_its_bytes(client: httpx2.Client, redis: Redis, folder: Path) -> None:
