@@ -32,7 +32,7 @@ def load_hanging(settings: Settings, model_ids: Sequence[str], device: str) -> E
 
 def run(settings: Settings) -> None:
     """Serve the tiny model until the device hangs."""
-    worker.load_engine = load_hanging
+    worker.load_engine = load_hanging  # type: ignore[attr-defined]
     logs.configure("critical")
     worker.serve(settings, ["tiny"], "cpu")
 
