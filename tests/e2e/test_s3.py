@@ -16,12 +16,13 @@ from PIL import Image
 from redis import Redis
 
 from latentd.errors import ConfigurationError
-from latentd.storage import open_public, open_store
+from latentd.storage import delete, image_path, open_public, open_store
 from service.contract import ImageInfo, StoredImage, job_key, stored_field
 from tests.gateway import finish, mask, png, running, settings_for
 from tests.s3 import S3Server
 from tests.service import Service
 from tests.tiny import write_tiny_inpaint
+from workers.pairing import DEPLOYMENT_OBJECT, belong_together
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +104,15 @@ def test_the_public_endpoint_wins_over_the_environment(s3: S3Server, monkeypatch
     public = open_public(s3.env["LATENTD_STORAGE_URL"], "https://s3.example.org")
     assert obstore.sign(public, "GET", "a", timedelta(seconds=60)).startswith("https://s3.example.org/")
     assert os.environ["AWS_ENDPOINT_URL_S3"] == s3.url
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_pair_is_made_once_and_missing_objects_are_let_pass(redis: Redis) -> None:
+    store = open_store("s3://pictures/pair")
+    assert belong_together(redis, store)
+    assert belong_together(redis, store)
+    store.put(image_path("a", "e", 0, "png"), b"1")
+    delete(store, [image_path("a", "e", 1, "png"), image_path("a", "e", 0, "png")])
+    assert [entry["path"] for page in store.list() for entry in page] == [DEPLOYMENT_OBJECT]
+    redis.flushall()
+    assert not belong_together(redis, store)
