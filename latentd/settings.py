@@ -66,12 +66,22 @@ class Settings(BaseSettings):
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads of a worker; default: all cores.")
     drain_s: float = Field(default=30, ge=0, description="Grace period in which a stopping worker finishes jobs.")
+    hang_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="A worker that is in one UNet call or one decoding for longer counts as hung and ends itself, so "
+        "that it is started again; default 600 s on GPU, 3600 s on CPU.",
+    )
     metrics_port: int | None = Field(
         default=None, ge=0, le=65535, description="Port of its own for /metrics of a gateway or worker."
     )
     metrics_host: str = Field(default="127.0.0.1", description="Address that metrics ports listen on.")
     worker_metrics_port: int = Field(
-        default=9101, ge=1, le=65535, description="Metrics port of the first worker that `latentd up` starts; +1 each."
+        default=9101,
+        ge=1,
+        le=65535,
+        description="Metrics port of the first worker that `latentd up` starts; +1 each. One that is taken is "
+        "replaced by any free one.",
     )
     min_free_mb: int = Field(
         default=512, ge=0, description="New jobs are refused (507) below this much free space in data_dir, in MiB."

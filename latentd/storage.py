@@ -1,11 +1,16 @@
 """Object storage shared by gateway and workers: a local folder or S3, through obstore.
 
-Objects: `images/{job}/{execution}/{k}.{format}` (written once by the worker), `uploads/{job}/{name}` (by the gateway),
-`states/{job}/{execution}/{step}` (savepoints of large pictures, by the worker).
+Objects: `images/{job}/{execution}/{k}.{format}` (written once by the worker), `uploads/{job}/{name}-{hash}` (by the
+gateway), `states/{job}/{execution}/{step}` (savepoints of large pictures, by the worker), and the id of
+`workers.pairing`.
 """
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -21,6 +26,8 @@ Store: TypeAlias = LocalStore | S3Store
 
 # Short: a worker tries again by itself, and a client of the gateway waits.
 RETRIES: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
+STAGED = re.compile(r"#\d+$")  # how LocalStore names files that it is writing; it lists none of them
+HASH_DIGITS = 16
 
 
 def open_store(url: str) -> Store:
@@ -40,11 +47,13 @@ def open_store(url: str) -> Store:
         )
     folder = Path(url)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return LocalStore(folder)
+    return LocalStore(folder, automatic_cleanup=True)  # of folders that a deletion leaves empty
 
 
 def open_public(url: str, public_url: str) -> S3Store:
     """The store at `url` as clients reach it, at the endpoint `public_url`: it signs URLs and is never asked.
+
+    Whatever the environment says of endpoints.
 
     Raises:
         ConfigurationError: `url` isn't S3, or `public_url` is no HTTP URL.
@@ -58,7 +67,21 @@ def open_public(url: str, public_url: str) -> S3Store:
             bound="the URL of an S3 endpoint",
         )
     insecure = public_url.startswith("http://")
-    return S3Store.from_url(url, endpoint=public_url.rstrip("/"), client_options={"allow_http": insecure})
+    with _unset("AWS_ENDPOINT_URL_S3"):  # it would win over the endpoint that is given
+        return S3Store.from_url(
+            url, endpoint=public_url.rstrip("/"), client_options={"allow_http": insecure}, retry_config=RETRIES
+        )
+
+
+@contextmanager
+def _unset(variable: str) -> Iterator[None]:
+    """The environment without a variable, for stores opened meanwhile; obstore has no option that overrides it."""
+    value = os.environ.pop(variable, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[variable] = value
 
 
 def put_image(store: Store, path: str, data: bytes, media_type: str) -> None:
@@ -74,6 +97,44 @@ def put_image(store: Store, path: str, data: bytes, media_type: str) -> None:
         store.put(path, data, mode="create")
 
 
+def delete(store: Store, paths: Sequence[str]) -> None:
+    """Delete objects. One that is gone already, by a sweep or another request, is as good as deleted.
+
+    Raises:
+        BaseError, OSError: the storage is away.
+    """
+    if isinstance(store, S3Store):
+        store.delete(paths)
+        return
+    for path in paths:
+        with suppress(FileNotFoundError):
+            store.delete(path)
+
+
+def tidy(store: Store, before: float) -> int:
+    """Remove what puts that were cut short left in a local folder before that time; how many files."""
+    if isinstance(store, S3Store) or store.prefix is None:
+        return 0
+    found = 0
+    for folder, _, names in os.walk(store.prefix, topdown=False):
+        for path in (Path(folder, name) for name in names if STAGED.search(name)):
+            found += _remove(path, before, Path.unlink)
+        if folder != str(store.prefix):
+            _remove(Path(folder), before, Path.rmdir)
+    return found
+
+
+def _remove(path: Path, before: float, remove: Callable[[Path], None]) -> bool:
+    """Whether it was old enough and, if a folder, empty."""
+    try:
+        if path.stat().st_mtime <= before:
+            remove(path)
+            return True
+    except OSError:  # it is in use again, or someone else was faster
+        return False
+    return False
+
+
 def image_path(job_id: str, execution: str, index: int, output_format: str) -> str:
     """Where image `index` of one execution of a job is put."""
     return f"images/{job_id}/{execution}/{index}.{output_format}"
@@ -84,6 +145,6 @@ def state_path(job_id: str, execution: str, step: int) -> str:
     return f"states/{job_id}/{execution}/{step}"
 
 
-def upload_path(job_id: str, name: str) -> str:
-    """Where an uploaded `image` or `mask` of a job is put."""
-    return f"uploads/{job_id}/{name}"
+def upload_path(job_id: str, name: str, sha256: str) -> str:
+    """Where an uploaded `image` or `mask` of a job is put; a request that another overtook overwrites nothing of it."""
+    return f"uploads/{job_id}/{name}-{sha256[:HASH_DIGITS]}"

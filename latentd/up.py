@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 
 import structlog
@@ -40,6 +42,8 @@ class Child:
     env: dict[str, str]
     stop_s: float
     ready: Callable[[], None] = lambda: None
+    more: Callable[[], Sequence[str]] = tuple
+    """Arguments that are found anew at each start."""
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     deaths: int = 0
@@ -48,7 +52,7 @@ class Child:
     def start(self) -> None:
         """Start, the first time until it is ready: later the others wait by themselves, for a full disk as well."""
         first, self.started = self.started == 0.0, time.monotonic()
-        self.process = subprocess.Popen(self.command, env=self.env, preexec_fn=die_with_parent)
+        self.process = subprocess.Popen([*self.command, *self.more()], env=self.env, preexec_fn=die_with_parent)
         if first:
             self.ready()
 
@@ -89,6 +93,22 @@ def devices() -> list[str]:
     return [f"cuda:{index}" for index in range(pynvml.nvmlDeviceGetCount())] or ["cpu"]
 
 
+def metrics_option(settings: Settings, index: int) -> list[str]:
+    """The metrics port of worker `index`, or any free one: a page of numbers is no reason not to draw."""
+    wanted = settings.worker_metrics_port + index
+    family = socket.AF_INET6 if ":" in settings.metrics_host else socket.AF_INET
+    try:
+        socket.create_server((settings.metrics_host, wanted), family=family).close()
+    except (OSError, OverflowError) as error:
+        log.warning(
+            "metrics port is taken: the worker gets another, which its line `ready` names",
+            port=wanted,
+            error=str(error),
+        )
+        wanted = 0
+    return ["--metrics-port", str(wanted)]
+
+
 def children(settings: Settings, insecure: bool) -> list[Child]:
     """Redis (unless REDIS_URL names one), a worker per device, the gateway: in order of start."""
     env = os.environ | {
@@ -104,9 +124,9 @@ def children(settings: Settings, insecure: bool) -> list[Child]:
         command = server_command(find_server(), settings.data_dir.resolve() / "redis", settings.redis_socket)
         found.append(Child("redis", command, env, 10, lambda: wait_until_up(settings.redis, 60)))
     for index, device in enumerate(devices()):
-        port = str(settings.worker_metrics_port + index)
-        worker = [*latentd, "worker", "--device", device, "--metrics-port", port]
-        found.append(Child(f"worker-{device}", worker, env, settings.drain_s + 10))
+        worker = [*latentd, "worker", "--device", device]
+        port = partial(metrics_option, settings, index)
+        found.append(Child(f"worker-{device}", worker, env, settings.drain_s + 10, more=port))
     found.append(Child("gateway", [*latentd, "gateway", *(["--insecure"] if insecure else [])], env, 10))
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +15,7 @@ from rq.serializers import JSONSerializer
 
 from latentd.errors import Conflict
 from latentd.settings import Settings
-from latentd.storage import Store
+from latentd.storage import Store, delete
 from service.contract import (
     CANCELING_KEY,
     DEADLINES_KEY,
@@ -136,4 +137,4 @@ async def delete_objects(store: Store, job_id: str) -> None:
     for folder in ("images", "uploads", "states"):
         found = await store.list(f"{folder}/{job_id}").collect_async()
         if found:
-            await store.delete_async([item["path"] for item in found])
+            await asyncio.to_thread(delete, store, [item["path"] for item in found])

@@ -5,6 +5,7 @@ Pydantic only: no torch, no FastAPI. A worker that meets another `CONTRACT_VERSI
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
@@ -28,6 +29,7 @@ TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "canceled"})
 STEP_EVENTS_KEPT = 1000
 WAKES = 64
 SEEDS = 2**32
+IMAGE_ID = re.compile("(.+)-(0|[1-9][0-9]?)")
 
 
 class Wire(BaseModel):
@@ -246,7 +248,7 @@ class Rates(Wire):
 
     row_s: float = Field(description="One row's share of a full UNet call.")
     step_s: float = Field(description="One UNet call with a single image's rows.")
-    image_s: float = Field(description="Encoding, decoding and storing one image.")
+    image_s: float = Field(description="Decoding one image, encoding its file and storing it.")
 
 
 class ShapeTimes(Wire):
@@ -357,6 +359,7 @@ def step_times_key(model: str) -> str:
 
 
 JOBS_KEY = "latentd:jobs"  # sorted set: job id → created_at in Unix milliseconds
+DEPLOYMENT_KEY = "latentd:deployment"  # string: the id that this Redis shares with its storage
 CARDS_KEY = "latentd:cards"  # hash: model id → card JSON
 RATES_KEY = "latentd:rates"  # hash: model id → Rates JSON
 OUTBOX_KEY = "latentd:outbox"  # stream of (job, type): ended jobs with a webhook_url, type as their status
@@ -377,5 +380,5 @@ def stored_field(index: int) -> str:
 
 def parse_image_id(value: str) -> tuple[str, int] | None:
     """Job id and index of an image id, None if it can't be one."""
-    job_id, _, index = value.rpartition("-")
-    return (job_id, int(index)) if job_id and index.isdecimal() and len(index) <= 2 else None
+    found = IMAGE_ID.fullmatch(value)
+    return None if found is None else (found[1], int(found[2]))

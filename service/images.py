@@ -1,8 +1,9 @@
-"""Images of finished jobs, streamed from the object storage with immutable caching."""
+"""Images, streamed from the object storage; those of finished jobs never change, and caches may keep them."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,21 @@ if TYPE_CHECKING:
 
 CHUNK = 256 * 1024
 PRESIGNED_S = 600
+FOREVER = "private, max-age=31536000, immutable"
+UNSETTLED = "private, no-cache"  # until its job ends another execution may put another image in its place
 
 
-async def find_image(redis: Redis, caller: Caller, image_id: str) -> tuple[ImageInfo, str]:
-    """The image's description and where it is stored.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An image, where it is stored, and whether it is the one that will stay."""
+
+    info: ImageInfo
+    path: str
+    final: bool
+
+
+async def find_image(redis: Redis, caller: Caller, image_id: str) -> Found:
+    """The image, as soon as it is stored.
 
     Raises:
         NotFound: no such image, or it isn't there yet.
@@ -41,7 +53,8 @@ async def find_image(redis: Redis, caller: Caller, image_id: str) -> tuple[Image
     stored = _stored(values, index)
     if stored is None:
         raise NotFound(f"job {job_id} has no image {index}; it is {values['status']}", field="id", value=image_id)
-    return stored.info, image_path(job_id, stored.execution, index, stored.info.format)
+    path = image_path(job_id, stored.execution, index, stored.info.format)
+    return Found(stored.info, path, final="result" in values)
 
 
 def _stored(values: Mapping[str, str], index: int) -> StoredImage | None:
@@ -65,15 +78,15 @@ async def picture_response(
     headers: Mapping[str, str],
 ) -> Response:
     """The bytes, or 304 where the client has them. Raises as `find_image`."""
-    info, path = await find_image(redis, caller, image_id)
-    tag = f'"{info.sha256}"'
-    kept = {"ETag": tag, "Cache-Control": "private, max-age=31536000, immutable", **headers}
+    found = await find_image(redis, caller, image_id)
+    info, tag = found.info, f'"{found.info.sha256}"'
+    kept = {"ETag": tag, "Cache-Control": FOREVER if found.final else UNSETTLED, **headers}
     if if_none_match is not None and _matches(if_none_match, tag):
         return Response(status_code=304, headers=kept)
     if download:  # a presigned URL can't name the file
         kept["Content-Disposition"] = f'attachment; filename="{image_id}.{info.format}"'
     try:
-        stored = await store.get_async(path)
+        stored = await store.get_async(found.path)
     except FileNotFoundError as error:
         raise Gone(f"the file of image {image_id} is gone", field="id", value=image_id) from error
     kept["Content-Length"] = str(stored.meta["size"])
@@ -81,10 +94,14 @@ async def picture_response(
 
 
 async def redirect(public: S3Store, redis: Redis, caller: Caller, image_id: str) -> Response:
-    """307 to a presigned URL of the storage; clients may keep it for half of its life. Raises as `find_image`."""
-    _, path = await find_image(redis, caller, image_id)
-    url = obstore.sign(public, "GET", path, timedelta(seconds=PRESIGNED_S))
-    return RedirectResponse(url, 307, {"Cache-Control": f"private, max-age={PRESIGNED_S // 2}"})
+    """307 to a presigned URL of the storage; clients may keep that of a final image for half of its life.
+
+    Raises as `find_image`.
+    """
+    found = await find_image(redis, caller, image_id)
+    url = await obstore.sign_async(public, "GET", found.path, timedelta(seconds=PRESIGNED_S))  # may fetch credentials
+    kept = f"private, max-age={PRESIGNED_S // 2}" if found.final else UNSETTLED
+    return RedirectResponse(url, 307, {"Cache-Control": kept})
 
 
 def _matches(header: str, tag: str) -> bool:

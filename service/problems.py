@@ -17,6 +17,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from latentd.errors import (
@@ -32,6 +33,7 @@ from latentd.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 SHOWN_CHARACTERS = 200
+CLIENT_LEFT = 499  # as nginx counts it
 # Redis refuses writes with these: its disk or memory is full, it is a replica, or it still loads.
 _REFUSALS = ("MISCONF", "OOM", "READONLY", "LOADING", "MASTERDOWN")
 
@@ -197,6 +199,11 @@ async def _on_any(request: Request, error: Exception) -> Response:
     return problem_response(problem)
 
 
+async def _on_leaving(_request: Request, _error: Exception) -> Response:
+    """The client left while it sent its body: nobody reads this, but it is counted as no mistake of the service's."""
+    return Response(status_code=CLIENT_LEFT)
+
+
 async def _on_storage(request: Request, error: Exception) -> Response:
     return await _on_latentd(request, Unavailable(f"the object storage doesn't answer: {type(error).__name__}"))
 
@@ -208,4 +215,5 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RedisError, _on_redis)
     app.add_exception_handler(BaseError, _on_storage)
+    app.add_exception_handler(ClientDisconnect, _on_leaving)
     app.add_exception_handler(Exception, _on_any)

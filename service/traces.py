@@ -157,7 +157,7 @@ def _note(run: _Run, at: datetime, kind: str, fields: Mapping[str, str]) -> None
         )
     elif kind == "image":
         run.kept = Kept.model_validate_json(mark)
-    else:
+    elif run.end is None:  # a job may end while it waits, behind its last run
         run.end = Returned.model_validate_json(mark).why if kind == MARK else kind
         run.ended_at = at
 

@@ -69,7 +69,7 @@ def _sizes(body: Body, card: ModelCard, max_pixels: int) -> dict[str, tuple[int,
 
 def _upload(job_id: str, name: str, data: bytes, size: tuple[int, int]) -> Upload:
     digest = hashlib.sha256(data).hexdigest()
-    return Upload(path=upload_path(job_id, name), sha256=digest, bytes=len(data), width=size[0], height=size[1])
+    return Upload(path=upload_path(job_id, name, digest), sha256=digest, bytes=len(data), width=size[0], height=size[1])
 
 
 def check_room(data_dir: Path, min_free_mb: int) -> None:

@@ -5,6 +5,8 @@ It has its own connection, so that neither a long UNet call nor a blocked comman
 
 from __future__ import annotations
 
+import math
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,13 +29,17 @@ from workers.steptimes import write_cells
 
 BEAT_S = 4.0  # three beats fit into the TTL
 SWEEP_S = 5.0
+HUNG_EXIT = 70  # EX_SOFTWARE
 PLACES_TTL_S = 60  # executions of a machine whose workers are all gone have lapsed by then
 
 log = structlog.get_logger()
 
 
 class Heartbeat(threading.Thread):
-    """Beats every 4 s for what `held` and `rates` answer at that moment."""
+    """Beats every 4 s for what `held` and `rates` answer at that moment.
+
+    It ends the process once the loop has been in one round for longer than `hang_s`.
+    """
 
     def __init__(
         self,
@@ -44,6 +50,8 @@ class Heartbeat(threading.Thread):
         held: Callable[[], Sequence[Held]],
         rates: Callable[[], Mapping[str, Rates]],
         times: Callable[[], Mapping[str, Mapping[str, float]]],
+        round_s: Callable[[], float] = lambda: 0.0,
+        hang_s: float = math.inf,
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._worker = worker
@@ -53,6 +61,8 @@ class Heartbeat(threading.Thread):
         self._held = held
         self._rates = rates
         self._times = times
+        self._round_s = round_s
+        self._hang_s = hang_s
         self._done = threading.Event()
         self._beat_due = self._sweep_due = 0.0
 
@@ -68,12 +78,21 @@ class Heartbeat(threading.Thread):
 
     def _turn(self, link: Link) -> None:
         """What is due, each on its own: a sweep that fails doesn't stop the heart."""
+        if self._round_s() > self._hang_s:
+            self._end_process()
         now = time.monotonic()
         if now >= self._beat_due and link.attempt(self._alive):
             self._beat_due = now + BEAT_S
         if now >= self._sweep_due:
             self._sweep_due = now + 1.0 if link.away else now + SWEEP_S
             link.attempt(self._reaper.turn)
+
+    def _end_process(self) -> None:
+        """As `kill -9`: a device that hangs lets nothing be saved or handed back, and one of the jobs may be to blame:
+        whoever finds them counts a death with them."""
+        jobs = [held.job_id for held in self._held()]
+        log.critical("the loop hangs: the process ends, its jobs go on elsewhere", seconds=self._hang_s, jobs=jobs)
+        os._exit(HUNG_EXIT)
 
     def stop(self) -> None:
         """Stop beating and wait for the thread."""

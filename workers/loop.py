@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 
 class Loop:
-    """Everything that one worker process does with its jobs. Not for threads, but for `stop` and `held`."""
+    """Everything that one worker process does with its jobs. Not for threads, but for `stop`, `held` and `round_s`."""
 
     def __init__(
         self,
@@ -73,10 +73,15 @@ class Loop:
         self._suspect: Loaded | None = None  # waits until the others' states are saved
         self._apart = 0  # how many jobs are still to be run one at a time
         self._stop_at: float | None = None
+        self._round_at = clock()
 
     def held(self) -> list[Held]:
         """All jobs held now, to be kept alive."""
         return list(self._held.values())
+
+    def round_s(self) -> float:
+        """How long ago the last round began; 0 where no job waits for the next."""
+        return self._clock() - self._round_at if self._held else 0.0
 
     def stop(self, grace_s: float) -> None:
         """Admit no more jobs; hand back those that don't end within `grace_s`."""
@@ -103,7 +108,7 @@ class Loop:
 
     def round(self) -> bool:
         """Claim, one unit of work, tell and publish; whether there was anything to do."""
-        began = self._clock()
+        began = self._round_at = self._clock()
         claimed = self._claim() if self._stop_at is None else 0
         self._start_suspect()
         turn_began = self._clock()
@@ -131,12 +136,14 @@ class Loop:
         return CLAIMS_A_ROUND
 
     def _places(self) -> list[Place]:
-        """Models and lanes with room for one more image."""
+        """Models and lanes with room for one more image; one that isn't stored yet keeps its slot."""
         if any(held.alone for held in self._held.values()) or (self._apart and (self._computing or self._loading)):
             return []
-        loading = [held.model for held in self._loading.values() for _ in range(held.request.num_images)]
+        taken = {model: self._storing.waiting(model) for model in self._models}
+        for held in self._loading.values():
+            taken[held.model] += held.request.num_images
         places: list[Place] = [(model, lane) for model in self._models for lane in LANES]
-        return [place for place in places if self._engine.room(*place) > loading.count(place[0])]
+        return [place for place in places if self._engine.room(*place) > taken[place[0]]]
 
     def _begin(self, held: Held) -> None:
         if (lost := self._held.get(held.job_id)) is not None:  # taken for dead, and first to find the job again
@@ -279,8 +286,8 @@ class Loop:
         held.store_s += stored.seconds
         self._progress.image(held, stored.index, stored.info)
         self._metrics.images.labels(held.request.kind, held.model).inc()
-        self.rates.imaged(held.model, stored.seconds + held.decode_s / held.request.num_images)
-        self.times.stored(held.model, stored.seconds)
+        self.rates.imaged(held.model, stored.try_s + held.decode_s / held.request.num_images)
+        self.times.stored(held.model, stored.try_s)
         if held.complete:
             self._end(held, Succeeded(held.result()))
 

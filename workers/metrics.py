@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Mapping
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 
+from latentd.errors import ConfigurationError
 from service.contract import LANES, Kind, Status
 from workers.flops import RowFlops
 from workers.gpu import Gpu, GpuCollector
@@ -16,6 +21,46 @@ ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 64)
 STAGES = ("encode", "denoise", "decode", "store")
 OUTCOMES: tuple[Status, ...] = ("succeeded", "failed", "canceled")
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+def listen(port: int, host: str) -> socket.socket:
+    """A socket for the metrics: taken before models are loaded, so that a port that isn't free is known at once.
+
+    Raises:
+        ConfigurationError: another process has the port, or the machine hasn't the address.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigurationError(
+            f"LATENTD_METRICS_HOST={host} LATENTD_METRICS_PORT={port} (--metrics-port): {error.strerror or error}",
+            field="LATENTD_METRICS_PORT",
+            value=port,
+            bound="a free port of this machine",
+        ) from error
+
+
+class _Quiet(WSGIRequestHandler):
+    """Logs no scrapes."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """Serves a registry on a socket that listens already."""
+
+    daemon_threads = True
+
+    def __init__(self, listening: socket.socket, registry: CollectorRegistry) -> None:
+        host, port = listening.getsockname()[:2]
+        super().__init__((host, port), _Quiet, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listening
+        self.server_name, self.server_port = host, port
+        self.setup_environ()
+        self.set_app(make_wsgi_app(registry))
 
 
 class WorkerMetrics:
@@ -93,9 +138,11 @@ class WorkerMetrics:
             for stage, seconds in (("denoise", held.denoise_s), ("decode", held.decode_s), ("store", held.store_s)):
                 self.stages.labels(stage, held.model).observe(seconds)
 
-    def serve(self, port: int, host: str = "127.0.0.1") -> int:
-        """Answer /metrics on `host`; the port, which the system chose if it was 0."""
-        self._server, self._thread = start_http_server(port, addr=host, registry=self.registry)
+    def serve(self, listening: socket.socket) -> int:
+        """Answer /metrics on a socket of `listen`; its port, which the system chose if 0 was asked for."""
+        self._server = _Server(listening, self.registry)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
         return self._server.server_port
 
     def close(self) -> None:

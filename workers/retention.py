@@ -19,12 +19,12 @@ from redis import Redis
 from redis.client import Pipeline
 from rq.utils import as_text
 
-from latentd.storage import Store
+from latentd.storage import Store, delete, tidy
 from service.contract import JOBS_KEY, TERMINAL, JobResult, gone_key, job_key, keys_of, list_key, state_key
 from workers.link import Link, transact
+from workers.pairing import FOLDERS, belong_together
 from workers.publish import Retention
 
-FOLDERS = ("images", "uploads", "states")
 LOCK_KEY = "latentd:sweeping"
 PAGE = 500
 LONGEST_INTERVAL_S = 60.0
@@ -80,7 +80,7 @@ class Sweeper:
         oldest = self._clock() - CLOCKS_AGREE * self._retention.keep_s
         old = [one.path for folder in FOLDERS for one in self._of(folder, job_id) if one.modified <= oldest]
         if old:
-            self._store.delete(old)
+            delete(self._store, old)
         return transact(self._redis, (job_key(job_id),), partial(self._bury, job_id=job_id))
 
     def _bury(self, pipe: Pipeline, job_id: str) -> bool:
@@ -95,14 +95,20 @@ class Sweeper:
         return not alive
 
     def collect(self) -> int:
-        """Delete objects that no job names: of jobs that are gone, and of executions that died; how many."""
-        oldest, found = self._clock() - min(YOUNG_S, self._retention.keep_s), 0
+        """Delete objects that no job names: of jobs that are gone, of executions and puts that died; how many.
+
+        Nothing where this Redis and this storage don't belong together.
+        """
+        if not belong_together(self._redis, self._store):
+            return 0
+        oldest = self._clock() - min(YOUNG_S, self._retention.keep_s)
+        found = tidy(self._store, oldest)
         for folder in FOLDERS:
             for page in self._store.list(folder, chunk_size=PAGE):
                 aged = [one for one in _parse(page) if one.modified <= oldest]
                 orphans = self._orphans(aged)
                 if orphans:
-                    self._store.delete(orphans)
+                    delete(self._store, orphans)
                 found += len(orphans)
         return found
 
@@ -147,7 +153,7 @@ def _parse(page: Iterable[Any]) -> list[Stored]:
 
 
 class Sweeping(threading.Thread):
-    """Runs a sweeper every quarter of the retention, a minute at most; neither Redis nor storage stops it."""
+    """Runs a sweeper at once and every quarter of the retention, a minute at most; nothing that happens stops it."""
 
     def __init__(self, redis: Redis, sweeper: Sweeper, retention: Retention) -> None:
         super().__init__(name="sweeping", daemon=True)
@@ -159,8 +165,12 @@ class Sweeping(threading.Thread):
 
     def run(self) -> None:
         link = Link()
-        while not self._done.wait(self._interval):
-            link.attempt(self.turn)
+        while not self._done.is_set():
+            try:
+                link.attempt(self.turn)
+            except Exception:  # objects and ids of expired jobs would stay for ever, and nobody would be told
+                log.exception("sweep failed")
+            self._done.wait(self._interval)
 
     def stop(self) -> None:
         """Stop and wait for the thread."""

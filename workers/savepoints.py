@@ -15,7 +15,7 @@ from obstore.exceptions import BaseError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from latentd.storage import Store, state_path
+from latentd.storage import Store, delete, state_path
 from service.contract import job_key, state_key
 from workers.held import Held
 
@@ -96,7 +96,7 @@ class Savepoints:
         if kept:
             path, held.state_path = held.state_path, path
         if path:  # of a state that is outdated, or was refused
-            self._store.delete(path)
+            delete(self._store, [path])
         return kept
 
     def _fetch(self, path: str) -> bytes | None:

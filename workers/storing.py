@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from PIL import Image
 
 from latentd.errors import DiskFull, JobFailed, LatentdError
-from latentd.storage import Store, image_path, put_image
+from latentd.storage import Store, delete, image_path, put_image
 from service.contract import ImageInfo, Upload, image_id
 from workers.held import Held
 from workers.images import encode_picture, picture_text
@@ -47,7 +48,8 @@ class Stored:
     index: int
     info: ImageInfo
     path: str
-    seconds: float
+    seconds: float  # of the job, waiting for a storage that was away included
+    try_s: float  # encoding the file and the try that went through: what an image costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class Storing:
         self._reports: SimpleQueue[Report] = SimpleQueue()
         self._stop = threading.Event()
         self._away = away
+        self._lock = threading.Lock()
+        self._waiting: Counter[str] = Counter()  # by model, decoded images that are in memory only
 
     def load(self, held: Held) -> None:
         """Read the job's uploads and state; a `Loaded` or `Unstored` follows."""
@@ -92,7 +96,13 @@ class Storing:
 
     def save(self, held: Held, index: int, picture: Image.Image) -> None:
         """Encode and store an image; a `Stored` or `Unstored` follows."""
-        self._submit(held, lambda: self._save(held, index, picture))
+        self._count(held.model, 1)
+        self._submit(held, lambda: self._save(held, index, picture), lambda: self._count(held.model, -1))
+
+    def waiting(self, model: str) -> int:
+        """Images of `model` that aren't in storage yet, of ended jobs too: their memory isn't free before."""
+        with self._lock:
+            return self._waiting[model]
 
     def discard(self, paths: list[str]) -> None:
         """Delete objects that no result names; what can't be deleted now is swept later."""
@@ -114,7 +124,11 @@ class Storing:
         self._stop.set()
         self._pool.shutdown()
 
-    def _submit(self, held: Held, work: Callable[[], Report]) -> None:
+    def _count(self, model: str, change: int) -> None:
+        with self._lock:
+            self._waiting[model] += change
+
+    def _submit(self, held: Held, work: Callable[[], Report], done: Callable[[], None] = lambda: None) -> None:
         def report() -> None:
             try:
                 self._reports.put(work())
@@ -125,6 +139,8 @@ class Storing:
             except Exception as error:  # a thread's exception would be lost, and the job with it
                 log.exception("storing failed", **held.names)
                 self._reports.put(Unstored(held, JobFailed(f"the image can't be stored: {type(error).__name__}")))
+            finally:
+                done()
 
         self._pool.submit(report)
 
@@ -146,8 +162,9 @@ class Storing:
         began, request = time.monotonic(), held.request
         text = picture_text(request, index, self._hashes[held.model])
         data = encode_picture(picture, request.output_format, text)
+        encoded_s = time.monotonic() - began
         path = image_path(held.job_id, held.execution.id, index, request.output_format)
-        self._patiently(held, lambda: self._put(path, data, f"image/{request.output_format}"))
+        put_s = self._patiently(held, lambda: self._put(path, data, f"image/{request.output_format}"))
         if held.closed:
             self._discard([path])
             raise Closed
@@ -161,14 +178,16 @@ class Storing:
             bytes=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
         )
-        return Stored(held, index, info, path, time.monotonic() - began)
+        return Stored(held, index, info, path, time.monotonic() - began, encoded_s + put_s)
 
-    def _put(self, path: str, data: bytes, media_type: str) -> None:
-        """Create the object. One that is there was put by a try whose answer was lost: only we know its name."""
+    def _put(self, path: str, data: bytes, media_type: str) -> float:
+        """Create the object; the seconds. One that is there was put by a try whose answer was lost: only we know it."""
+        began = time.monotonic()
         try:
             put_image(self._store, path, data, media_type)
         except AlreadyExistsError:
             log.info("object was there already", path=path)
+        return time.monotonic() - began
 
     def _patiently(self, held: Held, work: Callable[[], T]) -> T:
         """Try until storage answers.
@@ -197,6 +216,6 @@ class Storing:
     def _discard(self, paths: list[str]) -> None:
         for path in paths:
             try:
-                self._store.delete(path)
+                delete(self._store, [path])
             except (BaseError, OSError) as error:
                 log.info("orphan left to the sweep", path=path, error=type(error).__name__)

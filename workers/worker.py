@@ -26,7 +26,7 @@ from workers.heartbeat import Heartbeat
 from workers.link import ANSWER_S, Link, connect
 from workers.loading import choose_device, load_engine
 from workers.loop import Loop
-from workers.metrics import WorkerMetrics
+from workers.metrics import WorkerMetrics, listen
 from workers.places import machine
 from workers.publish import Retention
 from workers.reaper import Reaper
@@ -34,6 +34,9 @@ from workers.retention import Sweeper, Sweeping
 from workers.savepoints import Savepoints
 from workers.storing import Storing
 
+# A round is one UNet call or one chunk of pictures. On a GPU the longest take minutes (the first calls compile,
+# pictures of 16 megapixels are decoded tile by tile); a CPU may need the better part of an hour for such pictures.
+HANG_S_GPU, HANG_S_CPU = 600.0, 3600.0
 SECOND_SIGNAL_S = 1.0  # a terminal's Ctrl-C and a supervisor's SIGTERM often come together and count once
 
 T = TypeVar("T")
@@ -64,13 +67,16 @@ def worker_name(device: str) -> str:
 def serve(settings: Settings, model_ids: Sequence[str], device: str) -> None:
     """Work on the queues of `model_ids` (none: the default ones) on `device` until SIGTERM or SIGINT.
 
-    The first signal drains for up to LATENTD_DRAIN_S, a second hands everything back at once.
+    The first signal drains for up to LATENTD_DRAIN_S, a second hands everything back at once. Before it is ready, a
+    worker ends at the first one and has claimed nothing.
 
     Raises:
-        ConfigurationError: there is no such model.
+        ConfigurationError: there is no such model, or the metrics port is taken.
         CheckpointError: one doesn't load.
     """
-    began, device = time.monotonic(), choose_device(device)
+    began, signals = time.monotonic(), Signals(settings.drain_s)
+    device = choose_device(device)
+    port = None if settings.metrics_port is None else listen(settings.metrics_port, settings.metrics_host)
     write_missing_cards(settings.models_dir)
     engine = load_engine(settings, model_ids, device)
     cards = chosen_cards(settings, engine.models)
@@ -83,8 +89,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str) -> None:
     storing = Storing(store, hashes, savepoints, metrics.storage_errors.inc)
     retention = Retention(settings.retention_s, settings.gone_s)
     loop = Loop(worker, engine, list(cards), storing, savepoints, metrics, retention=retention)
-    _on_signals(loop, settings.drain_s)
-    port = None if settings.metrics_port is None else metrics.serve(settings.metrics_port, settings.metrics_host)
+    metrics_port = None if port is None else metrics.serve(port)
     heart = Heartbeat(
         worker,
         connect(settings.redis),
@@ -93,14 +98,18 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str) -> None:
         loop.held,
         loop.rates.published,
         loop.times.take,
+        loop.round_s,
+        settings.hang_s or (HANG_S_CPU if device == "cpu" else HANG_S_GPU),
     )
     sweeper_redis = connect(settings.redis)
     sweeping = Sweeping(sweeper_redis, Sweeper(sweeper_redis, store, retention), retention)
-    _patiently(lambda: _arrive(worker, redis, cards))
-    heart.start()
-    sweeping.start()
-    log.info("ready", worker=worker.name, models=list(cards), metrics_port=port, seconds=time.monotonic() - began)
     try:
+        _patiently(lambda: _arrive(worker, redis, cards))
+        signals.drain(loop)
+        heart.start()
+        sweeping.start()
+        seconds = time.monotonic() - began
+        log.info("ready", worker=worker.name, models=list(cards), metrics_port=metrics_port, seconds=seconds)
         loop.run()
     finally:
         sweeping.stop()
@@ -110,18 +119,34 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str) -> None:
         _leave(worker, redis, list(cards))
 
 
-def _on_signals(loop: Loop, drain_s: float) -> None:
-    first: list[float] = []
+class Signals:
+    """SIGTERM and SIGINT: until there is a loop to drain they end the process, which holds nothing then.
 
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        if not first:
-            first.append(time.monotonic())
-            loop.stop(drain_s)
-        elif time.monotonic() - first[0] > SECOND_SIGNAL_S:
-            loop.stop(0)
+    Handled from the start: the kernel drops a signal that the first process of a container doesn't handle.
+    """
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    def __init__(self, drain_s: float) -> None:
+        self._drain_s = drain_s
+        self._loop: Loop | None = None
+        self._first: float | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def drain(self, loop: Loop) -> None:
+        """From now on a signal stops `loop`."""
+        self._loop = loop
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        first, now = self._first is None, time.monotonic()
+        self._first = self._first or now
+        if self._loop is None:
+            if first:
+                log.info("stopped before it was ready")
+                raise SystemExit(0)
+        elif first:
+            self._loop.stop(self._drain_s)
+        elif now - self._first > SECOND_SIGNAL_S:
+            self._loop.stop(0)
 
 
 def _patiently(work: Callable[[], T]) -> T:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
 
 import httpx2
+import obstore
 import pytest
 from obstore.store import S3Store
 from PIL import Image
+from redis import Redis
 
 from latentd.errors import ConfigurationError
-from latentd.storage import open_public, open_store
-from tests.gateway import mask, png
+from latentd.storage import delete, image_path, open_public, open_store
+from service.contract import ImageInfo, StoredImage, job_key, stored_field
+from tests.gateway import finish, mask, png, running, settings_for
 from tests.s3 import S3Server
 from tests.service import Service
 from tests.tiny import write_tiny_inpaint
+from workers.pairing import DEPLOYMENT_OBJECT, belong_together
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +81,38 @@ def test_public_urls_need_s3(s3: S3Server) -> None:
         with pytest.raises(ConfigurationError, match="LATENTD_STORAGE_PUBLIC_URL"):
             open_public(url, public)
     assert isinstance(open_public(s3.env["LATENTD_STORAGE_URL"], "https://s3.example.org/"), S3Store)
+
+
+def test_redirects_are_kept_once_the_job_has_ended(s3: S3Server, redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    url, public = s3.env["LATENTD_STORAGE_URL"], s3.url.replace("127.0.0.1", "localhost")
+    with running(settings_for(redis_url, tmp_path, storage_url=url, storage_public_url=public)) as client:
+        job_id = client.post("/v1/txt2img", json={"prompt": "x"}).json()["id"]
+        finish(redis, open_store(url), job_id, png((64, 64)))
+        assert client.get(f"/v1/images/{job_id}-0").headers["cache-control"] == "private, max-age=300"
+        (image,) = client.get(f"/v1/jobs/{job_id}").json()["images"]
+        early = StoredImage(execution="execution", info=ImageInfo.model_validate(image))
+        redis.hdel(job_key(job_id), "result")
+        redis.hset(job_key(job_id), mapping={"status": "running", stored_field(0): early.to_json()})
+        answer = client.get(f"/v1/images/{job_id}-0")
+        assert (answer.status_code, answer.headers["cache-control"]) == (307, "private, no-cache")
+
+
+def test_the_public_endpoint_wins_over_the_environment(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.url)
+    public = open_public(s3.env["LATENTD_STORAGE_URL"], "https://s3.example.org")
+    assert obstore.sign(public, "GET", "a", timedelta(seconds=60)).startswith("https://s3.example.org/")
+    assert os.environ["AWS_ENDPOINT_URL_S3"] == s3.url
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_pair_is_made_once_and_missing_objects_are_let_pass(redis: Redis) -> None:
+    store = open_store("s3://pictures/pair")
+    assert belong_together(redis, store)
+    assert belong_together(redis, store)
+    store.put(image_path("a", "e", 0, "png"), b"1")
+    delete(store, [image_path("a", "e", 1, "png"), image_path("a", "e", 0, "png")])
+    assert [entry["path"] for page in store.list() for entry in page] == [DEPLOYMENT_OBJECT]
+    redis.flushall()
+    assert not belong_together(redis, store)

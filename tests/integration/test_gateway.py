@@ -17,7 +17,7 @@ from rq.registry import CanceledJobRegistry
 from rq.serializers import JSONSerializer
 
 from latentd.errors import DeadlineMissed
-from latentd.storage import image_path, open_store
+from latentd.storage import open_store
 from service.contract import (
     CARDS_KEY,
     CONTRACT_VERSION,
@@ -263,27 +263,6 @@ def test_list_refuses_odd_queries(client: httpx2.Client, query: str) -> None:
     assert answer.status_code == 422, problem
     assert problem["field"] == query.split("=")[0]
     assert problem["bound"]
-
-
-def test_images_are_cached_for_ever_and_downloadable(client: httpx2.Client, redis: Redis, folder: Path) -> None:
-    job_id = client.post("/v1/txt2img", json={"prompt": "x"}).json()["id"]
-    assert client.get(f"/v1/images/{job_id}-0").status_code == 404
-    data = png((64, 64))
-    store = open_store(str(folder / "data" / "objects"))
-    finish(redis, store, job_id, data)
-    job = client.get(f"/v1/jobs/{job_id}").json()
-    (image,) = job["images"]
-    answer = client.get(image["url"])
-    assert (answer.status_code, answer.content) == (200, data)
-    assert answer.headers["content-type"] == "image/png"
-    assert "immutable" in answer.headers["cache-control"]
-    assert answer.headers["etag"] == f'"{image["sha256"]}"'
-    again = client.get(image["url"], headers={"If-None-Match": answer.headers["etag"]})
-    assert (again.status_code, again.content) == (304, b"")
-    assert "attachment" in client.get(image["url"] + "?download").headers["content-disposition"]
-    assert client.get(f"/v1/images/{job_id}-1").status_code == 404
-    store.delete(image_path(job_id, "execution", 0, "png"))
-    assert client.get(image["url"]).status_code == 410
 
 
 def test_waiting_answers_the_finished_job_or_its_bytes(client: httpx2.Client, redis: Redis, folder: Path) -> None:

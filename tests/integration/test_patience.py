@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from redis import Redis
+from structlog.testing import capture_logs
 
 from service import keys
 from service.protocol import PatientProtocol
@@ -83,6 +84,20 @@ def test_a_slow_body_is_a_408(client: httpx2.Client, redis: Redis) -> None:
         found = answer_of(connection)
     assert b"408 Request Timeout" in found
     assert b"urn:latentd:problem:request-timeout" in found
+    assert redis.dbsize() == 0
+
+
+def test_a_client_that_leaves_while_it_sends_is_no_error(client: httpx2.Client, redis: Redis) -> None:
+    head = b"POST /v1/upscale HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
+    with capture_logs() as lines:
+        for kind in (b"application/json", b"multipart/form-data; boundary=x"):
+            with connect(client) as connection:
+                connection.sendall(head + b"Content-Type: " + kind + b"\r\n\r\n--x")
+        ends = time.monotonic() + 5
+        while len(seen := [line for line in lines if line["event"] == "request"]) < 2 and time.monotonic() < ends:
+            time.sleep(0.01)
+    assert [(line["status"], line["route"]) for line in seen] == 2 * [(499, "/v1/upscale")]
+    assert [line for line in lines if line["log_level"] in ("warning", "error")] == []
     assert redis.dbsize() == 0
 
 

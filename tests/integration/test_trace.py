@@ -77,6 +77,19 @@ def test_a_job_that_is_handed_back_has_two_runs_and_one_trace(
     assert len(redis.xrange(events_key(job_id)) or []) == len(seen) + 2, "the two marks aren't shown"
 
 
+def test_a_job_canceled_while_it_waits_again_leaves_its_run_s_end_alone(client: httpx2.Client, rig: Rig) -> None:
+    job_id = post(client, steps=200)
+    rig.until(lambda: rig.step(job_id) >= 3)
+    rig.loop.stop(0)
+    rig.loop.run()
+    before = trace(client, job_id)
+    assert client.delete(f"/v1/jobs/{job_id}").json()["status"] == "canceled"
+    found = trace(client, job_id)
+    assert [run["end"] for run in found["runs"]] == ["handed_back"]
+    assert found["runs"] == before["runs"]
+    assert (found["status"], found["preemptions"]) == ("canceled", 1)
+
+
 def test_log_lines_of_gateway_and_worker_name_job_and_request_but_no_prompt(client: httpx2.Client, rig: Rig) -> None:
     with capture_logs() as lines:
         job_id = post(client, steps=2)

@@ -40,7 +40,7 @@ def upload(rig: Rig, job_id: str, name: str, picture: Image.Image) -> Upload:
     """Put an upload into storage as the gateway does."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    path, data = upload_path(job_id, name), buffer.getvalue()
+    path, data = upload_path(job_id, name, "0" * 64), buffer.getvalue()
     rig.store.put(path, data)
     return Upload(path=path, sha256="0", bytes=len(data), width=picture.width, height=picture.height)
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +13,7 @@ from rq.worker.base import BaseWorker
 
 from latentd.settings import Settings
 from latentd.storage import open_store
+from latentd.up import die_with_parent
 from service.contract import CARDS_KEY, JobResult, ModelCard, serving_key
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.integration.processes import WorkerProcess, wait_for
@@ -102,6 +106,34 @@ def test_after_kill_9_another_worker_finishes_the_job_once_within_30_seconds(
 
 def _pid_of(redis: Redis, worker: str) -> str:
     return (redis.hget(f"rq:worker:{worker}", "pid") or b"").decode()  # type: ignore[union-attr]
+
+
+# A worker that is loading for as long as the test wants.
+LOADING = """
+import time
+from latentd.settings import Settings
+from workers import worker
+worker.load_engine = lambda *_: print("loading", flush=True) or time.sleep(60)
+worker.serve(Settings(), ["tiny"], "cpu")
+"""
+
+
+def test_a_stop_while_models_are_loaded_ends_the_worker_at_once(settings: Settings) -> None:
+    environment = os.environ | {"REDIS_URL": settings.redis, "LATENTD_MODELS_DIR": str(settings.models_dir)}
+    command = [sys.executable, "-c", LOADING]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, preexec_fn=die_with_parent) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.terminate()
+        assert process.wait(5) == 0  # not -15: it handled the signal, as the first process of a container must
+
+
+def test_a_stop_while_redis_is_away_ends_the_worker_at_once(settings: Settings, tmp_path: Path, start: Start) -> None:
+    away = settings.model_copy(update={"redis_url": f"unix://{tmp_path}/no.sock"})
+    worker = start(used=away, ready=False)
+    wait_for(lambda: "redis is away" in worker.log.read_text(), 60, "a try")
+    assert worker.stop(5) == 0
+    assert '"ready"' not in worker.log.read_text()
 
 
 def test_a_second_signal_hands_back_at_once(redis: Redis, start: Start) -> None:

@@ -50,7 +50,7 @@ class Work:
 
 
 class SimWorker:
-    """Mirrors `workers.engine.Engine.turn` and `room`, and the storing threads beside it."""
+    """Mirrors `workers.engine.Engine.turn`, the loop's room for claims, and the storing threads beside them."""
 
     def __init__(self, costs: Costs, policy: Policy, clock: Callable[[], float]) -> None:
         self.order = ClaimOrder(costs.models)
@@ -74,6 +74,7 @@ class SimWorker:
         model, lane = place
         waiting = sum(job.cost.images for job in self._unprepared if job.cost.model == model)
         waiting += sum(job.cost.model == model for job in self._undecoded)
+        waiting += sum(job.cost.model == model for _, _, job in self._stores)
         return max(0, self._scheduler.room(model, lane) - waiting)
 
     def admit(self, job: SimJob) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -111,3 +112,11 @@ def test_own_redis_listens_on_a_private_socket_only(tmp_path: Path, monkeypatch:
     assert settings.redis_socket.parent.stat().st_mode & 0o777 == 0o700
     redis.start()
     redis.stop()
+
+
+def test_a_worker_whose_metrics_port_is_taken_gets_another(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = Settings(data_dir=tmp_path, worker_metrics_port=taken.getsockname()[1])
+        worker = next(child for child in children(settings, insecure=False) if child.name.startswith("worker"))
+        assert worker.more() == ["--metrics-port", "0"]
+    assert worker.more() == ["--metrics-port", str(settings.worker_metrics_port)]

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import urllib.request
 
+import pytest
 from prometheus_client import generate_latest
 
+from latentd.errors import ConfigurationError
 from workers.flops import RowFlops
-from workers.metrics import WorkerMetrics
+from workers.metrics import WorkerMetrics, listen
 from workers.tasks import Called
 
 FAMILIES = {
@@ -59,9 +61,15 @@ def test_series_of_served_models_begin_at_zero() -> None:
 
 def test_metrics_are_served_on_loopback() -> None:
     metrics = WorkerMetrics()
-    port = metrics.serve(0)
+    port = metrics.serve(listen(0, "127.0.0.1"))
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             assert b"latentd_step_rows" in answer.read()
     finally:
         metrics.close()
+
+
+def test_a_taken_port_names_its_setting() -> None:
+    with listen(0, "127.0.0.1") as taken, pytest.raises(ConfigurationError, match="LATENTD_METRICS_PORT=") as raised:
+        listen(taken.getsockname()[1], "127.0.0.1")
+    assert raised.value.field == "LATENTD_METRICS_PORT"

@@ -1,0 +1,103 @@
+"""Pictures over HTTP: uploads under one key, images before and after their job's end, purges."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import pytest
+from redis import Redis
+
+from latentd.storage import image_path, open_store
+from service.contract import JobResult, StoredImage, job_key, stored_field
+from tests.gateway import finish, png, running, settings_for
+from tests.redis_server import RedisServer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gateway")
+
+
+@pytest.fixture(scope="module")
+def client(redis_server: RedisServer, folder: Path) -> Iterator[httpx2.Client]:
+    with running(settings_for(redis_server.url, folder)) as client:
+        yield client
+
+
+def test_purges_at_the_same_time_all_succeed(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    store = open_store(str(folder / "data" / "objects"))
+    for _ in range(5):
+        job_id = client.post("/v1/upscale", files={"image": ("a.png", png(), "image/png")}).json()["id"]
+        finish(redis, store, job_id, png((64, 64)))
+        with ThreadPoolExecutor(4) as threads:
+            answers = list(threads.map(lambda _: client.delete(f"/v1/jobs/{job_id}?purge=true"), range(4)))  # noqa: B023
+        assert {answer.status_code for answer in answers} <= {204, 410}
+
+
+def test_requests_of_one_key_do_not_overwrite_each_other_s_uploads(
+    client: httpx2.Client, redis: Redis, folder: Path
+) -> None:
+    def post(shade: int) -> httpx2.Response:
+        files = {"image": ("a.png", png(colour=(shade, 0, 0)), "image/png")}
+        return client.post("/v1/upscale", files=files, headers={"Idempotency-Key": "k"})
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(post, range(8)))
+    assert sorted(answer.status_code for answer in answers) == [202] + 7 * [409]
+    job = next(answer.json() for answer in answers if answer.status_code == 202)
+    image = job["request"]["image"]
+    stored = (folder / "data" / "objects" / image["path"]).read_bytes()
+    assert hashlib.sha256(stored).hexdigest() == image["sha256"]
+    finish(redis, open_store(str(folder / "data" / "objects")), job["id"], png((64, 64)))
+    assert client.delete(f"/v1/jobs/{job['id']}?purge=true").status_code == 204
+    assert not (folder / "data" / "objects" / "uploads" / job["id"]).exists()
+
+
+def test_images_are_cached_for_ever_and_downloadable(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    job_id = client.post("/v1/txt2img", json={"prompt": "x"}).json()["id"]
+    assert client.get(f"/v1/images/{job_id}-0").status_code == 404
+    data = png((64, 64))
+    store = open_store(str(folder / "data" / "objects"))
+    finish(redis, store, job_id, data)
+    job = client.get(f"/v1/jobs/{job_id}").json()
+    (image,) = job["images"]
+    answer = client.get(image["url"])
+    assert (answer.status_code, answer.content) == (200, data)
+    assert answer.headers["content-type"] == "image/png"
+    assert "immutable" in answer.headers["cache-control"]
+    assert answer.headers["etag"] == f'"{image["sha256"]}"'
+    again = client.get(image["url"], headers={"If-None-Match": answer.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert "attachment" in client.get(image["url"] + "?download").headers["content-disposition"]
+    assert client.get(f"/v1/images/{job_id}-1").status_code == 404
+    store.delete(image_path(job_id, "execution", 0, "png"))
+    assert client.get(image["url"]).status_code == 410
+
+
+def test_an_image_may_change_until_its_job_has_ended(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    job_id, data = client.post("/v1/txt2img", json={"prompt": "x"}).json()["id"], png((64, 64))
+    store = open_store(str(folder / "data" / "objects"))
+    finish(redis, store, job_id, data)
+    info = JobResult.model_validate_json(redis.hget(job_key(job_id), "result") or "").images[0]
+    result = redis.hget(job_key(job_id), "result")
+    early = StoredImage(execution="execution", info=info).to_json()
+    redis.hdel(job_key(job_id), "result")
+    redis.hset(job_key(job_id), mapping={"status": "running", stored_field(0): early})
+    answer = client.get(info.url)
+    assert (answer.status_code, answer.content) == (200, data)
+    assert answer.headers["cache-control"] == "private, no-cache"
+    again = client.get(info.url, headers={"If-None-Match": answer.headers["etag"]})
+    assert (again.status_code, again.headers["cache-control"]) == (304, "private, no-cache")
+    redis.hset(job_key(job_id), mapping={"status": "succeeded", "result": result or b""})
+    assert "immutable" in client.get(info.url).headers["cache-control"]
+
+
+@pytest.mark.parametrize("index", ["\u0660", "00", "0x", "-0", "+0", "100", ""])
+def test_an_image_has_one_id(client: httpx2.Client, redis: Redis, folder: Path, index: str) -> None:
+    job_id = client.post("/v1/txt2img", json={"prompt": "x"}).json()["id"]
+    finish(redis, open_store(str(folder / "data" / "objects")), job_id, png((64, 64)))
+    assert client.get(f"/v1/images/{job_id}-{index}?download").status_code == 404
