@@ -7,16 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from latentd.cli.console import plain
 from latentd.cli.serve import settings_with
+from latentd.errors import ConfigurationError
 from latentd.settings import Settings
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from service.contract import StepTimes
     from workers.planner.answer import Outlook, Planner, Waits
     from workers.planner.worker import Policy
+
+LARGEST = 1e9  # of any number given
 
 Rate = Annotated[float, typer.Option(min=1e-6, help="Jobs per second.")]
 Mix = Annotated[Path, typer.Option(help="JSON list of request classes (docs/capacity.md).")]
@@ -47,6 +52,7 @@ def plan(
     from workers.planner.costs import price
     from workers.planner.files import read_mix
 
+    _finite(rate=rate, p99=p99, redis_jobs=redis_jobs, redis_steps=redis_steps)
     settings, classes = settings_with(), read_mix(mix)
     costs = price(classes, tables_of(settings, table, {one.model for one in classes}))
     load = Load(classes, rate, enough_jobs(classes), seed)
@@ -55,9 +61,17 @@ def plan(
     best = planner.outlook(workers, policy) if workers else planner.least(p99, policy)
     others = planner.compare(best.workers, policy)
     if json:
-        Console().print_json(data=answer(planner, best, others, p99))
+        plain().print_json(data=answer(planner, best, others, p99))
     else:
-        show(planner, best, others, p99, Console())
+        show(planner, best, others, p99, plain())
+
+
+def _finite(**options: float | None) -> None:
+    """Option types have a lower bound only, which NaN passes as well."""
+    for name, value in options.items():
+        if value is not None and not value <= LARGEST:
+            detail = f"--{name.replace('_', '-')} {value:g}: at most {LARGEST:g}"
+            raise ConfigurationError(detail, field=name, value=str(value), bound=LARGEST)
 
 
 def tables_of(settings: Settings, file: Path | None, models: set[str]) -> dict[str, StepTimes]:
@@ -102,19 +116,18 @@ def show(planner: Planner, best: Outlook, others: dict[str, Outlook], p99: float
     load, verdict = planner.load, "keep" if best.meets(p99) else "don't keep"
     gpus = "GPU" if best.workers == 1 else "GPUs"
     console.print(
-        f"[bold]{best.workers} {gpus}[/bold], a worker each, {verdict} {p99:g} s for 99 % at {load.rate:g} jobs/s: "
+        f"{best.workers} {gpus}, a worker each, {verdict} {p99:g} s for 99 % at {load.rate:g} jobs/s: "
         f"p99 {best.total.p99:.2f} s, mean {best.total.mean:.2f} s.",
-        highlight=False,
+        style="bold",
     )
     console.print(
         f"{best.busy_share:.0%} busy, {best.rows_per_call:.1f} rows a call, Redis {best.redis_load:.0%} busy."
         + ("" if best.steady else " The queue grows without end."),
-        highlight=False,
     )
     console.print(_waits(best))
     console.print(_policies(best, others))
     for line in (*planner.costs.assumed, _simulated(planner, best)):
-        console.print(f"· {line}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"· {line}", soft_wrap=True)
 
 
 def _simulated(planner: Planner, best: Outlook) -> str:

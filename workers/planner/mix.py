@@ -6,13 +6,15 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydantic import Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from service.contract import Determinism, JobRequest, Kind, Lane, Wire
 
 
 class JobClass(Wire):
     """Jobs that are alike, as one entry of the mix file; `width` and `height` are the answer's, in pixels."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     kind: Kind
     model: str
