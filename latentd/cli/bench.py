@@ -25,7 +25,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for `latentd pla
 
 
 def bench(model: Model = None, device: Device = "auto", json: Json = False) -> None:
-    """Measure calls of 1 to 16 rows, encoding, decoding, storing, and images per second. Needs a quiet machine."""
+    """Measure calls of up to LATENTD_MAX_ROWS rows, encoding, decoding, storing, images/s, on a quiet machine."""
     from workers.bench import measure, turns
     from workers.cards import chosen_cards
     from workers.loading import load_engine
