@@ -106,9 +106,11 @@ def draw(kind: Kind, fields: dict[str, Any], files: dict[str, Path], out: Path, 
     sent = {name: value for name, value in fields.items() if value is not None}
     sent["output_format"] = FORMATS[out.suffix.lower()]
     request, card, data = resolve(kind, sent, files, settings)
-    pictures = compute(request, data, settings, device)
-    paths = [out] if len(pictures) == 1 else [out.with_stem(f"{out.stem}-{k}") for k in range(len(pictures))]
-    write(pictures, paths, request, card)
+    count = request.num_images
+    paths = [out] if count == 1 else [out.with_stem(f"{out.stem}-{k}") for k in range(count)]
+    for path in paths:
+        check_out(path)
+    write(compute(request, data, settings, device), paths, request, card)
 
 
 def check_out(out: Path) -> None:
