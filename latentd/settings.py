@@ -145,7 +145,7 @@ def read_settings(**options: object) -> Settings:
     """Settings of the environment, with options of the command line on top.
 
     Raises:
-        ConfigurationError: naming each wrong variable or option, its value and its bound.
+        ConfigurationError: naming each wrong variable or option, its value and its bound; or `.env` can't be read.
     """
     try:
         return Settings(**options)  # type: ignore[arg-type]  # it checks them
@@ -154,6 +154,8 @@ def read_settings(**options: object) -> Settings:
         field, value = str(wrong[0]["loc"][0]), _shown(wrong[0]["input"])
         detail = "; ".join(_told(each, options) for each in wrong)
         raise ConfigurationError(detail, field=field, value=value, bound=wrong[0]["msg"]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f".env: {error}", field=".env", bound="a text file in UTF-8") from error
 
 
 def variable(field: str) -> str:

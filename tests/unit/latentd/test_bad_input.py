@@ -50,6 +50,14 @@ def test_a_bad_setting_is_named(
     assert told in line_of(command, capsys, monkeypatch)
 
 
+def test_an_env_file_that_is_no_text_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_bytes(b"LATENTD_PORT=\xff")
+    assert ".env: 'utf-8' codec can't decode" in line_of("settings", capsys, monkeypatch)
+
+
 @pytest.mark.parametrize("command", BAD_COMMANDS)
 def test_a_bad_option_is_named(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
