@@ -6,24 +6,36 @@ import logging
 import sys
 
 import structlog
+from structlog.stdlib import ProcessorFormatter
 
 
 def configure(level: str) -> None:
-    """Send structlog and the standard library's loggers to standard error at `level`."""
+    """Send structlog and the standard library's loggers to standard error at `level`, in one form."""
     number = logging.getLevelNamesMapping()[level.upper()]
-    logging.basicConfig(
-        level=max(number, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s"
+    shown = _shown()
+    common: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *common],
+            processors=[ProcessorFormatter.remove_processors_meta, *shown],
+        )
     )
-    shown: list[structlog.types.Processor] = [structlog.dev.ConsoleRenderer()]  # shows exceptions itself
-    if not sys.stderr.isatty():
-        shown = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler])
+    logging.captureWarnings(True)
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *shown,
-        ],
+        processors=[*common, *shown],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # as it is now: tests exchange it
     )
+
+
+def _shown() -> list[structlog.types.Processor]:
+    """How a line is written. Tracebacks are without local variables: those hold prompts and keys."""
+    if sys.stderr.isatty():
+        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

@@ -15,6 +15,7 @@ import structlog
 
 from latentd.errors import ConfigurationError
 from latentd.settings import without_password
+from latentd.storage import private_folder
 
 MIN_VERSION = (6, 2)
 log = structlog.get_logger()
@@ -55,10 +56,13 @@ def find_server() -> Path:
 
 
 def server_command(binary: Path, data: Path, socket: Path) -> list[str]:
-    """Append-only file synced at every write, a Unix socket in 0700 folders, no TCP."""
+    """Append-only file synced at every write, a Unix socket in 0700 folders, no TCP.
+
+    Raises:
+        ConfigurationError: a folder can't be made.
+    """
     for folder in (data, socket.parent):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.chmod(folder, 0o700)
+        os.chmod(private_folder(folder, "LATENTD_DATA_DIR"), 0o700)
     options = {
         "port": "0",
         "unixsocket": str(socket),

@@ -6,11 +6,16 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis import ConnectionPool
+from redis.exceptions import RedisError
+
+from latentd.errors import ConfigurationError
 
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "models" / "weights"
 
@@ -18,15 +23,20 @@ SOCKET_PATH_MAX = 100  # the kernel's bound is 108 bytes with the terminating ze
 
 
 def without_password(url: str) -> str:
-    """A Redis URL as it may be shown."""
-    return re.sub(r"//[^@/]*@", "//***@", url)
+    """A Redis URL as it may be shown; of a wrong one rather too much is hidden."""
+    return re.sub(r"//.*@", "//***@", re.sub(r"([?&]\w*password=)[^&]*", r"\1***", url, flags=re.IGNORECASE))
 
 
 class Settings(BaseSettings):
     """Each field is `LATENTD_<NAME>` in the environment, but for `REDIS_URL`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LATENTD_", env_file=".env", extra="ignore", populate_by_name=True, frozen=True
+        env_prefix="LATENTD_",
+        env_file=".env",
+        extra="ignore",
+        populate_by_name=True,
+        frozen=True,
+        allow_inf_nan=False,
     )
 
     redis_url: str | None = Field(
@@ -95,12 +105,31 @@ class Settings(BaseSettings):
         default=None, description="Signs webhooks (Standard Webhooks): whsec_ and at least 24 bytes as base64."
     )
     log_prompts: bool = Field(default=False, description="Let the gateway's log name prompts.")
-    log_level: str = Field(default="info", description="debug, info, warning or error.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug, info, warning or error."
+    )
 
     @field_validator("allowed_hosts", "webhook_allow", mode="before")
     @classmethod
     def split_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def ignore_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("redis_url")
+    @classmethod
+    def check_redis_url(cls, value: str | None) -> str | None:
+        """An empty one is none. What redis-py says of a wrong one may quote its password, and isn't repeated."""
+        try:
+            if value:
+                ConnectionPool.from_url(value).make_connection()  # reads every option; doesn't connect
+        except (ValueError, TypeError, RedisError):
+            bound = "redis://[user:password@]host[:port][/number], rediss:// or unix:///path, with redis-py's options"
+            raise ValueError(f"must be {bound}") from None
+        return value or None
 
     @property
     def storage(self) -> str:
@@ -120,3 +149,36 @@ class Settings(BaseSettings):
     def redis(self) -> str:
         """The Redis URL; without REDIS_URL the socket of the one that `latentd up` runs."""
         return self.redis_url or f"unix://{self.redis_socket}"
+
+
+def read_settings(**options: object) -> Settings:
+    """Settings of the environment, with options of the command line on top.
+
+    Raises:
+        ConfigurationError: naming each wrong variable or option, its value and its bound; or `.env` can't be read.
+    """
+    try:
+        return Settings(**options)  # type: ignore[arg-type]  # it checks them
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)
+        field, value = str(wrong[0]["loc"][0]), _shown(wrong[0]["input"])
+        detail = "; ".join(_told(each, options) for each in wrong)
+        raise ConfigurationError(detail, field=field, value=value, bound=wrong[0]["msg"]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f".env: {error}", field=".env", bound="a text file in UTF-8") from error
+
+
+def variable(field: str) -> str:
+    """The environment variable of a setting."""
+    return field.upper() if field.lower() == "redis_url" else f"LATENTD_{field.upper()}"
+
+
+def _told(wrong: Any, options: Mapping[str, object]) -> str:
+    field, bound = str(wrong["loc"][0]), wrong["msg"].removeprefix("Value error, ")
+    value = _shown(wrong["input"])
+    place = f"--{field.replace('_', '-')} {value}" if field in options else f"{variable(field)}={value}"
+    return f"{place}: {bound[0].lower()}{bound[1:]}"
+
+
+def _shown(value: object) -> str:
+    return repr(without_password(value)) if isinstance(value, str) else str(value)

@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
 from latentd.errors import ConfigurationError
@@ -34,20 +35,38 @@ def open_store(url: str) -> Store:
     """Open the store at `url`, a folder or `s3://bucket/prefix` (usual AWS variables).
 
     Raises:
-        ConfigurationError: for any other scheme.
+        ConfigurationError: for any other scheme, an S3 URL without bucket, or a folder that can't be made.
     """
-    if url.startswith("s3://"):
-        return S3Store.from_url(url, retry_config=RETRIES)
-    if "://" in url:
+    try:
+        if url.startswith("s3://"):
+            return S3Store.from_url(url, retry_config=RETRIES)
+        if "://" not in url:
+            return LocalStore(private_folder(Path(url), "LATENTD_STORAGE_URL or LATENTD_DATA_DIR"))
+    except BaseError as error:  # obstore's own texts are dumps of many lines
+        raise _not_a_store(url) from error
+    raise _not_a_store(url)
+
+
+def _not_a_store(url: str) -> ConfigurationError:
+    bound = "a folder or s3://bucket/prefix"
+    detail = f"LATENTD_STORAGE_URL={url!r} is neither {bound.replace(' or', ' nor')}"
+    return ConfigurationError(detail, field="LATENTD_STORAGE_URL", value=url, bound=bound)
+
+
+def private_folder(folder: Path, variable: str) -> Path:
+    """The folder that `variable` names, made with those above it if it isn't there.
+
+    Raises:
+        ConfigurationError: it can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        detail = f"{variable}: folder {folder} can't be made: {error.strerror}"
         raise ConfigurationError(
-            f"LATENTD_STORAGE_URL={url!r} is neither a folder nor s3://bucket/prefix",
-            field="LATENTD_STORAGE_URL",
-            value=url,
-            bound="a folder or s3://bucket/prefix",
-        )
-    folder = Path(url)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return LocalStore(folder, automatic_cleanup=True)  # of folders that a deletion leaves empty
+            detail, field=variable, value=str(folder), bound="a folder that can be made"
+        ) from error
+    return folder
 
 
 def open_public(url: str, public_url: str) -> S3Store:
@@ -112,7 +131,9 @@ def delete(store: Store, paths: Sequence[str]) -> None:
 
 
 def tidy(store: Store, before: float) -> int:
-    """Remove what puts that were cut short left in a local folder before that time; how many files."""
+    """Remove empty folders of before that time from a local folder, and what puts that were cut short left in it; how
+    many files. Deleting folders at once would make puts beside it fail.
+    """
     if isinstance(store, S3Store) or store.prefix is None:
         return 0
     found = 0

@@ -113,6 +113,7 @@ def configure(app: FastAPI) -> uvicorn.Config:
         app,
         http=PatientProtocol,
         ws="none",
+        log_config=None,  # those of latentd.logs
         log_level="warning",
         access_log=False,
         server_header=False,

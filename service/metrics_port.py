@@ -29,7 +29,8 @@ async def metrics_port(gateway: Gateway) -> AsyncIterator[None]:
     if gateway.settings.metrics_port is None:
         yield
         return
-    server = Quiet(uvicorn.Config(_app(gateway), log_level="warning", access_log=False, lifespan="off"))
+    config = uvicorn.Config(_app(gateway), log_config=None, log_level="warning", access_log=False, lifespan="off")
+    server = Quiet(config)
     listening = listen(gateway.settings.metrics_host, gateway.settings.metrics_port, "LATENTD_METRICS_PORT")
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     try:

@@ -23,7 +23,6 @@ from workers.scheduler import Shape
 from workers.steptimes import step_times
 from workers.tasks import Admission, Called, Failed, Finished, Prepared
 
-ROWS = (1, 2, 4, 8, 16)
 WARM_UP = 1  # calls of each size that count for nothing
 CALLS = 3  # of each size, whose median counts
 WITH_UPLOAD = frozenset({"inpaint", "upscale", "img2img", "semantic2img"})
@@ -117,6 +116,7 @@ def measure(engine: Engine, cards: Sequence[ModelCard], max_rows: int, on_turn: 
         max_rows=max_rows,
         tables=tuple(table for _, table, _ in done),
         images_per_s={f"{card.id} {kind}": speed for card, _, speeds in done for kind, speed in speeds.items()},
+        cards=tuple(cards),
     )
 
 
@@ -138,7 +138,12 @@ def _measure(
 
 
 def _sizes(max_rows: int) -> Iterator[int]:
-    return (rows for rows in ROWS if rows <= max_rows)
+    """1, 2, 4, … and the largest."""
+    rows = 1
+    while rows < max_rows:
+        yield rows
+        rows *= 2
+    yield max_rows
 
 
 def make_request(card: ModelCard, kind: Kind, number: int, **changes: object) -> JobRequest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,13 +33,20 @@ def choose_device(name: str) -> str:
     """
     if name == "auto":
         return "cuda:0" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
-        raise ConfigurationError(f"--device {name!r}: {error}", field="device", value=name) from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError(f"--device {name!r}: torch finds no GPU", field="device", value=name, bound="cpu")
+    if name != "cpu" and not re.fullmatch("cuda(:[0-9]+)?", name):
+        raise _no_device(name, "must be auto, cpu, cuda or cuda:N", "auto, cpu, cuda or cuda:N")
+    if name == "cpu":
+        return name
+    gpus = torch.cuda.device_count()
+    if gpus == 0:
+        raise _no_device(name, "torch finds no GPU", "cpu")
+    if int(name.partition(":")[2] or 0) >= gpus:
+        raise _no_device(name, f"the last GPU is cuda:{gpus - 1}", f"cuda:{gpus - 1}")
     return name
+
+
+def _no_device(name: str, reason: str, bound: str) -> ConfigurationError:
+    return ConfigurationError(f"--device {name!r}: {reason}", field="device", value=name, bound=bound)
 
 
 def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> Engine:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 import typer
-from rich.console import Console
 
 from latentd.cli import bench, draw, info, keys, models, plan, serve
+from latentd.cli.console import plain
 from latentd.errors import LatentdError
 
 app = typer.Typer(
@@ -27,7 +27,5 @@ def main() -> None:
     try:
         app()
     except LatentdError as error:
-        Console(stderr=True, soft_wrap=True).print(
-            f"latentd: {error.detail}", style="red", markup=False, highlight=False
-        )
+        plain(stderr=True).print(f"latentd: {error.detail}", style="red", soft_wrap=True)
         sys.exit(1)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from latentd.cli.console import plain
 from latentd.cli.serve import settings_with
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from service.contract import StepTimes
     from workers.planner.files import BenchReport
 
@@ -23,7 +25,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for `latentd pla
 
 
 def bench(model: Model = None, device: Device = "auto", json: Json = False) -> None:
-    """Measure calls of 1 to 16 rows, encoding, decoding, storing, and images per second. Needs a quiet machine."""
+    """Measure calls of up to LATENTD_MAX_ROWS rows, encoding, decoding, storing, images/s, on a quiet machine."""
     from workers.bench import measure, turns
     from workers.cards import chosen_cards
     from workers.loading import load_engine
@@ -31,19 +33,19 @@ def bench(model: Model = None, device: Device = "auto", json: Json = False) -> N
     settings = settings_with()
     cards = list(chosen_cards(settings, model or []).values())
     columns = (TextColumn("measuring"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=plain(stderr=True), transient=True) as progress:
         bar = progress.add_task("turns", total=turns(cards, settings.max_rows))
         engine = load_engine(settings, [card.id for card in cards], device)
         report = measure(engine, cards, settings.max_rows, lambda: progress.advance(bar))
     if json:
         typer.echo(report.model_dump_json(indent=2))
     else:
-        show(report, Console())
+        show(report, plain())
 
 
 def show(report: BenchReport, console: Console) -> None:
     """As tables for people."""
-    console.print(f"{report.device}, {report.threads} threads, torch {report.torch}", highlight=False)
+    console.print(f"{report.device}, {report.threads} threads, torch {report.torch}")
     for table in report.tables:
         console.print(_calls(table))
     speeds = Table("model and kind", "images/s", title=f"default request, calls of {report.max_rows} rows")

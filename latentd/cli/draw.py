@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from latentd.cli.console import plain
 from latentd.cli.serve import settings_with
 from latentd.errors import ConfigurationError, InvalidRequest
 from latentd.settings import Settings
@@ -101,14 +102,36 @@ def upscale(
 def draw(kind: Kind, fields: dict[str, Any], files: dict[str, Path], out: Path, device: str) -> None:
     """Resolve as the gateway does, run as a worker does, write the files."""
     settings = settings_with()
-    if out.suffix.lower() not in FORMATS:
-        raise InvalidRequest(f"--out {out}: ends in none of {', '.join(FORMATS)}", field="out", value=str(out))
+    check_out(out)
     sent = {name: value for name, value in fields.items() if value is not None}
     sent["output_format"] = FORMATS[out.suffix.lower()]
     request, card, data = resolve(kind, sent, files, settings)
-    pictures = compute(request, data, settings, device)
-    paths = [out] if len(pictures) == 1 else [out.with_stem(f"{out.stem}-{k}") for k in range(len(pictures))]
-    write(pictures, paths, request, card)
+    count = request.num_images
+    paths = [out] if count == 1 else [out.with_stem(f"{out.stem}-{k}") for k in range(count)]
+    for path in paths:
+        check_out(path)
+    write(compute(request, data, settings, device), paths, request, card)
+
+
+def check_out(out: Path) -> None:
+    """Before anything is computed: see that `out` names a format and can probably be written.
+
+    Raises:
+        InvalidRequest: it ends in no format's suffix.
+        ConfigurationError: its folder isn't there or isn't ours to write in, or it is a folder itself.
+    """
+    if out.suffix.lower() not in FORMATS:
+        raise InvalidRequest(f"--out {out}: ends in none of {', '.join(FORMATS)}", field="out", value=str(out))
+    if not out.parent.is_dir():
+        raise _unwritable(out, f"{out.parent} is no folder")
+    if out.is_dir():
+        raise _unwritable(out, "it is a folder")
+    if not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise _unwritable(out, "no permission to write there")
+
+
+def _unwritable(out: Path, reason: str) -> ConfigurationError:
+    return ConfigurationError(f"--out {out}: {reason}", field="out", value=str(out), bound="a file that can be written")
 
 
 def resolve(
@@ -134,7 +157,7 @@ def resolve(
     pictures = read_pictures(body, card, "command", settings.max_pixels)
     request = resolve(body, card, pictures, seed, sent["output_format"], settings.max_pixels)
     for warning in warnings_of(request, card, card_folder(settings.models_dir, card.id)):
-        Console(stderr=True).print(f"warning: {warning.message}", style="yellow", markup=False)
+        plain(stderr=True).print(f"warning: {warning.message}", style="yellow")
     return request, card, data
 
 
@@ -157,7 +180,7 @@ def compute(request: JobRequest, data: dict[str, bytes], settings: Settings, dev
         TextColumn("{task.completed}/{task.total}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=plain(stderr=True)) as progress:
         bar = progress.add_task(f"{request.kind} seed {request.seed}", total=request.steps * request.num_images)
 
         def on_outcome(outcome: Outcome) -> None:
@@ -169,12 +192,17 @@ def compute(request: JobRequest, data: dict[str, bytes], settings: Settings, dev
 
 
 def write(pictures: list[Image], paths: list[Path], request: JobRequest, card: ModelCard) -> None:
+    """Raises ConfigurationError where a file can't be written after all, as on a full disk."""
     from workers.images import encode_picture, picture_text
 
-    console = Console()
+    console = plain()
     for index, (picture, path) in enumerate(zip(pictures, paths, strict=True)):
-        path.write_bytes(encode_picture(picture, request.output_format, picture_text(request, index, card.hash)))
-        console.print(f"{path}: {picture.width}×{picture.height}, seed {request.seeds[index]}", highlight=False)
+        data = encode_picture(picture, request.output_format, picture_text(request, index, card.hash))
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            raise _unwritable(path, error.strerror or str(error)) from error
+        console.print(f"{path}: {picture.width}×{picture.height}, seed {request.seeds[index]}", soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

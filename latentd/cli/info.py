@@ -8,22 +8,22 @@ from importlib.metadata import PackageNotFoundError, version
 
 import redis
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from latentd import __version__
+from latentd.cli.console import plain
+from latentd.cli.serve import settings_with
 from latentd.errors import ConfigurationError
-from latentd.settings import Settings, without_password
+from latentd.settings import Settings, variable, without_password
 
 
 def settings() -> None:
     """Print every setting: its variable, its value now, and what it means."""
-    now = Settings()
+    now = settings_with()
     table = Table("variable", "value", "meaning", title="latentd settings")
     for name, about in Settings.model_fields.items():
-        variable = "REDIS_URL" if name == "redis_url" else f"LATENTD_{name.upper()}"
-        table.add_row(variable, without_password(str(getattr(now, name))), about.description)
-    Console().print(table)
+        table.add_row(variable(name), without_password(str(getattr(now, name))), about.description)
+    plain().print(table)
 
 
 def installed(package: str) -> str:
@@ -62,7 +62,7 @@ def redis_fact(now: Settings) -> str:
 
 def doctor() -> None:
     """Check versions, device, threads, Redis and weights."""
-    now = Settings()
+    now = settings_with()
     table = Table("what", "found", title="latentd doctor")
     table.add_row("latentd", __version__)
     table.add_row("python", platform.python_version())
@@ -74,7 +74,7 @@ def doctor() -> None:
     table.add_row("Redis", redis_fact(now))
     cards = sorted(path.parent.name for path in now.models_dir.glob("*/card.json"))
     table.add_row("checkpoints", ", ".join(cards) or f"none in {now.models_dir}")
-    Console().print(table)
+    plain().print(table)
 
 
 def register(app: typer.Typer) -> None:

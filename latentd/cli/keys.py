@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 from redis import Redis
 from redis.exceptions import RedisError
-from rich.console import Console
 from rich.table import Table
 
+from latentd.cli.console import plain
+from latentd.cli.serve import settings_with
 from latentd.errors import Unavailable
-from latentd.settings import Settings, without_password
+from latentd.settings import without_password
 
 app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 
@@ -37,7 +38,7 @@ def connect() -> Redis:
     Raises:
         Unavailable: it doesn't.
     """
-    url = Settings().redis
+    url = settings_with().redis
     redis = Redis.from_url(url)
     try:
         redis.ping()
@@ -57,7 +58,7 @@ def create(name: str, scope: Scopes = None, rate: Rate = None, gpu_seconds: Budg
         scopes = keys.parse_scopes([each.value for each in scope or (ScopeName.generate, ScopeName.read)])
         key, token = keys.create(redis, name, scopes, rate, gpu_seconds)
     typer.echo(token)
-    Console(stderr=True).print(f"key {key.id} ({name}): {', '.join(key.scopes)}", highlight=False, markup=False)
+    plain(stderr=True).print(f"key {key.id} ({name}): {', '.join(key.scopes)}")
 
 
 @app.command("list")
@@ -71,7 +72,7 @@ def list_keys() -> None:
             limits = [str(each or "") for each in (key.requests_per_minute, key.gpu_s_per_day)]
             moments = [f"{each:%Y-%m-%d %H:%M}" if each else "" for each in (key.created_at, key.revoked_at)]
             table.add_row(key.id, key.name, ", ".join(key.scopes), *limits, *moments)
-    Console().print(table)
+    plain().print(table)
 
 
 @app.command()

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from latentd.settings import Settings
+from latentd.cli.console import plain
+from latentd.cli.serve import settings_with
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from models.checkpoints.inspect import Report
 
 app = typer.Typer(help="List, inspect and convert checkpoints.", no_args_is_help=True)
@@ -31,7 +33,7 @@ def list_models() -> None:
     from models.checkpoints.scan import scan
     from service.cards import installed_cards
 
-    settings, console = Settings(), Console()
+    settings, console = settings_with(), plain()
     found = scan(settings.models_dir)
     table = Table("model", "tasks", "native size", "steps", "sampler", "licence", title=str(settings.models_dir))
     for card in installed_cards(settings.models_dir).values():
@@ -41,7 +43,7 @@ def list_models() -> None:
     for item in found:
         lines = [*(["card written"] if item.written else []), *item.notes, *([item.error] if item.error else [])]
         for line in lines:
-            console.print(f"{item.path.name}: {line}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{item.path.name}: {line}", soft_wrap=True)
 
 
 @app.command("inspect")
@@ -49,7 +51,7 @@ def inspect_model(path: Annotated[Path, typer.Argument(help="A checkpoint: file 
     """Say what a checkpoint is, having read all of it; nothing in it is executed."""
     from models.checkpoints.inspect import inspect
 
-    _print(inspect(path), Console())
+    _print(inspect(path), plain())
 
 
 def _print(report: Report, console: Console) -> None:
@@ -63,7 +65,7 @@ def _print(report: Report, console: Console) -> None:
         table.add_row(name, fact)
     console.print(table)
     for note in report.notes:
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"note: {note}", soft_wrap=True)
 
 
 @app.command("convert")
@@ -76,4 +78,4 @@ def convert_model(
     from models.checkpoints.convert import convert
 
     convert(path, out, to.value)
-    Console().print(f"{out}: written", markup=False, highlight=False, soft_wrap=True)
+    plain().print(f"{out}: written", soft_wrap=True)

@@ -7,16 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from latentd.cli.console import plain
 from latentd.cli.serve import settings_with
+from latentd.errors import ConfigurationError
 from latentd.settings import Settings
 
 if TYPE_CHECKING:
-    from service.contract import StepTimes
+    from rich.console import Console
+
+    from service.contract import ModelCard, StepTimes
     from workers.planner.answer import Outlook, Planner, Waits
     from workers.planner.worker import Policy
+
+LARGEST = 1e9  # of any number given
 
 Rate = Annotated[float, typer.Option(min=1e-6, help="Jobs per second.")]
 Mix = Annotated[Path, typer.Option(help="JSON list of request classes (docs/capacity.md).")]
@@ -46,27 +51,45 @@ def plan(
     from workers.planner.answer import Load, Planner, enough_jobs
     from workers.planner.costs import price
     from workers.planner.files import read_mix
+    from workers.planner.mix import resolved
 
-    settings, classes = settings_with(), read_mix(mix)
-    costs = price(classes, tables_of(settings, table, {one.model for one in classes}))
+    _bounded(rate=rate, p99=p99, redis_jobs=redis_jobs, redis_steps=redis_steps)
+    settings, entries = settings_with(), read_mix(mix)
+    tables, cards = measured(settings, table, {one.model for one in entries})
+    classes = resolved(entries, cards)
+    costs = price(classes, tables)
     load = Load(classes, rate, enough_jobs(classes), seed)
     planner = Planner(load, costs, _limits(redis_jobs, redis_steps))
     policy = _policy(settings)
     best = planner.outlook(workers, policy) if workers else planner.least(p99, policy)
     others = planner.compare(best.workers, policy)
     if json:
-        Console().print_json(data=answer(planner, best, others, p99))
+        plain().print_json(data=answer(planner, best, others, p99))
     else:
-        show(planner, best, others, p99, Console())
+        show(planner, best, others, p99, plain())
 
 
-def tables_of(settings: Settings, file: Path | None, models: set[str]) -> dict[str, StepTimes]:
-    """Step-time tables by model."""
+def _bounded(**options: float | None) -> None:
+    """Options have a lower bound by themselves; numbers near infinity would overflow."""
+    for name, value in options.items():
+        if value is not None and not value <= LARGEST:
+            detail = f"--{name.replace('_', '-')} {value:g}: at most {LARGEST:g}"
+            raise ConfigurationError(detail, field=name, value=str(value), bound=LARGEST)
+
+
+def measured(
+    settings: Settings, file: Path | None, models: set[str]
+) -> tuple[dict[str, StepTimes], dict[str, ModelCard]]:
+    """Step-time tables and cards, by model."""
     from redis import Redis
 
-    from workers.planner.files import live_tables, read_tables
+    from workers.planner.files import live_cards, live_tables, read_report
 
-    return live_tables(Redis.from_url(settings.redis), sorted(models)) if file is None else read_tables(file)
+    if file is None:
+        with Redis.from_url(settings.redis) as redis:
+            return live_tables(redis, models), live_cards(redis, models)
+    report = read_report(file)
+    return {table.model: table for table in report.tables}, {card.id: card for card in report.cards}
 
 
 def _policy(settings: Settings) -> Policy:
@@ -91,7 +114,7 @@ def answer(planner: Planner, best: Outlook, others: dict[str, Outlook], p99: flo
         "met": best.meets(p99),
         "outlook": asdict(best),
         "policies": {name: asdict(other) for name, other in others.items()},
-        "assumed": list(planner.costs.assumed),
+        "assumed": [*planner.costs.assumed, *best.assumed],
         "simulated_jobs": planner.jobs,
         "seconds": round(planner.spent_s, 2),
     }
@@ -102,19 +125,23 @@ def show(planner: Planner, best: Outlook, others: dict[str, Outlook], p99: float
     load, verdict = planner.load, "keep" if best.meets(p99) else "don't keep"
     gpus = "GPU" if best.workers == 1 else "GPUs"
     console.print(
-        f"[bold]{best.workers} {gpus}[/bold], a worker each, {verdict} {p99:g} s for 99 % at {load.rate:g} jobs/s: "
+        f"{best.workers} {gpus}, a worker each, {verdict} {p99:g} s for 99 % at {load.rate:g} jobs/s: "
         f"p99 {best.total.p99:.2f} s, mean {best.total.mean:.2f} s.",
-        highlight=False,
+        style="bold",
     )
     console.print(
         f"{best.busy_share:.0%} busy, {best.rows_per_call:.1f} rows a call, Redis {best.redis_load:.0%} busy."
         + ("" if best.steady else " The queue grows without end."),
-        highlight=False,
     )
     console.print(_waits(best))
     console.print(_policies(best, others))
-    for line in (*planner.costs.assumed, _simulated(planner, best)):
-        console.print(f"· {line}", markup=False, highlight=False, soft_wrap=True)
+    for line in (*planner.costs.assumed, *best.assumed, *_beyond(best, others), _simulated(planner, best)):
+        console.print(f"· {line}", soft_wrap=True)
+
+
+def _beyond(best: Outlook, others: dict[str, Outlook]) -> list[str]:
+    """What other policies assume beyond this one."""
+    return [f"{name}: {line}" for name, other in others.items() for line in other.assumed if line not in best.assumed]
 
 
 def _simulated(planner: Planner, best: Outlook) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from latentd import logs
-from latentd.settings import Settings
+from latentd.settings import Settings, read_settings
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on. Default: LATENTD_HOST.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on. Default: LATENTD_PORT.")]
@@ -26,9 +26,12 @@ MetricsPort = Annotated[int | None, typer.Option(help="Serve Prometheus metrics 
 
 
 def settings_with(**changes: object) -> Settings:
-    """Settings of the environment, with the options given on the command line on top; logging configured."""
-    given = {name: value for name, value in changes.items() if value is not None}
-    settings = Settings(**given)  # type: ignore[arg-type]
+    """Settings of the environment, with the options given on the command line on top; logging configured.
+
+    Raises:
+        ConfigurationError: one is wrong.
+    """
+    settings = read_settings(**{name: value for name, value in changes.items() if value is not None})
     logs.configure(settings.log_level)
     return settings
 

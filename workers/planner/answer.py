@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from latentd.errors import ConfigurationError
-from workers.planner.costs import Costs
+from workers.planner.costs import Costs, JobCost
 from workers.planner.mix import JobClass, arrivals
 from workers.planner.simulation import RedisLimits, Run, simulate
+from workers.planner.steady import falls_behind, grows
 from workers.planner.worker import Policy, SimJob
 
 MOST_WORKERS = 1000
 MOST_SIMULATED = 24  # workers; of a larger fleet a part is simulated, with its part of the load and of Redis
 WARM = 0.2  # of the jobs, the first, count for nothing: queues start empty
-GROWTH = 1.5  # latency of the last third over that of the one before, beyond which a queue counts as growing
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,10 @@ class Waits:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What `workers` workers do with a load. `simulated` of them were; `steady`: no queue grows."""
+    """What `workers` workers do with a load. `simulated` of them were; `steady`: no queue grows.
+
+    `assumed` are sentences on what of its policy wasn't measured.
+    """
 
     workers: int
     simulated: int
@@ -56,6 +59,7 @@ class Outlook:
     rows_per_call: float
     redis_load: float
     steady: bool
+    assumed: tuple[str, ...] = ()
 
     def meets(self, p99_s: float) -> bool:
         return self.steady and self.total.p99 <= p99_s
@@ -86,7 +90,21 @@ class Planner:
         stream = arrivals(self.load.mix, self.load.rate * share, self.load.count, self.load.seed)
         run = simulate(self.costs, stream, simulated, policy, limits=self.limits, share=share)
         self.jobs += len(stream)
-        return outlook(run, workers, policy)
+        steady = workers >= self.fewest(policy) and not self._falls_behind(run, share, policy)
+        assumed = self.costs.extrapolated(policy.max_rows, policy.strict_rows)
+        return replace(outlook(run, workers, policy), steady=steady, assumed=assumed)
+
+    def _falls_behind(self, run: Run, share: float, policy: Policy) -> bool:
+        costs, rows = self.costs, policy.max_rows
+        offered = self.load.rate * share * self._mean(lambda job: costs.work_s(job, rows))
+        turn_s = costs.turn_s(rows)
+        return grows(run.jobs) or falls_behind(run.jobs, lambda job: costs.work_s(job.cost, rows), offered, turn_s)
+
+    def _mean(self, work: Callable[[JobCost], float]) -> float:
+        """Of a job of the mix."""
+        weights = [one.weight for one in self.load.mix]
+        pairs = zip(weights, self.costs.jobs, strict=True)
+        return sum(weight * work(job) for weight, job in pairs) / sum(weights)
 
     def least(self, p99_s: float, policy: Policy) -> Outlook:
         """The smallest fleet whose 99th percentile from arrival to result is within `p99_s`.
@@ -116,11 +134,8 @@ class Planner:
 
     def fewest(self, policy: Policy) -> int:
         """Workers that the load keeps busy at its best batching: fewer can't serve it, whatever they wait."""
-        weights = sum(one.weight for one in self.load.mix)
-        shares = zip(self.load.mix, self.costs.jobs, strict=True)
-        rows = (1, 2, 4, 8, policy.max_rows)
-        work = sum(one.weight * min(self.costs.gpu_s(job, size) for size in rows) for one, job in shares)
-        return max(1, math.ceil(0.95 * self.load.rate * work / weights))
+        work = self._mean(lambda job: self.costs.least_work_s(job, policy.max_rows, policy.strict_rows))
+        return max(1, math.ceil(self.load.rate * work))
 
     def _first_enough(self, low: int, p99_s: float, policy: Policy) -> int:
         """The first of low · 1, 1.25, 1.56, … that is enough."""
@@ -144,8 +159,9 @@ class Planner:
 
     def alternatives(self, policy: Policy) -> Iterator[tuple[str, Policy, bool | None]]:
         """Other policies that may matter for this load: a name, the policy, and whether all jobs are strict."""
-        yield f"max_rows {policy.max_rows // 2}", replace(policy, max_rows=max(2, policy.max_rows // 2)), None
-        yield f"max_rows {policy.max_rows * 2}", replace(policy, max_rows=policy.max_rows * 2), None
+        half = max(policy.max_rows // 2, max(job.rows for job in self.costs.jobs))  # an image's rows stay together
+        for rows in (*([half] if half < policy.max_rows else []), 2 * policy.max_rows):
+            yield f"max_rows {rows}", replace(policy, max_rows=rows), None
         if any(job.strict for job in self.costs.jobs):
             yield "no job strict", policy, False
         yield "every job strict", policy, True
@@ -187,7 +203,7 @@ def outlook(run: Run, workers: int, policy: Policy) -> Outlook:
         busy_share=run.busy_share,
         rows_per_call=run.rows_per_call,
         redis_load=run.redis_load,
-        steady=_steady(run.jobs),
+        steady=not grows(run.jobs),
     )
 
 
@@ -212,11 +228,3 @@ def _groups(jobs: Sequence[SimJob], name: Callable[[SimJob], str]) -> dict[str, 
     for job in jobs:
         found.setdefault(name(job), []).append(job)
     return {key: waits(found[key]) for key in sorted(found)}
-
-
-def _steady(jobs: Sequence[SimJob]) -> bool:
-    third = len(jobs) // 3
-    if third == 0:
-        return True
-    before, last = (fmean(job.ended - job.arrived for job in part) for part in (jobs[third : 2 * third], jobs[-third:]))
-    return last <= GROWTH * before

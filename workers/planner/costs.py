@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from latentd.errors import ConfigurationError
 from service.contract import Lane, ShapeTimes, StepTimes
 from workers.planner.mix import JobClass
+from workers.rules import CHUNK, CLAIMS_A_ROUND
 from workers.scheduler import Shape
 
 ROUND_S, MOVE_S = 0.001, 0.003  # of the workers of docs/capacity.md, where a table (of `latentd bench`) has none
@@ -60,6 +61,37 @@ class Costs:
         """GPU time of one job where every call has `rows` rows."""
         row_s = self.call_s(job.model, job.shape, rows) / rows
         return job.images * (job.steps * job.rows * row_s + job.decode_s) + job.encode_s
+
+    def work_s(self, job: JobCost, rows: int) -> float:
+        """The same with the rounds about its turns: of a worker's time."""
+        turns = 1 + job.images * (job.steps * job.rows / rows + 1 / (1 if job.strict else CHUNK))
+        return self.gpu_s(job, rows) + turns * self.round_s + 2 * self.move_s
+
+    def least_work_s(self, job: JobCost, max_rows: int, strict_rows: int) -> float:
+        """That at the best size of calls: no fleet needs less."""
+        if job.strict:
+            return self.work_s(job, strict_rows)
+        largest = max(max_rows, strict_rows if any(one.strict for one in self.jobs) else 1, job.rows)
+        return min(self.work_s(job, rows) for rows in range(job.rows, largest + 1))
+
+    def turn_s(self, max_rows: int) -> float:
+        """The longest round with a turn in it."""
+        calls = (self.call_s(job.model, job.shape, max(max_rows, job.rows)) for job in self.jobs)
+        others = (max(job.encode_s, CHUNK * job.decode_s) for job in self.jobs)
+        return max(*calls, *others) + self.round_s + 2 * CLAIMS_A_ROUND * self.move_s
+
+    def extrapolated(self, max_rows: int, strict_rows: int) -> tuple[str, ...]:
+        """Sentences on calls that a policy may make, of more or fewer rows than were measured."""
+        told = (self._beyond(job, strict_rows if job.strict else max_rows) for job in self.jobs)
+        return tuple(dict.fromkeys(sentence for sentences in told for sentence in sentences))
+
+    def _beyond(self, job: JobCost, largest: int) -> Iterator[str]:
+        measured = self._curves[job.model, job.shape].rows
+        what = f"{job.model} {'×'.join(map(str, job.shape))}: calls of"
+        if max(largest, job.rows) > measured[-1]:
+            yield f"{what} more than {measured[-1]} rows weren't measured, taken as proportional to rows"
+        if (largest if job.strict else job.rows) < measured[0]:
+            yield f"{what} fewer than {measured[0]} rows weren't measured, taken as long as those of {measured[0]}"
 
 
 @dataclass(frozen=True, slots=True)

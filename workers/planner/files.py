@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from latentd.errors import ConfigurationError, Unavailable
 from service.contract import CARDS_KEY, ModelCard, StepTimes, Wire
-from workers.planner.mix import MIX, JobClass
+from workers.planner.mix import MIX, MixEntry
 from workers.steptimes import read_cells, step_times
 
 
@@ -24,10 +24,11 @@ class BenchReport(Wire):
     max_rows: int
     tables: tuple[StepTimes, ...]
     images_per_s: dict[str, float] = Field(description="Of full calls of the default request, by model and kind.")
+    cards: tuple[ModelCard, ...] = Field(default=(), description="Of the models, with the defaults of requests.")
 
 
-def read_mix(path: Path) -> tuple[JobClass, ...]:
-    """The classes of requests, at least one.
+def read_mix(path: Path) -> tuple[MixEntry, ...]:
+    """The entries of the file, at least one.
 
     Raises:
         ConfigurationError: the file isn't there, isn't JSON, or an entry is wrong; the detail says which.
@@ -41,17 +42,29 @@ def read_mix(path: Path) -> tuple[JobClass, ...]:
     return mix
 
 
-def read_tables(path: Path) -> dict[str, StepTimes]:
-    """Tables by model, from a file that `latentd bench --json` wrote.
+def read_report(path: Path) -> BenchReport:
+    """A file that `latentd bench --json` wrote.
 
     Raises:
         ConfigurationError: the file isn't there or is none of those.
     """
     try:
-        report = BenchReport.model_validate_json(path.read_bytes())
+        return BenchReport.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise ConfigurationError(f"--table {path}: {_reason(error)}", field="table", value=str(path)) from error
-    return {table.model: table for table in report.tables}
+
+
+def live_cards(redis: Redis, models: Iterable[str]) -> dict[str, ModelCard]:
+    """Cards that workers have published, of those models that have one.
+
+    Raises:
+        Unavailable: Redis doesn't answer.
+    """
+    try:
+        found = {model: redis.hget(CARDS_KEY, model) for model in models}
+    except RedisError as error:
+        raise _away(error) from error
+    return {model: ModelCard.model_validate_json(card) for model, card in found.items() if card is not None}
 
 
 def live_tables(redis: Redis, models: Iterable[str]) -> dict[str, StepTimes]:
@@ -60,16 +73,16 @@ def live_tables(redis: Redis, models: Iterable[str]) -> dict[str, StepTimes]:
     Raises:
         Unavailable: Redis doesn't answer.
     """
-    found = {}
+    cards = live_cards(redis, models)
     try:
-        for model in models:
-            card, cells = redis.hget(CARDS_KEY, model), read_cells(redis, model)
-            if card is not None and cells:
-                factor = ModelCard.model_validate_json(card).latent_factor
-                found[model] = step_times(model, factor, cells)
+        cells = {model: read_cells(redis, model) for model in cards}
     except RedisError as error:
-        raise Unavailable(f"Redis, which has the workers' step times, doesn't answer: {error}") from error
-    return found
+        raise _away(error) from error
+    return {model: step_times(model, cards[model].latent_factor, found) for model, found in cells.items() if found}
+
+
+def _away(error: RedisError) -> Unavailable:
+    return Unavailable(f"Redis, which has the workers' step times, doesn't answer: {error}")
 
 
 def _reason(error: OSError | ValidationError) -> str:

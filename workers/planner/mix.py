@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pydantic import Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
-from service.contract import Determinism, JobRequest, Kind, Lane, Wire
+from latentd.errors import ConfigurationError
+from service.contract import Determinism, JobRequest, Kind, Lane, ModelCard, Wire
+
+STRENGTHS: dict[Kind, str] = {"inpaint": "strength", "img2img": "img2img_strength"}  # the card's default of each
 
 
-class JobClass(Wire):
-    """Jobs that are alike, as one entry of the mix file; `width` and `height` are the answer's, in pixels."""
+class MixEntry(Wire):
+    """One entry of the mix file; `width` and `height` are the answer's, in pixels. None: the model's default."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     kind: Kind
     model: str
     width: int = Field(ge=1)
     height: int = Field(ge=1)
-    steps: int = Field(ge=1, le=1000)
+    steps: int | None = Field(default=None, ge=1, le=1000)
     weight: float = Field(default=1.0, gt=0)
-    guidance_scale: float = 1.0
+    guidance_scale: float | None = Field(default=None, ge=0, le=50)
     strength: float | None = Field(default=None, gt=0, le=1)
     num_images: int = Field(default=1, ge=1, le=16)
     priority: Lane = "interactive"
     determinism: Determinism = "fast"
+
+
+class JobClass(MixEntry):
+    """Jobs that are alike, with every parameter that their price depends on."""
+
+    steps: int = Field(ge=1, le=1000)
+    guidance_scale: float = Field(default=1.0, ge=0, le=50)
 
     @property
     def name(self) -> str:
@@ -37,7 +49,38 @@ class JobClass(Wire):
         return JobRequest(sampler="ddim", seed=0, **self.model_dump(exclude={"weight"}))
 
 
-MIX = TypeAdapter(tuple[JobClass, ...])
+MIX = TypeAdapter(tuple[MixEntry, ...])
+
+
+def resolved(mix: Sequence[MixEntry], cards: Mapping[str, ModelCard]) -> tuple[JobClass, ...]:
+    """The classes, with the defaults that the service would give such requests.
+
+    Raises:
+        ConfigurationError: an entry lacks a field, and there is no card that has its default.
+    """
+    return tuple(_resolve(place, one, cards.get(one.model)) for place, one in enumerate(mix))
+
+
+def _resolve(place: int, one: MixEntry, card: ModelCard | None) -> JobClass:
+    given = one.model_dump(exclude_none=True)
+    if card is None:
+        needed = ["steps", "guidance_scale", *(["strength"] if one.kind in STRENGTHS else [])]
+        for name in needed:
+            if name not in given:
+                detail = f"--mix {place}.{name}: required, as the table has no card of {one.model} with its default"
+                raise ConfigurationError(detail, field=name, bound="a value")
+        return JobClass.model_validate(given)
+    return JobClass.model_validate(_defaults(one.kind, card) | given)
+
+
+def _defaults(kind: Kind, card: ModelCard) -> dict[str, float]:
+    """As `service.resolve` has them."""
+    found: dict[str, float] = {"steps": card.defaults.steps}
+    if "guidance_scale" in card.fields and kind != "semantic2img":
+        found["guidance_scale"] = card.defaults.guidance_scale
+    if kind in STRENGTHS:
+        found["strength"] = getattr(card.defaults, STRENGTHS[kind])
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,3 +33,22 @@ def test_every_setting_is_documented() -> None:
 def test_passwords_are_not_shown() -> None:
     assert without_password("rediss://user:secret@cache:6379/1") == "rediss://***@cache:6379/1"
     assert without_password("unix:///data/redis/redis.sock") == "unix:///data/redis/redis.sock"
+    assert without_password("unix:///sock?db=1&password=a@b&x=1") == "unix:///sock?db=1&password=***&x=1"
+    assert without_password("redis://:with/slash@cache") == "redis://***@cache"
+
+
+def test_an_empty_redis_url_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "")
+    assert Settings().redis_url is None
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://u:p@cache:6379/1", "rediss://cache?ssl_cert_reqs=none", "unix:///run/sock?db=2&password=p"]
+)
+def test_redis_urls_of_every_scheme_are_taken(url: str) -> None:
+    assert Settings(redis_url=url).redis == url
+
+
+def test_log_levels_are_taken_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTD_LOG_LEVEL", "WARNING")
+    assert Settings().log_level == "warning"

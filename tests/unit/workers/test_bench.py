@@ -51,3 +51,9 @@ def test_every_size_and_kind_is_measured_and_can_be_planned_with() -> None:
 def test_calls_never_exceed_the_worker_s_rows() -> None:
     report = measure(make_engine(max_rows=4), [UP], 4, lambda: None)
     assert list(report.tables[0].shapes[0].calls) == [1, 2, 4]
+
+
+def test_calls_are_measured_up_to_the_worker_s_rows() -> None:
+    report = measure(make_engine(max_rows=36), [UP], 36, lambda: None)
+    assert list(report.tables[0].shapes[0].calls) == [1, 2, 4, 8, 16, 32, 36]
+    assert report.cards == (UP,)

@@ -19,9 +19,18 @@ def test_the_cpu_is_taken_by_name() -> None:
     assert choose_device("auto") == ("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
-def test_a_device_that_is_none_is_named() -> None:
-    with pytest.raises(ConfigurationError, match="--device 'toaster'"):
-        choose_device("toaster")
+@pytest.mark.parametrize("name", ["toaster", "meta", "mps", "cpu:0", "cuda:x", ""])
+def test_a_device_that_is_none_is_named(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"--device '{name}': must be auto, cpu, cuda or cuda:N"):
+        choose_device(name)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_beyond_the_last_is_named() -> None:
+    last = torch.cuda.device_count() - 1
+    assert choose_device(f"cuda:{last}") == f"cuda:{last}"
+    with pytest.raises(ConfigurationError, match=f"the last GPU is cuda:{last}"):
+        choose_device(f"cuda:{last + 1}")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -9,7 +9,7 @@ from latentd.errors import ConfigurationError
 from service.contract import StepTimes
 from tests.unit.workers.planning import make_class, make_costs, make_table
 from workers.planner.costs import price
-from workers.planner.files import read_mix, read_tables
+from workers.planner.files import read_mix, read_report
 from workers.planner.mix import arrivals
 
 
@@ -73,10 +73,14 @@ def test_a_wrong_mix_file_names_the_entry(tmp_path: Path) -> None:
     file.write_text(json.dumps([make_class().model_dump(), {**make_class().model_dump(), "steps": 0}]))
     with pytest.raises(ConfigurationError, match=r"1\.steps: .*greater than or equal to 1"):
         read_mix(file)
+    for wrong in ('"weight": Infinity', '"guidance_scale": NaN', '"guidance_scale": 51'):
+        file.write_text('[{"kind": "txt2img", "model": "m", "width": 64, "height": 64, ' + wrong + "}]")
+        with pytest.raises(ConfigurationError, match=r"0\.(weight|guidance_scale): "):
+            read_mix(file)
     file.write_text("[]")
     with pytest.raises(ConfigurationError, match="at least one class"):
         read_mix(file)
     with pytest.raises(ConfigurationError, match="No such file"):
         read_mix(tmp_path / "none.json")
     with pytest.raises(ConfigurationError, match="--table"):
-        read_tables(file)
+        read_report(file)

@@ -1,0 +1,29 @@
+"""Where `latentd generate`, `inpaint` and `upscale` write to is looked at before they compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from latentd.cli import draw
+from latentd.errors import ConfigurationError
+from latentd.settings import WEIGHTS_DIR
+from service.cards import installed_cards
+from tests.enqueue import make_request
+
+FIELDS = {"prompt": "cat", "steps": 1, "num_images": 2}
+
+
+def test_each_of_several_files_is_looked_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTD_MODELS_DIR", str(WEIGHTS_DIR))
+    (tmp_path / "o-1.png").mkdir()
+    with pytest.raises(ConfigurationError, match=r"--out .*/o-1\.png: it is a folder"):
+        draw.draw("txt2img", FIELDS, {}, tmp_path / "o.png", "toaster")  # no such device: it would fail otherwise
+
+
+def test_a_file_that_cannot_be_written_after_all_is_named(tmp_path: Path) -> None:
+    card = installed_cards(WEIGHTS_DIR)["emoji"]
+    with pytest.raises(ConfigurationError, match=r"--out .*/gone/o\.png: No such file or directory"):
+        draw.write([Image.new("RGB", (8, 8))], [tmp_path / "gone" / "o.png"], make_request(), card)
