@@ -123,6 +123,21 @@ def test_without_redis_the_metrics_port_tells_so_and_nothing_old(tmp_path: Path)
         assert values(client.get(url).text, "latentd_redis_up") == [1]
 
 
+def test_a_redis_without_memory_left_is_a_503_and_goes_on_answering(tmp_path: Path) -> None:
+    """As maxmemory with noeviction makes it: calls that write are refused, those that read are answered."""
+    port = free_port()
+    with RedisServer() as server, running(settings_for(server.url, tmp_path, metrics_port=port)) as client:
+        job_id = client.post("/v1/txt2img", json={}).json()["id"]
+        with server.connect() as redis:
+            redis.config_set("maxmemory", "1")
+            for answer in (client.post("/v1/txt2img", json={}), client.delete(f"/v1/jobs/{job_id}")):
+                assert (answer.status_code, answer.headers["content-type"]) == (503, MEDIA_TYPE), answer.text
+            assert client.get(f"/v1/jobs/{job_id}").json()["status"] == "queued"
+            assert values(client.get(f"http://127.0.0.1:{port}/metrics").text, "latentd_redis_up") == [1]
+            redis.config_set("maxmemory", "0")
+        assert client.post("/v1/txt2img", json={}).status_code == 202
+
+
 def values(text: str, *names: str) -> list[float]:
     """Of the samples with these names, in the order of the text."""
     samples = [line for line in text.splitlines() if re.split(r"[{ ]", line)[0] in names]
