@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.deploy.files import KUBERNETES
+from tests.deploy.files import KUBERNETES, ROOT
 from tests.deploy.kustomize import with_component
 
 S3 = KUBERNETES / "components" / "s3"
@@ -49,16 +49,24 @@ def test_what_comes_out_fits_the_schemas() -> None:
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl")
-def test_kubectl_makes_the_same(tmp_path: Path) -> None:
-    """In a kustomization as docs/operations.md shows it."""
-    own = {"resources": [os.path.relpath(FOLDERS[0], tmp_path)], "components": [os.path.relpath(S3, tmp_path)]}
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(own), "utf-8")
+def test_kubectl_makes_the_same_of_the_kustomization_that_the_docs_show(tmp_path: Path) -> None:
+    shown = re.search(
+        r"```yaml\n(apiVersion: kustomize.*?)```", (ROOT / "docs" / "operations.md").read_text(), re.DOTALL
+    )
+    assert shown
+    (tmp_path / "kustomization.yaml").write_text(shown[1], "utf-8")
+    (tmp_path / "latentd").symlink_to(ROOT)
     done = subprocess.run(["kubectl", "kustomize", tmp_path], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    made = [one for one in yaml.safe_load_all(done.stdout) if one]
-    ours = with_component(FOLDERS[0], S3)
-    assert {(one["kind"], one["metadata"]["name"]) for one in made} == {
-        (one["kind"], one["metadata"]["name"]) for one in ours
-    }
-    volumes = {name: pod["volumes"] for name, pod in deployments(ours).items()}
-    assert {name: pod["volumes"] for name, pod in deployments(made).items()} == volumes
+    made, ours = [one for one in yaml.safe_load_all(done.stdout) if one], with_component(FOLDERS[0], S3)
+    assert names(made) == names(ours)
+    for name, pod in deployments(made).items():
+        assert pod["volumes"] == deployments(ours)[name]["volumes"]
+        assert pod["containers"][0]["env"] == deployments(ours)[name]["containers"][0]["env"]
+        assert pod["containers"][0]["image"] == f"registry.example.org/latentd-{name}:0.1.0"
+    (config,) = (one for one in made if one["kind"] == "ConfigMap")
+    assert "draw.example.org" in config["data"]["LATENTD_ALLOWED_HOSTS"].split(",")
+
+
+def names(found: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    return {(one["kind"], one["metadata"]["name"]) for one in found}
