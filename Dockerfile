@@ -3,7 +3,7 @@
 # A worker for the CPU, whose torch is a tenth as large:  docker build --target worker \
 #   --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu -t latentd-worker-cpu .
 
-FROM python:3.11.9-slim-bookworm AS base
+FROM python:3.11.13-slim-bookworm AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # The same number in both images, so that they can share a volume.
 RUN groupadd --gid 10001 latentd \

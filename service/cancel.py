@@ -23,6 +23,7 @@ from service.contract import (
     JOBS_KEY,
     OUTBOX_KEY,
     TERMINAL,
+    UNSERVED_KEY,
     JobRecord,
     events_key,
     gone_key,
@@ -30,6 +31,7 @@ from service.contract import (
     keys_of,
     list_key,
     state_key,
+    unserved_field,
     work_key,
 )
 from service.queue import SPENT_KEPT_S, spent_key
@@ -90,6 +92,7 @@ def _end_waiting(pipe: Pipeline, settings: Settings, record: JobRecord, job: RQJ
     pipe.hdel(work_key(request.model, request.priority), record.id)
     pipe.zrem(DEADLINES_KEY, record.id)
     pipe.delete(state_key(record.id))
+    pipe.hincrby(UNSERVED_KEY, unserved_field(request.kind, request.model, request.priority, "canceled"), 1)
     pipe.expire(job_key(record.id), retention)
     pipe.expire(events_key(record.id), retention)
     # The record names the owner only while it lasts: its 410 is written with the end.

@@ -365,8 +365,14 @@ RATES_KEY = "latentd:rates"  # hash: model id → Rates JSON
 OUTBOX_KEY = "latentd:outbox"  # stream of (job, type): ended jobs with a webhook_url, type as their status
 DEADLINES_KEY = "latentd:deadlines"  # sorted set: job id → deadline in Unix milliseconds
 RETRIES_KEY = "latentd:retries"  # hash: why (marks.Returned) → jobs queued again, ever
+UNSERVED_KEY = "latentd:unserved"  # hash: kind:model:lane:status (unserved_field) → jobs ended without a worker, ever
 ENDS_CHANNEL = "latentd:ends"  # publishes ids of jobs as they end
 CANCELING_KEY = "latentd:canceling"  # set of running job ids that a client wants ended
+
+
+def unserved_field(kind: Kind, model: str, lane: Lane, status: Status) -> str:
+    """Field of UNSERVED_KEY; none of the four holds a colon."""
+    return f"{kind}:{model}:{lane}:{status}"
 
 
 def image_id(job_id: str, index: int) -> str:

@@ -13,7 +13,14 @@ from fastapi.responses import JSONResponse
 from obstore.exceptions import BaseError
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from starlette.exceptions import HTTPException
@@ -34,8 +41,10 @@ from latentd.errors import (
 MEDIA_TYPE = "application/problem+json"
 SHOWN_CHARACTERS = 200
 CLIENT_LEFT = 499  # as nginx counts it
-# Redis refuses writes with these: its disk or memory is full, it is a replica, or it still loads.
-_REFUSALS = ("MISCONF", "OOM", "READONLY", "LOADING", "MASTERDOWN")
+# Redis refuses writes with these: its memory or disk is full, it is a replica, or without its master. The client
+# knows some by type and drops their code; Redis 6.2 puts a script's into the middle of the text.
+_REFUSALS = (OutOfMemoryError, ReadOnlyError, MasterDownError)
+_CODES = ("MISCONF", "-OOM", "-READONLY")
 
 log = structlog.get_logger("service")
 
@@ -182,8 +191,9 @@ def unavailable(error: RedisError) -> LatentdError:
     transient = isinstance(error, RedisConnectionError | RedisTimeoutError) and not isinstance(
         error, AuthenticationError
     )
-    if transient or (isinstance(error, ResponseError) and str(error).startswith(_REFUSALS)):
-        return Unavailable("Redis doesn't answer; nothing was changed")
+    refused = isinstance(error, ResponseError) and any(code in str(error) for code in _CODES)
+    if transient or refused or isinstance(error, _REFUSALS):
+        return Unavailable("Redis doesn't answer, or takes no writes; nothing was changed")
     log.error("unexpected error of Redis", exc_info=error)
     return LatentdError("an unexpected error; the service's log has it under this request's id")
 

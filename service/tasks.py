@@ -142,6 +142,8 @@ async def enqueue(gateway: Gateway, caller: Caller, planned: Plan) -> Created:
         created = await create(gateway.redis, settings, record, planned.preferences.key, budget_s)
     except LaneFull as full:
         raise await _full(gateway, planned, full.waiting) from full
+    if not created.replayed:
+        gateway.metrics.accepted(request)
     prompt = {"prompt": request.prompt} if settings.log_prompts else {}
     log.info("job accepted", job_id=created.record.id, kind=request.kind, model=request.model, **prompt)
     return created

@@ -22,7 +22,7 @@ from rq.utils import as_text, current_timestamp, now, parse_composite_key
 from rq.worker_registration import clean_worker_registry
 
 from latentd.errors import DeadlineMissed, JobFailed, LatentdError
-from service.contract import DEADLINES_KEY, JobRecord, alone_key, job_key
+from service.contract import DEADLINES_KEY, UNSERVED_KEY, JobRecord, alone_key, job_key, unserved_field
 from service.marks import Returned
 from workers.leases import Leases
 from workers.link import transact
@@ -168,6 +168,8 @@ class Reaper:
     def _end(self, pipe: Pipeline, seen: Sighting, error: LatentdError) -> None:
         seen.job.ended_at = now()
         write_end(pipe, seen.job, seen.record, Failed(error.problem()), self._retention, {})
+        request = seen.record.request
+        pipe.hincrby(UNSERVED_KEY, unserved_field(request.kind, request.model, request.priority, "failed"), 1)
         log.warning("job ended without a worker", **seen.record.names, detail=error.detail)
 
     def _recover(self, queue: Queue) -> None:

@@ -5,11 +5,18 @@ from __future__ import annotations
 from deploy.grafana.panel import Board, Panel, Query, quantile, rate
 
 MODEL = 'model=~"$model"'
+FAILED = f'{MODEL},outcome="failed"'
 ROWS = rate("latentd_step_rows_sum", "instance, model")
 CALLS = rate("latentd_step_rows_count", "instance, model")
 LIMIT = f"max by (instance, model) (latentd_step_rows_limit{{{MODEL}}})"
-DRAWING = 'route=~"/v1/(txt2img|inpaint|upscale|img2img|class2img|semantic2img)",method="POST"'
 QUICK = 'route!~"/v1/jobs/.*/events|static"'
+
+
+def ended(by: str, where: str = MODEL) -> str:
+    """Jobs ended a second: by workers, and without one as Redis counts them, which every gateway tells."""
+    worked = f"rate(latentd_jobs_total{{{where}}}[$__rate_interval])"
+    unserved = f"rate(latentd_jobs_unserved_total{{{where}}}[$__rate_interval])"
+    return f"sum by ({by}) ({worked} or max by (kind, model, lane, outcome) ({unserved}))"
 
 
 def one(expr: str, legend: str) -> tuple[Query, ...]:
@@ -161,7 +168,7 @@ QUEUES = Board(
         Panel(
             "Jobs ended per second",
             "By lane.",
-            one(rate("latentd_jobs_total", "lane"), "{{lane}}"),
+            one(ended("lane"), "{{lane}}"),
             kind="stacked",
         ),
         Panel(
@@ -180,18 +187,14 @@ FAILURES = Board(
     (
         Panel(
             "Jobs ended per second, by outcome",
-            "Each job ends once.",
-            one(rate("latentd_jobs_total", "outcome"), "{{outcome}}"),
+            "Each job ends once, by a worker or without one.",
+            one(ended("outcome"), "{{outcome}}"),
             kind="stacked",
         ),
         Panel(
             "Share of jobs that failed",
             "The alert LatentdJobsFail reads this.",
-            one(
-                'sum(rate(latentd_jobs_total{outcome="failed"}[$__rate_interval]))'
-                " / sum(rate(latentd_jobs_total[$__rate_interval]))",
-                "failed",
-            ),
+            one(f"{ended('model', FAILED)} / {ended('model')}", "{{model}}"),
             unit="percentunit",
         ),
         Panel(
@@ -227,9 +230,22 @@ FAILURES = Board(
             one("sum by (instance) (increase(latentd_storage_errors_total[$__rate_interval]))", "{{instance}}"),
         ),
         Panel(
-            "Processes that answer Prometheus",
+            "Jobs that no worker ended",
+            "Late or cancelled while they waited, or quarantined. By outcome.",
+            one(
+                "sum by (outcome) (max by (kind, model, lane, outcome)"
+                f" (increase(latentd_jobs_unserved_total{{{MODEL}}}[$__rate_interval])))",
+                "{{outcome}}",
+            ),
+            kind="stacked",
+        ),
+        Panel(
+            "Processes that answer Prometheus, gateways that Redis answers",
             "1 up, 0 down.",
-            one('up{job=~"latentd-.*"}', "{{job}} {{instance}}"),
+            (
+                Query('up{job=~"latentd-.*"}', "{{job}} {{instance}}"),
+                Query("latentd_redis_up", "Redis for {{instance}}"),
+            ),
             top=1,
         ),
     ),
@@ -260,11 +276,8 @@ CAPACITY = Board(
             "Demand and throughput",
             "Jobs accepted and jobs ended, a second. They part when the queue grows.",
             (
-                Query(
-                    f'sum(rate(latentd_http_requests_total{{{DRAWING},status=~"200|202"}}[$__rate_interval]))',
-                    "accepted",
-                ),
-                Query("sum(rate(latentd_jobs_total[$__rate_interval]))", "ended"),
+                Query(rate("latentd_jobs_accepted_total", "model"), "{{model}} accepted"),
+                Query(ended("model"), "{{model}} ended"),
             ),
         ),
         Panel(

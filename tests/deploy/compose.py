@@ -6,6 +6,7 @@ Only hosts, ports and paths are replaced: names of services by 127.0.0.1, ports 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -30,7 +31,11 @@ class Place:
         self._extra = {"LATENTD_MODELS_DIR": str(models_dir), "LATENTD_MODEL": "tiny", "OMP_NUM_THREADS": "1"}
 
     def moved(self, service: str, text: str) -> str:
-        """A word of a command or a value of the environment, with this machine's hosts, ports and paths."""
+        """A word of a command or a value of the environment, with this machine's hosts, ports and paths.
+
+        Variables of `.env` have their defaults.
+        """
+        text = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", text)
         for port, free in self.ports.items():
             text = free if text == port else text.replace(f":{port}", f":{free}")
         text = text.replace("//redis:", "//127.0.0.1:").replace("0.0.0.0", "127.0.0.1")

@@ -64,6 +64,12 @@ def test_redis_syncs_every_write(place: Place, key: str) -> None:  # noqa: ARG00
     assert redis.run("redis-cli", "config", "get", "appendfsync").split() == ["appendfsync", "always"]
 
 
+def test_redis_refuses_writes_rather_than_evicts(place: Place, key: str) -> None:  # noqa: ARG001 (it runs)
+    redis = Container(place, "redis")
+    assert redis.run("redis-cli", "config", "get", "maxmemory").split() == ["maxmemory", str(2**30)]
+    assert redis.run("redis-cli", "config", "get", "maxmemory-policy").split() == ["maxmemory-policy", "noeviction"]
+
+
 def test_data_is_in_the_volumes(place: Place, client: httpx2.Client) -> None:
     client.post("/v1/txt2img", json={"prompt": "red heart"}, headers={"Prefer": "wait=60"})
     assert list((place.folder / "data" / "objects").rglob("*.png"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from deploy.grafana.build import to_json
 from deploy.grafana.panel import Board
 from service.metrics import Metrics
 from tests.deploy.files import DASHBOARDS, DEPLOY, PROMETHEUS, ROOT, documents, services
+from tests.deploy.prometheus import Prometheus
 from workers.metrics import WorkerMetrics
 
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
@@ -102,3 +104,21 @@ def test_grafana_finds_prometheus_and_the_boards() -> None:
     mounts = dict(volume.split(":")[:2] for volume in services()["grafana"]["volumes"])
     assert mounts["./deploy/grafana/dashboards"] == provider["options"]["path"]
     assert mounts["./deploy/grafana/provisioning"] == "/etc/grafana/provisioning"
+
+
+def test_prometheus_on_kubernetes_takes_running_pods_by_their_metrics_port() -> None:
+    """Debian's build knows no Kubernetes: what that would find is given as it would be told."""
+    config = documents(PROMETHEUS / "kubernetes.yml")[0]
+    about = {"phase": "Running", "container_port_name": "metrics", "name": "a"}
+    others = [about | {"container_port_name": "http"}, about | {"phase": "Pending"}, about | {"phase": "Failed"}]
+    for job in config["scrape_configs"]:
+        del job["kubernetes_sd_configs"]
+        pods = [{f"__meta_kubernetes_pod_{name}": each for name, each in pod.items()} for pod in [about, *others]]
+        job["static_configs"] = [{"targets": [f"127.0.0.1:{n + 1}"], "labels": pod} for n, pod in enumerate(pods)]
+    with Prometheus(config) as started:
+        until = time.monotonic() + 10
+        while len(found := started.ask("targets", state="active")["activeTargets"]) < 2:
+            assert time.monotonic() < until, found
+            time.sleep(0.1)
+    assert sorted(target["labels"]["job"] for target in found) == ["latentd-gateway", "latentd-worker"]
+    assert {(target["labels"]["pod"], target["labels"]["instance"]) for target in found} == {("a", "127.0.0.1:1")}

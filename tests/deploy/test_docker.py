@@ -40,7 +40,12 @@ def test_every_service_does_without_rights() -> None:
     for name, service in services().items():
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        assert name == "s3" or service["read_only"], name
+        assert service["read_only"] is True, name
+    assert {name: service["cap_add"] for name, service in services().items() if "cap_add" in service} == {
+        "s3-volume": ["CHOWN"]
+    }
+    for name in ("redis", "s3"):
+        assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", services()[name]["user"]), name
     assert DOCKERFILE.count("USER 10001:10001") == 2
 
 
@@ -48,6 +53,29 @@ def test_what_is_published_is_published_on_loopback() -> None:
     ports = [port for service in services().values() for port in service.get("ports", [])]
     assert len(ports) == 3
     assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_what_keeps_data_and_what_looks_on_share_no_network() -> None:
+    places = {name: set(service.get("networks", [])) for name, service in services().items()}
+    keep, look = places["redis"] | places["s3"], places["prometheus"] | places["grafana"]
+    assert keep.isdisjoint(look)
+    for name in ("gateway", "worker", "worker-cpu"):
+        assert places[name] == keep | look, name
+
+
+def test_grafana_knows_nobody() -> None:
+    environment = services()["grafana"]["environment"]
+    assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert (environment["GF_AUTH_BASIC_ENABLED"], environment["GF_AUTH_DISABLE_LOGIN_FORM"]) == ("false", "true")
+    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+
+
+def test_the_volume_of_s3_is_given_to_its_user() -> None:
+    about = services()["s3-volume"]
+    assert about["image"] == services()["s3"]["image"]
+    assert about["volumes"] == services()["s3"]["volumes"]
+    assert "chown -R {} /data".format(services()["s3"]["user"]) in about["entrypoint"][-1]
+    assert services()["s3"]["depends_on"] == {"s3-volume": {"condition": "service_completed_successfully"}}
 
 
 def test_environment_names_settings_that_there_are() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import kubernetes_validate
 import pytest
 
 from latentd.settings import Settings
-from tests.deploy.files import KUBERNETES, documents
+from tests.deploy.files import KUBERNETES, PROMETHEUS, documents
 
 SCHEMAS = Path(__file__).parent / "schemas"
 BASE = KUBERNETES / "base"
@@ -25,8 +26,26 @@ def find(kind: str, name: str) -> dict[str, Any]:
 
 
 def pods() -> dict[str, dict[str, Any]]:
-    kinds = ("Deployment", "StatefulSet")
-    return {one["metadata"]["name"]: one["spec"]["template"]["spec"] for one in BASES if one["kind"] in kinds}
+    """Of everything that makes pods, by name."""
+    return {one["metadata"]["name"]: template["spec"] for one, template in templates()}
+
+
+def templates() -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    found = []
+    for one in BASES:
+        spec = one.get("spec", {})
+        spec = spec["jobTemplate"]["spec"] if "jobTemplate" in spec else spec
+        found += [(one, spec["template"])] if "template" in spec else []
+    return found
+
+
+def policy(name: str) -> list[dict[str, Any]]:
+    """What may enter the pods of a name."""
+    found = find("NetworkPolicy", name)["spec"]
+    assert found["podSelector"] == {"matchLabels": {"app.kubernetes.io/name": name}}
+    assert found["policyTypes"] == ["Ingress"]
+    ingress: list[dict[str, Any]] = found["ingress"]
+    return ingress
 
 
 @pytest.mark.parametrize(("file", "one"), ALL, ids=lambda value: value.name if isinstance(value, Path) else "")
@@ -51,7 +70,7 @@ def test_overlays_only_add_resources() -> None:
         assert set(documents(file)[0]) == {"apiVersion", "kind", "resources"}
 
 
-@pytest.mark.parametrize("name", ["gateway", "worker", "redis"])
+@pytest.mark.parametrize("name", ["gateway", "worker", "redis", "first-key"])
 def test_pods_run_without_rights(name: str) -> None:
     pod = pods()[name]
     assert pod["automountServiceAccountToken"] is False
@@ -81,13 +100,72 @@ def test_settings_exist() -> None:
 @pytest.mark.parametrize("name", ["gateway", "worker"])
 def test_what_is_scraped_is_what_the_command_listens_on(name: str) -> None:
     template = find("Deployment", name)["spec"]["template"]
-    port = template["metadata"]["annotations"]["prometheus.io/port"]
-    container = template["spec"]["containers"][0]
-    assert container["command"] == ["latentd", name, "--metrics-port", port]
-    assert {"name": "metrics", "containerPort": int(port)} in container["ports"]
+    ports = {port["name"]: port["containerPort"] for port in template["spec"]["containers"][0]["ports"]}
+    assert template["spec"]["containers"][0]["command"] == ["latentd", name, "--metrics-port", str(ports["metrics"])]
+    jobs = {job["job_name"]: job for job in documents(PROMETHEUS / "kubernetes.yml")[0]["scrape_configs"]}
+    (found,) = jobs[f"latentd-{name}"]["kubernetes_sd_configs"]
+    assert (found["role"], found["namespaces"]) == (
+        "pod",
+        {"names": [find("Namespace", "latentd")["metadata"]["name"]]},
+    )
+    (selector,) = found["selectors"]
+    wanted = dict(pair.split("=") for pair in selector["label"].split(","))
+    assert wanted.items() <= template["metadata"]["labels"].items()
 
 
 @pytest.mark.parametrize("name", ["gateway", "worker"])
+def test_metrics_are_for_prometheus_namespace_alone(name: str) -> None:
+    from_monitoring = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    entries = [entry for entry in policy(name) if {"port": "metrics"} in entry["ports"]]
+    assert entries == [{"from": from_monitoring, "ports": [{"port": "metrics"}]}]
+    assert all("ports" in entry for entry in policy(name))
+    asked = documents(AUTOSCALE / "worker-scaling.yaml")[0]["spec"]["triggers"][0]["metadata"]["serverAddress"]
+    assert ".monitoring." in asked
+
+
+def test_anyone_may_ask_the_gateway() -> None:
+    assert {"ports": [{"port": "http"}]} in policy("gateway")
+
+
+def test_redis_is_for_those_who_have_its_url() -> None:
+    (entry,) = policy("redis")
+    (chosen,) = entry["from"][0]["podSelector"]["matchExpressions"]
+    users = {
+        template["metadata"]["labels"]["app.kubernetes.io/name"]
+        for _, template in templates()
+        if any(each["name"] == "REDIS_URL" for each in template["spec"]["containers"][0].get("env", []))
+    }
+    assert (chosen["operator"], set(chosen["values"])) == ("In", users)
+
+
+def test_without_redis_gateways_stay_in_the_service() -> None:
+    container = pods()["gateway"]["containers"][0]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/livez"
+
+
+def test_redis_refuses_writes_before_it_is_killed() -> None:
+    container = pods()["redis"]["containers"][0]
+    options = dict(zip(container["args"][::2], container["args"][1::2], strict=True))
+    assert options["--maxmemory-policy"] == "noeviction"
+    limit = container["resources"]["limits"]["memory"]
+    assert 2 * gib(options["--maxmemory"], "gb") <= gib(limit, "Gi"), "a rewrite of the file may double what is used"
+
+
+def gib(text: str, unit: str) -> int:
+    number = re.fullmatch(rf"(\d+){unit}", text)
+    assert number, text
+    return int(number[1])
+
+
+def test_the_first_key_is_made_only_when_asked_for_and_without_a_gpu() -> None:
+    job = find("CronJob", "first-key")
+    assert job["spec"]["suspend"] is True
+    container = pods()["first-key"]["containers"][0]
+    assert (container["image"], container["command"][:3]) == ("latentd-gateway", ["latentd", "keys", "create"])
+    assert job["spec"]["jobTemplate"]["spec"]["ttlSecondsAfterFinished"] <= 3600
+
+
+@pytest.mark.parametrize("name", ["gateway", "worker", "first-key"])
 def test_redis_comes_from_the_secret(name: str) -> None:
     variables = {each["name"]: each["valueFrom"] for each in pods()[name]["containers"][0]["env"]}
     assert variables == {"REDIS_URL": {"secretKeyRef": {"name": "latentd-redis", "key": "url"}}}

@@ -34,6 +34,9 @@ CEILINGS = {
     "latentd_queue_depth": MODELS * LANES,
     "latentd_queue_oldest_seconds": MODELS * LANES,
     "latentd_workers": MODELS,
+    "latentd_redis_up": 1,
+    "latentd_jobs_accepted": KINDS * MODELS * LANES,
+    "latentd_jobs_unserved": KINDS * MODELS * LANES * OUTCOMES,
     "latentd_rejected": REASONS,
     "latentd_jobs": KINDS * MODELS * LANES * OUTCOMES,
     "latentd_images": KINDS * MODELS,
@@ -125,7 +128,10 @@ def test_every_panel_has_data(prometheus: Prometheus, board: str, panel: dict[st
         'sum(latentd_rejected_total{reason="not-found"})',
         'sum(latentd_http_requests_total{status="422"})',
         "sum(rate(latentd_unet_flops_total[60s])) / sum(latentd_gpu_peak_flops)",
+        "sum(increase(latentd_jobs_accepted_total[90s]))",
+        'sum(increase(latentd_jobs_unserved_total{outcome="canceled"}[90s]))',
         "min(latentd_workers)",
+        "min(latentd_redis_up)",
     ],
 )
 def test_what_was_caused_is_counted(prometheus: Prometheus, expr: str) -> None:

@@ -76,11 +76,12 @@ def cancel_one(service: Service) -> None:
 
 
 def miss_a_deadline(service: Service) -> None:
-    """A job that fails: its worker stands still meanwhile."""
+    """A job that fails: its worker stands still meanwhile; another is cancelled before it has begun."""
     (worker,) = service.named("worker")
     os.kill(worker, signal.SIGSTOP)
     try:
         job_id = post(service, steps=4, deadline_ms=3000)
+        assert service.client.delete(f"/v1/jobs/{post(service, steps=4)}").json()["status"] == "canceled"
         time.sleep(3.1)
     finally:
         os.kill(worker, signal.SIGCONT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from service.app import create_app, serve
 from service.problems import MEDIA_TYPE
 from tests.gateway import UPSCALER, png, running, settings_for
 from tests.redis_server import RedisServer
+from tests.service import free_port
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,7 @@ def test_without_redis_calls_answer_503_and_the_process_lives(tmp_path: Path) ->
         assert client.get("/").status_code == 200
         for method, path in (
             ("GET", "/readyz"),
-            ("GET", "/metrics"),
+            ("GET", "/metrics"),  # whether it asks for a key can't be known; LATENTD_METRICS_PORT goes on
             ("GET", "/v1/jobs"),
             ("GET", "/v1/jobs/x"),
             ("DELETE", "/v1/jobs/x"),
@@ -103,6 +105,45 @@ def test_redis_may_come_later(tmp_path: Path) -> None:
             assert client.post("/v1/txt2img", json={}).status_code == 202
 
 
+def test_without_redis_the_metrics_port_tells_so_and_nothing_old(tmp_path: Path) -> None:
+    port = free_port()
+    with RedisServer() as server, running(settings_for(server.url, tmp_path, metrics_port=port)) as client:
+        url = f"http://127.0.0.1:{port}/metrics"
+        assert client.post("/v1/txt2img", json={}).status_code == 202
+        assert values(client.get(url).text, "latentd_redis_up", "latentd_queue_depth") == [1, 1, 0, 0, 0]
+        server.kill()
+        assert client.post("/v1/txt2img", json={}).status_code == 503
+        answer = client.get(url)
+        assert answer.status_code == 200
+        assert values(answer.text, "latentd_redis_up") == [0]
+        of_redis = ("queue_depth", "queue_oldest_seconds", "workers", "retries_total", "jobs_unserved_total")
+        assert values(answer.text, *(f"latentd_{name}" for name in of_redis)) == []
+        assert 'method="POST",route="/v1/txt2img",status="503"} 1.0' in answer.text
+        server.start()
+        assert values(client.get(url).text, "latentd_redis_up") == [1]
+
+
+def test_a_redis_without_memory_left_is_a_503_and_goes_on_answering(tmp_path: Path) -> None:
+    """As maxmemory with noeviction makes it: calls that write are refused, those that read are answered."""
+    port = free_port()
+    with RedisServer() as server, running(settings_for(server.url, tmp_path, metrics_port=port)) as client:
+        job_id = client.post("/v1/txt2img", json={}).json()["id"]
+        with server.connect() as redis:
+            redis.config_set("maxmemory", "1")
+            for answer in (client.post("/v1/txt2img", json={}), client.delete(f"/v1/jobs/{job_id}")):
+                assert (answer.status_code, answer.headers["content-type"]) == (503, MEDIA_TYPE), answer.text
+            assert client.get(f"/v1/jobs/{job_id}").json()["status"] == "queued"
+            assert values(client.get(f"http://127.0.0.1:{port}/metrics").text, "latentd_redis_up") == [1]
+            redis.config_set("maxmemory", "0")
+        assert client.post("/v1/txt2img", json={}).status_code == 202
+
+
+def values(text: str, *names: str) -> list[float]:
+    """Of the samples with these names, in the order of the text."""
+    samples = [line for line in text.splitlines() if re.split(r"[{ ]", line)[0] in names]
+    return [float(line.split()[-1]) for line in samples]
+
+
 def test_a_task_without_checkpoint_names_the_command(redis_url: str, tmp_path: Path) -> None:
     with running(settings_for(redis_url, tmp_path, UPSCALER)) as client:
         answer = client.post("/v1/txt2img", json={})
@@ -125,6 +166,21 @@ def test_metrics_count_by_route_template(client: httpx2.Client, redis: Redis) ->
     assert 'latentd_queue_oldest_seconds{lane="interactive",model="painter"}' in text
     assert "latentd_http_request_seconds_bucket" in text
     assert not any(word in text for word in (job_id, "secret-path", "private"))
+
+
+def test_jobs_are_counted_when_made_and_when_no_worker_ends_them(client: httpx2.Client, redis: Redis) -> None:
+    assert redis.dbsize() == 0
+    made = 'latentd_jobs_accepted_total{kind="txt2img",lane="bulk",model="painter"}'
+    ended = 'latentd_jobs_unserved_total{kind="txt2img",lane="bulk",model="painter",outcome="canceled"}'
+    assert f"{ended} 0.0" in client.get("/metrics").text  # from the start, so that a first one is a rise
+    body, key = {"priority": "bulk"}, {"Idempotency-Key": "once"}
+    assert client.post("/v1/txt2img?dry_run=true", json=body).status_code == 200
+    jobs = {client.post("/v1/txt2img", json=body, headers=key).json()["id"] for _ in range(2)}
+    assert len(jobs) == 1
+    assert f"{made} 1.0" in client.get("/metrics").text
+    for _ in range(2):  # a cancelled job is left as it is
+        assert client.delete(f"/v1/jobs/{next(iter(jobs))}").json()["status"] == "canceled"
+    assert f"{ended} 1.0" in client.get("/metrics").text
 
 
 def test_openapi_is_complete(client: httpx2.Client) -> None:

@@ -9,7 +9,7 @@ from rq.registry import CanceledJobRegistry, FailedJobRegistry, StartedJobRegist
 from rq.serializers import JSONSerializer
 from rq.utils import current_timestamp
 
-from service.contract import RETRIES_KEY, lease_key, wake_key
+from service.contract import RETRIES_KEY, UNSERVED_KEY, lease_key, wake_key
 from tests.enqueue import enqueue, job_state, make_request, open_queue
 from tests.unit.workers.parts import RETENTION, claim, make_worker
 from workers.claims import HEARTBEAT_TTL_S
@@ -135,9 +135,19 @@ def test_the_third_death_alone_ends_a_job(redis: Redis) -> None:
     state = job_state(redis, "a")
     assert state["status"] == "failed"
     assert "secret" not in state["error"]
+    assert redis.hgetall(UNSERVED_KEY) == {b"txt2img:tiny:interactive:failed": b"1"}
     assert FailedJobRegistry(queue=held.queue).get_job_ids() == ["a"]
     assert StartedJobRegistry(queue=held.queue).count == 0
     assert redis.llen(held.queue.key) == 0
+
+
+def test_a_job_that_is_late_while_it_waits_ends_and_is_counted_once(redis: Redis) -> None:
+    enqueue(redis, "a", make_request(deadline_ms=-1, priority="bulk"))
+    reapers = [Reaper(redis, [open_queue(redis, make_request())], RETENTION, name) for name in ("one", "other")]
+    for reaper in reapers:
+        reaper.end_late()
+    assert job_state(redis, "a")["status"] == "failed"
+    assert redis.hgetall(UNSERVED_KEY) == {b"txt2img:tiny:bulk:failed": b"1"}
 
 
 @pytest.mark.parametrize("jump_s", [3600, -3600])
