@@ -71,6 +71,7 @@ def server_command(binary: Path, data: Path, socket: Path) -> list[str]:
         "appendonly": "yes",
         "appendfsync": "always",
         "save": "",
+        "stream-node-max-bytes": "1024",  # a job has two short streams, and Redis sets 4096 bytes aside for each
         "daemonize": "no",
         "loglevel": "warning",
     }

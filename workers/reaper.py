@@ -22,8 +22,8 @@ from rq.utils import as_text, current_timestamp, now, parse_composite_key
 from rq.worker_registration import clean_worker_registry
 
 from latentd.errors import DeadlineMissed, JobFailed, LatentdError
-from service.contract import DEADLINES_KEY, UNSERVED_KEY, JobRecord, alone_key, job_key, unserved_field
-from service.marks import Returned
+from service.contract import DEADLINES_KEY, UNSERVED_KEY, JobRecord, alone_key, events_key, job_key, unserved_field
+from service.marks import MARK, Returned
 from workers.leases import Leases
 from workers.link import transact
 from workers.places import find_orphans
@@ -134,6 +134,7 @@ class Reaper:
         state, job_id = seen.state, seen.job.id
         deaths = int(state.get("deaths_alone", 0)) + 1
         if alone == job_id and deaths >= DEATHS_ALONE:
+            pipe.xadd(events_key(job_id), {"type": MARK, "data": "{}", MARK: Returned(why="worker_died").to_json()})
             self._end(pipe, seen, _quarantined(seen.record, int(state.get("step", 0)), deaths))
             return False
         if alone in (None, job_id):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType
 from typing import TypeVar
 
 import structlog
@@ -32,12 +30,12 @@ from workers.publish import Retention
 from workers.reaper import Reaper
 from workers.retention import Sweeper, Sweeping
 from workers.savepoints import Savepoints
+from workers.signals import Signals
 from workers.storing import Storing
 
 # A round is one UNet call or one chunk of pictures. On a GPU the longest take minutes (the first calls compile,
 # pictures of 16 megapixels are decoded tile by tile); a CPU may need the better part of an hour for such pictures.
 HANG_S_GPU, HANG_S_CPU = 600.0, 3600.0
-SECOND_SIGNAL_S = 1.0  # a terminal's Ctrl-C and a supervisor's SIGTERM often come together and count once
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -64,7 +62,7 @@ def worker_name(device: str) -> str:
     return f"{socket.gethostname()}-{device.replace(':', '')}-{uuid.uuid4().hex[:8]}"
 
 
-def serve(settings: Settings, model_ids: Sequence[str], device: str) -> None:
+def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Signals) -> None:
     """Work on the queues of `model_ids` (none: the default ones) on `device` until SIGTERM or SIGINT.
 
     The first signal drains for up to LATENTD_DRAIN_S, a second hands everything back at once. Before it is ready, a
@@ -74,8 +72,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str) -> None:
         ConfigurationError: there is no such model, or the metrics port is taken.
         CheckpointError: one doesn't load.
     """
-    began, signals = time.monotonic(), Signals(settings.drain_s)
-    device = choose_device(device)
+    began, device = time.monotonic(), choose_device(device)
     port = None if settings.metrics_port is None else listen(settings.metrics_port, settings.metrics_host)
     write_missing_cards(settings.models_dir)
     engine = load_engine(settings, model_ids, device)
@@ -105,7 +102,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str) -> None:
     sweeping = Sweeping(sweeper_redis, Sweeper(sweeper_redis, store, retention), retention)
     try:
         _patiently(lambda: _arrive(worker, redis, cards))
-        signals.drain(loop)
+        signals.drain(loop, settings.drain_s)
         heart.start()
         sweeping.start()
         seconds = time.monotonic() - began
@@ -117,36 +114,6 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str) -> None:
         storing.close()
         savepoints.close()
         _leave(worker, redis, list(cards))
-
-
-class Signals:
-    """SIGTERM and SIGINT: until there is a loop to drain they end the process, which holds nothing then.
-
-    Handled from the start: the kernel drops a signal that the first process of a container doesn't handle.
-    """
-
-    def __init__(self, drain_s: float) -> None:
-        self._drain_s = drain_s
-        self._loop: Loop | None = None
-        self._first: float | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def drain(self, loop: Loop) -> None:
-        """From now on a signal stops `loop`."""
-        self._loop = loop
-
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        first, now = self._first is None, time.monotonic()
-        self._first = self._first or now
-        if self._loop is None:
-            if first:
-                log.info("stopped before it was ready")
-                raise SystemExit(0)
-        elif first:
-            self._loop.stop(self._drain_s)
-        elif now - self._first > SECOND_SIGNAL_S:
-            self._loop.stop(0)
 
 
 def _patiently(work: Callable[[], T]) -> T:

@@ -60,9 +60,12 @@ def gateway(
 
 def worker(model: Model = None, device: Device = "auto", metrics_port: MetricsPort = None) -> None:
     """Load checkpoints and work on the queue until stopped; a first SIGTERM drains, a second hands back at once."""
+    from workers.signals import Signals
+
+    signals = Signals()
     from workers.worker import serve
 
-    serve(settings_with(metrics_port=metrics_port), model or [], device)
+    serve(settings_with(metrics_port=metrics_port), model or [], device, signals)
 
 
 def register(app: typer.Typer) -> None:

@@ -9,6 +9,7 @@ from latentd import logs
 from latentd.settings import Settings
 from workers import loading, worker
 from workers.engine import Engine
+from workers.signals import Signals
 from workers.tasks import Outcome
 
 
@@ -34,7 +35,7 @@ def run(settings: Settings) -> None:
     """Serve the tiny model until the device hangs."""
     worker.load_engine = load_hanging  # type: ignore[attr-defined]
     logs.configure("critical")
-    worker.serve(settings, ["tiny"], "cpu")
+    worker.serve(settings, ["tiny"], "cpu", Signals())
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from workers.decoding import Decoder
 from workers.engine import Engine
 from workers.publish import Publisher
 from workers.savepoints import Savepoints
+from workers.signals import Signals
 from workers.storing import Storing
 from workers.worker import serve
 
@@ -86,4 +87,4 @@ def run(point: str, settings: Settings) -> None:
     owner, method, wrap = POINTS[point]
     setattr(owner, method, wrap(getattr(owner, method)))
     logs.configure("error")
-    serve(settings, ["tiny"], "cpu")
+    serve(settings, ["tiny"], "cpu", Signals())

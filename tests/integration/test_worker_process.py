@@ -108,19 +108,33 @@ def _pid_of(redis: Redis, worker: str) -> str:
     return (redis.hget(f"rq:worker:{worker}", "pid") or b"").decode()  # type: ignore[union-attr]
 
 
-# A worker that is loading for as long as the test wants.
+# Workers that import torch, or load their models, for as long as the test wants.
+IMPORTING = """
+import sys, time
+from latentd.cli import serve
+
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            print("importing", flush=True)
+            time.sleep(60)
+
+sys.meta_path.insert(0, Slow())
+serve.worker()
+"""
 LOADING = """
 import time
-from latentd.settings import Settings
+from latentd.cli import serve
 from workers import worker
 worker.load_engine = lambda *_: print("loading", flush=True) or time.sleep(60)
-worker.serve(Settings(), ["tiny"], "cpu")
+serve.worker(["tiny"])
 """
 
 
-def test_a_stop_while_models_are_loaded_ends_the_worker_at_once(settings: Settings) -> None:
+@pytest.mark.parametrize("program", [IMPORTING, LOADING], ids=["importing", "loading"])
+def test_a_stop_while_a_worker_starts_ends_it_at_once(settings: Settings, program: str) -> None:
     environment = os.environ | {"REDIS_URL": settings.redis, "LATENTD_MODELS_DIR": str(settings.models_dir)}
-    command = [sys.executable, "-c", LOADING]
+    command = [sys.executable, "-c", program]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, preexec_fn=die_with_parent) as process:
         assert process.stdout is not None
         process.stdout.readline()

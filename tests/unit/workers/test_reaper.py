@@ -9,7 +9,8 @@ from rq.registry import CanceledJobRegistry, FailedJobRegistry, StartedJobRegist
 from rq.serializers import JSONSerializer
 from rq.utils import current_timestamp
 
-from service.contract import RETRIES_KEY, UNSERVED_KEY, lease_key, wake_key
+from service.contract import RETRIES_KEY, UNSERVED_KEY, events_key, lease_key, wake_key
+from service.marks import MARK
 from tests.enqueue import enqueue, job_state, make_request, open_queue
 from tests.unit.workers.parts import RETENTION, claim, make_worker
 from workers.claims import HEARTBEAT_TTL_S
@@ -134,6 +135,8 @@ def test_the_third_death_alone_ends_a_job(redis: Redis) -> None:
         assert Reaper(redis, [held.queue], RETENTION, "reaper").turn() == (1 if number < 2 else 0)
     state = job_state(redis, "a")
     assert state["status"] == "failed"
+    marks = [fields for _, fields in redis.xrange(events_key("a")) or [] if fields and fields[b"type"] == MARK.encode()]
+    assert sum(b"worker_died" in fields[MARK.encode()] for fields in marks) == 3, "the last death is told, too"
     assert "secret" not in state["error"]
     assert redis.hgetall(UNSERVED_KEY) == {b"txt2img:tiny:interactive:failed": b"1"}
     assert FailedJobRegistry(queue=held.queue).get_job_ids() == ["a"]
