@@ -89,6 +89,8 @@ async def picture_response(
         stored = await store.get_async(found.path)
     except FileNotFoundError as error:
         raise Gone(f"the file of image {image_id} is gone", field="id", value=image_id) from error
+    if stored.meta["size"] <= CHUNK:
+        return Response(bytes(await stored.bytes_async()), media_type=MEDIA_TYPES[info.format], headers=kept)
     kept["Content-Length"] = str(stored.meta["size"])
     return StreamingResponse(_chunks(stored), media_type=MEDIA_TYPES[info.format], headers=kept)
 

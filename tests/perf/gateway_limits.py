@@ -126,9 +126,9 @@ def measure(played: Played) -> dict[str, float]:
     costs["its state read"] = played.cost_ms(40, BATCH, lambda client: get(client, "/v1/jobs/{id}"))
     costs["its image fetched"] = played.cost_ms(40, BATCH, lambda client: get(client, "/v1/images/{id}-0"))
     posted = costs["a job posted"]
-    costs["waited for by Prefer: wait"] = played.cost_ms(8, BATCH, wait) - 2 * posted
-    costs["followed by polls, one each 0.5 s"] = played.cost_ms(8, BATCH, lambda c: played.watched(c, poll)) - posted
-    costs["followed by its event stream"] = played.cost_ms(8, BATCH, lambda c: played.watched(c, stream)) - posted
+    costs["waited for (Prefer: wait)"] = played.cost_ms(8, BATCH, wait) - 2 * posted
+    costs["polled each 0.5 s"] = played.cost_ms(8, BATCH, lambda c: played.watched(c, poll)) - posted
+    costs["followed (event stream)"] = played.cost_ms(8, BATCH, lambda c: played.watched(c, stream)) - posted
     return costs
 
 
@@ -137,7 +137,7 @@ def show(costs: dict[str, float]) -> Table:
     for what, cost in costs.items():
         table.add_row(what, f"{cost:.2f}")
     both = costs["a job posted"] + costs["its image fetched"]
-    for what in ("waited for by Prefer: wait", "followed by polls, one each 0.5 s", "followed by its event stream"):
+    for what in ("waited for (Prefer: wait)", "polled each 0.5 s", "followed (event stream)"):
         table.add_row(f"posted, {what}, fetched", f"{1000 / (both + costs[what]):.0f} jobs a second a core")
     return table
 
