@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis, WatchError
 from redis.client import Pipeline
-from rq.exceptions import NoSuchJobError
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job as RQJob
 from rq.registry import CanceledJobRegistry
 from rq.serializers import JSONSerializer
@@ -125,7 +126,8 @@ def forget(rq: Redis, settings: Settings, record: JobRecord) -> None:
     with rq.pipeline() as pipe:
         job = _rq_job(rq, record.id)
         if job is not None:
-            job.delete(pipeline=pipe)
+            with suppress(InvalidJobOperation):  # another purge was faster
+                job.delete(pipeline=pipe)
         pipe.delete(*keys_of(record.id))
         pipe.zrem(JOBS_KEY, record.id)
         pipe.zrem(list_key(record.owner), record.id)
