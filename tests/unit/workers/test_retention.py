@@ -10,7 +10,7 @@ from rq.utils import as_text
 from structlog.testing import capture_logs
 
 from latentd.errors import JobFailed
-from latentd.storage import Store, delete, image_path, open_store, state_path, upload_path
+from latentd.storage import Store, delete, image_path, open_store, state_path, tidy, upload_path
 from service.contract import DEPLOYMENT_KEY, JOBS_KEY, gone_key, job_key, list_key, state_key
 from tests.enqueue import enqueue, make_request
 from tests.unit.workers.parts import claim, make_worker
@@ -180,11 +180,16 @@ def test_a_storage_without_an_id_is_taken_only_if_empty_or_ours(redis: Redis, st
     assert bytes(store.get(DEPLOYMENT_OBJECT).bytes()) == redis.get(DEPLOYMENT_KEY)
 
 
-def test_deletions_leave_no_folder_and_do_not_mind_what_is_gone(store: Store, tmp_path: Path) -> None:
+def test_deletions_do_not_mind_what_is_gone_and_empty_folders_go_once_they_are_old(
+    store: Store, tmp_path: Path
+) -> None:
     path = image_path("a", "e", 0, "png")
     store.put(path, b"1")
     delete(store, [image_path("a", "e", 1, "png"), path])
     delete(store, [path])
+    tidy(store, time.time() - 60)
+    assert (tmp_path / "images" / "a" / "e").is_dir(), "another put may be about to use it"
+    tidy(store, time.time() + 60)
     assert list(tmp_path.iterdir()) == []
 
 
