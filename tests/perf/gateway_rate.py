@@ -182,11 +182,16 @@ def measure(rounds: int, requests: int, seconds: float) -> Figures:
                 side.process.wait()
     bare_side, gateway = sides
     return Figures(
-        statistics.median(gateway.cpu_rates) / statistics.median(bare_side.cpu_rates),
-        statistics.median(gateway.rates) / statistics.median(bare_side.rates),
+        of_rounds(gateway.cpu_rates, bare_side.cpu_rates),
+        of_rounds(gateway.rates, bare_side.rates),
         p99(gateway.latencies) - p99(bare_side.latencies),
         sides,
     )
+
+
+def of_rounds(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Median of the rounds' ratios: two that follow each other meet the same machine, which gets faster and slower."""
+    return statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
 
 
 def p99(values: Sequence[float]) -> float:
@@ -210,4 +215,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--bare"]:
         uvicorn.run(bare(sys.argv[2]), port=int(sys.argv[3]), log_level="warning", access_log=False)
     else:
-        Console().print(show(measure(rounds=5, requests=1600, seconds=5)))
+        Console().print(show(measure(rounds=15, requests=800, seconds=2)))

@@ -18,17 +18,20 @@ from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 
+import httpx2
+from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 from rich.console import Console
 
 from service.contract import TERMINAL, JobRecord, StepTimes
 from tests.enqueue import enqueue, job_state
 from tests.redis_server import RedisServer
+from tests.service import free_port
 from workers.planner.answer import percentile
 from workers.planner.costs import Costs, price
 from workers.planner.files import live_tables
 from workers.planner.mix import Arrival, JobClass, arrivals
-from workers.planner.simulation import simulate
+from workers.planner.simulation import Run, simulate
 from workers.planner.worker import Policy
 
 MODEL = "emoji"
@@ -43,11 +46,12 @@ WAIT_S = 600.0
 
 
 @contextmanager
-def worker(redis_url: str, folder: Path) -> Iterator[None]:
+def worker(redis_url: str, folder: Path, port: int) -> Iterator[None]:
     """`latentd worker --model emoji` as a process, ready; it computes on one core, the load comes from another."""
     settings = {"LATENTD_DATA_DIR": str(folder), "LATENTD_LOG_LEVEL": "info", "LATENTD_THREADS": "1"}
     environment = os.environ | {"REDIS_URL": redis_url} | settings
     command = [sys.executable, "-m", "latentd", "worker", "--model", MODEL, "--device", "cpu"]
+    command += ["--metrics-port", str(port)]
     with (folder / "worker.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
@@ -78,6 +82,18 @@ def until_ended(redis: Redis, job_ids: Sequence[str]) -> None:
             time.sleep(0.05)
 
 
+def calls(port: int) -> tuple[float, float, float]:
+    """UNet calls of the worker so far, their rows and their seconds."""
+    text = httpx2.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    found = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.labels.get("model") == MODEL
+    }
+    return found["latentd_step_rows_count"], found["latentd_step_rows_sum"], found["latentd_step_seconds_sum"]
+
+
 def calibrate(redis: Redis) -> dict[str, StepTimes]:
     """Let the worker measure every size of call, and read what it published."""
     single = MIX[0]
@@ -106,7 +122,10 @@ def seconds(redis: Redis, job_id: str) -> float:
 
 
 def predicted(costs: Costs, stream: Sequence[Arrival]) -> list[float]:
-    run = simulate(costs, stream, 1, Policy())
+    return results(simulate(costs, stream, 1, Policy()))
+
+
+def results(run: Run) -> list[float]:
     return [job.ended - job.arrived for job in run.jobs]
 
 
@@ -120,21 +139,31 @@ def main() -> None:
     parser.add_argument("--load", type=float, default=0.6, help="share of what full calls could serve")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    with RedisServer(aof=True) as server, tempfile.TemporaryDirectory() as folder, worker(server.url, Path(folder)):
+    port = free_port()
+    with (
+        RedisServer(aof=True) as server,
+        tempfile.TemporaryDirectory() as folder,
+        worker(server.url, Path(folder), port),
+    ):
         redis = server.connect()
         tables = calibrate(redis)
         costs = price(MIX, tables)
         shares = [one.weight / sum(each.weight for each in MIX) for one in MIX]
         rate = options.load / sum(share * costs.gpu_s(job, 16) for share, job in zip(shares, costs.jobs, strict=True))
         stream = arrivals(MIX, rate, options.jobs, options.seed)
-        before = summary(predicted(costs, stream))
+        run = simulate(costs, stream, 1, Policy())
+        before, did = summary(results(run)), calls(port)
         live = summary(serve(redis, stream))
+        did = tuple(after - already for after, already in zip(calls(port), did, strict=True))
         time.sleep(5)
         later = live_tables(redis, [MODEL])
         after = summary(predicted(price(MIX, later), stream))
     others = [summary(predicted(costs, arrivals(MIX, rate, 3000, seed))) for seed in range(1, 4)]
     held = show(rate, live, before, after, others, tables[MODEL])
-    Console(soft_wrap=True, highlight=False).print(f"calls at the end of the run took {drift(tables, later):+.0%}")
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"calls: live {did[0]:.0f} of {did[1] / did[0]:.2f} rows, {did[2]:.1f} s")
+    console.print(f"  predicted {run.calls} of {run.rows_per_call:.2f} rows; all turns {run.busy_s:.1f} s")
+    console.print(f"calls at the end of the run took {drift(tables, later):+.0%}")
     sys.exit(0 if held else 1)
 
 
