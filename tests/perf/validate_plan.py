@@ -1,7 +1,7 @@
 """Does `latentd plan` predict this machine? A real worker process serves Poisson arrivals; the planner says before what
-will come of it. Mean within 15 %, 99th percentile within 30 %, else exit 1. Needs a quiet machine.
+will come of it. Mean within 15 %, 99th percentile within 30 %, else exit 1; 2 if the machine itself changed meanwhile.
 
-    python -m tests.perf.validate_plan [--jobs 200] [--load 0.6] [--seed 0]
+    python -m tests.perf.validate_plan [--jobs 400] [--load 0.6] [--seed 0]
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ MIX = (
 )
 BURSTS = (1, 2, 3, 4, 6, 8) * 4  # images at a time, so that calls of every size are measured before the prediction
 MEAN_WITHIN, P99_WITHIN = 0.15, 0.30
+QUIET = 0.05  # change of the calls' times beyond which a prediction made before was of another machine
 WAIT_S = 600.0
 
 
@@ -135,7 +136,7 @@ def summary(values: Sequence[float]) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=200)
+    parser.add_argument("--jobs", type=int, default=400)
     parser.add_argument("--load", type=float, default=0.6, help="share of what full calls could serve")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -152,9 +153,9 @@ def main() -> None:
         rate = options.load / sum(share * costs.gpu_s(job, 16) for share, job in zip(shares, costs.jobs, strict=True))
         stream = arrivals(MIX, rate, options.jobs, options.seed)
         run = simulate(costs, stream, 1, Policy())
-        before, did = summary(results(run)), calls(port)
+        before, earlier = summary(results(run)), calls(port)
         live = summary(serve(redis, stream))
-        did = tuple(after - already for after, already in zip(calls(port), did, strict=True))
+        did = [now - then for now, then in zip(calls(port), earlier, strict=True)]
         time.sleep(5)
         later = live_tables(redis, [MODEL])
         after = summary(predicted(price(MIX, later), stream))
@@ -163,8 +164,18 @@ def main() -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"calls: live {did[0]:.0f} of {did[1] / did[0]:.2f} rows, {did[2]:.1f} s")
     console.print(f"  predicted {run.calls} of {run.rows_per_call:.2f} rows; all turns {run.busy_s:.1f} s")
-    console.print(f"calls at the end of the run took {drift(tables, later):+.0%}")
-    sys.exit(0 if held else 1)
+    sys.exit(verdict(console, held, drift(tables, later)))
+
+
+def verdict(console: Console, held: bool, drifted: float) -> int:
+    """The exit code: 2 where a prediction that failed was one of another machine."""
+    console.print(f"calls at the end of the run took {drifted:+.0%}")
+    if held:
+        return 0
+    if abs(drifted) > QUIET:
+        console.print("the machine changed meanwhile: this says nothing of the planner")
+        return 2
+    return 1
 
 
 def drift(before: dict[str, StepTimes], after: dict[str, StepTimes]) -> float:
