@@ -154,14 +154,15 @@ def main() -> None:
         stream = arrivals(MIX, rate, options.jobs, options.seed)
         run = simulate(costs, stream, 1, Policy())
         before, earlier = summary(results(run)), calls(port)
-        live = summary(serve(redis, stream))
+        served = serve(redis, stream)
         did = [now - then for now, then in zip(calls(port), earlier, strict=True)]
         time.sleep(5)
         later = live_tables(redis, [MODEL])
         after = summary(predicted(price(MIX, later), stream))
     others = [summary(predicted(costs, arrivals(MIX, rate, 3000, seed))) for seed in range(1, 4)]
-    held = show(rate, live, before, after, others, tables[MODEL])
+    held = show(rate, summary(served), before, after, others, tables[MODEL])
     console = Console(soft_wrap=True, highlight=False)
+    by_class(console, stream, served, results(run))
     console.print(f"calls: live {did[0]:.0f} of {did[1] / did[0]:.2f} rows, {did[2]:.1f} s")
     console.print(f"  predicted {run.calls} of {run.rows_per_call:.2f} rows; all turns {run.busy_s:.1f} s")
     sys.exit(verdict(console, held, drift(tables, later)))
@@ -176,6 +177,14 @@ def verdict(console: Console, held: bool, drifted: float) -> int:
         console.print("the machine changed meanwhile: this says nothing of the planner")
         return 2
     return 1
+
+
+def by_class(console: Console, stream: Sequence[Arrival], live: Sequence[float], guessed: Sequence[float]) -> None:
+    """Print what each class of the mix saw, and should have."""
+    for index, one in enumerate(MIX):
+        places = [place for place, arrival in enumerate(stream) if arrival.index == index]
+        (seen, seen_p99), (mean, p99) = (summary([values[place] for place in places]) for values in (live, guessed))
+        console.print(f"{one.name}: live mean {seen:.3f} s p99 {seen_p99:.3f} s, predicted {mean:.3f} s {p99:.3f} s")
 
 
 def drift(before: dict[str, StepTimes], after: dict[str, StepTimes]) -> float:

@@ -20,10 +20,10 @@ WAKE_S = 0.002  # from a job's arrival until an idle worker has it
 class RedisLimits:
     """What one Redis serves per second when it does nothing else; measured (docs/capacity.md)."""
 
-    polls_per_s: float = 25_000.0
-    jobs_per_s: float = 560.0  # enqueued, claimed and ended
-    steps_per_s: float = 17_000.0  # step and image events written
-    workers: float = 5_000.0  # whose hearts beat and who look for jobs twice a second when idle
+    polls_per_s: float = 14_900.0
+    jobs_per_s: float = 450.0  # enqueued, claimed and ended
+    steps_per_s: float = 19_000.0  # step and image events written
+    workers: float = 2_800.0  # whose hearts beat and who look for jobs twice a second when idle
 
 
 @dataclass(slots=True)
