@@ -4,12 +4,14 @@ bounded."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from latentd.errors import LatentdError
 from service.cards import CardShelf
 from service.contract import JobRequest
 from service.scrape import RedisFamilies, Seen, look
@@ -38,6 +40,8 @@ class Metrics:
         self.rejected = Counter(
             "latentd_rejected", "Requests refused, by the problem's slug.", ["reason"], registry=self.registry
         )
+        for error in _kinds(LatentdError):  # they begin at 0, so that a first one is a rise
+            self.rejected.labels(error.slug)
         self._accepted = Counter(
             "latentd_jobs_accepted", "Jobs made here.", ["kind", "model", "lane"], registry=self.registry
         )
@@ -53,6 +57,12 @@ class Metrics:
         seen = await _see(redis, shelf)
         self._redis.seen = seen  # nothing is awaited between here and the text: scrapes don't mix
         return generate_latest(self.registry)
+
+
+def _kinds(error: type[LatentdError]) -> Iterator[type[LatentdError]]:
+    for kind in error.__subclasses__():
+        yield kind
+        yield from _kinds(kind)
 
 
 async def _see(redis: Redis, shelf: CardShelf) -> Seen | None:

@@ -200,7 +200,7 @@ FAILURES = Board(
         Panel(
             "Requests refused, by reason",
             "The problem's slug: invalid requests, full queues, unknown ids.",
-            one("sum by (reason) (rate(latentd_rejected_total[$__rate_interval]))", "{{reason}}"),
+            one("sum by (reason) (rate(latentd_rejected_total[$__rate_interval])) > 0", "{{reason}}"),
             unit="reqps",
             kind="stacked",
         ),

@@ -55,6 +55,7 @@ class Load(threading.Thread):
 
 
 def have_trouble(service: Service) -> None:
+    troubles.refuse_some(service)
     time.sleep(15)
     killed = troubles.kill_a_worker(service)
     troubles.refuse_some(service)

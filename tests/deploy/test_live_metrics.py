@@ -125,7 +125,7 @@ def test_every_panel_has_data(prometheus: Prometheus, board: str, panel: dict[st
         'sum(increase(latentd_retries_total{reason="worker_died"}[90s]))',
         "sum(increase(latentd_oom_total[90s]))",
         "sum(increase(latentd_storage_errors_total[90s]))",
-        'sum(latentd_rejected_total{reason="not-found"})',
+        'sum(increase(latentd_rejected_total{reason="not-found"}[90s]))',
         'sum(latentd_http_requests_total{status="422"})',
         "sum(rate(latentd_unet_flops_total[60s])) / sum(latentd_gpu_peak_flops)",
         "sum(increase(latentd_jobs_accepted_total[90s]))",
