@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -180,7 +180,7 @@ def test_a_resting_worker_is_woken_by_each_queue_and_looks_by_itself_in_half_a_s
             enqueue(redis, lane, make_request(priority=lane))
             began = time.monotonic()
             resting.result()
-            assert time.monotonic() - began < 0.05
+            assert time.monotonic() - began < 0.2, "it was woken: by itself it would rest longer"
         assert claims.next(TINY) is not None
 
 
@@ -190,8 +190,8 @@ def test_one_job_wakes_one_of_many_resting_workers(redis: Redis) -> None:
         resting = [pool.submit(one.rest) for one in claims]
         time.sleep(0.05)
         enqueue(redis, "a", make_request())
-        time.sleep(0.1)
-        assert sum(one.done() for one in resting) == 1
+        woken, others = wait(resting, timeout=0.3, return_when=FIRST_COMPLETED)
+        assert (len(woken), len(others)) == (1, 3)
 
 
 def test_suspended_workers_claim_nothing(redis: Redis) -> None:
