@@ -27,6 +27,7 @@ lint: .venv/.dev
 bench: .venv/.dev
 	$(BIN)/latentd bench
 	$(BIN)/python -m tests.perf.gateway_rate
+	$(BIN)/python -m tests.perf.gateway_limits
 	$(BIN)/python -m tests.perf.redis_limits
 	$(BIN)/python -m tests.perf.validate_plan
 

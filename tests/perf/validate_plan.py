@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 from rich.console import Console
 
+from latentd.up import die_with_parent
 from service.contract import TERMINAL, JobRecord, StepTimes
 from tests.enqueue import enqueue, job_state
 from tests.redis_server import RedisServer
@@ -54,7 +55,7 @@ def worker(redis_url: str, folder: Path, port: int) -> Iterator[None]:
     command = [sys.executable, "-m", "latentd", "worker", "--model", MODEL, "--device", "cpu"]
     command += ["--metrics-port", str(port)]
     with (folder / "worker.log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, preexec_fn=die_with_parent)
     try:
         ends = time.monotonic() + WAIT_S
         while '"ready"' not in (folder / "worker.log").read_text():
