@@ -142,11 +142,11 @@ EXAMPLES: dict[str, dict[str, dict[str, object]]] = {
         "full": {
             "summary": "Everything chosen",
             "value": {
-                "prompt": "a grinning face on a navy background",
+                "prompt": "penguin on a navy background",
                 "negative_prompt": "hat",
                 "width": 256,
                 "height": 256,
-                "steps": 20,
+                "steps": 12,
                 "guidance_scale": 4.0,
                 "sampler": "ddim",
                 "eta": 0.0,

@@ -72,7 +72,7 @@ def test_redis_comes_back_with_every_job_once_there_is_room(tiny_models: Path, t
         service = Service(env | {"LATENTD_DATA_DIR": str(disk / "data"), "LATENTD_THREADS": "1"})
         with service:
             # Long enough that none stores an image while there is no room: it would fail clearly, with a 507.
-            body = {"prompt": "red heart", "steps": 600, "num_images": 2}
+            body = {"prompt": "red heart", "steps": 1000, "num_images": 2, "width": 256, "height": 256}
             accepted = [accept(service, body) for _ in range(4)]
             fill(disk / "ballast")
             answer = service.client.post("/v1/txt2img", json=body)

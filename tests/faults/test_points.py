@@ -51,6 +51,17 @@ def go_on(redis: Redis, rig: Rig, job_id: str) -> float:
     return time.monotonic() - began
 
 
+def kill_at(point: str, settings: Settings) -> None:
+    """Let a worker work until it dies at this point."""
+    victim = FORKS.Process(target=points.run, args=(point, settings))
+    victim.start()
+    victim.join(60)
+    died = victim.exitcode
+    victim.kill()  # one that never came to the point would take the jobs of later tests
+    victim.join()
+    assert died == -9, f"never came to {point}"
+
+
 @pytest.mark.parametrize("point", points.POINTS)
 def test_a_worker_killed_at_this_point_costs_no_job_and_no_byte(
     redis: Redis, settings: Settings, make_rig: MakeRig, point: str
@@ -59,10 +70,7 @@ def test_a_worker_killed_at_this_point_costs_no_job_and_no_byte(
     enqueue(redis, "whole", request)
     rig.finish("whole")
     enqueue(redis, "broken", request)
-    victim = FORKS.Process(target=points.run, args=(point, settings))
-    victim.start()
-    victim.join(60)
-    assert victim.exitcode == -9
+    kill_at(point, settings)
     assert go_on(redis, rig, "broken") < 30
     result = result_of(redis, "broken")
     assert [image.sha256 for image in result.images] == [image.sha256 for image in result_of(redis, "whole").images]
@@ -80,9 +88,7 @@ def test_after_a_kill_behind_a_savepoint_the_steps_before_it_are_not_repeated(
 ) -> None:
     rig = make_rig("rig")
     enqueue(redis, "broken", make_request(steps=1000))
-    victim = FORKS.Process(target=points.run, args=("savepoint: written", settings))
-    victim.start()
-    victim.join(60)
+    kill_at("savepoint: written", settings)
     saved = int(redis.hget(state_key("broken"), "step") or 0)
     assert saved > 0
     rig.reaper.turn()

@@ -6,7 +6,7 @@ import { button, byId, h } from "./dom.js";
 import { maskEditor, pictureView } from "./editor.js";
 import { dropPlace } from "./picture.js";
 
-const IDEAS = ["red heart", "a grinning face", "red heart on a navy background", "blue circle"];
+const IDEAS = ["penguin", "a dog, 3d style", "smiling face with sunglasses", "red heart on a navy background"];
 const DROP_TITLES = { inpaint: "A picture to repaint", upscale: "A picture to enlarge" };
 
 export function stage(...nodes) {
