@@ -14,8 +14,8 @@ WORKDIR /app
 # What pip needs to install the package in place; the code follows later, so that a change of it installs nothing anew.
 FROM base AS install
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-COPY latentd/__init__.py latentd/
-RUN python -m venv /opt/venv && mkdir service workers models
+COPY core/version.py core/
+RUN python -m venv /opt/venv && mkdir contract jobs latentd models service workers
 
 FROM install AS install-gateway
 RUN /opt/venv/bin/pip install -c constraints.txt -e .
@@ -30,6 +30,9 @@ RUN /opt/venv/bin/pip install -c constraints.txt -e '.[worker]'
 FROM base AS gateway
 COPY --from=install-gateway /opt/venv /opt/venv
 COPY --from=install-gateway /weights models/weights
+COPY contract contract
+COPY core core
+COPY jobs jobs
 COPY latentd latentd
 COPY service service
 ENV PATH=/opt/venv/bin:$PATH LATENTD_DATA_DIR=/data
@@ -41,6 +44,9 @@ CMD ["latentd", "gateway"]
 
 FROM base AS worker
 COPY --from=install-worker /opt/venv /opt/venv
+COPY contract contract
+COPY core core
+COPY jobs jobs
 COPY latentd latentd
 COPY service service
 COPY models models

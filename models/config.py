@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from models.autoencoder import AutoencoderConfig
-from models.conditioning import ClassConfig, Conditioner
+from models.networks.autoencoder import AutoencoderConfig
+from models.networks.conditioning import ClassConfig, Conditioner
+from models.networks.unet import UNetConfig
 from models.schedule import ScheduleConfig
-from models.unet import UNetConfig
 
 # What follows z_t on the UNet's input channels:
 #   mask-latent   mask in {0, 1}, scaled latent of the masked picture   (SD inpainting, 9 channels)

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latentd.errors import CheckpointError
-from models.autoencoder import Autoencoder
-from models.checkpoints.build import build
-from models.checkpoints.card import CARD, checkpoint_id
-from models.checkpoints.detect import load_checkpoint
-from models.checkpoints.files import read_json, understood
-from models.checkpoints.loaded import Loaded
-from models.conditioning import ClassEmbedder, ConditionerModule, SpatialRescaler, TextEncoder, make_conditioner
+from core.errors import CheckpointError
 from models.config import ModelConfig
+from models.networks.autoencoder import Autoencoder
+from models.networks.conditioning import (
+    ClassEmbedder,
+    ConditionerModule,
+    SpatialRescaler,
+    TextEncoder,
+)
+from models.networks.tiling import decode_tiled, encode_tiled
+from models.networks.unet import UNet
 from models.schedule import NoiseSchedule
-from models.tiling import decode_tiled, encode_tiled
-from models.tokenizer import PromptTokenizer
-from models.unet import UNet
+from models.tokenizers.prompts import PromptTokenizer
 
 TILE = 512  # pixels a side; larger pictures go through the first stage in tiles, to bound its memory
 STRIP = 8  # rows of a rescaled label map made at a time: 182 classes of a large map, one-hot, are gigabytes
@@ -187,36 +186,3 @@ class LatentDiffusion:
 
     def _placed(self, x: Tensor) -> Tensor:
         return x.to(self.device, self.dtype)
-
-
-def load(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LatentDiffusion:
-    """A checkpoint of any known layout, ready to run; its id is the card's, or else the name of the folder or file.
-
-    Raises CheckpointError naming the file, key or shape that doesn't fit.
-    """
-    loaded, card = load_checkpoint(path), path / CARD
-    if loaded.prediction_assumed and card.is_file() and "prediction_type" in (said := read_json(card)):
-        schedule = replace(loaded.config.schedule, prediction=said["prediction_type"])
-        loaded = replace(loaded, config=replace(loaded.config, schedule=schedule))
-    with understood(path):
-        return assemble(loaded, checkpoint_id(path), device, dtype)
-
-
-def assemble(loaded: Loaded, name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LatentDiffusion:
-    """Modules around weights already read. Raises CheckpointError as `load` does."""
-    config, states = loaded.config, loaded.states
-    conditioner: ConditionerModule | None = None
-    if config.conditioner is not None:
-        cond = config.conditioner
-        conditioner = build(lambda: make_conditioner(cond), states["conditioner"], "conditioner", device, dtype)
-    return LatentDiffusion(
-        id=name,
-        config=config,
-        schedule=NoiseSchedule(config.schedule),
-        unet=build(lambda: UNet(config.unet), states["unet"], "unet", device, dtype),
-        first_stage=build(lambda: Autoencoder(config.first_stage), states["first_stage"], "first stage", device, dtype),
-        conditioner=conditioner,
-        tokenizer=loaded.tokenizer,
-        device=torch.device(device),
-        dtype=dtype,
-    )

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from latentd.errors import CheckpointError
+from core.errors import CheckpointError
 
 _T = TypeVar("_T")
 Array = NDArray[np.float64]

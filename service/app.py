@@ -14,20 +14,21 @@ from fastapi import Depends, FastAPI
 from redis import Redis
 from redis.exceptions import RedisError
 
-from latentd import __version__
-from latentd.errors import ConfigurationError
-from latentd.settings import Settings
-from service import openapi, problems
-from service.access import enter
-from service.guards import Guards, is_loopback
-from service.keys import KEYS_KEY
-from service.listen import listen, turn_away
-from service.metrics_port import metrics_port
-from service.protocol import HEAD_BYTES, PatientProtocol
-from service.routes import document, health, images, jobs, metrics, models, tasks
+from contract.redis_keys import KEYS_KEY
+from core.errors import ConfigurationError
+from core.settings import Settings
+from core.version import __version__
+from service.http import problems
+from service.http.guards import Guards
+from service.http.hosts import is_loopback
+from service.http.listen import listen, turn_away
+from service.http.protocol import HEAD_BYTES, PatientProtocol
+from service.routes import document, health, images, jobs, metrics, models, openapi, tasks
+from service.routes.asker import enter
+from service.routes.metrics_port import metrics_port
 from service.state import Gateway, open_gateway
-from service.webhook_send import read_secret
-from service.webhooks import Webhooks
+from service.webhooks.outbox import Webhooks
+from service.webhooks.send import read_secret
 
 STOP_S = 5  # how long open answers may go on after a signal
 LEAVE_S = 0.5  # how long one of several gateways on a port still answers who is there
@@ -68,7 +69,7 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
     app.frontend("/", directory=health.STATIC, fallback=None, check_dir=False)
     problems.install(app)
     openapi.install(app)
-    app.add_middleware(Guards, settings=settings, metrics=gateway.metrics, stopping=gateway.stopping)
+    app.add_middleware(Guards, settings=settings, counts=gateway.metrics, stopping=gateway.stopping)
     return app
 
 
@@ -113,7 +114,7 @@ def configure(app: FastAPI) -> uvicorn.Config:
         app,
         http=PatientProtocol,
         ws="none",
-        log_config=None,  # those of latentd.logs
+        log_config=None,  # those of core.logs
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -13,14 +13,14 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from latentd.settings import Settings
-from latentd.storage import Store, open_public, open_store
-from service.cards import CardShelf
-from service.ends import Ends
-from service.estimate import Backlogs
-from service.flights import Flight
-from service.keys import KEYS_KEY
-from service.metrics import Metrics
+from contract.redis_keys import KEYS_KEY
+from core.settings import Settings
+from core.storage import Store, open_public, open_store
+from service.admission.estimates import Backlogs
+from service.jobs.waiting import Ends
+from service.metrics.families import Metrics
+from service.requests.cards import CardShelf
+from service.single_flight import Flight
 
 # One connection is held by every event stream.
 MAX_CONNECTIONS = 8192

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from models.pipeline import LatentDiffusion, load
-from service.contract import JobRequest, Upload
+from contract.request import JobRequest, Upload
+from models.checkpoints.load import load
+from models.pipeline import LatentDiffusion
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
-from workers.engine import Engine
-from workers.tasks import Admission, Failed, Finished, Outcome
+from workers.engine.engine import Engine
+from workers.engine.messages import Admission, Failed, Finished, Outcome
 
 NOWHERE = Upload(path="uploads/x/image", sha256="0", bytes=1, width=1, height=1)
 

@@ -12,20 +12,12 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.utils import as_text
 
-from service.contract import (
-    CONTRACT_VERSION,
-    DEADLINES_KEY,
-    JOB_FUNCTION,
-    JOBS_KEY,
-    JobRecord,
-    JobRequest,
-    events_key,
-    job_key,
-    queue_name,
-    wake_key,
-    work_key,
-)
-from service.marks import MARK
+from contract.base import CONTRACT_VERSION
+from contract.events import MARK
+from contract.job import JOB_FUNCTION, JobRecord
+from contract.lanes import queue_name
+from contract.redis_keys import DEADLINES_KEY, JOBS_KEY, events_key, job_key, wake_key, work_key
+from contract.request import JobRequest
 
 RETENTION_S = 3600
 

@@ -17,23 +17,13 @@ from PIL import Image
 from redis import Redis
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from latentd.errors import Problem
-from latentd.settings import Settings
-from latentd.storage import Store, image_path
+from contract.card import CardDefaults, ModelCard
+from contract.job import ImageInfo, JobRecord, JobResult, Timings, image_id
+from contract.redis_keys import ENDS_CHANNEL, events_key, job_key, work_key
+from core.errors import Problem
+from core.settings import Settings
+from core.storage import Store, image_path
 from service.app import Server, configure, create_app
-from service.contract import (
-    ENDS_CHANNEL,
-    CardDefaults,
-    ImageInfo,
-    JobRecord,
-    JobResult,
-    ModelCard,
-    Timings,
-    events_key,
-    image_id,
-    job_key,
-    work_key,
-)
 
 WINDOW = 8
 

@@ -12,8 +12,8 @@ from types import TracebackType
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from latentd.redis_server import find_server
-from latentd.up import die_with_parent
+from latentd.embedded_server import find_server
+from latentd.supervisor import die_with_parent
 
 START_S = 10.0
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from models.autoencoder import Autoencoder, AutoencoderConfig
 from models.checkpoints.card import weights_hash, write_card
 from models.checkpoints.loaded import Loaded
 from models.checkpoints.native import save_native
-from models.conditioning import ClassConfig, RescalerConfig, TextConfig, make_conditioner
 from models.config import ModelConfig
+from models.networks.autoencoder import Autoencoder, AutoencoderConfig
+from models.networks.conditioning import ClassConfig, RescalerConfig, TextConfig, make_conditioner
+from models.networks.unet import UNet, UNetConfig
 from models.schedule import ScheduleConfig
-from models.tokenizer import PromptTokenizer, padded
-from models.unet import UNet, UNetConfig
-from models.vocabularies import bert_tokenizer
+from models.tokenizers.prompts import PromptTokenizer, padded
+from models.tokenizers.vocabularies import bert_tokenizer
 
 WINDOW = 32
 CLASSES, MAP_CLASSES = 10, 6

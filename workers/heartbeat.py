@@ -19,13 +19,14 @@ from rq.utils import current_timestamp, now
 from rq.worker.base import BaseWorker
 from rq.worker_registration import register
 
-from service.contract import RATES_KEY, Rates, places_key, serving_key
-from workers.claims import HEARTBEAT_TTL_S
-from workers.held import Held
-from workers.link import Link
-from workers.places import machine, my_place
-from workers.reaper import Reaper
-from workers.steptimes import write_cells
+from contract.measurements import Rates
+from contract.redis_keys import RATES_KEY, places_key, serving_key
+from jobs.run import Held
+from workers.metrics.step_times import write_cells
+from workers.queue.circuit_breaker import Link
+from workers.queue.claims import HEARTBEAT_TTL_S
+from workers.queue.process_identity import machine, my_place
+from workers.queue.reaper import Reaper
 
 BEAT_S = 4.0  # three beats fit into the TTL
 SWEEP_S = 5.0

@@ -11,12 +11,13 @@ from pathlib import Path
 import structlog
 import torch
 
-from latentd.errors import CheckpointError, ConfigurationError
-from latentd.settings import Settings
+from core.errors import CheckpointError, ConfigurationError
+from core.settings import Settings
 from models.checkpoints.card import weight_files
-from models.pipeline import LatentDiffusion, load
-from workers.cards import Found, choose, default_model, find_cards
-from workers.engine import Engine
+from models.checkpoints.load import load
+from models.pipeline import LatentDiffusion
+from workers.catalogue import Found, choose, default_model, find_cards
+from workers.engine.engine import Engine
 
 STRICT_ROWS_CPU, STRICT_ROWS_GPU = 4, 16
 WIDENING = 2  # half-precision files take twice their size in memory

@@ -11,22 +11,22 @@ import structlog
 import torch
 from rq.worker.base import BaseWorker, WorkerStatus
 
-from latentd.errors import DeadlineMissed, JobFailed, LatentdError
-from service.contract import LANES
-from workers.claims import Claims
-from workers.engine import Engine
-from workers.held import Held
-from workers.link import Link
-from workers.metrics import WorkerMetrics
-from workers.progress import News, Progress, shared_of, step_ids, tell_alone, tell_together
-from workers.publish import Canceled, Ending, Failed, HandedBack, Publisher, Retention, Succeeded
-from workers.rates import RateMeter
-from workers.rules import CLAIMS_A_ROUND, IDLE_S, Place
-from workers.savepoints import Savepoints
-from workers.steptimes import StepTimer
-from workers.storing import Loaded, Report, Stored, Storing
-from workers.tasks import Admission, Called, Finished, Outcome, OutOfMemory, Prepared, Stepped
-from workers.tasks import Failed as TaskFailed
+from contract.lanes import LANES
+from core.errors import DeadlineMissed, JobFailed, LatentdError
+from jobs.end import Canceled, Ending, Failed, HandedBack, Publisher, Retention, Succeeded
+from jobs.run import Held
+from workers.claim_policy import CLAIMS_A_ROUND, IDLE_S, Place
+from workers.engine.engine import Engine
+from workers.engine.messages import Admission, Called, Finished, Outcome, OutOfMemory, Prepared, Stepped
+from workers.engine.messages import Failed as TaskFailed
+from workers.metrics.families import WorkerMetrics
+from workers.metrics.rates import RateMeter
+from workers.metrics.step_times import StepTimer
+from workers.objects.storing import Loaded, Report, Stored, Storing
+from workers.queue.circuit_breaker import Link
+from workers.queue.claims import Claims
+from workers.queue.events import News, Progress, shared_of, step_ids, tell_alone, tell_together
+from workers.queue.savepoints import Savepoints
 
 SAVE_S = 2.0  # of work between two savepoints of a job
 FIRST_SAVE_S = 0.5  # before the first of an execution, which clears the job of the deaths before it

@@ -14,24 +14,27 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker.base import BaseWorker, WorkerStatus
 
-from latentd.settings import Settings
-from latentd.storage import open_store
-from service.contract import CARDS_KEY, LANES, ModelCard, places_key, queue_name, serving_key
-from workers.cards import chosen_cards, write_missing_cards
-from workers.claims import HEARTBEAT_TTL_S
-from workers.gpu import gpu_of
+from contract.card import ModelCard
+from contract.lanes import LANES, queue_name
+from contract.redis_keys import CARDS_KEY, places_key, serving_key
+from core.settings import Settings
+from core.storage import open_store
+from jobs.end import Retention
+from workers.catalogue import chosen_cards, write_missing_cards
 from workers.heartbeat import Heartbeat
-from workers.link import ANSWER_S, Link, connect
 from workers.loading import choose_device, load_engine
 from workers.loop import Loop
-from workers.metrics import WorkerMetrics, listen
-from workers.places import machine
-from workers.publish import Retention
-from workers.reaper import Reaper
-from workers.retention import Sweeper, Sweeping
-from workers.savepoints import Savepoints
+from workers.metrics.families import WorkerMetrics, listen
+from workers.metrics.flops import row_flops_of
+from workers.metrics.gpu import gpu_of
+from workers.objects.storing import Storing
+from workers.objects.sweep import Sweeper, Sweeping
+from workers.queue.circuit_breaker import ANSWER_S, Link, connect
+from workers.queue.claims import HEARTBEAT_TTL_S
+from workers.queue.process_identity import machine
+from workers.queue.reaper import Reaper
+from workers.queue.savepoints import Savepoints
 from workers.signals import Signals
-from workers.storing import Storing
 
 # A round is one UNet call or one chunk of pictures. On a GPU the longest take minutes (the first calls compile,
 # pictures of 16 megapixels are decoded tile by tile); a CPU may need the better part of an hour for such pictures.
@@ -76,11 +79,11 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     port = None if settings.metrics_port is None else listen(settings.metrics_port, settings.metrics_host)
     write_missing_cards(settings.models_dir)
     engine = load_engine(settings, model_ids, device)
-    cards = chosen_cards(settings, engine.models)
+    cards = chosen_cards(settings, list(engine.models))
     redis = connect(settings.redis)
     worker = _patiently(lambda: BatchWorker(worker_name(device), list(cards), redis))
     metrics = WorkerMetrics(gpu_of(device, engine.dtype))
-    metrics.serves({model: card.tasks for model, card in cards.items()}, engine.row_flops(), settings.max_rows)
+    metrics.serves({model: card.tasks for model, card in cards.items()}, row_flops_of(engine.models), settings.max_rows)
     store, hashes = open_store(settings.storage), {model: card.hash for model, card in cards.items()}
     savepoints = Savepoints(connect(settings.redis), store, hashes)
     storing = Storing(store, hashes, savepoints, metrics.storage_errors.inc)

@@ -6,9 +6,9 @@ import sys
 
 import typer
 
+from core.errors import LatentdError
 from latentd.cli import bench, draw, info, keys, models, plan, serve
 from latentd.cli.console import plain
-from latentd.errors import LatentdError
 
 app = typer.Typer(
     name="latentd",

@@ -14,7 +14,7 @@ from latentd.cli.serve import settings_with
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from service.contract import StepTimes
+    from contract.measurements import StepTimes
     from workers.planner.files import BenchReport
 
 Model = Annotated[
@@ -26,8 +26,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for `latentd pla
 
 def bench(model: Model = None, device: Device = "auto", json: Json = False) -> None:
     """Measure calls of up to LATENTD_MAX_ROWS rows, encoding, decoding, storing, images/s, on a quiet machine."""
-    from workers.bench import measure, turns
-    from workers.cards import chosen_cards
+    from latentd.bench.measure import measure, turns
+    from workers.catalogue import chosen_cards
     from workers.loading import load_engine
 
     settings = settings_with()

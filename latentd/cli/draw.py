@@ -11,15 +11,17 @@ import typer
 from pydantic import ValidationError
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from core.errors import ConfigurationError, InvalidRequest
+from core.settings import Settings
 from latentd.cli.console import plain
 from latentd.cli.serve import settings_with
-from latentd.errors import ConfigurationError, InvalidRequest
-from latentd.settings import Settings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from service.contract import JobRequest, Kind, ModelCard
+    from contract.base import Kind
+    from contract.card import ModelCard
+    from contract.request import JobRequest
 
 Out = Annotated[
     Path, typer.Option("--out", "-o", help="File to write: .png, .jpg or .webp; several images get -0, -1, …")
@@ -138,12 +140,12 @@ def resolve(
     kind: Kind, sent: dict[str, Any], files: dict[str, Path], settings: Settings
 ) -> tuple[JobRequest, ModelCard, dict[str, bytes]]:
     """The request with every parameter, its model's card and the bytes of the files."""
-    from service.bodies import POSTS, Body
-    from service.cards import card_folder, choose_card, installed_cards
-    from service.problems import invalid
-    from service.resolve import resolve, warnings_of
-    from service.uploads import read_pictures
-    from workers.cards import write_missing_cards
+    from service.http.problems import invalid
+    from service.requests.bodies import POSTS, Body
+    from service.requests.cards import card_folder, choose_card, installed_cards
+    from service.requests.resolution import resolve, warnings_of
+    from service.requests.uploads import read_pictures
+    from workers.catalogue import write_missing_cards
 
     write_missing_cards(settings.models_dir)
     data = {name: read_file(path) for name, path in files.items()}
@@ -170,9 +172,9 @@ def read_file(path: Path) -> bytes:
 
 def compute(request: JobRequest, data: dict[str, bytes], settings: Settings, device: str) -> list[Image]:
     """Load the model, run the job under a progress bar and return its pictures."""
-    from workers.engine import run
+    from workers.engine.engine import run
+    from workers.engine.messages import Admission, Outcome, Stepped
     from workers.loading import load_engine
-    from workers.tasks import Admission, Outcome, Stepped
 
     columns = (
         TextColumn("{task.description}"),
@@ -193,7 +195,7 @@ def compute(request: JobRequest, data: dict[str, bytes], settings: Settings, dev
 
 def write(pictures: list[Image], paths: list[Path], request: JobRequest, card: ModelCard) -> None:
     """Raises ConfigurationError where a file can't be written after all, as on a full disk."""
-    from workers.images import encode_picture, picture_text
+    from workers.engine.pictures import encode_picture, picture_text
 
     console = plain()
     for index, (picture, path) in enumerate(zip(pictures, paths, strict=True)):

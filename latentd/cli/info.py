@@ -10,11 +10,11 @@ import redis
 import typer
 from rich.table import Table
 
-from latentd import __version__
+from core.errors import ConfigurationError
+from core.settings import Settings, variable, without_password
+from core.version import __version__
 from latentd.cli.console import plain
 from latentd.cli.serve import settings_with
-from latentd.errors import ConfigurationError
-from latentd.settings import Settings, variable, without_password
 
 
 def settings() -> None:
@@ -46,7 +46,7 @@ def torch_facts() -> list[tuple[str, str]]:
 def redis_fact(now: Settings) -> str:
     """Version of the Redis that answers, or of the server that `latentd up` would start."""
     if now.redis_url is None and not now.redis_socket.exists():
-        from latentd.redis_server import find_server, version_of
+        from latentd.embedded_server import find_server, version_of
 
         try:
             binary = find_server()

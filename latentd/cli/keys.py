@@ -10,10 +10,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 from rich.table import Table
 
+from core.errors import Unavailable
+from core.settings import without_password
 from latentd.cli.console import plain
 from latentd.cli.serve import settings_with
-from latentd.errors import Unavailable
-from latentd.settings import without_password
 
 app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 
@@ -52,7 +52,7 @@ def connect() -> Redis:
 @app.command()
 def create(name: str, scope: Scopes = None, rate: Rate = None, gpu_seconds: Budget = None) -> None:
     """Make a key called NAME and print it: it is shown this once, only its hash is kept."""
-    from service import keys
+    from service.auth import keys
 
     with connect() as redis:
         scopes = keys.parse_scopes([each.value for each in scope or (ScopeName.generate, ScopeName.read)])
@@ -64,7 +64,7 @@ def create(name: str, scope: Scopes = None, rate: Rate = None, gpu_seconds: Budg
 @app.command("list")
 def list_keys() -> None:
     """Show every key ever made."""
-    from service import keys
+    from service.auth import keys
 
     table = Table("id", "name", "scopes", "requests/min", "GPU-s/day", "created", "revoked")
     with connect() as redis:
@@ -78,7 +78,7 @@ def list_keys() -> None:
 @app.command()
 def revoke(id: str) -> None:
     """Refuse the key ID from now on. Keys stay on, also after the last one was revoked."""
-    from service import keys
+    from service.auth import keys
 
     with connect() as redis:
         key = keys.revoke(redis, id)
@@ -88,7 +88,7 @@ def revoke(id: str) -> None:
 @app.command()
 def clear() -> None:
     """Forget every key: a gateway on loopback then asks for none, and shows everyone's jobs to everyone."""
-    from service import keys
+    from service.auth import keys
 
     with connect() as redis:
         count = keys.remove_all(redis)

@@ -31,7 +31,7 @@ class Target(StrEnum):
 def list_models() -> None:
     """Show the checkpoints of LATENTD_MODELS_DIR, each with its card; a missing card is written."""
     from models.checkpoints.scan import scan
-    from service.cards import installed_cards
+    from service.requests.cards import installed_cards
 
     settings, console = settings_with(), plain()
     found = scan(settings.models_dir)

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from core.errors import ConfigurationError
+from core.settings import Settings
 from latentd.cli.console import plain
 from latentd.cli.serve import settings_with
-from latentd.errors import ConfigurationError
-from latentd.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from service.contract import ModelCard, StepTimes
+    from contract.card import ModelCard
+    from contract.measurements import StepTimes
     from workers.planner.answer import Outlook, Planner, Waits
     from workers.planner.worker import Policy
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from latentd import logs
-from latentd.settings import Settings, read_settings
+from core import logs
+from core.settings import Settings, read_settings
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on. Default: LATENTD_HOST.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on. Default: LATENTD_PORT.")]
@@ -38,7 +38,7 @@ def settings_with(**changes: object) -> Settings:
 
 def up(host: Host = None, port: Port = None, insecure: Insecure = False) -> None:
     """Start everything: Redis, a worker per GPU (or one on the CPU), the gateway with its page."""
-    from latentd.up import run
+    from latentd.supervisor import run
 
     settings = settings_with(host=host, port=port)
     run(settings, insecure)

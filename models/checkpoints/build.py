@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from latentd.errors import CheckpointError
+from core.errors import CheckpointError
 
 State = dict[str, Tensor]
 M = TypeVar("M", bound=nn.Module)

@@ -11,12 +11,12 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from latentd.errors import CheckpointError
-from models.checkpoints.files import read_json
+from core.errors import CheckpointError
+from models.checkpoints.files.weights import read_json
 from models.checkpoints.loaded import Loaded
 from models.checkpoints.native import save_tokenizer
-from models.conditioning import RescalerConfig, TextConfig
 from models.config import ModelConfig
+from models.networks.conditioning import RescalerConfig, TextConfig
 from models.samplers import samplers_for
 from models.schedule import NoiseSchedule
 

@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from latentd.errors import CheckpointError
+from core.errors import CheckpointError
 from models.checkpoints.card import CARD, write_card
 from models.checkpoints.detect import load_checkpoint
-from models.checkpoints.diffusers_writer import save_diffusers
-from models.checkpoints.files import read_json
+from models.checkpoints.diffusers.writer import save_diffusers
+from models.checkpoints.files.weights import read_json
 from models.checkpoints.native import save_native
 
 Target: TypeAlias = Literal["native", "diffusers"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from latentd.errors import CheckpointError
+from core.errors import CheckpointError
 from models.checkpoints import native
-from models.checkpoints.compvis import load_compvis
-from models.checkpoints.diffusers import load_diffusers
-from models.checkpoints.files import understood
+from models.checkpoints.compvis.model import load_compvis
+from models.checkpoints.compvis.single_file import SUFFIXES, read_single
+from models.checkpoints.diffusers.reader import load_diffusers
+from models.checkpoints.files.weights import understood
 from models.checkpoints.loaded import Loaded
-from models.checkpoints.single import SUFFIXES, read_single
 
 
 def load_checkpoint(path: Path) -> Loaded:

@@ -9,12 +9,12 @@ from pathlib import Path
 from models.checkpoints import native
 from models.checkpoints.build import State
 from models.checkpoints.card import describe, tasks_of
-from models.checkpoints.compvis import FIRST_STAGE, UNET, below
-from models.checkpoints.compvis_first_stage import read_first_stage
+from models.checkpoints.compvis.first_stage import read_first_stage
+from models.checkpoints.compvis.model import FIRST_STAGE, UNET, below
+from models.checkpoints.compvis.single_file import SingleFile, read_single
 from models.checkpoints.detect import load_checkpoint, single_file
-from models.checkpoints.files import understood
+from models.checkpoints.files.weights import understood
 from models.checkpoints.loaded import Loaded, fitted
-from models.checkpoints.single import SingleFile, read_single
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.autoencoder import Autoencoder
 from models.checkpoints.build import State, fit
-from models.conditioning import make_conditioner
 from models.config import ModelConfig
-from models.tokenizer import PromptTokenizer
-from models.unet import UNet
+from models.networks.autoencoder import Autoencoder
+from models.networks.conditioning import make_conditioner
+from models.networks.unet import UNet
+from models.tokenizers.prompts import PromptTokenizer
 
 
 @dataclass(frozen=True, slots=True)

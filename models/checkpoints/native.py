@@ -11,15 +11,15 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from latentd.errors import CheckpointError
-from models.autoencoder import AutoencoderConfig
-from models.checkpoints.files import read_json, read_safetensors
+from core.errors import CheckpointError
+from models.checkpoints.files.weights import read_json, read_safetensors
 from models.checkpoints.loaded import Loaded, fitted
-from models.conditioning import ClassConfig, Conditioner, RescalerConfig, TextConfig
 from models.config import ModelConfig
+from models.networks.autoencoder import AutoencoderConfig
+from models.networks.conditioning import ClassConfig, Conditioner, RescalerConfig, TextConfig
+from models.networks.unet import UNetConfig
 from models.schedule import ScheduleConfig
-from models.tokenizer import PromptTokenizer, load_tokenizer
-from models.unet import UNetConfig
+from models.tokenizers.prompts import PromptTokenizer, load_tokenizer
 
 FORMAT = "latentd"
 VERSION = 1

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from latentd.errors import CheckpointError
+from core.errors import CheckpointError
 from models.checkpoints import native
 from models.checkpoints.card import CARD, write_card
+from models.checkpoints.compvis.single_file import SUFFIXES
 from models.checkpoints.detect import load_checkpoint, single_file
-from models.checkpoints.files import understood
+from models.checkpoints.files.weights import understood
 from models.checkpoints.loaded import fitted
-from models.checkpoints.single import SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
-from latentd.errors import InvalidRequest
+from core.errors import InvalidRequest
 from models.samplers.exponential import dpmpp_2m, unipc
 from models.samplers.plms import plms
 from models.samplers.single_step import ddim, ddpm, euler

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latentd.errors import InvalidRequest
+from core.errors import InvalidRequest
 from models.schedule import Level, NoiseSchedule
 
 

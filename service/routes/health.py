@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel
 
-from service.openapi import problems
+from service.routes.openapi import problems
 from service.state import Current
 
 STATIC = Path(__file__).resolve().parent.parent / "static"

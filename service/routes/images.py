@@ -8,10 +8,10 @@ from fastapi import APIRouter, Header, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from service.access import Asker
-from service.images import picture_response, redirect
-from service.openapi import problems
-from service.preferences import MEDIA_TYPES
+from service.jobs.images import picture_response, redirect
+from service.requests.preferences import MEDIA_TYPES
+from service.routes.asker import Asker
+from service.routes.openapi import problems
 from service.state import Current
 
 router = APIRouter(prefix="/v1", tags=["images"])

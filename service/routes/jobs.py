@@ -9,15 +9,15 @@ from fastapi import APIRouter, Header, Query
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.access import Asker
-from service.cancel import cancel, check_ended, delete_objects, forget
-from service.contract import Job, JobRecord
-from service.events import Stop, is_over, parse_event_id, server_sent
-from service.jobs import JobPage, ListQuery, list_jobs, read_hash, read_job
-from service.openapi import problems
+from contract.job import Job, JobRecord
+from jobs.cancel import cancel, check_ended, delete_objects, forget
+from service.jobs.events import Stop, is_over, parse_event_id, server_sent
+from service.jobs.traces import Trace, read_trace
+from service.jobs.views import JobPage, ListQuery, list_jobs, read_hash, read_job
+from service.routes.asker import Asker
+from service.routes.openapi import problems
 from service.state import Current
-from service.traces import Trace, read_trace
-from service.webhooks import Delivery, read_deliveries
+from service.webhooks.outbox import Delivery, read_deliveries
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from service.openapi import problems
+from service.routes.openapi import problems
 from service.state import Current
 
 router = APIRouter(tags=["health"])
@@ -14,5 +14,5 @@ router = APIRouter(tags=["health"])
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, responses=problems())
 async def metrics(gateway: Current) -> Response:
-    text = await gateway.metrics.render(gateway.redis, gateway.shelf)
+    text = await gateway.metrics.render(gateway.redis, gateway.shelf.all)
     return Response(text, media_type=CONTENT_TYPE_LATEST)

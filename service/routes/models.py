@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from service.cards import ListedCard, find_card
-from service.openapi import problems
+from service.requests.cards import ListedCard, find_card
+from service.routes.openapi import problems
 from service.state import Current
 
 router = APIRouter(prefix="/v1/models", tags=["models"])

@@ -8,17 +8,19 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from latentd.errors import Conflict, JobFailed, Problem
-from service import tasks
-from service.access import Asker, Caller
-from service.contract import Job, Kind
-from service.events import Stop, wait_end
-from service.images import picture_response
-from service.jobs import accepted, read_job
-from service.openapi import task_body, task_responses
-from service.preferences import Preferences, check_accepted
-from service.problems import problem_response
-from service.queue import Created
+from contract.base import Kind
+from contract.job import Job
+from core.errors import Conflict, JobFailed, Problem
+from jobs.create import Created
+from service import submit as tasks
+from service.auth.access import Caller
+from service.http.problems import problem_response
+from service.jobs.events import Stop, wait_end
+from service.jobs.images import picture_response
+from service.jobs.views import accepted, read_job
+from service.requests.preferences import Preferences, check_accepted
+from service.routes.asker import Asker
+from service.routes.openapi import task_body, task_responses
 from service.state import Gateway, current
 
 router = APIRouter(prefix="/v1", tags=["tasks"])

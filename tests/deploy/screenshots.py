@@ -22,7 +22,7 @@ from tests.deploy.prometheus import Prometheus
 from tests.nvml import UUID, StandInNvml
 from tests.service import Service
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
-from workers.gpu import Gpu, GpuCollector
+from workers.metrics.gpu import Gpu, GpuCollector
 
 SECONDS, A_SECOND = 120.0, 2.0
 NOTE = "A load run of the test models on a CPU, scraped by Prometheus. GPU values are a stand-in's, made up (no GPU)."

@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry
 from deploy.grafana.boards import BOARDS
 from deploy.grafana.build import to_json
 from deploy.grafana.panel import Board
-from service.metrics import Metrics
+from service.metrics.families import Metrics
 from tests.deploy.files import DASHBOARDS, DEPLOY, PROMETHEUS, ROOT, documents, services
 from tests.deploy.prometheus import Prometheus
-from workers.metrics import WorkerMetrics
+from workers.metrics.families import WorkerMetrics
 
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 NAME = re.compile(r"\blatentd_[a-z_]+\b")

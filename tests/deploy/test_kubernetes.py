@@ -11,7 +11,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 
-from latentd.settings import Settings
+from core.settings import Settings
 from tests.deploy.files import KUBERNETES, PROMETHEUS, documents
 
 SCHEMAS = Path(__file__).parent / "schemas"

@@ -19,7 +19,7 @@ from tests.deploy.prometheus import Prometheus
 from tests.nvml import UUID, StandInNvml
 from tests.service import Service
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
-from workers.gpu import Gpu, GpuCollector
+from workers.metrics.gpu import Gpu, GpuCollector
 
 WINDOW = "60s"
 TILES = [

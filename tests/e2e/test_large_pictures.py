@@ -10,11 +10,12 @@ import numpy as np
 from PIL import Image
 
 import models
-from models.pipeline import TILE, LatentDiffusion, load
+from models.checkpoints.load import load
+from models.pipeline import TILE, LatentDiffusion
 from tests.engines import NOWHERE, finished, inpaint, make_request, play, png
 from tests.pictures import array, drawing
-from workers.engine import Engine
-from workers.tasks import Admission
+from workers.engine.engine import Engine
+from workers.engine.messages import Admission
 
 LIMIT = 6 * 2**20  # KiB
 WEIGHTS = Path(models.__file__).parent / "weights"

@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from redis import Redis
 
-from latentd.storage import open_store
-from service import keys
+from core.storage import open_store
+from service.auth import keys
 from tests.e2e.browser import chromium, job_id, open_page
 from tests.gateway import finish, png, running, settings_for
 from tests.redis_server import RedisServer

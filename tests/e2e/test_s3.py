@@ -15,14 +15,15 @@ from obstore.store import S3Store
 from PIL import Image
 from redis import Redis
 
-from latentd.errors import ConfigurationError
-from latentd.storage import delete, image_path, open_public, open_store
-from service.contract import ImageInfo, StoredImage, job_key, stored_field
+from contract.job import ImageInfo, StoredImage
+from contract.redis_keys import job_key, stored_field
+from core.errors import ConfigurationError
+from core.storage import delete, image_path, open_public, open_store
 from tests.gateway import finish, mask, png, running, settings_for
 from tests.s3 import S3Server
 from tests.service import Service
 from tests.tiny import write_tiny_inpaint
-from workers.pairing import DEPLOYMENT_OBJECT, belong_together
+from workers.objects.deployment import DEPLOYMENT_OBJECT, belong_together
 
 
 @pytest.fixture(scope="module")

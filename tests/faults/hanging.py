@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from latentd import logs
-from latentd.settings import Settings
+from core import logs
+from core.settings import Settings
 from workers import loading, worker
-from workers.engine import Engine
+from workers.engine.engine import Engine
+from workers.engine.messages import Outcome
 from workers.signals import Signals
-from workers.tasks import Outcome
 
 
 class Hanging(Engine):

@@ -10,16 +10,16 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from latentd import logs
-from latentd.settings import Settings
+from core import logs
+from core.settings import Settings
+from jobs.end import Publisher
 from workers import loop
-from workers.claims import Claims
-from workers.decoding import Decoder
-from workers.engine import Engine
-from workers.publish import Publisher
-from workers.savepoints import Savepoints
+from workers.engine.decoding import Decoder
+from workers.engine.engine import Engine
+from workers.objects.storing import Storing
+from workers.queue.claims import Claims
+from workers.queue.savepoints import Savepoints
 from workers.signals import Signals
-from workers.storing import Storing
 from workers.worker import serve
 
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from latentd.settings import Settings
+from core.settings import Settings
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.integration.processes import wait_for
 from tests.integration.rig import Rig

@@ -7,7 +7,7 @@ import time
 
 from redis import Redis
 
-from latentd.settings import Settings
+from core.settings import Settings
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.integration.rig import Rig
 from workers.heartbeat import HUNG_EXIT

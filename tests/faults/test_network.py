@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from latentd.settings import Settings
-from service.contract import JobResult
+from contract.job import JobResult
+from core.settings import Settings
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.faults.proxy import Proxy
 from tests.gateway import running, settings_for
 from tests.integration.rig import Rig
 from tests.redis_server import RedisServer
-from workers.link import connect
+from workers.queue.circuit_breaker import connect
 
 MakeRig = Callable[..., Rig]
 

@@ -8,12 +8,13 @@ import pytest
 from redis import Redis
 from rq.registry import FinishedJobRegistry, StartedJobRegistry
 
-from latentd.settings import Settings
-from service.contract import JobResult, state_key
+from contract.job import JobResult
+from contract.redis_keys import state_key
+from core.settings import Settings
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.faults import points
 from tests.integration.rig import Rig
-from workers.claims import HEARTBEAT_TTL_S
+from workers.queue.claims import HEARTBEAT_TTL_S
 
 MakeRig = Callable[..., Rig]
 SWEEP_S = 1.0

@@ -12,17 +12,17 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.utils import as_text
 
-from latentd.errors import JobFailed
-from latentd.settings import Settings
-from service.cancel import cancel
-from service.contract import TERMINAL, JobRecord
+from contract.job import TERMINAL, JobRecord
+from core.errors import JobFailed
+from core.settings import Settings
+from jobs.cancel import cancel
+from jobs.end import Canceled, Ending, Failed, HandedBack, Publisher, Succeeded
+from jobs.run import Held
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.unit.workers.parts import RETENTION, SHARED, TINY, make_claims, make_worker
-from workers.claims import POP
-from workers.held import Held
-from workers.progress import Progress
-from workers.publish import Canceled, Ending, Failed, HandedBack, Publisher, Succeeded
-from workers.reaper import STUCK_S, Reaper
+from workers.queue.claims import POP
+from workers.queue.events import Progress
+from workers.queue.reaper import STUCK_S, Reaper
 
 WORKERS = ("w0", "w1", "w2")
 RQ_TERMINAL = {"succeeded": JobStatus.FINISHED, "failed": JobStatus.FAILED, "canceled": JobStatus.CANCELED}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from latentd.settings import Settings
+from core.settings import Settings
 from tests.integration.rig import Rig, tiny_settings, write_models
 from workers.loop import SAVE_S
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from latentd.settings import Settings
-from latentd.up import die_with_parent
+from core.settings import Settings
+from latentd.supervisor import die_with_parent
 
 START_S = 60.0
 

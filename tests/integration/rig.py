@@ -9,19 +9,19 @@ from pathlib import Path
 from obstore.store import LocalStore
 from redis import Redis
 
-from latentd.settings import Settings
-from latentd.storage import open_store
-from service.contract import TERMINAL
+from contract.job import TERMINAL
+from core.settings import Settings
+from core.storage import open_store
+from jobs.end import Retention
 from tests.enqueue import RETENTION_S, job_state
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
-from workers.cards import find_cards
+from workers.catalogue import find_cards
 from workers.loading import load_engine
 from workers.loop import SAVE_S, Loop
-from workers.metrics import WorkerMetrics
-from workers.publish import Retention
-from workers.reaper import Reaper
-from workers.savepoints import Savepoints
-from workers.storing import Storing
+from workers.metrics.families import WorkerMetrics
+from workers.objects.storing import Storing
+from workers.queue.reaper import Reaper
+from workers.queue.savepoints import Savepoints
 from workers.worker import BatchWorker
 
 MODELS = ("tiny", "tiny-upscale")

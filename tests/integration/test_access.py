@@ -10,13 +10,14 @@ import pytest
 from redis import Redis
 from typer.testing import CliRunner
 
+from contract.measurements import Rates
+from contract.redis_keys import KEYS_KEY, RATES_KEY, events_key, gone_key, job_key, list_key
+from core.errors import ConfigurationError
+from core.storage import open_store
 from latentd.cli import app as commands
-from latentd.errors import ConfigurationError
-from latentd.storage import open_store
-from service import keys
 from service.app import create_app, serve
-from service.contract import RATES_KEY, Rates, events_key, gone_key, job_key, list_key
-from service.keys import Scope
+from service.auth import keys
+from service.auth.keys import Scope
 from tests.gateway import finish, png, running, settings_for
 from tests.redis_server import RedisServer
 
@@ -63,7 +64,7 @@ def test_secrets_are_not_kept(client: httpx2.Client, redis: Redis) -> None:  # n
     _, token = keys.create(redis, "first", ["read"])
     secret = token.split("_", 2)[2]
     assert len(secret) == 43  # 256 bits
-    assert secret not in str(redis.hgetall(keys.KEYS_KEY))
+    assert secret not in str(redis.hgetall(KEYS_KEY))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_an_expired_url_is_refused(
     a = bearer(redis)
     job_id = client.post("/v1/txt2img", json={"prompt": "x"}, headers=a).json()["id"]
     finish(redis, open_store(str(folder / "data" / "objects")), job_id, png((64, 64)))
-    monkeypatch.setattr("service.signing.PERIOD_S", -3600)
+    monkeypatch.setattr("service.auth.signing.PERIOD_S", -3600)
     url = client.get(f"/v1/jobs/{job_id}", headers=a).json()["images"][0]["url"]
     answer = client.get(url)
     assert (answer.status_code, answer.json()["field"]) == (403, "expires")

@@ -16,7 +16,8 @@ from schemathesis.core.result import Ok
 from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi import checks
 
-from service.contract import RATES_KEY, Rates
+from contract.measurements import Rates
+from contract.redis_keys import RATES_KEY
 from tests.gateway import running, settings_for
 from tests.redis_server import RedisServer
 

@@ -5,13 +5,13 @@ import time
 from redis import Redis
 from rq.utils import as_text
 
-from latentd.settings import Settings
-from service.contract import gone_key, lease_key, wake_key
+from contract.redis_keys import gone_key, lease_key, wake_key
+from core.settings import Settings
+from jobs.end import Retention
 from tests.enqueue import enqueue, make_request
 from tests.integration.rig import Rig
 from tests.integration.test_worker import cancel
-from workers.publish import Retention
-from workers.retention import Sweeper
+from workers.objects.sweep import Sweeper
 
 KEEP_S = 1
 

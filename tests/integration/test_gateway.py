@@ -16,24 +16,14 @@ from rq.job import Job as RQJob
 from rq.registry import CanceledJobRegistry
 from rq.serializers import JSONSerializer
 
-from latentd.errors import DeadlineMissed
-from latentd.storage import open_store
-from service.contract import (
-    CARDS_KEY,
-    CONTRACT_VERSION,
-    JOB_FUNCTION,
-    JOBS_KEY,
-    RATES_KEY,
-    WAKES,
-    JobRequest,
-    Rates,
-    events_key,
-    gone_key,
-    job_key,
-    queue_name,
-    wake_key,
-    work_key,
-)
+from contract.base import CONTRACT_VERSION
+from contract.job import JOB_FUNCTION
+from contract.lanes import queue_name
+from contract.measurements import Rates
+from contract.redis_keys import CARDS_KEY, JOBS_KEY, RATES_KEY, WAKES, events_key, gone_key, job_key, wake_key, work_key
+from contract.request import JobRequest
+from core.errors import DeadlineMissed
+from core.storage import open_store
 from tests.gateway import PAINTER, fail, finish, mask, png, running, settings_for
 from tests.redis_server import RedisServer
 

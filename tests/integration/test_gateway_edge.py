@@ -15,10 +15,10 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
-from latentd.errors import ConfigurationError
-from latentd.settings import Settings
+from core.errors import ConfigurationError
+from core.settings import Settings
 from service.app import create_app, serve
-from service.problems import MEDIA_TYPE
+from service.http.problems import MEDIA_TYPE
 from tests.gateway import UPSCALER, png, running, settings_for
 from tests.redis_server import RedisServer
 from tests.service import free_port

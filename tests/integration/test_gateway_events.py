@@ -14,10 +14,10 @@ import httpx2
 import pytest
 from redis import Redis
 
-from latentd.storage import open_store
+from contract.redis_keys import events_key, job_key, preview_key
+from core.storage import open_store
 from service.app import create_app
-from service.contract import events_key, job_key, preview_key
-from service.events import GATHER_S, SLICE_S
+from service.jobs.events import GATHER_S, SLICE_S
 from tests.gateway import finish, png, running, settings_for
 from tests.redis_server import RedisServer
 

@@ -11,8 +11,9 @@ import httpx2
 import pytest
 from redis import Redis
 
-from latentd.storage import image_path, open_store
-from service.contract import JobResult, StoredImage, job_key, stored_field
+from contract.job import JobResult, StoredImage
+from contract.redis_keys import job_key, stored_field
+from core.storage import image_path, open_store
 from tests.gateway import finish, png, running, settings_for
 from tests.redis_server import RedisServer
 

@@ -17,8 +17,8 @@ from PIL import Image
 from redis import Redis
 from structlog.testing import capture_logs
 
-from service.contract import JOBS_KEY
-from service.requests import Txt2ImgPost
+from contract.redis_keys import JOBS_KEY
+from service.requests.posts import Txt2ImgPost
 from tests.gateway import mask, png, running, settings_for
 from tests.redis_server import RedisServer
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from redis import Redis
 
-from service.contract import JOBS_KEY
+from contract.redis_keys import JOBS_KEY
 from tests.gateway import mask, settings_for
 from tests.hostile_pictures import honest, hostile, saved
 from tests.redis_server import RedisServer

@@ -11,8 +11,8 @@ import httpx2
 from redis import Redis
 from rq.utils import as_text
 
-from latentd.settings import Settings
-from service.contract import RATES_KEY, job_key
+from contract.redis_keys import RATES_KEY, job_key
+from core.settings import Settings
 from tests.gateway import running
 from tests.integration.rig import Rig
 

@@ -12,8 +12,8 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
-from service import keys
-from service.protocol import PatientProtocol
+from service.auth import keys
+from service.http.protocol import PatientProtocol
 from tests.gateway import png, running, settings_for
 from tests.redis_server import RedisServer
 from tests.service import free_port
@@ -37,7 +37,7 @@ def client(
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PatientProtocol, "head_s", 0.3)
     monkeypatch.setattr(PatientProtocol, "unread_s", 0.3)
-    monkeypatch.setattr("service.guards.SLACK_S", 0.3)
+    monkeypatch.setattr("service.http.bodies.SLACK_S", 0.3)
 
 
 def connect(client: httpx2.Client) -> socket.socket:

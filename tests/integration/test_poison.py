@@ -9,7 +9,7 @@ from itertools import count
 import pytest
 from redis import Redis
 
-from service.contract import alone_key, job_key, state_key
+from contract.redis_keys import alone_key, job_key, state_key
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.integration.rig import Rig
 from tests.integration.test_resume import kill

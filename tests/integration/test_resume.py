@@ -8,12 +8,14 @@ from itertools import pairwise
 import pytest
 from redis import Redis
 
-from latentd.storage import image_path
-from service.contract import JobRequest, JobResult, StoredImage, events_key, state_key, stored_field
+from contract.job import JobResult, StoredImage
+from contract.redis_keys import events_key, state_key, stored_field
+from contract.request import JobRequest
+from core.storage import image_path
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.integration.rig import Rig
 from tests.tiny import SAMPLERS
-from workers import savepoints
+from workers.queue import savepoints
 
 MakeRig = Callable[..., Rig]
 

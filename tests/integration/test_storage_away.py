@@ -8,7 +8,7 @@ from pathlib import Path
 
 from redis import Redis
 
-from latentd.settings import Settings
+from core.settings import Settings
 from tests.enqueue import enqueue, make_request
 from tests.integration.rig import Rig
 

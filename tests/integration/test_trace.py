@@ -11,8 +11,8 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
-from latentd.settings import Settings
-from service.contract import events_key
+from contract.redis_keys import events_key
+from core.settings import Settings
 from tests.gateway import running
 from tests.integration.conftest import MakeRig
 from tests.integration.rig import Rig

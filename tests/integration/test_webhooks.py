@@ -14,14 +14,14 @@ from fastapi import FastAPI
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
-from latentd.errors import ConfigurationError
-from service import keys
+from contract.redis_keys import OUTBOX_KEY, deliveries_key
+from core.errors import ConfigurationError
+from service.admission.estimates import Backlogs
 from service.app import create_app
-from service.contract import OUTBOX_KEY, deliveries_key
-from service.estimate import Backlogs
-from service.webhook_send import NotSent, send
-from service.webhook_urls import check_url
-from service.webhooks import GROUP, Webhooks
+from service.auth import keys
+from service.webhooks.addresses import check_url
+from service.webhooks.outbox import GROUP, Webhooks
+from service.webhooks.send import NotSent, send
 from tests.gateway import running, settings_for
 from tests.receiver import SECRET, SECRET_TEXT, Receiver
 from tests.redis_server import RedisServer
@@ -32,7 +32,7 @@ ALLOW = ("http://127.0.0.1", "http://rebind.example", "hooks.example.org")
 
 @pytest.fixture(autouse=True)
 def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.webhooks.BLOCK_MS", 50)
+    monkeypatch.setattr("service.webhooks.outbox.BLOCK_MS", 50)
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_it_gives_up(client: httpx2.Client, redis: Redis, redis_url: str, status
 def test_what_a_dead_gateway_held_is_sent(
     client: httpx2.Client, redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.webhooks.ORPHANED_MS", 200)
+    monkeypatch.setattr("service.webhooks.outbox.ORPHANED_MS", 200)
     with Receiver() as receiver:
         job_id = canceled(client, receiver.url)
         redis.xgroup_create(OUTBOX_KEY, GROUP, id="0")
@@ -194,7 +194,7 @@ def test_redirects_are_not_followed() -> None:
 
 
 def test_answers_that_are_not_http_and_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.webhook_send.LIMIT_S", 0.2)
+    monkeypatch.setattr("service.webhooks.send.LIMIT_S", 0.2)
 
     async def run(answer: bytes | None) -> None:
         async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -16,12 +16,14 @@ from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegis
 from rq.serializers import JSONSerializer
 from rq.worker.base import BaseWorker
 
-from latentd.storage import upload_path
-from service.contract import CANCELING_KEY, JobRequest, JobResult, Upload, job_key
+from contract.job import JobResult
+from contract.redis_keys import CANCELING_KEY, job_key
+from contract.request import JobRequest, Upload
+from core.storage import upload_path
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.integration.rig import Rig
-from workers.engine import Engine
-from workers.tasks import Outcome
+from workers.engine.engine import Engine
+from workers.engine.messages import Outcome
 
 RQ = str(Path(sys.executable).with_name("rq"))
 

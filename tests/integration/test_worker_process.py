@@ -11,10 +11,12 @@ import pytest
 from redis import Redis
 from rq.worker.base import BaseWorker
 
-from latentd.settings import Settings
-from latentd.storage import open_store
-from latentd.up import die_with_parent
-from service.contract import CARDS_KEY, JobResult, ModelCard, serving_key
+from contract.card import ModelCard
+from contract.job import JobResult
+from contract.redis_keys import CARDS_KEY, serving_key
+from core.settings import Settings
+from core.storage import open_store
+from latentd.supervisor import die_with_parent
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.integration.processes import WorkerProcess, wait_for
 from tests.integration.rig import tiny_settings

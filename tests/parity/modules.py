@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from models.autoencoder import Autoencoder
 from models.checkpoints.build import build
-from models.checkpoints.compvis import CONDITIONER, FIRST_STAGE, UNET, below
-from models.checkpoints.compvis_conditioner import read_conditioner
-from models.checkpoints.compvis_first_stage import read_first_stage
-from models.checkpoints.compvis_unet import read_unet
-from models.checkpoints.single import read_single
-from models.conditioning import ConditionerModule, SpatialRescaler, make_conditioner
-from models.unet import UNet as UNetModule
+from models.checkpoints.compvis.conditioner import read_conditioner
+from models.checkpoints.compvis.first_stage import read_first_stage
+from models.checkpoints.compvis.model import CONDITIONER, FIRST_STAGE, UNET, below
+from models.checkpoints.compvis.single_file import read_single
+from models.checkpoints.compvis.unet import read_unet
+from models.networks.autoencoder import Autoencoder
+from models.networks.conditioning import ConditionerModule, SpatialRescaler, make_conditioner
+from models.networks.unet import UNet as UNetModule
 from tests.parity.case import Case, Compute, NotCoveredError
 
 FLOAT = torch.float32

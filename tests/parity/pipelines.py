@@ -9,8 +9,9 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
-from models.checkpoints.files import read_json
-from models.pipeline import LatentDiffusion, load
+from models.checkpoints.files.weights import read_json
+from models.checkpoints.load import load
+from models.pipeline import LatentDiffusion
 from models.samplers import compile_plan
 from models.sampling import Conditions, sample
 from tests.parity.case import Case, NotCoveredError

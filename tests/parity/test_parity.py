@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoints.single import read_single
-from models.pipeline import load
-from models.tokenizer import load_tokenizer, load_vocabulary
+from models.checkpoints.compvis.single_file import read_single
+from models.checkpoints.load import load
+from models.tokenizers.prompts import load_tokenizer, load_vocabulary
 from tests.parity.case import Case
 from tests.parity.run import CASES, compare, find_cases, main
 

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.checkpoints.compvis import load_compvis
-from models.checkpoints.single import read_single
-from models.conditioning import ClassEmbedder, TextEncoder
-from models.pipeline import LatentDiffusion, assemble
+from models.checkpoints.compvis.model import load_compvis
+from models.checkpoints.compvis.single_file import read_single
+from models.checkpoints.load import assemble
+from models.networks.conditioning import ClassEmbedder, TextEncoder
+from models.pipeline import LatentDiffusion
 from models.samplers import Plan, compile_plan
 from models.samplers.update import apply, stack_rows
 from models.sampling import Conditions, trajectory

@@ -20,8 +20,8 @@ from redis import Redis
 from rich.console import Console
 from rich.table import Table
 
-from latentd.storage import Store, open_store
-from service.contract import events_key
+from contract.redis_keys import events_key
+from core.storage import Store, open_store
 from tests.gateway import PAINTER, finish, write_cards
 from tests.perf.gateway_rate import Side, start
 from tests.redis_server import RedisServer

@@ -18,19 +18,19 @@ from redis.asyncio import Redis as AsyncRedis
 from rich.console import Console
 from rich.table import Table
 
-from latentd.settings import Settings
-from service.contract import JobRecord, JobResult, Timings
-from service.marks import Shared
-from service.queue import create
+from contract.events import Shared
+from contract.job import JobRecord, JobResult, Timings
+from core.settings import Settings
+from jobs.create import create
+from jobs.end import Publisher, Succeeded
+from jobs.run import Held
 from tests.enqueue import make_request
 from tests.redis_server import RedisServer
 from tests.unit.workers.parts import RETENTION, TINY, make_claims, make_worker
-from workers.claims import Claims
 from workers.heartbeat import BEAT_S, SWEEP_S, Heartbeat
-from workers.held import Held
-from workers.progress import Progress
-from workers.publish import Publisher, Succeeded
-from workers.reaper import Reaper
+from workers.queue.claims import Claims
+from workers.queue.events import Progress
+from workers.queue.reaper import Reaper
 
 RESULT = Succeeded(JobResult(execution="", images=(), timings=Timings()))
 SHARED = Shared(rows=2, call_rows=16, jobs=8, call_s=0.05, encode_s=0.01, denoise_s=1.0, gpu_s=0.1)

@@ -23,8 +23,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 from rich.console import Console
 
-from latentd.up import die_with_parent
-from service.contract import TERMINAL, JobRecord, StepTimes
+from contract.job import TERMINAL, JobRecord
+from contract.measurements import StepTimes
+from latentd.supervisor import die_with_parent
 from tests.enqueue import enqueue, job_state
 from tests.redis_server import RedisServer
 from tests.service import free_port

@@ -11,7 +11,8 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
-from service.contract import TERMINAL, job_key
+from contract.job import TERMINAL
+from contract.redis_keys import job_key
 from tests.soak.fleet import POLL_S, Fleet, Member
 from tests.soak.plan import Plan
 

@@ -13,8 +13,9 @@ from typing import Any
 from redis import Redis
 from rq.registry import FailedJobRegistry, FinishedJobRegistry
 
-from latentd.storage import Store
-from service.contract import TERMINAL, JobRequest, JobResult
+from contract.job import TERMINAL, JobResult
+from contract.request import JobRequest
+from core.storage import Store
 from tests.enqueue import event_types, job_state, make_request, open_queue
 from tests.soak.drive import Kill, Story
 from tests.soak.fleet import moment, read_log

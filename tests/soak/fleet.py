@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2
 
-from latentd.settings import Settings
+from core.settings import Settings
 from tests.integration.processes import WorkerProcess
 from tests.redis_server import RedisServer
 from tests.service import free_port

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import httpx2
 
-from latentd.settings import Settings
+from core.settings import Settings
 from tests.integration.processes import WorkerProcess, wait_for
 from tests.redis_server import RedisServer
 from tests.service import free_port

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from latentd.storage import open_store
+from core.storage import open_store
 from tests.integration.rig import tiny_settings, write_models
 from tests.redis_server import RedisServer
 from tests.soak.drive import Driver

@@ -20,7 +20,7 @@ from statistics import mean
 
 from redis import Redis
 
-from latentd.settings import Settings
+from core.settings import Settings
 from tests.service import Service
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-from latentd.errors import ConfigurationError
+from core.errors import ConfigurationError
 from workers.planner.costs import Costs, JobCost
 from workers.planner.mix import JobClass, arrivals
 from workers.planner.simulation import RedisLimits, Run, simulate

@@ -7,11 +7,12 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from latentd.errors import ConfigurationError
-from service.contract import Lane, ShapeTimes, StepTimes
+from contract.lanes import Lane
+from contract.measurements import ShapeTimes, StepTimes
+from core.errors import ConfigurationError
+from workers.claim_policy import CHUNK, CLAIMS_A_ROUND
+from workers.engine.scheduler import Shape
 from workers.planner.mix import JobClass
-from workers.rules import CHUNK, CLAIMS_A_ROUND
-from workers.scheduler import Shape
 
 ROUND_S, MOVE_S = 0.001, 0.003  # of the workers of docs/capacity.md, where a table (of `latentd bench`) has none
 PADDING = 8  # latent pixels: frames are padded up to the UNet's stride

@@ -9,10 +9,13 @@ from pydantic import Field, ValidationError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from latentd.errors import ConfigurationError, Unavailable
-from service.contract import CARDS_KEY, ModelCard, StepTimes, Wire
+from contract.base import Wire
+from contract.card import ModelCard
+from contract.measurements import StepTimes
+from contract.redis_keys import CARDS_KEY
+from core.errors import ConfigurationError, Unavailable
+from workers.metrics.step_times import read_cells, step_times
 from workers.planner.mix import MIX, MixEntry
-from workers.steptimes import read_cells, step_times
 
 
 class BenchReport(Wire):

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from latentd.errors import ConfigurationError
-from service.contract import Determinism, JobRequest, Kind, Lane, ModelCard, Wire
+from contract.base import Kind, Wire
+from contract.card import ModelCard
+from contract.lanes import Lane
+from contract.request import Determinism, JobRequest
+from core.errors import ConfigurationError
 
 STRENGTHS: dict[Kind, str] = {"inpaint": "strength", "img2img": "img2img_strength"}  # the card's default of each
 
@@ -74,7 +77,7 @@ def _resolve(place: int, one: MixEntry, card: ModelCard | None) -> JobClass:
 
 
 def _defaults(kind: Kind, card: ModelCard) -> dict[str, float]:
-    """As `service.resolve` has them."""
+    """As `service.requests.resolution` has them."""
     found: dict[str, float] = {"steps": card.defaults.steps}
     if "guidance_scale" in card.fields and kind != "semantic2img":
         found["guidance_scale"] = card.defaults.guidance_scale

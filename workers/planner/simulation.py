@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from service.contract import LANES
+from contract.lanes import LANES
+from workers.claim_policy import CLAIMS_A_ROUND, Place
 from workers.planner.costs import Costs
 from workers.planner.mix import Arrival
 from workers.planner.worker import Policy, SimJob, SimWorker
-from workers.rules import CLAIMS_A_ROUND, Place
 
 WAKE_S = 0.002  # from a job's arrival until an idle worker has it
 

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from workers.claim_policy import CHUNK, STORING_THREADS, ClaimOrder, Place
+from workers.engine.scheduler import Batch, Slot, StepScheduler
 from workers.planner.costs import Costs, JobCost
-from workers.rules import CHUNK, STORING_THREADS, ClaimOrder, Place
-from workers.scheduler import Batch, Slot, StepScheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Work:
 
 
 class SimWorker:
-    """Mirrors `workers.engine.Engine.turn`, the loop's room for claims, and the storing threads beside them."""
+    """Mirrors `workers.engine.engine.Engine.turn`, the loop's room for claims, and the storing threads beside them."""
 
     def __init__(self, costs: Costs, policy: Policy, clock: Callable[[], float]) -> None:
         self.order = ClaimOrder(costs.models)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from core.errors import ConfigurationError
+from core.storage import open_store
 from latentd.cli import main
-from latentd.errors import ConfigurationError
-from latentd.storage import open_store
 
 BAD_SETTINGS = {
     "LATENTD_MAX_ROWS": ("many", "LATENTD_MAX_ROWS='many': input should be a valid integer"),

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from core.errors import ConfigurationError
+from core.settings import WEIGHTS_DIR
 from latentd.cli import draw
-from latentd.errors import ConfigurationError
-from latentd.settings import WEIGHTS_DIR
-from service.cards import installed_cards
+from service.requests.cards import installed_cards
 from tests.enqueue import make_request
 
 FIELDS = {"prompt": "cat", "steps": 1, "num_images": 2}

@@ -14,11 +14,12 @@ from transformers.models.bert.modeling_bert import BertModel
 from transformers.models.bert.tokenization_bert import BertTokenizer
 
 import models
+from contract.card import ModelCard
 from models.checkpoints.card import weights_hash
-from models.pipeline import LatentDiffusion, load
+from models.checkpoints.load import load
+from models.pipeline import LatentDiffusion
 from models.samplers import compile_plan
 from models.sampling import Conditions, sample
-from service.contract import ModelCard
 
 WEIGHTS = Path(models.__file__).parent / "weights"
 EMOJI, UPSCALE = WEIGHTS / "emoji", WEIGHTS / "emoji-upscale"

@@ -9,7 +9,7 @@ import diffusers
 import numpy as np
 import pytest
 
-from latentd.errors import CheckpointError
+from core.errors import CheckpointError
 from models.samplers.steps import denoising_intervals, timesteps
 from models.schedule import NoiseSchedule, ScheduleConfig, Spacing
 

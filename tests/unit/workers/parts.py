@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from redis import Redis
 from rq.worker.base import BaseWorker
 
-from service.contract import Numerics
-from service.marks import Shared
-from workers.claims import Claims
-from workers.held import Held
-from workers.publish import Retention
-from workers.rules import Place
+from contract.events import Shared
+from contract.request import Numerics
+from jobs.end import Retention
+from jobs.run import Held
+from workers.claim_policy import Place
+from workers.queue.claims import Claims
 
 TINY: tuple[Place, ...] = (("tiny", "interactive"), ("tiny", "bulk"))
 RETENTION = Retention(60, 600)

@@ -8,13 +8,14 @@ from rq.registry import CanceledJobRegistry, StartedJobRegistry
 from rq.utils import current_timestamp
 from rq.worker.base import BaseWorker
 
-from service.contract import RATES_KEY, Rates, serving_key, step_times_key
+from contract.measurements import Rates
+from contract.redis_keys import RATES_KEY, serving_key, step_times_key
+from jobs.run import Held
 from tests.enqueue import enqueue, make_request
 from tests.unit.workers.parts import RETENTION, claim, make_worker
-from workers.claims import HEARTBEAT_TTL_S
 from workers.heartbeat import Heartbeat
-from workers.held import Held
-from workers.reaper import Reaper
+from workers.queue.claims import HEARTBEAT_TTL_S
+from workers.queue.reaper import Reaper
 
 RATES = Rates(row_s=0.1, step_s=0.2, image_s=0.3)
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from latentd.errors import CheckpointError, ConfigurationError
-from latentd.settings import Settings
+from core.errors import CheckpointError, ConfigurationError
+from core.settings import Settings
 from tests.tiny import write_tiny
 from workers import loading
-from workers.cards import find_cards, write_missing_cards
+from workers.catalogue import find_cards, write_missing_cards
 from workers.loading import choose_device, load_all, load_engine
 
 

@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from latentd.errors import CheckpointError
+from contract.card import ModelCard
+from core.errors import CheckpointError
 from models.checkpoints.convert import convert
 from models.checkpoints.detect import load_checkpoint
 from models.checkpoints.inspect import inspect
+from models.checkpoints.load import load
 from models.checkpoints.loaded import Loaded, fitted
 from models.checkpoints.scan import scan
-from models.pipeline import load
 from models.samplers import compile_plan
 from models.sampling import Conditions, sample
-from service.contract import ModelCard
 from tests.parity.run import CASES
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 from tests.unit.models.checkpoints.compvis_keys import random_state, sd_shapes

@@ -14,13 +14,13 @@ from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
 from models.checkpoints.build import fit
-from models.checkpoints.compvis import load_compvis
-from models.checkpoints.compvis_unet import read_unet
-from models.checkpoints.diffusers_writer import components, pipeline_class
+from models.checkpoints.compvis.model import load_compvis
+from models.checkpoints.compvis.single_file import SingleFile
+from models.checkpoints.compvis.unet import read_unet
+from models.checkpoints.diffusers.writer import components, pipeline_class
 from models.checkpoints.loaded import Loaded, fitted, makers
-from models.checkpoints.single import SingleFile
 from models.config import ModelConfig
-from models.unet import UNet
+from models.networks.unet import UNet
 from tests.unit.models.checkpoints import compvis_keys as keys
 
 KL_F8 = keys.first_stage_shapes([1, 2, 4, 4], 4)

@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.attention import SelfAttention
-from models.autoencoder import Autoencoder
 from models.checkpoints.build import build
-from models.checkpoints.compvis_conditioner import read_conditioner
-from models.checkpoints.compvis_unet import head_count, read_unet
-from models.checkpoints.diffusers import _concat
-from models.checkpoints.diffusers_config import autoencoder_config, unet_config
-from models.checkpoints.files import read_json, read_weights
-from models.checkpoints.rename import DIFFUSERS, renamed
-from models.conditioning import RescalerConfig, SpatialRescaler, make_conditioner
-from models.unet import UNet
+from models.checkpoints.compvis.conditioner import read_conditioner
+from models.checkpoints.compvis.unet import head_count, read_unet
+from models.checkpoints.diffusers.config import autoencoder_config, unet_config
+from models.checkpoints.diffusers.reader import _concat
+from models.checkpoints.files.rename import DIFFUSERS, renamed
+from models.checkpoints.files.weights import read_json, read_weights
+from models.networks.attention import SelfAttention
+from models.networks.autoencoder import Autoencoder
+from models.networks.conditioning import RescalerConfig, SpatialRescaler, make_conditioner
+from models.networks.unet import UNet
 from tests.unit.models.checkpoints import compvis_keys as keys
 
 BASE: dict[str, Any] = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 8}

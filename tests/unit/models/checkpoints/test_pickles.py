@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from latentd.errors import CheckpointError
-from models.checkpoints.pickles import Opaque, read_pickle
+from core.errors import CheckpointError
+from models.checkpoints.files.pickles import Opaque, read_pickle
 
 DTYPES = (torch.float16, torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.int32, torch.uint8)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from latentd.errors import InvalidRequest
+from core.errors import InvalidRequest
 from models.samplers import MAX_PREDICTIONS, SAMPLERS, compile_plan, samplers_for
 from models.samplers.compile import EULER_FLOOR
 from models.samplers.steps import (

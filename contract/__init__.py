@@ -1,0 +1,1 @@
+"""What travels between processes. Pydantic only: no torch, no FastAPI, no connection."""

@@ -1,0 +1,45 @@
+"""Model cards: what a checkpoint can do, and what a request that doesn't say gets."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from contract.base import Kind, Wire
+
+
+class CardDefaults(Wire):
+    """What a request of this model gets where it says nothing."""
+
+    steps: int
+    sampler: str
+    guidance_scale: float = 1.0
+    eta: float = 0.0
+    strength: float = 1.0
+    img2img_strength: float = 0.75
+    noise_level: int | None = None
+
+
+class ModelCard(Wire):
+    """`card.json` beside each checkpoint; workers publish it to Redis, the gateway resolves requests by it."""
+
+    id: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    description: str
+    hash: str = Field(description="SHA-256 over the weight files, in order of their names.")
+    tasks: tuple[Kind, ...]
+    native_size: int = Field(description="Width and height of the training pictures, in pixels.")
+    latent_factor: int = Field(description="Pixels of the decoded picture per latent pixel, f.")
+    scale: int = Field(default=1, description="How many times larger than its input an upscaler's answer is.")
+    defaults: CardDefaults
+    fields: tuple[str, ...] = Field(description="Request fields that this model uses.")
+    prediction_type: Literal["eps", "v", "x0"]
+    samplers: tuple[str, ...]
+    token_window: int | None = Field(default=None, description="Tokens of a prompt that are read, specials included.")
+    tokenizer: str | None = Field(default=None, description="tokenizer.json, relative to the card.")
+    classes: int | None = Field(default=None, description="class_id is below it.")
+    class_names: tuple[str, ...] | None = Field(default=None, description="Names by class_id, for `label`.")
+    map_classes: int | None = Field(default=None, description="Pixels of a label map are below it.")
+    noise_levels: int | None = Field(default=None, description="noise_level is below it.")
+    licence: str
+    attribution: tuple[str, ...] = ()

@@ -1,0 +1,45 @@
+"""What workers note in a job's event stream for its trace, beside what clients see.
+
+Sums are over one execution: the newest of them is enough, however many steps were trimmed.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from contract.base import Wire
+
+STEP_EVENTS_KEPT = 1000
+MARK = "trace"  # field of a stream entry that holds its mark; type of entries that hold nothing else
+
+
+class Claimed(Wire):
+    """An execution began."""
+
+    worker: str
+    execution: str
+
+
+class Returned(Wire):
+    """It ended before the job did: its worker stopped, set the job apart, or died."""
+
+    why: Literal["handed_back", "worker_died"]
+
+
+class Shared(Wire):
+    """The UNet call that ended a step, and what the job's calls have cost so far."""
+
+    rows: int  # of the job
+    call_rows: int  # of all jobs
+    jobs: int
+    call_s: float
+    encode_s: float
+    denoise_s: float
+    gpu_s: float  # its rows' part of the seconds of each call
+
+
+class Kept(Wire):
+    """Seconds that images have taken behind the denoising."""
+
+    decode_s: float
+    store_s: float

@@ -1,0 +1,1 @@
+"""What every process shares: errors, settings, storage, pictures, logs, and what counts as Redis being away."""

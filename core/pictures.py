@@ -1,0 +1,260 @@
+"""Uploaded pictures and masks, read safely with Pillow alone, so that the gateway refuses what a worker couldn't use.
+
+A picture is 8-bit RGB or RGBA after EXIF rotation: 16-bit samples keep their high byte; palette, grey and CMYK become
+RGB, and transparency of any kind an alpha channel. Colour profiles are ignored. A mask is grey, 255 inside, 0 outside.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+from PIL import ExifTags, Image, ImageChops, ImageFile
+
+from core.errors import InvalidRequest
+
+MaskMode: TypeAlias = Literal["white", "black", "alpha", "auto"]
+
+FORMATS = ("PNG", "JPEG", "WebP")
+LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}  # what each format's files can say
+INSIDE = 128  # a mask pixel of at least this is repainted
+
+Image.MAX_IMAGE_PIXELS = None  # the caller's bound takes the place of Pillow's, and its refusal names the size
+
+# What Pillow raises on broken, truncated or hostile files, depending on the format and the place.
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+_ROTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_STRETCHED = {"1": 255, "L;2": 85, "L;4": 17}  # by how much Pillow multiplies grey samples of few bits
+_warnings_lock = threading.Lock()  # warnings' filters belong to the process, not to the thread
+
+
+def open_upload(data: bytes, max_pixels: int, field: str = "image") -> Image.Image:
+    """Decode an uploaded PNG, JPEG or WebP to 8-bit RGB or RGBA, turned as its EXIF orientation says.
+
+    The size is read from the header, so that a decompression bomb is refused before a pixel of it is decoded.
+
+    Raises:
+        InvalidRequest: not such a file, truncated, animated, or of more than `max_pixels` pixels.
+    """
+    return _decoded(data, max_pixels, field, FORMATS, _eight_bit)
+
+
+def read_label_map(data: bytes, classes: int, max_pixels: int, field: str = "image") -> Image.Image:
+    """Decode a PNG of one channel whose pixels are class numbers (grey of 1 to 16 bits, or palette): mode I.
+
+    Raises:
+        InvalidRequest: not such a file; a pixel that isn't below `classes`, naming its position (x, y).
+    """
+    labels = _decoded(data, max_pixels, field, ("PNG",), lambda image: _labels(image, field))
+    over = labels.point([255 if value >= classes else 0 for value in range(65_536)], "L")
+    rows = over.getbbox()
+    if rows is None:
+        return labels
+    y = rows[1]
+    x = (over.crop((0, y, over.width, y + 1)).getbbox() or (0,))[0]
+    value = labels.getpixel((x, y))
+    raise InvalidRequest(
+        f"{field} has class {value} at pixel ({x}, {y}); the model has classes 0 to {classes - 1}",
+        field=field,
+        value=f"{value} at ({x}, {y})",
+        bound=classes - 1,
+    )
+
+
+def read_mask(data: bytes, mode: MaskMode, size: tuple[int, int], max_pixels: int) -> Image.Image:
+    """Decode a mask for a picture of `size` (width, height): mode L, 255 where it is repainted, else 0.
+
+    A mask of another size is resized (nearest) if its aspect ratio is the picture's.
+
+    Raises:
+        InvalidRequest: unreadable, of another aspect ratio, without the alpha channel that `mode` names, ambiguous
+            (`auto` with varying alpha and varying grey that disagree), or without a pixel inside.
+    """
+    inside = _inside(open_upload(data, max_pixels, "mask"), mode)
+    if inside.size != size:
+        _check_aspect(inside.size, size)
+        inside = inside.resize(size, Image.Resampling.NEAREST)
+    if inside.getextrema() == (0, 0):
+        raise InvalidRequest(
+            f"the mask is empty: mask_mode {mode} finds no pixel to repaint",
+            field="mask",
+            value="0 pixels",
+            bound="at least 1 pixel inside",
+        )
+    return inside
+
+
+def check_sides(size: tuple[int, int], output_format: str, max_pixels: int) -> None:
+    """Raises InvalidRequest if an answer of `size` (width, height) has too many pixels or is too long for its file."""
+    width, height = size
+    if width * height > max_pixels:
+        raise InvalidRequest(
+            f"the answer would have {width}×{height} pixels; at most {max_pixels} are made",
+            field="width",
+            value=f"{width}×{height}",
+            bound=max_pixels,
+        )
+    if max(size) > LONGEST_SIDE[output_format]:
+        raise InvalidRequest(
+            f"{output_format} files hold at most {LONGEST_SIDE[output_format]} pixels a side, not {max(size)}",
+            field="output_format",
+            value=output_format,
+            bound=LONGEST_SIDE[output_format],
+        )
+
+
+def _decoded(
+    data: bytes,
+    max_pixels: int,
+    field: str,
+    formats: tuple[str, ...],
+    convert: Callable[[ImageFile.ImageFile], Image.Image],
+) -> Image.Image:
+    accepted = formats[0] if len(formats) == 1 else f"{', '.join(formats[:-1])} or {formats[-1]}"
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+        try:
+            with Image.open(io.BytesIO(data), formats=formats) as image:
+                _check_header(image, max_pixels, field)
+                return _rotated(convert(image), image.getexif().get(ExifTags.Base.Orientation))
+        except _UNREADABLE as error:
+            raise InvalidRequest(
+                f"{field} can't be read as a {accepted} picture",
+                field=field,
+                value=f"{len(data)} bytes",
+                bound=f"a complete {accepted} file",
+            ) from error
+
+
+def _check_header(image: Image.Image, max_pixels: int, field: str) -> None:
+    if image.width * image.height > max_pixels:
+        raise InvalidRequest(
+            f"{field} has {image.width}×{image.height} pixels; at most {max_pixels} are accepted",
+            field=field,
+            value=f"{image.width}×{image.height}",
+            bound=max_pixels,
+        )
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format in ("PNG", "WEBP"):  # a phone's JPEG may carry a second view; its first is meant
+        raise InvalidRequest(
+            f"{field} is animated, with {frames} frames; send one frame", field=field, value=frames, bound=1
+        )
+
+
+def _eight_bit(image: ImageFile.ImageFile) -> Image.Image:
+    image.load()
+    key = image.info.get("transparency")
+    if image.mode.startswith("I"):
+        return _from_16_bit(image, key)
+    if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:  # 16-bit RGB, of which Pillow kept high bytes
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _from_16_bit(image: Image.Image, key: object) -> Image.Image:
+    wide = image.convert("I")
+    picture = wide.point([value >> 8 for value in range(65_536)], "L").convert("RGB")
+    if isinstance(key, int):
+        picture.putalpha(wide.point([0 if value == key else 255 for value in range(65_536)], "L"))
+    return picture
+
+
+def _labels(file: ImageFile.ImageFile, field: str) -> Image.Image:
+    if file.mode not in ("1", "L", "P") and not file.mode.startswith("I"):
+        raise InvalidRequest(
+            f"{field} has the channels {file.mode}; a label map has one, of class numbers",
+            field=field,
+            value=file.mode,
+            bound="a PNG of one channel, grey or palette",
+        )
+    factor = _STRETCHED.get(str(file.tile[0].args), 1)
+    file.load()
+    image = Image.frombytes("L", file.size, file.tobytes()) if file.mode == "P" else file
+    wide = image.convert("I")
+    return wide if factor == 1 else wide.point([value // factor for value in range(65_536)], "L").convert("I")
+
+
+def _rotated(image: Image.Image, orientation: int | None) -> Image.Image:
+    rotation = _ROTATIONS.get(orientation or 1)
+    return image.copy() if rotation is None else image.transpose(rotation)
+
+
+def _inside(mask: Image.Image, mode: MaskMode) -> Image.Image:
+    white = _threshold(mask.convert("RGB").convert("L"))
+    if mode == "white":
+        return white
+    if mode == "black":
+        return ImageChops.invert(white)
+    if mode == "auto" and not _varies(mask, "A"):
+        return white
+    if "A" not in mask.getbands():
+        raise InvalidRequest(
+            "mask_mode alpha needs a mask with an alpha channel; this one has none",
+            field="mask_mode",
+            value="alpha",
+            bound="white, black or auto for a mask without alpha",
+        )
+    transparent = ImageChops.invert(_threshold(mask.getchannel("A")))
+    if mode == "auto":
+        _check_agreement(mask, transparent, white)
+    return transparent
+
+
+def _check_agreement(mask: Image.Image, transparent: Image.Image, white: Image.Image) -> None:
+    grey = mask.convert("RGB").convert("L")
+    low, high = grey.getextrema()
+    if low != high and ImageChops.difference(transparent, white).getbbox() is not None:
+        raise InvalidRequest(
+            "the mask is ambiguous: its alpha channel and its grey values name different pixels; choose by mask_mode",
+            field="mask_mode",
+            value="auto",
+            bound="white, black or alpha",
+        )
+
+
+def _varies(mask: Image.Image, band: str) -> bool:
+    if band not in mask.getbands():
+        return False
+    low, high = mask.getchannel(band).getextrema()
+    return low != high
+
+
+def _threshold(grey: Image.Image) -> Image.Image:
+    return grey.point([255 if value >= INSIDE else 0 for value in range(256)])
+
+
+def _check_aspect(mask: tuple[int, int], size: tuple[int, int]) -> None:
+    # The mask's height that its width asks for, or the other way round, up to the rounding of a resized picture.
+    height = mask[0] * size[1] / size[0]
+    width = mask[1] * size[0] / size[1]
+    if abs(height - mask[1]) > 0.5 and abs(width - mask[0]) > 0.5:
+        raise InvalidRequest(
+            f"the mask has {mask[0]}×{mask[1]} pixels, the image {size[0]}×{size[1]}; their aspect ratios differ",
+            field="mask",
+            value=f"{mask[0]}×{mask[1]}",
+            bound=f"{size[0]}×{size[1]} or the same aspect ratio",
+        )

@@ -1,0 +1,184 @@
+"""All settings of latentd in one class, read from the environment or `.env`; `latentd settings` prints them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis import ConnectionPool
+from redis.exceptions import RedisError
+
+from core.errors import ConfigurationError
+
+WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "models" / "weights"
+
+SOCKET_PATH_MAX = 100  # the kernel's bound is 108 bytes with the terminating zero
+
+
+def without_password(url: str) -> str:
+    """A Redis URL as it may be shown; of a wrong one rather too much is hidden."""
+    return re.sub(r"//.*@", "//***@", re.sub(r"([?&]\w*password=)[^&]*", r"\1***", url, flags=re.IGNORECASE))
+
+
+class Settings(BaseSettings):
+    """Each field is `LATENTD_<NAME>` in the environment, but for `REDIS_URL`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LATENTD_",
+        env_file=".env",
+        extra="ignore",
+        populate_by_name=True,
+        frozen=True,
+        allow_inf_nan=False,
+    )
+
+    redis_url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("REDIS_URL", "redis_url"),
+        description="Redis to use; without it `latentd up` starts one of its own.",
+    )
+    host: str = Field(default="127.0.0.1", description="Address that the gateway listens on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port that the gateway listens on.")
+    reuse_port: bool = Field(
+        default=False,
+        description="Let several gateways share the port (SO_REUSEPORT), so that each can be restarted in turn.",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Host names, beside loopback, that the gateway answers to; comma-separated."
+    )
+    data_dir: Path = Field(default=Path("data"), description="Where images, uploads and the embedded Redis live.")
+    models_dir: Path = Field(default=WEIGHTS_DIR, description="Folder of checkpoints, each with its card.json.")
+    model: str = Field(default="emoji", description="Model of requests that name none.")
+    storage_url: str | None = Field(
+        default=None, description="Object storage: a folder, or s3://bucket/prefix. Default: `objects` in data_dir."
+    )
+    storage_public_url: str | None = Field(
+        default=None,
+        description="Where clients reach the S3 endpoint, as https://s3.example.org: images are answered 307 there, "
+        "with a presigned URL. Default: the gateway streams them.",
+    )
+    max_wait_s: float = Field(default=120, gt=0, description="Longest `Prefer: wait`, in seconds.")
+    queue_limit: int = Field(default=1000, ge=1, description="Jobs that may wait in one lane of one model.")
+    max_pixels: int = Field(default=16_777_216, ge=4096, description="Pixels of one upload and of one answer.")
+    max_body_mb: int = Field(default=32, ge=1, description="Largest request body, in MiB.")
+    retention_s: int = Field(default=86_400, ge=1, description="How long finished jobs, images and uploads stay.")
+    gone_s: int = Field(default=2_592_000, ge=1, description="How long an expired id is answered 410.")
+    max_rows: int = Field(default=16, ge=1, description="Most rows (network evaluations) in one UNet call.")
+    strict_rows: int | None = Field(
+        default=None, ge=2, description="Rows of a call that carries a strict slot; default 4 on CPU, 16 on GPU."
+    )
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of a worker; default: all cores.")
+    drain_s: float = Field(default=30, ge=0, description="Grace period in which a stopping worker finishes jobs.")
+    hang_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="A worker that is in one UNet call or one decoding for longer counts as hung and ends itself, so "
+        "that it is started again; default 600 s on GPU, 3600 s on CPU.",
+    )
+    metrics_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Port of its own for /metrics of a gateway or worker."
+    )
+    metrics_host: str = Field(default="127.0.0.1", description="Address that metrics ports listen on.")
+    worker_metrics_port: int = Field(
+        default=9101,
+        ge=1,
+        le=65535,
+        description="Metrics port of the first worker that `latentd up` starts; +1 each. One that is taken is "
+        "replaced by any free one.",
+    )
+    min_free_mb: int = Field(
+        default=512, ge=0, description="New jobs are refused (507) below this much free space in data_dir, in MiB."
+    )
+    webhook_allow: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Where webhooks may go, comma-separated: hosts (hooks.example.org, *.example.org), `http://` "
+        "before one that may be plain, networks (10.0.0.0/8) whose private addresses may be used. Empty: nowhere.",
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="Signs webhooks (Standard Webhooks): whsec_ and at least 24 bytes as base64."
+    )
+    log_prompts: bool = Field(default=False, description="Let the gateway's log name prompts.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug, info, warning or error."
+    )
+
+    @field_validator("allowed_hosts", "webhook_allow", mode="before")
+    @classmethod
+    def split_commas(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def ignore_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("redis_url")
+    @classmethod
+    def check_redis_url(cls, value: str | None) -> str | None:
+        """An empty one is none. What redis-py says of a wrong one may quote its password, and isn't repeated."""
+        try:
+            if value:
+                ConnectionPool.from_url(value).make_connection()  # reads every option; doesn't connect
+        except (ValueError, TypeError, RedisError):
+            bound = "redis://[user:password@]host[:port][/number], rediss:// or unix:///path, with redis-py's options"
+            raise ValueError(f"must be {bound}") from None
+        return value or None
+
+    @property
+    def storage(self) -> str:
+        """The object storage's URL or folder, resolved."""
+        return self.storage_url or str(self.data_dir.resolve() / "objects")
+
+    @property
+    def redis_socket(self) -> Path:
+        """The embedded Redis; in the temporary folder where the data directory has too long a path."""
+        socket = self.data_dir.resolve() / "redis" / "redis.sock"
+        if len(str(socket)) <= SOCKET_PATH_MAX:
+            return socket
+        digest = hashlib.sha256(str(socket).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"latentd-{os.getuid()}-{digest}" / "redis.sock"
+
+    @property
+    def redis(self) -> str:
+        """The Redis URL; without REDIS_URL the socket of the one that `latentd up` runs."""
+        return self.redis_url or f"unix://{self.redis_socket}"
+
+
+def read_settings(**options: object) -> Settings:
+    """Settings of the environment, with options of the command line on top.
+
+    Raises:
+        ConfigurationError: naming each wrong variable or option, its value and its bound; or `.env` can't be read.
+    """
+    try:
+        return Settings(**options)  # type: ignore[arg-type]  # it checks them
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)
+        field, value = str(wrong[0]["loc"][0]), _shown(wrong[0]["input"])
+        detail = "; ".join(_told(each, options) for each in wrong)
+        raise ConfigurationError(detail, field=field, value=value, bound=wrong[0]["msg"]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f".env: {error}", field=".env", bound="a text file in UTF-8") from error
+
+
+def variable(field: str) -> str:
+    """The environment variable of a setting."""
+    return field.upper() if field.lower() == "redis_url" else f"LATENTD_{field.upper()}"
+
+
+def _told(wrong: Any, options: Mapping[str, object]) -> str:
+    field, bound = str(wrong["loc"][0]), wrong["msg"].removeprefix("Value error, ")
+    value = _shown(wrong["input"])
+    place = f"--{field.replace('_', '-')} {value}" if field in options else f"{variable(field)}={value}"
+    return f"{place}: {bound[0].lower()}{bound[1:]}"
+
+
+def _shown(value: object) -> str:
+    return repr(without_password(value)) if isinstance(value, str) else str(value)

@@ -1,0 +1,171 @@
+"""Object storage shared by gateway and workers: a local folder or S3, through obstore.
+
+Objects: `images/{job}/{execution}/{k}.{format}` (written once by the worker), `uploads/{job}/{name}-{hash}` (by the
+gateway), `states/{job}/{execution}/{step}` (savepoints of large pictures, by the worker), and the id of
+`workers.objects.deployment`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, S3Store
+
+from core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
+
+Store: TypeAlias = LocalStore | S3Store
+
+# Short: a worker tries again by itself, and a client of the gateway waits.
+RETRIES: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
+STAGED = re.compile(r"#\d+$")  # how LocalStore names files that it is writing; it lists none of them
+HASH_DIGITS = 16
+
+
+def open_store(url: str) -> Store:
+    """Open the store at `url`, a folder or `s3://bucket/prefix` (usual AWS variables).
+
+    Raises:
+        ConfigurationError: for any other scheme, an S3 URL without bucket, or a folder that can't be made.
+    """
+    try:
+        if url.startswith("s3://"):
+            return S3Store.from_url(url, retry_config=RETRIES)
+        if "://" not in url:
+            return LocalStore(private_folder(Path(url), "LATENTD_STORAGE_URL or LATENTD_DATA_DIR"))
+    except BaseError as error:  # obstore's own texts are dumps of many lines
+        raise _not_a_store(url) from error
+    raise _not_a_store(url)
+
+
+def _not_a_store(url: str) -> ConfigurationError:
+    bound = "a folder or s3://bucket/prefix"
+    detail = f"LATENTD_STORAGE_URL={url!r} is neither {bound.replace(' or', ' nor')}"
+    return ConfigurationError(detail, field="LATENTD_STORAGE_URL", value=url, bound=bound)
+
+
+def private_folder(folder: Path, variable: str) -> Path:
+    """The folder that `variable` names, made with those above it if it isn't there.
+
+    Raises:
+        ConfigurationError: it can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        detail = f"{variable}: folder {folder} can't be made: {error.strerror}"
+        raise ConfigurationError(
+            detail, field=variable, value=str(folder), bound="a folder that can be made"
+        ) from error
+    return folder
+
+
+def open_public(url: str, public_url: str) -> S3Store:
+    """The store at `url` as clients reach it, at the endpoint `public_url`: it signs URLs and is never asked.
+
+    Whatever the environment says of endpoints.
+
+    Raises:
+        ConfigurationError: `url` isn't S3, or `public_url` is no HTTP URL.
+    """
+    if not url.startswith("s3://") or not public_url.startswith(("http://", "https://")):
+        raise ConfigurationError(
+            f"LATENTD_STORAGE_PUBLIC_URL={public_url!r} needs LATENTD_STORAGE_URL=s3://bucket/prefix and is an "
+            "endpoint as https://s3.example.org",
+            field="LATENTD_STORAGE_PUBLIC_URL",
+            value=public_url,
+            bound="the URL of an S3 endpoint",
+        )
+    insecure = public_url.startswith("http://")
+    with _unset("AWS_ENDPOINT_URL_S3"):  # it would win over the endpoint that is given
+        return S3Store.from_url(
+            url, endpoint=public_url.rstrip("/"), client_options={"allow_http": insecure}, retry_config=RETRIES
+        )
+
+
+@contextmanager
+def _unset(variable: str) -> Iterator[None]:
+    """The environment without a variable, for stores opened meanwhile; obstore has no option that overrides it."""
+    value = os.environ.pop(variable, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[variable] = value
+
+
+def put_image(store: Store, path: str, data: bytes, media_type: str) -> None:
+    """Create an image's object; S3 keeps its type for those who fetch it there.
+
+    Raises:
+        AlreadyExistsError: there is one already.
+        BaseError, OSError: the storage is away.
+    """
+    if isinstance(store, S3Store):
+        store.put(path, data, mode="create", attributes={"Content-Type": media_type})
+    else:
+        store.put(path, data, mode="create")
+
+
+def delete(store: Store, paths: Sequence[str]) -> None:
+    """Delete objects. One that is gone already, by a sweep or another request, is as good as deleted.
+
+    Raises:
+        BaseError, OSError: the storage is away.
+    """
+    if isinstance(store, S3Store):
+        store.delete(paths)
+        return
+    for path in paths:
+        with suppress(FileNotFoundError):
+            store.delete(path)
+
+
+def tidy(store: Store, before: float) -> int:
+    """Remove empty folders of before that time from a local folder, and what puts that were cut short left in it; how
+    many files. Deleting folders at once would make puts beside it fail.
+    """
+    if isinstance(store, S3Store) or store.prefix is None:
+        return 0
+    found = 0
+    for folder, _, names in os.walk(store.prefix, topdown=False):
+        for path in (Path(folder, name) for name in names if STAGED.search(name)):
+            found += _remove(path, before, Path.unlink)
+        if folder != str(store.prefix):
+            _remove(Path(folder), before, Path.rmdir)
+    return found
+
+
+def _remove(path: Path, before: float, remove: Callable[[Path], None]) -> bool:
+    """Whether it was old enough and, if a folder, empty."""
+    try:
+        if path.stat().st_mtime <= before:
+            remove(path)
+            return True
+    except OSError:  # it is in use again, or someone else was faster
+        return False
+    return False
+
+
+def image_path(job_id: str, execution: str, index: int, output_format: str) -> str:
+    """Where image `index` of one execution of a job is put."""
+    return f"images/{job_id}/{execution}/{index}.{output_format}"
+
+
+def state_path(job_id: str, execution: str, step: int) -> str:
+    """Where a savepoint goes that is too large for Redis."""
+    return f"states/{job_id}/{execution}/{step}"
+
+
+def upload_path(job_id: str, name: str, sha256: str) -> str:
+    """Where an uploaded `image` or `mask` of a job is put; a request that another overtook overwrites nothing of it."""
+    return f"uploads/{job_id}/{name}-{sha256[:HASH_DIGITS]}"

@@ -1,0 +1,1 @@
+"""A job's transitions, each one atomic script or transaction; the only package that imports RQ."""

@@ -1,0 +1,241 @@
+"""Jobs into the queue: one script writes our record and RQ's job, so that neither exists without the other.
+
+It runs RQ's own unique-enqueue script inside ours; the existence of the job's id decides every race of
+equal Idempotency-Keys. The record is there before any worker can see the job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import uuid
+import zlib
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from functools import cache
+from typing import Any, Literal, TypeAlias
+
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import NoScriptError
+from rq import Queue, Retry
+from rq.job import Job as RQJob
+from rq.job import JobStatus
+from rq.scripts import UNIQUE_ENQUEUE_SCRIPT, _build_hset_args
+from rq.serializers import JSONSerializer
+from rq.utils import utcformat
+
+from contract.base import CONTRACT_VERSION, Kind
+from contract.job import JOB_FUNCTION, JobRecord
+from contract.lanes import queue_name
+from contract.redis_keys import (
+    DEADLINES_KEY,
+    JOBS_KEY,
+    SPENT_KEPT_S,
+    WAKES,
+    events_key,
+    gone_key,
+    job_key,
+    list_key,
+    queue_key,
+    spent_key,
+    wake_key,
+    work_key,
+)
+from contract.request import SEEDS
+from core.errors import Conflict, RateLimited
+from core.settings import Settings
+
+# Worker deaths never fail a job; deterministic errors end it at once without asking for a retry.
+RETRIES = 1000
+VARYING = ("created_at", "enqueued_at", "data", "origin", "description")  # of RQ's fields, those of each job
+
+# One script, so that the limit and the budget are exact whatever gateways race; RQ's own script runs inside, last.
+# KEYS: record, RQ's job, all jobs, work of the lane, events, tombstone, deadlines, waiting list, RQ's queues, spent by
+# the owner today, the owner's jobs, who waits for work.
+# ARGV: id, record, created ms, rows, steps, deadline in ms of Unix time or '', limit of the lane, GPU-seconds charged,
+# budget of the day or '', RQ's fields that differ. RQ_FIELDS are those that don't.
+_CREATE = f"""
+local function enqueue(KEYS, ARGV) {UNIQUE_ENQUEUE_SCRIPT} end
+local record = redis.call('HGET', KEYS[1], 'record')
+if record then return {{'found', record}} end
+if redis.call('EXISTS', KEYS[2]) == 1 then return {{'leaving', ''}} end
+local waiting = redis.call('LLEN', KEYS[8])
+if waiting >= tonumber(ARGV[7]) then return {{'full', tostring(waiting)}} end
+if ARGV[9] ~= '' then
+  local spent = tonumber(redis.call('GET', KEYS[10]) or 0)
+  if spent + ARGV[8] > tonumber(ARGV[9]) then return {{'spent', tostring(spent)}} end
+  redis.call('INCRBYFLOAT', KEYS[10], ARGV[8])
+  redis.call('EXPIRE', KEYS[10], {SPENT_KEPT_S})
+end
+redis.call('HSET', KEYS[1], 'record', ARGV[2], 'status', 'queued', 'step', 0, 'steps', ARGV[5])
+redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
+redis.call('ZADD', KEYS[11], ARGV[3], ARGV[1])
+redis.call('HSET', KEYS[4], ARGV[1], ARGV[4])
+redis.call('DEL', KEYS[5], KEYS[6])
+if ARGV[6] ~= '' then redis.call('ZADD', KEYS[7], ARGV[6], ARGV[1]) end
+redis.call('XADD', KEYS[5], '*', 'type', 'queued', 'data', '{{}}')
+redis.call('SADD', KEYS[9], KEYS[8])
+enqueue({{KEYS[2], KEYS[8]}}, {{ARGV[1], 'R', -1, RQ_FIELDS, unpack(ARGV, 10)}})
+if redis.call('LLEN', KEYS[12]) < {WAKES} then redis.call('RPUSH', KEYS[12], '') end
+return {{'made', tostring(waiting)}}
+"""
+
+Answer: TypeAlias = Literal["made", "found", "leaving", "full", "spent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """The job's record, and whether an earlier request with the same key had made it."""
+
+    record: JobRecord
+    replayed: bool
+    position: int = 0  # of a new job: how many wait before it
+
+
+class LaneFull(Exception):
+    """LATENTD_QUEUE_LIMIT jobs wait in the lane; the caller says for how long."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"{waiting} jobs wait")
+        self.waiting = waiting
+
+
+def new_id(kind: Kind, key: str | None, scope: str = "") -> str:
+    """A random id, or the one that an Idempotency-Key stands for within its scope (API key) and endpoint."""
+    if key is None:
+        return uuid.uuid4().hex
+    return hashlib.sha256("\0".join((scope, kind, key)).encode()).hexdigest()[:32]
+
+
+def drawn_seed(job_id: str) -> int:
+    """The seed of a request that names none: a function of the id, so that racing gateways agree."""
+    return int.from_bytes(hashlib.sha256(f"seed {job_id}".encode()).digest()[:4], "big") % SEEDS
+
+
+async def read_record(redis: AsyncRedis, job_id: str) -> JobRecord | None:
+    text = await redis.hget(job_key(job_id), "record")
+    return None if text is None else JobRecord.model_validate_json(text)
+
+
+def replay(record: JobRecord, body_hash: str, key: str) -> Created:
+    """The job of an earlier request with the same key.
+
+    Raises:
+        Conflict: that request had another body.
+    """
+    if record.body_hash != body_hash:
+        detail = f"Idempotency-Key {key!r} was used with another body, by job {record.id}"
+        raise Conflict(detail, field="Idempotency-Key", value=key, bound="one body a key")
+    return Created(record, replayed=True)
+
+
+async def create(
+    redis: AsyncRedis, settings: Settings, record: JobRecord, key: str | None, budget_s: float | None
+) -> Created:
+    """Write and enqueue the job in one step, or find the one that holds its id.
+
+    Raises:
+        Conflict: the id's holder was made from another body, or is being removed.
+        LaneFull: LATENTD_QUEUE_LIMIT jobs wait in the lane.
+        RateLimited: the owner's GPU-seconds of the day don't suffice.
+    """
+    answer, detail = await _write(redis, settings, record, budget_s)
+    if answer == "found":
+        return replay(JobRecord.model_validate_json(detail), record.body_hash, key or "")
+    if answer == "leaving":
+        text = f"the earlier job of Idempotency-Key {key!r} is being removed"
+        raise Conflict(text, field="Idempotency-Key", value=key)
+    if answer == "full":
+        raise LaneFull(int(detail))
+    if answer == "spent":
+        raise _over_budget(record, float(detail), budget_s or 0.0)
+    return Created(record, replayed=False, position=int(detail))
+
+
+def _over_budget(record: JobRecord, spent_s: float, budget_s: float) -> RateLimited:
+    now = record.created_at
+    tomorrow = datetime.combine(now.date() + timedelta(days=1), time(), UTC)
+    detail = (
+        f"the job takes about {record.charged_s:.1f} GPU-seconds; key {record.owner} has spent {spent_s:.1f} "
+        f"of {budget_s:g} today (UTC)"
+    )
+    wait_s = math.ceil((tomorrow - now).total_seconds())
+    return RateLimited(detail, retry_after=wait_s, field="Authorization", value=record.owner)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """The script with the fields that RQ gives every job of ours, and the hash by which Redis knows it."""
+
+    text: str
+    sha: str
+
+
+@cache
+def _script(retention_s: int) -> Script:
+    """Of jobs that are kept for `retention_s`; its ARGV ends with the fields that differ, of `_rq_fields`."""
+    constant = [f"'{part}'" for pair in _constant_fields(retention_s).items() for part in pair]
+    text = _CREATE.replace("RQ_FIELDS", ", ".join(constant))
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def _constant_fields(retention_s: int) -> dict[str, str]:
+    """What RQ itself writes of a job, but for what `_rq_fields` gives. Nothing is sent to the connection."""
+    job = RQJob.create(
+        JOB_FUNCTION,
+        args=[],
+        connection=Redis(),
+        serializer=JSONSerializer,
+        status=JobStatus.QUEUED,
+        timeout=-1,
+        result_ttl=retention_s,
+        failure_ttl=retention_s,
+        retry=Retry(max=RETRIES),
+    )
+    fields: list[Any] = _build_hset_args(job)  # type: ignore[no-untyped-call]
+    found = dict(zip(fields[::2], fields[1::2], strict=True))
+    return {name: _text(value) for name, value in found.items() if name not in VARYING}
+
+
+def _text(value: Any) -> str:
+    return str(value.value) if isinstance(value, JobStatus) else str(value)
+
+
+def _rq_fields(record: JobRecord) -> dict[str, Any]:
+    """RQ's fields of this job: its call is (contract version, job id, request) as JSON, never a pickle."""
+    request, made = record.request, utcformat(record.created_at)
+    call = f'["{JOB_FUNCTION}", null, [{CONTRACT_VERSION}, "{record.id}", {request.to_json()}], {{}}]'
+    origin = queue_name(request.model, request.priority)
+    values = (made, made, zlib.compress(call.encode(), 1), origin, f"{request.kind} {record.id}")
+    return dict(zip(VARYING, values, strict=True))
+
+
+async def _write(
+    redis: AsyncRedis, settings: Settings, record: JobRecord, budget_s: float | None
+) -> tuple[Answer, str]:
+    script, keys = _script(settings.retention_s), _create_keys(record)
+    limits = (settings.queue_limit, record.charged_s, "" if budget_s is None else budget_s)
+    fields = (part for pair in _rq_fields(record).items() for part in pair)
+    values = (*keys, *_create_values(record), *limits, *fields)
+    try:
+        answer: Any = await redis.evalsha(script.sha, len(keys), *values)
+    except NoScriptError:  # a new Redis, or one that was restarted
+        answer = await redis.eval(script.text, len(keys), *values)
+    return answer[0], answer[1]
+
+
+def _create_keys(record: JobRecord) -> list[str]:
+    request, rq_key = record.request, RQJob.key_for(record.id)
+    work = work_key(request.model, request.priority)
+    ours = [job_key(record.id), rq_key, JOBS_KEY, work, events_key(record.id), gone_key(record.id), DEADLINES_KEY]
+    spent = spent_key(record.owner, record.created_at)
+    queue = queue_name(request.model, request.priority)
+    return [*ours, queue_key(queue), Queue.redis_queues_keys, spent, list_key(record.owner), wake_key(queue)]
+
+
+def _create_values(record: JobRecord) -> list[str | int]:
+    request = record.request
+    created_ms = int(record.created_at.timestamp() * 1000)
+    deadline = "" if request.deadline_ms is None else created_ms + request.deadline_ms
+    return [record.id, record.to_json(), created_ms, request.rows, request.run_steps, deadline]

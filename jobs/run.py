@@ -1,0 +1,88 @@
+"""A job that this worker holds: its RQ execution and what became of its images so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from rq.executions import Execution
+from rq.job import Job
+from rq.queue import Queue
+
+from contract.job import ImageInfo, JobRecord, JobResult, Timings
+from contract.lanes import Lane
+from contract.request import JobRequest
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """One execution of one job, from its claim to its end."""
+
+    job: Job
+    queue: Queue
+    execution: Execution
+    record: JobRecord
+    request: JobRequest  # with the numerics that it runs with, where strict
+    started_at: datetime
+    canceled: bool = False  # asked for before the claim
+    resumed: bool = False  # it ran before, elsewhere
+    alone: bool = False  # workers died with it: the others stand still until it passes a savepoint
+    shown: int = 0  # the step that clients have seen; progress doesn't go back
+    step: int = 0  # where the engine is
+    saved_step: int = 0  # of the newest savepoint; written by its thread, as are the next three
+    passed: bool = False  # whether this execution has written one
+    saving: bool = False
+    state_path: str = ""
+    save_at: float = 0.0  # when the next savepoint is due
+    deadline: float | None = None  # on the loop's clock
+    closed: bool = False  # nothing of it is wanted any more; read by the storing threads
+    step_ids: list[str] = field(default_factory=list)  # ids of the step events in the stream, oldest first
+    paths: list[str] = field(default_factory=list)
+    images: dict[int, ImageInfo] = field(default_factory=dict)
+    answered: int = 0  # images that the engine has finished
+    encode_s: float = 0.0
+    denoise_s: float = 0.0
+    decode_s: float = 0.0
+    store_s: float = 0.0
+
+    @property
+    def job_id(self) -> str:
+        return self.job.id
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What every log line about it carries."""
+        return self.record.names
+
+    @property
+    def created_at(self) -> datetime:
+        return self.record.created_at
+
+    @property
+    def model(self) -> str:
+        return self.request.model
+
+    @property
+    def lane(self) -> Lane:
+        return self.request.priority
+
+    @property
+    def steps(self) -> int:
+        """Steps over all images, the unit of progress."""
+        return self.request.run_steps
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image is stored."""
+        return len(self.images) == self.request.num_images
+
+    def result(self) -> JobResult:
+        """The manifest that is published."""
+        timings = Timings(
+            queue_s=(self.started_at - self.created_at).total_seconds(),
+            denoise_s=self.denoise_s,
+            decode_s=self.decode_s,
+            store_s=self.store_s,
+        )
+        images = tuple(self.images[index] for index in sorted(self.images))
+        return JobResult(execution=self.execution.id, images=images, timings=timings)

@@ -1,0 +1,193 @@
+"""Measures the step-time table offline: the real engine, one turn at a time, medians after a warm-up."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from PIL import Image
+
+from contract.base import Kind
+from contract.card import ModelCard
+from contract.measurements import StepTimes
+from contract.request import JobRequest, Upload
+from workers.engine.engine import Engine
+from workers.engine.messages import Admission, Called, Failed, Finished, Prepared
+from workers.engine.pictures import encode_picture, picture_text
+from workers.engine.scheduler import Shape
+from workers.metrics.step_times import step_times
+from workers.planner.files import BenchReport
+
+WARM_UP = 1  # calls of each size that count for nothing
+CALLS = 3  # of each size, whose median counts
+WITH_UPLOAD = frozenset({"inpaint", "upscale", "img2img", "semantic2img"})
+
+
+@dataclass(slots=True)
+class Bench:
+    """Seconds of every turn of one model, by cell of the table; `on_turn` moves a progress bar."""
+
+    engine: Engine
+    card: ModelCard
+    folder: Path
+    on_turn: Callable[[], None]
+    _seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    _count: int = 0
+
+    def rows(self, rows: int) -> None:
+        """Calls of exactly `rows` rows: guided as the model's default is, where that divides."""
+        guided = self.card.defaults.guidance_scale != 1.0 and rows % 2 == 0
+        scale = self.card.defaults.guidance_scale if guided else 1.0
+        images = rows // 2 if guided else rows
+        self.play(self.card.tasks[0], num_images=images, steps=WARM_UP + CALLS, guidance_scale=scale)
+
+    def kinds(self) -> None:
+        """Encoding of every kind of job that the model does."""
+        for kind in self.card.tasks:
+            for _ in range(WARM_UP + CALLS):
+                self.play(kind, steps=1)
+
+    def play(self, kind: Kind, **changes: object) -> float:
+        """One job, timed turn by turn; its seconds from admission to pictures."""
+        request = make_request(self.card, kind, self._count, **changes)
+        self._count += 1
+        began = time.perf_counter()
+        self.engine.admit(admission(f"bench-{self._count}", request))
+        while self.engine.busy:
+            self._turn(request)
+        return time.perf_counter() - began
+
+    def _turn(self, request: JobRequest) -> None:
+        began = time.perf_counter()
+        outcomes = self.engine.turn()
+        seconds = time.perf_counter() - began
+        finished = [outcome for outcome in outcomes if isinstance(outcome, Finished)]
+        for outcome in outcomes:
+            if isinstance(outcome, Failed):
+                raise outcome.error
+            if isinstance(outcome, Called):
+                self._note(outcome.shape, f"rows:{outcome.padded_rows}", seconds)
+            elif isinstance(outcome, Prepared):
+                self._note(outcome.shape, f"encode:{request.kind}", seconds)
+        for one in finished:
+            self._note(one.shape, "decode", seconds / len(finished))
+            self._store(request, one.picture)
+        self.on_turn()
+
+    def _note(self, shape: Shape, what: str, seconds: float) -> None:
+        self._seconds[f"{'x'.join(map(str, shape))}:{what}"].append(seconds)
+
+    def _store(self, request: JobRequest, picture: Image.Image) -> None:
+        began = time.perf_counter()
+        data = encode_picture(picture, request.output_format, picture_text(request, 0, self.card.hash))
+        (self.folder / "picture").write_bytes(data)
+        self._seconds["store"].append(time.perf_counter() - began)
+
+    def table(self) -> StepTimes:
+        """Medians; the first calls and preparations of each size are left out."""
+        cells = {name: median(values[min(WARM_UP, len(values) - 1) :]) for name, values in self._seconds.items()}
+        return step_times(self.card.id, self.card.latent_factor, cells)
+
+    def images_per_s(self, kind: Kind, max_rows: int) -> float:
+        """Of one job of the default request with as many images as fill a call."""
+        rows = make_request(self.card, kind, 0).rows // self.card.defaults.steps
+        images = max(1, max_rows // rows)
+        return images / self.play(kind, num_images=images)
+
+
+def measure(engine: Engine, cards: Sequence[ModelCard], max_rows: int, on_turn: Callable[[], None]) -> BenchReport:
+    """The tables of some models that `engine`, idle and with calls of up to `max_rows` rows, holds.
+
+    Raises:
+        LatentdError: a job fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        done = [(card, *_measure(engine, card, max_rows, Path(folder), on_turn)) for card in cards]
+    numerics = engine.numerics
+    return BenchReport(
+        device=numerics.device if numerics.device == "cpu" else torch.cuda.get_device_name(numerics.device),
+        threads=numerics.threads,
+        torch=torch.__version__,
+        max_rows=max_rows,
+        tables=tuple(table for _, table, _ in done),
+        images_per_s={f"{card.id} {kind}": speed for card, _, speeds in done for kind, speed in speeds.items()},
+        cards=tuple(cards),
+    )
+
+
+def turns(cards: Sequence[ModelCard], max_rows: int) -> int:
+    """About how many turns `measure` takes."""
+    sized = len(list(_sizes(max_rows))) * (WARM_UP + CALLS + 2)
+    return sum(sized + len(card.tasks) * 3 * (WARM_UP + CALLS) + card.defaults.steps + 4 for card in cards)
+
+
+def _measure(
+    engine: Engine, card: ModelCard, max_rows: int, folder: Path, on_turn: Callable[[], None]
+) -> tuple[StepTimes, dict[Kind, float]]:
+    bench = Bench(engine, card, folder, on_turn)
+    for rows in _sizes(max_rows):
+        bench.rows(rows)
+    bench.kinds()
+    table = bench.table()
+    return table, {card.tasks[0]: bench.images_per_s(card.tasks[0], max_rows)}
+
+
+def _sizes(max_rows: int) -> Iterator[int]:
+    """1, 2, 4, … and the largest."""
+    rows = 1
+    while rows < max_rows:
+        yield rows
+        rows *= 2
+    yield max_rows
+
+
+def make_request(card: ModelCard, kind: Kind, number: int, **changes: object) -> JobRequest:
+    """The default request of a model at its native size, with a prompt that no other number has."""
+    side, defaults = card.native_size, card.defaults
+    values: dict[str, object] = {
+        "kind": kind,
+        "model": card.id,
+        "prompt": f"red heart {number}" if "prompt" in card.fields else "",
+        "width": side,
+        "height": side,
+        "steps": defaults.steps,
+        "guidance_scale": defaults.guidance_scale,
+        "sampler": defaults.sampler,
+        "seed": number,
+    }
+    if kind == "class2img":
+        values["class_id"] = 0
+    if kind == "upscale":
+        values["noise_level"] = defaults.noise_level
+    if kind in WITH_UPLOAD:
+        size = side // card.scale
+        upload = Upload(path="bench", sha256="", bytes=0, width=size, height=size)
+        values |= {"image": upload} | ({"mask": upload, "mask_mode": "white"} if kind == "inpaint" else {})
+    return JobRequest.model_validate(values | changes)
+
+
+def admission(job_id: str, request: JobRequest) -> Admission:
+    """With a noise picture, and a mask over its middle, or a label map of one class, where the kind needs them."""
+    if request.image is None:
+        return Admission(job_id, request)
+    size = request.image.width, request.image.height
+    if request.kind == "semantic2img":
+        return Admission(job_id, request, _png(Image.new("L", size)))
+    noise = np.random.default_rng(request.seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    mask = Image.new("L", size, 0)
+    mask.paste(255, (size[0] // 4, size[1] // 4, 3 * size[0] // 4, 3 * size[1] // 4))
+    return Admission(job_id, request, _png(Image.fromarray(noise)), None if request.mask is None else _png(mask))
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,119 @@
+"""Conditioners in CompVis's and Stability's key layouts, told apart by their keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from core.errors import CheckpointError
+from models.checkpoints.build import State
+from models.checkpoints.files.rename import (
+    CLIP,
+    CLIP_IGNORED,
+    COMPVIS_BERT,
+    COMPVIS_BERT_IGNORED,
+    OPEN_CLIP,
+    OPEN_CLIP_IGNORED,
+    renamed,
+)
+from models.networks.conditioning import ClassConfig, Conditioner, RescalerConfig, TextConfig
+
+Params = Mapping[str, Any]
+BERT_HEADS, BERT_HEAD_DIM = 8, 64  # of x-transformers, whatever the width
+CLIP_HEAD_DIM = 64  # of every published CLIP text tower
+
+
+def read_conditioner(
+    state: Mapping[str, Tensor], params: Params, stages: int, heads: int | None
+) -> tuple[Conditioner, State] | None:
+    """Config and weights under our names, from keys without `cond_stage_model.`; None if there is nothing to condition.
+
+    `params` is cond_stage_config.params; `stages` is used for a rescaler whose params don't count its halvings;
+    `heads` is the text tower's number of heads where it isn't its width / 64. Raises CheckpointError for unknown keys.
+    """
+    if "transformer.token_emb.weight" in state:
+        return _bert(_below(state, "transformer."))
+    if any(key.startswith("transformer.text_model.") for key in state):
+        return _clip(_below(state, "transformer."), heads)
+    if "model.token_embedding.weight" in state:
+        return _open_clip(_below(state, "model."), params, heads)
+    if "embedding.weight" in state:
+        classes, width = state["embedding.weight"].shape
+        return ClassConfig(classes, width), {"embedding.weight": state["embedding.weight"]}
+    if "channel_mapper.weight" in state or "n_stages" in params:
+        return _rescaler(state, params, stages)
+    if any(not key.startswith(("encoder.", "decoder.", "quant", "post_quant", "loss.")) for key in state):
+        raise CheckpointError(f"conditioner: unknown kind with key {min(state)}", field=min(state))
+    return None  # a copy of the first stage, `__is_first_stage__`
+
+
+def _below(state: Mapping[str, Tensor], prefix: str) -> State:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _bert(state: State) -> tuple[TextConfig, State]:
+    paired = {re.sub(r"^attn_layers\.layers\.(\d+)\.", _paired, key): value for key, value in state.items()}
+    names = renamed(paired, COMPVIS_BERT, COMPVIS_BERT_IGNORED)
+    vocab, width = names["tokens.weight"].shape
+    config = TextConfig(
+        kind="ldm",
+        vocab_size=vocab,
+        width=width,
+        layers=sum(key.endswith(".fc1.weight") for key in names),
+        heads=BERT_HEADS,
+        head_dim=BERT_HEAD_DIM,
+        mlp=len(names["layers.0.fc1.weight"]),
+        positions=len(names["positions.weight"]),
+    )
+    return config, names
+
+
+def _paired(match: re.Match[str]) -> str:
+    index = int(match[1])
+    return f"{'ff' if index % 2 else 'attn'}.{index // 2}."
+
+
+def _clip(state: State, heads: int | None) -> tuple[TextConfig, State]:
+    names = renamed(state, CLIP, CLIP_IGNORED)
+    return _clip_config(names, heads, "quick_gelu"), names
+
+
+def _open_clip(state: State, params: Params, heads: int | None) -> tuple[TextConfig, State]:
+    """Stability reads the penultimate block, so the last one is left out."""
+    names = renamed(state, OPEN_CLIP, OPEN_CLIP_IGNORED)
+    if params.get("layer", "penultimate") == "penultimate":
+        last = f"layers.{sum(key.endswith('.fc1.weight') for key in names) - 1}."
+        names = {key: value for key, value in names.items() if not key.startswith(last)}
+    return _clip_config(names, heads, "gelu"), names
+
+
+def _clip_config(names: State, heads: int | None, activation: Any) -> TextConfig:
+    vocab, width = names["tokens.weight"].shape
+    heads = heads or max(width // CLIP_HEAD_DIM, 1)
+    return TextConfig(
+        kind="clip",
+        vocab_size=vocab,
+        width=width,
+        layers=sum(key.endswith(".fc1.weight") for key in names),
+        heads=heads,
+        head_dim=width // heads,
+        mlp=len(names["layers.0.fc1.weight"]),
+        positions=len(names["positions.weight"]),
+        activation=activation,
+    )
+
+
+def _rescaler(state: Mapping[str, Tensor], params: Params, stages: int) -> tuple[RescalerConfig, State]:
+    weight = state.get("channel_mapper.weight")  # absent where the map's channels are kept
+    config = RescalerConfig(
+        in_channels=int(params.get("in_channels", 3)) if weight is None else weight.shape[1],
+        out_channels=None if weight is None else len(weight),
+        stages=int(params.get("n_stages", 1 if params else stages)),
+        multiplier=float(params.get("multiplier", 0.5)),
+        method=params.get("method", "bilinear"),
+        bias="channel_mapper.bias" in state,
+    )
+    return config, dict(state)

@@ -1,0 +1,161 @@
+"""Whole models in CompVis's layout: LDM .ckpt files and SD 1.x and 2.x single files, with or without their config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from core.errors import CheckpointError
+from models.checkpoints.build import State
+from models.checkpoints.compvis.conditioner import read_conditioner
+from models.checkpoints.compvis.first_stage import read_first_stage
+from models.checkpoints.compvis.schedule import read_schedule
+from models.checkpoints.compvis.single_file import SingleFile
+from models.checkpoints.compvis.unet import read_unet
+from models.checkpoints.families import Family, family_of
+from models.checkpoints.loaded import Loaded
+from models.config import Concat, ModelConfig
+from models.networks.autoencoder import AutoencoderConfig
+from models.networks.conditioning import Conditioner, RescalerConfig, TextConfig
+from models.networks.unet import UNetConfig
+from models.schedule import ScheduleConfig
+from models.tokenizers.prompts import PromptTokenizer, load_tokenizer, load_vocabulary, shipped_bert, shipped_clip
+from models.tokenizers.vocabularies import CLIP_END
+
+UNET, FIRST_STAGE, CONDITIONER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
+EMA = "model_ema."
+CLIP_VOCABULARY, BERT_VOCABULARY = 49_408, 30_522  # of which tokenizers are shipped
+OPEN_CLIP_PAD = "!"  # token 0
+LOW_RES_BETAS = (1e-4, 2e-2)  # of the SD x4 upscaler's noise augmentation
+Params = Mapping[str, Any]
+
+
+def load_compvis(file: SingleFile, *, ema: bool | None = None) -> Loaded:
+    """Read a whole model; `ema` chooses the averaged weights, None does as the original's scripts.
+
+    Raises CheckpointError naming the file and the key, shape or config field that doesn't fit.
+    """
+    try:
+        return _load(file, ema)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.path}: {error.detail}", field=error.field, value=error.value) from error
+
+
+def _load(file: SingleFile, ema: bool | None) -> Loaded:
+    params: Params = file.config.get("model", {}).get("params", {})
+    state = file.state
+    unet_state = below(state, UNET)
+    if not unet_state or not below(state, FIRST_STAGE):
+        raise CheckpointError(f"lacks {UNET}* or {FIRST_STAGE}*; not a whole latent diffusion model")
+    family = family_of(unet_state, below(state, CONDITIONER))
+    ema = ema if ema is not None else bool(params.get("use_ema", True) if params else family.ema)
+    if ema and any(key.startswith(EMA) for key in state):
+        unet_state = averaged(state, unet_state)
+    unet, unet_weights = read_unet(unet_state, _params(params, "unet_config") or family.heads())
+    first, first_weights = read_first_stage(below(state, FIRST_STAGE))
+    cond = _conditioner(file, params, first)
+    config = ModelConfig(
+        unet=unet,
+        first_stage=first,
+        schedule=_schedule(file, params, family),
+        scale_factor=_scale_factor(state, params, family, first),
+        conditioner=cond[0] if cond else None,
+        concat=_concat(unet, first, cond[0] if cond else None),
+        low_res_schedule=_low_res(params, unet),
+        latent_size=params.get("image_size", family.latent_size(file.global_step)),
+    )
+    states = {"unet": unet_weights, "first_stage": first_weights} | ({"conditioner": cond[1]} if cond else {})
+    tokenizer = _tokenizer(file, config.conditioner)
+    if params:
+        return Loaded(config, states, tokenizer)
+    step = file.global_step
+    return Loaded(config, states, tokenizer, family.assumptions(step), family.unsure(step))
+
+
+def below(state: Mapping[str, Tensor], prefix: str) -> State:
+    """The part of a state dict under a prefix, which is cut off."""
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def averaged(state: Mapping[str, Tensor], unet: State) -> State:
+    """The UNet's moving average, whose names are those below `model.` without their dots."""
+    names = {key: f"{EMA}diffusion_model{key.replace('.', '')}" for key in unet}
+    for key, name in names.items():
+        if name not in state:
+            raise CheckpointError(f"the moving average lacks {key} ({name})", field=name)
+    return {key: state[name] for key, name in names.items()}
+
+
+def _params(params: Params, part: str) -> Params:
+    config = params.get(part, {})
+    return config.get("params", {}) if isinstance(config, Mapping) else {}
+
+
+def _conditioner(file: SingleFile, params: Params, first: AutoencoderConfig) -> tuple[Conditioner, State] | None:
+    heads = file.config.get("text_encoder", {}).get("heads")
+    stages = len(first.channels) - 1
+    state = below(file.state, CONDITIONER)
+    return read_conditioner(state, _params(params, "cond_stage_config"), stages, heads)
+
+
+def _tokenizer(file: SingleFile, text: Conditioner | None) -> PromptTokenizer | None:
+    """What stands beside the file, or else the shipped vocabulary of this size."""
+    folder = file.path.parent
+    if not isinstance(text, TextConfig):
+        return None
+    if (folder / "tokenizer").is_dir():
+        return load_tokenizer(folder / "tokenizer", text.positions)
+    if (folder / "vocab.txt").is_file():
+        return load_vocabulary(folder / "vocab.txt", text.positions)
+    if text.kind == "clip" and text.vocab_size == CLIP_VOCABULARY:
+        return shipped_clip(text.positions, CLIP_END if text.activation == "quick_gelu" else OPEN_CLIP_PAD)
+    return shipped_bert(text.positions) if text.vocab_size == BERT_VOCABULARY else None
+
+
+def _schedule(file: SingleFile, params: Params, family: Family) -> ScheduleConfig:
+    if "linear_start" in params or "linear_end" in params:
+        return ScheduleConfig.from_compvis(params)
+    schedule = read_schedule(file.state) or family.schedule()
+    return replace(schedule, prediction=params.get("parameterization", family.prediction(file.global_step)))
+
+
+def _scale_factor(state: Mapping[str, Tensor], params: Params, family: Family, first: AutoencoderConfig) -> float:
+    """The buffer (scale_by_std) before the config before what the family is known to have."""
+    if "scale_factor" in state:
+        return float(state["scale_factor"])
+    if params:
+        return float(params.get("scale_factor", 1.0))
+    return family.scale_factor if first.kind == "kl" else 1.0
+
+
+def _concat(unet: UNetConfig, first: AutoencoderConfig, conditioner: Conditioner | None) -> Concat | None:
+    extra = unet.in_channels - unet.out_channels
+    if extra == 0:
+        return None
+    if isinstance(conditioner, RescalerConfig) and extra == (conditioner.out_channels or conditioner.in_channels):
+        return "map"
+    if extra == first.embed_dim + 1:
+        return "mask-latent" if isinstance(conditioner, TextConfig) else "latent-mask"
+    if extra == first.in_channels:
+        return "low-res"
+    raise CheckpointError(
+        f"unet: takes {unet.in_channels} channels, {extra} more than the latent's; known are 0, "
+        f"{first.embed_dim + 1} (inpainting) and {first.in_channels} (low-resolution picture)",
+        field="in_channels",
+        value=unet.in_channels,
+    )
+
+
+def _low_res(params: Params, unet: UNetConfig) -> ScheduleConfig | None:
+    """Noise levels as class labels beside a low-resolution picture: the SD x4 upscaler."""
+    if unet.num_classes is None or unet.in_channels - unet.out_channels != 3:
+        return None
+    noise = _params(_params(params, "low_scale_config"), "noise_schedule_config")
+    start, end = noise.get("linear_start", LOW_RES_BETAS[0]), noise.get("linear_end", LOW_RES_BETAS[1])
+    if not math.isfinite(start + end):
+        raise CheckpointError("low_scale_config: linear_start and linear_end must be finite")
+    return ScheduleConfig(beta_schedule="scaled_linear", beta_start=float(start), beta_end=float(end))

@@ -1,0 +1,94 @@
+"""Diffusers folders: model_index.json names the components, each a folder with a config and weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from core.errors import CheckpointError
+from models.checkpoints.diffusers.config import autoencoder_config, text_config, unet_config
+from models.checkpoints.files.rename import (
+    BERT,
+    BERT_IGNORED,
+    CLIP,
+    CLIP_IGNORED,
+    DIFFUSERS,
+    LDM_BERT,
+    LDM_BERT_IGNORED,
+    renamed,
+)
+from models.checkpoints.files.weights import read_json, read_weights
+from models.checkpoints.loaded import Loaded
+from models.config import Concat, ModelConfig
+from models.schedule import ScheduleConfig
+from models.tokenizers.prompts import PromptTokenizer, load_tokenizer
+
+TEXT_RULES = {"bert": (BERT, BERT_IGNORED), "clip": (CLIP, CLIP_IGNORED), "ldm": (LDM_BERT, LDM_BERT_IGNORED)}
+DEFAULT_SCALE = 0.18215  # of AutoencoderKL and VQModel where their config says nothing
+
+
+def load_diffusers(folder: Path) -> Loaded:
+    """Read every component. Raises CheckpointError naming the file, option or component that doesn't fit."""
+    index = read_json(folder / "model_index.json")
+    vae_folder = folder / ("vae" if _has(index, "vae") else "vqvae")
+    vae, unet = read_json(vae_folder / "config.json"), read_json(folder / "unet" / "config.json")
+    text_folder = folder / ("text_encoder" if _has(index, "text_encoder") else "bert")
+    text = text_config(read_json(text_folder / "config.json")) if _has(index, text_folder.name) else None
+    config = ModelConfig(
+        unet=unet_config(unet),
+        first_stage=autoencoder_config(vae),
+        schedule=ScheduleConfig.from_diffusers(_scheduler(folder, "scheduler")),
+        scale_factor=_scale_factor(index, vae),
+        conditioner=text,
+        concat=_concat(unet, vae, str(index.get("_class_name"))),
+        low_res_schedule=_low_res(folder, index),
+        latent_size=size if isinstance(size := unet.get("sample_size"), int) else None,
+    )
+    states = {
+        "unet": renamed(read_weights(folder / "unet"), DIFFUSERS),
+        "first_stage": renamed(read_weights(vae_folder), DIFFUSERS),
+    }
+    if text is not None:
+        states["conditioner"] = renamed(read_weights(text_folder), *TEXT_RULES[text.kind])
+    return Loaded(config, states, _tokenizer(folder, index, text.positions if text else 0))
+
+
+def _has(index: dict[str, Any], component: str) -> bool:
+    entry = index.get(component)
+    return isinstance(entry, list) and entry[0] is not None
+
+
+def _scheduler(folder: Path, name: str) -> dict[str, Any]:
+    return read_json(folder / name / "scheduler_config.json")
+
+
+def _low_res(folder: Path, index: dict[str, Any]) -> ScheduleConfig | None:
+    has = _has(index, "low_res_scheduler")
+    return ScheduleConfig.from_diffusers(_scheduler(folder, "low_res_scheduler")) if has else None
+
+
+def _scale_factor(index: dict[str, Any], vae: dict[str, Any]) -> float:
+    """LDMSuperResolutionPipeline never scales its latents, whatever the VQ config says."""
+    if index.get("_class_name") == "LDMSuperResolutionPipeline":
+        return 1.0
+    return float(vae.get("scaling_factor", DEFAULT_SCALE))
+
+
+def _concat(unet: dict[str, Any], vae: dict[str, Any], pipeline: str) -> Concat | None:
+    """By the channels that the UNet takes beyond the latent's own; two-channel latents need the pipeline's name."""
+    extra, z = unet["in_channels"] - unet["out_channels"], vae.get("vq_embed_dim") or vae["latent_channels"]
+    known: dict[int, Concat | None] = {0: None, 3: "low-res", z + 1: "mask-latent"}
+    if "SuperResolution" in pipeline or "Upscale" in pipeline:
+        known[3] = "low-res"
+    if extra not in known:
+        raise CheckpointError(
+            f"unet: in_channels {unet['in_channels']} is {extra} more than the latent's; "
+            f"known are 0, {z + 1} (inpainting) and 3 (low-resolution picture)",
+            field="in_channels",
+            value=unet["in_channels"],
+        )
+    return known[extra]
+
+
+def _tokenizer(folder: Path, index: dict[str, Any], positions: int) -> PromptTokenizer | None:
+    return load_tokenizer(folder / "tokenizer", positions) if _has(index, "tokenizer") else None

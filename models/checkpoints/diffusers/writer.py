@@ -1,0 +1,141 @@
+"""Diffusers folders written from the internal form; what diffusers has no pipeline or option for is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from core.errors import CheckpointError
+from models.checkpoints.build import State, split
+from models.checkpoints.diffusers.config import autoencoder_config, text_config, unet_config
+from models.checkpoints.diffusers.config_writer import autoencoder_json, scheduler_json, text_json, unet_json
+from models.checkpoints.files.rename import TO_BERT, TO_CLIP, TO_DIFFUSERS, TO_LDM_BERT, renamed
+from models.checkpoints.loaded import Loaded, fitted
+from models.checkpoints.native import save_tokenizer
+from models.config import ModelConfig
+from models.networks.conditioning import TextConfig
+from models.schedule import ScheduleConfig
+
+Json = dict[str, Any]
+TEXT_CLASSES = {"bert": "BertModel", "clip": "CLIPTextModel", "ldm": "LDMBertModel"}
+TEXT_RULES = {"bert": TO_BERT, "clip": TO_CLIP, "ldm": TO_LDM_BERT}
+TOKENIZERS = {"bert": "BertTokenizer", "clip": "CLIPTokenizer", "ldm": "BertTokenizer"}
+LDM_NAMES = {"vae": "vqvae", "text_encoder": "bert"}  # what LDM pipelines call their components
+
+
+def save_diffusers(loaded: Loaded, folder: Path) -> None:
+    """Write a diffusers folder, weights in the precision they have.
+
+    Raises CheckpointError naming the option or conditioning that diffusers can't express; nothing is written then.
+    """
+    pipeline = pipeline_class(loaded.config)
+    parts = components(loaded, pipeline)
+    for name, (config, state) in parts.items():
+        target = folder / name
+        target.mkdir(parents=True, exist_ok=True)
+        scheduler = name.endswith("scheduler")
+        _write_json(target / ("scheduler_config.json" if scheduler else "config.json"), config)
+        if state is not None:
+            stem = "model" if name in ("text_encoder", "bert") else "diffusion_pytorch_model"
+            save_file(state, target / f"{stem}.safetensors", metadata={"format": "pt"})
+    index = _index(pipeline, parts)
+    text = loaded.config.conditioner
+    if loaded.tokenizer is not None and isinstance(text, TextConfig):
+        save_tokenizer(loaded.tokenizer, folder / "tokenizer", TOKENIZERS[text.kind])
+        index["tokenizer"] = ["transformers", TOKENIZERS[text.kind]]
+    _write_json(folder / "model_index.json", index)
+
+
+def pipeline_class(config: ModelConfig) -> str:
+    """Which of diffusers' pipelines a model is. Raises CheckpointError if it is none."""
+    text = isinstance(config.conditioner, TextConfig)
+    if config.conditioner is not None and not text:
+        raise CheckpointError("diffusers has no latent pipeline for class labels or label maps; convert --to native")
+    if text and config.concat is None:
+        ldm = isinstance(config.conditioner, TextConfig) and config.conditioner.kind == "ldm"
+        return "LDMTextToImagePipeline" if ldm else "StableDiffusionPipeline"
+    if text and config.concat == "mask-latent":
+        return "StableDiffusionInpaintPipeline"
+    if config.concat == "low-res":
+        return "StableDiffusionUpscalePipeline" if text else "LDMSuperResolutionPipeline"
+    if config.concat is None:
+        return "LDMPipeline"
+    raise CheckpointError(f"diffusers has no pipeline for a UNet that reads {config.concat}; convert --to native")
+
+
+def components(loaded: Loaded, pipeline: str) -> dict[str, tuple[Json, State | None]]:
+    """Config and weights (schedulers have none) of every component. Raises CheckpointError as `save_diffusers` does."""
+    config, states = loaded.config, fitted(loaded)
+    ldm = LDM_NAMES if pipeline.startswith("LDM") else {}
+    unet = _agreeing(unet_json(config.unet, config.latent_size), config.unet, unet_config, "unet")
+    vae = autoencoder_json(config.first_stage, config.scale_factor, config.latent_size)
+    vae = _agreeing(vae, config.first_stage, autoencoder_config, "first stage")
+    parts: dict[str, tuple[Json, State | None]] = {
+        "unet": (unet, _unet_state(states["unet"], config)),
+        ldm.get("vae", "vae"): (vae, renamed(split(states["first_stage"]), TO_DIFFUSERS)),
+        "scheduler": (_schedule(config.schedule, "DDIMScheduler"), None),
+    }
+    if config.low_res_schedule is not None:
+        parts["low_res_scheduler"] = (_schedule(config.low_res_schedule, "DDPMScheduler"), None)
+    if isinstance(config.conditioner, TextConfig):
+        text = _agreeing(text_json(config.conditioner), config.conditioner, text_config, "text encoder")
+        name = ldm.get("text_encoder", "text_encoder")
+        parts[name] = (text, _text_state(states["conditioner"], config.conditioner))
+    return parts
+
+
+def _schedule(config: ScheduleConfig, cls: str) -> Json:
+    return _agreeing(scheduler_json(config, cls), config, ScheduleConfig.from_diffusers, "scheduler")
+
+
+def _agreeing(written: Json, config: Any, read: Any, what: str) -> Json:
+    """`written`, if reading it gives `config` again; otherwise diffusers has no words for some option."""
+    again = read(written)
+    for f in fields(config):
+        wanted, got = getattr(config, f.name), getattr(again, f.name)
+        if wanted != got:
+            raise CheckpointError(f"{what}: diffusers can't express {f.name} {wanted}; convert --to native")
+    return written
+
+
+def _unet_state(state: State, config: ModelConfig) -> State:
+    names = renamed(split(state), TO_DIFFUSERS)
+    if config.unet.linear_projection:
+        return names
+    # Old checkpoints project by 1×1 convolutions.
+    projections = ("proj_in.weight", "proj_out.weight")
+    spatial = {key for key in names if key.endswith(projections) and ".ff." not in key}
+    return {key: value[:, :, None, None] if key in spatial else value for key, value in names.items()}
+
+
+def _text_state(state: Mapping[str, Tensor], text: TextConfig) -> State:
+    names = renamed(split(state), TEXT_RULES[text.kind])
+    if text.kind == "ldm":
+        # A head that no pipeline reads, but diffusers' class has.
+        like = names["model.embed_tokens.weight"]
+        head = {"weight": torch.zeros_like(like), "bias": torch.zeros(len(like), dtype=like.dtype)}
+        names |= {f"to_logits.{name}": value for name, value in head.items()}
+    return names
+
+
+def _index(pipeline: str, components: Mapping[str, tuple[Json, State | None]]) -> Json:
+    index: Json = {"_class_name": pipeline}
+    libraries = {"text_encoder": "transformers", "bert": "latent_diffusion"}
+    for name, (config, _) in components.items():
+        cls = config.get("_class_name") or config["architectures"][0]
+        index[name] = [libraries.get(name, "diffusers"), cls]
+    if pipeline.startswith("StableDiffusion"):
+        index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
+        index |= {} if pipeline.endswith("UpscalePipeline") else {"requires_safety_checker": False}
+    return index
+
+
+def _write_json(path: Path, value: Json) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")

@@ -1,0 +1,52 @@
+"""A checkpoint of any layout, read into a pipeline that runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from models.checkpoints.build import build
+from models.checkpoints.card import CARD, checkpoint_id
+from models.checkpoints.detect import load_checkpoint
+from models.checkpoints.files.weights import read_json, understood
+from models.checkpoints.loaded import Loaded
+from models.networks.autoencoder import Autoencoder
+from models.networks.conditioning import ConditionerModule, make_conditioner
+from models.networks.unet import UNet
+from models.pipeline import LatentDiffusion
+from models.schedule import NoiseSchedule
+
+
+def load(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LatentDiffusion:
+    """A checkpoint of any known layout, ready to run; its id is the card's, or else the name of the folder or file.
+
+    Raises CheckpointError naming the file, key or shape that doesn't fit.
+    """
+    loaded, card = load_checkpoint(path), path / CARD
+    if loaded.prediction_assumed and card.is_file() and "prediction_type" in (said := read_json(card)):
+        schedule = replace(loaded.config.schedule, prediction=said["prediction_type"])
+        loaded = replace(loaded, config=replace(loaded.config, schedule=schedule))
+    with understood(path):
+        return assemble(loaded, checkpoint_id(path), device, dtype)
+
+
+def assemble(loaded: Loaded, name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LatentDiffusion:
+    """Modules around weights already read. Raises CheckpointError as `load` does."""
+    config, states = loaded.config, loaded.states
+    conditioner: ConditionerModule | None = None
+    if config.conditioner is not None:
+        cond = config.conditioner
+        conditioner = build(lambda: make_conditioner(cond), states["conditioner"], "conditioner", device, dtype)
+    return LatentDiffusion(
+        id=name,
+        config=config,
+        schedule=NoiseSchedule(config.schedule),
+        unet=build(lambda: UNet(config.unet), states["unet"], "unet", device, dtype),
+        first_stage=build(lambda: Autoencoder(config.first_stage), states["first_stage"], "first stage", device, dtype),
+        conditioner=conditioner,
+        tokenizer=loaded.tokenizer,
+        device=torch.device(device),
+        dtype=dtype,
+    )

@@ -1,0 +1,145 @@
+"""Conditioners τθ: text transformers (BERT, CLIP, the paper's own), class labels and label maps (§3.3, App. E.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.networks.attention import SelfAttention
+from models.networks.blocks import Embedding
+
+
+@dataclass(frozen=True, slots=True)
+class TextConfig:
+    """Shape of a text transformer.
+
+    `bert`: post-norm, token types, padding hidden where `masked`. `clip`: pre-norm, causal. `ldm`: the paper's
+    x-transformers encoder, pre-norm, q/k/v without bias, padding takes part.
+    """
+
+    kind: Literal["bert", "clip", "ldm"]
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    head_dim: int
+    mlp: int
+    positions: int
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    norm_eps: float = 1e-5
+    masked: bool = False
+
+
+class TextLayer(nn.Module):
+    """Attention and a feed-forward layer; BERT normalises after each residual, the others before each branch."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, bias = config.width, config.kind != "ldm"
+        self.norm1 = nn.LayerNorm(width, eps=config.norm_eps)
+        self.attention = SelfAttention(width, config.heads, head_dim=config.head_dim, bias=bias)
+        self.norm2 = nn.LayerNorm(width, eps=config.norm_eps)
+        self.fc1 = nn.Linear(width, config.mlp)
+        self.fc2 = nn.Linear(config.mlp, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        if self.config.kind == "bert":
+            x = self.norm1(x + self.attention(x, mask))  # b n c
+            return self.norm2(x + self._mlp(x))  # type: ignore[no-any-return]
+        x = x + self.attention(self.norm1(x), causal=self.config.kind == "clip")
+        return x + self._mlp(self.norm2(x))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        h = self.fc1(x)  # b n m
+        h = h * torch.sigmoid(1.702 * h) if self.config.activation == "quick_gelu" else F.gelu(h)
+        return self.fc2(h)  # type: ignore[no-any-return]
+
+
+class TextEncoder(nn.Module):
+    """Token numbers to the sequence that cross-attention reads: the last hidden state, normalised if there is a norm.
+
+    SD 2's penultimate CLIP layer is this encoder with one layer fewer.
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tokens = Embedding(config.vocab_size, config.width)
+        self.positions = Embedding(config.positions, config.width)
+        if config.kind == "bert":
+            self.token_types = Embedding(2, config.width)
+        self.layers = nn.ModuleList(TextLayer(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)  # BERT: of the embeddings; others: the last one
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """ids, mask: b n (mask: 1 at tokens, 0 at padding; read only by masked encoders). Returns b n d."""
+        x: Tensor = self.tokens(ids) + self.positions.weight[: ids.shape[1]]  # b n d
+        if self.config.kind == "bert":
+            x = self.norm(x + self.token_types.weight[0])
+        seen = mask[:, None, None, :].bool() if self.config.masked and mask is not None else None  # b 1 1 n
+        for layer in self.layers:
+            x = layer(x, seen)  # b n d
+        return x if self.config.kind == "bert" else self.norm(x)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassConfig:
+    """Class labels as one context token; the last class is the null class of guidance (paper App. C)."""
+
+    classes: int
+    width: int
+
+
+class ClassEmbedder(nn.Module):
+    """Label b → context b 1 d."""
+
+    def __init__(self, config: ClassConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config.classes, config.width)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        return self.embedding(labels)[:, None, :]  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class RescalerConfig:
+    """Label maps, halved `stages` times and mixed to `out_channels` for concatenation."""
+
+    in_channels: int
+    out_channels: int | None  # None: no 1×1 convolution
+    stages: int
+    multiplier: float = 0.5
+    method: Literal["nearest", "bilinear", "bicubic", "area"] = "bilinear"
+    bias: bool = False
+
+
+class SpatialRescaler(nn.Module):
+    """One-hot label map b k H W → b c h w (paper §4.3.2, semantic synthesis)."""
+
+    def __init__(self, config: RescalerConfig) -> None:
+        super().__init__()
+        self.config = config
+        if config.out_channels is not None:
+            self.channel_mapper = nn.Conv2d(config.in_channels, config.out_channels, 1, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.config.stages):
+            x = F.interpolate(x, scale_factor=self.config.multiplier, mode=self.config.method)
+        return self.channel_mapper(x) if self.config.out_channels is not None else x
+
+
+Conditioner: TypeAlias = TextConfig | ClassConfig | RescalerConfig
+ConditionerModule: TypeAlias = TextEncoder | ClassEmbedder | SpatialRescaler
+
+
+def make_conditioner(config: Conditioner) -> ConditionerModule:
+    """The module of a config."""
+    if isinstance(config, TextConfig):
+        return TextEncoder(config)
+    return ClassEmbedder(config) if isinstance(config, ClassConfig) else SpatialRescaler(config)

@@ -1,0 +1,97 @@
+"""Prompts to token numbers by a checkpoint's own tokenizer files, padded to the encoder's window."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+import models
+from core.errors import CheckpointError
+from models.tokenizers.vocabularies import CLIP_END, read_bert, read_clip
+
+PACKAGE = Path(models.__file__).parent
+CLIP_FILE = PACKAGE / "tokenizers" / "clip" / "tokenizer.json"
+BERT_FILE = PACKAGE / "tokenizers" / "bert" / "tokenizer.json"  # bert-base-uncased's vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokenizer:
+    """`tokenizers` with truncation and padding to `window`."""
+
+    tokenizer: Tokenizer
+    window: int
+
+    def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token numbers and attention mask, both b n (int64); longer prompts lose their end."""
+        encodings = self.tokenizer.encode_batch(list(prompts))
+        ids = torch.tensor([e.ids for e in encodings], dtype=torch.int64)  # b n
+        mask = torch.tensor([e.attention_mask for e in encodings], dtype=torch.int64)  # b n
+        return ids, mask
+
+
+def load_tokenizer(folder: Path, positions: int) -> PromptTokenizer:
+    """From a tokenizer folder in the transformers layout; `positions` bounds the window.
+
+    Raises CheckpointError if the folder has no tokenizer or its padding token is not in the vocabulary.
+    """
+    config = _json(folder / "tokenizer_config.json")
+    tokenizer = _read(folder)
+    # Configs without a limit hold a huge number instead.
+    window = min(int(config.get("model_max_length", positions)), positions)
+    pad = config.get("pad_token") or _json(folder / "special_tokens_map.json").get("pad_token")
+    default = CLIP_END if tokenizer.token_to_id(CLIP_END) is not None else "[PAD]"
+    return padded(tokenizer, window, _token(pad or default))
+
+
+def load_vocabulary(vocab_txt: Path, window: int) -> PromptTokenizer:
+    """From the vocab.txt of a BERT. Raises CheckpointError as `load_tokenizer` does."""
+    return padded(read_bert(vocab_txt), window, "[PAD]")
+
+
+def shipped_clip(window: int, pad: str) -> PromptTokenizer:
+    """CLIP's 49,408 tokens; SD 1 pads with the end token, SD 2 with token 0, "!"."""
+    return padded(Tokenizer.from_file(str(CLIP_FILE)), window, pad)
+
+
+def shipped_bert(window: int) -> PromptTokenizer:
+    """bert-base-uncased's 30,522 tokens."""
+    return padded(Tokenizer.from_file(str(BERT_FILE)), window, "[PAD]")
+
+
+def padded(tokenizer: Tokenizer, window: int, pad: str) -> PromptTokenizer:
+    """Set truncation and padding. Raises CheckpointError if `pad` is not a token."""
+    pad_id = tokenizer.token_to_id(pad)
+    if pad_id is None:
+        raise CheckpointError(f"padding token {pad!r} is not in the tokenizer's vocabulary")
+    tokenizer.enable_truncation(window)
+    tokenizer.enable_padding(length=window, pad_id=pad_id, pad_token=pad)
+    return PromptTokenizer(tokenizer, window)
+
+
+def _read(folder: Path) -> Tokenizer:
+    try:
+        if (folder / "tokenizer.json").is_file():
+            return Tokenizer.from_file(str(folder / "tokenizer.json"))
+        if (folder / "vocab.json").is_file():
+            return read_clip(folder / "vocab.json", folder / "merges.txt")
+        return read_bert(folder / "vocab.txt")
+    except CheckpointError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exception for files that it can't parse
+        raise CheckpointError(f"{folder}: no readable tokenizer.json, vocab.json or vocab.txt ({error})") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
+def _token(value: str | dict[str, Any]) -> str:
+    """Special tokens are strings or {"content": …}."""
+    return value if isinstance(value, str) else str(value["content"])

@@ -1,0 +1,86 @@
+"""When a full lane has room again: as soon as a running job ends, a worker claims the next that waits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from redis.asyncio import Redis
+from rq.registry import StartedJobRegistry
+
+from contract.job import JobRecord
+from contract.lanes import LANES, Lane, queue_name
+from contract.measurements import Rates
+from contract.redis_keys import job_key, queue_key
+from contract.request import JobRequest
+from service.admission.estimates import Backlog
+
+FIELDS = ("record", "started_at", "step", "steps")
+BULK_FIRST_EVERY = 5  # claims: as workers share them out while interactive jobs wait
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A job that a worker holds, and how far it is."""
+
+    request: JobRequest
+    started_at: datetime
+    step: int
+    steps: int
+
+    @property
+    def rows_a_call(self) -> int:
+        return self.request.num_images * (2 if self.request.guided else 1)
+
+
+async def retry_after(redis: Redis, model: str, lane: Lane, backlog: Backlog) -> int:
+    """Whole seconds, at least 1, until the lane is expected to have room for one job more."""
+    running = await _running(redis, model)
+    if not running or backlog.rates is None:
+        return max(1, math.ceil((backlog.wait_s or 0.0) / max(backlog.jobs, 1)))
+    ends = sorted(_left(job, running, backlog.rates, backlog.workers) for job in running)
+    first = lane == "bulk" and await redis.llen(queue_key(queue_name(model, "interactive"))) > 0
+    return max(1, math.ceil(_nth(ends, _claims_until_bulk(running) if first else 1)))
+
+
+def _claims_until_bulk(running: Sequence[Running]) -> int:
+    """Counted from the newest bulk job that runs: how many claims until bulk's turn, its own included."""
+    newest = max((job.started_at for job in running if job.request.priority == "bulk"), default=None)
+    since = sum(newest is None or job.started_at > newest for job in running if job.request.priority == "interactive")
+    return max(1, BULK_FIRST_EVERY - since)
+
+
+def _nth(ends: Sequence[float], count: int) -> float:
+    """When the `count`-th of the running jobs, and of those that follow them at the same pace, has ended."""
+    return ends[count - 1] if count <= len(ends) else ends[-1] * count / len(ends)
+
+
+def _left(job: Running, together: Sequence[Running], rates: Rates, workers: int) -> float:
+    """Seconds that a running job still needs: at its pace so far, else at that of a call with all running rows."""
+    if job.step > 0:
+        elapsed = max((datetime.now(UTC) - job.started_at).total_seconds(), 0.0)
+        return elapsed * (job.steps - job.step) / job.step + rates.image_s
+    rows = sum(each.rows_a_call for each in together) / workers
+    calls = job.request.run_steps / job.request.num_images
+    return calls * max(rates.step_s, rows * rates.row_s) + rates.image_s
+
+
+async def _running(redis: Redis, model: str) -> list[Running]:
+    """The jobs of all lanes that workers hold; RQ's registry names them by job and execution."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for lane in LANES:
+            pipe.zrange(StartedJobRegistry.key_template.format(queue_name(model, lane)), 0, -1)
+        members = [member for found in await pipe.execute() for member in found]
+    async with redis.pipeline(transaction=False) as pipe:
+        for member in members:
+            pipe.hmget(job_key(member.partition(":")[0]), FIELDS)
+        hashes: list[Any] = await pipe.execute()
+    return [_parse(*values) for values in hashes if None not in values]
+
+
+def _parse(record: str, started_at: str, step: str, steps: str) -> Running:
+    request = JobRecord.model_validate_json(record).request
+    return Running(request, datetime.fromisoformat(started_at), int(step), int(steps))

@@ -1,0 +1,154 @@
+"""Who asks: keys, scopes and rates, checked before a request's body is read; what each caller may see."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs
+
+from redis.asyncio import Redis
+from starlette.datastructures import Headers
+from starlette.types import Scope as AsgiScope
+
+from contract.redis_keys import KEYS_KEY
+from core.errors import Forbidden, NotFound, RateLimited, Unauthorized
+from service.auth.keys import ApiKey, Scope, split
+from service.auth.signing import Signer, read_signer
+from service.http.origins import SAFE_METHODS
+from service.single_flight import Flight
+
+_BEARER = re.compile(r"Bearer +(\S+)", re.IGNORECASE)
+_IMAGE = "/v1/images/"
+
+# Generic cell rate algorithm: one number a key, when its allowance is whole again. A burst of one minute's requests.
+# KEYS: rate. ARGV: requests a minute. Answers 0, or the seconds to wait.
+_TAKE = """
+local now = redis.call('TIME')
+now = now[1] + now[2] / 1e6
+local each = 60 / ARGV[1]
+local whole = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now)
+local over = whole + each - now - 60
+if over > 1e-6 then return tostring(over) end
+redis.call('SET', KEYS[1], string.format('%.6f', whole + each), 'EX', 61)
+return '0'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. Without keys everyone sees everything; `signer` signs image URLs where keys are on."""
+
+    key: ApiKey | None = None
+    signer: Signer | None = None
+
+    @property
+    def owner(self) -> str:
+        """To whom the caller's new jobs belong."""
+        return "" if self.key is None else self.key.id
+
+    @property
+    def listed(self) -> str:
+        """Whose jobs a list shows; empty: all."""
+        return "" if self.key is None or self.key.may("admin") else self.key.id
+
+    def sees(self, owner: str) -> bool:
+        """Whether jobs of `owner` exist for this caller."""
+        return self.key is None or self.key.may("admin") or self.key.id == owner
+
+
+NOBODY = Caller()
+
+
+def rate_key(key_id: str) -> str:
+    """String: when the key's allowance of requests is whole again, in Unix seconds."""
+    return f"latentd:rate:{key_id}"
+
+
+def scope_of(method: str, path: str) -> Scope:
+    """What a call needs."""
+    if path == "/metrics":
+        return "metrics"
+    return "read" if method in SAFE_METHODS else "generate"
+
+
+async def authorize(
+    redis: Redis, keys_made: Flight[bool], asked: AsgiScope, headers: Headers, *, required: bool
+) -> Caller:
+    """The caller of a request.
+
+    Raises:
+        Unauthorized: keys are on and none that is known was sent.
+        Forbidden: the key lacks the scope; a signed URL expired or was changed.
+        RateLimited: the key's requests a minute are used up.
+    """
+    token = _token(headers)
+    made, key = (await keys_made.answer(), None) if token is None else await _look_up(redis, token)
+    if not (required or made):
+        return NOBODY
+    if token is None and _carries_signature(asked):
+        return Caller(signer=await _check_signature(redis, asked))
+    if key is None:
+        raise Unauthorized(_missing(token), field="Authorization", bound="Bearer lat_…")
+    scope = scope_of(asked["method"], asked["path"])
+    if not key.may(scope):
+        detail = f"key {key.id} has the scopes {', '.join(key.scopes)}; this needs {scope}"
+        raise Forbidden(detail, field="Authorization", value=key.id, bound=scope)
+    await _take(redis, key)
+    return Caller(key, await read_signer(redis))
+
+
+def _token(headers: Headers) -> str | None:
+    """The bearer token as sent; None without the header."""
+    sent = headers.get("authorization")
+    if sent is None:
+        return None
+    found = _BEARER.fullmatch(sent.strip())
+    return found[1] if found else ""
+
+
+def _missing(token: str | None) -> str:
+    what = "no API key was sent" if token is None else "the API key isn't known, or it is revoked"
+    return f"{what}; send `Authorization: Bearer <key>` (`latentd keys create` makes keys)"
+
+
+async def _look_up(redis: Redis, token: str) -> tuple[bool, ApiKey | None]:
+    """Whether any key was ever made, and the key of this token."""
+    key_id, secret = split(token) or ("", "")
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.hlen(KEYS_KEY)
+        pipe.hget(KEYS_KEY, key_id)
+        made, text = await pipe.execute()
+    key = ApiKey.model_validate_json(text) if text else None
+    return bool(made), key if key is not None and key.accepts(secret) else None
+
+
+def _carries_signature(asked: AsgiScope) -> bool:
+    return asked["path"].startswith(_IMAGE) and asked["method"] in SAFE_METHODS and "signature" in _query(asked)
+
+
+def _query(asked: AsgiScope) -> dict[str, list[str]]:
+    return parse_qs(asked["query_string"].decode("latin-1"))
+
+
+async def _check_signature(redis: Redis, asked: AsgiScope) -> Signer:
+    """The signer, where it signed the URL of this very image."""
+    signer, query = await read_signer(redis), _query(asked)
+    signer.check(asked["path"].removeprefix(_IMAGE), query.get("expires", [""])[0], query["signature"][0])
+    return signer
+
+
+async def _take(redis: Redis, key: ApiKey) -> None:
+    if key.requests_per_minute is None:
+        return
+    answer: Any = await redis.eval(_TAKE, 1, rate_key(key.id), key.requests_per_minute)
+    if float(answer) > 0:
+        detail = f"key {key.id} may send {key.requests_per_minute} requests a minute"
+        raise RateLimited(detail, retry_after=math.ceil(float(answer)), field="Authorization", value=key.id)
+
+
+def check_sees(caller: Caller, owner: str, job_id: str) -> None:
+    """Raises NotFound for a job that isn't the caller's: it can't be told from one that never was."""
+    if not caller.sees(owner):
+        raise NotFound(f"no job {job_id!r}", field="id", value=job_id)

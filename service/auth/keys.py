@@ -1,0 +1,117 @@
+"""API keys: made, listed and revoked in Redis alone; what a key may do, how often, and how much it may compute.
+
+A key is 256 random bits, so that one SHA-256 is enough at rest: there is nothing to guess. Keys are asked for on other
+addresses than loopback and wherever one was ever made (revoked ones count: revoking the last key opens nothing).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+from redis import Redis
+
+from contract.redis_keys import KEYS_KEY
+from core.errors import NotFound
+
+Scope: TypeAlias = Literal["generate", "read", "metrics", "admin"]
+
+PREFIX = "lat"
+SECRET_BYTES = 32
+
+_SCOPES: TypeAdapter[tuple[Scope, ...]] = TypeAdapter(tuple[Scope, ...])
+
+
+class ApiKey(BaseModel):
+    """What is kept of a key: never the secret itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    name: str
+    scopes: tuple[Scope, ...]
+    digest: str
+    created_at: datetime
+    requests_per_minute: int | None = None
+    gpu_s_per_day: float | None = None
+    revoked_at: datetime | None = None
+
+    def may(self, scope: Scope) -> bool:
+        """Whether the key has the scope; admin has all."""
+        return scope in self.scopes or "admin" in self.scopes
+
+    def accepts(self, secret: str) -> bool:
+        """Whether this is the key's secret, compared in constant time, and it isn't revoked."""
+        return hmac.compare_digest(self.digest, digest_of(secret)) and self.revoked_at is None
+
+
+def digest_of(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def split(token: str) -> tuple[str, str] | None:
+    """Key id and secret of `lat_<id>_<secret>`; None for any other text."""
+    prefix, _, rest = token.partition("_")
+    key_id, _, secret = rest.partition("_")
+    return (key_id, secret) if prefix == PREFIX and key_id and secret else None
+
+
+def parse_scopes(names: Sequence[str]) -> tuple[Scope, ...]:
+    """Raises ValidationError for a name that is no scope."""
+    return _SCOPES.validate_python(tuple(names))
+
+
+def create(
+    redis: Redis,
+    name: str,
+    scopes: Sequence[Scope],
+    requests_per_minute: int | None = None,
+    gpu_s_per_day: float | None = None,
+) -> tuple[ApiKey, str]:
+    """Make a key; its token is seen here and never again."""
+    key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(SECRET_BYTES)
+    key = ApiKey(
+        id=key_id,
+        name=name,
+        scopes=tuple(dict.fromkeys(scopes)),
+        digest=digest_of(secret),
+        created_at=datetime.now(UTC),
+        requests_per_minute=requests_per_minute,
+        gpu_s_per_day=gpu_s_per_day,
+    )
+    redis.hset(KEYS_KEY, key_id, key.model_dump_json())
+    return key, f"{PREFIX}_{key_id}_{secret}"
+
+
+def all_keys(redis: Redis) -> list[ApiKey]:
+    """Every key ever made, oldest first."""
+    found = [ApiKey.model_validate_json(text) for text in redis.hvals(KEYS_KEY)]
+    return sorted(found, key=lambda key: key.created_at)
+
+
+def revoke(redis: Redis, key_id: str) -> ApiKey:
+    """Refuse the key from now on; its jobs stay and only admin keys see them.
+
+    Raises:
+        NotFound: there is no such key.
+    """
+    text = redis.hget(KEYS_KEY, key_id)
+    if text is None:
+        raise NotFound(f"no key {key_id!r}; `latentd keys list` shows them", field="id", value=key_id)
+    key = ApiKey.model_validate_json(text)
+    if key.revoked_at is None:
+        key = key.model_copy(update={"revoked_at": datetime.now(UTC)})
+        redis.hset(KEYS_KEY, key_id, key.model_dump_json())
+    return key
+
+
+def remove_all(redis: Redis) -> int:
+    """Forget every key, so that a gateway on loopback asks for none; how many there were."""
+    count = int(redis.hlen(KEYS_KEY))
+    redis.delete(KEYS_KEY)
+    return count

@@ -1,0 +1,92 @@
+"""Bounds on what a client sends, before anything reads it: the size of head and body, and how slow a body may be."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope
+
+from core.errors import BodyTooLarge, HeadTooLarge, MalformedRequest, SlowClient
+from service.http.protocol import HEAD_BYTES
+
+# A client that already sends a body too large often reads no answer before it is done: this much is read and dropped.
+DRAIN_BYTES = 256 * 2**20
+DRAIN_S = 5.0
+SLACK_S = 20.0
+MIN_RATE = 16 * 1024  # bytes a second: 32 MiB may take half an hour
+
+
+def check_head(scope: Scope) -> None:
+    """Raises HeadTooLarge for an address and headers of more than HEAD_BYTES; the parser bounds only slow ones."""
+    size = len(scope["raw_path"]) + len(scope["query_string"])
+    size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    if size > HEAD_BYTES:
+        detail = f"the address and headers have {size} bytes; at most {HEAD_BYTES}"
+        raise HeadTooLarge(detail, value=size, bound=HEAD_BYTES)
+
+
+class BodyLimit:
+    """Counts a body while it is read; over the limit the reader gets BodyTooLarge and the rest is dropped."""
+
+    def __init__(self, receive: Receive, limit: int, headers: Headers) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._read = 0
+        self._complete = False
+        self._began = time.monotonic()
+        self._expects = headers.get("expect", "").lower() == "100-continue"
+
+    def _error(self, size: int) -> BodyTooLarge:
+        bound = f"{self._limit} bytes"
+        return BodyTooLarge(
+            f"the body has {size} bytes or more; at most {bound}", field="body", value=size, bound=bound
+        )
+
+    async def check_length(self, headers: Headers) -> None:
+        """Raises for a declared length over the limit."""
+        length = headers.get("content-length", "0")
+        if not (length.isascii() and length.isdigit()):
+            raise MalformedRequest("Content-Length is no number", field="Content-Length", value=length[:200])
+        if int(length[:20]) > self._limit:
+            if not self._expects:  # who waits for a 100 sends nothing when it doesn't come
+                await self._drain()
+            raise self._error(int(length[:20]))
+
+    async def __call__(self) -> Message:
+        message = await self._timed()
+        if message["type"] == "http.request":
+            self._complete = not message.get("more_body", False)
+            self._read += len(message.get("body", b""))
+            if self._read > self._limit:
+                if message.get("more_body", False):
+                    await self._drain()
+                raise self._error(self._read)
+        return message
+
+    async def _timed(self) -> Message:
+        """The next message; a body that isn't complete must come at MIN_RATE or faster after SLACK_S."""
+        if self._complete:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(self._began + SLACK_S + self._read / MIN_RATE - time.monotonic()):
+                return await self._receive()
+        except TimeoutError as error:
+            bound = f"{MIN_RATE} bytes a second after {SLACK_S:g} s"
+            detail = f"{self._read} bytes of the body came in {time.monotonic() - self._began:.0f} s"
+            raise SlowClient(
+                f"{detail}; it must come at {bound}", field="body", value=self._read, bound=bound
+            ) from error
+
+    async def _drain(self) -> None:
+        dropped = 0
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                while dropped < DRAIN_BYTES:
+                    message = await self._receive()
+                    dropped += len(message.get("body", b""))
+                    if message["type"] != "http.request" or not message.get("more_body", False):
+                        return
+        except TimeoutError:
+            return

@@ -1,0 +1,129 @@
+"""What stands before every route: known hosts, own origins, bounded bodies, safe headers, request ids, counting."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from core.errors import LatentdError
+from core.settings import Settings
+from service.http.bodies import BodyLimit, check_head
+from service.http.hosts import check_host
+from service.http.origins import check_origin
+from service.http.problems import error_response
+
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:{images}; connect-src 'self'; "
+    "font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+SAFE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+log = structlog.get_logger("service")
+
+
+def safe_headers(settings: Settings) -> dict[str, str]:
+    """Headers of every answer; the page may show images from the storage, if clients are sent there."""
+    public = urlsplit(settings.storage_public_url or "")
+    images = f" {public.scheme}://{public.netloc}" if public.netloc else ""
+    return {"Content-Security-Policy": CSP.format(images=images), **SAFE_HEADERS}
+
+
+class RequestCounts(Protocol):
+    """Who is told of every request's end."""
+
+    def refused(self, reason: str) -> None:
+        """A request was refused, by the slug of its problem."""
+
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """An answer has ended."""
+
+
+class Guards:
+    """The outermost layer of the application."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, counts: RequestCounts, stopping: asyncio.Event) -> None:
+        self._app = app
+        self._settings = settings
+        self._counts = counts
+        self._safe = safe_headers(settings)
+        self._stopping = stopping
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        sent = headers.get("x-request-id", "")
+        safe = {**self._safe, "Connection": "close"} if self._stopping.is_set() else self._safe
+        answer = _Answer(send, sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex, safe)
+        structlog.contextvars.bind_contextvars(request_id=answer.request_id)
+        try:
+            await self._guarded(scope, headers, receive, answer)
+        finally:
+            self._count(scope, answer)
+            structlog.contextvars.unbind_contextvars("request_id")
+
+    async def _guarded(self, scope: Scope, headers: Headers, receive: Receive, answer: _Answer) -> None:
+        limited = BodyLimit(receive, self._settings.max_body_mb * 2**20, headers)
+        try:
+            check_head(scope)
+            check_host(headers, self._settings)
+            check_origin(scope["method"], headers)
+            await limited.check_length(headers)
+        except LatentdError as error:
+            self._counts.refused(error.slug)
+            await error_response(error)(scope, receive, answer)
+            return
+        await self._app(scope, limited, answer)
+
+    def _count(self, scope: Scope, answer: _Answer) -> None:
+        seconds = time.monotonic() - answer.began
+        route = route_template(scope)
+        self._counts.answered(route, _method(scope["method"]), answer.status, seconds)
+        log.info("request", route=route, method=scope["method"], status=answer.status, seconds=round(seconds, 4))
+
+
+class _Answer:
+    """`send` with the safe headers and the request's id added; remembers the status."""
+
+    def __init__(self, send: Send, request_id: str, safe: dict[str, str]) -> None:
+        self._send = send
+        self._safe = safe
+        self.request_id = request_id
+        self.status = 500
+        self.began = time.monotonic()
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            for name, value in self._safe.items():
+                headers.setdefault(name, value)
+            headers["X-Request-ID"] = self.request_id
+        await self._send(message)
+
+
+def _method(method: str) -> str:
+    return method if method in ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS") else "other"
+
+
+def route_template(scope: Scope) -> str:
+    """The route's template, never a path with ids; `static` for the page's files and for all that is unknown."""
+    route = scope.get("route")
+    return str(getattr(route, "path_format", None) or "static")

@@ -1,0 +1,160 @@
+"""Event streams of jobs: server-sent events with replay, and waits for the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from redis.asyncio import Redis
+
+from contract.events import MARK
+from contract.job import TERMINAL, JobRecord
+from contract.redis_keys import events_key, job_key, preview_key
+from core.errors import InvalidRequest
+from service.auth.signing import Signer
+from service.jobs.waiting import Ends, set_within
+
+COMMENT_S = 15.0  # silence after which a comment line keeps proxies from closing the stream
+SLICE_S = 1.0  # how soon a blocked read notices that the client or the gateway leaves
+GATHER_S = 0.1  # of live events that are sent together: a step of 20 ms is no message of its own
+BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """What ends a stream or a wait: the job's end, the gateway's."""
+
+    ends: Ends
+    gateway: asyncio.Event
+
+
+Event: TypeAlias = tuple[str, str, str]  # id, type, data as JSON
+_ID = re.compile(r"\d{1,20}-\d{1,20}")
+
+
+def parse_event_id(value: str | None) -> str:
+    """The id after which a stream goes on; `0-0` from the start.
+
+    Raises:
+        InvalidRequest: no id that a stream gave.
+    """
+    if value is None or value == "":
+        return "0-0"
+    if not _ID.fullmatch(value) or any(int(part) >= 2**64 for part in value.split("-")):
+        detail = "Last-Event-ID is none that this stream gave"
+        raise InvalidRequest(detail, field="Last-Event-ID", value=value[:200], bound="an event's id")
+    return value
+
+
+def _order(event_id: str) -> tuple[int, int]:
+    ms, _, sequence = event_id.partition("-")
+    return int(ms), int(sequence)
+
+
+async def is_over(redis: Redis, job_id: str, after: str) -> bool:
+    """Whether the stream's terminal event is at or before `after`, so that nothing can follow."""
+    last: Any = await redis.xrevrange(events_key(job_id), count=1)
+    if not last:
+        return True  # expired while it was asked for
+    event_id, fields = last[0]
+    return fields["type"] in TERMINAL and _order(event_id) <= _order(after)
+
+
+async def follow(redis: Redis, job_id: str, after: str, stop: Stop) -> AsyncIterator[list[Event]]:
+    """Batches of events after an id: first what is there, then live; an empty batch each SLICE_S of silence.
+
+    The first batches, up to an empty one, are replay. Ends behind the terminal event, and when the gateway stops or
+    the job is purged. Live events are gathered for GATHER_S, but for the job's end, which is passed on at once.
+    """
+    position, replaying = after, True
+    with stop.ends.watch(job_id) as ended:
+        while not stop.gateway.is_set():
+            events = await _read(redis, job_id, position, None if replaying else SLICE_S)
+            yield events
+            if any(kind in TERMINAL for _, kind, _ in events):
+                return
+            if events:
+                position = events[-1][0]
+                if not replaying:
+                    await set_within(ended, GATHER_S)
+            elif not replaying and not await redis.exists(job_key(job_id)):
+                return
+            else:
+                replaying = False
+
+
+async def _read(redis: Redis, job_id: str, after: str, block_s: float | None) -> list[Event]:
+    key = events_key(job_id)
+    block = None if block_s is None else int(block_s * 1000)
+    found: Any = await redis.xread({key: after}, count=BATCH, block=block)
+    if not found:
+        return []
+    entries = found[key][0] if isinstance(found, dict) else found[0][1]
+    return [(event_id, fields["type"], fields["data"]) for event_id, fields in entries]
+
+
+async def server_sent(
+    redis: Redis, record: JobRecord, after: str, stop: Stop, signer: Signer | None
+) -> AsyncIterator[bytes]:
+    """The stream in the wire format; live steps carry the latest preview, replayed ones none; URLs are signed anew."""
+    live, spoken, previewed = False, time.monotonic(), 0
+    async for events in follow(redis, record.id, after, stop):
+        if live and record.request.preview_every and any(kind == "step" for _, kind, _ in events):
+            events, previewed = await _with_preview(redis, record.id, events, previewed)
+        live = live or not events
+        shown = [event for event in events if event[1] != MARK]
+        if shown:
+            yield b"".join(_wire(event, signer) for event in shown)
+        elif time.monotonic() - spoken >= COMMENT_S:
+            yield b": still here\n\n"
+        else:
+            continue
+        spoken = time.monotonic()
+
+
+def _wire(event: Event, signer: Signer | None) -> bytes:
+    event_id, kind, data = event
+    if signer is not None and kind in ("image", "succeeded"):
+        data = json.dumps(_signed(json.loads(data), signer))
+    return f"id: {event_id}\nevent: {kind}\ndata: {data}\n\n".encode()
+
+
+def _signed(data: dict[str, Any], signer: Signer) -> dict[str, Any]:
+    """An image, or a result with its images, with signed URLs."""
+    if "url" in data:
+        return {**data, "url": signer.url(data["url"])}
+    if "images" in data:
+        return {**data, "images": [_signed(image, signer) for image in data["images"]]}
+    return data
+
+
+async def _with_preview(redis: Redis, job_id: str, events: Sequence[Event], previewed: int) -> tuple[list[Event], int]:
+    """The newest step of `events` with the latest preview, if that is newer than the one sent last."""
+    text = await redis.get(preview_key(job_id))
+    preview = json.loads(text) if text else None
+    if preview is None or preview["step"] <= previewed:
+        return list(events), previewed
+    newest = max(i for i, (_, kind, _) in enumerate(events) if kind == "step")
+    event_id, kind, data = events[newest]
+    carried = json.dumps({**json.loads(data), "preview": preview["image"], "preview_step": preview["step"]})
+    return [*events[:newest], (event_id, kind, carried), *events[newest + 1 :]], preview["step"]
+
+
+async def wait_end(redis: Redis, job_id: str, seconds: float, stop: Stop, left: Callable[[], Awaitable[bool]]) -> bool:
+    """Wait until the job ends or is gone; False if `seconds` ran out, the client `left` or the gateway stops."""
+    until = time.monotonic() + seconds
+    with stop.ends.watch(job_id) as ended:
+        while not stop.gateway.is_set():
+            ended.clear()
+            if await redis.hget(job_key(job_id), "status") in (None, *TERMINAL):
+                return True
+            remaining = until - time.monotonic()
+            if remaining <= 0 or await left():
+                return False
+            await set_within(ended, min(SLICE_S, remaining))
+    return False

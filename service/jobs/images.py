@@ -1,0 +1,116 @@
+"""Images, streamed from the object storage; those of finished jobs never change, and caches may keep them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import obstore
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
+from obstore.store import S3Store
+from redis.asyncio import Redis
+
+from contract.job import TERMINAL, ImageInfo, JobResult, StoredImage, parse_image_id
+from contract.redis_keys import stored_field
+from core.errors import Gone, NotFound
+from core.storage import Store, image_path
+from service.auth.access import Caller
+from service.http.problems import shown
+from service.jobs.views import read_hash
+from service.requests.preferences import MEDIA_TYPES
+
+if TYPE_CHECKING:
+    from obstore import GetResult
+
+CHUNK = 256 * 1024
+PRESIGNED_S = 600
+FOREVER = "private, max-age=31536000, immutable"
+UNSETTLED = "private, no-cache"  # until its job ends another execution may put another image in its place
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An image, where it is stored, and whether it is the one that will stay."""
+
+    info: ImageInfo
+    path: str
+    final: bool
+
+
+async def find_image(redis: Redis, caller: Caller, image_id: str) -> Found:
+    """The image, as soon as it is stored.
+
+    Raises:
+        NotFound: no such image, or it isn't there yet.
+        Gone: its job expired or was purged.
+    """
+    parsed = parse_image_id(image_id)
+    if parsed is None:
+        raise NotFound(f"no image {shown(image_id)!r}", field="id", value=image_id)
+    job_id, index = parsed
+    values = await read_hash(redis, caller, job_id)
+    stored = _stored(values, index)
+    if stored is None:
+        raise NotFound(f"job {job_id} has no image {index}; it is {values['status']}", field="id", value=image_id)
+    path = image_path(job_id, stored.execution, index, stored.info.format)
+    return Found(stored.info, path, final="result" in values)
+
+
+def _stored(values: Mapping[str, str], index: int) -> StoredImage | None:
+    """The image as the job's result names it; before the job's end, as it was stored last."""
+    if "result" in values:
+        result = JobResult.model_validate_json(values["result"])
+        images = result.images
+        return StoredImage(execution=result.execution, info=images[index]) if index < len(images) else None
+    field = stored_field(index)
+    early = field in values and values["status"] not in TERMINAL
+    return StoredImage.model_validate_json(values[field]) if early else None
+
+
+async def picture_response(
+    redis: Redis,
+    store: Store,
+    caller: Caller,
+    image_id: str,
+    if_none_match: str | None,
+    download: bool,
+    headers: Mapping[str, str],
+) -> Response:
+    """The bytes, or 304 where the client has them. Raises as `find_image`."""
+    found = await find_image(redis, caller, image_id)
+    info, tag = found.info, f'"{found.info.sha256}"'
+    kept = {"ETag": tag, "Cache-Control": FOREVER if found.final else UNSETTLED, **headers}
+    if if_none_match is not None and _matches(if_none_match, tag):
+        return Response(status_code=304, headers=kept)
+    if download:  # a presigned URL can't name the file
+        kept["Content-Disposition"] = f'attachment; filename="{image_id}.{info.format}"'
+    try:
+        stored = await store.get_async(found.path)
+    except FileNotFoundError as error:
+        raise Gone(f"the file of image {image_id} is gone", field="id", value=image_id) from error
+    if stored.meta["size"] <= CHUNK:
+        return Response(bytes(await stored.bytes_async()), media_type=MEDIA_TYPES[info.format], headers=kept)
+    kept["Content-Length"] = str(stored.meta["size"])
+    return StreamingResponse(_chunks(stored), media_type=MEDIA_TYPES[info.format], headers=kept)
+
+
+async def redirect(public: S3Store, redis: Redis, caller: Caller, image_id: str) -> Response:
+    """307 to a presigned URL of the storage; clients may keep that of a final image for half of its life.
+
+    Raises as `find_image`.
+    """
+    found = await find_image(redis, caller, image_id)
+    url = await obstore.sign_async(public, "GET", found.path, timedelta(seconds=PRESIGNED_S))  # may fetch credentials
+    kept = f"private, max-age={PRESIGNED_S // 2}" if found.final else UNSETTLED
+    return RedirectResponse(url, 307, {"Cache-Control": kept})
+
+
+def _matches(header: str, tag: str) -> bool:
+    return header.strip() == "*" or tag in (each.strip().removeprefix("W/") for each in header.split(","))
+
+
+async def _chunks(stored: GetResult) -> AsyncIterator[bytes]:
+    async for chunk in stored.stream(min_chunk_size=CHUNK):
+        yield bytes(chunk)

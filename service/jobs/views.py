@@ -1,0 +1,218 @@
+"""Jobs as clients see them, read from the keys that gateway and worker write."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from redis.asyncio import Redis
+
+from contract.base import Kind
+from contract.job import ImageInfo, Job, JobRecord, JobResult, Progress, Status, Timings
+from contract.lanes import Lane, queue_name
+from contract.redis_keys import gone_key, job_key, list_key, queue_key
+from contract.request import Numerics
+from core.errors import Gone, InvalidRequest, NotFound, Problem
+from service.admission.estimates import Backlog, Backlogs, queued_eta, running_eta
+from service.auth.access import Caller, check_sees
+from service.auth.signing import Signer
+from service.http.problems import shown
+
+PAGE = 100  # ids read at once while a filtered list looks for matches
+
+Hash = Mapping[str, str]
+
+
+class JobPage(BaseModel):
+    """Jobs, newest first; `next_cursor` is null on the last page."""
+
+    items: list[Job]
+    next_cursor: str | None = None
+
+
+class ListQuery(BaseModel):
+    """Filters of the job list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: Status | None = Field(default=None, description="Jobs in this state only.")
+    kind: Kind | None = Field(default=None, description="Jobs of this kind only.")
+    limit: int = Field(default=20, ge=1, le=100, description="Most jobs in the answer.")
+    cursor: str | None = Field(default=None, max_length=200, description="`next_cursor` of the page before.")
+
+
+async def read_hash(redis: Redis, caller: Caller, job_id: str) -> Hash:
+    """The job's hash.
+
+    Raises:
+        Gone: it expired or was purged.
+        NotFound: there was never one, its 410 expired, too, or it isn't the caller's.
+    """
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.hgetall(job_key(job_id))
+        pipe.get(gone_key(job_id))
+        pipe.zscore(list_key(caller.listed), job_id)
+        found, buried, listed = await pipe.execute()
+    if "record" in found:
+        values: Hash = found
+        check_sees(caller, JobRecord.model_validate_json(values["record"]).owner, job_id)
+        return values
+    if listed is not None or (buried is not None and caller.sees(buried)):  # listed without a record: expired
+        raise Gone(f"job {shown(job_id)} expired or was purged", field="id", value=job_id)
+    raise NotFound(f"no job {shown(job_id)!r}", field="id", value=job_id)
+
+
+async def read_job(redis: Redis, backlogs: Backlogs, caller: Caller, job_id: str) -> Job:
+    """One job. Raises as `read_hash`."""
+    return (await views(redis, backlogs, caller.signer, [await read_hash(redis, caller, job_id)]))[0]
+
+
+async def views(redis: Redis, backlogs: Backlogs, signer: Signer | None, hashes: Sequence[Hash]) -> list[Job]:
+    """Jobs with positions and times to the end, the lanes' backlogs read once."""
+    records = [JobRecord.model_validate_json(values["record"]) for values in hashes]
+    alive = [(r, h) for r, h in zip(records, hashes, strict=True) if h["status"] in ("queued", "running")]
+    lanes = {(record.request.model, record.request.priority) for record, _ in alive}
+    found = {lane: await backlogs.of(*lane) for lane in lanes}
+    positions = await _positions(redis, [r for r, h in alive if h["status"] == "queued"])
+    return [_view(record, values, found, positions, signer) for record, values in zip(records, hashes, strict=True)]
+
+
+def accepted(record: JobRecord, position: int, backlog: Backlog) -> Job:
+    """A job that was enqueued a moment ago behind `position` others; `backlog` is what stood before it."""
+    request = record.request
+    more = {"rows": backlog.rows + request.rows, "jobs": backlog.jobs + 1, "queued": backlog.queued + 1}
+    lanes = {(request.model, request.priority): backlog.model_copy(update=more)}
+    values = {"status": "queued", "steps": str(request.run_steps)}
+    return _view(record, values, lanes, {record.id: position}, None)
+
+
+async def _positions(redis: Redis, records: Sequence[JobRecord]) -> dict[str, int]:
+    if not records:
+        return {}
+    async with redis.pipeline(transaction=False) as pipe:
+        for record in records:
+            pipe.lpos(queue_key(queue_name(record.request.model, record.request.priority)), record.id)
+        places = await pipe.execute()
+    # One that is being claimed stands in no list: nothing is before it.
+    return {record.id: place or 0 for record, place in zip(records, places, strict=True)}
+
+
+def _view(
+    record: JobRecord,
+    values: Hash,
+    backlogs: Mapping[tuple[str, Lane], Backlog],
+    positions: Mapping[str, int],
+    signer: Signer | None,
+) -> Job:
+    request = record.request
+    if "numerics" in values:
+        request = request.model_copy(update={"numerics": Numerics.model_validate_json(values["numerics"])})
+    result = JobResult.model_validate_json(values["result"]) if "result" in values else None
+    error = Problem.model_validate_json(values["error"]) if "error" in values else None
+    fields: dict[str, Any] = {
+        "id": record.id,
+        "kind": request.kind,
+        "status": values["status"],
+        "created_at": record.created_at,
+        "started_at": _time(values, "started_at"),
+        "ended_at": _time(values, "ended_at"),
+        "position": positions.get(record.id),
+        "progress": Progress(step=int(values.get("step", 0)), steps=int(values["steps"])),
+        "request": request,
+        "images": _signed(result.images, signer) if result else (),
+        "error": error,
+        "warnings": record.warnings,
+        "timings": result.timings if result else Timings(),
+    }
+    job = Job(**fields)
+    return job.model_copy(update={"eta_s": _eta(job, backlogs.get((request.model, request.priority)))})
+
+
+def _signed(images: tuple[ImageInfo, ...], signer: Signer | None) -> tuple[ImageInfo, ...]:
+    if signer is None:
+        return images
+    return tuple(image.model_copy(update={"url": signer.url(image.url)}) for image in images)
+
+
+def _time(values: Hash, field: str) -> datetime | None:
+    return datetime.fromisoformat(values[field]) if values.get(field) else None
+
+
+def _eta(job: Job, backlog: Backlog | None) -> float | None:
+    if backlog is None:
+        return None
+    if job.status == "running" and job.started_at is not None:
+        progress = job.progress
+        eta = running_eta(progress.step, progress.steps, job.started_at, job.request, backlog.rates)
+    else:
+        eta = queued_eta(job.request, backlog, job.position or 0)
+    return None if eta is None else round(eta, 3)
+
+
+async def list_jobs(redis: Redis, backlogs: Backlogs, caller: Caller, query: ListQuery) -> JobPage:
+    """Newest first, from the cursor on. Ids whose jobs expired are passed over until a worker sweeps them.
+
+    Raises:
+        InvalidRequest: the cursor is none that a list gave.
+    """
+    found: list[tuple[str, Hash]] = []
+    position = _parse_cursor(query.cursor)
+    while len(found) <= query.limit:
+        batch = await _after(redis, caller.listed, position)
+        if not batch:
+            break
+        found += [(_cursor(job_id, score), h) for job_id, score, h in batch if h is not None and _matches(h, query)]
+        position = (batch[-1][1], batch[-1][0])
+    page = found[: query.limit]
+    more = len(found) > query.limit
+    jobs = await views(redis, backlogs, caller.signer, [values for _, values in page])
+    return JobPage(items=jobs, next_cursor=page[-1][0] if more else None)
+
+
+def _matches(values: Hash, query: ListQuery) -> bool:
+    if query.status is not None and values["status"] != query.status:
+        return False
+    return query.kind is None or JobRecord.model_validate_json(values["record"]).request.kind == query.kind
+
+
+async def _after(redis: Redis, owner: str, position: tuple[int, str] | None) -> list[tuple[str, int, Hash | None]]:
+    """Up to PAGE ids that come after `position` (created ms, id) in descending order, and their hashes."""
+    top = "+inf" if position is None else position[0]
+    start = 0
+    found: list[tuple[str, int]] = []
+    while len(found) < PAGE:
+        ids: Any = await redis.zrevrangebyscore(list_key(owner), top, "-inf", start=start, num=PAGE, withscores=True)
+        found += [(i, int(s)) for i, s in ids if position is None or (int(s), i) < position]
+        start += len(ids)
+        if len(ids) < PAGE:
+            break
+    return await _hashes(redis, found[:PAGE])
+
+
+async def _hashes(redis: Redis, ids: Sequence[tuple[str, int]]) -> list[tuple[str, int, Hash | None]]:
+    async with redis.pipeline(transaction=False) as pipe:
+        for job_id, _ in ids:
+            pipe.hgetall(job_key(job_id))
+        hashes = await pipe.execute()
+    return [(i, s, h if "record" in h else None) for (i, s), h in zip(ids, hashes, strict=True)]
+
+
+def _cursor(job_id: str, created_ms: int) -> str:
+    return base64.urlsafe_b64encode(f"{created_ms}.{job_id}".encode()).decode().rstrip("=")
+
+
+def _parse_cursor(cursor: str | None) -> tuple[int, str] | None:
+    if cursor is None:
+        return None
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+        created_ms, _, job_id = text.partition(".")
+        return int(created_ms), job_id
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(
+            f"cursor {cursor!r} is none that a list gave", field="cursor", value=cursor, bound="a next_cursor"
+        ) from error

@@ -1,0 +1,66 @@
+"""Who waits for jobs to end is told by one subscription of the gateway, however many wait and however many steps pass.
+
+Messages are hints: one that is lost costs whoever waits a second, never the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from contract.redis_keys import ENDS_CHANNEL
+
+AGAIN_S = 1.0  # after Redis was away
+
+log = structlog.get_logger("service")
+
+
+class Ends:
+    """Jobs that somebody waits for."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._watched: dict[str, list[asyncio.Event]] = {}
+
+    @contextmanager
+    def watch(self, job_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set when the job ends, and may be set by chance; look at the job after entering."""
+        told = asyncio.Event()
+        self._watched.setdefault(job_id, []).append(told)
+        try:
+            yield told
+        finally:
+            others = [each for each in self._watched.pop(job_id) if each is not told]
+            if others:
+                self._watched[job_id] = others
+
+    async def run(self) -> None:
+        """Listen until cancelled; while Redis is away nobody is told."""
+        while True:
+            try:
+                await self._listen()
+            except RedisError as error:
+                log.debug("ends aren't told: redis is away", error=str(error))
+                await asyncio.sleep(AGAIN_S)
+
+    async def _listen(self) -> None:
+        async with self._redis.pubsub(ignore_subscribe_messages=True) as messages:
+            await messages.subscribe(ENDS_CHANNEL)
+            async for message in messages.listen():
+                for told in self._watched.get(message["data"], ()):
+                    told.set()
+
+
+async def set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Whether the event was set before `seconds` passed."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,137 @@
+"""Model cards: from Redis, where workers publish them, then from the folders of LATENTD_MODELS_DIR."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic import ConfigDict, Field, ValidationError
+from redis.asyncio import Redis
+
+from contract.base import Kind
+from contract.card import ModelCard
+from contract.redis_keys import CARDS_KEY, serving_key
+from core.errors import InvalidRequest, NoCheckpoint, NotFound
+from service.http.problems import shown
+
+CONVERT = "latentd models convert PATH $LATENTD_MODELS_DIR/NAME --to native"
+RECENT_S = 1.0
+
+log = structlog.get_logger("service")
+
+
+class ListedCard(ModelCard):
+    """A card and whether a live worker holds the model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    loaded: bool = Field(description="Whether a live worker holds it; requests for others are accepted and wait.")
+
+
+def installed_cards(models_dir: Path) -> dict[str, ModelCard]:
+    """Cards of a models directory by model id; one that doesn't validate is logged once and left out."""
+    return {card.id: card for card in map(_load, _card_files(models_dir)) if card is not None}
+
+
+def card_folder(models_dir: Path, model: str) -> Path | None:
+    """The folder whose card has this id."""
+    for path in _card_files(models_dir):
+        card = _load(path)
+        if card is not None and card.id == model:
+            return path.parent
+    return None
+
+
+def _card_files(models_dir: Path) -> list[Path]:
+    return sorted(models_dir.glob("*/card.json"))
+
+
+def _load(path: Path) -> ModelCard | None:
+    return _parse(path.read_text("utf-8"), str(path))
+
+
+class CardShelf:
+    """All cards known now."""
+
+    def __init__(self, redis: Redis, models_dir: Path) -> None:
+        self._redis = redis
+        self._models_dir = models_dir
+        self._folders: dict[str, Path | None] = {}
+        self._recent: tuple[float, dict[str, ModelCard]] = (-math.inf, {})  # when it was read
+
+    async def recent(self) -> dict[str, ModelCard]:
+        """As `all`, at most RECENT_S old."""
+        read_at, cards = self._recent
+        return cards if time.monotonic() - read_at < RECENT_S else await self.all()
+
+    async def all(self) -> dict[str, ModelCard]:
+        """Cards by model id, in order of their ids; what a worker published wins."""
+        published: Any = await self._redis.hgetall(CARDS_KEY)
+        cards = installed_cards(self._models_dir)
+        for text in published.values():
+            card = _parse(text, "published by a worker")
+            if card is not None:
+                cards[card.id] = card
+        self._recent = time.monotonic(), dict(sorted(cards.items()))
+        return self._recent[1]
+
+    def folder(self, model: str) -> Path | None:
+        """Where the model's tokenizer is, if it is installed here."""
+        folder = self._folders.get(model)
+        if folder is None or not folder.exists():
+            folder = self._folders[model] = card_folder(self._models_dir, model)
+        return folder
+
+    async def live_workers(self, model: str) -> int:
+        """Workers that hold the model and beat within their time."""
+        return int(await self._redis.zcount(serving_key(model), time.time(), "+inf"))
+
+    async def listed(self, card: ModelCard) -> ListedCard:
+        loaded = await self.live_workers(card.id) > 0
+        return ListedCard(**card.model_dump(), loaded=loaded)
+
+
+@lru_cache(maxsize=256)
+def _parse(text: str, source: str) -> ModelCard | None:
+    try:
+        return ModelCard.model_validate_json(text)
+    except ValidationError as error:
+        log.warning("model card left out", source=source, error=str(error.errors(include_url=False)[0]["msg"]))
+        return None
+
+
+def find_card(cards: Mapping[str, ModelCard], model: str) -> ModelCard:
+    """The card of `model`.
+
+    Raises:
+        NotFound: naming the known models.
+    """
+    if model in cards:
+        return cards[model]
+    known = ", ".join(cards) or "none"
+    raise NotFound(f"no model {shown(model)!r}; known models: {known}", field="model", value=model, bound=list(cards))
+
+
+def choose_card(cards: Mapping[str, ModelCard], kind: Kind, model: str | None, default: str) -> ModelCard:
+    """The model that runs a request: the named one, else the default, else the first that has the task.
+
+    Raises:
+        NotFound: the named model is unknown.
+        InvalidRequest: it lacks the task, which others have.
+        NoCheckpoint: no model has the task.
+    """
+    named = find_card(cards, model) if model is not None else None
+    able = [card.id for card in cards.values() if kind in card.tasks]
+    if not able:
+        raise NoCheckpoint(f"no installed checkpoint can {kind}; install one by `{CONVERT}`", value=kind, bound=CONVERT)
+    if named is None:
+        return cards[default if default in able else able[0]]
+    if named.id not in able:
+        detail = f"model {named.id} can't {kind}; models that can: {', '.join(able)}"
+        raise InvalidRequest(detail, field="model", value=named.id, bound=able)
+    return named

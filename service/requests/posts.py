@@ -1,0 +1,181 @@
+"""What clients post, one model a kind: bounds, meanings and examples; defaults come from the model's card.
+
+A field that a kind can't use isn't in its model, so that it is refused as unknown. Pictures are read beside these
+models (`service.requests.bodies`), from multipart parts or base64, and are described in the OpenAPI document only.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from contract.lanes import Lane
+from contract.request import SEEDS, Determinism, MaskMode, OutputFormat
+
+PROMPT_CHARACTERS = 4000
+URL_CHARACTERS = 2000
+MIN_SIZE = 64
+MAX_CLASS = 2**20
+MAX_SIZE = 2**20  # of one side; LATENTD_MAX_PIXELS bounds both together
+
+
+class Post(BaseModel):
+    """Fields of every kind."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    model: str | None = Field(
+        default=None, min_length=1, max_length=128, description="Model id, from GET /v1/models; default: the service's."
+    )
+    steps: int | None = Field(default=None, ge=1, le=1000, description="Denoising steps; default: the model's.")
+    sampler: str | None = Field(
+        default=None, min_length=1, max_length=64, description="One of the model's samplers; default: the model's."
+    )
+    eta: float | None = Field(
+        default=None, ge=0, le=1, description="DDIM's share of fresh noise in each step: 0 deterministic, 1 as DDPM."
+    )
+    seed: int | None = Field(
+        default=None, ge=0, le=SEEDS - 1, description="Seed of the first image; image k has seed + k. Drawn if absent."
+    )
+    num_images: int = Field(default=1, ge=1, le=16, description="Images to make.")
+    output_format: OutputFormat | None = Field(
+        default=None, description="File format; default: the one that Accept names, else png. WebP is lossless."
+    )
+    priority: Lane = Field(default="interactive", description="interactive jobs run before bulk ones.")
+    deadline_ms: int | None = Field(
+        default=None, ge=1, le=86_400_000, description="Milliseconds from acceptance after which the job fails."
+    )
+    determinism: Determinism = Field(
+        default="fast", description="strict: the same bytes whatever else runs; fast may differ in the last bits."
+    )
+    preview_every: int = Field(
+        default=0, ge=0, le=1000, description="Steps between previews in the event stream; 0: none."
+    )
+    webhook_url: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=URL_CHARACTERS,
+        description="Told by POST when the job ends (Standard Webhooks); its host must be in LATENTD_WEBHOOK_ALLOW.",
+    )
+
+
+class Guided(Post):
+    """Fields of the kinds that can be led by a condition."""
+
+    guidance_scale: float | None = Field(
+        default=None, ge=0, le=50, description="How strongly the condition leads; 1: no guidance. Default: the model's."
+    )
+
+
+class Prompted(Guided):
+    """Fields of the kinds that follow a text."""
+
+    prompt: str = Field(
+        default="", max_length=PROMPT_CHARACTERS, description="What the picture shows; empty: whatever the model likes."
+    )
+    negative_prompt: str | None = Field(
+        default=None, max_length=PROMPT_CHARACTERS, description="What it must not show; used with guidance."
+    )
+
+
+class Sized(Post):
+    """Fields of the kinds whose answer has no picture to take its size from."""
+
+    width: int | None = Field(
+        default=None, ge=MIN_SIZE, le=MAX_SIZE, description="Pixels; default: the model's native size."
+    )
+    height: int | None = Field(
+        default=None, ge=MIN_SIZE, le=MAX_SIZE, description="Pixels; default: the model's native size."
+    )
+
+
+class Txt2ImgPost(Prompted, Sized):
+    """Text to image; models without a text encoder draw whatever they like."""
+
+
+class InpaintPost(Prompted):
+    """Repaint the masked part of a picture; the answer has the picture's size."""
+
+    mask_mode: MaskMode = Field(
+        default="white",
+        description="What is repainted: white or black mask pixels, transparent ones (alpha), or auto: alpha where "
+        "the mask has a varying alpha channel, else white.",
+    )
+    feather: int = Field(
+        default=0, ge=0, le=256, description="Pixels outside the mask that may blend; none further is changed."
+    )
+    strength: float | None = Field(
+        default=None, gt=0, le=1, description="How much of the old picture under the mask is forgotten; 1: all of it."
+    )
+
+
+class UpscalePost(Prompted):
+    """Super-resolution by the model's scale; the answer has the picture's size times that scale."""
+
+    noise_level: int | None = Field(
+        default=None, ge=0, le=999, description="Noise put over the picture first: more hides its faults, and it."
+    )
+
+
+class Img2ImgPost(Prompted):
+    """Draw over a picture; the answer has the picture's size."""
+
+    strength: float | None = Field(
+        default=None, gt=0, le=1, description="How much of the picture is forgotten; 1: all. Default: the model's."
+    )
+
+
+class Class2ImgPost(Guided, Sized):
+    """A picture of one of the model's classes; either `class_id` or `label` names it."""
+
+    class_id: int | None = Field(default=None, ge=0, le=MAX_CLASS, description="Number of the class, from 0.")
+    label: str | None = Field(
+        default=None, min_length=1, max_length=200, description="One of the card's class_names; case is ignored."
+    )
+
+
+class Semantic2ImgPost(Post):
+    """A picture from a label map: a PNG of one channel whose pixels are class numbers, as large as the answer."""
+
+
+EXAMPLES: dict[str, dict[str, dict[str, object]]] = {
+    "txt2img": {
+        "short": {"summary": "A prompt alone", "value": {"prompt": "red heart"}},
+        "full": {
+            "summary": "Everything chosen",
+            "value": {
+                "prompt": "penguin on a navy background",
+                "negative_prompt": "hat",
+                "width": 256,
+                "height": 256,
+                "steps": 12,
+                "guidance_scale": 4.0,
+                "sampler": "ddim",
+                "eta": 0.0,
+                "seed": 7,
+                "num_images": 2,
+                "output_format": "webp",
+                "priority": "bulk",
+                "determinism": "strict",
+                "preview_every": 5,
+            },
+        },
+    },
+    "inpaint": {
+        "base64": {
+            "summary": "Picture and mask as base64",
+            "value": {"prompt": "red heart", "image": "iVBORw0KGgo…", "mask": "iVBORw0KGgo…", "mask_mode": "white"},
+        }
+    },
+    "upscale": {"base64": {"summary": "Picture as base64", "value": {"image": "iVBORw0KGgo…"}}},
+    "img2img": {
+        "base64": {
+            "summary": "Picture as base64",
+            "value": {"prompt": "red heart", "image": "iVBORw0KGgo…", "strength": 0.6},
+        }
+    },
+    "class2img": {
+        "number": {"summary": "By number", "value": {"class_id": 207}},
+        "name": {"summary": "By name, where the card has names", "value": {"label": "golden retriever"}},
+    },
+    "semantic2img": {"base64": {"summary": "Label map as base64", "value": {"image": "iVBORw0KGgo…"}}},
+}

@@ -1,0 +1,100 @@
+"""Uploaded pictures: checked in a thread before anything is stored or enqueued, then stored beside the job."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from obstore.exceptions import BaseError
+
+from contract.card import ModelCard
+from contract.request import Upload
+from core.errors import DiskFull, Unavailable
+from core.pictures import open_upload, read_label_map, read_mask
+from core.storage import Store, upload_path
+from service.requests.bodies import Body
+from service.requests.posts import InpaintPost
+
+ANY_CLASS = 2**16  # where the card doesn't say how many there are
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """The uploads of one request as they will be stored."""
+
+    uploads: Mapping[str, Upload]
+    data: Mapping[str, bytes]
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height of the image after EXIF rotation."""
+        image = self.uploads.get("image")
+        return None if image is None else (image.width, image.height)
+
+
+async def check_pictures(
+    body: Body, card: ModelCard, job_id: str, max_pixels: int, slots: asyncio.Semaphore
+) -> Pictures:
+    """Decode the image and the mask of `body` as the worker will, in a thread; `slots` bounds how many at once.
+
+    Raises:
+        InvalidRequest: unreadable or oversized files; a mask that is empty, ambiguous or of another shape; a label map
+            with a class that the model hasn't.
+    """
+    if not body.files:
+        return Pictures({}, {})
+    async with slots:
+        return await asyncio.to_thread(read_pictures, body, card, job_id, max_pixels)
+
+
+def read_pictures(body: Body, card: ModelCard, job_id: str, max_pixels: int) -> Pictures:
+    """As `check_pictures`, in this thread: the serverless commands read their files by the same rules."""
+    sizes = _sizes(body, card, max_pixels) if body.files else {}
+    uploads = {name: _upload(job_id, name, data, sizes[name]) for name, data in body.files.items()}
+    return Pictures(uploads, body.files)
+
+
+def _sizes(body: Body, card: ModelCard, max_pixels: int) -> dict[str, tuple[int, int]]:
+    if body.kind == "semantic2img":
+        return {"image": read_label_map(body.files["image"], card.map_classes or ANY_CLASS, max_pixels).size}
+    image = open_upload(body.files["image"], max_pixels)
+    sizes = {"image": image.size}
+    if isinstance(body.post, InpaintPost):
+        sizes["mask"] = read_mask(body.files["mask"], body.post.mask_mode, image.size, max_pixels).size
+    return sizes
+
+
+def _upload(job_id: str, name: str, data: bytes, size: tuple[int, int]) -> Upload:
+    digest = hashlib.sha256(data).hexdigest()
+    return Upload(path=upload_path(job_id, name, digest), sha256=digest, bytes=len(data), width=size[0], height=size[1])
+
+
+def check_room(data_dir: Path, min_free_mb: int) -> None:
+    """Raises DiskFull where the disk of `data_dir` has less than `min_free_mb` MiB free."""
+    try:
+        disk = os.statvfs(data_dir)
+    except FileNotFoundError:  # made with the first upload
+        disk = os.statvfs(next(each for each in data_dir.resolve().parents if each.exists()))
+    free_mb = disk.f_bavail * disk.f_frsize // 2**20
+    if free_mb < min_free_mb:
+        detail = f"the data disk has {free_mb} MiB free; LATENTD_MIN_FREE_MB asks for {min_free_mb}"
+        raise DiskFull(detail, value=free_mb, bound=min_free_mb)
+
+
+async def store_pictures(store: Store, pictures: Pictures) -> None:
+    """Put the files where their uploads say; a retry of the same request writes the same bytes again.
+
+    Raises:
+        DiskFull, Unavailable: the storage doesn't take them.
+    """
+    for name, upload in pictures.uploads.items():
+        try:
+            await store.put_async(upload.path, pictures.data[name])
+        except (OSError, BaseError) as error:
+            if "No space left" in str(error):
+                raise DiskFull("no room for the upload on the data disk", field=name) from error
+            raise Unavailable("the object storage doesn't take the upload", field=name) from error

@@ -1,0 +1,48 @@
+"""/metrics of the gateway on a port of its own, which asks for no key: for a network that only Prometheus reaches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.http import problems
+from service.http.listen import listen
+from service.routes import metrics
+from service.state import Gateway
+
+
+class Quiet(uvicorn.Server):
+    """Leaves the signals to the gateway's own server."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def metrics_port(gateway: Gateway) -> AsyncIterator[None]:
+    """Serve LATENTD_METRICS_PORT, where it is set, until the block ends."""
+    if gateway.settings.metrics_port is None:
+        yield
+        return
+    config = uvicorn.Config(_app(gateway), log_config=None, log_level="warning", access_log=False, lifespan="off")
+    server = Quiet(config)
+    listening = listen(gateway.settings.metrics_host, gateway.settings.metrics_port, "LATENTD_METRICS_PORT")
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+def _app(gateway: Gateway) -> FastAPI:
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.gateway = gateway
+    app.include_router(metrics.router)
+    problems.install(app)
+    return app

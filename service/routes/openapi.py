@@ -1,0 +1,137 @@
+"""The OpenAPI document's parts that FastAPI can't derive: bodies in two encodings, problems, pictures, streams."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from contract.base import Kind
+from contract.job import Job
+from core.errors import Problem
+from service.http.problems import MEDIA_TYPE
+from service.requests.bodies import FILES, POSTS
+from service.requests.posts import EXAMPLES
+from service.requests.preferences import MEDIA_TYPES
+
+Responses = dict[int | str, dict[str, Any]]
+
+PROBLEMS: dict[int, str] = {
+    400: "The body can't be read as what its content type says.",
+    401: "Keys are on, and no API key that is known was sent.",
+    403: "Unknown Host, a foreign Origin, a key without the scope, or a signed URL that has expired.",
+    404: "No such job, image or model.",
+    408: "The body comes too slowly.",
+    409: "A reused Idempotency-Key, a job that still runs, or no checkpoint for the task.",
+    410: "The job or image expired or was purged.",
+    413: "The body is larger than LATENTD_MAX_BODY_MB.",
+    415: "The content type is none that the endpoint reads.",
+    422: "A field is unknown, missing, out of bounds, or of no use to the kind or model.",
+    429: "The lane is full, its wait makes the deadline impossible, or the key's rate or budget is used up; "
+    "Retry-After says when to try again.",
+    431: "The address and headers are too long.",
+    500: "The job that was waited for failed.",
+    503: "Redis or the object storage doesn't answer.",
+    504: "The job that was waited for missed its deadline.",
+    507: "The data disk is full.",
+}
+KEY = {"type": "http", "scheme": "bearer", "description": "An API key, where keys are on (`latentd keys create`)."}
+_BINARY = {"type": "string", "format": "binary"}
+
+
+def problems(*statuses: int) -> Responses:
+    """Problem responses of a route, those of every route included."""
+    return {
+        status: {"model": Problem, "description": PROBLEMS[status]}
+        for status in sorted({*statuses, 401, 403, 422, 429, 431, 503})
+    }
+
+
+def task_responses(answer: Any) -> Responses:
+    """What a POST of any kind answers; `answer` is the model of a 200's JSON."""
+    headers = {
+        "Location": {"description": "/v1/jobs/{id}", "schema": {"type": "string"}},
+        "Idempotency-Replayed": {
+            "description": "true if an earlier request made the job",
+            "schema": {"type": "string"},
+        },
+        "Preference-Applied": {"description": "wait=N as it was applied", "schema": {"type": "string"}},
+    }
+    pictures = {media: {"schema": _BINARY} for media in MEDIA_TYPES.values()}
+    return {
+        200: {
+            "model": answer,
+            "description": "Waited for: the finished job, or its image's bytes. With dry_run: the plan.",
+            "content": pictures,
+            "headers": headers,
+        },
+        202: {"description": "Accepted; not finished.", "model": Job, "headers": headers},
+        **problems(400, 404, 408, 409, 413, 415, 429, 500, 504, 507),
+    }
+
+
+def task_body(kind: Kind) -> dict[str, Any]:
+    """The request body of a kind, as JSON and, where it has pictures, as a form."""
+    content: dict[str, Any] = {
+        "application/json": {"schema": _schema(kind, _base64_picture()), "examples": EXAMPLES[kind]}
+    }
+    if FILES[kind]:
+        content["multipart/form-data"] = {"schema": _schema(kind, _BINARY)}
+    headers = [
+        _header("Prefer", "wait=N: answer when the job ends, or after N seconds.", "wait=30"),
+        _header("Idempotency-Key", "The same key and body give the same job.", "order-4711"),
+    ]
+    return {"requestBody": {"required": True, "content": content}, "parameters": headers}
+
+
+def _schema(kind: Kind, picture: dict[str, Any]) -> dict[str, Any]:
+    schema = POSTS[kind].model_json_schema()
+    schema["properties"] |= dict.fromkeys(FILES[kind], picture)
+    schema["required"] = [*schema.get("required", []), *FILES[kind]]
+    return schema
+
+
+def _base64_picture() -> dict[str, Any]:
+    description = "A PNG, JPEG or WebP file as base64; a data: prefix is accepted."
+    return {"type": "string", "contentEncoding": "base64", "description": description}
+
+
+def _header(name: str, description: str, example: str) -> dict[str, Any]:
+    schema = {"type": "string"}
+    return {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": description,
+        "schema": schema,
+        "example": example,
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Serve the document with problems under their own media type."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = plain()
+            document["components"]["securitySchemes"] = {"key": KEY}
+            for path in document["paths"].values():
+                for operation in path.values():
+                    _mark_problems(operation["responses"])
+                    _mark_key(operation)
+        return plain()
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _mark_key(operation: dict[str, Any]) -> None:
+    """A key, or none where keys are off."""
+    if "401" in operation["responses"]:
+        operation["security"] = [{"key": []}, {}]
+
+
+def _mark_problems(responses: dict[str, Any]) -> None:
+    for status, response in responses.items():
+        if int(status) >= 400:
+            response["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}

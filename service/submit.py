@@ -1,0 +1,174 @@
+"""From a request of any kind to its job: parsed, planned, stored, enqueued, and waited for if the client wants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+from fastapi import Request
+from pydantic import BaseModel
+
+from contract.base import Kind
+from contract.card import ModelCard
+from contract.job import JobRecord, JobWarning
+from contract.request import JobRequest
+from core.errors import InvalidRequest, LatentdError, QueueFull
+from jobs.create import Created, LaneFull, create, drawn_seed, new_id, read_record, replay
+from service.admission.estimates import Backlog, Estimate, gpu_seconds, idle_seconds, predict
+from service.admission.retry_after import retry_after
+from service.auth.access import Caller
+from service.requests.bodies import Body, read_body
+from service.requests.cards import choose_card
+from service.requests.preferences import Preferences, read_preferences
+from service.requests.resolution import resolve, warnings_of
+from service.requests.tokens import Tokens, count_tokens
+from service.requests.uploads import Pictures, check_pictures, check_room, store_pictures
+from service.state import Gateway
+from service.webhooks.addresses import check_url
+
+log = structlog.get_logger("service")
+
+
+class DryRun(BaseModel):
+    """What a request would do."""
+
+    request: JobRequest
+    tokens: Tokens
+    estimate: Estimate
+    warnings: tuple[JobWarning, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A request ready to be enqueued."""
+
+    job_id: str
+    body: Body
+    preferences: Preferences
+    card: ModelCard
+    pictures: Pictures
+    request: JobRequest
+    warnings: tuple[JobWarning, ...]
+    backlog: Backlog
+
+
+async def read(gateway: Gateway, request: Request, kind: Kind) -> tuple[Body, Preferences]:
+    """The request's body and what its headers ask for."""
+    body = await read_body(request, kind)
+    return body, read_preferences(request.headers, body.post, gateway.settings.max_wait_s)
+
+
+async def find_replay(gateway: Gateway, caller: Caller, body: Body, preferences: Preferences) -> Created | None:
+    """The job that an earlier request with the same key made: it is answered whatever is full or gone by now."""
+    if preferences.key is None:
+        return None
+    record = await read_record(gateway.redis, new_id(body.kind, preferences.key, caller.owner))
+    return None if record is None else replay(record, body.digest, preferences.key)
+
+
+async def plan(gateway: Gateway, caller: Caller, body: Body, preferences: Preferences) -> Plan:
+    """Resolve every parameter; raises the refusals of `check_url`, `choose_card`, `check_pictures` and `resolve`."""
+    settings, job_id = gateway.settings, new_id(body.kind, preferences.key, caller.owner)
+    if body.post.webhook_url is not None:
+        check_url(body.post.webhook_url, settings.webhook_allow)
+    card = await _choose(gateway, body)
+    pictures = await check_pictures(body, card, job_id, settings.max_pixels, gateway.decoding)
+    seed = drawn_seed(job_id) if body.post.seed is None else body.post.seed
+    request = resolve(body, card, pictures, seed, preferences.output_format, settings.max_pixels)
+    backlog = await gateway.backlogs.of(card.id, request.priority)
+    warnings = warnings_of(request, card, gateway.shelf.folder(card.id))
+    check_deadline(request, backlog)
+    return Plan(job_id, body, preferences, card, pictures, request, warnings, backlog)
+
+
+async def _choose(gateway: Gateway, body: Body) -> ModelCard:
+    """The model's card; before a refusal, cards are read anew."""
+    asked = (body.kind, body.post.model, gateway.settings.model)
+    try:
+        return choose_card(await gateway.shelf.recent(), *asked)
+    except LatentdError:
+        return choose_card(await gateway.shelf.all(), *asked)
+
+
+def check_deadline(request: JobRequest, backlog: Backlog) -> None:
+    """Refuse a deadline that can't be met: 422 on an idle queue, 429 because of this one."""
+    if request.deadline_ms is None or backlog.rates is None:
+        return
+    idle_s, deadline_s = idle_seconds(request, backlog.rates), request.deadline_ms / 1000
+    if idle_s > deadline_s:
+        raise InvalidRequest(
+            f"deadline_ms is {request.deadline_ms}; the job takes about {idle_s:.1f} s with nothing before it",
+            field="deadline_ms",
+            value=request.deadline_ms,
+            bound=f"{round(idle_s * 1000)} or more",
+        )
+    wait_s = backlog.wait_s or 0.0
+    if wait_s + idle_s > deadline_s:
+        detail = f"deadline_ms is {request.deadline_ms}; the queue alone takes about {wait_s:.1f} s"
+        late = max(1, round(wait_s + idle_s - deadline_s))
+        raise QueueFull(detail, retry_after=late, field="deadline_ms", value=request.deadline_ms)
+
+
+def dry_run(gateway: Gateway, planned: Plan) -> DryRun:
+    """The plan as an answer; nothing is stored."""
+    request, folder = planned.request, gateway.shelf.folder(planned.card.id)
+    tokens = count_tokens(planned.card, folder, request.prompt)
+    return DryRun(request=request, tokens=tokens, estimate=predict(request, planned.backlog), warnings=planned.warnings)
+
+
+async def enqueue(gateway: Gateway, caller: Caller, planned: Plan) -> Created:
+    """Store the uploads, then write the job.
+
+    Raises:
+        QueueFull: LATENTD_QUEUE_LIMIT jobs wait in the lane.
+        RateLimited: the key's GPU-seconds of the day are used up.
+        DiskFull: the data disk has less room than LATENTD_MIN_FREE_MB.
+    """
+    settings, request = gateway.settings, planned.request
+    check_room(settings.data_dir, settings.min_free_mb)
+    if planned.backlog.queued >= settings.queue_limit:  # nothing is stored for a job that is refused
+        raise await _full(gateway, planned, planned.backlog.queued)
+    budget_s = None if caller.key is None else caller.key.gpu_s_per_day
+    record = JobRecord(
+        id=planned.job_id,
+        created_at=datetime.now(UTC),
+        request=request,
+        warnings=planned.warnings,
+        body_hash="" if planned.preferences.key is None else planned.body.digest,
+        owner=caller.owner,
+        request_id=str(structlog.contextvars.get_contextvars().get("request_id", "")),
+        charged_s=0.0 if budget_s is None else _charge(planned, budget_s),
+    )
+    await store_pictures(gateway.store, planned.pictures)
+    try:
+        created = await create(gateway.redis, settings, record, planned.preferences.key, budget_s)
+    except LaneFull as full:
+        raise await _full(gateway, planned, full.waiting) from full
+    if not created.replayed:
+        gateway.metrics.accepted(request)
+    prompt = {"prompt": request.prompt} if settings.log_prompts else {}
+    log.info("job accepted", job_id=created.record.id, kind=request.kind, model=request.model, **prompt)
+    return created
+
+
+async def _full(gateway: Gateway, planned: Plan, waiting: int) -> QueueFull:
+    request = planned.request
+    seconds = await retry_after(gateway.redis, request.model, request.priority, planned.backlog)
+    limit = gateway.settings.queue_limit
+    detail = f"{waiting} jobs wait for {request.model} ({request.priority}); at most {limit}"
+    return QueueFull(detail, retry_after=seconds)
+
+
+def _charge(planned: Plan, budget_s: float) -> float:
+    """The job's predicted GPU-seconds; 0 until a worker has measured its model."""
+    rates = planned.backlog.rates
+    seconds = 0.0 if rates is None else round(gpu_seconds(planned.request, rates), 3)
+    if seconds > budget_s:
+        raise InvalidRequest(
+            f"the job takes about {seconds:.1f} GPU-seconds; the key's budget of a whole day is {budget_s:g}",
+            field="steps",
+            value=planned.request.steps,
+            bound=f"{budget_s:g} GPU-seconds",
+        )
+    return seconds

@@ -1,0 +1,56 @@
+"""What a process writes to standard error: JSON where nobody looks, lines on a terminal; never local variables."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+PROGRAM = """
+import logging, warnings
+import structlog
+from core import logs
+
+logs.configure("info")
+def work(prompt):
+    raise ValueError("it broke")
+structlog.get_logger().info("ready", models=["m"])
+logging.getLogger("uvicorn.error").info("too quiet")
+try:
+    work("a secret " + "prompt")
+except ValueError:
+    structlog.get_logger().exception("failed")
+    logging.getLogger("rq.worker").exception("it failed: %s", "so")
+warnings.warn("old")
+"""
+
+
+def test_every_line_is_json_where_nobody_looks() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [(line["level"], line["event"].split("\n")[0]) for line in lines[:3]] == [
+        ("info", "ready"),
+        ("error", "failed"),
+        ("error", "it failed: so"),
+    ]
+    assert "UserWarning: old" in lines[3]["event"]
+    assert (lines[2]["logger"], "it broke" in lines[2]["exception"]) == ("rq.worker", True)
+    assert all(line["timestamp"] for line in lines)
+    assert "a secret prompt" not in done.stderr
+
+
+def test_a_terminal_is_shown_no_local_variables() -> None:
+    ours, theirs = pty.openpty()
+    subprocess.run([sys.executable, "-c", PROGRAM], stderr=theirs, check=True)
+    os.close(theirs)
+    shown = b""
+    try:
+        while piece := os.read(ours, 65536):
+            shown += piece
+    except OSError:  # how Linux says that nobody holds the other end
+        pass
+    os.close(ours)
+    assert shown.count(b"it broke") == 2
+    assert b"a secret prompt" not in shown

@@ -1,0 +1,54 @@
+"""Settings come from the environment, and the embedded Redis' socket always fits the kernel's bound."""
+
+from pathlib import Path
+
+import pytest
+
+from core.settings import SOCKET_PATH_MAX, Settings, without_password
+
+
+def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTD_ALLOWED_HOSTS", "images.example, other.example")
+    assert Settings().allowed_hosts == ("images.example", "other.example")
+
+
+def test_redis_url_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://cache:6379/1")
+    assert Settings().redis == "redis://cache:6379/1"
+
+
+def test_a_deep_data_directory_gets_a_short_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    deep = tmp_path / ("x" * 120)
+    settings = Settings(data_dir=deep)
+    assert len(str(settings.redis_socket)) <= SOCKET_PATH_MAX
+    assert settings.redis_socket == Settings(data_dir=deep).redis_socket
+    assert settings.redis_socket != Settings(data_dir=deep / "other").redis_socket
+
+
+def test_every_setting_is_documented() -> None:
+    assert all(about.description for about in Settings.model_fields.values())
+
+
+def test_passwords_are_not_shown() -> None:
+    assert without_password("rediss://user:secret@cache:6379/1") == "rediss://***@cache:6379/1"
+    assert without_password("unix:///data/redis/redis.sock") == "unix:///data/redis/redis.sock"
+    assert without_password("unix:///sock?db=1&password=a@b&x=1") == "unix:///sock?db=1&password=***&x=1"
+    assert without_password("redis://:with/slash@cache") == "redis://***@cache"
+
+
+def test_an_empty_redis_url_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "")
+    assert Settings().redis_url is None
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://u:p@cache:6379/1", "rediss://cache?ssl_cert_reqs=none", "unix:///run/sock?db=2&password=p"]
+)
+def test_redis_urls_of_every_scheme_are_taken(url: str) -> None:
+    assert Settings(redis_url=url).redis == url
+
+
+def test_log_levels_are_taken_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTD_LOG_LEVEL", "WARNING")
+    assert Settings().log_level == "warning"

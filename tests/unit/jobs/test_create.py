@@ -1,0 +1,52 @@
+"""The hash that the gateway writes is the one that RQ itself would write."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from redis import Redis
+from rq import Retry
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+
+from contract.base import CONTRACT_VERSION
+from contract.job import JOB_FUNCTION, JobRecord
+from jobs.create import RETRIES, _constant_fields, _rq_fields
+from tests.enqueue import make_request
+
+
+def test_fields_are_those_of_rq() -> None:
+    now = datetime.now(UTC)
+    request = make_request(prompt='a "red" heart — ünïcode', priority="bulk")
+    record = JobRecord(id="job", created_at=now, request=request)
+    job = Job.create(
+        JOB_FUNCTION,
+        args=[CONTRACT_VERSION, "job", request.arguments()],
+        id="job",
+        connection=Redis(),
+        serializer=JSONSerializer,
+        origin="latentd.tiny.bulk",
+        description="txt2img job",
+        status=JobStatus.QUEUED,
+        timeout=-1,
+        result_ttl=60,
+        failure_ttl=60,
+        retry=Retry(max=RETRIES),
+    )
+    job.enqueued_at = job.created_at = now
+    expected: dict[str, Any] = {name: value for name, value in job.to_dict().items() if value is not None}
+    written = _constant_fields(60) | _rq_fields(record)
+    assert written.keys() == expected.keys()
+    for name in expected.keys() - {"data"}:
+        assert _bytes(written[name]) == _bytes(expected[name]), name
+    restored = Job("job", connection=Redis(), serializer=JSONSerializer)
+    restored.restore({name.encode(): _bytes(value) for name, value in written.items()})
+    assert (restored.func_name, list(restored.args), restored.kwargs) == (job.func_name, list(job.args), job.kwargs)
+
+
+def _bytes(value: Any) -> bytes:
+    """As a Redis client sends it; a status is a text of its own kind."""
+    if isinstance(value, bytes):
+        return value
+    return value.encode() if isinstance(value, str) else str(value).encode()

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from redis import Redis
+from rq.job import Job, JobStatus
+from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
+from rq.serializers import JSONSerializer
+from rq.utils import current_timestamp
+
+from contract.job import ImageInfo, JobResult
+from contract.redis_keys import CANCELING_KEY, RETRIES_KEY, events_key, job_key, work_key
+from core.errors import JobFailed
+from jobs.end import Canceled, Ending, Failed, HandedBack, Publisher, Retention, Succeeded
+from jobs.run import Held
+from tests.enqueue import enqueue, event_types, job_state, make_request
+from tests.unit.workers.parts import claim, make_worker
+
+RETENTION_S = 600
+IMAGE = ImageInfo(id="a-0", url="/v1/images/a-0", seed=7, width=64, height=64, format="png", bytes=3, sha256="00")
+
+
+def start(redis: Redis) -> tuple[Publisher, Held]:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request())
+    held = claim(worker)
+    held.images[0] = IMAGE
+    return Publisher(worker, redis, Retention(RETENTION_S, 60)), held
+
+
+def fetch(redis: Redis) -> Job:
+    return Job.fetch("a", connection=redis, serializer=JSONSerializer)
+
+
+def test_success_is_written_everywhere_at_once(redis: Redis) -> None:
+    publisher, held = start(redis)
+    assert publisher.end(held, Succeeded(held.result()))
+    state = job_state(redis, "a")
+    assert (state["status"], state["step"]) == ("succeeded", "4")
+    result = JobResult.model_validate_json(state["result"])
+    assert (result.execution, result.images) == (held.execution.id, (IMAGE,))
+    assert event_types(redis, "a") == ["queued", "started", "succeeded"]
+    job = fetch(redis)
+    assert job.get_status() == JobStatus.FINISHED
+    assert job.return_value() == {"images": ["a-0"]}
+    assert FinishedJobRegistry(queue=held.queue).get_job_ids() == ["a"]
+    assert StartedJobRegistry(queue=held.queue).count == 0
+    assert not redis.exists(held.execution.key)
+    assert not redis.hexists(work_key("tiny", "interactive"), "a")
+    for key in (job_key("a"), events_key("a"), "rq:job:a", "rq:results:a"):
+        assert 0 < int(redis.ttl(key)) <= RETENTION_S
+
+
+def test_the_workers_totals_are_true(redis: Redis) -> None:
+    publisher, held = start(redis)
+    publisher.end(held, Succeeded(held.result()))
+    worker = make_worker(redis, "other")
+    found = [one for one in worker.all(connection=redis) if one.name == "worker-a"]
+    assert (found[0].successful_job_count, found[0].failed_job_count) == (1, 0)
+    assert found[0].get_current_executions() == []
+
+
+def test_failure_keeps_the_problem_and_tells_rq_the_detail_only(redis: Redis) -> None:
+    publisher, held = start(redis)
+    problem = JobFailed("the latents are NaN", field="steps", value=4).problem()
+    assert publisher.end(held, Failed(problem))
+    assert json.loads(job_state(redis, "a")["error"]) == problem.model_dump()
+    assert event_types(redis, "a")[-1] == "failed"
+    job = fetch(redis)
+    assert job.get_status() == JobStatus.FAILED
+    assert [result.exc_string for result in job.results()] == ["the latents are NaN"]
+    assert FailedJobRegistry(queue=held.queue).get_job_ids() == ["a"]
+    assert 0 < int(redis.ttl("rq:job:a")) <= RETENTION_S
+
+
+def test_cancelling_ends_with_a_ttl(redis: Redis) -> None:
+    publisher, held = start(redis)
+    redis.sadd(CANCELING_KEY, "a")
+    assert publisher.end(held, Canceled())
+    assert job_state(redis, "a")["status"] == "canceled"
+    assert event_types(redis, "a")[-1] == "canceled"
+    assert fetch(redis).get_status() == JobStatus.CANCELED
+    assert CanceledJobRegistry(queue=held.queue).get_job_ids() == ["a"]
+    assert 0 < int(redis.ttl("rq:job:a")) <= RETENTION_S
+    assert redis.scard(CANCELING_KEY) == 0
+
+
+def test_handing_back_queues_in_front_and_spends_no_retry(redis: Redis) -> None:
+    publisher, held = start(redis)
+    enqueue(redis, "b", make_request())
+    assert publisher.end(held, HandedBack())
+    assert redis.lrange(held.queue.key, 0, -1) == [b"a", b"b"]
+    job = fetch(redis)
+    assert (job.get_status(), job.retries_left) == (JobStatus.QUEUED, 1000)
+    assert redis.hget(RETRIES_KEY, "handed_back") == b"1"
+    assert job_state(redis, "a")["status"] == "queued"
+    assert redis.hexists(work_key("tiny", "interactive"), "a")
+    again = claim(make_worker(redis, "worker-b"))
+    assert (again.job_id, again.resumed) == ("a", True)
+
+
+@pytest.mark.parametrize("ending", [Canceled(), HandedBack(), Failed(JobFailed("no").problem())])
+def test_a_stale_execution_writes_nothing(redis: Redis, ending: Ending) -> None:
+    publisher, held = start(redis)
+    publisher.end(held, HandedBack())
+    live = claim(make_worker(redis, "worker-b"))
+    before = redis.hgetall(job_key("a"))
+    assert not publisher.end(held, ending)
+    assert not publisher.end(held, Succeeded(held.result()))
+    assert redis.hgetall(job_key("a")) == before
+    assert StartedJobRegistry(queue=live.queue).get_job_and_execution_ids() == [("a", live.execution.id)]
+
+
+def test_a_lapsed_execution_writes_nothing(redis: Redis) -> None:
+    publisher, held = start(redis)
+    redis.zadd("rq:wip:latentd.tiny.interactive", {held.execution.composite_key: current_timestamp() - 1})
+    assert StartedJobRegistry(queue=held.queue).count == 0  # what `rq info` does: RQ queues the job again
+    assert not publisher.end(held, Succeeded(held.result()))
+    assert job_state(redis, "a")["status"] == "running"
+    assert claim(make_worker(redis, "worker-b")).job_id == "a"
+
+
+def test_an_ending_whose_answer_was_lost_is_recognised(redis: Redis) -> None:
+    publisher, held = start(redis)
+    assert publisher.end(held, Succeeded(held.result()))
+    assert publisher.end(held, Succeeded(held.result()))
+    assert event_types(redis, "a") == ["queued", "started", "succeeded"]
+
+
+def test_no_prompt_reaches_what_rq_shows(redis: Redis) -> None:
+    publisher, held = start(redis)
+    publisher.end(held, Failed(JobFailed("out of range").problem()))
+    job = fetch(redis)
+    assert job.description == "txt2img a"
+    shown = [job.description, *(str(result.exc_string) for result in job.results())]
+    assert not any("heart" in str(text) for text in shown)

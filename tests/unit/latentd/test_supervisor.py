@@ -1,0 +1,122 @@
+"""The supervisor restarts what dies and stops all of it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from core.settings import Settings
+from latentd.supervisor import Child, children
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.02)
+
+
+def test_a_dead_child_is_started_again_with_backoff() -> None:
+    child = Child("sleeper", SLEEP, dict(os.environ), stop_s=5)
+    child.tend(time.monotonic())
+    assert child.process is not None
+    first = child.process.pid
+    os.kill(first, signal.SIGKILL)
+    child.process.wait()
+    child.tend(time.monotonic())
+    assert child.process is None, "the first death waits a moment"
+    assert child.start_at > time.monotonic()
+    child.tend(child.start_at)
+    assert child.process.pid != first
+    child.stop()
+
+
+def test_backoff_grows_and_stays_bounded() -> None:
+    child = Child("exits", [sys.executable, "-c", "raise SystemExit(3)"], dict(os.environ), stop_s=5)
+    now, waits = 0.0, []
+    for _ in range(8):
+        child.start_at = 0.0
+        child.tend(now)
+        assert child.process is not None
+        child.process.wait()
+        child.start_at = float("inf")
+        started = child.started
+        now = started + 1
+        process = child.process
+        assert process.poll() == 3
+        child.tend(now)
+        waits.append(round(child.start_at - now, 3))
+    assert waits == sorted(waits)
+    assert waits[-1] == 4.0
+
+
+def test_a_child_that_ignores_sigterm_is_killed() -> None:
+    stubborn = [
+        sys.executable,
+        "-c",
+        "import signal,time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)",
+    ]
+    child = Child("stubborn", stubborn, dict(os.environ), stop_s=0.3)
+    child.start()
+    time.sleep(0.3)
+    process = child.process
+    assert process is not None
+    child.stop()
+    assert process.poll() is not None
+
+
+def test_children_die_with_a_killed_supervisor(tmp_path: Path) -> None:
+    """kill -9 of `up` itself leaves no process behind."""
+    pid_file = tmp_path / "pid"
+    code = (
+        "import os, pathlib, sys, time\n"
+        "from latentd.supervisor import Child\n"
+        "child = Child('sleeper', [sys.executable, '-c', 'import time; time.sleep(60)'], dict(os.environ), 5)\n"
+        "child.start()\n"
+        f"pathlib.Path({str(pid_file)!r}).write_text(str(child.process.pid))\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as supervisor:
+        until(lambda: pid_file.exists() and pid_file.read_text() != "")
+        supervisor.kill()
+    pid = int(pid_file.read_text())
+    until(lambda: not running(pid))
+
+
+def running(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_redis_url_means_no_redis_of_our_own(tmp_path: Path) -> None:
+    names = [c.name for c in children(Settings(redis_url="redis://127.0.0.1:6379", data_dir=tmp_path), insecure=False)]
+    assert names[-1] == "gateway"
+    assert "redis" not in names
+
+
+def test_own_redis_listens_on_a_private_socket_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    settings = Settings(data_dir=tmp_path)
+    redis = children(settings, insecure=False)[0]
+    options = dict(zip(redis.command[1::2], redis.command[2::2], strict=True))
+    assert options["--port"] == "0"
+    assert options["--appendfsync"] == "always"
+    assert settings.redis_socket.parent.stat().st_mode & 0o777 == 0o700
+    redis.start()
+    redis.stop()
+
+
+def test_a_worker_whose_metrics_port_is_taken_gets_another(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = Settings(data_dir=tmp_path, worker_metrics_port=taken.getsockname()[1])
+        worker = next(child for child in children(settings, insecure=False) if child.name.startswith("worker"))
+        assert worker.more() == ["--metrics-port", "0"]
+    assert worker.more() == ["--metrics-port", str(settings.worker_metrics_port)]

@@ -1,0 +1,130 @@
+"""Resolution of the kinds beside text: classes, noise levels, strengths, and what a model without text refuses."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from contract.base import Kind
+from contract.card import ModelCard
+from contract.request import JobRequest
+from core.errors import InvalidRequest
+from service.requests.bodies import FILES, POSTS, Body
+from service.requests.cards import installed_cards
+from service.requests.resolution import resolve
+from service.requests.uploads import read_pictures
+from tests.tiny import CLASSES, MAP_CLASSES, write_tiny
+
+NAMES = ("tench", "Crane", "goldfish", "crane", "shark", "hen", "owl", "robin", "jay", "kite")
+
+
+@pytest.fixture(scope="module")
+def cards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelCard]:
+    """As scanning writes them; `named` is `class` with names."""
+    folder = tmp_path_factory.mktemp("models")
+    for kind in ("plain", "sd-inpaint", "ldm-inpaint", "x4", "class", "label", "map", "bare"):
+        write_tiny(kind, folder / kind)
+    found = installed_cards(folder)
+    return found | {"named": found["class"].model_copy(update={"class_names": NAMES})}
+
+
+def resolved(kind: Kind, card: ModelCard, image: bytes = b"", **fields: Any) -> JobRequest:
+    files = {name: image or _png(Image.new("L", (40, 30), 255)) for name in FILES[kind]}
+    body = Body(kind, POSTS[kind].model_validate(fields), files)
+    return resolve(body, card, read_pictures(body, card, "job", 2**20), 7, "png", 2**20)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _refused(kind: Kind, card: ModelCard, **fields: Any) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        resolved(kind, card, **fields)
+    return caught.value
+
+
+def test_scanned_cards_say_what_each_model_is_for(cards: dict[str, ModelCard]) -> None:
+    drawing = ("txt2img", "inpaint", "img2img")
+    tasks = {name: card.tasks for name, card in cards.items()}
+    assert tasks == {
+        "plain": drawing,
+        "sd-inpaint": drawing,
+        "bare": drawing,
+        "ldm-inpaint": ("inpaint",),
+        "x4": ("upscale",),
+        "class": ("class2img",),
+        "label": ("class2img",),
+        "named": ("class2img",),
+        "map": ("semantic2img",),
+    }
+    assert (cards["class"].classes, cards["label"].classes, cards["map"].map_classes) == (CLASSES, CLASSES, MAP_CLASSES)
+    assert (cards["x4"].noise_levels, cards["x4"].scale) == (351, 4)
+
+
+def test_img2img_has_a_strength_and_the_pictures_size(cards: dict[str, ModelCard]) -> None:
+    request = resolved("img2img", cards["plain"], prompt="red")
+    assert (request.width, request.height, request.strength, request.guided) == (40, 30, 0.75, True)
+    assert resolved("img2img", cards["plain"], strength=0.2, steps=10).run_steps == 2
+
+
+def test_classes_by_number_and_by_name(cards: dict[str, ModelCard]) -> None:
+    request = resolved("class2img", cards["named"], class_id=4, width=128, height=64)
+    assert (request.class_id, request.guidance_scale, request.width, request.height) == (4, 3.0, 128, 64)
+    assert resolved("class2img", cards["named"], label="GOLDFISH").class_id == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "detail"),
+    [
+        ({}, "class_id", "class_id or label names the class; neither is there"),
+        ({"class_id": 1, "label": "hen"}, "class_id", "class_id or label names the class; both are there"),
+        ({"class_id": CLASSES}, "class_id", "class_id is 10; model class has 0 to 9"),
+        ({"label": "crane"}, "label", "label 'crane' names classes 1, 3 of model class; choose by class_id"),
+        ({"label": "tenches"}, "label", "model class has no class 'tenches' among its 10 class_names; near are tench"),
+    ],
+)
+def test_refused_classes(cards: dict[str, ModelCard], fields: dict[str, Any], field: str, detail: str) -> None:
+    error = _refused("class2img", cards["named"], **fields)
+    assert (error.field, error.detail) == (field, detail)
+
+
+def test_labels_without_names_and_guidance_without_a_null_class(cards: dict[str, ModelCard]) -> None:
+    assert _refused("class2img", cards["label"], label="hen").bound == "class_id"
+    assert _refused("class2img", cards["label"], class_id=1, guidance_scale=2.0).field == "guidance_scale"
+    assert not resolved("class2img", cards["label"], class_id=1).guided
+
+
+def test_a_label_map_is_checked_by_the_card(cards: dict[str, ModelCard]) -> None:
+    labels = Image.new("L", (40, 30), MAP_CLASSES - 1)
+    request = resolved("semantic2img", cards["map"], _png(labels))
+    assert (request.width, request.height, request.guided) == (40, 30, False)
+    labels.putpixel((39, 29), MAP_CLASSES)
+    error = _refused("semantic2img", cards["map"], image=_png(labels))
+    assert (error.field, error.value, error.bound) == ("image", "6 at (39, 29)", 5)
+
+
+def test_noise_levels_are_those_of_the_card(cards: dict[str, ModelCard]) -> None:
+    request = resolved("upscale", cards["x4"], prompt="red")
+    assert (request.noise_level, request.guidance_scale, request.width) == (20, 9.0, 160)
+    error = _refused("upscale", cards["x4"], noise_level=351)
+    assert (error.field, error.value, error.bound) == ("noise_level", 351, 350)
+
+
+@pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpaint"])
+def test_a_model_without_text_takes_no_prompt(cards: dict[str, ModelCard], kind: Kind) -> None:
+    assert not resolved(kind, cards["bare"]).guided
+    error = _refused(kind, cards["bare"], prompt="red")
+    assert (error.field, error.value) == ("prompt", "red")
+
+
+def test_cards_are_written_whole(cards: dict[str, ModelCard], tmp_path: Path) -> None:
+    folder = write_tiny("bare", tmp_path / "bare")
+    assert cards["bare"].hash == installed_cards(tmp_path)["bare"].hash
+    assert not list(folder.glob(".card*"))

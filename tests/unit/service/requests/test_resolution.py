@@ -1,0 +1,142 @@
+"""Resolution by card: defaults, refusals, sizes, warnings, seeds and estimates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contract.base import Kind
+from contract.measurements import Rates
+from contract.request import JobRequest, Upload
+from core.errors import InvalidRequest, NoCheckpoint, NotFound, QueueFull
+from jobs.create import drawn_seed, new_id
+from service.admission.estimates import Backlog, idle_seconds, predict, queued_eta
+from service.requests.bodies import Body
+from service.requests.cards import choose_card, installed_cards
+from service.requests.posts import InpaintPost, Post, Txt2ImgPost, UpscalePost
+from service.requests.resolution import resolve, warnings_of
+from service.requests.tokens import count_tokens
+from service.requests.uploads import Pictures
+from service.submit import check_deadline
+from tests.gateway import PAINTER, UPSCALER, WINDOW, write_cards
+
+CARDS = {card.id: card for card in (PAINTER, UPSCALER)}
+RATES = Rates(row_s=0.1, step_s=0.15, image_s=1.0)
+
+
+def resolved(post: Post, kind: Kind = "txt2img", size: tuple[int, int] | None = None) -> JobRequest:
+    names = {"txt2img": (), "inpaint": ("image", "mask"), "upscale": ("image",)}[kind]
+    width, height = size or (0, 0)
+    uploads = {name: Upload(path=name, sha256="", bytes=1, width=width, height=height) for name in names}
+    body = Body(kind, post, dict.fromkeys(names, b""))
+    card = UPSCALER if kind == "upscale" else PAINTER
+    return resolve(body, card, Pictures(uploads, {}), 7, post.output_format or "png", 2**24)
+
+
+def test_defaults_are_the_models() -> None:
+    request = resolved(Txt2ImgPost(prompt="red"))
+    assert (request.width, request.height, request.steps) == (64, 64, 20)
+    assert (request.sampler, request.guidance_scale, request.eta) == ("ddim", 4.0, 0.0)
+    assert (request.mask_mode, request.strength, request.image) == (None, None, None)
+    assert resolved(UpscalePost(), "upscale", (9, 7)).guidance_scale == 1.0
+
+
+def test_zero_is_no_default() -> None:
+    assert resolved(Txt2ImgPost(guidance_scale=0.0)).guidance_scale == 0.0
+
+
+def test_sizes() -> None:
+    assert (lambda r: (r.width, r.height))(resolved(InpaintPost(), "inpaint", (33, 1))) == (33, 1)
+    assert (lambda r: (r.width, r.height))(resolved(UpscalePost(), "upscale", (1, 5))) == (4, 20)
+    with pytest.raises(InvalidRequest, match="webp holds at most 16383"):
+        resolved(Txt2ImgPost(width=20_000, height=64, output_format="webp"))
+    with pytest.raises(InvalidRequest, match="jpeg holds at most 65535"):
+        resolved(Txt2ImgPost(width=64, height=70_000, output_format="jpeg"))
+    with pytest.raises(InvalidRequest, match="width makes"):
+        resolved(Txt2ImgPost(width=2**18 + 1, height=64))
+
+
+def test_a_field_that_the_model_lacks() -> None:
+    body = Body("txt2img", Txt2ImgPost(negative_prompt="x"), {})
+    card = PAINTER.model_copy(update={"fields": ("prompt", "steps")})
+    with pytest.raises(InvalidRequest) as caught:
+        resolve(body, card, Pictures({}, {}), 0, "png", 2**24)
+    assert (caught.value.field, caught.value.bound) == ("negative_prompt", ["prompt", "steps"])
+
+
+def test_choice_of_the_model() -> None:
+    assert choose_card(CARDS, "txt2img", None, "painter").id == "painter"
+    assert choose_card(CARDS, "upscale", None, "painter").id == "upscaler"
+    with pytest.raises(NotFound, match="painter, upscaler"):
+        choose_card(CARDS, "txt2img", "sd15", "painter")
+    with pytest.raises(InvalidRequest, match="can't upscale; models that can: upscaler"):
+        choose_card(CARDS, "upscale", "painter", "painter")
+    with pytest.raises(NoCheckpoint, match="latentd models convert"):
+        choose_card({}, "txt2img", None, "painter")
+
+
+def test_tokens_and_what_is_cut(tmp_path: Path) -> None:
+    folder = write_cards(tmp_path, PAINTER) / "painter"
+    assert installed_cards(tmp_path) == {"painter": PAINTER}
+    exact = "red heart on a navy background"
+    assert count_tokens(PAINTER, folder, exact).model_dump() == {"count": WINDOW, "cut": None}
+    assert count_tokens(PAINTER, folder, exact + "  With Stars ").model_dump() == {"count": 10, "cut": "With Stars"}
+    assert count_tokens(PAINTER, folder, "").count == 2
+    assert count_tokens(UPSCALER, folder, "x").count is None
+    long = resolved(Txt2ImgPost(prompt=exact + " with stars", negative_prompt=exact, guidance_scale=1.0))
+    assert [warning.field for warning in warnings_of(long, PAINTER, folder)] == ["prompt", "negative_prompt"]
+
+
+def test_a_broken_card_is_left_out(tmp_path: Path) -> None:
+    write_cards(tmp_path, UPSCALER)
+    for name, text in (("empty", ""), ("other", "[]"), ("wrong", '{"id": 5}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "card.json").write_text(text)
+    assert list(installed_cards(tmp_path)) == ["upscaler"]
+
+
+@settings(deadline=None)
+@given(st.text(min_size=1, max_size=20), st.sampled_from(["", "key-a"]))
+def test_ids_stand_for_scope_endpoint_and_key(key: str, scope: str) -> None:
+    job_id = new_id("txt2img", key, scope)
+    assert job_id == new_id("txt2img", key, scope)
+    assert len({job_id, new_id("inpaint", key, scope), new_id("txt2img", key + "x", scope)}) == 3
+    assert job_id.isalnum()
+    assert len(job_id) == 32
+    assert 0 <= drawn_seed(job_id) < 2**32
+
+
+def test_ids_without_a_key_are_random() -> None:
+    assert len({new_id("txt2img", None) for _ in range(100)}) == 100
+
+
+def test_estimates() -> None:
+    request = resolved(Txt2ImgPost(num_images=2))
+    idle = Backlog(rates=RATES)
+    assert idle_seconds(request, RATES) == pytest.approx(20 * 4 * 0.1 + 2)
+    assert predict(request, idle).model_dump() == {"wait_s": 0.0, "gpu_s": pytest.approx(10.0)}
+    unmeasured = predict(request, Backlog(rates=None, rows=5))
+    assert (unmeasured.wait_s, unmeasured.gpu_s) == (None, None)
+    busy = Backlog(rates=RATES, rows=240, jobs=3, queued=3, workers=2)
+    assert busy.wait_s == pytest.approx(12)
+    assert queued_eta(request, busy, 0) == pytest.approx(10)
+    assert queued_eta(request, busy, 2) == pytest.approx(160 * 0.1 / 2 + 10)
+
+
+def test_strength_leaves_the_last_steps() -> None:
+    half = resolved(InpaintPost(strength=0.55, num_images=2), "inpaint", (8, 8))
+    assert (half.run_steps, half.rows) == (22, 44)
+    assert resolved(InpaintPost(strength=0.001), "inpaint", (8, 8)).run_steps == 1
+
+
+def test_deadlines() -> None:
+    request = resolved(Txt2ImgPost(deadline_ms=6000))
+    check_deadline(request, Backlog(rates=None, rows=10**6))
+    check_deadline(request, Backlog(rates=RATES))
+    with pytest.raises(QueueFull, match="the queue alone takes about 4"):
+        check_deadline(request, Backlog(rates=RATES, rows=40))
+    with pytest.raises(InvalidRequest, match="with nothing before it"):
+        check_deadline(resolved(Txt2ImgPost(deadline_ms=1000)), Backlog(rates=RATES))

@@ -1,0 +1,268 @@
+"""The engine's life: turns, progress, previews, cancelling, deadlines, and failures that stay with their job."""
+
+from __future__ import annotations
+
+import io
+from itertools import count
+
+import pytest
+import torch
+from PIL import Image
+
+from core.errors import DeadlineMissed, InvalidRequest, JobFailed
+from models.pipeline import LatentDiffusion
+from models.samplers import compile_plan
+from tests.engines import failures, finished, make_engine, make_request, play, tiny_models
+from workers.engine.engine import run
+from workers.engine.messages import Admission, Called, Failed, Finished, Outcome, OutOfMemory, Prepared, Stepped
+
+
+def _job(job_id: str, **changes: object) -> Admission:
+    return Admission(job_id, make_request(**changes))
+
+
+def test_a_job_is_prepared_stepped_and_finished() -> None:
+    outcomes = play(make_engine(), [_job("a", num_images=2)])
+    assert isinstance(outcomes[0], Prepared)
+    steps = [(o.step, o.steps) for o in outcomes if isinstance(o, Stepped)]
+    assert steps == [(2, 8), (4, 8), (6, 8), (8, 8)]
+    assert [(o.index, o.picture.size) for o in outcomes if isinstance(o, Finished)] == [(0, (64, 64)), (1, (64, 64))]
+    assert {o.rows for o in outcomes if isinstance(o, Called)} == {4}
+
+
+def test_image_k_is_the_image_of_seed_plus_k() -> None:
+    engine = make_engine()
+    both = finished(play(engine, [_job("a", num_images=2, seed=2**32 - 1)]))
+    alone = finished(play(engine, [_job("b", seed=0)]))
+    difference = torch.tensor(list(both["a", 1].tobytes())).sub(torch.tensor(list(alone["b", 0].tobytes()))).abs()
+    assert difference.max() <= 1
+    assert both["a", 0].tobytes() != both["a", 1].tobytes()
+
+
+def test_every_turn_is_one_unit_of_work() -> None:
+    engine = make_engine()
+    for job_id in "abcdef":
+        engine.admit(_job(job_id, preview_every=1))
+    while engine.busy:
+        outcomes = engine.turn()
+        kinds = {type(o) for o in outcomes if not isinstance(o, Stepped)}
+        assert len(kinds) <= 1
+        assert sum(isinstance(o, Called) for o in outcomes) <= 1
+        assert sum(isinstance(o, Finished) for o in outcomes) <= 4
+    assert engine.turn() == []
+
+
+def test_mixed_jobs_share_calls() -> None:
+    jobs = [
+        _job(f"j{i}", steps=6 + i, sampler=sampler, guidance_scale=scale, prompt=f"star {i}")
+        for i, (sampler, scale) in enumerate(
+            [("ddim", 4.0), ("plms", 1.0), ("euler", 2.0), ("dpmpp_2m", 4.0), ("ddpm", 3.0), ("unipc", 1.0)] * 2
+        )
+    ]
+    calls = [o for o in play(make_engine(), jobs) if isinstance(o, Called)]
+    alone = sum(isinstance(o, Called) for job in jobs for o in play(make_engine(), [job]))
+    assert max(o.rows for o in calls) == 16
+    assert 3 * len(calls) <= alone
+
+
+def test_progress_of_plms_counts_the_users_steps() -> None:
+    outcomes = play(make_engine(), [_job("a", sampler="plms", steps=5)])
+    assert [o.step for o in outcomes if isinstance(o, Stepped)] == [1, 2, 3, 4, 5]
+    assert sum(isinstance(o, Called) for o in outcomes) == 6
+
+
+def test_previews_come_with_their_steps_and_change_nothing() -> None:
+    outcomes = play(make_engine(), [_job("a", steps=6, preview_every=2, width=600, height=320)])
+    previews = {o.step: o.preview for o in outcomes if isinstance(o, Stepped)}
+    assert [step for step, preview in previews.items() if preview] == [2, 4]
+    shown = Image.open(io.BytesIO(previews[2] or b""))
+    assert shown.format == "WEBP"
+    assert max(shown.size) <= 256
+    plain = play(make_engine(), [_job("a", steps=6, width=600, height=320)])
+    assert finished(outcomes)["a", 0].tobytes() == finished(plain)["a", 0].tobytes()
+
+
+def test_dropping_a_job_frees_its_slots_by_the_next_step() -> None:
+    engine = make_engine()
+    engine.admit(_job("long", steps=200, preview_every=1))
+    engine.admit(_job("other", steps=30))
+    for _ in range(6):
+        engine.turn()
+    engine.drop("long")
+    outcomes = play(engine)
+    assert {o.rows for o in outcomes if isinstance(o, Called)} == {2}
+    assert {job for job, _ in finished(outcomes)} == {"other"}
+    assert not any(isinstance(o, Stepped) and o.job_id == "long" for o in outcomes)
+    engine.drop("never seen")
+
+
+def test_a_dropped_job_is_gone_at_every_stage() -> None:
+    for turns in count():
+        engine = make_engine()
+        engine.admit(_job("a", steps=2, preview_every=1))
+        for _ in range(turns):
+            engine.turn()
+        if not engine.busy:
+            break
+        engine.drop("a")
+        assert not engine.busy
+        assert engine.turn() == []
+    assert turns >= 5
+
+
+def test_a_missed_deadline_ends_its_job_alone() -> None:
+    now = [0.0]
+    engine = make_engine(clock=lambda: now[0])
+    request = make_request(steps=20, deadline_ms=5000)
+    engine.admit(Admission("late", request, deadline=5.0))
+    engine.admit(_job("other", steps=20))
+    outcomes: list[Outcome] = []
+    while engine.busy:
+        now[0] += 1.0
+        outcomes += engine.turn()
+    [failed] = [o for o in outcomes if isinstance(o, Failed)]
+    assert (failed.job_id, type(failed.error), failed.error.value) == ("late", DeadlineMissed, 5000)
+    assert ("other", 0) in finished(outcomes)
+
+
+def test_room_counts_what_waits() -> None:
+    engine = make_engine(max_rows=8)
+    assert (engine.room("paint"), engine.room("paint", "bulk")) == (8, 4)
+    engine.admit(_job("a", num_images=4))
+    assert (engine.room("paint"), engine.room("paint", "bulk")) == (4, 0)
+    engine.turn()
+    assert (engine.room("paint"), engine.room("up")) == (4, 8)
+    engine.admit(Admission("b", make_request(), alone=True))
+    assert engine.room("up") == 0
+
+
+def test_a_job_that_must_run_alone_shares_no_call() -> None:
+    engine = make_engine()
+    jobs = [Admission("alone", make_request(steps=5), alone=True), _job("b", steps=5), _job("c", steps=3)]
+    outcomes = play(engine, jobs)
+    assert len(finished(outcomes)) == 3
+    assert {o.slots for o in outcomes if isinstance(o, Called)} == {1, 2}
+    steps = [o.job_id for o in outcomes if isinstance(o, Stepped)]
+    assert steps[:5] == ["alone"] * 5
+
+
+def test_while_a_job_runs_alone_nothing_of_the_others_is_touched_until_it_rejoins() -> None:
+    engine = make_engine()
+    for job in (_job("a", steps=2), _job("b", steps=9)):
+        engine.admit(job)
+    while not any(isinstance(outcome, Called) for outcome in engine.turn()):
+        pass
+    engine.admit(_job("waits", steps=9))
+    engine.admit(Admission("alone", make_request(steps=40), alone=True))
+    touched = {getattr(outcome, "job_id", "alone") for _ in range(20) for outcome in engine.turn()}
+    assert touched == {"alone"}
+    engine.rejoin("alone")
+    assert len(finished(play(engine))) == 4
+
+
+def test_bad_requests_are_refused_at_admission() -> None:
+    engine = make_engine()
+    with pytest.raises(JobFailed, match="nowhere"):
+        engine.admit(_job("a", model="nowhere"))
+    with pytest.raises(InvalidRequest) as caught:
+        engine.admit(_job("a", sampler="magic"))
+    assert caught.value.field == "sampler"
+    with pytest.raises(InvalidRequest) as caught:
+        engine.admit(_job("a", kind="inpaint"))
+    assert caught.value.field == "image"
+    with pytest.raises(InvalidRequest):
+        engine.admit(_job("a", width=100_000, height=100_000))
+    assert not engine.busy
+
+
+class _Faulty:
+    """A model whose chosen parts fail, to see who notices."""
+
+    def __init__(self, model: LatentDiffusion) -> None:
+        self._model = model
+        self.most_rows = self.most_pictures = 10**9
+        self.nan_at = -1.0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._model, name)
+
+    def predict(self, z_t: torch.Tensor, timesteps: torch.Tensor, *rest: torch.Tensor | None) -> torch.Tensor:
+        if len(z_t) > self.most_rows:
+            raise RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            )
+        out = self._model.predict(z_t, timesteps, *rest)
+        return torch.where((timesteps == self.nan_at)[:, None, None, None], torch.nan, out)
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        if len(z) > self.most_pictures:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self._model.decode(z)
+
+
+def _faulty() -> tuple[_Faulty, dict[str, LatentDiffusion]]:
+    faulty = _Faulty(tiny_models()["paint"])
+    return faulty, {"paint": faulty}  # type: ignore[dict-item]
+
+
+def test_nan_latents_fail_their_job_alone() -> None:
+    faulty, models = _faulty()
+    faulty.nan_at = compile_plan("ddim", faulty.schedule, 7).rows[3].t
+    outcomes = play(make_engine(models), [_job("bad", steps=7, num_images=2), _job("good", steps=8)])
+    assert failures(outcomes) == {"bad": "NaN or infinite latents at step 7 of 14"}
+    assert list(finished(outcomes)) == [("good", 0)]
+
+
+def test_a_call_that_runs_out_of_memory_is_split_and_the_ceiling_kept() -> None:
+    faulty, models = _faulty()
+    faulty.most_rows = 5
+    engine = make_engine(models)
+    outcomes = play(engine, [_job(f"j{i}") for i in range(8)])
+    assert len(finished(outcomes)) == 8
+    assert [o.size for o in outcomes if isinstance(o, OutOfMemory)] == [16, 8]
+    assert max(o.rows for o in outcomes if isinstance(o, Called)) == 4
+    again = play(engine, [_job(f"k{i}") for i in range(8)])
+    assert not any(isinstance(o, OutOfMemory) for o in again)
+
+
+def test_a_job_that_fits_in_no_call_fails_and_a_strict_call_keeps_its_size() -> None:
+    faulty, models = _faulty()
+    faulty.most_rows = 1
+    engine = make_engine(models)
+    outcomes = play(engine, [_job("guided"), _job("plain", guidance_scale=1.0)])
+    assert list(failures(outcomes)) == ["guided"]
+    assert list(finished(outcomes)) == [("plain", 0)]
+    faulty.most_rows = 3
+    outcomes = play(engine, [_job("strict", determinism="strict"), _job("plain", guidance_scale=1.0)])
+    assert list(failures(outcomes)) == ["strict"]
+    assert list(finished(outcomes)) == [("plain", 0)]
+
+
+def test_decoding_that_runs_out_of_memory_takes_fewer_at_a_time() -> None:
+    faulty, models = _faulty()
+    faulty.most_pictures = 1
+    engine = make_engine(models)
+    outcomes = play(engine, [_job("a", num_images=4)])
+    assert len(finished(outcomes)) == 4
+    assert [o.size for o in outcomes if isinstance(o, OutOfMemory)] == [4, 2]
+    faulty.most_pictures = 0
+    assert "memory" in failures(play(engine, [_job("b")]))["b"]
+
+
+def test_other_errors_of_a_network_are_not_hidden() -> None:
+    faulty, models = _faulty()
+    engine = make_engine(models)
+    faulty.predict = lambda *_: 1 / 0  # type: ignore[assignment, method-assign]
+    engine.admit(_job("a"))
+    engine.turn()
+    with pytest.raises(ZeroDivisionError):
+        engine.turn()
+
+
+def test_run_answers_all_pictures_or_raises() -> None:
+    engine, seen = make_engine(), list[Outcome]()
+    pictures = run(engine, _job("a", num_images=3), seen.append)
+    assert [picture.size for picture in pictures] == [(64, 64)] * 3
+    assert isinstance(seen[-1], Finished)
+    with pytest.raises(DeadlineMissed):
+        run(engine, Admission("b", make_request(deadline_ms=1), deadline=0.0), seen.append)

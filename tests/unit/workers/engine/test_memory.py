@@ -1,0 +1,42 @@
+"""Which errors mean that memory ran out, and which don't."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from workers.engine.memory import or_none
+from workers.engine.numerics import configure, numerics_of
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_want_of_memory_is_none(error: Exception) -> None:
+    def work() -> int:
+        raise error
+
+    assert or_none(work) is None
+
+
+def test_the_allocator_of_this_machine_is_understood() -> None:
+    assert or_none(lambda: torch.empty(1 << 60, dtype=torch.uint8)) is None
+
+
+def test_other_errors_and_results_pass() -> None:
+    assert or_none(lambda: 3) == 3
+    with pytest.raises(RuntimeError, match="shape"):
+        or_none(lambda: torch.zeros(2).view(3))
+
+
+def test_numerics_name_what_bytes_depend_on() -> None:
+    configure(1)
+    numerics = numerics_of("cpu", torch.float32, 1, 4)
+    assert (numerics.device, numerics.dtype, numerics.threads, numerics.rows) == ("cpu", "float32", 1, 4)
+    assert numerics.torch.startswith(torch.__version__)
+    assert torch.get_num_threads() == 1

@@ -1,0 +1,143 @@
+"""The step scheduler under any mix of jobs: nothing starves, nothing mixes, sizes hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workers.engine.scheduler import Batch, Slot, StepScheduler
+
+AGEING_S = 4.0
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A job of some slots, and the call before which it arrives."""
+
+    at: int
+    slots: int
+    model: str
+    shape: tuple[int, ...]
+    rows: int
+    steps: int
+    lane: str
+    strict: bool
+    alone: bool
+
+
+arrivals = st.lists(
+    st.builds(
+        Arrival,
+        at=st.integers(0, 30),
+        slots=st.integers(1, 4),
+        model=st.sampled_from(["emoji", "upscale", "sd"]),
+        shape=st.sampled_from([(4, 32, 32), (4, 8, 8)]),
+        rows=st.integers(1, 2),
+        steps=st.integers(1, 12),
+        lane=st.sampled_from(["interactive", "bulk"]),
+        strict=st.booleans(),
+        alone=st.integers(0, 9).map(lambda n: n == 0),
+    ),
+    min_size=1,
+    max_size=20,
+)
+sizes = st.tuples(st.integers(1, 16), st.integers(2, 8), st.booleans())
+
+
+class Run:
+    """Every arrival to its end, one second a call; keeps each call and when each slot was last served."""
+
+    def __init__(self, jobs: list[Arrival], max_rows: int, strict_rows: int, bucketed: bool) -> None:
+        self.now, self.calls = 0.0, 0
+        self.max_rows, self.strict_rows = max_rows, strict_rows
+        self.buckets = (1, 2, 4, 8, 16) if bucketed else ()
+        self.scheduler = StepScheduler(
+            lambda: self.now, max_rows=max_rows, strict_rows=strict_rows, buckets=self.buckets, ageing_s=AGEING_S
+        )
+        self.batches: list[Batch] = []
+        self.waits: list[float] = []
+        self.ended: list[Slot] = []
+        self.waiting = [(job.at, slot) for i, job in enumerate(jobs) for slot in _slots(f"{i}", job)]
+        self.total = sum(slot.plan_len for _, slot in self.waiting)
+        self.drain()
+
+    def drain(self) -> None:
+        while self.waiting or len(self.scheduler):
+            for at, slot in [pair for pair in self.waiting if pair[0] <= self.calls or not len(self.scheduler)]:
+                self.scheduler.add(slot)
+                self.waiting.remove((at, slot))
+            self.step()
+
+    def step(self) -> None:
+        batch = self.scheduler.next_batch()
+        assert batch is not None
+        self.check(batch)
+        self.waits += [self.now - slot.served for slot in batch.slots if not slot.alone]
+        self.now, self.calls = self.now + 1.0, self.calls + 1
+        self.ended += self.scheduler.advance(batch)
+        self.batches.append(batch)
+
+    def check(self, batch: Batch) -> None:
+        assert len({slot.group for slot in batch.slots}) == 1
+        assert len(set(map(id, batch.slots))) == len(batch.slots)
+        assert batch.strict == any(slot.strict for slot in batch.slots)
+        assert batch.rows == sum(slot.rows_per_step for slot in batch.slots) <= batch.padded_rows
+        if any(slot.alone for slot in batch.slots):
+            assert len({slot.job_id for slot in batch.slots}) == 1
+        if batch.strict:
+            assert batch.padded_rows == self.strict_rows
+        else:
+            assert batch.rows <= max(self.max_rows, batch.slots[0].rows_per_step)
+            assert batch.padded_rows in (self.buckets or (batch.rows,))
+
+
+def _slots(job_id: str, job: Arrival) -> list[Slot]:
+    return [
+        Slot(
+            job_id, k, job.model, job.shape, job.rows, job.steps,
+            lane=job.lane, strict=job.strict, alone=job.alone,  # type: ignore[arg-type]
+        )
+        for k in range(job.slots)
+    ]  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(arrivals, sizes)
+def test_every_slot_ends_after_exactly_its_rows(jobs: list[Arrival], size: tuple[int, int, bool]) -> None:
+    run = Run(jobs, *size)
+    assert len(run.ended) == sum(job.slots for job in jobs)
+    assert sum(len(batch.slots) for batch in run.batches) == run.total
+
+
+@settings(deadline=None, max_examples=60)
+@given(arrivals, sizes)
+def test_no_slot_starves(jobs: list[Arrival], size: tuple[int, int, bool]) -> None:
+    """Between two of its rows a slot waits for no more than every other's and bulk's ageing, per model in turn."""
+    run = Run([replace(job, alone=False) for job in jobs], *size)
+    models = len({job.model for job in jobs})
+    slots = sum(job.slots for job in jobs)
+    assert max(run.waits, default=0.0) <= models * (slots + AGEING_S + 1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.integers(1, 2), st.integers(6, 20)), min_size=12, max_size=12))
+def test_twelve_at_once_take_at_most_a_third_of_the_calls(kinds: list[tuple[int, int]]) -> None:
+    jobs = [Arrival(0, 1, "emoji", (4, 32, 32), rows, steps, "interactive", False, False) for rows, steps in kinds]
+    run = Run(jobs, 16, 4, False)
+    assert len(run.batches) <= sum(steps for _, steps in kinds) / 3
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(2, 12), st.integers(5, 40))
+def test_equals_advance_together(slots: int, calls: int) -> None:
+    scheduler = StepScheduler(lambda: 0.0, max_rows=4, strict_rows=4)
+    held = [Slot(f"{i}", 0, "emoji", (4, 8, 8), 2, 1000) for i in range(slots)]
+    for slot in held:
+        scheduler.add(slot)
+    for _ in range(calls):
+        batch = scheduler.next_batch()
+        assert batch is not None
+        scheduler.advance(batch)
+    assert max(slot.position for slot in held) - min(slot.position for slot in held) <= 1

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import urllib.request
+
+import pytest
+from prometheus_client import generate_latest
+
+from core.errors import ConfigurationError
+from workers.engine.messages import Called
+from workers.metrics.families import WorkerMetrics, listen
+from workers.metrics.flops import RowFlops
+
+FAMILIES = {
+    "latentd_jobs_total": "counter",
+    "latentd_images_total": "counter",
+    "latentd_denoising_steps_total": "counter",
+    "latentd_step_rows": "histogram",
+    "latentd_step_seconds": "histogram",
+    "latentd_stage_seconds": "histogram",
+    "latentd_slots_in_use": "gauge",
+    "latentd_oom_total": "counter",
+    "latentd_step_rows_limit": "gauge",
+    "latentd_unet_flops_total": "counter",
+    "latentd_storage_errors_total": "counter",
+    "latentd_gpu_utilization_ratio": "gauge",
+    "latentd_gpu_memory_used_bytes": "gauge",
+    "latentd_gpu_memory_total_bytes": "gauge",
+    "latentd_gpu_power_watts": "gauge",
+    "latentd_gpu_peak_flops": "gauge",
+}
+
+
+def test_every_family_is_visible_from_the_start() -> None:
+    text = generate_latest(WorkerMetrics().registry).decode()
+    for name, kind in FAMILIES.items():
+        assert f"# HELP {name} " in text
+        assert f"# TYPE {name} {kind}\n" in text
+
+
+def test_rows_leave_fillers_out_and_steps_count_images() -> None:
+    metrics = WorkerMetrics()
+    metrics.called(Called("tiny", 3, 4, True, 0.02, 2, (4, 8, 8)))
+    value = metrics.registry.get_sample_value
+    assert value("latentd_step_rows_bucket", {"model": "tiny", "le": "2.0"}) == 0
+    assert value("latentd_step_rows_bucket", {"model": "tiny", "le": "4.0"}) == 1
+    assert value("latentd_step_rows_sum", {"model": "tiny"}) == 3
+    assert value("latentd_denoising_steps_total", {"model": "tiny"}) == 2
+
+
+def test_series_of_served_models_begin_at_zero() -> None:
+    metrics = WorkerMetrics()
+    metrics.serves({"tiny": ("txt2img", "inpaint")}, {"tiny": RowFlops(1, 2, 3)}, 16)
+    value = metrics.registry.get_sample_value
+    job = {"kind": "inpaint", "model": "tiny", "lane": "bulk", "outcome": "failed"}
+    assert value("latentd_jobs_total", job) == 0
+    assert value("latentd_oom_total", {"model": "tiny"}) == 0
+    assert value("latentd_step_rows_limit", {"model": "tiny"}) == 16
+    metrics.called(Called("tiny", 3, 4, True, 0.02, 2, (4, 2, 2)))
+    assert value("latentd_unet_flops_total", {"model": "tiny"}) == 3 * (1 + 2 * 4 + 3 * 16)
+
+
+def test_metrics_are_served_on_loopback() -> None:
+    metrics = WorkerMetrics()
+    port = metrics.serve(listen(0, "127.0.0.1"))
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            assert b"latentd_step_rows" in answer.read()
+    finally:
+        metrics.close()
+
+
+def test_a_taken_port_names_its_setting() -> None:
+    with listen(0, "127.0.0.1") as taken, pytest.raises(ConfigurationError, match="LATENTD_METRICS_PORT=") as raised:
+        listen(taken.getsockname()[1], "127.0.0.1")
+    assert raised.value.field == "LATENTD_METRICS_PORT"

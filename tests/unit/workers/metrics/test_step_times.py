@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from PIL import Image
+from redis import Redis
+
+from contract.measurements import ShapeTimes
+from contract.redis_keys import step_times_key
+from contract.request import JobRequest
+from tests.enqueue import make_request
+from workers.claim_policy import ClaimOrder, Place
+from workers.engine.messages import Called, Finished, Prepared
+from workers.metrics.step_times import (
+    CELLS_KEPT,
+    REMEMBERED,
+    SHAPES_KEPT,
+    StepTimer,
+    read_cells,
+    step_times,
+    write_cells,
+)
+
+SHAPE = (4, 8, 8)
+PICTURE = Image.new("RGB", (8, 8))
+
+
+@dataclass(frozen=True)
+class Job:
+    request: JobRequest
+
+
+def called(rows: int, side: int = 8) -> Called:
+    return Called("tiny", rows, rows, False, 0.0, rows, (4, side, side))
+
+
+def finished(index: int) -> Finished:
+    return Finished("a", index, PICTURE, 0.0, 0.0, SHAPE)
+
+
+def test_turns_become_the_table() -> None:
+    timer, jobs = StepTimer(["tiny"]), {"a": Job(make_request())}
+    timer.turned([Prepared("a", 0.0, 0, SHAPE)], 0.5, jobs)
+    timer.turned([called(2)], 0.1, jobs)
+    timer.turned([called(8)], 0.2, jobs)
+    timer.turned([finished(0), finished(1)], 0.6, jobs)
+    timer.stored("tiny", 0.05)
+    timer.rounded(0.001, moved=0)
+    timer.rounded(0.007, moved=2)
+    table = step_times("tiny", 8, timer.take()["tiny"])
+    assert table.shapes == (ShapeTimes(shape=SHAPE, calls={2: 0.1, 8: 0.2}, encode_s={"txt2img": 0.5}, decode_s=0.3),)
+    assert (table.store_s, table.round_s) == (0.05, 0.001)
+    assert table.move_s == pytest.approx(0.003)
+
+
+def test_only_changes_are_taken_and_averages_follow() -> None:
+    timer = StepTimer(["tiny"])
+    for seconds in [1.0, 3.0] * 100:
+        timer.turned([called(4)], seconds, {})
+    assert timer.take()["tiny"]["4x8x8:rows:4"] == pytest.approx(2.0, rel=0.02), "one call doesn't move it"
+    assert timer.take() == {}
+    for seconds in [4.0] * 4 * REMEMBERED:
+        timer.turned([called(4)], seconds, {})
+    assert timer.take()["tiny"]["4x8x8:rows:4"] == pytest.approx(4.0, rel=0.02), "a lasting change does"
+
+
+def test_the_first_call_pays_for_warming_up_and_is_forgotten() -> None:
+    timer = StepTimer(["tiny"])
+    timer.turned([called(4)], 60.0, {})
+    assert timer.take()["tiny"]["4x8x8:rows:4"] == 60.0, "better than none"
+    for seconds in (1.0, 2.0, 3.0):
+        timer.turned([called(4)], seconds, {})
+    assert timer.take()["tiny"]["4x8x8:rows:4"] == pytest.approx(2.0)
+
+
+def test_the_shapes_that_a_worker_remembers_are_bounded() -> None:
+    timer = StepTimer(["tiny"])
+    for side in range(1, 3 * SHAPES_KEPT):
+        timer.turned([called(2, side)], 1.0, {})
+    timer.take()
+    timer.turned([called(2, 1)], 3.0, {})
+    assert timer.take()["tiny"] == {"4x1x1:rows:2": 3.0}, "forgotten, so no average"
+
+
+def test_cells_of_several_workers_share_a_bounded_hash(redis: Redis) -> None:
+    for cells in ({"4x8x8:rows:2": 0.1}, {"4x8x8:rows:4": 0.15, "store": 0.2}):
+        with redis.pipeline() as pipe:
+            write_cells(pipe, "tiny", cells)
+            pipe.execute()
+    assert read_cells(redis, "tiny") == {"4x8x8:rows:2": 0.1, "4x8x8:rows:4": 0.15, "store": 0.2}
+    redis.hset(step_times_key("tiny"), mapping={f"x{i}": 1 for i in range(CELLS_KEPT)})
+    with redis.pipeline() as pipe:
+        write_cells(pipe, "tiny", {"store": 0.3})
+        pipe.execute()
+    assert read_cells(redis, "tiny") == {"store": 0.3}
+
+
+def test_interactive_is_asked_first_but_every_fifth_time_and_models_take_turns() -> None:
+    order = ClaimOrder(["a", "b"])
+    places: list[Place] = [("a", "bulk"), ("b", "interactive"), ("a", "interactive")]
+    assert order.of(places) == [("a", "interactive"), ("b", "interactive"), ("a", "bulk")]
+    order.took("a")
+    assert order.of(places) == [("b", "interactive"), ("a", "interactive"), ("a", "bulk")]
+    for _ in range(3):
+        order.took("b")
+    assert order.of(places)[0] == ("a", "bulk")

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from redis import Redis
+
+from contract.request import Upload
+from core.errors import JobFailed
+from core.storage import image_path, open_store
+from jobs.run import Held
+from tests.enqueue import enqueue, make_request
+from tests.unit.workers.parts import claim, make_worker
+from workers.objects.storing import Loaded, Stored, Storing, Unstored
+from workers.queue.savepoints import Savepoints
+
+PICTURE = Image.new("RGB", (64, 64), "red")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "objects"
+
+
+@pytest.fixture
+def storing(redis: Redis, folder: Path) -> Iterator[Storing]:
+    store, hashes = open_store(str(folder)), {"tiny": "hash"}
+    savepoints = Savepoints(redis, store, hashes)
+    made = Storing(store, hashes, savepoints)
+    yield made
+    made.close()
+    savepoints.close()
+
+
+def hold(redis: Redis, **fields: Any) -> Held:
+    enqueue(redis, "a", make_request(**fields))
+    return claim(make_worker(redis))
+
+
+def break_storage(folder: Path) -> None:
+    """A file where the folder was: every call fails, until it is mended."""
+    shutil.rmtree(folder)
+    folder.write_text("")
+
+
+def mend_storage(folder: Path) -> None:
+    folder.unlink()
+    folder.mkdir()
+
+
+def test_an_image_is_stored_with_its_facts(redis: Redis, storing: Storing, folder: Path) -> None:
+    held = hold(redis, num_images=2)
+    storing.save(held, 1, PICTURE)
+    (stored,) = storing.reports(5)
+    assert isinstance(stored, Stored)
+    data = (folder / stored.path).read_bytes()
+    assert stored.path == image_path("a", held.execution.id, 1, "png")
+    info = stored.info
+    assert (info.id, info.url, info.seed) == ("a-1", "/v1/images/a-1", 8)
+    assert (info.bytes, info.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert "red heart" in Image.open(io.BytesIO(data)).text["parameters"]  # type: ignore[attr-defined]
+
+
+def test_uploads_are_read(redis: Redis, storing: Storing, folder: Path) -> None:
+    (folder / "uploads").mkdir(parents=True)
+    (folder / "uploads" / "i").write_bytes(b"picture")
+    upload = Upload(path="uploads/i", sha256="0", bytes=7, width=1, height=1)
+    storing.load(hold(redis, image=upload))
+    (loaded,) = storing.reports(5)
+    assert isinstance(loaded, Loaded)
+    assert (loaded.image, loaded.mask) == (b"picture", None)
+
+
+def test_a_missing_upload_is_told(redis: Redis, storing: Storing) -> None:
+    upload = Upload(path="uploads/gone", sha256="0", bytes=7, width=1, height=1)
+    storing.load(hold(redis, mask=upload))
+    (report,) = storing.reports(5)
+    assert isinstance(report, Unstored)
+    assert isinstance(report.error, JobFailed)
+    assert report.error.field == "mask"
+
+
+def test_storage_that_is_away_is_tried_until_it_is_back(redis: Redis, storing: Storing, folder: Path) -> None:
+    break_storage(folder)
+    storing.save(hold(redis), 0, PICTURE)
+    assert storing.reports(0.3) == []
+    mend_storage(folder)
+    (stored,) = storing.reports(5)
+    assert isinstance(stored, Stored)
+    assert (folder / stored.path).is_file()
+    assert stored.try_s < 0.3 < stored.seconds
+
+
+def test_an_ended_job_is_given_up(redis: Redis, storing: Storing, folder: Path) -> None:
+    break_storage(folder)
+    held = hold(redis)
+    storing.save(held, 0, PICTURE)
+    time.sleep(0.05)
+    held.closed = True
+    storing.close()
+    assert storing.reports() == []
+    mend_storage(folder)
+
+
+def test_closing_does_not_wait_for_storage(redis: Redis, storing: Storing, folder: Path) -> None:
+    break_storage(folder)
+    storing.save(hold(redis), 0, PICTURE)
+    closer = threading.Thread(target=storing.close)
+    closer.start()
+    closer.join(5)
+    assert not closer.is_alive()
+    mend_storage(folder)
+
+
+def test_discarded_objects_go_and_missing_ones_are_let_pass(redis: Redis, storing: Storing, folder: Path) -> None:
+    storing.save(hold(redis), 0, PICTURE)
+    (stored,) = storing.reports(5)
+    assert isinstance(stored, Stored)
+    storing.discard([stored.path, "images/never"])
+    storing.close()
+    assert not (folder / stored.path).exists()
+
+
+def test_a_put_whose_answer_was_lost_counts(redis: Redis, storing: Storing) -> None:
+    held = hold(redis)
+    for _ in range(2):
+        storing.save(held, 0, PICTURE)
+        assert isinstance(storing.reports(5)[0], Stored)

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from rq.utils import as_text
+from structlog.testing import capture_logs
+
+from contract.redis_keys import DEPLOYMENT_KEY, JOBS_KEY, gone_key, job_key, list_key, state_key
+from core.errors import JobFailed
+from core.storage import Store, delete, image_path, open_store, state_path, tidy, upload_path
+from jobs.end import Failed, HandedBack, Publisher, Retention, Succeeded
+from jobs.run import Held
+from tests.enqueue import enqueue, make_request
+from tests.unit.workers.parts import claim, make_worker
+from workers.objects.deployment import DEPLOYMENT_OBJECT
+from workers.objects.sweep import Sweeper, Sweeping
+
+KEEP_S = 100
+RETENTION = Retention(KEEP_S, 1000)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path))
+
+
+def paths(store: Store) -> list[str]:
+    """Of all objects but the pair's id."""
+    found = sorted(entry["path"] for page in store.list() for entry in page)
+    return [path for path in found if path != DEPLOYMENT_OBJECT]
+
+
+def sweeper(redis: Redis, store: Store, ahead_s: float = 0.0) -> Sweeper:
+    """One whose clock is `ahead_s` later than now."""
+    return Sweeper(redis, store, RETENTION, clock=lambda: time.time() + ahead_s)
+
+
+def end(redis: Redis, store: Store, job_id: str) -> Held:
+    """A job that succeeded, with an upload and a picture."""
+    worker = make_worker(redis, f"worker-{job_id}")
+    enqueue(redis, job_id, make_request())
+    store.put(upload_path(job_id, "image", "0" * 64), b"1")
+    held = claim(worker)
+    store.put(image_path(job_id, held.execution.id, 0, "png"), b"2")
+    Publisher(worker, redis, RETENTION).end(held, Succeeded(held.result()))
+    return held
+
+
+def test_an_expired_job_leaves_nothing_but_its_410(redis: Redis, store: Store) -> None:
+    held = end(redis, store, "a")
+    other = end(redis, store, "b")
+    assert sweeper(redis, store).expire() == 0
+    for key in (job_key("a"), "latentd:events:a", held.job.key, "rq:results:a"):
+        assert 0 < int(redis.ttl(key)) <= KEEP_S
+        redis.delete(key)  # as if the time had passed
+    assert sweeper(redis, store, KEEP_S + 1).expire() == 1
+    assert paths(store) == [image_path("b", other.execution.id, 0, "png"), upload_path("b", "image", "0" * 64)]
+    assert redis.zrange(JOBS_KEY, 0, -1) == [b"b"]
+    assert [key for key in map(as_text, redis.keys("*")) if key.endswith(":a")] == [gone_key("a")]
+    assert 0 < int(redis.ttl(gone_key("a"))) <= KEEP_S + 1000
+
+
+def test_jobs_that_still_wait_after_long_are_kept(redis: Redis, store: Store) -> None:
+    enqueue(redis, "a", make_request())
+    store.put(upload_path("a", "image", "0" * 64), b"1")
+    late = sweeper(redis, store, 100 * KEEP_S)
+    assert (late.expire(), late.collect()) == (0, 0)
+    assert paths(store) == [upload_path("a", "image", "0" * 64)]
+    assert redis.zrange(JOBS_KEY, 0, -1) == [b"a"]
+
+
+def test_the_owner_s_list_is_pruned_too(redis: Redis, store: Store) -> None:
+    redis.zadd(JOBS_KEY, {"a": 1})
+    redis.zadd(list_key("k1"), {"a": 1, "b": 2})
+    redis.set(gone_key("a"), "k1")
+    assert sweeper(redis, store).expire() == 1
+    assert redis.zrange(list_key("k1"), 0, -1) == [b"b"]
+    assert redis.get(gone_key("a")) == b"k1"
+
+
+def test_a_new_job_under_an_old_id_is_left_alone(redis: Redis, store: Store) -> None:
+    redis.zadd(JOBS_KEY, {"a": 1})
+    store.put(upload_path("a", "image", "0" * 64), b"of the new one, put before its record")
+    sweeper(redis, store).expire()
+    assert paths(store) == [upload_path("a", "image", "0" * 64)]
+    enqueue(redis, "a", make_request())
+    assert sweeper(redis, store, KEEP_S + 1).expire() == 0
+
+
+def test_what_dead_executions_left_is_collected(redis: Redis, store: Store) -> None:
+    held = end(redis, store, "done")
+    kept = paths(store)
+    store.put(image_path("done", "dead", 0, "png"), b"3")
+    store.put(image_path("unknown", "any", 0, "png"), b"4")
+    store.put(upload_path("unknown", "mask", "0" * 64), b"5")
+    store.put(state_path("done", held.execution.id, 7), b"6")
+    assert sweeper(redis, store).collect() == 0  # they may be someone's who writes their keys this moment
+    assert sweeper(redis, store, KEEP_S + 1).collect() == 4
+    assert paths(store) == kept
+
+
+def test_images_and_state_of_a_job_that_goes_on_are_kept(redis: Redis, store: Store) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request())
+    held = claim(worker)
+    store.put(image_path("a", held.execution.id, 0, "png"), b"1")
+    path = state_path("a", held.execution.id, 5)
+    store.put(path, b"2")
+    store.put(state_path("a", held.execution.id, 3), b"outdated")
+    redis.hset(state_key("a"), "path", path)
+    Publisher(worker, redis, RETENTION).end(held, HandedBack())
+    assert sweeper(redis, store, KEEP_S + 1).collect() == 1
+    assert len(paths(store)) == 2
+
+
+def test_images_of_a_failed_job_go(redis: Redis, store: Store) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request())
+    held = claim(worker)
+    store.put(image_path("a", held.execution.id, 0, "png"), b"1")
+    Publisher(worker, redis, RETENTION).end(held, Failed(JobFailed("it did").problem()))
+    assert sweeper(redis, store, KEEP_S + 1).collect() == 1
+
+
+def test_one_of_many_sweepers_works_in_an_interval(redis: Redis, store: Store, tmp_path: Path) -> None:
+    first, second = (Sweeping(redis, sweeper(redis, store), RETENTION) for _ in range(2))
+    first.turn()
+    store.put(upload_path("unknown", "mask", "0" * 64), b"5")
+    redis.zadd(JOBS_KEY, {"a": 1})
+    second.turn()
+    assert redis.zcard(JOBS_KEY) == 1
+    assert (tmp_path / upload_path("unknown", "mask", "0" * 64)).exists()
+    redis.delete("latentd:sweeping:expired")
+    second.turn()
+    assert redis.zcard(JOBS_KEY) == 0
+
+
+def orphaned(redis: Redis, store: Store) -> Sweeper:
+    """The sweeper of a pair whose storage has an object that no job names, old enough to go."""
+    assert sweeper(redis, store).collect() == 0  # makes the pair
+    store.put(image_path("unknown", "any", 0, "png"), b"1")
+    return sweeper(redis, store, KEEP_S + 1)
+
+
+def test_a_lost_redis_deletes_nothing_until_it_adopts_the_storage(redis: Redis, store: Store) -> None:
+    end(redis, store, "done")
+    late, kept = orphaned(redis, store), paths(store)
+    redis.flushall()
+    enqueue(redis, "new", make_request())
+    store.put(upload_path("new", "image", "0" * 64), b"1")
+    with capture_logs() as logs:
+        assert late.collect() == 0
+    assert [(line["log_level"], line["redis_has"]) for line in logs] == [("error", None)]
+    assert "docs/reliability.md" in logs[0]["event"]
+    assert set(kept) <= set(paths(store))
+    redis.set(DEPLOYMENT_KEY, bytes(store.get(DEPLOYMENT_OBJECT).bytes()))  # as docs/reliability.md says
+    assert late.collect() == len(kept)
+    assert paths(store) == [upload_path("new", "image", "0" * 64)]
+
+
+def test_another_deployment_s_storage_is_left_alone(redis: Redis, store: Store) -> None:
+    late = orphaned(redis, store)
+    redis.set(DEPLOYMENT_KEY, "another")
+    assert late.collect() == 0
+    assert len(paths(store)) == 1
+
+
+def test_a_storage_without_an_id_is_taken_only_if_empty_or_ours(redis: Redis, store: Store) -> None:
+    late = orphaned(redis, store)
+    delete(store, [DEPLOYMENT_OBJECT])
+    assert late.collect() == 0  # as a bucket that was swapped for another
+    end(redis, store, "done")
+    assert late.collect() == 1  # as before there were ids
+    delete(store, [DEPLOYMENT_OBJECT, *paths(store)])
+    assert late.collect() == 0
+    assert bytes(store.get(DEPLOYMENT_OBJECT).bytes()) == redis.get(DEPLOYMENT_KEY)
+
+
+def test_deletions_do_not_mind_what_is_gone_and_empty_folders_go_once_they_are_old(
+    store: Store, tmp_path: Path
+) -> None:
+    path = image_path("a", "e", 0, "png")
+    store.put(path, b"1")
+    delete(store, [image_path("a", "e", 1, "png"), path])
+    delete(store, [path])
+    tidy(store, time.time() - 60)
+    assert (tmp_path / "images" / "a" / "e").is_dir(), "another put may be about to use it"
+    tidy(store, time.time() + 60)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_put_that_was_cut_short_left_is_removed(redis: Redis, store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "images" / "a" / "e"
+    folder.mkdir(parents=True)
+    old, young = folder / "0.png#1", folder / "1.png#1"
+    for file in (old, young):
+        file.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    assert sweeper(redis, store).collect() == 1
+    assert [*folder.iterdir()] == [young]
+    assert sweeper(redis, store, KEEP_S + 1).collect() == 1
+    assert not (tmp_path / "images").exists()
+
+
+class Faulty(Sweeper):
+    """Meets, the first time, what nobody expected."""
+
+    turns = 0
+
+    def expire(self) -> int:
+        self.turns += 1
+        if self.turns == 1:
+            raise ZeroDivisionError("a mistake")
+        return super().expire()
+
+
+def test_a_sweep_that_fails_is_not_the_last(redis: Redis, store: Store) -> None:
+    retention = Retention(1, 10)
+    faulty = Faulty(redis, store, retention)
+    sweeping = Sweeping(redis, faulty, retention)
+    sweeping.start()
+    ends = time.monotonic() + 10
+    while faulty.turns < 2 and time.monotonic() < ends:
+        time.sleep(0.01)
+    sweeping.stop()
+    assert faulty.turns >= 2

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from tests.redis_server import RedisServer
+from workers.queue.circuit_breaker import Link, connect
+
+
+def test_while_redis_is_away_tries_grow_rarer_until_it_is_back() -> None:
+    now, tries = 0.0, 0
+
+    def fail() -> None:
+        nonlocal tries
+        tries += 1
+        raise RedisConnectionError("gone")
+
+    link = Link(lambda: now)
+    for _ in range(1000):
+        link.attempt(fail)
+        now += 0.01
+    assert 8 <= tries <= 10  # 0.1 + 0.2 + 0.4 + 0.8 + 1.6 + 2 + 2 + 2
+    now += 2
+    assert link.attempt(lambda: "back") == "back"
+    assert not link.away
+
+
+def test_mistakes_of_ours_are_raised(redis: Redis) -> None:
+    redis.set("text", "a")
+    with pytest.raises(ResponseError):
+        Link().attempt(lambda: redis.incr("text"))
+
+
+def test_a_client_finds_a_restarted_server() -> None:
+    with RedisServer(aof=True) as server, connect(server.url) as redis:
+        link = Link()
+        assert link.attempt(lambda: redis.set("a", 1))
+        server.kill()
+        assert link.attempt(lambda: redis.get("a")) is None
+        server.start()
+        while link.away:
+            pass
+        assert link.attempt(lambda: redis.get("a")) == b"1"
+
+
+def test_a_redis_that_takes_no_writes_counts_as_away(redis: Redis) -> None:
+    link = Link()
+    redis.config_set("maxmemory", "1")
+    try:
+        assert link.attempt(lambda: redis.set("a", "1")) is None
+        assert link.away
+
+        def transaction() -> list[object]:
+            with redis.pipeline() as pipe:
+                pipe.set("a", "1")
+                return pipe.execute()
+
+        assert Link().attempt(transaction) is None
+    finally:
+        redis.config_set("maxmemory", "0")

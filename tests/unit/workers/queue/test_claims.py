@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis import Redis
+from rq.executions import Execution
+from rq.job import Job, JobStatus
+from rq.queue import Queue
+from rq.registry import StartedJobRegistry
+from rq.serializers import JSONSerializer
+
+from contract.lanes import LANES
+from contract.redis_keys import events_key, job_key
+from contract.request import Numerics
+from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
+from tests.unit.workers.parts import NUMERICS, TINY, claim, make_claims, make_worker
+from workers.claim_policy import REST_S
+from workers.queue.claims import Claims
+
+
+def fetch(redis: Redis, job_id: str) -> Job:
+    return Job.fetch(job_id, connection=redis, serializer=JSONSerializer)
+
+
+def test_a_claim_starts_the_job_everywhere_at_once(redis: Redis) -> None:
+    worker, request = make_worker(redis), make_request()
+    enqueue(redis, "a", request)
+    held = claim(worker)
+    assert held.request == request
+    assert fetch(redis, "a").get_status() == JobStatus.STARTED
+    assert redis.ttl("rq:job:a") == -1
+    state = job_state(redis, "a")
+    assert (state["status"], state["execution"], state["worker"]) == ("running", held.execution.id, "worker-a")
+    assert event_types(redis, "a") == ["queued", "started"]
+    registry = StartedJobRegistry(queue=held.queue)
+    assert registry.get_job_and_execution_ids() == [("a", held.execution.id)]
+    assert redis.llen(held.queue.key) == redis.llen(held.queue.intermediate_queue_key) == 0
+    assert [one.id for one in worker.get_current_executions()] == [held.execution.id]
+    assert worker.get_state() == "busy"
+
+
+def test_nothing_waits(redis: Redis) -> None:
+    assert make_claims(make_worker(redis)).next(TINY) is None
+
+
+def test_a_duplicate_is_dropped(redis: Redis) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request())
+    queue = open_queue(redis, make_request())
+    queue.push_job_id("a")
+    first = claim(worker)
+    assert make_claims(worker).next(TINY) is None
+    assert job_state(redis, "a")["execution"] == first.execution.id
+    assert redis.llen(queue.intermediate_queue_key) == 0
+
+
+def test_a_job_cancelled_in_the_intermediate_list_is_dropped(redis: Redis) -> None:
+    worker = make_worker(redis)
+    job = enqueue(redis, "a", make_request())
+    redis.rpush(open_queue(redis, make_request()).key, "a")  # what remains when a cancel races with LMOVE
+    job.cancel()
+    redis.rpush(open_queue(redis, make_request()).key, "a")
+    redis.hset(job_key("a"), "status", "canceled")
+    assert make_claims(worker).next(TINY) is None
+    assert fetch(redis, "a").get_status() == JobStatus.CANCELED
+
+
+def test_an_ended_job_that_rq_queued_again_is_dropped_and_rq_told(redis: Redis) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request())
+    redis.hset(job_key("a"), "status", "succeeded")
+    assert make_claims(worker).next(TINY) is None
+    assert fetch(redis, "a").get_status() == JobStatus.FINISHED
+
+
+def test_a_purged_job_is_dropped(redis: Redis) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request())
+    redis.delete(job_key("a"))
+    assert make_claims(worker).next(TINY) is None
+    assert redis.exists(job_key("a")) == 0
+
+
+def test_cancelled_before_the_claim_is_claimed_to_be_ended(redis: Redis) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request())
+    redis.hset(job_key("a"), "cancel", "1")
+    assert claim(worker).canceled
+
+
+def test_another_contract_version_goes_back_and_does_not_spin(redis: Redis) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "new", make_request(), version=99)
+    enqueue(redis, "ours", make_request())
+    claims = make_claims(worker)
+    held = claims.next(TINY)
+    assert held is not None
+    assert held.job_id == "ours"
+    assert claims.next(TINY) is None
+    assert redis.lrange(held.queue.key, 0, -1) == [b"new"]
+    assert job_state(redis, "new")["status"] == "queued"
+    assert fetch(redis, "new").get_status() == JobStatus.QUEUED
+
+
+def test_a_paused_lane_is_tried_again(redis: Redis) -> None:
+    now = 0.0
+    worker = make_worker(redis)
+    claims = Claims(worker, redis, ["tiny"], NUMERICS, clock=lambda: now)
+    enqueue(redis, "new", make_request(), version=99)
+    assert claims.next(TINY) is None
+    enqueue(redis, "ours", make_request())
+    assert claims.next(TINY) is None
+    now = 1.1
+    assert claims.next(TINY) is not None
+
+
+@pytest.mark.parametrize("arguments", [[], ["1"], [1, "other", {}], [1, "a", {"kind": "txt2img"}], [1, "a", 3]])
+def test_unreadable_arguments_go_back(redis: Redis, arguments: list[object]) -> None:
+    worker = make_worker(redis)
+    job = enqueue(redis, "a", make_request())
+    job._args = arguments
+    job._data = json.dumps(["workers.worker.run", None, arguments, {}]).encode()
+    job.save()
+    assert make_claims(worker).next(TINY) is None
+    assert redis.lrange(open_queue(redis, make_request()).key, 0, -1) == [b"a"]
+
+
+def test_strict_numerics_are_fixed_at_the_first_start(redis: Redis) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request(determinism="strict"))
+    assert claim(worker).request.numerics == NUMERICS
+    assert Numerics.model_validate_json(job_state(redis, "a")["numerics"]) == NUMERICS
+
+
+def test_a_strict_job_begun_elsewhere_is_left_to_equal_numerics(redis: Redis) -> None:
+    worker = make_worker(redis)
+    other = NUMERICS.model_copy(update={"threads": 8})
+    enqueue(redis, "a", make_request(determinism="strict"))
+    redis.hset(job_key("a"), "numerics", other.to_json())
+    assert make_claims(worker).next(TINY) is None
+    assert make_claims(worker, numerics=other).next(TINY) is not None
+
+
+def test_interactive_goes_first_and_bulk_is_not_starved(redis: Redis) -> None:
+    worker = make_worker(redis)
+    for index in range(8):
+        enqueue(redis, f"b{index}", make_request(priority="bulk"))
+        enqueue(redis, f"i{index}", make_request())
+    claims = make_claims(worker)
+    taken = [held.job_id for _ in range(10) if (held := claims.next(TINY)) is not None]
+    assert taken == ["i0", "i1", "i2", "i3", "b0", "i4", "i5", "i6", "i7", "b1"]
+
+
+def test_models_take_turns_and_one_without_room_waits(redis: Redis) -> None:
+    worker = make_worker(redis)
+    for index in range(3):
+        enqueue(redis, f"x{index}", make_request(model="x"))
+        enqueue(redis, f"y{index}", make_request(model="y"))
+    claims = make_claims(worker, models=("x", "y"))
+    taken = [
+        held.job_id for _ in range(4) if (held := claims.next([("x", "interactive"), ("y", "interactive")])) is not None
+    ]
+    assert taken == ["x0", "y0", "x1", "y1"]
+    rest = [held.job_id for _ in range(2) if (held := claims.next([("y", "interactive")])) is not None]
+    assert rest == ["y2"]
+
+
+def test_a_resting_worker_is_woken_by_each_queue_and_looks_by_itself_in_half_a_second(redis: Redis) -> None:
+    claims = make_claims(make_worker(redis))
+    began = time.monotonic()
+    claims.rest()
+    assert REST_S * 0.9 < time.monotonic() - began < REST_S + 0.5, "nobody called"
+    for lane in LANES:
+        with ThreadPoolExecutor(1) as pool:
+            resting = pool.submit(claims.rest)
+            time.sleep(0.05)
+            enqueue(redis, lane, make_request(priority=lane))
+            began = time.monotonic()
+            resting.result()
+            assert time.monotonic() - began < 0.2, "it was woken: by itself it would rest longer"
+        assert claims.next(TINY) is not None
+
+
+def test_one_job_wakes_one_of_many_resting_workers(redis: Redis) -> None:
+    claims = [make_claims(make_worker(redis, f"worker-{number}")) for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        resting = [pool.submit(one.rest) for one in claims]
+        time.sleep(0.05)
+        enqueue(redis, "a", make_request())
+        woken, others = wait(resting, timeout=0.3, return_when=FIRST_COMPLETED)
+        assert (len(woken), len(others)) == (1, 3)
+
+
+def test_suspended_workers_claim_nothing(redis: Redis) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request())
+    redis.set("rq:suspended", 1)
+    assert make_claims(worker).next(TINY) is None
+
+
+def test_resuming_keeps_the_first_start(redis: Redis) -> None:
+    worker = make_worker(redis)
+    job = enqueue(redis, "a", make_request())
+    first = claim(worker)
+    job.set_status(JobStatus.QUEUED)
+    open_queue(redis, make_request()).push_job_id("a")
+    second = claim(worker)
+    assert second.execution.id != first.execution.id
+    assert (second.started_at, second.resumed) == (first.started_at, True)
+    assert event_types(redis, "a") == ["queued", "started"]
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["push", "take", "cancel"])), max_size=20))
+def test_whatever_is_pushed_a_job_has_one_live_execution(redis: Redis, moves: list[tuple[str, str]]) -> None:
+    redis.flushall()
+    worker, request = make_worker(redis), make_request()
+    queue: Queue = open_queue(redis, request)
+    jobs = {job_id: enqueue(redis, job_id, request) for job_id in "abc"}
+    claims, taken = make_claims(worker), []
+    for job_id, move in moves:
+        if move == "push":
+            queue.push_job_id(job_id)
+        elif move == "take":
+            taken += [held.job_id for _ in range(1) if (held := claims.next(TINY)) is not None]
+        elif jobs[job_id].get_status() == JobStatus.QUEUED:
+            jobs[job_id].cancel()
+            redis.hset(job_key(job_id), "status", "canceled")
+    assert len(taken) == len(set(taken))
+    assert sorted(taken) == sorted(job_id for job_id, _ in StartedJobRegistry(queue=queue).get_job_and_execution_ids())
+    assert redis.llen(queue.intermediate_queue_key) == 0
+
+
+def test_the_execution_is_readable_by_rq(redis: Redis) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request())
+    held = claim(worker)
+    assert Execution.fetch(held.execution.id, "a", connection=redis).worker_name == "worker-a"
+    assert redis.xlen(events_key("a")) == 2

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import base64
+import json
+
+from redis import Redis
+
+from contract.events import STEP_EVENTS_KEPT
+from contract.job import ImageInfo
+from contract.redis_keys import CANCELING_KEY, events_key, job_key, preview_key
+from jobs.end import HandedBack, Publisher, Succeeded
+from tests.enqueue import enqueue, event_types, job_state, make_request
+from tests.unit.workers.parts import RETENTION, SHARED, claim, make_worker
+from workers.queue.events import Progress, step_ids
+
+IMAGE = ImageInfo(id="a-0", url="/v1/images/a-0", seed=7, width=64, height=64, format="png", bytes=3, sha256="00")
+
+
+def test_steps_images_and_previews_are_written_in_one_flush(redis: Redis) -> None:
+    enqueue(redis, "a", make_request(num_images=2))
+    held, progress = claim(make_worker(redis)), Progress(redis)
+    progress.step(held, 3, b"webp", SHARED)
+    progress.image(held, 0, IMAGE)
+    news = progress.flush(["a"])
+    assert (news.canceled, news.lost) == (frozenset(), frozenset())
+    assert event_types(redis, "a") == ["queued", "started", "step", "image"]
+    events = redis.xrange(events_key("a"))
+    assert events
+    assert [json.loads(fields[b"data"]) for _, fields in events[2:] if fields] == [
+        {"step": 3, "steps": 8},
+        json.loads(IMAGE.to_json()),
+    ]
+    assert job_state(redis, "a")["step"] == "3"
+    preview = json.loads(redis.get(preview_key("a")) or "")
+    assert (preview["step"], base64.b64decode(preview["image"])) == (3, b"webp")
+    assert 0 < int(redis.ttl(preview_key("a"))) <= 300
+
+
+def test_only_the_newest_steps_are_kept_and_nothing_else_is_trimmed(redis: Redis) -> None:
+    enqueue(redis, "a", make_request(steps=1000, num_images=2))
+    held, progress = claim(make_worker(redis)), Progress(redis)
+    for step in range(1, 1301):
+        progress.step(held, step, None, SHARED)
+        if step % 2 == 0:
+            progress.flush(["a"])
+        if step == 100:
+            progress.image(held, 0, IMAGE)
+    types = event_types(redis, "a")
+    assert types[:2] == ["queued", "started"]
+    assert (types.count("step"), types.count("image")) == (STEP_EVENTS_KEPT, 1)
+    events = redis.xrange(events_key("a"))
+    assert events
+    steps = [json.loads(fields[b"data"])["step"] for _, fields in events if fields and fields[b"type"] == b"step"]
+    assert steps == list(range(301, 1301))
+
+
+def test_a_resumed_job_trims_what_earlier_executions_wrote(redis: Redis) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request(steps=1000, num_images=2))
+    first, progress = claim(worker), Progress(redis)
+    for step in range(1, 1001):
+        progress.step(first, step, None, SHARED)
+    progress.flush(["a"])
+    Publisher(worker, redis, RETENTION).end(first, HandedBack())
+    second = claim(worker)
+    second.step_ids.extend(step_ids(redis, "a"))
+    progress.step(second, 1, None, SHARED)
+    progress.flush(["a"])
+    assert event_types(redis, "a").count("step") == STEP_EVENTS_KEPT
+
+
+def test_cancellations_of_held_jobs_are_told(redis: Redis) -> None:
+    redis.sadd(CANCELING_KEY, "b", "z")
+    assert Progress(redis).flush(["a", "b"]).canceled == {"b"}
+    assert Progress(redis).flush([]).canceled == frozenset()
+
+
+def test_a_stale_or_ended_execution_writes_no_event(redis: Redis) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request())
+    old, progress, publisher = claim(worker), Progress(redis), Publisher(worker, redis, RETENTION)
+    publisher.end(old, HandedBack())
+    new = claim(worker)
+    progress.step(old, 2, b"late", SHARED)
+    assert progress.flush(["a"]).lost == {"a"}
+    publisher.end(new, Succeeded(new.result()))
+    progress.step(new, 3, b"later", SHARED)
+    progress.flush(["a"])
+    assert event_types(redis, "a") == ["queued", "started", "succeeded"]
+    assert not redis.exists(preview_key("a"))
+
+
+def test_a_purged_job_leaves_nothing_behind(redis: Redis) -> None:
+    enqueue(redis, "a", make_request())
+    held, progress = claim(make_worker(redis)), Progress(redis)
+    redis.delete(job_key("a"), events_key("a"))
+    progress.step(held, 1, b"x", SHARED)
+    progress.flush(["a"])
+    assert redis.exists(job_key("a"), events_key("a"), preview_key("a")) == 0
+
+
+def test_events_of_an_ended_job_are_forgotten(redis: Redis) -> None:
+    enqueue(redis, "a", make_request())
+    held, progress = claim(make_worker(redis)), Progress(redis)
+    progress.step(held, 1, None, SHARED)
+    progress.forget(held)
+    progress.flush(["a"])
+    assert event_types(redis, "a") == ["queued", "started"]

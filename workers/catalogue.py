@@ -1,0 +1,80 @@
+"""Which checkpoints there are in LATENTD_MODELS_DIR, and which of them a worker loads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import structlog
+from pydantic import ValidationError
+
+from contract.card import ModelCard
+from core.errors import ConfigurationError
+from core.settings import Settings
+from models.checkpoints.scan import scan
+
+Found = Mapping[str, tuple[ModelCard, Path]]
+
+log = structlog.get_logger()
+
+
+def chosen_cards(settings: Settings, asked: Sequence[str]) -> dict[str, ModelCard]:
+    """Cards of the models that were asked for, or of the default ones, by id. Raises as `choose`."""
+    found = find_cards(settings.models_dir)
+    return {model: found[model][0] for model in choose(found, asked, default_model(found, settings))}
+
+
+def write_missing_cards(models_dir: Path) -> None:
+    """Give a card to each checkpoint that has none; one log line for each, and for each card or file that is broken."""
+    for item in scan(models_dir):
+        if item.error is not None:
+            log.warning("checkpoint left out", path=str(item.path), error=item.error)
+        elif item.written:
+            log.info("card written", path=str(item.card), notes=item.notes)
+    for file, card in _cards(models_dir):
+        if isinstance(card, Exception):
+            log.warning("card left out", path=str(file), error=str(card))
+
+
+def find_cards(models_dir: Path) -> dict[str, tuple[ModelCard, Path]]:
+    """Cards by model id, each with its folder, in order of the folders' names; one that doesn't read is left out."""
+    return {card.id: (card, file.parent) for file, card in _cards(models_dir) if isinstance(card, ModelCard)}
+
+
+def _cards(models_dir: Path) -> Iterator[tuple[Path, ModelCard | Exception]]:
+    for file in sorted(models_dir.glob("*/card.json")):
+        try:
+            yield file, ModelCard.model_validate_json(file.read_bytes())
+        except (ValidationError, OSError) as error:
+            yield file, error
+
+
+def default_model(found: Found, settings: Settings) -> str:
+    """LATENTD_MODEL; where that is not set and the usual one isn't there, the first that draws from text."""
+    if settings.model in found or "model" in settings.model_fields_set or not found:
+        return settings.model
+    drawing = [model for model, (card, _) in found.items() if "txt2img" in card.tasks]
+    return [*drawing, *found][0]
+
+
+def choose(found: Found, asked: Sequence[str], default: str) -> list[str]:
+    """The models that were asked for; else the default one and the first of every task that it lacks.
+
+    Raises:
+        ConfigurationError: one of them isn't there; the detail names those that are.
+    """
+    unknown = [model for model in (asked or [default]) if model not in found]
+    if unknown:
+        known = ", ".join(found) or "none"
+        raise ConfigurationError(f"no model {unknown[0]!r}; there are: {known}", field="model", value=unknown[0])
+    return list(dict.fromkeys(asked)) if asked else _complete(found, default)
+
+
+def _complete(found: Found, default: str) -> list[str]:
+    chosen = [default]
+    tasks = set(found[default][0].tasks)
+    for model, (card, _) in found.items():
+        if not tasks.issuperset(card.tasks):
+            chosen.append(model)
+            tasks.update(card.tasks)
+    return chosen

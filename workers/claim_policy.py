@@ -1,0 +1,37 @@
+"""Rules by which a worker shares out its work, without torch or Redis: the worker obeys them, the planner simulates."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from contract.lanes import LANES, Lane
+
+CLAIMS_A_ROUND = 4  # the others wait for the next round, not the running jobs for the claims
+IDLE_S = 0.02  # how long a worker waits for its storing threads before it looks for jobs again
+REST_S = 0.5  # how long one without jobs waits to be woken before it looks
+BULK_FIRST_EVERY = 5  # claims: bulk isn't starved by interactive jobs that keep coming
+CHUNK = 4  # pictures decoded at a time; activations of a decoder are its largest tensors
+STORING_THREADS = 2
+
+Place: TypeAlias = tuple[str, Lane]
+
+
+@dataclass(slots=True)
+class ClaimOrder:
+    """Which lane of which model is asked first: interactive before bulk, but every fifth claim; models in turn."""
+
+    models: list[str]
+    count: int = 0
+
+    def of(self, places: Collection[Place]) -> list[Place]:
+        """These places, the first to ask first."""
+        bulk_first = self.count % BULK_FIRST_EVERY == BULK_FIRST_EVERY - 1
+        lanes = LANES[::-1] if bulk_first else LANES
+        return [(model, lane) for lane in lanes for model in self.models if (model, lane) in places]
+
+    def took(self, model: str) -> None:
+        """A job of `model` was claimed."""
+        self.count += 1
+        self.models.append(self.models.pop(self.models.index(model)))

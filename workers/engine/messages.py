@@ -1,0 +1,118 @@
+"""What goes into the engine and what comes out of it; no queue, no storage, no network in any of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from PIL import Image
+
+from contract.request import JobRequest
+from core.errors import LatentdError
+from workers.engine.scheduler import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A job as the engine takes it.
+
+    `image` and `mask` are files as they were uploaded. `arrived` and `deadline` are seconds of the engine's clock.
+    `snapshot` is the state that an earlier execution saved; `alone`: nothing else runs while it is held.
+    """
+
+    job_id: str
+    request: JobRequest
+    image: bytes | None = None
+    mask: bytes | None = None
+    deadline: float | None = None
+    arrived: float = 0.0
+    snapshot: bytes | None = None
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The job's prompts and pictures are encoded; it takes part in calls from now on, after `step` resumed steps.
+
+    `shape` is its latents' (c, h, w), here and below.
+    """
+
+    job_id: str
+    seconds: float
+    step: int
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A job's part in a UNet call: `rows` of `call_rows` real ones; `denoise_s` sums the seconds of all its calls so
+    far, `gpu_s` its rows' part of them."""
+
+    rows: int
+    call_rows: int
+    jobs: int
+    call_s: float
+    denoise_s: float
+    gpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """The job is at `step` of `steps`, summed over its images; `share` is its part in the call that got it there.
+
+    `preview` is a WebP of at most 256 pixels of what image 0 will be, where `preview_every` asks for it.
+    """
+
+    job_id: str
+    step: int
+    steps: int
+    share: Share
+    preview: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Image `index` of a job at its answered size. The job ends with its last one.
+
+    `denoise_s` are the seconds of all calls that the image took part in, `decode_s` its share of a decoding chunk.
+    """
+
+    job_id: str
+    index: int
+    picture: Image.Image
+    denoise_s: float
+    decode_s: float
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The job ended without its remaining images; the others go on."""
+
+    job_id: str
+    error: LatentdError
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """One UNet call of `rows` rows, to which `padded_rows - rows` fillers were added."""
+
+    model: str
+    rows: int
+    padded_rows: int
+    strict: bool
+    seconds: float
+    slots: int
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    """A call or decoding chunk of `size` rows or pictures didn't fit; smaller ones are tried from now on."""
+
+    model: str
+    stage: str
+    size: int
+
+
+Outcome: TypeAlias = Prepared | Stepped | Finished | Failed | Called | OutOfMemory

@@ -1,0 +1,154 @@
+"""The worker's Prometheus families; labels are bounded: models, kinds, lanes, outcomes, stages, GPUs."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Mapping
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+
+from contract.base import Kind
+from contract.job import Status
+from contract.lanes import LANES
+from core.errors import ConfigurationError
+from jobs.run import Held
+from workers.engine.messages import Called
+from workers.metrics.flops import RowFlops
+from workers.metrics.gpu import Gpu, GpuCollector
+
+ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 64)
+STAGES = ("encode", "denoise", "decode", "store")
+OUTCOMES: tuple[Status, ...] = ("succeeded", "failed", "canceled")
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+def listen(port: int, host: str) -> socket.socket:
+    """A socket for the metrics: taken before models are loaded, so that a port that isn't free is known at once.
+
+    Raises:
+        ConfigurationError: another process has the port, or the machine hasn't the address.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigurationError(
+            f"LATENTD_METRICS_HOST={host} LATENTD_METRICS_PORT={port} (--metrics-port): {error.strerror or error}",
+            field="LATENTD_METRICS_PORT",
+            value=port,
+            bound="a free port of this machine",
+        ) from error
+
+
+class _Quiet(WSGIRequestHandler):
+    """Logs no scrapes."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """Serves a registry on a socket that listens already."""
+
+    daemon_threads = True
+
+    def __init__(self, listening: socket.socket, registry: CollectorRegistry) -> None:
+        host, port = listening.getsockname()[:2]
+        super().__init__((host, port), _Quiet, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listening
+        self.server_name, self.server_port = host, port
+        self.setup_environ()
+        self.set_app(make_wsgi_app(registry))
+
+
+class WorkerMetrics:
+    """One registry a worker; every family is visible from the start."""
+
+    def __init__(self, gpu: Gpu | None = None) -> None:
+        self.registry = registry = CollectorRegistry()
+        job = ("kind", "model", "lane", "outcome")
+        self.jobs = Counter("latentd_jobs", "Jobs that ended here.", job, registry=registry)
+        self.images = Counter("latentd_images", "Images stored.", ("kind", "model"), registry=registry)
+        self.steps = Counter(
+            "latentd_denoising_steps", "Denoising steps, one per image and network call.", ("model",), registry=registry
+        )
+        self.rows = Histogram(
+            "latentd_step_rows", "Rows of a UNet call, fillers left out.", ("model",), buckets=ROWS, registry=registry
+        )
+        self.step_seconds = Histogram(
+            "latentd_step_seconds", "Duration of a UNet call.", ("model",), buckets=SECONDS, registry=registry
+        )
+        self.stages = Histogram(
+            "latentd_stage_seconds",
+            "Seconds of a job in a stage: encode, denoise, decode, store.",
+            ("stage", "model"),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.slots = Gauge("latentd_slots_in_use", "Images in work.", ("model",), registry=registry)
+        self.out_of_memory = Counter(
+            "latentd_oom", "Batches that did not fit in memory.", ("model",), registry=registry
+        )
+        self.rows_limit = Gauge(
+            "latentd_step_rows_limit", "Most rows that a UNet call may have.", ("model",), registry=registry
+        )
+        self.flops = Counter(
+            "latentd_unet_flops", "FLOPs of UNet calls, fillers left out.", ("model",), registry=registry
+        )
+        self.storage_errors = Counter(
+            "latentd_storage_errors", "Tries that storage did not answer; they are repeated.", registry=registry
+        )
+        registry.register(GpuCollector(gpu))
+        self._row_flops: Mapping[str, RowFlops] = {}
+
+    def serves(self, models: Mapping[str, tuple[Kind, ...]], row_flops: Mapping[str, RowFlops], max_rows: int) -> None:
+        """Models of this worker and the kinds that each draws: their series begin at 0, so that a first one counts."""
+        self._row_flops = row_flops
+        for model, kinds in models.items():
+            self.rows_limit.labels(model).set(max_rows)
+            for family in (self.steps, self.rows, self.step_seconds, self.slots, self.out_of_memory, self.flops):
+                family.labels(model)
+            for stage in STAGES:
+                self.stages.labels(stage, model)
+            for kind in kinds:
+                self._expect(kind, model)
+
+    def _expect(self, kind: Kind, model: str) -> None:
+        self.images.labels(kind, model)
+        for lane in LANES:
+            for outcome in OUTCOMES:
+                self.jobs.labels(kind, model, lane, outcome)
+
+    def called(self, call: Called) -> None:
+        """One UNet call."""
+        self.rows.labels(call.model).observe(call.rows)
+        self.step_seconds.labels(call.model).observe(call.seconds)
+        self.steps.labels(call.model).inc(call.slots)
+        if call.model in self._row_flops:
+            self.flops.labels(call.model).inc(call.rows * self._row_flops[call.model](call.shape))
+
+    def ended(self, held: Held, status: Status) -> None:
+        """A job ended; `queued`: it was handed back."""
+        if status == "queued":
+            return
+        self.jobs.labels(held.request.kind, held.model, held.lane, status).inc()
+        if status == "succeeded":
+            for stage, seconds in (("denoise", held.denoise_s), ("decode", held.decode_s), ("store", held.store_s)):
+                self.stages.labels(stage, held.model).observe(seconds)
+
+    def serve(self, listening: socket.socket) -> int:
+        """Answer /metrics on a socket of `listen`; its port, which the system chose if 0 was asked for."""
+        self._server = _Server(listening, self.registry)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+        return self._server.server_port
+
+    def close(self) -> None:
+        """End what `serve` began."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

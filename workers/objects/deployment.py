@@ -1,0 +1,78 @@
+"""A Redis and a storage that belong together: a sweep deletes what Redis doesn't name, in a stranger's storage all.
+
+The pair shares an id, a key in Redis and an object in the storage. A worker makes it where the storage has none and is
+empty, or holds objects of this Redis's jobs (which is older than these ids, or was used before its first worker came).
+"""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import suppress
+
+import structlog
+from obstore.exceptions import AlreadyExistsError
+from redis import Redis
+from rq.utils import as_text
+
+from contract.redis_keys import DEPLOYMENT_KEY, gone_key, job_key
+from core.storage import Store
+
+DEPLOYMENT_OBJECT = "deployment"
+FOLDERS = ("images", "uploads", "states")
+LOOKED_AT = 500  # objects of each folder, among which one of our jobs is looked for
+
+log = structlog.get_logger()
+
+
+def belong_together(redis: Redis, store: Store) -> bool:
+    """Whether this Redis may judge the objects of this storage; if not, one error line says what to do.
+
+    Raises:
+        RedisError, BaseError, OSError: one of them is away.
+    """
+    theirs = _stored_id(store)
+    if theirs is None and _may_pair(redis, store):
+        theirs = _pair(redis, store)
+    ours = _own_id(redis)
+    if theirs is not None and theirs == ours:
+        return True
+    log.error(
+        "nothing is swept: Redis and storage are of different deployments, or one was lost; the chapter on pairs in "
+        "docs/reliability.md says how to go on",
+        redis_has=ours,
+        storage_has=theirs,
+    )
+    return False
+
+
+def _pair(redis: Redis, store: Store) -> str | None:
+    """Give both the same id. Of several workers one wins in each place; another deployment's may win the storage."""
+    redis.set(DEPLOYMENT_KEY, uuid.uuid4().hex, nx=True)
+    with suppress(AlreadyExistsError):
+        store.put(DEPLOYMENT_OBJECT, (_own_id(redis) or "").encode(), mode="create")
+    return _stored_id(store)
+
+
+def _own_id(redis: Redis) -> str | None:
+    found = redis.get(DEPLOYMENT_KEY)
+    return None if found is None else as_text(found)
+
+
+def _stored_id(store: Store) -> str | None:
+    try:
+        return bytes(store.get(DEPLOYMENT_OBJECT).bytes()).decode().strip()
+    except FileNotFoundError:
+        return None
+
+
+def _may_pair(redis: Redis, store: Store) -> bool:
+    jobs = {job_id for folder in FOLDERS for job_id in _some_jobs(store, folder)}
+    with redis.pipeline(transaction=False) as pipe:
+        for job_id in jobs:
+            pipe.exists(job_key(job_id), gone_key(job_id))
+        return not jobs or any(pipe.execute())
+
+
+def _some_jobs(store: Store, folder: str) -> set[str]:
+    page = next(iter(store.list(folder, chunk_size=LOOKED_AT)), [])
+    return {entry["path"].split("/")[1] for entry in page if entry["path"].count("/") > 1}

@@ -1,0 +1,222 @@
+"""Uploads in and images out, on threads of their own, so that the GPU loop never waits for storage."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import TypeAlias, TypeVar
+
+import structlog
+from obstore.exceptions import AlreadyExistsError, BaseError
+from PIL import Image
+
+from contract.job import ImageInfo, image_id
+from contract.request import Upload
+from core.errors import DiskFull, JobFailed, LatentdError
+from core.storage import Store, delete, image_path, put_image
+from jobs.run import Held
+from workers.claim_policy import STORING_THREADS
+from workers.engine.pictures import encode_picture, picture_text
+from workers.queue.savepoints import Savepoints
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The files that a job was uploaded with, and the state that an earlier execution of it left."""
+
+    held: Held
+    image: bytes | None
+    mask: bytes | None
+    state: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Image `index` is in storage, under `path`."""
+
+    held: Held
+    index: int
+    info: ImageInfo
+    path: str
+    seconds: float  # of the job, waiting for a storage that was away included
+    try_s: float  # encoding the file and the try that went through: what an image costs
+
+
+@dataclass(frozen=True, slots=True)
+class Unstored:
+    """Storage answered that it will never do."""
+
+    held: Held
+    error: LatentdError
+
+
+Report: TypeAlias = Loaded | Stored | Unstored
+
+
+class Closed(Exception):
+    """The job ended, or the worker stops, before storage answered."""
+
+
+class Storing:
+    """Loads uploads and stores images; while storage is unavailable it tries again, up to every 5 s.
+
+    Each try that fails is told to `away`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        hashes: Mapping[str, str],
+        savepoints: Savepoints,
+        away: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._store = store
+        self._savepoints = savepoints
+        self._hashes = hashes  # model id → hash, for the text chunks
+        self._pool = ThreadPoolExecutor(STORING_THREADS, thread_name_prefix="storing")
+        self._reports: SimpleQueue[Report] = SimpleQueue()
+        self._stop = threading.Event()
+        self._away = away
+        self._lock = threading.Lock()
+        self._waiting: Counter[str] = Counter()  # by model, decoded images that are in memory only
+
+    def load(self, held: Held) -> None:
+        """Read the job's uploads and state; a `Loaded` or `Unstored` follows."""
+        self._submit(held, lambda: self._load(held))
+
+    def save(self, held: Held, index: int, picture: Image.Image) -> None:
+        """Encode and store an image; a `Stored` or `Unstored` follows."""
+        self._count(held.model, 1)
+        self._submit(held, lambda: self._save(held, index, picture), lambda: self._count(held.model, -1))
+
+    def waiting(self, model: str) -> int:
+        """Images of `model` that aren't in storage yet, of ended jobs too: their memory isn't free before."""
+        with self._lock:
+            return self._waiting[model]
+
+    def discard(self, paths: list[str]) -> None:
+        """Delete objects that no result names; what can't be deleted now is swept later."""
+        if paths:
+            self._pool.submit(self._discard, paths)
+
+    def reports(self, wait_s: float = 0.0) -> list[Report]:
+        """What has been done since; if nothing, waits for the first up to `wait_s`."""
+        found: list[Report] = []
+        try:
+            found.append(self._reports.get(timeout=wait_s) if wait_s else self._reports.get_nowait())
+            while True:
+                found.append(self._reports.get_nowait())
+        except Empty:
+            return found
+
+    def close(self) -> None:
+        """Stop trying and wait for what is under way."""
+        self._stop.set()
+        self._pool.shutdown()
+
+    def _count(self, model: str, change: int) -> None:
+        with self._lock:
+            self._waiting[model] += change
+
+    def _submit(self, held: Held, work: Callable[[], Report], done: Callable[[], None] = lambda: None) -> None:
+        def report() -> None:
+            try:
+                self._reports.put(work())
+            except Closed:
+                log.info("storing given up", **held.names)
+            except LatentdError as error:
+                self._reports.put(Unstored(held, error))
+            except Exception as error:  # a thread's exception would be lost, and the job with it
+                log.exception("storing failed", **held.names)
+                self._reports.put(Unstored(held, JobFailed(f"the image can't be stored: {type(error).__name__}")))
+            finally:
+                done()
+
+        self._pool.submit(report)
+
+    def _load(self, held: Held) -> Loaded:
+        request = held.request
+        image, mask = self._read(held, "image", request.image), self._read(held, "mask", request.mask)
+        state = self._patiently(held, lambda: self._savepoints.read(held)) if held.resumed else None
+        return Loaded(held, image, mask, state)
+
+    def _read(self, held: Held, field: str, upload: Upload | None) -> bytes | None:
+        if upload is None:
+            return None
+        try:
+            return self._patiently(held, lambda: bytes(self._store.get(upload.path).bytes()))
+        except FileNotFoundError as error:
+            raise JobFailed(f"the uploaded {field} is no longer stored", field=field) from error
+
+    def _save(self, held: Held, index: int, picture: Image.Image) -> Stored:
+        began, request = time.monotonic(), held.request
+        text = picture_text(request, index, self._hashes[held.model])
+        data = encode_picture(picture, request.output_format, text)
+        encoded_s = time.monotonic() - began
+        path = image_path(held.job_id, held.execution.id, index, request.output_format)
+        put_s = self._patiently(held, lambda: self._put(path, data, f"image/{request.output_format}"))
+        if held.closed:
+            self._discard([path])
+            raise Closed
+        info = ImageInfo(
+            id=image_id(held.job_id, index),
+            url=f"/v1/images/{image_id(held.job_id, index)}",
+            seed=request.seeds[index],
+            width=picture.width,
+            height=picture.height,
+            format=request.output_format,
+            bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+        )
+        return Stored(held, index, info, path, time.monotonic() - began, encoded_s + put_s)
+
+    def _put(self, path: str, data: bytes, media_type: str) -> float:
+        """Create the object; the seconds. One that is there was put by a try whose answer was lost: only we know it."""
+        began = time.monotonic()
+        try:
+            put_image(self._store, path, data, media_type)
+        except AlreadyExistsError:
+            log.info("object was there already", path=path)
+        return time.monotonic() - began
+
+    def _patiently(self, held: Held, work: Callable[[], T]) -> T:
+        """Try until storage answers.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            DiskFull: there is no room for it.
+            Closed: the job ended, or the worker stops.
+        """
+        wait = FIRST_WAIT_S
+        while not held.closed:
+            try:
+                return work()
+            except FileNotFoundError:
+                raise
+            except (BaseError, OSError) as error:
+                if "No space left" in str(error):
+                    raise DiskFull("no space is left for the image", field="LATENTD_STORAGE_URL") from error
+                self._away()
+                log.warning("storage is away", **held.names, error=type(error).__name__, retry_s=wait)
+            if self._stop.wait(wait):
+                raise Closed
+            wait = min(2 * wait, LONGEST_WAIT_S)
+        raise Closed
+
+    def _discard(self, paths: list[str]) -> None:
+        for path in paths:
+            try:
+                delete(self._store, [path])
+            except (BaseError, OSError) as error:
+                log.info("orphan left to the sweep", path=path, error=type(error).__name__)

@@ -1,0 +1,199 @@
+"""What has been kept long enough goes: objects, ids in lists, what dead executions left. Keys expire by themselves.
+
+Every worker runs a sweeper on a thread of its own; a lock in Redis lets one of them through in each interval.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import structlog
+from obstore.exceptions import BaseError
+from redis import Redis
+from redis.client import Pipeline
+from rq.utils import as_text
+
+from contract.job import TERMINAL, JobResult
+from contract.redis_keys import JOBS_KEY, gone_key, job_key, keys_of, list_key, state_key
+from core.storage import Store, delete, tidy
+from jobs.end import Retention
+from jobs.transaction import transact
+from workers.objects.deployment import FOLDERS, belong_together
+from workers.queue.circuit_breaker import Link
+
+LOCK_KEY = "latentd:sweeping"
+PAGE = 500
+LONGEST_INTERVAL_S = 60.0
+YOUNG_S = 600.0  # objects are written before the keys that name them
+ORPHANS_EVERY_S = 3600.0  # the whole storage is listed for them
+CLOCKS_AGREE = 0.9  # objects of an expired job are as old as the retention, but for this much
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object, as its path names it."""
+
+    path: str
+    folder: str
+    job_id: str
+    execution: str  # empty for uploads
+    modified: float
+
+
+class Sweeper:
+    """Removes what expired jobs and dead executions left."""
+
+    def __init__(
+        self, redis: Redis, store: Store, retention: Retention, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._redis = redis
+        self._store = store
+        self._retention = retention
+        self._clock = clock
+
+    def expire(self) -> int:
+        """Forget jobs whose records have expired, and delete their objects; how many."""
+        start, found = 0, 0
+        newest = (self._clock() - self._retention.keep_s) * 1000
+        while ids := self._page(newest, start):
+            with self._redis.pipeline(transaction=False) as pipe:
+                for job_id in ids:
+                    pipe.exists(job_key(job_id))
+                there = pipe.execute()
+            expired = [job_id for job_id, alive in zip(ids, there, strict=True) if not alive]
+            forgotten = sum(map(self._forget, expired))
+            start, found = start + len(ids) - forgotten, found + forgotten
+        return found
+
+    def _page(self, newest: float, start: int) -> list[str]:
+        ids: Any = self._redis.zrangebyscore(JOBS_KEY, "-inf", newest, start=start, num=PAGE)
+        return [as_text(job_id) for job_id in ids]
+
+    def _forget(self, job_id: str) -> bool:
+        """Delete the objects first, so that a crash leaves the id to the next sweep."""
+        oldest = self._clock() - CLOCKS_AGREE * self._retention.keep_s
+        old = [one.path for folder in FOLDERS for one in self._of(folder, job_id) if one.modified <= oldest]
+        if old:
+            delete(self._store, old)
+        return transact(self._redis, (job_key(job_id),), partial(self._bury, job_id=job_id))
+
+    def _bury(self, pipe: Pipeline, job_id: str) -> bool:
+        """Out of the lists, unless an Idempotency-Key made a new job of this id meanwhile; its 410 stays."""
+        alive, owner = bool(pipe.exists(job_key(job_id))), pipe.get(gone_key(job_id))
+        pipe.multi()
+        if not alive:
+            pipe.zrem(JOBS_KEY, job_id)
+            pipe.zrem(list_key(as_text(owner or b"")), job_id)
+            pipe.delete(*keys_of(job_id))
+            pipe.set(gone_key(job_id), "", ex=self._retention.gone_s, nx=True)
+        return not alive
+
+    def collect(self) -> int:
+        """Delete objects that no job names: of jobs that are gone, of executions and puts that died; how many.
+
+        Nothing where this Redis and this storage don't belong together.
+        """
+        if not belong_together(self._redis, self._store):
+            return 0
+        oldest = self._clock() - min(YOUNG_S, self._retention.keep_s)
+        found = tidy(self._store, oldest)
+        for folder in FOLDERS:
+            for page in self._store.list(folder, chunk_size=PAGE):
+                aged = [one for one in _parse(page) if one.modified <= oldest]
+                orphans = self._orphans(aged)
+                if orphans:
+                    delete(self._store, orphans)
+                found += len(orphans)
+        return found
+
+    def _of(self, folder: str, job_id: str) -> list[Stored]:
+        return [one for page in self._store.list(f"{folder}/{job_id}") for one in _parse(page)]
+
+    def _orphans(self, found: Sequence[Stored]) -> list[str]:
+        ids = list(dict.fromkeys(one.job_id for one in found))
+        with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                pipe.hmget(job_key(job_id), ["status", "result"])
+                pipe.hget(state_key(job_id), "path")
+            answers = pipe.execute()
+        states = {job_id: (*answers[2 * k], answers[2 * k + 1]) for k, job_id in enumerate(ids)}
+        return [one.path for one in found if not _named(one, *states[one.job_id])]
+
+
+def _named(stored: Stored, status: bytes | None, result: bytes | None, state_path: bytes | None) -> bool:
+    """Whether the job that an object belongs to still needs it."""
+    if status is None:
+        return False
+    if stored.folder == "uploads":
+        return True
+    if stored.folder == "states":
+        return state_path is not None and as_text(state_path) == stored.path
+    if result is not None:
+        return JobResult.model_validate_json(result).execution == stored.execution
+    return as_text(status) not in TERMINAL
+
+
+def _parse(page: Iterable[Any]) -> list[Stored]:
+    """Objects of a listing's page; those that aren't ours are left alone."""
+    found = []
+    for entry in page:
+        folder, _, rest = str(entry["path"]).partition("/")
+        job_id, _, rest = rest.partition("/")
+        execution = rest.partition("/")[0] if folder != "uploads" else ""
+        modified: datetime = entry["last_modified"]
+        if rest:
+            found.append(Stored(entry["path"], folder, job_id, execution, modified.astimezone(UTC).timestamp()))
+    return found
+
+
+class Sweeping(threading.Thread):
+    """Runs a sweeper at once and every quarter of the retention, a minute at most; nothing that happens stops it."""
+
+    def __init__(self, redis: Redis, sweeper: Sweeper, retention: Retention) -> None:
+        super().__init__(name="sweeping", daemon=True)
+        self._redis = redis
+        self._sweeper = sweeper
+        self._interval = min(LONGEST_INTERVAL_S, max(1.0, retention.keep_s / 4))
+        self._orphans_every = min(ORPHANS_EVERY_S, max(LONGEST_INTERVAL_S, retention.keep_s))
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        link = Link()
+        while not self._done.is_set():
+            try:
+                link.attempt(self.turn)
+            except Exception:  # objects and ids of expired jobs would stay for ever, and nobody would be told
+                log.exception("sweep failed")
+            self._done.wait(self._interval)
+
+    def stop(self) -> None:
+        """Stop and wait for the thread."""
+        self._done.set()
+        if self.is_alive():
+            self.join()
+
+    def turn(self) -> None:
+        """Sweep, if no other worker does.
+
+        Raises:
+            RedisError: if Redis is away.
+        """
+        try:
+            if self._may("expired", self._interval) and (count := self._sweeper.expire()):
+                log.info("expired jobs forgotten", jobs=count)
+            if self._may("orphans", self._orphans_every) and (count := self._sweeper.collect()):
+                log.info("orphan objects deleted", objects=count)
+        except (BaseError, OSError) as error:
+            log.warning("sweep put off: storage is away", error=type(error).__name__)
+
+    def _may(self, what: str, every_s: float) -> bool:
+        """Whether this worker is the first of this interval, which is a little shorter than the wait between turns."""
+        return bool(self._redis.set(f"{LOCK_KEY}:{what}", "1", nx=True, px=int(900 * every_s)))

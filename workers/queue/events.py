@@ -1,0 +1,182 @@
+"""Step and image events, previews and cancellations of all held jobs, in one round trip a turn.
+
+Events of an execution that is no longer the live one are refused by Redis itself, in the script that writes them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from redis import Redis
+from rq.utils import as_text
+
+from contract.base import Wire
+from contract.events import STEP_EVENTS_KEPT, Kept, Shared
+from contract.job import ImageInfo, StoredImage
+from contract.redis_keys import CANCELING_KEY, alone_key, events_key, job_key, preview_key, stored_field
+from jobs.run import Held
+from workers.engine.messages import Share
+
+PREVIEW_S = 300
+ALONE_S = 86_400  # the key of a dead worker tells the reapers until then
+
+# Events of many jobs, and who is to be cancelled. Answers for each event its id, or nothing if the execution may not
+# write any more; then for each id asked about 1 or 0.
+# KEYS: jobs to be cancelled; of each event the record, the stream and the preview.
+# ARGV: how many events; of each execution, type, data, trace, step, preview, field and value of an image, old step
+# events; the ids asked about.
+FLUSH = f"""
+local answers, count = {{}}, tonumber(ARGV[1])
+for i = 0, count - 1 do
+  local record, stream, preview = KEYS[3 * i + 2], KEYS[3 * i + 3], KEYS[3 * i + 4]
+  local execution, type, data, trace, step, picture, field, value, old = unpack(ARGV, 9 * i + 2, 9 * i + 10)
+  local state = redis.call('HMGET', record, 'status', 'execution')
+  local id = false
+  if state[1] == 'running' and state[2] == execution then
+    if step ~= '' then redis.call('HSET', record, 'step', step) end
+    if picture ~= '' then redis.call('SET', preview, picture, 'EX', {PREVIEW_S}) end
+    if field ~= '' then redis.call('HSET', record, field, value) end
+    id = redis.call('XADD', stream, '*', 'type', type, 'data', data, 'trace', trace)
+    for surplus in string.gmatch(old, '%S+') do redis.call('XDEL', stream, surplus) end
+  end
+  answers[i + 1] = id
+end
+for i = 9 * count + 2, #ARGV do
+  answers[#answers + 1] = redis.call('SISMEMBER', KEYS[1], ARGV[i])
+end
+return answers
+"""
+
+ALONE = """
+local state = redis.call('HMGET', KEYS[1], 'status', 'execution')
+if state[1] ~= 'running' or state[2] ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event that waits to be written."""
+
+    held: Held
+    type: Literal["step", "image"]
+    data: str
+    mark: Wire
+    step: str = ""
+    preview: str = ""
+    image: tuple[str, str] = ("", "")  # field of the record, and its value
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a flush learned about the held jobs."""
+
+    canceled: frozenset[str] = frozenset()
+    lost: frozenset[str] = frozenset()
+    """Jobs that another execution has."""
+
+
+class Progress:
+    """Collects events of a turn; a flush that fails keeps them for the next."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._flush = redis.register_script(FLUSH)
+        self._waiting: list[Event] = []
+
+    def step(self, held: Held, step: int, preview: bytes | None, shared: Shared) -> None:
+        """A step was taken; `step` counts over all images of the job."""
+        data = json.dumps({"step": step, "steps": held.steps})
+        picture = {"step": step, "image": base64.b64encode(preview).decode()} if preview else None
+        preview_text = json.dumps(picture) if picture else ""
+        self._waiting.append(Event(held, "step", data, shared, str(step), preview_text))
+
+    def image(self, held: Held, index: int, info: ImageInfo) -> None:
+        """Image `index` was stored."""
+        stored = StoredImage(execution=held.execution.id, info=info).to_json()
+        kept = Kept(decode_s=held.decode_s, store_s=held.store_s)
+        self._waiting.append(Event(held, "image", info.to_json(), kept, image=(stored_field(index), stored)))
+
+    def forget(self, held: Held) -> None:
+        """Drop what waits of a job that has ended."""
+        self._waiting = [event for event in self._waiting if event.held is not held]
+
+    def flush(self, held_ids: Collection[str]) -> News:
+        """Write what waits and ask which of the held jobs a client wants ended.
+
+        Raises:
+            RedisError: if Redis is away; everything is kept for the next flush.
+        """
+        ids = list(held_ids)
+        if not ids:
+            return News()
+        old = {event.held: self._surplus(event.held) for event in self._waiting}
+        trimmed = {held: len(surplus) for held, surplus in old.items()}
+        values = [part for event in self._waiting for part in _values(event, old.pop(event.held, []))]
+        keys = [key for event in self._waiting for key in _keys(event.held.job_id)]
+        answers: Any = self._flush([CANCELING_KEY, *keys], [len(self._waiting), *values, *ids])
+        for held, count in trimmed.items():
+            del held.step_ids[:count]
+        return self._read(answers, ids)
+
+    def _surplus(self, held: Held) -> list[str]:
+        """Ids of step events older than the newest 1,000; the other events are never trimmed."""
+        coming = sum(event.held is held and event.type == "step" for event in self._waiting)
+        return held.step_ids[: max(0, len(held.step_ids) + coming - STEP_EVENTS_KEPT)]
+
+    def _read(self, answers: list[Any], ids: list[str]) -> News:
+        written, self._waiting = self._waiting, []
+        lost = set()
+        for event, answer in zip(written, answers, strict=False):
+            if answer is None:
+                lost.add(event.held.job_id)
+            elif event.type == "step":
+                event.held.step_ids.append(as_text(answer))
+        canceled = {job_id for job_id, wanted in zip(ids, answers[len(written) :], strict=True) if wanted}
+        return News(frozenset(canceled), frozenset(lost))
+
+
+def _keys(job_id: str) -> tuple[str, str, str]:
+    return job_key(job_id), events_key(job_id), preview_key(job_id)
+
+
+def _values(event: Event, old: Sequence[str]) -> tuple[str, ...]:
+    """Of one event, as FLUSH reads them."""
+    about = (event.held.execution.id, event.type, event.data, event.mark.to_json(), event.step, event.preview)
+    return (*about, *event.image, " ".join(old))
+
+
+def shared_of(held: Held, share: Share) -> Shared:
+    """The mark of a step."""
+    return Shared(
+        rows=share.rows,
+        call_rows=share.call_rows,
+        jobs=share.jobs,
+        call_s=round(share.call_s, 4),
+        encode_s=round(held.encode_s, 4),
+        denoise_s=round(share.denoise_s, 4),
+        gpu_s=round(share.gpu_s, 4),
+    )
+
+
+def tell_alone(redis: Redis, held: Held) -> bool:
+    """Say that from now on a death of the worker is this job's; False if another execution has it."""
+    keys = (job_key(held.job_id), alone_key(held.execution.worker_name))
+    return bool(redis.eval(ALONE, 2, *keys, held.execution.id, held.job_id, ALONE_S))
+
+
+def tell_together(redis: Redis, held: Held) -> None:
+    """Say that the worker's jobs run together again."""
+    redis.delete(alone_key(held.execution.worker_name))
+
+
+def step_ids(redis: Redis, job_id: str) -> list[str]:
+    """Ids of the step events that earlier executions of a job left in its stream."""
+    events = redis.xrange(events_key(job_id))
+    return [
+        as_text(event_id) for event_id, fields in events or [] if event_id and fields and fields[b"type"] == b"step"
+    ]
