@@ -38,7 +38,7 @@ from contract.redis_keys import (
     work_key,
 )
 from core.errors import Problem
-from jobs.run import Held
+from jobs.run import JobRun
 from jobs.transaction import transact
 
 Standing: TypeAlias = Literal["live", "ended", "stale"]
@@ -89,7 +89,7 @@ class Publisher:
         self._redis = redis
         self._retention = retention
 
-    def end(self, held: Held, ending: Ending) -> bool:
+    def end(self, held: JobRun, ending: Ending) -> bool:
         """Write how `held` ended; False if another execution has the job by now and nothing was written.
 
         Safe to call again after a lost connection: an ending already written is recognised.
@@ -110,7 +110,7 @@ class Publisher:
         log.info("job ended" if written else "job lost to another execution", **held.names, status=ending.status)
         return written
 
-    def _write(self, pipe: Pipeline, held: Held, ending: Ending) -> None:
+    def _write(self, pipe: Pipeline, held: JobRun, ending: Ending) -> None:
         held.execution.delete(held.job, pipe)
         if isinstance(ending, HandedBack):
             queue_again(pipe, held.job, held.queue, Returned(why="handed_back"))
@@ -119,7 +119,7 @@ class Publisher:
         self._count(pipe, held, ending)
         write_end(pipe, held.job, held.record, ending, self._retention, self._of_execution(held))
 
-    def _count(self, pipe: Pipeline, held: Held, ending: End) -> None:
+    def _count(self, pipe: Pipeline, held: JobRun, ending: End) -> None:
         """The worker's totals in `rq info`; a cancelled job is neither a success nor a failure."""
         if isinstance(ending, Succeeded):
             self._worker.increment_successful_job_count(pipeline=pipe)
@@ -127,7 +127,7 @@ class Publisher:
             self._worker.increment_failed_job_count(pipeline=pipe)
         self._worker.increment_total_working_time(now() - held.execution.created_at, pipe)
 
-    def _of_execution(self, held: Held) -> dict[str, Any]:
+    def _of_execution(self, held: JobRun) -> dict[str, Any]:
         execution = held.execution
         return {
             "worker_name": self._worker.name,
@@ -200,7 +200,7 @@ def put_in_front(pipe: Pipeline, queue: Queue, job_id: str) -> None:
     pipe.ltrim(wake_key(queue.name), -WAKES, -1)
 
 
-def _standing(pipe: Pipeline, held: Held) -> Standing:
+def _standing(pipe: Pipeline, held: JobRun) -> Standing:
     """Whether this execution may write: RQ, our record and the heartbeat registry all still name it."""
     rq_status = pipe.hget(held.job.key, "status")
     status, execution = pipe.hmget(job_key(held.job_id), ["status", "execution"])

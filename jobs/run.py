@@ -15,7 +15,7 @@ from contract.request import JobRequest
 
 
 @dataclass(slots=True, eq=False)
-class Held:
+class JobRun:
     """One execution of one job, from its claim to its end."""
 
     job: Job

@@ -23,7 +23,7 @@ DEATHS_IN_COMPANY = 2  # without a savepoint between them; after that the job ru
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class StoredJob:
     """Our hash and RQ's of one job at one moment."""
 
     job: Job
@@ -51,14 +51,14 @@ class Sighting:
         return int(in_company) >= DEATHS_IN_COMPANY or int(alone) > 0
 
 
-def look(pipe: Pipeline, redis: Redis, job_id: str) -> Sighting:
+def look(pipe: Pipeline, redis: Redis, job_id: str) -> StoredJob:
     """Both hashes, on a pipeline that watches them."""
     job = Job(job_id, connection=redis, serializer=JSONSerializer)
     if stored := pipe.hgetall(job.key):
         job.restore(stored)
     fields = pipe.hgetall(job_key(job_id))
     state = {as_text(name): as_text(value) for name, value in fields.items()}
-    return Sighting(job, state, _request(job) if stored else None)
+    return StoredJob(job, state, _request(job) if stored else None)
 
 
 def lane_queue(redis: Redis, model: str, lane: Lane) -> Queue:

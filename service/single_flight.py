@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class Flight(Generic[T]):
+class SingleFlight(Generic[T]):
     """Who asks while the question is under way gets the same answer: it is never older than one round trip."""
 
     def __init__(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> None:

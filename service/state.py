@@ -20,7 +20,7 @@ from service.admission.estimates import Backlogs
 from service.jobs.waiting import Ends
 from service.metrics.families import Metrics
 from service.requests.cards import CardShelf
-from service.single_flight import Flight
+from service.single_flight import SingleFlight
 
 # One connection is held by every event stream.
 MAX_CONNECTIONS = 8192
@@ -40,7 +40,7 @@ class Gateway:
     shelf: CardShelf
     backlogs: Backlogs
     ends: Ends
-    keys_made: Flight[bool]  # whether any API key was ever made
+    keys_made: SingleFlight[bool]  # whether any API key was ever made
     metrics: Metrics
     public: S3Store | None  # signs URLs of images, where clients may fetch them from the storage
     keys_required: bool  # by the address listened on; once a key was made they are anyway
@@ -71,7 +71,7 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
     async def any_key() -> bool:
         return bool(await redis.hlen(KEYS_KEY))
 
-    keys_made = Flight(any_key)
+    keys_made = SingleFlight(any_key)
     backlogs, ends, metrics = Backlogs(redis), Ends(redis), Metrics()
     return Gateway(settings, redis, rq, store, shelf, backlogs, ends, keys_made, metrics, public, keys_required)
 

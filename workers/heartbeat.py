@@ -21,9 +21,9 @@ from rq.worker_registration import register
 
 from contract.measurements import Rates
 from contract.redis_keys import RATES_KEY, places_key, serving_key
-from jobs.run import Held
+from jobs.run import JobRun
 from workers.metrics.step_times import write_cells
-from workers.queue.circuit_breaker import Link
+from workers.queue.circuit_breaker import CircuitBreaker
 from workers.queue.claims import HEARTBEAT_TTL_S
 from workers.queue.process_identity import machine, my_place
 from workers.queue.reaper import Reaper
@@ -48,7 +48,7 @@ class Heartbeat(threading.Thread):
         redis: Redis,
         reaper: Reaper,
         models: Sequence[str],
-        held: Callable[[], Sequence[Held]],
+        held: Callable[[], Sequence[JobRun]],
         rates: Callable[[], Mapping[str, Rates]],
         times: Callable[[], Mapping[str, Mapping[str, float]]],
         round_s: Callable[[], float] = lambda: 0.0,
@@ -69,7 +69,7 @@ class Heartbeat(threading.Thread):
 
     def run(self) -> None:
         """Beat and sweep until stopped; while Redis is away, try again with backoff."""
-        link = Link()
+        link = CircuitBreaker()
         while not self._done.is_set():
             try:
                 self._turn(link)
@@ -77,7 +77,7 @@ class Heartbeat(threading.Thread):
                 log.exception("heartbeat failed")
             self._done.wait(0.1)
 
-    def _turn(self, link: Link) -> None:
+    def _turn(self, link: CircuitBreaker) -> None:
         """What is due, each on its own: a sweep that fails doesn't stop the heart."""
         if self._round_s() > self._hang_s:
             self._end_process()
@@ -124,7 +124,7 @@ class Heartbeat(threading.Thread):
                     pipe.delete(one.job.key)
             pipe.execute()
 
-    def _beat_for(self, pipe: Pipeline, held: Held) -> int:
+    def _beat_for(self, pipe: Pipeline, held: JobRun) -> int:
         """Renew one execution; the place of the job's HSET among the answers."""
         held.execution.heartbeat(held.job.started_job_registry, HEARTBEAT_TTL_S, pipe)
         held.job.heartbeat(now(), HEARTBEAT_TTL_S, pipeline=pipe)

@@ -14,7 +14,7 @@ from rq.worker.base import BaseWorker, WorkerStatus
 from contract.lanes import LANES
 from core.errors import DeadlineMissed, JobFailed, LatentdError
 from jobs.end import Canceled, Ending, Failed, HandedBack, Publisher, Retention, Succeeded
-from jobs.run import Held
+from jobs.run import JobRun
 from workers.claim_policy import CLAIMS_A_ROUND, IDLE_S, Place
 from workers.engine.engine import Engine
 from workers.engine.messages import Admission, Called, Finished, Outcome, OutOfMemory, Prepared, Stepped
@@ -23,7 +23,7 @@ from workers.metrics.families import WorkerMetrics
 from workers.metrics.rates import RateMeter
 from workers.metrics.step_times import StepTimer
 from workers.objects.storing import Loaded, Report, Stored, Storing
-from workers.queue.circuit_breaker import Link
+from workers.queue.circuit_breaker import CircuitBreaker
 from workers.queue.claims import Claims
 from workers.queue.events import News, Progress, shared_of, step_ids, tell_alone, tell_together
 from workers.queue.savepoints import Savepoints
@@ -63,11 +63,11 @@ class Loop:
         self._save_s = save_s
         self._metrics = metrics
         self._clock = clock
-        self._link = Link(clock)
+        self._link = CircuitBreaker(clock)
         self._publisher = Publisher(worker, redis, retention)
         self._progress = Progress(redis)
-        self._held: dict[str, Held] = {}
-        self._loading: dict[str, Held] = {}  # of the held ones, those whose uploads are being read
+        self._held: dict[str, JobRun] = {}
+        self._loading: dict[str, JobRun] = {}  # of the held ones, those whose uploads are being read
         self._endings: dict[str, Ending] = {}  # of the held ones, those that only have to be published
         self._computing: set[str] = set()  # of the held ones, those in the engine
         self._suspect: Loaded | None = None  # waits until the others' states are saved
@@ -75,7 +75,7 @@ class Loop:
         self._stop_at: float | None = None
         self._round_at = clock()
 
-    def held(self) -> list[Held]:
+    def held(self) -> list[JobRun]:
         """All jobs held now, to be kept alive."""
         return list(self._held.values())
 
@@ -145,7 +145,7 @@ class Loop:
         places: list[Place] = [(model, lane) for model in self._models for lane in LANES]
         return [place for place in places if self._engine.room(*place) > taken[place[0]]]
 
-    def _begin(self, held: Held) -> None:
+    def _begin(self, held: JobRun) -> None:
         if (lost := self._held.get(held.job_id)) is not None:  # taken for dead, and first to find the job again
             self._release(lost)
         self._held[held.job_id] = held
@@ -160,7 +160,7 @@ class Loop:
         else:
             self._start(held)
 
-    def _deadline(self, held: Held) -> float | None:
+    def _deadline(self, held: JobRun) -> float | None:
         if held.request.deadline_ms is None:
             return None
         age = (datetime.now(UTC) - held.created_at).total_seconds()
@@ -188,7 +188,7 @@ class Loop:
             if not held.saving:
                 self._save_one(held, self._savepoints.submit)
 
-    def _start(self, held: Held) -> None:
+    def _start(self, held: JobRun) -> None:
         request = held.request
         if held.resumed or request.image is not None or request.mask is not None:
             self._loading[held.job_id] = held
@@ -242,7 +242,7 @@ class Loop:
         if held is not None and outcome.job_id not in self._endings:
             self._take_of(held, outcome)
 
-    def _take_of(self, held: Held, outcome: Prepared | Stepped | Finished | TaskFailed) -> None:
+    def _take_of(self, held: JobRun, outcome: Prepared | Stepped | Finished | TaskFailed) -> None:
         """What the engine did for one job."""
         if isinstance(outcome, Prepared):
             self._metrics.stages.labels("encode", held.model).observe(outcome.seconds)
@@ -280,7 +280,7 @@ class Loop:
             else:
                 self._end(held, Failed(report.error.problem()))
 
-    def _store(self, held: Held, stored: Stored) -> None:
+    def _store(self, held: JobRun, stored: Stored) -> None:
         held.images[stored.index] = stored.info
         held.paths.append(stored.path)
         held.store_s += stored.seconds
@@ -313,7 +313,7 @@ class Loop:
                 held.save_at = now + self._save_s
                 self._save_one(held, self._savepoints.submit)
 
-    def _save_one(self, held: Held, write: Callable[[Held, bytes], None]) -> None:
+    def _save_one(self, held: JobRun, write: Callable[[JobRun, bytes], None]) -> None:
         state = self._engine.snapshot(held.job_id)
         if state is not None:
             write(held, state)
@@ -326,7 +326,7 @@ class Loop:
         for job_id in news.canceled & self._held.keys() - self._endings.keys():
             self._end(self._held[job_id], Canceled())
 
-    def _end(self, held: Held, ending: Ending) -> None:
+    def _end(self, held: JobRun, ending: Ending) -> None:
         """Work on it no more; how it ended is published this round, or once Redis is back."""
         self._engine.drop(held.job_id)
         self._computing.discard(held.job_id)
@@ -348,7 +348,7 @@ class Loop:
             count += 1
         return count
 
-    def _release(self, held: Held, keep: bool = False) -> None:
+    def _release(self, held: JobRun, keep: bool = False) -> None:
         """Forget a job; its objects too, unless its record names them."""
         job_id = held.job_id
         self._engine.drop(job_id)

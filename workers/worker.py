@@ -29,7 +29,7 @@ from workers.metrics.flops import row_flops_of
 from workers.metrics.gpu import gpu_of
 from workers.objects.storing import Storing
 from workers.objects.sweep import Sweeper, Sweeping
-from workers.queue.circuit_breaker import ANSWER_S, Link, connect
+from workers.queue.circuit_breaker import ANSWER_S, CircuitBreaker, connect
 from workers.queue.claims import HEARTBEAT_TTL_S
 from workers.queue.process_identity import machine
 from workers.queue.reaper import Reaper
@@ -121,7 +121,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
 
 def _patiently(work: Callable[[], T]) -> T:
     """What `work` returns, as soon as Redis is there."""
-    link = Link()
+    link = CircuitBreaker()
     while True:
         done = link.attempt(lambda: [work()])
         if done:
@@ -145,5 +145,5 @@ def _leave(worker: BatchWorker, redis: Redis, models: Sequence[str]) -> None:
         for model in models:
             redis.zrem(serving_key(model), worker.name)
 
-    Link().attempt(leave)
+    CircuitBreaker().attempt(leave)
     log.info("stopped", worker=worker.name)

@@ -15,7 +15,7 @@ from contract.lanes import LANES, Lane, queue_name
 from contract.measurements import Rates
 from contract.redis_keys import RATES_KEY, queue_key, serving_key, work_key
 from contract.request import JobRequest
-from service.single_flight import Flight
+from service.single_flight import SingleFlight
 
 # Redis adds a job in about 0.2 µs: of its time, backlogs take no more than 1 % for each gateway.
 EACH_S = 20e-6
@@ -60,14 +60,14 @@ class Backlogs:
     def __init__(self, redis: Redis) -> None:
         self._script = redis.register_script(_BACKLOG)
         self._kept: dict[tuple[str, Lane], tuple[float, Backlog]] = {}  # until when
-        self._flights: dict[tuple[str, Lane], Flight[Backlog]] = {}
+        self._flights: dict[tuple[str, Lane], SingleFlight[Backlog]] = {}
 
     async def of(self, model: str, lane: Lane) -> Backlog:
         """What stands before a new job, in one round trip."""
         until, kept = self._kept.get((model, lane), (0.0, None))
         if kept is None or time.monotonic() >= until:
             if (model, lane) not in self._flights:
-                self._flights[model, lane] = Flight(partial(self._read, model, lane))
+                self._flights[model, lane] = SingleFlight(partial(self._read, model, lane))
             kept = await self._flights[model, lane].answer()
         return kept
 

@@ -17,7 +17,7 @@ from core.errors import Forbidden, NotFound, RateLimited, Unauthorized
 from service.auth.keys import ApiKey, Scope, split
 from service.auth.signing import Signer, read_signer
 from service.http.origins import SAFE_METHODS
-from service.single_flight import Flight
+from service.single_flight import SingleFlight
 
 _BEARER = re.compile(r"Bearer +(\S+)", re.IGNORECASE)
 _IMAGE = "/v1/images/"
@@ -74,7 +74,7 @@ def scope_of(method: str, path: str) -> Scope:
 
 
 async def authorize(
-    redis: Redis, keys_made: Flight[bool], asked: AsgiScope, headers: Headers, *, required: bool
+    redis: Redis, keys_made: SingleFlight[bool], asked: AsgiScope, headers: Headers, *, required: bool
 ) -> Caller:
     """The caller of a request.
 

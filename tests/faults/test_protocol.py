@@ -17,7 +17,7 @@ from core.errors import JobFailed
 from core.settings import Settings
 from jobs.cancel import cancel
 from jobs.end import Canceled, Ending, Failed, HandedBack, Publisher, Succeeded
-from jobs.run import Held
+from jobs.run import JobRun
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.unit.workers.parts import RETENTION, SHARED, TINY, make_claims, make_worker
 from workers.queue.claims import POP
@@ -41,7 +41,7 @@ class Protocol(RuleBasedStateMachine):
         self.queue = open_queue(self.redis, make_request())
         self.made = {name: make_worker(self.redis, name) for name in WORKERS}
         self.claims = {name: make_claims(worker) for name, worker in self.made.items()}
-        self.held: list[tuple[str, Held]] = []
+        self.held: list[tuple[str, JobRun]] = []
         self.jobs: list[str] = []
         self.now = 0.0
         self.reaper = Reaper(self.redis, [self.queue], RETENTION, "reaper", clock=lambda: self.now)
@@ -76,7 +76,7 @@ class Protocol(RuleBasedStateMachine):
         first, again = (self._publish(name, held, "succeeded") for _ in range(2))
         assert again or not first
 
-    def _publish(self, name: str, held: Held, ending: str) -> bool:
+    def _publish(self, name: str, held: JobRun, ending: str) -> bool:
         endings: dict[str, Ending] = {
             "succeeded": Succeeded(held.result()),
             "failed": Failed(JobFailed("it did").problem()),

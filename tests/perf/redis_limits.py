@@ -23,7 +23,7 @@ from contract.job import JobRecord, JobResult, Timings
 from core.settings import Settings
 from jobs.create import create
 from jobs.end import Publisher, Succeeded
-from jobs.run import Held
+from jobs.run import JobRun
 from tests.enqueue import make_request
 from tests.redis_server import RedisServer
 from tests.unit.workers.parts import RETENTION, TINY, make_claims, make_worker
@@ -82,12 +82,12 @@ class Bench:
         self._publisher.end(self.hold(self.claims), RESULT)
 
     @staticmethod
-    def hold(claims: Claims) -> Held:
+    def hold(claims: Claims) -> JobRun:
         held = claims.next(TINY)
         assert held is not None
         return held
 
-    def held(self, claims: Claims, name: str) -> list[Held]:
+    def held(self, claims: Claims, name: str) -> list[JobRun]:
         """A full call's jobs."""
         for number in range(BATCH):
             self.enqueue(f"{name}-{number}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from models.networks.conditioning import ClassConfig, TextConfig
 from models.pipeline import LatentDiffusion
 from models.samplers.noise import X_T, noise
-from workers.engine.job_spec import Blueprint
+from workers.engine.job_spec import JobSpec
 from workers.engine.pictures import mask_tensor, to_tensor
 
 PROMPTS_KEPT = 256
@@ -60,7 +60,7 @@ class PromptCache:
         return self.kept[key]
 
 
-def prepare(blue: Blueprint, prompts: PromptCache) -> Conditions:
+def prepare(blue: JobSpec, prompts: PromptCache) -> Conditions:
     """Run the networks that a job needs before its first step, one prompt and one picture at a time.
 
     Raises:
@@ -80,7 +80,7 @@ def prepare(blue: Blueprint, prompts: PromptCache) -> Conditions:
     )
 
 
-def _contexts(blue: Blueprint, prompts: PromptCache) -> tuple[Tensor | None, Tensor | None]:
+def _contexts(blue: JobSpec, prompts: PromptCache) -> tuple[Tensor | None, Tensor | None]:
     """n d of the condition and, where guided, of what it is led away from."""
     model, request, conditioner = blue.model, blue.request, blue.model.config.conditioner
     if isinstance(conditioner, TextConfig):
@@ -96,18 +96,18 @@ def _class(model: LatentDiffusion, number: int | None) -> Tensor | None:
     return None if number is None else model.encode_labels(torch.tensor([number]))[0]
 
 
-def _label(blue: Blueprint) -> int | None:
+def _label(blue: JobSpec) -> int | None:
     if blue.model.config.unet.num_classes is None:
         return None
     return blue.request.class_id if blue.model.config.low_res_schedule is None else blue.request.noise_level
 
 
-def _known(blue: Blueprint, latent: Tensor | None) -> Known:
+def _known(blue: JobSpec, latent: Tensor | None) -> Known:
     assert latent is not None
     return Known(latent, F.max_pool2d(_hole(blue), blue.model.latent_factor)[0].to(latent))
 
 
-def _concat(blue: Blueprint) -> Tensor | None:
+def _concat(blue: JobSpec) -> Tensor | None:
     """k h w; without any noise that the UNet wants on a low-resolution picture (`of_image` adds it)."""
     model = blue.model
     if blue.labels is not None:
@@ -118,7 +118,7 @@ def _concat(blue: Blueprint) -> Tensor | None:
     return _inpaint_concat(blue) if model.config.concat in ("mask-latent", "latent-mask") else None
 
 
-def _inpaint_concat(blue: Blueprint) -> Tensor:
+def _inpaint_concat(blue: JobSpec) -> Tensor:
     model = blue.model
     if blue.mask is None:
         return model.blank_concat(*blue.latent_shape[1:])[0]
@@ -128,17 +128,17 @@ def _inpaint_concat(blue: Blueprint) -> Tensor:
     return model.inpaint_concat(_padded(blue), hole)[0]
 
 
-def _padded(blue: Blueprint) -> Tensor:
+def _padded(blue: JobSpec) -> Tensor:
     assert blue.upload is not None
     return blue.frame.pad(to_tensor(blue.upload))  # 1 3 H W
 
 
-def _hole(blue: Blueprint) -> Tensor:
+def _hole(blue: JobSpec) -> Tensor:
     assert blue.mask is not None
     return blue.frame.pad(mask_tensor(blue.mask))  # 1 1 H W
 
 
-def of_image(blue: Blueprint, conditions: Conditions, seed: int) -> Conditions:
+def of_image(blue: JobSpec, conditions: Conditions, seed: int) -> Conditions:
     """The conditions of one image of the job: an upscaler with noise levels gets noise of the image's seed."""
     level, low_res = blue.request.noise_level, conditions.concat
     if blue.model.config.low_res_schedule is None or level is None or low_res is None:
@@ -147,12 +147,12 @@ def of_image(blue: Blueprint, conditions: Conditions, seed: int) -> Conditions:
     return replace(conditions, concat=blue.model.low_res_concat(low_res[None], level, drawn)[0])
 
 
-def starting_noise(blue: Blueprint, seed: int) -> Tensor:
+def starting_noise(blue: JobSpec, seed: int) -> Tensor:
     """x_T of an image, c h w."""
     return noise(seed, X_T, 0, blue.latent_shape).to(blue.model.device)
 
 
-def starting_latent(blue: Blueprint, conditions: Conditions, x_T: Tensor) -> Tensor:
+def starting_latent(blue: JobSpec, conditions: Conditions, x_T: Tensor) -> Tensor:
     """z at the plan's first row, c h w: noise, or the uploaded picture's latent under it (SDEdit, Meng et al. 2022)."""
     if conditions.latent is None:
         return x_T

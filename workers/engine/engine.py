@@ -22,7 +22,7 @@ from workers.engine.conditioning import PromptCache, prepare
 from workers.engine.decoding import Decoder, Undecoded
 from workers.engine.denoise import denoise
 from workers.engine.engine_job import EngineJob
-from workers.engine.job_spec import blueprint
+from workers.engine.job_spec import job_spec_of
 from workers.engine.memory import or_none
 from workers.engine.messages import Admission, Called, Failed, Finished, Outcome, OutOfMemory, Prepared, Stepped
 from workers.engine.numerics import configure, numerics_of
@@ -94,7 +94,7 @@ class Engine:
         model = self._models.get(admission.request.model)
         if model is None:
             raise JobFailed(f"model {admission.request.model} isn't loaded here", field="model", bound=[*self._models])
-        job = EngineJob(admission, blueprint(admission, model, self._max_pixels))
+        job = EngineJob(admission, job_spec_of(admission, model, self._max_pixels))
         self._jobs[job.job_id] = job
         self._unprepared.append(job)
 

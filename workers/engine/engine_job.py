@@ -10,7 +10,7 @@ from torch import Tensor
 
 from workers.engine.conditioning import Conditions, of_image, starting_latent, starting_noise
 from workers.engine.denoise import Picture
-from workers.engine.job_spec import Blueprint
+from workers.engine.job_spec import JobSpec
 from workers.engine.messages import Admission, Share, Stepped
 from workers.engine.pictures import enlarge_alpha, paste, to_picture
 from workers.engine.savepoint_state import restore
@@ -22,7 +22,7 @@ class EngineJob:
     """One admitted job. `pictures` is empty until it is prepared; `unfinished` are images without an answer yet."""
 
     admission: Admission
-    blue: Blueprint
+    blue: JobSpec
     pictures: list[Picture] = field(default_factory=list)
     unfinished: set[int] = field(default_factory=set)
     step: int = 0

@@ -20,7 +20,7 @@ PICTURED = ("inpaint", "upscale", "img2img", "semantic2img")
 
 
 @dataclass(frozen=True, slots=True)
-class Blueprint:
+class JobSpec:
     """What a request means for its model."""
 
     model: LatentDiffusion
@@ -41,7 +41,7 @@ class Blueprint:
         return self.model.latent_channels, height * self.scale // f, width * self.scale // f
 
 
-def blueprint(admission: Admission, model: LatentDiffusion, max_pixels: int) -> Blueprint:
+def job_spec_of(admission: Admission, model: LatentDiffusion, max_pixels: int) -> JobSpec:
     """Check and plan a job.
 
     Raises:
@@ -59,7 +59,7 @@ def blueprint(admission: Admission, model: LatentDiffusion, max_pixels: int) -> 
     stride = 2 ** (len(config.unet.channels) - 1)
     frame = Frame(*size, stride * model.latent_factor // scale)
     guided = request.guided and (isinstance(config.conditioner, TextConfig) or config.null_class is not None)
-    return Blueprint(model, request, plan, frame, scale, upload, mask, labels, guided)
+    return JobSpec(model, request, plan, frame, scale, upload, mask, labels, guided)
 
 
 def _uploads(

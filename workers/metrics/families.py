@@ -14,7 +14,7 @@ from contract.base import Kind
 from contract.job import Status
 from contract.lanes import LANES
 from core.errors import ConfigurationError
-from jobs.run import Held
+from jobs.run import JobRun
 from workers.engine.messages import Called
 from workers.metrics.flops import RowFlops
 from workers.metrics.gpu import Gpu, GpuCollector
@@ -131,7 +131,7 @@ class WorkerMetrics:
         if call.model in self._row_flops:
             self.flops.labels(call.model).inc(call.rows * self._row_flops[call.model](call.shape))
 
-    def ended(self, held: Held, status: Status) -> None:
+    def ended(self, held: JobRun, status: Status) -> None:
         """A job ended; `queued`: it was handed back."""
         if status == "queued":
             return

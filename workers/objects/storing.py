@@ -20,7 +20,7 @@ from contract.job import ImageInfo, image_id
 from contract.request import Upload
 from core.errors import DiskFull, JobFailed, LatentdError
 from core.storage import Store, delete, image_path, put_image
-from jobs.run import Held
+from jobs.run import JobRun
 from workers.claim_policy import STORING_THREADS
 from workers.engine.pictures import encode_picture, picture_text
 from workers.queue.savepoints import Savepoints
@@ -35,7 +35,7 @@ log = structlog.get_logger()
 class Loaded:
     """The files that a job was uploaded with, and the state that an earlier execution of it left."""
 
-    held: Held
+    held: JobRun
     image: bytes | None
     mask: bytes | None
     state: bytes | None = None
@@ -45,7 +45,7 @@ class Loaded:
 class Stored:
     """Image `index` is in storage, under `path`."""
 
-    held: Held
+    held: JobRun
     index: int
     info: ImageInfo
     path: str
@@ -57,7 +57,7 @@ class Stored:
 class Unstored:
     """Storage answered that it will never do."""
 
-    held: Held
+    held: JobRun
     error: LatentdError
 
 
@@ -91,11 +91,11 @@ class Storing:
         self._lock = threading.Lock()
         self._waiting: Counter[str] = Counter()  # by model, decoded images that are in memory only
 
-    def load(self, held: Held) -> None:
+    def load(self, held: JobRun) -> None:
         """Read the job's uploads and state; a `Loaded` or `Unstored` follows."""
         self._submit(held, lambda: self._load(held))
 
-    def save(self, held: Held, index: int, picture: Image.Image) -> None:
+    def save(self, held: JobRun, index: int, picture: Image.Image) -> None:
         """Encode and store an image; a `Stored` or `Unstored` follows."""
         self._count(held.model, 1)
         self._submit(held, lambda: self._save(held, index, picture), lambda: self._count(held.model, -1))
@@ -129,7 +129,7 @@ class Storing:
         with self._lock:
             self._waiting[model] += change
 
-    def _submit(self, held: Held, work: Callable[[], Report], done: Callable[[], None] = lambda: None) -> None:
+    def _submit(self, held: JobRun, work: Callable[[], Report], done: Callable[[], None] = lambda: None) -> None:
         def report() -> None:
             try:
                 self._reports.put(work())
@@ -145,13 +145,13 @@ class Storing:
 
         self._pool.submit(report)
 
-    def _load(self, held: Held) -> Loaded:
+    def _load(self, held: JobRun) -> Loaded:
         request = held.request
         image, mask = self._read(held, "image", request.image), self._read(held, "mask", request.mask)
         state = self._patiently(held, lambda: self._savepoints.read(held)) if held.resumed else None
         return Loaded(held, image, mask, state)
 
-    def _read(self, held: Held, field: str, upload: Upload | None) -> bytes | None:
+    def _read(self, held: JobRun, field: str, upload: Upload | None) -> bytes | None:
         if upload is None:
             return None
         try:
@@ -159,7 +159,7 @@ class Storing:
         except FileNotFoundError as error:
             raise JobFailed(f"the uploaded {field} is no longer stored", field=field) from error
 
-    def _save(self, held: Held, index: int, picture: Image.Image) -> Stored:
+    def _save(self, held: JobRun, index: int, picture: Image.Image) -> Stored:
         began, request = time.monotonic(), held.request
         text = picture_text(request, index, self._hashes[held.model])
         data = encode_picture(picture, request.output_format, text)
@@ -190,7 +190,7 @@ class Storing:
             log.info("object was there already", path=path)
         return time.monotonic() - began
 
-    def _patiently(self, held: Held, work: Callable[[], T]) -> T:
+    def _patiently(self, held: JobRun, work: Callable[[], T]) -> T:
         """Try until storage answers.
 
         Raises:

@@ -25,7 +25,7 @@ from core.storage import Store, delete, tidy
 from jobs.end import Retention
 from jobs.transaction import transact
 from workers.objects.deployment import FOLDERS, belong_together
-from workers.queue.circuit_breaker import Link
+from workers.queue.circuit_breaker import CircuitBreaker
 
 LOCK_KEY = "latentd:sweeping"
 PAGE = 500
@@ -166,7 +166,7 @@ class Sweeping(threading.Thread):
         self._done = threading.Event()
 
     def run(self) -> None:
-        link = Link()
+        link = CircuitBreaker()
         while not self._done.is_set():
             try:
                 link.attempt(self.turn)

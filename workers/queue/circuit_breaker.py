@@ -29,7 +29,7 @@ def connect(url: str) -> Redis:
     return Redis.from_url(url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S, retry=retry)
 
 
-class Link:
+class CircuitBreaker:
     """Runs Redis work unless Redis is away; after a failure it waits 0.1 s, doubling to 2 s, before the next try."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -29,8 +29,8 @@ from contract.events import MARK, Claimed
 from contract.lanes import LANES
 from contract.redis_keys import events_key, job_key, wake_key
 from contract.request import JobRequest, Numerics
-from jobs.run import Held
-from jobs.stored_job import Sighting, lane_queue, look
+from jobs.run import JobRun
+from jobs.stored_job import StoredJob, lane_queue, look
 from jobs.transaction import transact
 from workers.claim_policy import REST_S, ClaimOrder, Place
 
@@ -76,7 +76,7 @@ class Claims:
         self._passed: set[str] = set()  # refused since the last pause
         self._paused: dict[str, float] = {}  # queue key → until when
 
-    def next(self, places: Collection[Place]) -> Held | None:
+    def next(self, places: Collection[Place]) -> JobRun | None:
         """The next job of one of these models and lanes, started and held by this worker; None if none waits.
 
         Raises:
@@ -107,8 +107,8 @@ class Claims:
         popped: Any = self._pop_first([WORKERS_SUSPENDED, *pairs])
         return None if popped is None else (as_text(popped[0]), as_text(popped[1]))
 
-    def _take(self, queue: Queue, job_id: str) -> Held | None:
-        def take(pipe: Pipeline) -> Held | None:
+    def _take(self, queue: Queue, job_id: str) -> JobRun | None:
+        def take(pipe: Pipeline) -> JobRun | None:
             seen = look(pipe, self._redis, job_id)
             pipe.multi()
             pipe.lrem(queue.intermediate_queue_key, 0, job_id)
@@ -125,14 +125,14 @@ class Claims:
             self._worker.executions[held.execution.id] = held.execution
         return held
 
-    def _start(self, pipe: Pipeline, queue: Queue, seen: Sighting, request: JobRequest) -> Held:
+    def _start(self, pipe: Pipeline, queue: Queue, seen: StoredJob, request: JobRequest) -> JobRun:
         job, started = seen.job, now()
         execution = Execution.create(job, HEARTBEAT_TTL_S, pipeline=pipe, worker_name=self._worker.name)
         job.prepare_for_execution(self._worker.name, pipeline=pipe)
         pipe.persist(job.key)
         self._worker.set_state(WorkerStatus.BUSY, pipeline=pipe)
         self._mark_running(pipe, seen, request, execution, started.isoformat())
-        return Held(
+        return JobRun(
             job=job,
             queue=queue,
             execution=execution,
@@ -146,7 +146,7 @@ class Claims:
         )
 
     def _mark_running(
-        self, pipe: Pipeline, seen: Sighting, request: JobRequest, execution: Execution, started_at: str
+        self, pipe: Pipeline, seen: StoredJob, request: JobRequest, execution: Execution, started_at: str
     ) -> None:
         """Our side of the start; `started` is told once in a job's life, and its numerics are fixed then."""
         changed: dict[FieldT, EncodableT] = {"status": "running", "execution": execution.id}
@@ -165,12 +165,12 @@ class Claims:
     def _with_numerics(self, request: JobRequest) -> JobRequest:
         return request.model_copy(update={"numerics": self._numerics})
 
-    def _foreign_numerics(self, seen: Sighting) -> bool:
+    def _foreign_numerics(self, seen: StoredJob) -> bool:
         """A strict job that began elsewhere can't change its numerics: equal bytes are promised."""
         fixed = seen.state.get("numerics")
         return fixed is not None and Numerics.model_validate_json(fixed) != self._numerics
 
-    def _refuse(self, pipe: Pipeline, queue: Queue, seen: Sighting) -> None:
+    def _refuse(self, pipe: Pipeline, queue: Queue, seen: StoredJob) -> None:
         """Back to the end of the queue; once the whole queue came by, it rests a second rather than spin."""
         job_id = seen.job.id
         pipe.rpush(queue.key, job_id)
@@ -185,7 +185,7 @@ class Claims:
             log.warning("job left to another worker", job_id=job_id, reason=reason, contract=CONTRACT_VERSION)
 
 
-def _drop(pipe: Pipeline, seen: Sighting) -> None:
+def _drop(pipe: Pipeline, seen: StoredJob) -> None:
     """Not to be run: a duplicate, cancelled, ended or purged. RQ, if it thinks the job queued, is told the truth."""
     if seen.job.get_status(refresh=False) == JobStatus.QUEUED:
         ended = RQ_STATUS.get(seen.state.get("status", ""), JobStatus.CANCELED)

@@ -18,7 +18,7 @@ from contract.base import Wire
 from contract.events import STEP_EVENTS_KEPT, Kept, Shared
 from contract.job import ImageInfo, StoredImage
 from contract.redis_keys import CANCELING_KEY, alone_key, events_key, job_key, preview_key, stored_field
-from jobs.run import Held
+from jobs.run import JobRun
 from workers.engine.messages import Share
 
 PREVIEW_S = 300
@@ -63,7 +63,7 @@ return 1
 class Event:
     """One event that waits to be written."""
 
-    held: Held
+    held: JobRun
     type: Literal["step", "image"]
     data: str
     mark: Wire
@@ -88,20 +88,20 @@ class Progress:
         self._flush = redis.register_script(FLUSH)
         self._waiting: list[Event] = []
 
-    def step(self, held: Held, step: int, preview: bytes | None, shared: Shared) -> None:
+    def step(self, held: JobRun, step: int, preview: bytes | None, shared: Shared) -> None:
         """A step was taken; `step` counts over all images of the job."""
         data = json.dumps({"step": step, "steps": held.steps})
         picture = {"step": step, "image": base64.b64encode(preview).decode()} if preview else None
         preview_text = json.dumps(picture) if picture else ""
         self._waiting.append(Event(held, "step", data, shared, str(step), preview_text))
 
-    def image(self, held: Held, index: int, info: ImageInfo) -> None:
+    def image(self, held: JobRun, index: int, info: ImageInfo) -> None:
         """Image `index` was stored."""
         stored = StoredImage(execution=held.execution.id, info=info).to_json()
         kept = Kept(decode_s=held.decode_s, store_s=held.store_s)
         self._waiting.append(Event(held, "image", info.to_json(), kept, image=(stored_field(index), stored)))
 
-    def forget(self, held: Held) -> None:
+    def forget(self, held: JobRun) -> None:
         """Drop what waits of a job that has ended."""
         self._waiting = [event for event in self._waiting if event.held is not held]
 
@@ -123,7 +123,7 @@ class Progress:
             del held.step_ids[:count]
         return self._read(answers, ids)
 
-    def _surplus(self, held: Held) -> list[str]:
+    def _surplus(self, held: JobRun) -> list[str]:
         """Ids of step events older than the newest 1,000; the other events are never trimmed."""
         coming = sum(event.held is held and event.type == "step" for event in self._waiting)
         return held.step_ids[: max(0, len(held.step_ids) + coming - STEP_EVENTS_KEPT)]
@@ -150,7 +150,7 @@ def _values(event: Event, old: Sequence[str]) -> tuple[str, ...]:
     return (*about, *event.image, " ".join(old))
 
 
-def shared_of(held: Held, share: Share) -> Shared:
+def shared_of(held: JobRun, share: Share) -> Shared:
     """The mark of a step."""
     return Shared(
         rows=share.rows,
@@ -163,13 +163,13 @@ def shared_of(held: Held, share: Share) -> Shared:
     )
 
 
-def tell_alone(redis: Redis, held: Held) -> bool:
+def tell_alone(redis: Redis, held: JobRun) -> bool:
     """Say that from now on a death of the worker is this job's; False if another execution has it."""
     keys = (job_key(held.job_id), alone_key(held.execution.worker_name))
     return bool(redis.eval(ALONE, 2, *keys, held.execution.id, held.job_id, ALONE_S))
 
 
-def tell_together(redis: Redis, held: Held) -> None:
+def tell_together(redis: Redis, held: JobRun) -> None:
     """Say that the worker's jobs run together again."""
     redis.delete(alone_key(held.execution.worker_name))
 

@@ -26,7 +26,7 @@ from contract.job import JobRecord
 from contract.redis_keys import DEADLINES_KEY, UNSERVED_KEY, alone_key, events_key, job_key, unserved_field
 from core.errors import DeadlineMissed, JobFailed, LatentdError
 from jobs.end import Failed, Retention, put_in_front, queue_again, write_end
-from jobs.stored_job import Sighting, lane_queue, look
+from jobs.stored_job import StoredJob, lane_queue, look
 from jobs.transaction import transact
 from workers.queue.leases import Leases
 from workers.queue.process_identity import find_orphans
@@ -127,7 +127,7 @@ class Reaper:
 
         return transact(self._redis, (Job.key_for(job_id), job_key(job_id), execution.key), body)
 
-    def _mourn(self, pipe: Pipeline, seen: Sighting, queue: Queue, alone: str | None) -> bool:
+    def _mourn(self, pipe: Pipeline, seen: StoredJob, queue: Queue, alone: str | None) -> bool:
         """Count the death of the worker; whether the job is queued again.
 
         While a job ran alone its death is nobody else's.
@@ -167,7 +167,7 @@ class Reaper:
             detail = f"deadline_ms {bound} passed while the job waited"
             self._end(pipe, seen, DeadlineMissed(detail, field="deadline_ms", value=bound))
 
-    def _end(self, pipe: Pipeline, seen: Sighting, error: LatentdError) -> None:
+    def _end(self, pipe: Pipeline, seen: StoredJob, error: LatentdError) -> None:
         seen.job.ended_at = now()
         write_end(pipe, seen.job, seen.record, Failed(error.problem()), self._retention, {})
         request = seen.record.request

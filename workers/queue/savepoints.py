@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from contract.redis_keys import job_key, state_key
 from core.storage import Store, delete, state_path
-from jobs.run import Held
+from jobs.run import JobRun
 
 INLINE_BYTES = 1024 * 1024  # of one image
 STATE_TTL_S = 86_400
@@ -48,16 +48,16 @@ class Savepoints:
         self._hashes = hashes
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="savepoints")
 
-    def submit(self, held: Held, data: bytes) -> None:
+    def submit(self, held: JobRun, data: bytes) -> None:
         """Keep a state soon; `held.saving` until then."""
         held.saving, step = True, held.step
         self._thread.submit(self._write, held, step, data)
 
-    def write(self, held: Held, data: bytes) -> None:
+    def write(self, held: JobRun, data: bytes) -> None:
         """Keep a state now, behind those that were submitted."""
         self._thread.submit(self._write, held, held.step, data).result()
 
-    def read(self, held: Held) -> bytes | None:
+    def read(self, held: JobRun) -> bytes | None:
         """The state that an earlier execution left; None if there is none for this model.
 
         Raises:
@@ -76,7 +76,7 @@ class Savepoints:
         """Wait for what is under way."""
         self._thread.shutdown()
 
-    def _write(self, held: Held, step: int, data: bytes) -> None:
+    def _write(self, held: JobRun, step: int, data: bytes) -> None:
         try:
             if not held.closed and self._keep(held, step, data):
                 held.saved_step, held.passed = step, True
@@ -85,7 +85,7 @@ class Savepoints:
         finally:
             held.saving = False
 
-    def _keep(self, held: Held, step: int, data: bytes) -> bool:
+    def _keep(self, held: JobRun, step: int, data: bytes) -> bool:
         large = len(data) > INLINE_BYTES * held.request.num_images
         path = state_path(held.job_id, held.execution.id, step) if large else ""
         if path:

@@ -13,7 +13,7 @@ from contract.job import ImageInfo, JobResult
 from contract.redis_keys import CANCELING_KEY, RETRIES_KEY, events_key, job_key, work_key
 from core.errors import JobFailed
 from jobs.end import Canceled, Ending, Failed, HandedBack, Publisher, Retention, Succeeded
-from jobs.run import Held
+from jobs.run import JobRun
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.unit.workers.parts import claim, make_worker
 
@@ -21,7 +21,7 @@ RETENTION_S = 600
 IMAGE = ImageInfo(id="a-0", url="/v1/images/a-0", seed=7, width=64, height=64, format="png", bytes=3, sha256="00")
 
 
-def start(redis: Redis) -> tuple[Publisher, Held]:
+def start(redis: Redis) -> tuple[Publisher, JobRun]:
     worker = make_worker(redis)
     enqueue(redis, "a", make_request())
     held = claim(worker)

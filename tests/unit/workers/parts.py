@@ -10,7 +10,7 @@ from rq.worker.base import BaseWorker
 from contract.events import Shared
 from contract.request import Numerics
 from jobs.end import Retention
-from jobs.run import Held
+from jobs.run import JobRun
 from workers.claim_policy import Place
 from workers.queue.claims import Claims
 
@@ -34,7 +34,7 @@ def make_claims(worker: BaseWorker, models: Sequence[str] = ("tiny",), numerics:
     return Claims(worker, worker.connection, models, numerics)
 
 
-def claim(worker: BaseWorker) -> Held:
+def claim(worker: BaseWorker) -> JobRun:
     """The next job, which must be there."""
     held = make_claims(worker).next(TINY)
     assert held is not None

@@ -22,7 +22,7 @@ from models.schedule import NoiseSchedule
 from tests.engines import NOWHERE, finished, inpaint, make_engine, make_request, mask_bytes, picture_bytes, play, png
 from tests.tiny import CLASSES, MAP_CLASSES, configs, write_tiny
 from workers.engine.conditioning import LOW_RES, Conditions, PromptCache, of_image, prepare
-from workers.engine.job_spec import Blueprint, blueprint
+from workers.engine.job_spec import JobSpec, job_spec_of
 from workers.engine.messages import Admission
 from workers.engine.pictures import to_tensor
 
@@ -41,8 +41,8 @@ def admission(kind: str, model: str, image: bytes | None = None, **changes: obje
     return Admission("a", make_request(**fields | upload | changes), image=image)
 
 
-def prepared(job: Admission) -> tuple[Blueprint, Conditions]:
-    blue = blueprint(job, model_of(job.request.model), 1 << 24)
+def prepared(job: Admission) -> tuple[JobSpec, Conditions]:
+    blue = job_spec_of(job, model_of(job.request.model), 1 << 24)
     return blue, prepare(blue, PromptCache())
 
 

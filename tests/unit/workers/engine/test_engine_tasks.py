@@ -30,7 +30,7 @@ from tests.engines import (
 )
 from tests.tiny import random_weights
 from workers.engine.conditioning import PROMPTS_KEPT, PromptCache, prepare
-from workers.engine.job_spec import blueprint
+from workers.engine.job_spec import job_spec_of
 from workers.engine.messages import Admission
 
 
@@ -85,7 +85,7 @@ def test_exif_rotation_comes_before_all_else() -> None:
 def test_a_thin_line_reaches_the_unet() -> None:
     line = mask_bytes(64, 64, (0, 13, 64, 14))
     admission = inpaint("a", picture_bytes(64, 64), line)
-    blue = blueprint(admission, tiny_models()["paint"], 1 << 20)
+    blue = job_spec_of(admission, tiny_models()["paint"], 1 << 20)
     concat = prepare(blue, PromptCache()).concat
     assert concat is not None
     assert concat[0].sum(1).tolist() == [0, 8, 0, 0, 0, 0, 0, 0]
@@ -95,7 +95,7 @@ def test_strength_keeps_more_of_the_picture_the_lower_it_is() -> None:
     steps = []
     for strength in (1.0, 0.5, 0.05):
         admission = inpaint("a", picture_bytes(64, 64), mask_bytes(64, 64), steps=8, strength=strength)
-        blue = blueprint(admission, tiny_models()["paint"], 1 << 20)
+        blue = job_spec_of(admission, tiny_models()["paint"], 1 << 20)
         conditions = prepare(blue, PromptCache())
         assert (conditions.latent is None) == (strength == 1.0)
         steps.append(blue.plan.steps)
@@ -128,7 +128,7 @@ def test_upscaling_answers_four_times_the_size(width: int, height: int, mode: st
 
 def test_an_answer_with_too_many_pixels_is_refused() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        blueprint(upscale("a", picture_bytes(33, 32)), tiny_models()["up"], 16 * 32 * 32)
+        job_spec_of(upscale("a", picture_bytes(33, 32)), tiny_models()["up"], 16 * 32 * 32)
     assert (caught.value.value, caught.value.bound) == ("132×128", 16_384)
 
 

@@ -16,7 +16,7 @@ from redis import Redis
 from contract.request import Upload
 from core.errors import JobFailed
 from core.storage import image_path, open_store
-from jobs.run import Held
+from jobs.run import JobRun
 from tests.enqueue import enqueue, make_request
 from tests.unit.workers.parts import claim, make_worker
 from workers.objects.storing import Loaded, Stored, Storing, Unstored
@@ -40,7 +40,7 @@ def storing(redis: Redis, folder: Path) -> Iterator[Storing]:
     savepoints.close()
 
 
-def hold(redis: Redis, **fields: Any) -> Held:
+def hold(redis: Redis, **fields: Any) -> JobRun:
     enqueue(redis, "a", make_request(**fields))
     return claim(make_worker(redis))
 

@@ -13,7 +13,7 @@ from contract.redis_keys import DEPLOYMENT_KEY, JOBS_KEY, gone_key, job_key, lis
 from core.errors import JobFailed
 from core.storage import Store, delete, image_path, open_store, state_path, tidy, upload_path
 from jobs.end import Failed, HandedBack, Publisher, Retention, Succeeded
-from jobs.run import Held
+from jobs.run import JobRun
 from tests.enqueue import enqueue, make_request
 from tests.unit.workers.parts import claim, make_worker
 from workers.objects.deployment import DEPLOYMENT_OBJECT
@@ -39,7 +39,7 @@ def sweeper(redis: Redis, store: Store, ahead_s: float = 0.0) -> Sweeper:
     return Sweeper(redis, store, RETENTION, clock=lambda: time.time() + ahead_s)
 
 
-def end(redis: Redis, store: Store, job_id: str) -> Held:
+def end(redis: Redis, store: Store, job_id: str) -> JobRun:
     """A job that succeeded, with an upload and a picture."""
     worker = make_worker(redis, f"worker-{job_id}")
     enqueue(redis, job_id, make_request())

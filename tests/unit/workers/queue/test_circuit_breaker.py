@@ -6,7 +6,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from tests.redis_server import RedisServer
-from workers.queue.circuit_breaker import Link, connect
+from workers.queue.circuit_breaker import CircuitBreaker, connect
 
 
 def test_while_redis_is_away_tries_grow_rarer_until_it_is_back() -> None:
@@ -17,7 +17,7 @@ def test_while_redis_is_away_tries_grow_rarer_until_it_is_back() -> None:
         tries += 1
         raise RedisConnectionError("gone")
 
-    link = Link(lambda: now)
+    link = CircuitBreaker(lambda: now)
     for _ in range(1000):
         link.attempt(fail)
         now += 0.01
@@ -30,12 +30,12 @@ def test_while_redis_is_away_tries_grow_rarer_until_it_is_back() -> None:
 def test_mistakes_of_ours_are_raised(redis: Redis) -> None:
     redis.set("text", "a")
     with pytest.raises(ResponseError):
-        Link().attempt(lambda: redis.incr("text"))
+        CircuitBreaker().attempt(lambda: redis.incr("text"))
 
 
 def test_a_client_finds_a_restarted_server() -> None:
     with RedisServer(aof=True) as server, connect(server.url) as redis:
-        link = Link()
+        link = CircuitBreaker()
         assert link.attempt(lambda: redis.set("a", 1))
         server.kill()
         assert link.attempt(lambda: redis.get("a")) is None
@@ -46,7 +46,7 @@ def test_a_client_finds_a_restarted_server() -> None:
 
 
 def test_a_redis_that_takes_no_writes_counts_as_away(redis: Redis) -> None:
-    link = Link()
+    link = CircuitBreaker()
     redis.config_set("maxmemory", "1")
     try:
         assert link.attempt(lambda: redis.set("a", "1")) is None
@@ -57,6 +57,6 @@ def test_a_redis_that_takes_no_writes_counts_as_away(redis: Redis) -> None:
                 pipe.set("a", "1")
                 return pipe.execute()
 
-        assert Link().attempt(transaction) is None
+        assert CircuitBreaker().attempt(transaction) is None
     finally:
         redis.config_set("maxmemory", "0")

@@ -12,7 +12,7 @@ from rq.utils import current_timestamp
 from contract.events import MARK
 from contract.redis_keys import RETRIES_KEY, UNSERVED_KEY, events_key, lease_key, wake_key
 from jobs.end import HandedBack, Publisher, Succeeded
-from jobs.run import Held
+from jobs.run import JobRun
 from tests.enqueue import enqueue, job_state, make_request, open_queue
 from tests.unit.workers.parts import RETENTION, claim, make_worker
 from workers.heartbeat import SWEEP_S
@@ -22,7 +22,7 @@ from workers.queue.leases import LEASE_S
 from workers.queue.reaper import DEADLINES, STUCK_S, Reaper
 
 
-def lapse(redis: Redis, held: Held) -> None:
+def lapse(redis: Redis, held: JobRun) -> None:
     """As if no heartbeat had come for 15 s."""
     redis.delete(held.execution.key)
 
