@@ -23,7 +23,7 @@ from core.storage import upload_path
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.integration.rig import Rig
 from workers.engine.engine import Engine
-from workers.engine.messages import Outcome
+from workers.engine.messages import Admission, Outcome
 
 RQ = str(Path(sys.executable).with_name("rq"))
 
@@ -63,7 +63,7 @@ def test_a_job_becomes_stored_images_a_result_and_events(redis: Redis, rig: Rig)
     assert types[-3:] == ["image", "image", "succeeded"]
     timings = result.timings
     assert None not in (timings.queue_s, timings.denoise_s, timings.decode_s, timings.store_s)
-    assert rig.loop.held() == []
+    assert rig.loop.runs() == []
     assert rig.worker.get_state() == "idle"
 
 
@@ -170,10 +170,10 @@ def test_an_execution_that_lost_its_job_leaves_nothing(redis: Redis, make_rig: C
     first, second = make_rig("first"), make_rig("second")
     enqueue(redis, "a", make_request(steps=40))
     first.until(lambda: first.step("a") > 2)
-    redis.delete(first.loop.held()[0].execution.key)
+    redis.delete(first.loop.runs()[0].execution.key)
     assert second.reaper.turn() == 1
     assert second.finish("a") == ["succeeded"]
-    first.until(lambda: not first.loop.held())
+    first.until(lambda: not first.loop.runs())
     first.storing.close()
     execution = result_of(redis, "a").execution
     assert first.objects() == [f"images/a/{execution}/0.png"]
@@ -229,9 +229,19 @@ class Fault(Engine):
     """An engine with a mistake of ours in it: some prompts raise what nobody expected."""
 
     poison = ""
+    poisoned: frozenset[str] = frozenset()
+
+    def admit(self, admission: Admission) -> None:
+        super().admit(admission)
+        if admission.request.prompt == self.poison:
+            self.poisoned |= {admission.job_id}
+
+    def drop(self, job_id: str) -> None:
+        super().drop(job_id)
+        self.poisoned -= {job_id}
 
     def turn(self) -> list[Outcome]:
-        if any(job.admission.request.prompt == self.poison for job in self._jobs.values()):
+        if self.poisoned:
             raise ZeroDivisionError("a mistake")
         return super().turn()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -32,7 +32,7 @@ from contract.request import JobRequest, Numerics
 from jobs.run import JobRun
 from jobs.stored_job import StoredJob, lane_queue, look
 from jobs.transaction import transact
-from workers.claim_policy import REST_S, ClaimOrder, Place
+from workers.claim_policy import REST_S, ClaimOrder, ModelLane
 
 HEARTBEAT_TTL_S = 15
 REFUSED_PAUSE_S = 1.0
@@ -59,7 +59,7 @@ class Claims:
         worker: BaseWorker,
         redis: Redis,
         models: Sequence[str],
-        numerics: Numerics,
+        numerics: Mapping[str, Numerics],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._worker = worker
@@ -76,7 +76,7 @@ class Claims:
         self._passed: set[str] = set()  # refused since the last pause
         self._paused: dict[str, float] = {}  # queue key → until when
 
-    def next(self, places: Collection[Place]) -> JobRun | None:
+    def next(self, places: Collection[ModelLane]) -> JobRun | None:
         """The next job of one of these models and lanes, started and held by this worker; None if none waits.
 
         Raises:
@@ -98,7 +98,7 @@ class Claims:
         """
         self._redis.blpop(self._wakes, timeout=REST_S)
 
-    def _pop(self, places: Collection[Place]) -> tuple[str, str] | None:
+    def _pop(self, places: Collection[ModelLane]) -> tuple[str, str] | None:
         keys = [self._keys[place] for place in self._order.of(places)]
         keys = [key for key in keys if self._paused.get(key, 0.0) <= self._clock()]
         pairs = [part for key in keys for part in (key, IntermediateQueue.get_intermediate_queue_key(key))]
@@ -114,7 +114,7 @@ class Claims:
             pipe.lrem(queue.intermediate_queue_key, 0, job_id)
             if not seen.queued:
                 _drop(pipe, seen)
-            elif seen.request is None or self._foreign_numerics(seen):
+            elif seen.request is None or self._foreign_numerics(seen, seen.request):
                 self._refuse(pipe, queue, seen)
             else:
                 return self._start(pipe, queue, seen, seen.request)
@@ -141,7 +141,7 @@ class Claims:
             started_at=datetime.fromisoformat(seen.state.get("started_at", started.isoformat())),
             canceled="cancel" in seen.state,
             resumed="started_at" in seen.state,
-            alone=seen.suspect,
+            isolated=seen.suspect,
             shown=int(seen.state.get("step", 0)),
         )
 
@@ -152,7 +152,7 @@ class Claims:
         changed: dict[FieldT, EncodableT] = {"status": "running", "execution": execution.id}
         changed["worker"] = self._worker.name
         if request.determinism == "strict":
-            changed["numerics"] = self._numerics.to_json()
+            changed["numerics"] = self._numerics[request.model].to_json()
         mark = Claimed(worker=self._worker.name, execution=execution.id).to_json()
         if "started_at" in seen.state:
             pipe.xadd(events_key(seen.job.id), {"type": MARK, "data": "{}", MARK: mark})
@@ -163,12 +163,12 @@ class Claims:
         pipe.hset(job_key(seen.job.id), mapping=changed)
 
     def _with_numerics(self, request: JobRequest) -> JobRequest:
-        return request.model_copy(update={"numerics": self._numerics})
+        return request.model_copy(update={"numerics": self._numerics[request.model]})
 
-    def _foreign_numerics(self, seen: StoredJob) -> bool:
+    def _foreign_numerics(self, seen: StoredJob, request: JobRequest) -> bool:
         """A strict job that began elsewhere can't change its numerics: equal bytes are promised."""
         fixed = seen.state.get("numerics")
-        return fixed is not None and Numerics.model_validate_json(fixed) != self._numerics
+        return fixed is not None and Numerics.model_validate_json(fixed) != self._numerics[request.model]
 
     def _refuse(self, pipe: Pipeline, queue: Queue, seen: StoredJob) -> None:
         """Back to the end of the queue; once the whole queue came by, it rests a second rather than spin."""

@@ -11,10 +11,10 @@ from contract.events import Shared
 from contract.request import Numerics
 from jobs.end import Retention
 from jobs.run import JobRun
-from workers.claim_policy import Place
+from workers.claim_policy import ModelLane
 from workers.queue.claims import Claims
 
-TINY: tuple[Place, ...] = (("tiny", "interactive"), ("tiny", "bulk"))
+TINY: tuple[ModelLane, ...] = (("tiny", "interactive"), ("tiny", "bulk"))
 RETENTION = Retention(60, 600)
 NUMERICS = Numerics(
     device="cpu", dtype="float32", threads=1, rows=4, memory_format="contiguous", compiled=False, torch="2"
@@ -31,7 +31,7 @@ def make_worker(redis: Redis, name: str = "worker-a") -> BaseWorker:
 
 def make_claims(worker: BaseWorker, models: Sequence[str] = ("tiny",), numerics: Numerics = NUMERICS) -> Claims:
     """Claims of `worker`."""
-    return Claims(worker, worker.connection, models, numerics)
+    return Claims(worker, worker.connection, models, dict.fromkeys(models, numerics))
 
 
 def claim(worker: BaseWorker) -> JobRun:

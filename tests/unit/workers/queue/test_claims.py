@@ -110,7 +110,7 @@ def test_another_contract_version_goes_back_and_does_not_spin(redis: Redis) -> N
 def test_a_paused_lane_is_tried_again(redis: Redis) -> None:
     now = 0.0
     worker = make_worker(redis)
-    claims = Claims(worker, redis, ["tiny"], NUMERICS, clock=lambda: now)
+    claims = Claims(worker, redis, ["tiny"], {"tiny": NUMERICS}, clock=lambda: now)
     enqueue(redis, "new", make_request(), version=99)
     assert claims.next(TINY) is None
     enqueue(redis, "ours", make_request())

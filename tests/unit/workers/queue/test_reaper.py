@@ -120,7 +120,7 @@ def test_deaths_in_company_never_end_a_job(redis: Redis) -> None:
     enqueue(redis, "a", make_request())
     for number in range(1, 6):
         held = claim(make_worker(redis, f"worker-{number}"))
-        assert held.alone == (number > 2)
+        assert held.isolated == (number > 2)
         lapse(redis, held)
         assert Reaper(redis, [held.queue], RETENTION, "reaper").turn() == 1
         assert job_state(redis, "a")["deaths"] == str(number)
