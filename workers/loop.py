@@ -23,9 +23,9 @@ from workers.queue.circuit_breaker import CircuitBreaker
 from workers.queue.claims import Claims
 from workers.queue.events import News, Progress, shared_of
 from workers.queue.savepoints import Savepoints
-from workers.runs.ends import Ends
 from workers.runs.intake import Intake
 from workers.runs.isolation import Isolation
+from workers.runs.publishing import Publishing
 from workers.runs.saving import SAVE_S, Saving
 from workers.runs.table import Phase, RunTable
 
@@ -64,8 +64,8 @@ class Loop:
         self._saving = Saving(table, engine, savepoints, save_s, clock)
         self._isolation = Isolation(table, engine, self._saving, redis, breaker)
         parts = (table, worker, engine, storing, self._progress, self._isolation, metrics)
-        self._ends = Ends(*parts, retention=retention, breaker=breaker)
-        feeders = (table, models, self.claims, engine, storing, self._isolation, self._ends, metrics)
+        self._publishing = Publishing(*parts, retention=retention, breaker=breaker)
+        feeders = (table, models, self.claims, engine, storing, self._isolation, self._publishing, metrics)
         self._intake = Intake(*feeders, redis=redis, breaker=breaker, clock=clock)
         self._stop_at: float | None = None
         self._round_at = clock()
@@ -117,7 +117,7 @@ class Loop:
         self._isolation.rejoin_passed()
         self._saving.save_due()
         self._tell()
-        ended = self._ends.publish()
+        ended = self._publishing.publish()
         if outcomes:
             self.times.rounded(self._clock() - began - turn_s, claimed + ended)
         return bool(claimed or outcomes or ended)
@@ -140,7 +140,7 @@ class Loop:
         self._intake.run_singly(0 if single else len(running))
         problem = JobFailed("an internal error, described in the worker's log").problem()
         for run in reversed(running):
-            self._ends.end(run, Failed(problem) if single else HandedBack())
+            self._publishing.end(run, Failed(problem) if single else HandedBack())
 
     def _take(self, outcome: Outcome) -> None:
         """Note what the engine did."""
@@ -168,7 +168,7 @@ class Loop:
         elif isinstance(outcome, Finished):
             self._take_image(run, outcome)
         else:
-            self._ends.end(run, Failed(outcome.error.problem()))
+            self._publishing.end(run, Failed(outcome.error.problem()))
 
     def _take_image(self, run: JobRun, image: Finished) -> None:
         run.denoise_s = max(run.denoise_s, image.denoise_s)  # images of a job share calls
@@ -188,7 +188,7 @@ class Loop:
             elif isinstance(report, ImageStored):
                 self._store(report.run, report)
             else:
-                self._ends.end(report.run, Failed(report.error.problem()))
+                self._publishing.end(report.run, Failed(report.error.problem()))
 
     def _store(self, run: JobRun, stored: ImageStored) -> None:
         run.images[stored.index] = stored.info
@@ -199,7 +199,7 @@ class Loop:
         self.rates.imaged(run.model, stored.try_s + run.decode_s / run.request.num_images)
         self.times.stored(run.model, stored.try_s)
         if run.complete:
-            self._ends.end(run, Succeeded(run.result()))
+            self._publishing.end(run, Succeeded(run.result()))
 
     def _end_late(self) -> None:
         """The engine ends late jobs that it has; here are those whose pictures are loaded or stored."""
@@ -208,27 +208,27 @@ class Loop:
             if run.deadline is not None and run.deadline <= now:
                 bound = run.request.deadline_ms
                 detail = f"deadline_ms {bound} passed while the job's pictures were loaded or stored"
-                self._ends.end(run, Failed(DeadlineMissed(detail, field="deadline_ms", value=bound).problem()))
+                self._publishing.end(run, Failed(DeadlineMissed(detail, field="deadline_ms", value=bound).problem()))
 
     def _tell(self) -> None:
         """Write events and learn who was cancelled or lost; all of it waits while Redis is away."""
         news = self._breaker.attempt(lambda: self._progress.flush(self._table.job_ids)) or News()
         for job_id in news.lost:
             if (run := self._table.find(job_id)) is not None:
-                self._ends.release(run)
+                self._publishing.release(run)
         for run in self._table.among(Phase.LOADING, Phase.WAITING, Phase.COMPUTING, Phase.STORING):
             if run.job_id in news.canceled:
-                self._ends.end(run, Canceled())
+                self._publishing.end(run, Canceled())
 
     def _hand_back(self) -> None:
         """Put what is left in front of its queue, oldest first."""
         for run in reversed(self._table.among(Phase.LOADING, Phase.WAITING, Phase.COMPUTING, Phase.STORING)):
             self._saving.save_now(run)
-            self._ends.end(run, HandedBack())
+            self._publishing.end(run, HandedBack())
         stops = self._clock() + HAND_BACK_S
         while len(self._table) and self._clock() < stops:
             self._tell()
-            if not self._ends.publish():
+            if not self._publishing.publish():
                 time.sleep(IDLE_S)
         if len(self._table):
             log.warning("redis is away: jobs return by themselves", jobs=len(self._table))

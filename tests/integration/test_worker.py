@@ -124,12 +124,12 @@ def test_success_failure_cancel_and_deadline_end_alone_in_a_shared_batch(redis: 
 def test_cancelling_a_running_job_frees_its_slot_by_the_next_step(redis: Redis, rig: Rig) -> None:
     enqueue(redis, "long", make_request(steps=200, guidance_scale=3.0))
     rig.until(lambda: rig.step("long") >= 3)
-    room = rig.engine.room("tiny")
+    capacity = rig.engine.capacity("tiny")
     cancel(redis, "long")
     calls = rig.sample("latentd_step_seconds_count", model="tiny")
     rig.until(lambda: job_state(redis, "long")["status"] == "canceled")
     assert rig.sample("latentd_step_seconds_count", model="tiny") - calls <= 1
-    assert rig.engine.room("tiny") > room
+    assert rig.engine.capacity("tiny") > capacity
     assert not rig.engine.busy
     assert rig.sample("latentd_slots_in_use", model="tiny") == 0
     assert redis.scard(CANCELING_KEY) == 0

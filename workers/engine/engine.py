@@ -1,4 +1,4 @@
-"""The engine: holds admitted jobs and does one unit of work a turn, so that its caller can claim and cancel between.
+"""The engine: keeps admitted jobs and does one unit of work a turn, so that its caller can claim and cancel between.
 
 It knows neither queue nor storage; the queue's worker and the commands without a server drive the same one.
 """
@@ -62,16 +62,16 @@ class Engine:
 
     @property
     def models(self) -> Mapping[str, LatentDiffusion]:
-        """The models that it holds, by id."""
+        """The models that are loaded, by id."""
         return self._models
 
     @property
     def busy(self) -> bool:
         return bool(self._jobs)
 
-    def room(self, model: str, lane: Lane = "interactive") -> int:
+    def capacity(self, model: str, lane: Lane = "interactive") -> int:
         """How many more images of `model` may be admitted now from `lane`."""
-        return self._policy.room(model, lane)
+        return self._policy.capacity(model, lane)
 
     def admit(self, admission: Admission) -> None:
         """Take a job; its first outcome comes from a later `turn`.
@@ -170,7 +170,7 @@ class Engine:
         return outcomes
 
     def _split(self, batch: Batch) -> list[Outcome]:
-        """After a call that ran out of memory: smaller ones from now on; who fits none alone fails."""
+        """After a call that ran out of memory: smaller ones from now on; who fits in none fails."""
         outcomes: list[Outcome] = [OutOfMemory(batch.model, "denoise", batch.padded_rows)]
         if batch.strict or len(batch.slots) == 1:
             stuck = [slot.job_id for slot in batch.slots if slot.strict or not batch.strict]

@@ -127,8 +127,11 @@ class StepScheduler:
         return tuple(slot for slot in self._slots.values() if slot.job_id == job_id)
 
     def next_batch(self, isolated: str | None = None) -> Batch | None:
-        """The next call's slots, of that job alone where one is given; None when idle. Nothing changes until `advance`,
-        so that a call that failed for want of memory can be asked for again after `lower_ceiling`."""
+        """The next call's slots, of nothing but `isolated` where it is given; None when idle.
+
+        Nothing changes until `advance`, so that a call that failed for want of memory can be asked for again after
+        `lower_ceiling`.
+        """
         slots = tuple(self._slots.values()) if isolated is None else self.slots(isolated)
         if not slots:
             return None
@@ -149,7 +152,7 @@ class StepScheduler:
             del self._slots[slot.job_id, slot.index]
         return ended
 
-    def room(self, model: str, lane: Lane = "interactive") -> int:
+    def capacity(self, model: str, lane: Lane = "interactive") -> int:
         """How many more slots, were they guided, to admit for a model: both lanes up to two calls' rows, bulk up to one
         call's, so that interactive finds room beside it, and it beside interactive."""
         slots = [slot for slot in self._slots.values() if slot.model == model]
@@ -169,7 +172,7 @@ class StepScheduler:
         return self._ceilings.get((model, shape), self._max_rows)
 
     def _whose_turn(self, slots: Sequence[Slot]) -> str:
-        """The model served longest ago; one that only holds bulk counts as served `ageing_s` later."""
+        """The model served longest ago; one with nothing but bulk counts as served `ageing_s` later."""
         urgent = {slot.model for slot in slots if slot.lane == "interactive"}
         return min(
             {slot.model: None for slot in slots},

@@ -85,13 +85,13 @@ class TurnPolicy:
         """The job beside which nothing runs; of several the one that was isolated first."""
         return next(iter(self._isolated), None)
 
-    def room(self, model: str, lane: Lane = "interactive") -> int:
+    def capacity(self, model: str, lane: Lane = "interactive") -> int:
         """How many more images of `model` may be admitted now from `lane`; none while a job is isolated."""
         if self._isolated:
             return 0
         waiting = sum(job.images for job in self._unprepared.values() if job.model == model)
         waiting += sum(slot.model == model for slot in self._undecoded)
-        return max(0, self._scheduler.room(model, lane) - waiting)
+        return max(0, self._scheduler.capacity(model, lane) - waiting)
 
     def admit(self, job_id: str, model: str, images: int, deadline: float | None = None) -> None:
         """Take a job that has to be prepared; `deadline` is a time of the clock."""

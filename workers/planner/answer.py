@@ -217,10 +217,10 @@ def waits(jobs: Sequence[SimJob]) -> Waits:
 
 def percentile(ordered: Sequence[float], share: float) -> float:
     """Linear between the two nearest ranks of an ascending sequence."""
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
+    rank = share * (len(ordered) - 1)
+    low = math.floor(rank)
     high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+    return ordered[low] + (ordered[high] - ordered[low]) * (rank - low)
 
 
 def _groups(jobs: Sequence[SimJob], name: Callable[[SimJob], str]) -> dict[str, Waits]:

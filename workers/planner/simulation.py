@@ -138,7 +138,7 @@ class Simulation:
     def claim(self, worker: SimWorker) -> int:
         """Claim as `workers.loop.Loop` does: up to four jobs of lanes with room for an image, in the worker's order."""
         for count in range(CLAIMS_A_ROUND):
-            waiting = [lane for lane, jobs in self.lanes.items() if jobs and worker.room(lane)]
+            waiting = [lane for lane, jobs in self.lanes.items() if jobs and worker.capacity(lane)]
             if not waiting:
                 return count
             lane = worker.order.of(waiting)[0]

@@ -62,7 +62,7 @@ class Work:
 
 
 class SimWorker:
-    """A worker's turn policy with seconds in place of networks, the loop's room for claims, and its storing threads."""
+    """A worker's turn policy with seconds in place of networks, the loop's limit on claims, and its storing threads."""
 
     def __init__(self, costs: Costs, policy: Policy, clock: Callable[[], float]) -> None:
         self.order = ClaimOrder(costs.models)
@@ -78,10 +78,10 @@ class SimWorker:
         self._threads = [0.0] * STORING_THREADS
         self._stores: list[tuple[float, int, SimJob]] = []
 
-    def room(self, lane: ModelLane) -> int:
+    def capacity(self, lane: ModelLane) -> int:
         """How many more images of this model and lane may be claimed."""
         storing = sum(job.cost.model == lane[0] for _, _, job in self._stores)
-        return max(0, self._policy.room(*lane) - storing)
+        return max(0, self._policy.capacity(*lane) - storing)
 
     def admit(self, job: SimJob) -> None:
         """Take a job."""
@@ -107,7 +107,7 @@ class SimWorker:
         return 0 if finish is None else finish()
 
     def ended(self) -> list[SimJob]:
-        """Jobs whose last image is stored by now; the worker holds them no more."""
+        """Forget the jobs whose last image is stored by now, and return them."""
         ended = []
         while self._stores and self._stores[0][0] <= self._clock():
             job = heapq.heappop(self._stores)[2]

@@ -21,8 +21,8 @@ from workers.objects.storing import InputsLoaded, Storing, uploads_of
 from workers.queue.circuit_breaker import CircuitBreaker
 from workers.queue.claims import Claims
 from workers.queue.events import step_ids
-from workers.runs.ends import Ends
 from workers.runs.isolation import Isolation
+from workers.runs.publishing import Publishing
 from workers.runs.table import Phase, RunTable
 
 log = structlog.get_logger()
@@ -39,7 +39,7 @@ class Intake:
         engine: Engine,
         storing: Storing,
         isolation: Isolation,
-        ends: Ends,
+        publishing: Publishing,
         metrics: WorkerMetrics,
         *,
         redis: Redis,
@@ -52,7 +52,7 @@ class Intake:
         self._engine = engine
         self._storing = storing
         self._isolation = isolation
-        self._ends = ends
+        self._publishing = publishing
         self._metrics = metrics
         self._redis = redis
         self._breaker = breaker
@@ -89,7 +89,7 @@ class Intake:
         if announced:
             self._admit(inputs)
         elif announced is not None:
-            self._ends.release(inputs.run)
+            self._publishing.release(inputs.run)
 
     def _lanes(self) -> list[ModelLane]:
         """Models and lanes with room for one more image; one that isn't stored yet keeps its slot."""
@@ -99,11 +99,11 @@ class Intake:
 
     def _has_room(self, lane: ModelLane) -> bool:
         model = lane[0]
-        return self._engine.room(*lane) > self._storing.waiting(model) + self._runs.images(model, Phase.LOADING)
+        return self._engine.capacity(*lane) > self._storing.waiting(model) + self._runs.images(model, Phase.LOADING)
 
     def _begin(self, run: JobRun) -> None:
         if (lost := self._runs.find(run.job_id)) is not None:  # taken for dead, and first to find the job again
-            self._ends.release(lost)
+            self._publishing.release(lost)
         self._runs.add(run)
         self._singly = max(0, self._singly - 1)
         log.info("job started", **run.names, kind=run.request.kind, model=run.model, resumed=run.resumed)
@@ -112,7 +112,7 @@ class Intake:
         if run.resumed:
             run.step_ids.extend(self._breaker.attempt(lambda: step_ids(self._redis, run.job_id)) or [])
         if run.canceled:
-            self._ends.end(run, Canceled())
+            self._publishing.end(run, Canceled())
         elif run.resumed or uploads_of(run.request):
             self._storing.load(run)
         else:
@@ -130,7 +130,7 @@ class Intake:
         try:
             self._engine.admit(admission)
         except LatentdError as error:
-            self._ends.end(run, Failed(error.problem()))
+            self._publishing.end(run, Failed(error.problem()))
             return
         if run.isolated:
             self._engine.isolate(run.job_id)

@@ -136,14 +136,14 @@ def test_a_missed_deadline_ends_its_job_alone() -> None:
 
 def test_room_counts_what_waits() -> None:
     engine = make_engine(max_rows=8)
-    assert (engine.room("paint"), engine.room("paint", "bulk")) == (8, 4)
+    assert (engine.capacity("paint"), engine.capacity("paint", "bulk")) == (8, 4)
     engine.admit(_job("a", num_images=4))
-    assert (engine.room("paint"), engine.room("paint", "bulk")) == (4, 0)
+    assert (engine.capacity("paint"), engine.capacity("paint", "bulk")) == (4, 0)
     engine.turn()
-    assert (engine.room("paint"), engine.room("up")) == (4, 8)
+    assert (engine.capacity("paint"), engine.capacity("up")) == (4, 8)
     engine.admit(_job("b"))
     engine.isolate("b")
-    assert engine.room("up") == 0
+    assert engine.capacity("up") == 0
 
 
 def test_an_isolated_job_shares_no_call() -> None:

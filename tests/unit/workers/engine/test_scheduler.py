@@ -195,10 +195,10 @@ def test_a_cancelled_job_leaves_the_running_call() -> None:
 
 def test_room_counts_guided_slots_and_keeps_some_for_interactive() -> None:
     bench = Bench.of()
-    assert (bench.scheduler.room("emoji", "bulk"), bench.scheduler.room("emoji")) == (8, 16)
+    assert (bench.scheduler.capacity("emoji", "bulk"), bench.scheduler.capacity("emoji")) == (8, 16)
     bench.add(*(slot(f"{i}", lane="bulk") for i in range(8)))
-    assert (bench.scheduler.room("emoji", "bulk"), bench.scheduler.room("emoji")) == (0, 8)
-    assert bench.scheduler.room("emoji-upscale", "bulk") == 8
+    assert (bench.scheduler.capacity("emoji", "bulk"), bench.scheduler.capacity("emoji")) == (0, 8)
+    assert bench.scheduler.capacity("emoji-upscale", "bulk") == 8
 
 
 def test_a_call_for_one_job_has_its_slots_alone() -> None:

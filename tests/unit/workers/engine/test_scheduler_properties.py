@@ -128,11 +128,11 @@ def test_twelve_at_once_take_at_most_a_third_of_the_calls(kinds: list[tuple[int,
 @given(st.integers(2, 12), st.integers(5, 40))
 def test_equals_advance_together(slots: int, calls: int) -> None:
     scheduler = StepScheduler(lambda: 0.0, max_rows=4, strict_rows=4)
-    held = [Slot(f"{i}", 0, "emoji", (4, 8, 8), 2, 1000) for i in range(slots)]
-    for slot in held:
+    equals = [Slot(f"{i}", 0, "emoji", (4, 8, 8), 2, 1000) for i in range(slots)]
+    for slot in equals:
         scheduler.add(slot)
     for _ in range(calls):
         batch = scheduler.next_batch()
         assert batch is not None
         scheduler.advance(batch)
-    assert max(slot.position for slot in held) - min(slot.position for slot in held) <= 1
+    assert max(slot.position for slot in equals) - min(slot.position for slot in equals) <= 1

@@ -154,14 +154,14 @@ def test_late_jobs_end_first_and_each_once() -> None:
 
 def test_room_counts_what_waits_for_preparation_steps_and_decoding() -> None:
     bench = Bench(max_rows=8)
-    assert (bench.policy.room("emoji"), bench.policy.room("emoji", "bulk")) == (8, 4)
+    assert (bench.policy.capacity("emoji"), bench.policy.capacity("emoji", "bulk")) == (8, 4)
     bench.admit(slot("a", steps=1), slot("a", 1, steps=3))
-    assert bench.policy.room("emoji") == 6
+    assert bench.policy.capacity("emoji") == 6
     bench.until(CallUNet)
-    assert bench.policy.room("emoji") == 6
+    assert bench.policy.capacity("emoji") == 6
     bench.until(Decode)
-    assert bench.policy.room("emoji") == 7
-    assert bench.policy.room("up") == 8
+    assert bench.policy.capacity("emoji") == 7
+    assert bench.policy.capacity("up") == 8
 
 
 def test_while_a_job_is_isolated_the_others_stand_still_at_every_stage() -> None:
@@ -174,7 +174,7 @@ def test_while_a_job_is_isolated_the_others_stand_still_at_every_stage() -> None
     bench.admit(slot("waits"))
     bench.admit(slot("isolated", steps=2))
     bench.policy.isolate("isolated")
-    assert (bench.policy.isolated, bench.policy.room("emoji")) == ("isolated", 0)
+    assert (bench.policy.isolated, bench.policy.capacity("emoji")) == ("isolated", 0)
     turns = [bench.turn() for _ in range(4)]
     assert turns[0] == Prepare("isolated")
     assert [ids(turn.batch) for turn in turns if isinstance(turn, CallUNet)] == [["isolated"]] * 2
@@ -182,7 +182,7 @@ def test_while_a_job_is_isolated_the_others_stand_still_at_every_stage() -> None
     assert [one.job_id for one in turns[3].slots] == ["isolated"]
     assert bench.turn() is None
     bench.policy.rejoin()
-    assert bench.policy.room("emoji") > 0
+    assert bench.policy.capacity("emoji") > 0
     assert bench.turn() == Prepare("waits")
 
 
@@ -214,7 +214,7 @@ def test_a_dropped_job_is_gone_at_every_stage() -> None:
     bench.now = 2.0
     bench.policy.drop("never seen")
     assert bench.turn() is None
-    assert bench.policy.room("emoji") == 16
+    assert bench.policy.capacity("emoji") == 16
 
 
 def test_rejoining_without_an_isolated_job_changes_nothing() -> None:

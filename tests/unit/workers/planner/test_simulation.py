@@ -158,5 +158,5 @@ def test_images_that_wait_for_the_storage_keep_their_slots() -> None:
     """Four guided images: two calls of four rows."""
     mix, costs = (make_class(steps=1),), make_costs(store_s=1.0, move_s=0.0)
     jobs = simulate(costs, arrivals(mix, 1000, 100, 0), 1, Policy(max_rows=4), limits=NO_LIMITS).jobs
-    held = [sum(one.started <= job.started < one.ended for one in jobs) for job in jobs]
-    assert max(held) == 4
+    running = [sum(one.started <= job.started < one.ended for one in jobs) for job in jobs]
+    assert max(running) == 4

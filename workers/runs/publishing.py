@@ -17,7 +17,7 @@ from workers.runs.isolation import Isolation
 from workers.runs.table import RunTable
 
 
-class Ends:
+class Publishing:
     """Ends runs, each by itself; ends that Redis doesn't take now are published once it is back."""
 
     def __init__(
