@@ -19,6 +19,8 @@ from models.pipeline import LatentDiffusion
 from workers.catalogue import Found, choose, default_model, find_cards
 from workers.engine.engine import Engine
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BFLOAT16_CAPABILITY = (8, 0)  # the first cards that multiply it
 STRICT_ROWS_CPU, STRICT_ROWS_GPU = 4, 16
 WIDENING = 2  # half-precision files take twice their size in memory
 SHARE = 0.5  # of the free memory that models beyond the default ones may fill; the rest is for pictures
@@ -50,6 +52,15 @@ def _no_device(name: str, reason: str, bound: str) -> ConfigurationError:
     return ConfigurationError(f"--device {name!r}: {reason}", field="device", value=name, bound=bound)
 
 
+def choose_dtype(name: str, device: str) -> torch.dtype:
+    """Return the precision of networks on a device; `auto` is what it computes fast and well, float32 on CPU."""
+    if name != "auto":
+        return DTYPES[name]
+    if torch.device(device).type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= BFLOAT16_CAPABILITY else torch.float16
+
+
 def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> Engine:
     """An engine that holds these models of LATENTD_MODELS_DIR.
 
@@ -61,12 +72,13 @@ def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> En
         CheckpointError: one that was asked for doesn't load.
     """
     device = choose_device(device)
+    dtype = choose_dtype(settings.dtype, device)
     found = find_cards(settings.models_dir)
     chosen = choose(found, model_ids, default_model(found, settings))
     if model_ids:
-        models = {model: load(found[model][1], device) for model in chosen}
+        models = {model: load(found[model][1], device, dtype) for model in chosen}
     else:
-        models = load_all(found, chosen, device)
+        models = load_all(found, chosen, device, dtype)
     on_cpu = torch.device(device).type == "cpu"
     return Engine(
         models,
@@ -78,7 +90,7 @@ def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> En
     )
 
 
-def load_all(found: Found, first: Sequence[str], device: str) -> dict[str, LatentDiffusion]:
+def load_all(found: Found, first: Sequence[str], device: str, dtype: torch.dtype) -> dict[str, LatentDiffusion]:
     """The models of `first`, then those of the others that there is room for.
 
     Raises:
@@ -91,7 +103,7 @@ def load_all(found: Found, first: Sequence[str], device: str) -> dict[str, Laten
             log.info("model not loaded: no room beside the others", model=model, use=f"latentd worker --model {model}")
             continue
         try:
-            models[model] = load(folder, device)
+            models[model] = load(folder, device, dtype)
         except CheckpointError as error:
             log.warning("checkpoint left out", model=model, error=error.detail)
     if not models:

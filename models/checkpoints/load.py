@@ -12,6 +12,7 @@ from models.checkpoints.card import CARD, checkpoint_id
 from models.checkpoints.detect import load_checkpoint
 from models.checkpoints.files.weights import read_json, understood
 from models.checkpoints.loaded import Loaded
+from models.denoiser import Denoiser
 from models.networks.autoencoder import Autoencoder
 from models.networks.conditioning import ConditionerModule, make_conditioner
 from models.networks.unet import UNet
@@ -39,14 +40,14 @@ def assemble(loaded: Loaded, name: str, device: str = "cpu", dtype: torch.dtype 
     if config.conditioner is not None:
         cond = config.conditioner
         conditioner = build(lambda: make_conditioner(cond), states["conditioner"], "conditioner", device, dtype)
+    unet = build(lambda: UNet(config.unet), states["unet"], "unet", device, dtype)
+    precision, make = config.first_stage.weights_dtype(dtype), lambda: Autoencoder(config.first_stage)
     return LatentDiffusion(
         id=name,
         config=config,
         schedule=NoiseSchedule(config.schedule),
-        unet=build(lambda: UNet(config.unet), states["unet"], "unet", device, dtype),
-        first_stage=build(lambda: Autoencoder(config.first_stage), states["first_stage"], "first stage", device, dtype),
+        denoiser=Denoiser(unet, torch.device(device), dtype),
+        first_stage=build(make, states["first_stage"], "first stage", device, precision),
         conditioner=conditioner,
         tokenizer=loaded.tokenizer,
-        device=torch.device(device),
-        dtype=dtype,
     )

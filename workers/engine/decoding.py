@@ -62,11 +62,13 @@ class Decoder:
         self.ceilings[chunk[0].group] = max(1, len(chunk) // 2)
         self.queue = [*chunk, *self.queue]
 
+    @torch.inference_mode()
     def decode(self, chunk: Sequence[Undecoded]) -> Tensor:
         """b 3 H W of the chunk's latents."""
         z = torch.stack([item.job.pictures[item.index].z_t for item in chunk])  # b c h w
         return chunk[0].job.blue.model.decode(z).float()
 
+    @torch.inference_mode()
     def glance(self, job: EngineJob, x0: Tensor) -> Tensor:
         """A picture 3 h w of at most preview size, of the predicted x0 c h w; large latents are averaged first."""
         longest = max(x0.shape[1:]) * job.blue.model.latent_factor

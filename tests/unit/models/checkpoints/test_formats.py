@@ -21,8 +21,9 @@ from models.checkpoints.inspect import inspect
 from models.checkpoints.load import load
 from models.checkpoints.loaded import Loaded, fitted
 from models.checkpoints.scan import scan
+from models.inputs import Inputs
 from models.samplers import compile_plan
-from models.sampling import Conditions, sample
+from models.sampling import Conditioning, sample
 from tests.parity.run import CASES
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 from tests.unit.models.checkpoints.compvis_keys import random_state, sd_shapes
@@ -242,5 +243,5 @@ def test_diffusers_runs_what_we_write_and_draws_the_same(tmp_path: Path) -> None
     options = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "latent", "height": 64, "width": 64}
     expected = pipeline(["A red heart, it's 2 o'clock!"], latents=x_T, **options).images
     context, null = model.encode_prompts(["A red heart, it's 2 o'clock!"]), model.encode_prompts([""])
-    ours = sample(model, compile_plan("ddim", model.schedule, 3), x_T, Conditions(context, null, 3.0))
+    ours = sample(model, compile_plan("ddim", model.schedule, 3), x_T, Conditioning(Inputs(context), Inputs(null), 3.0))
     torch.testing.assert_close(ours, expected, atol=1e-3, rtol=0)
