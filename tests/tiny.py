@@ -14,7 +14,8 @@ from models.checkpoints.loaded import Loaded
 from models.checkpoints.native import save_native
 from models.config import ModelConfig
 from models.networks.autoencoder import Autoencoder, AutoencoderConfig
-from models.networks.conditioning import ClassConfig, RescalerConfig, TextConfig, make_conditioner
+from models.networks.conditioning import ClassConfig, RescalerConfig, TextConfig
+from models.networks.make import make_conditioner
 from models.networks.unet import UNet, UNetConfig
 from models.schedule import ScheduleConfig
 from models.tokenizers.prompts import PromptTokenizer, padded

@@ -6,7 +6,9 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 
 import structlog
 import torch
@@ -75,6 +77,9 @@ def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> En
     dtype = choose_dtype(settings.dtype, device)
     found = find_cards(settings.models_dir)
     chosen = choose(found, model_ids, default_model(found, settings))
+    if any(found[model][0].token_window is not None for model in chosen):
+        # transformers takes seconds to import: it starts beside the reading of weights, and who needs it first waits.
+        Thread(target=import_module, args=("models.networks.text_encoders",)).start()
     if model_ids:
         models = {model: load(found[model][1], device, dtype) for model in chosen}
     else:

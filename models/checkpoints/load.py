@@ -14,7 +14,8 @@ from models.checkpoints.files.weights import read_json, understood
 from models.checkpoints.loaded import Loaded
 from models.denoiser import Denoiser
 from models.networks.autoencoder import Autoencoder
-from models.networks.conditioning import ConditionerModule, make_conditioner
+from models.networks.conditioning import ConditionerModule
+from models.networks.make import make_conditioner
 from models.networks.unet import UNet
 from models.pipeline import LatentDiffusion
 from models.schedule import NoiseSchedule

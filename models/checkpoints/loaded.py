@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.checkpoints.build import State, fit
 from models.config import ModelConfig
 from models.networks.autoencoder import Autoencoder
-from models.networks.conditioning import make_conditioner
+from models.networks.make import make_conditioner
 from models.networks.unet import UNet
 from models.tokenizers.prompts import PromptTokenizer
 

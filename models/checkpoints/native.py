@@ -12,6 +12,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from core.errors import CheckpointError
+from models.checkpoints.build import split
+from models.checkpoints.files.rename import NATIVE_1_BERT, NATIVE_1_CLIP, Rules, renamed
 from models.checkpoints.files.weights import read_json, read_safetensors
 from models.checkpoints.loaded import Loaded, fitted
 from models.config import ModelConfig
@@ -22,8 +24,9 @@ from models.schedule import ScheduleConfig
 from models.tokenizers.prompts import PromptTokenizer, load_tokenizer
 
 FORMAT = "latentd"
-VERSION = 1
+VERSION = 2  # 1: text encoders of BERT and CLIP had names of ours
 INDEX = "model.json"
+NATIVE_1: dict[str, Rules] = {"bert": NATIVE_1_BERT, "clip": NATIVE_1_CLIP, "ldm": ()}
 CONDITIONERS: dict[str, type[TextConfig] | type[ClassConfig] | type[RescalerConfig]] = {
     "text": TextConfig,
     "class": ClassConfig,
@@ -62,12 +65,14 @@ def save_tokenizer(tokenizer: PromptTokenizer, folder: Path, cls: str | None = N
 def load_native(folder: Path) -> Loaded:
     """Read what `save_native` wrote. Raises CheckpointError naming the file or key that is wrong."""
     index = read_json(folder / INDEX)
-    if index.get("format") != FORMAT or index.get("version") != VERSION:
+    if index.get("format") != FORMAT or index.get("version") not in (1, VERSION):
         raise CheckpointError(f"{folder / INDEX}: format {index.get('format')!r} {index.get('version')!r} is unknown")
     config = _from_json(index)
     parts = ["unet", "first_stage"] + (["conditioner"] if config.conditioner is not None else [])
     states: dict[str, dict[str, Tensor]] = {part: read_safetensors(folder / f"{part}.safetensors") for part in parts}
     text = config.conditioner if isinstance(config.conditioner, TextConfig) else None
+    if text is not None and index["version"] == 1:
+        states["conditioner"] = renamed(split(states["conditioner"]), NATIVE_1[text.kind])
     has_tokenizer = text is not None and (folder / "tokenizer").is_dir()
     tokenizer = load_tokenizer(folder / "tokenizer", text.positions) if text and has_tokenizer else None
     return Loaded(config, states, tokenizer)

@@ -18,7 +18,8 @@ from models.checkpoints.compvis.model import CONDITIONER, FIRST_STAGE, UNET, bel
 from models.checkpoints.compvis.single_file import read_single
 from models.checkpoints.compvis.unet import read_unet
 from models.networks.autoencoder import Autoencoder
-from models.networks.conditioning import ConditionerModule, SpatialRescaler, make_conditioner
+from models.networks.conditioning import ConditionerModule, SpatialRescaler
+from models.networks.make import make_conditioner
 from models.networks.unet import UNet as UNetModule
 from tests.parity.case import Case, Compute, NotCoveredError
 

@@ -24,6 +24,7 @@ from models.networks.conditioning import ClassConfig, Conditioner, RescalerConfi
 Params = Mapping[str, Any]
 BERT_HEADS, BERT_HEAD_DIM = 8, 64  # of x-transformers, whatever the width
 CLIP_HEAD_DIM = 64  # of every published CLIP text tower
+CLIP_LAYERS = "text_model.encoder.layers."
 
 
 def read_conditioner(
@@ -83,15 +84,25 @@ def _clip(state: State, heads: int | None) -> tuple[TextConfig, State]:
 
 def _open_clip(state: State, params: Params, heads: int | None) -> tuple[TextConfig, State]:
     """Stability reads the penultimate block, so the last one is left out."""
-    names = renamed(state, OPEN_CLIP, OPEN_CLIP_IGNORED)
+    names = renamed(_apart(state), OPEN_CLIP, OPEN_CLIP_IGNORED)
     if params.get("layer", "penultimate") == "penultimate":
-        last = f"layers.{sum(key.endswith('.fc1.weight') for key in names) - 1}."
+        last = f"{CLIP_LAYERS}{sum(key.endswith('.fc1.weight') for key in names) - 1}."
         names = {key: value for key, value in names.items() if not key.startswith(last)}
     return _clip_config(names, heads, "gelu"), names
 
 
+def _apart(state: State) -> State:
+    """Queries, keys and values as matrices of their own."""
+    parts: State = {}
+    for key, value in state.items():
+        prefix, found, kind = key.partition("in_proj_")
+        chunks = zip("qkv", value.chunk(3), strict=True) if found else ()
+        parts |= {f"{prefix}{part}_proj.{kind}": chunk.clone() for part, chunk in chunks} if found else {key: value}
+    return parts
+
+
 def _clip_config(names: State, heads: int | None, activation: Any) -> TextConfig:
-    vocab, width = names["tokens.weight"].shape
+    vocab, width = names["text_model.embeddings.token_embedding.weight"].shape
     heads = heads or max(width // CLIP_HEAD_DIM, 1)
     return TextConfig(
         kind="clip",
@@ -100,8 +111,8 @@ def _clip_config(names: State, heads: int | None, activation: Any) -> TextConfig
         layers=sum(key.endswith(".fc1.weight") for key in names),
         heads=heads,
         head_dim=width // heads,
-        mlp=len(names["layers.0.fc1.weight"]),
-        positions=len(names["positions.weight"]),
+        mlp=len(names[f"{CLIP_LAYERS}0.mlp.fc1.weight"]),
+        positions=len(names["text_model.embeddings.position_embedding.weight"]),
         activation=activation,
     )
 

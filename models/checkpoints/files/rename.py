@@ -21,39 +21,14 @@ DIFFUSERS: Rules = (
     (r"\.ff\.net\.2\.", ".ff.proj_out."),
 )
 
-# transformers' BertModel; old files write LayerNorm.gamma and .beta.
+# transformers' BertModel and CLIPTextModel, with and without their prefixes; old files write LayerNorm.gamma and .beta.
 BERT: Rules = (
-    (r"^bert\.", ""),
+    (r"^(?!bert\.)", "bert."),
     (r"LayerNorm\.gamma$", "LayerNorm.weight"),
     (r"LayerNorm\.beta$", "LayerNorm.bias"),
-    (r"^embeddings\.word_embeddings\.", "tokens."),
-    (r"^embeddings\.position_embeddings\.", "positions."),
-    (r"^embeddings\.token_type_embeddings\.", "token_types."),
-    (r"^embeddings\.LayerNorm\.", "norm."),
-    (r"^encoder\.layer\.", "layers."),
-    (r"\.attention\.self\.query\.", ".attention.to_q."),
-    (r"\.attention\.self\.key\.", ".attention.to_k."),
-    (r"\.attention\.self\.value\.", ".attention.to_v."),
-    (r"\.attention\.output\.dense\.", ".attention.to_out."),
-    (r"\.attention\.output\.LayerNorm\.", ".norm1."),
-    (r"\.intermediate\.dense\.", ".fc1."),
-    (r"\.output\.dense\.", ".fc2."),
-    (r"\.output\.LayerNorm\.", ".norm2."),
 )
 BERT_IGNORED = r"^(bert\.)?(pooler\.|embeddings\.position_ids$)|^cls\."
-
-# transformers' CLIPTextModel, with and without its text_model prefix.
-CLIP: Rules = (
-    (r"^text_model\.", ""),
-    (r"^embeddings\.token_embedding\.", "tokens."),
-    (r"^embeddings\.position_embedding\.", "positions."),
-    (r"^encoder\.layers\.", "layers."),
-    (r"^final_layer_norm\.", "norm."),
-    (r"\.self_attn\.([qkv])_proj\.", r".attention.to_\1."),
-    (r"\.self_attn\.out_proj\.", ".attention.to_out."),
-    (r"\.layer_norm([12])\.", r".norm\1."),
-    (r"\.mlp\.fc", ".fc"),
-)
+CLIP: Rules = ((r"^(?!text_model\.)", "text_model."),)
 CLIP_IGNORED = r"embeddings\.position_ids$|^text_projection\."
 
 # diffusers' LDMBertModel.
@@ -110,17 +85,16 @@ COMPVIS_BERT: Rules = (
 )
 COMPVIS_BERT_IGNORED = r"^to_logits\."
 
-# open_clip's text tower.
+# open_clip's text tower, after q, k and v are split.
 OPEN_CLIP: Rules = (
-    (r"^token_embedding\.", "tokens."),
-    (r"^positional_embedding$", "positions.weight"),
-    (r"^ln_final\.", "norm."),
-    (r"^transformer\.resblocks\.", "layers."),
-    (r"\.attn\.in_proj_", ".attention.to_qkv."),
-    (r"\.attn\.out_proj\.", ".attention.to_out."),
-    (r"\.ln_([12])\.", r".norm\1."),
-    (r"\.mlp\.c_fc\.", ".fc1."),
-    (r"\.mlp\.c_proj\.", ".fc2."),
+    (r"^token_embedding\.", "text_model.embeddings.token_embedding."),
+    (r"^positional_embedding$", "text_model.embeddings.position_embedding.weight"),
+    (r"^ln_final\.", "text_model.final_layer_norm."),
+    (r"^transformer\.resblocks\.", "text_model.encoder.layers."),
+    (r"\.attn\.([qkv]|out)_proj\.", r".self_attn.\1_proj."),
+    (r"\.ln_([12])\.", r".layer_norm\1."),
+    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
 )
 OPEN_CLIP_IGNORED = r"^(text_projection|logit_scale|attn_mask|visual\.)"
 
@@ -132,7 +106,22 @@ TO_DIFFUSERS: Rules = (
     (r"\.ff\.proj_in\.", ".ff.net.0.proj."),
     (r"\.ff\.proj_out\.", ".ff.net.2."),
 )
-TO_BERT: Rules = (
+TO_BERT: Rules = ((r"^bert\.", ""),)
+TO_CLIP: Rules = ()
+TO_LDM_BERT: Rules = (
+    (r"^tokens\.", "model.embed_tokens."),
+    (r"^positions\.", "model.embed_positions."),
+    (r"^norm\.", "model.layer_norm."),
+    (r"^layers\.", "model.layers."),
+    (r"\.attention\.to_([qkv])\.", r".self_attn.\1_proj."),
+    (r"\.attention\.to_out\.", ".self_attn.out_proj."),
+    (r"\.norm1\.", ".self_attn_layer_norm."),
+    (r"\.norm2\.", ".final_layer_norm."),
+)
+
+
+# Text encoders of the internal form's first version, whose names were ours, after q, k and v are split.
+NATIVE_1_BERT: Rules = (
     (r"^tokens\.", "embeddings.word_embeddings."),
     (r"^positions\.", "embeddings.position_embeddings."),
     (r"^token_types\.", "embeddings.token_type_embeddings."),
@@ -146,8 +135,9 @@ TO_BERT: Rules = (
     (r"\.fc1\.", ".intermediate.dense."),
     (r"\.fc2\.", ".output.dense."),
     (r"\.norm2\.", ".output.LayerNorm."),
+    (r"^", "bert."),
 )
-TO_CLIP: Rules = (
+NATIVE_1_CLIP: Rules = (
     (r"^tokens\.", "embeddings.token_embedding."),
     (r"^positions\.", "embeddings.position_embedding."),
     (r"^norm\.", "final_layer_norm."),
@@ -157,16 +147,6 @@ TO_CLIP: Rules = (
     (r"\.norm([12])\.", r".layer_norm\1."),
     (r"\.fc([12])\.", r".mlp.fc\1."),
     (r"^", "text_model."),
-)
-TO_LDM_BERT: Rules = (
-    (r"^tokens\.", "model.embed_tokens."),
-    (r"^positions\.", "model.embed_positions."),
-    (r"^norm\.", "model.layer_norm."),
-    (r"^layers\.", "model.layers."),
-    (r"\.attention\.to_([qkv])\.", r".self_attn.\1_proj."),
-    (r"\.attention\.to_out\.", ".self_attn.out_proj."),
-    (r"\.norm1\.", ".self_attn_layer_norm."),
-    (r"\.norm2\.", ".final_layer_norm."),
 )
 
 
