@@ -81,32 +81,38 @@ class LatentDiffusion:
         return self.tokenizer.window if self.tokenizer is not None else None
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Context b n d of the prompts, each cut or padded to the window.
+        """Encode prompts, each cut or padded to the window, to context b n d.
 
-        Raises CheckpointError if the checkpoint has no text encoder or no tokenizer.
+        Raises:
+            CheckpointError: the checkpoint has no text encoder or no tokenizer.
         """
         if self.tokenizer is None:
             raise CheckpointError(f"{self.id}: no tokenizer; prompts can't be encoded")
         return self.encode_tokens(*self.tokenizer(prompts))
 
     def encode_tokens(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Context b n d of token numbers b n; `mask` is 1 at tokens and 0 at padding."""
+        """Encode token numbers b n to context b n d; `mask` is 1 at tokens and 0 at padding.
+
+        Raises:
+            CheckpointError: the checkpoint has no text encoder.
+        """
         if not isinstance(self.conditioner, TextEncoder):
             raise CheckpointError(f"{self.id}: no text encoder")
         mask = mask.to(self.device) if mask is not None else None
         return self.conditioner(ids.to(self.device), mask)  # type: ignore[no-any-return]
 
     def encode_labels(self, labels: Tensor) -> Tensor:
-        """Context b 1 d of class labels b; the last class is the null class.
+        """Embed class labels b as context b 1 d; the last class is the null class.
 
-        Raises CheckpointError if the checkpoint is not class-conditional.
+        Raises:
+            CheckpointError: the checkpoint is not class-conditional.
         """
         if not isinstance(self.conditioner, ClassEmbedder):
             raise CheckpointError(f"{self.id}: no class embedder")
         return self.conditioner(labels.to(self.device))  # type: ignore[no-any-return]
 
     def encode_images(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Scaled latent b c h w of x (b 3 H W in [−1, 1]): KL the mode, or a sample with `noise`; VQ unquantised."""
+        """Encode x (b 3 H W in [−1, 1]), scaled, to b c h w: KL the mode, or a sample with `noise`; VQ unquantised."""
         return self._encode(x, noise) * self.scale_factor
 
     def _encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -117,7 +123,7 @@ class LatentDiffusion:
         return self.first_stage.encode(x, noise)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Picture b 3 H W, about [−1, 1] and not clamped, of scaled latents b c h w."""
+        """Decode scaled latents b c h w to pictures b 3 H W, about [−1, 1] and not clamped."""
         z = z.to(self.device, self.first_stage_dtype) / self.scale_factor
         if max(z.shape[2:]) * self.latent_factor > TILE:
             return decode_tiled(self.first_stage, z, TILE)
@@ -131,10 +137,12 @@ class LatentDiffusion:
         return self.denoiser(z_t, timesteps, inputs)
 
     def inpaint_concat(self, image: Tensor, mask: Tensor) -> Tensor:
-        """What an inpainting UNet reads beside z_t, b k h w.
+        """Return what an inpainting UNet reads beside z_t, b k h w.
 
         image: b 3 H W in [−1, 1], H and W multiples of f; mask: b 1 H W, ≥ 0.5 where it is to be repainted.
-        Raises CheckpointError if the UNet takes no mask.
+
+        Raises:
+            CheckpointError: the UNet takes no mask.
         """
         hole = (mask >= 0.5).to(image.dtype)
         size = (image.shape[2] // self.latent_factor, image.shape[3] // self.latent_factor)
@@ -148,7 +156,7 @@ class LatentDiffusion:
         raise CheckpointError(f"{self.id}: the UNet takes no mask")
 
     def blank_concat(self, height: int, width: int) -> Tensor:
-        """`inpaint_concat` of a wholly masked picture, 1 k h w at this latent size; kept for the next call."""
+        """Return `inpaint_concat` of a wholly masked picture, 1 k h w at this latent size; kept for the next call."""
         key = (height, width)
         if key not in self._blank:
             if len(self._blank) >= BLANKS_KEPT:
@@ -159,9 +167,12 @@ class LatentDiffusion:
         return self._blank[key]
 
     def low_res_concat(self, image: Tensor, level: int = 0, noise: Tensor | None = None) -> Tensor:
-        """The small picture, b 3 h w in [−1, 1], as an upscaling UNet reads it beside z_t.
+        """Return the small picture, b 3 h w in [−1, 1], as an upscaling UNet reads it beside z_t.
 
-        Checkpoints with noise levels add noise of training timestep `level`. Raises CheckpointError for other UNets.
+        Checkpoints with noise levels add noise of training timestep `level`.
+
+        Raises:
+            CheckpointError: the UNet takes no small picture.
         """
         if self.config.concat != "low-res":
             raise CheckpointError(f"{self.id}: the UNet takes no low-resolution picture")
@@ -172,7 +183,11 @@ class LatentDiffusion:
         return x * math.sqrt(signal) + self._placed(noise) * math.sqrt(1 - signal)
 
     def map_concat(self, label_map: Tensor) -> Tensor:
-        """A label map b H W (class numbers) as a semantic UNet reads it beside z_t, b k h w."""
+        """Return a label map b H W (class numbers) as a semantic UNet reads it beside z_t, b k h w.
+
+        Raises:
+            CheckpointError: the UNet takes no label map.
+        """
         if not isinstance(self.conditioner, SpatialRescaler):
             raise CheckpointError(f"{self.id}: the UNet takes no label map")
         config = self.conditioner.config

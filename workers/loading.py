@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 
 def choose_device(name: str) -> str:
-    """A device of torch; `auto` is the first GPU, else the CPU.
+    """Return a device of torch; `auto` is the first GPU, else the CPU.
 
     Raises:
         ConfigurationError: there is no such device.
@@ -64,7 +64,7 @@ def choose_dtype(name: str, device: str) -> torch.dtype:
 
 
 def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> Engine:
-    """An engine that holds these models of LATENTD_MODELS_DIR.
+    """Make an engine that holds these models of LATENTD_MODELS_DIR.
 
     None given: the default ones, then the others in order of their names while they fit in half of the free memory;
     those that don't load are left out with a log line.
@@ -96,7 +96,7 @@ def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> En
 
 
 def load_all(found: Found, first: Sequence[str], device: str, dtype: torch.dtype) -> dict[str, LatentDiffusion]:
-    """The models of `first`, then those of the others that there is room for.
+    """Load the models of `first`, then those of the others that fit beside them.
 
     Raises:
         ConfigurationError: none of them loads.
@@ -123,7 +123,7 @@ def _fits(folder: Path, device: str) -> bool:
 
 
 def free_memory(device: str) -> int:
-    """Bytes that this process may still allocate on a device; 0 where the system doesn't say."""
+    """Count the bytes that this process may still allocate on a device; 0 where the system doesn't say."""
     if torch.device(device).type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -132,11 +132,11 @@ def free_memory(device: str) -> int:
         return 0
     facts = dict(line.split(":", 1) for line in lines)
     available = int(facts["MemAvailable"].split()[0]) * 1024
-    return min(available, _cgroup_room())
+    return min(available, _cgroup_left())
 
 
-def _cgroup_room() -> int:
-    """What a container's limit leaves."""
+def _cgroup_left() -> int:
+    """Count what a container's limit leaves."""
     folder = Path("/sys/fs/cgroup")
     try:
         limit = (folder / "memory.max").read_text("ascii").strip()

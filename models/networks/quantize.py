@@ -19,7 +19,7 @@ class Quantizer(nn.Module):
         self.embedding = Embedding(entries, dim)
 
     def indices(self, z: Tensor) -> Tensor:
-        """Entry numbers b h w of z (b d h w)."""
+        """Return entry numbers b h w of z (b d h w)."""
         b, _, h, _ = z.shape
         vectors = rearrange(z, "b d h w -> (b h w) d")
         codes = self.embedding.weight  # n d

@@ -52,7 +52,7 @@ class ClipTextEncoder(TextEncoder):
 
 
 def _fields(config: TextConfig) -> dict[str, Any]:
-    """What configs of both call the same."""
+    """Return what configs of both call the same."""
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.width,

@@ -51,7 +51,7 @@ class PromptCache:
     kept: OrderedDict[tuple[str, str], Tensor] = field(default_factory=OrderedDict)
 
     def context(self, model: LatentDiffusion, prompt: str) -> Tensor:
-        """n d."""
+        """Return n d."""
         key = (model.id, prompt)
         if key not in self.kept:
             self.kept[key] = model.encode_prompts([prompt])[0]
@@ -121,14 +121,14 @@ PREPARATIONS: Mapping[Kind, Callable[[JobSpec, PromptCache], Conditions]] = {
 
 
 def _conditions(spec: JobSpec, prompts: PromptCache, concat: Tensor | None) -> Conditions:
-    """The inputs of the condition and, where guided, of what it is led away from, which differ in their context."""
+    """Make the inputs of the condition and, where guided, of what it is led away from: their contexts differ."""
     context, null_context = _contexts(spec, prompts)
     inputs = Inputs(context, concat, _labels(spec))
     return Conditions(inputs, replace(inputs, context=null_context) if spec.guided else None)
 
 
 def _contexts(spec: JobSpec, prompts: PromptCache) -> tuple[Tensor | None, Tensor | None]:
-    """n d of the condition and, where guided, of what it is led away from."""
+    """Return n d of the condition and, where guided, of what it is led away from."""
     model, request, conditioner = spec.model, spec.request, spec.model.config.conditioner
     if isinstance(conditioner, TextConfig):
         negative = prompts.context(model, request.negative_prompt) if spec.guided else None
@@ -144,7 +144,7 @@ def _class(model: LatentDiffusion, number: int | None) -> Tensor | None:
 
 
 def _labels(spec: JobSpec) -> Tensor | None:
-    """The class or noise level that is added to the time embedding."""
+    """Return the class or noise level that is added to the time embedding."""
     if spec.model.config.unet.num_classes is None:
         return None
     number = spec.request.class_id if spec.model.config.low_res_schedule is None else spec.request.noise_level
@@ -164,7 +164,7 @@ def _known(spec: JobSpec, latent: Tensor) -> Known:
 
 
 def _inpaint_concat(spec: JobSpec) -> Tensor:
-    """k h w."""
+    """Return k h w."""
     hole, f = _hole(spec), spec.model.latent_factor
     # The UNet's mask takes every f-th pixel: make that one stand for its whole block, or a thin line would get lost.
     hole[..., ::f, ::f] = F.max_pool2d(hole, f)
@@ -182,7 +182,7 @@ def _hole(spec: JobSpec) -> Tensor:
 
 
 def of_image(spec: JobSpec, conditions: Conditions, seed: int) -> Conditions:
-    """The conditions of one image of the job: an upscaler with noise levels gets noise of the image's seed."""
+    """Return the conditions of one image: an upscaler with noise levels gets noise of the image's seed."""
     level, low_res = spec.request.noise_level, conditions.inputs.concat
     if spec.model.config.low_res_schedule is None or level is None or low_res is None:
         return conditions
@@ -193,12 +193,12 @@ def of_image(spec: JobSpec, conditions: Conditions, seed: int) -> Conditions:
 
 
 def starting_noise(spec: JobSpec, seed: int) -> Tensor:
-    """x_T of an image, c h w."""
+    """Draw x_T of an image, c h w."""
     return noise(seed, X_T, 0, spec.latent_shape).to(spec.model.device)
 
 
 def starting_latent(spec: JobSpec, conditions: Conditions, x_T: Tensor) -> Tensor:
-    """z at the plan's first row, c h w: noise, or the uploaded picture's latent under it (SDEdit, Meng et al. 2022)."""
+    """Return z at the plan's first row, c h w: noise, or the picture's latent under it (SDEdit, Meng et al. 2022)."""
     if conditions.latent is None:
         return x_T
     start = spec.plan.start
@@ -206,5 +206,5 @@ def starting_latent(spec: JobSpec, conditions: Conditions, x_T: Tensor) -> Tenso
 
 
 def blend_known(z_t: Tensor, known: Known, x_T: Tensor, alpha: float, sigma: float) -> Tensor:
-    """z_t with the kept region set to its own latent at this noise level (RePaint, Lugmayr et al. 2022, Eq. 8a)."""
+    """Set the kept region of z_t to its own latent at this noise level (RePaint, Lugmayr et al. 2022, Eq. 8a)."""
     return torch.where(known.hole > 0.5, z_t, alpha * known.latent.float() + sigma * x_T)

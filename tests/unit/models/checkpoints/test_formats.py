@@ -16,11 +16,11 @@ from torch import Tensor
 
 from contract.card import ModelCard
 from core.errors import CheckpointError
+from models.checkpoints.checkpoint import Checkpoint, fitted
 from models.checkpoints.convert import convert
 from models.checkpoints.detect import load_checkpoint
 from models.checkpoints.inspect import inspect
 from models.checkpoints.load import load
-from models.checkpoints.loaded import Loaded, fitted
 from models.checkpoints.scan import scan
 from models.inputs import Inputs
 from models.samplers import compile_plan
@@ -74,7 +74,7 @@ def _name(path: Path) -> str:
     return path.parent.name
 
 
-def _same(a: Loaded, b: Loaded) -> None:
+def _same(a: Checkpoint, b: Checkpoint) -> None:
     assert a.config == b.config
     left, right = fitted(a), fitted(b)
     assert left.keys() == right.keys()

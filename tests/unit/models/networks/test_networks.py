@@ -16,7 +16,7 @@ from transformers.models.clip.modeling_clip import CLIPTextModel
 from core.errors import CheckpointError
 from models.checkpoints.build import build
 from models.checkpoints.diffusers.config import autoencoder_config, text_config, unet_config
-from models.checkpoints.diffusers.reader import TEXT_RULES
+from models.checkpoints.diffusers.reader import TEXT_RENAMES
 from models.checkpoints.files.rename import DIFFUSERS, renamed
 from models.networks.autoencoder import Autoencoder
 from models.networks.conditioning import ConditionerModule
@@ -152,7 +152,11 @@ def test_clip(activation: str) -> None:
 def _text(config: dict[str, Any], state: dict[str, Tensor]) -> ConditionerModule:
     parsed = text_config(config)
     return build(
-        lambda: make_conditioner(parsed), renamed(state, *TEXT_RULES[parsed.kind]), "text encoder", "cpu", torch.float32
+        lambda: make_conditioner(parsed),
+        renamed(state, *TEXT_RENAMES[parsed.kind]),
+        "text encoder",
+        "cpu",
+        torch.float32,
     )
 
 
