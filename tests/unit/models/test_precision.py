@@ -14,6 +14,7 @@ from models.checkpoints.diffusers.config_writer import autoencoder_json
 from models.checkpoints.load import assemble, load
 from models.checkpoints.native import load_native, save_native
 from models.inputs import Inputs
+from models.networks.quantize import Quantizer
 from models.pipeline import LatentDiffusion
 from models.samplers import compile_plan
 from models.sampling import Conditioning, sample
@@ -74,6 +75,13 @@ def test_half_precision_samples_about_the_same(sampler: str, dtype: torch.dtype,
     assert half.dtype == torch.float32
     assert not torch.equal(full, half)
     torch.testing.assert_close(half, full, atol=bound, rtol=0)
+
+
+def test_codes_are_compared_in_float32() -> None:
+    quantizer = Quantizer(4096, 3).bfloat16()
+    quantizer.embedding.weight.data.copy_(_noise(4096, 3))
+    z = quantizer.embedding.weight.detach()[::7].T.reshape(1, 3, 1, -1)  # b d h w, codes themselves
+    assert torch.equal(quantizer(z), z)
 
 
 def test_predictions_pass_gradients_to_weights_and_conditioning(tmp_path: Path) -> None:
