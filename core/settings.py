@@ -74,6 +74,11 @@ class Settings(BaseSettings):
     strict_rows: int | None = Field(
         default=None, ge=2, description="Rows of a call that carries a strict slot; default 4 on CPU, 16 on GPU."
     )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="Precision of the networks: float32, bfloat16, float16 or auto, which is bfloat16 on CUDA (float16 "
+        "below compute capability 8.0) and float32 on CPU.",
+    )
     threads: int | None = Field(default=None, ge=1, description="CPU threads of a worker; default: all cores.")
     drain_s: float = Field(default=30, ge=0, description="Grace period in which a stopping worker finishes jobs.")
     hang_s: float | None = Field(
@@ -114,7 +119,7 @@ class Settings(BaseSettings):
     def split_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("log_level", mode="before")
+    @field_validator("log_level", "dtype", mode="before")
     @classmethod
     def ignore_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value

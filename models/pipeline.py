@@ -12,6 +12,8 @@ from torch import Tensor
 
 from core.errors import CheckpointError
 from models.config import ModelConfig
+from models.denoiser import Denoiser
+from models.inputs import Inputs
 from models.networks.autoencoder import Autoencoder
 from models.networks.conditioning import (
     ClassEmbedder,
@@ -31,17 +33,19 @@ BLANKS_KEPT = 16  # sizes; a latent of 128×128 is 320 KB
 
 @dataclass(slots=True)
 class LatentDiffusion:
-    """Everything of one checkpoint. Latents are scaled: unit variance, as the UNet sees them."""
+    """Everything of one checkpoint. Latents are scaled: unit variance, as the UNet sees them.
+
+    Callers choose whether gradients are recorded: the engine and the sampling code run in `torch.inference_mode`.
+    `dtype` is that of the weights; a first stage that overflows in half precision has float32 (`first_stage_dtype`).
+    """
 
     id: str
     config: ModelConfig
     schedule: NoiseSchedule
-    unet: UNet
+    denoiser: Denoiser
     first_stage: Autoencoder
     conditioner: ConditionerModule | None
     tokenizer: PromptTokenizer | None
-    device: torch.device
-    dtype: torch.dtype
     _blank: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     @property
@@ -57,92 +61,102 @@ class LatentDiffusion:
         return self.config.scale_factor
 
     @property
+    def unet(self) -> UNet:
+        return self.denoiser.unet
+
+    @property
+    def device(self) -> torch.device:
+        return self.denoiser.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.denoiser.dtype
+
+    @property
+    def first_stage_dtype(self) -> torch.dtype:
+        return self.config.first_stage.weights_dtype(self.dtype)
+
+    @property
     def token_window(self) -> int | None:
         return self.tokenizer.window if self.tokenizer is not None else None
 
-    @torch.inference_mode()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Context b n d of the prompts, each cut or padded to the window.
+        """Encode prompts, each cut or padded to the window, to context b n d.
 
-        Raises CheckpointError if the checkpoint has no text encoder or no tokenizer.
+        Raises:
+            CheckpointError: the checkpoint has no text encoder or no tokenizer.
         """
         if self.tokenizer is None:
             raise CheckpointError(f"{self.id}: no tokenizer; prompts can't be encoded")
         return self.encode_tokens(*self.tokenizer(prompts))
 
-    @torch.inference_mode()
     def encode_tokens(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Context b n d of token numbers b n; `mask` is 1 at tokens and 0 at padding."""
+        """Encode token numbers b n to context b n d; `mask` is 1 at tokens and 0 at padding.
+
+        Raises:
+            CheckpointError: the checkpoint has no text encoder.
+        """
         if not isinstance(self.conditioner, TextEncoder):
             raise CheckpointError(f"{self.id}: no text encoder")
         mask = mask.to(self.device) if mask is not None else None
         return self.conditioner(ids.to(self.device), mask)  # type: ignore[no-any-return]
 
-    @torch.inference_mode()
     def encode_labels(self, labels: Tensor) -> Tensor:
-        """Context b 1 d of class labels b; the last class is the null class.
+        """Embed class labels b as context b 1 d; the last class is the null class.
 
-        Raises CheckpointError if the checkpoint is not class-conditional.
+        Raises:
+            CheckpointError: the checkpoint is not class-conditional.
         """
         if not isinstance(self.conditioner, ClassEmbedder):
             raise CheckpointError(f"{self.id}: no class embedder")
         return self.conditioner(labels.to(self.device))  # type: ignore[no-any-return]
 
-    @torch.inference_mode()
     def encode_images(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Scaled latent b c h w of x (b 3 H W in [−1, 1]): KL the mode, or a sample with `noise`; VQ unquantised."""
-        z = self._encode(self._placed(x), None if noise is None else self._placed(noise))
-        return z * self.scale_factor
+        """Encode x (b 3 H W in [−1, 1]), scaled, to b c h w: KL the mode, or a sample with `noise`; VQ unquantised."""
+        return self._encode(x, noise) * self.scale_factor
 
     def _encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        x = x.to(self.device, self.first_stage_dtype)
+        noise = None if noise is None else noise.to(x)
         if max(x.shape[2:]) > TILE:
             return encode_tiled(self.first_stage, x, TILE, noise)
         return self.first_stage.encode(x, noise)
 
-    @torch.inference_mode()
     def decode(self, z: Tensor) -> Tensor:
-        """Picture b 3 H W, about [−1, 1] and not clamped, of scaled latents b c h w."""
-        z = self._placed(z) / self.scale_factor
+        """Decode scaled latents b c h w to pictures b 3 H W, about [−1, 1] and not clamped."""
+        z = z.to(self.device, self.first_stage_dtype) / self.scale_factor
         if max(z.shape[2:]) * self.latent_factor > TILE:
             return decode_tiled(self.first_stage, z, TILE)
         return self.first_stage.decode(z)
 
-    @torch.inference_mode()
-    def predict(
-        self,
-        z_t: Tensor,
-        timesteps: Tensor,
-        context: Tensor | None = None,
-        concat: Tensor | None = None,
-        labels: Tensor | None = None,
-    ) -> Tensor:
-        """Raw network output b c h w (eps, v or x0: `config.schedule.prediction`).
+    def predict(self, z_t: Tensor, timesteps: Tensor, inputs: Inputs) -> Tensor:
+        """Return the raw network output b c h w, float32 (eps, v or x0: `config.schedule.prediction`).
 
-        z_t: b c h w; timesteps: b; context: b n d; concat: b k h w, follows z_t on the channels; labels: b.
+        z_t: b c h w; timesteps: b; inputs: a batch of b rows.
         """
-        x = z_t if concat is None else torch.cat([z_t, concat], dim=1)
-        return self.unet(self._placed(x), timesteps.to(self.device), context, labels)  # type: ignore[no-any-return]
+        return self.denoiser(z_t, timesteps, inputs)
 
-    @torch.inference_mode()
     def inpaint_concat(self, image: Tensor, mask: Tensor) -> Tensor:
-        """What an inpainting UNet reads beside z_t, b k h w.
+        """Return what an inpainting UNet reads beside z_t, b k h w.
 
         image: b 3 H W in [−1, 1], H and W multiples of f; mask: b 1 H W, ≥ 0.5 where it is to be repainted.
-        Raises CheckpointError if the UNet takes no mask.
+
+        Raises:
+            CheckpointError: the UNet takes no mask.
         """
         hole = (mask >= 0.5).to(image.dtype)
         size = (image.shape[2] // self.latent_factor, image.shape[3] // self.latent_factor)
-        small = F.interpolate(hole, size=size, mode="nearest").to(self.device, self.dtype)  # b 1 h w
+        small = F.interpolate(hole, size=size, mode="nearest").to(self.device, self.first_stage_dtype)  # b 1 h w
         if self.config.concat == "mask-latent":
             return torch.cat([small, self.encode_images(image * (1 - hole))], dim=1)
         if self.config.concat == "latent-mask":
             # The original masks in [0, 1], so that the hole is black, not grey.
             masked = (image + 1) * (1 - hole) - 1
-            return torch.cat([self._encode(self._placed(masked)), 2 * small - 1], dim=1)
+            return torch.cat([self._encode(masked), 2 * small - 1], dim=1)
         raise CheckpointError(f"{self.id}: the UNet takes no mask")
 
     def blank_concat(self, height: int, width: int) -> Tensor:
-        """`inpaint_concat` of a wholly masked picture, 1 k h w at this latent size; kept for the next call."""
+        """Return `inpaint_concat` of a wholly masked picture, 1 k h w at this latent size; kept for the next call."""
         key = (height, width)
         if key not in self._blank:
             if len(self._blank) >= BLANKS_KEPT:
@@ -152,11 +166,13 @@ class LatentDiffusion:
             self._blank[key] = self.inpaint_concat(image, mask)
         return self._blank[key]
 
-    @torch.inference_mode()
     def low_res_concat(self, image: Tensor, level: int = 0, noise: Tensor | None = None) -> Tensor:
-        """The small picture, b 3 h w in [−1, 1], as an upscaling UNet reads it beside z_t.
+        """Return the small picture, b 3 h w in [−1, 1], as an upscaling UNet reads it beside z_t.
 
-        Checkpoints with noise levels add noise of training timestep `level`. Raises CheckpointError for other UNets.
+        Checkpoints with noise levels add noise of training timestep `level`.
+
+        Raises:
+            CheckpointError: the UNet takes no small picture.
         """
         if self.config.concat != "low-res":
             raise CheckpointError(f"{self.id}: the UNet takes no low-resolution picture")
@@ -166,9 +182,12 @@ class LatentDiffusion:
         signal = float(NoiseSchedule(self.config.low_res_schedule).alphas_cumprod[level])
         return x * math.sqrt(signal) + self._placed(noise) * math.sqrt(1 - signal)
 
-    @torch.inference_mode()
     def map_concat(self, label_map: Tensor) -> Tensor:
-        """A label map b H W (class numbers) as a semantic UNet reads it beside z_t, b k h w."""
+        """Return a label map b H W (class numbers) as a semantic UNet reads it beside z_t, b k h w.
+
+        Raises:
+            CheckpointError: the UNet takes no label map.
+        """
         if not isinstance(self.conditioner, SpatialRescaler):
             raise CheckpointError(f"{self.id}: the UNet takes no label map")
         config = self.conditioner.config

@@ -46,7 +46,9 @@ class ScheduleConfig:
 
     `spacing` "leading", "trailing" and "linspace" are the three of Lin et al. 2024, Table 2; "uniform" and "quad"
     are the step sets of the original latent-diffusion code. `clip` bounds |x0|, for models of bounded latents.
-    Raises CheckpointError where a field is out of its bounds.
+
+    Raises:
+        CheckpointError: a field is out of its bounds.
     """
 
     timesteps: int = 1000
@@ -74,7 +76,7 @@ class ScheduleConfig:
 
     @classmethod
     def from_diffusers(cls, config: Mapping[str, Any]) -> ScheduleConfig:
-        """Reads a diffusers `scheduler_config.json`; what it leaves out has that scheduler's default."""
+        """Read a diffusers `scheduler_config.json`; what it leaves out has that scheduler's default."""
         kind = str(config.get("_class_name", "DDIMScheduler"))
         if config.get("thresholding"):
             raise CheckpointError("scheduler_config.json: thresholding is for pixel models and is not supported")
@@ -96,7 +98,7 @@ class ScheduleConfig:
 
     @classmethod
     def from_compvis(cls, params: Mapping[str, Any], spacing: Spacing = "leading") -> ScheduleConfig:
-        """Reads `model.params` of an original latent-diffusion config.
+        """Read `model.params` of an original latent-diffusion config.
 
         "leading" with offset 1 is the original's "uniform" wherever `steps` divides `timesteps`, and, unlike it,
         always has as many steps as were asked for.
@@ -112,14 +114,14 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class NoiseLevel:
     """A noise level: z = alpha·x0 + sigma·noise with alpha² + sigma² = 1."""
 
     alpha: float
     sigma: float
 
     @classmethod
-    def of(cls, alpha_cumprod: float) -> Level:
+    def of(cls, alpha_cumprod: float) -> NoiseLevel:
         return cls(math.sqrt(alpha_cumprod), math.sqrt(1.0 - alpha_cumprod))
 
     @property
@@ -152,17 +154,17 @@ class NoiseSchedule:
 
     @cached_property
     def posterior_variance(self) -> Array:
-        """β̃_t of q(z_{t−1} | z_t, z_0): Ho et al. 2020, Eq. 7."""
+        """Return β̃_t of q(z_{t−1} | z_t, z_0): Ho et al. 2020, Eq. 7."""
         return _frozen(self.betas * (1.0 - self.alphas_cumprod_prev) / (1.0 - self.alphas_cumprod))
 
     @cached_property
     def posterior_mean_coef1(self) -> Array:
-        """What z_0 weighs in the posterior's mean: Ho et al. 2020, Eq. 7."""
+        """Return what z_0 weighs in the posterior's mean: Ho et al. 2020, Eq. 7."""
         return _frozen(self.betas * np.sqrt(self.alphas_cumprod_prev) / (1.0 - self.alphas_cumprod))
 
     @cached_property
     def posterior_mean_coef2(self) -> Array:
-        """What z_t weighs in the posterior's mean: Ho et al. 2020, Eq. 7."""
+        """Return what z_t weighs in the posterior's mean: Ho et al. 2020, Eq. 7."""
         return _frozen(
             (1.0 - self.alphas_cumprod_prev) * np.sqrt(1.0 - self.betas) / (1.0 - self.alphas_cumprod),
         )
@@ -172,14 +174,14 @@ class NoiseSchedule:
         """ᾱ before timestep 0: 1, or for checkpoints of the original's family ᾱ_0 again."""
         return 1.0 if self.config.set_alpha_to_one else float(self.alphas_cumprod[0])
 
-    def level(self, t: float) -> Level:
-        """The noise level at timestep t; between timesteps σ/α is interpolated linearly."""
+    def level(self, t: float) -> NoiseLevel:
+        """Return the noise level at timestep t; between timesteps σ/α is interpolated linearly."""
         low = math.floor(t)
         if low == t:
-            return Level.of(float(self.alphas_cumprod[low]))
+            return NoiseLevel.of(float(self.alphas_cumprod[low]))
         ratios = [math.sqrt((1.0 - a) / max(a, 2.0**-24)) for a in self.alphas_cumprod[low : low + 2]]
         ratio = ratios[0] + (t - low) * (ratios[1] - ratios[0])
-        return Level.of(1.0 / (1.0 + ratio * ratio))
+        return NoiseLevel.of(1.0 / (1.0 + ratio * ratio))
 
 
 def _betas(c: ScheduleConfig) -> Array:
@@ -194,7 +196,7 @@ def _betas(c: ScheduleConfig) -> Array:
 
 
 def _zero_terminal_snr(betas: Array) -> Array:
-    """Shifts and scales √ᾱ so that the last one is 0 and the first stays: Lin et al. 2024, Algorithm 1."""
+    """Shift and scale √ᾱ so that the last one is 0 and the first stays: Lin et al. 2024, Algorithm 1."""
     root = np.sqrt(np.cumprod(1.0 - betas))
     bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
     return np.append(1.0 - bar[0], 1.0 - bar[1:] / bar[:-1])

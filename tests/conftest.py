@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,9 @@ import structlog
 from redis import Redis
 
 from tests.redis_server import RedisServer
+
+# What is compared bit by bit, here and in processes that tests start, doesn't depend on the machine's card.
+os.environ["LATENTD_DTYPE"] = "float32"
 
 
 @pytest.fixture(autouse=True)

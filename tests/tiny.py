@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from models.checkpoints.card import weights_hash, write_card
-from models.checkpoints.loaded import Loaded
+from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.native import save_native
 from models.config import ModelConfig
 from models.networks.autoencoder import Autoencoder, AutoencoderConfig
-from models.networks.conditioning import ClassConfig, RescalerConfig, TextConfig, make_conditioner
+from models.networks.conditioning import ClassConfig, RescalerConfig, TextConfig
+from models.networks.make import make_conditioner
 from models.networks.unet import UNet, UNetConfig
 from models.schedule import ScheduleConfig
 from models.tokenizers.prompts import PromptTokenizer, padded
@@ -104,7 +105,7 @@ def configs() -> dict[str, ModelConfig]:
     }
 
 
-def random_weights(config: ModelConfig, seed: int, tokenizer: PromptTokenizer | None) -> Loaded:
+def random_weights(config: ModelConfig, seed: int, tokenizer: PromptTokenizer | None) -> Checkpoint:
     """A checkpoint of this shape with torch's default initialisation."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -114,7 +115,7 @@ def random_weights(config: ModelConfig, seed: int, tokenizer: PromptTokenizer | 
         }
         if config.conditioner is not None:
             modules["conditioner"] = make_conditioner(config.conditioner)
-    return Loaded(config, {name: dict(module.state_dict()) for name, module in modules.items()}, tokenizer)
+    return Checkpoint(config, {name: dict(module.state_dict()) for name, module in modules.items()}, tokenizer)
 
 
 def tiny_tokenizer() -> PromptTokenizer:

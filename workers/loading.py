@@ -6,7 +6,9 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 
 import structlog
 import torch
@@ -19,6 +21,8 @@ from models.pipeline import LatentDiffusion
 from workers.catalogue import Found, choose, default_model, find_cards
 from workers.engine.engine import Engine
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BFLOAT16_CAPABILITY = (8, 0)  # the first cards that multiply it
 STRICT_ROWS_CPU, STRICT_ROWS_GPU = 4, 16
 WIDENING = 2  # half-precision files take twice their size in memory
 SHARE = 0.5  # of the free memory that models beyond the default ones may fill; the rest is for pictures
@@ -27,7 +31,7 @@ log = structlog.get_logger()
 
 
 def choose_device(name: str) -> str:
-    """A device of torch; `auto` is the first GPU, else the CPU.
+    """Return a device of torch; `auto` is the first GPU, else the CPU.
 
     Raises:
         ConfigurationError: there is no such device.
@@ -50,8 +54,17 @@ def _no_device(name: str, reason: str, bound: str) -> ConfigurationError:
     return ConfigurationError(f"--device {name!r}: {reason}", field="device", value=name, bound=bound)
 
 
+def choose_dtype(name: str, device: str) -> torch.dtype:
+    """Return the precision of networks on a device; `auto` is what it computes fast and well, float32 on CPU."""
+    if name != "auto":
+        return DTYPES[name]
+    if torch.device(device).type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= BFLOAT16_CAPABILITY else torch.float16
+
+
 def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> Engine:
-    """An engine that holds these models of LATENTD_MODELS_DIR.
+    """Make an engine that holds these models of LATENTD_MODELS_DIR.
 
     None given: the default ones, then the others in order of their names while they fit in half of the free memory;
     those that don't load are left out with a log line.
@@ -61,12 +74,16 @@ def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> En
         CheckpointError: one that was asked for doesn't load.
     """
     device = choose_device(device)
+    dtype = choose_dtype(settings.dtype, device)
     found = find_cards(settings.models_dir)
     chosen = choose(found, model_ids, default_model(found, settings))
+    if any(found[model][0].token_window is not None for model in chosen):
+        # transformers takes seconds to import: it starts beside the reading of weights, and who needs it first waits.
+        Thread(target=import_module, args=("models.networks.text_encoders",)).start()
     if model_ids:
-        models = {model: load(found[model][1], device) for model in chosen}
+        models = {model: load(found[model][1], device, dtype) for model in chosen}
     else:
-        models = load_all(found, chosen, device)
+        models = load_all(found, chosen, device, dtype)
     on_cpu = torch.device(device).type == "cpu"
     return Engine(
         models,
@@ -78,8 +95,8 @@ def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> En
     )
 
 
-def load_all(found: Found, first: Sequence[str], device: str) -> dict[str, LatentDiffusion]:
-    """The models of `first`, then those of the others that there is room for.
+def load_all(found: Found, first: Sequence[str], device: str, dtype: torch.dtype) -> dict[str, LatentDiffusion]:
+    """Load the models of `first`, then those of the others that fit beside them.
 
     Raises:
         ConfigurationError: none of them loads.
@@ -91,7 +108,7 @@ def load_all(found: Found, first: Sequence[str], device: str) -> dict[str, Laten
             log.info("model not loaded: no room beside the others", model=model, use=f"latentd worker --model {model}")
             continue
         try:
-            models[model] = load(folder, device)
+            models[model] = load(folder, device, dtype)
         except CheckpointError as error:
             log.warning("checkpoint left out", model=model, error=error.detail)
     if not models:
@@ -106,7 +123,7 @@ def _fits(folder: Path, device: str) -> bool:
 
 
 def free_memory(device: str) -> int:
-    """Bytes that this process may still allocate on a device; 0 where the system doesn't say."""
+    """Count the bytes that this process may still allocate on a device; 0 where the system doesn't say."""
     if torch.device(device).type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -115,11 +132,11 @@ def free_memory(device: str) -> int:
         return 0
     facts = dict(line.split(":", 1) for line in lines)
     available = int(facts["MemAvailable"].split()[0]) * 1024
-    return min(available, _cgroup_room())
+    return min(available, _cgroup_left())
 
 
-def _cgroup_room() -> int:
-    """What a container's limit leaves."""
+def _cgroup_left() -> int:
+    """Count what a container's limit leaves."""
     folder = Path("/sys/fs/cgroup")
     try:
         limit = (folder / "memory.max").read_text("ascii").strip()

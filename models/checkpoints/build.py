@@ -16,10 +16,12 @@ FUSED = {"to_qkv": ("to_q", "to_k", "to_v"), "to_kv": ("to_k", "to_v")}
 
 
 def build(make: Callable[[], M], state: Mapping[str, Tensor], what: str, device: str, dtype: torch.dtype) -> M:
-    """A module with these weights in evaluation mode.
+    """Make a module with these weights in evaluation mode.
 
     It is made on the meta device, so that nothing is allocated or initialised twice.
-    Raises CheckpointError naming the first missing, unexpected or misshapen key of `what`.
+
+    Raises:
+        CheckpointError: naming the first missing, unexpected or misshapen key of `what`.
     """
     with torch.device("meta"):
         module = make()
@@ -36,7 +38,11 @@ def _placed(value: Tensor, device: str, dtype: torch.dtype) -> Tensor:
 
 
 def fit(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], what: str) -> State:
-    """`state` fused and squeezed to exactly `shapes`. Raises CheckpointError as `build` does."""
+    """Fuse and squeeze `state` to exactly `shapes`.
+
+    Raises:
+        CheckpointError: as `build` does.
+    """
     fused = _fuse(dict(state), shapes)
     _check_keys(fused, shapes, what)
     return {key: _shaped(fused[key], shape, f"{what}: {key}") for key, shape in shapes.items()}
@@ -53,7 +59,7 @@ def _fuse(state: State, keys: Iterable[str]) -> State:
 
 
 def _flat(value: Tensor) -> Tensor:
-    """1×1 convolutions as matrices."""
+    """Make matrices of 1×1 convolutions."""
     return value.flatten(1) if value.ndim > 2 else value
 
 
@@ -75,7 +81,7 @@ def _shaped(value: Tensor, shape: torch.Size, where: str) -> Tensor:
 
 
 def split(state: Mapping[str, Tensor]) -> State:
-    """The inverse of the fusing: q, k and v as separate matrices."""
+    """Undo the fusing: q, k and v become separate matrices."""
     out: State = {}
     for key, value in state.items():
         prefix, _, rest = key.rpartition(".")

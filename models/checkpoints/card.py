@@ -12,8 +12,8 @@ from types import NoneType
 from typing import Any
 
 from core.errors import CheckpointError
+from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.files.weights import read_json
-from models.checkpoints.loaded import Loaded
 from models.checkpoints.native import save_tokenizer
 from models.config import ModelConfig
 from models.networks.conditioning import RescalerConfig, TextConfig
@@ -36,7 +36,7 @@ DEFAULT_LATENT = 32  # height and width of training latents where no file says
 
 
 def checkpoint_id(path: Path) -> str:
-    """The card's id, or else the name of the folder or file."""
+    """Return the card's id, or else the name of the folder or file."""
     card = path / CARD
     if card.is_file():
         return str(read_json(card).get("id", path.name))
@@ -44,7 +44,7 @@ def checkpoint_id(path: Path) -> str:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The weight files of a folder in order of their relative names; a folder with none has its file beside it."""
+    """List the weight files of a folder in order of their relative names; a folder with none has its file beside it."""
     if path.is_file():
         return [path]
     inside = [p for p in path.rglob("*") if p.suffix in WEIGHT_SUFFIXES]
@@ -53,7 +53,7 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def weights_hash(path: Path) -> str:
-    """SHA-256 over the weight files of a folder in order of their relative names, or over a single file."""
+    """Hash (SHA-256) the weight files of a folder in order of their relative names, or a single file."""
     digest = hashlib.sha256()
     for file in weight_files(path):
         with file.open("rb") as stream:
@@ -62,18 +62,22 @@ def weights_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_card(loaded: Loaded, weights: Path, folder: Path, name: str, kept: Mapping[str, Any] | None = None) -> Path:
+def write_card(
+    checkpoint: Checkpoint, weights: Path, folder: Path, name: str, kept: Mapping[str, Any] | None = None
+) -> Path:
     """Write card.json, and tokenizer.json where there is none, for weights at `weights`. Returns the card's path.
 
     `kept` are fields of an older card, which go before the defaults.
-    Raises CheckpointError if the folder can't be written.
+
+    Raises:
+        CheckpointError: the folder can't be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if loaded.tokenizer is not None and not (folder / TOKENIZER).is_file():
-            save_tokenizer(loaded.tokenizer, folder / "tokenizer")
+        if checkpoint.tokenizer is not None and not (folder / TOKENIZER).is_file():
+            save_tokenizer(checkpoint.tokenizer, folder / "tokenizer")
         model_id, digest = re.sub(r"[^A-Za-z0-9_-]+", "-", name), weights_hash(weights)
-        card = {**default_card(loaded, model_id, digest), **(kept or {}), "id": model_id, "hash": digest}
+        card = {**default_card(checkpoint, model_id, digest), **(kept or {}), "id": model_id, "hash": digest}
         path, unfinished = folder / CARD, folder / f".{CARD}.{os.getpid()}"  # workers that start together both write
         unfinished.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", "utf-8")
         unfinished.replace(path)
@@ -82,13 +86,13 @@ def write_card(loaded: Loaded, weights: Path, folder: Path, name: str, kept: Map
     return path
 
 
-def default_card(loaded: Loaded, model_id: str, digest: str) -> dict[str, Any]:
-    """A card's fields, with the defaults of the original scripts and an empty licence for people to fill in."""
-    config, tasks = loaded.config, tasks_of(loaded.config)
+def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str, Any]:
+    """Make a card's fields, with the defaults of the original scripts and an empty licence for people to fill in."""
+    config, tasks = checkpoint.config, tasks_of(checkpoint.config)
     upscales = "upscale" in tasks
     card: dict[str, Any] = {
         "id": model_id,
-        "description": " ".join((describe(config), *loaded.assumptions)),
+        "description": " ".join((describe(config), *checkpoint.assumptions)),
         "hash": digest,
         "tasks": tasks,
         "native_size": (config.latent_size or DEFAULT_LATENT) * config.first_stage.factor,
@@ -104,8 +108,8 @@ def default_card(loaded: Loaded, model_id: str, digest: str) -> dict[str, Any]:
         "samplers": samplers_for(NoiseSchedule(config.schedule)),
         "licence": "unknown",
     }
-    if loaded.tokenizer is not None:
-        card |= {"token_window": loaded.tokenizer.window, "tokenizer": TOKENIZER}
+    if checkpoint.tokenizer is not None:
+        card |= {"token_window": checkpoint.tokenizer.window, "tokenizer": TOKENIZER}
     if config.low_res_schedule is not None:
         card["defaults"]["noise_level"], card["noise_levels"] = NOISE_LEVEL, MAX_NOISE_LEVEL + 1
     if config.classes is not None:
@@ -116,7 +120,7 @@ def default_card(loaded: Loaded, model_id: str, digest: str) -> dict[str, Any]:
 
 
 def tasks_of(config: ModelConfig) -> tuple[str, ...]:
-    """What a model of this shape can be asked for; without mask channels the known region is blended in."""
+    """List what a model of this shape can be asked for; without mask channels the known region is blended in."""
     if config.concat == "low-res":
         return ("upscale",)
     if config.concat == "map":
@@ -129,7 +133,7 @@ def tasks_of(config: ModelConfig) -> tuple[str, ...]:
 
 
 def describe(config: ModelConfig) -> str:
-    """One line for people."""
+    """Describe a model to people, in one line."""
     names = {TextConfig: "text", RescalerConfig: "label maps", NoneType: "nothing"}
     by = "class labels" if config.classes is not None else names[type(config.conditioner)]
     concat = {"mask-latent": ", inpainting", "latent-mask": ", inpainting", "low-res": ", upscaling"}

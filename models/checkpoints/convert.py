@@ -19,16 +19,18 @@ Target: TypeAlias = Literal["native", "diffusers"]
 def convert(path: Path, out: Path, to: Target) -> Path:
     """Write `path` as a new folder `out`, with its card or a new one. Returns `out`.
 
-    Raises CheckpointError if `out` exists and isn't empty, if the checkpoint doesn't read, or if diffusers can't
-    express it; nothing is left behind then.
+    Nothing is left behind if it fails.
+
+    Raises:
+        CheckpointError: `out` exists and isn't empty, the checkpoint doesn't read, or diffusers can't express it.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out}: exists; choose a new folder", field="out", value=str(out))
-    loaded = load_checkpoint(path)
+    checkpoint = load_checkpoint(path)
     unfinished = out.with_name(f".{out.name}.unfinished")
     try:
-        (save_native if to == "native" else save_diffusers)(loaded, unfinished)
-        write_card(loaded, unfinished, unfinished, out.name, kept=_card(path))
+        (save_native if to == "native" else save_diffusers)(checkpoint, unfinished)
+        write_card(checkpoint, unfinished, unfinished, out.name, kept=_card(path))
         if out.exists():
             out.rmdir()
         unfinished.rename(out)
@@ -40,5 +42,5 @@ def convert(path: Path, out: Path, to: Target) -> Path:
 
 
 def _card(path: Path) -> dict[str, Any]:
-    """What the source's card says; a new one has only its own id and hash."""
+    """Read what the source's card says; a new one has only its own id and hash."""
     return read_json(path / CARD) if (path / CARD).is_file() else {}

@@ -6,15 +6,19 @@ from pathlib import Path
 
 from core.errors import CheckpointError
 from models.checkpoints import native
+from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.compvis.model import load_compvis
 from models.checkpoints.compvis.single_file import SUFFIXES, read_single
 from models.checkpoints.diffusers.reader import load_diffusers
 from models.checkpoints.files.weights import understood
-from models.checkpoints.loaded import Loaded
 
 
-def load_checkpoint(path: Path) -> Loaded:
-    """Read a checkpoint of any known layout. Raises CheckpointError if it is none, naming what is wrong."""
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint of any known layout.
+
+    Raises:
+        CheckpointError: it is none, naming what is wrong.
+    """
     with understood(path):
         file = single_file(path)
         if file is not None:
@@ -31,7 +35,7 @@ def load_checkpoint(path: Path) -> Loaded:
 
 
 def single_file(path: Path) -> Path | None:
-    """The single file that `path` is, holds, or (a folder with nothing but a card) is named after; else None."""
+    """Return the file that `path` is, holds, or (a folder with nothing but a card) is named after; else None."""
     if path.is_file():
         return path
     if not path.is_dir() or any((path / name).is_file() for name in (native.INDEX, "model_index.json")):

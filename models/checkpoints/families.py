@@ -33,21 +33,21 @@ class Family:
         return ScheduleConfig(beta_start=self.betas[0], beta_end=self.betas[1])
 
     def prediction(self, global_step: int | None) -> Prediction:
-        """SD 2: eps and v models have the same keys; the base models' training step tells them."""
+        """Tell eps from v. SD 2's models of both have the same keys; the base models' training step tells them."""
         if self.known_prediction is not None:
             return self.known_prediction
         return "eps" if global_step == SD2_EPS_STEP else "v"
 
     def latent_size(self, global_step: int | None) -> int:
-        """SD 2's v models were trained at 768 px."""
+        """Return the training latents' side; SD 2's v models were trained at 768 px."""
         return 96 if self.known_prediction is None and self.prediction(global_step) == "v" else self.size
 
     def unsure(self, global_step: int | None) -> bool:
-        """Whether nothing tells eps from v."""
+        """Tell whether nothing tells eps from v."""
         return self.known_prediction is None and global_step is None
 
     def assumptions(self, global_step: int | None) -> tuple[str, ...]:
-        """What was taken from the family, for people to read."""
+        """List what was taken from the family, for people to read."""
         heads = f"{self.num_heads} heads" if self.num_heads > 0 else f"{self.num_head_channels} channels a head"
         lines = [f"{self.name}: {heads}, as no config.yaml is beside the file"]
         if self.unsure(global_step):
@@ -88,7 +88,7 @@ LDM_PLAIN = Family("LDM", num_head_channels=32)
 
 
 def family_of(unet: Mapping[str, Tensor], conditioner: Mapping[str, Tensor]) -> Family:
-    """By conditioner first, then by what the UNet's keys show."""
+    """Tell the family by conditioner first, then by what the UNet's keys show."""
     if any(key.startswith("model.transformer.") for key in conditioner):
         return SD_X4 if "label_emb.weight" in unet else SD2
     if any(key.startswith("transformer.text_model.") for key in conditioner):

@@ -9,12 +9,12 @@ from pathlib import Path
 from models.checkpoints import native
 from models.checkpoints.build import State
 from models.checkpoints.card import describe, tasks_of
+from models.checkpoints.checkpoint import Checkpoint, fitted
 from models.checkpoints.compvis.first_stage import read_first_stage
 from models.checkpoints.compvis.model import FIRST_STAGE, UNET, below
 from models.checkpoints.compvis.single_file import SingleFile, read_single
 from models.checkpoints.detect import load_checkpoint, single_file
 from models.checkpoints.files.weights import understood
-from models.checkpoints.loaded import Loaded, fitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,11 @@ class Report:
 
 
 def inspect(path: Path) -> Report:
-    """Read a checkpoint wholly and check that every key fits. Raises CheckpointError naming what doesn't."""
+    """Read a checkpoint wholly and check that every key fits.
+
+    Raises:
+        CheckpointError: naming what doesn't.
+    """
     with understood(path):
         return _inspect(path)
 
@@ -51,21 +55,21 @@ def _inspect(path: Path) -> Report:
         single = read_single(file)
         if not below(single.state, UNET) and (first := _first_stage(single)) is not None:
             return first
-    loaded = load_checkpoint(path)
-    config, first_stage = loaded.config, loaded.config.first_stage
+    checkpoint = load_checkpoint(path)
+    config, first_stage = checkpoint.config, checkpoint.config.first_stage
     facts = {
         "latent": f"{first_stage.embed_dim} channels, f = {first_stage.factor}, scale factor {config.scale_factor:g}",
         "prediction": config.schedule.prediction,
         "schedule": f"{config.schedule.beta_schedule} {config.schedule.beta_start:g} … {config.schedule.beta_end:g}",
         "channels": f"{config.unet.in_channels} in, {config.unet.out_channels} out, widths {config.unet.channels}",
-        "tokens": f"{loaded.tokenizer.window} a prompt" if loaded.tokenizer is not None else "no tokenizer",
+        "tokens": f"{checkpoint.tokenizer.window} a prompt" if checkpoint.tokenizer is not None else "no tokenizer",
     }
-    parts = tuple(_part(name, state) for name, state in fitted(loaded).items())
-    return Report(path, _format(path, file), describe(config), tasks_of(config), parts, facts, _notes(loaded))
+    parts = tuple(_part(name, state) for name, state in fitted(checkpoint).items())
+    return Report(path, _format(path, file), describe(config), tasks_of(config), parts, facts, _notes(checkpoint))
 
 
 def _first_stage(file: SingleFile) -> Report | None:
-    """A stand-alone autoencoder."""
+    """Report a stand-alone autoencoder."""
     state = below(file.state, FIRST_STAGE) or file.state
     if "encoder.conv_in.weight" not in state:
         return None
@@ -87,7 +91,11 @@ def _format(path: Path, file: Path | None) -> str:
     return "latentd folder" if (path / native.INDEX).is_file() else "diffusers folder"
 
 
-def _notes(loaded: Loaded) -> tuple[str, ...]:
+def _notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     missing = ("no tokenizer: put tokenizer.json beside it in a folder tokenizer/",)
-    text = loaded.config.conditioner is not None and loaded.tokenizer is None and "txt2img" in tasks_of(loaded.config)
-    return (*loaded.assumptions, *(missing if text else ()))
+    text = (
+        checkpoint.config.conditioner is not None
+        and checkpoint.tokenizer is None
+        and "txt2img" in tasks_of(checkpoint.config)
+    )
+    return (*checkpoint.assumptions, *(missing if text else ()))

@@ -12,8 +12,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from core.errors import CheckpointError
+from models.checkpoints.build import split
+from models.checkpoints.checkpoint import Checkpoint, fitted
+from models.checkpoints.files.rename import NATIVE_1_BERT, NATIVE_1_CLIP, Renames, renamed
 from models.checkpoints.files.weights import read_json, read_safetensors
-from models.checkpoints.loaded import Loaded, fitted
 from models.config import ModelConfig
 from models.networks.autoencoder import AutoencoderConfig
 from models.networks.conditioning import ClassConfig, Conditioner, RescalerConfig, TextConfig
@@ -22,8 +24,9 @@ from models.schedule import ScheduleConfig
 from models.tokenizers.prompts import PromptTokenizer, load_tokenizer
 
 FORMAT = "latentd"
-VERSION = 1
+VERSION = 2  # 1: text encoders of BERT and CLIP had names of ours
 INDEX = "model.json"
+NATIVE_1: dict[str, Renames] = {"bert": NATIVE_1_BERT, "clip": NATIVE_1_CLIP, "ldm": ()}
 CONDITIONERS: dict[str, type[TextConfig] | type[ClassConfig] | type[RescalerConfig]] = {
     "text": TextConfig,
     "class": ClassConfig,
@@ -32,22 +35,23 @@ CONDITIONERS: dict[str, type[TextConfig] | type[ClassConfig] | type[RescalerConf
 T = TypeVar("T")
 
 
-def save_native(loaded: Loaded, folder: Path) -> None:
+def save_native(checkpoint: Checkpoint, folder: Path) -> None:
     """Write a checkpoint, weights in the precision they have. The folder is made; files in it are replaced.
 
-    Raises CheckpointError naming a key that doesn't fit.
+    Raises:
+        CheckpointError: naming a key that doesn't fit.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for part, state in fitted(loaded).items():
+    for part, state in fitted(checkpoint).items():
         save_file({key: value.contiguous() for key, value in state.items()}, folder / f"{part}.safetensors")
-    if loaded.tokenizer is not None:
-        save_tokenizer(loaded.tokenizer, folder / "tokenizer")
-    text = json.dumps(_to_json(loaded.config), indent=2)
+    if checkpoint.tokenizer is not None:
+        save_tokenizer(checkpoint.tokenizer, folder / "tokenizer")
+    text = json.dumps(_to_json(checkpoint.config), indent=2)
     (folder / INDEX).write_text(text + "\n", "utf-8")
 
 
 def save_tokenizer(tokenizer: PromptTokenizer, folder: Path, cls: str | None = None) -> None:
-    """tokenizer.json and the window and padding token beside it, as transformers lays them out."""
+    """Write tokenizer.json, and window and padding token beside it, as transformers lays them out."""
     folder.mkdir(parents=True, exist_ok=True)
     padding = tokenizer.tokenizer.padding or {}
     config = {"model_max_length": tokenizer.window, "pad_token": padding.get("pad_token", "[PAD]")}
@@ -59,18 +63,24 @@ def save_tokenizer(tokenizer: PromptTokenizer, folder: Path, cls: str | None = N
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
-def load_native(folder: Path) -> Loaded:
-    """Read what `save_native` wrote. Raises CheckpointError naming the file or key that is wrong."""
+def load_native(folder: Path) -> Checkpoint:
+    """Read what `save_native` wrote, in this version of the form or the first.
+
+    Raises:
+        CheckpointError: naming the file or key that is wrong.
+    """
     index = read_json(folder / INDEX)
-    if index.get("format") != FORMAT or index.get("version") != VERSION:
+    if index.get("format") != FORMAT or index.get("version") not in (1, VERSION):
         raise CheckpointError(f"{folder / INDEX}: format {index.get('format')!r} {index.get('version')!r} is unknown")
     config = _from_json(index)
     parts = ["unet", "first_stage"] + (["conditioner"] if config.conditioner is not None else [])
     states: dict[str, dict[str, Tensor]] = {part: read_safetensors(folder / f"{part}.safetensors") for part in parts}
     text = config.conditioner if isinstance(config.conditioner, TextConfig) else None
+    if text is not None and index["version"] == 1:
+        states["conditioner"] = renamed(split(states["conditioner"]), NATIVE_1[text.kind])
     has_tokenizer = text is not None and (folder / "tokenizer").is_dir()
     tokenizer = load_tokenizer(folder / "tokenizer", text.positions) if text and has_tokenizer else None
-    return Loaded(config, states, tokenizer)
+    return Checkpoint(config, states, tokenizer)
 
 
 def _to_json(config: ModelConfig) -> dict[str, Any]:

@@ -8,14 +8,14 @@ from pathlib import Path
 from core.errors import CheckpointError
 from models.checkpoints import native
 from models.checkpoints.card import CARD, write_card
+from models.checkpoints.checkpoint import fitted
 from models.checkpoints.compvis.single_file import SUFFIXES
 from models.checkpoints.detect import load_checkpoint, single_file
 from models.checkpoints.files.weights import understood
-from models.checkpoints.loaded import fitted
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ScannedCheckpoint:
     """A checkpoint of the directory: where its card is, whether it was written now, what to know or why it can't be."""
 
     path: Path
@@ -25,8 +25,8 @@ class Found:
     error: str | None = None
 
 
-def scan(models_dir: Path) -> list[Found]:
-    """All checkpoints in order of their names. A file X.safetensors has its card in X/card.json.
+def scan(models_dir: Path) -> list[ScannedCheckpoint]:
+    """List all checkpoints in order of their names. A file X.safetensors has its card in X/card.json.
 
     Never raises for a checkpoint: what is wrong with one is its `error`, and the others aren't touched by it.
     """
@@ -47,14 +47,14 @@ def _card(path: Path) -> Path:
     return (path.with_suffix("") if path.is_file() else path) / CARD
 
 
-def _found(path: Path, card: Path) -> Found:
+def _found(path: Path, card: Path) -> ScannedCheckpoint:
     if card.is_file():
-        return Found(path, card)
+        return ScannedCheckpoint(path, card)
     try:
         with understood(path):
-            loaded = load_checkpoint(path)
-            fitted(loaded)  # a card promises that the model can be served
-            write_card(loaded, single_file(path) or path, card.parent, card.parent.name)
+            checkpoint = load_checkpoint(path)
+            fitted(checkpoint)  # a card promises that the model can be served
+            write_card(checkpoint, single_file(path) or path, card.parent, card.parent.name)
     except CheckpointError as error:
-        return Found(path, card, error=error.detail)
-    return Found(path, card, written=True, notes=loaded.assumptions)
+        return ScannedCheckpoint(path, card, error=error.detail)
+    return ScannedCheckpoint(path, card, written=True, notes=checkpoint.assumptions)

@@ -15,19 +15,16 @@ class SelfAttention(nn.Module):
     Rows of `to_qkv` are laid out [q | k | v], each split into heads.
     """
 
-    def __init__(
-        self, channels: int, heads: int, *, head_dim: int | None = None, bias: bool = False, out_bias: bool = True
-    ) -> None:
+    def __init__(self, channels: int, heads: int, *, head_dim: int | None = None, bias: bool = False) -> None:
         super().__init__()
         inner = heads * (head_dim or channels // heads)
         self.heads = heads
         self.to_qkv = nn.Linear(channels, 3 * inner, bias=bias)
-        self.to_out = nn.Linear(inner, channels, bias=out_bias)
+        self.to_out = nn.Linear(inner, channels)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """Attend; `mask` (b 1 n n or broadcastable, bool) is True where a token may be seen."""
+    def forward(self, x: Tensor) -> Tensor:
         q, k, v = rearrange(self.to_qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)  # b h n d
+        out = F.scaled_dot_product_attention(q, k, v)  # b h n d
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))  # type: ignore[no-any-return]  # b n c
 
 

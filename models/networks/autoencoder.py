@@ -35,14 +35,19 @@ class AutoencoderConfig:
     codebook: int = 0  # entries, VQ only
     quant_conv: bool = True
     post_quant_conv: bool = True
+    force_upcast: bool = False  # overflows in half precision
 
     @property
     def factor(self) -> int:
         """Pixels of a picture per latent pixel, f."""
         return int(2 ** (len(self.channels) - 1))
 
+    def weights_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Return the precision of its weights in a model of `dtype`."""
+        return torch.float32 if self.force_upcast else dtype
 
-class Level(nn.Module):
+
+class AutoencoderLevel(nn.Module):
     """Residual blocks of one resolution, with attention after each where the level has it, then the resampling."""
 
     def __init__(self, widths: list[int], config: AutoencoderConfig, attends: bool) -> None:
@@ -62,7 +67,7 @@ class Level(nn.Module):
         return x
 
 
-class Middle(nn.Module):
+class AutoencoderMiddle(nn.Module):
     """Two residual blocks around one attention at the lowest resolution."""
 
     def __init__(self, channels: int, config: AutoencoderConfig) -> None:
@@ -87,12 +92,12 @@ class Encoder(nn.Module):
         self.down_blocks = nn.ModuleList()
         width = config.stem
         for i, channels in enumerate(config.channels):
-            level = Level([width] + [channels] * config.res_blocks, config, config.attention[i])
+            level = AutoencoderLevel([width] + [channels] * config.res_blocks, config, config.attention[i])
             if i < len(config.channels) - 1:
                 level.downsamplers.append(Downsample(channels, symmetric=False))
             self.down_blocks.append(level)
             width = channels
-        self.mid_block = Middle(width, config)
+        self.mid_block = AutoencoderMiddle(width, config)
         self.conv_norm_out = GroupNorm(config.norm_groups, width, eps=EPS)
         self.conv_out = nn.Conv2d(width, config.z_channels * (2 if config.kind == "kl" else 1), 3, padding=1)
 
@@ -111,11 +116,11 @@ class Decoder(nn.Module):
         super().__init__()
         width = config.channels[-1]
         self.conv_in = nn.Conv2d(config.z_channels, width, 3, padding=1)
-        self.mid_block = Middle(width, config)
+        self.mid_block = AutoencoderMiddle(width, config)
         self.up_blocks = nn.ModuleList()
         for i in reversed(range(len(config.channels))):
             channels = config.channels[i]
-            level = Level([width] + [channels] * (config.res_blocks + 1), config, config.attention[i])
+            level = AutoencoderLevel([width] + [channels] * (config.res_blocks + 1), config, config.attention[i])
             if i > 0:
                 level.upsamplers.append(Upsample(channels))
             self.up_blocks.append(level)
@@ -146,27 +151,27 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(config)
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance (clamped to [−30, 20]) of the KL posterior q(z|x); x is b 3 H W in [−1, 1]."""
+        """Return mean and log variance (clamped to [−30, 20]) of the KL posterior q(z|x); x is b 3 H W in [−1, 1]."""
         mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)  # b d h w each
         return mean, logvar.clamp(*LOGVAR)
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Latent b d h w of x (b 3 H W in [−1, 1]): VQ before quantisation; KL the mode, or a sample with `noise`."""
+        """Encode x (b 3 H W in [−1, 1]) to b d h w: VQ before quantisation; KL the mode, or a sample with `noise`."""
         return self.latent(self.encoder(x), noise)
 
     def latent(self, h: Tensor, noise: Tensor | None = None) -> Tensor:
-        """What `encode` gives, from the encoder's output."""
+        """Return what `encode` gives, from the encoder's output."""
         if self.config.kind == "vq":
             return self.quant_conv(h)  # type: ignore[no-any-return]
         mean, logvar = self.quant_conv(h).chunk(2, dim=1)
         return mean if noise is None else torch.addcmul(mean, torch.exp(0.5 * logvar.clamp(*LOGVAR)), noise)
 
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
-        """Picture b 3 H W, about [−1, 1], of z (b d h w); the VQ decoder's first layer is the quantiser (App. G)."""
+        """Decode z (b d h w) to b 3 H W, about [−1, 1]; the VQ decoder's first layer is the quantiser (App. G)."""
         return self.decoder(self.prepared(z, quantize))  # type: ignore[no-any-return]
 
     def prepared(self, z: Tensor, quantize: bool = True) -> Tensor:
-        """What the decoder reads: z quantised (VQ) and through `post_quant_conv`."""
+        """Return what the decoder reads: z quantised (VQ) and through `post_quant_conv`."""
         if self.config.kind == "vq" and quantize:
             z = self.quantize(z)  # b d h w
         return self.post_quant_conv(z)  # type: ignore[no-any-return]

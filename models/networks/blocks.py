@@ -28,7 +28,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 def group_affine(norm: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Slope and offset b c 1 1 with which GroupNorm(x) = slope · x + offset."""
+    """Return slope and offset b c 1 1 with which GroupNorm(x) = slope · x + offset."""
     mean, var = _statistics(x, norm.num_groups)  # b g
     size = x.shape[1] // norm.num_groups
     slope = repeat((var + norm.eps).rsqrt(), "b g -> b (g c)", c=size) * norm.weight
@@ -37,7 +37,7 @@ def group_affine(norm: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _statistics(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance b g of every group, in float64 from those of strips, which bounds the memory."""
+    """Return mean and variance b g of every group, in float64 from those of strips, which bounds the memory."""
     mean = square = torch.zeros((), dtype=torch.float64, device=x.device)
     for strip in torch.tensor_split(x, -(-x.shape[2] // STRIP), dim=2):
         share = strip.shape[2] / x.shape[2]
@@ -79,7 +79,7 @@ class ResBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        """Feature map and the already activated embedding SiLU(emb)."""
+        """Take a feature map and the already activated embedding SiLU(emb)."""
         h = F.silu(self.norm1(x))  # b c h w
         if self.resample is not None:
             x, h = _resampled(x, self.resample), _resampled(h, self.resample)

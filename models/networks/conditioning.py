@@ -1,4 +1,4 @@
-"""Conditioners τθ: text transformers (BERT, CLIP, the paper's own), class labels and label maps (§3.3, App. E.2)."""
+"""Conditioners τθ: all configs; the paper's own text transformer, class embedder and rescaler (§3.3, App. E.2)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from models.networks.blocks import Embedding
 class TextConfig:
     """Shape of a text transformer.
 
-    `bert`: post-norm, token types, padding hidden where `masked`. `clip`: pre-norm, causal. `ldm`: the paper's
-    x-transformers encoder, pre-norm, q/k/v without bias, padding takes part.
+    `bert`: post-norm, token types, padding hidden where `masked`. `clip`: pre-norm, causal. Both are transformers'
+    (`text_encoders`). `ldm`: the paper's x-transformers encoder, pre-norm, q/k/v without bias, padding takes part.
     """
 
     kind: Literal["bert", "clip", "ldm"]
@@ -34,57 +34,53 @@ class TextConfig:
     masked: bool = False
 
 
-class TextLayer(nn.Module):
-    """Attention and a feed-forward layer; BERT normalises after each residual, the others before each branch."""
+class TextEncoder(nn.Module):
+    """Token numbers to the sequence that cross-attention reads."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
-        width, bias = config.width, config.kind != "ldm"
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return b n d of ids b n; `mask` b n is 1 at tokens and 0 at padding."""
+        raise NotImplementedError
+
+
+class LdmTextLayer(nn.Module):
+    """Attention and a feed-forward layer, each normalised before and added after."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.activation = config.activation
         self.norm1 = nn.LayerNorm(width, eps=config.norm_eps)
-        self.attention = SelfAttention(width, config.heads, head_dim=config.head_dim, bias=bias)
+        self.attention = SelfAttention(width, config.heads, head_dim=config.head_dim)
         self.norm2 = nn.LayerNorm(width, eps=config.norm_eps)
         self.fc1 = nn.Linear(width, config.mlp)
         self.fc2 = nn.Linear(config.mlp, width)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        if self.config.kind == "bert":
-            x = self.norm1(x + self.attention(x, mask))  # b n c
-            return self.norm2(x + self._mlp(x))  # type: ignore[no-any-return]
-        x = x + self.attention(self.norm1(x), causal=self.config.kind == "clip")
-        return x + self._mlp(self.norm2(x))
-
-    def _mlp(self, x: Tensor) -> Tensor:
-        h = self.fc1(x)  # b n m
-        h = h * torch.sigmoid(1.702 * h) if self.config.activation == "quick_gelu" else F.gelu(h)
-        return self.fc2(h)  # type: ignore[no-any-return]
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))  # b n c
+        h = self.fc1(self.norm2(x))  # b n m
+        h = h * torch.sigmoid(1.702 * h) if self.activation == "quick_gelu" else F.gelu(h)
+        return x + self.fc2(h)  # type: ignore[no-any-return]
 
 
-class TextEncoder(nn.Module):
-    """Token numbers to the sequence that cross-attention reads: the last hidden state, normalised if there is a norm.
-
-    SD 2's penultimate CLIP layer is this encoder with one layer fewer.
-    """
+class LdmTextEncoder(TextEncoder):
+    """The paper's τθ, trained from scratch (App. E.2): the normalised last hidden state, padding takes part."""
 
     def __init__(self, config: TextConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.tokens = Embedding(config.vocab_size, config.width)
         self.positions = Embedding(config.positions, config.width)
-        if config.kind == "bert":
-            self.token_types = Embedding(2, config.width)
-        self.layers = nn.ModuleList(TextLayer(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)  # BERT: of the embeddings; others: the last one
+        self.layers = nn.ModuleList(LdmTextLayer(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
 
-    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """ids, mask: b n (mask: 1 at tokens, 0 at padding; read only by masked encoders). Returns b n d."""
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: ARG002 (padding is read)
         x: Tensor = self.tokens(ids) + self.positions.weight[: ids.shape[1]]  # b n d
-        if self.config.kind == "bert":
-            x = self.norm(x + self.token_types.weight[0])
-        seen = mask[:, None, None, :].bool() if self.config.masked and mask is not None else None  # b 1 1 n
         for layer in self.layers:
-            x = layer(x, seen)  # b n d
-        return x if self.config.kind == "bert" else self.norm(x)
+            x = layer(x)  # b n d
+        return self.norm(x)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +132,3 @@ class SpatialRescaler(nn.Module):
 
 Conditioner: TypeAlias = TextConfig | ClassConfig | RescalerConfig
 ConditionerModule: TypeAlias = TextEncoder | ClassEmbedder | SpatialRescaler
-
-
-def make_conditioner(config: Conditioner) -> ConditionerModule:
-    """The module of a config."""
-    if isinstance(config, TextConfig):
-        return TextEncoder(config)
-    return ClassEmbedder(config) if isinstance(config, ClassConfig) else SpatialRescaler(config)

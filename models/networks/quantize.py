@@ -19,10 +19,11 @@ class Quantizer(nn.Module):
         self.embedding = Embedding(entries, dim)
 
     def indices(self, z: Tensor) -> Tensor:
-        """Entry numbers b h w of z (b d h w)."""
+        """Return entry numbers b h w of z (b d h w)."""
         b, _, h, _ = z.shape
-        vectors = rearrange(z, "b d h w -> (b h w) d")
-        codes = self.embedding.weight  # n d
+        # In float32, for half precision takes neighbours for each other.
+        vectors = rearrange(z.float(), "b d h w -> (b h w) d")
+        codes = self.embedding.weight.float()  # n d
         norms = codes.square().sum(dim=1)  # n
         nearest = [
             torch.addmm(norms, vectors[i : i + CHUNK], codes.T, alpha=-2).argmin(dim=1)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.autoencoder import Autoencoder, Decoder, Encoder, Level, Middle
+from models.networks.autoencoder import Autoencoder, AutoencoderLevel, AutoencoderMiddle, Decoder, Encoder
 from models.networks.blocks import Downsample, ResBlock, Upsample, group_affine
 
 Prepare = Callable[[Tensor], Tensor]
@@ -22,19 +22,19 @@ Span = tuple[int, int]
 
 
 def encode_tiled(first_stage: Autoencoder, x: Tensor, tile: int, noise: Tensor | None = None) -> Tensor:
-    """`first_stage.encode(x, noise)` up to rounding: latent b d h w of x (b 3 H W), `tile` pixels a side at most."""
+    """Compute `first_stage.encode(x, noise)` up to rounding: b d h w of x (b 3 H W), `tile` pixels a side at most."""
     return first_stage.latent(_encoder(first_stage.encoder, x, tile), noise)
 
 
 def decode_tiled(first_stage: Autoencoder, z: Tensor, tile: int) -> Tensor:
-    """`first_stage.decode(z)` up to rounding: picture b 3 H W of z (b d h w), tiles of at most `tile` pixels a side."""
+    """Compute `first_stage.decode(z)` up to rounding: b 3 H W of z (b d h w), tiles of at most `tile` pixels a side."""
     return _decoder(first_stage.decoder, first_stage.prepared(z), tile)
 
 
 def _encoder(encoder: Encoder, x: Tensor, tile: int) -> Tensor:
     h = _convolved(encoder.conv_in, x, tile)
     for level in encoder.down_blocks:
-        assert isinstance(level, Level)
+        assert isinstance(level, AutoencoderLevel)
         h = _level(level, h, tile)
     h = _middle(encoder.mid_block, h, tile)
     return _convolved(encoder.conv_out, h, tile, _normed(encoder.conv_norm_out, h))
@@ -43,12 +43,12 @@ def _encoder(encoder: Encoder, x: Tensor, tile: int) -> Tensor:
 def _decoder(decoder: Decoder, z: Tensor, tile: int) -> Tensor:
     h = _middle(decoder.mid_block, _convolved(decoder.conv_in, z, tile), tile)
     for level in decoder.up_blocks:
-        assert isinstance(level, Level)
+        assert isinstance(level, AutoencoderLevel)
         h = _level(level, h, tile)
     return _convolved(decoder.conv_out, h, tile, _normed(decoder.conv_norm_out, h))
 
 
-def _level(level: Level, h: Tensor, tile: int) -> Tensor:
+def _level(level: AutoencoderLevel, h: Tensor, tile: int) -> Tensor:
     for i, block in enumerate(level.resnets):
         assert isinstance(block, ResBlock)
         h = _res_block(block, h, tile)
@@ -62,7 +62,7 @@ def _level(level: Level, h: Tensor, tile: int) -> Tensor:
     return h
 
 
-def _middle(middle: Middle, h: Tensor, tile: int) -> Tensor:
+def _middle(middle: AutoencoderMiddle, h: Tensor, tile: int) -> Tensor:
     first, second = middle.resnets
     assert isinstance(first, ResBlock)
     assert isinstance(second, ResBlock)
@@ -73,7 +73,7 @@ def _middle(middle: Middle, h: Tensor, tile: int) -> Tensor:
 
 
 def _res_block(block: ResBlock, x: Tensor, tile: int) -> Tensor:
-    """The residual is added into x where it has the width of the result; nothing else reads x then."""
+    """Add the residual into x where it has the width of the result; nothing else reads x then."""
     h = _convolved(block.conv1, x, tile, _normed(block.norm1, x))
     prepare = _normed(block.norm2, h)
     out = x if isinstance(block.conv_shortcut, nn.Identity) else _empty(h, block.conv2.out_channels, h.shape[2:])
@@ -85,7 +85,7 @@ def _res_block(block: ResBlock, x: Tensor, tile: int) -> Tensor:
 
 
 def _convolved(conv: nn.Conv2d, x: Tensor, tile: int, prepare: Prepare | None = None) -> Tensor:
-    """A 3×3 convolution of stride 1 over `prepare(x)`."""
+    """Apply a 3×3 convolution of stride 1 to `prepare(x)`."""
     out = _empty(x, conv.out_channels, x.shape[2:])
     for rows, columns in _tiles(x.shape[2], x.shape[3], tile):
         out[..., slice(*rows), slice(*columns)] = _valid(conv, _slab(x, rows, columns, prepare))
@@ -93,7 +93,7 @@ def _convolved(conv: nn.Conv2d, x: Tensor, tile: int, prepare: Prepare | None = 
 
 
 def _downsampled(down: Downsample, x: Tensor, tile: int) -> Tensor:
-    """Output row r reads input rows 2r … 2r + 2, the last of which may be the padding."""
+    """Halve: output row r reads input rows 2r … 2r + 2, the last of which may be the padding."""
     height, width = x.shape[2] // 2, x.shape[3] // 2
     out = _empty(x, down.conv.out_channels, (height, width))
     for (top, bottom), (left, right) in _tiles(height, width, tile):
@@ -104,7 +104,7 @@ def _downsampled(down: Downsample, x: Tensor, tile: int) -> Tensor:
 
 
 def _upsampled(up: Upsample, x: Tensor, tile: int) -> Tensor:
-    """Nearest neighbour and convolution, tiles cut in the input: the doubled map as a whole is never made."""
+    """Double and convolve, tiles cut in the input: the doubled map as a whole is never made."""
     out = _empty(x, up.conv.out_channels, (2 * x.shape[2], 2 * x.shape[3]))
     for (top, bottom), (left, right) in _tiles(x.shape[2], x.shape[3], max(tile // 2, 1)):
         slab = F.interpolate(_slab(x, (top, bottom), (left, right)), scale_factor=2.0, mode="nearest")
@@ -114,12 +114,12 @@ def _upsampled(up: Upsample, x: Tensor, tile: int) -> Tensor:
 
 
 def _valid(conv: nn.Conv2d, slab: Tensor) -> Tensor:
-    """The convolution without padding: the slab brings its surroundings."""
+    """Convolve without padding: the slab brings its surroundings."""
     return F.conv2d(slab, conv.weight, conv.bias, conv.stride)
 
 
 def _slab(x: Tensor, rows: Span, columns: Span, prepare: Prepare | None = None) -> Tensor:
-    """A tile with one pixel of surroundings, zeros beyond the picture as a padded convolution sees them."""
+    """Cut a tile with one pixel of surroundings, zeros beyond the picture as a padded convolution sees them."""
     (top, bottom), (left, right) = rows, columns
     height, width = x.shape[2], x.shape[3]
     inner = x[..., max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1]
@@ -128,7 +128,7 @@ def _slab(x: Tensor, rows: Span, columns: Span, prepare: Prepare | None = None) 
 
 
 def _normed(norm: nn.GroupNorm, x: Tensor) -> Prepare:
-    """SiLU(GroupNorm(·)) with the statistics of all of x, as a map of tiles."""
+    """Return SiLU(GroupNorm(·)) with the statistics of all of x, as a map of tiles."""
     slope, offset = group_affine(norm, x)
     return lambda part: F.silu(torch.addcmul(offset, part, slope), inplace=True)
 
@@ -139,7 +139,7 @@ def _empty(like: Tensor, channels: int, size: tuple[int, ...]) -> Tensor:
 
 
 def _tiles(height: int, width: int, tile: int) -> Iterator[tuple[Span, Span]]:
-    """Spans of rows and columns, as equal as they can be, none longer than `tile`."""
+    """Yield spans of rows and columns, as equal as they can be, none longer than `tile`."""
     for rows in _spans(height, tile):
         for columns in _spans(width, tile):
             yield rows, columns

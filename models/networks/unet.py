@@ -42,7 +42,7 @@ class UNetConfig:
 
 
 def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
-    """Sinusoids b dim of t (b), [cos | sin], periods 2π … 2π·10000 (Vaswani et al. 2017; DDPM)."""
+    """Return sinusoids b dim of t (b), [cos | sin], periods 2π … 2π·10000 (Vaswani et al. 2017; DDPM)."""
     half = dim // 2
     exponent = torch.arange(half, dtype=torch.float32, device=timesteps.device) * (-math.log(MAX_PERIOD) / half)
     args = timesteps.float()[:, None] * exponent.exp()  # b half
@@ -75,7 +75,7 @@ def _res_block(config: UNetConfig, a: int, b: int, resample: str | None = None) 
 
 
 def _attention(config: UNetConfig, level: int | None) -> nn.Module:
-    """The attention layer of a level; None is the middle."""
+    """Make the attention layer of a level; None is the middle."""
     i = -1 if level is None else level
     channels = config.channels[i]
     heads = config.mid_heads if level is None else config.heads[i]
@@ -87,7 +87,7 @@ def _attention(config: UNetConfig, level: int | None) -> nn.Module:
     return SpatialTransformer(channels, config.context_dim, heads, depth, config.norm_groups, only)
 
 
-class Level(nn.Module):
+class UNetLevel(nn.Module):
     """Residual blocks of one resolution with their attention, and the resampling after them."""
 
     def __init__(self, config: UNetConfig, level: int, widths: list[tuple[int, int]]) -> None:
@@ -106,7 +106,7 @@ def _attend(attention: nn.Module, h: Tensor, context: Tensor | None) -> Tensor:
     return attention(h) if isinstance(attention, AttentionBlock) else attention(h, context)  # type: ignore[no-any-return]
 
 
-class Middle(nn.Module):
+class UNetMiddle(nn.Module):
     """Two residual blocks around the attention of the lowest resolution."""
 
     def __init__(self, config: UNetConfig) -> None:
@@ -135,7 +135,7 @@ class UNet(nn.Module):
             self.class_embedding = Embedding(config.num_classes, 4 * channels[0])
         self.down_blocks = nn.ModuleList()
         skips = self._build_down()
-        self.mid_block = Middle(config)
+        self.mid_block = UNetMiddle(config)
         self.up_blocks = nn.ModuleList()
         self._build_up(skips)
         self.conv_norm_out = GroupNorm(config.norm_groups, channels[0], eps=config.norm_eps)
@@ -146,7 +146,7 @@ class UNet(nn.Module):
         skips = [width]
         for i, channels in enumerate(config.channels):
             widths = [(width, channels)] + [(channels, channels)] * (config.res_blocks - 1)
-            level = Level(config, i, widths)
+            level = UNetLevel(config, i, widths)
             skips += [channels] * config.res_blocks
             if i < len(config.channels) - 1:
                 if config.res_down and config.res_down[i]:
@@ -163,7 +163,7 @@ class UNet(nn.Module):
         for i in reversed(range(len(config.channels))):
             channels = config.channels[i]
             inputs = [width] + [channels] * config.res_blocks
-            level = Level(config, i, [(a + skips.pop(), channels) for a in inputs])
+            level = UNetLevel(config, i, [(a + skips.pop(), channels) for a in inputs])
             if i > 0:
                 res = config.res_up and config.res_up[i]
                 level.upsamplers.append(_res_block(config, channels, channels, "up") if res else Upsample(channels))
@@ -173,7 +173,7 @@ class UNet(nn.Module):
     def forward(
         self, z_t: Tensor, timesteps: Tensor, context: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
-        """Raw prediction b c h w.
+        """Return the raw prediction b c h w.
 
         z_t: b c_in h w, concatenated conditioning included; timesteps: b; context: b n d;
         labels: b, class numbers or noise levels.
@@ -194,7 +194,7 @@ class UNet(nn.Module):
     def _down(self, h: Tensor, emb: Tensor, context: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         skips = [h]
         for level in self.down_blocks:
-            assert isinstance(level, Level)
+            assert isinstance(level, UNetLevel)
             for i in range(len(level.resnets)):
                 h = level.layer(i, h, emb, context)
                 skips.append(h)
@@ -205,7 +205,7 @@ class UNet(nn.Module):
 
     def _up(self, h: Tensor, skips: list[Tensor], emb: Tensor, context: Tensor | None) -> Tensor:
         for level in self.up_blocks:
-            assert isinstance(level, Level)
+            assert isinstance(level, UNetLevel)
             for i in range(len(level.resnets)):
                 h = level.layer(i, torch.cat([h, skips.pop()], dim=1), emb, context)
             for up in level.upsamplers:

@@ -41,7 +41,7 @@ SAMPLERS: tuple[str, ...] = tuple(_COMPILERS)
 
 
 def samplers_for(schedule: NoiseSchedule) -> tuple[str, ...]:
-    """The samplers that can run on a checkpoint: where eps is predicted at zero terminal signal, Euler alone."""
+    """List the samplers that can run on a checkpoint: where eps is predicted at zero terminal signal, Euler alone."""
     blind = schedule.config.prediction == "eps" and float(schedule.alphas_cumprod[-1]) == 0.0
     if blind and schedule.config.spacing in ("trailing", "linspace"):
         return ("euler",)
@@ -50,11 +50,13 @@ def samplers_for(schedule: NoiseSchedule) -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def compile_plan(sampler: str, schedule: NoiseSchedule, steps: int, eta: float = 0.0, strength: float = 1.0) -> Plan:
-    """The table of `sampler` in `steps` steps, of which `strength` < 1 (img2img) takes the last ones only.
+    """Compile `sampler` in `steps` steps, of which `strength` < 1 (img2img) takes the last ones only.
 
     eta in [0, 1] is ddim's share of ancestral noise. strength in (0, 1] keeps the last int(steps · strength) steps,
-    at least one. Raises InvalidRequest for a value out of bounds, and for a sampler that can't run on this schedule,
-    naming those that can.
+    at least one.
+
+    Raises:
+        InvalidRequest: a value is out of bounds, or the sampler can't run on this schedule, naming those that can.
     """
     _check(sampler, schedule, eta, strength)
     intervals_of, rows_of = _COMPILERS[sampler]

@@ -13,7 +13,7 @@ STEP = "step"
 
 
 def noise(seed: int, purpose: str, step: int, shape: Sequence[int]) -> Tensor:
-    """Standard normal float32 numbers of `shape`, on the CPU.
+    """Draw standard normal float32 numbers of `shape`, on the CPU.
 
     `purpose` tells streams apart: "x_T" (the start), "step" (a row's noise; `step` is the row's index), and whatever
     else a task draws. Equal arguments give equal numbers whatever was drawn before.

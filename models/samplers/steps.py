@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from core.errors import InvalidRequest
-from models.schedule import Level, NoiseSchedule
+from models.schedule import NoiseLevel, NoiseSchedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,12 @@ class Interval:
     """One step of a sampler: the network is asked at t, z goes from level `start` to level `end`."""
 
     t: float
-    start: Level
-    end: Level
+    start: NoiseLevel
+    end: NoiseLevel
 
 
 def timesteps(schedule: NoiseSchedule, steps: int) -> list[int]:
-    """The step set of ddim, ddpm and plms, from the noisiest down."""
+    """Return the step set of ddim, ddpm and plms, from the noisiest down."""
     T, spacing = schedule.config.timesteps, schedule.config.spacing
     check_steps(steps, T)
     if spacing == "uniform":
@@ -46,7 +46,7 @@ def denoising_intervals(schedule: NoiseSchedule, steps: int) -> list[Interval]:
     That is followed while it is short by at most 2 % of T in all, and not beyond, where noise stays in the picture
     (measured on emoji-upscale at 150 steps, 10 % short: 33.4 dB instead of 35.1).
     """
-    ts, final = timesteps(schedule, steps), Level.of(schedule.final_alpha_cumprod)
+    ts, final = timesteps(schedule, steps), NoiseLevel.of(schedule.final_alpha_cumprod)
     stride, short = divmod(schedule.config.timesteps, steps)
     if schedule.config.spacing != "trailing" or short * 50 > schedule.config.timesteps:
         return _between(schedule, ts, final)
@@ -56,7 +56,7 @@ def denoising_intervals(schedule: NoiseSchedule, steps: int) -> list[Interval]:
 
 def ancestral_intervals(schedule: NoiseSchedule, steps: int) -> list[Interval]:
     """Steps of ddpm: from each t to the next, the last to no noise."""
-    return _between(schedule, timesteps(schedule, steps), Level(1.0, 0.0))
+    return _between(schedule, timesteps(schedule, steps), NoiseLevel(1.0, 0.0))
 
 
 def euler_intervals(schedule: NoiseSchedule, steps: int, floor: float) -> list[Interval]:
@@ -67,7 +67,7 @@ def euler_intervals(schedule: NoiseSchedule, steps: int, floor: float) -> list[I
         ts: Sequence[float] = [float(t) for t in np.linspace(0, T - 1, steps)][::-1]
     else:
         ts = timesteps(schedule, steps)
-    return _between(schedule, ts, Level(1.0, 0.0), floor)
+    return _between(schedule, ts, NoiseLevel(1.0, 0.0), floor)
 
 
 def solver_intervals(schedule: NoiseSchedule, steps: int) -> list[Interval]:
@@ -81,11 +81,15 @@ def solver_intervals(schedule: NoiseSchedule, steps: int) -> list[Interval]:
         ts = [int(t) for t in np.round(np.linspace(0, T - 1, steps + 1))][:0:-1]
     else:
         ts = timesteps(schedule, steps)
-    return _between(schedule, ts, Level(1.0, 0.0))
+    return _between(schedule, ts, NoiseLevel(1.0, 0.0))
 
 
 def check_steps(steps: int, most: int) -> None:
-    """Raises InvalidRequest unless 1 ≤ steps ≤ most."""
+    """Check the number of steps.
+
+    Raises:
+        InvalidRequest: it isn't in 1 … most.
+    """
     if not 1 <= steps <= most:
         raise InvalidRequest(
             f"steps is {steps}; this model takes 1 to {most}", field="steps", value=steps, bound=[1, most]
@@ -103,8 +107,8 @@ def _uniform(T: int, steps: int) -> list[int]:
 
 def _leading(indices: range, stride: int, schedule: NoiseSchedule) -> list[int]:
     # An offset that would leave the table (1,000 steps of 1,000, offset 1) is taken as far as it fits.
-    room = schedule.config.timesteps - 1 - indices[-1] * stride
-    return [i * stride + min(schedule.config.steps_offset, room) for i in indices][::-1]
+    largest = schedule.config.timesteps - 1 - indices[-1] * stride
+    return [i * stride + min(schedule.config.steps_offset, largest) for i in indices][::-1]
 
 
 def _trailing(T: int, steps: int) -> list[int]:
@@ -112,8 +116,8 @@ def _trailing(T: int, steps: int) -> list[int]:
     return [int(t) - 1 for t in np.round(np.arange(T, 0, -T / steps))[:steps]]
 
 
-def _between(schedule: NoiseSchedule, ts: Sequence[float], final: Level, floor: float = 0.0) -> list[Interval]:
+def _between(schedule: NoiseSchedule, ts: Sequence[float], final: NoiseLevel, floor: float = 0.0) -> list[Interval]:
     levels = [schedule.level(t) for t in ts]
-    levels = [level if level.alpha**2 >= floor else Level.of(floor) for level in levels]
+    levels = [level if level.alpha**2 >= floor else NoiseLevel.of(floor) for level in levels]
     ends = [*levels[1:], final]
     return [Interval(t, start, end) for t, start, end in zip(ts, levels, ends, strict=True)]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from models.schedule import Level, Prediction
+from models.schedule import NoiseLevel, Prediction
 
 MAX_PREDICTIONS = 5  # PLMS: four eps of AB4 and the one of the improved Euler step that AB4 skips
 _TINY = 2.0**-24  # ᾱ below which x0 can't be told from an eps prediction
@@ -61,17 +61,12 @@ class Plan:
     history: tuple[int, ...]
 
     @property
-    def start(self) -> Level:
-        return Level(self.rows[0].alpha, self.rows[0].sigma)
-
-    @property
-    def noisy(self) -> bool:
-        """Whether any row adds noise."""
-        return any(row.noise != 0.0 for row in self.rows)
+    def start(self) -> NoiseLevel:
+        return NoiseLevel(self.rows[0].alpha, self.rows[0].sigma)
 
 
 def history_of(rows: tuple[Row, ...]) -> tuple[int, ...]:
-    """How many stored predictions the rows from each index on still read."""
+    """Count how many stored predictions the rows from each index on still read."""
     needed = [0]
     for row in reversed(rows):
         # The next rows' reach shrinks by one, for this row's own prediction comes in front.
@@ -79,7 +74,7 @@ def history_of(rows: tuple[Row, ...]) -> tuple[int, ...]:
     return tuple(reversed(needed))
 
 
-def x0_form(prediction: Prediction, level: Level) -> tuple[float, float]:
+def x0_form(prediction: Prediction, level: NoiseLevel) -> tuple[float, float]:
     """(out, z) with x0 = out · network + z · z_t; v: Salimans & Ho 2022, Appendix D.
 
     Infinite where eps is predicted at zero signal, where x0 can't be known.
@@ -93,7 +88,7 @@ def x0_form(prediction: Prediction, level: Level) -> tuple[float, float]:
     return -level.sigma / level.alpha, 1.0 / level.alpha
 
 
-def eps_form(prediction: Prediction, level: Level) -> tuple[float, float]:
+def eps_form(prediction: Prediction, level: NoiseLevel) -> tuple[float, float]:
     """(out, z) with eps = out · network + z · z_t."""
     if prediction == "eps":
         return 1.0, 0.0

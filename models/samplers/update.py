@@ -41,7 +41,7 @@ class Coefficients:
 def stack_rows(
     rows: Sequence[Row], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Coefficients:
-    """The coefficients of one row a slot, by a single copy to `device`; rounded from float64 to `dtype`."""
+    """Stack the coefficients of one row a slot, by a single copy to `device`; rounded from float64 to `dtype`."""
     taps = max(len(row.predictions) for row in rows)
     table = torch.tensor([_values(row, taps) for row in rows], dtype=dtype).to(device, non_blocking=True)
     timesteps, *columns = rearrange(table, "n k -> k n").unbind()
@@ -59,7 +59,7 @@ def stack_rows(
 def apply(
     c: Coefficients, out: Tensor, z_t: Tensor, history: Tensor | None = None, noise: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One update: (z_next, p, x0), each n c h w.
+    """Apply one update: (z_next, p, x0), each n c h w.
 
     `out` and z_t are n c h w, out already guided. `history` is n k c h w with k ≥ `c.depth` stored predictions, newest
     first (`stack_history`); `noise` is n c h w and is needed where `c.noise` isn't None.
@@ -78,14 +78,19 @@ def apply(
 
 
 def guide(eps_u: Tensor, eps_c: Tensor, guidance_scale: Tensor) -> Tensor:
-    """Classifier-free guidance on the raw output: eps_u + s·(eps_c − eps_u) (Ho & Salimans 2022, in the form of the
-    original's code, where s = 1 is no guidance). `guidance_scale` is n 1 1 1."""
+    """Guide the raw output without a classifier: eps_u + s·(eps_c − eps_u). `guidance_scale` is n 1 1 1.
+
+    Ho & Salimans 2022, in the form of the original's code, where s = 1 is no guidance.
+    """
     return eps_u + guidance_scale * (eps_c - eps_u)
 
 
 def stack_history(histories: Sequence[Sequence[Tensor]], depth: int, like: Tensor) -> Tensor | None:
-    """n k c h w of each slot's newest `depth` stored predictions (c h w); those it lacks, which its row weighs with
-    nothing, are zeros. None where depth is 0. `like` is any c h w of the right dtype and device."""
+    """Stack each slot's newest `depth` stored predictions (c h w) as n k c h w, None where depth is 0.
+
+    Those that a slot lacks, which its row weighs with nothing, are zeros. `like` is any c h w of the right dtype and
+    device.
+    """
     if depth == 0:
         return None
     zero = torch.zeros_like(like)

@@ -29,7 +29,7 @@ class PromptTokenizer:
     window: int
 
     def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token numbers and attention mask, both b n (int64); longer prompts lose their end."""
+        """Return token numbers and attention mask, both b n (int64); longer prompts lose their end."""
         encodings = self.tokenizer.encode_batch(list(prompts))
         ids = torch.tensor([e.ids for e in encodings], dtype=torch.int64)  # b n
         mask = torch.tensor([e.attention_mask for e in encodings], dtype=torch.int64)  # b n
@@ -37,9 +37,10 @@ class PromptTokenizer:
 
 
 def load_tokenizer(folder: Path, positions: int) -> PromptTokenizer:
-    """From a tokenizer folder in the transformers layout; `positions` bounds the window.
+    """Read a tokenizer folder in the transformers layout; `positions` bounds the window.
 
-    Raises CheckpointError if the folder has no tokenizer or its padding token is not in the vocabulary.
+    Raises:
+        CheckpointError: the folder has no tokenizer, or its padding token is not in the vocabulary.
     """
     config = _json(folder / "tokenizer_config.json")
     tokenizer = _read(folder)
@@ -51,22 +52,30 @@ def load_tokenizer(folder: Path, positions: int) -> PromptTokenizer:
 
 
 def load_vocabulary(vocab_txt: Path, window: int) -> PromptTokenizer:
-    """From the vocab.txt of a BERT. Raises CheckpointError as `load_tokenizer` does."""
+    """Read the vocab.txt of a BERT.
+
+    Raises:
+        CheckpointError: as `load_tokenizer` does.
+    """
     return padded(read_bert(vocab_txt), window, "[PAD]")
 
 
 def shipped_clip(window: int, pad: str) -> PromptTokenizer:
-    """CLIP's 49,408 tokens; SD 1 pads with the end token, SD 2 with token 0, "!"."""
+    """Read CLIP's 49,408 tokens; SD 1 pads with the end token, SD 2 with token 0, "!"."""
     return padded(Tokenizer.from_file(str(CLIP_FILE)), window, pad)
 
 
 def shipped_bert(window: int) -> PromptTokenizer:
-    """bert-base-uncased's 30,522 tokens."""
+    """Read bert-base-uncased's 30,522 tokens."""
     return padded(Tokenizer.from_file(str(BERT_FILE)), window, "[PAD]")
 
 
 def padded(tokenizer: Tokenizer, window: int, pad: str) -> PromptTokenizer:
-    """Set truncation and padding. Raises CheckpointError if `pad` is not a token."""
+    """Set truncation and padding.
+
+    Raises:
+        CheckpointError: `pad` is not a token.
+    """
     pad_id = tokenizer.token_to_id(pad)
     if pad_id is None:
         raise CheckpointError(f"padding token {pad!r} is not in the tokenizer's vocabulary")
@@ -93,5 +102,5 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _token(value: str | dict[str, Any]) -> str:
-    """Special tokens are strings or {"content": …}."""
+    """Read a special token, which is a string or {"content": …}."""
     return value if isinstance(value, str) else str(value["content"])

@@ -16,7 +16,11 @@ CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def bert_tokenizer(vocabulary: Mapping[str, int]) -> Tokenizer:
-    """Lower-casing WordPiece with [CLS] … [SEP]. Raises CheckpointError if a special token is missing."""
+    """Make a lower-casing WordPiece with [CLS] … [SEP].
+
+    Raises:
+        CheckpointError: a special token is missing.
+    """
     for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]"):
         if token not in vocabulary:
             raise CheckpointError(f"vocabulary lacks {token}; not one of BERT's")
@@ -31,13 +35,17 @@ def bert_tokenizer(vocabulary: Mapping[str, int]) -> Tokenizer:
 
 
 def read_bert(vocab_txt: Path) -> Tokenizer:
-    """From a vocab.txt, one token a line."""
+    """Read a vocab.txt, one token a line."""
     lines = vocab_txt.read_text("utf-8").splitlines()
     return bert_tokenizer({token: i for i, token in enumerate(lines)})
 
 
 def clip_tokenizer(vocabulary: Mapping[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
-    """Lower-casing byte pairs with word ends marked </w>, between start and end tokens."""
+    """Make lower-casing byte pairs with word ends marked </w>, between start and end tokens.
+
+    Raises:
+        CheckpointError: a special token is missing.
+    """
     for token in (CLIP_START, CLIP_END):
         if token not in vocabulary:
             raise CheckpointError(f"vocabulary lacks {token}; not one of CLIP's")
@@ -56,7 +64,7 @@ def clip_tokenizer(vocabulary: Mapping[str, int], merges: list[tuple[str, str]])
 
 
 def read_clip(vocab_json: Path, merges_txt: Path) -> Tokenizer:
-    """From the vocab.json and merges.txt of old folders."""
+    """Read the vocab.json and merges.txt of old folders."""
     vocabulary = json.loads(vocab_json.read_text("utf-8"))
     lines = [line for line in merges_txt.read_text("utf-8").splitlines() if line and not line.startswith("#version")]
     pairs = [tuple(line.split(" ", 1)) for line in lines]

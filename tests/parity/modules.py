@@ -18,8 +18,9 @@ from models.checkpoints.compvis.model import CONDITIONER, FIRST_STAGE, UNET, bel
 from models.checkpoints.compvis.single_file import read_single
 from models.checkpoints.compvis.unet import read_unet
 from models.networks.autoencoder import Autoencoder
-from models.networks.conditioning import ConditionerModule, SpatialRescaler, make_conditioner
-from models.networks.unet import UNet as UNetModule
+from models.networks.conditioning import ConditionerModule, SpatialRescaler
+from models.networks.make import make_conditioner
+from models.networks.unet import UNet
 from tests.parity.case import Case, Compute, NotCoveredError
 
 FLOAT = torch.float32
@@ -30,7 +31,7 @@ def _state(case: Case, prefix: str) -> dict[str, Tensor]:
     return below(state, prefix) or state
 
 
-class FirstStage:
+class FirstStageOutputs:
     """Outputs of an autoencoder on `image`."""
 
     def __init__(self, case: Case) -> None:
@@ -67,7 +68,7 @@ class FirstStage:
         return _known(known, output)
 
 
-class Conditioner:
+class ConditionerOutputs:
     """Outputs of a text encoder, class embedder or rescaler."""
 
     def __init__(self, case: Case) -> None:
@@ -88,14 +89,14 @@ class Conditioner:
         return self.net(ids)  # type: ignore[no-any-return]
 
 
-class UNet:
+class UNetOutputs:
     """The raw output of a UNet, and its context where the case brings the embedder."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
         params = _params(case.config.get("unet_config", case.config))
         config, state = read_unet(_state(case, UNET), params)
-        self.net = build(lambda: UNetModule(config), state, "unet", "cpu", FLOAT)
+        self.net = build(lambda: UNet(config), state, "unet", "cpu", FLOAT)
         cond = case.config.get("cond_stage_config")
         self.embedder = conditioner(case, _params(cond)) if isinstance(cond, Mapping) else None
 
@@ -138,15 +139,21 @@ def _known(known: Mapping[str, Any], output: str) -> Tensor:
     return value
 
 
-KINDS = (("UNet", UNet), ("Autoencoder", FirstStage), ("VQModel", FirstStage), ("Embedder", Conditioner))
+KINDS = (
+    ("UNet", UNetOutputs),
+    ("Autoencoder", FirstStageOutputs),
+    ("VQModel", FirstStageOutputs),
+    ("Embedder", ConditionerOutputs),
+    ("Rescaler", ConditionerOutputs),
+)
 
 
 def module(case: Case) -> Compute:
     """The computation of a case whose config names one class, or a UNet with its embedder."""
     if "unet_config" in case.config:
-        return UNet(case)
+        return UNetOutputs(case)
     name = str(case.config.get("target", "")).rpartition(".")[2]
-    for mark, kind in (*KINDS, ("Rescaler", Conditioner)):
-        if mark in name:
+    for word, kind in KINDS:
+        if word in name:
             return kind(case)
     raise NotCoveredError(f"class {name}")

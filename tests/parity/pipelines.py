@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, cached_property
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from models.checkpoints.files.weights import read_json
 from models.checkpoints.load import load
+from models.inputs import Inputs
 from models.pipeline import LatentDiffusion
 from models.samplers import compile_plan
-from models.sampling import Conditions, sample
+from models.sampling import Conditioning, sample
 from tests.parity.case import Case, NotCoveredError
 
 SAMPLERS = {
@@ -91,7 +93,7 @@ class Pipeline:
 
     def raw(self, t: float) -> Tensor:
         z = self.case.inputs["latents"]
-        return self.model.predict(z, torch.full((len(z),), t), self.context, self.concat, self.labels)
+        return self.model.predict(z, torch.full((len(z),), t), Inputs(self.context, self.concat, self.labels))
 
     @cache  # noqa: B019 (a case lives as long as its outputs are compared)
     def latent(self, guidance_scale: float) -> Tensor:
@@ -103,8 +105,8 @@ class Pipeline:
         # Stable Diffusion's pipelines guide above 1 only, the older ones wherever the scale isn't 1.
         if guidance_scale < 1.0 and str(case.config["pipeline"]).startswith("StableDiffusion"):
             guidance_scale = 1.0
-        conditions = Conditions(
-            self.context, self.null_context, guidance_scale, self.concat, self.labels, null_labels=self.labels
-        )
+        inputs = Inputs(self.context, self.concat, self.labels)
+        unconditional = None if self.null_context is None else replace(inputs, context=self.null_context)
+        conditioning = Conditioning(inputs, unconditional, guidance_scale)
         drawn = None if noise is None else lambda i: noise[i]
-        return sample(model, plan, case.inputs["latents"], conditions, drawn)
+        return sample(model, plan, case.inputs["latents"], conditioning, drawn)

@@ -14,11 +14,12 @@ from torch import Tensor
 from models.checkpoints.compvis.model import load_compvis
 from models.checkpoints.compvis.single_file import read_single
 from models.checkpoints.load import assemble
+from models.inputs import Inputs
 from models.networks.conditioning import ClassEmbedder, TextEncoder
 from models.pipeline import LatentDiffusion
 from models.samplers import Plan, compile_plan
 from models.samplers.update import apply, stack_rows
-from models.sampling import Conditions, trajectory
+from models.sampling import Conditioning, trajectory
 from models.schedule import NoiseSchedule
 from tests.parity.case import Case, NotCoveredError
 
@@ -47,9 +48,9 @@ class Whole:
             plain.__dict__["model"] = self._loaded(False)
             return plain(output.removesuffix(SUFFIX))
         known: dict[str, Callable[[], Tensor | None]] = {
-            "conditioning": lambda: self.conditions.context,
+            "conditioning": lambda: self.inputs.context,
             "unconditional_conditioning": lambda: self.null_context,
-            "condition": lambda: self.conditions.concat,
+            "condition": lambda: self.inputs.concat,
             "ancestral_next": self.ancestral,
             "eps": lambda: self.raw(output),
             "v": lambda: self.raw(output),
@@ -61,7 +62,7 @@ class Whole:
         return value
 
     @cached_property
-    def conditions(self) -> Conditions:
+    def inputs(self) -> Inputs:
         case, model = self.case, self.model
         ids, labels = case.optional("tokens"), case.optional("class_label")
         context = None
@@ -69,7 +70,7 @@ class Whole:
             context = model.encode_tokens(ids)
         elif labels is not None and isinstance(model.conditioner, ClassEmbedder):
             context = model.encode_labels(labels)
-        return Conditions(context=context, concat=self._concat(), labels=case.optional("y", "noise_level"))
+        return Inputs(context, self._concat(), case.optional("y", "noise_level"))
 
     def _concat(self) -> Tensor | None:
         inputs, kind = self.case.inputs, self.model.config.concat
@@ -95,8 +96,7 @@ class Whole:
         t = t if t is not None else self.case.noted_timesteps(output)
         if t is None:
             raise NotCoveredError(output)
-        c = self.conditions
-        return self.model.predict(self.case.inputs["x_T"], t, c.context, c.concat, c.labels)
+        return self.model.predict(self.case.inputs["x_T"], t, self.inputs)
 
     def sampled(self, output: str) -> Tensor:
         """`latent`, `states` or a picture of one run."""
@@ -128,11 +128,12 @@ class Whole:
         """x_T and the latent after every step of a run, s+1 b c h w."""
         run = self.case.runs()[prefix]
         scale, noise = float(run.get("scale", 1.0)), self.case.noise(run)
-        conditions = replace(self.conditions, null_context=self.null_context, guidance_scale=scale)
+        null = None if self.null_context is None else replace(self.inputs, context=self.null_context)
+        conditioning = Conditioning(self.inputs, null, scale)
         x_t = self.case.inputs.get(f"{prefix}x_T", self.case.inputs["x_T"])
         plan = self.plan(prefix, run)
         drawn = None if noise is None else lambda i: noise[plan.rows[i].step - 1]
-        after = [z for z, _ in trajectory(self.model, plan, x_t, conditions, drawn)]
+        after = [z for z, _ in trajectory(self.model, plan, x_t, conditioning, drawn)]
         # The first step of PLMS is two rows; the state counts after the last row of a step.
         steps = {row.step: z for row, z in zip(plan.rows, after, strict=True)}
         return torch.stack([x_t, *steps.values()])
@@ -154,6 +155,6 @@ class Whole:
         for i, t in enumerate(inputs["ancestral_t"].tolist()):
             x = inputs["ancestral_x"][i]
             c = stack_rows([rows[t]] * len(x))
-            out = model.predict(x, torch.full((len(x),), float(t)), self.conditions.context, self.conditions.concat)
+            out = model.predict(x, torch.full((len(x),), float(t)), replace(self.inputs, labels=None))
             after.append(apply(c, out, x, None, inputs["ancestral_noise"][i])[0])
         return torch.stack(after)

@@ -1,8 +1,9 @@
-"""From a job to what its UNet reads beside z_t: context or labels, concatenated pictures, and the first latent."""
+"""From a job to the inputs of its UNet, by one function a kind of job, and to its first latent."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from contract.base import Kind
+from models.inputs import Inputs
 from models.networks.conditioning import ClassConfig, TextConfig
 from models.pipeline import LatentDiffusion
 from models.samplers.noise import X_T, noise
@@ -28,14 +31,12 @@ class Known:
     hole: Tensor  # 1 h w
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Conditions:
     """What all images of a job share; no batch dimension."""
 
-    context: Tensor | None = None  # n d
-    unconditional: Tensor | None = None  # n d, of the negative prompt or the null class, where guided
-    label: int | None = None  # class or noise level, added to the time embedding
-    concat: Tensor | None = None  # k h w
+    inputs: Inputs
+    unconditional: Inputs | None = None  # of the negative prompt or the null class, where guided
     latent: Tensor | None = None  # c h w of the uploaded picture, where noise is added to it
     known: Known | None = None
 
@@ -50,7 +51,7 @@ class PromptCache:
     kept: OrderedDict[tuple[str, str], Tensor] = field(default_factory=OrderedDict)
 
     def context(self, model: LatentDiffusion, prompt: str) -> Tensor:
-        """n d."""
+        """Return n d."""
         key = (model.id, prompt)
         if key not in self.kept:
             self.kept[key] = model.encode_prompts([prompt])[0]
@@ -60,34 +61,79 @@ class PromptCache:
         return self.kept[key]
 
 
-def prepare(blue: JobSpec, prompts: PromptCache) -> Conditions:
+def prepare(spec: JobSpec, prompts: PromptCache) -> Conditions:
     """Run the networks that a job needs before its first step, one prompt and one picture at a time.
 
     Raises:
         CheckpointError: the model lacks what the job's kind needs.
     """
-    blends = blue.model.config.concat is None and blue.mask is not None
-    noised = blue.request.kind in ("inpaint", "img2img") and (blue.request.strength or 1.0) < 1.0
-    latent = blue.model.encode_images(_padded(blue))[0] if blends or noised else None  # c h w
-    context, unconditional = _contexts(blue, prompts)
-    return Conditions(
-        context,
-        unconditional,
-        label=_label(blue),
-        concat=_concat(blue),
-        latent=latent if noised else None,
-        known=_known(blue, latent) if blends else None,
-    )
+    return PREPARATIONS[spec.request.kind](spec, prompts)
 
 
-def _contexts(blue: JobSpec, prompts: PromptCache) -> tuple[Tensor | None, Tensor | None]:
-    """n d of the condition and, where guided, of what it is led away from."""
-    model, request, conditioner = blue.model, blue.request, blue.model.config.conditioner
+def txt2img(spec: JobSpec, prompts: PromptCache) -> Conditions:
+    """Condition on the prompt; an inpainting UNet reads a wholly masked picture."""
+    model = spec.model
+    masked = model.config.concat in ("mask-latent", "latent-mask")
+    return _conditions(spec, prompts, model.blank_concat(*spec.latent_shape[1:])[0] if masked else None)
+
+
+def img2img(spec: JobSpec, prompts: PromptCache) -> Conditions:
+    """Condition on the prompt, and start from the picture's latent."""
+    return replace(txt2img(spec, prompts), latent=_latent(spec) if _starts_noised(spec) else None)
+
+
+def inpaint(spec: JobSpec, prompts: PromptCache) -> Conditions:
+    """Condition on the prompt and what the mask leaves of the picture, which other UNets get blended in."""
+    blends, noised = spec.model.config.concat is None, _starts_noised(spec)
+    conditions = _conditions(spec, prompts, None if blends else _inpaint_concat(spec))
+    if not blends and not noised:
+        return conditions
+    latent = _latent(spec)
+    return replace(conditions, latent=latent if noised else None, known=_known(spec, latent) if blends else None)
+
+
+def upscale(spec: JobSpec, prompts: PromptCache) -> Conditions:
+    """Condition on the small picture, without any noise that the UNet wants on it (`of_image` adds it)."""
+    return _conditions(spec, prompts, spec.model.low_res_concat(_padded(spec))[0])
+
+
+def class2img(spec: JobSpec, prompts: PromptCache) -> Conditions:
+    """Condition on a class, by an embedder's context or as a label of the time embedding."""
+    return _conditions(spec, prompts, None)
+
+
+def semantic2img(spec: JobSpec, prompts: PromptCache) -> Conditions:
+    """Condition on a label map."""
+    assert spec.labels is not None
+    label_map = torch.from_numpy(np.array(spec.labels, dtype=np.float32))[None, None]  # 1 1 H W
+    return _conditions(spec, prompts, spec.model.map_concat(spec.frame.pad(label_map)[:, 0])[0])
+
+
+PREPARATIONS: Mapping[Kind, Callable[[JobSpec, PromptCache], Conditions]] = {
+    "txt2img": txt2img,
+    "img2img": img2img,
+    "inpaint": inpaint,
+    "upscale": upscale,
+    "class2img": class2img,
+    "semantic2img": semantic2img,
+}
+
+
+def _conditions(spec: JobSpec, prompts: PromptCache, concat: Tensor | None) -> Conditions:
+    """Make the inputs of the condition and, where guided, of what it is led away from: their contexts differ."""
+    context, null_context = _contexts(spec, prompts)
+    inputs = Inputs(context, concat, _labels(spec))
+    return Conditions(inputs, replace(inputs, context=null_context) if spec.guided else None)
+
+
+def _contexts(spec: JobSpec, prompts: PromptCache) -> tuple[Tensor | None, Tensor | None]:
+    """Return n d of the condition and, where guided, of what it is led away from."""
+    model, request, conditioner = spec.model, spec.request, spec.model.config.conditioner
     if isinstance(conditioner, TextConfig):
-        negative = prompts.context(model, request.negative_prompt) if blue.guided else None
+        negative = prompts.context(model, request.negative_prompt) if spec.guided else None
         return prompts.context(model, request.prompt), negative
     if isinstance(conditioner, ClassConfig):
-        null = model.config.null_class if blue.guided else None
+        null = model.config.null_class if spec.guided else None
         return _class(model, request.class_id), _class(model, null)
     return None, None
 
@@ -96,70 +142,68 @@ def _class(model: LatentDiffusion, number: int | None) -> Tensor | None:
     return None if number is None else model.encode_labels(torch.tensor([number]))[0]
 
 
-def _label(blue: JobSpec) -> int | None:
-    if blue.model.config.unet.num_classes is None:
+def _labels(spec: JobSpec) -> Tensor | None:
+    """Return the class or noise level that is added to the time embedding."""
+    if spec.model.config.unet.num_classes is None:
         return None
-    return blue.request.class_id if blue.model.config.low_res_schedule is None else blue.request.noise_level
+    number = spec.request.class_id if spec.model.config.low_res_schedule is None else spec.request.noise_level
+    return None if number is None else torch.tensor(number, device=spec.model.device)
 
 
-def _known(blue: JobSpec, latent: Tensor | None) -> Known:
-    assert latent is not None
-    return Known(latent, F.max_pool2d(_hole(blue), blue.model.latent_factor)[0].to(latent))
+def _starts_noised(spec: JobSpec) -> bool:
+    return (spec.request.strength or 1.0) < 1.0
 
 
-def _concat(blue: JobSpec) -> Tensor | None:
-    """k h w; without any noise that the UNet wants on a low-resolution picture (`of_image` adds it)."""
-    model = blue.model
-    if blue.labels is not None:
-        label_map = torch.from_numpy(np.array(blue.labels, dtype=np.float32))[None, None]  # 1 1 H W
-        return model.map_concat(blue.frame.pad(label_map)[:, 0])[0]
-    if blue.request.kind == "upscale":
-        return model.low_res_concat(_padded(blue))[0]
-    return _inpaint_concat(blue) if model.config.concat in ("mask-latent", "latent-mask") else None
+def _latent(spec: JobSpec) -> Tensor:
+    return spec.model.encode_images(_padded(spec))[0]  # c h w
 
 
-def _inpaint_concat(blue: JobSpec) -> Tensor:
-    model = blue.model
-    if blue.mask is None:
-        return model.blank_concat(*blue.latent_shape[1:])[0]
-    hole, f = _hole(blue), model.latent_factor
+def _known(spec: JobSpec, latent: Tensor) -> Known:
+    return Known(latent, F.max_pool2d(_hole(spec), spec.model.latent_factor)[0].to(latent))
+
+
+def _inpaint_concat(spec: JobSpec) -> Tensor:
+    """Return k h w."""
+    hole, f = _hole(spec), spec.model.latent_factor
     # The UNet's mask takes every f-th pixel: make that one stand for its whole block, or a thin line would get lost.
     hole[..., ::f, ::f] = F.max_pool2d(hole, f)
-    return model.inpaint_concat(_padded(blue), hole)[0]
+    return spec.model.inpaint_concat(_padded(spec), hole)[0]
 
 
-def _padded(blue: JobSpec) -> Tensor:
-    assert blue.upload is not None
-    return blue.frame.pad(to_tensor(blue.upload))  # 1 3 H W
+def _padded(spec: JobSpec) -> Tensor:
+    assert spec.upload is not None
+    return spec.frame.pad(to_tensor(spec.upload))  # 1 3 H W
 
 
-def _hole(blue: JobSpec) -> Tensor:
-    assert blue.mask is not None
-    return blue.frame.pad(mask_tensor(blue.mask))  # 1 1 H W
+def _hole(spec: JobSpec) -> Tensor:
+    assert spec.mask is not None
+    return spec.frame.pad(mask_tensor(spec.mask))  # 1 1 H W
 
 
-def of_image(blue: JobSpec, conditions: Conditions, seed: int) -> Conditions:
-    """The conditions of one image of the job: an upscaler with noise levels gets noise of the image's seed."""
-    level, low_res = blue.request.noise_level, conditions.concat
-    if blue.model.config.low_res_schedule is None or level is None or low_res is None:
+def of_image(spec: JobSpec, conditions: Conditions, seed: int) -> Conditions:
+    """Return the conditions of one image: an upscaler with noise levels gets noise of the image's seed."""
+    level, low_res = spec.request.noise_level, conditions.inputs.concat
+    if spec.model.config.low_res_schedule is None or level is None or low_res is None:
         return conditions
     drawn = noise(seed, LOW_RES, 0, low_res.shape)[None]  # 1 3 h w
-    return replace(conditions, concat=blue.model.low_res_concat(low_res[None], level, drawn)[0])
+    concat, null = spec.model.low_res_concat(low_res[None], level, drawn)[0], conditions.unconditional
+    unconditional = None if null is None else replace(null, concat=concat)
+    return replace(conditions, inputs=replace(conditions.inputs, concat=concat), unconditional=unconditional)
 
 
-def starting_noise(blue: JobSpec, seed: int) -> Tensor:
-    """x_T of an image, c h w."""
-    return noise(seed, X_T, 0, blue.latent_shape).to(blue.model.device)
+def starting_noise(spec: JobSpec, seed: int) -> Tensor:
+    """Draw x_T of an image, c h w."""
+    return noise(seed, X_T, 0, spec.latent_shape).to(spec.model.device)
 
 
-def starting_latent(blue: JobSpec, conditions: Conditions, x_T: Tensor) -> Tensor:
-    """z at the plan's first row, c h w: noise, or the uploaded picture's latent under it (SDEdit, Meng et al. 2022)."""
+def starting_latent(spec: JobSpec, conditions: Conditions, x_T: Tensor) -> Tensor:
+    """Return z at the plan's first row, c h w: noise, or the picture's latent under it (SDEdit, Meng et al. 2022)."""
     if conditions.latent is None:
         return x_T
-    start = blue.plan.start
+    start = spec.plan.start
     return start.alpha * conditions.latent.float() + start.sigma * x_T
 
 
 def blend_known(z_t: Tensor, known: Known, x_T: Tensor, alpha: float, sigma: float) -> Tensor:
-    """z_t with the kept region set to its own latent at this noise level (RePaint, Lugmayr et al. 2022, Eq. 8a)."""
+    """Set the kept region of z_t to its own latent at this noise level (RePaint, Lugmayr et al. 2022, Eq. 8a)."""
     return torch.where(known.hole > 0.5, z_t, alpha * known.latent.float() + sigma * x_T)

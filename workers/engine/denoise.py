@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from models.inputs import Inputs
 from models.pipeline import LatentDiffusion
 from models.samplers.noise import STEP, noise
 from models.samplers.update import apply, guide, stack_history, stack_rows
@@ -37,8 +38,7 @@ def _guided(
     rows = [*guided, *range(len(pictures))]
     rows += rows[-1:] * (padded_rows - len(rows))
     index = torch.tensor(rows, device=z_t.device)  # r
-    context, concat = _contexts(pictures, rows, len(guided)), _concats(pictures, rows)
-    out = model.predict(z_t[index], timesteps[index], context, concat, _labels(pictures, rows, z_t.device)).float()
+    out = model.predict(z_t[index], timesteps[index], _inputs(pictures, rows, len(guided)))
     eps_c = out[len(guided) : len(guided) + len(pictures)]  # n c h w
     if not guided:
         return eps_c
@@ -47,24 +47,11 @@ def _guided(
     return eps_c
 
 
-def _contexts(pictures: Sequence[LatentState], rows: Sequence[int], unconditional: int) -> Tensor | None:
-    """r n d; the first `unconditional` rows are those of the negative prompts."""
+def _inputs(pictures: Sequence[LatentState], rows: Sequence[int], unconditional: int) -> Inputs:
+    """A batch of r rows; the first `unconditional` ones are what guidance leads away from."""
     conditions = [pictures[i].conditions for i in rows]
-    contexts = [c.unconditional if r < unconditional else c.context for r, c in enumerate(conditions)]
-    given = [context for context in contexts if context is not None]
-    return torch.stack(given) if given else None
-
-
-def _concats(pictures: Sequence[LatentState], rows: Sequence[int]) -> Tensor | None:
-    """r k h w."""
-    given = [concat for i in rows if (concat := pictures[i].conditions.concat) is not None]
-    return torch.stack(given) if given else None
-
-
-def _labels(pictures: Sequence[LatentState], rows: Sequence[int], device: torch.device) -> Tensor | None:
-    """r."""
-    given = [label for i in rows if (label := pictures[i].conditions.label) is not None]
-    return torch.tensor(given, device=device) if given else None
+    led_away = [c.unconditional for c in conditions[:unconditional] if c.unconditional is not None]
+    return Inputs.stack([*led_away, *(c.inputs for c in conditions[unconditional:])])
 
 
 def _noises(pictures: Sequence[LatentState], z_t: Tensor) -> Tensor:

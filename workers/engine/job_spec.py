@@ -65,7 +65,7 @@ def job_spec_of(admission: Admission, model: LatentDiffusion, max_pixels: int) -
 def _uploads(
     admission: Admission, config: ModelConfig, max_pixels: int
 ) -> tuple[Image.Image | None, Image.Image | None, Image.Image | None]:
-    """The picture, its mask, a label map."""
+    """Decode the picture, its mask, a label map."""
     request = admission.request
     _check_files(admission)
     image, mask = admission.files.get("image"), admission.files.get("mask")
@@ -88,7 +88,7 @@ def _check_files(admission: Admission) -> None:
 
 
 def _check_numbers(request: JobRequest, config: ModelConfig) -> None:
-    """The gateway checked them against the card; the weights have the last word."""
+    """Check them against the weights, which have the last word after the card that the gateway asked."""
     levels = config.unet.num_classes if config.low_res_schedule is not None else None
     for field, value, bound, needed in (
         ("class_id", request.class_id, config.classes, request.kind == "class2img"),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.inputs import Inputs
 from models.networks.attention import CrossAttention, SelfAttention
 from models.pipeline import LatentDiffusion
 from workers.engine.scheduler import Shape
@@ -76,7 +77,7 @@ def count_flops(model: LatentDiffusion, side: int) -> float:
     shape = (1, model.token_window or 1, config.context_dim or 1)
     context = None if config.context_dim is None else torch.zeros(shape, device=model.device, dtype=model.dtype)
     labels = None if config.num_classes is None else torch.zeros(1, dtype=torch.long, device=model.device)
-    model.predict(z_t, torch.zeros(1), context, labels=labels)
+    model.predict(z_t, torch.zeros(1), Inputs(context, labels=labels))
     for hook in hooks:
         hook.remove()
     return counted[0]

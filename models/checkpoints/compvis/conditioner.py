@@ -24,15 +24,19 @@ from models.networks.conditioning import ClassConfig, Conditioner, RescalerConfi
 Params = Mapping[str, Any]
 BERT_HEADS, BERT_HEAD_DIM = 8, 64  # of x-transformers, whatever the width
 CLIP_HEAD_DIM = 64  # of every published CLIP text tower
+CLIP_LAYERS = "text_model.encoder.layers."
 
 
 def read_conditioner(
     state: Mapping[str, Tensor], params: Params, stages: int, heads: int | None
 ) -> tuple[Conditioner, State] | None:
-    """Config and weights under our names, from keys without `cond_stage_model.`; None if there is nothing to condition.
+    """Read config and weights under our names, from keys without `cond_stage_model.`; None: nothing conditions.
 
     `params` is cond_stage_config.params; `stages` is used for a rescaler whose params don't count its halvings;
-    `heads` is the text tower's number of heads where it isn't its width / 64. Raises CheckpointError for unknown keys.
+    `heads` is the text tower's number of heads where it isn't its width / 64.
+
+    Raises:
+        CheckpointError: the keys are of no known kind.
     """
     if "transformer.token_emb.weight" in state:
         return _bert(_below(state, "transformer."))
@@ -55,8 +59,8 @@ def _below(state: Mapping[str, Tensor], prefix: str) -> State:
 
 
 def _bert(state: State) -> tuple[TextConfig, State]:
-    paired = {re.sub(r"^attn_layers\.layers\.(\d+)\.", _paired, key): value for key, value in state.items()}
-    names = renamed(paired, COMPVIS_BERT, COMPVIS_BERT_IGNORED)
+    by_layer = {re.sub(r"^attn_layers\.layers\.(\d+)\.", _by_layer, key): value for key, value in state.items()}
+    names = renamed(by_layer, COMPVIS_BERT, COMPVIS_BERT_IGNORED)
     vocab, width = names["tokens.weight"].shape
     config = TextConfig(
         kind="ldm",
@@ -71,7 +75,7 @@ def _bert(state: State) -> tuple[TextConfig, State]:
     return config, names
 
 
-def _paired(match: re.Match[str]) -> str:
+def _by_layer(match: re.Match[str]) -> str:
     index = int(match[1])
     return f"{'ff' if index % 2 else 'attn'}.{index // 2}."
 
@@ -82,16 +86,26 @@ def _clip(state: State, heads: int | None) -> tuple[TextConfig, State]:
 
 
 def _open_clip(state: State, params: Params, heads: int | None) -> tuple[TextConfig, State]:
-    """Stability reads the penultimate block, so the last one is left out."""
-    names = renamed(state, OPEN_CLIP, OPEN_CLIP_IGNORED)
+    """Leave the last block out: Stability reads the penultimate one."""
+    names = renamed(_apart(state), OPEN_CLIP, OPEN_CLIP_IGNORED)
     if params.get("layer", "penultimate") == "penultimate":
-        last = f"layers.{sum(key.endswith('.fc1.weight') for key in names) - 1}."
+        last = f"{CLIP_LAYERS}{sum(key.endswith('.fc1.weight') for key in names) - 1}."
         names = {key: value for key, value in names.items() if not key.startswith(last)}
     return _clip_config(names, heads, "gelu"), names
 
 
+def _apart(state: State) -> State:
+    """Make matrices of their own of queries, keys and values."""
+    parts: State = {}
+    for key, value in state.items():
+        prefix, found, kind = key.partition("in_proj_")
+        chunks = zip("qkv", value.chunk(3), strict=True) if found else ()
+        parts |= {f"{prefix}{part}_proj.{kind}": chunk.clone() for part, chunk in chunks} if found else {key: value}
+    return parts
+
+
 def _clip_config(names: State, heads: int | None, activation: Any) -> TextConfig:
-    vocab, width = names["tokens.weight"].shape
+    vocab, width = names["text_model.embeddings.token_embedding.weight"].shape
     heads = heads or max(width // CLIP_HEAD_DIM, 1)
     return TextConfig(
         kind="clip",
@@ -100,8 +114,8 @@ def _clip_config(names: State, heads: int | None, activation: Any) -> TextConfig
         layers=sum(key.endswith(".fc1.weight") for key in names),
         heads=heads,
         head_dim=width // heads,
-        mlp=len(names["layers.0.fc1.weight"]),
-        positions=len(names["positions.weight"]),
+        mlp=len(names[f"{CLIP_LAYERS}0.mlp.fc1.weight"]),
+        positions=len(names["text_model.embeddings.position_embedding.weight"]),
         activation=activation,
     )
 

@@ -17,7 +17,11 @@ NORM_GROUPS = 32
 
 
 def read_first_stage(state: Mapping[str, Tensor]) -> tuple[AutoencoderConfig, State]:
-    """Config and weights under our names, from keys without a prefix. Raises CheckpointError naming a missing key."""
+    """Read config and weights under our names, from keys without a prefix.
+
+    Raises:
+        CheckpointError: naming a missing key.
+    """
     state = {key: value for key, value in state.items() if not IGNORED.search(key)}
     for key in ("encoder.conv_in.weight", "decoder.conv_in.weight", "post_quant_conv.weight", "quant_conv.weight"):
         if key not in state:

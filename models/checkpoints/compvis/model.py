@@ -11,13 +11,13 @@ from torch import Tensor
 
 from core.errors import CheckpointError
 from models.checkpoints.build import State
+from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.compvis.conditioner import read_conditioner
 from models.checkpoints.compvis.first_stage import read_first_stage
 from models.checkpoints.compvis.schedule import read_schedule
 from models.checkpoints.compvis.single_file import SingleFile
 from models.checkpoints.compvis.unet import read_unet
 from models.checkpoints.families import Family, family_of
-from models.checkpoints.loaded import Loaded
 from models.config import Concat, ModelConfig
 from models.networks.autoencoder import AutoencoderConfig
 from models.networks.conditioning import Conditioner, RescalerConfig, TextConfig
@@ -34,10 +34,11 @@ LOW_RES_BETAS = (1e-4, 2e-2)  # of the SD x4 upscaler's noise augmentation
 Params = Mapping[str, Any]
 
 
-def load_compvis(file: SingleFile, *, ema: bool | None = None) -> Loaded:
+def load_compvis(file: SingleFile, *, ema: bool | None = None) -> Checkpoint:
     """Read a whole model; `ema` chooses the averaged weights, None does as the original's scripts.
 
-    Raises CheckpointError naming the file and the key, shape or config field that doesn't fit.
+    Raises:
+        CheckpointError: naming the file and the key, shape or config field that doesn't fit.
     """
     try:
         return _load(file, ema)
@@ -45,7 +46,7 @@ def load_compvis(file: SingleFile, *, ema: bool | None = None) -> Loaded:
         raise CheckpointError(f"{file.path}: {error.detail}", field=error.field, value=error.value) from error
 
 
-def _load(file: SingleFile, ema: bool | None) -> Loaded:
+def _load(file: SingleFile, ema: bool | None) -> Checkpoint:
     params: Params = file.config.get("model", {}).get("params", {})
     state = file.state
     unet_state = below(state, UNET)
@@ -71,18 +72,18 @@ def _load(file: SingleFile, ema: bool | None) -> Loaded:
     states = {"unet": unet_weights, "first_stage": first_weights} | ({"conditioner": cond[1]} if cond else {})
     tokenizer = _tokenizer(file, config.conditioner)
     if params:
-        return Loaded(config, states, tokenizer)
+        return Checkpoint(config, states, tokenizer)
     step = file.global_step
-    return Loaded(config, states, tokenizer, family.assumptions(step), family.unsure(step))
+    return Checkpoint(config, states, tokenizer, family.assumptions(step), family.unsure(step))
 
 
 def below(state: Mapping[str, Tensor], prefix: str) -> State:
-    """The part of a state dict under a prefix, which is cut off."""
+    """Take the part of a state dict under a prefix, which is cut off."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def averaged(state: Mapping[str, Tensor], unet: State) -> State:
-    """The UNet's moving average, whose names are those below `model.` without their dots."""
+    """Take the UNet's moving average, whose names are those below `model.` without their dots."""
     names = {key: f"{EMA}diffusion_model{key.replace('.', '')}" for key in unet}
     for key, name in names.items():
         if name not in state:
@@ -103,7 +104,7 @@ def _conditioner(file: SingleFile, params: Params, first: AutoencoderConfig) -> 
 
 
 def _tokenizer(file: SingleFile, text: Conditioner | None) -> PromptTokenizer | None:
-    """What stands beside the file, or else the shipped vocabulary of this size."""
+    """Read what stands beside the file, or else the shipped vocabulary of this size."""
     folder = file.path.parent
     if not isinstance(text, TextConfig):
         return None
@@ -124,7 +125,7 @@ def _schedule(file: SingleFile, params: Params, family: Family) -> ScheduleConfi
 
 
 def _scale_factor(state: Mapping[str, Tensor], params: Params, family: Family, first: AutoencoderConfig) -> float:
-    """The buffer (scale_by_std) before the config before what the family is known to have."""
+    """Take the buffer (scale_by_std) before the config before what the family is known to have."""
     if "scale_factor" in state:
         return float(state["scale_factor"])
     if params:
@@ -151,7 +152,7 @@ def _concat(unet: UNetConfig, first: AutoencoderConfig, conditioner: Conditioner
 
 
 def _low_res(params: Params, unet: UNetConfig) -> ScheduleConfig | None:
-    """Noise levels as class labels beside a low-resolution picture: the SD x4 upscaler."""
+    """Return the noise schedule where class labels beside a small picture are noise levels: the SD x4 upscaler."""
     if unet.num_classes is None or unet.in_channels - unet.out_channels != 3:
         return None
     noise = _params(_params(params, "low_scale_config"), "noise_schedule_config")

@@ -14,9 +14,10 @@ TOLERANCE = 1e-5  # relative; buffers are float32, in pruned files float16 round
 
 
 def read_schedule(state: Mapping[str, Tensor]) -> ScheduleConfig | None:
-    """β linear in its root between the first and last of `betas`, or None if the file has no such buffer.
+    """Read β, linear in its root between the first and last of `betas`; None if the file has no such buffer.
 
-    Raises CheckpointError if the buffer is not of that form.
+    Raises:
+        CheckpointError: the buffer is not of that form.
     """
     if "betas" not in state:
         return None
@@ -30,5 +31,5 @@ def read_schedule(state: Mapping[str, Tensor]) -> ScheduleConfig | None:
 
 
 def _rounded(beta: float) -> float:
-    """Configs write few digits; float32 buffers don't keep them exactly."""
+    """Round to a config's few digits, which float32 buffers don't keep exactly."""
     return float(f"{beta:.5g}")

@@ -29,7 +29,11 @@ class SingleFile:
 
 
 def read_single(path: Path) -> SingleFile:
-    """Read a single file. Raises CheckpointError naming the file if it is damaged or holds no tensors."""
+    """Read a single file.
+
+    Raises:
+        CheckpointError: naming the file if it is damaged or holds no tensors.
+    """
     config = config_beside(path)
     if path.suffix == ".safetensors":
         return SingleFile(path, read_safetensors(path), None, config)
@@ -45,7 +49,7 @@ def read_single(path: Path) -> SingleFile:
 
 
 def config_beside(path: Path) -> Mapping[str, Any]:
-    """The config of the same name, or the folder's config.yaml or config.json, if there is one of CompVis's form."""
+    """Read the config of the same name, or the folder's config.yaml or config.json, if one has CompVis's form."""
     names = [path.with_suffix(suffix) for suffix in (".yaml", ".json")]
     for candidate in (*names, path.parent / "config.yaml", path.parent / "config.json"):
         if candidate.is_file() and "model" in (config := _read_config(candidate)):

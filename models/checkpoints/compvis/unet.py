@@ -50,10 +50,13 @@ class Layout:
 
 
 def read_unet(state: Mapping[str, Tensor], params: Params) -> tuple[UNetConfig, State]:
-    """Config and weights under our names, from keys without their `model.diffusion_model.` prefix.
+    """Read config and weights under our names, from keys without their `model.diffusion_model.` prefix.
 
     `params` is the original's unet_config.params; only what shapes can't tell is read from it (head counts, order of
-    q, k and v). Raises CheckpointError naming the key that doesn't fit.
+    q, k and v).
+
+    Raises:
+        CheckpointError: naming the key that doesn't fit.
     """
     _check(state, params)
     layout = _layout(state)
@@ -88,17 +91,17 @@ def _count(state: Mapping[str, Tensor], blocks: str) -> int:
 
 
 def _kinds(state: Mapping[str, Tensor], block: str) -> list[str]:
-    """What a block's submodules are, in order: res, conv, transformer or attention."""
-    marks = {"in_layers.0": "res", "op": "conv", "conv": "conv", "transformer_blocks.0.norm1": "transformer"}
+    """List what a block's submodules are, in order: res, conv, transformer or attention."""
+    known = {"in_layers.0": "res", "op": "conv", "conv": "conv", "transformer_blocks.0.norm1": "transformer"}
     kinds = []
     for j in range(3):
-        found = [kind for mark, kind in marks.items() if f"{block}.{j}.{mark}.weight" in state]
+        found = [kind for key, kind in known.items() if f"{block}.{j}.{key}.weight" in state]
         kinds += found or (["attention"] if f"{block}.{j}.qkv.weight" in state else [])
     return kinds
 
 
 def _last(state: Mapping[str, Tensor], block: str) -> tuple[int, str]:
-    """Index and kind of a block's last submodule; a lone residual block is the block itself."""
+    """Return index and kind of a block's last submodule; a lone residual block is the block itself."""
     kinds = _kinds(state, block)
     return len(kinds) - 1, kinds[-1] if len(kinds) > 1 else ""
 
@@ -128,7 +131,7 @@ def _config(state: Mapping[str, Tensor], layout: Layout, params: Params) -> UNet
 
 
 def _cross_attention(state: Mapping[str, Tensor], layout: Layout, context_dim: int, params: Params) -> dict[str, Any]:
-    """Levels without attention have the middle's depth, as in configs that give one number for all."""
+    """Give levels without attention the middle's depth, as configs do that have one number for all."""
     prefixes = [f"{layout.down(i, 0)}.1" for i in range(layout.levels)]
     middle = _depth(state, "middle_block.1")
     only = params.get("disable_self_attentions") or [_only_cross(state, prefix) for prefix in prefixes]
@@ -143,7 +146,11 @@ def _cross_attention(state: Mapping[str, Tensor], layout: Layout, context_dim: i
 
 
 def head_count(params: Params, channels: int) -> int:
-    """Heads of a layer this wide. Raises CheckpointError if the config gives neither their number nor their width."""
+    """Count the heads of a layer this wide.
+
+    Raises:
+        CheckpointError: the config gives neither their number nor their width.
+    """
     width, number = params.get("num_head_channels", -1), params.get("num_heads", -1)
     if width in (-1, None) and number in (-1, None):
         raise CheckpointError("unet: the config has neither num_heads nor num_head_channels", field="num_heads")
@@ -162,7 +169,7 @@ def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
 
 
 def _only_cross(state: Mapping[str, Tensor], prefix: str) -> bool:
-    """The first attention reads the context if its keys take the context's width, where that differs."""
+    """Tell whether the first attention reads the context: its keys take the context's width, where that differs."""
     block = f"{prefix}.transformer_blocks.0"
     if f"{block}.attn1.to_k.weight" not in state:
         return False
@@ -175,7 +182,7 @@ def _is_res(state: Mapping[str, Tensor], block: str) -> bool:
 
 
 def _names(state: Mapping[str, Tensor], layout: Layout) -> dict[str, str]:
-    """Our prefix of every submodule."""
+    """Map every submodule to our prefix."""
     names = dict(TRUNK)
     for level in range(layout.levels):
         for block in range(layout.res_blocks + 1):
@@ -210,7 +217,7 @@ def _renamed(state: Mapping[str, Tensor], names: dict[str, str], config: UNetCon
 
 
 def _heads_last(qkv: Tensor, config: UNetConfig, prefix: str) -> Tensor:
-    """Rows laid out per head as [q | k | v] into [q | k | v] of all heads."""
+    """Reorder rows laid out per head as [q | k | v] into [q | k | v] of all heads."""
     part, level, *_ = prefix.split(".")
     if part == "mid_block":
         heads = config.mid_heads

@@ -48,7 +48,11 @@ DECODER = {"UpDecoderBlock2D": False, "AttnUpDecoderBlock2D": True}
 
 
 def unet_config(config: Json) -> UNetConfig:
-    """UNet2DConditionModel or UNet2DModel. Raises CheckpointError naming the option that is not supported."""
+    """Read UNet2DConditionModel or UNet2DModel.
+
+    Raises:
+        CheckpointError: naming the option that is not supported.
+    """
     _require(config, UNET_ONLY, "unet")
     channels = tuple(config["block_out_channels"])
     conditional = config.get("_class_name") == "UNet2DConditionModel"
@@ -97,7 +101,7 @@ def _cross_attention(config: Json, attention: tuple[bool, ...]) -> Json:
 
 
 def _heads(config: Json, channels: tuple[int, ...]) -> tuple[int, ...]:
-    """In conditional UNets `attention_head_dim` is the number of heads, by an old mistake that files rely on."""
+    """Read the number of heads: conditional UNets call it `attention_head_dim`, a mistake that files rely on."""
     return _per_level(config.get("num_attention_heads") or config.get("attention_head_dim", 8), len(channels))
 
 
@@ -107,13 +111,17 @@ def _head_channels(config: Json, channels: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _resampled(config: Json, blocks: list[str], option: str) -> tuple[bool, ...]:
-    """Which blocks change resolution by a residual block: plain ones never, whatever the option says, nor the last."""
+    """Tell which blocks resample by a residual block: plain ones never, whatever the option says, nor the last."""
     res = _choice(config, option, {"conv": False, "resnet": True})
     return (*(name.startswith("Resnet") or (name.startswith("Attn") and res) for name in blocks[:-1]), False)
 
 
 def autoencoder_config(config: Json) -> AutoencoderConfig:
-    """AutoencoderKL or VQModel. Raises CheckpointError naming the option that is not supported."""
+    """Read AutoencoderKL or VQModel.
+
+    Raises:
+        CheckpointError: naming the option that is not supported.
+    """
     kinds: dict[str, Literal["kl", "vq"]] = {"AutoencoderKL": "kl", "VQModel": "vq"}
     kind = _choice(config, "_class_name", kinds)
     _require(config, VAE_ONLY, "first stage")
@@ -133,11 +141,16 @@ def autoencoder_config(config: Json) -> AutoencoderConfig:
         codebook=config.get("num_vq_embeddings", 256) if kind == "vq" else 0,
         quant_conv=bool(config.get("use_quant_conv", True)),
         post_quant_conv=bool(config.get("use_post_quant_conv", True)),
+        force_upcast=bool(config.get("force_upcast", False)),
     )
 
 
 def text_config(config: Json) -> TextConfig:
-    """BertModel, CLIPTextModel or LDMBertModel. Raises CheckpointError for any other."""
+    """Read BertModel, CLIPTextModel or LDMBertModel.
+
+    Raises:
+        CheckpointError: it is another.
+    """
     readers = {"bert": _bert, "clip_text_model": _clip, "clip": _clip, "ldmbert": _ldm_bert}
     kind = config.get("model_type")
     if kind not in readers:
@@ -210,7 +223,7 @@ def _choice(config: Json, key: str, choices: dict[str, T]) -> T:
 
 
 def _levels(config: Json, down: dict[str, bool], up: dict[str, bool], what: str) -> tuple[bool, ...]:
-    """Which levels attend; the way up must mirror the way down."""
+    """Tell which levels attend; the way up must mirror the way down."""
     names_down, names_up = config["down_block_types"], config["up_block_types"]
     for name in (*names_down, *names_up):
         if name not in down and name not in up:
@@ -226,7 +239,7 @@ def _per_level(value: Any, levels: int) -> tuple[Any, ...]:
 
 
 def _one(value: Any, where: str) -> int:
-    """Lists are accepted where all levels agree."""
+    """Take one number; a list is accepted where all levels agree."""
     values = set(value) if isinstance(value, list) else {value}
     if len(values) != 1:
         raise CheckpointError(f"{where} is {value!r}; different values a level are not supported")

@@ -15,7 +15,7 @@ BETAS = {"scaled_linear": "scaled_linear", "linear": "linear", "cosine": "square
 
 
 def unet_json(config: UNetConfig, latent_size: int | None) -> Json:
-    """UNet2DConditionModel where there is a context, UNet2DModel otherwise."""
+    """Write UNet2DConditionModel where there is a context, UNet2DModel otherwise."""
     cross = config.context_dim is not None
     levels = range(len(config.channels))
     down = [_block("Down", cross, config.attention[i], bool(config.res_down and config.res_down[i])) for i in levels]
@@ -46,7 +46,7 @@ def _block(way: str, cross: bool, attends: bool, res: bool) -> str:
 
 
 def _conditional(config: UNetConfig) -> Json:
-    """`attention_head_dim` is the number of heads here, as everywhere in diffusers' conditional UNets."""
+    """Write the number of heads as `attention_head_dim`, as everywhere in diffusers' conditional UNets."""
     return {
         "cross_attention_dim": config.context_dim,
         "attention_head_dim": _same(config.heads),
@@ -76,7 +76,7 @@ def _same(values: tuple[Any, ...]) -> Any:
 
 
 def autoencoder_json(config: AutoencoderConfig, scale_factor: float, latent_size: int | None) -> Json:
-    """AutoencoderKL or VQModel."""
+    """Write AutoencoderKL or VQModel."""
     down = ["AttnDownEncoderBlock2D" if a else "DownEncoderBlock2D" for a in config.attention]
     up = ["AttnUpDecoderBlock2D" if a else "UpDecoderBlock2D" for a in reversed(config.attention)]
     common = {
@@ -92,6 +92,7 @@ def autoencoder_json(config: AutoencoderConfig, scale_factor: float, latent_size
         "sample_size": (latent_size or 64) * config.factor,
         "scaling_factor": scale_factor,
         "mid_block_add_attention": config.mid_attention,
+        **({"force_upcast": True} if config.force_upcast else {}),
     }
     if config.kind == "vq":
         embed = config.embed_dim
@@ -101,7 +102,7 @@ def autoencoder_json(config: AutoencoderConfig, scale_factor: float, latent_size
 
 
 def text_json(config: TextConfig) -> Json:
-    """BertModel, CLIPTextModel or LDMBertModel."""
+    """Write BertModel, CLIPTextModel or LDMBertModel."""
     if config.kind == "ldm":
         return _ldm_bert(config)
     common = {
@@ -136,7 +137,7 @@ def _ldm_bert(config: TextConfig) -> Json:
 
 
 def scheduler_json(config: ScheduleConfig, cls: str) -> Json:
-    """A scheduler config; names that diffusers lacks are left for the caller's check to find."""
+    """Write a scheduler config; names that diffusers lacks are left for the caller's check to find."""
     return {
         "_class_name": cls,
         "num_train_timesteps": config.timesteps,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import CheckpointError
+from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.diffusers.config import autoencoder_config, text_config, unet_config
 from models.checkpoints.files.rename import (
     BERT,
@@ -18,17 +19,20 @@ from models.checkpoints.files.rename import (
     renamed,
 )
 from models.checkpoints.files.weights import read_json, read_weights
-from models.checkpoints.loaded import Loaded
 from models.config import Concat, ModelConfig
 from models.schedule import ScheduleConfig
 from models.tokenizers.prompts import PromptTokenizer, load_tokenizer
 
-TEXT_RULES = {"bert": (BERT, BERT_IGNORED), "clip": (CLIP, CLIP_IGNORED), "ldm": (LDM_BERT, LDM_BERT_IGNORED)}
+TEXT_RENAMES = {"bert": (BERT, BERT_IGNORED), "clip": (CLIP, CLIP_IGNORED), "ldm": (LDM_BERT, LDM_BERT_IGNORED)}
 DEFAULT_SCALE = 0.18215  # of AutoencoderKL and VQModel where their config says nothing
 
 
-def load_diffusers(folder: Path) -> Loaded:
-    """Read every component. Raises CheckpointError naming the file, option or component that doesn't fit."""
+def load_diffusers(folder: Path) -> Checkpoint:
+    """Read every component.
+
+    Raises:
+        CheckpointError: naming the file, option or component that doesn't fit.
+    """
     index = read_json(folder / "model_index.json")
     vae_folder = folder / ("vae" if _has(index, "vae") else "vqvae")
     vae, unet = read_json(vae_folder / "config.json"), read_json(folder / "unet" / "config.json")
@@ -49,8 +53,8 @@ def load_diffusers(folder: Path) -> Loaded:
         "first_stage": renamed(read_weights(vae_folder), DIFFUSERS),
     }
     if text is not None:
-        states["conditioner"] = renamed(read_weights(text_folder), *TEXT_RULES[text.kind])
-    return Loaded(config, states, _tokenizer(folder, index, text.positions if text else 0))
+        states["conditioner"] = renamed(read_weights(text_folder), *TEXT_RENAMES[text.kind])
+    return Checkpoint(config, states, _tokenizer(folder, index, text.positions if text else 0))
 
 
 def _has(index: dict[str, Any], component: str) -> bool:
@@ -68,14 +72,14 @@ def _low_res(folder: Path, index: dict[str, Any]) -> ScheduleConfig | None:
 
 
 def _scale_factor(index: dict[str, Any], vae: dict[str, Any]) -> float:
-    """LDMSuperResolutionPipeline never scales its latents, whatever the VQ config says."""
+    """Read the scale factor; LDMSuperResolutionPipeline never scales its latents, whatever the VQ config says."""
     if index.get("_class_name") == "LDMSuperResolutionPipeline":
         return 1.0
     return float(vae.get("scaling_factor", DEFAULT_SCALE))
 
 
 def _concat(unet: dict[str, Any], vae: dict[str, Any], pipeline: str) -> Concat | None:
-    """By the channels that the UNet takes beyond the latent's own; two-channel latents need the pipeline's name."""
+    """Tell it by the channels beyond the latent's own; two-channel latents need the pipeline's name."""
     extra, z = unet["in_channels"] - unet["out_channels"], vae.get("vq_embed_dim") or vae["latent_channels"]
     known: dict[int, Concat | None] = {0: None, 3: "low-res", z + 1: "mask-latent"}
     if "SuperResolution" in pipeline or "Upscale" in pipeline:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from core.errors import CheckpointError
 from models.checkpoints.build import State, split
+from models.checkpoints.checkpoint import Checkpoint, fitted
 from models.checkpoints.diffusers.config import autoencoder_config, text_config, unet_config
 from models.checkpoints.diffusers.config_writer import autoencoder_json, scheduler_json, text_json, unet_json
 from models.checkpoints.files.rename import TO_BERT, TO_CLIP, TO_DIFFUSERS, TO_LDM_BERT, renamed
-from models.checkpoints.loaded import Loaded, fitted
 from models.checkpoints.native import save_tokenizer
 from models.config import ModelConfig
 from models.networks.conditioning import TextConfig
@@ -25,18 +25,19 @@ from models.schedule import ScheduleConfig
 
 Json = dict[str, Any]
 TEXT_CLASSES = {"bert": "BertModel", "clip": "CLIPTextModel", "ldm": "LDMBertModel"}
-TEXT_RULES = {"bert": TO_BERT, "clip": TO_CLIP, "ldm": TO_LDM_BERT}
+TEXT_RENAMES = {"bert": TO_BERT, "clip": TO_CLIP, "ldm": TO_LDM_BERT}
 TOKENIZERS = {"bert": "BertTokenizer", "clip": "CLIPTokenizer", "ldm": "BertTokenizer"}
 LDM_NAMES = {"vae": "vqvae", "text_encoder": "bert"}  # what LDM pipelines call their components
 
 
-def save_diffusers(loaded: Loaded, folder: Path) -> None:
+def save_diffusers(checkpoint: Checkpoint, folder: Path) -> None:
     """Write a diffusers folder, weights in the precision they have.
 
-    Raises CheckpointError naming the option or conditioning that diffusers can't express; nothing is written then.
+    Raises:
+        CheckpointError: naming what diffusers can't express; nothing is written then.
     """
-    pipeline = pipeline_class(loaded.config)
-    parts = components(loaded, pipeline)
+    pipeline = pipeline_class(checkpoint.config)
+    parts = components(checkpoint, pipeline)
     for name, (config, state) in parts.items():
         target = folder / name
         target.mkdir(parents=True, exist_ok=True)
@@ -46,15 +47,19 @@ def save_diffusers(loaded: Loaded, folder: Path) -> None:
             stem = "model" if name in ("text_encoder", "bert") else "diffusion_pytorch_model"
             save_file(state, target / f"{stem}.safetensors", metadata={"format": "pt"})
     index = _index(pipeline, parts)
-    text = loaded.config.conditioner
-    if loaded.tokenizer is not None and isinstance(text, TextConfig):
-        save_tokenizer(loaded.tokenizer, folder / "tokenizer", TOKENIZERS[text.kind])
+    text = checkpoint.config.conditioner
+    if checkpoint.tokenizer is not None and isinstance(text, TextConfig):
+        save_tokenizer(checkpoint.tokenizer, folder / "tokenizer", TOKENIZERS[text.kind])
         index["tokenizer"] = ["transformers", TOKENIZERS[text.kind]]
     _write_json(folder / "model_index.json", index)
 
 
 def pipeline_class(config: ModelConfig) -> str:
-    """Which of diffusers' pipelines a model is. Raises CheckpointError if it is none."""
+    """Tell which of diffusers' pipelines a model is.
+
+    Raises:
+        CheckpointError: it is none.
+    """
     text = isinstance(config.conditioner, TextConfig)
     if config.conditioner is not None and not text:
         raise CheckpointError("diffusers has no latent pipeline for class labels or label maps; convert --to native")
@@ -70,9 +75,13 @@ def pipeline_class(config: ModelConfig) -> str:
     raise CheckpointError(f"diffusers has no pipeline for a UNet that reads {config.concat}; convert --to native")
 
 
-def components(loaded: Loaded, pipeline: str) -> dict[str, tuple[Json, State | None]]:
-    """Config and weights (schedulers have none) of every component. Raises CheckpointError as `save_diffusers` does."""
-    config, states = loaded.config, fitted(loaded)
+def components(checkpoint: Checkpoint, pipeline: str) -> dict[str, tuple[Json, State | None]]:
+    """Make config and weights (schedulers have none) of every component.
+
+    Raises:
+        CheckpointError: as `save_diffusers` does.
+    """
+    config, states = checkpoint.config, fitted(checkpoint)
     ldm = LDM_NAMES if pipeline.startswith("LDM") else {}
     unet = _agreeing(unet_json(config.unet, config.latent_size), config.unet, unet_config, "unet")
     vae = autoencoder_json(config.first_stage, config.scale_factor, config.latent_size)
@@ -96,7 +105,7 @@ def _schedule(config: ScheduleConfig, cls: str) -> Json:
 
 
 def _agreeing(written: Json, config: Any, read: Any, what: str) -> Json:
-    """`written`, if reading it gives `config` again; otherwise diffusers has no words for some option."""
+    """Return `written` if reading it gives `config` again; otherwise diffusers has no words for some option."""
     again = read(written)
     for f in fields(config):
         wanted, got = getattr(config, f.name), getattr(again, f.name)
@@ -116,7 +125,7 @@ def _unet_state(state: State, config: ModelConfig) -> State:
 
 
 def _text_state(state: Mapping[str, Tensor], text: TextConfig) -> State:
-    names = renamed(split(state), TEXT_RULES[text.kind])
+    names = renamed(split(state), TEXT_RENAMES[text.kind])
     if text.kind == "ldm":
         # A head that no pipeline reads, but diffusers' class has.
         like = names["model.embed_tokens.weight"]

@@ -148,10 +148,12 @@ Wanted = Callable[[str], bool]
 
 
 def read_pickle(path: Path, wanted: Wanted | None = None) -> Any:
-    """The object that torch.save wrote, its tensors read if `wanted` says so of their key (default: all).
+    """Read the object that torch.save wrote, its tensors if `wanted` says so of their key (default: all).
 
-    Containers come back as dict, list and tuple; other objects as Opaque. Raises CheckpointError naming the file, and
-    the key where a tensor is damaged. Executes nothing of the file.
+    Containers come back as dict, list and tuple; other objects as Opaque. Executes nothing of the file.
+
+    Raises:
+        CheckpointError: naming the file, and the key where a tensor is damaged.
     """
     try:
         with path.open("rb") as stream:
@@ -201,7 +203,7 @@ def _read_legacy(stream: IO[bytes], wanted: Wanted) -> Any:
 
 
 def _legacy_positions(stream: IO[bytes], positions: dict[str, int], dtypes: dict[str, torch.dtype]) -> None:
-    """Where each storage's elements start: they follow one another, each after its element count (little-endian)."""
+    """Find where each storage's elements start: one follows another, each after its element count (little-endian)."""
     for key in positions:
         (numel,) = struct.unpack("<q", stream.read(8))
         positions[key] = stream.tell()
@@ -229,7 +231,7 @@ class _Reader:
         self._cache: dict[Storage, Tensor] = {}
 
     def storages(self, value: Any) -> dict[str, torch.dtype]:
-        """Element types of all storages that `value` refers to."""
+        """Collect the element types of all storages that `value` refers to."""
         if isinstance(value, PendingTensor):
             return {value.storage.key: value.storage.dtype}
         children = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-Rules = Sequence[tuple[str, str]]
+Renames = Sequence[tuple[str, str]]
 
 # diffusers' UNet, AutoencoderKL and VQModel, old attention names included.
-DIFFUSERS: Rules = (
+DIFFUSERS: Renames = (
     (r"\.query\.", ".to_q."),
     (r"\.key\.", ".to_k."),
     (r"\.value\.", ".to_v."),
@@ -21,43 +21,18 @@ DIFFUSERS: Rules = (
     (r"\.ff\.net\.2\.", ".ff.proj_out."),
 )
 
-# transformers' BertModel; old files write LayerNorm.gamma and .beta.
-BERT: Rules = (
-    (r"^bert\.", ""),
+# transformers' BertModel and CLIPTextModel, with and without their prefixes; old files write LayerNorm.gamma and .beta.
+BERT: Renames = (
+    (r"^(?!bert\.)", "bert."),
     (r"LayerNorm\.gamma$", "LayerNorm.weight"),
     (r"LayerNorm\.beta$", "LayerNorm.bias"),
-    (r"^embeddings\.word_embeddings\.", "tokens."),
-    (r"^embeddings\.position_embeddings\.", "positions."),
-    (r"^embeddings\.token_type_embeddings\.", "token_types."),
-    (r"^embeddings\.LayerNorm\.", "norm."),
-    (r"^encoder\.layer\.", "layers."),
-    (r"\.attention\.self\.query\.", ".attention.to_q."),
-    (r"\.attention\.self\.key\.", ".attention.to_k."),
-    (r"\.attention\.self\.value\.", ".attention.to_v."),
-    (r"\.attention\.output\.dense\.", ".attention.to_out."),
-    (r"\.attention\.output\.LayerNorm\.", ".norm1."),
-    (r"\.intermediate\.dense\.", ".fc1."),
-    (r"\.output\.dense\.", ".fc2."),
-    (r"\.output\.LayerNorm\.", ".norm2."),
 )
 BERT_IGNORED = r"^(bert\.)?(pooler\.|embeddings\.position_ids$)|^cls\."
-
-# transformers' CLIPTextModel, with and without its text_model prefix.
-CLIP: Rules = (
-    (r"^text_model\.", ""),
-    (r"^embeddings\.token_embedding\.", "tokens."),
-    (r"^embeddings\.position_embedding\.", "positions."),
-    (r"^encoder\.layers\.", "layers."),
-    (r"^final_layer_norm\.", "norm."),
-    (r"\.self_attn\.([qkv])_proj\.", r".attention.to_\1."),
-    (r"\.self_attn\.out_proj\.", ".attention.to_out."),
-    (r"\.layer_norm([12])\.", r".norm\1."),
-    (r"\.mlp\.fc", ".fc"),
-)
+CLIP: Renames = ((r"^(?!text_model\.)", "text_model."),)
 CLIP_IGNORED = r"embeddings\.position_ids$|^text_projection\."
 
 # diffusers' LDMBertModel.
-LDM_BERT: Rules = (
+LDM_BERT: Renames = (
     (r"^model\.embed_tokens\.", "tokens."),
     (r"^model\.embed_positions\.", "positions."),
     (r"^model\.layer_norm\.", "norm."),
@@ -71,7 +46,7 @@ LDM_BERT_IGNORED = r"^to_logits\."
 
 
 # CompVis: inside a residual block of the UNet, and the first stage after its levels are turned.
-COMPVIS_RESBLOCK: Rules = (
+COMPVIS_RESBLOCK: Renames = (
     (r"\.in_layers\.0\.", ".norm1."),
     (r"\.in_layers\.2\.", ".conv1."),
     (r"\.emb_layers\.1\.", ".time_emb_proj."),
@@ -80,7 +55,7 @@ COMPVIS_RESBLOCK: Rules = (
     (r"\.skip_connection\.", ".conv_shortcut."),
     (r"samplers\.0\.op\.", "samplers.0.conv."),
 )
-COMPVIS_FIRST_STAGE: Rules = (
+COMPVIS_FIRST_STAGE: Renames = (
     (r"\.down\.(\d+)\.block\.", r".down_blocks.\1.resnets."),
     (r"\.up\.(\d+)\.block\.", r".up_blocks.\1.resnets."),
     (r"\.down\.(\d+)\.downsample\.", r".down_blocks.\1.downsamplers.0."),
@@ -97,8 +72,8 @@ COMPVIS_FIRST_STAGE: Rules = (
     (r"\.norm_out\.", ".conv_norm_out."),
 )
 
-# CompVis's BERTEmbedder (x-transformers): even layers attend, odd ones feed forward. Applied after the pairing.
-COMPVIS_BERT: Rules = (
+# CompVis's BERTEmbedder (x-transformers): even layers attend, odd ones feed forward. Applied with layers numbered.
+COMPVIS_BERT: Renames = (
     (r"^token_emb\.", "tokens."),
     (r"^pos_emb\.emb\.", "positions."),
     (r"^attn\.(\d+)\.0\.", r"layers.\1.norm1."),
@@ -110,29 +85,43 @@ COMPVIS_BERT: Rules = (
 )
 COMPVIS_BERT_IGNORED = r"^to_logits\."
 
-# open_clip's text tower.
-OPEN_CLIP: Rules = (
-    (r"^token_embedding\.", "tokens."),
-    (r"^positional_embedding$", "positions.weight"),
-    (r"^ln_final\.", "norm."),
-    (r"^transformer\.resblocks\.", "layers."),
-    (r"\.attn\.in_proj_", ".attention.to_qkv."),
-    (r"\.attn\.out_proj\.", ".attention.to_out."),
-    (r"\.ln_([12])\.", r".norm\1."),
-    (r"\.mlp\.c_fc\.", ".fc1."),
-    (r"\.mlp\.c_proj\.", ".fc2."),
+# open_clip's text tower, after q, k and v are split.
+OPEN_CLIP: Renames = (
+    (r"^token_embedding\.", "text_model.embeddings.token_embedding."),
+    (r"^positional_embedding$", "text_model.embeddings.position_embedding.weight"),
+    (r"^ln_final\.", "text_model.final_layer_norm."),
+    (r"^transformer\.resblocks\.", "text_model.encoder.layers."),
+    (r"\.attn\.([qkv]|out)_proj\.", r".self_attn.\1_proj."),
+    (r"\.ln_([12])\.", r".layer_norm\1."),
+    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
 )
 OPEN_CLIP_IGNORED = r"^(text_projection|logit_scale|attn_mask|visual\.)"
 
 
 # Our names into those of diffusers and transformers, after q, k and v are split.
-TO_DIFFUSERS: Rules = (
+TO_DIFFUSERS: Renames = (
     (r"\.attention\.to_", ".to_"),
     (r"\.to_out\.", ".to_out.0."),
     (r"\.ff\.proj_in\.", ".ff.net.0.proj."),
     (r"\.ff\.proj_out\.", ".ff.net.2."),
 )
-TO_BERT: Rules = (
+TO_BERT: Renames = ((r"^bert\.", ""),)
+TO_CLIP: Renames = ()
+TO_LDM_BERT: Renames = (
+    (r"^tokens\.", "model.embed_tokens."),
+    (r"^positions\.", "model.embed_positions."),
+    (r"^norm\.", "model.layer_norm."),
+    (r"^layers\.", "model.layers."),
+    (r"\.attention\.to_([qkv])\.", r".self_attn.\1_proj."),
+    (r"\.attention\.to_out\.", ".self_attn.out_proj."),
+    (r"\.norm1\.", ".self_attn_layer_norm."),
+    (r"\.norm2\.", ".final_layer_norm."),
+)
+
+
+# Text encoders of the internal form's first version, whose names were ours, after q, k and v are split.
+NATIVE_1_BERT: Renames = (
     (r"^tokens\.", "embeddings.word_embeddings."),
     (r"^positions\.", "embeddings.position_embeddings."),
     (r"^token_types\.", "embeddings.token_type_embeddings."),
@@ -146,8 +135,9 @@ TO_BERT: Rules = (
     (r"\.fc1\.", ".intermediate.dense."),
     (r"\.fc2\.", ".output.dense."),
     (r"\.norm2\.", ".output.LayerNorm."),
+    (r"^", "bert."),
 )
-TO_CLIP: Rules = (
+NATIVE_1_CLIP: Renames = (
     (r"^tokens\.", "embeddings.token_embedding."),
     (r"^positions\.", "embeddings.position_embedding."),
     (r"^norm\.", "final_layer_norm."),
@@ -158,21 +148,11 @@ TO_CLIP: Rules = (
     (r"\.fc([12])\.", r".mlp.fc\1."),
     (r"^", "text_model."),
 )
-TO_LDM_BERT: Rules = (
-    (r"^tokens\.", "model.embed_tokens."),
-    (r"^positions\.", "model.embed_positions."),
-    (r"^norm\.", "model.layer_norm."),
-    (r"^layers\.", "model.layers."),
-    (r"\.attention\.to_([qkv])\.", r".self_attn.\1_proj."),
-    (r"\.attention\.to_out\.", ".self_attn.out_proj."),
-    (r"\.norm1\.", ".self_attn_layer_norm."),
-    (r"\.norm2\.", ".final_layer_norm."),
-)
 
 
-def renamed(state: Mapping[str, Tensor], rules: Rules, ignored: str | None = None) -> dict[str, Tensor]:
-    """Every key through all rules in turn; keys that match `ignored` are left out."""
-    compiled = [(re.compile(pattern), new) for pattern, new in rules]
+def renamed(state: Mapping[str, Tensor], renames: Renames, ignored: str | None = None) -> dict[str, Tensor]:
+    """Pass every key through all renames in turn; keys that match `ignored` are left out."""
+    compiled = [(re.compile(pattern), new) for pattern, new in renames]
     out: dict[str, Tensor] = {}
     for key, value in state.items():
         if ignored is not None and re.search(ignored, key):

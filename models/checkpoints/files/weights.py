@@ -22,7 +22,7 @@ STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 
 @contextmanager
 def understood(path: Path) -> Iterator[None]:
-    """Within it, a checkpoint is interpreted: any fault of that is a CheckpointError of one line naming `path`."""
+    """Turn any fault of interpreting a checkpoint into a CheckpointError of one line naming `path`."""
     try:
         yield
     except CheckpointError:
@@ -33,7 +33,11 @@ def understood(path: Path) -> Iterator[None]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises CheckpointError naming the file."""
+    """Read a JSON object.
+
+    Raises:
+        CheckpointError: naming the file.
+    """
     try:
         value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -44,7 +48,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Raises CheckpointError naming the file if it is truncated or no safetensors file."""
+    """Read a file of tensors.
+
+    Raises:
+        CheckpointError: naming the file if it is truncated or no safetensors file.
+    """
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -52,7 +60,11 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of a component in the diffusers or transformers layout, full precision before fp16."""
+    """Read the weights of a component in the diffusers or transformers layout, full precision before fp16.
+
+    Raises:
+        CheckpointError: the folder holds none, or a file is damaged.
+    """
     for variant in ("", ".fp16"):
         for stem in STEMS:
             for suffix in (".safetensors", ".bin"):

@@ -17,9 +17,10 @@ import models
 from contract.card import ModelCard
 from models.checkpoints.card import weights_hash
 from models.checkpoints.load import load
+from models.inputs import Inputs
 from models.pipeline import LatentDiffusion
 from models.samplers import compile_plan
-from models.sampling import Conditions, sample
+from models.sampling import Conditioning, sample
 
 WEIGHTS = Path(models.__file__).parent / "weights"
 EMOJI, UPSCALE = WEIGHTS / "emoji", WEIGHTS / "emoji-upscale"
@@ -88,9 +89,9 @@ def test_text_model_samples_as_diffusers(emoji: LatentDiffusion) -> None:
         return out_u + 4.0 * (out_c - out_u)  # type: ignore[no-any-return]
 
     plan = compile_plan("ddim", emoji.schedule, 3)
-    ours = sample(emoji, plan, z, Conditions(context, null, 4.0, concat))
+    ours = sample(emoji, plan, z, Conditioning(Inputs(context, concat), Inputs(null, concat), 4.0))
     torch.testing.assert_close(ours, _ddim(EMOJI, network, z, 3), atol=1e-3, rtol=0)
-    row = emoji.predict(z, torch.tensor([501.0]), context, concat)
+    row = emoji.predict(z, torch.tensor([501.0]), Inputs(context, concat))
     expected = unet(torch.cat([z, concat], dim=1), 501, context).sample
     torch.testing.assert_close(row, expected, atol=1e-4, rtol=0)
 
@@ -120,7 +121,7 @@ def test_upscaler_samples_as_diffusers(upscale: LatentDiffusion) -> None:
         return unet(torch.cat([z_t, small], dim=1), t).sample  # type: ignore[no-any-return]
 
     plan = compile_plan("ddim", upscale.schedule, 5)
-    ours = sample(upscale, plan, z, Conditions(concat=upscale.low_res_concat(small)))
+    ours = sample(upscale, plan, z, Conditioning(Inputs(concat=upscale.low_res_concat(small))))
     torch.testing.assert_close(ours, _ddim(UPSCALE, network, z, 5), atol=1e-3, rtol=0)
 
 

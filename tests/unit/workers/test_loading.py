@@ -8,10 +8,13 @@ from structlog.testing import capture_logs
 
 from core.errors import CheckpointError, ConfigurationError
 from core.settings import Settings
+from tests.engines import make_request
 from tests.tiny import write_tiny
 from workers import loading
 from workers.catalogue import find_cards, write_missing_cards
-from workers.loading import choose_device, load_all, load_engine
+from workers.engine.engine import run
+from workers.engine.messages import Admission
+from workers.loading import choose_device, choose_dtype, load_all, load_engine
 
 
 def test_the_cpu_is_taken_by_name() -> None:
@@ -39,6 +42,26 @@ def test_a_missing_gpu_is_named() -> None:
         choose_device("cuda:0")
 
 
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
+def test_auto_is_the_half_precision_that_a_card_multiplies(
+    capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert choose_dtype("auto", "cuda:0") == dtype
+    assert choose_dtype("float32", "cuda:0") == torch.float32
+
+
+def test_auto_is_float32_on_cpu_and_any_precision_can_be_asked_for(tmp_path: Path) -> None:
+    write_tiny("plain", tmp_path / "plain")
+    assert choose_dtype("auto", "cpu") == torch.float32
+    settings = Settings(models_dir=tmp_path, threads=1, dtype="bfloat16")
+    engine = load_engine(settings, ["plain"], "cpu")
+    assert engine.models["plain"].dtype == torch.bfloat16
+    request = make_request(model="plain")
+    [picture] = run(engine, Admission("a", request), lambda _: None)
+    assert picture.size == (64, 64)
+
+
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
     """Three good checkpoints, and a damaged one that has a card."""
@@ -64,9 +87,9 @@ def test_models_beyond_the_default_ones_are_loaded_while_there_is_room(
 ) -> None:
     found = find_cards(broken)
     monkeypatch.setattr(loading, "free_memory", lambda _: 0)
-    assert list(load_all(found, ["plain"], "cpu")) == ["plain"]
+    assert list(load_all(found, ["plain"], "cpu", torch.float32)) == ["plain"]
     monkeypatch.setattr(loading, "free_memory", lambda _: 1 << 30)
-    assert list(load_all(found, ["plain"], "cpu")) == ["plain", "bare", "map"]
+    assert list(load_all(found, ["plain"], "cpu", torch.float32)) == ["plain", "bare", "map"]
 
 
 def test_free_memory_is_less_than_there_is() -> None:
@@ -77,7 +100,7 @@ def test_free_memory_is_less_than_there_is() -> None:
 def test_where_nothing_loads_the_names_are_said(broken: Path) -> None:
     found = {"x4": find_cards(broken)["x4"]}
     with pytest.raises(ConfigurationError, match="none of the checkpoints x4 loads"):
-        load_all(found, ["x4"], "cpu")
+        load_all(found, ["x4"], "cpu", torch.float32)
 
 
 def test_scanning_writes_cards_and_names_what_it_leaves_out(broken: Path) -> None:

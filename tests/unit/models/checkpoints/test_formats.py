@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,15 @@ from torch import Tensor
 
 from contract.card import ModelCard
 from core.errors import CheckpointError
+from models.checkpoints.checkpoint import Checkpoint, fitted
 from models.checkpoints.convert import convert
 from models.checkpoints.detect import load_checkpoint
 from models.checkpoints.inspect import inspect
 from models.checkpoints.load import load
-from models.checkpoints.loaded import Loaded, fitted
 from models.checkpoints.scan import scan
+from models.inputs import Inputs
 from models.samplers import compile_plan
-from models.sampling import Conditions, sample
+from models.sampling import Conditioning, sample
 from tests.parity.run import CASES
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 from tests.unit.models.checkpoints.compvis_keys import random_state, sd_shapes
@@ -39,12 +41,40 @@ WHOLE = [
 ]
 WITHOUT_PIPELINE = ("ldm_class_full", "ldm_inpaint_full")  # diffusers has none for these kinds
 
+FIRST_NAMES = {
+    "bert": {
+        r"^bert\.": "",
+        r"^embeddings\.word_embeddings": "tokens",
+        r"^embeddings\.position_embeddings": "positions",
+        r"^embeddings\.token_type_embeddings": "token_types",
+        r"^embeddings\.LayerNorm": "norm",
+        r"^encoder\.layer\.": "layers.",
+        r"attention\.self\.(q)uery|attention\.self\.(k)ey|attention\.self\.(v)alue": r"attention.to_\1\2\3",
+        r"attention\.output\.dense": "attention.to_out",
+        r"attention\.output\.LayerNorm": "norm1",
+        r"intermediate\.dense": "fc1",
+        r"output\.dense": "fc2",
+        r"output\.LayerNorm": "norm2",
+    },
+    "clip": {
+        r"^text_model\.": "",
+        r"^embeddings\.token_embedding": "tokens",
+        r"^embeddings\.position_embedding": "positions",
+        r"^encoder\.layers": "layers",
+        r"^final_layer_norm": "norm",
+        r"self_attn\.([qkv])_proj": r"attention.to_\1",
+        r"self_attn\.out_proj": "attention.to_out",
+        r"layer_norm": "norm",
+        r"mlp\.fc": "fc",
+    },
+}
+
 
 def _name(path: Path) -> str:
     return path.parent.name
 
 
-def _same(a: Loaded, b: Loaded) -> None:
+def _same(a: Checkpoint, b: Checkpoint) -> None:
     assert a.config == b.config
     left, right = fitted(a), fitted(b)
     assert left.keys() == right.keys()
@@ -70,6 +100,37 @@ def test_conversion_and_back_is_exact(path: Path, to: Any, tmp_path: Path) -> No
     _same(original, load_checkpoint(back))
     card = ModelCard.model_validate_json((out / "card.json").read_text("utf-8"))
     assert card.id == "one"
+
+
+def _first_names(state: dict[str, Tensor], rules: dict[str, str]) -> dict[str, Tensor]:
+    """A text encoder's weights as version 1 of the internal form named them: q, k and v one matrix."""
+    names: dict[str, Tensor] = {}
+    for key, value in state.items():
+        for pattern, name in rules.items():
+            key = re.sub(pattern, name, key)
+        names[key] = value
+    for q in [key for key in names if ".to_q." in key]:
+        parts = [names.pop(q.replace(".to_q.", f".to_{part}.")) for part in "qkv"]
+        names[q.replace(".to_q.", ".to_qkv.")] = torch.cat(parts)
+    return names
+
+
+@pytest.mark.parametrize("name", ["bert", "clip"])
+def test_the_first_version_of_the_internal_form_is_read(name: str, tmp_path: Path) -> None:
+    path = FOLDER if name == "clip" else CASES.parents[2] / "models" / "weights" / "emoji"
+    original, out = load_checkpoint(path), convert(path, tmp_path / "out", "native")
+    file, index = out / "conditioner.safetensors", json.loads((out / "model.json").read_text("utf-8"))
+    save_file(_first_names(load_file(file), FIRST_NAMES[name]), file)
+    (out / "model.json").write_text(json.dumps(index | {"version": 1}), "utf-8")
+    _same(original, load_checkpoint(out))
+
+
+def test_a_later_version_of_the_internal_form_is_refused(tmp_path: Path) -> None:
+    out = convert(FOLDER, tmp_path / "out", "native")
+    index = json.loads((out / "model.json").read_text("utf-8"))
+    (out / "model.json").write_text(json.dumps(index | {"version": 3}), "utf-8")
+    with pytest.raises(CheckpointError, match="'latentd' 3 is unknown"):
+        load_checkpoint(out)
 
 
 @pytest.mark.parametrize("path", WHOLE, ids=_name)
@@ -242,5 +303,5 @@ def test_diffusers_runs_what_we_write_and_draws_the_same(tmp_path: Path) -> None
     options = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "latent", "height": 64, "width": 64}
     expected = pipeline(["A red heart, it's 2 o'clock!"], latents=x_T, **options).images
     context, null = model.encode_prompts(["A red heart, it's 2 o'clock!"]), model.encode_prompts([""])
-    ours = sample(model, compile_plan("ddim", model.schedule, 3), x_T, Conditions(context, null, 3.0))
+    ours = sample(model, compile_plan("ddim", model.schedule, 3), x_T, Conditioning(Inputs(context), Inputs(null), 3.0))
     torch.testing.assert_close(ours, expected, atol=1e-3, rtol=0)

@@ -14,11 +14,11 @@ from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
 from models.checkpoints.build import fit
+from models.checkpoints.checkpoint import Checkpoint, fitted, makers
 from models.checkpoints.compvis.model import load_compvis
 from models.checkpoints.compvis.single_file import SingleFile
 from models.checkpoints.compvis.unet import read_unet
 from models.checkpoints.diffusers.writer import components, pipeline_class
-from models.checkpoints.loaded import Loaded, fitted, makers
 from models.config import ModelConfig
 from models.networks.unet import UNet
 from tests.unit.models.checkpoints import compvis_keys as keys
@@ -67,7 +67,7 @@ FIRST_STAGES: dict[str, tuple[keys.Shapes, float]] = {
 }
 
 
-def _load(name: str) -> Loaded:
+def _load(name: str) -> Checkpoint:
     """By detection alone: no config beside the file."""
     return load_compvis(SingleFile(Path(f"{name}.ckpt"), keys.meta_state(MODELS[name][0])))
 

@@ -19,7 +19,8 @@ from models.checkpoints.files.rename import DIFFUSERS, renamed
 from models.checkpoints.files.weights import read_json, read_weights
 from models.networks.attention import SelfAttention
 from models.networks.autoencoder import Autoencoder
-from models.networks.conditioning import RescalerConfig, SpatialRescaler, make_conditioner
+from models.networks.conditioning import RescalerConfig, SpatialRescaler
+from models.networks.make import make_conditioner
 from models.networks.unet import UNet
 from tests.unit.models.checkpoints import compvis_keys as keys
 

@@ -16,10 +16,11 @@ from transformers.models.clip.modeling_clip import CLIPTextModel
 from core.errors import CheckpointError
 from models.checkpoints.build import build
 from models.checkpoints.diffusers.config import autoencoder_config, text_config, unet_config
-from models.checkpoints.diffusers.reader import TEXT_RULES
+from models.checkpoints.diffusers.reader import TEXT_RENAMES
 from models.checkpoints.files.rename import DIFFUSERS, renamed
 from models.networks.autoencoder import Autoencoder
-from models.networks.conditioning import TextEncoder
+from models.networks.conditioning import ConditionerModule
+from models.networks.make import make_conditioner
 from models.networks.unet import UNet
 
 CROSS = ("DownBlock2D", "CrossAttnDownBlock2D"), ("CrossAttnUpBlock2D", "UpBlock2D")
@@ -148,10 +149,14 @@ def test_clip(activation: str) -> None:
     _close(_text(config.to_dict(), theirs.state_dict())(ids), theirs(ids).last_hidden_state)
 
 
-def _text(config: dict[str, Any], state: dict[str, Tensor]) -> TextEncoder:
+def _text(config: dict[str, Any], state: dict[str, Tensor]) -> ConditionerModule:
     parsed = text_config(config)
     return build(
-        lambda: TextEncoder(parsed), renamed(state, *TEXT_RULES[parsed.kind]), "text encoder", "cpu", torch.float32
+        lambda: make_conditioner(parsed),
+        renamed(state, *TEXT_RENAMES[parsed.kind]),
+        "text encoder",
+        "cpu",
+        torch.float32,
     )
 
 

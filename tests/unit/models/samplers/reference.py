@@ -8,7 +8,7 @@ import numpy as np
 
 from models.samplers import Plan
 from models.samplers.steps import Interval
-from models.schedule import Array, Level, Prediction
+from models.schedule import Array, NoiseLevel, Prediction
 
 Network = Callable[[Array, float], Array]
 Noise = Sequence[Array]
@@ -29,7 +29,7 @@ def run_table(plan: Plan, z: Array, noise: Noise) -> Array:
     return z
 
 
-def split(prediction: Prediction, z: Array, t: float, level: Level) -> tuple[Array, Array]:
+def split(prediction: Prediction, z: Array, t: float, level: NoiseLevel) -> tuple[Array, Array]:
     """(x0, eps) of the network's output, of any kind of prediction."""
     a, s, out = level.alpha, level.sigma, network(z, t)
     if prediction == "eps":

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from core.errors import DeadlineMissed, InvalidRequest, JobFailed
+from models.inputs import Inputs
 from models.pipeline import LatentDiffusion
 from models.samplers import compile_plan
 from tests.engines import (
@@ -199,12 +200,12 @@ class _Faulty:
     def __getattr__(self, name: str) -> object:
         return getattr(self._model, name)
 
-    def predict(self, z_t: torch.Tensor, timesteps: torch.Tensor, *rest: torch.Tensor | None) -> torch.Tensor:
+    def predict(self, z_t: torch.Tensor, timesteps: torch.Tensor, inputs: Inputs) -> torch.Tensor:
         if len(z_t) > self.most_rows:
             raise RuntimeError(
                 "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
             )
-        out = self._model.predict(z_t, timesteps, *rest)
+        out = self._model.predict(z_t, timesteps, inputs)
         return torch.where((timesteps == self.nan_at)[:, None, None, None], torch.nan, out)
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:

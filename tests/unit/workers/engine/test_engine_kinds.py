@@ -75,12 +75,15 @@ def test_classes_differ_and_guidance_leads_away_from_the_null_class() -> None:
     _, conditions = prepared(admission("class2img", "class", class_id=2, guidance_scale=3.0))
     null = model_of("class").encode_labels(torch.tensor([CLASSES]))[0]
     assert conditions.unconditional is not None
-    assert torch.equal(conditions.unconditional, null)
+    assert conditions.unconditional.context is not None
+    assert torch.equal(conditions.unconditional.context, null)
 
 
 def test_labels_of_the_time_embedding_are_classes_without_guidance() -> None:
     blue, conditions = prepared(admission("class2img", "label", class_id=3, guidance_scale=3.0))
-    assert (blue.guided, conditions.label, conditions.context) == (False, 3, None)
+    assert (blue.guided, conditions.unconditional, conditions.inputs.context) == (False, None, None)
+    assert conditions.inputs.labels is not None
+    assert conditions.inputs.labels.item() == 3
     one, other = (np.array(drawn(admission("class2img", "label", class_id=number))[0]) for number in (3, 4))
     assert not np.array_equal(one, other)
 
@@ -101,8 +104,8 @@ def test_a_label_map_is_answered_at_its_size(size: tuple[int, int]) -> None:
 def test_a_label_map_reaches_the_unet_as_the_rescaler_makes_it() -> None:
     _, conditions = prepared(admission("semantic2img", "map", label_map(64, 64)))
     values = torch.arange(64 * 64).reshape(1, 64, 64) % 256 % MAP_CLASSES
-    assert conditions.concat is not None
-    assert torch.equal(conditions.concat, model_of("map").map_concat(values)[0])
+    assert conditions.inputs.concat is not None
+    assert torch.equal(conditions.inputs.concat, model_of("map").map_concat(values)[0])
 
 
 def test_a_label_map_with_an_unknown_class_names_its_pixel() -> None:
@@ -117,13 +120,15 @@ def test_noise_levels_are_labels_and_noise_of_each_images_seed() -> None:
     data = picture_bytes(16, 16)
     job = admission("upscale", "x4", data, prompt="red", noise_level=200, guidance_scale=4.0, num_images=2)
     blue, conditions = prepared(job)
-    assert (blue.guided, conditions.label) == (True, 200)
+    assert blue.guided
+    assert conditions.inputs.labels is not None
+    assert conditions.inputs.labels.item() == 200
     low_res = to_tensor(blue.upload) if blue.upload is not None else torch.empty(0)
     config = model_of("x4").config.low_res_schedule
     assert config is not None
     signal = float(NoiseSchedule(config).alphas_cumprod[200])
     for seed in job.request.seeds:
-        concat = of_image(blue, conditions, seed).concat
+        concat = of_image(blue, conditions, seed).inputs.concat
         assert concat is not None
         wanted = signal**0.5 * low_res[0] + (1 - signal) ** 0.5 * noise(seed, LOW_RES, 0, (3, 16, 16))
         torch.testing.assert_close(concat, wanted)
@@ -154,10 +159,10 @@ def test_the_ldm_recipe_blackens_the_hole_and_marks_it_with_one() -> None:
     _, conditions = prepared(job)
     masked = to_tensor(Image.open(io.BytesIO(data)))
     masked[..., :32] = -1.0
-    assert conditions.concat is not None
-    torch.testing.assert_close(conditions.concat[:3], model.first_stage.encode(masked)[0])
-    assert conditions.concat[3, :, :8].eq(1.0).all()
-    assert conditions.concat[3, :, 8:].eq(-1.0).all()
+    assert conditions.inputs.concat is not None
+    torch.testing.assert_close(conditions.inputs.concat[:3], model.first_stage.encode(masked)[0])
+    assert conditions.inputs.concat[3, :, :8].eq(1.0).all()
+    assert conditions.inputs.concat[3, :, 8:].eq(-1.0).all()
 
 
 @pytest.mark.parametrize("model", ["plain", "plain-vq", "sd-inpaint", "bare"])
@@ -180,9 +185,9 @@ def test_img2img_starts_from_the_picture_under_noise(model: str) -> None:
 def test_img2img_gives_inpainting_models_a_wholly_masked_grey_picture() -> None:
     model = model_of("sd-inpaint")
     _, conditions = prepared(admission("img2img", "sd-inpaint", picture_bytes(64, 64), strength=0.5))
-    assert conditions.concat is not None
-    assert conditions.concat[0].eq(1.0).all()
-    torch.testing.assert_close(conditions.concat[1:], model.encode_images(torch.zeros(1, 3, 64, 64))[0])
+    assert conditions.inputs.concat is not None
+    assert conditions.inputs.concat[0].eq(1.0).all()
+    torch.testing.assert_close(conditions.inputs.concat[1:], model.encode_images(torch.zeros(1, 3, 64, 64))[0])
 
 
 def test_all_kinds_share_an_engine() -> None:

@@ -87,7 +87,7 @@ def test_a_thin_line_reaches_the_unet() -> None:
     line = mask_bytes(64, 64, (0, 13, 64, 14))
     admission = inpaint("a", picture_bytes(64, 64), line)
     blue = job_spec_of(admission, tiny_models()["paint"], 1 << 20)
-    concat = prepare(blue, PromptCache()).concat
+    concat = prepare(blue, PromptCache()).inputs.concat
     assert concat is not None
     assert concat[0].sum(1).tolist() == [0, 8, 0, 0, 0, 0, 0, 0]
 

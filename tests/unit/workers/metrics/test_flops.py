@@ -7,6 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.inputs import Inputs
 from models.pipeline import LatentDiffusion
 from tests.engines import tiny_models
 from workers.metrics.flops import peak_flops, row_flops
@@ -16,7 +17,7 @@ def counted(model: LatentDiffusion, side: int) -> float:
     config = model.config.unet
     context = None if config.context_dim is None else torch.zeros(1, model.token_window or 1, config.context_dim)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # it doesn't count the fused kernel
-        model.predict(torch.zeros(1, config.in_channels, side, side), torch.zeros(1), context)
+        model.predict(torch.zeros(1, config.in_channels, side, side), torch.zeros(1), Inputs(context))
     return float(counter.get_total_flops())
 
 

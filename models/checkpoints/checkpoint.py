@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from models.checkpoints.build import State, fit
 from models.config import ModelConfig
 from models.networks.autoencoder import Autoencoder
-from models.networks.conditioning import make_conditioner
+from models.networks.make import make_conditioner
 from models.networks.unet import UNet
 from models.tokenizers.prompts import PromptTokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class Checkpoint:
     """Config, weights under our names by part (unet, first_stage, conditioner), the tokenizer if there is one."""
 
     config: ModelConfig
@@ -28,7 +28,7 @@ class Loaded:
 
 
 def makers(config: ModelConfig) -> dict[str, Callable[[], nn.Module]]:
-    """How the module of each part is made."""
+    """Return how the module of each part is made."""
     parts: dict[str, Callable[[], nn.Module]] = {
         "unet": lambda: UNet(config.unet),
         "first_stage": lambda: Autoencoder(config.first_stage),
@@ -40,12 +40,16 @@ def makers(config: ModelConfig) -> dict[str, Callable[[], nn.Module]]:
 
 
 def shapes(config: ModelConfig) -> dict[str, dict[str, torch.Size]]:
-    """Keys and shapes of every part, without allocating any."""
+    """Return keys and shapes of every part, without allocating any."""
     with torch.device("meta"):
         modules = {part: make() for part, make in makers(config).items()}
     return {part: {key: value.shape for key, value in m.state_dict().items()} for part, m in modules.items()}
 
 
-def fitted(loaded: Loaded) -> dict[str, State]:
-    """The weights exactly as our modules hold them, unchanged in precision. Raises CheckpointError naming a key."""
-    return {part: fit(loaded.states[part], wanted, part) for part, wanted in shapes(loaded.config).items()}
+def fitted(checkpoint: Checkpoint) -> dict[str, State]:
+    """Return the weights exactly as our modules hold them, unchanged in precision.
+
+    Raises:
+        CheckpointError: naming a key.
+    """
+    return {part: fit(checkpoint.states[part], wanted, part) for part, wanted in shapes(checkpoint.config).items()}

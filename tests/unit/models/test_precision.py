@@ -1,0 +1,94 @@
+"""Half precision: which parts of a model have it, and that what is computed from its output stays float32."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.checkpoints.diffusers.config import autoencoder_config
+from models.checkpoints.diffusers.config_writer import autoencoder_json
+from models.checkpoints.load import assemble, load
+from models.checkpoints.native import load_native, save_native
+from models.inputs import Inputs
+from models.networks.quantize import Quantizer
+from models.pipeline import LatentDiffusion
+from models.samplers import compile_plan
+from models.sampling import Conditioning, sample
+from tests.tiny import configs, random_weights, tiny_tokenizer, write_tiny
+
+EMOJI = Path(__file__).parents[3] / "models" / "weights" / "emoji"
+
+
+def _model(dtype: torch.dtype, force_upcast: bool = False) -> LatentDiffusion:
+    plain = configs()["sd-inpaint"]
+    config = replace(plain, first_stage=replace(plain.first_stage, force_upcast=force_upcast))
+    return assemble(random_weights(config, 0, tiny_tokenizer()), "tiny", dtype=dtype)
+
+
+def _dtypes(module: nn.Module | None) -> set[torch.dtype]:
+    return set() if module is None else {value.dtype for value in module.parameters()}
+
+
+def _noise(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("force_upcast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_first_stage_that_overflows_stays_float32(dtype: torch.dtype, force_upcast: bool) -> None:
+    model = _model(dtype, force_upcast)
+    wanted = torch.float32 if force_upcast else dtype
+    assert model.dtype == dtype
+    assert _dtypes(model.unet) == _dtypes(model.conditioner) == {dtype}
+    assert _dtypes(model.first_stage) == {model.first_stage_dtype} == {wanted}
+    assert model.decode(_noise(1, 4, 4, 4)).dtype == model.encode_images(_noise(1, 3, 16, 16)).dtype == wanted
+
+
+def test_the_flag_is_read_and_outlives_conversion(tmp_path: Path) -> None:
+    config = replace(configs()["plain"].first_stage, force_upcast=True)
+    written = autoencoder_json(config, 1.0, None)
+    assert autoencoder_config(written) == config
+    assert "force_upcast" not in autoencoder_json(replace(config, force_upcast=False), 1.0, None)
+    whole = replace(configs()["plain"], first_stage=config)
+    save_native(random_weights(whole, 0, None), tmp_path)
+    assert load_native(tmp_path).config.first_stage.force_upcast
+
+
+def test_the_default_model_keeps_its_first_stage_in_float32() -> None:
+    model = load(EMOJI, dtype=torch.bfloat16)
+    assert (model.dtype, model.first_stage_dtype) == (torch.bfloat16, torch.float32)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "plms"])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
+def test_half_precision_samples_about_the_same(sampler: str, dtype: torch.dtype, bound: float) -> None:
+    latents = []
+    for model in (_model(torch.float32), _model(dtype)):
+        context, null, concat = model.encode_prompts(["cat"]), model.encode_prompts([""]), model.blank_concat(8, 8)
+        conditioning = Conditioning(Inputs(context, concat), Inputs(null, concat), 3.0)
+        latents.append(sample(model, compile_plan(sampler, model.schedule, 6), _noise(1, 4, 8, 8), conditioning))
+    full, half = latents
+    assert half.dtype == torch.float32
+    assert not torch.equal(full, half)
+    torch.testing.assert_close(half, full, atol=bound, rtol=0)
+
+
+def test_codes_are_compared_in_float32() -> None:
+    quantizer = Quantizer(4096, 3).bfloat16()
+    quantizer.embedding.weight.data.copy_(_noise(4096, 3))
+    z = quantizer.embedding.weight.detach()[::7].T.reshape(1, 3, 1, -1)  # b d h w, codes themselves
+    assert torch.equal(quantizer(z), z)
+
+
+def test_predictions_pass_gradients_to_weights_and_conditioning(tmp_path: Path) -> None:
+    model = load(write_tiny("plain", tmp_path / "plain"))
+    model.unet.requires_grad_(True)
+    context = model.encode_prompts(["cat"]).requires_grad_()
+    out = model.predict(_noise(1, 4, 8, 8), torch.tensor([500.0]), Inputs(context))
+    of_context, *of_weights = torch.autograd.grad(out.square().mean(), [context, *model.unet.parameters()])
+    assert of_context.abs().sum() > 0
+    assert all(value.isfinite().all() for value in of_weights)
