@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from pydantic import Field
 
 from contract.base import Kind, Wire
+from contract.lanes import Lane
 from contract.request import JobRequest, OutputFormat
 from core.errors import Problem
 
@@ -25,6 +26,32 @@ class JobWarning(Wire):
     message: str
 
 
+class RequestHead(Wire):
+    """What moves a job through queues and to its end, of a request of any kind and any release."""
+
+    kind: str
+    model: str
+    priority: Lane
+    deadline_ms: int | None = None
+    webhook_url: str | None = None
+
+
+class JobHead(Wire):
+    """What every transition but the claim needs of a record: releases may differ in all else."""
+
+    id: str
+    created_at: datetime
+    request: RequestHead
+    owner: str = ""
+    charged_s: float = 0.0
+    request_id: str = ""
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What every log line about the job carries."""
+        return {"job_id": self.id, "request_id": self.request_id}
+
+
 class JobRecord(Wire):
     """The part of a job that never changes, written once before it is enqueued."""
 
@@ -38,9 +65,28 @@ class JobRecord(Wire):
     request_id: str = Field(default="", description="X-Request-ID of the request that made it, for logs.")
 
     @property
+    def head(self) -> JobHead:
+        """What transitions need of it."""
+        request = self.request
+        return JobHead(
+            id=self.id,
+            created_at=self.created_at,
+            request=RequestHead(
+                kind=request.kind,
+                model=request.model,
+                priority=request.priority,
+                deadline_ms=request.deadline_ms,
+                webhook_url=request.webhook_url,
+            ),
+            owner=self.owner,
+            charged_s=self.charged_s,
+            request_id=self.request_id,
+        )
+
+    @property
     def names(self) -> dict[str, str]:
         """What every log line about the job carries."""
-        return {"job_id": self.id, "request_id": self.request_id}
+        return self.head.names
 
 
 class ImageInfo(Wire):

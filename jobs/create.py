@@ -115,7 +115,7 @@ def drawn_seed(job_id: str) -> int:
 
 async def read_record(redis: AsyncRedis, job_id: str) -> JobRecord | None:
     text = await redis.hget(job_key(job_id), "record")
-    return None if text is None else JobRecord.model_validate_json(text)
+    return None if text is None else JobRecord.read(text)
 
 
 def replay(record: JobRecord, body_hash: str, key: str) -> Created:
@@ -142,7 +142,7 @@ async def create(
     """
     answer, detail = await _write(redis, settings, record, budget_s)
     if answer == "found":
-        return replay(JobRecord.model_validate_json(detail), record.body_hash, key or "")
+        return replay(JobRecord.read(detail), record.body_hash, key or "")
     if answer == "leaving":
         text = f"the earlier job of Idempotency-Key {key!r} is being removed"
         raise Conflict(text, field="Idempotency-Key", value=key)
@@ -203,9 +203,9 @@ def _text(value: Any) -> str:
 
 
 def _rq_fields(record: JobRecord) -> dict[str, Any]:
-    """RQ's fields of this job: its call is (contract version, job id, request) as JSON, never a pickle."""
+    """Give RQ's fields of this job: its call is (contract version, job id) as JSON, never a pickle."""
     request, made = record.request, utcformat(record.created_at)
-    call = f'["{JOB_FUNCTION}", null, [{CONTRACT_VERSION}, "{record.id}", {request.to_json()}], {{}}]'
+    call = f'["{JOB_FUNCTION}", null, [{CONTRACT_VERSION}, "{record.id}"], {{}}]'
     origin = queue_name(request.model, request.priority)
     values = (made, made, zlib.compress(call.encode(), 1), origin, f"{request.kind} {record.id}")
     return dict(zip(VARYING, values, strict=True))

@@ -1,4 +1,4 @@
-"""One thread that keeps all held executions, the worker and what it serves alive, and sweeps up after dead workers.
+"""One thread that keeps the worker, its executions and what it serves alive, and sweeps up after dead workers.
 
 It has its own connection, so that neither a long UNet call nor a blocked command elsewhere stops it.
 """
@@ -14,17 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 from redis import Redis
 from redis.client import Pipeline
-from redis.typing import EncodableT, FieldT
-from rq.utils import current_timestamp, now
-from rq.worker.base import BaseWorker
-from rq.worker_registration import register
 
 from contract.measurements import Rates
 from contract.redis_keys import RATES_KEY, places_key, serving_key
 from jobs.run import JobRun
+from jobs.worker import HEARTBEAT_TTL_S, BatchWorker
 from workers.metrics.step_times import write_cells
 from workers.queue.circuit_breaker import CircuitBreaker
-from workers.queue.claims import HEARTBEAT_TTL_S
 from workers.queue.process_identity import machine, my_place
 from workers.queue.reaper import Reaper
 
@@ -44,7 +40,7 @@ class Heartbeat(threading.Thread):
 
     def __init__(
         self,
-        worker: BaseWorker,
+        worker: BatchWorker,
         redis: Redis,
         reaper: Reaper,
         models: Sequence[str],
@@ -111,27 +107,10 @@ class Heartbeat(threading.Thread):
         Raises:
             RedisError: if Redis is away.
         """
-        held = list(self._held())
-        with self._redis.pipeline() as pipe:
-            self._worker.heartbeat(HEARTBEAT_TTL_S, pipeline=pipe)
-            self._serve(pipe)
-            beats = [self._beat_for(pipe, one) for one in held]
-            answers = pipe.execute()
-            if answers[0]:  # the hash had lapsed: HSET made it anew
-                self._register(pipe)
-            for one, beat in zip(held, beats, strict=True):
-                if answers[beat]:  # as above, but the job is gone
-                    pipe.delete(one.job.key)
-            pipe.execute()
-
-    def _beat_for(self, pipe: Pipeline, held: JobRun) -> int:
-        """Renew one execution; the place of the job's HSET among the answers."""
-        held.execution.heartbeat(held.job.started_job_registry, HEARTBEAT_TTL_S, pipe)
-        held.job.heartbeat(now(), HEARTBEAT_TTL_S, pipeline=pipe)
-        return len(pipe) - 1
+        self._worker.beat(self._redis, list(self._held()), self._serve)
 
     def _serve(self, pipe: Pipeline) -> None:
-        moment = current_timestamp()
+        moment = int(time.time())
         if place := my_place():
             pipe.hset(places_key(machine()), self._worker.name, place)
             pipe.expire(places_key(machine()), PLACES_TTL_S)
@@ -142,11 +121,3 @@ class Heartbeat(threading.Thread):
             pipe.hset(RATES_KEY, model, rates.to_json())
         for model, cells in self._times().items():
             write_cells(pipe, model, cells)
-
-    def _register(self, pipe: Pipeline) -> None:
-        pipe.hset(self._worker.key, mapping=self._shown())
-        pipe.expire(self._worker.key, HEARTBEAT_TTL_S)
-        register(self._worker, pipe)
-
-    def _shown(self) -> dict[FieldT, EncodableT]:
-        return {**self._worker.serialize(), "state": self._worker.get_state()}

@@ -9,12 +9,12 @@ from functools import partial
 
 import structlog
 import torch
-from rq.worker.base import BaseWorker, WorkerStatus
 
 from contract.lanes import LANES
 from core.errors import DeadlineMissed, JobFailed, LatentdError
 from jobs.end import Canceled, Ending, Failed, HandedBack, Publisher, Retention, Succeeded
 from jobs.run import JobRun
+from jobs.worker import BatchWorker
 from workers.claim_policy import CLAIMS_A_ROUND, IDLE_S, Place
 from workers.engine.engine import Engine
 from workers.engine.messages import Admission, Called, Finished, Outcome, OutOfMemory, Prepared, Stepped
@@ -40,7 +40,7 @@ class Loop:
 
     def __init__(
         self,
-        worker: BaseWorker,
+        worker: BatchWorker,
         engine: Engine,
         models: Sequence[str],
         storing: Storing,
@@ -366,7 +366,7 @@ class Loop:
             self._storing.discard(held.paths)
         self._count_slots()
         if not self._held:
-            self._link.attempt(lambda: self._worker.set_state(WorkerStatus.IDLE))
+            self._link.attempt(self._worker.rest)
 
     def _count_slots(self) -> None:
         for model in self._models:

@@ -30,7 +30,7 @@ def test_expired_jobs_leave_no_object_and_no_key_but_their_410(redis: Redis, set
     time.sleep(KEEP_S + 0.5)
     assert Sweeper(redis, rig.store, Retention(KEEP_S, 60)).expire() == 4
     rig.reaper.turn()
-    rig.worker.register_death()  # type: ignore[no-untyped-call]
+    rig.worker.leave()
     assert rig.objects() == []
     left = {as_text(key) for key in redis.keys("*")}
     left -= {key for key in left if key.startswith((lease_key(""), wake_key("")))}  # of queues, however many jobs

@@ -10,24 +10,21 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import structlog
 from obstore.exceptions import BaseError
 from redis import Redis
-from redis.client import Pipeline
-from rq.utils import as_text
 
 from contract.job import TERMINAL, JobResult
-from contract.redis_keys import JOBS_KEY, gone_key, job_key, keys_of, list_key, state_key
+from contract.redis_keys import job_key, state_key, sweeping_key
 from core.storage import Store, delete, tidy
+from core.text import as_text
 from jobs.end import Retention
-from jobs.transaction import transact
+from jobs.expire import expired, forget
 from workers.objects.deployment import FOLDERS, belong_together
 from workers.queue.circuit_breaker import CircuitBreaker
 
-LOCK_KEY = "latentd:sweeping"
 PAGE = 500
 LONGEST_INTERVAL_S = 60.0
 YOUNG_S = 600.0  # objects are written before the keys that name them
@@ -62,20 +59,12 @@ class Sweeper:
     def expire(self) -> int:
         """Forget jobs whose records have expired, and delete their objects; how many."""
         start, found = 0, 0
-        newest = (self._clock() - self._retention.keep_s) * 1000
-        while ids := self._page(newest, start):
-            with self._redis.pipeline(transaction=False) as pipe:
-                for job_id in ids:
-                    pipe.exists(job_key(job_id))
-                there = pipe.execute()
-            expired = [job_id for job_id, alive in zip(ids, there, strict=True) if not alive]
-            forgotten = sum(map(self._forget, expired))
-            start, found = start + len(ids) - forgotten, found + forgotten
-        return found
-
-    def _page(self, newest: float, start: int) -> list[str]:
-        ids: Any = self._redis.zrangebyscore(JOBS_KEY, "-inf", newest, start=start, num=PAGE)
-        return [as_text(job_id) for job_id in ids]
+        while True:
+            ids, looked_at = expired(self._redis, self._retention, self._clock(), start, PAGE)
+            if not looked_at:
+                return found
+            forgotten = sum(map(self._forget, ids))
+            start, found = start + looked_at - forgotten, found + forgotten
 
     def _forget(self, job_id: str) -> bool:
         """Delete the objects first, so that a crash leaves the id to the next sweep."""
@@ -83,18 +72,7 @@ class Sweeper:
         old = [one.path for folder in FOLDERS for one in self._of(folder, job_id) if one.modified <= oldest]
         if old:
             delete(self._store, old)
-        return transact(self._redis, (job_key(job_id),), partial(self._bury, job_id=job_id))
-
-    def _bury(self, pipe: Pipeline, job_id: str) -> bool:
-        """Out of the lists, unless an Idempotency-Key made a new job of this id meanwhile; its 410 stays."""
-        alive, owner = bool(pipe.exists(job_key(job_id))), pipe.get(gone_key(job_id))
-        pipe.multi()
-        if not alive:
-            pipe.zrem(JOBS_KEY, job_id)
-            pipe.zrem(list_key(as_text(owner or b"")), job_id)
-            pipe.delete(*keys_of(job_id))
-            pipe.set(gone_key(job_id), "", ex=self._retention.gone_s, nx=True)
-        return not alive
+        return forget(self._redis, self._retention, job_id)
 
     def collect(self) -> int:
         """Delete objects that no job names: of jobs that are gone, of executions and puts that died; how many.
@@ -137,7 +115,7 @@ def _named(stored: Stored, status: bytes | None, result: bytes | None, state_pat
     if stored.folder == "states":
         return state_path is not None and as_text(state_path) == stored.path
     if result is not None:
-        return JobResult.model_validate_json(result).execution == stored.execution
+        return JobResult.read(result).execution == stored.execution
     return as_text(status) not in TERMINAL
 
 
@@ -196,4 +174,4 @@ class Sweeping(threading.Thread):
 
     def _may(self, what: str, every_s: float) -> bool:
         """Whether this worker is the first of this interval, which is a little shorter than the wait between turns."""
-        return bool(self._redis.set(f"{LOCK_KEY}:{what}", "1", nx=True, px=int(900 * every_s)))
+        return bool(self._redis.set(sweeping_key(what), "1", nx=True, px=int(900 * every_s)))

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from redis import Redis
-from rq.utils import as_text
 
 from contract.base import Wire
 from contract.events import STEP_EVENTS_KEPT, Kept, Shared
 from contract.job import ImageInfo, StoredImage
 from contract.redis_keys import CANCELING_KEY, alone_key, events_key, job_key, preview_key, stored_field
+from core.text import as_text
 from jobs.run import JobRun
 from workers.engine.messages import Share
 

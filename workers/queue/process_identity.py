@@ -10,10 +10,10 @@ import os
 from pathlib import Path
 
 from redis import Redis
-from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
-from rq.utils import as_text
 
 from contract.redis_keys import places_key
+from core.text import as_text
+from jobs.worker import executions_of
 
 PROC = Path("/proc")
 DEAD = ("Z", "X")  # states of processes that only wait to be noticed by their parent
@@ -60,10 +60,7 @@ def find_orphans(redis: Redis) -> set[str]:
     """
     places = {as_text(name): as_text(place) for name, place in redis.hgetall(places_key(machine())).items()}
     dead = [name for name, place in places.items() if is_dead(place)]
-    with redis.pipeline(transaction=False) as pipe:
-        for name in dead:
-            pipe.smembers(WORKER_EXECUTIONS_KEY_TEMPLATE.format(name))
-        left = dict(zip(dead, pipe.execute(), strict=True))
+    left = executions_of(redis, dead)
     if empty := [name for name, entries in left.items() if not entries]:
         redis.hdel(places_key(machine()), *empty)
-    return {as_text(entry) for entries in left.values() for entry in entries}
+    return set().union(*left.values())

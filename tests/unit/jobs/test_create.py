@@ -22,7 +22,7 @@ def test_fields_are_those_of_rq() -> None:
     record = JobRecord(id="job", created_at=now, request=request)
     job = Job.create(
         JOB_FUNCTION,
-        args=[CONTRACT_VERSION, "job", request.arguments()],
+        args=[CONTRACT_VERSION, "job"],
         id="job",
         connection=Redis(),
         serializer=JSONSerializer,

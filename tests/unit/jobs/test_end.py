@@ -8,6 +8,7 @@ from rq.job import Job, JobStatus
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.utils import current_timestamp
+from rq.worker.base import BaseWorker
 
 from contract.job import ImageInfo, JobResult
 from contract.redis_keys import CANCELING_KEY, RETRIES_KEY, events_key, job_key, work_key
@@ -55,8 +56,7 @@ def test_success_is_written_everywhere_at_once(redis: Redis) -> None:
 def test_the_workers_totals_are_true(redis: Redis) -> None:
     publisher, held = start(redis)
     publisher.end(held, Succeeded(held.result()))
-    worker = make_worker(redis, "other")
-    found = [one for one in worker.all(connection=redis) if one.name == "worker-a"]
+    found = [one for one in BaseWorker.all(connection=redis) if one.name == "worker-a"]
     assert (found[0].successful_job_count, found[0].failed_job_count) == (1, 0)
     assert found[0].get_current_executions() == []
 

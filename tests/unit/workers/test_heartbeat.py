@@ -11,16 +11,16 @@ from rq.worker.base import BaseWorker
 from contract.measurements import Rates
 from contract.redis_keys import RATES_KEY, serving_key, step_times_key
 from jobs.run import JobRun
+from jobs.worker import HEARTBEAT_TTL_S, BatchWorker
 from tests.enqueue import enqueue, make_request
 from tests.unit.workers.parts import RETENTION, claim, make_worker
 from workers.heartbeat import Heartbeat
-from workers.queue.claims import HEARTBEAT_TTL_S
 from workers.queue.reaper import Reaper
 
 RATES = Rates(row_s=0.1, step_s=0.2, image_s=0.3)
 
 
-def make_heartbeat(worker: BaseWorker, held: list[JobRun]) -> Heartbeat:
+def make_heartbeat(worker: BatchWorker, held: list[JobRun]) -> Heartbeat:
     redis = worker.connection
     return Heartbeat(
         worker,

@@ -14,6 +14,7 @@ from rq.queue import Queue
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
+from contract.base import CONTRACT_VERSION
 from contract.lanes import LANES
 from contract.redis_keys import events_key, job_key
 from contract.request import Numerics
@@ -119,7 +120,9 @@ def test_a_paused_lane_is_tried_again(redis: Redis) -> None:
     assert claims.next(TINY) is not None
 
 
-@pytest.mark.parametrize("arguments", [[], ["1"], [1, "other", {}], [1, "a", {"kind": "txt2img"}], [1, "a", 3]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["2"], [1, "a"], [CONTRACT_VERSION, "other"], [CONTRACT_VERSION, "a", {}], [CONTRACT_VERSION, 3]]
+)
 def test_unreadable_arguments_go_back(redis: Redis, arguments: list[object]) -> None:
     worker = make_worker(redis)
     job = enqueue(redis, "a", make_request())
@@ -128,6 +131,16 @@ def test_unreadable_arguments_go_back(redis: Redis, arguments: list[object]) -> 
     job.save()
     assert make_claims(worker).next(TINY) is None
     assert redis.lrange(open_queue(redis, make_request()).key, 0, -1) == [b"a"]
+
+
+@pytest.mark.parametrize("record", ["", "{}", '{"id": "a", "request": {"kind": "txt2hologram"}}'])
+def test_an_unreadable_record_goes_back(redis: Redis, record: str) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request())
+    redis.hset(job_key("a"), "record", record)
+    assert make_claims(worker).next(TINY) is None
+    assert redis.lrange(open_queue(redis, make_request()).key, 0, -1) == [b"a"]
+    assert job_state(redis, "a")["status"] == "queued"
 
 
 def test_strict_numerics_are_fixed_at_the_first_start(redis: Redis) -> None:

@@ -13,10 +13,10 @@ from contract.events import MARK
 from contract.redis_keys import RETRIES_KEY, UNSERVED_KEY, events_key, lease_key, wake_key
 from jobs.end import HandedBack, Publisher, Succeeded
 from jobs.run import JobRun
+from jobs.worker import HEARTBEAT_TTL_S
 from tests.enqueue import enqueue, job_state, make_request, open_queue
 from tests.unit.workers.parts import RETENTION, claim, make_worker
 from workers.heartbeat import SWEEP_S
-from workers.queue.claims import HEARTBEAT_TTL_S
 from workers.queue.events import tell_alone
 from workers.queue.leases import LEASE_S
 from workers.queue.reaper import DEADLINES, STUCK_S, Reaper

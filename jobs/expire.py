@@ -1,0 +1,78 @@
+"""Jobs whose time is over: a deadline that passed while they waited, or the retention of what has ended."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import structlog
+from redis import Redis
+from redis.client import Pipeline
+
+from contract.redis_keys import DEADLINES_KEY, JOBS_KEY, gone_key, job_key, keys_of, list_key
+from core.errors import DeadlineMissed
+from core.text import as_text
+from jobs.end import Failed, Retention, end_waiting
+from jobs.stored_job import read_stored, transact
+
+log = structlog.get_logger()
+
+
+def end_late(redis: Redis, retention: Retention) -> None:
+    """End jobs whose deadline passed while they waited.
+
+    Raises:
+        RedisError: if Redis is away.
+    """
+    late: Any = redis.zrangebyscore(DEADLINES_KEY, 0, time.time() * 1000)
+    for job_id in map(as_text, late):
+        transact(redis, job_id, partial(_end_late, redis=redis, retention=retention, job_id=job_id))
+
+
+def _end_late(pipe: Pipeline, redis: Redis, retention: Retention, job_id: str) -> None:
+    """A running job is ended by its worker, or queued again and then found here."""
+    stored = read_stored(pipe, redis, job_id)
+    pipe.multi()
+    if not stored.unended:
+        pipe.zrem(DEADLINES_KEY, job_id)
+    elif stored.waiting:
+        bound = stored.head.request.deadline_ms
+        error = DeadlineMissed(f"deadline_ms {bound} passed while the job waited", field="deadline_ms", value=bound)
+        end_waiting(pipe, stored, Failed(error.problem()), retention)
+        log.warning("job ended without a worker", **stored.head.names, detail=error.detail)
+
+
+def expired(redis: Redis, retention: Retention, now: float, start: int, count: int) -> tuple[list[str], int]:
+    """Look at a page of the jobs made before `now` less the retention; those without a record, and how many it had.
+
+    Raises:
+        RedisError: if Redis is away.
+    """
+    newest = (now - retention.keep_s) * 1000
+    found: Any = redis.zrangebyscore(JOBS_KEY, "-inf", newest, start=start, num=count)
+    ids = [as_text(one) for one in found]
+    with redis.pipeline(transaction=False) as pipe:
+        for job_id in ids:
+            pipe.exists(job_key(job_id))
+        return [job_id for job_id, alive in zip(ids, pipe.execute(), strict=True) if not alive], len(ids)
+
+
+def forget(redis: Redis, retention: Retention, job_id: str) -> bool:
+    """Take a job without a record out of the lists; its 410 stays. False if there is a record after all.
+
+    Raises:
+        RedisError: if Redis is away.
+    """
+
+    def body(pipe: Pipeline) -> bool:
+        alive, owner = bool(pipe.exists(job_key(job_id))), pipe.get(gone_key(job_id))
+        pipe.multi()
+        if not alive:
+            pipe.zrem(JOBS_KEY, job_id)
+            pipe.zrem(list_key(as_text(owner or b"")), job_id)
+            pipe.delete(*keys_of(job_id))
+            pipe.set(gone_key(job_id), "", ex=retention.gone_s, nx=True)
+        return not alive
+
+    return transact(redis, job_id, body)
