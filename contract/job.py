@@ -45,6 +45,7 @@ class JobHead(Wire):
     owner: str = ""
     charged_s: float = 0.0
     request_id: str = ""
+    key_digest: str = ""
 
     @property
     def names(self) -> dict[str, str]:
@@ -60,6 +61,7 @@ class JobRecord(Wire):
     request: JobRequest
     warnings: tuple[JobWarning, ...] = ()
     body_hash: str = Field(default="", description="Digest of the request as sent, for Idempotency-Key.")
+    key_digest: str = Field(default="", description="Digest of the Idempotency-Key and its scope; empty without one.")
     owner: str = Field(default="", description="Id of the API key that made it; empty where keys are off.")
     charged_s: float = Field(default=0.0, description="GPU-seconds taken from the key's budget of that day.")
     request_id: str = Field(default="", description="X-Request-ID of the request that made it, for logs.")
@@ -81,6 +83,7 @@ class JobRecord(Wire):
             owner=self.owner,
             charged_s=self.charged_s,
             request_id=self.request_id,
+            key_digest=self.key_digest,
         )
 
     @property

@@ -57,6 +57,11 @@ def gone_key(job_id: str) -> str:
     return f"latentd:gone:{job_id}"
 
 
+def idempotency_key(digest: str) -> str:
+    """String: id of the job that an Idempotency-Key made, with the life of the job; `digest` of key and scope."""
+    return f"latentd:idempotency:{digest}"
+
+
 def deliveries_key(job_id: str) -> str:
     """List of JSON: the log of the job's webhook, with the retention of the job."""
     return f"latentd:deliveries:{job_id}"

@@ -30,6 +30,7 @@ from contract.redis_keys import (
     UNSERVED_KEY,
     events_key,
     gone_key,
+    idempotency_key,
     job_key,
     preview_key,
     queue_key,
@@ -198,6 +199,8 @@ def _end_here(pipe: Pipeline, head: JobHead, ending: End, retention: Retention) 
         pipe.xadd(OUTBOX_KEY, {"job": job_id, "type": ending.status})
     pipe.expire(job_key(job_id), retention.keep_s)
     pipe.expire(events_key(job_id), retention.keep_s)
+    if head.key_digest:
+        pipe.expire(idempotency_key(head.key_digest), retention.keep_s)
     # The record names the owner only while it lasts: its 410 is written with the end.
     pipe.set(gone_key(job_id), head.owner, ex=retention.keep_s + retention.gone_s)
 

@@ -10,7 +10,7 @@ from redis.client import Pipeline
 from rq.exceptions import InvalidJobOperation
 
 from contract.job import TERMINAL
-from contract.redis_keys import CANCELING_KEY, JOBS_KEY, gone_key, keys_of, list_key, work_key
+from contract.redis_keys import CANCELING_KEY, JOBS_KEY, gone_key, idempotency_key, keys_of, list_key, work_key
 from core.errors import Conflict
 from core.storage import Store, delete
 from jobs.end import Retention
@@ -25,7 +25,9 @@ def check_ended(job_id: str, status: str) -> None:
 
 
 def purge(redis: Redis, retention: Retention, job_id: str) -> None:
-    """Remove every key of an ended job, here and in RQ, and leave its 410. Nothing happens to one that is gone.
+    """Remove every key of an ended job, here and in RQ, free its Idempotency-Key and leave its 410.
+
+    Nothing happens to one that is gone.
 
     Raises:
         Conflict: it hasn't ended.
@@ -34,15 +36,18 @@ def purge(redis: Redis, retention: Retention, job_id: str) -> None:
 
     def body(pipe: Pipeline) -> None:
         stored = read_stored(pipe, redis, job_id)
-        pipe.multi()
         if "record" not in stored.state:
-            return
+            return pipe.multi()
         check_ended(job_id, stored.state.get("status", ""))
         head = stored.head
+        key = idempotency_key(head.key_digest)
+        pipe.watch(key)  # type: ignore[no-untyped-call]
+        holds_key = pipe.get(key) == job_id.encode()
+        pipe.multi()
         if stored.in_rq:
             with suppress(InvalidJobOperation):  # it expired since: RQ looks again
                 stored.job.delete(pipeline=pipe)
-        pipe.delete(*keys_of(job_id))
+        pipe.delete(*keys_of(job_id), *([key] if holds_key else []))
         pipe.zrem(JOBS_KEY, job_id)
         pipe.zrem(list_key(head.owner), job_id)
         pipe.srem(CANCELING_KEY, job_id)

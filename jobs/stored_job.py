@@ -46,8 +46,8 @@ class StoredJob:
 
     @property
     def waiting(self) -> bool:
-        """Whether no worker has it; RQ's clean-up may have queued it again without telling us."""
-        return self.queued or (self.unended and self.state.get("status") == "queued")
+        """Whether our record says that no worker has it."""
+        return self.unended and self.state.get("status") == "queued"
 
     @property
     def head(self) -> JobHead:

@@ -1,10 +1,12 @@
-"""The hash that the gateway writes is the one that RQ itself would write."""
+"""What a new job is made of; the hash that the gateway writes is the one that RQ itself would write."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from redis import Redis
 from rq import Retry
 from rq.job import Job, JobStatus
@@ -12,7 +14,7 @@ from rq.serializers import JSONSerializer
 
 from contract.base import CONTRACT_VERSION
 from contract.job import JOB_FUNCTION, JobRecord
-from jobs.create import RETRIES, _constant_fields, _rq_fields
+from jobs.create import RETRIES, _constant_fields, _rq_fields, drawn_seed, key_digest, new_id
 from tests.enqueue import make_request
 
 
@@ -50,3 +52,22 @@ def _bytes(value: Any) -> bytes:
     if isinstance(value, bytes):
         return value
     return value.encode() if isinstance(value, str) else str(value).encode()
+
+
+@settings(deadline=None)
+@given(st.text(min_size=1, max_size=20), st.sampled_from(["", "key-a"]))
+def test_a_key_stands_for_scope_endpoint_and_key(key: str, owner: str) -> None:
+    digest = key_digest(key, "txt2img", owner)
+    assert digest == key_digest(key, "txt2img", owner)
+    elsewhere = {key_digest(key, "inpaint", owner), key_digest(key, "txt2img", "key-b")}
+    assert len({digest, key_digest(key + "x", "txt2img", owner), *elsewhere}) == 4
+    assert key_digest(None, "txt2img", owner) == ""
+
+
+def test_ids_and_seeds_are_random() -> None:
+    ids = {new_id() for _ in range(100)}
+    assert len(ids) == 100
+    assert all(len(job_id) == 32 and job_id.isalnum() for job_id in ids)
+    seeds = {drawn_seed() for _ in range(100)}
+    assert len(seeds) > 95
+    assert all(0 <= seed < 2**32 for seed in seeds)
