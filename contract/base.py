@@ -6,8 +6,10 @@ from typing import Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
+# What a release writes and what it reads. It grows when an older reader would do the wrong thing with what a newer one
+# writes: draw another picture, lose a key. A field that such a reader may pass over needs no new version.
 CONTRACT_VERSION = 2
-CONTRACTS_READ = frozenset({CONTRACT_VERSION})  # from 0.1.0 on its own and the one before
+CONTRACTS_READ = frozenset({CONTRACT_VERSION})  # its own and, once there is a release before this one, that one's
 Kind: TypeAlias = Literal["txt2img", "inpaint", "upscale", "img2img", "class2img", "semantic2img"]
 
 

@@ -8,6 +8,7 @@ from contract.lanes import Lane
 
 WAKES = 64
 JOBS_KEY = "latentd:jobs"  # sorted set: job id → created_at in Unix milliseconds
+LAYOUT_KEY = "latentd:layout"  # string: contract version of the newest release that has used this Redis
 DEPLOYMENT_KEY = "latentd:deployment"  # string: the id that this Redis shares with its storage
 CARDS_KEY = "latentd:cards"  # hash: model id → card JSON
 RATES_KEY = "latentd:rates"  # hash: model id → Rates JSON

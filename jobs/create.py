@@ -32,6 +32,7 @@ from contract.lanes import queue_name
 from contract.redis_keys import (
     DEADLINES_KEY,
     JOBS_KEY,
+    LAYOUT_KEY,
     SPENT_KEPT_S,
     WAKES,
     events_key,
@@ -59,13 +60,13 @@ local record = holder and redis.call('HGET', '{job_key("")}' .. holder, 'record'
 
 # One script, so that the limit and the budget are exact whatever gateways race; RQ's own script runs inside, last.
 # KEYS: record, RQ's job, all jobs, work of the lane, events, deadlines, waiting list, RQ's queues, spent by the owner
-# today, the owner's jobs, who waits for work; the Idempotency-Key, where there is one.
+# today, the owner's jobs, who waits for work, layout; the Idempotency-Key, where there is one.
 # ARGV: id, record, created ms, rows, steps, deadline in ms of Unix time or '', limit of the lane, GPU-seconds charged,
 # budget of the day or '', RQ's fields that differ. RQ_FIELDS are those that don't.
 _CREATE = f"""
 local function enqueue(KEYS, ARGV) {UNIQUE_ENQUEUE_SCRIPT} end
 if redis.call('EXISTS', KEYS[1]) == 1 then return {{'made', tostring(redis.call('LPOS', KEYS[7], ARGV[1]) or 0)}} end
-{_FIND.format(key="KEYS[12]")}
+{_FIND.format(key="KEYS[13]")}
 if record then return {{'found', record}} end
 local waiting = redis.call('LLEN', KEYS[7])
 if waiting >= tonumber(ARGV[7]) then return {{'full', tostring(waiting)}} end
@@ -76,7 +77,8 @@ if ARGV[9] ~= '' then
   redis.call('EXPIRE', KEYS[9], {SPENT_KEPT_S})
 end
 redis.call('HSET', KEYS[1], 'record', ARGV[2], 'status', 'queued', 'step', 0, 'steps', ARGV[5])
-if KEYS[12] then redis.call('SET', KEYS[12], ARGV[1]) end
+if KEYS[13] then redis.call('SET', KEYS[13], ARGV[1]) end
+redis.call('SET', KEYS[12], {CONTRACT_VERSION}, 'NX')
 redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
 redis.call('ZADD', KEYS[10], ARGV[3], ARGV[1])
 redis.call('HSET', KEYS[4], ARGV[1], ARGV[4])
@@ -245,7 +247,8 @@ def _create_keys(record: JobRecord) -> list[str]:
     spent = spent_key(record.owner, record.created_at)
     queue = queue_name(request.model, request.priority)
     held = [idempotency_key(record.key_digest)] if record.key_digest else []
-    return [*ours, queue_key(queue), Queue.redis_queues_keys, spent, list_key(record.owner), wake_key(queue), *held]
+    lists = [queue_key(queue), Queue.redis_queues_keys, spent, list_key(record.owner), wake_key(queue), LAYOUT_KEY]
+    return [*ours, *lists, *held]
 
 
 def _create_values(record: JobRecord) -> list[str | int]:

@@ -16,7 +16,7 @@ from contract.base import CONTRACT_VERSION
 from contract.events import MARK
 from contract.job import JOB_FUNCTION, JobRecord
 from contract.lanes import queue_name
-from contract.redis_keys import DEADLINES_KEY, JOBS_KEY, events_key, job_key, wake_key, work_key
+from contract.redis_keys import DEADLINES_KEY, JOBS_KEY, LAYOUT_KEY, events_key, job_key, wake_key, work_key
 from contract.request import JobRequest
 
 RETENTION_S = 3600
@@ -50,6 +50,7 @@ def enqueue(redis: Redis, job_id: str, request: JobRequest, *, version: int = CO
     with redis.pipeline() as pipe:
         state: dict[FieldT, EncodableT] = {"record": record.to_json(), "status": "queued", "step": 0, "steps": steps}
         pipe.hset(job_key(job_id), mapping=state)
+        pipe.set(LAYOUT_KEY, CONTRACT_VERSION, nx=True)
         pipe.zadd(JOBS_KEY, {job_id: record.created_at.timestamp() * 1000})
         if request.deadline_ms is not None:
             pipe.zadd(DEADLINES_KEY, {job_id: record.created_at.timestamp() * 1000 + request.deadline_ms})

@@ -16,6 +16,7 @@ from contract.redis_keys import CARDS_KEY, places_key, serving_key
 from core.settings import Settings
 from core.storage import open_store
 from jobs.end import Retention
+from jobs.layout import check_layout
 from jobs.worker import BatchWorker
 from workers.catalogue import chosen_cards, write_missing_cards
 from workers.heartbeat import Heartbeat
@@ -52,7 +53,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     worker ends at the first one and has claimed nothing.
 
     Raises:
-        ConfigurationError: there is no such model, or the metrics port is taken.
+        ConfigurationError: there is no such model, the metrics port is taken, or Redis holds jobs of another release.
         CheckpointError: one doesn't load.
     """
     began, device = time.monotonic(), choose_device(device)
@@ -61,6 +62,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     engine = load_engine(settings, model_ids, device)
     cards = chosen_cards(settings, list(engine.models))
     redis = connect(settings.redis)
+    _patiently(lambda: check_layout(redis))
     worker = _patiently(lambda: BatchWorker(worker_name(device), list(cards), redis))
     metrics = WorkerMetrics(gpu_of(device, engine.dtype))
     metrics.serves({model: card.tasks for model, card in cards.items()}, row_flops_of(engine.models), settings.max_rows)

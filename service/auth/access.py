@@ -115,7 +115,7 @@ async def _look_up(redis: Redis, token: str) -> tuple[bool, ApiKey | None]:
         pipe.hlen(KEYS_KEY)
         pipe.hget(KEYS_KEY, key_id)
         made, text = await pipe.execute()
-    key = ApiKey.model_validate_json(text) if text else None
+    key = ApiKey.model_validate_json(text, extra="ignore") if text else None
     return bool(made), key if key is not None and key.accepts(secret) else None
 
 

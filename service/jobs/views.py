@@ -110,9 +110,9 @@ def _view(
 ) -> Job:
     request = record.request
     if "numerics" in values:
-        request = request.model_copy(update={"numerics": Numerics.model_validate_json(values["numerics"])})
+        request = request.model_copy(update={"numerics": Numerics.read(values["numerics"])})
     result = JobResult.read(values["result"]) if "result" in values else None
-    error = Problem.model_validate_json(values["error"]) if "error" in values else None
+    error = Problem.model_validate_json(values["error"], extra="ignore") if "error" in values else None
     fields: dict[str, Any] = {
         "id": record.id,
         "kind": request.kind,

@@ -213,4 +213,4 @@ def _parse(entry: str, fields: dict[str, str]) -> Message:
 async def read_deliveries(redis: Redis, job_id: str) -> list[Delivery]:
     """Every try to send a job's webhook, oldest first; the caller may see the job."""
     texts: Any = await redis.lrange(deliveries_key(job_id), 0, -1)
-    return [Delivery.model_validate_json(text) for text in texts]
+    return [Delivery.model_validate_json(text, extra="ignore") for text in texts]

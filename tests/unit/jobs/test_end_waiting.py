@@ -28,14 +28,16 @@ from jobs.cancel import cancel
 from jobs.expire import end_late
 from jobs.recover import recover, started_entries
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
-from tests.unit.workers.parts import RETENTION, claim, make_worker
+from tests.unit.workers.parts import RETENTION, TINY, claim, make_claims, make_worker
 
 REQUEST = make_request(deadline_ms=-1, webhook_url="https://example.org/hook")
 
 
-def quarantine(redis: Redis) -> None:
+def quarantine(redis: Redis, *, newer: bool = False) -> None:
     """Let the third worker die while nothing but the job runs."""
     run = claim(make_worker(redis))
+    if newer:
+        make_newer(redis, "a")
     redis.hset(job_key("a"), "deaths_alone", "2")
     redis.set(alone_key("worker-a"), "a")
     (entry,) = started_entries(redis, run.queue)
@@ -100,17 +102,37 @@ def test_a_waiting_job_that_rq_lost_can_be_cancelled(redis: Redis) -> None:
     assert not redis.exists("rq:job:a")
 
 
-def test_a_job_of_a_newer_release_is_late_cancelled_and_quarantined_too(redis: Redis) -> None:
+def make_newer(redis: Redis, job_id: str) -> None:
+    """Let a job's record be one that only a later release can run."""
+    record = json.loads(job_state(redis, job_id)["record"])
+    record["request"] |= {"kind": "txt2hologram", "depth": 3}
+    redis.hset(job_key(job_id), "record", json.dumps(record | {"tenant": 7}))
+
+
+def test_a_job_of_a_newer_release_outlives_its_worker(redis: Redis) -> None:
     """What moves a job is read by every release; only a claim reads the whole request."""
-    for job_id in ("a", "b"):
-        enqueue(redis, job_id, REQUEST, version=99)
-        record = json.loads(job_state(redis, job_id)["record"])
-        record["request"] |= {"kind": "txt2hologram", "depth": 3}
-        redis.hset(job_key(job_id), "record", json.dumps(record | {"tenant": 7}))
-    assert cancel(redis, RETENTION, "a") == "canceled"
+    enqueue(redis, "a", make_request())
+    run = claim(make_worker(redis))
+    make_newer(redis, "a")
+    (entry,) = started_entries(redis, run.queue)
+    assert recover(redis, run.queue, entry, RETENTION, orphaned=True)
+    assert redis.lrange(run.queue.key, 0, -1) == [b"a"]
+    assert make_claims(make_worker(redis, "worker-b")).next(TINY) is None
+    assert redis.lrange(run.queue.key, 0, -1) == [b"a"]
+
+
+def test_a_job_of_a_newer_release_is_cancelled_late_and_quarantined_too(redis: Redis) -> None:
+    enqueue(redis, "c", make_request(priority="bulk"), version=99)
+    enqueue(redis, "b", REQUEST, version=99)
+    enqueue(redis, "a", make_request())
+    for job_id in "bc":
+        make_newer(redis, job_id)
+    assert cancel(redis, RETENTION, "c") == "canceled"
     end_late(redis, RETENTION)
-    assert job_state(redis, "b")["status"] == "failed"
+    quarantine(redis, newer=True)
+    assert [job_state(redis, job_id)["status"] for job_id in "abc"] == ["failed", "failed", "canceled"]
+    assert "3 workers died while nothing but this job ran (txt2hologram on tiny)" in job_state(redis, "a")["error"]
     assert redis.hgetall(UNSERVED_KEY) == {
-        b"txt2hologram:tiny:interactive:canceled": b"1",
-        b"txt2hologram:tiny:interactive:failed": b"1",
+        b"txt2hologram:tiny:bulk:canceled": b"1",
+        b"txt2hologram:tiny:interactive:failed": b"2",
     }
