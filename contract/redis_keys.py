@@ -17,7 +17,7 @@ DEADLINES_KEY = "latentd:deadlines"  # sorted set: job id → deadline in Unix m
 RETRIES_KEY = "latentd:retries"  # hash: why (events.Returned) → jobs queued again, ever
 SPENT_KEPT_S = 172_800
 UNSERVED_KEY = "latentd:unserved"  # hash: kind:model:lane:status (unserved_field) → jobs ended without a worker, ever
-ENDS_CHANNEL = "latentd:ends"  # publishes ids of jobs as they end
+ENDED_CHANNEL = "latentd:ends"  # publishes ids of jobs as they end
 KEYS_KEY = "latentd:keys"  # hash: id of an API key → its JSON
 SECRET_KEY = "latentd:secret"  # string: signs image URLs; shared by all gateways, made by the first that needs it
 DUE_KEY = "latentd:webhooks:due"  # sorted set: JSON of a message that is tried again → when, in Unix seconds
@@ -43,7 +43,7 @@ def state_key(job_id: str) -> str:
     return f"latentd:state:{job_id}"
 
 
-def alone_key(worker: str) -> str:
+def isolated_key(worker: str) -> str:
     """String: id of the job that a worker runs while its others stand still."""
     return f"latentd:alone:{worker}"
 
@@ -69,7 +69,7 @@ def deliveries_key(job_id: str) -> str:
 
 
 def keys_of(job_id: str) -> tuple[str, ...]:
-    """Every key that is this job's alone, but for its tombstone."""
+    """Every key that is only this job's, but for its tombstone."""
     return (job_key(job_id), events_key(job_id), preview_key(job_id), state_key(job_id), deliveries_key(job_id))
 
 
@@ -94,8 +94,8 @@ def wake_key(queue: str) -> str:
     return f"latentd:wake:{queue}"
 
 
-def places_key(machine: str) -> str:
-    """Hash: worker name → its place, of workers that share a machine's process ids (workers.queue.process_identity)."""
+def processes_key(machine: str) -> str:
+    """Hash: worker name → its process identity, of the workers that share a machine's process ids."""
     return f"latentd:places:{machine}"
 
 
@@ -105,7 +105,7 @@ def lease_key(what: str) -> str:
 
 
 def step_times_key(model: str) -> str:
-    """Hash: cell of the step-time table → seconds; read and written by workers.metrics.step_times alone."""
+    """Hash: cell of the step-time table → seconds; read and written by workers.metrics.step_times."""
     return f"latentd:steptimes:{model}"
 
 

@@ -22,7 +22,7 @@ from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import now
 from rq.worker.base import WorkerStatus
 
-from contract.events import MARK, Claimed
+from contract.events import TRACE, Claimed
 from contract.job import JobRecord
 from contract.redis_keys import events_key, job_key
 from contract.request import Numerics
@@ -35,7 +35,7 @@ Refusal: TypeAlias = Literal["contract", "numerics"]
 RQ_STATUS = {"succeeded": JobStatus.FINISHED, "failed": JobStatus.FAILED, "canceled": JobStatus.CANCELED}
 
 # One round trip, and never more than one job: the first non-empty queue in the caller's order.
-# KEYS: RQ's mark of suspended workers; of each queue its waiting and its intermediate list.
+# KEYS: RQ's sign of suspended workers; of each queue its waiting and its intermediate list.
 POP = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return false end
 for i = 2, #KEYS, 2 do
@@ -110,7 +110,7 @@ class Claimer:
             started_at=datetime.fromisoformat(stored.state.get("started_at", started.isoformat())),
             canceled="cancel" in stored.state,
             resumed="started_at" in stored.state,
-            alone=stored.suspect,
+            isolated=stored.suspect,
             shown=int(stored.state.get("step", 0)),
         )
 
@@ -121,13 +121,13 @@ def _mark_running(pipe: Pipeline, stored: StoredJob, record: JobRecord, executio
     changed["worker"] = execution.worker_name
     if record.request.numerics is not None:
         changed["numerics"] = record.request.numerics.to_json()
-    mark = Claimed(worker=execution.worker_name, execution=execution.id).to_json()
+    note = Claimed(worker=execution.worker_name, execution=execution.id).to_json()
     if "started_at" in stored.state:
-        pipe.xadd(events_key(record.id), {"type": MARK, "data": "{}", MARK: mark})
+        pipe.xadd(events_key(record.id), {"type": TRACE, "data": "{}", TRACE: note})
     else:
         changed["started_at"] = started_at
         data = json.dumps({"started_at": started_at})
-        pipe.xadd(events_key(record.id), {"type": "started", "data": data, MARK: mark})
+        pipe.xadd(events_key(record.id), {"type": "started", "data": data, TRACE: note})
     pipe.hset(job_key(record.id), mapping=changed)
 
 

@@ -246,9 +246,9 @@ def _create_keys(record: JobRecord) -> list[str]:
     ours = [job_key(record.id), rq_key, JOBS_KEY, work, events_key(record.id), DEADLINES_KEY]
     spent = spent_key(record.owner, record.created_at)
     queue = queue_name(request.model, request.priority)
-    held = [idempotency_key(record.key_digest)] if record.key_digest else []
+    unique = [idempotency_key(record.key_digest)] if record.key_digest else []
     lists = [queue_key(queue), Queue.redis_queues_keys, spent, list_key(record.owner), wake_key(queue), LAYOUT_KEY]
-    return [*ours, *lists, *held]
+    return [*ours, *lists, *unique]
 
 
 def _create_values(record: JobRecord) -> list[str | int]:

@@ -24,7 +24,7 @@ from contract.lanes import queue_name
 from contract.redis_keys import (
     CANCELING_KEY,
     DEADLINES_KEY,
-    ENDS_CHANNEL,
+    ENDED_CHANNEL,
     OUTBOX_KEY,
     SPENT_KEPT_S,
     UNSERVED_KEY,
@@ -194,7 +194,7 @@ def _end_here(pipe: Pipeline, head: JobHead, ending: End, retention: Retention) 
     pipe.zrem(DEADLINES_KEY, job_id)
     pipe.delete(preview_key(job_id), state_key(job_id))
     pipe.xadd(events_key(job_id), {"type": ending.status, "data": _data(ending)})
-    pipe.publish(ENDS_CHANNEL, job_id)
+    pipe.publish(ENDED_CHANNEL, job_id)
     if request.webhook_url is not None:
         pipe.xadd(OUTBOX_KEY, {"job": job_id, "type": ending.status})
     pipe.expire(job_key(job_id), retention.keep_s)

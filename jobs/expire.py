@@ -58,21 +58,16 @@ def expired(redis: Redis, retention: Retention, now: float, start: int, count: i
         return [job_id for job_id, alive in zip(ids, pipe.execute(), strict=True) if not alive], len(ids)
 
 
-def forget(redis: Redis, retention: Retention, job_id: str) -> bool:
-    """Take a job without a record out of the lists; its 410 stays. False if there is a record after all.
+def forget(redis: Redis, retention: Retention, job_id: str) -> None:
+    """Take a job whose record has expired out of the lists; its 410 stays. No other job ever has its id.
 
     Raises:
         RedisError: if Redis is away.
     """
-
-    def body(pipe: Pipeline) -> bool:
-        alive, owner = bool(pipe.exists(job_key(job_id))), pipe.get(gone_key(job_id))
-        pipe.multi()
-        if not alive:
-            pipe.zrem(JOBS_KEY, job_id)
-            pipe.zrem(list_key(as_text(owner or b"")), job_id)
-            pipe.delete(*keys_of(job_id))
-            pipe.set(gone_key(job_id), "", ex=retention.gone_s, nx=True)
-        return not alive
-
-    return transact(redis, job_id, body)
+    owner = as_text(redis.get(gone_key(job_id)) or b"")
+    with redis.pipeline() as pipe:
+        pipe.zrem(JOBS_KEY, job_id)
+        pipe.zrem(list_key(owner), job_id)
+        pipe.delete(*keys_of(job_id))
+        pipe.set(gone_key(job_id), "", ex=retention.gone_s, nx=True)
+        pipe.execute()

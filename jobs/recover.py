@@ -17,15 +17,15 @@ from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegis
 from rq.utils import current_timestamp, parse_composite_key
 from rq.worker_registration import clean_worker_registry
 
-from contract.events import MARK, Returned
-from contract.redis_keys import alone_key, events_key, job_key, started_key
+from contract.events import TRACE, Returned
+from contract.redis_keys import events_key, isolated_key, job_key, started_key
 from core.errors import JobFailed
 from core.text import as_text
 from jobs.end import Failed, Retention, end_waiting
 from jobs.requeue import requeue
 from jobs.stored_job import LaneQueue, StoredJob, read_stored, transact
 
-DEATHS_ALONE = 3
+DEATHS_ISOLATED = 3
 EXECUTION_KEY = "rq:execution:{}"
 
 log = structlog.get_logger()
@@ -70,7 +70,7 @@ def recover(redis: Redis, queue: LaneQueue, entry: str, retention: Retention, *,
         stored = read_stored(pipe, redis, job_id)
         started = stored.job.get_status(refresh=False) == JobStatus.STARTED
         live = started and stored.unended and stored.state.get("execution") == execution_id
-        isolated = pipe.get(alone_key(stored.state.get("worker", "")))
+        isolated = pipe.get(isolated_key(stored.state.get("worker", "")))
         still_lapsed = orphaned or not pipe.exists(execution.key)
         stored.job.origin = queue.name
         execution.worker_name = stored.state.get("worker", "")
@@ -93,8 +93,8 @@ def _count_death(
     While a job ran isolated its death is nobody else's.
     """
     job_id, deaths = stored.job.id, stored.deaths_isolated + 1
-    if isolated == job_id and deaths >= DEATHS_ALONE:
-        pipe.xadd(events_key(job_id), {"type": MARK, "data": "{}", MARK: Returned(why="worker_died").to_json()})
+    if isolated == job_id and deaths >= DEATHS_ISOLATED:
+        pipe.xadd(events_key(job_id), {"type": TRACE, "data": "{}", TRACE: Returned(why="worker_died").to_json()})
         error = _quarantined(stored, deaths)
         end_waiting(pipe, stored, Failed(error.problem()), retention)
         log.warning("job ended without a worker", **stored.head.names, detail=error.detail)
@@ -117,7 +117,7 @@ def _quarantined(stored: StoredJob, deaths: int) -> JobFailed:
         request = record.request
         what += f", {request.width}×{request.height}, {request.num_images} images, {request.sampler}"
     detail = f"quarantined: {deaths} workers died while nothing but this job ran ({what}), {where}"
-    return JobFailed(detail, field="deaths", value=deaths, bound=DEATHS_ALONE - 1)
+    return JobFailed(detail, field="deaths", value=deaths, bound=DEATHS_ISOLATED - 1)
 
 
 def clean_registries(redis: Redis, queue: LaneQueue) -> None:

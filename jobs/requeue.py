@@ -7,7 +7,7 @@ from redis.client import Pipeline
 from rq.job import Job, JobStatus
 from rq.utils import now, utcformat
 
-from contract.events import MARK, Returned
+from contract.events import TRACE, Returned
 from contract.redis_keys import RETRIES_KEY, WAKES, events_key, job_key, wake_key
 from jobs.stored_job import LaneQueue, transact
 
@@ -18,7 +18,7 @@ def requeue(pipe: Pipeline, job: Job, queue: LaneQueue, returned: Returned) -> N
     pipe.hset(job.key, mapping={"enqueued_at": utcformat(now()), "started_at": "", "worker_name": ""})
     _put_in_front(pipe, queue, job.id)
     pipe.hset(job_key(job.id), "status", "queued")
-    pipe.xadd(events_key(job.id), {"type": MARK, "data": "{}", MARK: returned.to_json()})
+    pipe.xadd(events_key(job.id), {"type": TRACE, "data": "{}", TRACE: returned.to_json()})
     pipe.hdel(job_key(job.id), "execution", "worker")
     pipe.hincrby(RETRIES_KEY, returned.why, 1)
 

@@ -26,7 +26,7 @@ class JobRun:
     started_at: datetime
     canceled: bool = False  # asked for before the claim
     resumed: bool = False  # it ran before, elsewhere
-    alone: bool = False  # workers died with it: the others stand still until it passes a savepoint
+    isolated: bool = False  # workers died with it: the others stand still until it passes a savepoint
     shown: int = 0  # the step that clients have seen; progress doesn't go back
     step: int = 0  # where the engine is
     saved_step: int = 0  # of the newest savepoint; written by its thread, as are the next three

@@ -20,7 +20,7 @@ from contract.lanes import Lane, queue_name
 from contract.redis_keys import job_key
 from core.text import as_text
 
-DEATHS_IN_COMPANY = 2  # without a savepoint between them; after that the job runs isolated
+DEATHS_BEFORE_ISOLATION = 2  # without a savepoint between them; after that the job runs isolated
 
 LaneQueue: TypeAlias = Queue  # RQ's queue of a model and lane
 T = TypeVar("T")
@@ -76,7 +76,7 @@ class StoredJob:
     @property
     def suspect(self) -> bool:
         """Whether workers died with it so often that it must run isolated."""
-        return int(self.state.get("deaths", "0")) >= DEATHS_IN_COMPANY or self.deaths_isolated > 0
+        return int(self.state.get("deaths", "0")) >= DEATHS_BEFORE_ISOLATION or self.deaths_isolated > 0
 
 
 def read_stored(pipe: Pipeline, redis: Redis, job_id: str) -> StoredJob:

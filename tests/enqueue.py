@@ -13,7 +13,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import as_text
 
 from contract.base import CONTRACT_VERSION
-from contract.events import MARK
+from contract.events import TRACE
 from contract.job import JOB_FUNCTION, JobRecord
 from contract.lanes import queue_name
 from contract.redis_keys import DEADLINES_KEY, JOBS_KEY, LAYOUT_KEY, events_key, job_key, wake_key, work_key
@@ -81,4 +81,4 @@ def job_state(redis: Redis, job_id: str) -> dict[str, str]:
 def event_types(redis: Redis, job_id: str) -> list[str]:
     """Types of all events of a job that clients see, oldest first."""
     types = [as_text(fields[b"type"]) for _, fields in redis.xrange(events_key(job_id)) or [] if fields]
-    return [each for each in types if each != MARK]
+    return [each for each in types if each != TRACE]

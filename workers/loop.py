@@ -25,7 +25,8 @@ from workers.metrics.step_times import StepTimer
 from workers.objects.storing import Loaded, Report, Stored, Storing
 from workers.queue.circuit_breaker import CircuitBreaker
 from workers.queue.claims import Claims
-from workers.queue.events import News, Progress, shared_of, step_ids, tell_alone, tell_together
+from workers.queue.events import News, Progress, shared_of, step_ids
+from workers.queue.isolation import announce_isolated, withdraw_isolated
 from workers.queue.savepoints import Savepoints
 
 SAVE_S = 2.0  # of work between two savepoints of a job
@@ -52,7 +53,7 @@ class Loop:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         redis = worker.connection
-        self.claims = Claims(worker, redis, models, engine.numerics, clock)
+        self.claims = Claims(worker, redis, models, dict.fromkeys(models, engine.numerics), clock)
         self.rates = RateMeter()
         self.times = StepTimer(models)
         self._worker = worker
@@ -137,7 +138,7 @@ class Loop:
 
     def _places(self) -> list[Place]:
         """Models and lanes with room for one more image; one that isn't stored yet keeps its slot."""
-        if any(held.alone for held in self._held.values()) or (self._apart and (self._computing or self._loading)):
+        if any(held.isolated for held in self._held.values()) or (self._apart and (self._computing or self._loading)):
             return []
         taken = {model: self._storing.waiting(model) for model in self._models}
         for held in self._loading.values():
@@ -171,7 +172,7 @@ class Loop:
         loaded = self._suspect
         if loaded is None or loaded.held.closed or any(held.saving for held in self._held.values()):
             return
-        told = self._link.attempt(lambda: tell_alone(self._worker.connection, loaded.held))
+        told = self._link.attempt(lambda: announce_isolated(self._worker.connection, loaded.held))
         if told is None:
             return
         self._suspect = None
@@ -201,7 +202,7 @@ class Loop:
         files = (loaded.image, loaded.mask)
         try:
             self._engine.admit(
-                Admission(held.job_id, request, *files, held.deadline, snapshot=loaded.state, alone=held.alone)
+                Admission(held.job_id, request, *files, held.deadline, snapshot=loaded.state, alone=held.isolated)
             )
         except LatentdError as error:
             self._end(held, Failed(error.problem()))
@@ -274,7 +275,7 @@ class Loop:
             if held.closed:
                 self._storing.discard([report.path] if isinstance(report, Stored) else [])
             elif isinstance(report, Loaded):
-                self._suspend(report) if held.alone else self._admit(report)
+                self._suspend(report) if held.isolated else self._admit(report)
             elif isinstance(report, Stored):
                 self._store(held, report)
             else:
@@ -305,10 +306,10 @@ class Loop:
         """Write states of jobs that worked for `save_s` since their last one."""
         now = self._clock()
         for held in [self._held[job_id] for job_id in self._computing]:
-            if held.alone and held.passed:
-                held.alone = False
+            if held.isolated and held.passed:
+                held.isolated = False
                 self._engine.rejoin(held.job_id)
-                self._link.attempt(partial(tell_together, self._worker.connection, held))
+                self._link.attempt(partial(withdraw_isolated, self._worker.connection, held))
             if now >= held.save_at and held.step > held.saved_step and not held.saving:
                 held.save_at = now + self._save_s
                 self._save_one(held, self._savepoints.submit)
@@ -358,9 +359,9 @@ class Loop:
         self._loading.pop(job_id, None)
         self._endings.pop(job_id, None)
         self._computing.discard(job_id)
-        if held.alone:
+        if held.isolated:
             self._suspect = None
-            self._link.attempt(lambda: tell_together(self._worker.connection, held))
+            self._link.attempt(lambda: withdraw_isolated(self._worker.connection, held))
         self._worker.executions.pop(held.execution.id, None)
         if not keep:
             self._storing.discard(held.paths)

@@ -12,7 +12,7 @@ import structlog
 from redis import Redis
 
 from contract.card import ModelCard
-from contract.redis_keys import CARDS_KEY, places_key, serving_key
+from contract.redis_keys import CARDS_KEY, processes_key, serving_key
 from core.settings import Settings
 from core.storage import open_store
 from jobs.end import Retention
@@ -103,9 +103,9 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
 
 def _patiently(work: Callable[[], T]) -> T:
     """What `work` returns, as soon as Redis is there."""
-    link = CircuitBreaker()
+    breaker = CircuitBreaker()
     while True:
-        done = link.attempt(lambda: [work()])
+        done = breaker.attempt(lambda: [work()])
         if done:
             return done[0]
         time.sleep(0.05)
@@ -122,7 +122,7 @@ def _leave(worker: BatchWorker, redis: Redis, models: Sequence[str]) -> None:
 
     def leave() -> None:
         worker.leave()
-        redis.hdel(places_key(machine()), worker.name)
+        redis.hdel(processes_key(machine()), worker.name)
         for model in models:
             redis.zrem(serving_key(model), worker.name)
 

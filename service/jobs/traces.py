@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, Field
 from redis.asyncio import Redis
 
-from contract.events import MARK, STEP_EVENTS_KEPT, Claimed, Kept, Returned, Shared
+from contract.events import STEP_EVENTS_KEPT, TRACE, Claimed, Kept, Returned, Shared
 from contract.job import JobRecord, Progress, Status
 from contract.redis_keys import events_key
 from service.auth.access import Caller
@@ -134,7 +134,7 @@ def trace_of(record: JobRecord, values: Mapping[str, str], entries: Iterable[Ent
 def _runs(entries: Iterable[Entry]) -> list[_Run]:
     runs: list[_Run] = []
     for at, kind, fields in entries:
-        mark = fields.get(MARK)
+        mark = fields.get(TRACE)
         if mark is not None and '"execution"' in mark:
             runs.append(_Run(Claimed.read(mark), at))
         elif runs:
@@ -143,7 +143,7 @@ def _runs(entries: Iterable[Entry]) -> list[_Run]:
 
 
 def _note(run: _Run, at: datetime, kind: str, fields: Mapping[str, str]) -> None:
-    mark = fields.get(MARK, "")
+    mark = fields.get(TRACE, "")
     if kind == "step":
         run.shared = shared = Shared.read(mark)
         run.steps.append(
@@ -159,7 +159,7 @@ def _note(run: _Run, at: datetime, kind: str, fields: Mapping[str, str]) -> None
     elif kind == "image":
         run.kept = Kept.read(mark)
     elif run.end is None:  # a job may end while it waits, behind its last run
-        run.end = Returned.read(mark).why if kind == MARK else kind
+        run.end = Returned.read(mark).why if kind == TRACE else kind
         run.ended_at = at
 
 

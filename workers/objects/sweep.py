@@ -29,7 +29,6 @@ PAGE = 500
 LONGEST_INTERVAL_S = 60.0
 YOUNG_S = 600.0  # objects are written before the keys that name them
 ORPHANS_EVERY_S = 3600.0  # the whole storage is listed for them
-CLOCKS_AGREE = 0.9  # objects of an expired job are as old as the retention, but for this much
 
 log = structlog.get_logger()
 
@@ -63,16 +62,16 @@ class Sweeper:
             ids, looked_at = expired(self._redis, self._retention, self._clock(), start, PAGE)
             if not looked_at:
                 return found
-            forgotten = sum(map(self._forget, ids))
-            start, found = start + looked_at - forgotten, found + forgotten
+            for job_id in ids:
+                self._forget(job_id)
+            start, found = start + looked_at - len(ids), found + len(ids)
 
-    def _forget(self, job_id: str) -> bool:
+    def _forget(self, job_id: str) -> None:
         """Delete the objects first, so that a crash leaves the id to the next sweep."""
-        oldest = self._clock() - CLOCKS_AGREE * self._retention.keep_s
-        old = [one.path for folder in FOLDERS for one in self._of(folder, job_id) if one.modified <= oldest]
-        if old:
-            delete(self._store, old)
-        return forget(self._redis, self._retention, job_id)
+        objects = [str(entry["path"]) for folder in FOLDERS for entry in self._of(folder, job_id)]
+        if objects:
+            delete(self._store, objects)
+        forget(self._redis, self._retention, job_id)
 
     def collect(self) -> int:
         """Delete objects that no job names: of jobs that are gone, of executions and puts that died; how many.
@@ -92,8 +91,8 @@ class Sweeper:
                 found += len(orphans)
         return found
 
-    def _of(self, folder: str, job_id: str) -> list[Stored]:
-        return [one for page in self._store.list(f"{folder}/{job_id}") for one in _parse(page)]
+    def _of(self, folder: str, job_id: str) -> list[Any]:
+        return [entry for page in self._store.list(f"{folder}/{job_id}") for entry in page]
 
     def _orphans(self, found: Sequence[Stored]) -> list[str]:
         ids = list(dict.fromkeys(one.job_id for one in found))
@@ -144,10 +143,10 @@ class Sweeping(threading.Thread):
         self._done = threading.Event()
 
     def run(self) -> None:
-        link = CircuitBreaker()
+        breaker = CircuitBreaker()
         while not self._done.is_set():
             try:
-                link.attempt(self.turn)
+                breaker.attempt(self.turn)
             except Exception:  # objects and ids of expired jobs would stay for ever, and nobody would be told
                 log.exception("sweep failed")
             self._done.wait(self._interval)

@@ -1,9 +1,9 @@
-"""Which job a worker claims next, and how long it leaves a queue alone whose jobs are for other workers."""
+"""Which job a worker claims next, and how long it passes over a queue whose jobs are for other workers."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import structlog
 from redis import Redis
@@ -31,7 +31,7 @@ class Claims:
         worker: BatchWorker,
         redis: Redis,
         models: Sequence[str],
-        numerics: Numerics,
+        numerics: Mapping[str, Numerics],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = redis
@@ -42,6 +42,7 @@ class Claims:
         queues = {(model, lane): lane_queue(redis, model, lane) for model in models for lane in LANES}
         self.queues: dict[str, LaneQueue] = {queue.key: queue for queue in queues.values()}
         self._keys = {place: queue.key for place, queue in queues.items()}
+        self._models = {queue.key: model for (model, _), queue in queues.items()}
         self._wakes = [wake_key(queue.name) for queue in queues.values()]
         self._refused: set[str] = set()  # told in the log
         self._passed: set[str] = set()  # refused since the last pause
@@ -74,7 +75,7 @@ class Claims:
         return self._claimer.pop([key for key in keys if self._paused.get(key, 0.0) <= self._clock()])
 
     def _take(self, queue: LaneQueue, job_id: str) -> JobRun | None:
-        taken = self._claimer.start(queue, job_id, self._numerics)
+        taken = self._claimer.start(queue, job_id, self._numerics[self._models[queue.key]])
         if taken is None or isinstance(taken, JobRun):
             return taken
         self._refuse(queue, job_id, taken)

@@ -96,10 +96,10 @@ class Reaper:
         """Ids that were popped a while ago and are claimed no more."""
         now, key = self._clock(), queue.intermediate_queue_key
         popped = {(key, as_text(job_id)) for job_id in self._redis.lrange(key, 0, -1)}
-        gone = [place for place in self._first_seen if place[0] == key and place not in popped]
-        for place in gone:
-            del self._first_seen[place]
-        for place in popped:
-            stuck = now - self._first_seen.setdefault(place, now) > STUCK_S
-            if stuck and requeue_unclaimed(self._redis, queue, place[1]):
-                log.warning("job popped but never started, queued again", job_id=place[1])
+        gone = [entry for entry in self._first_seen if entry[0] == key and entry not in popped]
+        for entry in gone:
+            del self._first_seen[entry]
+        for entry in popped:
+            stuck = now - self._first_seen.setdefault(entry, now) > STUCK_S
+            if stuck and requeue_unclaimed(self._redis, queue, entry[1]):
+                log.warning("job popped but never started, queued again", job_id=entry[1])

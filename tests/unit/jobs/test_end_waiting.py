@@ -17,9 +17,9 @@ from contract.redis_keys import (
     DEADLINES_KEY,
     OUTBOX_KEY,
     UNSERVED_KEY,
-    alone_key,
     events_key,
     gone_key,
+    isolated_key,
     job_key,
     spent_key,
     work_key,
@@ -39,7 +39,7 @@ def quarantine(redis: Redis, *, newer: bool = False) -> None:
     if newer:
         make_newer(redis, "a")
     redis.hset(job_key("a"), "deaths_alone", "2")
-    redis.set(alone_key("worker-a"), "a")
+    redis.set(isolated_key("worker-a"), "a")
     (entry,) = started_entries(redis, run.queue)
     assert not recover(redis, run.queue, entry, RETENTION, orphaned=True)
 

@@ -31,11 +31,11 @@ def make_worker(redis: Redis, name: str = "worker-a") -> BatchWorker:
 
 def make_claims(worker: BatchWorker, models: Sequence[str] = ("tiny",), numerics: Numerics = NUMERICS) -> Claims:
     """Claims of `worker`."""
-    return Claims(worker, worker.connection, models, numerics)
+    return Claims(worker, worker.connection, models, dict.fromkeys(models, numerics))
 
 
 def claim(worker: BatchWorker) -> JobRun:
     """The next job, which must be there."""
-    held = make_claims(worker).next(TINY)
-    assert held is not None
-    return held
+    run = make_claims(worker).next(TINY)
+    assert run is not None
+    return run
