@@ -17,7 +17,7 @@ from models.checkpoints.load import load
 from models.pipeline import LatentDiffusion
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 from workers.engine.engine import Engine
-from workers.engine.messages import Admission, Failed, Finished, Outcome
+from workers.engine.messages import Aborted, Admission, Finished, Outcome
 
 NOWHERE = Upload(path="uploads/x/image", sha256="0", bytes=1, width=1, height=1)
 
@@ -79,13 +79,13 @@ def png(image: Image.Image) -> bytes:
 def inpaint(job_id: str, image: bytes, mask: bytes, **changes: object) -> Admission:
     """The admission of a job that repaints `image` inside `mask`."""
     fields: dict[str, object] = {"kind": "inpaint", "image": NOWHERE, "mask": NOWHERE, "mask_mode": "auto"}
-    return Admission(job_id, make_request(**fields | changes), image=image, mask=mask)
+    return Admission(job_id, make_request(**fields | changes), {"image": image, "mask": mask})
 
 
 def upscale(job_id: str, image: bytes, **changes: object) -> Admission:
     """The admission of a job that enlarges `image`."""
     fields: dict[str, object] = {"kind": "upscale", "model": "up", "image": NOWHERE, "guidance_scale": 1.0}
-    return Admission(job_id, make_request(**fields | changes), image=image)
+    return Admission(job_id, make_request(**fields | changes), {"image": image})
 
 
 def play(engine: Engine, admissions: Iterable[Admission] = ()) -> list[Outcome]:
@@ -105,4 +105,4 @@ def finished(outcomes: Iterable[Outcome]) -> dict[tuple[str, int], Image.Image]:
 
 def failures(outcomes: Iterable[Outcome]) -> dict[str, str]:
     """What each failed job failed of."""
-    return {o.job_id: o.error.detail for o in outcomes if isinstance(o, Failed)}
+    return {o.job_id: o.error.detail for o in outcomes if isinstance(o, Aborted)}

@@ -12,10 +12,9 @@ CLAIMS_A_ROUND = 4  # the others wait for the next round, not the running jobs f
 IDLE_S = 0.02  # how long a worker waits for its storing threads before it looks for jobs again
 REST_S = 0.5  # how long one without jobs waits to be woken before it looks
 BULK_FIRST_EVERY = 5  # claims: bulk isn't starved by interactive jobs that keep coming
-CHUNK = 4  # pictures decoded at a time; activations of a decoder are its largest tensors
 STORING_THREADS = 2
 
-Place: TypeAlias = tuple[str, Lane]
+ModelLane: TypeAlias = tuple[str, Lane]
 
 
 @dataclass(slots=True)
@@ -25,13 +24,13 @@ class ClaimOrder:
     models: list[str]
     count: int = 0
 
-    def of(self, places: Collection[Place]) -> list[Place]:
-        """These places, the first to ask first."""
+    def of(self, lanes: Collection[ModelLane]) -> list[ModelLane]:
+        """Put these lanes of models into the order in which they are asked."""
         bulk_first = self.count % BULK_FIRST_EVERY == BULK_FIRST_EVERY - 1
-        lanes = LANES[::-1] if bulk_first else LANES
-        return [(model, lane) for lane in lanes for model in self.models if (model, lane) in places]
+        order = LANES[::-1] if bulk_first else LANES
+        return [(model, lane) for lane in order for model in self.models if (model, lane) in lanes]
 
     def took(self, model: str) -> None:
-        """A job of `model` was claimed."""
+        """Note that a job of `model` was claimed."""
         self.count += 1
         self.models.append(self.models.pop(self.models.index(model)))

@@ -64,7 +64,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     redis = connect(settings.redis)
     _patiently(lambda: check_layout(redis))
     worker = _patiently(lambda: BatchWorker(worker_name(device), list(cards), redis))
-    metrics = WorkerMetrics(gpu_of(device, engine.dtype))
+    metrics = WorkerMetrics(gpu_of(device, next(iter(engine.models.values())).dtype))
     metrics.serves({model: card.tasks for model, card in cards.items()}, row_flops_of(engine.models), settings.max_rows)
     store, hashes = open_store(settings.storage), {model: card.hash for model, card in cards.items()}
     savepoints = Savepoints(connect(settings.redis), store, hashes)
@@ -77,7 +77,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
         connect(settings.redis),
         Reaper(connect(settings.redis), loop.claims.queues.values(), retention, worker.name),
         list(cards),
-        loop.held,
+        loop.runs,
         loop.rates.published,
         loop.times.take,
         loop.round_s,

@@ -20,7 +20,7 @@ from contract.card import ModelCard
 from contract.measurements import StepTimes
 from contract.request import JobRequest, Upload
 from workers.engine.engine import Engine
-from workers.engine.messages import Admission, Called, Failed, Finished, Prepared
+from workers.engine.messages import Aborted, Admission, Called, Finished, Prepared
 from workers.engine.pictures import encode_picture, picture_text
 from workers.engine.scheduler import Shape
 from workers.metrics.step_times import step_times
@@ -71,7 +71,7 @@ class Bench:
         seconds = time.perf_counter() - began
         finished = [outcome for outcome in outcomes if isinstance(outcome, Finished)]
         for outcome in outcomes:
-            if isinstance(outcome, Failed):
+            if isinstance(outcome, Aborted):
                 raise outcome.error
             if isinstance(outcome, Called):
                 self._note(outcome.shape, f"rows:{outcome.padded_rows}", seconds)
@@ -111,7 +111,7 @@ def measure(engine: Engine, cards: Sequence[ModelCard], max_rows: int, on_turn: 
     """
     with tempfile.TemporaryDirectory() as folder:
         done = [(card, *_measure(engine, card, max_rows, Path(folder), on_turn)) for card in cards]
-    numerics = engine.numerics
+    numerics = engine.numerics[cards[0].id]
     return BenchReport(
         device=numerics.device if numerics.device == "cpu" else torch.cuda.get_device_name(numerics.device),
         threads=numerics.threads,
@@ -180,11 +180,12 @@ def admission(job_id: str, request: JobRequest) -> Admission:
         return Admission(job_id, request)
     size = request.image.width, request.image.height
     if request.kind == "semantic2img":
-        return Admission(job_id, request, _png(Image.new("L", size)))
+        return Admission(job_id, request, {"image": _png(Image.new("L", size))})
     noise = np.random.default_rng(request.seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     mask = Image.new("L", size, 0)
     mask.paste(255, (size[0] // 4, size[1] // 4, 3 * size[0] // 4, 3 * size[1] // 4))
-    return Admission(job_id, request, _png(Image.fromarray(noise)), None if request.mask is None else _png(mask))
+    pictures = {"image": Image.fromarray(noise)} | ({} if request.mask is None else {"mask": mask})
+    return Admission(job_id, request, {name: _png(picture) for name, picture in pictures.items()})
 
 
 def _png(image: Image.Image) -> bytes:

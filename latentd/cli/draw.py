@@ -190,7 +190,7 @@ def compute(request: JobRequest, data: dict[str, bytes], settings: Settings, dev
                 progress.update(bar, completed=outcome.step, total=outcome.steps)
 
         engine = load_engine(settings, [request.model], device)
-        return run(engine, Admission("command", request, data.get("image"), data.get("mask")), on_outcome)
+        return run(engine, Admission("command", request, data), on_outcome)
 
 
 def write(pictures: list[Image], paths: list[Path], request: JobRequest, card: ModelCard) -> None:

@@ -38,7 +38,7 @@ def test_a_picture_is_enlarged_to_1024_pixels_without_seams() -> None:
     original = drawing(3).resize((1024, 1024), Image.Resampling.LANCZOS)
     small = original.resize((256, 256), Image.Resampling.BICUBIC)
     fields = {"kind": "upscale", "model": "emoji-upscale", "prompt": "", "guidance_scale": 1.0, "steps": 1}
-    job = Admission("a", make_request(**fields, image=NOWHERE), image=png(small))
+    job = Admission("a", make_request(**fields, image=NOWHERE), {"image": png(small)})
     picture = drawn(load(WEIGHTS / "emoji-upscale"), job)
     assert picture.size == original.size
     for axis in (0, 1):

@@ -13,12 +13,11 @@ from typing import Any
 from core import logs
 from core.settings import Settings
 from jobs.end import Publisher
-from workers import loop
-from workers.engine.decoding import Decoder
 from workers.engine.engine import Engine
 from workers.objects.storing import Storing
 from workers.queue.claims import Claims
 from workers.queue.savepoints import Savepoints
+from workers.runs import saving
 from workers.signals import Signals
 from workers.worker import serve
 
@@ -75,7 +74,7 @@ POINTS: dict[str, tuple[type, str, Wrapper]] = {
     "step: the first": (Engine, "turn", behind(2)),
     "step: in the middle": (Engine, "turn", behind(30)),
     "savepoint: written": (Savepoints, "_keep", after),
-    "decode": (Decoder, "decode", before),
+    "decode": (Engine, "_decode", before),
     "store: before": (Storing, "_put", before),
     "store: after": (Storing, "_put", after),
     "publish: before": (Publisher, "end", before),
@@ -87,6 +86,6 @@ def run(point: str, settings: Settings) -> None:
     """Serve the tiny model until the point is reached."""
     owner, method, wrap = POINTS[point]
     setattr(owner, method, wrap(getattr(owner, method)))
-    loop.FIRST_SAVE_S = 0.05  # on a fast machine the whole job takes less than half a second
+    saving.FIRST_SAVE_S = 0.05  # on a fast machine the whole job takes less than half a second
     logs.configure("error")
     serve(settings, ["tiny"], "cpu", Signals())

@@ -82,7 +82,7 @@ def test_a_worker_cut_off_for_too_long_publishes_nothing(
 ) -> None:
     enqueue(redis, "a", make_request(steps=60))
     until(far, redis, "a", 5)
-    (lost,) = far.loop.held()
+    (lost,) = far.loop.runs()
     proxy.refusing = True
     proxy.cut()
     redis.delete(lost.execution.key)
@@ -91,7 +91,7 @@ def test_a_worker_cut_off_for_too_long_publishes_nothing(
     near.finish("a")
     far.until(lambda: not far.engine.busy, 60)
     proxy.refusing = False
-    far.until(lambda: not far.loop.held(), 60)
+    far.until(lambda: not far.loop.runs(), 60)
     far.storing.close()
     check_one_result(redis, near, "a")
 
@@ -99,7 +99,7 @@ def test_a_worker_cut_off_for_too_long_publishes_nothing(
 def test_an_end_whose_answer_is_lost_is_written_once(redis: Redis, proxy: Proxy, far: Rig) -> None:
     enqueue(redis, "a", make_request(steps=3))
     proxy.lose_answer_to = b"succeeded"
-    far.until(lambda: job_state(redis, "a")["status"] == "succeeded" and not far.loop.held(), 60)
+    far.until(lambda: job_state(redis, "a")["status"] == "succeeded" and not far.loop.runs(), 60)
     assert proxy.lose_answer_to == b""
     check_one_result(redis, far, "a")
 

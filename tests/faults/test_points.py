@@ -31,7 +31,7 @@ def result_of(redis: Redis, job_id: str) -> JobResult:
 def beat(rig: Rig) -> None:
     """What the heartbeat's thread does in a real worker."""
     with rig.redis.pipeline() as pipe:
-        for held in rig.loop.held():
+        for held in rig.loop.runs():
             held.execution.heartbeat(held.job.started_job_registry, HEARTBEAT_TTL_S, pipe)
         pipe.execute()
 
@@ -93,5 +93,5 @@ def test_after_a_kill_behind_a_savepoint_the_steps_before_it_are_not_repeated(
     saved = int(redis.hget(state_key("broken"), "step") or 0)
     assert saved > 0
     rig.reaper.turn()
-    rig.until(lambda: rig.loop.held() != [] and rig.loop.held()[0].step > 0)
-    assert rig.loop.held()[0].step >= saved
+    rig.until(lambda: rig.loop.runs() != [] and rig.loop.runs()[0].step > 0)
+    assert rig.loop.runs()[0].step >= saved

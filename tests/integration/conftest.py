@@ -10,7 +10,7 @@ from redis import Redis
 
 from core.settings import Settings
 from tests.integration.rig import Rig, tiny_settings, write_models
-from workers.loop import SAVE_S
+from workers.runs.saving import SAVE_S
 
 MakeRig = Callable[..., Rig]
 

@@ -18,11 +18,12 @@ from tests.enqueue import RETENTION_S, job_state
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 from workers.catalogue import find_cards
 from workers.loading import load_engine
-from workers.loop import SAVE_S, Loop
+from workers.loop import Loop
 from workers.metrics.families import WorkerMetrics
 from workers.objects.storing import Storing
 from workers.queue.reaper import Reaper
 from workers.queue.savepoints import Savepoints
+from workers.runs.saving import SAVE_S
 
 MODELS = ("tiny", "tiny-upscale")
 

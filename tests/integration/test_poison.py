@@ -24,11 +24,11 @@ def workers(make_rig: MakeRig) -> Iterator[Rig]:
 
 
 def die_with(redis: Redis, rig: Rig, job_id: str) -> set[str]:
-    """Let a worker run until `job_id` computes, then die; the jobs that it held."""
-    rig.until(lambda: job_id in rig.loop._computing)
-    held = {held.job_id for held in rig.loop.held()}
+    """Let a worker run until `job_id` computes, then die; the jobs that it had."""
+    rig.until(lambda: rig.engine.snapshot(job_id) is not None)
+    running = {run.job_id for run in rig.loop.runs()}
     kill(redis, rig)
-    return held
+    return running
 
 
 def suspect(redis: Redis, steps: int) -> None:
@@ -102,7 +102,7 @@ def test_a_waiting_suspect_can_be_handed_back(redis: Redis, make_rig: MakeRig) -
     rig = make_rig("worker")
     rig.until(lambda: rig.step("running") > 1)
     suspect(redis, steps=900)
-    rig.until(lambda: len(rig.loop.held()) == 2)
+    rig.until(lambda: len(rig.loop.runs()) == 2)
     rig.loop.stop(0)
     rig.loop.run()
     assert {job_state(redis, job_id)["status"] for job_id in ("running", "suspect")} == {"queued"}

@@ -22,9 +22,9 @@ MakeRig = Callable[..., Rig]
 
 def kill(redis: Redis, rig: Rig) -> None:
     """As if the worker had died a while ago: it does nothing more, and its heartbeats lapsed."""
-    for held in rig.loop.held():
-        held.closed = True
-        redis.delete(held.execution.key)
+    for run in rig.loop.runs():
+        run.closed = True
+        redis.delete(run.execution.key)
 
 
 def digests(redis: Redis, job_id: str) -> list[str]:
@@ -136,12 +136,12 @@ def test_an_execution_that_lost_its_job_saves_nothing(redis: Redis, make_rig: Ma
     first, second = make_rig("first", save_s=0), make_rig("second")
     enqueue(redis, "a", make_request(steps=30))
     first.until(lambda: saved_step(redis, "a") > 5)
-    (held,) = first.loop.held()
-    redis.delete(held.execution.key)
+    (run,) = first.loop.runs()
+    redis.delete(run.execution.key)
     second.reaper.turn()
     step = saved_step(redis, "a")
-    held.step = 29
-    first.savepoints.write(held, b"late")
+    run.step = 29
+    first.savepoints.write(run, b"late")
     assert (saved_step(redis, "a"), redis.hget(state_key("a"), "data") == b"late") == (step, False)
 
 

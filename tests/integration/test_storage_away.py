@@ -25,8 +25,8 @@ def test_claims_stop_while_images_wait_for_the_storage(redis: Redis, settings: S
     ends = time.monotonic() + 2
     while time.monotonic() < ends:
         rig.loop.round()
-        assert len(rig.loop.held()) <= SLOTS
-    assert len(rig.loop.held()) == SLOTS
+        assert len(rig.loop.runs()) <= SLOTS
+    assert len(rig.loop.runs()) == SLOTS
     assert not rig.engine.busy
     objects.unlink()
     objects.mkdir()

@@ -23,7 +23,7 @@ from core.storage import upload_path
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.integration.rig import Rig
 from workers.engine.engine import Engine
-from workers.engine.messages import Outcome
+from workers.engine.messages import Admission, Outcome
 
 RQ = str(Path(sys.executable).with_name("rq"))
 
@@ -63,7 +63,7 @@ def test_a_job_becomes_stored_images_a_result_and_events(redis: Redis, rig: Rig)
     assert types[-3:] == ["image", "image", "succeeded"]
     timings = result.timings
     assert None not in (timings.queue_s, timings.denoise_s, timings.decode_s, timings.store_s)
-    assert rig.loop.held() == []
+    assert rig.loop.runs() == []
     assert rig.worker.get_state() == "idle"
 
 
@@ -124,12 +124,12 @@ def test_success_failure_cancel_and_deadline_end_alone_in_a_shared_batch(redis: 
 def test_cancelling_a_running_job_frees_its_slot_by_the_next_step(redis: Redis, rig: Rig) -> None:
     enqueue(redis, "long", make_request(steps=200, guidance_scale=3.0))
     rig.until(lambda: rig.step("long") >= 3)
-    room = rig.engine.room("tiny")
+    capacity = rig.engine.capacity("tiny")
     cancel(redis, "long")
     calls = rig.sample("latentd_step_seconds_count", model="tiny")
     rig.until(lambda: job_state(redis, "long")["status"] == "canceled")
     assert rig.sample("latentd_step_seconds_count", model="tiny") - calls <= 1
-    assert rig.engine.room("tiny") > room
+    assert rig.engine.capacity("tiny") > capacity
     assert not rig.engine.busy
     assert rig.sample("latentd_slots_in_use", model="tiny") == 0
     assert redis.scard(CANCELING_KEY) == 0
@@ -170,10 +170,10 @@ def test_an_execution_that_lost_its_job_leaves_nothing(redis: Redis, make_rig: C
     first, second = make_rig("first"), make_rig("second")
     enqueue(redis, "a", make_request(steps=40))
     first.until(lambda: first.step("a") > 2)
-    redis.delete(first.loop.held()[0].execution.key)
+    redis.delete(first.loop.runs()[0].execution.key)
     assert second.reaper.turn() == 1
     assert second.finish("a") == ["succeeded"]
-    first.until(lambda: not first.loop.held())
+    first.until(lambda: not first.loop.runs())
     first.storing.close()
     execution = result_of(redis, "a").execution
     assert first.objects() == [f"images/a/{execution}/0.png"]
@@ -229,9 +229,19 @@ class Fault(Engine):
     """An engine with a mistake of ours in it: some prompts raise what nobody expected."""
 
     poison = ""
+    poisoned: frozenset[str] = frozenset()
+
+    def admit(self, admission: Admission) -> None:
+        super().admit(admission)
+        if admission.request.prompt == self.poison:
+            self.poisoned |= {admission.job_id}
+
+    def drop(self, job_id: str) -> None:
+        super().drop(job_id)
+        self.poisoned -= {job_id}
 
     def turn(self) -> list[Outcome]:
-        if any(job.admission.request.prompt == self.poison for job in self._jobs.values()):
+        if self.poisoned:
             raise ZeroDivisionError("a mistake")
         return super().turn()
 

@@ -33,7 +33,7 @@ from workers.planner.answer import percentile
 from workers.planner.costs import Costs, price
 from workers.planner.files import live_tables
 from workers.planner.mix import Arrival, JobClass, arrivals
-from workers.planner.simulation import Run, simulate
+from workers.planner.simulation import SimRun, simulate
 from workers.planner.worker import Policy
 
 MODEL = "emoji"
@@ -128,7 +128,7 @@ def predicted(costs: Costs, stream: Sequence[Arrival]) -> list[float]:
     return results(simulate(costs, stream, 1, Policy()))
 
 
-def results(run: Run) -> list[float]:
+def results(run: SimRun) -> list[float]:
     return [job.ended - job.arrived for job in run.jobs]
 
 

@@ -3,65 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from models.pipeline import LatentDiffusion
-from models.samplers import Plan, Row
 from models.samplers.noise import STEP, noise
 from models.samplers.update import apply, guide, stack_history, stack_rows
-from workers.engine.conditioning import Conditions, blend_known
+from workers.engine.latent_state import LatentState
 
 
-@dataclass(slots=True, eq=False)
-class Picture:
-    """The state of one image in latent space: z_t, its place in the plan, and the predictions that next rows read."""
-
-    seed: int
-    plan: Plan
-    conditions: Conditions
-    guidance_scale: float | None  # None: one row, without guidance
-    starting_noise: Tensor  # c h w
-    z_t: Tensor  # c h w
-    position: int = 0
-    predictions: list[Tensor] = field(default_factory=list)  # c h w each, newest first
-    denoise_s: float = 0.0
-
-    @property
-    def row(self) -> Row:
-        return self.plan.rows[self.position]
-
-    @property
-    def done(self) -> bool:
-        return self.position == len(self.plan.rows)
-
-    @property
-    def step(self) -> int:
-        """The user's steps that are done."""
-        return self.plan.rows[self.position - 1].step if self.position else 0
-
-    def entering(self) -> Tensor:
-        """z_t as the network gets it, c h w: where the picture is known, at this row's noise level."""
-        known = self.conditions.known
-        return (
-            self.z_t
-            if known is None
-            else blend_known(self.z_t, known, self.starting_noise, self.row.alpha, self.row.sigma)
-        )
-
-    def advance(self, z_next: Tensor, p: Tensor) -> None:
-        """To the next row, keeping what that and later rows read."""
-        self.position += 1
-        self.predictions = [p, *self.predictions][: self.plan.history[self.position]]
-        known = self.conditions.known
-        ended = known is not None and self.done
-        self.z_t = blend_known(z_next, known, self.starting_noise, 1.0, 0.0) if ended and known is not None else z_next
-
-
-@torch.inference_mode()
-def denoise(model: LatentDiffusion, pictures: Sequence[Picture], padded_rows: int) -> Tensor:
+def denoise(model: LatentDiffusion, pictures: Sequence[LatentState], padded_rows: int) -> Tensor:
     """One row of every picture in a single call of `padded_rows` rows; returns x0 as predicted, n c h w.
 
     Nothing changes if the call fails for want of memory.
@@ -78,7 +30,7 @@ def denoise(model: LatentDiffusion, pictures: Sequence[Picture], padded_rows: in
 
 
 def _guided(
-    model: LatentDiffusion, pictures: Sequence[Picture], z_t: Tensor, timesteps: Tensor, padded_rows: int
+    model: LatentDiffusion, pictures: Sequence[LatentState], z_t: Tensor, timesteps: Tensor, padded_rows: int
 ) -> Tensor:
     """The network's output, guided where asked, n c h w: rows are [unconditional of the guided, all, padding]."""
     guided = [i for i, picture in enumerate(pictures) if picture.guidance_scale is not None]
@@ -95,7 +47,7 @@ def _guided(
     return eps_c
 
 
-def _contexts(pictures: Sequence[Picture], rows: Sequence[int], unconditional: int) -> Tensor | None:
+def _contexts(pictures: Sequence[LatentState], rows: Sequence[int], unconditional: int) -> Tensor | None:
     """r n d; the first `unconditional` rows are those of the negative prompts."""
     conditions = [pictures[i].conditions for i in rows]
     contexts = [c.unconditional if r < unconditional else c.context for r, c in enumerate(conditions)]
@@ -103,19 +55,19 @@ def _contexts(pictures: Sequence[Picture], rows: Sequence[int], unconditional: i
     return torch.stack(given) if given else None
 
 
-def _concats(pictures: Sequence[Picture], rows: Sequence[int]) -> Tensor | None:
+def _concats(pictures: Sequence[LatentState], rows: Sequence[int]) -> Tensor | None:
     """r k h w."""
     given = [concat for i in rows if (concat := pictures[i].conditions.concat) is not None]
     return torch.stack(given) if given else None
 
 
-def _labels(pictures: Sequence[Picture], rows: Sequence[int], device: torch.device) -> Tensor | None:
+def _labels(pictures: Sequence[LatentState], rows: Sequence[int], device: torch.device) -> Tensor | None:
     """r."""
     given = [label for i in rows if (label := pictures[i].conditions.label) is not None]
     return torch.tensor(given, device=device) if given else None
 
 
-def _noises(pictures: Sequence[Picture], z_t: Tensor) -> Tensor:
+def _noises(pictures: Sequence[LatentState], z_t: Tensor) -> Tensor:
     """n c h w; zeros where a row adds none."""
     drawn = torch.zeros(z_t.shape)
     for i, picture in enumerate(pictures):

@@ -9,22 +9,23 @@ from PIL import Image
 from torch import Tensor
 
 from workers.engine.conditioning import Conditions, of_image, starting_latent, starting_noise
-from workers.engine.denoise import Picture
+from workers.engine.decoding import UndecodedImage
 from workers.engine.job_spec import JobSpec
+from workers.engine.latent_state import LatentState, restore, snapshot
 from workers.engine.messages import Admission, Share, Stepped
 from workers.engine.pictures import enlarge_alpha, paste, to_picture
-from workers.engine.savepoint_state import restore
 from workers.engine.scheduler import Batch, Slot
 
 
 @dataclass(slots=True, eq=False)
 class EngineJob:
-    """One admitted job. `pictures` is empty until it is prepared; `unfinished` are images without an answer yet."""
+    """One admitted job. `images` is empty until it is prepared; `unfinished` are those without an answer yet."""
 
     admission: Admission
-    blue: JobSpec
-    pictures: list[Picture] = field(default_factory=list)
+    spec: JobSpec
+    images: list[LatentState] = field(default_factory=list)
     unfinished: set[int] = field(default_factory=set)
+    due_preview: tuple[Stepped, Tensor] | None = None  # of image 0: the step that it comes with, and x0 c h w
     step: int = 0
     denoise_s: float = 0.0  # of all calls that it took part in
     gpu_s: float = 0.0  # its rows' part of them
@@ -34,53 +35,52 @@ class EngineJob:
         return self.admission.job_id
 
     @property
-    def strict(self) -> bool:
-        return self.admission.request.determinism == "strict"
-
-    @property
     def steps(self) -> int:
         """The user's steps over all images."""
-        return self.blue.plan.steps * self.admission.request.num_images
+        return self.spec.plan.steps * self.admission.request.num_images
 
     def start(self, conditions: Conditions) -> None:
         """Make the images' first latents, or those of the snapshot. A snapshot of another plan starts anew."""
         request = self.admission.request
         self.unfinished = set(range(request.num_images))
-        self.pictures = [self._picture(seed, conditions) for seed in request.seeds]
+        self.images = [self._image(seed, conditions) for seed in request.seeds]
         if self.admission.snapshot is not None:
             try:
-                restore(self.pictures, self.admission.snapshot)
+                restore(self.images, self.admission.snapshot)
             except ValueError:  # another version's state: `Prepared.step` says that nothing was resumed
-                self.pictures = [self._picture(seed, conditions) for seed in request.seeds]
-        self.step = sum(picture.step for picture in self.pictures)
+                self.images = [self._image(seed, conditions) for seed in request.seeds]
+        self.step = sum(image.step for image in self.images)
 
-    def _picture(self, seed: int, conditions: Conditions) -> Picture:
-        x_T, conditions = starting_noise(self.blue, seed), of_image(self.blue, conditions, seed)
-        scale = self.admission.request.guidance_scale if self.blue.guided else None
-        z_t = starting_latent(self.blue, conditions, x_T)
-        return Picture(seed, self.blue.plan, conditions, scale, x_T, z_t)
+    def _image(self, seed: int, conditions: Conditions) -> LatentState:
+        x_T, conditions = starting_noise(self.spec, seed), of_image(self.spec, conditions, seed)
+        scale = self.admission.request.guidance_scale if self.spec.guided else None
+        z_t = starting_latent(self.spec, conditions, x_T)
+        return LatentState(seed, self.spec.plan, conditions, scale, x_T, z_t)
+
+    def snapshot(self) -> bytes | None:
+        """Its state, for the admission of a later execution; None before it is prepared."""
+        return snapshot(self.images) if self.images else None
 
     def slots(self) -> Iterator[Slot]:
-        """A slot for every image that has rows left."""
-        for index, picture in enumerate(self.pictures):
-            if not picture.done:
-                yield self._slot(index, picture)
+        """A slot for every image."""
+        return (self._slot(index, image) for index, image in enumerate(self.images))
 
-    def _slot(self, index: int, picture: Picture) -> Slot:
-        admission = self.admission
+    def _slot(self, index: int, image: LatentState) -> Slot:
         return Slot(
             job_id=self.job_id,
             index=index,
-            model=self.blue.model.id,
-            shape=self.blue.latent_shape,
-            rows_per_step=2 if self.blue.guided else 1,
-            plan_len=len(self.blue.plan.rows),
-            position=picture.position,
-            lane=admission.request.priority,
-            strict=self.strict,
-            alone=admission.alone,
-            deadline=admission.deadline,
+            model=self.spec.model.id,
+            shape=self.spec.latent_shape,
+            rows_per_step=2 if self.spec.guided else 1,
+            plan_len=len(self.spec.plan.rows),
+            position=image.position,
+            lane=self.admission.request.priority,
+            strict=self.admission.request.determinism == "strict",
         )
+
+    def undecoded(self, index: int) -> UndecodedImage:
+        """Image `index`, denoised."""
+        return UndecodedImage(self.job_id, index, self.spec, self.images[index].z_t)
 
     def share(self, batch: Batch, seconds: float) -> Share:
         """Its part in a call of `seconds`, added to what it cost so far."""
@@ -92,7 +92,7 @@ class EngineJob:
 
     def progress(self, share: Share) -> Stepped | None:
         """What to report after a call; None if no user's step ended in it."""
-        step = sum(picture.step for picture in self.pictures)
+        step = sum(image.step for image in self.images)
         if step == self.step:
             return None
         self.step = step
@@ -100,7 +100,7 @@ class EngineJob:
 
     def wants_preview(self) -> bool:
         """Whether image 0 just passed a step whose preview was asked for."""
-        every, first = self.admission.request.preview_every, self.pictures[0]
+        every, first = self.admission.request.preview_every, self.images[0]
         return every > 0 and not first.done and first.step % every == 0
 
     def answer(self, decoded: Tensor) -> Image.Image:
@@ -109,8 +109,8 @@ class EngineJob:
         Raises:
             JobFailed: NaN or infinite pixels.
         """
-        picture = to_picture(self.blue.frame.crop(decoded, self.blue.scale))
-        request, upload = self.admission.request, self.blue.upload
-        if upload is not None and self.blue.mask is not None:
-            return paste(upload, picture, self.blue.mask, request.feather or 0)
+        picture = to_picture(self.spec.frame.crop(decoded, self.spec.scale))
+        request, upload = self.admission.request, self.spec.upload
+        if upload is not None and self.spec.mask is not None:
+            return paste(upload, picture, self.spec.mask, request.feather or 0)
         return enlarge_alpha(upload, picture) if upload is not None and request.kind == "upscale" else picture

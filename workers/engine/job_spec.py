@@ -68,24 +68,22 @@ def _uploads(
     """The picture, its mask, a label map."""
     request = admission.request
     _check_files(admission)
-    if admission.image is None:
+    image, mask = admission.files.get("image"), admission.files.get("mask")
+    if image is None:
         return None, None, None
     if request.kind == "semantic2img":
         classes = config.conditioner.in_channels if isinstance(config.conditioner, RescalerConfig) else 0
-        return None, None, read_label_map(admission.image, classes, max_pixels)
-    upload = open_upload(admission.image, max_pixels)
-    if admission.mask is None:
+        return None, None, read_label_map(image, classes, max_pixels)
+    upload = open_upload(image, max_pixels)
+    if mask is None:
         return upload, None, None
-    return upload, read_mask(admission.mask, request.mask_mode or "auto", upload.size, max_pixels), None
+    return upload, read_mask(mask, request.mask_mode or "auto", upload.size, max_pixels), None
 
 
 def _check_files(admission: Admission) -> None:
     kind = admission.request.kind
-    for name, needed, given in (
-        ("image", kind in PICTURED, admission.image),
-        ("mask", kind == "inpaint", admission.mask),
-    ):
-        if needed and given is None:
+    for name, needed in (("image", kind in PICTURED), ("mask", kind == "inpaint")):
+        if needed and name not in admission.files:
             raise InvalidRequest(f"{kind} needs a file {name}", field=name, value=None, bound="a picture")
 
 

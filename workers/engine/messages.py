@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from PIL import Image
@@ -16,18 +17,15 @@ from workers.engine.scheduler import Shape
 class Admission:
     """A job as the engine takes it.
 
-    `image` and `mask` are files as they were uploaded. `arrived` and `deadline` are seconds of the engine's clock.
-    `snapshot` is the state that an earlier execution saved; `alone`: nothing else runs while it is held.
+    `files` are those that were uploaded, by the names of their fields. `deadline` is a time of the engine's clock.
+    `snapshot` is the state that an earlier execution saved.
     """
 
     job_id: str
     request: JobRequest
-    image: bytes | None = None
-    mask: bytes | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
     deadline: float | None = None
-    arrived: float = 0.0
     snapshot: bytes | None = None
-    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,7 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class Aborted:
     """The job ended without its remaining images; the others go on."""
 
     job_id: str
@@ -115,4 +113,4 @@ class OutOfMemory:
     size: int
 
 
-Outcome: TypeAlias = Prepared | Stepped | Finished | Failed | Called | OutOfMemory
+Outcome: TypeAlias = Prepared | Stepped | Finished | Aborted | Called | OutOfMemory

@@ -1,7 +1,7 @@
 """Which slots go into the next UNet call: pure logic on an injected clock, without torch, models or Redis.
 
 A slot is one image of a job: a latent, a plan of rows and a position in it. Slots batch when model, latent shape and
-dtype agree. Everything held advances: what was served longest ago goes first, bulk counts as served `ageing_s` later
+variant agree. Every slot advances: what was served longest ago goes first, bulk counts as served `ageing_s` later
 than it was, and models take turns.
 """
 
@@ -10,16 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from contract.lanes import Lane
 
-Shape = tuple[int, ...]
+AGEING_S = 2.0
+
+Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
     """One image while it is denoised. `shape` is its latent's (c, h, w), `rows_per_step` 2 with guidance, else 1;
-    `deadline` is a clock time. While a slot is `alone`, only its job runs.
+    `variant` names what the network computes with that can't be gathered per row.
     """
 
     job_id: str
@@ -31,9 +34,7 @@ class Slot:
     position: int = 0
     lane: Lane = "interactive"
     strict: bool = False
-    alone: bool = False
-    deadline: float | None = None
-    dtype: str = "float32"
+    variant: str = ""
     served: float = field(default=0.0, init=False)
     turn: int = field(default=0, init=False)
 
@@ -43,7 +44,7 @@ class Slot:
 
     @property
     def group(self) -> Group:
-        return Group(self.model, self.shape, self.dtype)
+        return Group(self.model, self.shape, self.variant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,12 @@ class Group:
 
     model: str
     shape: Shape
-    dtype: str
+    variant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One UNet call: `rows` real rows, and `padded_rows` with the padding that fills a strict size or a bucket."""
+    """One UNet call: `rows` real rows, and `padded_rows` with the padding that fills a strict size."""
 
     group: Group
     slots: tuple[Slot, ...]
@@ -74,11 +75,10 @@ class Batch:
 
 
 class StepScheduler:
-    """Holds the slots of a worker and hands out one call at a time.
+    """Keeps the slots of a worker and hands out one call at a time.
 
-    `max_rows` bounds a fast call; a call that carries a strict slot has exactly `strict_rows` rows. `buckets`, given
-    only where calls are captured or compiled, are the sizes that fast calls are padded to. `ageing_s` is how much
-    longer a bulk slot waits than an interactive one before it goes first.
+    `max_rows` bounds a fast call; a call that carries a strict slot has exactly `strict_rows` rows. `ageing_s` is how
+    much longer a bulk slot waits than an interactive one before it goes first.
     """
 
     def __init__(
@@ -87,15 +87,13 @@ class StepScheduler:
         *,
         max_rows: int,
         strict_rows: int,
-        buckets: Sequence[int] = (),
-        ageing_s: float = 2.0,
+        ageing_s: float = AGEING_S,
     ) -> None:
         if max_rows < 1 or strict_rows < 2:
             raise ValueError(f"max_rows is {max_rows}, at least 1; strict_rows is {strict_rows}, at least 2")
         self._clock = clock
         self._max_rows = max_rows
         self._strict_rows = strict_rows
-        self._buckets = tuple(sorted(buckets))
         self._ageing_s = ageing_s
         self._slots: dict[tuple[str, int], Slot] = {}
         self._ceilings: dict[tuple[str, Shape], int] = {}
@@ -107,27 +105,34 @@ class StepScheduler:
         return len(self._slots)
 
     def add(self, slot: Slot) -> None:
-        """Admits a slot. Raises ValueError if it is there already, has ended, or fits no call."""
+        """Admit a slot.
+
+        Raises:
+            ValueError: it is there already, has ended, or fits no call.
+        """
         key = (slot.job_id, slot.index)
         if key in self._slots or slot.done:
-            raise ValueError(f"slot {key} is {'ended' if slot.done else 'held already'}")
+            raise ValueError(f"slot {key} is {'ended' if slot.done else 'there already'}")
         if not 1 <= slot.rows_per_step <= 2:
             raise ValueError(f"rows_per_step of slot {key} is {slot.rows_per_step}, 1 or 2 (with guidance)")
         slot.served, slot.turn = self._clock(), self._next_turn()
         self._slots[key] = slot
 
     def remove(self, job_id: str) -> tuple[Slot, ...]:
-        """Takes out what is left of a job (cancelled, failed, handed back); its slots leave the next call."""
+        """Take out what is left of a job (cancelled, failed, handed back); its slots leave the next call."""
         keys = [key for key in self._slots if key[0] == job_id]
         return tuple(self._slots.pop(key) for key in keys)
 
     def slots(self, job_id: str) -> tuple[Slot, ...]:
         return tuple(slot for slot in self._slots.values() if slot.job_id == job_id)
 
-    def next_batch(self) -> Batch | None:
-        """The next call's slots, None when idle. Nothing changes until `advance`, so that a call that failed for want
-        of memory can be asked for again after `lower_ceiling`."""
-        slots = self._runnable()
+    def next_batch(self, isolated: str | None = None) -> Batch | None:
+        """The next call's slots, of nothing but `isolated` where it is given; None when idle.
+
+        Nothing changes until `advance`, so that a call that failed for want of memory can be asked for again after
+        `lower_ceiling`.
+        """
+        slots = tuple(self._slots.values()) if isolated is None else self.slots(isolated)
         if not slots:
             return None
         turn = self._whose_turn(slots)
@@ -136,28 +141,20 @@ class StepScheduler:
         return self._strict_batch(peers) if first.strict else self._fast_batch(peers)
 
     def advance(self, batch: Batch) -> tuple[Slot, ...]:
-        """Counts a finished call: each slot still held moves one row on; those at their end leave and are returned."""
+        """Count a finished call: each slot still here moves one row on; those at their end leave and are returned."""
         now = self._clock()
         self._last_turn[batch.model], self._last_served[batch.model] = self._next_turn(), now
-        held = [slot for slot in batch.slots if self._slots.get((slot.job_id, slot.index)) is slot]
-        for slot in held:  # in their order, so that who was first in this call is first among equals in the next
+        moved = [slot for slot in batch.slots if self._slots.get((slot.job_id, slot.index)) is slot]
+        for slot in moved:  # in their order, so that who was first in this call is first among equals in the next
             slot.position, slot.served, slot.turn = slot.position + 1, now, self._next_turn()
-        ended = tuple(slot for slot in held if slot.done)
+        ended = tuple(slot for slot in moved if slot.done)
         for slot in ended:
             del self._slots[slot.job_id, slot.index]
         return ended
 
-    def expired(self) -> tuple[str, ...]:
-        """Ids of held jobs whose deadline has passed, to be ended at this step boundary."""
-        now = self._clock()
-        late = (slot.job_id for slot in self._slots.values() if slot.deadline is not None and slot.deadline <= now)
-        return tuple(dict.fromkeys(late))
-
-    def room(self, model: str, lane: Lane = "interactive") -> int:
+    def capacity(self, model: str, lane: Lane = "interactive") -> int:
         """How many more slots, were they guided, to admit for a model: both lanes up to two calls' rows, bulk up to one
-        call's, so that interactive finds room beside it, and it beside interactive. 0 while a job must run alone."""
-        if any(slot.alone for slot in self._slots.values()):
-            return 0
+        call's, so that interactive finds room beside it, and it beside interactive."""
         slots = [slot for slot in self._slots.values() if slot.model == model]
         rows = 2 * self._max_rows - _rows(slots)
         if lane == "bulk":
@@ -165,22 +162,17 @@ class StepScheduler:
         return max(0, (rows + 1) // 2)
 
     def lower_ceiling(self, model: str, shape: Shape, rows: int) -> None:
-        """Remembers that a fast call of this model and shape may have at most `rows` rows (it ran out of memory with
+        """Remember that a fast call of this model and shape may have at most `rows` rows (it ran out of memory with
         more). Strict calls keep their size; a guided slot's two rows are never parted."""
         known = self._ceilings.get((model, shape), self._max_rows)
         self._ceilings[model, shape] = max(1, min(rows, known))
 
     def ceiling(self, model: str, shape: Shape) -> int:
         """Most rows of a fast call of this model and shape."""
-        limit = self._ceilings.get((model, shape), self._max_rows)
-        return max((bucket for bucket in self._buckets if bucket <= limit), default=limit)
-
-    def _runnable(self) -> list[Slot]:
-        alone = next((slot.job_id for slot in self._slots.values() if slot.alone), None)
-        return list(self._slots.values() if alone is None else self.slots(alone))
+        return self._ceilings.get((model, shape), self._max_rows)
 
     def _whose_turn(self, slots: Sequence[Slot]) -> str:
-        """The model served longest ago; one that only holds bulk counts as served `ageing_s` later."""
+        """The model served longest ago; one with nothing but bulk counts as served `ageing_s` later."""
         urgent = {slot.model for slot in slots if slot.lane == "interactive"}
         return min(
             {slot.model: None for slot in slots},
@@ -197,9 +189,7 @@ class StepScheduler:
         group = peers[0].group
         limit = self.ceiling(group.model, group.shape)
         slots = _fill([slot for slot in peers if not slot.strict], limit)
-        rows = _rows(slots)
-        padded = next((bucket for bucket in self._buckets if bucket >= rows), rows)
-        return Batch(group, slots, padded, strict=False)
+        return Batch(group, slots, _rows(slots), strict=False)
 
     def _strict_batch(self, peers: Sequence[Slot]) -> Batch:
         strict_first = sorted(peers, key=lambda slot: not slot.strict)

@@ -17,7 +17,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from PIL import Image
 
 from contract.job import ImageInfo, image_id
-from contract.request import Upload
+from contract.request import JobRequest, Upload
 from core.errors import DiskFull, JobFailed, LatentdError
 from core.storage import Store, delete, image_path, put_image
 from jobs.run import JobRun
@@ -32,20 +32,19 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """The files that a job was uploaded with, and the state that an earlier execution of it left."""
+class InputsLoaded:
+    """The files that a job was uploaded with, by field, and the state that an earlier execution of it left."""
 
-    held: JobRun
-    image: bytes | None
-    mask: bytes | None
+    run: JobRun
+    files: Mapping[str, bytes]
     state: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class ImageStored:
     """Image `index` is in storage, under `path`."""
 
-    held: JobRun
+    run: JobRun
     index: int
     info: ImageInfo
     path: str
@@ -54,18 +53,24 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Unstored:
+class StorageRefused:
     """Storage answered that it will never do."""
 
-    held: JobRun
+    run: JobRun
     error: LatentdError
 
 
-Report: TypeAlias = Loaded | Stored | Unstored
+Report: TypeAlias = InputsLoaded | ImageStored | StorageRefused
 
 
 class Closed(Exception):
     """The job ended, or the worker stops, before storage answered."""
+
+
+def uploads_of(request: JobRequest) -> dict[str, Upload]:
+    """The files that a job was created with, by the names of their fields."""
+    given = {"image": request.image, "mask": request.mask}
+    return {field: upload for field, upload in given.items() if upload is not None}
 
 
 class Storing:
@@ -91,14 +96,14 @@ class Storing:
         self._lock = threading.Lock()
         self._waiting: Counter[str] = Counter()  # by model, decoded images that are in memory only
 
-    def load(self, held: JobRun) -> None:
-        """Read the job's uploads and state; a `Loaded` or `Unstored` follows."""
-        self._submit(held, lambda: self._load(held))
+    def load(self, run: JobRun) -> None:
+        """Read the job's uploads and state; a `InputsLoaded` or `StorageRefused` follows."""
+        self._submit(run, lambda: self._load(run))
 
-    def save(self, held: JobRun, index: int, picture: Image.Image) -> None:
-        """Encode and store an image; a `Stored` or `Unstored` follows."""
-        self._count(held.model, 1)
-        self._submit(held, lambda: self._save(held, index, picture), lambda: self._count(held.model, -1))
+    def save(self, run: JobRun, index: int, picture: Image.Image) -> None:
+        """Encode and store an image; a `ImageStored` or `StorageRefused` follows."""
+        self._count(run.model, 1)
+        self._submit(run, lambda: self._save(run, index, picture), lambda: self._count(run.model, -1))
 
     def waiting(self, model: str) -> int:
         """Images of `model` that aren't in storage yet, of ended jobs too: their memory isn't free before."""
@@ -129,49 +134,46 @@ class Storing:
         with self._lock:
             self._waiting[model] += change
 
-    def _submit(self, held: JobRun, work: Callable[[], Report], done: Callable[[], None] = lambda: None) -> None:
+    def _submit(self, run: JobRun, work: Callable[[], Report], done: Callable[[], None] = lambda: None) -> None:
         def report() -> None:
             try:
                 self._reports.put(work())
             except Closed:
-                log.info("storing given up", **held.names)
+                log.info("storing given up", **run.names)
             except LatentdError as error:
-                self._reports.put(Unstored(held, error))
+                self._reports.put(StorageRefused(run, error))
             except Exception as error:  # a thread's exception would be lost, and the job with it
-                log.exception("storing failed", **held.names)
-                self._reports.put(Unstored(held, JobFailed(f"the image can't be stored: {type(error).__name__}")))
+                log.exception("storing failed", **run.names)
+                self._reports.put(StorageRefused(run, JobFailed(f"the image can't be stored: {type(error).__name__}")))
             finally:
                 done()
 
         self._pool.submit(report)
 
-    def _load(self, held: JobRun) -> Loaded:
-        request = held.request
-        image, mask = self._read(held, "image", request.image), self._read(held, "mask", request.mask)
-        state = self._patiently(held, lambda: self._savepoints.read(held)) if held.resumed else None
-        return Loaded(held, image, mask, state)
+    def _load(self, run: JobRun) -> InputsLoaded:
+        files = {field: self._read(run, field, upload) for field, upload in uploads_of(run.request).items()}
+        state = self._patiently(run, lambda: self._savepoints.read(run)) if run.resumed else None
+        return InputsLoaded(run, files, state)
 
-    def _read(self, held: JobRun, field: str, upload: Upload | None) -> bytes | None:
-        if upload is None:
-            return None
+    def _read(self, run: JobRun, field: str, upload: Upload) -> bytes:
         try:
-            return self._patiently(held, lambda: bytes(self._store.get(upload.path).bytes()))
+            return self._patiently(run, lambda: bytes(self._store.get(upload.path).bytes()))
         except FileNotFoundError as error:
             raise JobFailed(f"the uploaded {field} is no longer stored", field=field) from error
 
-    def _save(self, held: JobRun, index: int, picture: Image.Image) -> Stored:
-        began, request = time.monotonic(), held.request
-        text = picture_text(request, index, self._hashes[held.model])
+    def _save(self, run: JobRun, index: int, picture: Image.Image) -> ImageStored:
+        began, request = time.monotonic(), run.request
+        text = picture_text(request, index, self._hashes[run.model])
         data = encode_picture(picture, request.output_format, text)
         encoded_s = time.monotonic() - began
-        path = image_path(held.job_id, held.execution.id, index, request.output_format)
-        put_s = self._patiently(held, lambda: self._put(path, data, f"image/{request.output_format}"))
-        if held.closed:
+        path = image_path(run.job_id, run.execution.id, index, request.output_format)
+        put_s = self._patiently(run, lambda: self._put(path, data, f"image/{request.output_format}"))
+        if run.closed:
             self._discard([path])
             raise Closed
         info = ImageInfo(
-            id=image_id(held.job_id, index),
-            url=f"/v1/images/{image_id(held.job_id, index)}",
+            id=image_id(run.job_id, index),
+            url=f"/v1/images/{image_id(run.job_id, index)}",
             seed=request.seeds[index],
             width=picture.width,
             height=picture.height,
@@ -179,7 +181,7 @@ class Storing:
             bytes=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
         )
-        return Stored(held, index, info, path, time.monotonic() - began, encoded_s + put_s)
+        return ImageStored(run, index, info, path, time.monotonic() - began, encoded_s + put_s)
 
     def _put(self, path: str, data: bytes, media_type: str) -> float:
         """Create the object; the seconds. One that is there was put by a try whose answer was lost: only we know it."""
@@ -190,7 +192,7 @@ class Storing:
             log.info("object was there already", path=path)
         return time.monotonic() - began
 
-    def _patiently(self, held: JobRun, work: Callable[[], T]) -> T:
+    def _patiently(self, run: JobRun, work: Callable[[], T]) -> T:
         """Try until storage answers.
 
         Raises:
@@ -199,7 +201,7 @@ class Storing:
             Closed: the job ended, or the worker stops.
         """
         wait = FIRST_WAIT_S
-        while not held.closed:
+        while not run.closed:
             try:
                 return work()
             except FileNotFoundError:
@@ -208,7 +210,7 @@ class Storing:
                 if "No space left" in str(error):
                     raise DiskFull("no space is left for the image", field="LATENTD_STORAGE_URL") from error
                 self._away()
-                log.warning("storage is away", **held.names, error=type(error).__name__, retry_s=wait)
+                log.warning("storage is away", **run.names, error=type(error).__name__, retry_s=wait)
             if self._stop.wait(wait):
                 raise Closed
             wait = min(2 * wait, LONGEST_WAIT_S)

@@ -1,1 +1,1 @@
-"""The capacity planner: a discrete-event simulation of many workers, on the scheduler and the rules that they run."""
+"""The capacity planner: a discrete-event simulation of many workers, on the policies by which real ones run."""

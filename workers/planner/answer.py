@@ -11,7 +11,7 @@ from statistics import fmean
 from core.errors import ConfigurationError
 from workers.planner.costs import Costs, JobCost
 from workers.planner.mix import JobClass, arrivals
-from workers.planner.simulation import RedisLimits, Run, simulate
+from workers.planner.simulation import RedisLimits, SimRun, simulate
 from workers.planner.steady import falls_behind, grows
 from workers.planner.worker import Policy, SimJob
 
@@ -94,7 +94,7 @@ class Planner:
         assumed = self.costs.extrapolated(policy.max_rows, policy.strict_rows)
         return replace(outlook(run, workers, policy), steady=steady, assumed=assumed)
 
-    def _falls_behind(self, run: Run, share: float, policy: Policy) -> bool:
+    def _falls_behind(self, run: SimRun, share: float, policy: Policy) -> bool:
         costs, rows = self.costs, policy.max_rows
         offered = self.load.rate * share * self._mean(lambda job: costs.work_s(job, rows))
         turn_s = costs.turn_s(rows)
@@ -191,7 +191,7 @@ def enough_jobs(mix: Sequence[JobClass]) -> int:
     return max(1000, min(3000, int(150_000 / steps)))
 
 
-def outlook(run: Run, workers: int, policy: Policy) -> Outlook:
+def outlook(run: SimRun, workers: int, policy: Policy) -> Outlook:
     """Sum up a run; the first fifth of its jobs is left out."""
     jobs = run.jobs[int(WARM * len(run.jobs)) :]
     return Outlook(
@@ -217,10 +217,10 @@ def waits(jobs: Sequence[SimJob]) -> Waits:
 
 def percentile(ordered: Sequence[float], share: float) -> float:
     """Linear between the two nearest ranks of an ascending sequence."""
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
+    rank = share * (len(ordered) - 1)
+    low = math.floor(rank)
     high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+    return ordered[low] + (ordered[high] - ordered[low]) * (rank - low)
 
 
 def _groups(jobs: Sequence[SimJob], name: Callable[[SimJob], str]) -> dict[str, Waits]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from contract.lanes import Lane
 from contract.measurements import ShapeTimes, StepTimes
 from core.errors import ConfigurationError
-from workers.claim_policy import CHUNK, CLAIMS_A_ROUND
+from workers.claim_policy import CLAIMS_A_ROUND
 from workers.engine.scheduler import Shape
+from workers.engine.turn_policy import DECODE_CHUNK
 from workers.planner.mix import JobClass
 
 ROUND_S, MOVE_S = 0.001, 0.003  # of the workers of docs/capacity.md, where a table (of `latentd bench`) has none
@@ -65,7 +66,7 @@ class Costs:
 
     def work_s(self, job: JobCost, rows: int) -> float:
         """The same with the rounds about its turns: of a worker's time."""
-        turns = 1 + job.images * (job.steps * job.rows / rows + 1 / (1 if job.strict else CHUNK))
+        turns = 1 + job.images * (job.steps * job.rows / rows + 1 / (1 if job.strict else DECODE_CHUNK))
         return self.gpu_s(job, rows) + turns * self.round_s + 2 * self.move_s
 
     def least_work_s(self, job: JobCost, max_rows: int, strict_rows: int) -> float:
@@ -78,7 +79,7 @@ class Costs:
     def turn_s(self, max_rows: int) -> float:
         """The longest round with a turn in it."""
         calls = (self.call_s(job.model, job.shape, max(max_rows, job.rows)) for job in self.jobs)
-        others = (max(job.encode_s, CHUNK * job.decode_s) for job in self.jobs)
+        others = (max(job.encode_s, DECODE_CHUNK * job.decode_s) for job in self.jobs)
         return max(*calls, *others) + self.round_s + 2 * CLAIMS_A_ROUND * self.move_s
 
     def extrapolated(self, max_rows: int, strict_rows: int) -> tuple[str, ...]:

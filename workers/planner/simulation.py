@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from contract.lanes import LANES
-from workers.claim_policy import CLAIMS_A_ROUND, Place
+from workers.claim_policy import CLAIMS_A_ROUND, ModelLane
 from workers.planner.costs import Costs
 from workers.planner.mix import Arrival
 from workers.planner.worker import Policy, SimJob, SimWorker
@@ -52,7 +52,7 @@ class SimRedis:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class SimRun:
     """What happened: every job, and sums over the workers. `span_s` is from the first arrival to the last end."""
 
     jobs: tuple[SimJob, ...]
@@ -73,13 +73,13 @@ class Run:
 
 
 @dataclass(slots=True)
-class World:
+class Simulation:
     """Clock, lanes, workers and what they have planned."""
 
     costs: Costs
     redis: SimRedis
     now: float = 0.0
-    lanes: dict[Place, deque[SimJob]] = field(default_factory=dict)
+    lanes: dict[ModelLane, deque[SimJob]] = field(default_factory=dict)
     workers: list[SimWorker] = field(default_factory=list)
     idle: dict[SimWorker, None] = field(default_factory=dict)  # who rests longest comes first
     _events: list[tuple[float, int, int, SimWorker]] = field(default_factory=list)
@@ -89,13 +89,13 @@ class World:
         return self.now
 
     def plan(self, worker: SimWorker, time: float) -> None:
-        """The worker's next round is at `time`; one that was planned before is void."""
+        """Let the worker's next round be at `time`; one that was planned before is void."""
         self._count += 1
         worker.ticket = self._count
         heapq.heappush(self._events, (time, self._count, self._count, worker))
 
     def run(self, stream: Sequence[SimJob]) -> None:
-        """Until every job has ended."""
+        """Go on until every job has ended."""
         upcoming = deque(stream)
         while upcoming or self._events:
             if not self._events or (upcoming and upcoming[0].arrived <= self._events[0][0]):
@@ -108,8 +108,8 @@ class World:
                 self.round(worker)
 
     def arrive(self, job: SimJob) -> None:
-        """Into its lane; of the idle workers, who rested longest is woken."""
-        self.lanes[job.place].append(job)
+        """Put a job into its lane; of the idle workers, who rested longest is woken."""
+        self.lanes[job.lane].append(job)
         if not self.idle:
             return
         worker = next(iter(self.idle))
@@ -118,11 +118,11 @@ class World:
         self.plan(worker, looks if worker.next_stored is None else min(looks, worker.next_stored))
 
     def round(self, worker: SimWorker) -> None:
-        """End of a turn: what it did, who ended, who is claimed, and the next turn."""
+        """End a turn: what it did, who ended, who is claimed, and the next turn."""
         events = worker.finish()
         ended = worker.ended()
-        for place, job in enumerate(ended, start=1):
-            job.ended = self.now + place * self.costs.move_s
+        for rank, job in enumerate(ended, start=1):
+            job.ended = self.now + rank * self.costs.move_s
         claimed = self.claim(worker)
         turn_s = worker.begin()
         polls = claimed + (claimed < CLAIMS_A_ROUND)
@@ -136,15 +136,15 @@ class World:
             self.plan(worker, worker.next_stored)
 
     def claim(self, worker: SimWorker) -> int:
-        """As `workers.loop.Loop` does: up to four jobs of places with room for an image, in the worker's order."""
+        """Claim as `workers.loop.Loop` does: up to four jobs of lanes with room for an image, in the worker's order."""
         for count in range(CLAIMS_A_ROUND):
-            waiting = [place for place, lane in self.lanes.items() if lane and worker.room(place)]
+            waiting = [lane for lane, jobs in self.lanes.items() if jobs and worker.capacity(lane)]
             if not waiting:
                 return count
-            place = worker.order.of(waiting)[0]
-            job = self.lanes[place].popleft()
+            lane = worker.order.of(waiting)[0]
+            job = self.lanes[lane].popleft()
             job.started = self.now
-            worker.order.took(place[0])
+            worker.order.took(lane[0])
             worker.admit(job)
             self.idle.pop(worker, None)
         return CLAIMS_A_ROUND
@@ -158,7 +158,7 @@ def simulate(
     *,
     limits: RedisLimits | None = None,
     share: float = 1.0,
-) -> Run:
+) -> SimRun:
     """Let `workers` workers serve a stream of jobs, all of them, from empty queues.
 
     `share` is the simulated part of the fleet; the commands of the rest load Redis alike.
@@ -168,24 +168,24 @@ def simulate(
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}, at least 1")
-    world = World(costs, SimRedis(limits or RedisLimits(), workers, share))
-    world.lanes = {(model, lane): deque() for lane in LANES for model in costs.models}
-    world.workers = [SimWorker(costs, policy, world.clock) for _ in range(workers)]
-    world.idle = dict.fromkeys(world.workers)
+    simulation = Simulation(costs, SimRedis(limits or RedisLimits(), workers, share))
+    simulation.lanes = {(model, lane): deque() for lane in LANES for model in costs.models}
+    simulation.workers = [SimWorker(costs, policy, simulation.clock) for _ in range(workers)]
+    simulation.idle = dict.fromkeys(simulation.workers)
     jobs = [SimJob(number, costs.jobs[one.index], one.time) for number, one in enumerate(stream)]
-    world.run(jobs)
-    return _summary(world, jobs)
+    simulation.run(jobs)
+    return _summary(simulation, jobs)
 
 
-def _summary(world: World, jobs: Sequence[SimJob]) -> Run:
+def _summary(simulation: Simulation, jobs: Sequence[SimJob]) -> SimRun:
     span = max(job.ended for job in jobs) - jobs[0].arrived if jobs else 0.0
-    work = [worker.work for worker in world.workers]
-    return Run(
+    work = [worker.work for worker in simulation.workers]
+    return SimRun(
         jobs=tuple(jobs),
         workers=len(work),
         span_s=span,
         busy_s=sum(one.busy_s for one in work),
         calls=sum(one.calls for one in work),
         rows=sum(one.rows for one in work),
-        redis_load=min(1.0, world.redis.used_s / span + world.redis.beating) if span else 0.0,
+        redis_load=min(1.0, simulation.redis.used_s / span + simulation.redis.beating) if span else 0.0,
     )

@@ -42,11 +42,11 @@ def falls_behind(jobs: Sequence[SimJob], work: Work, offered: float, turn_s: flo
 
 
 def waiting_since(jobs: Sequence[SimJob], turn_s: float) -> int:
-    """The place of the last job at whose arrival no earlier one waited any longer than `turn_s`."""
+    """The index of the last job at whose arrival no earlier one waited any longer than `turn_s`."""
     since, claimed = 0, -math.inf
-    for place, job in enumerate(jobs):
+    for index, job in enumerate(jobs):
         if claimed <= job.arrived + turn_s:
-            since = place
+            since = index
         claimed = max(claimed, job.started)
     return since
 

@@ -1,14 +1,14 @@
-"""One simulated worker: the real step scheduler, and the engine's order of work with seconds in place of networks."""
+"""One simulated worker: the turn policy that the engine obeys, with seconds in place of networks."""
 
 from __future__ import annotations
 
 import heapq
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from workers.claim_policy import CHUNK, STORING_THREADS, ClaimOrder, Place
-from workers.engine.scheduler import Batch, Slot, StepScheduler
+from workers.claim_policy import STORING_THREADS, ClaimOrder, ModelLane
+from workers.engine.scheduler import AGEING_S, Batch, Slot
+from workers.engine.turn_policy import CallUNet, Decode, Prepare, TurnPolicy
 from workers.planner.costs import Costs, JobCost
 
 
@@ -18,7 +18,7 @@ class Policy:
 
     max_rows: int = 16
     strict_rows: int = 16
-    ageing_s: float = 2.0
+    ageing_s: float = AGEING_S
 
 
 @dataclass(slots=True, eq=False)
@@ -36,8 +36,20 @@ class SimJob:
         self.unstored = self.cost.images
 
     @property
-    def place(self) -> Place:
+    def job_id(self) -> str:
+        return str(self.number)
+
+    @property
+    def lane(self) -> ModelLane:
         return self.cost.model, self.cost.lane
+
+    def slots(self) -> Iterator[Slot]:
+        """A slot for every image."""
+        cost = self.cost
+        for index in range(cost.images):
+            slot = Slot(self.job_id, index, cost.model, cost.shape, cost.rows, cost.steps)
+            slot.lane, slot.strict = cost.lane, cost.strict
+            yield slot
 
 
 @dataclass(slots=True)
@@ -50,7 +62,7 @@ class Work:
 
 
 class SimWorker:
-    """Mirrors `workers.engine.engine.Engine.turn`, the loop's room for claims, and the storing threads beside them."""
+    """A worker's turn policy with seconds in place of networks, the loop's limit on claims, and its storing threads."""
 
     def __init__(self, costs: Costs, policy: Policy, clock: Callable[[], float]) -> None:
         self.order = ClaimOrder(costs.models)
@@ -58,41 +70,36 @@ class SimWorker:
         self.ticket = 0  # of the newest event that was planned for it; older ones are void
         self._costs = costs
         self._clock = clock
-        self._scheduler = StepScheduler(
+        self._policy = TurnPolicy(
             clock, max_rows=policy.max_rows, strict_rows=policy.strict_rows, ageing_s=policy.ageing_s
         )
         self._jobs: dict[str, SimJob] = {}
-        self._unprepared: deque[SimJob] = deque()
-        self._undecoded: list[SimJob] = []
-        self._decoded_last = False
         self._finish: Callable[[], int] | None = None
         self._threads = [0.0] * STORING_THREADS
         self._stores: list[tuple[float, int, SimJob]] = []
 
-    def room(self, place: Place) -> int:
+    def capacity(self, lane: ModelLane) -> int:
         """How many more images of this model and lane may be claimed."""
-        model, lane = place
-        waiting = sum(job.cost.images for job in self._unprepared if job.cost.model == model)
-        waiting += sum(job.cost.model == model for job in self._undecoded)
-        waiting += sum(job.cost.model == model for _, _, job in self._stores)
-        return max(0, self._scheduler.room(model, lane) - waiting)
+        storing = sum(job.cost.model == lane[0] for _, _, job in self._stores)
+        return max(0, self._policy.capacity(*lane) - storing)
 
     def admit(self, job: SimJob) -> None:
-        self._jobs[str(job.number)] = job
-        self._unprepared.append(job)
+        """Take a job."""
+        self._jobs[job.job_id] = job
+        self._policy.admit(job.job_id, job.cost.model, job.cost.images)
 
     def begin(self) -> float | None:
         """The seconds of the next turn, None if there is nothing to compute."""
-        if self._unprepared:
-            job = self._unprepared.popleft()
-            return self._turn(job.cost.encode_s, lambda: self._prepared(job))
-        batch = self._scheduler.next_batch()
-        if self._undecoded and not (self._decoded_last and batch is not None):
-            self._decoded_last = True
-            chunk = self._next_chunk()
-            return self._turn(len(chunk) * chunk[0].cost.decode_s, lambda: self._decoded(chunk))
-        self._decoded_last = False
-        return None if batch is None else self._call(batch)
+        match self._policy.next():
+            case Prepare(job_id):
+                job = self._jobs[job_id]
+                return self._turn(job.cost.encode_s, lambda: self._prepared(job))
+            case Decode(slots):
+                chunk = [self._jobs[slot.job_id] for slot in slots]
+                return self._turn(len(chunk) * chunk[0].cost.decode_s, lambda: self._decoded(chunk))
+            case CallUNet(batch):
+                return self._call(batch)
+        return None  # no job of a simulation has a deadline or previews
 
     def finish(self) -> int:
         """Let the turn that began last take effect; how many events it tells Redis."""
@@ -100,13 +107,13 @@ class SimWorker:
         return 0 if finish is None else finish()
 
     def ended(self) -> list[SimJob]:
-        """Jobs whose last image is stored by now; the worker holds them no more."""
+        """Forget the jobs whose last image is stored by now, and return them."""
         ended = []
         while self._stores and self._stores[0][0] <= self._clock():
             job = heapq.heappop(self._stores)[2]
             job.unstored -= 1
             if not job.unstored:
-                ended.append(self._jobs.pop(str(job.number)))
+                ended.append(self._jobs.pop(job.job_id))
         return ended
 
     @property
@@ -126,30 +133,12 @@ class SimWorker:
         return self._turn(seconds, lambda: self._called(batch))
 
     def _called(self, batch: Batch) -> int:
-        self._undecoded += [self._jobs[slot.job_id] for slot in self._scheduler.advance(batch)]
+        self._policy.advance(batch)
         return len({slot.job_id for slot in batch.slots})
 
     def _prepared(self, job: SimJob) -> int:
-        cost = job.cost
-        for index in range(cost.images):
-            slot = Slot(str(job.number), index, cost.model, cost.shape, cost.rows, cost.steps)
-            slot.lane, slot.strict = cost.lane, cost.strict
-            self._scheduler.add(slot)
+        self._policy.start(job.slots())
         return 0
-
-    def _next_chunk(self) -> list[SimJob]:
-        first = self._undecoded[0].cost
-        limit = 1 if first.strict else CHUNK
-        group = (first.model, first.shape)
-        alike = [
-            place
-            for place, job in enumerate(self._undecoded)
-            if place == 0 or ((job.cost.model, job.cost.shape) == group and not job.cost.strict)
-        ][:limit]
-        chunk = [self._undecoded[place] for place in alike]
-        for place in reversed(alike):
-            del self._undecoded[place]
-        return chunk
 
     def _decoded(self, chunk: list[SimJob]) -> int:
         for job in chunk:

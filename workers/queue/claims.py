@@ -16,7 +16,7 @@ from jobs.claim import Claimer, Refusal
 from jobs.run import JobRun
 from jobs.stored_job import LaneQueue, lane_queue
 from jobs.worker import BatchWorker
-from workers.claim_policy import REST_S, ClaimOrder, Place
+from workers.claim_policy import REST_S, ClaimOrder, ModelLane
 
 REFUSED_PAUSE_S = 1.0
 
@@ -48,7 +48,7 @@ class Claims:
         self._passed: set[str] = set()  # refused since the last pause
         self._paused: dict[str, float] = {}  # queue key → until when
 
-    def next(self, places: Collection[Place]) -> JobRun | None:
+    def next(self, places: Collection[ModelLane]) -> JobRun | None:
         """Start the next job of one of these models and lanes on this worker; None if none waits.
 
         Raises:
@@ -70,7 +70,7 @@ class Claims:
         """
         self._redis.blpop(self._wakes, timeout=REST_S)
 
-    def _pop(self, places: Collection[Place]) -> tuple[str, str] | None:
+    def _pop(self, places: Collection[ModelLane]) -> tuple[str, str] | None:
         keys = [self._keys[place] for place in self._order.of(places)]
         return self._claimer.pop([key for key in keys if self._paused.get(key, 0.0) <= self._clock()])
 

@@ -11,10 +11,10 @@ from contract.request import Numerics
 from jobs.end import Retention
 from jobs.run import JobRun
 from jobs.worker import BatchWorker
-from workers.claim_policy import Place
+from workers.claim_policy import ModelLane
 from workers.queue.claims import Claims
 
-TINY: tuple[Place, ...] = (("tiny", "interactive"), ("tiny", "bulk"))
+TINY: tuple[ModelLane, ...] = (("tiny", "interactive"), ("tiny", "bulk"))
 RETENTION = Retention(60, 600)
 NUMERICS = Numerics(
     device="cpu", dtype="float32", threads=1, rows=4, memory_format="contiguous", compiled=False, torch="2"

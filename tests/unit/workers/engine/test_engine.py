@@ -12,9 +12,18 @@ from PIL import Image
 from core.errors import DeadlineMissed, InvalidRequest, JobFailed
 from models.pipeline import LatentDiffusion
 from models.samplers import compile_plan
-from tests.engines import failures, finished, make_engine, make_request, play, tiny_models
+from tests.engines import (
+    NOWHERE,
+    failures,
+    finished,
+    make_engine,
+    make_request,
+    picture_bytes,
+    play,
+    tiny_models,
+)
 from workers.engine.engine import run
-from workers.engine.messages import Admission, Called, Failed, Finished, Outcome, OutOfMemory, Prepared, Stepped
+from workers.engine.messages import Aborted, Admission, Called, Finished, Outcome, OutOfMemory, Prepared, Stepped
 
 
 def _job(job_id: str, **changes: object) -> Admission:
@@ -120,43 +129,47 @@ def test_a_missed_deadline_ends_its_job_alone() -> None:
     while engine.busy:
         now[0] += 1.0
         outcomes += engine.turn()
-    [failed] = [o for o in outcomes if isinstance(o, Failed)]
+    [failed] = [o for o in outcomes if isinstance(o, Aborted)]
     assert (failed.job_id, type(failed.error), failed.error.value) == ("late", DeadlineMissed, 5000)
     assert ("other", 0) in finished(outcomes)
 
 
 def test_room_counts_what_waits() -> None:
     engine = make_engine(max_rows=8)
-    assert (engine.room("paint"), engine.room("paint", "bulk")) == (8, 4)
+    assert (engine.capacity("paint"), engine.capacity("paint", "bulk")) == (8, 4)
     engine.admit(_job("a", num_images=4))
-    assert (engine.room("paint"), engine.room("paint", "bulk")) == (4, 0)
+    assert (engine.capacity("paint"), engine.capacity("paint", "bulk")) == (4, 0)
     engine.turn()
-    assert (engine.room("paint"), engine.room("up")) == (4, 8)
-    engine.admit(Admission("b", make_request(), alone=True))
-    assert engine.room("up") == 0
+    assert (engine.capacity("paint"), engine.capacity("up")) == (4, 8)
+    engine.admit(_job("b"))
+    engine.isolate("b")
+    assert engine.capacity("up") == 0
 
 
-def test_a_job_that_must_run_alone_shares_no_call() -> None:
+def test_an_isolated_job_shares_no_call() -> None:
     engine = make_engine()
-    jobs = [Admission("alone", make_request(steps=5), alone=True), _job("b", steps=5), _job("c", steps=3)]
-    outcomes = play(engine, jobs)
+    for job in (_job("isolated", steps=5), _job("b", steps=5), _job("c", steps=3)):
+        engine.admit(job)
+    engine.isolate("isolated")
+    outcomes = play(engine)
     assert len(finished(outcomes)) == 3
     assert {o.slots for o in outcomes if isinstance(o, Called)} == {1, 2}
     steps = [o.job_id for o in outcomes if isinstance(o, Stepped)]
-    assert steps[:5] == ["alone"] * 5
+    assert steps[:5] == ["isolated"] * 5
 
 
-def test_while_a_job_runs_alone_nothing_of_the_others_is_touched_until_it_rejoins() -> None:
+def test_while_a_job_is_isolated_nothing_of_the_others_is_touched_until_it_rejoins() -> None:
     engine = make_engine()
     for job in (_job("a", steps=2), _job("b", steps=9)):
         engine.admit(job)
     while not any(isinstance(outcome, Called) for outcome in engine.turn()):
         pass
     engine.admit(_job("waits", steps=9))
-    engine.admit(Admission("alone", make_request(steps=40), alone=True))
-    touched = {getattr(outcome, "job_id", "alone") for _ in range(20) for outcome in engine.turn()}
-    assert touched == {"alone"}
-    engine.rejoin("alone")
+    engine.admit(_job("isolated", steps=40))
+    engine.isolate("isolated")
+    touched = {getattr(outcome, "job_id", "isolated") for _ in range(20) for outcome in engine.turn()}
+    assert touched == {"isolated"}
+    engine.rejoin()
     assert len(finished(play(engine))) == 4
 
 
@@ -203,6 +216,33 @@ class _Faulty:
 def _faulty() -> tuple[_Faulty, dict[str, LatentDiffusion]]:
     faulty = _Faulty(tiny_models()["paint"])
     return faulty, {"paint": faulty}  # type: ignore[dict-item]
+
+
+class _Watchful:
+    """A model that notes whether its networks run without gradients."""
+
+    def __init__(self, model: LatentDiffusion) -> None:
+        self._model = model
+        self.modes: dict[str, bool] = {}
+
+    def __getattr__(self, name: str) -> object:
+        part = getattr(self._model, name)
+        if name not in ("predict", "decode", "encode_prompts", "encode_images"):
+            return part
+
+        def called(*given: object, **named: object) -> object:
+            self.modes[name] = torch.is_inference_mode_enabled()
+            return part(*given, **named)
+
+        return called
+
+
+def test_every_network_runs_in_inference_mode() -> None:
+    watchful = _Watchful(tiny_models()["paint"])
+    models: dict[str, LatentDiffusion] = {"paint": watchful}  # type: ignore[dict-item]  # it answers as one
+    job = Admission("b", make_request(kind="img2img", image=NOWHERE, strength=0.5), {"image": picture_bytes()})
+    assert failures(play(make_engine(models), [_job("a", preview_every=1), job])) == {}
+    assert watchful.modes == dict.fromkeys(("predict", "decode", "encode_prompts", "encode_images"), True)
 
 
 def test_nan_latents_fail_their_job_alone() -> None:

@@ -37,8 +37,9 @@ def model_of(kind: str) -> LatentDiffusion:
 
 def admission(kind: str, model: str, image: bytes | None = None, **changes: object) -> Admission:
     fields: dict[str, object] = {"kind": kind, "model": model, "guidance_scale": 1.0, "steps": 2, "prompt": ""}
-    upload = {} if image is None else {"image": NOWHERE}
-    return Admission("a", make_request(**fields | upload | changes), image=image)
+    if image is None:
+        return Admission("a", make_request(**fields | changes))
+    return Admission("a", make_request(**fields | {"image": NOWHERE} | changes), {"image": image})
 
 
 def prepared(job: Admission) -> tuple[JobSpec, Conditions]:
@@ -193,7 +194,7 @@ def test_all_kinds_share_an_engine() -> None:
         admission("img2img", "plain", picture, strength=0.5),
         admission("txt2img", "bare"),
     ]
-    numbered = [Admission(str(i), job.request, image=job.image) for i, job in enumerate(jobs)]
+    numbered = [Admission(str(i), job.request, job.files) for i, job in enumerate(jobs)]
     assert [picture.size for picture in drawn(*numbered)] == [(NATIVE, NATIVE)] * len(jobs)
 
 

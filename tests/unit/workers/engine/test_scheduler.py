@@ -29,12 +29,9 @@ class Bench:
     scheduler: StepScheduler
 
     @classmethod
-    def of(
-        cls, max_rows: int = 16, strict_rows: int = 4, buckets: tuple[int, ...] = (), ageing_s: float = 2.0
-    ) -> Bench:
+    def of(cls, max_rows: int = 16, strict_rows: int = 4, ageing_s: float = 2.0) -> Bench:
         clock = Clock()
-        made = StepScheduler(clock, max_rows=max_rows, strict_rows=strict_rows, buckets=buckets, ageing_s=ageing_s)
-        return cls(clock, made)
+        return cls(clock, StepScheduler(clock, max_rows=max_rows, strict_rows=strict_rows, ageing_s=ageing_s))
 
     def add(self, *slots: Slot) -> None:
         for one in slots:
@@ -140,12 +137,17 @@ def test_models_take_turns() -> None:
     assert [bench.step().model for _ in range(6)] == ["emoji", "emoji-upscale"] * 3
 
 
-def test_shapes_and_dtypes_of_a_model_are_not_mixed() -> None:
+def test_shapes_and_variants_of_a_model_are_not_mixed() -> None:
     bench = Bench.of()
     wide = Slot("w", 0, "emoji", (4, 32, 64), 2, 3)
-    half = Slot("h", 0, "emoji", SHAPE, 2, 3, dtype="bfloat16")
-    bench.add(slot("a", steps=3), wide, half)
-    assert [ids(bench.step()) for _ in range(3)] == [["a"], ["w"], ["h"]]
+    bench.add(slot("a", steps=3), wide, slot("v", steps=3, variant="other weights"))
+    assert [ids(bench.step()) for _ in range(3)] == [["a"], ["w"], ["v"]]
+
+
+def test_a_strict_call_is_not_filled_with_another_variant() -> None:
+    bench = Bench.of(strict_rows=4)
+    bench.add(slot("s", strict=True, variant="other weights"), slot("f"), slot("g", variant="other weights"))
+    assert ids(bench.next()) == ["g", "s"]
 
 
 def test_interactive_goes_before_bulk_until_bulk_has_waited_long_enough() -> None:
@@ -167,15 +169,6 @@ def test_bulk_fills_what_interactive_leaves() -> None:
     bench = Bench.of()
     bench.add(slot("b", lane="bulk"), slot("i"))
     assert ids(bench.next()) == ["b", "i"]
-
-
-def test_buckets_pad_fast_calls_and_bound_them() -> None:
-    bench = Bench.of(buckets=(1, 2, 4, 8, 16))
-    bench.add(*(slot(f"{i}") for i in range(3)))
-    assert (bench.next().rows, bench.next().padded_rows) == (6, 8)
-    bench.add(*(slot(f"{i}") for i in range(3, 12)))
-    bench.scheduler.lower_ceiling("emoji", SHAPE, 12)
-    assert (bench.next().rows, bench.next().padded_rows) == (8, 8)
 
 
 def test_a_learned_ceiling_holds_for_its_shape_and_spares_strict_calls() -> None:
@@ -200,43 +193,28 @@ def test_a_cancelled_job_leaves_the_running_call() -> None:
     assert ids(bench.next()) == ["b"]
 
 
-def test_expired_names_each_late_job_once() -> None:
-    bench = Bench.of()
-    bench.add(slot("a", deadline=2.0), Slot("a", 1, "emoji", SHAPE, 2, 5, deadline=2.0), slot("b", deadline=9.0))
-    assert bench.scheduler.expired() == ()
-    bench.clock.now = 2.0
-    assert bench.scheduler.expired() == ("a",)
-
-
 def test_room_counts_guided_slots_and_keeps_some_for_interactive() -> None:
     bench = Bench.of()
-    assert (bench.scheduler.room("emoji", "bulk"), bench.scheduler.room("emoji")) == (8, 16)
+    assert (bench.scheduler.capacity("emoji", "bulk"), bench.scheduler.capacity("emoji")) == (8, 16)
     bench.add(*(slot(f"{i}", lane="bulk") for i in range(8)))
-    assert (bench.scheduler.room("emoji", "bulk"), bench.scheduler.room("emoji")) == (0, 8)
-    assert bench.scheduler.room("emoji-upscale", "bulk") == 8
+    assert (bench.scheduler.capacity("emoji", "bulk"), bench.scheduler.capacity("emoji")) == (0, 8)
+    assert bench.scheduler.capacity("emoji-upscale", "bulk") == 8
 
 
-def test_while_a_job_runs_alone_the_others_stand_still() -> None:
+def test_a_call_for_one_job_has_its_slots_alone() -> None:
     bench = Bench.of()
-    bench.add(slot("a", steps=2, alone=True), slot("b", steps=2), slot("c", steps=1))
-    assert bench.scheduler.room("emoji") == 0
-    assert [ids(batch) for batch in bench.drain()] == [["a"], ["a"], ["b", "c"], ["b"]]
-    assert bench.scheduler.room("emoji") > 0
-
-
-def test_two_jobs_that_must_run_alone_follow_each_other() -> None:
-    bench = Bench.of()
-    bench.add(
-        slot("a", steps=2, alone=True), slot("b", steps=1, alone=True), Slot("a", 1, "emoji", SHAPE, 2, 2, alone=True)
-    )
-    assert [ids(batch) for batch in bench.drain()] == [["a", "a"], ["a", "a"], ["b"]]
+    bench.add(slot("a"), slot("b"), Slot("b", 1, "emoji", SHAPE, 2, 5))
+    batch = bench.scheduler.next_batch("b")
+    assert batch is not None
+    assert ids(batch) == ["b", "b"]
+    assert bench.scheduler.next_batch("c") is None
 
 
 def test_a_slot_that_cannot_run_is_refused() -> None:
     bench = Bench.of()
     bench.add(slot("a"))
     for wrong, says in (
-        (slot("a"), "held already"),
+        (slot("a"), "there already"),
         (slot("b", steps=0), "ended"),
         (slot("c", rows=3), "rows_per_step of slot .* is 3"),
     ):

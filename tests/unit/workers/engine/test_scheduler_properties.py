@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +24,7 @@ class Arrival:
     steps: int
     lane: str
     strict: bool
-    alone: bool
+    variant: str
 
 
 arrivals = st.lists(
@@ -38,24 +38,21 @@ arrivals = st.lists(
         steps=st.integers(1, 12),
         lane=st.sampled_from(["interactive", "bulk"]),
         strict=st.booleans(),
-        alone=st.integers(0, 9).map(lambda n: n == 0),
+        variant=st.integers(0, 9).map(lambda n: "other" if n == 0 else ""),
     ),
     min_size=1,
     max_size=20,
 )
-sizes = st.tuples(st.integers(1, 16), st.integers(2, 8), st.booleans())
+sizes = st.tuples(st.integers(1, 16), st.integers(2, 8))
 
 
 class Run:
     """Every arrival to its end, one second a call; keeps each call and when each slot was last served."""
 
-    def __init__(self, jobs: list[Arrival], max_rows: int, strict_rows: int, bucketed: bool) -> None:
+    def __init__(self, jobs: list[Arrival], max_rows: int, strict_rows: int) -> None:
         self.now, self.calls = 0.0, 0
         self.max_rows, self.strict_rows = max_rows, strict_rows
-        self.buckets = (1, 2, 4, 8, 16) if bucketed else ()
-        self.scheduler = StepScheduler(
-            lambda: self.now, max_rows=max_rows, strict_rows=strict_rows, buckets=self.buckets, ageing_s=AGEING_S
-        )
+        self.scheduler = StepScheduler(lambda: self.now, max_rows=max_rows, strict_rows=strict_rows, ageing_s=AGEING_S)
         self.batches: list[Batch] = []
         self.waits: list[float] = []
         self.ended: list[Slot] = []
@@ -74,7 +71,7 @@ class Run:
         batch = self.scheduler.next_batch()
         assert batch is not None
         self.check(batch)
-        self.waits += [self.now - slot.served for slot in batch.slots if not slot.alone]
+        self.waits += [self.now - slot.served for slot in batch.slots]
         self.now, self.calls = self.now + 1.0, self.calls + 1
         self.ended += self.scheduler.advance(batch)
         self.batches.append(batch)
@@ -84,20 +81,18 @@ class Run:
         assert len(set(map(id, batch.slots))) == len(batch.slots)
         assert batch.strict == any(slot.strict for slot in batch.slots)
         assert batch.rows == sum(slot.rows_per_step for slot in batch.slots) <= batch.padded_rows
-        if any(slot.alone for slot in batch.slots):
-            assert len({slot.job_id for slot in batch.slots}) == 1
         if batch.strict:
             assert batch.padded_rows == self.strict_rows
         else:
             assert batch.rows <= max(self.max_rows, batch.slots[0].rows_per_step)
-            assert batch.padded_rows in (self.buckets or (batch.rows,))
+            assert batch.padded_rows == batch.rows
 
 
 def _slots(job_id: str, job: Arrival) -> list[Slot]:
     return [
         Slot(
             job_id, k, job.model, job.shape, job.rows, job.steps,
-            lane=job.lane, strict=job.strict, alone=job.alone,  # type: ignore[arg-type]
+            lane=job.lane, strict=job.strict, variant=job.variant,  # type: ignore[arg-type]  # a lane, as drawn
         )
         for k in range(job.slots)
     ]  # fmt: skip
@@ -105,7 +100,7 @@ def _slots(job_id: str, job: Arrival) -> list[Slot]:
 
 @settings(deadline=None, max_examples=60)
 @given(arrivals, sizes)
-def test_every_slot_ends_after_exactly_its_rows(jobs: list[Arrival], size: tuple[int, int, bool]) -> None:
+def test_every_slot_ends_after_exactly_its_rows(jobs: list[Arrival], size: tuple[int, int]) -> None:
     run = Run(jobs, *size)
     assert len(run.ended) == sum(job.slots for job in jobs)
     assert sum(len(batch.slots) for batch in run.batches) == run.total
@@ -113,9 +108,9 @@ def test_every_slot_ends_after_exactly_its_rows(jobs: list[Arrival], size: tuple
 
 @settings(deadline=None, max_examples=60)
 @given(arrivals, sizes)
-def test_no_slot_starves(jobs: list[Arrival], size: tuple[int, int, bool]) -> None:
+def test_no_slot_starves(jobs: list[Arrival], size: tuple[int, int]) -> None:
     """Between two of its rows a slot waits for no more than every other's and bulk's ageing, per model in turn."""
-    run = Run([replace(job, alone=False) for job in jobs], *size)
+    run = Run(jobs, *size)
     models = len({job.model for job in jobs})
     slots = sum(job.slots for job in jobs)
     assert max(run.waits, default=0.0) <= models * (slots + AGEING_S + 1)
@@ -124,8 +119,8 @@ def test_no_slot_starves(jobs: list[Arrival], size: tuple[int, int, bool]) -> No
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.integers(1, 2), st.integers(6, 20)), min_size=12, max_size=12))
 def test_twelve_at_once_take_at_most_a_third_of_the_calls(kinds: list[tuple[int, int]]) -> None:
-    jobs = [Arrival(0, 1, "emoji", (4, 32, 32), rows, steps, "interactive", False, False) for rows, steps in kinds]
-    run = Run(jobs, 16, 4, False)
+    jobs = [Arrival(0, 1, "emoji", (4, 32, 32), rows, steps, "interactive", False, "") for rows, steps in kinds]
+    run = Run(jobs, 16, 4)
     assert len(run.batches) <= sum(steps for _, steps in kinds) / 3
 
 
@@ -133,11 +128,11 @@ def test_twelve_at_once_take_at_most_a_third_of_the_calls(kinds: list[tuple[int,
 @given(st.integers(2, 12), st.integers(5, 40))
 def test_equals_advance_together(slots: int, calls: int) -> None:
     scheduler = StepScheduler(lambda: 0.0, max_rows=4, strict_rows=4)
-    held = [Slot(f"{i}", 0, "emoji", (4, 8, 8), 2, 1000) for i in range(slots)]
-    for slot in held:
+    equals = [Slot(f"{i}", 0, "emoji", (4, 8, 8), 2, 1000) for i in range(slots)]
+    for slot in equals:
         scheduler.add(slot)
     for _ in range(calls):
         batch = scheduler.next_batch()
         assert batch is not None
         scheduler.advance(batch)
-    assert max(slot.position for slot in held) - min(slot.position for slot in held) <= 1
+    assert max(slot.position for slot in equals) - min(slot.position for slot in equals) <= 1

@@ -10,7 +10,7 @@ from contract.measurements import ShapeTimes
 from contract.redis_keys import step_times_key
 from contract.request import JobRequest
 from tests.enqueue import make_request
-from workers.claim_policy import ClaimOrder, Place
+from workers.claim_policy import ClaimOrder, ModelLane
 from workers.engine.messages import Called, Finished, Prepared
 from workers.metrics.step_times import (
     CELLS_KEPT,
@@ -98,7 +98,7 @@ def test_cells_of_several_workers_share_a_bounded_hash(redis: Redis) -> None:
 
 def test_interactive_is_asked_first_but_every_fifth_time_and_models_take_turns() -> None:
     order = ClaimOrder(["a", "b"])
-    places: list[Place] = [("a", "bulk"), ("b", "interactive"), ("a", "interactive")]
+    places: list[ModelLane] = [("a", "bulk"), ("b", "interactive"), ("a", "interactive")]
     assert order.of(places) == [("a", "interactive"), ("b", "interactive"), ("a", "bulk")]
     order.took("a")
     assert order.of(places) == [("b", "interactive"), ("a", "interactive"), ("a", "bulk")]

@@ -19,7 +19,7 @@ from core.storage import image_path, open_store
 from jobs.run import JobRun
 from tests.enqueue import enqueue, make_request
 from tests.unit.workers.parts import claim, make_worker
-from workers.objects.storing import Loaded, Stored, Storing, Unstored
+from workers.objects.storing import ImageStored, InputsLoaded, StorageRefused, Storing
 from workers.queue.savepoints import Savepoints
 
 PICTURE = Image.new("RGB", (64, 64), "red")
@@ -60,7 +60,7 @@ def test_an_image_is_stored_with_its_facts(redis: Redis, storing: Storing, folde
     held = hold(redis, num_images=2)
     storing.save(held, 1, PICTURE)
     (stored,) = storing.reports(5)
-    assert isinstance(stored, Stored)
+    assert isinstance(stored, ImageStored)
     data = (folder / stored.path).read_bytes()
     assert stored.path == image_path("a", held.execution.id, 1, "png")
     info = stored.info
@@ -75,15 +75,15 @@ def test_uploads_are_read(redis: Redis, storing: Storing, folder: Path) -> None:
     upload = Upload(path="uploads/i", sha256="0", bytes=7, width=1, height=1)
     storing.load(hold(redis, image=upload))
     (loaded,) = storing.reports(5)
-    assert isinstance(loaded, Loaded)
-    assert (loaded.image, loaded.mask) == (b"picture", None)
+    assert isinstance(loaded, InputsLoaded)
+    assert loaded.files == {"image": b"picture"}
 
 
 def test_a_missing_upload_is_told(redis: Redis, storing: Storing) -> None:
     upload = Upload(path="uploads/gone", sha256="0", bytes=7, width=1, height=1)
     storing.load(hold(redis, mask=upload))
     (report,) = storing.reports(5)
-    assert isinstance(report, Unstored)
+    assert isinstance(report, StorageRefused)
     assert isinstance(report.error, JobFailed)
     assert report.error.field == "mask"
 
@@ -94,7 +94,7 @@ def test_storage_that_is_away_is_tried_until_it_is_back(redis: Redis, storing: S
     assert storing.reports(0.3) == []
     mend_storage(folder)
     (stored,) = storing.reports(5)
-    assert isinstance(stored, Stored)
+    assert isinstance(stored, ImageStored)
     assert (folder / stored.path).is_file()
     assert stored.try_s < 0.3 < stored.seconds
 
@@ -123,7 +123,7 @@ def test_closing_does_not_wait_for_storage(redis: Redis, storing: Storing, folde
 def test_discarded_objects_go_and_missing_ones_are_let_pass(redis: Redis, storing: Storing, folder: Path) -> None:
     storing.save(hold(redis), 0, PICTURE)
     (stored,) = storing.reports(5)
-    assert isinstance(stored, Stored)
+    assert isinstance(stored, ImageStored)
     storing.discard([stored.path, "images/never"])
     storing.close()
     assert not (folder / stored.path).exists()
@@ -133,4 +133,4 @@ def test_a_put_whose_answer_was_lost_counts(redis: Redis, storing: Storing) -> N
     held = hold(redis)
     for _ in range(2):
         storing.save(held, 0, PICTURE)
-        assert isinstance(storing.reports(5)[0], Stored)
+        assert isinstance(storing.reports(5)[0], ImageStored)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.workers.planner.planning import NO_LIMITS, make_class, make_costs
 from workers.planner.costs import Costs
 from workers.planner.mix import JobClass, arrivals
-from workers.planner.simulation import WAKE_S, RedisLimits, Run, simulate
+from workers.planner.simulation import WAKE_S, RedisLimits, SimRun, simulate
 from workers.planner.worker import Policy
 
 MIX = (make_class(weight=3), make_class(priority="bulk", num_images=3), make_class(determinism="strict", steps=5))
@@ -19,13 +19,13 @@ MIX = (make_class(weight=3), make_class(priority="bulk", num_images=3), make_cla
 
 def run(
     *mix: JobClass, rate: float, count: int = 400, workers: int = 1, seed: int = 0, policy: Policy | None = None
-) -> Run:
+) -> SimRun:
     mix = mix or MIX
     stream = arrivals(mix, rate, count, seed)
     return simulate(make_costs(*mix), stream, workers, policy or Policy(), limits=NO_LIMITS)
 
 
-def mean(result: Run) -> float:
+def mean(result: SimRun) -> float:
     return fmean(job.ended - job.arrived for job in result.jobs)
 
 
@@ -158,5 +158,5 @@ def test_images_that_wait_for_the_storage_keep_their_slots() -> None:
     """Four guided images: two calls of four rows."""
     mix, costs = (make_class(steps=1),), make_costs(store_s=1.0, move_s=0.0)
     jobs = simulate(costs, arrivals(mix, 1000, 100, 0), 1, Policy(max_rows=4), limits=NO_LIMITS).jobs
-    held = [sum(one.started <= job.started < one.ended for one in jobs) for job in jobs]
-    assert max(held) == 4
+    running = [sum(one.started <= job.started < one.ended for one in jobs) for job in jobs]
+    assert max(running) == 4

@@ -1,0 +1,181 @@
+"""What a worker does next, one turn at a time: pure logic on an injected clock, without torch, models or Redis.
+
+The engine obeys it and the planner's simulated worker runs the same, so that a plan can't differ from the service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from contract.lanes import Lane
+from workers.engine.scheduler import AGEING_S, Batch, Shape, Slot, StepScheduler
+
+DECODE_CHUNK = 4  # images decoded at a time; activations of a decoder are its largest tensors
+
+
+@dataclass(frozen=True, slots=True)
+class EndLate:
+    """End these jobs: their deadlines have passed."""
+
+    job_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Encode the prompts and pictures of a job."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """Show what a job's first image will be."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """Decode these images in one chunk."""
+
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CallUNet:
+    """Take these slots one row further."""
+
+    batch: Batch
+
+
+Turn: TypeAlias = EndLate | Prepare | Preview | Decode | CallUNet
+
+
+@dataclass(frozen=True, slots=True)
+class Unprepared:
+    """A job that was admitted and has no slots yet."""
+
+    model: str
+    images: int
+
+
+class TurnPolicy:
+    """Knows what waits for which kind of turn, and which job is isolated: while one is, all others stand still.
+
+    The parameters are those of the step scheduler.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], *, max_rows: int, strict_rows: int, ageing_s: float = AGEING_S
+    ) -> None:
+        self._clock = clock
+        self._scheduler = StepScheduler(clock, max_rows=max_rows, strict_rows=strict_rows, ageing_s=ageing_s)
+        self._deadlines: dict[str, float] = {}
+        self._unprepared: dict[str, Unprepared] = {}
+        self._previews: dict[str, None] = {}
+        self._undecoded: list[Slot] = []
+        self._chunks: dict[tuple[str, Shape], int] = {}  # most images of a decoding chunk, where that was learned
+        self._isolated: dict[str, None] = {}
+        self._decoded_last = False
+
+    @property
+    def isolated(self) -> str | None:
+        """The job beside which nothing runs; of several the one that was isolated first."""
+        return next(iter(self._isolated), None)
+
+    def capacity(self, model: str, lane: Lane = "interactive") -> int:
+        """How many more images of `model` may be admitted now from `lane`; none while a job is isolated."""
+        if self._isolated:
+            return 0
+        waiting = sum(job.images for job in self._unprepared.values() if job.model == model)
+        waiting += sum(slot.model == model for slot in self._undecoded)
+        return max(0, self._scheduler.capacity(model, lane) - waiting)
+
+    def admit(self, job_id: str, model: str, images: int, deadline: float | None = None) -> None:
+        """Take a job that has to be prepared; `deadline` is a time of the clock."""
+        self._unprepared[job_id] = Unprepared(model, images)
+        if deadline is not None:
+            self._deadlines[job_id] = deadline
+
+    def isolate(self, job_id: str) -> None:
+        """Let nothing but this job run until it rejoins the others or is dropped."""
+        self._isolated[job_id] = None
+
+    def rejoin(self) -> None:
+        """Let the isolated job, if there is one, share calls with the others again."""
+        self._isolated.pop(self.isolated or "", None)
+
+    def start(self, slots: Iterable[Slot]) -> None:
+        """Take the images of a prepared job; those without rows left only have to be decoded."""
+        for slot in slots:
+            if slot.done:
+                self._undecoded.append(slot)
+            else:
+                self._scheduler.add(slot)
+
+    def preview(self, job_id: str) -> None:
+        """Show the job's first image before the next call."""
+        self._previews[job_id] = None
+
+    def advance(self, batch: Batch) -> None:
+        """Count a UNet call; images at the end of their plans are decoded next."""
+        self._undecoded += self._scheduler.advance(batch)
+
+    def drop(self, job_id: str) -> None:
+        """Forget all of a job."""
+        self._scheduler.remove(job_id)
+        self._undecoded = [slot for slot in self._undecoded if slot.job_id != job_id]
+        for waiting in (self._unprepared, self._previews, self._deadlines, self._isolated):
+            waiting.pop(job_id, None)
+
+    def halve_call(self, batch: Batch) -> None:
+        """After a call that ran out of memory, the next ones are smaller; this one didn't count."""
+        self._scheduler.lower_ceiling(batch.model, batch.group.shape, max(1, batch.rows // 2))
+
+    def halve_chunk(self, chunk: tuple[Slot, ...]) -> None:
+        """After a decoding chunk that ran out of memory, half of it is the most; its images go first again."""
+        self._chunks[chunk[0].model, chunk[0].shape] = max(1, len(chunk) // 2)
+        self._undecoded = [*chunk, *self._undecoded]
+
+    def next(self) -> Turn | None:
+        """What to do now; None when idle. What it names, but a call, is no longer waiting for its turn."""
+        if late := self._late():
+            return EndLate(late)
+        if (job_id := self._first(self._unprepared)) is not None:
+            del self._unprepared[job_id]
+            return Prepare(job_id)
+        if (job_id := self._first(self._previews)) is not None:
+            del self._previews[job_id]
+            return Preview(job_id)
+        batch = self._scheduler.next_batch(self.isolated)
+        # Calls and decoding chunks alternate, so that neither those who wait for pixels nor the others stall.
+        if self._decodable() and not (self._decoded_last and batch is not None):
+            self._decoded_last = True
+            return Decode(self._next_chunk())
+        self._decoded_last = False
+        return None if batch is None else CallUNet(batch)
+
+    def _late(self) -> tuple[str, ...]:
+        now = self._clock()
+        return tuple(job_id for job_id, deadline in self._deadlines.items() if deadline <= now)
+
+    def _runs(self, job_id: str) -> bool:
+        return self.isolated in (None, job_id)
+
+    def _first(self, job_ids: Iterable[str]) -> str | None:
+        return next((job_id for job_id in job_ids if self._runs(job_id)), None)
+
+    def _decodable(self) -> list[Slot]:
+        return [slot for slot in self._undecoded if self._runs(slot.job_id)]
+
+    def _next_chunk(self) -> tuple[Slot, ...]:
+        """The oldest image, and those that can be decoded with it; a strict one is decoded by itself."""
+        first, *others = self._decodable()
+        kind = (first.model, first.shape)
+        limit = 1 if first.strict else self._chunks.get(kind, DECODE_CHUNK)
+        peers = [slot for slot in others if (slot.model, slot.shape) == kind and not slot.strict]
+        chunk = (first, *peers[: limit - 1])
+        self._undecoded = [slot for slot in self._undecoded if slot not in chunk]
+        return chunk

@@ -1,0 +1,137 @@
+"""How jobs get from their queues into the engine: claimed, loaded, admitted; isolated after deaths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+import structlog
+from redis import Redis
+
+from contract.lanes import LANES
+from core.errors import LatentdError
+from jobs.end import Canceled, Failed
+from jobs.run import JobRun
+from workers.claim_policy import CLAIMS_A_ROUND, ModelLane
+from workers.engine.engine import Engine
+from workers.engine.messages import Admission
+from workers.metrics.families import WorkerMetrics
+from workers.objects.storing import InputsLoaded, Storing, uploads_of
+from workers.queue.circuit_breaker import CircuitBreaker
+from workers.queue.claims import Claims
+from workers.queue.events import step_ids
+from workers.runs.isolation import Isolation
+from workers.runs.publishing import Publishing
+from workers.runs.table import Phase, RunTable
+
+log = structlog.get_logger()
+
+
+class Intake:
+    """Claims jobs while there is room for their images and starts them."""
+
+    def __init__(
+        self,
+        runs: RunTable,
+        models: Sequence[str],
+        claims: Claims,
+        engine: Engine,
+        storing: Storing,
+        isolation: Isolation,
+        publishing: Publishing,
+        metrics: WorkerMetrics,
+        *,
+        redis: Redis,
+        breaker: CircuitBreaker,
+        clock: Callable[[], float],
+    ) -> None:
+        self._runs = runs
+        self._models = models
+        self._claims = claims
+        self._engine = engine
+        self._storing = storing
+        self._isolation = isolation
+        self._publishing = publishing
+        self._metrics = metrics
+        self._redis = redis
+        self._breaker = breaker
+        self._clock = clock
+        self._singly = 0  # how many jobs are still claimed only while no other runs
+
+    def claim(self) -> int:
+        """Claim and start jobs, a few a round; how many."""
+        for count in range(CLAIMS_A_ROUND):
+            lanes = self._lanes()
+            run = self._breaker.attempt(partial(self._claims.next, lanes)) if lanes else None
+            if run is None:
+                return count
+            self._begin(run)
+        return CLAIMS_A_ROUND
+
+    def run_singly(self, count: int) -> None:
+        """Run the next `count` jobs one at a time, to learn which of them the fault is in."""
+        self._singly = count
+
+    def loaded(self, inputs: InputsLoaded) -> None:
+        """Start a run whose files and state are here, an isolated one once the others are saved."""
+        if inputs.run.isolated:
+            self._isolation.wait(inputs)
+        else:
+            self._admit(inputs)
+
+    def start_isolated(self) -> None:
+        """Start the run that waited to be isolated, if all is ready for it."""
+        inputs = self._isolation.ready()
+        if inputs is None:
+            return
+        announced = self._isolation.announce(inputs.run)
+        if announced:
+            self._admit(inputs)
+        elif announced is not None:
+            self._publishing.release(inputs.run)
+
+    def _lanes(self) -> list[ModelLane]:
+        """Models and lanes with room for one more image; one that isn't stored yet keeps its slot."""
+        if self._isolation.wanted or (self._singly and self._runs.among(Phase.LOADING, Phase.COMPUTING)):
+            return []
+        return [(model, lane) for model in self._models for lane in LANES if self._has_room((model, lane))]
+
+    def _has_room(self, lane: ModelLane) -> bool:
+        model = lane[0]
+        return self._engine.capacity(*lane) > self._storing.waiting(model) + self._runs.images(model, Phase.LOADING)
+
+    def _begin(self, run: JobRun) -> None:
+        if (lost := self._runs.find(run.job_id)) is not None:  # taken for dead, and first to find the job again
+            self._publishing.release(lost)
+        self._runs.add(run)
+        self._singly = max(0, self._singly - 1)
+        log.info("job started", **run.names, kind=run.request.kind, model=run.model, resumed=run.resumed)
+        self._metrics.slots.labels(run.model).set(self._runs.images(run.model))
+        run.deadline = self._deadline(run)
+        if run.resumed:
+            run.step_ids.extend(self._breaker.attempt(lambda: step_ids(self._redis, run.job_id)) or [])
+        if run.canceled:
+            self._publishing.end(run, Canceled())
+        elif run.resumed or uploads_of(run.request):
+            self._storing.load(run)
+        else:
+            self.loaded(InputsLoaded(run, {}))
+
+    def _deadline(self, run: JobRun) -> float | None:
+        if run.request.deadline_ms is None:
+            return None
+        age = (datetime.now(UTC) - run.created_at).total_seconds()
+        return self._clock() - age + run.request.deadline_ms / 1000
+
+    def _admit(self, inputs: InputsLoaded) -> None:
+        run = inputs.run
+        admission = Admission(run.job_id, run.request, inputs.files, run.deadline, snapshot=inputs.state)
+        try:
+            self._engine.admit(admission)
+        except LatentdError as error:
+            self._publishing.end(run, Failed(error.problem()))
+            return
+        if run.isolated:
+            self._engine.isolate(run.job_id)
+        self._runs.move(run, Phase.COMPUTING)

@@ -1,0 +1,67 @@
+"""Isolated runs: a job that workers died with runs by itself until it has passed a savepoint.
+
+The others are saved first and stand still meanwhile, so that a death is this job's and costs them nothing.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import structlog
+from redis import Redis
+
+from jobs.run import JobRun
+from workers.engine.engine import Engine
+from workers.objects.storing import InputsLoaded
+from workers.queue.circuit_breaker import CircuitBreaker
+from workers.queue.isolation import announce_isolated, withdraw_isolated
+from workers.runs.saving import Saving
+from workers.runs.table import Phase, RunTable
+
+log = structlog.get_logger()
+
+
+class Isolation:
+    """Lets the engine isolate a run, and tells the reapers by a key in Redis."""
+
+    def __init__(self, runs: RunTable, engine: Engine, saving: Saving, redis: Redis, breaker: CircuitBreaker) -> None:
+        self._runs = runs
+        self._engine = engine
+        self._saving = saving
+        self._redis = redis
+        self._breaker = breaker
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a run is isolated, or will be."""
+        return any(run.isolated for run in self._runs.runs())
+
+    def wait(self, inputs: InputsLoaded) -> None:
+        """Save the others before this run starts."""
+        self._runs.wait(inputs)
+        self._saving.save_all()
+
+    def ready(self) -> InputsLoaded | None:
+        """What the next isolated run starts with, once all states are saved."""
+        waiting = self._runs.waiting()
+        return waiting[0] if waiting and not self._saving.busy else None
+
+    def announce(self, run: JobRun) -> bool | None:
+        """Say that from now on a death is this run's; False if another execution has the job, None without Redis."""
+        told = self._breaker.attempt(lambda: announce_isolated(self._redis, run))
+        if told:
+            log.warning("job runs alone: workers died with it", **run.names)
+        return told
+
+    def rejoin_passed(self) -> None:
+        """Let a run that has passed a savepoint share calls with the others."""
+        for run in self._runs.among(Phase.COMPUTING):
+            if run.isolated and run.passed:
+                run.isolated = False
+                self._engine.rejoin()
+                self._breaker.attempt(partial(withdraw_isolated, self._redis, run))
+
+    def released(self, run: JobRun) -> None:
+        """Tell the reapers that a run which ended before it passed a savepoint is isolated no more."""
+        if run.isolated:
+            self._breaker.attempt(lambda: withdraw_isolated(self._redis, run))

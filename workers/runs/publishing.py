@@ -1,0 +1,78 @@
+"""How job runs leave a worker: ended and published, or lost to another execution."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from jobs.end import Ending, HandedBack, Publisher, Retention, Succeeded
+from jobs.run import JobRun
+from jobs.worker import BatchWorker
+from workers.engine.engine import Engine
+from workers.metrics.families import WorkerMetrics
+from workers.objects.storing import Storing
+from workers.queue.circuit_breaker import CircuitBreaker
+from workers.queue.events import Progress
+from workers.runs.isolation import Isolation
+from workers.runs.table import RunTable
+
+
+class Publishing:
+    """Ends runs, each by itself; ends that Redis doesn't take now are published once it is back."""
+
+    def __init__(
+        self,
+        runs: RunTable,
+        worker: BatchWorker,
+        engine: Engine,
+        storing: Storing,
+        progress: Progress,
+        isolation: Isolation,
+        metrics: WorkerMetrics,
+        *,
+        retention: Retention,
+        breaker: CircuitBreaker,
+    ) -> None:
+        self._runs = runs
+        self._worker = worker
+        self._engine = engine
+        self._storing = storing
+        self._progress = progress
+        self._isolation = isolation
+        self._metrics = metrics
+        self._breaker = breaker
+        self._publisher = Publisher(worker, worker.connection, retention)
+
+    def end(self, run: JobRun, ending: Ending) -> None:
+        """Work on a run no more; how it ended is published this round, or once Redis is back."""
+        self._engine.drop(run.job_id)
+        run.closed = not isinstance(ending, Succeeded)
+        self._runs.end(run, ending)
+
+    def publish(self) -> int:
+        """Publish what ended; the number of runs that are gone now."""
+        count = 0
+        for run, ending in self._runs.ending():
+            written = self._breaker.attempt(partial(self._publisher.end, run, ending))
+            if written is None:
+                return count
+            if written:
+                self._metrics.ended(run, ending.status)
+            self.release(run, keep=written and isinstance(ending, Succeeded | HandedBack))
+            if written and run.state_path and not isinstance(ending, HandedBack):
+                self._storing.discard([run.state_path])
+            count += 1
+        return count
+
+    def release(self, run: JobRun, keep: bool = False) -> None:
+        """Forget a run; its objects too, unless its record names them."""
+        self._engine.drop(run.job_id)
+        run.closed = True
+        self._progress.forget(run)
+        self._runs.remove(run)
+        self._isolation.released(run)
+        self._worker.executions.pop(run.execution.id, None)
+        if not keep:
+            self._storing.discard(run.paths)
+        self._metrics.slots.labels(run.model).set(self._runs.images(run.model))
+        if not len(self._runs):
+            self._breaker.attempt(self._worker.rest)
