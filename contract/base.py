@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
-CONTRACT_VERSION = 1
+# What a release writes and what it reads. It grows when an older reader would do the wrong thing with what a newer one
+# writes: draw another picture, lose a key. A field that such a reader may pass over needs no new version.
+CONTRACT_VERSION = 2
+CONTRACTS_READ = frozenset({CONTRACT_VERSION})  # its own and, once there is a release before this one, that one's
 Kind: TypeAlias = Literal["txt2img", "inpaint", "upscale", "img2img", "class2img", "semantic2img"]
 
 
 class Wire(BaseModel):
-    """Base of all that travels: unknown fields are refused, values don't change."""
+    """Base of all that travels: made of known fields alone, values don't change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def read(cls, text: str | bytes) -> Self:
+        """Parse what another process wrote, passing over fields that only a newer release knows.
+
+        Raises:
+            ValidationError: a field that this release needs is missing or of another type.
+        """
+        return cls.model_validate_json(text, extra="ignore")
 
     def to_json(self) -> str:
         """JSON that validates again: without computed fields."""

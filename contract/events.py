@@ -10,7 +10,7 @@ from typing import Literal
 from contract.base import Wire
 
 STEP_EVENTS_KEPT = 1000
-MARK = "trace"  # field of a stream entry that holds its mark; type of entries that hold nothing else
+TRACE = "trace"  # field of a stream entry with what is noted for the trace; type of entries that have nothing else
 
 
 class Claimed(Wire):

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from pydantic import Field
 
 from contract.base import Kind, Wire
+from contract.lanes import Lane
 from contract.request import JobRequest, OutputFormat
 from core.errors import Problem
 
@@ -25,6 +26,33 @@ class JobWarning(Wire):
     message: str
 
 
+class RequestHead(Wire):
+    """What moves a job through queues and to its end, of a request of any kind and any release."""
+
+    kind: str
+    model: str
+    priority: Lane
+    deadline_ms: int | None = None
+    webhook_url: str | None = None
+
+
+class JobHead(Wire):
+    """What every transition but the claim needs of a record: releases may differ in all else."""
+
+    id: str
+    created_at: datetime
+    request: RequestHead
+    owner: str = ""
+    charged_s: float = 0.0
+    request_id: str = ""
+    key_digest: str = ""
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What every log line about the job carries."""
+        return {"job_id": self.id, "request_id": self.request_id}
+
+
 class JobRecord(Wire):
     """The part of a job that never changes, written once before it is enqueued."""
 
@@ -33,14 +61,35 @@ class JobRecord(Wire):
     request: JobRequest
     warnings: tuple[JobWarning, ...] = ()
     body_hash: str = Field(default="", description="Digest of the request as sent, for Idempotency-Key.")
+    key_digest: str = Field(default="", description="Digest of the Idempotency-Key and its scope; empty without one.")
     owner: str = Field(default="", description="Id of the API key that made it; empty where keys are off.")
     charged_s: float = Field(default=0.0, description="GPU-seconds taken from the key's budget of that day.")
     request_id: str = Field(default="", description="X-Request-ID of the request that made it, for logs.")
 
     @property
+    def head(self) -> JobHead:
+        """What transitions need of it."""
+        request = self.request
+        return JobHead(
+            id=self.id,
+            created_at=self.created_at,
+            request=RequestHead(
+                kind=request.kind,
+                model=request.model,
+                priority=request.priority,
+                deadline_ms=request.deadline_ms,
+                webhook_url=request.webhook_url,
+            ),
+            owner=self.owner,
+            charged_s=self.charged_s,
+            request_id=self.request_id,
+            key_digest=self.key_digest,
+        )
+
+    @property
     def names(self) -> dict[str, str]:
         """What every log line about the job carries."""
-        return {"job_id": self.id, "request_id": self.request_id}
+        return self.head.names
 
 
 class ImageInfo(Wire):

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from contract.base import Kind
-from contract.job import Status
 from contract.lanes import Lane
 
 WAKES = 64
 JOBS_KEY = "latentd:jobs"  # sorted set: job id → created_at in Unix milliseconds
+LAYOUT_KEY = "latentd:layout"  # string: contract version of the newest release that has used this Redis
 DEPLOYMENT_KEY = "latentd:deployment"  # string: the id that this Redis shares with its storage
 CARDS_KEY = "latentd:cards"  # hash: model id → card JSON
 RATES_KEY = "latentd:rates"  # hash: model id → Rates JSON
 OUTBOX_KEY = "latentd:outbox"  # stream of (job, type): ended jobs with a webhook_url, type as their status
 DEADLINES_KEY = "latentd:deadlines"  # sorted set: job id → deadline in Unix milliseconds
-RETRIES_KEY = "latentd:retries"  # hash: why (marks.Returned) → jobs queued again, ever
+RETRIES_KEY = "latentd:retries"  # hash: why (events.Returned) → jobs queued again, ever
 SPENT_KEPT_S = 172_800
 UNSERVED_KEY = "latentd:unserved"  # hash: kind:model:lane:status (unserved_field) → jobs ended without a worker, ever
-ENDS_CHANNEL = "latentd:ends"  # publishes ids of jobs as they end
+ENDED_CHANNEL = "latentd:ends"  # publishes ids of jobs as they end
 KEYS_KEY = "latentd:keys"  # hash: id of an API key → its JSON
+SECRET_KEY = "latentd:secret"  # string: signs image URLs; shared by all gateways, made by the first that needs it
+DUE_KEY = "latentd:webhooks:due"  # sorted set: JSON of a message that is tried again → when, in Unix seconds
 CANCELING_KEY = "latentd:canceling"  # set of running job ids that a client wants ended
 
 
@@ -42,7 +43,7 @@ def state_key(job_id: str) -> str:
     return f"latentd:state:{job_id}"
 
 
-def alone_key(worker: str) -> str:
+def isolated_key(worker: str) -> str:
     """String: id of the job that a worker runs while its others stand still."""
     return f"latentd:alone:{worker}"
 
@@ -57,13 +58,18 @@ def gone_key(job_id: str) -> str:
     return f"latentd:gone:{job_id}"
 
 
+def idempotency_key(digest: str) -> str:
+    """String: id of the job that an Idempotency-Key made, with the life of the job; `digest` of key and scope."""
+    return f"latentd:idempotency:{digest}"
+
+
 def deliveries_key(job_id: str) -> str:
     """List of JSON: the log of the job's webhook, with the retention of the job."""
     return f"latentd:deliveries:{job_id}"
 
 
 def keys_of(job_id: str) -> tuple[str, ...]:
-    """Every key that is this job's alone, but for its tombstone."""
+    """Every key that is only this job's, but for its tombstone."""
     return (job_key(job_id), events_key(job_id), preview_key(job_id), state_key(job_id), deliveries_key(job_id))
 
 
@@ -88,8 +94,8 @@ def wake_key(queue: str) -> str:
     return f"latentd:wake:{queue}"
 
 
-def places_key(machine: str) -> str:
-    """Hash: worker name → its place, of the workers that share a machine's process ids (workers.places)."""
+def processes_key(machine: str) -> str:
+    """Hash: worker name → its process identity, of the workers that share a machine's process ids."""
     return f"latentd:places:{machine}"
 
 
@@ -99,11 +105,11 @@ def lease_key(what: str) -> str:
 
 
 def step_times_key(model: str) -> str:
-    """Hash: cell of the step-time table → seconds; its cells are read and written by workers.steptimes alone."""
+    """Hash: cell of the step-time table → seconds; read and written by workers.metrics.step_times."""
     return f"latentd:steptimes:{model}"
 
 
-def unserved_field(kind: Kind, model: str, lane: Lane, status: Status) -> str:
+def unserved_field(kind: str, model: str, lane: Lane, status: str) -> str:
     """Field of UNSERVED_KEY; none of the four holds a colon."""
     return f"{kind}:{model}:{lane}:{status}"
 
@@ -118,6 +124,21 @@ def spent_key(owner: str, moment: datetime) -> str:
     return f"latentd:spent:{owner}:{moment:%Y-%m-%d}"
 
 
+def rate_key(key_id: str) -> str:
+    """String: when an API key's allowance of requests is whole again, in Unix seconds."""
+    return f"latentd:rate:{key_id}"
+
+
+def sweeping_key(what: str) -> str:
+    """String, an interval of life: some worker has swept this in the interval, or does."""
+    return f"latentd:sweeping:{what}"
+
+
 def queue_key(name: str) -> str:
     """RQ's list of waiting ids."""
     return f"rq:queue:{name}"
+
+
+def started_key(name: str) -> str:
+    """RQ's sorted set of a queue's executions: `job id:execution id` → Unix time until which it counts as alive."""
+    return f"rq:wip:{name}"

@@ -1,13 +1,14 @@
 """Jobs into the queue: one script writes our record and RQ's job, so that neither exists without the other.
 
-It runs RQ's own unique-enqueue script inside ours; the existence of the job's id decides every race of
-equal Idempotency-Keys. The record is there before any worker can see the job.
+It runs RQ's own unique-enqueue script inside ours. Ids are random and never used twice; what the script writes as the
+holder of an Idempotency-Key decides every race of equal keys. The record is there before any worker can see the job.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import secrets
 import uuid
 import zlib
 from dataclasses import dataclass
@@ -31,10 +32,11 @@ from contract.lanes import queue_name
 from contract.redis_keys import (
     DEADLINES_KEY,
     JOBS_KEY,
+    LAYOUT_KEY,
     SPENT_KEPT_S,
     WAKES,
     events_key,
-    gone_key,
+    idempotency_key,
     job_key,
     list_key,
     queue_key,
@@ -50,38 +52,45 @@ from core.settings import Settings
 RETRIES = 1000
 VARYING = ("created_at", "enqueued_at", "data", "origin", "description")  # of RQ's fields, those of each job
 
+# Lua: the record of the job that holds an Idempotency-Key, false if none does; one whose record is gone holds nothing.
+_FIND = f"""
+local holder = {{key}} and redis.call('GET', {{key}})
+local record = holder and redis.call('HGET', '{job_key("")}' .. holder, 'record')
+"""
+
 # One script, so that the limit and the budget are exact whatever gateways race; RQ's own script runs inside, last.
-# KEYS: record, RQ's job, all jobs, work of the lane, events, tombstone, deadlines, waiting list, RQ's queues, spent by
-# the owner today, the owner's jobs, who waits for work.
+# KEYS: record, RQ's job, all jobs, work of the lane, events, deadlines, waiting list, RQ's queues, spent by the owner
+# today, the owner's jobs, who waits for work, layout; the Idempotency-Key, where there is one.
 # ARGV: id, record, created ms, rows, steps, deadline in ms of Unix time or '', limit of the lane, GPU-seconds charged,
 # budget of the day or '', RQ's fields that differ. RQ_FIELDS are those that don't.
 _CREATE = f"""
 local function enqueue(KEYS, ARGV) {UNIQUE_ENQUEUE_SCRIPT} end
-local record = redis.call('HGET', KEYS[1], 'record')
+if redis.call('EXISTS', KEYS[1]) == 1 then return {{'made', tostring(redis.call('LPOS', KEYS[7], ARGV[1]) or 0)}} end
+{_FIND.format(key="KEYS[13]")}
 if record then return {{'found', record}} end
-if redis.call('EXISTS', KEYS[2]) == 1 then return {{'leaving', ''}} end
-local waiting = redis.call('LLEN', KEYS[8])
+local waiting = redis.call('LLEN', KEYS[7])
 if waiting >= tonumber(ARGV[7]) then return {{'full', tostring(waiting)}} end
 if ARGV[9] ~= '' then
-  local spent = tonumber(redis.call('GET', KEYS[10]) or 0)
+  local spent = tonumber(redis.call('GET', KEYS[9]) or 0)
   if spent + ARGV[8] > tonumber(ARGV[9]) then return {{'spent', tostring(spent)}} end
-  redis.call('INCRBYFLOAT', KEYS[10], ARGV[8])
-  redis.call('EXPIRE', KEYS[10], {SPENT_KEPT_S})
+  redis.call('INCRBYFLOAT', KEYS[9], ARGV[8])
+  redis.call('EXPIRE', KEYS[9], {SPENT_KEPT_S})
 end
 redis.call('HSET', KEYS[1], 'record', ARGV[2], 'status', 'queued', 'step', 0, 'steps', ARGV[5])
+if KEYS[13] then redis.call('SET', KEYS[13], ARGV[1]) end
+redis.call('SET', KEYS[12], {CONTRACT_VERSION}, 'NX')
 redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
-redis.call('ZADD', KEYS[11], ARGV[3], ARGV[1])
+redis.call('ZADD', KEYS[10], ARGV[3], ARGV[1])
 redis.call('HSET', KEYS[4], ARGV[1], ARGV[4])
-redis.call('DEL', KEYS[5], KEYS[6])
-if ARGV[6] ~= '' then redis.call('ZADD', KEYS[7], ARGV[6], ARGV[1]) end
+if ARGV[6] ~= '' then redis.call('ZADD', KEYS[6], ARGV[6], ARGV[1]) end
 redis.call('XADD', KEYS[5], '*', 'type', 'queued', 'data', '{{}}')
-redis.call('SADD', KEYS[9], KEYS[8])
-enqueue({{KEYS[2], KEYS[8]}}, {{ARGV[1], 'R', -1, RQ_FIELDS, unpack(ARGV, 10)}})
-if redis.call('LLEN', KEYS[12]) < {WAKES} then redis.call('RPUSH', KEYS[12], '') end
+redis.call('SADD', KEYS[8], KEYS[7])
+enqueue({{KEYS[2], KEYS[7]}}, {{ARGV[1], 'R', -1, RQ_FIELDS, unpack(ARGV, 10)}})
+if redis.call('LLEN', KEYS[11]) < {WAKES} then redis.call('RPUSH', KEYS[11], '') end
 return {{'made', tostring(waiting)}}
 """
 
-Answer: TypeAlias = Literal["made", "found", "leaving", "full", "spent"]
+Answer: TypeAlias = Literal["made", "found", "full", "spent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,21 +110,30 @@ class LaneFull(Exception):
         self.waiting = waiting
 
 
-def new_id(kind: Kind, key: str | None, scope: str = "") -> str:
-    """A random id, or the one that an Idempotency-Key stands for within its scope (API key) and endpoint."""
-    if key is None:
-        return uuid.uuid4().hex
-    return hashlib.sha256("\0".join((scope, kind, key)).encode()).hexdigest()[:32]
+def new_id() -> str:
+    """Draw an id that no job ever had: 122 random bits."""
+    return uuid.uuid4().hex
 
 
-def drawn_seed(job_id: str) -> int:
-    """The seed of a request that names none: a function of the id, so that racing gateways agree."""
-    return int.from_bytes(hashlib.sha256(f"seed {job_id}".encode()).digest()[:4], "big") % SEEDS
+def drawn_seed() -> int:
+    """Draw the seed of a request that names none."""
+    return secrets.randbelow(SEEDS)
 
 
-async def read_record(redis: AsyncRedis, job_id: str) -> JobRecord | None:
-    text = await redis.hget(job_key(job_id), "record")
-    return None if text is None else JobRecord.model_validate_json(text)
+def key_digest(key: str | None, kind: Kind, owner: str) -> str:
+    """Name what an Idempotency-Key stands for within its scope (API key and endpoint); empty without one."""
+    return "" if key is None else hashlib.sha256("\0".join((owner, kind, key)).encode()).hexdigest()
+
+
+async def find(redis: AsyncRedis, digest: str) -> JobRecord | None:
+    """Read the record of the job that holds an Idempotency-Key.
+
+    Raises:
+        RedisError: if Redis is away.
+    """
+    script = f"{_FIND.format(key='KEYS[1]')} return record"
+    text: Any = await redis.eval(script, 1, idempotency_key(digest))
+    return None if text is None else JobRecord.read(text)
 
 
 def replay(record: JobRecord, body_hash: str, key: str) -> Created:
@@ -133,19 +151,16 @@ def replay(record: JobRecord, body_hash: str, key: str) -> Created:
 async def create(
     redis: AsyncRedis, settings: Settings, record: JobRecord, key: str | None, budget_s: float | None
 ) -> Created:
-    """Write and enqueue the job in one step, or find the one that holds its id.
+    """Write and enqueue the job in one step, or find the one that holds its Idempotency-Key.
 
     Raises:
-        Conflict: the id's holder was made from another body, or is being removed.
+        Conflict: the key's holder was made from another body.
         LaneFull: LATENTD_QUEUE_LIMIT jobs wait in the lane.
         RateLimited: the owner's GPU-seconds of the day don't suffice.
     """
     answer, detail = await _write(redis, settings, record, budget_s)
     if answer == "found":
-        return replay(JobRecord.model_validate_json(detail), record.body_hash, key or "")
-    if answer == "leaving":
-        text = f"the earlier job of Idempotency-Key {key!r} is being removed"
-        raise Conflict(text, field="Idempotency-Key", value=key)
+        return replay(JobRecord.read(detail), record.body_hash, key or "")
     if answer == "full":
         raise LaneFull(int(detail))
     if answer == "spent":
@@ -203,9 +218,9 @@ def _text(value: Any) -> str:
 
 
 def _rq_fields(record: JobRecord) -> dict[str, Any]:
-    """RQ's fields of this job: its call is (contract version, job id, request) as JSON, never a pickle."""
+    """Give RQ's fields of this job: its call is (contract version, job id) as JSON, never a pickle."""
     request, made = record.request, utcformat(record.created_at)
-    call = f'["{JOB_FUNCTION}", null, [{CONTRACT_VERSION}, "{record.id}", {request.to_json()}], {{}}]'
+    call = f'["{JOB_FUNCTION}", null, [{CONTRACT_VERSION}, "{record.id}"], {{}}]'
     origin = queue_name(request.model, request.priority)
     values = (made, made, zlib.compress(call.encode(), 1), origin, f"{request.kind} {record.id}")
     return dict(zip(VARYING, values, strict=True))
@@ -228,10 +243,12 @@ async def _write(
 def _create_keys(record: JobRecord) -> list[str]:
     request, rq_key = record.request, RQJob.key_for(record.id)
     work = work_key(request.model, request.priority)
-    ours = [job_key(record.id), rq_key, JOBS_KEY, work, events_key(record.id), gone_key(record.id), DEADLINES_KEY]
+    ours = [job_key(record.id), rq_key, JOBS_KEY, work, events_key(record.id), DEADLINES_KEY]
     spent = spent_key(record.owner, record.created_at)
     queue = queue_name(request.model, request.priority)
-    return [*ours, queue_key(queue), Queue.redis_queues_keys, spent, list_key(record.owner), wake_key(queue)]
+    unique = [idempotency_key(record.key_digest)] if record.key_digest else []
+    lists = [queue_key(queue), Queue.redis_queues_keys, spent, list_key(record.owner), wake_key(queue), LAYOUT_KEY]
+    return [*ours, *lists, *unique]
 
 
 def _create_values(record: JobRecord) -> list[str | int]:

@@ -1,7 +1,7 @@
-"""The one transaction that ends a job, conditional on this execution still being the live one.
+"""The end of a job, one transaction: our record, RQ's state and the terminal event change together or not at all.
 
-Our record, RQ's state and the terminal event change together or not at all, so that a job whose worker was taken for
-dead and came back has exactly one published result.
+A running job is ended by its worker, if its execution still is the live one: a job whose worker was taken for dead and
+came back has exactly one published result. A waiting job is ended by whoever finds that it shall not run.
 """
 
 from __future__ import annotations
@@ -15,31 +15,36 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.typing import EncodableT, FieldT
 from rq.job import Job, JobStatus
-from rq.queue import Queue
 from rq.registry import CanceledJobRegistry
-from rq.utils import as_text, now, utcformat
-from rq.worker.base import BaseWorker
+from rq.utils import current_timestamp, now, utcformat
 
-from contract.events import MARK, Returned
-from contract.job import JobRecord, JobResult
+from contract.events import Returned
+from contract.job import JobHead, JobResult
+from contract.lanes import queue_name
 from contract.redis_keys import (
     CANCELING_KEY,
     DEADLINES_KEY,
-    ENDS_CHANNEL,
+    ENDED_CHANNEL,
     OUTBOX_KEY,
-    RETRIES_KEY,
-    WAKES,
+    SPENT_KEPT_S,
+    UNSERVED_KEY,
     events_key,
     gone_key,
+    idempotency_key,
     job_key,
     preview_key,
+    queue_key,
+    spent_key,
     state_key,
-    wake_key,
+    unserved_field,
     work_key,
 )
 from core.errors import Problem
+from core.text import as_text
+from jobs.requeue import requeue
 from jobs.run import JobRun
-from jobs.transaction import transact
+from jobs.stored_job import StoredJob, transact
+from jobs.worker import BatchWorker
 
 Standing: TypeAlias = Literal["live", "ended", "stale"]
 log = structlog.get_logger()
@@ -84,13 +89,13 @@ class Retention:
 class Publisher:
     """Ends jobs of one worker, each alone."""
 
-    def __init__(self, worker: BaseWorker, redis: Redis, retention: Retention) -> None:
+    def __init__(self, worker: BatchWorker, redis: Redis, retention: Retention) -> None:
         self._worker = worker
         self._redis = redis
         self._retention = retention
 
-    def end(self, held: JobRun, ending: Ending) -> bool:
-        """Write how `held` ended; False if another execution has the job by now and nothing was written.
+    def end(self, run: JobRun, ending: Ending) -> bool:
+        """Write how `run` ended; False if another execution has the job by now and nothing was written.
 
         Safe to call again after a lost connection: an ending already written is recognised.
 
@@ -99,58 +104,73 @@ class Publisher:
         """
 
         def body(pipe: Pipeline) -> bool:
-            standing = _standing(pipe, held)
+            standing = _standing(pipe, run)
             pipe.multi()
             if standing == "live":
-                self._write(pipe, held, ending)
+                self._write(pipe, run, ending)
             return standing != "stale"
 
-        written = transact(self._redis, (held.job.key, job_key(held.job_id)), body)
-        self._worker.executions.pop(held.execution.id, None)
-        log.info("job ended" if written else "job lost to another execution", **held.names, status=ending.status)
+        written = transact(self._redis, run.job_id, body)
+        self._worker.executions.pop(run.execution.id, None)
+        log.info("job ended" if written else "job lost to another execution", **run.names, status=ending.status)
         return written
 
-    def _write(self, pipe: Pipeline, held: JobRun, ending: Ending) -> None:
-        held.execution.delete(held.job, pipe)
+    def _write(self, pipe: Pipeline, run: JobRun, ending: Ending) -> None:
+        run.execution.delete(run.job, pipe)
         if isinstance(ending, HandedBack):
-            queue_again(pipe, held.job, held.queue, Returned(why="handed_back"))
+            requeue(pipe, run.job, run.queue, Returned(why="handed_back"))
             return
-        held.job.ended_at = now()
-        self._count(pipe, held, ending)
-        write_end(pipe, held.job, held.record, ending, self._retention, self._of_execution(held))
+        run.job.ended_at = now()
+        self._count(pipe, run, ending)
+        _end_in_rq(pipe, run.job, ending, self._retention.keep_s, self._of_execution(run))
+        _end_here(pipe, run.record.head, ending, self._retention)
+        if isinstance(ending, Succeeded):
+            pipe.hset(job_key(run.job_id), "step", run.steps)
 
-    def _count(self, pipe: Pipeline, held: JobRun, ending: End) -> None:
+    def _count(self, pipe: Pipeline, run: JobRun, ending: End) -> None:
         """The worker's totals in `rq info`; a cancelled job is neither a success nor a failure."""
         if isinstance(ending, Succeeded):
             self._worker.increment_successful_job_count(pipeline=pipe)
         elif isinstance(ending, Failed):
             self._worker.increment_failed_job_count(pipeline=pipe)
-        self._worker.increment_total_working_time(now() - held.execution.created_at, pipe)
+        self._worker.increment_total_working_time(now() - run.execution.created_at, pipe)
 
-    def _of_execution(self, held: JobRun) -> dict[str, Any]:
-        execution = held.execution
+    def _of_execution(self, run: JobRun) -> dict[str, Any]:
+        execution = run.execution
         return {
             "worker_name": self._worker.name,
             "execution_id": execution.id,
             "execution_started_at": execution.created_at,
-            "execution_ended_at": held.job.ended_at,
+            "execution_ended_at": run.job.ended_at,
         }
 
 
-def write_end(
-    pipe: Pipeline, job: Job, record: JobRecord, ending: End, retention: Retention, execution: dict[str, Any]
-) -> None:
-    """RQ's and our end of a job; `execution` is what RQ tells of the one that ended, empty if none did."""
-    _end_rq(pipe, job, ending, retention.keep_s, execution)
-    _end_ours(pipe, record, ending, retention)
+def end_waiting(pipe: Pipeline, stored: StoredJob, ending: Failed | Canceled, retention: Retention) -> None:
+    """End a job that no worker has, in the caller's transaction: it is computed no further, so its charge goes back."""
+    head, job = stored.head, stored.job
+    request = head.request
+    queue = queue_name(request.model, request.priority)
+    pipe.lrem(queue_key(queue), 0, head.id)
+    if stored.in_rq:
+        job.origin, job.ended_at = queue, now()
+        _end_in_rq(pipe, job, ending, retention.keep_s, {})
+    _end_here(pipe, head, ending, retention)
+    pipe.hincrby(UNSERVED_KEY, unserved_field(request.kind, request.model, request.priority, ending.status), 1)
+    if head.charged_s:
+        spent = spent_key(head.owner, head.created_at)
+        pipe.incrbyfloat(spent, -head.charged_s)
+        pipe.expire(spent, SPENT_KEPT_S)
 
 
-def _end_rq(pipe: Pipeline, job: Job, ending: End, ttl: int, execution: dict[str, Any]) -> None:
+def _end_in_rq(pipe: Pipeline, job: Job, ending: End, ttl: int, execution: dict[str, Any]) -> None:
+    """RQ's end; `execution` is what it tells of the one that ended, empty if none did."""
     job.result_ttl = job.failure_ttl = ttl
     if isinstance(ending, Canceled):
         job.set_status(JobStatus.CANCELED, pipeline=pipe)
         pipe.hset(job.key, "ended_at", utcformat(now()))
-        CanceledJobRegistry(job.origin, job.connection, job_class=type(job)).add(job, ttl, pipe)
+        registry = CanceledJobRegistry(job.origin, job.connection, job_class=type(job))
+        registry.add(job, ttl, pipe)
+        pipe.zremrangebyscore(registry.key, "-inf", current_timestamp())  # RQ itself keeps the ids for ever
     elif isinstance(ending, Failed):
         job.set_status(JobStatus.FAILED, pipeline=pipe)
         job._handle_failure(ending.problem.detail, pipe, **execution)
@@ -160,11 +180,12 @@ def _end_rq(pipe: Pipeline, job: Job, ending: End, ttl: int, execution: dict[str
     job.cleanup(ttl, pipeline=pipe, remove_from_queue=False)
 
 
-def _end_ours(pipe: Pipeline, record: JobRecord, ending: End, retention: Retention) -> None:
-    job_id, request = record.id, record.request
+def _end_here(pipe: Pipeline, head: JobHead, ending: End, retention: Retention) -> None:
+    """Our end: state, events and outbox; the keys last as long as the job, and the tombstone longer."""
+    job_id, request = head.id, head.request
     changed: dict[FieldT, EncodableT] = {"status": ending.status, "ended_at": now().isoformat()}
     if isinstance(ending, Succeeded):
-        changed |= {"result": ending.result.to_json(), "step": request.run_steps}
+        changed["result"] = ending.result.to_json()
     elif isinstance(ending, Failed):
         changed["error"] = ending.problem.model_dump_json()
     pipe.hset(job_key(job_id), mapping=changed)
@@ -173,42 +194,26 @@ def _end_ours(pipe: Pipeline, record: JobRecord, ending: End, retention: Retenti
     pipe.zrem(DEADLINES_KEY, job_id)
     pipe.delete(preview_key(job_id), state_key(job_id))
     pipe.xadd(events_key(job_id), {"type": ending.status, "data": _data(ending)})
-    pipe.publish(ENDS_CHANNEL, job_id)
+    pipe.publish(ENDED_CHANNEL, job_id)
     if request.webhook_url is not None:
         pipe.xadd(OUTBOX_KEY, {"job": job_id, "type": ending.status})
     pipe.expire(job_key(job_id), retention.keep_s)
     pipe.expire(events_key(job_id), retention.keep_s)
+    if head.key_digest:
+        pipe.expire(idempotency_key(head.key_digest), retention.keep_s)
     # The record names the owner only while it lasts: its 410 is written with the end.
-    pipe.set(gone_key(job_id), record.owner, ex=retention.keep_s + retention.gone_s)
+    pipe.set(gone_key(job_id), head.owner, ex=retention.keep_s + retention.gone_s)
 
 
-def queue_again(pipe: Pipeline, job: Job, queue: Queue, mark: Returned) -> None:
-    """Put a started job in front of its queue. Our started_at stays: that is when it first started."""
-    job.set_status(JobStatus.QUEUED, pipeline=pipe)
-    pipe.hset(job.key, mapping={"enqueued_at": utcformat(now()), "started_at": "", "worker_name": ""})
-    put_in_front(pipe, queue, job.id)
-    pipe.hset(job_key(job.id), "status", "queued")
-    pipe.xadd(events_key(job.id), {"type": MARK, "data": "{}", MARK: mark.to_json()})
-    pipe.hdel(job_key(job.id), "execution", "worker")
-    pipe.hincrby(RETRIES_KEY, mark.why, 1)
-
-
-def put_in_front(pipe: Pipeline, queue: Queue, job_id: str) -> None:
-    """Of its queue, and wake a worker that waits for one."""
-    pipe.lpush(queue.key, job_id)
-    pipe.rpush(wake_key(queue.name), "")
-    pipe.ltrim(wake_key(queue.name), -WAKES, -1)
-
-
-def _standing(pipe: Pipeline, held: JobRun) -> Standing:
+def _standing(pipe: Pipeline, run: JobRun) -> Standing:
     """Whether this execution may write: RQ, our record and the heartbeat registry all still name it."""
-    rq_status = pipe.hget(held.job.key, "status")
-    status, execution = pipe.hmget(job_key(held.job_id), ["status", "execution"])
-    if execution is None or as_text(execution) != held.execution.id:
+    rq_status = pipe.hget(run.job.key, "status")
+    status, execution = pipe.hmget(job_key(run.job_id), ["status", "execution"])
+    if execution is None or as_text(execution) != run.execution.id:
         return "stale"
     if status != b"running":
         return "ended"
-    beating = pipe.zscore(held.job.started_job_registry.key, held.execution.composite_key)
+    beating = pipe.zscore(run.job.started_job_registry.key, run.execution.composite_key)
     return "live" if rq_status == b"started" and beating is not None else "stale"
 
 

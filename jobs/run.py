@@ -1,4 +1,4 @@
-"""A job that this worker holds: its RQ execution and what became of its images so far."""
+"""A run of a job on this worker: its RQ execution and what became of its images so far."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from datetime import datetime
 
 from rq.executions import Execution
 from rq.job import Job
-from rq.queue import Queue
 
 from contract.job import ImageInfo, JobRecord, JobResult, Timings
 from contract.lanes import Lane
 from contract.request import JobRequest
+from jobs.stored_job import LaneQueue
 
 
 @dataclass(slots=True, eq=False)
@@ -19,7 +19,7 @@ class JobRun:
     """One execution of one job, from its claim to its end."""
 
     job: Job
-    queue: Queue
+    queue: LaneQueue
     execution: Execution
     record: JobRecord
     request: JobRequest  # with the numerics that it runs with, where strict

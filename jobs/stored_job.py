@@ -1,8 +1,10 @@
-"""What Redis says about a job, read under WATCH by claims and by the reaper."""
+"""What Redis says about a job, read under WATCH, and the transactions that change it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
 
 from pydantic import ValidationError
 from redis import Redis
@@ -11,15 +13,17 @@ from rq.exceptions import DeserializationError
 from rq.job import Job, JobStatus
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
-from rq.utils import as_text
 
-from contract.base import CONTRACT_VERSION
-from contract.job import TERMINAL, JobRecord
+from contract.base import CONTRACTS_READ
+from contract.job import TERMINAL, JobHead, JobRecord
 from contract.lanes import Lane, queue_name
 from contract.redis_keys import job_key
-from contract.request import JobRequest
+from core.text import as_text
 
-DEATHS_IN_COMPANY = 2  # without a savepoint between them; after that the job runs alone
+DEATHS_BEFORE_ISOLATION = 2  # without a savepoint between them; after that the job runs isolated
+
+LaneQueue: TypeAlias = Queue  # RQ's queue of a model and lane
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,51 +31,78 @@ class StoredJob:
     """Our hash and RQ's of one job at one moment."""
 
     job: Job
+    in_rq: bool
     state: dict[str, str]
-    request: JobRequest | None  # None: of another contract, or not of ours
 
     @property
-    def ours(self) -> bool:
+    def unended(self) -> bool:
         """Whether there is a record and the job hasn't ended."""
         return "record" in self.state and self.state.get("status") not in TERMINAL
 
     @property
     def queued(self) -> bool:
         """Whether it may start."""
-        return self.ours and self.job.get_status(refresh=False) == JobStatus.QUEUED
+        return self.unended and self.job.get_status(refresh=False) == JobStatus.QUEUED
 
     @property
-    def record(self) -> JobRecord:
-        return JobRecord.model_validate_json(self.state["record"])
+    def waiting(self) -> bool:
+        """Whether our record says that no worker has it."""
+        return self.unended and self.state.get("status") == "queued"
+
+    @property
+    def head(self) -> JobHead:
+        """What every release understands of the record.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return JobHead.read(self.state["record"])
+
+    def readable_record(self) -> JobRecord | None:
+        """The record; None if another contract's release wrote it."""
+        try:
+            version, job_id = self.job.args
+            if version not in CONTRACTS_READ or job_id != self.job.id:
+                return None
+            return JobRecord.read(self.state["record"])
+        except (DeserializationError, ValidationError, TypeError, ValueError):
+            return None
+
+    @property
+    def deaths_isolated(self) -> int:
+        """Workers that died while this job ran isolated, since its last savepoint."""
+        return int(self.state.get("deaths_alone", "0"))
 
     @property
     def suspect(self) -> bool:
-        """Whether workers died with it so often that it must run alone."""
-        in_company, alone = self.state.get("deaths", "0"), self.state.get("deaths_alone", "0")
-        return int(in_company) >= DEATHS_IN_COMPANY or int(alone) > 0
+        """Whether workers died with it so often that it must run isolated."""
+        return int(self.state.get("deaths", "0")) >= DEATHS_BEFORE_ISOLATION or self.deaths_isolated > 0
 
 
-def look(pipe: Pipeline, redis: Redis, job_id: str) -> StoredJob:
-    """Both hashes, on a pipeline that watches them."""
+def read_stored(pipe: Pipeline, redis: Redis, job_id: str) -> StoredJob:
+    """Read both hashes, on a pipeline that watches them."""
     job = Job(job_id, connection=redis, serializer=JSONSerializer)
     if stored := pipe.hgetall(job.key):
         job.restore(stored)
     fields = pipe.hgetall(job_key(job_id))
     state = {as_text(name): as_text(value) for name, value in fields.items()}
-    return StoredJob(job, state, _request(job) if stored else None)
+    return StoredJob(job, bool(stored), state)
 
 
-def lane_queue(redis: Redis, model: str, lane: Lane) -> Queue:
-    """The RQ queue of a model and lane."""
+def lane_queue(redis: Redis, model: str, lane: Lane) -> LaneQueue:
+    """Make the RQ queue of a model and lane."""
     return Queue(queue_name(model, lane), connection=redis, serializer=JSONSerializer)
 
 
-def _request(job: Job) -> JobRequest | None:
-    """The resolved request among the arguments; None if another version wrote them."""
-    try:
-        version, job_id, request = job.args
-        if version != CONTRACT_VERSION or job_id != job.id:
-            return None
-        return JobRequest.model_validate(request)
-    except (DeserializationError, ValidationError, TypeError, ValueError):
-        return None
+def transact(redis: Redis, job_id: str, body: Callable[[Pipeline], T], *more_keys: str) -> T:
+    """Run `body` under WATCH of the job's hashes and `more_keys` until its MULTI goes through.
+
+    It reads, calls `pipe.multi()` and queues writes. A connection that is lost before the answer to EXEC has `body`
+    look again, so it must recognise its own success.
+
+    Raises:
+        RedisError: if Redis stays away.
+    """
+    values: list[T] = []
+    redis.transaction(lambda pipe: values.append(body(pipe)), Job.key_for(job_id), job_key(job_id), *more_keys)
+    return values[-1]

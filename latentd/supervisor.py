@@ -10,13 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
 
 import structlog
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from core.settings import Settings
+from jobs.layout import check_layout
 from latentd.embedded_server import find_server, server_command, wait_until_up
 
 PR_SET_PDEATHSIG = 1
@@ -122,7 +128,7 @@ def children(settings: Settings, insecure: bool) -> list[Child]:
     found: list[Child] = []
     if settings.redis_url is None:
         command = server_command(find_server(), settings.data_dir.resolve() / "redis", settings.redis_socket)
-        found.append(Child("redis", command, env, 10, lambda: wait_until_up(settings.redis, 60)))
+        found.append(Child("redis", command, env, 10, lambda: meet_embedded(settings)))
     for index, device in enumerate(devices()):
         worker = [*latentd, "worker", "--device", device]
         port = partial(metrics_option, settings, index)
@@ -131,8 +137,27 @@ def children(settings: Settings, insecure: bool) -> list[Child]:
     return found
 
 
+def meet_embedded(settings: Settings) -> None:
+    """Wait for the embedded Redis; raises ConfigurationError if it doesn't come, or holds jobs of another release."""
+    wait_until_up(settings.redis, 60)
+    with Redis.from_url(settings.redis) as redis:
+        check_layout(redis)
+
+
+def meet_given(settings: Settings) -> None:
+    """Raises ConfigurationError if REDIS_URL's holds jobs of another release; one that is away is waited for."""
+    with suppress(RedisError), Redis.from_url(settings.redis, retry=Retry(NoBackoff(), 0)) as redis:
+        check_layout(redis)
+
+
 def run(settings: Settings, insecure: bool) -> None:
-    """Supervise until SIGINT or SIGTERM; returns when every child has ended."""
+    """Supervise until SIGINT or SIGTERM; returns when every child has ended.
+
+    Raises:
+        ConfigurationError: the embedded Redis doesn't start, or Redis holds jobs of another release.
+    """
+    if settings.redis_url is not None:
+        meet_given(settings)
     stopping: list[int] = []
 
     def on_signal(number: int, _frame: FrameType | None) -> None:

@@ -12,12 +12,15 @@ import structlog
 import uvicorn
 from fastapi import Depends, FastAPI
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from contract.redis_keys import KEYS_KEY
 from core.errors import ConfigurationError
 from core.settings import Settings
 from core.version import __version__
+from jobs.layout import check_layout
 from service.http import problems
 from service.http.guards import Guards
 from service.http.hosts import is_loopback
@@ -26,7 +29,7 @@ from service.http.protocol import HEAD_BYTES, PatientProtocol
 from service.routes import document, health, images, jobs, metrics, models, openapi, tasks
 from service.routes.asker import enter
 from service.routes.metrics_port import metrics_port
-from service.state import Gateway, open_gateway
+from service.state import TIMEOUT_S, Gateway, open_gateway
 from service.webhooks.outbox import Webhooks
 from service.webhooks.send import read_secret
 
@@ -98,8 +101,10 @@ def serve(settings: Settings, *, insecure: bool = False) -> None:
     """Listen on settings.host and settings.port until signalled.
 
     Raises:
-        ConfigurationError: an address that others reach while no key exists, without `insecure`.
+        ConfigurationError: an address that others reach while no key exists, without `insecure`; jobs of another
+            release in Redis.
     """
+    check_redis(settings)
     if not is_loopback(settings.host) and not insecure:
         check_keys_exist(settings)
     listening = listen(settings.host, settings.port, "LATENTD_PORT", shared=settings.reuse_port)
@@ -122,6 +127,15 @@ def configure(app: FastAPI) -> uvicorn.Config:
         timeout_graceful_shutdown=STOP_S,
         h11_max_incomplete_event_size=HEAD_BYTES,
     )
+
+
+def check_redis(settings: Settings) -> None:
+    """Raises ConfigurationError for a Redis of another release; one that isn't there yet is looked at when it is."""
+    try:
+        with Redis.from_url(settings.redis, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)) as redis:
+            check_layout(redis)
+    except RedisError as error:
+        log.warning("redis is away", error=str(error))
 
 
 def check_keys_exist(settings: Settings) -> None:

@@ -16,6 +16,7 @@ from redis.retry import Retry
 from contract.redis_keys import KEYS_KEY
 from core.settings import Settings
 from core.storage import Store, open_public, open_store
+from jobs.layout import check_connection
 from service.admission.estimates import Backlogs
 from service.jobs.waiting import Ends
 from service.metrics.families import Metrics
@@ -59,6 +60,7 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
         settings.redis,
         decode_responses=True,
         max_connections=MAX_CONNECTIONS,
+        redis_connect_func=check_connection,
         socket_connect_timeout=TIMEOUT_S,
     )
     rq = Redis.from_url(settings.redis, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 1))

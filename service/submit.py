@@ -13,8 +13,8 @@ from contract.base import Kind
 from contract.card import ModelCard
 from contract.job import JobRecord, JobWarning
 from contract.request import JobRequest
-from core.errors import InvalidRequest, LatentdError, QueueFull
-from jobs.create import Created, LaneFull, create, drawn_seed, new_id, read_record, replay
+from core.errors import Conflict, InvalidRequest, LatentdError, QueueFull, RateLimited
+from jobs.create import Created, LaneFull, create, drawn_seed, find, key_digest, new_id, replay
 from service.admission.estimates import Backlog, Estimate, gpu_seconds, idle_seconds, predict
 from service.admission.retry_after import retry_after
 from service.auth.access import Caller
@@ -23,7 +23,7 @@ from service.requests.cards import choose_card
 from service.requests.preferences import Preferences, read_preferences
 from service.requests.resolution import resolve, warnings_of
 from service.requests.tokens import Tokens, count_tokens
-from service.requests.uploads import Pictures, check_pictures, check_room, store_pictures
+from service.requests.uploads import Pictures, check_pictures, check_room, discard_pictures, store_pictures
 from service.state import Gateway
 from service.webhooks.addresses import check_url
 
@@ -63,18 +63,18 @@ async def find_replay(gateway: Gateway, caller: Caller, body: Body, preferences:
     """The job that an earlier request with the same key made: it is answered whatever is full or gone by now."""
     if preferences.key is None:
         return None
-    record = await read_record(gateway.redis, new_id(body.kind, preferences.key, caller.owner))
+    record = await find(gateway.redis, key_digest(preferences.key, body.kind, caller.owner))
     return None if record is None else replay(record, body.digest, preferences.key)
 
 
-async def plan(gateway: Gateway, caller: Caller, body: Body, preferences: Preferences) -> Plan:
+async def plan(gateway: Gateway, body: Body, preferences: Preferences) -> Plan:
     """Resolve every parameter; raises the refusals of `check_url`, `choose_card`, `check_pictures` and `resolve`."""
-    settings, job_id = gateway.settings, new_id(body.kind, preferences.key, caller.owner)
+    settings, job_id = gateway.settings, new_id()
     if body.post.webhook_url is not None:
         check_url(body.post.webhook_url, settings.webhook_allow)
     card = await _choose(gateway, body)
     pictures = await check_pictures(body, card, job_id, settings.max_pixels, gateway.decoding)
-    seed = drawn_seed(job_id) if body.post.seed is None else body.post.seed
+    seed = drawn_seed() if body.post.seed is None else body.post.seed
     request = resolve(body, card, pictures, seed, preferences.output_format, settings.max_pixels)
     backlog = await gateway.backlogs.of(card.id, request.priority)
     warnings = warnings_of(request, card, gateway.shelf.folder(card.id))
@@ -136,6 +136,7 @@ async def enqueue(gateway: Gateway, caller: Caller, planned: Plan) -> Created:
         request=request,
         warnings=planned.warnings,
         body_hash="" if planned.preferences.key is None else planned.body.digest,
+        key_digest=key_digest(planned.preferences.key, request.kind, caller.owner),
         owner=caller.owner,
         request_id=str(structlog.contextvars.get_contextvars().get("request_id", "")),
         charged_s=0.0 if budget_s is None else _charge(planned, budget_s),
@@ -144,8 +145,14 @@ async def enqueue(gateway: Gateway, caller: Caller, planned: Plan) -> Created:
     try:
         created = await create(gateway.redis, settings, record, planned.preferences.key, budget_s)
     except LaneFull as full:
+        await discard_pictures(gateway.store, planned.pictures)
         raise await _full(gateway, planned, full.waiting) from full
-    if not created.replayed:
+    except (Conflict, RateLimited):
+        await discard_pictures(gateway.store, planned.pictures)
+        raise
+    if created.replayed:
+        await discard_pictures(gateway.store, planned.pictures)
+    else:
         gateway.metrics.accepted(request)
     prompt = {"prompt": request.prompt} if settings.log_prompts else {}
     log.info("job accepted", job_id=created.record.id, kind=request.kind, model=request.model, **prompt)

@@ -13,10 +13,10 @@ from rq.serializers import JSONSerializer
 from rq.utils import as_text
 
 from contract.base import CONTRACT_VERSION
-from contract.events import MARK
+from contract.events import TRACE
 from contract.job import JOB_FUNCTION, JobRecord
 from contract.lanes import queue_name
-from contract.redis_keys import DEADLINES_KEY, JOBS_KEY, events_key, job_key, wake_key, work_key
+from contract.redis_keys import DEADLINES_KEY, JOBS_KEY, LAYOUT_KEY, events_key, job_key, wake_key, work_key
 from contract.request import JobRequest
 
 RETENTION_S = 3600
@@ -50,6 +50,7 @@ def enqueue(redis: Redis, job_id: str, request: JobRequest, *, version: int = CO
     with redis.pipeline() as pipe:
         state: dict[FieldT, EncodableT] = {"record": record.to_json(), "status": "queued", "step": 0, "steps": steps}
         pipe.hset(job_key(job_id), mapping=state)
+        pipe.set(LAYOUT_KEY, CONTRACT_VERSION, nx=True)
         pipe.zadd(JOBS_KEY, {job_id: record.created_at.timestamp() * 1000})
         if request.deadline_ms is not None:
             pipe.zadd(DEADLINES_KEY, {job_id: record.created_at.timestamp() * 1000 + request.deadline_ms})
@@ -59,7 +60,7 @@ def enqueue(redis: Redis, job_id: str, request: JobRequest, *, version: int = CO
     queue = open_queue(redis, request)
     job = queue.enqueue_call(
         func=JOB_FUNCTION,
-        args=(version, job_id, request.arguments()),
+        args=(version, job_id),
         timeout=-1,
         result_ttl=RETENTION_S,
         failure_ttl=RETENTION_S,
@@ -80,4 +81,4 @@ def job_state(redis: Redis, job_id: str) -> dict[str, str]:
 def event_types(redis: Redis, job_id: str) -> list[str]:
     """Types of all events of a job that clients see, oldest first."""
     types = [as_text(fields[b"type"]) for _, fields in redis.xrange(events_key(job_id)) or [] if fields]
-    return [each for each in types if each != MARK]
+    return [each for each in types if each != TRACE]

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from contract.card import CardDefaults, ModelCard
 from contract.job import ImageInfo, JobRecord, JobResult, Timings, image_id
-from contract.redis_keys import ENDS_CHANNEL, events_key, job_key, work_key
+from contract.redis_keys import ENDED_CHANNEL, events_key, job_key, work_key
 from core.errors import Problem
 from core.settings import Settings
 from core.storage import Store, image_path
@@ -176,7 +176,7 @@ def _end(redis: Redis, record: JobRecord, status: str, fields: dict[str, str]) -
             pipe.hset(job_key(record.id), field, value)
         pipe.hdel(work_key(record.request.model, record.request.priority), record.id)
         pipe.xadd(events_key(record.id), {"type": status, "data": "{}"})
-        pipe.publish(ENDS_CHANNEL, record.id)
+        pipe.publish(ENDED_CHANNEL, record.id)
         pipe.execute()
 
 

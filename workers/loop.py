@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 import structlog
 import torch
-from rq.worker.base import BaseWorker
 
 from core.errors import DeadlineMissed, JobFailed
 from jobs.end import Canceled, Failed, HandedBack, Retention, Succeeded
 from jobs.run import JobRun
+from jobs.worker import BatchWorker
 from workers.claim_policy import IDLE_S
 from workers.engine.engine import Engine
 from workers.engine.messages import Aborted, Called, Finished, Outcome, OutOfMemory, Prepared, Stepped
@@ -39,7 +39,7 @@ class Loop:
 
     def __init__(
         self,
-        worker: BaseWorker,
+        worker: BatchWorker,
         engine: Engine,
         models: Sequence[str],
         storing: Storing,

@@ -10,16 +10,14 @@ from typing import TypeVar
 
 import structlog
 from redis import Redis
-from rq.job import Job
-from rq.serializers import JSONSerializer
-from rq.worker.base import BaseWorker, WorkerStatus
 
 from contract.card import ModelCard
-from contract.lanes import LANES, queue_name
-from contract.redis_keys import CARDS_KEY, places_key, serving_key
+from contract.redis_keys import CARDS_KEY, processes_key, serving_key
 from core.settings import Settings
 from core.storage import open_store
 from jobs.end import Retention
+from jobs.layout import check_layout
+from jobs.worker import BatchWorker
 from workers.catalogue import chosen_cards, write_missing_cards
 from workers.heartbeat import Heartbeat
 from workers.loading import choose_device, load_engine
@@ -29,8 +27,7 @@ from workers.metrics.flops import row_flops_of
 from workers.metrics.gpu import gpu_of
 from workers.objects.storing import Storing
 from workers.objects.sweep import Sweeper, Sweeping
-from workers.queue.circuit_breaker import ANSWER_S, CircuitBreaker, connect
-from workers.queue.claims import HEARTBEAT_TTL_S
+from workers.queue.circuit_breaker import CircuitBreaker, connect
 from workers.queue.process_identity import machine
 from workers.queue.reaper import Reaper
 from workers.queue.savepoints import Savepoints
@@ -42,22 +39,6 @@ HANG_S_GPU, HANG_S_CPU = 600.0, 3600.0
 
 T = TypeVar("T")
 log = structlog.get_logger()
-
-
-class BatchWorker(BaseWorker):
-    """RQ's view of a worker that holds many jobs at once; the loop drives it instead of `work`."""
-
-    def __init__(self, name: str, models: Sequence[str], redis: Redis) -> None:
-        queues = [queue_name(model, lane) for lane in LANES for model in models]
-        super().__init__(queues, name=name, connection=redis, serializer=JSONSerializer, worker_ttl=HEARTBEAT_TTL_S)
-
-    @property
-    def connection_timeout(self) -> int:
-        """Nothing blocks here, so no command may take longer than it takes to notice that Redis is away."""
-        return int(ANSWER_S)
-
-    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002
-        return HEARTBEAT_TTL_S
 
 
 def worker_name(device: str) -> str:
@@ -72,7 +53,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     worker ends at the first one and has claimed nothing.
 
     Raises:
-        ConfigurationError: there is no such model, or the metrics port is taken.
+        ConfigurationError: there is no such model, the metrics port is taken, or Redis holds jobs of another release.
         CheckpointError: one doesn't load.
     """
     began, device = time.monotonic(), choose_device(device)
@@ -81,6 +62,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     engine = load_engine(settings, model_ids, device)
     cards = chosen_cards(settings, list(engine.models))
     redis = connect(settings.redis)
+    _patiently(lambda: check_layout(redis))
     worker = _patiently(lambda: BatchWorker(worker_name(device), list(cards), redis))
     metrics = WorkerMetrics(gpu_of(device, next(iter(engine.models.values())).dtype))
     metrics.serves({model: card.tasks for model, card in cards.items()}, row_flops_of(engine.models), settings.max_rows)
@@ -121,9 +103,9 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
 
 def _patiently(work: Callable[[], T]) -> T:
     """What `work` returns, as soon as Redis is there."""
-    link = CircuitBreaker()
+    breaker = CircuitBreaker()
     while True:
-        done = link.attempt(lambda: [work()])
+        done = breaker.attempt(lambda: [work()])
         if done:
             return done[0]
         time.sleep(0.05)
@@ -131,8 +113,7 @@ def _patiently(work: Callable[[], T]) -> T:
 
 def _arrive(worker: BatchWorker, redis: Redis, cards: Mapping[str, ModelCard]) -> None:
     """Show the worker to RQ and its models to the gateway."""
-    worker.register_birth()  # type: ignore[no-untyped-call]
-    worker.set_state(WorkerStatus.IDLE)
+    worker.arrive()
     redis.hset(CARDS_KEY, mapping={model: card.to_json() for model, card in cards.items()})
 
 
@@ -140,8 +121,8 @@ def _leave(worker: BatchWorker, redis: Redis, models: Sequence[str]) -> None:
     """Tell RQ and the gateway that this worker is gone; if Redis is away, they learn it by the lapse."""
 
     def leave() -> None:
-        worker.register_death()  # type: ignore[no-untyped-call]
-        redis.hdel(places_key(machine()), worker.name)
+        worker.leave()
+        redis.hdel(processes_key(machine()), worker.name)
         for model in models:
             redis.zrem(serving_key(model), worker.name)
 

@@ -77,7 +77,7 @@ class Backlogs:
         keys += [work_key(model, each) for each in lanes]
         answer: Any = await self._script(keys, [model, time.time()])
         rates, queued, workers, rows, jobs = answer
-        parsed = Rates.model_validate_json(rates) if rates else None
+        parsed = Rates.read(rates) if rates else None
         backlog = Backlog(rates=parsed, rows=rows, jobs=jobs, queued=queued, workers=max(workers, 1))
         self._kept[model, lane] = (time.monotonic() + EACH_S * jobs, backlog)
         return backlog

@@ -9,12 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from redis.asyncio import Redis
-from rq.registry import StartedJobRegistry
 
 from contract.job import JobRecord
 from contract.lanes import LANES, Lane, queue_name
 from contract.measurements import Rates
-from contract.redis_keys import job_key, queue_key
+from contract.redis_keys import job_key, queue_key, started_key
 from contract.request import JobRequest
 from service.admission.estimates import Backlog
 
@@ -72,7 +71,7 @@ async def _running(redis: Redis, model: str) -> list[Running]:
     """The jobs of all lanes that workers hold; RQ's registry names them by job and execution."""
     async with redis.pipeline(transaction=False) as pipe:
         for lane in LANES:
-            pipe.zrange(StartedJobRegistry.key_template.format(queue_name(model, lane)), 0, -1)
+            pipe.zrange(started_key(queue_name(model, lane)), 0, -1)
         members = [member for found in await pipe.execute() for member in found]
     async with redis.pipeline(transaction=False) as pipe:
         for member in members:
@@ -82,5 +81,5 @@ async def _running(redis: Redis, model: str) -> list[Running]:
 
 
 def _parse(record: str, started_at: str, step: str, steps: str) -> Running:
-    request = JobRecord.model_validate_json(record).request
+    request = JobRecord.read(record).request
     return Running(request, datetime.fromisoformat(started_at), int(step), int(steps))

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from starlette.datastructures import Headers
 from starlette.types import Scope as AsgiScope
 
-from contract.redis_keys import KEYS_KEY
+from contract.redis_keys import KEYS_KEY, rate_key
 from core.errors import Forbidden, NotFound, RateLimited, Unauthorized
 from service.auth.keys import ApiKey, Scope, split
 from service.auth.signing import Signer, read_signer
@@ -59,11 +59,6 @@ class Caller:
 
 
 NOBODY = Caller()
-
-
-def rate_key(key_id: str) -> str:
-    """String: when the key's allowance of requests is whole again, in Unix seconds."""
-    return f"latentd:rate:{key_id}"
 
 
 def scope_of(method: str, path: str) -> Scope:
@@ -120,7 +115,7 @@ async def _look_up(redis: Redis, token: str) -> tuple[bool, ApiKey | None]:
         pipe.hlen(KEYS_KEY)
         pipe.hget(KEYS_KEY, key_id)
         made, text = await pipe.execute()
-    key = ApiKey.model_validate_json(text) if text else None
+    key = ApiKey.model_validate_json(text, extra="ignore") if text else None
     return bool(made), key if key is not None and key.accepts(secret) else None
 
 

@@ -90,7 +90,7 @@ def create(
 
 def all_keys(redis: Redis) -> list[ApiKey]:
     """Every key ever made, oldest first."""
-    found = [ApiKey.model_validate_json(text) for text in redis.hvals(KEYS_KEY)]
+    found = [ApiKey.model_validate_json(text, extra="ignore") for text in redis.hvals(KEYS_KEY)]
     return sorted(found, key=lambda key: key.created_at)
 
 
@@ -103,7 +103,7 @@ def revoke(redis: Redis, key_id: str) -> ApiKey:
     text = redis.hget(KEYS_KEY, key_id)
     if text is None:
         raise NotFound(f"no key {key_id!r}; `latentd keys list` shows them", field="id", value=key_id)
-    key = ApiKey.model_validate_json(text)
+    key = ApiKey.model_validate_json(text, extra="ignore")
     if key.revoked_at is None:
         key = key.model_copy(update={"revoked_at": datetime.now(UTC)})
         redis.hset(KEYS_KEY, key_id, key.model_dump_json())

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
+from contract.redis_keys import SECRET_KEY
 from core.errors import Forbidden
 
-SECRET_KEY = "latentd:secret"  # string: signs image URLs; shared by all gateways, made by the first that needs it
 # URLs made within one period are equal, so that browsers find what they cached; each is good for 1 to 2 hours.
 PERIOD_S = 3600
 

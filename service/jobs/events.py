@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from redis.asyncio import Redis
 
-from contract.events import MARK
+from contract.events import TRACE
 from contract.job import TERMINAL, JobRecord
 from contract.redis_keys import events_key, job_key, preview_key
 from core.errors import InvalidRequest
@@ -107,7 +107,7 @@ async def server_sent(
         if live and record.request.preview_every and any(kind == "step" for _, kind, _ in events):
             events, previewed = await _with_preview(redis, record.id, events, previewed)
         live = live or not events
-        shown = [event for event in events if event[1] != MARK]
+        shown = [event for event in events if event[1] != TRACE]
         if shown:
             yield b"".join(_wire(event, signer) for event in shown)
         elif time.monotonic() - spoken >= COMMENT_S:

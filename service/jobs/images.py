@@ -61,12 +61,12 @@ async def find_image(redis: Redis, caller: Caller, image_id: str) -> Found:
 def _stored(values: Mapping[str, str], index: int) -> StoredImage | None:
     """The image as the job's result names it; before the job's end, as it was stored last."""
     if "result" in values:
-        result = JobResult.model_validate_json(values["result"])
+        result = JobResult.read(values["result"])
         images = result.images
         return StoredImage(execution=result.execution, info=images[index]) if index < len(images) else None
     field = stored_field(index)
     early = field in values and values["status"] not in TERMINAL
-    return StoredImage.model_validate_json(values[field]) if early else None
+    return StoredImage.read(values[field]) if early else None
 
 
 async def picture_response(

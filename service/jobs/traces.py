@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, Field
 from redis.asyncio import Redis
 
-from contract.events import MARK, STEP_EVENTS_KEPT, Claimed, Kept, Returned, Shared
+from contract.events import STEP_EVENTS_KEPT, TRACE, Claimed, Kept, Returned, Shared
 from contract.job import JobRecord, Progress, Status
 from contract.redis_keys import events_key
 from service.auth.access import Caller
@@ -102,7 +102,7 @@ async def read_trace(redis: Redis, caller: Caller, job_id: str) -> Trace:
     """The job's trace. Raises as `read_hash`."""
     values = await read_hash(redis, caller, job_id)
     found: Any = await redis.xrange(events_key(job_id))
-    return trace_of(JobRecord.model_validate_json(values["record"]), values, [_entry(*each) for each in found])
+    return trace_of(JobRecord.read(values["record"]), values, [_entry(*each) for each in found])
 
 
 def _entry(event_id: str, fields: Mapping[str, str]) -> Entry:
@@ -134,21 +134,21 @@ def trace_of(record: JobRecord, values: Mapping[str, str], entries: Iterable[Ent
 def _runs(entries: Iterable[Entry]) -> list[_Run]:
     runs: list[_Run] = []
     for at, kind, fields in entries:
-        mark = fields.get(MARK)
+        mark = fields.get(TRACE)
         if mark is not None and '"execution"' in mark:
-            runs.append(_Run(Claimed.model_validate_json(mark), at))
+            runs.append(_Run(Claimed.read(mark), at))
         elif runs:
             _note(runs[-1], at, kind, fields)
     return runs
 
 
 def _note(run: _Run, at: datetime, kind: str, fields: Mapping[str, str]) -> None:
-    mark = fields.get(MARK, "")
+    mark = fields.get(TRACE, "")
     if kind == "step":
-        run.shared = shared = Shared.model_validate_json(mark)
+        run.shared = shared = Shared.read(mark)
         run.steps.append(
             TracedStep(
-                step=Progress.model_validate_json(fields["data"]).step,
+                step=Progress.read(fields["data"]).step,
                 at=at,
                 rows=shared.rows,
                 call_rows=shared.call_rows,
@@ -157,9 +157,9 @@ def _note(run: _Run, at: datetime, kind: str, fields: Mapping[str, str]) -> None
             )
         )
     elif kind == "image":
-        run.kept = Kept.model_validate_json(mark)
+        run.kept = Kept.read(mark)
     elif run.end is None:  # a job may end while it waits, behind its last run
-        run.end = Returned.model_validate_json(mark).why if kind == MARK else kind
+        run.end = Returned.read(mark).why if kind == TRACE else kind
         run.ended_at = at
 
 

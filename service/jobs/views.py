@@ -59,7 +59,7 @@ async def read_hash(redis: Redis, caller: Caller, job_id: str) -> Hash:
         found, buried, listed = await pipe.execute()
     if "record" in found:
         values: Hash = found
-        check_sees(caller, JobRecord.model_validate_json(values["record"]).owner, job_id)
+        check_sees(caller, JobRecord.read(values["record"]).owner, job_id)
         return values
     if listed is not None or (buried is not None and caller.sees(buried)):  # listed without a record: expired
         raise Gone(f"job {shown(job_id)} expired or was purged", field="id", value=job_id)
@@ -73,7 +73,7 @@ async def read_job(redis: Redis, backlogs: Backlogs, caller: Caller, job_id: str
 
 async def views(redis: Redis, backlogs: Backlogs, signer: Signer | None, hashes: Sequence[Hash]) -> list[Job]:
     """Jobs with positions and times to the end, the lanes' backlogs read once."""
-    records = [JobRecord.model_validate_json(values["record"]) for values in hashes]
+    records = [JobRecord.read(values["record"]) for values in hashes]
     alive = [(r, h) for r, h in zip(records, hashes, strict=True) if h["status"] in ("queued", "running")]
     lanes = {(record.request.model, record.request.priority) for record, _ in alive}
     found = {lane: await backlogs.of(*lane) for lane in lanes}
@@ -110,9 +110,9 @@ def _view(
 ) -> Job:
     request = record.request
     if "numerics" in values:
-        request = request.model_copy(update={"numerics": Numerics.model_validate_json(values["numerics"])})
-    result = JobResult.model_validate_json(values["result"]) if "result" in values else None
-    error = Problem.model_validate_json(values["error"]) if "error" in values else None
+        request = request.model_copy(update={"numerics": Numerics.read(values["numerics"])})
+    result = JobResult.read(values["result"]) if "result" in values else None
+    error = Problem.model_validate_json(values["error"], extra="ignore") if "error" in values else None
     fields: dict[str, Any] = {
         "id": record.id,
         "kind": request.kind,
@@ -176,7 +176,7 @@ async def list_jobs(redis: Redis, backlogs: Backlogs, caller: Caller, query: Lis
 def _matches(values: Hash, query: ListQuery) -> bool:
     if query.status is not None and values["status"] != query.status:
         return False
-    return query.kind is None or JobRecord.model_validate_json(values["record"]).request.kind == query.kind
+    return query.kind is None or JobRecord.read(values["record"]).request.kind == query.kind
 
 
 async def _after(redis: Redis, owner: str, position: tuple[int, str] | None) -> list[tuple[str, int, Hash | None]]:

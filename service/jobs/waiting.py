@@ -13,7 +13,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from contract.redis_keys import ENDS_CHANNEL
+from contract.redis_keys import ENDED_CHANNEL
 
 AGAIN_S = 1.0  # after Redis was away
 
@@ -50,7 +50,7 @@ class Ends:
 
     async def _listen(self) -> None:
         async with self._redis.pubsub(ignore_subscribe_messages=True) as messages:
-            await messages.subscribe(ENDS_CHANNEL)
+            await messages.subscribe(ENDED_CHANNEL)
             async for message in messages.listen():
                 for told in self._watched.get(message["data"], ()):
                     told.set()

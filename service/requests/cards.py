@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def _card_files(models_dir: Path) -> list[Path]:
 
 
 def _load(path: Path) -> ModelCard | None:
-    return _parse(path.read_text("utf-8"), str(path))
+    return _parse(path.read_text("utf-8"), str(path), ModelCard.model_validate_json)
 
 
 class CardShelf:
@@ -74,7 +74,7 @@ class CardShelf:
         published: Any = await self._redis.hgetall(CARDS_KEY)
         cards = installed_cards(self._models_dir)
         for text in published.values():
-            card = _parse(text, "published by a worker")
+            card = _parse(text, "published by a worker", ModelCard.read)
             if card is not None:
                 cards[card.id] = card
         self._recent = time.monotonic(), dict(sorted(cards.items()))
@@ -97,9 +97,9 @@ class CardShelf:
 
 
 @lru_cache(maxsize=256)
-def _parse(text: str, source: str) -> ModelCard | None:
+def _parse(text: str, source: str, read: Callable[[str], ModelCard]) -> ModelCard | None:
     try:
-        return ModelCard.model_validate_json(text)
+        return read(text)
     except ValidationError as error:
         log.warning("model card left out", source=source, error=str(error.errors(include_url=False)[0]["msg"]))
         return None

@@ -10,6 +10,7 @@ from contract.card import ModelCard
 from contract.job import JobWarning
 from contract.request import JobRequest, OutputFormat
 from core.errors import InvalidRequest
+from core.pictures import LONGEST_SIDE
 from service.requests.bodies import Body
 from service.requests.labels import check_below, class_of
 from service.requests.posts import Class2ImgPost, Guided, Img2ImgPost, InpaintPost, Prompted, Sized, UpscalePost
@@ -22,8 +23,6 @@ MODEL_FIELDS = frozenset(
     | {"class_id", "label", "noise_level"}
 )
 ETA_SAMPLERS = ("ddim",)
-# Longest side that the file formats hold.
-MAX_SIDE: dict[OutputFormat, int] = {"png": 2**31 - 1, "jpeg": 65_535, "webp": 16_383}
 
 
 def resolve(
@@ -93,7 +92,7 @@ def _check_size(body: Body, width: int, height: int, max_pixels: int) -> None:
 
 
 def _check_side(width: int, height: int, output_format: OutputFormat) -> None:
-    bound = MAX_SIDE[output_format]
+    bound = LONGEST_SIDE[output_format]
     if max(width, height) > bound:
         raise InvalidRequest(
             f"output_format {output_format} holds at most {bound} pixels a side; the answer has {width}×{height}",

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from contract.card import ModelCard
 from contract.request import Upload
 from core.errors import DiskFull, Unavailable
 from core.pictures import open_upload, read_label_map, read_mask
-from core.storage import Store, upload_path
+from core.storage import Store, delete, upload_path
 from service.requests.bodies import Body
 from service.requests.posts import InpaintPost
 
@@ -86,7 +87,7 @@ def check_room(data_dir: Path, min_free_mb: int) -> None:
 
 
 async def store_pictures(store: Store, pictures: Pictures) -> None:
-    """Put the files where their uploads say; a retry of the same request writes the same bytes again.
+    """Put the files where their uploads say.
 
     Raises:
         DiskFull, Unavailable: the storage doesn't take them.
@@ -98,3 +99,10 @@ async def store_pictures(store: Store, pictures: Pictures) -> None:
             if "No space left" in str(error):
                 raise DiskFull("no room for the upload on the data disk", field=name) from error
             raise Unavailable("the object storage doesn't take the upload", field=name) from error
+
+
+async def discard_pictures(store: Store, pictures: Pictures) -> None:
+    """Delete the files of a job that wasn't made; a storage that doesn't answer keeps them until the next sweep."""
+    if pictures.uploads:
+        with suppress(OSError, BaseError):
+            await asyncio.to_thread(delete, store, [upload.path for upload in pictures.uploads.values()])

@@ -10,7 +10,9 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from contract.job import Job, JobRecord
-from jobs.cancel import cancel, check_ended, delete_objects, forget
+from jobs.cancel import cancel
+from jobs.end import Retention
+from jobs.purge import check_ended, delete_objects, purge
 from service.jobs.events import Stop, is_over, parse_event_id, server_sent
 from service.jobs.traces import Trace, read_trace
 from service.jobs.views import JobPage, ListQuery, list_jobs, read_hash, read_job
@@ -60,13 +62,13 @@ async def job(id: str, gateway: Current, caller: Asker) -> Job:
 async def delete(id: str, gateway: Current, caller: Asker, query: Annotated[DeleteQuery, Query()]) -> Response:
     """A waiting job is canceled at once, a running one at its next step; an ended one is answered unchanged."""
     values = await read_hash(gateway.redis, caller, id)
-    record = JobRecord.model_validate_json(values["record"])
+    retention = Retention(gateway.settings.retention_s, gateway.settings.gone_s)
     if query.purge:
-        check_ended(record, values["status"])
+        check_ended(id, values["status"])
         await delete_objects(gateway.store, id)
-        await asyncio.to_thread(forget, gateway.rq, gateway.settings, record)
+        await asyncio.to_thread(purge, gateway.rq, retention, id)
         return Response(status_code=204)
-    status = await asyncio.to_thread(cancel, gateway.rq, gateway.settings, record)
+    status = await asyncio.to_thread(cancel, gateway.rq, retention, id)
     answer = await read_job(gateway.redis, gateway.backlogs, caller, id)
     return JSONResponse(answer.model_dump(mode="json"), status_code=202 if status == "running" else 200)
 
@@ -103,7 +105,7 @@ async def events(
     last_event_id: Annotated[str | None, Header(description="Go on after this event.")] = None,
 ) -> Response:
     """Replays from Last-Event-ID, or from the start, then follows; a live `step` may carry a preview (base64 WebP)."""
-    record = JobRecord.model_validate_json((await read_hash(gateway.redis, caller, id))["record"])
+    record = JobRecord.read((await read_hash(gateway.redis, caller, id))["record"])
     after = parse_event_id(last_event_id)
     if after != "0-0" and await is_over(gateway.redis, id, after):
         return Response(status_code=204)

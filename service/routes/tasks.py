@@ -117,11 +117,11 @@ async def _run(request: Request, caller: Caller, kind: Kind, query: TaskQuery) -
     gateway = await current(request)
     body, preferences = await tasks.read(gateway, request, kind)
     if query.dry_run:
-        planned = await tasks.plan(gateway, caller, body, preferences)
+        planned = await tasks.plan(gateway, body, preferences)
         return JSONResponse(tasks.dry_run(gateway, planned).model_dump(mode="json"))
     created = await tasks.find_replay(gateway, caller, body, preferences)
     if created is None:
-        planned = await tasks.plan(gateway, caller, body, preferences)
+        planned = await tasks.plan(gateway, body, preferences)
         created = await tasks.enqueue(gateway, caller, planned)
         if preferences.wait_s is None and not created.replayed:
             job = accepted(created.record, created.position, planned.backlog)

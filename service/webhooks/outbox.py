@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from contract.job import Job
-from contract.redis_keys import KEYS_KEY, OUTBOX_KEY, deliveries_key
+from contract.redis_keys import DUE_KEY, KEYS_KEY, OUTBOX_KEY, deliveries_key
 from core.errors import Gone, LatentdError, NotFound
 from service.admission.estimates import Backlogs
 from service.auth.access import NOBODY, Caller
@@ -32,7 +32,6 @@ from service.webhooks.addresses import check_url
 from service.webhooks.send import NotSent, Resolve, resolve, send
 
 GROUP = "gateways"
-DUE_KEY = "latentd:webhooks:due"  # sorted set: JSON of a message that is tried again → when, in Unix seconds
 # Nine tries over eleven hours.
 BACKOFF_S = (1.0, 5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 28800.0)
 JITTER = 0.2
@@ -214,4 +213,4 @@ def _parse(entry: str, fields: dict[str, str]) -> Message:
 async def read_deliveries(redis: Redis, job_id: str) -> list[Delivery]:
     """Every try to send a job's webhook, oldest first; the caller may see the job."""
     texts: Any = await redis.lrange(deliveries_key(job_id), 0, -1)
-    return [Delivery.model_validate_json(text) for text in texts]
+    return [Delivery.model_validate_json(text, extra="ignore") for text in texts]

@@ -11,10 +11,10 @@ from rq.registry import FinishedJobRegistry, StartedJobRegistry
 from contract.job import JobResult
 from contract.redis_keys import state_key
 from core.settings import Settings
+from jobs.worker import HEARTBEAT_TTL_S
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.faults import points
 from tests.integration.rig import Rig
-from workers.queue.claims import HEARTBEAT_TTL_S
 
 MakeRig = Callable[..., Rig]
 SWEEP_S = 1.0

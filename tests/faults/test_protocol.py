@@ -12,15 +12,14 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.utils import as_text
 
-from contract.job import TERMINAL, JobRecord
+from contract.job import TERMINAL
 from core.errors import JobFailed
-from core.settings import Settings
 from jobs.cancel import cancel
+from jobs.claim import POP
 from jobs.end import Canceled, Ending, Failed, HandedBack, Publisher, Succeeded
 from jobs.run import JobRun
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.unit.workers.parts import RETENTION, SHARED, TINY, make_claims, make_worker
-from workers.queue.claims import POP
 from workers.queue.events import Progress
 from workers.queue.reaper import STUCK_S, Reaper
 
@@ -106,8 +105,7 @@ class Protocol(RuleBasedStateMachine):
     @rule(pick=picks)
     @precondition(lambda self: self.jobs)
     def cancel(self, pick: int) -> None:
-        record = JobRecord.model_validate_json(job_state(self.redis, self.jobs[pick % len(self.jobs)])["record"])
-        cancel(self.redis, Settings(), record)
+        cancel(self.redis, RETENTION, self.jobs[pick % len(self.jobs)])
 
     @rule()
     def sweep(self) -> None:

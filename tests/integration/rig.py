@@ -13,6 +13,7 @@ from contract.job import TERMINAL
 from core.settings import Settings
 from core.storage import open_store
 from jobs.end import Retention
+from jobs.worker import BatchWorker
 from tests.enqueue import RETENTION_S, job_state
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 from workers.catalogue import find_cards
@@ -23,7 +24,6 @@ from workers.objects.storing import Storing
 from workers.queue.reaper import Reaper
 from workers.queue.savepoints import Savepoints
 from workers.runs.saving import SAVE_S
-from workers.worker import BatchWorker
 
 MODELS = ("tiny", "tiny-upscale")
 
@@ -50,7 +50,7 @@ class Rig:
         self.store = open_store(settings.storage)
         self.engine = load_engine(settings, MODELS, "cpu")
         self.worker = BatchWorker(name, MODELS, redis)
-        self.worker.register_birth()  # type: ignore[no-untyped-call]
+        self.worker.arrive()
         self.metrics = WorkerMetrics()
         cards = find_cards(settings.models_dir)
         hashes = {model: cards[model][0].hash for model in MODELS}

@@ -5,7 +5,7 @@ import time
 from redis import Redis
 from rq.utils import as_text
 
-from contract.redis_keys import gone_key, lease_key, wake_key
+from contract.redis_keys import LAYOUT_KEY, gone_key, lease_key, wake_key
 from core.settings import Settings
 from jobs.end import Retention
 from tests.enqueue import enqueue, make_request
@@ -30,11 +30,11 @@ def test_expired_jobs_leave_no_object_and_no_key_but_their_410(redis: Redis, set
     time.sleep(KEEP_S + 0.5)
     assert Sweeper(redis, rig.store, Retention(KEEP_S, 60)).expire() == 4
     rig.reaper.turn()
-    rig.worker.register_death()  # type: ignore[no-untyped-call]
+    rig.worker.leave()
     assert rig.objects() == []
     left = {as_text(key) for key in redis.keys("*")}
     left -= {key for key in left if key.startswith((lease_key(""), wake_key("")))}  # of queues, however many jobs
     ours = {gone_key(job_id) for job_id in ("good", "bad", "tardy", "gone")}
     assert ours <= left
     assert {key for key in left - ours if any(job in key for job in ("good", "bad", "tardy", "gone"))} == set()
-    assert left - ours <= {"rq:workers", "rq:worker:rig", "rq:queues", "rq:worker:rig:executions"}
+    assert left - ours <= {LAYOUT_KEY, "rq:workers", "rq:worker:rig", "rq:queues", "rq:worker:rig:executions"}

@@ -20,8 +20,18 @@ from contract.base import CONTRACT_VERSION
 from contract.job import JOB_FUNCTION
 from contract.lanes import queue_name
 from contract.measurements import Rates
-from contract.redis_keys import CARDS_KEY, JOBS_KEY, RATES_KEY, WAKES, events_key, gone_key, job_key, wake_key, work_key
-from contract.request import JobRequest
+from contract.redis_keys import (
+    CARDS_KEY,
+    JOBS_KEY,
+    LAYOUT_KEY,
+    RATES_KEY,
+    WAKES,
+    events_key,
+    gone_key,
+    job_key,
+    wake_key,
+    work_key,
+)
 from core.errors import DeadlineMissed
 from core.storage import open_store
 from tests.gateway import PAINTER, fail, finish, mask, png, running, settings_for
@@ -63,9 +73,7 @@ def test_prompt_becomes_a_queued_job(client: httpx2.Client, redis: Redis) -> Non
     assert redis.hgetall(work_key("painter", "interactive")) == {job["id"].encode(): b"40"}
 
     rq_job = RQJob.fetch(job["id"], connection=redis, serializer=JSONSerializer)
-    version, job_id, request = rq_job.args
-    assert (version, job_id) == (CONTRACT_VERSION, job["id"])
-    assert JobRequest.model_validate(request).seed == job["request"]["seed"]
+    assert rq_job.args == [CONTRACT_VERSION, job["id"]]
     assert (rq_job.func_name, rq_job.description) == (JOB_FUNCTION, f"txt2img {job['id']}")
     assert (rq_job.get_status(), rq_job.retries_left, rq_job.meta) == ("queued", 1000, {})
     assert queued(redis) == [job["id"]]
@@ -210,7 +218,7 @@ def test_purge_leaves_nothing_but_410(client: httpx2.Client, redis: Redis, folde
     assert client.get(f"/v1/jobs/{job_id}/events").status_code == 410
     assert [item for item in store.list().collect() if job_id in item["path"]] == []
     left = {key.decode() for key in redis.scan_iter()}
-    assert left == {gone_key(job_id), "rq:queues", wake_key("latentd.upscaler.interactive")}
+    assert left == {gone_key(job_id), LAYOUT_KEY, "rq:queues", wake_key("latentd.upscaler.interactive")}
 
 
 def test_an_expired_job_is_gone_and_an_unknown_one_not_found(client: httpx2.Client, redis: Redis) -> None:

@@ -9,7 +9,7 @@ from itertools import count
 import pytest
 from redis import Redis
 
-from contract.redis_keys import alone_key, job_key, state_key
+from contract.redis_keys import isolated_key, job_key, state_key
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.integration.rig import Rig
 from tests.integration.test_resume import kill
@@ -64,7 +64,7 @@ def test_passing_a_savepoint_clears_a_suspect_and_lets_others_in(redis: Redis, m
     rig = make_rig("worker", save_s=0)
     rig.until(lambda: bool(redis.exists(state_key("suspect"))))
     assert not {"deaths", "deaths_alone"} & job_state(redis, "suspect").keys()
-    rig.until(lambda: not redis.exists(alone_key("worker")))
+    rig.until(lambda: not redis.exists(isolated_key("worker")))
     rig.until(lambda: job_state(redis, "other")["status"] == "succeeded")
     assert job_state(redis, "suspect")["status"] == "running"
 
@@ -75,13 +75,13 @@ def test_while_a_suspect_runs_the_others_stand_still_saved(redis: Redis, make_ri
     rig.until(lambda: rig.step("running") > 1)
     suspect(redis, steps=20)
     rig.until(lambda: rig.step("suspect") > 0)
-    assert redis.get(alone_key("worker")) == b"suspect"
+    assert redis.get(isolated_key("worker")) == b"suspect"
     assert int(redis.hget(state_key("running"), "step") or 0) > 1
     step = rig.step("running")
     rig.until(lambda: rig.step("suspect") >= 4)
     assert rig.step("running") == step
     assert rig.finish("suspect") == ["succeeded"]
-    assert not redis.exists(alone_key("worker"))
+    assert not redis.exists(isolated_key("worker"))
     assert rig.finish("running") == ["succeeded"]
 
 

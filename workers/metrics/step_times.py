@@ -14,12 +14,12 @@ from typing import Protocol
 from redis import Redis
 from redis.client import Pipeline
 from redis.typing import EncodableT, KeyT
-from rq.utils import as_text
 
 from contract.base import Kind
 from contract.measurements import ShapeTimes, StepTimes
 from contract.redis_keys import step_times_key
 from contract.request import JobRequest
+from core.text import as_text
 from workers.engine.messages import Called, Finished, Outcome, Prepared
 from workers.engine.scheduler import Shape
 

@@ -12,10 +12,10 @@ from contextlib import suppress
 import structlog
 from obstore.exceptions import AlreadyExistsError
 from redis import Redis
-from rq.utils import as_text
 
 from contract.redis_keys import DEPLOYMENT_KEY, gone_key, job_key
 from core.storage import Store
+from core.text import as_text
 
 DEPLOYMENT_OBJECT = "deployment"
 FOLDERS = ("images", "uploads", "states")

@@ -10,29 +10,25 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import structlog
 from obstore.exceptions import BaseError
 from redis import Redis
-from redis.client import Pipeline
-from rq.utils import as_text
 
 from contract.job import TERMINAL, JobResult
-from contract.redis_keys import JOBS_KEY, gone_key, job_key, keys_of, list_key, state_key
+from contract.redis_keys import job_key, state_key, sweeping_key
 from core.storage import Store, delete, tidy
+from core.text import as_text
 from jobs.end import Retention
-from jobs.transaction import transact
+from jobs.expire import expired, forget
 from workers.objects.deployment import FOLDERS, belong_together
 from workers.queue.circuit_breaker import CircuitBreaker
 
-LOCK_KEY = "latentd:sweeping"
 PAGE = 500
 LONGEST_INTERVAL_S = 60.0
 YOUNG_S = 600.0  # objects are written before the keys that name them
 ORPHANS_EVERY_S = 3600.0  # the whole storage is listed for them
-CLOCKS_AGREE = 0.9  # objects of an expired job are as old as the retention, but for this much
 
 log = structlog.get_logger()
 
@@ -62,39 +58,20 @@ class Sweeper:
     def expire(self) -> int:
         """Forget jobs whose records have expired, and delete their objects; how many."""
         start, found = 0, 0
-        newest = (self._clock() - self._retention.keep_s) * 1000
-        while ids := self._page(newest, start):
-            with self._redis.pipeline(transaction=False) as pipe:
-                for job_id in ids:
-                    pipe.exists(job_key(job_id))
-                there = pipe.execute()
-            expired = [job_id for job_id, alive in zip(ids, there, strict=True) if not alive]
-            forgotten = sum(map(self._forget, expired))
-            start, found = start + len(ids) - forgotten, found + forgotten
-        return found
+        while True:
+            ids, looked_at = expired(self._redis, self._retention, self._clock(), start, PAGE)
+            if not looked_at:
+                return found
+            for job_id in ids:
+                self._forget(job_id)
+            start, found = start + looked_at - len(ids), found + len(ids)
 
-    def _page(self, newest: float, start: int) -> list[str]:
-        ids: Any = self._redis.zrangebyscore(JOBS_KEY, "-inf", newest, start=start, num=PAGE)
-        return [as_text(job_id) for job_id in ids]
-
-    def _forget(self, job_id: str) -> bool:
+    def _forget(self, job_id: str) -> None:
         """Delete the objects first, so that a crash leaves the id to the next sweep."""
-        oldest = self._clock() - CLOCKS_AGREE * self._retention.keep_s
-        old = [one.path for folder in FOLDERS for one in self._of(folder, job_id) if one.modified <= oldest]
-        if old:
-            delete(self._store, old)
-        return transact(self._redis, (job_key(job_id),), partial(self._bury, job_id=job_id))
-
-    def _bury(self, pipe: Pipeline, job_id: str) -> bool:
-        """Out of the lists, unless an Idempotency-Key made a new job of this id meanwhile; its 410 stays."""
-        alive, owner = bool(pipe.exists(job_key(job_id))), pipe.get(gone_key(job_id))
-        pipe.multi()
-        if not alive:
-            pipe.zrem(JOBS_KEY, job_id)
-            pipe.zrem(list_key(as_text(owner or b"")), job_id)
-            pipe.delete(*keys_of(job_id))
-            pipe.set(gone_key(job_id), "", ex=self._retention.gone_s, nx=True)
-        return not alive
+        objects = [str(entry["path"]) for folder in FOLDERS for entry in self._of(folder, job_id)]
+        if objects:
+            delete(self._store, objects)
+        forget(self._redis, self._retention, job_id)
 
     def collect(self) -> int:
         """Delete objects that no job names: of jobs that are gone, of executions and puts that died; how many.
@@ -114,8 +91,8 @@ class Sweeper:
                 found += len(orphans)
         return found
 
-    def _of(self, folder: str, job_id: str) -> list[Stored]:
-        return [one for page in self._store.list(f"{folder}/{job_id}") for one in _parse(page)]
+    def _of(self, folder: str, job_id: str) -> list[Any]:
+        return [entry for page in self._store.list(f"{folder}/{job_id}") for entry in page]
 
     def _orphans(self, found: Sequence[Stored]) -> list[str]:
         ids = list(dict.fromkeys(one.job_id for one in found))
@@ -137,7 +114,7 @@ def _named(stored: Stored, status: bytes | None, result: bytes | None, state_pat
     if stored.folder == "states":
         return state_path is not None and as_text(state_path) == stored.path
     if result is not None:
-        return JobResult.model_validate_json(result).execution == stored.execution
+        return JobResult.read(result).execution == stored.execution
     return as_text(status) not in TERMINAL
 
 
@@ -166,10 +143,10 @@ class Sweeping(threading.Thread):
         self._done = threading.Event()
 
     def run(self) -> None:
-        link = CircuitBreaker()
+        breaker = CircuitBreaker()
         while not self._done.is_set():
             try:
-                link.attempt(self.turn)
+                breaker.attempt(self.turn)
             except Exception:  # objects and ids of expired jobs would stay for ever, and nobody would be told
                 log.exception("sweep failed")
             self._done.wait(self._interval)
@@ -196,4 +173,4 @@ class Sweeping(threading.Thread):
 
     def _may(self, what: str, every_s: float) -> bool:
         """Whether this worker is the first of this interval, which is a little shorter than the wait between turns."""
-        return bool(self._redis.set(f"{LOCK_KEY}:{what}", "1", nx=True, px=int(900 * every_s)))
+        return bool(self._redis.set(sweeping_key(what), "1", nx=True, px=int(900 * every_s)))

@@ -67,7 +67,7 @@ def live_cards(redis: Redis, models: Iterable[str]) -> dict[str, ModelCard]:
         found = {model: redis.hget(CARDS_KEY, model) for model in models}
     except RedisError as error:
         raise _away(error) from error
-    return {model: ModelCard.model_validate_json(card) for model, card in found.items() if card is not None}
+    return {model: ModelCard.read(card) for model, card in found.items() if card is not None}
 
 
 def live_tables(redis: Redis, models: Iterable[str]) -> dict[str, StepTimes]:

@@ -14,7 +14,8 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-ANSWER_S = 5.0  # a Redis that needs longer counts as away
+from jobs.worker import ANSWER_S
+
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
 AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError)
 NOT_NOW = ("MISCONF", "READONLY", "OOM")

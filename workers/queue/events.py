@@ -1,4 +1,4 @@
-"""Step and image events, previews and cancellations of all held jobs, in one round trip a turn.
+"""Step and image events, previews and cancellations of all job runs, in one round trip a turn.
 
 Events of an execution that is no longer the live one are refused by Redis itself, in the script that writes them.
 """
@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from redis import Redis
-from rq.utils import as_text
 
 from contract.base import Wire
 from contract.events import STEP_EVENTS_KEPT, Kept, Shared
 from contract.job import ImageInfo, StoredImage
-from contract.redis_keys import CANCELING_KEY, alone_key, events_key, job_key, preview_key, stored_field
+from contract.redis_keys import CANCELING_KEY, events_key, job_key, preview_key, stored_field
+from core.text import as_text
 from jobs.run import JobRun
 from workers.engine.messages import Share
 
 PREVIEW_S = 300
-ALONE_S = 86_400  # the key of a dead worker tells the reapers until then
 
 # Events of many jobs, and who is to be cancelled. Answers for each event its id, or nothing if the execution may not
 # write any more; then for each id asked about 1 or 0.
@@ -51,22 +50,15 @@ end
 return answers
 """
 
-ALONE = """
-local state = redis.call('HMGET', KEYS[1], 'status', 'execution')
-if state[1] ~= 'running' or state[2] ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
-return 1
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """One event that waits to be written."""
 
-    held: JobRun
+    run: JobRun
     type: Literal["step", "image"]
     data: str
-    mark: Wire
+    note: Wire  # for the trace
     step: str = ""
     preview: str = ""
     image: tuple[str, str] = ("", "")  # field of the record, and its value
@@ -74,7 +66,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What a flush learned about the held jobs."""
+    """What a flush learned about the job runs."""
 
     canceled: frozenset[str] = frozenset()
     lost: frozenset[str] = frozenset()
@@ -88,54 +80,54 @@ class Progress:
         self._flush = redis.register_script(FLUSH)
         self._waiting: list[Event] = []
 
-    def step(self, held: JobRun, step: int, preview: bytes | None, shared: Shared) -> None:
+    def step(self, run: JobRun, step: int, preview: bytes | None, shared: Shared) -> None:
         """A step was taken; `step` counts over all images of the job."""
-        data = json.dumps({"step": step, "steps": held.steps})
+        data = json.dumps({"step": step, "steps": run.steps})
         picture = {"step": step, "image": base64.b64encode(preview).decode()} if preview else None
         preview_text = json.dumps(picture) if picture else ""
-        self._waiting.append(Event(held, "step", data, shared, str(step), preview_text))
+        self._waiting.append(Event(run, "step", data, shared, str(step), preview_text))
 
-    def image(self, held: JobRun, index: int, info: ImageInfo) -> None:
+    def image(self, run: JobRun, index: int, info: ImageInfo) -> None:
         """Image `index` was stored."""
-        stored = StoredImage(execution=held.execution.id, info=info).to_json()
-        kept = Kept(decode_s=held.decode_s, store_s=held.store_s)
-        self._waiting.append(Event(held, "image", info.to_json(), kept, image=(stored_field(index), stored)))
+        stored = StoredImage(execution=run.execution.id, info=info).to_json()
+        kept = Kept(decode_s=run.decode_s, store_s=run.store_s)
+        self._waiting.append(Event(run, "image", info.to_json(), kept, image=(stored_field(index), stored)))
 
-    def forget(self, held: JobRun) -> None:
+    def forget(self, run: JobRun) -> None:
         """Drop what waits of a job that has ended."""
-        self._waiting = [event for event in self._waiting if event.held is not held]
+        self._waiting = [event for event in self._waiting if event.run is not run]
 
-    def flush(self, held_ids: Collection[str]) -> News:
-        """Write what waits and ask which of the held jobs a client wants ended.
+    def flush(self, job_ids: Collection[str]) -> News:
+        """Write what waits and ask which of the jobs a client wants ended.
 
         Raises:
             RedisError: if Redis is away; everything is kept for the next flush.
         """
-        ids = list(held_ids)
+        ids = list(job_ids)
         if not ids:
             return News()
-        old = {event.held: self._surplus(event.held) for event in self._waiting}
-        trimmed = {held: len(surplus) for held, surplus in old.items()}
-        values = [part for event in self._waiting for part in _values(event, old.pop(event.held, []))]
-        keys = [key for event in self._waiting for key in _keys(event.held.job_id)]
+        old = {event.run: self._surplus(event.run) for event in self._waiting}
+        trimmed = {run: len(surplus) for run, surplus in old.items()}
+        values = [part for event in self._waiting for part in _values(event, old.pop(event.run, []))]
+        keys = [key for event in self._waiting for key in _keys(event.run.job_id)]
         answers: Any = self._flush([CANCELING_KEY, *keys], [len(self._waiting), *values, *ids])
-        for held, count in trimmed.items():
-            del held.step_ids[:count]
+        for run, count in trimmed.items():
+            del run.step_ids[:count]
         return self._read(answers, ids)
 
-    def _surplus(self, held: JobRun) -> list[str]:
+    def _surplus(self, run: JobRun) -> list[str]:
         """Ids of step events older than the newest 1,000; the other events are never trimmed."""
-        coming = sum(event.held is held and event.type == "step" for event in self._waiting)
-        return held.step_ids[: max(0, len(held.step_ids) + coming - STEP_EVENTS_KEPT)]
+        coming = sum(event.run is run and event.type == "step" for event in self._waiting)
+        return run.step_ids[: max(0, len(run.step_ids) + coming - STEP_EVENTS_KEPT)]
 
     def _read(self, answers: list[Any], ids: list[str]) -> News:
         written, self._waiting = self._waiting, []
         lost = set()
         for event, answer in zip(written, answers, strict=False):
             if answer is None:
-                lost.add(event.held.job_id)
+                lost.add(event.run.job_id)
             elif event.type == "step":
-                event.held.step_ids.append(as_text(answer))
+                event.run.step_ids.append(as_text(answer))
         canceled = {job_id for job_id, wanted in zip(ids, answers[len(written) :], strict=True) if wanted}
         return News(frozenset(canceled), frozenset(lost))
 
@@ -146,32 +138,21 @@ def _keys(job_id: str) -> tuple[str, str, str]:
 
 def _values(event: Event, old: Sequence[str]) -> tuple[str, ...]:
     """Of one event, as FLUSH reads them."""
-    about = (event.held.execution.id, event.type, event.data, event.mark.to_json(), event.step, event.preview)
+    about = (event.run.execution.id, event.type, event.data, event.note.to_json(), event.step, event.preview)
     return (*about, *event.image, " ".join(old))
 
 
-def shared_of(held: JobRun, share: Share) -> Shared:
-    """The mark of a step."""
+def shared_of(run: JobRun, share: Share) -> Shared:
+    """Note for the trace what a step shared."""
     return Shared(
         rows=share.rows,
         call_rows=share.call_rows,
         jobs=share.jobs,
         call_s=round(share.call_s, 4),
-        encode_s=round(held.encode_s, 4),
+        encode_s=round(run.encode_s, 4),
         denoise_s=round(share.denoise_s, 4),
         gpu_s=round(share.gpu_s, 4),
     )
-
-
-def tell_alone(redis: Redis, held: JobRun) -> bool:
-    """Say that from now on a death of the worker is this job's; False if another execution has it."""
-    keys = (job_key(held.job_id), alone_key(held.execution.worker_name))
-    return bool(redis.eval(ALONE, 2, *keys, held.execution.id, held.job_id, ALONE_S))
-
-
-def tell_together(redis: Redis, held: JobRun) -> None:
-    """Say that the worker's jobs run together again."""
-    redis.delete(alone_key(held.execution.worker_name))
 
 
 def step_ids(redis: Redis, job_id: str) -> list[str]:

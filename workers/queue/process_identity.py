@@ -1,7 +1,7 @@
-"""Where a process lives, so that a neighbour on its machine sees at once that it died, before its heartbeats lapse.
+"""Who a process is, so that a neighbour on its machine sees at once that it died, before its heartbeats lapse.
 
-A place names the kernel's boot, the namespace of process ids, the process and when it started: no other process has
-it, in no container and after no restart. Where /proc isn't there, places are unknown and only heartbeats tell.
+An identity names the kernel's boot, the namespace of process ids, the process and when it started: no other process has
+it, in no container and after no restart. Where /proc isn't there, it is unknown and only heartbeats tell.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import os
 from pathlib import Path
 
 from redis import Redis
-from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
-from rq.utils import as_text
 
-from contract.redis_keys import places_key
+from contract.redis_keys import processes_key
+from core.text import as_text
+from jobs.worker import executions_of
 
 PROC = Path("/proc")
 DEAD = ("Z", "X")  # states of processes that only wait to be noticed by their parent
 
 
-def my_place() -> str:
-    """This process's place; empty where unknown."""
-    return _place_of(os.getpid())
+def own_identity() -> str:
+    """Identify this process; empty where unknown."""
+    return _identity_of(os.getpid())
 
 
 def machine() -> str:
@@ -33,16 +33,16 @@ def machine() -> str:
         return ""
 
 
-def is_dead(place: str) -> bool:
+def is_dead(identity: str) -> bool:
     """Whether the process lived where this one can look, and is there no more."""
-    neighbourhood, _, rest = place.rpartition("/")
+    neighbourhood, _, rest = identity.rpartition("/")
     process = rest.partition(":")[0]
     if not process.isdecimal() or neighbourhood != machine():
         return False
-    return _place_of(int(process)) != place
+    return _identity_of(int(process)) != identity
 
 
-def _place_of(process: int) -> str:
+def _identity_of(process: int) -> str:
     neighbourhood = machine()
     try:
         # Fields of proc(5)'s stat behind the name, which may hold spaces: state is the third, start time the 22nd.
@@ -53,17 +53,14 @@ def _place_of(process: int) -> str:
 
 
 def find_orphans(redis: Redis) -> set[str]:
-    """Executions of workers that died on this machine; those that left none are forgotten.
+    """Find executions of workers that died on this machine; workers that left none are forgotten.
 
     Raises:
         RedisError: if Redis is away.
     """
-    places = {as_text(name): as_text(place) for name, place in redis.hgetall(places_key(machine())).items()}
-    dead = [name for name, place in places.items() if is_dead(place)]
-    with redis.pipeline(transaction=False) as pipe:
-        for name in dead:
-            pipe.smembers(WORKER_EXECUTIONS_KEY_TEMPLATE.format(name))
-        left = dict(zip(dead, pipe.execute(), strict=True))
+    identities = redis.hgetall(processes_key(machine())).items()
+    dead = [as_text(name) for name, identity in identities if is_dead(as_text(identity))]
+    left = executions_of(redis, dead)
     if empty := [name for name, entries in left.items() if not entries]:
-        redis.hdel(places_key(machine()), *empty)
-    return {as_text(entry) for entries in left.values() for entry in entries}
+        redis.hdel(processes_key(machine()), *empty)
+    return set().union(*left.values())

@@ -14,7 +14,7 @@ from jobs.run import JobRun
 from workers.engine.engine import Engine
 from workers.objects.storing import InputsLoaded
 from workers.queue.circuit_breaker import CircuitBreaker
-from workers.queue.events import tell_alone, tell_together
+from workers.queue.isolation import announce_isolated, withdraw_isolated
 from workers.runs.saving import Saving
 from workers.runs.table import Phase, RunTable
 
@@ -48,7 +48,7 @@ class Isolation:
 
     def announce(self, run: JobRun) -> bool | None:
         """Say that from now on a death is this run's; False if another execution has the job, None without Redis."""
-        told = self._breaker.attempt(lambda: tell_alone(self._redis, run))
+        told = self._breaker.attempt(lambda: announce_isolated(self._redis, run))
         if told:
             log.warning("job runs alone: workers died with it", **run.names)
         return told
@@ -59,9 +59,9 @@ class Isolation:
             if run.isolated and run.passed:
                 run.isolated = False
                 self._engine.rejoin()
-                self._breaker.attempt(partial(tell_together, self._redis, run))
+                self._breaker.attempt(partial(withdraw_isolated, self._redis, run))
 
     def released(self, run: JobRun) -> None:
         """Tell the reapers that a run which ended before it passed a savepoint is isolated no more."""
         if run.isolated:
-            self._breaker.attempt(lambda: tell_together(self._redis, run))
+            self._breaker.attempt(lambda: withdraw_isolated(self._redis, run))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from rq.worker.base import BaseWorker, WorkerStatus
-
 from jobs.end import Ending, HandedBack, Publisher, Retention, Succeeded
 from jobs.run import JobRun
+from jobs.worker import BatchWorker
 from workers.engine.engine import Engine
 from workers.metrics.families import WorkerMetrics
 from workers.objects.storing import Storing
@@ -23,7 +22,7 @@ class Publishing:
     def __init__(
         self,
         runs: RunTable,
-        worker: BaseWorker,
+        worker: BatchWorker,
         engine: Engine,
         storing: Storing,
         progress: Progress,
@@ -76,4 +75,4 @@ class Publishing:
             self._storing.discard(run.paths)
         self._metrics.slots.labels(run.model).set(self._runs.images(run.model))
         if not len(self._runs):
-            self._breaker.attempt(lambda: self._worker.set_state(WorkerStatus.IDLE))
+            self._breaker.attempt(self._worker.rest)

@@ -8,6 +8,7 @@ from rq.job import Job, JobStatus
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.utils import current_timestamp
+from rq.worker.base import BaseWorker
 
 from contract.job import ImageInfo, JobResult
 from contract.redis_keys import CANCELING_KEY, RETRIES_KEY, events_key, job_key, work_key
@@ -24,9 +25,9 @@ IMAGE = ImageInfo(id="a-0", url="/v1/images/a-0", seed=7, width=64, height=64, f
 def start(redis: Redis) -> tuple[Publisher, JobRun]:
     worker = make_worker(redis)
     enqueue(redis, "a", make_request())
-    held = claim(worker)
-    held.images[0] = IMAGE
-    return Publisher(worker, redis, Retention(RETENTION_S, 60)), held
+    run = claim(worker)
+    run.images[0] = IMAGE
+    return Publisher(worker, redis, Retention(RETENTION_S, 60)), run
 
 
 def fetch(redis: Redis) -> Job:
@@ -34,63 +35,62 @@ def fetch(redis: Redis) -> Job:
 
 
 def test_success_is_written_everywhere_at_once(redis: Redis) -> None:
-    publisher, held = start(redis)
-    assert publisher.end(held, Succeeded(held.result()))
+    publisher, run = start(redis)
+    assert publisher.end(run, Succeeded(run.result()))
     state = job_state(redis, "a")
     assert (state["status"], state["step"]) == ("succeeded", "4")
     result = JobResult.model_validate_json(state["result"])
-    assert (result.execution, result.images) == (held.execution.id, (IMAGE,))
+    assert (result.execution, result.images) == (run.execution.id, (IMAGE,))
     assert event_types(redis, "a") == ["queued", "started", "succeeded"]
     job = fetch(redis)
     assert job.get_status() == JobStatus.FINISHED
     assert job.return_value() == {"images": ["a-0"]}
-    assert FinishedJobRegistry(queue=held.queue).get_job_ids() == ["a"]
-    assert StartedJobRegistry(queue=held.queue).count == 0
-    assert not redis.exists(held.execution.key)
+    assert FinishedJobRegistry(queue=run.queue).get_job_ids() == ["a"]
+    assert StartedJobRegistry(queue=run.queue).count == 0
+    assert not redis.exists(run.execution.key)
     assert not redis.hexists(work_key("tiny", "interactive"), "a")
     for key in (job_key("a"), events_key("a"), "rq:job:a", "rq:results:a"):
         assert 0 < int(redis.ttl(key)) <= RETENTION_S
 
 
 def test_the_workers_totals_are_true(redis: Redis) -> None:
-    publisher, held = start(redis)
-    publisher.end(held, Succeeded(held.result()))
-    worker = make_worker(redis, "other")
-    found = [one for one in worker.all(connection=redis) if one.name == "worker-a"]
+    publisher, run = start(redis)
+    publisher.end(run, Succeeded(run.result()))
+    found = [one for one in BaseWorker.all(connection=redis) if one.name == "worker-a"]
     assert (found[0].successful_job_count, found[0].failed_job_count) == (1, 0)
     assert found[0].get_current_executions() == []
 
 
 def test_failure_keeps_the_problem_and_tells_rq_the_detail_only(redis: Redis) -> None:
-    publisher, held = start(redis)
+    publisher, run = start(redis)
     problem = JobFailed("the latents are NaN", field="steps", value=4).problem()
-    assert publisher.end(held, Failed(problem))
+    assert publisher.end(run, Failed(problem))
     assert json.loads(job_state(redis, "a")["error"]) == problem.model_dump()
     assert event_types(redis, "a")[-1] == "failed"
     job = fetch(redis)
     assert job.get_status() == JobStatus.FAILED
     assert [result.exc_string for result in job.results()] == ["the latents are NaN"]
-    assert FailedJobRegistry(queue=held.queue).get_job_ids() == ["a"]
+    assert FailedJobRegistry(queue=run.queue).get_job_ids() == ["a"]
     assert 0 < int(redis.ttl("rq:job:a")) <= RETENTION_S
 
 
 def test_cancelling_ends_with_a_ttl(redis: Redis) -> None:
-    publisher, held = start(redis)
+    publisher, run = start(redis)
     redis.sadd(CANCELING_KEY, "a")
-    assert publisher.end(held, Canceled())
+    assert publisher.end(run, Canceled())
     assert job_state(redis, "a")["status"] == "canceled"
     assert event_types(redis, "a")[-1] == "canceled"
     assert fetch(redis).get_status() == JobStatus.CANCELED
-    assert CanceledJobRegistry(queue=held.queue).get_job_ids() == ["a"]
+    assert CanceledJobRegistry(queue=run.queue).get_job_ids() == ["a"]
     assert 0 < int(redis.ttl("rq:job:a")) <= RETENTION_S
     assert redis.scard(CANCELING_KEY) == 0
 
 
 def test_handing_back_queues_in_front_and_spends_no_retry(redis: Redis) -> None:
-    publisher, held = start(redis)
+    publisher, run = start(redis)
     enqueue(redis, "b", make_request())
-    assert publisher.end(held, HandedBack())
-    assert redis.lrange(held.queue.key, 0, -1) == [b"a", b"b"]
+    assert publisher.end(run, HandedBack())
+    assert redis.lrange(run.queue.key, 0, -1) == [b"a", b"b"]
     job = fetch(redis)
     assert (job.get_status(), job.retries_left) == (JobStatus.QUEUED, 1000)
     assert redis.hget(RETRIES_KEY, "handed_back") == b"1"
@@ -102,35 +102,35 @@ def test_handing_back_queues_in_front_and_spends_no_retry(redis: Redis) -> None:
 
 @pytest.mark.parametrize("ending", [Canceled(), HandedBack(), Failed(JobFailed("no").problem())])
 def test_a_stale_execution_writes_nothing(redis: Redis, ending: Ending) -> None:
-    publisher, held = start(redis)
-    publisher.end(held, HandedBack())
+    publisher, run = start(redis)
+    publisher.end(run, HandedBack())
     live = claim(make_worker(redis, "worker-b"))
     before = redis.hgetall(job_key("a"))
-    assert not publisher.end(held, ending)
-    assert not publisher.end(held, Succeeded(held.result()))
+    assert not publisher.end(run, ending)
+    assert not publisher.end(run, Succeeded(run.result()))
     assert redis.hgetall(job_key("a")) == before
     assert StartedJobRegistry(queue=live.queue).get_job_and_execution_ids() == [("a", live.execution.id)]
 
 
 def test_a_lapsed_execution_writes_nothing(redis: Redis) -> None:
-    publisher, held = start(redis)
-    redis.zadd("rq:wip:latentd.tiny.interactive", {held.execution.composite_key: current_timestamp() - 1})
-    assert StartedJobRegistry(queue=held.queue).count == 0  # what `rq info` does: RQ queues the job again
-    assert not publisher.end(held, Succeeded(held.result()))
+    publisher, run = start(redis)
+    redis.zadd("rq:wip:latentd.tiny.interactive", {run.execution.composite_key: current_timestamp() - 1})
+    assert StartedJobRegistry(queue=run.queue).count == 0  # what `rq info` does: RQ queues the job again
+    assert not publisher.end(run, Succeeded(run.result()))
     assert job_state(redis, "a")["status"] == "running"
     assert claim(make_worker(redis, "worker-b")).job_id == "a"
 
 
 def test_an_ending_whose_answer_was_lost_is_recognised(redis: Redis) -> None:
-    publisher, held = start(redis)
-    assert publisher.end(held, Succeeded(held.result()))
-    assert publisher.end(held, Succeeded(held.result()))
+    publisher, run = start(redis)
+    assert publisher.end(run, Succeeded(run.result()))
+    assert publisher.end(run, Succeeded(run.result()))
     assert event_types(redis, "a") == ["queued", "started", "succeeded"]
 
 
 def test_no_prompt_reaches_what_rq_shows(redis: Redis) -> None:
-    publisher, held = start(redis)
-    publisher.end(held, Failed(JobFailed("out of range").problem()))
+    publisher, run = start(redis)
+    publisher.end(run, Failed(JobFailed("out of range").problem()))
     job = fetch(redis)
     assert job.description == "txt2img a"
     shown = [job.description, *(str(result.exc_string) for result in job.results())]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from redis import Redis
-from rq.worker.base import BaseWorker
 
 from contract.events import Shared
 from contract.request import Numerics
 from jobs.end import Retention
 from jobs.run import JobRun
+from jobs.worker import BatchWorker
 from workers.claim_policy import ModelLane
 from workers.queue.claims import Claims
 
@@ -22,20 +22,20 @@ NUMERICS = Numerics(
 SHARED = Shared(rows=1, call_rows=4, jobs=3, call_s=0.2, encode_s=0.1, denoise_s=1.0, gpu_s=0.25)
 
 
-def make_worker(redis: Redis, name: str = "worker-a") -> BaseWorker:
+def make_worker(redis: Redis, name: str = "worker-a") -> BatchWorker:
     """A worker known to RQ that serves nothing by itself."""
-    worker = BaseWorker(["latentd.tiny.interactive", "latentd.tiny.bulk"], name=name, connection=redis)
-    worker.register_birth()  # type: ignore[no-untyped-call]
+    worker = BatchWorker(name, ["tiny"], redis)
+    worker.arrive()
     return worker
 
 
-def make_claims(worker: BaseWorker, models: Sequence[str] = ("tiny",), numerics: Numerics = NUMERICS) -> Claims:
+def make_claims(worker: BatchWorker, models: Sequence[str] = ("tiny",), numerics: Numerics = NUMERICS) -> Claims:
     """Claims of `worker`."""
     return Claims(worker, worker.connection, models, dict.fromkeys(models, numerics))
 
 
-def claim(worker: BaseWorker) -> JobRun:
+def claim(worker: BatchWorker) -> JobRun:
     """The next job, which must be there."""
-    held = make_claims(worker).next(TINY)
-    assert held is not None
-    return held
+    run = make_claims(worker).next(TINY)
+    assert run is not None
+    return run

@@ -11,23 +11,23 @@ from rq.worker.base import BaseWorker
 from contract.measurements import Rates
 from contract.redis_keys import RATES_KEY, serving_key, step_times_key
 from jobs.run import JobRun
+from jobs.worker import HEARTBEAT_TTL_S, BatchWorker
 from tests.enqueue import enqueue, make_request
 from tests.unit.workers.parts import RETENTION, claim, make_worker
 from workers.heartbeat import Heartbeat
-from workers.queue.claims import HEARTBEAT_TTL_S
 from workers.queue.reaper import Reaper
 
 RATES = Rates(row_s=0.1, step_s=0.2, image_s=0.3)
 
 
-def make_heartbeat(worker: BaseWorker, held: list[JobRun]) -> Heartbeat:
+def make_heartbeat(worker: BatchWorker, runs: list[JobRun]) -> Heartbeat:
     redis = worker.connection
     return Heartbeat(
         worker,
         redis,
-        Reaper(redis, [one.queue for one in held], RETENTION, worker.name),
+        Reaper(redis, [one.queue for one in runs], RETENTION, worker.name),
         ["tiny"],
-        held=lambda: held,
+        runs=lambda: runs,
         rates=lambda: {"tiny": RATES},
         times=lambda: {"tiny": {"store": 0.25}},
     )
@@ -36,13 +36,13 @@ def make_heartbeat(worker: BaseWorker, held: list[JobRun]) -> Heartbeat:
 def test_a_beat_renews_everything_for_15_seconds(redis: Redis) -> None:
     worker = make_worker(redis)
     enqueue(redis, "a", make_request())
-    held = claim(worker)
-    registry = StartedJobRegistry(queue=held.queue)
-    redis.zadd(registry.key, {held.execution.composite_key: current_timestamp() + 1})
-    make_heartbeat(worker, [held]).beat()
-    for key in (worker.key, held.execution.key):
+    run = claim(worker)
+    registry = StartedJobRegistry(queue=run.queue)
+    redis.zadd(registry.key, {run.execution.composite_key: current_timestamp() + 1})
+    make_heartbeat(worker, [run]).beat()
+    for key in (worker.key, run.execution.key):
         assert HEARTBEAT_TTL_S - 2 < int(redis.ttl(key)) <= HEARTBEAT_TTL_S
-    for key, member in ((registry.key, held.execution.composite_key), (serving_key("tiny"), worker.name)):
+    for key, member in ((registry.key, run.execution.composite_key), (serving_key("tiny"), worker.name)):
         assert abs((redis.zscore(key, member) or 0) - current_timestamp() - HEARTBEAT_TTL_S) <= 2
     assert Rates.model_validate_json(redis.hget(RATES_KEY, "tiny") or "") == RATES
     assert redis.hgetall(step_times_key("tiny")) == {b"store": b"0.25"}
@@ -51,10 +51,10 @@ def test_a_beat_renews_everything_for_15_seconds(redis: Redis) -> None:
 def test_a_lapsed_execution_is_not_revived(redis: Redis) -> None:
     worker = make_worker(redis)
     enqueue(redis, "a", make_request())
-    held = claim(worker)
-    redis.zrem(held.job.started_job_registry.key, held.execution.composite_key)
-    make_heartbeat(worker, [held]).beat()
-    assert StartedJobRegistry(queue=held.queue).count == 0
+    run = claim(worker)
+    redis.zrem(run.job.started_job_registry.key, run.execution.composite_key)
+    make_heartbeat(worker, [run]).beat()
+    assert StartedJobRegistry(queue=run.queue).count == 0
 
 
 def test_a_worker_forgotten_by_redis_registers_again(redis: Redis) -> None:
@@ -68,10 +68,10 @@ def test_a_worker_forgotten_by_redis_registers_again(redis: Redis) -> None:
 def test_a_deleted_job_is_not_made_anew(redis: Redis) -> None:
     worker = make_worker(redis)
     enqueue(redis, "a", make_request())
-    held = claim(worker)
-    redis.delete(held.job.key)
-    make_heartbeat(worker, [held]).beat()
-    assert not redis.exists(held.job.key)
+    run = claim(worker)
+    redis.delete(run.job.key)
+    make_heartbeat(worker, [run]).beat()
+    assert not redis.exists(run.job.key)
 
 
 def test_workers_that_died_no_longer_serve(redis: Redis) -> None:

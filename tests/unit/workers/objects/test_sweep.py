@@ -9,7 +9,16 @@ from redis import Redis
 from rq.utils import as_text
 from structlog.testing import capture_logs
 
-from contract.redis_keys import DEPLOYMENT_KEY, JOBS_KEY, gone_key, job_key, list_key, state_key
+from contract.redis_keys import (
+    DEPLOYMENT_KEY,
+    JOBS_KEY,
+    gone_key,
+    idempotency_key,
+    job_key,
+    list_key,
+    state_key,
+    sweeping_key,
+)
 from core.errors import JobFailed
 from core.storage import Store, delete, image_path, open_store, state_path, tidy, upload_path
 from jobs.end import Failed, HandedBack, Publisher, Retention, Succeeded
@@ -44,17 +53,17 @@ def end(redis: Redis, store: Store, job_id: str) -> JobRun:
     worker = make_worker(redis, f"worker-{job_id}")
     enqueue(redis, job_id, make_request())
     store.put(upload_path(job_id, "image", "0" * 64), b"1")
-    held = claim(worker)
-    store.put(image_path(job_id, held.execution.id, 0, "png"), b"2")
-    Publisher(worker, redis, RETENTION).end(held, Succeeded(held.result()))
-    return held
+    run = claim(worker)
+    store.put(image_path(job_id, run.execution.id, 0, "png"), b"2")
+    Publisher(worker, redis, RETENTION).end(run, Succeeded(run.result()))
+    return run
 
 
 def test_an_expired_job_leaves_nothing_but_its_410(redis: Redis, store: Store) -> None:
-    held = end(redis, store, "a")
+    run = end(redis, store, "a")
     other = end(redis, store, "b")
     assert sweeper(redis, store).expire() == 0
-    for key in (job_key("a"), "latentd:events:a", held.job.key, "rq:results:a"):
+    for key in (job_key("a"), "latentd:events:a", run.job.key, "rq:results:a"):
         assert 0 < int(redis.ttl(key)) <= KEEP_S
         redis.delete(key)  # as if the time had passed
     assert sweeper(redis, store, KEEP_S + 1).expire() == 1
@@ -82,22 +91,25 @@ def test_the_owner_s_list_is_pruned_too(redis: Redis, store: Store) -> None:
     assert redis.get(gone_key("a")) == b"k1"
 
 
-def test_a_new_job_under_an_old_id_is_left_alone(redis: Redis, store: Store) -> None:
+def test_the_job_that_took_over_an_expired_one_s_key_is_left_alone(redis: Redis, store: Store) -> None:
     redis.zadd(JOBS_KEY, {"a": 1})
-    store.put(upload_path("a", "image", "0" * 64), b"of the new one, put before its record")
-    sweeper(redis, store).expire()
-    assert paths(store) == [upload_path("a", "image", "0" * 64)]
-    enqueue(redis, "a", make_request())
+    store.put(upload_path("a", "image", "0" * 64), b"of the expired one")
+    redis.set(idempotency_key("digest"), "b")
+    store.put(upload_path("b", "image", "0" * 64), b"of the new one, put before its record")
+    assert sweeper(redis, store).expire() == 1
+    assert paths(store) == [upload_path("b", "image", "0" * 64)]
+    enqueue(redis, "b", make_request())
     assert sweeper(redis, store, KEEP_S + 1).expire() == 0
+    assert redis.get(idempotency_key("digest")) == b"b"
 
 
 def test_what_dead_executions_left_is_collected(redis: Redis, store: Store) -> None:
-    held = end(redis, store, "done")
+    run = end(redis, store, "done")
     kept = paths(store)
     store.put(image_path("done", "dead", 0, "png"), b"3")
     store.put(image_path("unknown", "any", 0, "png"), b"4")
     store.put(upload_path("unknown", "mask", "0" * 64), b"5")
-    store.put(state_path("done", held.execution.id, 7), b"6")
+    store.put(state_path("done", run.execution.id, 7), b"6")
     assert sweeper(redis, store).collect() == 0  # they may be someone's who writes their keys this moment
     assert sweeper(redis, store, KEEP_S + 1).collect() == 4
     assert paths(store) == kept
@@ -106,13 +118,13 @@ def test_what_dead_executions_left_is_collected(redis: Redis, store: Store) -> N
 def test_images_and_state_of_a_job_that_goes_on_are_kept(redis: Redis, store: Store) -> None:
     worker = make_worker(redis)
     enqueue(redis, "a", make_request())
-    held = claim(worker)
-    store.put(image_path("a", held.execution.id, 0, "png"), b"1")
-    path = state_path("a", held.execution.id, 5)
+    run = claim(worker)
+    store.put(image_path("a", run.execution.id, 0, "png"), b"1")
+    path = state_path("a", run.execution.id, 5)
     store.put(path, b"2")
-    store.put(state_path("a", held.execution.id, 3), b"outdated")
+    store.put(state_path("a", run.execution.id, 3), b"outdated")
     redis.hset(state_key("a"), "path", path)
-    Publisher(worker, redis, RETENTION).end(held, HandedBack())
+    Publisher(worker, redis, RETENTION).end(run, HandedBack())
     assert sweeper(redis, store, KEEP_S + 1).collect() == 1
     assert len(paths(store)) == 2
 
@@ -120,9 +132,9 @@ def test_images_and_state_of_a_job_that_goes_on_are_kept(redis: Redis, store: St
 def test_images_of_a_failed_job_go(redis: Redis, store: Store) -> None:
     worker = make_worker(redis)
     enqueue(redis, "a", make_request())
-    held = claim(worker)
-    store.put(image_path("a", held.execution.id, 0, "png"), b"1")
-    Publisher(worker, redis, RETENTION).end(held, Failed(JobFailed("it did").problem()))
+    run = claim(worker)
+    store.put(image_path("a", run.execution.id, 0, "png"), b"1")
+    Publisher(worker, redis, RETENTION).end(run, Failed(JobFailed("it did").problem()))
     assert sweeper(redis, store, KEEP_S + 1).collect() == 1
 
 
@@ -134,7 +146,7 @@ def test_one_of_many_sweepers_works_in_an_interval(redis: Redis, store: Store, t
     second.turn()
     assert redis.zcard(JOBS_KEY) == 1
     assert (tmp_path / upload_path("unknown", "mask", "0" * 64)).exists()
-    redis.delete("latentd:sweeping:expired")
+    redis.delete(sweeping_key("expired"))
     second.turn()
     assert redis.zcard(JOBS_KEY) == 0
 

@@ -17,14 +17,14 @@ def test_while_redis_is_away_tries_grow_rarer_until_it_is_back() -> None:
         tries += 1
         raise RedisConnectionError("gone")
 
-    link = CircuitBreaker(lambda: now)
+    breaker = CircuitBreaker(lambda: now)
     for _ in range(1000):
-        link.attempt(fail)
+        breaker.attempt(fail)
         now += 0.01
     assert 8 <= tries <= 10  # 0.1 + 0.2 + 0.4 + 0.8 + 1.6 + 2 + 2 + 2
     now += 2
-    assert link.attempt(lambda: "back") == "back"
-    assert not link.away
+    assert breaker.attempt(lambda: "back") == "back"
+    assert not breaker.away
 
 
 def test_mistakes_of_ours_are_raised(redis: Redis) -> None:
@@ -35,22 +35,22 @@ def test_mistakes_of_ours_are_raised(redis: Redis) -> None:
 
 def test_a_client_finds_a_restarted_server() -> None:
     with RedisServer(aof=True) as server, connect(server.url) as redis:
-        link = CircuitBreaker()
-        assert link.attempt(lambda: redis.set("a", 1))
+        breaker = CircuitBreaker()
+        assert breaker.attempt(lambda: redis.set("a", 1))
         server.kill()
-        assert link.attempt(lambda: redis.get("a")) is None
+        assert breaker.attempt(lambda: redis.get("a")) is None
         server.start()
-        while link.away:
+        while breaker.away:
             pass
-        assert link.attempt(lambda: redis.get("a")) == b"1"
+        assert breaker.attempt(lambda: redis.get("a")) == b"1"
 
 
 def test_a_redis_that_takes_no_writes_counts_as_away(redis: Redis) -> None:
-    link = CircuitBreaker()
+    breaker = CircuitBreaker()
     redis.config_set("maxmemory", "1")
     try:
-        assert link.attempt(lambda: redis.set("a", "1")) is None
-        assert link.away
+        assert breaker.attempt(lambda: redis.set("a", "1")) is None
+        assert breaker.away
 
         def transaction() -> list[object]:
             with redis.pipeline() as pipe:

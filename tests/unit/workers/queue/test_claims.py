@@ -14,6 +14,7 @@ from rq.queue import Queue
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
+from contract.base import CONTRACT_VERSION
 from contract.lanes import LANES
 from contract.redis_keys import events_key, job_key
 from contract.request import Numerics
@@ -30,17 +31,17 @@ def fetch(redis: Redis, job_id: str) -> Job:
 def test_a_claim_starts_the_job_everywhere_at_once(redis: Redis) -> None:
     worker, request = make_worker(redis), make_request()
     enqueue(redis, "a", request)
-    held = claim(worker)
-    assert held.request == request
+    run = claim(worker)
+    assert run.request == request
     assert fetch(redis, "a").get_status() == JobStatus.STARTED
     assert redis.ttl("rq:job:a") == -1
     state = job_state(redis, "a")
-    assert (state["status"], state["execution"], state["worker"]) == ("running", held.execution.id, "worker-a")
+    assert (state["status"], state["execution"], state["worker"]) == ("running", run.execution.id, "worker-a")
     assert event_types(redis, "a") == ["queued", "started"]
-    registry = StartedJobRegistry(queue=held.queue)
-    assert registry.get_job_and_execution_ids() == [("a", held.execution.id)]
-    assert redis.llen(held.queue.key) == redis.llen(held.queue.intermediate_queue_key) == 0
-    assert [one.id for one in worker.get_current_executions()] == [held.execution.id]
+    registry = StartedJobRegistry(queue=run.queue)
+    assert registry.get_job_and_execution_ids() == [("a", run.execution.id)]
+    assert redis.llen(run.queue.key) == redis.llen(run.queue.intermediate_queue_key) == 0
+    assert [one.id for one in worker.get_current_executions()] == [run.execution.id]
     assert worker.get_state() == "busy"
 
 
@@ -98,11 +99,11 @@ def test_another_contract_version_goes_back_and_does_not_spin(redis: Redis) -> N
     enqueue(redis, "new", make_request(), version=99)
     enqueue(redis, "ours", make_request())
     claims = make_claims(worker)
-    held = claims.next(TINY)
-    assert held is not None
-    assert held.job_id == "ours"
+    run = claims.next(TINY)
+    assert run is not None
+    assert run.job_id == "ours"
     assert claims.next(TINY) is None
-    assert redis.lrange(held.queue.key, 0, -1) == [b"new"]
+    assert redis.lrange(run.queue.key, 0, -1) == [b"new"]
     assert job_state(redis, "new")["status"] == "queued"
     assert fetch(redis, "new").get_status() == JobStatus.QUEUED
 
@@ -119,7 +120,9 @@ def test_a_paused_lane_is_tried_again(redis: Redis) -> None:
     assert claims.next(TINY) is not None
 
 
-@pytest.mark.parametrize("arguments", [[], ["1"], [1, "other", {}], [1, "a", {"kind": "txt2img"}], [1, "a", 3]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["2"], [1, "a"], [CONTRACT_VERSION, "other"], [CONTRACT_VERSION, "a", {}], [CONTRACT_VERSION, 3]]
+)
 def test_unreadable_arguments_go_back(redis: Redis, arguments: list[object]) -> None:
     worker = make_worker(redis)
     job = enqueue(redis, "a", make_request())
@@ -128,6 +131,16 @@ def test_unreadable_arguments_go_back(redis: Redis, arguments: list[object]) -> 
     job.save()
     assert make_claims(worker).next(TINY) is None
     assert redis.lrange(open_queue(redis, make_request()).key, 0, -1) == [b"a"]
+
+
+@pytest.mark.parametrize("record", ["", "{}", '{"id": "a", "request": {"kind": "txt2hologram"}}'])
+def test_an_unreadable_record_goes_back(redis: Redis, record: str) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request())
+    redis.hset(job_key("a"), "record", record)
+    assert make_claims(worker).next(TINY) is None
+    assert redis.lrange(open_queue(redis, make_request()).key, 0, -1) == [b"a"]
+    assert job_state(redis, "a")["status"] == "queued"
 
 
 def test_strict_numerics_are_fixed_at_the_first_start(redis: Redis) -> None:
@@ -152,7 +165,7 @@ def test_interactive_goes_first_and_bulk_is_not_starved(redis: Redis) -> None:
         enqueue(redis, f"b{index}", make_request(priority="bulk"))
         enqueue(redis, f"i{index}", make_request())
     claims = make_claims(worker)
-    taken = [held.job_id for _ in range(10) if (held := claims.next(TINY)) is not None]
+    taken = [run.job_id for _ in range(10) if (run := claims.next(TINY)) is not None]
     assert taken == ["i0", "i1", "i2", "i3", "b0", "i4", "i5", "i6", "i7", "b1"]
 
 
@@ -163,10 +176,10 @@ def test_models_take_turns_and_one_without_room_waits(redis: Redis) -> None:
         enqueue(redis, f"y{index}", make_request(model="y"))
     claims = make_claims(worker, models=("x", "y"))
     taken = [
-        held.job_id for _ in range(4) if (held := claims.next([("x", "interactive"), ("y", "interactive")])) is not None
+        run.job_id for _ in range(4) if (run := claims.next([("x", "interactive"), ("y", "interactive")])) is not None
     ]
     assert taken == ["x0", "y0", "x1", "y1"]
-    rest = [held.job_id for _ in range(2) if (held := claims.next([("y", "interactive")])) is not None]
+    rest = [run.job_id for _ in range(2) if (run := claims.next([("y", "interactive")])) is not None]
     assert rest == ["y2"]
 
 
@@ -227,7 +240,7 @@ def test_whatever_is_pushed_a_job_has_one_live_execution(redis: Redis, moves: li
         if move == "push":
             queue.push_job_id(job_id)
         elif move == "take":
-            taken += [held.job_id for _ in range(1) if (held := claims.next(TINY)) is not None]
+            taken += [run.job_id for _ in range(1) if (run := claims.next(TINY)) is not None]
         elif jobs[job_id].get_status() == JobStatus.QUEUED:
             jobs[job_id].cancel()
             redis.hset(job_key(job_id), "status", "canceled")
@@ -239,6 +252,6 @@ def test_whatever_is_pushed_a_job_has_one_live_execution(redis: Redis, moves: li
 def test_the_execution_is_readable_by_rq(redis: Redis) -> None:
     worker = make_worker(redis)
     enqueue(redis, "a", make_request())
-    held = claim(worker)
-    assert Execution.fetch(held.execution.id, "a", connection=redis).worker_name == "worker-a"
+    run = claim(worker)
+    assert Execution.fetch(run.execution.id, "a", connection=redis).worker_name == "worker-a"
     assert redis.xlen(events_key("a")) == 2

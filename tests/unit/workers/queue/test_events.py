@@ -18,9 +18,9 @@ IMAGE = ImageInfo(id="a-0", url="/v1/images/a-0", seed=7, width=64, height=64, f
 
 def test_steps_images_and_previews_are_written_in_one_flush(redis: Redis) -> None:
     enqueue(redis, "a", make_request(num_images=2))
-    held, progress = claim(make_worker(redis)), Progress(redis)
-    progress.step(held, 3, b"webp", SHARED)
-    progress.image(held, 0, IMAGE)
+    run, progress = claim(make_worker(redis)), Progress(redis)
+    progress.step(run, 3, b"webp", SHARED)
+    progress.image(run, 0, IMAGE)
     news = progress.flush(["a"])
     assert (news.canceled, news.lost) == (frozenset(), frozenset())
     assert event_types(redis, "a") == ["queued", "started", "step", "image"]
@@ -38,13 +38,13 @@ def test_steps_images_and_previews_are_written_in_one_flush(redis: Redis) -> Non
 
 def test_only_the_newest_steps_are_kept_and_nothing_else_is_trimmed(redis: Redis) -> None:
     enqueue(redis, "a", make_request(steps=1000, num_images=2))
-    held, progress = claim(make_worker(redis)), Progress(redis)
+    run, progress = claim(make_worker(redis)), Progress(redis)
     for step in range(1, 1301):
-        progress.step(held, step, None, SHARED)
+        progress.step(run, step, None, SHARED)
         if step % 2 == 0:
             progress.flush(["a"])
         if step == 100:
-            progress.image(held, 0, IMAGE)
+            progress.image(run, 0, IMAGE)
     types = event_types(redis, "a")
     assert types[:2] == ["queued", "started"]
     assert (types.count("step"), types.count("image")) == (STEP_EVENTS_KEPT, 1)
@@ -92,17 +92,17 @@ def test_a_stale_or_ended_execution_writes_no_event(redis: Redis) -> None:
 
 def test_a_purged_job_leaves_nothing_behind(redis: Redis) -> None:
     enqueue(redis, "a", make_request())
-    held, progress = claim(make_worker(redis)), Progress(redis)
+    run, progress = claim(make_worker(redis)), Progress(redis)
     redis.delete(job_key("a"), events_key("a"))
-    progress.step(held, 1, b"x", SHARED)
+    progress.step(run, 1, b"x", SHARED)
     progress.flush(["a"])
     assert redis.exists(job_key("a"), events_key("a"), preview_key("a")) == 0
 
 
 def test_events_of_an_ended_job_are_forgotten(redis: Redis) -> None:
     enqueue(redis, "a", make_request())
-    held, progress = claim(make_worker(redis)), Progress(redis)
-    progress.step(held, 1, None, SHARED)
-    progress.forget(held)
+    run, progress = claim(make_worker(redis)), Progress(redis)
+    progress.step(run, 1, None, SHARED)
+    progress.forget(run)
     progress.flush(["a"])
     assert event_types(redis, "a") == ["queued", "started"]

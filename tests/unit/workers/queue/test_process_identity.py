@@ -5,37 +5,40 @@ import sys
 
 from redis import Redis
 
-from contract.redis_keys import places_key
+from contract.redis_keys import processes_key
 from tests.enqueue import enqueue, job_state, make_request
 from tests.unit.workers.parts import RETENTION, claim, make_worker
-from workers.queue.process_identity import find_orphans, is_dead, machine, my_place
+from workers.queue.process_identity import find_orphans, is_dead, machine, own_identity
 from workers.queue.reaper import Reaper
 
-SLEEPER = (
-    "import sys; from workers.queue.process_identity import my_place; print(my_place(), flush=True); sys.stdin.read()"
-)
+SLEEPER = """
+import sys
+from workers.queue.process_identity import own_identity
+print(own_identity(), flush=True)
+sys.stdin.read()
+"""
 
 
-def place_of_the_dead() -> str:
-    """The place of a process that was killed."""
+def identity_of_the_dead() -> str:
+    """The identity of a process that was killed."""
     with subprocess.Popen([sys.executable, "-c", SLEEPER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        place = process.stdout.readline().decode().strip()
-        assert not is_dead(place)
+        identity = process.stdout.readline().decode().strip()
+        assert not is_dead(identity)
         process.kill()
         process.poll()
         assert process.wait() == -9
-    return place
+    return identity
 
 
 def test_a_killed_process_is_dead_and_this_one_is_not() -> None:
-    assert is_dead(place_of_the_dead())
-    assert my_place() != ""
-    assert not is_dead(my_place())
+    assert is_dead(identity_of_the_dead())
+    assert own_identity() != ""
+    assert not is_dead(own_identity())
 
 
 def test_what_another_machine_or_container_holds_is_not_judged() -> None:
-    boot, namespace, process = my_place().split("/")
+    boot, namespace, process = own_identity().split("/")
     assert not is_dead(f"another-boot/{namespace}/{process}")
     assert not is_dead(f"{boot}/pid:[1]/999999:1")
     assert not is_dead("")
@@ -43,26 +46,26 @@ def test_what_another_machine_or_container_holds_is_not_judged() -> None:
 
 
 def test_a_reused_process_id_is_another_process() -> None:
-    assert is_dead(my_place().rpartition(":")[0] + ":1")
+    assert is_dead(own_identity().rpartition(":")[0] + ":1")
 
 
 def test_jobs_of_a_dead_neighbour_are_queued_without_waiting_for_the_lapse(redis: Redis) -> None:
     worker = make_worker(redis)
     enqueue(redis, "a", make_request())
-    held = claim(worker)
-    redis.hset(places_key(machine()), worker.name, my_place())
-    reaper = Reaper(redis, [held.queue], RETENTION, "reaper")
+    run = claim(worker)
+    redis.hset(processes_key(machine()), worker.name, own_identity())
+    reaper = Reaper(redis, [run.queue], RETENTION, "reaper")
     assert reaper.turn() == 0
-    redis.hset(places_key(machine()), worker.name, place_of_the_dead())
+    redis.hset(processes_key(machine()), worker.name, identity_of_the_dead())
     assert reaper.turn() == 1
     assert job_state(redis, "a")["status"] == "queued"
     assert reaper.turn() == 0
-    assert not redis.exists(places_key(machine())), "who left no execution is forgotten"
+    assert not redis.exists(processes_key(machine())), "who left no execution is forgotten"
 
 
 def test_other_machines_workers_are_no_orphans(redis: Redis) -> None:
     worker = make_worker(redis)
     enqueue(redis, "a", make_request())
     claim(worker)
-    redis.hset(places_key("another-boot/pid:[1]"), worker.name, place_of_the_dead())
+    redis.hset(processes_key("another-boot/pid:[1]"), worker.name, identity_of_the_dead())
     assert find_orphans(redis) == set()

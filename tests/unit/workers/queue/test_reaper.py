@@ -9,54 +9,55 @@ from rq.registry import CanceledJobRegistry, FailedJobRegistry, StartedJobRegist
 from rq.serializers import JSONSerializer
 from rq.utils import current_timestamp
 
-from contract.events import MARK
+from contract.events import TRACE
 from contract.redis_keys import RETRIES_KEY, UNSERVED_KEY, events_key, lease_key, wake_key
+from core.text import as_text
 from jobs.end import HandedBack, Publisher, Succeeded
 from jobs.run import JobRun
+from jobs.worker import HEARTBEAT_TTL_S
 from tests.enqueue import enqueue, job_state, make_request, open_queue
 from tests.unit.workers.parts import RETENTION, claim, make_worker
 from workers.heartbeat import SWEEP_S
-from workers.queue.claims import HEARTBEAT_TTL_S
-from workers.queue.events import tell_alone
+from workers.queue.isolation import announce_isolated
 from workers.queue.leases import LEASE_S
 from workers.queue.reaper import DEADLINES, STUCK_S, Reaper
 
 
-def lapse(redis: Redis, held: JobRun) -> None:
+def lapse(redis: Redis, run: JobRun) -> None:
     """As if no heartbeat had come for 15 s."""
-    redis.delete(held.execution.key)
+    redis.delete(run.execution.key)
 
 
 def test_a_dead_workers_job_is_queued_in_front(redis: Redis) -> None:
     enqueue(redis, "a", make_request())
-    held = claim(make_worker(redis))
+    run = claim(make_worker(redis))
     enqueue(redis, "b", make_request())
-    lapse(redis, held)
-    assert Reaper(redis, [held.queue], RETENTION, "reaper").turn() == 1
-    assert redis.lrange(held.queue.key, 0, -1) == [b"a", b"b"]
+    lapse(redis, run)
+    assert Reaper(redis, [run.queue], RETENTION, "reaper").turn() == 1
+    assert redis.lrange(run.queue.key, 0, -1) == [b"a", b"b"]
     job = Job.fetch("a", connection=redis, serializer=JSONSerializer)
     assert (job.get_status(), job.retries_left) == (JobStatus.QUEUED, 1000)
     assert redis.hget(RETRIES_KEY, "worker_died") == b"1"
     assert job_state(redis, "a")["status"] == "queued"
-    assert not redis.exists(held.execution.key)
+    assert not redis.exists(run.execution.key)
     assert claim(make_worker(redis, "worker-b")).job_id == "a"
 
 
 def test_a_live_job_is_left_alone(redis: Redis) -> None:
     enqueue(redis, "a", make_request())
-    held = claim(make_worker(redis))
-    assert Reaper(redis, [held.queue], RETENTION, "reaper").turn() == 0
-    assert StartedJobRegistry(queue=held.queue).get_job_ids() == ["a"]
+    run = claim(make_worker(redis))
+    assert Reaper(redis, [run.queue], RETENTION, "reaper").turn() == 0
+    assert StartedJobRegistry(queue=run.queue).get_job_ids() == ["a"]
 
 
 def test_many_reapers_queue_a_job_once(redis: Redis) -> None:
     enqueue(redis, "a", make_request())
-    held = claim(make_worker(redis))
-    lapse(redis, held)
+    run = claim(make_worker(redis))
+    lapse(redis, run)
     reapers = [Reaper(redis, [open_queue(redis, make_request())], RETENTION, "reaper") for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(Reaper.turn, reapers)) == 1
-    assert redis.lrange(held.queue.key, 0, -1) == [b"a"]
+    assert redis.lrange(run.queue.key, 0, -1) == [b"a"]
 
 
 def test_a_lapsed_older_execution_is_only_forgotten(redis: Redis) -> None:
@@ -74,10 +75,10 @@ def test_a_lapsed_older_execution_is_only_forgotten(redis: Redis) -> None:
 def test_a_finished_job_with_a_lapsed_entry_stays_finished(redis: Redis) -> None:
     worker = make_worker(redis)
     enqueue(redis, "a", make_request())
-    held = claim(worker)
-    Publisher(worker, redis, RETENTION).end(held, Succeeded(held.result()))
-    lapse(redis, held)
-    assert Reaper(redis, [held.queue], RETENTION, "reaper").turn() == 0
+    run = claim(worker)
+    Publisher(worker, redis, RETENTION).end(run, Succeeded(run.result()))
+    lapse(redis, run)
+    assert Reaper(redis, [run.queue], RETENTION, "reaper").turn() == 0
     assert job_state(redis, "a")["status"] == "succeeded"
 
 
@@ -99,13 +100,13 @@ def test_an_id_popped_but_never_claimed_returns(redis: Redis) -> None:
 def test_a_running_id_left_in_the_intermediate_list_is_only_removed(redis: Redis) -> None:
     now = 0.0
     enqueue(redis, "a", make_request())
-    held = claim(make_worker(redis))
-    redis.rpush(held.queue.intermediate_queue_key, "a")
-    reaper = Reaper(redis, [held.queue], RETENTION, "reaper", clock=lambda: now)
+    run = claim(make_worker(redis))
+    redis.rpush(run.queue.intermediate_queue_key, "a")
+    reaper = Reaper(redis, [run.queue], RETENTION, "reaper", clock=lambda: now)
     reaper.turn()
     now = STUCK_S + 1
     reaper.turn()
-    assert redis.llen(held.queue.key) == redis.llen(held.queue.intermediate_queue_key) == 0
+    assert redis.llen(run.queue.key) == redis.llen(run.queue.intermediate_queue_key) == 0
 
 
 def test_cancelled_jobs_are_forgotten_in_time(redis: Redis) -> None:
@@ -119,29 +120,30 @@ def test_cancelled_jobs_are_forgotten_in_time(redis: Redis) -> None:
 def test_deaths_in_company_never_end_a_job(redis: Redis) -> None:
     enqueue(redis, "a", make_request())
     for number in range(1, 6):
-        held = claim(make_worker(redis, f"worker-{number}"))
-        assert held.isolated == (number > 2)
-        lapse(redis, held)
-        assert Reaper(redis, [held.queue], RETENTION, "reaper").turn() == 1
+        run = claim(make_worker(redis, f"worker-{number}"))
+        assert run.isolated == (number > 2)
+        lapse(redis, run)
+        assert Reaper(redis, [run.queue], RETENTION, "reaper").turn() == 1
         assert job_state(redis, "a")["deaths"] == str(number)
 
 
 def test_the_third_death_alone_ends_a_job(redis: Redis) -> None:
     enqueue(redis, "a", make_request(prompt="secret"))
     for number in range(3):
-        held = claim(make_worker(redis, f"worker-{number}"))
-        assert tell_alone(redis, held)
-        lapse(redis, held)
-        assert Reaper(redis, [held.queue], RETENTION, "reaper").turn() == (1 if number < 2 else 0)
+        run = claim(make_worker(redis, f"worker-{number}"))
+        assert announce_isolated(redis, run)
+        lapse(redis, run)
+        assert Reaper(redis, [run.queue], RETENTION, "reaper").turn() == (1 if number < 2 else 0)
     state = job_state(redis, "a")
     assert state["status"] == "failed"
-    marks = [fields for _, fields in redis.xrange(events_key("a")) or [] if fields and fields[b"type"] == MARK.encode()]
-    assert sum(b"worker_died" in fields[MARK.encode()] for fields in marks) == 3, "the last death is told, too"
+    entries = [fields or {} for _, fields in redis.xrange(events_key("a")) or []]
+    noted = [fields[TRACE.encode()] for fields in entries if fields[b"type"] == TRACE.encode()]
+    assert sum("worker_died" in as_text(each) for each in noted) == 3, "the last death is told, too"
     assert "secret" not in state["error"]
     assert redis.hgetall(UNSERVED_KEY) == {b"txt2img:tiny:interactive:failed": b"1"}
-    assert FailedJobRegistry(queue=held.queue).get_job_ids() == ["a"]
-    assert StartedJobRegistry(queue=held.queue).count == 0
-    assert redis.llen(held.queue.key) == 0
+    assert FailedJobRegistry(queue=run.queue).get_job_ids() == ["a"]
+    assert StartedJobRegistry(queue=run.queue).count == 0
+    assert redis.llen(run.queue.key) == 0
 
 
 def test_a_job_that_is_late_while_it_waits_ends_and_is_counted_once(redis: Redis) -> None:
@@ -159,25 +161,25 @@ def test_clocks_that_jump_end_no_execution_and_keep_none(
 ) -> None:
     monkeypatch.setattr("rq.registry.current_timestamp", lambda: current_timestamp() + jump_s)
     enqueue(redis, "a", make_request())
-    held = claim(make_worker(redis))
+    run = claim(make_worker(redis))
     with redis.pipeline() as pipe:
-        held.execution.heartbeat(held.job.started_job_registry, 15, pipe)
+        run.execution.heartbeat(run.job.started_job_registry, 15, pipe)
         pipe.execute()
     monkeypatch.undo()
-    reaper = Reaper(redis, [held.queue], RETENTION, "reaper")
+    reaper = Reaper(redis, [run.queue], RETENTION, "reaper")
     assert reaper.turn() == 0
-    lapse(redis, held)
+    lapse(redis, run)
     assert reaper.turn() == 1
 
 
 def test_one_of_many_workers_sweeps_a_queue_and_another_follows_it(redis: Redis) -> None:
     enqueue(redis, "a", make_request())
-    held = claim(make_worker(redis))
-    leader, other = (Reaper(redis, [held.queue], RETENTION, name) for name in ("leader", "other"))
+    run = claim(make_worker(redis))
+    leader, other = (Reaper(redis, [run.queue], RETENTION, name) for name in ("leader", "other"))
     assert leader.turn() == 0
-    lapse(redis, held)
+    lapse(redis, run)
     assert other.turn() == 0, "the queue is the leader's"
-    redis.delete(lease_key(held.queue.name))  # as if it had lapsed
+    redis.delete(lease_key(run.queue.name))  # as if it had lapsed
     assert other.turn() == 1
     assert leader.turn() == 0
 
@@ -188,14 +190,14 @@ def test_a_lease_lapses_before_jobs_have_waited_30_seconds(redis: Redis) -> None
     for what in (queue.name, DEADLINES):
         assert redis.get(lease_key(what)) == b"leader"
         assert 0 < int(redis.pttl(lease_key(what))) <= 1000 * LEASE_S
-    # It dies right after a sweep; the executions that it held lapse meanwhile.
+    # It dies right after a sweep; the executions that it run lapse meanwhile.
     assert max(HEARTBEAT_TTL_S, LEASE_S + SWEEP_S) + SWEEP_S < 30
 
 
 def test_a_job_that_is_queued_again_wakes_a_worker(redis: Redis) -> None:
     enqueue(redis, "a", make_request())
-    held = claim(make_worker(redis))
-    redis.delete(wake_key(held.queue.name))
-    lapse(redis, held)
-    Reaper(redis, [held.queue], RETENTION, "reaper").turn()
-    assert redis.llen(wake_key(held.queue.name)) == 1
+    run = claim(make_worker(redis))
+    redis.delete(wake_key(run.queue.name))
+    lapse(redis, run)
+    Reaper(redis, [run.queue], RETENTION, "reaper").turn()
+    assert redis.llen(wake_key(run.queue.name)) == 1

@@ -1,0 +1,152 @@
+"""The claim of a job: it leaves its queue by LMOVE and starts in one MULTI, only if it is still `queued`.
+
+The guard is needed because a job can have been cancelled since, and because RQ's registry clean-up can enqueue one
+abandoned job several times. A crash between the two leaves the id in the intermediate list, from where it returns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal, TypeAlias
+
+import structlog
+from redis import Redis
+from redis.client import Pipeline
+from redis.typing import EncodableT, FieldT
+from rq.executions import Execution
+from rq.intermediate_queue import IntermediateQueue
+from rq.job import JobStatus
+from rq.suspension import WORKERS_SUSPENDED
+from rq.utils import now
+from rq.worker.base import WorkerStatus
+
+from contract.events import TRACE, Claimed
+from contract.job import JobRecord
+from contract.redis_keys import events_key, job_key
+from contract.request import Numerics
+from core.text import as_text
+from jobs.run import JobRun
+from jobs.stored_job import LaneQueue, StoredJob, read_stored, transact
+from jobs.worker import HEARTBEAT_TTL_S, BatchWorker
+
+Refusal: TypeAlias = Literal["contract", "numerics"]
+RQ_STATUS = {"succeeded": JobStatus.FINISHED, "failed": JobStatus.FAILED, "canceled": JobStatus.CANCELED}
+
+# One round trip, and never more than one job: the first non-empty queue in the caller's order.
+# KEYS: RQ's sign of suspended workers; of each queue its waiting and its intermediate list.
+POP = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return false end
+for i = 2, #KEYS, 2 do
+  local id = redis.call('LMOVE', KEYS[i], KEYS[i + 1], 'LEFT', 'RIGHT')
+  if id then return {KEYS[i], id} end
+end
+return false
+"""
+
+log = structlog.get_logger()
+
+
+class Claimer:
+    """Claims jobs in the name of one worker."""
+
+    def __init__(self, worker: BatchWorker, redis: Redis) -> None:
+        self._worker = worker
+        self._redis = redis
+        self._pop = redis.register_script(POP)
+
+    def pop(self, keys: Sequence[str]) -> tuple[str, str] | None:
+        """Take an id out of the first of these queues that has one; the queue's key and the id.
+
+        Raises:
+            RedisError: if Redis is away.
+        """
+        pairs = [part for key in keys for part in (key, IntermediateQueue.get_intermediate_queue_key(key))]
+        popped: Any = self._pop([WORKERS_SUSPENDED, *pairs]) if pairs else None
+        return None if popped is None else (as_text(popped[0]), as_text(popped[1]))
+
+    def start(self, queue: LaneQueue, job_id: str, numerics: Numerics) -> JobRun | Refusal | None:
+        """Start a popped job.
+
+        Returns None for one that is not to run, and why it went back to the end of its queue for one that another
+        worker has to run.
+
+        Raises:
+            RedisError: if Redis is away; the job then returns by itself.
+        """
+
+        def body(pipe: Pipeline) -> JobRun | Refusal | None:
+            stored = read_stored(pipe, self._redis, job_id)
+            pipe.multi()
+            pipe.lrem(queue.intermediate_queue_key, 0, job_id)
+            if not stored.queued:
+                _drop(pipe, stored)
+                return None
+            record = stored.readable_record()
+            if record is None or _foreign_numerics(stored, numerics):
+                pipe.rpush(queue.key, job_id)
+                return "contract" if record is None else "numerics"
+            return self._start(pipe, queue, stored, _fixed(record, numerics))
+
+        run = transact(self._redis, job_id, body)
+        if isinstance(run, JobRun):
+            self._worker.executions[run.execution.id] = run.execution
+        return run
+
+    def _start(self, pipe: Pipeline, queue: LaneQueue, stored: StoredJob, record: JobRecord) -> JobRun:
+        job, started = stored.job, now()
+        execution = Execution.create(job, HEARTBEAT_TTL_S, pipeline=pipe, worker_name=self._worker.name)
+        job.prepare_for_execution(self._worker.name, pipeline=pipe)
+        pipe.persist(job.key)
+        self._worker.set_state(WorkerStatus.BUSY, pipeline=pipe)
+        _mark_running(pipe, stored, record, execution, started.isoformat())
+        return JobRun(
+            job=job,
+            queue=queue,
+            execution=execution,
+            request=record.request,
+            record=record,
+            started_at=datetime.fromisoformat(stored.state.get("started_at", started.isoformat())),
+            canceled="cancel" in stored.state,
+            resumed="started_at" in stored.state,
+            isolated=stored.suspect,
+            shown=int(stored.state.get("step", 0)),
+        )
+
+
+def _mark_running(pipe: Pipeline, stored: StoredJob, record: JobRecord, execution: Execution, started_at: str) -> None:
+    """Our side of the start; `started` is told once in a job's life, and its numerics are fixed then."""
+    changed: dict[FieldT, EncodableT] = {"status": "running", "execution": execution.id}
+    changed["worker"] = execution.worker_name
+    if record.request.numerics is not None:
+        changed["numerics"] = record.request.numerics.to_json()
+    note = Claimed(worker=execution.worker_name, execution=execution.id).to_json()
+    if "started_at" in stored.state:
+        pipe.xadd(events_key(record.id), {"type": TRACE, "data": "{}", TRACE: note})
+    else:
+        changed["started_at"] = started_at
+        data = json.dumps({"started_at": started_at})
+        pipe.xadd(events_key(record.id), {"type": "started", "data": data, TRACE: note})
+    pipe.hset(job_key(record.id), mapping=changed)
+
+
+def _fixed(record: JobRecord, numerics: Numerics) -> JobRecord:
+    """A strict job runs with this worker's numerics, for the rest of its life."""
+    if record.request.determinism == "fast":
+        return record
+    return record.model_copy(update={"request": record.request.model_copy(update={"numerics": numerics})})
+
+
+def _foreign_numerics(stored: StoredJob, numerics: Numerics) -> bool:
+    """A strict job that began elsewhere can't change its numerics: equal bytes are promised."""
+    fixed = stored.state.get("numerics")
+    return fixed is not None and fixed != numerics.to_json()
+
+
+def _drop(pipe: Pipeline, stored: StoredJob) -> None:
+    """Not to be run: a duplicate, cancelled, ended or purged. RQ, if it thinks the job queued, is told the truth."""
+    if stored.job.get_status(refresh=False) == JobStatus.QUEUED:
+        ended = RQ_STATUS.get(stored.state.get("status", ""), JobStatus.CANCELED)
+        pipe.hset(stored.job.key, "status", ended.value)
+    log.info("claim dropped", job_id=stored.job.id, status=stored.state.get("status"))

@@ -1,0 +1,132 @@
+"""Jobs of dead workers: queued again, or ended once they have killed three workers on their own.
+
+RQ's own clean-up would queue them, too, but it isn't atomic (it can enqueue one abandoned job several times).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from redis import Redis
+from redis.client import Pipeline
+from rq.executions import Execution
+from rq.job import JobStatus
+from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry
+from rq.utils import current_timestamp, parse_composite_key
+from rq.worker_registration import clean_worker_registry
+
+from contract.events import TRACE, Returned
+from contract.redis_keys import events_key, isolated_key, job_key, started_key
+from core.errors import JobFailed
+from core.text import as_text
+from jobs.end import Failed, Retention, end_waiting
+from jobs.requeue import requeue
+from jobs.stored_job import LaneQueue, StoredJob, read_stored, transact
+
+DEATHS_ISOLATED = 3
+EXECUTION_KEY = "rq:execution:{}"
+
+log = structlog.get_logger()
+
+
+def started_entries(redis: Redis, queue: LaneQueue) -> list[str]:
+    """Read the queue's executions (`job id:execution id`) as RQ's registry names them.
+
+    Raises:
+        RedisError: if Redis is away.
+    """
+    found: Any = redis.zrange(started_key(queue.name), 0, -1)
+    return [as_text(entry) for entry in found]
+
+
+def lapsed(redis: Redis, entries: Sequence[str]) -> list[str]:
+    """Those of these executions whose heartbeats stopped.
+
+    The registry's scores come from the clocks of workers; Redis, which lets the executions expire, has but one.
+
+    Raises:
+        RedisError: if Redis is away.
+    """
+    with redis.pipeline(transaction=False) as pipe:
+        for entry in entries:
+            pipe.exists(EXECUTION_KEY.format(entry))
+        return [entry for entry, alive in zip(entries, pipe.execute(), strict=True) if not alive]
+
+
+def recover(redis: Redis, queue: LaneQueue, entry: str, retention: Retention, *, orphaned: bool) -> bool:
+    """Queue a job again whose worker died, if the execution is the live one; in any case forget the execution.
+
+    `orphaned`: its process is known to be gone. Otherwise it must have lapsed. Whether the job was queued again.
+
+    Raises:
+        RedisError: if Redis is away.
+    """
+    job_id, execution_id = parse_composite_key(entry)
+    execution = Execution(execution_id, job_id, connection=redis)
+
+    def body(pipe: Pipeline) -> bool:
+        stored = read_stored(pipe, redis, job_id)
+        started = stored.job.get_status(refresh=False) == JobStatus.STARTED
+        live = started and stored.unended and stored.state.get("execution") == execution_id
+        isolated = pipe.get(isolated_key(stored.state.get("worker", "")))
+        still_lapsed = orphaned or not pipe.exists(execution.key)
+        stored.job.origin = queue.name
+        execution.worker_name = stored.state.get("worker", "")
+        pipe.multi()
+        if not still_lapsed:
+            return False
+        execution.delete(stored.job, pipe)
+        if not live:
+            return False
+        return _count_death(pipe, stored, queue, retention, None if isolated is None else as_text(isolated))
+
+    return transact(redis, job_id, body, execution.key)
+
+
+def _count_death(
+    pipe: Pipeline, stored: StoredJob, queue: LaneQueue, retention: Retention, isolated: str | None
+) -> bool:
+    """Count the death of the worker; whether the job is queued again.
+
+    While a job ran isolated its death is nobody else's.
+    """
+    job_id, deaths = stored.job.id, stored.deaths_isolated + 1
+    if isolated == job_id and deaths >= DEATHS_ISOLATED:
+        pipe.xadd(events_key(job_id), {"type": TRACE, "data": "{}", TRACE: Returned(why="worker_died").to_json()})
+        error = _quarantined(stored, deaths)
+        end_waiting(pipe, stored, Failed(error.problem()), retention)
+        log.warning("job ended without a worker", **stored.head.names, detail=error.detail)
+        return False
+    if isolated in (None, job_id):
+        pipe.hincrby(job_key(job_id), "deaths" if isolated is None else "deaths_alone", 1)
+    requeue(pipe, stored.job, queue, Returned(why="worker_died"))
+    names, worker = stored.head.names, stored.state.get("worker")
+    log.warning("job of a dead worker queued again", **names, worker=worker, alone=isolated)
+    return True
+
+
+def _quarantined(stored: StoredJob, deaths: int) -> JobFailed:
+    """What the job was and where it died, without its prompt."""
+    record, step = stored.readable_record(), int(stored.state.get("step", 0))
+    steps = int(stored.state.get("steps", 0))
+    where = "before its first step" if step == 0 else f"after step {step} of {steps}" if step < steps else "in decoding"
+    what = f"{stored.head.request.kind} on {stored.head.request.model}"
+    if record is not None:
+        request = record.request
+        what += f", {request.width}×{request.height}, {request.num_images} images, {request.sampler}"
+    detail = f"quarantined: {deaths} workers died while nothing but this job ran ({what}), {where}"
+    return JobFailed(detail, field="deaths", value=deaths, bound=DEATHS_ISOLATED - 1)
+
+
+def clean_registries(redis: Redis, queue: LaneQueue) -> None:
+    """Forget what RQ has kept long enough; RQ itself never does so for cancelled jobs.
+
+    Raises:
+        RedisError: if Redis is away.
+    """
+    FinishedJobRegistry(queue=queue).cleanup()
+    FailedJobRegistry(queue=queue).cleanup()
+    redis.zremrangebyscore(CanceledJobRegistry(queue=queue).key, 0, current_timestamp())
+    clean_worker_registry(queue)
