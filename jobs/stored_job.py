@@ -17,7 +17,7 @@ from contract.base import CONTRACT_VERSION
 from contract.job import TERMINAL, JobRecord
 from contract.lanes import Lane, queue_name
 from contract.redis_keys import job_key
-from contract.request import JobRequest
+from contract.request import JobRequest, parse_request
 
 DEATHS_IN_COMPANY = 2  # without a savepoint between them; after that the job runs alone
 
@@ -72,6 +72,6 @@ def _request(job: Job) -> JobRequest | None:
         version, job_id, request = job.args
         if version != CONTRACT_VERSION or job_id != job.id:
             return None
-        return JobRequest.model_validate(request)
+        return parse_request(request)
     except (DeserializationError, ValidationError, TypeError, ValueError):
         return None

@@ -113,7 +113,7 @@ def check_deadline(request: JobRequest, backlog: Backlog) -> None:
 def dry_run(gateway: Gateway, planned: Plan) -> DryRun:
     """The plan as an answer; nothing is stored."""
     request, folder = planned.request, gateway.shelf.folder(planned.card.id)
-    tokens = count_tokens(planned.card, folder, request.prompt)
+    tokens = count_tokens(planned.card, folder, request.text)
     return DryRun(request=request, tokens=tokens, estimate=predict(request, planned.backlog), warnings=planned.warnings)
 
 
@@ -147,7 +147,7 @@ async def enqueue(gateway: Gateway, caller: Caller, planned: Plan) -> Created:
         raise await _full(gateway, planned, full.waiting) from full
     if not created.replayed:
         gateway.metrics.accepted(request)
-    prompt = {"prompt": request.prompt} if settings.log_prompts else {}
+    prompt = {"prompt": request.text} if settings.log_prompts else {}
     log.info("job accepted", job_id=created.record.id, kind=request.kind, model=request.model, **prompt)
     return created
 

@@ -190,7 +190,7 @@ class Loop:
 
     def _start(self, held: JobRun) -> None:
         request = held.request
-        if held.resumed or request.image is not None or request.mask is not None:
+        if held.resumed or request.files:
             self._loading[held.job_id] = held
             self._storing.load(held)
         else:

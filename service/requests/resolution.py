@@ -8,7 +8,7 @@ from typing import Any
 
 from contract.card import ModelCard
 from contract.job import JobWarning
-from contract.request import JobRequest, OutputFormat
+from contract.request import REQUESTS, JobRequest, OutputFormat, parse_request
 from core.errors import InvalidRequest
 from service.requests.bodies import Body
 from service.requests.labels import check_below, class_of
@@ -58,7 +58,7 @@ def resolve(
         "webhook_url": post.webhook_url,
     }
     values |= _guided(body, card) | _painted(body, card) | _labelled(body, card) | dict(pictures.uploads)
-    return JobRequest(**values)
+    return parse_request({name: value for name, value in values.items() if name in REQUESTS[body.kind].model_fields})
 
 
 def _check_fields(body: Body, card: ModelCard) -> None:
@@ -161,14 +161,14 @@ def _labelled(body: Body, card: ModelCard) -> dict[str, Any]:
 
 def warnings_of(request: JobRequest, card: ModelCard, folder: Path | None) -> tuple[JobWarning, ...]:
     """What the model won't read or use, quoted."""
-    texts: Mapping[str, str] = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+    texts: Mapping[str, str] = {"prompt": request.text, "negative_prompt": request.negative_text}
     found = []
     for field, text in texts.items():
         cut = count_tokens(card, folder, text).cut if text else None
         if cut is not None:
             message = f"{field} is longer than the model's {card.token_window} tokens; cut: “{cut}”"
             found.append(JobWarning(field=field, message=message))
-    if request.negative_prompt and not request.guided:
+    if request.negative_text and not request.guided:
         message = "negative_prompt has no effect at guidance_scale 1"
         found.append(JobWarning(field="negative_prompt", message=message))
     return tuple(found)

@@ -207,7 +207,7 @@ def test_stopping_hands_the_rest_back_in_front_in_order(redis: Redis, rig: Rig) 
 
 
 def test_a_job_that_no_engine_can_run_fails_with_its_problem(redis: Redis, rig: Rig) -> None:
-    enqueue(redis, "a", make_request(kind="inpaint"))
+    enqueue(redis, "a", make_request(kind="class2img", class_id=0))
     assert rig.finish("a") == ["failed"]
     assert event_types(redis, "a")[-1] == "failed"
 
@@ -231,7 +231,7 @@ class Fault(Engine):
     poison = ""
 
     def turn(self) -> list[Outcome]:
-        if any(job.admission.request.prompt == self.poison for job in self._jobs.values()):
+        if any(job.admission.request.text == self.poison for job in self._jobs.values()):
             raise ZeroDivisionError("a mistake")
         return super().turn()
 

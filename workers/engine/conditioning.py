@@ -67,7 +67,7 @@ def prepare(blue: JobSpec, prompts: PromptCache) -> Conditions:
         CheckpointError: the model lacks what the job's kind needs.
     """
     blends = blue.model.config.concat is None and blue.mask is not None
-    noised = blue.request.kind in ("inpaint", "img2img") and (blue.request.strength or 1.0) < 1.0
+    noised = blue.request.kind in ("inpaint", "img2img") and blue.request.denoising_strength < 1.0
     latent = blue.model.encode_images(_padded(blue))[0] if blends or noised else None  # c h w
     context, unconditional = _contexts(blue, prompts)
     return Conditions(
@@ -84,11 +84,11 @@ def _contexts(blue: JobSpec, prompts: PromptCache) -> tuple[Tensor | None, Tenso
     """n d of the condition and, where guided, of what it is led away from."""
     model, request, conditioner = blue.model, blue.request, blue.model.config.conditioner
     if isinstance(conditioner, TextConfig):
-        negative = prompts.context(model, request.negative_prompt) if blue.guided else None
-        return prompts.context(model, request.prompt), negative
+        negative = prompts.context(model, request.negative_text) if blue.guided else None
+        return prompts.context(model, request.text), negative
     if isinstance(conditioner, ClassConfig):
         null = model.config.null_class if blue.guided else None
-        return _class(model, request.class_id), _class(model, null)
+        return _class(model, request.class_label), _class(model, null)
     return None, None
 
 
@@ -99,7 +99,7 @@ def _class(model: LatentDiffusion, number: int | None) -> Tensor | None:
 def _label(blue: JobSpec) -> int | None:
     if blue.model.config.unet.num_classes is None:
         return None
-    return blue.request.class_id if blue.model.config.low_res_schedule is None else blue.request.noise_level
+    return blue.request.class_label
 
 
 def _known(blue: JobSpec, latent: Tensor | None) -> Known:
@@ -140,7 +140,7 @@ def _hole(blue: JobSpec) -> Tensor:
 
 def of_image(blue: JobSpec, conditions: Conditions, seed: int) -> Conditions:
     """The conditions of one image of the job: an upscaler with noise levels gets noise of the image's seed."""
-    level, low_res = blue.request.noise_level, conditions.concat
+    level, low_res = blue.request.class_label, conditions.concat
     if blue.model.config.low_res_schedule is None or level is None or low_res is None:
         return conditions
     drawn = noise(seed, LOW_RES, 0, low_res.shape)[None]  # 1 3 h w

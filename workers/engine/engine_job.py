@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 from torch import Tensor
 
+from contract.request import InpaintRequest
 from workers.engine.conditioning import Conditions, of_image, starting_latent, starting_noise
 from workers.engine.denoise import Picture
 from workers.engine.job_spec import JobSpec
@@ -56,7 +57,7 @@ class EngineJob:
 
     def _picture(self, seed: int, conditions: Conditions) -> Picture:
         x_T, conditions = starting_noise(self.blue, seed), of_image(self.blue, conditions, seed)
-        scale = self.admission.request.guidance_scale if self.blue.guided else None
+        scale = self.admission.request.guidance if self.blue.guided else None
         z_t = starting_latent(self.blue, conditions, x_T)
         return Picture(seed, self.blue.plan, conditions, scale, x_T, z_t)
 
@@ -111,6 +112,6 @@ class EngineJob:
         """
         picture = to_picture(self.blue.frame.crop(decoded, self.blue.scale))
         request, upload = self.admission.request, self.blue.upload
-        if upload is not None and self.blue.mask is not None:
-            return paste(upload, picture, self.blue.mask, request.feather or 0)
+        if isinstance(request, InpaintRequest) and upload is not None and self.blue.mask is not None:
+            return paste(upload, picture, self.blue.mask, request.feather)
         return enlarge_alpha(upload, picture) if upload is not None and request.kind == "upscale" else picture

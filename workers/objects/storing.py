@@ -147,7 +147,7 @@ class Storing:
 
     def _load(self, held: JobRun) -> Loaded:
         request = held.request
-        image, mask = self._read(held, "image", request.image), self._read(held, "mask", request.mask)
+        image, mask = (self._read(held, name, request.files.get(name)) for name in ("image", "mask"))
         state = self._patiently(held, lambda: self._savepoints.read(held)) if held.resumed else None
         return Loaded(held, image, mask, state)
 

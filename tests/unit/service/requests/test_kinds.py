@@ -70,14 +70,14 @@ def test_scanned_cards_say_what_each_model_is_for(cards: dict[str, ModelCard]) -
 
 def test_img2img_has_a_strength_and_the_pictures_size(cards: dict[str, ModelCard]) -> None:
     request = resolved("img2img", cards["plain"], prompt="red")
-    assert (request.width, request.height, request.strength, request.guided) == (40, 30, 0.75, True)
+    assert (request.width, request.height, request.denoising_strength, request.guided) == (40, 30, 0.75, True)
     assert resolved("img2img", cards["plain"], strength=0.2, steps=10).run_steps == 2
 
 
 def test_classes_by_number_and_by_name(cards: dict[str, ModelCard]) -> None:
     request = resolved("class2img", cards["named"], class_id=4, width=128, height=64)
-    assert (request.class_id, request.guidance_scale, request.width, request.height) == (4, 3.0, 128, 64)
-    assert resolved("class2img", cards["named"], label="GOLDFISH").class_id == 2
+    assert (request.class_label, request.guidance, request.width, request.height) == (4, 3.0, 128, 64)
+    assert resolved("class2img", cards["named"], label="GOLDFISH").class_label == 2
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_label_map_is_checked_by_the_card(cards: dict[str, ModelCard]) -> None
 
 def test_noise_levels_are_those_of_the_card(cards: dict[str, ModelCard]) -> None:
     request = resolved("upscale", cards["x4"], prompt="red")
-    assert (request.noise_level, request.guidance_scale, request.width) == (20, 9.0, 160)
+    assert (request.class_label, request.guidance, request.width) == (20, 9.0, 160)
     error = _refused("upscale", cards["x4"], noise_level=351)
     assert (error.field, error.value, error.bound) == ("noise_level", 351, 350)
 
