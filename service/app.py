@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from types import FrameType
@@ -21,7 +20,7 @@ from core.version import __version__
 from service.http import problems
 from service.http.guards import Guards
 from service.http.hosts import is_loopback
-from service.http.listen import listen, turn_away
+from service.http.listen import listen
 from service.http.protocol import HEAD_BYTES, PatientProtocol
 from service.routes import document, health, images, jobs, metrics, models, openapi, tasks
 from service.routes.asker import enter
@@ -31,7 +30,6 @@ from service.webhooks.outbox import Webhooks
 from service.webhooks.send import read_secret
 
 STOP_S = 5  # how long open answers may go on after a signal
-LEAVE_S = 0.5  # how long one of several gateways on a port still answers who is there
 
 log = structlog.get_logger("service")
 
@@ -74,24 +72,13 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
 
 
 class Server(uvicorn.Server):
-    """Tells open event streams and waits of a stop at once: they would hold it up.
-
-    One of several gateways on a port leaves it first: new connections go to the others, and those that are there are
-    answered with `Connection: close` for LEAVE_S.
-    """
+    """Tells open event streams and waits of a stop at once: they would hold it up."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         app = self.config.app
         assert isinstance(app, FastAPI)
         app.state.gateway.stopping.set()
         super().handle_exit(sig, frame)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for listening in sockets or []:
-            if listening.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
-                turn_away(listening)
-                await asyncio.sleep(LEAVE_S)
-        await super().shutdown(sockets)
 
 
 def serve(settings: Settings, *, insecure: bool = False) -> None:
@@ -102,7 +89,7 @@ def serve(settings: Settings, *, insecure: bool = False) -> None:
     """
     if not is_loopback(settings.host) and not insecure:
         check_keys_exist(settings)
-    listening = listen(settings.host, settings.port, "LATENTD_PORT", shared=settings.reuse_port)
+    listening = listen(settings.host, settings.port, "LATENTD_PORT")
     config = configure(create_app(settings, insecure=insecure))
     log.info("ready", url=f"http://{settings.host}:{listening.getsockname()[1]}")
     Server(config).run(sockets=[listening])
