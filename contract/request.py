@@ -143,13 +143,13 @@ class PromptedRequest(GuidedRequest):
 class Txt2ImgRequest(PromptedRequest):
     """Text to image."""
 
-    kind: Literal["txt2img"] = "txt2img"
+    kind: Literal["txt2img"]
 
 
 class InpaintRequest(PromptedRequest):
     """Repaint the masked part of a picture."""
 
-    kind: Literal["inpaint"] = "inpaint"
+    kind: Literal["inpaint"]
     image: Upload
     mask: Upload
     mask_mode: MaskMode = "white"
@@ -164,7 +164,7 @@ class InpaintRequest(PromptedRequest):
 class UpscaleRequest(PromptedRequest):
     """Super-resolution; `noise_level` is null for models that don't read one."""
 
-    kind: Literal["upscale"] = "upscale"
+    kind: Literal["upscale"]
     image: Upload
     noise_level: int | None = None
 
@@ -176,7 +176,7 @@ class UpscaleRequest(PromptedRequest):
 class Img2ImgRequest(PromptedRequest):
     """Draw over a picture."""
 
-    kind: Literal["img2img"] = "img2img"
+    kind: Literal["img2img"]
     image: Upload
     strength: float = 1.0
 
@@ -188,7 +188,7 @@ class Img2ImgRequest(PromptedRequest):
 class Class2ImgRequest(GuidedRequest):
     """A picture of a class."""
 
-    kind: Literal["class2img"] = "class2img"
+    kind: Literal["class2img"]
     class_id: int
 
     @property
@@ -199,7 +199,7 @@ class Class2ImgRequest(GuidedRequest):
 class Semantic2ImgRequest(BaseRequest):
     """A picture from a label map."""
 
-    kind: Literal["semantic2img"] = "semantic2img"
+    kind: Literal["semantic2img"]
     image: Upload
 
 
@@ -209,7 +209,7 @@ JobRequest: TypeAlias = Annotated[
 ]
 _REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
 REQUESTS: dict[str, type[BaseRequest]] = {
-    model.model_fields["kind"].default: model for model in get_args(get_args(JobRequest)[0])
+    get_args(model.model_fields["kind"].annotation)[0]: model for model in get_args(get_args(JobRequest)[0])
 }
 
 

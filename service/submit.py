@@ -1,26 +1,27 @@
-"""From a request of any kind to its job: parsed, planned, stored, enqueued, and waited for if the client wants."""
+"""From a parsed request of any kind to its job: planned, stored, enqueued, and waited for if the client wants."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
-from fastapi import Request
 from pydantic import BaseModel
 
-from contract.base import Kind
 from contract.card import ModelCard
-from contract.job import JobRecord, JobWarning
+from contract.job import Job, JobRecord, JobWarning
 from contract.request import JobRequest
 from core.errors import InvalidRequest, LatentdError, QueueFull
 from jobs.create import Created, LaneFull, create, drawn_seed, new_id, read_record, replay
 from service.admission.estimates import Backlog, Estimate, gpu_seconds, idle_seconds, predict
 from service.admission.retry_after import retry_after
 from service.auth.access import Caller
-from service.requests.bodies import Body, read_body
+from service.jobs.events import Stop, wait_end
+from service.jobs.views import accepted, read_job
+from service.requests.bodies import Body
 from service.requests.cards import choose_card
-from service.requests.preferences import Preferences, read_preferences
+from service.requests.preferences import Preferences, check_accepted
 from service.requests.resolution import resolve, warnings_of
 from service.requests.tokens import Tokens, count_tokens
 from service.requests.uploads import Pictures, check_pictures, check_room, store_pictures
@@ -40,7 +41,7 @@ class DryRun(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PlannedJob:
     """A request ready to be enqueued."""
 
     job_id: str
@@ -53,10 +54,43 @@ class Plan:
     backlog: Backlog
 
 
-async def read(gateway: Gateway, request: Request, kind: Kind) -> tuple[Body, Preferences]:
-    """The request's body and what its headers ask for."""
-    body = await read_body(request, kind)
-    return body, read_preferences(request.headers, body.post, gateway.settings.max_wait_s)
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A job at the moment at which its client is answered."""
+
+    job: Job
+    replayed: bool  # an earlier request with the same key had made it
+    ended: bool  # it was waited for, and has ended
+
+
+async def submit(
+    gateway: Gateway, caller: Caller, body: Body, preferences: Preferences, left: Callable[[], Awaitable[bool]]
+) -> DryRun | Submitted:
+    """Make the job of a request, or find the one that its key stands for, and wait for its end as long as preferred.
+
+    Every route that makes jobs calls this and only translates. `left` says whether the client has gone.
+
+    Raises:
+        LatentdError: any of the refusals of `find_replay`, `plan` and `enqueue`.
+        InvalidRequest: the job that the key stands for has another format than the client accepts.
+    """
+    if preferences.dry_run:
+        return dry_run(gateway, await plan(gateway, caller, body, preferences))
+    created = await find_replay(gateway, caller, body, preferences)
+    if created is None:
+        planned = await plan(gateway, caller, body, preferences)
+        created = await enqueue(gateway, caller, planned)
+        if preferences.wait_s is None and not created.replayed:
+            job = accepted(created.record, created.position, planned.backlog)
+            return Submitted(job, replayed=False, ended=False)
+    if preferences.picture:
+        check_accepted(created.record.request.output_format, [preferences.output_format])
+    job_id, ended = created.record.id, False
+    if preferences.wait_s is not None:
+        stop = Stop(gateway.ends, gateway.stopping)
+        ended = await wait_end(gateway.redis, job_id, preferences.wait_s, stop, left)
+    job = await read_job(gateway.redis, gateway.backlogs, caller, job_id)
+    return Submitted(job, created.replayed, ended)
 
 
 async def find_replay(gateway: Gateway, caller: Caller, body: Body, preferences: Preferences) -> Created | None:
@@ -67,7 +101,7 @@ async def find_replay(gateway: Gateway, caller: Caller, body: Body, preferences:
     return None if record is None else replay(record, body.digest, preferences.key)
 
 
-async def plan(gateway: Gateway, caller: Caller, body: Body, preferences: Preferences) -> Plan:
+async def plan(gateway: Gateway, caller: Caller, body: Body, preferences: Preferences) -> PlannedJob:
     """Resolve every parameter; raises the refusals of `check_url`, `choose_card`, `check_pictures` and `resolve`."""
     settings, job_id = gateway.settings, new_id(body.kind, preferences.key, caller.owner)
     if body.post.webhook_url is not None:
@@ -79,7 +113,7 @@ async def plan(gateway: Gateway, caller: Caller, body: Body, preferences: Prefer
     backlog = await gateway.backlogs.of(card.id, request.priority)
     warnings = warnings_of(request, card, gateway.shelf.folder(card.id))
     check_deadline(request, backlog)
-    return Plan(job_id, body, preferences, card, pictures, request, warnings, backlog)
+    return PlannedJob(job_id, body, preferences, card, pictures, request, warnings, backlog)
 
 
 async def _choose(gateway: Gateway, body: Body) -> ModelCard:
@@ -110,14 +144,14 @@ def check_deadline(request: JobRequest, backlog: Backlog) -> None:
         raise QueueFull(detail, retry_after=late, field="deadline_ms", value=request.deadline_ms)
 
 
-def dry_run(gateway: Gateway, planned: Plan) -> DryRun:
+def dry_run(gateway: Gateway, planned: PlannedJob) -> DryRun:
     """The plan as an answer; nothing is stored."""
     request, folder = planned.request, gateway.shelf.folder(planned.card.id)
     tokens = count_tokens(planned.card, folder, request.text)
     return DryRun(request=request, tokens=tokens, estimate=predict(request, planned.backlog), warnings=planned.warnings)
 
 
-async def enqueue(gateway: Gateway, caller: Caller, planned: Plan) -> Created:
+async def enqueue(gateway: Gateway, caller: Caller, planned: PlannedJob) -> Created:
     """Store the uploads, then write the job.
 
     Raises:
@@ -152,7 +186,7 @@ async def enqueue(gateway: Gateway, caller: Caller, planned: Plan) -> Created:
     return created
 
 
-async def _full(gateway: Gateway, planned: Plan, waiting: int) -> QueueFull:
+async def _full(gateway: Gateway, planned: PlannedJob, waiting: int) -> QueueFull:
     request = planned.request
     seconds = await retry_after(gateway.redis, request.model, request.priority, planned.backlog)
     limit = gateway.settings.queue_limit
@@ -160,7 +194,7 @@ async def _full(gateway: Gateway, planned: Plan, waiting: int) -> QueueFull:
     return QueueFull(detail, retry_after=seconds)
 
 
-def _charge(planned: Plan, budget_s: float) -> float:
+def _charge(planned: PlannedJob, budget_s: float) -> float:
     """The job's predicted GPU-seconds; 0 until a worker has measured its model."""
     rates = planned.backlog.rates
     seconds = 0.0 if rates is None else round(gpu_seconds(planned.request, rates), 3)

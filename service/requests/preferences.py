@@ -19,16 +19,17 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """`wait_s` is None where the client doesn't wait; `picture`: it wants the bytes."""
+    """`wait_s` is None where the client doesn't wait; `picture`: it wants the bytes; `dry_run`: it wants no job."""
 
     wait_s: float | None
     wait_preferred: str | None
     picture: bool
     output_format: OutputFormat
     key: str | None
+    dry_run: bool = False
 
 
-def read_preferences(headers: Headers, post: Post, max_wait_s: float) -> Preferences:
+def read_preferences(headers: Headers, post: Post, max_wait_s: float, *, dry_run: bool = False) -> Preferences:
     """Parse the headers against the post.
 
     Raises:
@@ -48,6 +49,7 @@ def read_preferences(headers: Headers, post: Post, max_wait_s: float) -> Prefere
         picture=bool(accepted),
         output_format=output_format,
         key=_key(headers),
+        dry_run=dry_run,
     )
 
 

@@ -14,12 +14,8 @@ from obstore.exceptions import BaseError
 from contract.card import ModelCard
 from contract.request import Upload
 from core.errors import DiskFull, Unavailable
-from core.pictures import open_upload, read_label_map, read_mask
 from core.storage import Store, upload_path
 from service.requests.bodies import Body
-from service.requests.posts import InpaintPost
-
-ANY_CLASS = 2**16  # where the card doesn't say how many there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +49,9 @@ async def check_pictures(
 
 def read_pictures(body: Body, card: ModelCard, job_id: str, max_pixels: int) -> Pictures:
     """As `check_pictures`, in this thread: the serverless commands read their files by the same rules."""
-    sizes = _sizes(body, card, max_pixels) if body.files else {}
+    sizes = body.task.decode(body.post, body.files, card, max_pixels)
     uploads = {name: _upload(job_id, name, data, sizes[name]) for name, data in body.files.items()}
     return Pictures(uploads, body.files)
-
-
-def _sizes(body: Body, card: ModelCard, max_pixels: int) -> dict[str, tuple[int, int]]:
-    if body.kind == "semantic2img":
-        return {"image": read_label_map(body.files["image"], card.map_classes or ANY_CLASS, max_pixels).size}
-    image = open_upload(body.files["image"], max_pixels)
-    sizes = {"image": image.size}
-    if isinstance(body.post, InpaintPost):
-        sizes["mask"] = read_mask(body.files["mask"], body.post.mask_mode, image.size, max_pixels).size
-    return sizes
 
 
 def _upload(job_id: str, name: str, data: bytes, size: tuple[int, int]) -> Upload:

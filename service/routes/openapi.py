@@ -6,12 +6,10 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from contract.base import Kind
 from contract.job import Job
 from core.errors import Problem
 from service.http.problems import MEDIA_TYPE
-from service.requests.bodies import FILES, POSTS
-from service.requests.posts import EXAMPLES
+from service.requests.kinds import TaskKind
 from service.requests.preferences import MEDIA_TYPES
 
 Responses = dict[int | str, dict[str, Any]]
@@ -70,13 +68,13 @@ def task_responses(answer: Any) -> Responses:
     }
 
 
-def task_body(kind: Kind) -> dict[str, Any]:
+def task_body(task: TaskKind[Any]) -> dict[str, Any]:
     """The request body of a kind, as JSON and, where it has pictures, as a form."""
     content: dict[str, Any] = {
-        "application/json": {"schema": _schema(kind, _base64_picture()), "examples": EXAMPLES[kind]}
+        "application/json": {"schema": _schema(task, _base64_picture()), "examples": task.examples}
     }
-    if FILES[kind]:
-        content["multipart/form-data"] = {"schema": _schema(kind, _BINARY)}
+    if task.files:
+        content["multipart/form-data"] = {"schema": _schema(task, _BINARY)}
     headers = [
         _header("Prefer", "wait=N: answer when the job ends, or after N seconds.", "wait=30"),
         _header("Idempotency-Key", "The same key and body give the same job.", "order-4711"),
@@ -84,10 +82,10 @@ def task_body(kind: Kind) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}, "parameters": headers}
 
 
-def _schema(kind: Kind, picture: dict[str, Any]) -> dict[str, Any]:
-    schema = POSTS[kind].model_json_schema()
-    schema["properties"] |= dict.fromkeys(FILES[kind], picture)
-    schema["required"] = [*schema.get("required", []), *FILES[kind]]
+def _schema(task: TaskKind[Any], picture: dict[str, Any]) -> dict[str, Any]:
+    schema: dict[str, Any] = task.post.model_json_schema()
+    schema["properties"] |= dict.fromkeys(task.files, picture)
+    schema["required"] = [*schema.get("required", []), *task.files]
     return schema
 
 
