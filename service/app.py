@@ -17,7 +17,7 @@ from contract.redis_keys import KEYS_KEY
 from core.errors import ConfigurationError
 from core.settings import Settings
 from core.version import __version__
-from service.http import problems
+from service.http import handlers
 from service.http.guards import Guards
 from service.http.hosts import is_loopback
 from service.http.listen import listen
@@ -65,7 +65,7 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
     for routes in (tasks, jobs, images, models, metrics, document):
         app.include_router(routes.router, dependencies=[Depends(enter)])
     app.frontend("/", directory=health.STATIC, fallback=None, check_dir=False)
-    problems.install(app)
+    handlers.install(app)
     openapi.install(app)
     app.add_middleware(Guards, settings=settings, counts=gateway.metrics, stopping=gateway.stopping)
     return app

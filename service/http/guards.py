@@ -88,7 +88,7 @@ class Guards:
             await limited.check_length(headers)
         except LatentdError as error:
             self._counts.refused(error.slug)
-            await error_response(error)(scope, receive, answer)
+            await error_response(error, scope)(scope, receive, answer)
             return
         await self._app(scope, limited, answer)
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from service.http import problems
+from service.http import handlers
 from service.http.listen import listen
 from service.routes import metrics
 from service.state import Gateway
@@ -44,5 +44,5 @@ def _app(gateway: Gateway) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.gateway = gateway
     app.include_router(metrics.router)
-    problems.install(app)
+    handlers.install(app)
     return app
