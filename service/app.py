@@ -18,12 +18,12 @@ from core.errors import ConfigurationError
 from core.settings import Settings
 from core.version import __version__
 from service.http import handlers
-from service.http.guards import Guards
 from service.http.hosts import is_loopback
 from service.http.listen import listen
+from service.http.middleware import EdgeMiddleware
 from service.http.protocol import HEAD_BYTES, PatientProtocol
 from service.routes import document, health, images, jobs, metrics, models, openapi, tasks
-from service.routes.asker import enter
+from service.routes.caller import current_caller
 from service.routes.metrics_port import metrics_port
 from service.state import Gateway, open_gateway
 from service.webhooks.outbox import Webhooks
@@ -35,7 +35,7 @@ log = structlog.get_logger("service")
 
 
 def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
-    """The whole application; it connects to Redis with the first request that needs it.
+    """Wire the whole application; it connects to Redis with the first request that needs it.
 
     API keys are asked for once one was ever made, and always on another address than loopback unless `insecure`.
 
@@ -47,7 +47,7 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with metrics_port(gateway), beside(gateway.ends.run()), beside(sending(gateway, secret)):
+        async with metrics_port(gateway), background(gateway.waiters.run()), background(send_webhooks(gateway, secret)):
             yield
         await gateway.close()
 
@@ -63,11 +63,11 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
     app.state.gateway = gateway
     app.include_router(health.router)
     for routes in (tasks, jobs, images, models, metrics, document):
-        app.include_router(routes.router, dependencies=[Depends(enter)])
+        app.include_router(routes.router, dependencies=[Depends(current_caller)])
     app.frontend("/", directory=health.STATIC, fallback=None, check_dir=False)
     handlers.install(app)
     openapi.install(app)
-    app.add_middleware(Guards, settings=settings, counts=gateway.metrics, stopping=gateway.stopping)
+    app.add_middleware(EdgeMiddleware, settings=settings, counts=gateway.metrics, stopping=gateway.stopping)
     return app
 
 
@@ -96,7 +96,7 @@ def serve(settings: Settings, *, insecure: bool = False) -> None:
 
 
 def configure(app: FastAPI) -> uvicorn.Config:
-    """How the application is served: bounded heads, patience that ends, one log line a request from `Guards`."""
+    """Configure how the application is served: bounded heads, patience that ends, logs by the middleware alone."""
     return uvicorn.Config(
         app,
         http=PatientProtocol,
@@ -112,7 +112,11 @@ def configure(app: FastAPI) -> uvicorn.Config:
 
 
 def check_keys_exist(settings: Settings) -> None:
-    """Raises ConfigurationError where no key was ever made: an address that others reach would let nobody in."""
+    """Check that somebody could get in: an address that others reach would let nobody in without a key.
+
+    Raises:
+        ConfigurationError: no key was ever made.
+    """
     try:
         with Redis.from_url(settings.redis) as redis:
             made = redis.exists(KEYS_KEY)
@@ -130,7 +134,7 @@ def check_keys_exist(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+async def background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
     """Do `work` until the block ends."""
     task = asyncio.create_task(work)
     try:
@@ -140,7 +144,7 @@ async def beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-async def sending(gateway: Gateway, secret: bytes | None) -> None:
+async def send_webhooks(gateway: Gateway, secret: bytes | None) -> None:
     """Send webhooks, where they are allowed at all."""
     if secret is not None:
         settings = gateway.settings

@@ -17,14 +17,14 @@ from jobs.create import Created, LaneFull, create, drawn_seed, new_id, read_reco
 from service.admission.estimates import Backlog, Estimate, gpu_seconds, idle_seconds, predict
 from service.admission.retry_after import retry_after
 from service.auth.access import Caller
-from service.jobs.events import Stop, wait_end
+from service.jobs.events import StopSignals, wait_end
 from service.jobs.views import accepted, read_job
 from service.requests.bodies import Body
 from service.requests.cards import choose_card
 from service.requests.preferences import Preferences, check_accepted
 from service.requests.resolution import resolve, warnings_of
 from service.requests.tokens import Tokens, count_tokens
-from service.requests.uploads import Pictures, check_pictures, check_room, store_pictures
+from service.requests.uploads import Pictures, check_disk_space, check_pictures, store_pictures
 from service.state import Gateway
 from service.webhooks.addresses import check_url
 
@@ -71,7 +71,7 @@ async def submit(
     Every route that makes jobs calls this and only translates. `left` says whether the client has gone.
 
     Raises:
-        LatentdError: any of the refusals of `find_replay`, `plan` and `enqueue`.
+        LatentdError: as `find_replay`, `plan` and `enqueue` refuse it.
         InvalidRequest: the job that the key stands for has another format than the client accepts.
     """
     if preferences.dry_run:
@@ -87,14 +87,14 @@ async def submit(
         check_accepted(created.record.request.output_format, [preferences.output_format])
     job_id, ended = created.record.id, False
     if preferences.wait_s is not None:
-        stop = Stop(gateway.ends, gateway.stopping)
+        stop = StopSignals(gateway.waiters, gateway.stopping)
         ended = await wait_end(gateway.redis, job_id, preferences.wait_s, stop, left)
     job = await read_job(gateway.redis, gateway.backlogs, caller, job_id)
     return Submitted(job, created.replayed, ended)
 
 
 async def find_replay(gateway: Gateway, caller: Caller, body: Body, preferences: Preferences) -> Created | None:
-    """The job that an earlier request with the same key made: it is answered whatever is full or gone by now."""
+    """Find the job that an earlier request with the same key made: it is answered whatever is full or gone by now."""
     if preferences.key is None:
         return None
     record = await read_record(gateway.redis, new_id(body.kind, preferences.key, caller.owner))
@@ -102,7 +102,11 @@ async def find_replay(gateway: Gateway, caller: Caller, body: Body, preferences:
 
 
 async def plan(gateway: Gateway, caller: Caller, body: Body, preferences: Preferences) -> PlannedJob:
-    """Resolve every parameter; raises the refusals of `check_url`, `choose_card`, `check_pictures` and `resolve`."""
+    """Resolve every parameter.
+
+    Raises:
+        LatentdError: as `check_url`, `choose_card`, `check_pictures`, `resolve` and `check_deadline` refuse it.
+    """
     settings, job_id = gateway.settings, new_id(body.kind, preferences.key, caller.owner)
     if body.post.webhook_url is not None:
         check_url(body.post.webhook_url, settings.webhook_allow)
@@ -111,18 +115,18 @@ async def plan(gateway: Gateway, caller: Caller, body: Body, preferences: Prefer
     seed = drawn_seed(job_id) if body.post.seed is None else body.post.seed
     request = resolve(body, card, pictures, seed, preferences.output_format, settings.max_pixels)
     backlog = await gateway.backlogs.of(card.id, request.priority)
-    warnings = warnings_of(request, card, gateway.shelf.folder(card.id))
+    warnings = warnings_of(request, card, gateway.cards.folder(card.id))
     check_deadline(request, backlog)
     return PlannedJob(job_id, body, preferences, card, pictures, request, warnings, backlog)
 
 
 async def _choose(gateway: Gateway, body: Body) -> ModelCard:
-    """The model's card; before a refusal, cards are read anew."""
+    """Choose the model's card; before a refusal, cards are read anew."""
     asked = (body.kind, body.post.model, gateway.settings.model)
     try:
-        return choose_card(await gateway.shelf.recent(), *asked)
+        return choose_card(await gateway.cards.recent(), *asked)
     except LatentdError:
-        return choose_card(await gateway.shelf.all(), *asked)
+        return choose_card(await gateway.cards.all(), *asked)
 
 
 def check_deadline(request: JobRequest, backlog: Backlog) -> None:
@@ -146,7 +150,7 @@ def check_deadline(request: JobRequest, backlog: Backlog) -> None:
 
 def dry_run(gateway: Gateway, planned: PlannedJob) -> DryRun:
     """The plan as an answer; nothing is stored."""
-    request, folder = planned.request, gateway.shelf.folder(planned.card.id)
+    request, folder = planned.request, gateway.cards.folder(planned.card.id)
     tokens = count_tokens(planned.card, folder, request.text)
     return DryRun(request=request, tokens=tokens, estimate=predict(request, planned.backlog), warnings=planned.warnings)
 
@@ -160,7 +164,7 @@ async def enqueue(gateway: Gateway, caller: Caller, planned: PlannedJob) -> Crea
         DiskFull: the data disk has less room than LATENTD_MIN_FREE_MB.
     """
     settings, request = gateway.settings, planned.request
-    check_room(settings.data_dir, settings.min_free_mb)
+    check_disk_space(settings.data_dir, settings.min_free_mb)
     if planned.backlog.queued >= settings.queue_limit:  # nothing is stored for a job that is refused
         raise await _full(gateway, planned, planned.backlog.queued)
     budget_s = None if caller.key is None else caller.key.gpu_s_per_day

@@ -112,7 +112,7 @@ def _body(task: TaskKind[Any], post: Post, files: Mapping[str, bytes]) -> Body:
 
 
 def _decode(name: str, value: Any) -> bytes:
-    """Base64, with or without a `data:` prefix and line breaks."""
+    """Decode base64, with or without a `data:` prefix and line breaks."""
     if not isinstance(value, str):
         raise InvalidRequest(f"{name} must be base64 text", field=name, value=shown(value), bound="base64 text")
     text = value.partition(",")[2] if value.startswith("data:") else value

@@ -65,7 +65,11 @@ def _check_picture(post: Post, output_format: OutputFormat, accepted: list[Outpu
 
 
 def check_accepted(output_format: OutputFormat, accepted: list[OutputFormat]) -> None:
-    """Raises InvalidRequest unless a client that accepts these formats can be answered with `output_format`."""
+    """Check that a client which accepts these formats can be answered with `output_format`.
+
+    Raises:
+        InvalidRequest: it can't.
+    """
     if output_format not in accepted:
         media = ", ".join(MEDIA_TYPES[each] for each in accepted)
         raise InvalidRequest(
@@ -77,7 +81,7 @@ def check_accepted(output_format: OutputFormat, accepted: list[OutputFormat]) ->
 
 
 def _accepted_images(headers: Headers) -> list[OutputFormat]:
-    """Formats that the client wants as bytes, best first; empty where it takes JSON at least as gladly."""
+    """Return the formats that the client wants as bytes, best first; none where it takes JSON at least as gladly."""
     sent = headers.get("accept", "")
     return list(_accepted(sent)) if sent else []
 

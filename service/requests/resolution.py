@@ -111,7 +111,7 @@ def _eta(sent: float | None, sampler: str, card: ModelCard) -> float:
 
 
 def warnings_of(request: JobRequest, card: ModelCard, folder: Path | None) -> tuple[JobWarning, ...]:
-    """What the model won't read or use, quoted."""
+    """Quote what the model won't read or use."""
     texts: Mapping[str, str] = {"prompt": request.text, "negative_prompt": request.negative_text}
     found = []
     for field, text in texts.items():

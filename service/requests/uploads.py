@@ -48,7 +48,7 @@ async def check_pictures(
 
 
 def read_pictures(body: Body, card: ModelCard, job_id: str, max_pixels: int) -> Pictures:
-    """As `check_pictures`, in this thread: the serverless commands read their files by the same rules."""
+    """Do as `check_pictures`, in this thread: the serverless commands read their files by the same rules."""
     sizes = body.task.decode(body.post, body.files, card, max_pixels)
     uploads = {name: _upload(job_id, name, data, sizes[name]) for name, data in body.files.items()}
     return Pictures(uploads, body.files)
@@ -59,8 +59,12 @@ def _upload(job_id: str, name: str, data: bytes, size: tuple[int, int]) -> Uploa
     return Upload(path=upload_path(job_id, name, digest), sha256=digest, bytes=len(data), width=size[0], height=size[1])
 
 
-def check_room(data_dir: Path, min_free_mb: int) -> None:
-    """Raises DiskFull where the disk of `data_dir` has less than `min_free_mb` MiB free."""
+def check_disk_space(data_dir: Path, min_free_mb: int) -> None:
+    """Check that the disk of `data_dir` has space for more.
+
+    Raises:
+        DiskFull: less than `min_free_mb` MiB are free.
+    """
     try:
         disk = os.statvfs(data_dir)
     except FileNotFoundError:  # made with the first upload

@@ -38,7 +38,7 @@ _BINARY = {"type": "string", "format": "binary"}
 
 
 def problems(*statuses: int) -> Responses:
-    """Problem responses of a route, those of every route included."""
+    """Describe the problem responses of a route, those of every route included."""
     return {
         status: {"model": Problem, "description": PROBLEMS[status]}
         for status in sorted({*statuses, 401, 403, 422, 429, 431, 503})
@@ -46,7 +46,7 @@ def problems(*statuses: int) -> Responses:
 
 
 def task_responses(answer: Any) -> Responses:
-    """What a POST of any kind answers; `answer` is the model of a 200's JSON."""
+    """Describe what a POST of any kind answers; `answer` is the model of a 200's JSON."""
     headers = {
         "Location": {"description": "/v1/jobs/{id}", "schema": {"type": "string"}},
         "Idempotency-Replayed": {
@@ -69,7 +69,7 @@ def task_responses(answer: Any) -> Responses:
 
 
 def task_body(task: TaskKind[Any]) -> dict[str, Any]:
-    """The request body of a kind, as JSON and, where it has pictures, as a form."""
+    """Describe the request body of a kind, as JSON and, where it has pictures, as a form."""
     content: dict[str, Any] = {
         "application/json": {"schema": _schema(task, _base64_picture()), "examples": task.examples}
     }
@@ -124,7 +124,7 @@ def install(app: FastAPI) -> None:
 
 
 def _mark_key(operation: dict[str, Any]) -> None:
-    """A key, or none where keys are off."""
+    """Ask for a key, or none where keys are off."""
     if "401" in operation["responses"]:
         operation["security"] = [{"key": []}, {}]
 

@@ -16,7 +16,7 @@ from service.jobs.images import picture_response
 from service.requests.bodies import read_body
 from service.requests.kinds import KINDS, TaskKind
 from service.requests.preferences import Preferences, read_preferences
-from service.routes.asker import Asker
+from service.routes.caller import CurrentCaller
 from service.routes.openapi import task_body, task_responses
 from service.state import Gateway, current
 from service.submit import DryRun, Submitted, submit
@@ -38,7 +38,7 @@ Options = Annotated[TaskQuery, Query()]
 def add_route(task: TaskKind[Any]) -> None:
     """Serve one kind of task."""
 
-    async def post(request: Request, caller: Asker, query: Options) -> Response:
+    async def post(request: Request, caller: CurrentCaller, query: Options) -> Response:
         gateway = await current(request)
         body = await read_body(request, task)
         max_wait_s = gateway.settings.max_wait_s
