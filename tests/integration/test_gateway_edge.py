@@ -7,7 +7,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx2
@@ -26,10 +26,8 @@ from tests.service import free_port
 
 
 @pytest.fixture(scope="module")
-def client(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
-    folder = tmp_path_factory.mktemp("gateway")
-    with running(settings_for(redis_server.url, folder, allowed_hosts="images.example.org")) as client:
-        yield client
+def gateway_settings() -> dict[str, object]:
+    return {"allowed_hosts": "images.example.org"}
 
 
 @pytest.mark.parametrize(
