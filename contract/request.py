@@ -1,10 +1,10 @@
-"""The resolved request: every parameter of a job, as it will run."""
+"""The resolved request: every parameter of a job, as it will run. One model a kind, with exactly that kind's fields."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import Field, computed_field
+from pydantic import Field, TypeAdapter, computed_field
 
 from contract.base import Kind, Wire
 from contract.lanes import Lane
@@ -37,17 +37,17 @@ class Numerics(Wire):
     torch: str
 
 
-class JobRequest(Wire):
-    """A request with every parameter resolved; image k has seed (seed + k) mod 2³²."""
+class BaseRequest(Wire):
+    """What jobs of every kind have; image k has seed (seed + k) mod 2³².
+
+    The properties below the fields stand for what only some kinds have, with the value that changes nothing.
+    """
 
     kind: Kind
     model: str
-    prompt: str = ""
-    negative_prompt: str = ""
     width: int
     height: int
     steps: int
-    guidance_scale: float = 1.0
     sampler: str
     eta: float = 0.0
     seed: int = Field(ge=0, lt=SEEDS)
@@ -57,13 +57,6 @@ class JobRequest(Wire):
     deadline_ms: int | None = None
     determinism: Determinism = "fast"
     preview_every: int = 0
-    image: Upload | None = None
-    mask: Upload | None = None
-    mask_mode: MaskMode | None = None
-    feather: int | None = None
-    strength: float | None = None
-    class_id: int | None = None
-    noise_level: int | None = None
     webhook_url: str | None = Field(default=None, description="Where the gateway tells of the job's end.")
     numerics: Numerics | None = Field(default=None, description="Set when a strict job first starts.")
 
@@ -73,14 +66,44 @@ class JobRequest(Wire):
         return [(self.seed + k) % SEEDS for k in range(self.num_images)]
 
     @property
+    def files(self) -> dict[str, Upload]:
+        """Uploads by the name of their field."""
+        return {name: value for name, value in self if isinstance(value, Upload)}
+
+    @property
+    def text(self) -> str:
+        """What the picture shows, in words."""
+        return ""
+
+    @property
+    def negative_text(self) -> str:
+        """What it must not show, in words."""
+        return ""
+
+    @property
+    def guidance(self) -> float:
+        """How strongly the condition leads; 1: no guidance."""
+        return 1.0
+
+    @property
+    def denoising_strength(self) -> float:
+        """How much of an uploaded picture is forgotten; 1: all of it."""
+        return 1.0
+
+    @property
+    def class_label(self) -> int | None:
+        """The number that the network reads beside t: a class, or the level of noise on a small picture."""
+        return None
+
+    @property
     def guided(self) -> bool:
         """Whether each step needs two rows, with and without the condition."""
-        return self.guidance_scale != 1.0
+        return self.guidance != 1.0
 
     @property
     def run_steps(self) -> int:
-        """Steps that are run, over all images: `strength` < 1 leaves the last int(steps · strength), at least one."""
-        return max(1, int(self.steps * (self.strength or 1.0))) * self.num_images
+        """Steps that are run, over all images: a strength < 1 leaves the last int(steps · strength), at least one."""
+        return max(1, int(self.steps * self.denoising_strength)) * self.num_images
 
     @property
     def rows(self) -> int:
@@ -88,5 +111,112 @@ class JobRequest(Wire):
         return self.run_steps * (2 if self.guided else 1)
 
     def arguments(self) -> dict[str, Any]:
-        """As JSON for the RQ job."""
+        """Dump as JSON for the RQ job."""
         return self.model_dump(mode="json", round_trip=True)
+
+
+class GuidedRequest(BaseRequest):
+    """What the kinds have that can be led by a condition."""
+
+    guidance_scale: float = 1.0
+
+    @property
+    def guidance(self) -> float:
+        return self.guidance_scale
+
+
+class PromptedRequest(GuidedRequest):
+    """What the kinds have that follow a text."""
+
+    prompt: str = ""
+    negative_prompt: str = ""
+
+    @property
+    def text(self) -> str:
+        return self.prompt
+
+    @property
+    def negative_text(self) -> str:
+        return self.negative_prompt
+
+
+class Txt2ImgRequest(PromptedRequest):
+    """Text to image."""
+
+    kind: Literal["txt2img"]
+
+
+class InpaintRequest(PromptedRequest):
+    """Repaint the masked part of a picture."""
+
+    kind: Literal["inpaint"]
+    image: Upload
+    mask: Upload
+    mask_mode: MaskMode = "white"
+    feather: int = 0
+    strength: float = 1.0
+
+    @property
+    def denoising_strength(self) -> float:
+        return self.strength
+
+
+class UpscaleRequest(PromptedRequest):
+    """Super-resolution; `noise_level` is null for models that don't read one."""
+
+    kind: Literal["upscale"]
+    image: Upload
+    noise_level: int | None = None
+
+    @property
+    def class_label(self) -> int | None:
+        return self.noise_level
+
+
+class Img2ImgRequest(PromptedRequest):
+    """Draw over a picture."""
+
+    kind: Literal["img2img"]
+    image: Upload
+    strength: float = 1.0
+
+    @property
+    def denoising_strength(self) -> float:
+        return self.strength
+
+
+class Class2ImgRequest(GuidedRequest):
+    """A picture of a class."""
+
+    kind: Literal["class2img"]
+    class_id: int
+
+    @property
+    def class_label(self) -> int | None:
+        return self.class_id
+
+
+class Semantic2ImgRequest(BaseRequest):
+    """A picture from a label map."""
+
+    kind: Literal["semantic2img"]
+    image: Upload
+
+
+JobRequest: TypeAlias = Annotated[
+    Txt2ImgRequest | InpaintRequest | UpscaleRequest | Img2ImgRequest | Class2ImgRequest | Semantic2ImgRequest,
+    Field(discriminator="kind"),
+]
+_REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
+REQUESTS: dict[str, type[BaseRequest]] = {
+    get_args(model.model_fields["kind"].annotation)[0]: model for model in get_args(get_args(JobRequest)[0])
+}
+
+
+def parse_request(values: object) -> JobRequest:
+    """Make the request that `values` describe, of the kind that they name.
+
+    Raises:
+        ValidationError: `kind` is unknown, or a field is missing, wrong or not of this kind.
+    """
+    return _REQUEST.validate_python(values)

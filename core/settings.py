@@ -46,10 +46,6 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address that the gateway listens on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port that the gateway listens on.")
-    reuse_port: bool = Field(
-        default=False,
-        description="Let several gateways share the port (SO_REUSEPORT), so that each can be restarted in turn.",
-    )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Host names, beside loopback, that the gateway answers to; comma-separated."
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from types import FrameType
@@ -21,26 +20,25 @@ from core.errors import ConfigurationError
 from core.settings import Settings
 from core.version import __version__
 from jobs.layout import check_layout
-from service.http import problems
-from service.http.guards import Guards
+from service.http import handlers
 from service.http.hosts import is_loopback
-from service.http.listen import listen, turn_away
+from service.http.listen import listen
+from service.http.middleware import EdgeMiddleware
 from service.http.protocol import HEAD_BYTES, PatientProtocol
 from service.routes import document, health, images, jobs, metrics, models, openapi, tasks
-from service.routes.asker import enter
+from service.routes.caller import current_caller
 from service.routes.metrics_port import metrics_port
 from service.state import TIMEOUT_S, Gateway, open_gateway
 from service.webhooks.outbox import Webhooks
 from service.webhooks.send import read_secret
 
 STOP_S = 5  # how long open answers may go on after a signal
-LEAVE_S = 0.5  # how long one of several gateways on a port still answers who is there
 
 log = structlog.get_logger("service")
 
 
 def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
-    """The whole application; it connects to Redis with the first request that needs it.
+    """Wire the whole application; it connects to Redis with the first request that needs it.
 
     API keys are asked for once one was ever made, and always on another address than loopback unless `insecure`.
 
@@ -52,7 +50,7 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with metrics_port(gateway), beside(gateway.ends.run()), beside(sending(gateway, secret)):
+        async with metrics_port(gateway), background(gateway.waiters.run()), background(send_webhooks(gateway, secret)):
             yield
         await gateway.close()
 
@@ -68,33 +66,22 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
     app.state.gateway = gateway
     app.include_router(health.router)
     for routes in (tasks, jobs, images, models, metrics, document):
-        app.include_router(routes.router, dependencies=[Depends(enter)])
+        app.include_router(routes.router, dependencies=[Depends(current_caller)])
     app.frontend("/", directory=health.STATIC, fallback=None, check_dir=False)
-    problems.install(app)
+    handlers.install(app)
     openapi.install(app)
-    app.add_middleware(Guards, settings=settings, counts=gateway.metrics, stopping=gateway.stopping)
+    app.add_middleware(EdgeMiddleware, settings=settings, counts=gateway.metrics, stopping=gateway.stopping)
     return app
 
 
 class Server(uvicorn.Server):
-    """Tells open event streams and waits of a stop at once: they would hold it up.
-
-    One of several gateways on a port leaves it first: new connections go to the others, and those that are there are
-    answered with `Connection: close` for LEAVE_S.
-    """
+    """Tells open event streams and waits of a stop at once: they would hold it up."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         app = self.config.app
         assert isinstance(app, FastAPI)
         app.state.gateway.stopping.set()
         super().handle_exit(sig, frame)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for listening in sockets or []:
-            if listening.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
-                turn_away(listening)
-                await asyncio.sleep(LEAVE_S)
-        await super().shutdown(sockets)
 
 
 def serve(settings: Settings, *, insecure: bool = False) -> None:
@@ -107,14 +94,14 @@ def serve(settings: Settings, *, insecure: bool = False) -> None:
     check_redis(settings)
     if not is_loopback(settings.host) and not insecure:
         check_keys_exist(settings)
-    listening = listen(settings.host, settings.port, "LATENTD_PORT", shared=settings.reuse_port)
+    listening = listen(settings.host, settings.port, "LATENTD_PORT")
     config = configure(create_app(settings, insecure=insecure))
     log.info("ready", url=f"http://{settings.host}:{listening.getsockname()[1]}")
     Server(config).run(sockets=[listening])
 
 
 def configure(app: FastAPI) -> uvicorn.Config:
-    """How the application is served: bounded heads, patience that ends, one log line a request from `Guards`."""
+    """Configure how the application is served: bounded heads, patience that ends, logs by the middleware alone."""
     return uvicorn.Config(
         app,
         http=PatientProtocol,
@@ -139,7 +126,11 @@ def check_redis(settings: Settings) -> None:
 
 
 def check_keys_exist(settings: Settings) -> None:
-    """Raises ConfigurationError where no key was ever made: an address that others reach would let nobody in."""
+    """Check that somebody could get in: an address that others reach would let nobody in without a key.
+
+    Raises:
+        ConfigurationError: no key was ever made.
+    """
     try:
         with Redis.from_url(settings.redis) as redis:
             made = redis.exists(KEYS_KEY)
@@ -157,7 +148,7 @@ def check_keys_exist(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+async def background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
     """Do `work` until the block ends."""
     task = asyncio.create_task(work)
     try:
@@ -167,7 +158,7 @@ async def beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-async def sending(gateway: Gateway, secret: bytes | None) -> None:
+async def send_webhooks(gateway: Gateway, secret: bytes | None) -> None:
     """Send webhooks, where they are allowed at all."""
     if secret is not None:
         settings = gateway.settings

@@ -17,7 +17,7 @@ class SingleFlight(Generic[T]):
         self._asking: asyncio.Task[T] | None = None
 
     async def answer(self) -> T:
-        """The answer; raises what the question raises. One that leaves doesn't take it from the others."""
+        """Answer, or raise, as the question does. A caller that leaves doesn't take the answer from the others."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask())
         return await asyncio.shield(self._asking)

@@ -18,12 +18,12 @@ from core.settings import Settings
 from core.storage import Store, open_public, open_store
 from jobs.layout import check_connection
 from service.admission.estimates import Backlogs
-from service.jobs.waiting import Ends
+from service.jobs.waiting import Waiters
 from service.metrics.families import Metrics
-from service.requests.cards import CardShelf
+from service.requests.cards import CardRegistry
 from service.single_flight import SingleFlight
 
-# One connection is held by every event stream.
+# Every event stream takes one connection.
 MAX_CONNECTIONS = 8192
 TIMEOUT_S = 5.0
 # A picture of 16 MP takes seconds and hundreds of MiB to decode.
@@ -38,9 +38,9 @@ class Gateway:
     redis: AsyncRedis
     rq: Redis
     store: Store
-    shelf: CardShelf
+    cards: CardRegistry
     backlogs: Backlogs
-    ends: Ends
+    waiters: Waiters
     keys_made: SingleFlight[bool]  # whether any API key was ever made
     metrics: Metrics
     public: S3Store | None  # signs URLs of images, where clients may fetch them from the storage
@@ -68,14 +68,14 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
     public = None
     if settings.storage_public_url is not None:
         public = open_public(settings.storage, settings.storage_public_url)
-    shelf = CardShelf(redis, settings.models_dir)
+    cards = CardRegistry(redis, settings.models_dir)
 
     async def any_key() -> bool:
         return bool(await redis.hlen(KEYS_KEY))
 
     keys_made = SingleFlight(any_key)
-    backlogs, ends, metrics = Backlogs(redis), Ends(redis), Metrics()
-    return Gateway(settings, redis, rq, store, shelf, backlogs, ends, keys_made, metrics, public, keys_required)
+    backlogs, waiters, metrics = Backlogs(redis), Waiters(redis), Metrics()
+    return Gateway(settings, redis, rq, store, cards, backlogs, waiters, keys_made, metrics, public, keys_required)
 
 
 async def current(request: Request) -> Gateway:

@@ -1,29 +1,30 @@
-"""From a request of any kind to its job: parsed, planned, stored, enqueued, and waited for if the client wants."""
+"""From a parsed request of any kind to its job: planned, stored, enqueued, and waited for if the client wants."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
-from fastapi import Request
 from pydantic import BaseModel
 
-from contract.base import Kind
 from contract.card import ModelCard
-from contract.job import JobRecord, JobWarning
+from contract.job import Job, JobRecord, JobWarning
 from contract.request import JobRequest
 from core.errors import Conflict, InvalidRequest, LatentdError, QueueFull, RateLimited
 from jobs.create import Created, LaneFull, create, drawn_seed, find, key_digest, new_id, replay
 from service.admission.estimates import Backlog, Estimate, gpu_seconds, idle_seconds, predict
 from service.admission.retry_after import retry_after
 from service.auth.access import Caller
-from service.requests.bodies import Body, read_body
+from service.jobs.events import StopSignals, wait_end
+from service.jobs.views import accepted, read_job
+from service.requests.bodies import Body
 from service.requests.cards import choose_card
-from service.requests.preferences import Preferences, read_preferences
+from service.requests.preferences import Preferences, check_accepted
 from service.requests.resolution import resolve, warnings_of
 from service.requests.tokens import Tokens, count_tokens
-from service.requests.uploads import Pictures, check_pictures, check_room, discard_pictures, store_pictures
+from service.requests.uploads import Pictures, check_disk_space, check_pictures, discard_pictures, store_pictures
 from service.state import Gateway
 from service.webhooks.addresses import check_url
 
@@ -40,7 +41,7 @@ class DryRun(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PlannedJob:
     """A request ready to be enqueued."""
 
     job_id: str
@@ -53,22 +54,59 @@ class Plan:
     backlog: Backlog
 
 
-async def read(gateway: Gateway, request: Request, kind: Kind) -> tuple[Body, Preferences]:
-    """The request's body and what its headers ask for."""
-    body = await read_body(request, kind)
-    return body, read_preferences(request.headers, body.post, gateway.settings.max_wait_s)
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A job at the moment at which its client is answered."""
+
+    job: Job
+    replayed: bool  # an earlier request with the same key had made it
+    ended: bool  # it was waited for, and has ended
+
+
+async def submit(
+    gateway: Gateway, caller: Caller, body: Body, preferences: Preferences, left: Callable[[], Awaitable[bool]]
+) -> DryRun | Submitted:
+    """Make the job of a request, or find the one that its key stands for, and wait for its end as long as preferred.
+
+    Every route that makes jobs calls this and only translates. `left` says whether the client has gone.
+
+    Raises:
+        LatentdError: as `find_replay`, `plan` and `enqueue` refuse it.
+        InvalidRequest: the job that the key stands for has another format than the client accepts.
+    """
+    if preferences.dry_run:
+        return dry_run(gateway, await plan(gateway, body, preferences))
+    created = await find_replay(gateway, caller, body, preferences)
+    if created is None:
+        planned = await plan(gateway, body, preferences)
+        created = await enqueue(gateway, caller, planned)
+        if preferences.wait_s is None and not created.replayed:
+            job = accepted(created.record, created.position, planned.backlog)
+            return Submitted(job, replayed=False, ended=False)
+    if preferences.picture:
+        check_accepted(created.record.request.output_format, [preferences.output_format])
+    job_id, ended = created.record.id, False
+    if preferences.wait_s is not None:
+        stop = StopSignals(gateway.waiters, gateway.stopping)
+        ended = await wait_end(gateway.redis, job_id, preferences.wait_s, stop, left)
+    job = await read_job(gateway.redis, gateway.backlogs, caller, job_id)
+    return Submitted(job, created.replayed, ended)
 
 
 async def find_replay(gateway: Gateway, caller: Caller, body: Body, preferences: Preferences) -> Created | None:
-    """The job that an earlier request with the same key made: it is answered whatever is full or gone by now."""
+    """Find the job that an earlier request with the same key made: it is answered whatever is full or gone by now."""
     if preferences.key is None:
         return None
     record = await find(gateway.redis, key_digest(preferences.key, body.kind, caller.owner))
     return None if record is None else replay(record, body.digest, preferences.key)
 
 
-async def plan(gateway: Gateway, body: Body, preferences: Preferences) -> Plan:
-    """Resolve every parameter; raises the refusals of `check_url`, `choose_card`, `check_pictures` and `resolve`."""
+async def plan(gateway: Gateway, body: Body, preferences: Preferences) -> PlannedJob:
+    """Resolve every parameter.
+
+    Raises:
+        LatentdError: as `check_url`, `choose_card`, `check_pictures`, `resolve` and `check_deadline` refuse it.
+    """
     settings, job_id = gateway.settings, new_id()
     if body.post.webhook_url is not None:
         check_url(body.post.webhook_url, settings.webhook_allow)
@@ -77,18 +115,18 @@ async def plan(gateway: Gateway, body: Body, preferences: Preferences) -> Plan:
     seed = drawn_seed() if body.post.seed is None else body.post.seed
     request = resolve(body, card, pictures, seed, preferences.output_format, settings.max_pixels)
     backlog = await gateway.backlogs.of(card.id, request.priority)
-    warnings = warnings_of(request, card, gateway.shelf.folder(card.id))
+    warnings = warnings_of(request, card, gateway.cards.folder(card.id))
     check_deadline(request, backlog)
-    return Plan(job_id, body, preferences, card, pictures, request, warnings, backlog)
+    return PlannedJob(job_id, body, preferences, card, pictures, request, warnings, backlog)
 
 
 async def _choose(gateway: Gateway, body: Body) -> ModelCard:
-    """The model's card; before a refusal, cards are read anew."""
+    """Choose the model's card; before a refusal, cards are read anew."""
     asked = (body.kind, body.post.model, gateway.settings.model)
     try:
-        return choose_card(await gateway.shelf.recent(), *asked)
+        return choose_card(await gateway.cards.recent(), *asked)
     except LatentdError:
-        return choose_card(await gateway.shelf.all(), *asked)
+        return choose_card(await gateway.cards.all(), *asked)
 
 
 def check_deadline(request: JobRequest, backlog: Backlog) -> None:
@@ -110,14 +148,14 @@ def check_deadline(request: JobRequest, backlog: Backlog) -> None:
         raise QueueFull(detail, retry_after=late, field="deadline_ms", value=request.deadline_ms)
 
 
-def dry_run(gateway: Gateway, planned: Plan) -> DryRun:
+def dry_run(gateway: Gateway, planned: PlannedJob) -> DryRun:
     """The plan as an answer; nothing is stored."""
-    request, folder = planned.request, gateway.shelf.folder(planned.card.id)
-    tokens = count_tokens(planned.card, folder, request.prompt)
+    request, folder = planned.request, gateway.cards.folder(planned.card.id)
+    tokens = count_tokens(planned.card, folder, request.text)
     return DryRun(request=request, tokens=tokens, estimate=predict(request, planned.backlog), warnings=planned.warnings)
 
 
-async def enqueue(gateway: Gateway, caller: Caller, planned: Plan) -> Created:
+async def enqueue(gateway: Gateway, caller: Caller, planned: PlannedJob) -> Created:
     """Store the uploads, then write the job.
 
     Raises:
@@ -126,7 +164,7 @@ async def enqueue(gateway: Gateway, caller: Caller, planned: Plan) -> Created:
         DiskFull: the data disk has less room than LATENTD_MIN_FREE_MB.
     """
     settings, request = gateway.settings, planned.request
-    check_room(settings.data_dir, settings.min_free_mb)
+    check_disk_space(settings.data_dir, settings.min_free_mb)
     if planned.backlog.queued >= settings.queue_limit:  # nothing is stored for a job that is refused
         raise await _full(gateway, planned, planned.backlog.queued)
     budget_s = None if caller.key is None else caller.key.gpu_s_per_day
@@ -154,12 +192,12 @@ async def enqueue(gateway: Gateway, caller: Caller, planned: Plan) -> Created:
         await discard_pictures(gateway.store, planned.pictures)
     else:
         gateway.metrics.accepted(request)
-    prompt = {"prompt": request.prompt} if settings.log_prompts else {}
+    prompt = {"prompt": request.text} if settings.log_prompts else {}
     log.info("job accepted", job_id=created.record.id, kind=request.kind, model=request.model, **prompt)
     return created
 
 
-async def _full(gateway: Gateway, planned: Plan, waiting: int) -> QueueFull:
+async def _full(gateway: Gateway, planned: PlannedJob, waiting: int) -> QueueFull:
     request = planned.request
     seconds = await retry_after(gateway.redis, request.model, request.priority, planned.backlog)
     limit = gateway.settings.queue_limit
@@ -167,7 +205,7 @@ async def _full(gateway: Gateway, planned: Plan, waiting: int) -> QueueFull:
     return QueueFull(detail, retry_after=seconds)
 
 
-def _charge(planned: Plan, budget_s: float) -> float:
+def _charge(planned: PlannedJob, budget_s: float) -> float:
     """The job's predicted GPU-seconds; 0 until a worker has measured its model."""
     rates = planned.backlog.rates
     seconds = 0.0 if rates is None else round(gpu_seconds(planned.request, rates), 3)

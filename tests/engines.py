@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from contract.request import JobRequest, Upload
+from contract.request import REQUESTS, JobRequest, Upload, parse_request
 from models.checkpoints.load import load
 from models.pipeline import LatentDiffusion
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
@@ -43,6 +43,7 @@ def make_engine(
 
 
 def make_request(**changes: object) -> JobRequest:
+    """A small request with what its kind needs of these fields; `changes` add to them."""
     fields: dict[str, object] = {
         "kind": "txt2img",
         "model": "paint",
@@ -53,8 +54,13 @@ def make_request(**changes: object) -> JobRequest:
         "guidance_scale": 4.0,
         "sampler": "ddim",
         "seed": 7,
+        "image": NOWHERE,
+        "mask": NOWHERE,
+        "mask_mode": "auto",
+        "class_id": 0,
     }
-    return JobRequest.model_validate(fields | changes)
+    known = REQUESTS[str(changes.get("kind", "txt2img"))].model_fields
+    return parse_request({name: value for name, value in fields.items() if name in known} | changes)
 
 
 def picture_bytes(width: int = 70, height: int = 50, mode: str = "RGB", seed: int = 0) -> bytes:
@@ -78,13 +84,12 @@ def png(image: Image.Image) -> bytes:
 
 def inpaint(job_id: str, image: bytes, mask: bytes, **changes: object) -> Admission:
     """The admission of a job that repaints `image` inside `mask`."""
-    fields: dict[str, object] = {"kind": "inpaint", "image": NOWHERE, "mask": NOWHERE, "mask_mode": "auto"}
-    return Admission(job_id, make_request(**fields | changes), {"image": image, "mask": mask})
+    return Admission(job_id, make_request(kind="inpaint", **changes), {"image": image, "mask": mask})
 
 
 def upscale(job_id: str, image: bytes, **changes: object) -> Admission:
     """The admission of a job that enlarges `image`."""
-    fields: dict[str, object] = {"kind": "upscale", "model": "up", "image": NOWHERE, "guidance_scale": 1.0}
+    fields: dict[str, object] = {"kind": "upscale", "model": "up", "guidance_scale": 1.0}
     return Admission(job_id, make_request(**fields | changes), {"image": image})
 
 

@@ -17,7 +17,7 @@ from contract.events import TRACE
 from contract.job import JOB_FUNCTION, JobRecord
 from contract.lanes import queue_name
 from contract.redis_keys import DEADLINES_KEY, JOBS_KEY, LAYOUT_KEY, events_key, job_key, wake_key, work_key
-from contract.request import JobRequest
+from contract.request import REQUESTS, JobRequest, parse_request
 
 RETENTION_S = 3600
 
@@ -35,7 +35,8 @@ def make_request(model: str = "tiny", **fields: Any) -> JobRequest:
         "sampler": "ddim",
         "seed": 7,
     }
-    return JobRequest(**{**values, **fields})
+    known = REQUESTS[fields.get("kind", "txt2img")].model_fields
+    return parse_request({name: value for name, value in values.items() if name in known} | fields)
 
 
 def open_queue(redis: Redis, request: JobRequest) -> Queue:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx2
+import pytest
 from fastapi import FastAPI
 from PIL import Image
 from redis import Redis
@@ -24,6 +25,7 @@ from core.errors import Problem
 from core.settings import Settings
 from core.storage import Store, image_path
 from service.app import Server, configure, create_app
+from tests.redis_server import RedisServer
 
 WINDOW = 8
 
@@ -125,6 +127,32 @@ def running(settings: Settings, app: FastAPI | None = None) -> Iterator[httpx2.C
         app.state.gateway.stopping.set()
         server.should_exit = True
         thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the module's gateway keeps everything."""
+    return tmp_path_factory.mktemp("gateway")
+
+
+@pytest.fixture(scope="module")
+def gateway_settings() -> dict[str, object]:
+    """What is set for the module's gateway; modules that want something have a fixture of this name."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def gateway(redis_server: RedisServer, folder: Path, gateway_settings: dict[str, object]) -> Iterator[httpx2.Client]:
+    """A client of the module's gateway."""
+    with running(settings_for(redis_server.url, folder, **gateway_settings)) as started:
+        yield started
+
+
+@pytest.fixture
+def client(gateway: httpx2.Client, redis: Redis) -> httpx2.Client:
+    """A client of the module's gateway on an emptied Redis."""
+    assert redis.dbsize() == 0
+    return gateway
 
 
 def png(size: tuple[int, int] = (16, 16), colour: object = (200, 30, 30), mode: str = "RGB") -> bytes:

@@ -18,7 +18,7 @@ from PIL import Image
 from contract.base import Kind
 from contract.card import ModelCard
 from contract.measurements import StepTimes
-from contract.request import JobRequest, Upload
+from contract.request import REQUESTS, JobRequest, Upload, parse_request
 from workers.engine.engine import Engine
 from workers.engine.messages import Aborted, Admission, Called, Finished, Prepared
 from workers.engine.pictures import encode_picture, picture_text
@@ -171,20 +171,22 @@ def make_request(card: ModelCard, kind: Kind, number: int, **changes: object) ->
         size = side // card.scale
         upload = Upload(path="bench", sha256="", bytes=0, width=size, height=size)
         values |= {"image": upload} | ({"mask": upload, "mask_mode": "white"} if kind == "inpaint" else {})
-    return JobRequest.model_validate(values | changes)
+    known = REQUESTS[kind].model_fields
+    return parse_request({name: value for name, value in values.items() if name in known} | changes)
 
 
 def admission(job_id: str, request: JobRequest) -> Admission:
     """With a noise picture, and a mask over its middle, or a label map of one class, where the kind needs them."""
-    if request.image is None:
+    image = request.files.get("image")
+    if image is None:
         return Admission(job_id, request)
-    size = request.image.width, request.image.height
+    size = image.width, image.height
     if request.kind == "semantic2img":
         return Admission(job_id, request, {"image": _png(Image.new("L", size))})
     noise = np.random.default_rng(request.seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     mask = Image.new("L", size, 0)
     mask.paste(255, (size[0] // 4, size[1] // 4, 3 * size[0] // 4, 3 * size[1] // 4))
-    pictures = {"image": Image.fromarray(noise)} | ({} if request.mask is None else {"mask": mask})
+    pictures = {"image": Image.fromarray(noise)} | ({"mask": mask} if "mask" in request.files else {})
     return Admission(job_id, request, {name: _png(picture) for name, picture in pictures.items()})
 
 

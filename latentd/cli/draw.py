@@ -141,8 +141,9 @@ def resolve(
 ) -> tuple[JobRequest, ModelCard, dict[str, bytes]]:
     """The request with every parameter, its model's card and the bytes of the files."""
     from service.http.problems import invalid
-    from service.requests.bodies import POSTS, Body
+    from service.requests.bodies import Body
     from service.requests.cards import card_folder, choose_card, installed_cards
+    from service.requests.kinds import KINDS
     from service.requests.resolution import resolve, warnings_of
     from service.requests.uploads import read_pictures
     from workers.catalogue import write_missing_cards
@@ -150,9 +151,9 @@ def resolve(
     write_missing_cards(settings.models_dir)
     data = {name: read_file(path) for name, path in files.items()}
     try:
-        body = Body(kind, POSTS[kind].model_validate(sent), data)
+        body = Body(kind, KINDS[kind].post.model_validate(sent), data)
     except ValidationError as error:
-        raise invalid(error, POSTS[kind]) from error
+        raise invalid(error, KINDS[kind].post) from error
     cards = installed_cards(settings.models_dir)
     card = choose_card(cards, kind, body.post.model, settings.model)
     seed = body.post.seed if body.post.seed is not None else secrets.randbelow(2**32)

@@ -19,9 +19,6 @@ Model = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N. Default: the first GPU, else the CPU.")]
-ReusePort = Annotated[
-    bool, typer.Option("--reuse-port", help="Share the port with other gateways that were started with this, too.")
-]
 MetricsPort = Annotated[int | None, typer.Option(help="Serve Prometheus metrics on this port.")]
 
 
@@ -48,13 +45,12 @@ def gateway(
     host: Host = None,
     port: Port = None,
     metrics_port: MetricsPort = None,
-    reuse_port: ReusePort = False,
     insecure: Insecure = False,
 ) -> None:
     """Serve HTTP: validate requests, enqueue them, answer jobs, events and images."""
     from service.app import serve
 
-    settings = settings_with(host=host, port=port, metrics_port=metrics_port, reuse_port=reuse_port or None)
+    settings = settings_with(host=host, port=port, metrics_port=metrics_port)
     serve(settings, insecure=insecure)
 
 

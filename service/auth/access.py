@@ -54,7 +54,7 @@ class Caller:
         return "" if self.key is None or self.key.may("admin") else self.key.id
 
     def sees(self, owner: str) -> bool:
-        """Whether jobs of `owner` exist for this caller."""
+        """Tell whether jobs of `owner` exist for this caller."""
         return self.key is None or self.key.may("admin") or self.key.id == owner
 
 
@@ -62,7 +62,7 @@ NOBODY = Caller()
 
 
 def scope_of(method: str, path: str) -> Scope:
-    """What a call needs."""
+    """Return the scope that a call needs."""
     if path == "/metrics":
         return "metrics"
     return "read" if method in SAFE_METHODS else "generate"
@@ -71,7 +71,7 @@ def scope_of(method: str, path: str) -> Scope:
 async def authorize(
     redis: Redis, keys_made: SingleFlight[bool], asked: AsgiScope, headers: Headers, *, required: bool
 ) -> Caller:
-    """The caller of a request.
+    """Find out who sends a request.
 
     Raises:
         Unauthorized: keys are on and none that is known was sent.
@@ -95,7 +95,7 @@ async def authorize(
 
 
 def _token(headers: Headers) -> str | None:
-    """The bearer token as sent; None without the header."""
+    """Return the bearer token as sent; None without the header."""
     sent = headers.get("authorization")
     if sent is None:
         return None
@@ -109,7 +109,7 @@ def _missing(token: str | None) -> str:
 
 
 async def _look_up(redis: Redis, token: str) -> tuple[bool, ApiKey | None]:
-    """Whether any key was ever made, and the key of this token."""
+    """Read whether any key was ever made, and the key of this token."""
     key_id, secret = split(token) or ("", "")
     async with redis.pipeline(transaction=False) as pipe:
         pipe.hlen(KEYS_KEY)
@@ -128,7 +128,7 @@ def _query(asked: AsgiScope) -> dict[str, list[str]]:
 
 
 async def _check_signature(redis: Redis, asked: AsgiScope) -> Signer:
-    """The signer, where it signed the URL of this very image."""
+    """Return the signer, where it signed the URL of this very image."""
     signer, query = await read_signer(redis), _query(asked)
     signer.check(asked["path"].removeprefix(_IMAGE), query.get("expires", [""])[0], query["signature"][0])
     return signer
@@ -144,6 +144,10 @@ async def _take(redis: Redis, key: ApiKey) -> None:
 
 
 def check_sees(caller: Caller, owner: str, job_id: str) -> None:
-    """Raises NotFound for a job that isn't the caller's: it can't be told from one that never was."""
+    """Check that a job is one of the caller's: another can't be told from one that never was.
+
+    Raises:
+        NotFound: it is somebody else's.
+    """
     if not caller.sees(owner):
         raise NotFound(f"no job {job_id!r}", field="id", value=job_id)

@@ -42,11 +42,11 @@ class ApiKey(BaseModel):
     revoked_at: datetime | None = None
 
     def may(self, scope: Scope) -> bool:
-        """Whether the key has the scope; admin has all."""
+        """Tell whether the key has the scope; admin has all."""
         return scope in self.scopes or "admin" in self.scopes
 
     def accepts(self, secret: str) -> bool:
-        """Whether this is the key's secret, compared in constant time, and it isn't revoked."""
+        """Tell whether this is the key's secret, compared in constant time, and it isn't revoked."""
         return hmac.compare_digest(self.digest, digest_of(secret)) and self.revoked_at is None
 
 
@@ -55,14 +55,18 @@ def digest_of(secret: str) -> str:
 
 
 def split(token: str) -> tuple[str, str] | None:
-    """Key id and secret of `lat_<id>_<secret>`; None for any other text."""
+    """Split `lat_<id>_<secret>` into key id and secret; None for any other text."""
     prefix, _, rest = token.partition("_")
     key_id, _, secret = rest.partition("_")
     return (key_id, secret) if prefix == PREFIX and key_id and secret else None
 
 
 def parse_scopes(names: Sequence[str]) -> tuple[Scope, ...]:
-    """Raises ValidationError for a name that is no scope."""
+    """Check names of scopes.
+
+    Raises:
+        ValidationError: one is no scope.
+    """
     return _SCOPES.validate_python(tuple(names))
 
 
@@ -89,7 +93,7 @@ def create(
 
 
 def all_keys(redis: Redis) -> list[ApiKey]:
-    """Every key ever made, oldest first."""
+    """Return every key ever made, oldest first."""
     found = [ApiKey.model_validate_json(text, extra="ignore") for text in redis.hvals(KEYS_KEY)]
     return sorted(found, key=lambda key: key.created_at)
 
@@ -111,7 +115,7 @@ def revoke(redis: Redis, key_id: str) -> ApiKey:
 
 
 def remove_all(redis: Redis) -> int:
-    """Forget every key, so that a gateway on loopback asks for none; how many there were."""
+    """Forget every key, so that a gateway on loopback asks for none, and return how many there were."""
     count = int(redis.hlen(KEYS_KEY))
     redis.delete(KEYS_KEY)
     return count

@@ -24,16 +24,20 @@ class Signer:
     secret: str
 
     def query(self, image_id: str) -> str:
-        """What stands behind the `?` of the image's URL."""
+        """Make what stands behind the `?` of the image's URL."""
         expires = (int(time.time()) // PERIOD_S + 2) * PERIOD_S
         return f"expires={expires}&signature={self._sign(image_id, str(expires))}"
 
     def url(self, path: str) -> str:
-        """The URL of `/v1/images/{id}` with its signature."""
+        """Make the URL of `/v1/images/{id}` with its signature."""
         return f"{path}?{self.query(path.rpartition('/')[2])}"
 
     def check(self, image_id: str, expires: str, signature: str) -> None:
-        """Raises Forbidden unless the signature is this image's and hasn't expired."""
+        """Check the signature of an image's URL.
+
+        Raises:
+            Forbidden: it isn't this image's, or has expired.
+        """
         if not hmac.compare_digest(self._sign(image_id, expires).encode(), signature.encode("utf-8", "replace")):
             raise Forbidden("the URL's signature isn't this image's", field="signature", value=signature)
         if int(expires) < time.time():
@@ -46,7 +50,7 @@ class Signer:
 
 
 async def read_signer(redis: Redis) -> Signer:
-    """The signer with the secret that all gateways share."""
+    """Return the signer with the secret that all gateways share."""
     secret = await redis.get(SECRET_KEY)
     if secret is None:
         await redis.set(SECRET_KEY, secrets.token_hex(32), nx=True)

@@ -19,7 +19,11 @@ MIN_RATE = 16 * 1024  # bytes a second: 32 MiB may take half an hour
 
 
 def check_head(scope: Scope) -> None:
-    """Raises HeadTooLarge for an address and headers of more than HEAD_BYTES; the parser bounds only slow ones."""
+    """Check the size of address and headers; the parser bounds only slow ones.
+
+    Raises:
+        HeadTooLarge: they have more than HEAD_BYTES.
+    """
     size = len(scope["raw_path"]) + len(scope["query_string"])
     size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
     if size > HEAD_BYTES:
@@ -45,7 +49,12 @@ class BodyLimit:
         )
 
     async def check_length(self, headers: Headers) -> None:
-        """Raises for a declared length over the limit."""
+        """Check the length that the headers declare.
+
+        Raises:
+            MalformedRequest: it is no number.
+            BodyTooLarge: it is over the limit.
+        """
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
             raise MalformedRequest("Content-Length is no number", field="Content-Length", value=length[:200])
@@ -66,7 +75,7 @@ class BodyLimit:
         return message
 
     async def _timed(self) -> Message:
-        """The next message; a body that isn't complete must come at MIN_RATE or faster after SLACK_S."""
+        """Wait for the next message; a body that isn't complete must come at MIN_RATE or faster after SLACK_S."""
         if self._complete:
             return await self._receive()
         try:

@@ -15,7 +15,7 @@ from service.http.problems import shown
 
 @lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine alone."""
+    """Tell whether a host name or address is this machine alone."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -23,7 +23,11 @@ def is_loopback(host: str) -> bool:
 
 
 def check_host(headers: Headers, settings: Settings) -> None:
-    """Raises Forbidden unless Host is loopback, the address listened on or one of LATENTD_ALLOWED_HOSTS."""
+    """Check that the gateway answers to the Host that was sent.
+
+    Raises:
+        Forbidden: it isn't loopback, the address listened on or one of LATENTD_ALLOWED_HOSTS.
+    """
     sent = headers.get("host", "")
     try:
         name = urlsplit(f"//{sent}").hostname or ""

@@ -13,7 +13,11 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def check_origin(method: str, headers: Headers) -> None:
-    """Raises Forbidden where a page of another origin asks to change something."""
+    """Check that a request which changes something comes from no page of another origin.
+
+    Raises:
+        Forbidden: it does.
+    """
     origin = headers.get("origin")
     if method in SAFE_METHODS or origin is None:
         return

@@ -17,7 +17,7 @@ from contract.job import TERMINAL, JobRecord
 from contract.redis_keys import events_key, job_key, preview_key
 from core.errors import InvalidRequest
 from service.auth.signing import Signer
-from service.jobs.waiting import Ends, set_within
+from service.jobs.waiting import Waiters, set_within
 
 COMMENT_S = 15.0  # silence after which a comment line keeps proxies from closing the stream
 SLICE_S = 1.0  # how soon a blocked read notices that the client or the gateway leaves
@@ -26,19 +26,19 @@ BATCH = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class StopSignals:
     """What ends a stream or a wait: the job's end, the gateway's."""
 
-    ends: Ends
+    waiters: Waiters
     gateway: asyncio.Event
 
 
-Event: TypeAlias = tuple[str, str, str]  # id, type, data as JSON
+StreamEvent: TypeAlias = tuple[str, str, str]  # id, type, data as JSON
 _ID = re.compile(r"\d{1,20}-\d{1,20}")
 
 
 def parse_event_id(value: str | None) -> str:
-    """The id after which a stream goes on; `0-0` from the start.
+    """Return the id after which a stream goes on; `0-0` from the start.
 
     Raises:
         InvalidRequest: no id that a stream gave.
@@ -57,7 +57,7 @@ def _order(event_id: str) -> tuple[int, int]:
 
 
 async def is_over(redis: Redis, job_id: str, after: str) -> bool:
-    """Whether the stream's terminal event is at or before `after`, so that nothing can follow."""
+    """Tell whether the stream's terminal event is at or before `after`, so that nothing can follow."""
     last: Any = await redis.xrevrange(events_key(job_id), count=1)
     if not last:
         return True  # expired while it was asked for
@@ -65,14 +65,14 @@ async def is_over(redis: Redis, job_id: str, after: str) -> bool:
     return fields["type"] in TERMINAL and _order(event_id) <= _order(after)
 
 
-async def follow(redis: Redis, job_id: str, after: str, stop: Stop) -> AsyncIterator[list[Event]]:
-    """Batches of events after an id: first what is there, then live; an empty batch each SLICE_S of silence.
+async def follow(redis: Redis, job_id: str, after: str, stop: StopSignals) -> AsyncIterator[list[StreamEvent]]:
+    """Yield batches of events after an id: first what is there, then live; an empty batch each SLICE_S of silence.
 
     The first batches, up to an empty one, are replay. Ends behind the terminal event, and when the gateway stops or
     the job is purged. Live events are gathered for GATHER_S, but for the job's end, which is passed on at once.
     """
     position, replaying = after, True
-    with stop.ends.watch(job_id) as ended:
+    with stop.waiters.watch(job_id) as ended:
         while not stop.gateway.is_set():
             events = await _read(redis, job_id, position, None if replaying else SLICE_S)
             yield events
@@ -88,7 +88,7 @@ async def follow(redis: Redis, job_id: str, after: str, stop: Stop) -> AsyncIter
                 replaying = False
 
 
-async def _read(redis: Redis, job_id: str, after: str, block_s: float | None) -> list[Event]:
+async def _read(redis: Redis, job_id: str, after: str, block_s: float | None) -> list[StreamEvent]:
     key = events_key(job_id)
     block = None if block_s is None else int(block_s * 1000)
     found: Any = await redis.xread({key: after}, count=BATCH, block=block)
@@ -99,9 +99,9 @@ async def _read(redis: Redis, job_id: str, after: str, block_s: float | None) ->
 
 
 async def server_sent(
-    redis: Redis, record: JobRecord, after: str, stop: Stop, signer: Signer | None
+    redis: Redis, record: JobRecord, after: str, stop: StopSignals, signer: Signer | None
 ) -> AsyncIterator[bytes]:
-    """The stream in the wire format; live steps carry the latest preview, replayed ones none; URLs are signed anew."""
+    """Write the stream as it is sent; live steps carry the latest preview, replayed ones none; URLs are signed anew."""
     live, spoken, previewed = False, time.monotonic(), 0
     async for events in follow(redis, record.id, after, stop):
         if live and record.request.preview_every and any(kind == "step" for _, kind, _ in events):
@@ -117,7 +117,7 @@ async def server_sent(
         spoken = time.monotonic()
 
 
-def _wire(event: Event, signer: Signer | None) -> bytes:
+def _wire(event: StreamEvent, signer: Signer | None) -> bytes:
     event_id, kind, data = event
     if signer is not None and kind in ("image", "succeeded"):
         data = json.dumps(_signed(json.loads(data), signer))
@@ -125,7 +125,7 @@ def _wire(event: Event, signer: Signer | None) -> bytes:
 
 
 def _signed(data: dict[str, Any], signer: Signer) -> dict[str, Any]:
-    """An image, or a result with its images, with signed URLs."""
+    """Sign the URLs of an image, or of a result's images."""
     if "url" in data:
         return {**data, "url": signer.url(data["url"])}
     if "images" in data:
@@ -133,8 +133,10 @@ def _signed(data: dict[str, Any], signer: Signer) -> dict[str, Any]:
     return data
 
 
-async def _with_preview(redis: Redis, job_id: str, events: Sequence[Event], previewed: int) -> tuple[list[Event], int]:
-    """The newest step of `events` with the latest preview, if that is newer than the one sent last."""
+async def _with_preview(
+    redis: Redis, job_id: str, events: Sequence[StreamEvent], previewed: int
+) -> tuple[list[StreamEvent], int]:
+    """Add the latest preview to the newest step of `events`, if that is newer than the one sent last."""
     text = await redis.get(preview_key(job_id))
     preview = json.loads(text) if text else None
     if preview is None or preview["step"] <= previewed:
@@ -145,10 +147,12 @@ async def _with_preview(redis: Redis, job_id: str, events: Sequence[Event], prev
     return [*events[:newest], (event_id, kind, carried), *events[newest + 1 :]], preview["step"]
 
 
-async def wait_end(redis: Redis, job_id: str, seconds: float, stop: Stop, left: Callable[[], Awaitable[bool]]) -> bool:
+async def wait_end(
+    redis: Redis, job_id: str, seconds: float, stop: StopSignals, left: Callable[[], Awaitable[bool]]
+) -> bool:
     """Wait until the job ends or is gone; False if `seconds` ran out, the client `left` or the gateway stops."""
     until = time.monotonic() + seconds
-    with stop.ends.watch(job_id) as ended:
+    with stop.waiters.watch(job_id) as ended:
         while not stop.gateway.is_set():
             ended.clear()
             if await redis.hget(job_key(job_id), "status") in (None, *TERMINAL):

@@ -31,7 +31,7 @@ UNSETTLED = "private, no-cache"  # until its job ends another execution may put 
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LocatedImage:
     """An image, where it is stored, and whether it is the one that will stay."""
 
     info: ImageInfo
@@ -39,8 +39,8 @@ class Found:
     final: bool
 
 
-async def find_image(redis: Redis, caller: Caller, image_id: str) -> Found:
-    """The image, as soon as it is stored.
+async def find_image(redis: Redis, caller: Caller, image_id: str) -> LocatedImage:
+    """Find an image, as soon as it is stored.
 
     Raises:
         NotFound: no such image, or it isn't there yet.
@@ -55,11 +55,11 @@ async def find_image(redis: Redis, caller: Caller, image_id: str) -> Found:
     if stored is None:
         raise NotFound(f"job {job_id} has no image {index}; it is {values['status']}", field="id", value=image_id)
     path = image_path(job_id, stored.execution, index, stored.info.format)
-    return Found(stored.info, path, final="result" in values)
+    return LocatedImage(stored.info, path, final="result" in values)
 
 
 def _stored(values: Mapping[str, str], index: int) -> StoredImage | None:
-    """The image as the job's result names it; before the job's end, as it was stored last."""
+    """Read the image that the job's result names; before the job's end, the one that was stored last."""
     if "result" in values:
         result = JobResult.read(values["result"])
         images = result.images
@@ -78,7 +78,7 @@ async def picture_response(
     download: bool,
     headers: Mapping[str, str],
 ) -> Response:
-    """The bytes, or 304 where the client has them. Raises as `find_image`."""
+    """Answer the bytes, or 304 where the client has them. Raises as `find_image`."""
     found = await find_image(redis, caller, image_id)
     info, tag = found.info, f'"{found.info.sha256}"'
     kept = {"ETag": tag, "Cache-Control": FOREVER if found.final else UNSETTLED, **headers}
@@ -97,7 +97,7 @@ async def picture_response(
 
 
 async def redirect(public: S3Store, redis: Redis, caller: Caller, image_id: str) -> Response:
-    """307 to a presigned URL of the storage; clients may keep that of a final image for half of its life.
+    """Answer 307 to a presigned URL of the storage; clients may keep that of a final image for half of its life.
 
     Raises as `find_image`.
     """

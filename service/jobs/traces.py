@@ -1,4 +1,4 @@
-"""GET /v1/jobs/{id}/trace: where a job's time went, from its event stream and the marks that workers leave there."""
+"""GET /v1/jobs/{id}/trace: where a job's time went, from its event stream and the notes that workers leave there."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class _Run:
 
 
 async def read_trace(redis: Redis, caller: Caller, job_id: str) -> Trace:
-    """The job's trace. Raises as `read_hash`."""
+    """Read a job's trace. Raises as `read_hash`."""
     values = await read_hash(redis, caller, job_id)
     found: Any = await redis.xrange(events_key(job_id))
     return trace_of(JobRecord.read(values["record"]), values, [_entry(*each) for each in found])
@@ -110,7 +110,7 @@ def _entry(event_id: str, fields: Mapping[str, str]) -> Entry:
 
 
 def trace_of(record: JobRecord, values: Mapping[str, str], entries: Iterable[Entry]) -> Trace:
-    """The trace of a job from its hash and the entries of its stream, oldest first."""
+    """Make the trace of a job from its hash and the entries of its stream, oldest first."""
     runs = _runs(entries)
     ends = [run.end for run in runs]
     return Trace.model_validate(
@@ -134,18 +134,18 @@ def trace_of(record: JobRecord, values: Mapping[str, str], entries: Iterable[Ent
 def _runs(entries: Iterable[Entry]) -> list[_Run]:
     runs: list[_Run] = []
     for at, kind, fields in entries:
-        mark = fields.get(TRACE)
-        if mark is not None and '"execution"' in mark:
-            runs.append(_Run(Claimed.read(mark), at))
+        note = fields.get(TRACE)
+        if note is not None and '"execution"' in note:
+            runs.append(_Run(Claimed.read(note), at))
         elif runs:
             _note(runs[-1], at, kind, fields)
     return runs
 
 
 def _note(run: _Run, at: datetime, kind: str, fields: Mapping[str, str]) -> None:
-    mark = fields.get(TRACE, "")
+    note = fields.get(TRACE, "")
     if kind == "step":
-        run.shared = shared = Shared.read(mark)
+        run.shared = shared = Shared.read(note)
         run.steps.append(
             TracedStep(
                 step=Progress.read(fields["data"]).step,
@@ -157,9 +157,9 @@ def _note(run: _Run, at: datetime, kind: str, fields: Mapping[str, str]) -> None
             )
         )
     elif kind == "image":
-        run.kept = Kept.read(mark)
+        run.kept = Kept.read(note)
     elif run.end is None:  # a job may end while it waits, behind its last run
-        run.end = Returned.read(mark).why if kind == TRACE else kind
+        run.end = Returned.read(note).why if kind == TRACE else kind
         run.ended_at = at
 
 

@@ -46,7 +46,7 @@ class ListQuery(BaseModel):
 
 
 async def read_hash(redis: Redis, caller: Caller, job_id: str) -> Hash:
-    """The job's hash.
+    """Read a job's hash.
 
     Raises:
         Gone: it expired or was purged.
@@ -56,23 +56,23 @@ async def read_hash(redis: Redis, caller: Caller, job_id: str) -> Hash:
         pipe.hgetall(job_key(job_id))
         pipe.get(gone_key(job_id))
         pipe.zscore(list_key(caller.listed), job_id)
-        found, buried, listed = await pipe.execute()
+        found, tombstone, listed = await pipe.execute()
     if "record" in found:
         values: Hash = found
         check_sees(caller, JobRecord.read(values["record"]).owner, job_id)
         return values
-    if listed is not None or (buried is not None and caller.sees(buried)):  # listed without a record: expired
+    if listed is not None or (tombstone is not None and caller.sees(tombstone)):  # listed without a record: expired
         raise Gone(f"job {shown(job_id)} expired or was purged", field="id", value=job_id)
     raise NotFound(f"no job {shown(job_id)!r}", field="id", value=job_id)
 
 
 async def read_job(redis: Redis, backlogs: Backlogs, caller: Caller, job_id: str) -> Job:
-    """One job. Raises as `read_hash`."""
+    """Read one job. Raises as `read_hash`."""
     return (await views(redis, backlogs, caller.signer, [await read_hash(redis, caller, job_id)]))[0]
 
 
 async def views(redis: Redis, backlogs: Backlogs, signer: Signer | None, hashes: Sequence[Hash]) -> list[Job]:
-    """Jobs with positions and times to the end, the lanes' backlogs read once."""
+    """Make jobs with positions and times to the end; the lanes' backlogs are read once."""
     records = [JobRecord.read(values["record"]) for values in hashes]
     alive = [(r, h) for r, h in zip(records, hashes, strict=True) if h["status"] in ("queued", "running")]
     lanes = {(record.request.model, record.request.priority) for record, _ in alive}
@@ -82,7 +82,7 @@ async def views(redis: Redis, backlogs: Backlogs, signer: Signer | None, hashes:
 
 
 def accepted(record: JobRecord, position: int, backlog: Backlog) -> Job:
-    """A job that was enqueued a moment ago behind `position` others; `backlog` is what stood before it."""
+    """Make a job that was enqueued a moment ago behind `position` others; `backlog` is what stood before it."""
     request = record.request
     more = {"rows": backlog.rows + request.rows, "jobs": backlog.jobs + 1, "queued": backlog.queued + 1}
     lanes = {(request.model, request.priority): backlog.model_copy(update=more)}
@@ -96,9 +96,9 @@ async def _positions(redis: Redis, records: Sequence[JobRecord]) -> dict[str, in
     async with redis.pipeline(transaction=False) as pipe:
         for record in records:
             pipe.lpos(queue_key(queue_name(record.request.model, record.request.priority)), record.id)
-        places = await pipe.execute()
+        positions = await pipe.execute()
     # One that is being claimed stands in no list: nothing is before it.
-    return {record.id: place or 0 for record, place in zip(records, places, strict=True)}
+    return {record.id: position or 0 for record, position in zip(records, positions, strict=True)}
 
 
 def _view(
@@ -154,7 +154,7 @@ def _eta(job: Job, backlog: Backlog | None) -> float | None:
 
 
 async def list_jobs(redis: Redis, backlogs: Backlogs, caller: Caller, query: ListQuery) -> JobPage:
-    """Newest first, from the cursor on. Ids whose jobs expired are passed over until a worker sweeps them.
+    """List jobs, newest first, from the cursor on. Expired ones are passed over until a worker sweeps them.
 
     Raises:
         InvalidRequest: the cursor is none that a list gave.
@@ -180,7 +180,7 @@ def _matches(values: Hash, query: ListQuery) -> bool:
 
 
 async def _after(redis: Redis, owner: str, position: tuple[int, str] | None) -> list[tuple[str, int, Hash | None]]:
-    """Up to PAGE ids that come after `position` (created ms, id) in descending order, and their hashes."""
+    """Read up to PAGE ids after `position` (created ms, id) in descending order, and their hashes."""
     top = "+inf" if position is None else position[0]
     start = 0
     found: list[tuple[str, int]] = []

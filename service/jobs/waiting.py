@@ -20,7 +20,7 @@ AGAIN_S = 1.0  # after Redis was away
 log = structlog.get_logger("service")
 
 
-class Ends:
+class Waiters:
     """Jobs that somebody waits for."""
 
     def __init__(self, redis: Redis) -> None:
@@ -29,7 +29,7 @@ class Ends:
 
     @contextmanager
     def watch(self, job_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set when the job ends, and may be set by chance; look at the job after entering."""
+        """Yield an event that is set when the job ends, and may be set by chance; look at the job after entering."""
         told = asyncio.Event()
         self._watched.setdefault(job_id, []).append(told)
         try:
@@ -57,7 +57,7 @@ class Ends:
 
 
 async def set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Whether the event was set before `seconds` passed."""
+    """Tell whether the event was set before `seconds` passed."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()

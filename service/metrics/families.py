@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from contract.card import ModelCard
 from contract.request import JobRequest
 from core.errors import LatentdError
-from service.metrics.scrape import RedisFamilies, Seen, look
+from service.metrics.scrape import RedisFamilies, RedisSnapshot, read_snapshot
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 PATIENCE_S = 3.0  # Prometheus gives a scrape 10 s, and what the process itself counts isn't to be lost with Redis
@@ -51,22 +51,22 @@ class Metrics:
         self.registry.register(self._redis)
 
     def refused(self, reason: str) -> None:
-        """A request was refused, by the slug of its problem."""
+        """Count a request that was refused, by the slug of its problem."""
         self.rejected.labels(reason).inc()
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
-        """An answer has ended."""
+        """Count an answer that has ended."""
         self.requests.labels(route, method, status).inc()
         self.seconds.labels(route).observe(seconds)
 
     def accepted(self, request: JobRequest) -> None:
-        """A job was made: not a dry run, nor a replay."""
+        """Count a job that was made: not a dry run, nor a replay."""
         self._accepted.labels(request.kind, request.model, request.priority).inc()
 
     async def render(self, redis: Redis, cards: Cards) -> bytes:
-        """The text format, with the queues as they are now; without them while Redis is away."""
-        seen = await _see(redis, cards)
-        self._redis.seen = seen  # nothing is awaited between here and the text: scrapes don't mix
+        """Write the text format, with the queues as they are now; without them while Redis is away."""
+        snapshot = await _snapshot(redis, cards)
+        self._redis.snapshot = snapshot  # nothing is awaited between here and the text: scrapes don't mix
         return generate_latest(self.registry)
 
 
@@ -76,10 +76,10 @@ def _kinds(error: type[LatentdError]) -> Iterator[type[LatentdError]]:
         yield from _kinds(kind)
 
 
-async def _see(redis: Redis, cards: Cards) -> Seen | None:
+async def _snapshot(redis: Redis, cards: Cards) -> RedisSnapshot | None:
     try:
         async with asyncio.timeout(PATIENCE_S):
-            return await look(redis, await cards())
+            return await read_snapshot(redis, await cards())
     except (RedisError, TimeoutError) as error:
         log.warning("Redis can't be read for metrics", error=type(error).__name__)
         return None

@@ -22,7 +22,7 @@ UNSERVED: tuple[Status, ...] = ("failed", "canceled")  # nothing succeeds withou
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class RedisSnapshot:
     """One look at Redis. Counts begin at 0, so that a first one is a rise."""
 
     workers: dict[str, int]  # by model
@@ -31,11 +31,15 @@ class Seen:
     unserved: dict[str, int]
 
 
-async def look(redis: Redis, cards: Mapping[str, ModelCard]) -> Seen:
-    """Raises RedisError where Redis is away."""
+async def read_snapshot(redis: Redis, cards: Mapping[str, ModelCard]) -> RedisSnapshot:
+    """Read what Redis tells of the models with these cards.
+
+    Raises:
+        RedisError: Redis is away.
+    """
     retries: Any = await redis.hgetall(RETRIES_KEY)
     unserved: Any = await redis.hgetall(UNSERVED_KEY)
-    return Seen(
+    return RedisSnapshot(
         {model: int(await redis.zcount(serving_key(model), time.time(), "+inf")) for model in cards},
         {(model, lane): await _lane(redis, model, lane) for model in cards for lane in LANES},
         _from_zero(REASONS, retries),
@@ -62,44 +66,44 @@ def _from_zero(fields: Iterator[str] | tuple[str, ...], counts: Mapping[str, str
 
 
 class RedisFamilies(Collector):
-    """The families of what was seen last; only `latentd_redis_up` has a value while Redis is away."""
+    """The families of what was read last; only `latentd_redis_up` has a value while Redis is away."""
 
     def __init__(self) -> None:
-        self.seen: Seen | None = None
+        self.snapshot: RedisSnapshot | None = None
 
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("latentd_redis_up", "Whether Redis answered this scrape: 1, else 0.")
-        up.add_metric((), float(self.seen is not None))
+        up.add_metric((), float(self.snapshot is not None))
         yield up
-        seen = self.seen or Seen({}, {}, {}, {})
-        yield from _queues(seen)
-        yield from _counts(seen)
+        snapshot = self.snapshot or RedisSnapshot({}, {}, {}, {})
+        yield from _queues(snapshot)
+        yield from _counts(snapshot)
 
 
-def _queues(seen: Seen) -> Iterator[Metric]:
+def _queues(snapshot: RedisSnapshot) -> Iterator[Metric]:
     lane = ("model", "lane")
     depth = GaugeMetricFamily("latentd_queue_depth", "Jobs that wait in a lane.", labels=lane)
     oldest = GaugeMetricFamily(
         "latentd_queue_oldest_seconds", "Age of the job that has waited longest in a lane.", labels=lane
     )
-    for labels, (waiting, age) in seen.lanes.items():
+    for labels, (waiting, age) in snapshot.lanes.items():
         depth.add_metric(labels, waiting)
         oldest.add_metric(labels, age)
     workers = GaugeMetricFamily("latentd_workers", "Live workers that serve a model.", labels=("model",))
-    for model, count in seen.workers.items():
+    for model, count in snapshot.workers.items():
         workers.add_metric((model,), count)
     yield from (depth, oldest, workers)
 
 
-def _counts(seen: Seen) -> Iterator[Metric]:
+def _counts(snapshot: RedisSnapshot) -> Iterator[Metric]:
     retries = CounterMetricFamily("latentd_retries", "Jobs queued again, by all workers.", labels=("reason",))
-    for reason, count in seen.retries.items():
+    for reason, count in snapshot.retries.items():
         retries.add_metric((reason,), count)
     unserved = CounterMetricFamily(
         "latentd_jobs_unserved",
         "Jobs that no worker ended: late or cancelled while they waited, or quarantined.",
         labels=("kind", "model", "lane", "outcome"),
     )
-    for field, count in seen.unserved.items():
+    for field, count in snapshot.unserved.items():
         unserved.add_metric(field.split(":"), count)
     yield from (retries, unserved)

@@ -34,12 +34,12 @@ class ListedCard(ModelCard):
 
 
 def installed_cards(models_dir: Path) -> dict[str, ModelCard]:
-    """Cards of a models directory by model id; one that doesn't validate is logged once and left out."""
+    """Read the cards of a models directory by model id; one that doesn't validate is logged once and left out."""
     return {card.id: card for card in map(_load, _card_files(models_dir)) if card is not None}
 
 
 def card_folder(models_dir: Path, model: str) -> Path | None:
-    """The folder whose card has this id."""
+    """Find the folder whose card has this id."""
     for path in _card_files(models_dir):
         card = _load(path)
         if card is not None and card.id == model:
@@ -55,7 +55,7 @@ def _load(path: Path) -> ModelCard | None:
     return _parse(path.read_text("utf-8"), str(path), ModelCard.model_validate_json)
 
 
-class CardShelf:
+class CardRegistry:
     """All cards known now."""
 
     def __init__(self, redis: Redis, models_dir: Path) -> None:
@@ -65,12 +65,12 @@ class CardShelf:
         self._recent: tuple[float, dict[str, ModelCard]] = (-math.inf, {})  # when it was read
 
     async def recent(self) -> dict[str, ModelCard]:
-        """As `all`, at most RECENT_S old."""
+        """Return what `all` does, at most RECENT_S old."""
         read_at, cards = self._recent
         return cards if time.monotonic() - read_at < RECENT_S else await self.all()
 
     async def all(self) -> dict[str, ModelCard]:
-        """Cards by model id, in order of their ids; what a worker published wins."""
+        """Read cards by model id, in order of their ids; what a worker published wins."""
         published: Any = await self._redis.hgetall(CARDS_KEY)
         cards = installed_cards(self._models_dir)
         for text in published.values():
@@ -81,14 +81,14 @@ class CardShelf:
         return self._recent[1]
 
     def folder(self, model: str) -> Path | None:
-        """Where the model's tokenizer is, if it is installed here."""
+        """Find where the model's tokenizer is, if it is installed here."""
         folder = self._folders.get(model)
         if folder is None or not folder.exists():
             folder = self._folders[model] = card_folder(self._models_dir, model)
         return folder
 
     async def live_workers(self, model: str) -> int:
-        """Workers that hold the model and beat within their time."""
+        """Count the workers that hold the model and beat within their time."""
         return int(await self._redis.zcount(serving_key(model), time.time(), "+inf"))
 
     async def listed(self, card: ModelCard) -> ListedCard:
@@ -106,7 +106,7 @@ def _parse(text: str, source: str, read: Callable[[str], ModelCard]) -> ModelCar
 
 
 def find_card(cards: Mapping[str, ModelCard], model: str) -> ModelCard:
-    """The card of `model`.
+    """Return the card of `model`.
 
     Raises:
         NotFound: naming the known models.
@@ -118,7 +118,7 @@ def find_card(cards: Mapping[str, ModelCard], model: str) -> ModelCard:
 
 
 def choose_card(cards: Mapping[str, ModelCard], kind: Kind, model: str | None, default: str) -> ModelCard:
-    """The model that runs a request: the named one, else the default, else the first that has the task.
+    """Choose the model that runs a request: the named one, else the default, else the first that has the task.
 
     Raises:
         NotFound: the named model is unknown.

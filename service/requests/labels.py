@@ -11,7 +11,7 @@ from service.requests.posts import Class2ImgPost
 
 
 def class_of(post: Class2ImgPost, card: ModelCard) -> int:
-    """The class that a request names.
+    """Return the class that a request names.
 
     Raises:
         InvalidRequest: neither or both of `class_id` and `label`; a class that the model hasn't.
@@ -27,7 +27,11 @@ def class_of(post: Class2ImgPost, card: ModelCard) -> int:
 
 
 def check_below(field: str, value: int | None, bound: int | None, card: ModelCard) -> None:
-    """Raises InvalidRequest unless `value` is below `bound`; a card without a bound leaves it to the worker."""
+    """Check that `value` is below `bound`; a card without a bound leaves it to the worker.
+
+    Raises:
+        InvalidRequest: it isn't.
+    """
     if value is not None and bound is not None and value >= bound:
         detail = f"{field} is {value}; model {card.id} has 0 to {bound - 1}"
         raise InvalidRequest(detail, field=field, value=value, bound=bound - 1)

@@ -1,4 +1,4 @@
-"""What clients post, one model a kind: bounds, meanings and examples; defaults come from the model's card.
+"""What clients post, one model a kind: bounds and meanings; defaults come from the model's card.
 
 A field that a kind can't use isn't in its model, so that it is refused as unknown. Pictures are read beside these
 models (`service.requests.bodies`), from multipart parts or base64, and are described in the OpenAPI document only.
@@ -135,47 +135,3 @@ class Class2ImgPost(Guided, Sized):
 
 class Semantic2ImgPost(Post):
     """A picture from a label map: a PNG of one channel whose pixels are class numbers, as large as the answer."""
-
-
-EXAMPLES: dict[str, dict[str, dict[str, object]]] = {
-    "txt2img": {
-        "short": {"summary": "A prompt alone", "value": {"prompt": "red heart"}},
-        "full": {
-            "summary": "Everything chosen",
-            "value": {
-                "prompt": "penguin on a navy background",
-                "negative_prompt": "hat",
-                "width": 256,
-                "height": 256,
-                "steps": 12,
-                "guidance_scale": 4.0,
-                "sampler": "ddim",
-                "eta": 0.0,
-                "seed": 7,
-                "num_images": 2,
-                "output_format": "webp",
-                "priority": "bulk",
-                "determinism": "strict",
-                "preview_every": 5,
-            },
-        },
-    },
-    "inpaint": {
-        "base64": {
-            "summary": "Picture and mask as base64",
-            "value": {"prompt": "red heart", "image": "iVBORw0KGgo…", "mask": "iVBORw0KGgo…", "mask_mode": "white"},
-        }
-    },
-    "upscale": {"base64": {"summary": "Picture as base64", "value": {"image": "iVBORw0KGgo…"}}},
-    "img2img": {
-        "base64": {
-            "summary": "Picture as base64",
-            "value": {"prompt": "red heart", "image": "iVBORw0KGgo…", "strength": 0.6},
-        }
-    },
-    "class2img": {
-        "number": {"summary": "By number", "value": {"class_id": 207}},
-        "name": {"summary": "By name, where the card has names", "value": {"label": "golden retriever"}},
-    },
-    "semantic2img": {"base64": {"summary": "Label map as base64", "value": {"image": "iVBORw0KGgo…"}}},
-}

@@ -19,16 +19,17 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """`wait_s` is None where the client doesn't wait; `picture`: it wants the bytes."""
+    """`wait_s` is None where the client doesn't wait; `picture`: it wants the bytes; `dry_run`: it wants no job."""
 
     wait_s: float | None
     wait_preferred: str | None
     picture: bool
     output_format: OutputFormat
     key: str | None
+    dry_run: bool = False
 
 
-def read_preferences(headers: Headers, post: Post, max_wait_s: float) -> Preferences:
+def read_preferences(headers: Headers, post: Post, max_wait_s: float, *, dry_run: bool = False) -> Preferences:
     """Parse the headers against the post.
 
     Raises:
@@ -48,6 +49,7 @@ def read_preferences(headers: Headers, post: Post, max_wait_s: float) -> Prefere
         picture=bool(accepted),
         output_format=output_format,
         key=_key(headers),
+        dry_run=dry_run,
     )
 
 
@@ -63,7 +65,11 @@ def _check_picture(post: Post, output_format: OutputFormat, accepted: list[Outpu
 
 
 def check_accepted(output_format: OutputFormat, accepted: list[OutputFormat]) -> None:
-    """Raises InvalidRequest unless a client that accepts these formats can be answered with `output_format`."""
+    """Check that a client which accepts these formats can be answered with `output_format`.
+
+    Raises:
+        InvalidRequest: it can't.
+    """
     if output_format not in accepted:
         media = ", ".join(MEDIA_TYPES[each] for each in accepted)
         raise InvalidRequest(
@@ -75,7 +81,7 @@ def check_accepted(output_format: OutputFormat, accepted: list[OutputFormat]) ->
 
 
 def _accepted_images(headers: Headers) -> list[OutputFormat]:
-    """Formats that the client wants as bytes, best first; empty where it takes JSON at least as gladly."""
+    """Return the formats that the client wants as bytes, best first; none where it takes JSON at least as gladly."""
     sent = headers.get("accept", "")
     return list(_accepted(sent)) if sent else []
 

@@ -8,20 +8,13 @@ from typing import Any
 
 from contract.card import ModelCard
 from contract.job import JobWarning
-from contract.request import JobRequest, OutputFormat
+from contract.request import JobRequest, OutputFormat, parse_request
 from core.errors import InvalidRequest
 from core.pictures import LONGEST_SIDE
 from service.requests.bodies import Body
-from service.requests.labels import check_below, class_of
-from service.requests.posts import Class2ImgPost, Guided, Img2ImgPost, InpaintPost, Prompted, Sized, UpscalePost
 from service.requests.tokens import count_tokens
 from service.requests.uploads import Pictures
 
-# Fields that a model may lack; all others concern the job.
-MODEL_FIELDS = frozenset(
-    {"prompt", "negative_prompt", "guidance_scale", "width", "height", "steps", "sampler", "eta", "strength"}
-    | {"class_id", "label", "noise_level"}
-)
 ETA_SAMPLERS = ("ddim",)
 
 
@@ -34,7 +27,7 @@ def resolve(
         InvalidRequest: a field, sampler or size that the model, the format or the service can't do.
     """
     _check_fields(body, card)
-    width, height = _size(body, card, pictures)
+    width, height = body.task.size(body.post, card, pictures.size)
     _check_size(body, width, height, max_pixels)
     _check_side(width, height, output_format)
     post, defaults = body.post, card.defaults
@@ -56,28 +49,18 @@ def resolve(
         "preview_every": post.preview_every,
         "webhook_url": post.webhook_url,
     }
-    values |= _guided(body, card) | _painted(body, card) | _labelled(body, card) | dict(pictures.uploads)
-    return JobRequest(**values)
+    return parse_request(values | body.task.resolve(post, card) | dict(pictures.uploads))
 
 
 def _check_fields(body: Body, card: ModelCard) -> None:
     sent = body.post.model_dump(exclude_unset=True, exclude_none=True)
-    for field in sorted(MODEL_FIELDS & sent.keys() - set(card.fields)):
+    for field in sorted(body.task.model_fields & sent.keys() - set(card.fields)):
         raise InvalidRequest(
             f"{field} is of no use to model {card.id}, which uses {', '.join(card.fields)}",
             field=field,
             value=sent[field],
             bound=list(card.fields),
         )
-
-
-def _size(body: Body, card: ModelCard, pictures: Pictures) -> tuple[int, int]:
-    if isinstance(body.post, Sized):
-        return body.post.width or card.native_size, body.post.height or card.native_size
-    if pictures.size is None:
-        raise InvalidRequest("image is required", field="image", bound="a PNG, JPEG or WebP file")
-    scale = card.scale if body.kind == "upscale" else 1
-    return pictures.size[0] * scale, pictures.size[1] * scale
 
 
 def _check_size(body: Body, width: int, height: int, max_pixels: int) -> None:
@@ -126,48 +109,16 @@ def _eta(sent: float | None, sampler: str, card: ModelCard) -> float:
     return 0.0
 
 
-def _guided(body: Body, card: ModelCard) -> dict[str, Any]:
-    post = body.post
-    if not isinstance(post, Guided):
-        return {}
-    default = card.defaults.guidance_scale if "guidance_scale" in card.fields else 1.0
-    values: dict[str, Any] = {"guidance_scale": default if post.guidance_scale is None else post.guidance_scale}
-    if isinstance(post, Prompted):
-        values |= {"prompt": post.prompt, "negative_prompt": post.negative_prompt or ""}
-    return values
-
-
-def _painted(body: Body, card: ModelCard) -> dict[str, Any]:
-    post = body.post
-    if isinstance(post, Img2ImgPost):
-        return {"strength": card.defaults.img2img_strength if post.strength is None else post.strength}
-    if not isinstance(post, InpaintPost):
-        return {}
-    strength = card.defaults.strength if post.strength is None else post.strength
-    return {"mask_mode": post.mask_mode, "feather": post.feather, "strength": strength}
-
-
-def _labelled(body: Body, card: ModelCard) -> dict[str, Any]:
-    post = body.post
-    if isinstance(post, Class2ImgPost):
-        return {"class_id": class_of(post, card)}
-    if not isinstance(post, UpscalePost):
-        return {}
-    level = card.defaults.noise_level if post.noise_level is None else post.noise_level
-    check_below("noise_level", level, card.noise_levels, card)
-    return {"noise_level": level}
-
-
 def warnings_of(request: JobRequest, card: ModelCard, folder: Path | None) -> tuple[JobWarning, ...]:
-    """What the model won't read or use, quoted."""
-    texts: Mapping[str, str] = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+    """Quote what the model won't read or use."""
+    texts: Mapping[str, str] = {"prompt": request.text, "negative_prompt": request.negative_text}
     found = []
     for field, text in texts.items():
         cut = count_tokens(card, folder, text).cut if text else None
         if cut is not None:
             message = f"{field} is longer than the model's {card.token_window} tokens; cut: “{cut}”"
             found.append(JobWarning(field=field, message=message))
-    if request.negative_prompt and not request.guided:
+    if request.negative_text and not request.guided:
         message = "negative_prompt has no effect at guidance_scale 1"
         found.append(JobWarning(field="negative_prompt", message=message))
     return tuple(found)

@@ -15,12 +15,8 @@ from obstore.exceptions import BaseError
 from contract.card import ModelCard
 from contract.request import Upload
 from core.errors import DiskFull, Unavailable
-from core.pictures import open_upload, read_label_map, read_mask
 from core.storage import Store, delete, upload_path
 from service.requests.bodies import Body
-from service.requests.posts import InpaintPost
-
-ANY_CLASS = 2**16  # where the card doesn't say how many there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +49,10 @@ async def check_pictures(
 
 
 def read_pictures(body: Body, card: ModelCard, job_id: str, max_pixels: int) -> Pictures:
-    """As `check_pictures`, in this thread: the serverless commands read their files by the same rules."""
-    sizes = _sizes(body, card, max_pixels) if body.files else {}
+    """Do as `check_pictures`, in this thread: the serverless commands read their files by the same rules."""
+    sizes = body.task.decode(body.post, body.files, card, max_pixels)
     uploads = {name: _upload(job_id, name, data, sizes[name]) for name, data in body.files.items()}
     return Pictures(uploads, body.files)
-
-
-def _sizes(body: Body, card: ModelCard, max_pixels: int) -> dict[str, tuple[int, int]]:
-    if body.kind == "semantic2img":
-        return {"image": read_label_map(body.files["image"], card.map_classes or ANY_CLASS, max_pixels).size}
-    image = open_upload(body.files["image"], max_pixels)
-    sizes = {"image": image.size}
-    if isinstance(body.post, InpaintPost):
-        sizes["mask"] = read_mask(body.files["mask"], body.post.mask_mode, image.size, max_pixels).size
-    return sizes
 
 
 def _upload(job_id: str, name: str, data: bytes, size: tuple[int, int]) -> Upload:
@@ -74,8 +60,12 @@ def _upload(job_id: str, name: str, data: bytes, size: tuple[int, int]) -> Uploa
     return Upload(path=upload_path(job_id, name, digest), sha256=digest, bytes=len(data), width=size[0], height=size[1])
 
 
-def check_room(data_dir: Path, min_free_mb: int) -> None:
-    """Raises DiskFull where the disk of `data_dir` has less than `min_free_mb` MiB free."""
+def check_disk_space(data_dir: Path, min_free_mb: int) -> None:
+    """Check that the disk of `data_dir` has space for more.
+
+    Raises:
+        DiskFull: less than `min_free_mb` MiB are free.
+    """
     try:
         disk = os.statvfs(data_dir)
     except FileNotFoundError:  # made with the first upload

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from service.jobs.images import picture_response, redirect
 from service.requests.preferences import MEDIA_TYPES
-from service.routes.asker import Asker
+from service.routes.caller import CurrentCaller
 from service.routes.openapi import problems
 from service.state import Current
 
@@ -45,7 +45,7 @@ class ImageQuery(BaseModel):
 async def image(
     id: str,
     gateway: Current,
-    caller: Asker,
+    caller: CurrentCaller,
     query: Annotated[ImageQuery, Query()],
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:

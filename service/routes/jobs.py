@@ -13,10 +13,10 @@ from contract.job import Job, JobRecord
 from jobs.cancel import cancel
 from jobs.end import Retention
 from jobs.purge import check_ended, delete_objects, purge
-from service.jobs.events import Stop, is_over, parse_event_id, server_sent
+from service.jobs.events import StopSignals, is_over, parse_event_id, server_sent
 from service.jobs.traces import Trace, read_trace
 from service.jobs.views import JobPage, ListQuery, list_jobs, read_hash, read_job
-from service.routes.asker import Asker
+from service.routes.caller import CurrentCaller
 from service.routes.openapi import problems
 from service.state import Current
 from service.webhooks.outbox import Delivery, read_deliveries
@@ -40,12 +40,12 @@ class DeliveryList(BaseModel):
 
 
 @router.get("", summary="Jobs, newest first", responses=problems())
-async def jobs(gateway: Current, caller: Asker, query: Annotated[ListQuery, Query()]) -> JobPage:
+async def jobs(gateway: Current, caller: CurrentCaller, query: Annotated[ListQuery, Query()]) -> JobPage:
     return await list_jobs(gateway.redis, gateway.backlogs, caller, query)
 
 
 @router.get("/{id}", summary="One job", responses=problems(404, 410))
-async def job(id: str, gateway: Current, caller: Asker) -> Job:
+async def job(id: str, gateway: Current, caller: CurrentCaller) -> Job:
     return await read_job(gateway.redis, gateway.backlogs, caller, id)
 
 
@@ -59,7 +59,7 @@ async def job(id: str, gateway: Current, caller: Asker) -> Job:
         **problems(404, 409, 410),
     },
 )
-async def delete(id: str, gateway: Current, caller: Asker, query: Annotated[DeleteQuery, Query()]) -> Response:
+async def delete(id: str, gateway: Current, caller: CurrentCaller, query: Annotated[DeleteQuery, Query()]) -> Response:
     """A waiting job is canceled at once, a running one at its next step; an ended one is answered unchanged."""
     values = await read_hash(gateway.redis, caller, id)
     retention = Retention(gateway.settings.retention_s, gateway.settings.gone_s)
@@ -74,13 +74,13 @@ async def delete(id: str, gateway: Current, caller: Asker, query: Annotated[Dele
 
 
 @router.get("/{id}/deliveries", summary="The log of a job's webhook", responses=problems(404, 410))
-async def deliveries(id: str, gateway: Current, caller: Asker) -> DeliveryList:
+async def deliveries(id: str, gateway: Current, caller: CurrentCaller) -> DeliveryList:
     await read_hash(gateway.redis, caller, id)
     return DeliveryList(items=await read_deliveries(gateway.redis, id))
 
 
 @router.get("/{id}/trace", summary="Where a job's time went", responses=problems(404, 410))
-async def trace(id: str, gateway: Current, caller: Asker) -> Trace:
+async def trace(id: str, gateway: Current, caller: CurrentCaller) -> Trace:
     """Queue wait, who shared each call, its part of the accelerator's time, and every run with how it ended."""
     return await read_trace(gateway.redis, caller, id)
 
@@ -101,7 +101,7 @@ async def trace(id: str, gateway: Current, caller: Asker) -> Trace:
 async def events(
     id: str,
     gateway: Current,
-    caller: Asker,
+    caller: CurrentCaller,
     last_event_id: Annotated[str | None, Header(description="Go on after this event.")] = None,
 ) -> Response:
     """Replays from Last-Event-ID, or from the start, then follows; a live `step` may carry a preview (base64 WebP)."""
@@ -109,6 +109,6 @@ async def events(
     after = parse_event_id(last_event_id)
     if after != "0-0" and await is_over(gateway.redis, id, after):
         return Response(status_code=204)
-    stream = server_sent(gateway.redis, record, after, Stop(gateway.ends, gateway.stopping), caller.signer)
+    stream = server_sent(gateway.redis, record, after, StopSignals(gateway.waiters, gateway.stopping), caller.signer)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)

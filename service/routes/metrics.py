@@ -14,5 +14,5 @@ router = APIRouter(tags=["health"])
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, responses=problems())
 async def metrics(gateway: Current) -> Response:
-    text = await gateway.metrics.render(gateway.redis, gateway.shelf.all)
+    text = await gateway.metrics.render(gateway.redis, gateway.cards.all)
     return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from service.http import problems
+from service.http import handlers
 from service.http.listen import listen
 from service.routes import metrics
 from service.state import Gateway
 
 
-class Quiet(uvicorn.Server):
+class SideServer(uvicorn.Server):
     """Leaves the signals to the gateway's own server."""
 
     @contextmanager
@@ -30,7 +30,7 @@ async def metrics_port(gateway: Gateway) -> AsyncIterator[None]:
         yield
         return
     config = uvicorn.Config(_app(gateway), log_config=None, log_level="warning", access_log=False, lifespan="off")
-    server = Quiet(config)
+    server = SideServer(config)
     listening = listen(gateway.settings.metrics_host, gateway.settings.metrics_port, "LATENTD_METRICS_PORT")
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     try:
@@ -44,5 +44,5 @@ def _app(gateway: Gateway) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.gateway = gateway
     app.include_router(metrics.router)
-    problems.install(app)
+    handlers.install(app)
     return app

@@ -22,11 +22,11 @@ class ModelList(BaseModel):
 
 @router.get("", summary="All models", responses=problems())
 async def models(gateway: Current) -> ModelList:
-    shelf = gateway.shelf
-    items = [await shelf.listed(card) for card in (await shelf.all()).values()]
+    cards = gateway.cards
+    items = [await cards.listed(card) for card in (await cards.all()).values()]
     return ModelList(items=items, default=gateway.settings.model)
 
 
 @router.get("/{id}", summary="One model", responses=problems(404))
 async def model(id: str, gateway: Current) -> ListedCard:
-    return await gateway.shelf.listed(find_card(await gateway.shelf.all(), id))
+    return await gateway.cards.listed(find_card(await gateway.cards.all(), id))

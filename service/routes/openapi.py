@@ -6,12 +6,10 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from contract.base import Kind
 from contract.job import Job
 from core.errors import Problem
 from service.http.problems import MEDIA_TYPE
-from service.requests.bodies import FILES, POSTS
-from service.requests.posts import EXAMPLES
+from service.requests.kinds import TaskKind
 from service.requests.preferences import MEDIA_TYPES
 
 Responses = dict[int | str, dict[str, Any]]
@@ -40,7 +38,7 @@ _BINARY = {"type": "string", "format": "binary"}
 
 
 def problems(*statuses: int) -> Responses:
-    """Problem responses of a route, those of every route included."""
+    """Describe the problem responses of a route, those of every route included."""
     return {
         status: {"model": Problem, "description": PROBLEMS[status]}
         for status in sorted({*statuses, 401, 403, 422, 429, 431, 503})
@@ -48,7 +46,7 @@ def problems(*statuses: int) -> Responses:
 
 
 def task_responses(answer: Any) -> Responses:
-    """What a POST of any kind answers; `answer` is the model of a 200's JSON."""
+    """Describe what a POST of any kind answers; `answer` is the model of a 200's JSON."""
     headers = {
         "Location": {"description": "/v1/jobs/{id}", "schema": {"type": "string"}},
         "Idempotency-Replayed": {
@@ -70,13 +68,13 @@ def task_responses(answer: Any) -> Responses:
     }
 
 
-def task_body(kind: Kind) -> dict[str, Any]:
-    """The request body of a kind, as JSON and, where it has pictures, as a form."""
+def task_body(task: TaskKind[Any]) -> dict[str, Any]:
+    """Describe the request body of a kind, as JSON and, where it has pictures, as a form."""
     content: dict[str, Any] = {
-        "application/json": {"schema": _schema(kind, _base64_picture()), "examples": EXAMPLES[kind]}
+        "application/json": {"schema": _schema(task, _base64_picture()), "examples": task.examples}
     }
-    if FILES[kind]:
-        content["multipart/form-data"] = {"schema": _schema(kind, _BINARY)}
+    if task.files:
+        content["multipart/form-data"] = {"schema": _schema(task, _BINARY)}
     headers = [
         _header("Prefer", "wait=N: answer when the job ends, or after N seconds.", "wait=30"),
         _header("Idempotency-Key", "The same key and body give the same job.", "order-4711"),
@@ -84,10 +82,10 @@ def task_body(kind: Kind) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}, "parameters": headers}
 
 
-def _schema(kind: Kind, picture: dict[str, Any]) -> dict[str, Any]:
-    schema = POSTS[kind].model_json_schema()
-    schema["properties"] |= dict.fromkeys(FILES[kind], picture)
-    schema["required"] = [*schema.get("required", []), *FILES[kind]]
+def _schema(task: TaskKind[Any], picture: dict[str, Any]) -> dict[str, Any]:
+    schema: dict[str, Any] = task.post.model_json_schema()
+    schema["properties"] |= dict.fromkeys(task.files, picture)
+    schema["required"] = [*schema.get("required", []), *task.files]
     return schema
 
 
@@ -126,7 +124,7 @@ def install(app: FastAPI) -> None:
 
 
 def _mark_key(operation: dict[str, Any]) -> None:
-    """A key, or none where keys are off."""
+    """Ask for a key, or none where keys are off."""
     if "401" in operation["responses"]:
         operation["security"] = [{"key": []}, {}]
 

@@ -19,7 +19,7 @@ _PLAIN = "http://"
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class WebhookTarget:
     """A webhook's URL in parts; `path` carries the query."""
 
     host: str
@@ -34,8 +34,8 @@ class Target:
         return name if self.port == (443 if self.tls else 80) else f"{name}:{self.port}"
 
 
-def check_url(url: str, allow: Sequence[str]) -> Target:
-    """The URL's parts.
+def check_url(url: str, allow: Sequence[str]) -> WebhookTarget:
+    """Split a webhook's URL into its parts.
 
     Raises:
         InvalidRequest: no http(s) URL, or one that the allow-list doesn't have.
@@ -48,7 +48,7 @@ def check_url(url: str, allow: Sequence[str]) -> Target:
         bound = f"hosts of LATENTD_WEBHOOK_ALLOW: {', '.join(allow) or 'none'}"
         raise InvalidRequest(detail, field="webhook_url", value=url, bound=bound)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Target(host, parts.port or (443 if tls else 80), path, tls)
+    return WebhookTarget(host, parts.port or (443 if tls else 80), path, tls)
 
 
 def _split(url: str) -> SplitResult:
@@ -64,7 +64,7 @@ def _split(url: str) -> SplitResult:
 
 
 def _matches(host: str, entry: str, tls: bool) -> bool:
-    """Whether an entry names this host: by name, by `*.` domain, or by network for a literal address."""
+    """Tell whether an entry names this host: by name, by `*.` domain, or by network for a literal address."""
     name = entry.lower().removeprefix(_PLAIN)
     if not tls and not entry.lower().startswith(_PLAIN):
         return False
@@ -90,7 +90,7 @@ def _literal(host: str) -> Address | None:
 
 
 def is_reachable(address: str, allow: Sequence[str]) -> bool:
-    """Whether a resolved address may be connected to: a public one, or one of a network in the allow-list."""
+    """Tell whether a resolved address may be connected to: a public one, or one of a network in the allow-list."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
         parsed = parsed.ipv4_mapped
@@ -101,7 +101,7 @@ def is_reachable(address: str, allow: Sequence[str]) -> bool:
 
 
 def _carries_ipv4(address: Address) -> bool:
-    """IPv6 addresses that a gateway may turn into any IPv4 one: 6to4, Teredo, NAT64."""
+    """Tell whether a gateway may turn an IPv6 address into any IPv4 one: 6to4, Teredo, NAT64."""
     if isinstance(address, ipaddress.IPv4Address):
         return False
     return address.sixtofour is not None or address.teredo is not None or address in _NAT64

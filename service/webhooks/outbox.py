@@ -101,7 +101,7 @@ class Webhooks:
         self._sending: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Until cancelled; while Redis is away, try again every second."""
+        """Send until cancelled; while Redis is away, try again every second."""
         try:
             while True:
                 await self._while_redis_answers()
@@ -126,15 +126,15 @@ class Webhooks:
                 raise
 
     async def _round(self) -> None:
-        """Return what is due, take over what a dead gateway held, start sending what is new."""
+        """Return what is due, take over what a dead gateway left, start sending what is new."""
         if len(self._sending) >= AT_ONCE:
             await asyncio.wait(self._sending, return_when=asyncio.FIRST_COMPLETED)
-        room = AT_ONCE - len(self._sending)
-        await self._redis.eval(_RETURN, 2, DUE_KEY, OUTBOX_KEY, time.time(), room)
-        orphans: Any = await self._redis.xautoclaim(OUTBOX_KEY, GROUP, self._name, ORPHANED_MS, "0-0", count=room)
+        free = AT_ONCE - len(self._sending)
+        await self._redis.eval(_RETURN, 2, DUE_KEY, OUTBOX_KEY, time.time(), free)
+        orphans: Any = await self._redis.xautoclaim(OUTBOX_KEY, GROUP, self._name, ORPHANED_MS, "0-0", count=free)
         entries = orphans[1]
         if not entries:
-            found: Any = await self._redis.xreadgroup(GROUP, self._name, {OUTBOX_KEY: ">"}, count=room, block=BLOCK_MS)
+            found: Any = await self._redis.xreadgroup(GROUP, self._name, {OUTBOX_KEY: ">"}, count=free, block=BLOCK_MS)
             entries = _entries(found)
         for entry, fields in entries:
             task = asyncio.create_task(self._handle(_parse(entry, fields)))
@@ -148,7 +148,7 @@ class Webhooks:
             log.warning("a webhook's try wasn't noted", job_id=message.job, error=str(error))
 
     async def _deliver(self, message: Message) -> None:
-        """One try, its log, and what follows from it, in one transaction."""
+        """Write one try, its log, and what follows from it, in one transaction."""
         tried = await self._try(message)
         async with self._redis.pipeline() as pipe:
             if tried is not None:
@@ -162,7 +162,7 @@ class Webhooks:
             await pipe.execute()
 
     async def _try(self, message: Message) -> Delivery | None:
-        """None for a job that has expired or was purged: there is nothing left to tell."""
+        """Send once; None for a job that has expired or was purged: there is nothing left to tell."""
         try:
             job = await read_job(self._redis, self._backlogs, await self._reader(), message.job)
         except (NotFound, Gone):
@@ -178,7 +178,7 @@ class Webhooks:
         return self._failed(message, at, status, what)
 
     async def _reader(self) -> Caller:
-        """Sees every job; signs image URLs where keys are on."""
+        """Make a caller that sees every job and signs image URLs where keys are on."""
         return Caller(signer=await read_signer(self._redis)) if await self._redis.exists(KEYS_KEY) else NOBODY
 
     async def _send(self, job: Job, message: Message) -> int:
@@ -190,7 +190,7 @@ class Webhooks:
         return await send(target, self._secret, f"msg_{job.id}", data, self._allow, self._resolving)
 
     def _failed(self, message: Message, at: datetime, status: int | None, error: str) -> Delivery:
-        """410 says that nobody listens any more; all else is tried again while the backoff lasts."""
+        """Note a failure: 410 says that nobody listens any more; all else is tried again while the backoff lasts."""
         over = status == 410 or message.tries >= len(self._backoff_s)
         wait_s = 0.0 if over else self._backoff_s[message.tries] * random.uniform(1, 1 + JITTER)
         next_at = None if over else at + timedelta(seconds=wait_s)
@@ -199,7 +199,7 @@ class Webhooks:
 
 
 def _entries(found: Any) -> list[tuple[str, dict[str, str]]]:
-    """The entries of the one stream read, in either of the forms in which redis-py answers."""
+    """Return the entries of the one stream read, in either of the forms in which redis-py answers."""
     if not found:
         return []
     streams = next(iter(found.values())) if isinstance(found, dict) else found[0][1]
@@ -211,6 +211,6 @@ def _parse(entry: str, fields: dict[str, str]) -> Message:
 
 
 async def read_deliveries(redis: Redis, job_id: str) -> list[Delivery]:
-    """Every try to send a job's webhook, oldest first; the caller may see the job."""
+    """Read every try to send a job's webhook, oldest first; the caller may see the job."""
     texts: Any = await redis.lrange(deliveries_key(job_id), 0, -1)
     return [Delivery.model_validate_json(text, extra="ignore") for text in texts]

@@ -21,7 +21,7 @@ from typing import TypeAlias
 from core.errors import ConfigurationError
 from core.settings import Settings
 from core.version import __version__
-from service.webhooks.addresses import Target, is_reachable
+from service.webhooks.addresses import WebhookTarget, is_reachable
 
 LIMIT_S = 10.0
 ANSWER_BYTES = 64 * 1024  # of status and headers; a body isn't read
@@ -36,7 +36,7 @@ class NotSent(Exception):
 
 
 def read_secret(settings: Settings) -> bytes:
-    """The bytes of LATENTD_WEBHOOK_SECRET.
+    """Return the bytes of LATENTD_WEBHOOK_SECRET.
 
     Raises:
         ConfigurationError: it is missing where LATENTD_WEBHOOK_ALLOW has hosts, or is no such secret.
@@ -54,23 +54,28 @@ def read_secret(settings: Settings) -> bytes:
 
 
 def signed_headers(secret: bytes, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The headers of Standard Webhooks: HMAC-SHA256 over id, timestamp and body."""
+    """Make the headers of Standard Webhooks: HMAC-SHA256 over id, timestamp and body."""
     text = f"{message_id}.{timestamp}.".encode() + body
     signature = base64.b64encode(hmac.new(secret, text, hashlib.sha256).digest()).decode()
     return {"webhook-id": message_id, "webhook-timestamp": str(timestamp), "webhook-signature": f"v1,{signature}"}
 
 
 async def resolve(host: str, port: int) -> Sequence[str]:
-    """The host's addresses, as the system orders them."""
+    """Look up the host's addresses, as the system orders them."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for _, _, _, _, address in found))
 
 
 async def send(
-    target: Target, secret: bytes, message_id: str, body: bytes, allow: Sequence[str], resolving: Resolve = resolve
+    target: WebhookTarget,
+    secret: bytes,
+    message_id: str,
+    body: bytes,
+    allow: Sequence[str],
+    resolving: Resolve = resolve,
 ) -> int:
-    """POST the body within 10 s; the status of the answer, which may be any.
+    """POST the body within 10 s and return the status of the answer, which may be any.
 
     Raises:
         NotSent: no address, a private one, no connection, no TLS, or no answer.
@@ -86,8 +91,8 @@ async def send(
         raise NotSent(f"{type(error).__name__}: {error}"[:200]) from error
 
 
-def _checked(addresses: Sequence[str], target: Target, allow: Sequence[str]) -> str:
-    """The first address, where every one of them may be connected to."""
+def _checked(addresses: Sequence[str], target: WebhookTarget, allow: Sequence[str]) -> str:
+    """Return the first address, where every one of them may be connected to."""
     refused = [address for address in addresses if not is_reachable(address, allow)]
     if refused or not addresses:
         what = f"resolves to {refused[0]}, a private address" if refused else "has no address"
@@ -100,7 +105,7 @@ def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-async def _post(target: Target, address: str, headers: dict[str, str], body: bytes) -> int:
+async def _post(target: WebhookTarget, address: str, headers: dict[str, str], body: bytes) -> int:
     context = _tls() if target.tls else None
     name = target.host if target.tls else None
     reader, writer = await asyncio.open_connection(
@@ -114,7 +119,7 @@ async def _post(target: Target, address: str, headers: dict[str, str], body: byt
         writer.transport.abort()
 
 
-def _request(target: Target, headers: dict[str, str], body: bytes) -> bytes:
+def _request(target: WebhookTarget, headers: dict[str, str], body: bytes) -> bytes:
     all_headers = {
         "Host": target.authority,
         "User-Agent": f"latentd/{__version__}",
@@ -128,7 +133,7 @@ def _request(target: Target, headers: dict[str, str], body: bytes) -> bytes:
 
 
 async def _status(reader: asyncio.StreamReader) -> int:
-    """Status of the final answer; interim ones (1xx) are read over."""
+    """Read the status of the final answer; interim ones (1xx) are read over."""
     while True:
         head = await _head(reader)
         parts = head.split(b" ", 2)

@@ -10,8 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 from redis import Redis
 
 from tests.e2e.browser import canvas_pixels, choose_picture, chromium, job_id, open_page
-from tests.gateway import png, running, settings_for
-from tests.redis_server import RedisServer
+from tests.gateway import png
 
 UNNAMED = """() => [...document.querySelectorAll('button, input, select, textarea, a, canvas[tabindex], progress')]
   .filter((node) => node.checkVisibility() && !node.closest('[aria-hidden=true]'))
@@ -22,12 +21,6 @@ UNNAMED = """() => [...document.querySelectorAll('button, input, select, textare
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with chromium() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def client(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
-    with running(settings_for(redis_server.url, tmp_path_factory.mktemp("gateway"))) as started:
         yield started
 
 

@@ -13,24 +13,12 @@ from redis import Redis
 from core.storage import open_store
 from service.auth import keys
 from tests.e2e.browser import chromium, job_id, open_page
-from tests.gateway import finish, png, running, settings_for
-from tests.redis_server import RedisServer
+from tests.gateway import finish, png
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with chromium() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("gateway")
-
-
-@pytest.fixture(scope="module")
-def client(redis_server: RedisServer, folder: Path) -> Iterator[httpx2.Client]:
-    with running(settings_for(redis_server.url, folder)) as started:
         yield started
 
 

@@ -1,4 +1,4 @@
-"""Two gateways on one port and two workers, each restarted in turn under load: no client notices."""
+"""Two gateways behind nginx and two workers, each restarted in turn under load: no client notices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures of the integration tests: tiny models, written once, and a worker that serves them."""
+"""Fixtures of the integration tests: tiny models, written once, a worker that serves them, a gateway without one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import pytest
 from redis import Redis
 
 from core.settings import Settings
+from tests.gateway import client, folder, gateway, gateway_settings
 from tests.integration.rig import Rig, tiny_settings, write_models
 from workers.runs.saving import SAVE_S
+
+__all__ = ["client", "folder", "gateway", "gateway_settings", "make_rig", "rig", "settings", "tiny_models"]
 
 MakeRig = Callable[..., Rig]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -20,23 +19,6 @@ from service.auth import keys
 from service.auth.keys import Scope
 from tests.gateway import finish, png, running, settings_for
 from tests.redis_server import RedisServer
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("gateway")
-
-
-@pytest.fixture(scope="module")
-def gateway(redis_server: RedisServer, folder: Path) -> Iterator[httpx2.Client]:
-    with running(settings_for(redis_server.url, folder)) as client:
-        yield client
-
-
-@pytest.fixture
-def client(gateway: httpx2.Client, redis: Redis) -> httpx2.Client:
-    assert redis.dbsize() == 0
-    return gateway
 
 
 def bearer(redis: Redis, *scopes: Scope, rate: int | None = None, gpu_s: float | None = None) -> dict[str, str]:

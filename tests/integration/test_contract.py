@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -18,8 +17,6 @@ from schemathesis.specs.openapi import checks
 
 from contract.measurements import Rates
 from contract.redis_keys import RATES_KEY
-from tests.gateway import running, settings_for
-from tests.redis_server import RedisServer
 
 # `positive_data_acceptance` is left out: which fields a model uses and whether base64 is a picture aren't in a schema.
 CHECKS = [
@@ -37,10 +34,8 @@ EXAMPLES = 15  # an operation and mode
 
 
 @pytest.fixture(scope="module")
-def client(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
-    folder = tmp_path_factory.mktemp("gateway")
-    with running(settings_for(redis_server.url, folder, max_wait_s=0.05, queue_limit=20)) as client:
-        yield client
+def gateway_settings() -> dict[str, object]:
+    return {"max_wait_s": 0.05, "queue_limit": 20}
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])

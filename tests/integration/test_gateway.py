@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,25 +33,12 @@ from contract.redis_keys import (
 )
 from core.errors import DeadlineMissed
 from core.storage import open_store
-from tests.gateway import PAINTER, fail, finish, mask, png, running, settings_for
-from tests.redis_server import RedisServer
+from tests.gateway import PAINTER, fail, finish, mask, png
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("gateway")
-
-
-@pytest.fixture(scope="module")
-def gateway(redis_server: RedisServer, folder: Path) -> Iterator[httpx2.Client]:
-    with running(settings_for(redis_server.url, folder, queue_limit=5)) as client:
-        yield client
-
-
-@pytest.fixture
-def client(gateway: httpx2.Client, redis: Redis) -> httpx2.Client:
-    assert redis.dbsize() == 0
-    return gateway
+def gateway_settings() -> dict[str, object]:
+    return {"queue_limit": 5}
 
 
 def queued(redis: Redis, model: str = "painter", lane: str = "interactive") -> list[str]:

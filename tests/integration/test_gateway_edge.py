@@ -7,15 +7,16 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx2
 import pytest
 from redis import Redis
+from starlette.responses import PlainTextResponse, Response
 from structlog.testing import capture_logs
 
-from core.errors import ConfigurationError
+from core.errors import ConfigurationError, Problem
 from core.settings import Settings
 from service.app import create_app, serve
 from service.http.problems import MEDIA_TYPE
@@ -25,10 +26,8 @@ from tests.service import free_port
 
 
 @pytest.fixture(scope="module")
-def client(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
-    folder = tmp_path_factory.mktemp("gateway")
-    with running(settings_for(redis_server.url, folder, allowed_hosts="images.example.org")) as client:
-        yield client
+def gateway_settings() -> dict[str, object]:
+    return {"allowed_hosts": "images.example.org"}
 
 
 @pytest.mark.parametrize(
@@ -268,3 +267,17 @@ def test_unexpected_errors_show_no_traceback(redis_url: str, tmp_path: Path) -> 
     assert [entry["event"] for entry in logged if entry["log_level"] == "error"] == ["unexpected error"]
     assert (answer.status_code, answer.headers["content-type"]) == (500, MEDIA_TYPE)
     assert "secret" not in answer.text
+
+
+def test_a_path_s_problems_have_the_format_of_its_router(redis_url: str, tmp_path: Path) -> None:
+    app = create_app(settings_for(redis_url, tmp_path))
+
+    def plain(problem: Problem, headers: Mapping[str, str]) -> Response:
+        return PlainTextResponse(f"{problem.status}: {problem.detail}", problem.status, dict(headers))
+
+    app.state.problem_formats["/v1/models"] = plain
+    with running(settings_for(redis_url, tmp_path), app) as client:
+        answers = [client.get("/v1/models/none"), client.get("/v1/models", headers={"Host": "evil.example"})]
+        assert [answer.status_code for answer in answers] == [404, 403]
+        assert all(answer.text.startswith(f"{answer.status_code}: ") for answer in answers)
+        assert client.get("/v1/jobs/none").headers["content-type"] == MEDIA_TYPE

@@ -19,23 +19,10 @@ from core.storage import open_store
 from service.app import create_app
 from service.jobs.events import GATHER_S, SLICE_S
 from tests.gateway import finish, png, running, settings_for
-from tests.redis_server import RedisServer
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("gateway")
-
-
-@pytest.fixture(scope="module")
-def client(redis_server: RedisServer, folder: Path) -> Iterator[httpx2.Client]:
-    with running(settings_for(redis_server.url, folder)) as client:
-        yield client
 
 
 @pytest.fixture
-def job_id(client: httpx2.Client, redis: Redis) -> str:
-    assert redis.dbsize() == 0
+def job_id(client: httpx2.Client) -> str:
     return str(client.post("/v1/txt2img", json={"prompt": "x", "preview_every": 1}).json()["id"])
 
 

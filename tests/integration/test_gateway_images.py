@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,19 +13,7 @@ from redis import Redis
 from contract.job import JobResult, StoredImage
 from contract.redis_keys import job_key, stored_field
 from core.storage import image_path, open_store
-from tests.gateway import finish, png, running, settings_for
-from tests.redis_server import RedisServer
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("gateway")
-
-
-@pytest.fixture(scope="module")
-def client(redis_server: RedisServer, folder: Path) -> Iterator[httpx2.Client]:
-    with running(settings_for(redis_server.url, folder)) as client:
-        yield client
+from tests.gateway import finish, png
 
 
 def test_purges_at_the_same_time_all_succeed(client: httpx2.Client, redis: Redis, folder: Path) -> None:

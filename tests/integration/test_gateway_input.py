@@ -19,20 +19,12 @@ from structlog.testing import capture_logs
 
 from contract.redis_keys import JOBS_KEY
 from service.requests.posts import Txt2ImgPost
-from tests.gateway import mask, png, running, settings_for
-from tests.redis_server import RedisServer
+from tests.gateway import mask, png
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("gateway")
-
-
-@pytest.fixture(scope="module")
-def client(redis_server: RedisServer, folder: Path) -> Iterator[httpx2.Client]:
-    limits = {"max_body_mb": 1, "max_pixels": 100_000, "queue_limit": 100_000}
-    with running(settings_for(redis_server.url, folder, **limits)) as client:
-        yield client
+def gateway_settings() -> dict[str, object]:
+    return {"max_body_mb": 1, "max_pixels": 100_000, "queue_limit": 100_000}
 
 
 def check_refused(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -25,12 +24,8 @@ def metrics_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def client(
-    redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory, metrics_port: int
-) -> Iterator[httpx2.Client]:
-    folder = tmp_path_factory.mktemp("gateway")
-    with running(settings_for(redis_server.url, folder, metrics_port=metrics_port, max_body_mb=1)) as client:
-        yield client
+def gateway_settings(metrics_port: int) -> dict[str, object]:
+    return {"metrics_port": metrics_port, "max_body_mb": 1}
 
 
 @pytest.fixture(autouse=True)

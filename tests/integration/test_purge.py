@@ -54,8 +54,7 @@ def uploads(store: Store) -> list[str]:
 
 def upload_of(redis: Redis, job_id: str) -> str:
     record = JobRecord.read(redis.hget(job_key(job_id), "record") or b"")
-    assert record.request.image is not None
-    return record.request.image.path
+    return record.request.files["image"].path
 
 
 def test_what_is_accepted_beside_a_purge_exists(client: httpx2.Client, redis: Redis, store: Store) -> None:

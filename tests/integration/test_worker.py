@@ -207,7 +207,7 @@ def test_stopping_hands_the_rest_back_in_front_in_order(redis: Redis, rig: Rig) 
 
 
 def test_a_job_that_no_engine_can_run_fails_with_its_problem(redis: Redis, rig: Rig) -> None:
-    enqueue(redis, "a", make_request(kind="inpaint"))
+    enqueue(redis, "a", make_request(kind="class2img", class_id=0))
     assert rig.finish("a") == ["failed"]
     assert event_types(redis, "a")[-1] == "failed"
 
@@ -233,7 +233,7 @@ class Fault(Engine):
 
     def admit(self, admission: Admission) -> None:
         super().admit(admission)
-        if admission.request.prompt == self.poison:
+        if admission.request.text == self.poison:
             self.poisoned |= {admission.job_id}
 
     def drop(self, job_id: str) -> None:

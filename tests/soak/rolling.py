@@ -1,6 +1,7 @@
-"""A rolling restart: two gateways on one port and two workers, each restarted in turn while jobs come in.
+"""A rolling restart: two gateways behind nginx and two workers, each restarted in turn while jobs come in.
 
-`python -m tests.soak.rolling [--log FILE]`. Clients never try again: what they meet is counted.
+`python -m tests.soak.rolling [--log FILE]`. Clients never try again: what they meet is counted. They send an
+Idempotency-Key, so that the proxy may pass a POST on to the other gateway.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from pathlib import Path
 import httpx2
 
 from core.settings import Settings
+from latentd.supervisor import die_with_parent
 from tests.integration.processes import WorkerProcess, wait_for
+from tests.nginx import Nginx
 from tests.redis_server import RedisServer
 from tests.service import free_port
 from tests.tiny import write_tiny_inpaint
@@ -47,7 +50,7 @@ SHORT = Plan(jobs=30, measured=16, workers=1)
 
 
 class GatewayProcess:
-    """`latentd gateway --reuse-port`."""
+    """`latentd gateway` on a port of its own."""
 
     def __init__(self, settings: Settings, port: int, log: Path) -> None:
         env = os.environ | {
@@ -59,8 +62,8 @@ class GatewayProcess:
         }
         self.log = log
         with log.open("wb") as file:
-            command = [sys.executable, "-m", "latentd", "gateway", "--reuse-port"]
-            self.process = subprocess.Popen(command, env=env, stderr=file, stdout=file)
+            command = [sys.executable, "-m", "latentd", "gateway"]
+            self.process = subprocess.Popen(command, env=env, stderr=file, stdout=file, preexec_fn=die_with_parent)
 
     def ready(self) -> None:
         """Wait until it listens."""
@@ -82,8 +85,9 @@ class Rolling:
         self._folder = folder
         self._server = RedisServer(aof=True)
         write_tiny_inpaint(folder / "models" / "tiny")
-        self._port = free_port()
-        self.url = f"http://127.0.0.1:{self._port}"
+        self._ports = [free_port(), free_port()]
+        self._proxy_port = free_port()
+        self.url = f"http://127.0.0.1:{self._proxy_port}"
         self.ends: Counter[str] = Counter()
         self.knocks: Counter[str] = Counter()
         self.reconnections = 0
@@ -96,18 +100,21 @@ class Rolling:
         with self._server:
             data = {"data_dir": self._folder / "data", "models_dir": self._folder / "models"}
             settings = Settings.model_validate({"redis_url": self._server.url, "model": "tiny", **data})
-            gateways = [self._gateway(settings) for _ in range(2)]
+            gateways = [self._gateway(settings, port) for port in self._ports]
             workers = [WorkerProcess(settings, self._folder) for _ in range(2)]
+            proxy = Nginx(self._folder, self._proxy_port, self._ports)
             try:
+                proxy.ready()
                 self._roll(settings, gateways, workers)
             finally:
-                for process in [each.process for each in gateways] + [each.process for each in workers]:
+                processes = [proxy.process, *(each.process for each in gateways), *(each.process for each in workers)]
+                for process in processes:
                     process.kill()
                     process.wait()
         return self._complaints()
 
-    def _gateway(self, settings: Settings) -> GatewayProcess:
-        return GatewayProcess(settings, self._port, self._folder / f"gateway-{time.monotonic_ns()}.log")
+    def _gateway(self, settings: Settings, port: int) -> GatewayProcess:
+        return GatewayProcess(settings, port, self._folder / f"gateway-{time.monotonic_ns()}.log")
 
     def _roll(self, settings: Settings, gateways: list[GatewayProcess], workers: list[WorkerProcess]) -> None:
         for place in range(2):
@@ -149,7 +156,7 @@ class Rolling:
         for place in range(2):
             began = time.monotonic()
             gateways[place].stop()
-            gateways[place] = self._gateway(settings)
+            gateways[place] = self._gateway(settings, self._ports[place])
             gateways[place].ready()
             self._tell(
                 f"gateway {place} restarted in {time.monotonic() - began:.1f} s, {sum(self.ends.values())} ended"
@@ -173,7 +180,7 @@ class Rolling:
 
     def _job(self, client: httpx2.Client, index: int) -> str:
         body = {"prompt": "red heart", "width": 64, "height": 64, "steps": STEPS, "seed": index, "guidance_scale": 1}
-        answer = client.post("/v1/txt2img", json=body)
+        answer = client.post("/v1/txt2img", json=body, headers={"Idempotency-Key": f"rolling-{index}"})
         if answer.status_code != 202:
             return f"POST answered {answer.status_code}"
         job_id = str(answer.json()["id"])

@@ -130,11 +130,11 @@ def _contexts(spec: JobSpec, prompts: PromptCache) -> tuple[Tensor | None, Tenso
     """Return n d of the condition and, where guided, of what it is led away from."""
     model, request, conditioner = spec.model, spec.request, spec.model.config.conditioner
     if isinstance(conditioner, TextConfig):
-        negative = prompts.context(model, request.negative_prompt) if spec.guided else None
-        return prompts.context(model, request.prompt), negative
+        negative = prompts.context(model, request.negative_text) if spec.guided else None
+        return prompts.context(model, request.text), negative
     if isinstance(conditioner, ClassConfig):
         null = model.config.null_class if spec.guided else None
-        return _class(model, request.class_id), _class(model, null)
+        return _class(model, request.class_label), _class(model, null)
     return None, None
 
 
@@ -146,12 +146,12 @@ def _labels(spec: JobSpec) -> Tensor | None:
     """Return the class or noise level that is added to the time embedding."""
     if spec.model.config.unet.num_classes is None:
         return None
-    number = spec.request.class_id if spec.model.config.low_res_schedule is None else spec.request.noise_level
+    number = spec.request.class_label
     return None if number is None else torch.tensor(number, device=spec.model.device)
 
 
 def _starts_noised(spec: JobSpec) -> bool:
-    return (spec.request.strength or 1.0) < 1.0
+    return spec.request.denoising_strength < 1.0
 
 
 def _latent(spec: JobSpec) -> Tensor:
@@ -182,7 +182,7 @@ def _hole(spec: JobSpec) -> Tensor:
 
 def of_image(spec: JobSpec, conditions: Conditions, seed: int) -> Conditions:
     """Return the conditions of one image: an upscaler with noise levels gets noise of the image's seed."""
-    level, low_res = spec.request.noise_level, conditions.inputs.concat
+    level, low_res = spec.request.class_label, conditions.inputs.concat
     if spec.model.config.low_res_schedule is None or level is None or low_res is None:
         return conditions
     drawn = noise(seed, LOW_RES, 0, low_res.shape)[None]  # 1 3 h w

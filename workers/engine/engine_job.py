@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 from torch import Tensor
 
+from contract.request import InpaintRequest
 from workers.engine.conditioning import Conditions, of_image, starting_latent, starting_noise
 from workers.engine.decoding import UndecodedImage
 from workers.engine.job_spec import JobSpec
@@ -53,7 +54,7 @@ class EngineJob:
 
     def _image(self, seed: int, conditions: Conditions) -> LatentState:
         x_T, conditions = starting_noise(self.spec, seed), of_image(self.spec, conditions, seed)
-        scale = self.admission.request.guidance_scale if self.spec.guided else None
+        scale = self.admission.request.guidance if self.spec.guided else None
         z_t = starting_latent(self.spec, conditions, x_T)
         return LatentState(seed, self.spec.plan, conditions, scale, x_T, z_t)
 
@@ -111,6 +112,6 @@ class EngineJob:
         """
         picture = to_picture(self.spec.frame.crop(decoded, self.spec.scale))
         request, upload = self.admission.request, self.spec.upload
-        if upload is not None and self.spec.mask is not None:
-            return paste(upload, picture, self.spec.mask, request.feather or 0)
+        if isinstance(request, InpaintRequest) and upload is not None and self.spec.mask is not None:
+            return paste(upload, picture, self.spec.mask, request.feather)
         return enlarge_alpha(upload, picture) if upload is not None and request.kind == "upscale" else picture

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from contract.request import JobRequest
+from contract.request import InpaintRequest, JobRequest
 from core.errors import InvalidRequest
 from core.pictures import check_sides, open_upload, read_label_map, read_mask
 from models.config import ModelConfig
@@ -55,7 +55,7 @@ def job_spec_of(admission: Admission, model: LatentDiffusion, max_pixels: int) -
     size = (request.width, request.height) if picture is None else picture.size
     scale = model.latent_factor if request.kind == "upscale" else 1
     check_sides((size[0] * scale, size[1] * scale), request.output_format, max_pixels)
-    plan = compile_plan(request.sampler, model.schedule, request.steps, request.eta, request.strength or 1.0)
+    plan = compile_plan(request.sampler, model.schedule, request.steps, request.eta, request.denoising_strength)
     stride = 2 ** (len(config.unet.channels) - 1)
     frame = Frame(*size, stride * model.latent_factor // scale)
     guided = request.guided and (isinstance(config.conditioner, TextConfig) or config.null_class is not None)
@@ -75,9 +75,9 @@ def _uploads(
         classes = config.conditioner.in_channels if isinstance(config.conditioner, RescalerConfig) else 0
         return None, None, read_label_map(image, classes, max_pixels)
     upload = open_upload(image, max_pixels)
-    if mask is None:
+    if mask is None or not isinstance(request, InpaintRequest):
         return upload, None, None
-    return upload, read_mask(mask, request.mask_mode or "auto", upload.size, max_pixels), None
+    return upload, read_mask(mask, request.mask_mode, upload.size, max_pixels), None
 
 
 def _check_files(admission: Admission) -> None:
@@ -91,8 +91,8 @@ def _check_numbers(request: JobRequest, config: ModelConfig) -> None:
     """Check them against the weights, which have the last word after the card that the gateway asked."""
     levels = config.unet.num_classes if config.low_res_schedule is not None else None
     for field, value, bound, needed in (
-        ("class_id", request.class_id, config.classes, request.kind == "class2img"),
-        ("noise_level", request.noise_level, levels, levels is not None),
+        ("class_id", request.class_label, config.classes, request.kind == "class2img"),
+        ("noise_level", request.class_label, levels, levels is not None),
     ):
         if needed and (value is None or bound is None or not 0 <= value < bound):
             limit = "nothing" if bound is None else f"0 to {bound - 1}"

@@ -185,7 +185,7 @@ def picture_text(request: JobRequest, index: int, model_hash: str) -> dict[str, 
         mode="json",
         round_trip=True,
         exclude_none=True,
-        exclude={"image": {"path"}, "mask": {"path"}, "webhook_url": True},
+        exclude={"webhook_url": True} | {name: {"path"} for name in request.files},
     )
     facts = {"version": __version__, "model_hash": model_hash, "index": index, "request": resolved}
     return {
@@ -198,16 +198,16 @@ def _parameters(request: JobRequest, index: int, model_hash: str) -> str:
     facts = {
         "Steps": request.steps,
         "Sampler": request.sampler,
-        "CFG scale": f"{request.guidance_scale:g}",
+        "CFG scale": f"{request.guidance:g}",
         "Seed": request.seeds[index],
         "Size": f"{request.width}x{request.height}",
         "Model hash": model_hash[:10],
         "Model": request.model,
-        "Class": request.class_id,
-        "Noise level": request.noise_level,
-        "Denoising strength": None if request.strength is None else f"{request.strength:g}",
+        "Class": request.class_label if request.kind == "class2img" else None,
+        "Noise level": request.class_label if request.kind == "upscale" else None,
+        "Denoising strength": f"{request.denoising_strength:g}" if request.kind in ("inpaint", "img2img") else None,
         "Version": f"latentd {__version__}",
     }
-    lines = [request.prompt, f"Negative prompt: {request.negative_prompt}" if request.negative_prompt else ""]
+    lines = [request.text, f"Negative prompt: {request.negative_text}" if request.negative_text else ""]
     listed = ", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
     return "\n".join([*(line for line in lines if line), listed])

@@ -17,7 +17,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from PIL import Image
 
 from contract.job import ImageInfo, image_id
-from contract.request import JobRequest, Upload
+from contract.request import Upload
 from core.errors import DiskFull, JobFailed, LatentdError
 from core.storage import Store, delete, image_path, put_image
 from jobs.run import JobRun
@@ -65,12 +65,6 @@ Report: TypeAlias = InputsLoaded | ImageStored | StorageRefused
 
 class Closed(Exception):
     """The job ended, or the worker stops, before storage answered."""
-
-
-def uploads_of(request: JobRequest) -> dict[str, Upload]:
-    """The files that a job was created with, by the names of their fields."""
-    given = {"image": request.image, "mask": request.mask}
-    return {field: upload for field, upload in given.items() if upload is not None}
 
 
 class Storing:
@@ -151,7 +145,7 @@ class Storing:
         self._pool.submit(report)
 
     def _load(self, run: JobRun) -> InputsLoaded:
-        files = {field: self._read(run, field, upload) for field, upload in uploads_of(run.request).items()}
+        files = {field: self._read(run, field, upload) for field, upload in run.request.files.items()}
         state = self._patiently(run, lambda: self._savepoints.read(run)) if run.resumed else None
         return InputsLoaded(run, files, state)
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from contract.base import Kind, Wire
 from contract.card import ModelCard
 from contract.lanes import Lane
-from contract.request import Determinism, JobRequest
+from contract.request import REQUESTS, Determinism, JobRequest, Upload, parse_request
 from core.errors import ConfigurationError
 
 STRENGTHS: dict[Kind, str] = {"inpaint": "strength", "img2img": "img2img_strength"}  # the card's default of each
+
+
+_PICTURE = Upload(path="", sha256="", bytes=0, width=1, height=1)
+# Stand for what a job's price doesn't depend on.
+ANY: dict[str, Any] = {"sampler": "ddim", "seed": 0, "image": _PICTURE, "mask": _PICTURE, "class_id": 0}
 
 
 class MixEntry(Wire):
@@ -48,8 +54,9 @@ class JobClass(MixEntry):
 
     @property
     def request(self) -> JobRequest:
-        """A job of this class, for what the contract says of it; sampler and seed stand for any."""
-        return JobRequest(sampler="ddim", seed=0, **self.model_dump(exclude={"weight"}))
+        """A job of this class, for what the contract says of it."""
+        values = ANY | self.model_dump(exclude={"weight"}, exclude_none=True)
+        return parse_request({name: values[name] for name in REQUESTS[self.kind].model_fields.keys() & values})
 
 
 MIX = TypeAdapter(tuple[MixEntry, ...])

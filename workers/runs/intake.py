@@ -17,7 +17,7 @@ from workers.claim_policy import CLAIMS_A_ROUND, ModelLane
 from workers.engine.engine import Engine
 from workers.engine.messages import Admission
 from workers.metrics.families import WorkerMetrics
-from workers.objects.storing import InputsLoaded, Storing, uploads_of
+from workers.objects.storing import InputsLoaded, Storing
 from workers.queue.circuit_breaker import CircuitBreaker
 from workers.queue.claims import Claims
 from workers.queue.events import step_ids
@@ -113,7 +113,7 @@ class Intake:
             run.step_ids.extend(self._breaker.attempt(lambda: step_ids(self._redis, run.job_id)) or [])
         if run.canceled:
             self._publishing.end(run, Canceled())
-        elif run.resumed or uploads_of(run.request):
+        elif run.resumed or run.request.files:
             self._storing.load(run)
         else:
             self.loaded(InputsLoaded(run, {}))

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from PIL import Image
 
 from contract.base import Kind
 from contract.card import ModelCard
-from contract.request import JobRequest
+from contract.request import REQUESTS, JobRequest, Upload
 from core.errors import InvalidRequest
-from service.requests.bodies import FILES, POSTS, Body
+from service.requests.bodies import Body
 from service.requests.cards import installed_cards
+from service.requests.kinds import KINDS
 from service.requests.resolution import resolve
 from service.requests.uploads import read_pictures
 from tests.tiny import CLASSES, MAP_CLASSES, write_tiny
@@ -33,8 +34,8 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelCard]:
 
 
 def resolved(kind: Kind, card: ModelCard, image: bytes = b"", **fields: Any) -> JobRequest:
-    files = {name: image or _png(Image.new("L", (40, 30), 255)) for name in FILES[kind]}
-    body = Body(kind, POSTS[kind].model_validate(fields), files)
+    files = {name: image or _png(Image.new("L", (40, 30), 255)) for name in KINDS[kind].files}
+    body = Body(kind, KINDS[kind].post.model_validate(fields), files)
     return resolve(body, card, read_pictures(body, card, "job", 2**20), 7, "png", 2**20)
 
 
@@ -48,6 +49,15 @@ def _refused(kind: Kind, card: ModelCard, **fields: Any) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
         resolved(kind, card, **fields)
     return caught.value
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_a_declaration_agrees_with_the_contract(kind: Kind) -> None:
+    task, fields = KINDS[kind], REQUESTS[kind].model_fields
+    assert task.files == tuple(name for name, info in fields.items() if info.annotation is Upload)
+    assert task.model_fields <= task.post.model_fields.keys()
+    posted = set(task.post.model_fields) - {"label"} | {"width", "height"}  # named for its number; a picture's own
+    assert posted == fields.keys() - {"kind", "numerics", *task.files}
 
 
 def test_scanned_cards_say_what_each_model_is_for(cards: dict[str, ModelCard]) -> None:
@@ -70,14 +80,14 @@ def test_scanned_cards_say_what_each_model_is_for(cards: dict[str, ModelCard]) -
 
 def test_img2img_has_a_strength_and_the_pictures_size(cards: dict[str, ModelCard]) -> None:
     request = resolved("img2img", cards["plain"], prompt="red")
-    assert (request.width, request.height, request.strength, request.guided) == (40, 30, 0.75, True)
+    assert (request.width, request.height, request.denoising_strength, request.guided) == (40, 30, 0.75, True)
     assert resolved("img2img", cards["plain"], strength=0.2, steps=10).run_steps == 2
 
 
 def test_classes_by_number_and_by_name(cards: dict[str, ModelCard]) -> None:
     request = resolved("class2img", cards["named"], class_id=4, width=128, height=64)
-    assert (request.class_id, request.guidance_scale, request.width, request.height) == (4, 3.0, 128, 64)
-    assert resolved("class2img", cards["named"], label="GOLDFISH").class_id == 2
+    assert (request.class_label, request.guidance, request.width, request.height) == (4, 3.0, 128, 64)
+    assert resolved("class2img", cards["named"], label="GOLDFISH").class_label == 2
 
 
 @pytest.mark.parametrize(
@@ -112,7 +122,7 @@ def test_a_label_map_is_checked_by_the_card(cards: dict[str, ModelCard]) -> None
 
 def test_noise_levels_are_those_of_the_card(cards: dict[str, ModelCard]) -> None:
     request = resolved("upscale", cards["x4"], prompt="red")
-    assert (request.noise_level, request.guidance_scale, request.width) == (20, 9.0, 160)
+    assert (request.class_label, request.guidance, request.width) == (20, 9.0, 160)
     error = _refused("upscale", cards["x4"], noise_level=351)
     assert (error.field, error.value, error.bound) == ("noise_level", 351, 350)
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from core.errors import InvalidRequest
 from service.http.problems import describe, invalid, shown
-from service.requests.bodies import POSTS
+from service.requests.kinds import KINDS
 from service.requests.posts import Post, Txt2ImgPost
 
 NUMBERS = ["steps", "eta", "seed", "num_images", "deadline_ms", "preview_every", "guidance_scale"]
@@ -48,7 +48,7 @@ def test_outside_the_bounds(field: str, distance: int, above: bool) -> None:
     assert error.value == shown(value)
 
 
-@pytest.mark.parametrize("model", POSTS.values())
+@pytest.mark.parametrize("model", [task.post for task in KINDS.values()])
 def test_every_field_has_a_meaning_a_bound_and_a_default(model: type[Post]) -> None:
     for name, info in model.model_fields.items():
         assert info.description, name

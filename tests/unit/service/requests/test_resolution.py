@@ -8,7 +8,7 @@ import pytest
 
 from contract.base import Kind
 from contract.measurements import Rates
-from contract.request import JobRequest, Upload
+from contract.request import JobRequest, Txt2ImgRequest, Upload
 from core.errors import InvalidRequest, NoCheckpoint, NotFound, QueueFull
 from service.admission.estimates import Backlog, idle_seconds, predict, queued_eta
 from service.requests.bodies import Body
@@ -36,13 +36,13 @@ def resolved(post: Post, kind: Kind = "txt2img", size: tuple[int, int] | None = 
 def test_defaults_are_the_models() -> None:
     request = resolved(Txt2ImgPost(prompt="red"))
     assert (request.width, request.height, request.steps) == (64, 64, 20)
-    assert (request.sampler, request.guidance_scale, request.eta) == ("ddim", 4.0, 0.0)
-    assert (request.mask_mode, request.strength, request.image) == (None, None, None)
-    assert resolved(UpscalePost(), "upscale", (9, 7)).guidance_scale == 1.0
+    assert (request.sampler, request.guidance, request.eta) == ("ddim", 4.0, 0.0)
+    assert isinstance(request, Txt2ImgRequest)
+    assert resolved(UpscalePost(), "upscale", (9, 7)).guidance == 1.0
 
 
 def test_zero_is_no_default() -> None:
-    assert resolved(Txt2ImgPost(guidance_scale=0.0)).guidance_scale == 0.0
+    assert resolved(Txt2ImgPost(guidance_scale=0.0)).guidance == 0.0
 
 
 def test_sizes() -> None:

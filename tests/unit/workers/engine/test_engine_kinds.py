@@ -6,6 +6,7 @@ import io
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from contract.request import REQUESTS
 from core.errors import InvalidRequest
 from models.checkpoints.load import load
 from models.networks.conditioning import SpatialRescaler
 from models.pipeline import LatentDiffusion
 from models.samplers.noise import noise
 from models.schedule import NoiseSchedule
-from tests.engines import NOWHERE, finished, inpaint, make_engine, make_request, mask_bytes, picture_bytes, play, png
+from tests.engines import finished, inpaint, make_engine, make_request, mask_bytes, picture_bytes, play, png
 from tests.tiny import CLASSES, MAP_CLASSES, configs, write_tiny
 from workers.engine.conditioning import LOW_RES, Conditions, PromptCache, of_image, prepare
 from workers.engine.job_spec import JobSpec, job_spec_of
@@ -37,9 +39,8 @@ def model_of(kind: str) -> LatentDiffusion:
 
 def admission(kind: str, model: str, image: bytes | None = None, **changes: object) -> Admission:
     fields: dict[str, object] = {"kind": kind, "model": model, "guidance_scale": 1.0, "steps": 2, "prompt": ""}
-    if image is None:
-        return Admission("a", make_request(**fields | changes))
-    return Admission("a", make_request(**fields | {"image": NOWHERE} | changes), {"image": image})
+    known = {name: value for name, value in fields.items() if name in REQUESTS[kind].model_fields}
+    return Admission("a", make_request(**known | changes), {} if image is None else {"image": image})
 
 
 def prepared(job: Admission) -> tuple[JobSpec, Conditions]:
@@ -61,7 +62,8 @@ def label_map(width: int, height: int) -> bytes:
 def test_text_and_unconditional_models_draw_without_a_picture(kind: str) -> None:
     config = configs()[kind]
     task = "txt2img" if config.classes is None else "class2img"
-    [picture] = drawn(admission(task, kind, class_id=0 if task == "class2img" else None, width=96, height=72))
+    changes: dict[str, Any] = {"class_id": 0} if task == "class2img" else {}
+    [picture] = drawn(admission(task, kind, width=96, height=72, **changes))
     assert picture.size == (96, 72)
 
 
@@ -88,8 +90,8 @@ def test_labels_of_the_time_embedding_are_classes_without_guidance() -> None:
     assert not np.array_equal(one, other)
 
 
-@pytest.mark.parametrize(("model", "number"), [("class", CLASSES), ("label", CLASSES), ("class", None)])
-def test_a_class_that_the_weights_lack_is_refused(model: str, number: int | None) -> None:
+@pytest.mark.parametrize(("model", "number"), [("class", CLASSES), ("label", CLASSES), ("class", -1)])
+def test_a_class_that_the_weights_lack_is_refused(model: str, number: int) -> None:
     with pytest.raises(InvalidRequest) as caught:
         prepared(admission("class2img", model, class_id=number))
     assert (caught.value.field, caught.value.value, caught.value.bound) == ("class_id", number, f"0 to {CLASSES - 1}")

@@ -73,15 +73,17 @@ def test_uploads_are_read(redis: Redis, storing: Storing, folder: Path) -> None:
     (folder / "uploads").mkdir(parents=True)
     (folder / "uploads" / "i").write_bytes(b"picture")
     upload = Upload(path="uploads/i", sha256="0", bytes=7, width=1, height=1)
-    storing.load(hold(redis, image=upload))
+    storing.load(hold(redis, kind="img2img", image=upload))
     (loaded,) = storing.reports(5)
     assert isinstance(loaded, InputsLoaded)
     assert loaded.files == {"image": b"picture"}
 
 
-def test_a_missing_upload_is_told(redis: Redis, storing: Storing) -> None:
-    upload = Upload(path="uploads/gone", sha256="0", bytes=7, width=1, height=1)
-    storing.load(hold(redis, mask=upload))
+def test_a_missing_upload_is_told(redis: Redis, storing: Storing, folder: Path) -> None:
+    (folder / "uploads").mkdir(parents=True)
+    (folder / "uploads" / "i").write_bytes(b"picture")
+    image, gone = (Upload(path=f"uploads/{name}", sha256="0", bytes=7, width=1, height=1) for name in ("i", "gone"))
+    storing.load(hold(redis, kind="inpaint", image=image, mask=gone))
     (report,) = storing.reports(5)
     assert isinstance(report, StorageRefused)
     assert isinstance(report.error, JobFailed)

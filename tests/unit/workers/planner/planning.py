@@ -17,7 +17,7 @@ def make_table(**changes: Any) -> StepTimes:
     times = ShapeTimes(
         shape=(4, 32, 32),
         calls={1: 0.02, 2: 0.02, 4: 0.022, 8: 0.028, 16: 0.04},
-        encode_s={"txt2img": 0.01},
+        encode_s={"txt2img": 0.01, "img2img": 0.01},
         decode_s=0.012,
     )
     values: dict[str, Any] = {"model": "m", "latent_factor": 8, "shapes": (times,), "store_s": 0.02}

@@ -21,7 +21,7 @@ def test_calls_are_interpolated_by_rows() -> None:
 
 
 def test_a_job_is_priced_as_the_contract_counts_it() -> None:
-    (job,) = make_costs(make_class(steps=20, strength=0.5, num_images=3)).jobs
+    (job,) = make_costs(make_class(kind="img2img", steps=20, strength=0.5, num_images=3)).jobs
     assert (job.steps, job.rows, job.images, job.shape) == (10, 2, 3, (4, 32, 32))
     (job,) = make_costs(make_class(guidance_scale=1.0)).jobs
     assert job.rows == 1

@@ -38,7 +38,7 @@ log = structlog.get_logger("service")
 
 
 def safe_headers(settings: Settings) -> dict[str, str]:
-    """Headers of every answer; the page may show images from the storage, if clients are sent there."""
+    """Make the headers of every answer; the page may show images from the storage, if clients are sent there."""
     public = urlsplit(settings.storage_public_url or "")
     images = f" {public.scheme}://{public.netloc}" if public.netloc else ""
     return {"Content-Security-Policy": CSP.format(images=images), **SAFE_HEADERS}
@@ -48,13 +48,13 @@ class RequestCounts(Protocol):
     """Who is told of every request's end."""
 
     def refused(self, reason: str) -> None:
-        """A request was refused, by the slug of its problem."""
+        """Count a request that was refused, by the slug of its problem."""
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
-        """An answer has ended."""
+        """Count an answer that has ended."""
 
 
-class Guards:
+class EdgeMiddleware:
     """The outermost layer of the application."""
 
     def __init__(self, app: ASGIApp, settings: Settings, counts: RequestCounts, stopping: asyncio.Event) -> None:
@@ -88,7 +88,7 @@ class Guards:
             await limited.check_length(headers)
         except LatentdError as error:
             self._counts.refused(error.slug)
-            await error_response(error)(scope, receive, answer)
+            await error_response(error, scope)(scope, receive, answer)
             return
         await self._app(scope, limited, answer)
 
@@ -124,6 +124,6 @@ def _method(method: str) -> str:
 
 
 def route_template(scope: Scope) -> str:
-    """The route's template, never a path with ids; `static` for the page's files and for all that is unknown."""
+    """Return the route's template, never a path with ids; `static` for the page's files and all that is unknown."""
     route = scope.get("route")
     return str(getattr(route, "path_format", None) or "static")

@@ -1,0 +1,125 @@
+"""Handlers of every error that a route raises: each is answered as a problem, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from obstore.exceptions import BaseError
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from redis.exceptions import (
+    AuthenticationError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from core.errors import LatentdError, MalformedRequest, NotFound, Problem, Unavailable
+from service.http.problems import cut, error_response, problem_format, problem_response, refusal
+
+CLIENT_LEFT = 499  # as nginx counts it
+# Redis refuses writes with these: its memory or disk is full, it is a replica, or without its master. The client
+# knows some by type and drops their code; Redis 6.2 puts a script's into the middle of the text.
+_REFUSALS = (OutOfMemoryError, ReadOnlyError, MasterDownError)
+_CODES = ("MISCONF", "-OOM", "-READONLY")
+
+log = structlog.get_logger("service")
+
+
+async def _on_latentd(request: Request, error: Exception) -> Response:
+    assert isinstance(error, LatentdError)
+    if error.status >= 500:
+        log.warning("unable", detail=error.detail, status=error.status)
+    return _counted(request, error)
+
+
+def _counted(request: Request, error: LatentdError) -> Response:
+    request.app.state.gateway.metrics.rejected.labels(error.slug).inc()
+    return error_response(error, request.scope)
+
+
+async def _on_validation(request: Request, error: Exception) -> Response:
+    """Answer what FastAPI refuses in queries, paths and headers; the first part of `loc` says which of them."""
+    assert isinstance(error, RequestValidationError)
+    found = [{**item, "loc": item["loc"][1:]} for item in error.errors()]
+    return _counted(request, refusal(found, _declared(request)))
+
+
+def _declared(request: Request) -> Mapping[str, FieldInfo]:
+    """Collect the fields of the route's query models and parameters, by name."""
+    dependant = getattr(request.scope.get("route"), "dependant", None)
+    fields: dict[str, FieldInfo] = {}
+    for parameter in [*getattr(dependant, "query_params", []), *getattr(dependant, "path_params", [])]:
+        model = parameter.field_info.annotation
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            fields |= model.model_fields
+        else:
+            fields[parameter.alias] = parameter.field_info
+    return fields
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    """Answer routing's own refusals: no such path, a method that the path lacks, a form that can't be parsed."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        unknown = NotFound(f"nothing is served at {cut(request.url.path)}", value=request.url.path)
+        return error_response(unknown, request.scope)
+    if error.status_code == 400:
+        return error_response(MalformedRequest(str(error.detail)), request.scope)
+    detail = f"{request.method} {cut(request.url.path)}: {error.detail}"
+    problem = Problem(title=str(error.detail), status=error.status_code, detail=detail)
+    return problem_format(request.scope)(problem, error.headers or {})
+
+
+def unavailable(error: RedisError) -> LatentdError:
+    """Make an error of Redis one of ours: 503 where it is away or refuses writes, else 500."""
+    transient = isinstance(error, RedisConnectionError | RedisTimeoutError) and not isinstance(
+        error, AuthenticationError
+    )
+    refused = isinstance(error, ResponseError) and any(code in str(error) for code in _CODES)
+    if transient or refused or isinstance(error, _REFUSALS):
+        return Unavailable("Redis doesn't answer, or takes no writes; nothing was changed")
+    log.error("unexpected error of Redis", exc_info=error)
+    return LatentdError("an unexpected error; the service's log has it under this request's id")
+
+
+async def _on_redis(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RedisError)
+    return await _on_latentd(request, unavailable(error))
+
+
+async def _on_any(request: Request, error: Exception) -> Response:
+    log.error("unexpected error", path=request.url.path, exc_info=error)
+    problem = LatentdError("an unexpected error; the service's log has it under this request's id").problem()
+    return problem_format(request.scope)(problem, {})
+
+
+async def _on_leaving(_request: Request, _error: Exception) -> Response:
+    """Answer a client that left while it sent its body: nobody reads it, but it counts as no mistake of ours."""
+    return Response(status_code=CLIENT_LEFT)
+
+
+async def _on_storage(request: Request, error: Exception) -> Response:
+    return await _on_latentd(request, Unavailable(f"the object storage doesn't answer: {type(error).__name__}"))
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` as a problem; a router whose clients expect another format adds its prefix."""
+    app.state.problem_formats = {"/": problem_response}
+    app.add_exception_handler(LatentdError, _on_latentd)
+    app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(RedisError, _on_redis)
+    app.add_exception_handler(BaseError, _on_storage)
+    app.add_exception_handler(ClientDisconnect, _on_leaving)
+    app.add_exception_handler(Exception, _on_any)

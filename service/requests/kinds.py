@@ -1,0 +1,148 @@
+"""The kinds of task, each declared once: routes, bodies, resolution and the OpenAPI document follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from contract.base import Kind
+from contract.card import ModelCard
+from service.requests import decoding, parameters
+from service.requests.decoding import Size
+from service.requests.posts import (
+    Class2ImgPost,
+    Img2ImgPost,
+    InpaintPost,
+    Post,
+    Semantic2ImgPost,
+    Txt2ImgPost,
+    UpscalePost,
+)
+
+P = TypeVar("P", bound=Post)
+Examples: TypeAlias = Mapping[str, Mapping[str, object]]
+
+# Fields that a model may lack; all others concern the job.
+DRAWING = frozenset({"steps", "sampler", "eta"})
+GUIDANCE = frozenset({"guidance_scale"})
+TEXT = frozenset({"prompt", "negative_prompt"}) | GUIDANCE
+SIZE = frozenset({"width", "height"})
+_PICTURE = "iVBORw0KGgo…"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskKind(Generic[P]):
+    """One kind of task, served at /v1/{kind}. `files` are required, by name."""
+
+    kind: Kind
+    post: type[P]
+    summary: str
+    description: str = ""
+    files: tuple[str, ...] = ()
+    decode: Callable[[P, Mapping[str, bytes], ModelCard, int], dict[str, Size]] = decoding.no_files
+    size: Callable[[P, ModelCard, Size | None], Size] = parameters.image_size  # of the answer, by that of the image
+    resolve: Callable[[P, ModelCard], dict[str, Any]] = parameters.no_parameters  # those of this kind
+    model_fields: frozenset[str] = DRAWING  # refused where the model's card doesn't list them
+    examples: Examples = field(default_factory=dict)
+
+
+TXT2IMG = TaskKind(
+    kind="txt2img",
+    post=Txt2ImgPost,
+    summary="Text to image",
+    size=parameters.chosen_size,
+    resolve=parameters.prompted,
+    model_fields=DRAWING | TEXT | SIZE,
+    examples={
+        "short": {"summary": "A prompt alone", "value": {"prompt": "red heart"}},
+        "full": {
+            "summary": "Everything chosen",
+            "value": {
+                "prompt": "penguin on a navy background",
+                "negative_prompt": "hat",
+                "width": 256,
+                "height": 256,
+                "steps": 12,
+                "guidance_scale": 4.0,
+                "sampler": "ddim",
+                "eta": 0.0,
+                "seed": 7,
+                "num_images": 2,
+                "output_format": "webp",
+                "priority": "bulk",
+                "determinism": "strict",
+                "preview_every": 5,
+            },
+        },
+    },
+)
+INPAINT = TaskKind(
+    kind="inpaint",
+    post=InpaintPost,
+    summary="Repaint the masked part of a picture",
+    description="Pixels outside the mask (and its feather) are byte-equal to the upload in PNG and WebP answers.",
+    files=("image", "mask"),
+    decode=decoding.picture_and_mask,
+    resolve=parameters.repainted,
+    model_fields=DRAWING | TEXT | {"strength"},
+    examples={
+        "base64": {
+            "summary": "Picture and mask as base64",
+            "value": {"prompt": "red heart", "image": _PICTURE, "mask": _PICTURE, "mask_mode": "white"},
+        }
+    },
+)
+UPSCALE = TaskKind(
+    kind="upscale",
+    post=UpscalePost,
+    summary="Super-resolution",
+    description="The answer is the model's `scale` times larger than the picture, in width and in height.",
+    files=("image",),
+    decode=decoding.picture,
+    size=parameters.enlarged_size,
+    resolve=parameters.enlarged,
+    model_fields=DRAWING | TEXT | {"noise_level"},
+    examples={"base64": {"summary": "Picture as base64", "value": {"image": _PICTURE}}},
+)
+IMG2IMG = TaskKind(
+    kind="img2img",
+    post=Img2ImgPost,
+    summary="Draw over a picture",
+    description="SDEdit: noise by `strength` over the picture, then the last steps of a drawing. Transparency is left "
+    "out.",
+    files=("image",),
+    decode=decoding.picture,
+    resolve=parameters.drawn_over,
+    model_fields=DRAWING | TEXT | {"strength"},
+    examples={
+        "base64": {
+            "summary": "Picture as base64",
+            "value": {"prompt": "red heart", "image": _PICTURE, "strength": 0.6},
+        }
+    },
+)
+CLASS2IMG = TaskKind(
+    kind="class2img",
+    post=Class2ImgPost,
+    summary="A picture of a class",
+    size=parameters.chosen_size,
+    resolve=parameters.classed,
+    model_fields=DRAWING | GUIDANCE | SIZE | {"class_id", "label"},
+    examples={
+        "number": {"summary": "By number", "value": {"class_id": 207}},
+        "name": {"summary": "By name, where the card has names", "value": {"label": "golden retriever"}},
+    },
+)
+SEMANTIC2IMG = TaskKind(
+    kind="semantic2img",
+    post=Semantic2ImgPost,
+    summary="Label map to image",
+    description="A class that the model hasn't is refused with the position (x, y) of its first pixel.",
+    files=("image",),
+    decode=decoding.label_map,
+    examples={"base64": {"summary": "Label map as base64", "value": {"image": _PICTURE}}},
+)
+
+_ALL: tuple[TaskKind[Any], ...] = (TXT2IMG, INPAINT, UPSCALE, IMG2IMG, CLASS2IMG, SEMANTIC2IMG)
+KINDS: Mapping[Kind, TaskKind[Any]] = {task.kind: task for task in _ALL}

@@ -1,0 +1,82 @@
+"""What the kinds resolve each in its own way: the answer's size, and the parameters that only some kinds have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from contract.card import ModelCard
+from core.errors import InvalidRequest
+from service.requests.decoding import Size
+from service.requests.labels import check_below, class_of
+from service.requests.posts import Class2ImgPost, Guided, Img2ImgPost, InpaintPost, Post, Prompted, Sized, UpscalePost
+
+
+def chosen_size(post: Sized, card: ModelCard, _image: Size | None) -> Size:
+    """Return the size that was asked for, else the model's native one."""
+    return post.width or card.native_size, post.height or card.native_size
+
+
+def image_size(_post: Post, _card: ModelCard, image: Size | None) -> Size:
+    """Return the uploaded picture's size.
+
+    Raises:
+        InvalidRequest: there is no picture.
+    """
+    if image is None:
+        raise InvalidRequest("image is required", field="image", bound="a PNG, JPEG or WebP file")
+    return image
+
+
+def enlarged_size(post: Post, card: ModelCard, image: Size | None) -> Size:
+    """Return the uploaded picture's size times the model's scale. Raises as `image_size`."""
+    width, height = image_size(post, card, image)
+    return width * card.scale, height * card.scale
+
+
+def no_parameters(_post: Post, _card: ModelCard) -> dict[str, Any]:
+    """Return nothing."""
+    return {}
+
+
+def guided(post: Guided, card: ModelCard) -> dict[str, Any]:
+    """Return the guidance; 1 for a model that has none."""
+    default = card.defaults.guidance_scale if "guidance_scale" in card.fields else 1.0
+    return {"guidance_scale": default if post.guidance_scale is None else post.guidance_scale}
+
+
+def prompted(post: Prompted, card: ModelCard) -> dict[str, Any]:
+    """Return the texts and the guidance."""
+    return {"prompt": post.prompt, "negative_prompt": post.negative_prompt or "", **guided(post, card)}
+
+
+def repainted(post: InpaintPost, card: ModelCard) -> dict[str, Any]:
+    """Return how the mask is read, beside the texts."""
+    strength = card.defaults.strength if post.strength is None else post.strength
+    return {
+        "mask_mode": post.mask_mode,
+        "feather": post.feather,
+        "strength": strength,
+        **prompted(post, card),
+    }
+
+
+def drawn_over(post: Img2ImgPost, card: ModelCard) -> dict[str, Any]:
+    """Return the strength, beside the texts."""
+    strength = card.defaults.img2img_strength if post.strength is None else post.strength
+    return {"strength": strength, **prompted(post, card)}
+
+
+def enlarged(post: UpscalePost, card: ModelCard) -> dict[str, Any]:
+    """Return the noise level, beside the texts.
+
+    Raises:
+        InvalidRequest: a level that the model hasn't.
+    """
+    level = card.defaults.noise_level if post.noise_level is None else post.noise_level
+    check_below("noise_level", level, card.noise_levels, card)
+    return {"noise_level": level, **prompted(post, card)}
+
+
+def classed(post: Class2ImgPost, card: ModelCard) -> dict[str, Any]:
+    """Return the class and the guidance. Raises as `class_of`."""
+    return {"class_id": class_of(post, card), **guided(post, card)}

@@ -1,0 +1,73 @@
+"""The union of requests: a kind has exactly its fields, and what it lacks stands for nothing."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+from pydantic import ValidationError
+
+from contract.base import Kind
+from contract.request import REQUESTS, Img2ImgRequest, InpaintRequest, Upload, parse_request
+
+COMMON = {"model": "m", "width": 64, "height": 64, "steps": 10, "sampler": "ddim", "seed": 2**32 - 1}
+IMAGE = Upload(path="image", sha256="0", bytes=1, width=8, height=8)
+OWN: dict[str, dict[str, Any]] = {
+    "txt2img": {"prompt": "red", "negative_prompt": "hat", "guidance_scale": 4.0},
+    "inpaint": {"image": IMAGE, "mask": IMAGE, "mask_mode": "auto", "feather": 3, "strength": 0.5},
+    "upscale": {"image": IMAGE, "noise_level": 20},
+    "img2img": {"image": IMAGE, "strength": 0.5},
+    "class2img": {"class_id": 3, "guidance_scale": 4.0},
+    "semantic2img": {"image": IMAGE},
+}
+
+
+def test_every_kind_has_a_model() -> None:
+    assert tuple(REQUESTS) == get_args(Kind)
+    assert tuple(OWN) == get_args(Kind)
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+def test_a_request_travels_as_it_is(kind: str) -> None:
+    request = parse_request({"kind": kind, **COMMON, **OWN[kind]})
+    assert type(request) is REQUESTS[kind]
+    assert parse_request(request.arguments()) == request
+    assert request.model_dump(mode="json")["seeds"] == [2**32 - 1]
+    assert set(request.arguments()) == set(REQUESTS[kind].model_fields)
+
+
+@pytest.mark.parametrize(("kind", "field"), [(kind, field) for kind in OWN for own in OWN.values() for field in own])
+def test_fields_of_other_kinds_are_refused(kind: str, field: str) -> None:
+    known = field in REQUESTS[kind].model_fields
+    value = next(own[field] for own in OWN.values() if field in own)
+    values = {"kind": kind, **COMMON, **OWN[kind], field: value}
+    if known:
+        parse_request(values)
+        return
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        parse_request(values)
+
+
+def test_what_a_kind_lacks_changes_nothing() -> None:
+    request = parse_request({"kind": "semantic2img", **COMMON, **OWN["semantic2img"]})
+    assert (request.text, request.negative_text, request.guided, request.class_label) == ("", "", False, None)
+    assert (request.denoising_strength, request.run_steps, request.rows) == (1.0, 10, 10)
+
+
+def test_what_a_kind_has_counts() -> None:
+    inpaint = parse_request({"kind": "inpaint", **COMMON, **OWN["inpaint"], "num_images": 2, "guidance_scale": 2.0})
+    assert isinstance(inpaint, InpaintRequest)
+    assert (inpaint.run_steps, inpaint.rows, list(inpaint.files)) == (10, 20, ["image", "mask"])
+    least = parse_request({"kind": "img2img", **COMMON, "image": IMAGE, "strength": 0.001})
+    assert isinstance(least, Img2ImgRequest)
+    assert least.run_steps == 1
+    assert parse_request({"kind": "class2img", **COMMON, **OWN["class2img"]}).class_label == 3
+    assert parse_request({"kind": "upscale", **COMMON, **OWN["upscale"]}).class_label == 20
+
+
+@pytest.mark.parametrize(("kind", "field"), [("class2img", "class_id"), ("inpaint", "mask"), ("upscale", "image")])
+def test_what_a_kind_needs_is_there(kind: str, field: str) -> None:
+    values = {"kind": kind, **COMMON, **OWN[kind]}
+    for missing in ({name: value for name, value in values.items() if name != field}, {**values, field: None}):
+        with pytest.raises(ValidationError, match=field):
+            parse_request(missing)
