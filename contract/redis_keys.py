@@ -12,7 +12,6 @@ WAKES = 64
 JOBS_KEY = "latentd:jobs"  # sorted set: job id → created_at in Unix milliseconds
 DEPLOYMENT_KEY = "latentd:deployment"  # string: the id that this Redis shares with its storage
 CARDS_KEY = "latentd:cards"  # hash: model id → card JSON
-RATES_KEY = "latentd:rates"  # hash: model id → Rates JSON
 OUTBOX_KEY = "latentd:outbox"  # stream of (job, type): ended jobs with a webhook_url, type as their status
 DEADLINES_KEY = "latentd:deadlines"  # sorted set: job id → deadline in Unix milliseconds
 RETRIES_KEY = "latentd:retries"  # hash: why (marks.Returned) → jobs queued again, ever
@@ -73,13 +72,17 @@ def list_key(owner: str) -> str:
 
 
 def work_key(model: str, lane: Lane) -> str:
-    """Hash: job id → rows, of jobs that wait or run; the sum is the lane's backlog."""
+    """Hash: job id → its measurements.JobWork as text, of jobs that wait or run: the lane's backlog."""
     return f"latentd:work:{model}:{lane}"
 
 
 def serving_key(model: str) -> str:
-    """Sorted set: worker name → Unix time until which it counts as alive."""
+    """Sorted set: serving_member of each worker → Unix time until which it counts as alive."""
     return f"latentd:serving:{model}"
+
+
+def serving_member(worker: str, device_kind: str) -> str:
+    return f"{worker}@{device_kind}"
 
 
 def wake_key(queue: str) -> str:
@@ -99,7 +102,7 @@ def lease_key(what: str) -> str:
 
 
 def step_times_key(model: str) -> str:
-    """Hash: cell of the step-time table → seconds; its cells are read and written by workers.steptimes alone."""
+    """Hash: cell of the step-time table @ device kind → seconds; LATENT_FACTOR, WRITTEN_AT (contract.measurements)."""
     return f"latentd:steptimes:{model}"
 
 

@@ -16,7 +16,7 @@ from redis.retry import Retry
 from contract.redis_keys import KEYS_KEY
 from core.settings import Settings
 from core.storage import Store, open_public, open_store
-from service.admission.estimates import Backlogs
+from service.admission.backlogs import Backlogs
 from service.jobs.waiting import Ends
 from service.metrics.families import Metrics
 from service.requests.cards import CardShelf

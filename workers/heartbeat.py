@@ -19,8 +19,7 @@ from rq.utils import current_timestamp, now
 from rq.worker.base import BaseWorker
 from rq.worker_registration import register
 
-from contract.measurements import Rates
-from contract.redis_keys import RATES_KEY, places_key, serving_key
+from contract.redis_keys import places_key, serving_key, serving_member
 from jobs.run import JobRun
 from workers.metrics.step_times import write_cells
 from workers.queue.circuit_breaker import CircuitBreaker
@@ -37,7 +36,7 @@ log = structlog.get_logger()
 
 
 class Heartbeat(threading.Thread):
-    """Beats every 4 s for what `held` and `rates` answer at that moment.
+    """Beats every 4 s for what `held` and `times` answer at that moment.
 
     It ends the process once the loop has been in one round for longer than `hang_s`.
     """
@@ -48,8 +47,8 @@ class Heartbeat(threading.Thread):
         redis: Redis,
         reaper: Reaper,
         models: Sequence[str],
+        device_kind: str,
         held: Callable[[], Sequence[JobRun]],
-        rates: Callable[[], Mapping[str, Rates]],
         times: Callable[[], Mapping[str, Mapping[str, float]]],
         round_s: Callable[[], float] = lambda: 0.0,
         hang_s: float = math.inf,
@@ -59,8 +58,8 @@ class Heartbeat(threading.Thread):
         self._redis = redis
         self._reaper = reaper
         self._models = models
+        self._member = serving_member(worker.name, device_kind)
         self._held = held
-        self._rates = rates
         self._times = times
         self._round_s = round_s
         self._hang_s = hang_s
@@ -136,10 +135,8 @@ class Heartbeat(threading.Thread):
             pipe.hset(places_key(machine()), self._worker.name, place)
             pipe.expire(places_key(machine()), PLACES_TTL_S)
         for model in self._models:
-            pipe.zadd(serving_key(model), {self._worker.name: moment + HEARTBEAT_TTL_S})
+            pipe.zadd(serving_key(model), {self._member: moment + HEARTBEAT_TTL_S})
             pipe.zremrangebyscore(serving_key(model), 0, moment)
-        for model, rates in self._rates().items():
-            pipe.hset(RATES_KEY, model, rates.to_json())
         for model, cells in self._times().items():
             write_cells(pipe, model, cells)
 

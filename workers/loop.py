@@ -20,7 +20,6 @@ from workers.engine.engine import Engine
 from workers.engine.messages import Admission, Called, Finished, Outcome, OutOfMemory, Prepared, Stepped
 from workers.engine.messages import Failed as TaskFailed
 from workers.metrics.families import WorkerMetrics
-from workers.metrics.rates import RateMeter
 from workers.metrics.step_times import StepTimer
 from workers.objects.storing import Loaded, Report, Stored, Storing
 from workers.queue.circuit_breaker import CircuitBreaker
@@ -53,8 +52,7 @@ class Loop:
     ) -> None:
         redis = worker.connection
         self.claims = Claims(worker, redis, models, engine.numerics, clock)
-        self.rates = RateMeter()
-        self.times = StepTimer(models)
+        self.times = StepTimer({model: engine.models[model] for model in models})
         self._worker = worker
         self._engine = engine
         self._models = models
@@ -232,7 +230,6 @@ class Loop:
         """What the engine did."""
         if isinstance(outcome, Called):
             self._metrics.called(outcome)
-            self.rates.called(outcome)
             return
         if isinstance(outcome, OutOfMemory):
             self._metrics.out_of_memory.labels(outcome.model).inc()
@@ -286,7 +283,6 @@ class Loop:
         held.store_s += stored.seconds
         self._progress.image(held, stored.index, stored.info)
         self._metrics.images.labels(held.request.kind, held.model).inc()
-        self.rates.imaged(held.model, stored.try_s + held.decode_s / held.request.num_images)
         self.times.stored(held.model, stored.try_s)
         if held.complete:
             self._end(held, Succeeded(held.result()))
