@@ -11,7 +11,6 @@ JOBS_KEY = "latentd:jobs"  # sorted set: job id → created_at in Unix milliseco
 LAYOUT_KEY = "latentd:layout"  # string: contract version of the newest release that has used this Redis
 DEPLOYMENT_KEY = "latentd:deployment"  # string: the id that this Redis shares with its storage
 CARDS_KEY = "latentd:cards"  # hash: model id → card JSON
-RATES_KEY = "latentd:rates"  # hash: model id → Rates JSON
 OUTBOX_KEY = "latentd:outbox"  # stream of (job, type): ended jobs with a webhook_url, type as their status
 DEADLINES_KEY = "latentd:deadlines"  # sorted set: job id → deadline in Unix milliseconds
 RETRIES_KEY = "latentd:retries"  # hash: why (events.Returned) → jobs queued again, ever
@@ -79,13 +78,17 @@ def list_key(owner: str) -> str:
 
 
 def work_key(model: str, lane: Lane) -> str:
-    """Hash: job id → rows, of jobs that wait or run; the sum is the lane's backlog."""
+    """Hash: job id → its measurements.JobWork as text, of jobs that wait or run: the lane's backlog."""
     return f"latentd:work:{model}:{lane}"
 
 
 def serving_key(model: str) -> str:
-    """Sorted set: worker name → Unix time until which it counts as alive."""
+    """Sorted set: serving_member of each worker → Unix time until which it counts as alive."""
     return f"latentd:serving:{model}"
+
+
+def serving_member(worker: str, device_kind: str) -> str:
+    return f"{worker}@{device_kind}"
 
 
 def wake_key(queue: str) -> str:
@@ -105,7 +108,7 @@ def lease_key(what: str) -> str:
 
 
 def step_times_key(model: str) -> str:
-    """Hash: cell of the step-time table → seconds; read and written by workers.metrics.step_times."""
+    """Hash: cell of the step-time table @ device kind → seconds; LATENT_FACTOR, WRITTEN_AT (contract.measurements)."""
     return f"latentd:steptimes:{model}"
 
 

@@ -29,6 +29,7 @@ from rq.utils import utcformat
 from contract.base import CONTRACT_VERSION, Kind
 from contract.job import JOB_FUNCTION, JobRecord
 from contract.lanes import queue_name
+from contract.measurements import JobWork
 from contract.redis_keys import (
     DEADLINES_KEY,
     JOBS_KEY,
@@ -255,4 +256,4 @@ def _create_values(record: JobRecord) -> list[str | int]:
     request = record.request
     created_ms = int(record.created_at.timestamp() * 1000)
     deadline = "" if request.deadline_ms is None else created_ms + request.deadline_ms
-    return [record.id, record.to_json(), created_ms, request.rows, request.run_steps, deadline]
+    return [record.id, record.to_json(), created_ms, str(JobWork.of(request)), request.run_steps, deadline]

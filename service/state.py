@@ -17,7 +17,7 @@ from contract.redis_keys import KEYS_KEY
 from core.settings import Settings
 from core.storage import Store, open_public, open_store
 from jobs.layout import check_connection
-from service.admission.estimates import Backlogs
+from service.admission.backlogs import Backlogs
 from service.jobs.waiting import Waiters
 from service.metrics.families import Metrics
 from service.requests.cards import CardRegistry

@@ -14,7 +14,7 @@ from contract.job import Job, JobRecord, JobWarning
 from contract.request import JobRequest
 from core.errors import Conflict, InvalidRequest, LatentdError, QueueFull, RateLimited
 from jobs.create import Created, LaneFull, create, drawn_seed, find, key_digest, new_id, replay
-from service.admission.estimates import Backlog, Estimate, gpu_seconds, idle_seconds, predict
+from service.admission.estimates import Backlog, Estimate, estimate, gpu_seconds, idle_seconds, least_seconds
 from service.admission.retry_after import retry_after
 from service.auth.access import Caller
 from service.jobs.events import StopSignals, wait_end
@@ -131,19 +131,24 @@ async def _choose(gateway: Gateway, body: Body) -> ModelCard:
 
 def check_deadline(request: JobRequest, backlog: Backlog) -> None:
     """Refuse a deadline that can't be met: 422 on an idle queue, 429 because of this one."""
-    if request.deadline_ms is None or backlog.rates is None:
+    if request.deadline_ms is None:
         return
-    idle_s, deadline_s = idle_seconds(request, backlog.rates), request.deadline_ms / 1000
-    if idle_s > deadline_s:
+    least_s, idle_s = least_seconds(request, backlog.fleet), idle_seconds(request, backlog.fleet)
+    if least_s is None or idle_s is None:
+        return
+    deadline_s = request.deadline_ms / 1000
+    if least_s > deadline_s:
         raise InvalidRequest(
-            f"deadline_ms is {request.deadline_ms}; the job takes about {idle_s:.1f} s with nothing before it",
+            f"deadline_ms is {request.deadline_ms}; the job takes about {least_s:.1f} s with nothing before it",
             field="deadline_ms",
             value=request.deadline_ms,
-            bound=f"{round(idle_s * 1000)} or more",
+            bound=f"{round(least_s * 1000)} or more",
         )
     wait_s = backlog.wait_s or 0.0
     if wait_s + idle_s > deadline_s:
-        detail = f"deadline_ms is {request.deadline_ms}; the queue alone takes about {wait_s:.1f} s"
+        detail = (
+            f"deadline_ms is {request.deadline_ms}; the queue alone takes about {wait_s:.1f} s, the job {idle_s:.1f} s"
+        )
         late = max(1, round(wait_s + idle_s - deadline_s))
         raise QueueFull(detail, retry_after=late, field="deadline_ms", value=request.deadline_ms)
 
@@ -152,7 +157,9 @@ def dry_run(gateway: Gateway, planned: PlannedJob) -> DryRun:
     """The plan as an answer; nothing is stored."""
     request, folder = planned.request, gateway.cards.folder(planned.card.id)
     tokens = count_tokens(planned.card, folder, request.text)
-    return DryRun(request=request, tokens=tokens, estimate=predict(request, planned.backlog), warnings=planned.warnings)
+    return DryRun(
+        request=request, tokens=tokens, estimate=estimate(request, planned.backlog), warnings=planned.warnings
+    )
 
 
 async def enqueue(gateway: Gateway, caller: Caller, planned: PlannedJob) -> Created:
@@ -207,8 +214,7 @@ async def _full(gateway: Gateway, planned: PlannedJob, waiting: int) -> QueueFul
 
 def _charge(planned: PlannedJob, budget_s: float) -> float:
     """The job's predicted GPU-seconds; 0 until a worker has measured its model."""
-    rates = planned.backlog.rates
-    seconds = 0.0 if rates is None else round(gpu_seconds(planned.request, rates), 3)
+    seconds = round(gpu_seconds(planned.request, planned.backlog.fleet) or 0.0, 3)
     if seconds > budget_s:
         raise InvalidRequest(
             f"the job takes about {seconds:.1f} GPU-seconds; the key's budget of a whole day is {budget_s:g}",

@@ -16,6 +16,7 @@ from contract.base import CONTRACT_VERSION
 from contract.events import TRACE
 from contract.job import JOB_FUNCTION, JobRecord
 from contract.lanes import queue_name
+from contract.measurements import JobWork
 from contract.redis_keys import DEADLINES_KEY, JOBS_KEY, LAYOUT_KEY, events_key, job_key, wake_key, work_key
 from contract.request import REQUESTS, JobRequest, parse_request
 
@@ -55,7 +56,7 @@ def enqueue(redis: Redis, job_id: str, request: JobRequest, *, version: int = CO
         pipe.zadd(JOBS_KEY, {job_id: record.created_at.timestamp() * 1000})
         if request.deadline_ms is not None:
             pipe.zadd(DEADLINES_KEY, {job_id: record.created_at.timestamp() * 1000 + request.deadline_ms})
-        pipe.hset(work_key(request.model, request.priority), job_id, request.rows)
+        pipe.hset(work_key(request.model, request.priority), job_id, str(JobWork.of(request)))
         pipe.xadd(events_key(job_id), {"type": "queued", "data": "{}"})
         pipe.execute()
     queue = open_queue(redis, request)

@@ -15,8 +15,7 @@ import structlog
 from redis import Redis
 from redis.client import Pipeline
 
-from contract.measurements import Rates
-from contract.redis_keys import RATES_KEY, processes_key, serving_key
+from contract.redis_keys import processes_key, serving_key, serving_member
 from jobs.run import JobRun
 from jobs.worker import HEARTBEAT_TTL_S, BatchWorker
 from workers.metrics.step_times import write_cells
@@ -33,7 +32,7 @@ log = structlog.get_logger()
 
 
 class Heartbeat(threading.Thread):
-    """Beats every 4 s for what `runs` and `rates` answer at that moment.
+    """Beats every 4 s for what `runs` and `times` answer at that moment.
 
     It ends the process once the loop has been in one round for longer than `hang_s`.
     """
@@ -44,8 +43,8 @@ class Heartbeat(threading.Thread):
         redis: Redis,
         reaper: Reaper,
         models: Sequence[str],
+        device_kind: str,
         runs: Callable[[], Sequence[JobRun]],
-        rates: Callable[[], Mapping[str, Rates]],
         times: Callable[[], Mapping[str, Mapping[str, float]]],
         round_s: Callable[[], float] = lambda: 0.0,
         hang_s: float = math.inf,
@@ -55,8 +54,8 @@ class Heartbeat(threading.Thread):
         self._redis = redis
         self._reaper = reaper
         self._models = models
+        self._member = serving_member(worker.name, device_kind)
         self._runs = runs
-        self._rates = rates
         self._times = times
         self._round_s = round_s
         self._hang_s = hang_s
@@ -115,9 +114,7 @@ class Heartbeat(threading.Thread):
             pipe.hset(processes_key(machine()), self._worker.name, identity)
             pipe.expire(processes_key(machine()), PROCESSES_TTL_S)
         for model in self._models:
-            pipe.zadd(serving_key(model), {self._worker.name: moment + HEARTBEAT_TTL_S})
+            pipe.zadd(serving_key(model), {self._member: moment + HEARTBEAT_TTL_S})
             pipe.zremrangebyscore(serving_key(model), 0, moment)
-        for model, rates in self._rates().items():
-            pipe.hset(RATES_KEY, model, rates.to_json())
         for model, cells in self._times().items():
             write_cells(pipe, model, cells)

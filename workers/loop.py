@@ -16,7 +16,6 @@ from workers.claim_policy import IDLE_S
 from workers.engine.engine import Engine
 from workers.engine.messages import Aborted, Called, Finished, Outcome, OutOfMemory, Prepared, Stepped
 from workers.metrics.families import WorkerMetrics
-from workers.metrics.rates import RateMeter
 from workers.metrics.step_times import StepTimer
 from workers.objects.storing import ImageStored, InputsLoaded, Report, Storing
 from workers.queue.circuit_breaker import CircuitBreaker
@@ -52,8 +51,7 @@ class Loop:
     ) -> None:
         redis, breaker, table = worker.connection, CircuitBreaker(clock), RunTable()
         self.claims = Claims(worker, redis, models, engine.numerics, clock)
-        self.rates = RateMeter()
-        self.times = StepTimer(models)
+        self.times = StepTimer({model: engine.models[model] for model in models})
         self._engine = engine
         self._storing = storing
         self._metrics = metrics
@@ -146,7 +144,6 @@ class Loop:
         """Note what the engine did."""
         if isinstance(outcome, Called):
             self._metrics.called(outcome)
-            self.rates.called(outcome)
         elif isinstance(outcome, OutOfMemory):
             self._metrics.out_of_memory.labels(outcome.model).inc()
             log.warning("out of memory", model=outcome.model, stage=outcome.stage, size=outcome.size)
@@ -196,7 +193,6 @@ class Loop:
         run.store_s += stored.seconds
         self._progress.image(run, stored.index, stored.info)
         self._metrics.images.labels(run.request.kind, run.model).inc()
-        self.rates.imaged(run.model, stored.try_s + run.decode_s / run.request.num_images)
         self.times.stored(run.model, stored.try_s)
         if run.complete:
             self._publishing.end(run, Succeeded(run.result()))

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import structlog
+import torch
 from redis import Redis
 
 from contract.card import ModelCard
-from contract.redis_keys import CARDS_KEY, processes_key, serving_key
+from contract.redis_keys import CARDS_KEY, processes_key, serving_key, serving_member
 from core.settings import Settings
 from core.storage import open_store
 from jobs.end import Retention
@@ -24,7 +25,7 @@ from workers.loading import choose_device, load_engine
 from workers.loop import Loop
 from workers.metrics.families import WorkerMetrics, listen
 from workers.metrics.flops import row_flops_of
-from workers.metrics.gpu import gpu_of
+from workers.metrics.gpu import device_kind, gpu_of
 from workers.objects.storing import Storing
 from workers.objects.sweep import Sweeper, Sweeping
 from workers.queue.circuit_breaker import CircuitBreaker, connect
@@ -60,7 +61,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     port = None if settings.metrics_port is None else listen(settings.metrics_port, settings.metrics_host)
     write_missing_cards(settings.models_dir)
     engine = load_engine(settings, model_ids, device)
-    cards = chosen_cards(settings, list(engine.models))
+    cards, kind = chosen_cards(settings, list(engine.models)), device_kind(torch.device(device))
     redis = connect(settings.redis)
     _patiently(lambda: check_layout(redis))
     worker = _patiently(lambda: BatchWorker(worker_name(device), list(cards), redis))
@@ -77,8 +78,8 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
         connect(settings.redis),
         Reaper(connect(settings.redis), loop.claims.queues.values(), retention, worker.name),
         list(cards),
+        kind,
         loop.runs,
-        loop.rates.published,
         loop.times.take,
         loop.round_s,
         settings.hang_s or (HANG_S_CPU if device == "cpu" else HANG_S_GPU),
@@ -98,7 +99,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
         heart.stop()
         storing.close()
         savepoints.close()
-        _leave(worker, redis, list(cards))
+        _leave(worker, redis, list(cards), kind)
 
 
 def _patiently(work: Callable[[], T]) -> T:
@@ -117,14 +118,14 @@ def _arrive(worker: BatchWorker, redis: Redis, cards: Mapping[str, ModelCard]) -
     redis.hset(CARDS_KEY, mapping={model: card.to_json() for model, card in cards.items()})
 
 
-def _leave(worker: BatchWorker, redis: Redis, models: Sequence[str]) -> None:
+def _leave(worker: BatchWorker, redis: Redis, models: Sequence[str], kind: str) -> None:
     """Tell RQ and the gateway that this worker is gone; if Redis is away, they learn it by the lapse."""
 
     def leave() -> None:
         worker.leave()
         redis.hdel(processes_key(machine()), worker.name)
         for model in models:
-            redis.zrem(serving_key(model), worker.name)
+            redis.zrem(serving_key(model), serving_member(worker.name, kind))
 
     CircuitBreaker().attempt(leave)
     log.info("stopped", worker=worker.name)

@@ -26,7 +26,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for `latentd pla
 
 def bench(model: Model = None, device: Device = "auto", json: Json = False) -> None:
     """Measure calls of up to LATENTD_MAX_ROWS rows, encoding, decoding, storing, images/s, on a quiet machine."""
-    from latentd.bench.measure import measure, turns
+    from latentd.bench.step_times import measure, turns
     from workers.catalogue import chosen_cards
     from workers.loading import load_engine
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,10 @@ P99 = Annotated[float, typer.Option(min=1e-3, help="Seconds from request to resu
 TableFile = Annotated[
     Path | None, typer.Option(help="Step times from `latentd bench --json`. Default: what workers published to Redis.")
 ]
+DeviceKind = Annotated[
+    str | None,
+    typer.Option(help="Whose step times: cpu, or a GPU's name. Default: the only kind that was measured, or serves."),
+]
 Workers = Annotated[int | None, typer.Option(min=1, max=1000, help="Look at this many instead of the fewest.")]
 Seed = Annotated[int, typer.Option(help="Of the arrivals.")]
 RedisJobs = Annotated[float | None, typer.Option(min=1, help="Jobs per second that Redis serves.")]
@@ -42,6 +47,7 @@ def plan(
     mix: Mix,
     p99: P99,
     table: TableFile = None,
+    device_kind: DeviceKind = None,
     workers: Workers = None,
     seed: Seed = 0,
     redis_jobs: RedisJobs = None,
@@ -56,9 +62,10 @@ def plan(
 
     _bounded(rate=rate, p99=p99, redis_jobs=redis_jobs, redis_steps=redis_steps)
     settings, entries = settings_with(), read_mix(mix)
-    tables, cards = measured(settings, table, {one.model for one in entries})
-    classes = resolved(entries, cards)
-    costs = price(classes, tables)
+    measured = tables_of(settings, table, {one.model for one in entries}, device_kind)
+    classes = resolved(entries, measured.cards)
+    costs = price(classes, measured.tables)
+    costs = replace(costs, assumed=(measured.whose, *costs.assumed))
     load = Load(classes, rate, enough_jobs(classes), seed)
     planner = Planner(load, costs, _limits(redis_jobs, redis_steps))
     policy = _policy(settings)
@@ -78,19 +85,32 @@ def _bounded(**options: float | None) -> None:
             raise ConfigurationError(detail, field=name, value=str(value), bound=LARGEST)
 
 
-def measured(
-    settings: Settings, file: Path | None, models: set[str]
-) -> tuple[dict[str, StepTimes], dict[str, ModelCard]]:
-    """Step-time tables and cards, by model."""
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Step-time tables and cards, by model, and a sentence on whose they are."""
+
+    tables: Mapping[str, StepTimes]
+    cards: Mapping[str, ModelCard]
+    whose: str
+
+
+def tables_of(settings: Settings, file: Path | None, models: set[str], device_kind: str | None) -> Tables:
+    """Of the file, else of one kind of the workers' devices."""
     from redis import Redis
 
     from workers.planner.files import live_cards, live_tables, read_report
 
     if file is None:
         with Redis.from_url(settings.redis) as redis:
-            return live_tables(redis, models), live_cards(redis, models)
+            live, cards = live_tables(redis, models, device_kind), live_cards(redis, models)
+        others = f" (measured as well: {', '.join(live.others)})" if live.others else ""
+        return Tables(live.tables, cards, f"step times of workers on {live.device_kind}{others}")
     report = read_report(file)
-    return {table.model: table for table in report.tables}, {card.id: card for card in report.cards}
+    if device_kind not in (None, report.device):
+        detail = f"--device-kind {device_kind!r}: {file} was measured on {report.device}"
+        raise ConfigurationError(detail, field="device_kind", value=device_kind, bound=report.device)
+    tables = {table.model: table for table in report.tables}
+    return Tables(tables, {card.id: card for card in report.cards}, f"step times of {file.name}, on {report.device}")
 
 
 def _policy(settings: Settings) -> Policy:

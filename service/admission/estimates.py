@@ -1,118 +1,150 @@
-"""Predictions of waits and GPU time from the step rate that workers measure and the rows that wait."""
+"""Predictions of waits and GPU time, from the step times that workers measured and the work that waits."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any
+from typing import TypeAlias
 
 from pydantic import BaseModel, Field
-from redis.asyncio import Redis
 
-from contract.lanes import LANES, Lane, queue_name
-from contract.measurements import Rates
-from contract.redis_keys import RATES_KEY, queue_key, serving_key, work_key
+from contract.base import Kind
+from contract.measurements import JobWork, SizeTimes, StepTimes, predict
 from contract.request import JobRequest
-from service.single_flight import SingleFlight
 
-# Redis adds a job in about 0.2 µs: of its time, backlogs take no more than 1 % for each gateway.
-EACH_S = 20e-6
-
-# KEYS: rates, the lane's queue, live workers, work of the lanes that go first, the asked one last. ARGV: model, now.
-_BACKLOG = """
-local rows, jobs = 0, 0
-for i = 4, #KEYS do
-  local work = redis.call('HVALS', KEYS[i])
-  jobs = #work
-  for _, each in ipairs(work) do rows = rows + each end
-end
-local workers = redis.call('ZCOUNT', KEYS[3], ARGV[2], '+inf')
-return {redis.call('HGET', KEYS[1], ARGV[1]), redis.call('LLEN', KEYS[2]), workers, rows, jobs}
-"""
+Size: TypeAlias = tuple[Kind, int, int]  # kind of job, width and height of its answer
+SIZES_KNOWN = 4096  # that a client thinks of are without end
 
 
 class Estimate(BaseModel):
-    """Seconds; null until a worker has measured its rate."""
+    """Seconds; null until a worker has measured its model."""
 
     wait_s: float | None = Field(description="Until the first step.")
     gpu_s: float | None = Field(description="Of the accelerator, for this job alone.")
 
 
-class Backlog(BaseModel):
-    """What stands before a new job of one model and lane."""
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Who could serve a model and how fast: measured tables and live workers, by device kind.
 
-    rates: Rates | None
-    rows: int = 0  # network evaluations of all jobs that go first, running ones included
+    A live worker whose kind hasn't been measured counts as one of the fastest kind, and so does nobody at all.
+    """
+
+    tables: Mapping[str, StepTimes] = field(default_factory=dict)
+    workers: Mapping[str, int] = field(default_factory=dict)
+    known: dict[Size, dict[str, SizeTimes]] = field(default_factory=dict, compare=False)  # for as long as the tables
+
+    @property
+    def count(self) -> int:
+        return max(sum(self.workers.values()), 1)
+
+    def times(self, work: JobWork) -> dict[str, SizeTimes]:
+        """Seconds of such jobs by device kind, of those that measured any call."""
+        size = (work.kind, work.width, work.height)
+        if size not in self.known:
+            if len(self.known) >= SIZES_KNOWN:
+                self.known.clear()
+            found = {kind: predict(table, *size) for kind, table in self.tables.items()}
+            self.known[size] = {kind: times for kind, times in found.items() if times is not None}
+        return self.known[size]
+
+    def seconds(self, work: JobWork, of: Callable[[SizeTimes], float]) -> dict[str, float]:
+        return {kind: of(times) for kind, times in self.times(work).items()}
+
+    def gpu_seconds(self, work: JobWork) -> dict[str, float]:
+        return self.seconds(work, lambda times: times.gpu_s(work))
+
+    def idle_seconds(self, work: JobWork) -> dict[str, float]:
+        """From claim to result where nothing else runs."""
+        return self.seconds(work, lambda times: times.alone_s(work))
+
+    def expected(self, seconds: Mapping[str, float]) -> float | None:
+        """On the worker that serves: any of the live ones alike."""
+        if not seconds:
+            return None
+        shares = self._shares(seconds)
+        return sum(count * each for each, count in shares) / sum(count for _, count in shares)
+
+    def shared(self, seconds: Mapping[str, float]) -> float | None:
+        """Where all live workers share this much work, each at its speed."""
+        if not seconds:
+            return None
+        shares = self._shares(seconds)
+        return 0.0 if not min(seconds.values()) else 1 / sum(count / each for each, count in shares)
+
+    def _shares(self, seconds: Mapping[str, float]) -> list[tuple[float, int]]:
+        fastest = min(seconds.values())
+        return [(seconds.get(kind, fastest), count) for kind, count in self.workers.items()] or [(fastest, 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What stands before a new job of one model and lane; `work_s` is that of all jobs that go first, running ones
+    included, by the device kind that would do it."""
+
+    fleet: Fleet = field(default_factory=Fleet)
+    work_s: Mapping[str, float] = field(default_factory=dict)
     jobs: int = 0  # of this lane, waiting or running
     queued: int = 0  # of this lane, waiting
-    workers: int = 1
 
     @property
     def wait_s(self) -> float | None:
-        return None if self.rates is None else self.rows * self.rates.row_s / self.workers
+        return self.fleet.shared(self.work_s)
+
+    def behind(self, request: JobRequest) -> Backlog:
+        """With this job behind all others."""
+        own = self.fleet.gpu_seconds(JobWork.of(request))
+        work_s = {kind: seconds + own.get(kind, 0.0) for kind, seconds in self.work_s.items()}
+        return replace(self, work_s=work_s, jobs=self.jobs + 1, queued=self.queued + 1)
 
 
-class Backlogs:
-    """Backlogs of all lanes. Adding up a long one isn't free: it is kept for EACH_S for each of its jobs."""
-
-    def __init__(self, redis: Redis) -> None:
-        self._script = redis.register_script(_BACKLOG)
-        self._kept: dict[tuple[str, Lane], tuple[float, Backlog]] = {}  # until when
-        self._flights: dict[tuple[str, Lane], SingleFlight[Backlog]] = {}
-
-    async def of(self, model: str, lane: Lane) -> Backlog:
-        """What stands before a new job, in one round trip."""
-        until, kept = self._kept.get((model, lane), (0.0, None))
-        if kept is None or time.monotonic() >= until:
-            if (model, lane) not in self._flights:
-                self._flights[model, lane] = SingleFlight(partial(self._read, model, lane))
-            kept = await self._flights[model, lane].answer()
-        return kept
-
-    async def _read(self, model: str, lane: Lane) -> Backlog:
-        lanes: Sequence[Lane] = LANES if lane == "bulk" else ("interactive",)
-        keys = [RATES_KEY, queue_key(queue_name(model, lane)), serving_key(model)]
-        keys += [work_key(model, each) for each in lanes]
-        answer: Any = await self._script(keys, [model, time.time()])
-        rates, queued, workers, rows, jobs = answer
-        parsed = Rates.read(rates) if rates else None
-        backlog = Backlog(rates=parsed, rows=rows, jobs=jobs, queued=queued, workers=max(workers, 1))
-        self._kept[model, lane] = (time.monotonic() + EACH_S * jobs, backlog)
-        return backlog
+def work_seconds(fleet: Fleet, jobs: Mapping[JobWork, int]) -> dict[str, float]:
+    """GPU-seconds of many jobs, by device kind of those that measured any call."""
+    total = {kind: 0.0 for kind, table in fleet.tables.items() if any(times.calls for times in table.shapes)}
+    for work, count in jobs.items():
+        for kind, seconds in fleet.gpu_seconds(work).items():
+            total[kind] += count * seconds
+    return total
 
 
-def gpu_seconds(request: JobRequest, rates: Rates) -> float:
-    return request.rows * rates.row_s + request.num_images * rates.image_s
+def gpu_seconds(request: JobRequest, fleet: Fleet) -> float | None:
+    """Of the accelerator that serves, storing left out; None until a worker has measured the model."""
+    return fleet.expected(fleet.gpu_seconds(JobWork.of(request)))
 
 
-def idle_seconds(request: JobRequest, rates: Rates) -> float:
-    """The job's length where nothing else runs: a call costs its rows, but never less than a small call does."""
-    calls = request.run_steps // request.num_images
-    call_s = max(rates.step_s, request.rows / calls * rates.row_s)
-    return calls * call_s + request.num_images * rates.image_s
+def idle_seconds(request: JobRequest, fleet: Fleet) -> float | None:
+    """The job's length where nothing else runs, on the workers that serve."""
+    return fleet.expected(fleet.idle_seconds(JobWork.of(request)))
 
 
-def predict(request: JobRequest, backlog: Backlog) -> Estimate:
-    gpu_s = None if backlog.rates is None else round(gpu_seconds(request, backlog.rates), 3)
-    wait_s = None if backlog.wait_s is None else round(backlog.wait_s, 3)
-    return Estimate(wait_s=wait_s, gpu_s=gpu_s)
+def least_seconds(request: JobRequest, fleet: Fleet) -> float | None:
+    """The same on the fastest kind that was ever measured: a shorter deadline can't be met."""
+    return min(fleet.idle_seconds(JobWork.of(request)).values(), default=None)
+
+
+def estimate(request: JobRequest, backlog: Backlog) -> Estimate:
+    return Estimate(wait_s=_rounded(backlog.wait_s), gpu_s=_rounded(gpu_seconds(request, backlog.fleet)))
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 def queued_eta(request: JobRequest, backlog: Backlog, position: int) -> float | None:
-    """Seconds to the end of a waiting job; `backlog` holds its own rows and those of jobs behind it."""
-    if backlog.rates is None:
+    """Seconds to the end of a waiting job; `backlog` holds its own work and that of jobs behind it."""
+    fleet, all_s = backlog.fleet, backlog.wait_s
+    own_s, idle_s = fleet.shared(fleet.gpu_seconds(JobWork.of(request))), idle_seconds(request, fleet)
+    if all_s is None or own_s is None or idle_s is None:
         return None
-    behind = max(backlog.queued - 1 - position, 0) * backlog.rows / max(backlog.jobs, 1)
-    ahead = max(backlog.rows - behind, request.rows) - request.rows
-    return ahead * backlog.rates.row_s / backlog.workers + idle_seconds(request, backlog.rates)
+    behind_s = max(backlog.queued - 1 - position, 0) * all_s / max(backlog.jobs, 1)
+    return max(all_s - behind_s, own_s) - own_s + idle_s
 
 
-def running_eta(step: int, steps: int, started_at: datetime, request: JobRequest, rates: Rates | None) -> float | None:
-    """Seconds to the end of a running job, from its own steps so far, else from the rates."""
-    if step > 0:
-        elapsed = (datetime.now(UTC) - started_at).total_seconds()
-        tail = rates.image_s if rates else 0.0
-        return max(elapsed, 0.0) * (steps - step) / step + tail
-    return None if rates is None else idle_seconds(request, rates)
+def running_eta(step: int, steps: int, started_at: datetime, request: JobRequest, fleet: Fleet) -> float | None:
+    """Seconds to the end of a running job, from its own steps so far, else from the measured times."""
+    if step == 0:
+        return idle_seconds(request, fleet)
+    work, elapsed_s = JobWork.of(request), max((datetime.now(UTC) - started_at).total_seconds(), 0.0)
+    tail_s = fleet.expected(fleet.seconds(work, lambda times: times.tail_s(work)))
+    return elapsed_s * (steps - step) / step + (tail_s or 0.0)

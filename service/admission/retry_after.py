@@ -12,17 +12,17 @@ from redis.asyncio import Redis
 
 from contract.job import JobRecord
 from contract.lanes import LANES, Lane, queue_name
-from contract.measurements import Rates
+from contract.measurements import JobWork
 from contract.redis_keys import job_key, queue_key, started_key
 from contract.request import JobRequest
-from service.admission.estimates import Backlog
+from service.admission.estimates import Backlog, Fleet
 
 FIELDS = ("record", "started_at", "step", "steps")
 BULK_FIRST_EVERY = 5  # claims: as workers share them out while interactive jobs wait
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningJob:
     """A job that a worker holds, and how far it is."""
 
     request: JobRequest
@@ -31,21 +31,22 @@ class Running:
     steps: int
 
     @property
-    def rows_a_call(self) -> int:
-        return self.request.num_images * (2 if self.request.guided else 1)
+    def work(self) -> JobWork:
+        return JobWork.of(self.request)
 
 
 async def retry_after(redis: Redis, model: str, lane: Lane, backlog: Backlog) -> int:
     """Whole seconds, at least 1, until the lane is expected to have room for one job more."""
     running = await _running(redis, model)
-    if not running or backlog.rates is None:
+    fleet, step_s = backlog.fleet, _step_s(running, backlog.fleet)
+    if not running or step_s is None:
         return max(1, math.ceil((backlog.wait_s or 0.0) / max(backlog.jobs, 1)))
-    ends = sorted(_left(job, running, backlog.rates, backlog.workers) for job in running)
+    ends = sorted(_left(job, step_s, fleet) for job in running)
     first = lane == "bulk" and await redis.llen(queue_key(queue_name(model, "interactive"))) > 0
     return max(1, math.ceil(_nth(ends, _claims_until_bulk(running) if first else 1)))
 
 
-def _claims_until_bulk(running: Sequence[Running]) -> int:
+def _claims_until_bulk(running: Sequence[RunningJob]) -> int:
     """Counted from the newest bulk job that runs: how many claims until bulk's turn, its own included."""
     newest = max((job.started_at for job in running if job.request.priority == "bulk"), default=None)
     since = sum(newest is None or job.started_at > newest for job in running if job.request.priority == "interactive")
@@ -57,17 +58,33 @@ def _nth(ends: Sequence[float], count: int) -> float:
     return ends[count - 1] if count <= len(ends) else ends[-1] * count / len(ends)
 
 
-def _left(job: Running, together: Sequence[Running], rates: Rates, workers: int) -> float:
-    """Seconds that a running job still needs: at its pace so far, else at that of a call with all running rows."""
+def _step_s(together: Sequence[RunningJob], fleet: Fleet) -> float | None:
+    """A step of jobs that share workers: of each latent size that they have, one call with all its rows."""
+    rows: dict[tuple[int, int], int] = {}
+    for job in together:
+        size = (job.work.width, job.work.height)
+        rows[size] = rows.get(size, 0) + job.work.rows
+    asked = {(job.work.width, job.work.height): job.work for job in together}
+    calls = [_call_s(asked[size], math.ceil(total / fleet.count), fleet) for size, total in rows.items()]
+    found = [seconds for seconds in calls if seconds is not None]
+    return sum(found) if found else None
+
+
+def _call_s(work: JobWork, rows: int, fleet: Fleet) -> float | None:
+    return fleet.expected(fleet.seconds(work, lambda times: times.calls.at(rows)))
+
+
+def _left(job: RunningJob, step_s: float, fleet: Fleet) -> float:
+    """Seconds that a running job still needs: at its pace so far, else at that of calls with all running rows."""
+    work = job.work
+    tail_s = fleet.expected(fleet.seconds(work, lambda times: times.tail_s(work))) or 0.0
     if job.step > 0:
         elapsed = max((datetime.now(UTC) - job.started_at).total_seconds(), 0.0)
-        return elapsed * (job.steps - job.step) / job.step + rates.image_s
-    rows = sum(each.rows_a_call for each in together) / workers
-    calls = job.request.run_steps / job.request.num_images
-    return calls * max(rates.step_s, rows * rates.row_s) + rates.image_s
+        return elapsed * (job.steps - job.step) / job.step + tail_s
+    return work.steps * step_s + tail_s
 
 
-async def _running(redis: Redis, model: str) -> list[Running]:
+async def _running(redis: Redis, model: str) -> list[RunningJob]:
     """The jobs of all lanes that workers hold; RQ's registry names them by job and execution."""
     async with redis.pipeline(transaction=False) as pipe:
         for lane in LANES:
@@ -80,6 +97,6 @@ async def _running(redis: Redis, model: str) -> list[Running]:
     return [_parse(*values) for values in hashes if None not in values]
 
 
-def _parse(record: str, started_at: str, step: str, steps: str) -> Running:
+def _parse(record: str, started_at: str, step: str, steps: str) -> RunningJob:
     request = JobRecord.read(record).request
-    return Running(request, datetime.fromisoformat(started_at), int(step), int(steps))
+    return RunningJob(request, datetime.fromisoformat(started_at), int(step), int(steps))

@@ -17,7 +17,8 @@ from contract.lanes import Lane, queue_name
 from contract.redis_keys import gone_key, job_key, list_key, queue_key
 from contract.request import Numerics
 from core.errors import Gone, InvalidRequest, NotFound, Problem
-from service.admission.estimates import Backlog, Backlogs, queued_eta, running_eta
+from service.admission.backlogs import Backlogs
+from service.admission.estimates import Backlog, queued_eta, running_eta
 from service.auth.access import Caller, check_sees
 from service.auth.signing import Signer
 from service.http.problems import shown
@@ -84,8 +85,7 @@ async def views(redis: Redis, backlogs: Backlogs, signer: Signer | None, hashes:
 def accepted(record: JobRecord, position: int, backlog: Backlog) -> Job:
     """Make a job that was enqueued a moment ago behind `position` others; `backlog` is what stood before it."""
     request = record.request
-    more = {"rows": backlog.rows + request.rows, "jobs": backlog.jobs + 1, "queued": backlog.queued + 1}
-    lanes = {(request.model, request.priority): backlog.model_copy(update=more)}
+    lanes = {(request.model, request.priority): backlog.behind(request)}
     values = {"status": "queued", "steps": str(request.run_steps)}
     return _view(record, values, lanes, {record.id: position}, None)
 
@@ -147,7 +147,7 @@ def _eta(job: Job, backlog: Backlog | None) -> float | None:
         return None
     if job.status == "running" and job.started_at is not None:
         progress = job.progress
-        eta = running_eta(progress.step, progress.steps, job.started_at, job.request, backlog.rates)
+        eta = running_eta(progress.step, progress.steps, job.started_at, job.request, backlog.fleet)
     else:
         eta = queued_eta(job.request, backlog, job.position or 0)
     return None if eta is None else round(eta, 3)

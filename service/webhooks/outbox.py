@@ -24,7 +24,7 @@ from redis.exceptions import RedisError, ResponseError
 from contract.job import Job
 from contract.redis_keys import DUE_KEY, KEYS_KEY, OUTBOX_KEY, deliveries_key
 from core.errors import Gone, LatentdError, NotFound
-from service.admission.estimates import Backlogs
+from service.admission.backlogs import Backlogs
 from service.auth.access import NOBODY, Caller
 from service.auth.signing import read_signer
 from service.jobs.views import read_job

@@ -9,8 +9,7 @@ import pytest
 from redis import Redis
 from typer.testing import CliRunner
 
-from contract.measurements import Rates
-from contract.redis_keys import KEYS_KEY, RATES_KEY, events_key, gone_key, job_key, list_key
+from contract.redis_keys import KEYS_KEY, events_key, gone_key, job_key, list_key
 from core.errors import ConfigurationError
 from core.storage import open_store
 from latentd.cli import app as commands
@@ -19,6 +18,7 @@ from service.auth import keys
 from service.auth.keys import Scope
 from tests.gateway import finish, png, running, settings_for
 from tests.redis_server import RedisServer
+from tests.times import cells, publish
 
 
 def bearer(redis: Redis, *scopes: Scope, rate: int | None = None, gpu_s: float | None = None) -> dict[str, str]:
@@ -206,7 +206,7 @@ def test_rates_are_exact_and_say_when_to_come_back(client: httpx2.Client, redis:
 
 
 def test_gpu_seconds_are_counted_by_the_day(client: httpx2.Client, redis: Redis) -> None:
-    redis.hset(RATES_KEY, "painter", Rates(row_s=0.1, step_s=0.1, image_s=0.5).model_dump_json())
+    publish(redis, "painter", cells(row_s=0.1, decode=0.5))
     headers = bearer(redis, gpu_s=10)
     request = {"prompt": "x", "steps": 20}  # 20 steps of 2 rows and an image: 4.5 s
 

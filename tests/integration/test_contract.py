@@ -15,8 +15,7 @@ from schemathesis.core.result import Ok
 from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi import checks
 
-from contract.measurements import Rates
-from contract.redis_keys import RATES_KEY
+from tests.times import cells, publish
 
 # `positive_data_acceptance` is left out: which fields a model uses and whether base64 is a picture aren't in a schema.
 CHECKS = [
@@ -40,7 +39,7 @@ def gateway_settings() -> dict[str, object]:
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_answers_are_as_documented(client: httpx2.Client, redis: Redis, mode: GenerationMode) -> None:
-    redis.hset(RATES_KEY, "painter", Rates(row_s=0.01, step_s=0.02, image_s=0.1).model_dump_json())
+    publish(redis, "painter", cells(row_s=0.01, decode=0.1))
     schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
     operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
     assert len(operations) >= 14

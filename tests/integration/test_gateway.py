@@ -18,12 +18,10 @@ from rq.serializers import JSONSerializer
 from contract.base import CONTRACT_VERSION
 from contract.job import JOB_FUNCTION
 from contract.lanes import queue_name
-from contract.measurements import Rates
 from contract.redis_keys import (
     CARDS_KEY,
     JOBS_KEY,
     LAYOUT_KEY,
-    RATES_KEY,
     WAKES,
     events_key,
     gone_key,
@@ -34,6 +32,7 @@ from contract.redis_keys import (
 from core.errors import DeadlineMissed
 from core.storage import open_store
 from tests.gateway import PAINTER, fail, finish, mask, png
+from tests.times import cells, publish
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,7 @@ def test_prompt_becomes_a_queued_job(client: httpx2.Client, redis: Redis) -> Non
     assert job["request"]["width"] == 64
     assert job["request"]["seeds"] == [job["request"]["seed"]]
     assert client.get(answer.headers["location"]).json() == job
-    assert redis.hgetall(work_key("painter", "interactive")) == {job["id"].encode(): b"40"}
+    assert redis.hgetall(work_key("painter", "interactive")) == {job["id"].encode(): b"txt2img 64 64 20 2 1"}
 
     rq_job = RQJob.fetch(job["id"], connection=redis, serializer=JSONSerializer)
     assert rq_job.args == [CONTRACT_VERSION, job["id"]]
@@ -131,7 +130,7 @@ def test_a_key_with_another_body_conflicts(client: httpx2.Client, redis: Redis) 
 
 
 def test_a_full_lane_refuses_with_retry_after_but_replays(client: httpx2.Client, redis: Redis) -> None:
-    redis.hset(RATES_KEY, "painter", Rates(row_s=0.1, step_s=0.2, image_s=0.3).to_json())
+    publish(redis, "painter", cells(row_s=0.1))
     for k in range(5):
         assert client.post("/v1/txt2img", json={}, headers={"Idempotency-Key": f"k{k}"}).status_code == 202
     full = client.post("/v1/txt2img", json={})
@@ -143,13 +142,13 @@ def test_a_full_lane_refuses_with_retry_after_but_replays(client: httpx2.Client,
 
 
 def test_dry_run_plans_and_makes_nothing(client: httpx2.Client, redis: Redis) -> None:
-    redis.hset(RATES_KEY, "painter", Rates(row_s=0.1, step_s=0.2, image_s=0.3).to_json())
+    publish(redis, "painter", cells(row_s=0.1, decode=0.3, encode_txt2img=0.2, store=5.0))
     body = {"prompt": "red heart on a navy background with stars", "seed": 2**32 - 1, "num_images": 2}
     answer = client.post("/v1/txt2img?dry_run=true", json=body)
     assert answer.status_code == 200, answer.text
     plan = answer.json()
     assert plan["tokens"] == {"count": 10, "cut": "with stars"}
-    assert plan["estimate"] == {"wait_s": 0.0, "gpu_s": pytest.approx(20 * 2 * 2 * 0.1 + 2 * 0.3)}
+    assert plan["estimate"] == {"wait_s": 0.0, "gpu_s": pytest.approx(20 * 2 * 2 * 0.1 + 2 * 0.3 + 0.2)}
     assert plan["request"]["seeds"] == [2**32 - 1, 0]
     assert redis.zcard(JOBS_KEY) == 0
     assert queued(redis) == []
@@ -163,7 +162,7 @@ def test_a_cut_prompt_is_a_warning_that_quotes(client: httpx2.Client) -> None:
 
 
 def test_deadlines_that_cannot_be_met(client: httpx2.Client, redis: Redis) -> None:
-    redis.hset(RATES_KEY, "painter", Rates(row_s=0.1, step_s=0.2, image_s=0.0).to_json())
+    publish(redis, "painter", cells(row_s=0.1))
     impossible = client.post("/v1/txt2img", json={"deadline_ms": 3000})
     assert (impossible.status_code, impossible.json()["field"]) == (422, "deadline_ms")
     assert client.post("/v1/txt2img", json={"deadline_ms": 5000}).status_code == 202

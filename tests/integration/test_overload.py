@@ -11,10 +11,11 @@ import httpx2
 from redis import Redis
 from rq.utils import as_text
 
-from contract.redis_keys import RATES_KEY, job_key
+from contract.redis_keys import job_key
 from core.settings import Settings
 from tests.gateway import running
 from tests.integration.rig import Rig
+from workers.metrics.step_times import write_cells
 
 SECONDS = 16.0
 STEPS = 30
@@ -36,7 +37,7 @@ class Asked:
 
 
 class Paced(threading.Thread):
-    """A worker whose rounds take PACE_S each, whatever else the machine does, and which publishes its rates."""
+    """A worker whose rounds take PACE_S each, whatever else the machine does, and which publishes its step times."""
 
     def __init__(self, rig: Rig) -> None:
         super().__init__(name="paced worker")
@@ -47,8 +48,10 @@ class Paced(threading.Thread):
         due = time.monotonic()
         while not self.done.is_set():
             self._rig.loop.round()
-            for model, rates in self._rig.loop.rates.published().items():
-                self._rig.redis.hset(RATES_KEY, model, rates.to_json())
+            with self._rig.redis.pipeline() as pipe:
+                for model, cells in self._rig.loop.times.take().items():
+                    write_cells(pipe, model, cells)
+                pipe.execute()
             due = max(due + PACE_S, time.monotonic())
             self.done.wait(due - time.monotonic())
 

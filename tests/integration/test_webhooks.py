@@ -16,7 +16,7 @@ from redis.asyncio import Redis as AsyncRedis
 
 from contract.redis_keys import OUTBOX_KEY, deliveries_key
 from core.errors import ConfigurationError
-from service.admission.estimates import Backlogs
+from service.admission.backlogs import Backlogs
 from service.app import create_app
 from service.auth import keys
 from service.webhooks.addresses import check_url

@@ -103,7 +103,7 @@ def calibrate(redis: Redis) -> dict[str, StepTimes]:
     for burst, images in enumerate(BURSTS):
         until_ended(redis, [put(redis, f"calibrate-{burst}-{k}", single) for k in range(images)])
     time.sleep(5)  # until the next beat
-    return live_tables(redis, [MODEL])
+    return dict(live_tables(redis, [MODEL]).tables)
 
 
 def serve(redis: Redis, stream: Sequence[Arrival]) -> list[float]:
@@ -159,7 +159,7 @@ def main() -> None:
         served = serve(redis, stream)
         did = [now - then for now, then in zip(calls(port), earlier, strict=True)]
         time.sleep(5)
-        later = live_tables(redis, [MODEL])
+        later = dict(live_tables(redis, [MODEL]).tables)
         after = summary(predicted(price(MIX, later), stream))
     others = [summary(predicted(costs, arrivals(MIX, rate, 3000, seed))) for seed in range(1, 4)]
     held = show(rate, summary(served), before, after, others, tables[MODEL])

@@ -131,14 +131,14 @@ class WorkerMetrics:
         if call.model in self._row_flops:
             self.flops.labels(call.model).inc(call.rows * self._row_flops[call.model](call.shape))
 
-    def ended(self, held: JobRun, status: Status) -> None:
+    def ended(self, run: JobRun, status: Status) -> None:
         """A job ended; `queued`: it was handed back."""
         if status == "queued":
             return
-        self.jobs.labels(held.request.kind, held.model, held.lane, status).inc()
+        self.jobs.labels(run.request.kind, run.model, run.lane, status).inc()
         if status == "succeeded":
-            for stage, seconds in (("denoise", held.denoise_s), ("decode", held.decode_s), ("store", held.store_s)):
-                self.stages.labels(stage, held.model).observe(seconds)
+            for stage, seconds in (("denoise", run.denoise_s), ("decode", run.decode_s), ("store", run.store_s)):
+                self.stages.labels(stage, run.model).observe(seconds)
 
     def serve(self, listening: socket.socket) -> int:
         """Answer /metrics on a socket of `listen`; its port, which the system chose if 0 was asked for."""

@@ -5,14 +5,14 @@ Counted as is usual: 2 per multiplication with addition, of convolutions, linear
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from models.inputs import Inputs
-from models.networks.attention import CrossAttention, SelfAttention
 from models.pipeline import LatentDiffusion
 from workers.engine.scheduler import Shape
 
@@ -71,55 +71,11 @@ def row_flops(model: LatentDiffusion) -> RowFlops:
 
 def count_flops(model: LatentDiffusion, side: int) -> float:
     """FLOPs of one row on a latent side × side, by a call with zeros."""
-    config, counted = model.config.unet, [0.0]
-    hooks = [module.register_forward_hook(_adding(counted)) for module in model.unet.modules() if _counter(module)]
+    config = model.config.unet
     z_t = torch.zeros(1, config.in_channels, side, side)
     shape = (1, model.token_window or 1, config.context_dim or 1)
     context = None if config.context_dim is None else torch.zeros(shape, device=model.device, dtype=model.dtype)
     labels = None if config.num_classes is None else torch.zeros(1, dtype=torch.long, device=model.device)
-    model.predict(z_t, torch.zeros(1), Inputs(context, labels=labels))
-    for hook in hooks:
-        hook.remove()
-    return counted[0]
-
-
-Counter = Callable[[nn.Module, tuple[Tensor, ...], Tensor], float]
-
-
-def _adding(counted: list[float]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    def add(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-        count = _counter(module)
-        if count is not None:
-            counted[0] += count(module, inputs, out)
-
-    return add
-
-
-def _counter(module: nn.Module) -> Counter | None:
-    for kind, count in COUNTERS.items():
-        if isinstance(module, kind):
-            return count
-    return None
-
-
-def _convolution(module: nn.Module, _: tuple[Tensor, ...], out: Tensor) -> float:
-    assert isinstance(module, nn.Conv2d)
-    return 2.0 * module.weight.numel() * out.shape[-2] * out.shape[-1]
-
-
-def _linear(module: nn.Module, _: tuple[Tensor, ...], out: Tensor) -> float:
-    assert isinstance(module, nn.Linear)
-    return 2.0 * module.weight.numel() * (out.numel() // out.shape[-1])
-
-
-def _sequence(_: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> float:
-    """q·kᵀ and its product with v: keys are the context's tokens, or the sequence's own."""
-    return 4.0 * out.shape[1] * inputs[-1].shape[1] * out.shape[2]
-
-
-COUNTERS: Mapping[type[nn.Module], Counter] = {
-    nn.Conv2d: _convolution,
-    nn.Linear: _linear,
-    SelfAttention: _sequence,
-    CrossAttention: _sequence,
-}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused kernels go uncounted
+        model.predict(z_t, torch.zeros(1), Inputs(context, labels=labels))
+    return float(counter.get_total_flops())

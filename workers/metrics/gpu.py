@@ -107,3 +107,8 @@ def gpu_of(device: str, dtype: torch.dtype) -> Gpu | None:
     about = torch.cuda.get_device_properties(device)
     index = torch.device(device).index or 0
     return Gpu(pynvml, f"GPU-{about.uuid}", str(index), peak_flops(about.name, dtype))
+
+
+def device_kind(device: torch.device) -> str:
+    """What devices of equal speed have in common: `cpu`, or the GPU's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,35 +1,38 @@
 """The step-time table: what calls, encoding, decoding and storing take here, measured while working.
 
-Cells of one model share a Redis hash; every worker writes those that it measured since its last beat.
+Tables of one model share a Redis hash, by kind of device; every worker writes the cells that it measured since its last
+beat.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from redis import Redis
 from redis.client import Pipeline
 from redis.typing import EncodableT, KeyT
 
-from contract.base import Kind
-from contract.measurements import ShapeTimes, StepTimes
+from contract.measurements import LATENT_FACTOR, WRITTEN_AT, StepTimes, on_device, read_tables, shape_cell
 from contract.redis_keys import step_times_key
 from contract.request import JobRequest
 from core.text import as_text
 from workers.engine.messages import Called, Finished, Outcome, Prepared
 from workers.engine.scheduler import Shape
+from workers.metrics.gpu import device_kind
 
 REMEMBERED = 50  # measurements that an average is of: seconds of work, so that a busy moment isn't taken for the rule
 SHAPES_KEPT = 16  # of each model, those used last
 CELLS_KEPT = 1024  # of each model in Redis: far more than one worker writes; beyond it the hash starts anew
 
-WRITE = """
+# Readers that have the table of a moment ask for it again only once another was written.
+WRITE = f"""
 if redis.call('HLEN', KEYS[1]) > tonumber(ARGV[1]) then redis.call('DEL', KEYS[1]) end
-return redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+return redis.call('HSET', KEYS[1], '{WRITTEN_AT}', table.concat(redis.call('TIME'), '.'), unpack(ARGV, 2))
 """
 
 
@@ -38,6 +41,16 @@ class Requested(Protocol):
 
     @property
     def request(self) -> JobRequest: ...
+
+
+class Resident(Protocol):
+    """A loaded model, as far as its table needs it."""
+
+    @property
+    def latent_factor(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
 
 @dataclass(slots=True)
@@ -55,9 +68,10 @@ class Average:
 class StepTimer:
     """Averages, in seconds, of all that a worker does for some models."""
 
-    def __init__(self, models: Sequence[str]) -> None:
-        self._models = tuple(models)
-        self._shapes: OrderedDict[tuple[str, str], dict[str, Average]] = OrderedDict()
+    def __init__(self, models: Mapping[str, Resident]) -> None:
+        self._models = dict(models)
+        self._device_kinds = {model: device_kind(loaded.device) for model, loaded in models.items()}
+        self._shapes: OrderedDict[tuple[str, Shape], dict[str, Average]] = OrderedDict()
         self._round, self._move = Average(), Average()
         self._stores: dict[str, Average] = {}
         self._changed: dict[str, dict[str, float]] = {}
@@ -65,13 +79,8 @@ class StepTimer:
 
     def turned(self, outcomes: Sequence[Outcome], seconds: float, jobs: Mapping[str, Requested]) -> None:
         """A turn of the engine: one call, one preparation or one chunk of decoding, and what belongs to it."""
-        finished = sum(isinstance(outcome, Finished) for outcome in outcomes)
-        for outcome in outcomes:
-            if isinstance(outcome, Called):
-                self._measure(outcome.model, outcome.shape, f"rows:{outcome.padded_rows}", seconds)
-            elif isinstance(outcome, Prepared | Finished) and (job := jobs.get(outcome.job_id)) is not None:
-                what = "decode" if isinstance(outcome, Finished) else f"encode:{job.request.kind}"
-                self._measure(job.request.model, outcome.shape, what, seconds / (finished or 1))
+        for model, shape, what, own_s in timed(outcomes, seconds, jobs):
+            self._measure(model, shape, what, own_s)
 
     def rounded(self, seconds: float, moved: int) -> None:
         """What a round took beside the engine's turn, in which `moved` jobs were claimed or ended."""
@@ -96,18 +105,32 @@ class StepTimer:
         return changed
 
     def _measure(self, model: str, shape: Shape, what: str, seconds: float) -> None:
-        name = "x".join(map(str, shape))
-        cells = self._shapes.setdefault((model, name), {})
-        self._shapes.move_to_end((model, name))
+        key = (model, shape)
+        cells = self._shapes.setdefault(key, {})
+        self._shapes.move_to_end(key)
         average = cells.setdefault(what, Average())
         average.add(seconds)
-        self._change(model, {f"{name}:{what}": average})
+        self._change(model, {shape_cell(shape, what): average})
         if len(self._shapes) > SHAPES_KEPT * len(self._models):
             self._shapes.popitem(last=False)
 
     def _change(self, model: str, cells: Mapping[str, Average]) -> None:
+        named = {on_device(cell, self._device_kinds[model]): average.value for cell, average in cells.items()}
         with self._lock:
-            self._changed.setdefault(model, {}).update({name: average.value for name, average in cells.items()})
+            self._changed.setdefault(model, {LATENT_FACTOR: self._models[model].latent_factor}).update(named)
+
+
+def timed(
+    outcomes: Sequence[Outcome], seconds: float, jobs: Mapping[str, Requested]
+) -> Iterator[tuple[str, Shape, str, float]]:
+    """What a turn of the engine measured: model, latent shape, what was done and its seconds, of images each."""
+    finished = sum(isinstance(outcome, Finished) for outcome in outcomes)
+    for outcome in outcomes:
+        if isinstance(outcome, Called):
+            yield outcome.model, outcome.shape, f"rows:{outcome.padded_rows}", seconds
+        elif isinstance(outcome, Prepared | Finished) and (job := jobs.get(outcome.job_id)) is not None:
+            what = "decode" if isinstance(outcome, Finished) else f"encode:{job.request.kind}"
+            yield job.request.model, outcome.shape, what, seconds / (finished or 1)
 
 
 def write_cells(pipe: Pipeline, model: str, cells: Mapping[str, float]) -> None:
@@ -118,27 +141,7 @@ def write_cells(pipe: Pipeline, model: str, cells: Mapping[str, float]) -> None:
         pipe.eval(WRITE, 1, *keys, CELLS_KEPT, *values)
 
 
-def read_cells(redis: Redis, model: str) -> dict[str, float]:
-    """What workers have written of a model; empty if none did."""
-    return {as_text(name): float(value) for name, value in redis.hgetall(step_times_key(model)).items()}
-
-
-def step_times(model: str, latent_factor: int, cells: Mapping[str, float]) -> StepTimes:
-    """The table that these cells make up."""
-    names = sorted({name.partition(":")[0] for name in cells if ":" in name})
-    shapes = tuple(_shape_times(name, cells) for name in names)
-    others = {f"{what}_s": cells.get(what) for what in ("store", "round", "move")}
-    return StepTimes(model=model, latent_factor=latent_factor, shapes=shapes, **others)
-
-
-def _shape_times(name: str, cells: Mapping[str, float]) -> ShapeTimes:
-    own = {cell.removeprefix(f"{name}:"): value for cell, value in cells.items() if cell.startswith(f"{name}:")}
-    calls = {int(what.removeprefix("rows:")): value for what, value in own.items() if what.startswith("rows:")}
-    encode: dict[Kind, float] = {
-        what.removeprefix("encode:"): value  # type: ignore[misc]  # pydantic checks the kind
-        for what, value in own.items()
-        if what.startswith("encode:")
-    }
-    c, h, w = map(int, name.split("x"))
-    sorted_calls = dict(sorted(calls.items()))
-    return ShapeTimes(shape=(c, h, w), calls=sorted_calls, encode_s=encode, decode_s=own.get("decode"))
+def read_published(redis: Redis, model: str) -> dict[str, StepTimes]:
+    """The tables that workers have written of a model, by device kind; empty if none did."""
+    fields = {as_text(name): as_text(value) for name, value in redis.hgetall(step_times_key(model)).items()}
+    return read_tables(model, fields)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from contract.lanes import Lane
-from contract.measurements import ShapeTimes, StepTimes
+from contract.measurements import Curve, SizeTimes, StepTimes, predict
 from core.errors import ConfigurationError
 from workers.claim_policy import CLAIMS_A_ROUND
 from workers.engine.scheduler import Shape
@@ -16,7 +14,6 @@ from workers.engine.turn_policy import DECODE_CHUNK
 from workers.planner.mix import JobClass
 
 ROUND_S, MOVE_S = 0.001, 0.003  # of the workers of docs/capacity.md, where a table (of `latentd bench`) has none
-PADDING = 8  # latent pixels: frames are padded up to the UNet's stride
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,30 +93,6 @@ class Costs:
             yield f"{what} fewer than {measured[0]} rows weren't measured, taken as long as those of {measured[0]}"
 
 
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """Seconds of a call by its rows: linear between measured sizes, constant below them, proportional above."""
-
-    rows: tuple[int, ...]
-    seconds: tuple[float, ...]
-    scale: float = 1.0
-    _known: dict[int, float] = field(default_factory=dict, compare=False)
-
-    def at(self, rows: int) -> float:
-        if rows not in self._known:
-            self._known[rows] = self.scale * self._interpolate(rows)
-        return self._known[rows]
-
-    def _interpolate(self, rows: int) -> float:
-        place = bisect_left(self.rows, rows)
-        if place == 0:
-            return self.seconds[0]
-        if place == len(self.rows):
-            return self.seconds[-1] * rows / self.rows[-1]
-        (left, right), (low, high) = self.rows[place - 1 : place + 1], self.seconds[place - 1 : place + 1]
-        return low + (high - low) * (rows - left) / (right - left)
-
-
 def price(mix: Sequence[JobClass], tables: Mapping[str, StepTimes]) -> Costs:
     """Costs of a mix.
 
@@ -142,27 +115,34 @@ def price(mix: Sequence[JobClass], tables: Mapping[str, StepTimes]) -> Costs:
 def _price(
     one: JobClass, table: StepTimes, curves: dict[tuple[str, Shape], Curve], assumed: dict[str, None]
 ) -> JobCost:
-    times, ratio = _nearest(one, table)
-    c, h, w = times.shape
-    exact = ratio == 1.0
-    shape = times.shape if exact else (c, *_latent(one, table))
-    if not exact:
-        assumed[f"{one.name}: scaled by {ratio:.2f}, its latent pixels over those of the measured {h}×{w}"] = None
-    curves[one.model, shape] = _curve(one.model, times, ratio)
+    times = _times(one, table)
+    assumed.update(dict.fromkeys(_scaled(one, times)))
+    curves[one.model, times.shape] = times.calls
     request = one.request
     return JobCost(
         name=one.name,
         model=one.model,
         lane=one.priority,
-        shape=shape,
+        shape=times.shape,
         strict=one.determinism == "strict",
         images=one.num_images,
         steps=request.run_steps // one.num_images,
         rows=2 if request.guided else 1,
-        encode_s=ratio * _need(times.encode_s.get(one.kind), one, "an encoding time for this kind of job"),
-        decode_s=ratio * _need(times.decode_s, one, "a decoding time"),
-        store_s=ratio * _need(table.store_s, one, "a storing time"),
+        encode_s=_need(times.encode_s, one, "an encoding time for this kind of job"),
+        decode_s=_need(times.decode_s, one, "a decoding time"),
+        store_s=_need(times.store_s, one, "a storing time"),
     )
+
+
+def _scaled(one: JobClass, times: SizeTimes) -> Iterator[str]:
+    """Sentences on what was taken from another size."""
+    calls = times.sources["calls"]
+    for what, source in times.sources.items():
+        measured = f"{source.shape[1]}×{source.shape[2]}"
+        if source.ratio != 1.0 and source is calls:
+            yield f"{one.name}: scaled by {source.ratio:.2f}, its latent pixels over those of the measured {measured}"
+        elif source != calls:
+            yield f"{one.name}: {what} is that of the measured {measured}, scaled by {source.ratio:.2f}"
 
 
 def _table(tables: Mapping[str, StepTimes], model: str) -> StepTimes:
@@ -173,28 +153,13 @@ def _table(tables: Mapping[str, StepTimes], model: str) -> StepTimes:
     return table
 
 
-def _latent(one: JobClass, table: StepTimes) -> tuple[int, int]:
-    return math.ceil(one.height / table.latent_factor), math.ceil(one.width / table.latent_factor)
-
-
-def _nearest(one: JobClass, table: StepTimes) -> tuple[ShapeTimes, float]:
-    """The measured shape that the class has once padded, and 1; else the nearest in area, and the ratio of areas."""
-    h, w = _latent(one, table)
-    measured = [times for times in table.shapes if times.calls]
-    area = {times.shape: times.shape[1] * times.shape[2] for times in measured}
-    same = [t for t in measured if 0 <= t.shape[1] - h < PADDING and 0 <= t.shape[2] - w < PADDING]
-    if same:
-        return min(same, key=lambda times: area[times.shape]), 1.0
-    nearest = min(measured, key=lambda times: abs(math.log(area[times.shape] / (h * w))))
-    return nearest, h * w / area[nearest.shape]
-
-
-def _curve(model: str, times: ShapeTimes, ratio: float) -> Curve:
-    rows = tuple(sorted(times.calls))
-    seconds = tuple(times.calls[each] for each in rows)
-    if min(seconds) <= 0:
-        raise ConfigurationError(f"model {model}: a call in the table takes {min(seconds)} s, more than 0")
-    return Curve(rows, seconds, ratio)
+def _times(one: JobClass, table: StepTimes) -> SizeTimes:
+    times = predict(table, one.kind, one.width, one.height)
+    assert times is not None  # `_table` saw calls
+    least = min(times.calls.seconds)
+    if least <= 0:
+        raise ConfigurationError(f"model {one.model}: a call in the table takes {least} s, more than 0")
+    return times
 
 
 def _need(seconds: float | None, one: JobClass, what: str) -> float:

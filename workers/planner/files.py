@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from contract.base import Wire
 from contract.card import ModelCard
-from contract.measurements import StepTimes
-from contract.redis_keys import CARDS_KEY
+from contract.measurements import Measured, StepTimes
+from contract.redis_keys import CARDS_KEY, serving_key
 from core.errors import ConfigurationError, Unavailable
-from workers.metrics.step_times import read_cells, step_times
+from core.text import as_text
+from workers.metrics.step_times import read_published
 from workers.planner.mix import MIX, MixEntry
 
 
-class BenchReport(Wire):
+class BenchReport(Measured):
     """What `latentd bench --json` prints."""
 
     device: str
@@ -28,6 +31,15 @@ class BenchReport(Wire):
     tables: tuple[StepTimes, ...]
     images_per_s: dict[str, float] = Field(description="Of full calls of the default request, by model and kind.")
     cards: tuple[ModelCard, ...] = Field(default=(), description="Of the models, with the defaults of requests.")
+
+
+@dataclass(frozen=True, slots=True)
+class LiveTables:
+    """Tables by model, of one kind of device; `others` were measured as well."""
+
+    device_kind: str
+    others: tuple[str, ...] = ()
+    tables: Mapping[str, StepTimes] = field(default_factory=dict)
 
 
 def read_mix(path: Path) -> tuple[MixEntry, ...]:
@@ -70,18 +82,49 @@ def live_cards(redis: Redis, models: Iterable[str]) -> dict[str, ModelCard]:
     return {model: ModelCard.read(card) for model, card in found.items() if card is not None}
 
 
-def live_tables(redis: Redis, models: Iterable[str]) -> dict[str, StepTimes]:
-    """Tables that workers have published, of those models that have one.
+def live_tables(redis: Redis, models: Iterable[str], device_kind: str | None = None) -> LiveTables:
+    """Tables that workers have published, of those models that have one, all of one kind of device: the one asked for,
+    or the only one that was measured, or of several the only one that serves.
 
     Raises:
+        ConfigurationError: none of that kind was measured, or several serve.
         Unavailable: Redis doesn't answer.
     """
-    cards = live_cards(redis, models)
+    models = list(models)
     try:
-        cells = {model: read_cells(redis, model) for model in cards}
+        found = {model: read_published(redis, model) for model in models}
+        serving = {kind for model in models for kind in _serving(redis, model)}
     except RedisError as error:
         raise _away(error) from error
-    return {model: step_times(model, cards[model].latent_factor, found) for model, found in cells.items() if found}
+    measured = sorted({kind for tables in found.values() for kind in tables})
+    chosen = _choose(measured, serving, device_kind)
+    tables = {model: own[chosen] for model, own in found.items() if chosen in own}
+    return LiveTables(chosen, tuple(kind for kind in measured if kind != chosen), tables)
+
+
+def _serving(redis: Redis, model: str) -> set[str]:
+    members: Any = redis.zrangebyscore(serving_key(model), time.time(), "+inf")
+    return {as_text(member).partition("@")[2] for member in members}
+
+
+def _choose(measured: Sequence[str], serving: Set[str], asked: str | None) -> str:
+    if not measured:
+        return asked or ""  # `price` says which model has no table
+    if asked is None and len(measured) == 1:
+        return measured[0]
+    live = [kind for kind in measured if kind in serving]
+    if asked is None and len(live) == 1:
+        return live[0]
+    if asked is None:
+        count = "several kinds of devices serve" if live else "no worker serves now"
+        raise _unclear(f"--device-kind: {count}; name one of {', '.join(measured)}", None, measured)
+    if asked not in measured:
+        raise _unclear(f"--device-kind {asked!r}: measured were {', '.join(measured)}", asked, measured)
+    return asked
+
+
+def _unclear(detail: str, asked: str | None, measured: Sequence[str]) -> ConfigurationError:
+    return ConfigurationError(detail, field="device_kind", value=asked, bound=list(measured))
 
 
 def _away(error: RedisError) -> Unavailable:

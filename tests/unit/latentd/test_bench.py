@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from contract.card import ModelCard
-from latentd.bench.measure import measure, turns
+from latentd.bench.step_times import measure, turns
 from tests.engines import make_engine
 from tests.tiny import SAMPLERS
 from workers.planner.costs import price

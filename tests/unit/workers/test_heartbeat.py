@@ -8,8 +8,7 @@ from rq.registry import CanceledJobRegistry, StartedJobRegistry
 from rq.utils import current_timestamp
 from rq.worker.base import BaseWorker
 
-from contract.measurements import Rates
-from contract.redis_keys import RATES_KEY, serving_key, step_times_key
+from contract.redis_keys import serving_key, serving_member, step_times_key
 from jobs.run import JobRun
 from jobs.worker import HEARTBEAT_TTL_S, BatchWorker
 from tests.enqueue import enqueue, make_request
@@ -17,7 +16,7 @@ from tests.unit.workers.parts import RETENTION, claim, make_worker
 from workers.heartbeat import Heartbeat
 from workers.queue.reaper import Reaper
 
-RATES = Rates(row_s=0.1, step_s=0.2, image_s=0.3)
+MEMBER = serving_member("worker-a", "cpu")
 
 
 def make_heartbeat(worker: BatchWorker, runs: list[JobRun]) -> Heartbeat:
@@ -27,9 +26,9 @@ def make_heartbeat(worker: BatchWorker, runs: list[JobRun]) -> Heartbeat:
         redis,
         Reaper(redis, [one.queue for one in runs], RETENTION, worker.name),
         ["tiny"],
+        "cpu",
         runs=lambda: runs,
-        rates=lambda: {"tiny": RATES},
-        times=lambda: {"tiny": {"store": 0.25}},
+        times=lambda: {"tiny": {"store@cpu": 0.25}},
     )
 
 
@@ -42,10 +41,9 @@ def test_a_beat_renews_everything_for_15_seconds(redis: Redis) -> None:
     make_heartbeat(worker, [run]).beat()
     for key in (worker.key, run.execution.key):
         assert HEARTBEAT_TTL_S - 2 < int(redis.ttl(key)) <= HEARTBEAT_TTL_S
-    for key, member in ((registry.key, run.execution.composite_key), (serving_key("tiny"), worker.name)):
+    for key, member in ((registry.key, run.execution.composite_key), (serving_key("tiny"), MEMBER)):
         assert abs((redis.zscore(key, member) or 0) - current_timestamp() - HEARTBEAT_TTL_S) <= 2
-    assert Rates.model_validate_json(redis.hget(RATES_KEY, "tiny") or "") == RATES
-    assert redis.hgetall(step_times_key("tiny")) == {b"store": b"0.25"}
+    assert redis.hget(step_times_key("tiny"), "store@cpu") == b"0.25"
 
 
 def test_a_lapsed_execution_is_not_revived(redis: Redis) -> None:
@@ -77,7 +75,7 @@ def test_a_deleted_job_is_not_made_anew(redis: Redis) -> None:
 def test_workers_that_died_no_longer_serve(redis: Redis) -> None:
     redis.zadd(serving_key("tiny"), {"dead": current_timestamp() - 1})
     make_heartbeat(make_worker(redis), []).beat()
-    assert redis.zrange(serving_key("tiny"), 0, -1) == [b"worker-a"]
+    assert redis.zrange(serving_key("tiny"), 0, -1) == [MEMBER.encode()]
 
 
 def test_the_thread_beats_sweeps_and_stops(redis: Redis) -> None:
@@ -86,7 +84,7 @@ def test_the_thread_beats_sweeps_and_stops(redis: Redis) -> None:
     ended = CanceledJobRegistry(queue=queue)
     redis.zadd(ended.key, {"expired": 1})
     heartbeat = Heartbeat(
-        worker, redis, Reaper(redis, [queue], RETENTION, worker.name), ["tiny"], lambda: [], dict, dict
+        worker, redis, Reaper(redis, [queue], RETENTION, worker.name), ["tiny"], "cpu", lambda: [], dict
     )
     heartbeat.start()
     ends = time.monotonic() + 5
@@ -95,4 +93,4 @@ def test_the_thread_beats_sweeps_and_stops(redis: Redis) -> None:
     heartbeat.stop()
     assert not heartbeat.is_alive()
     assert not redis.zcard(ended.key)
-    assert redis.zscore(serving_key("tiny"), worker.name) is not None
+    assert redis.zscore(serving_key("tiny"), MEMBER) is not None

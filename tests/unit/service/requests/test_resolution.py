@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from contract.base import Kind
-from contract.measurements import Rates
+from contract.measurements import step_times
 from contract.request import JobRequest, Txt2ImgRequest, Upload
 from core.errors import InvalidRequest, NoCheckpoint, NotFound, QueueFull
-from service.admission.estimates import Backlog, idle_seconds, predict, queued_eta
+from service.admission.estimates import Backlog, Fleet, estimate, idle_seconds, queued_eta
 from service.requests.bodies import Body
 from service.requests.cards import choose_card, installed_cards
 from service.requests.posts import InpaintPost, Post, Txt2ImgPost, UpscalePost
@@ -19,9 +20,12 @@ from service.requests.tokens import count_tokens
 from service.requests.uploads import Pictures
 from service.submit import check_deadline
 from tests.gateway import PAINTER, UPSCALER, WINDOW, write_cards
+from tests.times import cells
 
 CARDS = {card.id: card for card in (PAINTER, UPSCALER)}
-RATES = Rates(row_s=0.1, step_s=0.15, image_s=1.0)
+TIMES = step_times("painter", 8, cells(row_s=0.1, decode=1.0, store=0.5))
+FLEET = Fleet({"cpu": TIMES}, {"cpu": 1})
+UNMEASURED = Backlog(jobs=10**6)
 
 
 def resolved(post: Post, kind: Kind = "txt2img", size: tuple[int, int] | None = None) -> JobRequest:
@@ -97,15 +101,15 @@ def test_a_broken_card_is_left_out(tmp_path: Path) -> None:
 
 def test_estimates() -> None:
     request = resolved(Txt2ImgPost(num_images=2))
-    idle = Backlog(rates=RATES)
-    assert idle_seconds(request, RATES) == pytest.approx(20 * 4 * 0.1 + 2)
-    assert predict(request, idle).model_dump() == {"wait_s": 0.0, "gpu_s": pytest.approx(10.0)}
-    unmeasured = predict(request, Backlog(rates=None, rows=5))
+    idle = Backlog(FLEET, {"cpu": 0.0})
+    assert idle_seconds(request, FLEET) == pytest.approx(20 * 4 * 0.1 + 2 * 1.0 + 0.5)
+    assert estimate(request, idle).model_dump() == {"wait_s": 0.0, "gpu_s": pytest.approx(10.0)}, "storing isn't GPU's"
+    unmeasured = estimate(request, UNMEASURED)
     assert (unmeasured.wait_s, unmeasured.gpu_s) == (None, None)
-    busy = Backlog(rates=RATES, rows=240, jobs=3, queued=3, workers=2)
-    assert busy.wait_s == pytest.approx(12)
-    assert queued_eta(request, busy, 0) == pytest.approx(10)
-    assert queued_eta(request, busy, 2) == pytest.approx(160 * 0.1 / 2 + 10)
+    busy = Backlog(replace(FLEET, workers={"cpu": 2}), {"cpu": 30.0}, jobs=3, queued=3)
+    assert busy.wait_s == pytest.approx(15)
+    assert queued_eta(request, busy, 0) == pytest.approx(10.5), "the others are behind it"
+    assert queued_eta(request, busy, 2) == pytest.approx((30 - 10) / 2 + 10.5)
 
 
 def test_strength_leaves_the_last_steps() -> None:
@@ -116,9 +120,9 @@ def test_strength_leaves_the_last_steps() -> None:
 
 def test_deadlines() -> None:
     request = resolved(Txt2ImgPost(deadline_ms=6000))
-    check_deadline(request, Backlog(rates=None, rows=10**6))
-    check_deadline(request, Backlog(rates=RATES))
+    check_deadline(request, UNMEASURED)
+    check_deadline(request, Backlog(FLEET, {"cpu": 0.0}))
     with pytest.raises(QueueFull, match="the queue alone takes about 4"):
-        check_deadline(request, Backlog(rates=RATES, rows=40))
+        check_deadline(request, Backlog(FLEET, {"cpu": 4.0}))
     with pytest.raises(InvalidRequest, match="with nothing before it"):
-        check_deadline(resolved(Txt2ImgPost(deadline_ms=1000)), Backlog(rates=RATES))
+        check_deadline(resolved(Txt2ImgPost(deadline_ms=1000)), Backlog(FLEET, {"cpu": 0.0}))

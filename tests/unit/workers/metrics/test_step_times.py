@@ -3,10 +3,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+import torch
 from PIL import Image
 from redis import Redis
 
-from contract.measurements import ShapeTimes
+from contract.measurements import LATENT_FACTOR, WRITTEN_AT, ShapeTimes, StepTimes, read_tables
 from contract.redis_keys import step_times_key
 from contract.request import JobRequest
 from tests.enqueue import make_request
@@ -17,8 +18,7 @@ from workers.metrics.step_times import (
     REMEMBERED,
     SHAPES_KEPT,
     StepTimer,
-    read_cells,
-    step_times,
+    read_published,
     write_cells,
 )
 
@@ -31,6 +31,27 @@ class Job:
     request: JobRequest
 
 
+@dataclass(frozen=True)
+class Model:
+    latent_factor: int
+    device: torch.device
+
+
+MODELS = {"tiny": Model(8, torch.device("cpu"))}
+
+
+def taken(timer: StepTimer) -> dict[str, float]:
+    """What changed, of the only model, without what stands beside its cells."""
+    fields = timer.take()["tiny"]
+    assert fields.pop(LATENT_FACTOR) == 8
+    assert {name.partition("@")[2] for name in fields} == {"cpu"}
+    return {name.partition("@")[0]: seconds for name, seconds in fields.items()}
+
+
+def table(cells: dict[str, float]) -> StepTimes:
+    return read_tables("tiny", {name: str(value) for name, value in cells.items()})["cpu"]
+
+
 def called(rows: int, side: int = 8) -> Called:
     return Called("tiny", rows, rows, False, 0.0, rows, (4, side, side))
 
@@ -40,7 +61,7 @@ def finished(index: int) -> Finished:
 
 
 def test_turns_become_the_table() -> None:
-    timer, jobs = StepTimer(["tiny"]), {"a": Job(make_request())}
+    timer, jobs = StepTimer(MODELS), {"a": Job(make_request())}
     timer.turned([Prepared("a", 0.0, 0, SHAPE)], 0.5, jobs)
     timer.turned([called(2)], 0.1, jobs)
     timer.turned([called(8)], 0.2, jobs)
@@ -48,52 +69,70 @@ def test_turns_become_the_table() -> None:
     timer.stored("tiny", 0.05)
     timer.rounded(0.001, moved=0)
     timer.rounded(0.007, moved=2)
-    table = step_times("tiny", 8, timer.take()["tiny"])
-    assert table.shapes == (ShapeTimes(shape=SHAPE, calls={2: 0.1, 8: 0.2}, encode_s={"txt2img": 0.5}, decode_s=0.3),)
-    assert (table.store_s, table.round_s) == (0.05, 0.001)
-    assert table.move_s == pytest.approx(0.003)
+    found = table(timer.take()["tiny"])
+    assert found.shapes == (ShapeTimes(shape=SHAPE, calls={2: 0.1, 8: 0.2}, encode_s={"txt2img": 0.5}, decode_s=0.3),)
+    assert (found.store_s, found.round_s) == (0.05, 0.001)
+    assert found.move_s == pytest.approx(0.003)
 
 
 def test_only_changes_are_taken_and_averages_follow() -> None:
-    timer = StepTimer(["tiny"])
+    timer = StepTimer(MODELS)
     for seconds in [1.0, 3.0] * 100:
         timer.turned([called(4)], seconds, {})
-    assert timer.take()["tiny"]["4x8x8:rows:4"] == pytest.approx(2.0, rel=0.02), "one call doesn't move it"
+    assert taken(timer)["4x8x8:rows:4"] == pytest.approx(2.0, rel=0.02), "one call doesn't move it"
     assert timer.take() == {}
     for seconds in [4.0] * 4 * REMEMBERED:
         timer.turned([called(4)], seconds, {})
-    assert timer.take()["tiny"]["4x8x8:rows:4"] == pytest.approx(4.0, rel=0.02), "a lasting change does"
+    assert taken(timer)["4x8x8:rows:4"] == pytest.approx(4.0, rel=0.02), "a lasting change does"
 
 
 def test_the_first_call_pays_for_warming_up_and_is_forgotten() -> None:
-    timer = StepTimer(["tiny"])
+    timer = StepTimer(MODELS)
     timer.turned([called(4)], 60.0, {})
-    assert timer.take()["tiny"]["4x8x8:rows:4"] == 60.0, "better than none"
+    assert taken(timer)["4x8x8:rows:4"] == 60.0, "better than none"
     for seconds in (1.0, 2.0, 3.0):
         timer.turned([called(4)], seconds, {})
-    assert timer.take()["tiny"]["4x8x8:rows:4"] == pytest.approx(2.0)
+    assert taken(timer)["4x8x8:rows:4"] == pytest.approx(2.0)
 
 
 def test_the_shapes_that_a_worker_remembers_are_bounded() -> None:
-    timer = StepTimer(["tiny"])
+    timer = StepTimer(MODELS)
     for side in range(1, 3 * SHAPES_KEPT):
         timer.turned([called(2, side)], 1.0, {})
     timer.take()
     timer.turned([called(2, 1)], 3.0, {})
-    assert timer.take()["tiny"] == {"4x1x1:rows:2": 3.0}, "forgotten, so no average"
+    assert taken(timer) == {"4x1x1:rows:2": 3.0}, "forgotten, so no average"
 
 
-def test_cells_of_several_workers_share_a_bounded_hash(redis: Redis) -> None:
-    for cells in ({"4x8x8:rows:2": 0.1}, {"4x8x8:rows:4": 0.15, "store": 0.2}):
+def test_workers_share_a_bounded_hash_and_have_a_table_for_each_kind_of_device(redis: Redis) -> None:
+    for cells in (
+        {LATENT_FACTOR: 8, "4x8x8:rows:2@cpu": 0.1, "4x8x8:rows:2@NVIDIA H100": 0.01},
+        {LATENT_FACTOR: 8, "4x8x8:rows:4@cpu": 0.15, "store@cpu": 0.2},
+    ):
         with redis.pipeline() as pipe:
             write_cells(pipe, "tiny", cells)
             pipe.execute()
-    assert read_cells(redis, "tiny") == {"4x8x8:rows:2": 0.1, "4x8x8:rows:4": 0.15, "store": 0.2}
+    tables = read_published(redis, "tiny")
+    assert {kind: found.shapes[0].calls for kind, found in tables.items()} == {
+        "NVIDIA H100": {2: 0.01},
+        "cpu": {2: 0.1, 4: 0.15},
+    }
+    assert [found.store_s for found in tables.values()] == [None, 0.2]
     redis.hset(step_times_key("tiny"), mapping={f"x{i}": 1 for i in range(CELLS_KEPT)})
     with redis.pipeline() as pipe:
-        write_cells(pipe, "tiny", {"store": 0.3})
+        write_cells(pipe, "tiny", {"store@cpu": 0.3})
         pipe.execute()
-    assert read_cells(redis, "tiny") == {"store": 0.3}
+    assert set(redis.hgetall(step_times_key("tiny"))) == {b"store@cpu", WRITTEN_AT.encode()}
+
+
+def test_every_write_has_a_moment_of_its_own(redis: Redis) -> None:
+    moments = set()
+    for _ in range(3):
+        with redis.pipeline() as pipe:
+            write_cells(pipe, "tiny", {"store@cpu": 0.3})
+            pipe.execute()
+        moments.add(redis.hget(step_times_key("tiny"), WRITTEN_AT))
+    assert len(moments) == 3
 
 
 def test_interactive_is_asked_first_but_every_fifth_time_and_models_take_turns() -> None:

@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 
 from contract.base import Kind
 from contract.card import CardDefaults, ModelCard
-from contract.redis_keys import CARDS_KEY
+from contract.redis_keys import CARDS_KEY, serving_key, serving_member
 from core.errors import ConfigurationError
 from latentd.cli import app
+from tests.times import publish
 from tests.unit.workers.planner.planning import NO_LIMITS, make_class, make_costs, make_table
-from workers.metrics.step_times import write_cells
 from workers.planner.answer import Load, Planner, percentile
 from workers.planner.files import BenchReport, live_cards, live_tables
 from workers.planner.mix import JobClass, MixEntry, resolved
@@ -145,12 +145,31 @@ def test_the_command_answers_for_people_and_programs(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output
     assert "a worker each, keep 0.8 s for 99 % at 20 jobs/s" in shown.output
+    assert "· step times of table.json, on cpu" in shown.output
     assert "· max_rows 32: m 4×32×32: calls of more than 16 rows weren't measured" in shown.output
     told = CliRunner().invoke(app, [*arguments, "--workers", "2", "--json"])
     answer = json.loads(told.output)
     assert answer["outlook"]["workers"] == 2
     assert answer["met"] is True
     assert "all interactive" in answer["outlook"]["groups"]
+
+
+def test_a_table_of_another_kind_of_device_is_refused(tmp_path: Path) -> None:
+    told = CliRunner().invoke(app, [*write_inputs(tmp_path, steps=2, guidance_scale=4.0), "--device-kind", "T4"])
+    assert isinstance(told.exception, ConfigurationError)
+    assert told.exception.detail.endswith("table.json was measured on cpu")
+
+
+def test_it_says_whose_step_times_it_took(tmp_path: Path, redis: Redis, redis_url: str) -> None:
+    arguments = write_inputs(tmp_path, steps=2, guidance_scale=4.0)
+    measured = {"4x32x32:rows:2": 0.02, "4x32x32:encode:txt2img": 0.01, "4x32x32:decode": 0.01, "store": 0.01}
+    for kind in ("cpu", "NVIDIA H100"):
+        publish(redis, "m", measured, kind)
+    environment = {"COLUMNS": "200", "REDIS_URL": redis_url}
+    live = [*arguments[: arguments.index("--table")], "--workers", "2", "--device-kind", "NVIDIA H100"]
+    shown = CliRunner().invoke(app, live, env=environment)
+    assert shown.exit_code == 0, shown.output
+    assert "· step times of workers on NVIDIA H100 (measured as well: cpu)" in shown.output
 
 
 def make_card(fields: tuple[str, ...] = ("prompt", "guidance_scale", "strength")) -> ModelCard:
@@ -200,10 +219,26 @@ def test_defaults_are_those_of_the_service(kind: Kind, fields: tuple[str, ...], 
 
 def test_tables_come_from_what_workers_published(redis: Redis) -> None:
     redis.hset(CARDS_KEY, "m", make_card().to_json())
-    with redis.pipeline() as pipe:
-        write_cells(pipe, "m", {"4x32x32:rows:2": 0.5, "store": 0.1})
-        pipe.execute()
-    tables = live_tables(redis, ["m", "none"])
-    assert list(tables) == ["m"]
-    assert tables["m"].shapes[0].calls == {2: 0.5}
+    publish(redis, "m", {"4x32x32:rows:2": 0.5, "store": 0.1})
+    live = live_tables(redis, ["m", "none"])
+    assert (live.device_kind, live.others, list(live.tables)) == ("cpu", (), ["m"])
+    assert live.tables["m"].shapes[0].calls == {2: 0.5}
     assert live_cards(redis, ["m", "none"]) == {"m": make_card()}
+    assert live_tables(redis, ["none"]).tables == {}
+
+
+def test_of_several_kinds_of_devices_the_one_that_serves_is_planned_with(redis: Redis) -> None:
+    for kind, seconds in (("cpu", 0.5), ("NVIDIA H100", 0.05)):
+        publish(redis, "m", {"4x32x32:rows:2": seconds}, kind)
+    with pytest.raises(ConfigurationError, match="no worker serves now; name one of NVIDIA H100, cpu"):
+        live_tables(redis, ["m"])
+    redis.zadd(serving_key("m"), {serving_member("a", "NVIDIA H100"): 2e10, serving_member("dead", "cpu"): 1})
+    live = live_tables(redis, ["m"])
+    assert (live.device_kind, live.others) == ("NVIDIA H100", ("cpu",))
+    assert live.tables["m"].shapes[0].calls == {2: 0.05}
+    redis.zadd(serving_key("m"), {serving_member("b", "cpu"): 2e10})
+    with pytest.raises(ConfigurationError, match="several kinds of devices serve"):
+        live_tables(redis, ["m"])
+    assert live_tables(redis, ["m"], "cpu").tables["m"].shapes[0].calls == {2: 0.5}
+    with pytest.raises(ConfigurationError, match="'NVIDIA T4': measured were NVIDIA H100, cpu"):
+        live_tables(redis, ["m"], "NVIDIA T4")

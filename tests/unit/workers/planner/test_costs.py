@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.measurements import StepTimes
+from contract.measurements import ShapeTimes, StepTimes
 from core.errors import ConfigurationError
 from tests.unit.workers.planner.planning import make_class, make_costs, make_table
 from workers.planner.costs import price
@@ -38,6 +38,14 @@ def test_a_size_that_was_not_measured_is_scaled_and_said_to_be() -> None:
     assert costs.call_s("m", (4, 64, 64), 1) == pytest.approx(0.08)
     assert costs.jobs[0].decode_s == pytest.approx(0.048)
     assert "scaled by 4.00" in costs.assumed[0]
+
+
+def test_what_only_another_size_has_is_taken_from_it_and_said_to_be() -> None:
+    small = make_table().shapes[0]
+    large = ShapeTimes(shape=(4, 64, 64), calls={2: 0.1}, encode_s={"txt2img": 0.04}, decode_s=None)
+    costs = make_costs(make_class(width=512, height=512), shapes=(small, large))
+    assert costs.jobs[0].decode_s == pytest.approx(0.048)
+    assert costs.assumed[0].endswith("decoding is that of the measured 32×32, scaled by 4.00")
 
 
 def test_a_table_without_overheads_gets_measured_ones_and_says_so() -> None:

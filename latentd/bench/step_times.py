@@ -17,13 +17,13 @@ from PIL import Image
 
 from contract.base import Kind
 from contract.card import ModelCard
-from contract.measurements import StepTimes
+from contract.measurements import StepTimes, shape_cell, step_times
 from contract.request import REQUESTS, JobRequest, Upload, parse_request
 from workers.engine.engine import Engine
-from workers.engine.messages import Aborted, Admission, Called, Finished, Prepared
+from workers.engine.messages import Aborted, Admission, Finished
 from workers.engine.pictures import encode_picture, picture_text
-from workers.engine.scheduler import Shape
-from workers.metrics.step_times import step_times
+from workers.metrics.gpu import device_kind
+from workers.metrics.step_times import timed
 from workers.planner.files import BenchReport
 
 WARM_UP = 1  # calls of each size that count for nothing
@@ -32,7 +32,7 @@ WITH_UPLOAD = frozenset({"inpaint", "upscale", "img2img", "semantic2img"})
 
 
 @dataclass(slots=True)
-class Bench:
+class ModelBench:
     """Seconds of every turn of one model, by cell of the table; `on_turn` moves a progress bar."""
 
     engine: Engine
@@ -60,30 +60,24 @@ class Bench:
         request = make_request(self.card, kind, self._count, **changes)
         self._count += 1
         began = time.perf_counter()
-        self.engine.admit(admission(f"bench-{self._count}", request))
+        job = admission(f"bench-{self._count}", request)
+        self.engine.admit(job)
         while self.engine.busy:
-            self._turn(request)
+            self._turn(job)
         return time.perf_counter() - began
 
-    def _turn(self, request: JobRequest) -> None:
+    def _turn(self, job: Admission) -> None:
         began = time.perf_counter()
         outcomes = self.engine.turn()
         seconds = time.perf_counter() - began
-        finished = [outcome for outcome in outcomes if isinstance(outcome, Finished)]
         for outcome in outcomes:
             if isinstance(outcome, Aborted):
                 raise outcome.error
-            if isinstance(outcome, Called):
-                self._note(outcome.shape, f"rows:{outcome.padded_rows}", seconds)
-            elif isinstance(outcome, Prepared):
-                self._note(outcome.shape, f"encode:{request.kind}", seconds)
-        for one in finished:
-            self._note(one.shape, "decode", seconds / len(finished))
-            self._store(request, one.picture)
+            if isinstance(outcome, Finished):
+                self._store(job.request, outcome.picture)
+        for _, shape, what, own_s in timed(outcomes, seconds, {job.job_id: job}):
+            self._seconds[shape_cell(shape, what)].append(own_s)
         self.on_turn()
-
-    def _note(self, shape: Shape, what: str, seconds: float) -> None:
-        self._seconds[f"{'x'.join(map(str, shape))}:{what}"].append(seconds)
 
     def _store(self, request: JobRequest, picture: Image.Image) -> None:
         began = time.perf_counter()
@@ -111,10 +105,9 @@ def measure(engine: Engine, cards: Sequence[ModelCard], max_rows: int, on_turn: 
     """
     with tempfile.TemporaryDirectory() as folder:
         done = [(card, *_measure(engine, card, max_rows, Path(folder), on_turn)) for card in cards]
-    numerics = engine.numerics[cards[0].id]
     return BenchReport(
-        device=numerics.device if numerics.device == "cpu" else torch.cuda.get_device_name(numerics.device),
-        threads=numerics.threads,
+        device=device_kind(next(iter(engine.models.values())).device),
+        threads=torch.get_num_threads(),
         torch=torch.__version__,
         max_rows=max_rows,
         tables=tuple(table for _, table, _ in done),
@@ -132,7 +125,7 @@ def turns(cards: Sequence[ModelCard], max_rows: int) -> int:
 def _measure(
     engine: Engine, card: ModelCard, max_rows: int, folder: Path, on_turn: Callable[[], None]
 ) -> tuple[StepTimes, dict[Kind, float]]:
-    bench = Bench(engine, card, folder, on_turn)
+    bench = ModelBench(engine, card, folder, on_turn)
     for rows in _sizes(max_rows):
         bench.rows(rows)
     bench.kinds()
