@@ -52,12 +52,12 @@ def redis_fact(now: Settings) -> str:
             binary = find_server(now.redis_server)
         except ConfigurationError as error:
             return error.detail
-        version_of_it = ".".join(map(str, version_of(binary) or ()))
-        return f"not running; `latentd up` would start {binary}, version {version_of_it}"
+        found = ".".join(map(str, version_of(binary) or ()))
+        return f"not running; `latentd up` would start {binary}, version {found}"
     try:
         server = redis.Redis.from_url(now.redis).info("server")
-        found = f"Valkey {server['valkey_version']}" if "valkey_version" in server else server["redis_version"]
-        return f"{without_password(now.redis)} answers, version {found}"
+        name, version_there = ("Valkey", "valkey_version") if "valkey_version" in server else ("Redis", "redis_version")
+        return f"{without_password(now.redis)} answers: {name} {server[version_there]}"
     except redis.exceptions.RedisError as error:
         return f"{without_password(now.redis)} does not answer: {error}"
 
