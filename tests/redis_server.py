@@ -1,4 +1,4 @@
-"""A real redis-server of a test's own, on a Unix socket in a short-lived folder."""
+"""A real Redis or Valkey server of a test's own, on a Unix socket in a short-lived folder."""
 
 from __future__ import annotations
 
@@ -19,21 +19,25 @@ START_S = 10.0
 
 
 class RedisServer:
-    """Starts, kills and restarts one server; with `aof` every write is on disk before it is answered."""
+    """Starts, kills and restarts one server; with `aof` every write is on disk before it is answered.
 
-    def __init__(self, *, aof: bool = False) -> None:
+    The server is the one that `latentd up` starts, unless `binary` names another.
+    """
+
+    def __init__(self, *, aof: bool = False, binary: Path | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="latentd-redis-"))  # short: socket paths end at 107 bytes
         self.socket = self.folder / "redis.sock"
         self.url = f"unix://{self.socket}"
         place = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)]
         log = ["--loglevel", "warning", "--logfile", str(self.folder / "redis.log")]
         keep = ["--appendonly", "yes", "--appendfsync", "always"] if aof else ["--save", ""]
-        self._command = [str(find_server()), *place, *log, *keep]
+        self._arguments = [*place, *log, *keep]
+        self.binary = find_server(binary)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start and wait until it answers; a restart finds what an append-only file kept."""
-        self._process = subprocess.Popen(self._command, preexec_fn=die_with_parent)
+        self._process = subprocess.Popen([str(self.binary), *self._arguments], preexec_fn=die_with_parent)
         self._wait()
 
     def _wait(self) -> None:

@@ -1,0 +1,1 @@
+"""Measuring this machine: the step-time table that the planner reads."""

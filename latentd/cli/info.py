@@ -49,13 +49,15 @@ def redis_fact(now: Settings) -> str:
         from latentd.embedded_server import find_server, version_of
 
         try:
-            binary = find_server()
+            binary = find_server(now.redis_server)
         except ConfigurationError as error:
             return error.detail
-        return f"not running; `latentd up` would start {binary} {version_of(binary)}"
+        found = ".".join(map(str, version_of(binary) or ()))
+        return f"not running; `latentd up` would start {binary}, version {found}"
     try:
-        version_there = redis.Redis.from_url(now.redis).info("server")["redis_version"]
-        return f"{without_password(now.redis)} answers, version {version_there}"
+        server = redis.Redis.from_url(now.redis).info("server")
+        name, version_there = ("Valkey", "valkey_version") if "valkey_version" in server else ("Redis", "redis_version")
+        return f"{without_password(now.redis)} answers: {name} {server[version_there]}"
     except redis.exceptions.RedisError as error:
         return f"{without_password(now.redis)} does not answer: {error}"
 

@@ -1,0 +1,1 @@
+"""Prompts to token numbers, by each checkpoint's own files."""

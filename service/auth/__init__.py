@@ -1,0 +1,1 @@
+"""Who may do what: API keys, what each caller may see, signed image URLs."""

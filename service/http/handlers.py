@@ -10,28 +10,18 @@ from fastapi.exceptions import RequestValidationError
 from obstore.exceptions import BaseError
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from redis.exceptions import (
-    AuthenticationError,
-    MasterDownError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from core.errors import LatentdError, MalformedRequest, NotFound, Problem, Unavailable
+from core.redis_errors import is_transient
 from service.http.problems import cut, error_response, problem_format, problem_response, refusal
 
 CLIENT_LEFT = 499  # as nginx counts it
 # Redis refuses writes with these: its memory or disk is full, it is a replica, or without its master. The client
 # knows some by type and drops their code; Redis 6.2 puts a script's into the middle of the text.
-_REFUSALS = (OutOfMemoryError, ReadOnlyError, MasterDownError)
-_CODES = ("MISCONF", "-OOM", "-READONLY")
 
 log = structlog.get_logger("service")
 
@@ -83,11 +73,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 def unavailable(error: RedisError) -> LatentdError:
     """Make an error of Redis one of ours: 503 where it is away or refuses writes, else 500."""
-    transient = isinstance(error, RedisConnectionError | RedisTimeoutError) and not isinstance(
-        error, AuthenticationError
-    )
-    refused = isinstance(error, ResponseError) and any(code in str(error) for code in _CODES)
-    if transient or refused or isinstance(error, _REFUSALS):
+    if is_transient(error):
         return Unavailable("Redis doesn't answer, or takes no writes; nothing was changed")
     log.error("unexpected error of Redis", exc_info=error)
     return LatentdError("an unexpected error; the service's log has it under this request's id")

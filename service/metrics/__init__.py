@@ -1,0 +1,1 @@
+"""The gateway's Prometheus families, and what Redis tells at a scrape."""

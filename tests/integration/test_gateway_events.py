@@ -17,7 +17,7 @@ from redis import Redis
 from contract.redis_keys import events_key, job_key, preview_key
 from core.storage import open_store
 from service.app import create_app
-from service.jobs.events import GATHER_S, SLICE_S
+from service.jobs.events import SLICE_S
 from tests.gateway import finish, png, running, settings_for
 
 
@@ -98,15 +98,16 @@ def test_a_foreign_event_id_is_refused(client: httpx2.Client, job_id: str, value
 
 
 def test_the_end_is_passed_on_at_once_to_streams_and_waits(
-    client: httpx2.Client, redis: Redis, job_id: str, folder: Path
+    client: httpx2.Client, redis: Redis, job_id: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However close steps follow each other, and whether or not anything was gathered."""
+    monkeypatch.setattr("service.jobs.events.SLICE_S", 4.0)  # the look that would find it, too
     key = {"Idempotency-Key": "the-end"}
     waited = client.post("/v1/txt2img", json={"prompt": "x"}, headers=key).json()["id"]
     stream = read(client, job_id)
     assert next(stream)[1] == "queued"
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(client.post, "/v1/txt2img", json={"prompt": "x"}, headers=key | {"Prefer": "wait=5"})
+        waiting = pool.submit(client.post, "/v1/txt2img", json={"prompt": "x"}, headers=key | {"Prefer": "wait=9"})
         time.sleep(0.2)
         add_step(redis, job_id, 1)
         assert next(stream)[2] == {"step": 1, "steps": 20}
@@ -115,7 +116,7 @@ def test_the_end_is_passed_on_at_once_to_streams_and_waits(
             finish(redis, open_store(str(folder / "data" / "objects")), each, png())
         assert [kind for _, kind, _ in stream] == ["succeeded"]
         assert waiting.result().json()["status"] == "succeeded"
-        assert time.monotonic() - began < GATHER_S + 0.4, "not by the look each second"
+        assert time.monotonic() - began < 2, "not by the look"
 
 
 def test_an_end_that_nobody_told_of_is_found(client: httpx2.Client, redis: Redis) -> None:

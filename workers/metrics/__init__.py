@@ -1,0 +1,1 @@
+"""What workers measure: Prometheus families, GPUs, speeds and the step-time table."""

@@ -9,16 +9,13 @@ from typing import TypeVar
 import structlog
 from redis import Redis
 from redis.backoff import ConstantBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from core.redis_errors import is_transient
 from jobs.worker import ANSWER_S
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
-AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError)
-NOT_NOW = ("MISCONF", "READONLY", "OOM")
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -54,7 +51,7 @@ class CircuitBreaker:
         try:
             done = work()
         except RedisError as error:
-            if not _is_away(error):
+            if not is_transient(error):
                 raise
             self._lost(error)
             return None
@@ -66,8 +63,3 @@ class CircuitBreaker:
             log.warning("redis is away", error=str(error))
         self._wait = min(self._wait * 2 or FIRST_WAIT_S, LONGEST_WAIT_S)
         self._next_try = self._clock() + self._wait
-
-
-def _is_away(error: RedisError) -> bool:
-    """A starting Redis answers LOADING (a ConnectionError); one without disk space answers MISCONF to writes."""
-    return isinstance(error, AWAY) or any(code in str(error) for code in NOT_NOW)

@@ -1,0 +1,1 @@
+"""Folders as diffusers writes them, read and written."""

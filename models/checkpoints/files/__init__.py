@@ -1,0 +1,1 @@
+"""Files of weights, whatever layout they hold: safetensors, pickles that execute nothing, renaming of keys."""

@@ -58,15 +58,17 @@ def test_backoff_grows_and_stays_bounded() -> None:
     assert waits[-1] == 4.0
 
 
-def test_a_child_that_ignores_sigterm_is_killed() -> None:
-    stubborn = [
-        sys.executable,
-        "-c",
-        "import signal,time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)",
-    ]
-    child = Child("stubborn", stubborn, dict(os.environ), stop_s=0.3)
+def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    ignores = tmp_path / "ignores"
+    code = (
+        "import pathlib, signal, time\n"
+        "signal.signal(15, signal.SIG_IGN)\n"
+        f"pathlib.Path({str(ignores)!r}).touch()\n"
+        "time.sleep(60)\n"
+    )
+    child = Child("stubborn", [sys.executable, "-c", code], dict(os.environ), stop_s=0.3)
     child.start()
-    time.sleep(0.3)
+    until(ignores.exists)
     process = child.process
     assert process is not None
     child.stop()

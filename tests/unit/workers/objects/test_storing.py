@@ -98,7 +98,7 @@ def test_storage_that_is_away_is_tried_until_it_is_back(redis: Redis, storing: S
     (stored,) = storing.reports(5)
     assert isinstance(stored, ImageStored)
     assert (folder / stored.path).is_file()
-    assert stored.try_s < 0.3 < stored.seconds
+    assert stored.try_s <= stored.seconds - 0.25, "the last try alone"
 
 
 def test_an_ended_job_is_given_up(redis: Redis, storing: Storing, folder: Path) -> None:

@@ -1,13 +1,21 @@
-"""The boards as PNG, drawn from a Prometheus' own answers: for documents and for places where no Grafana runs."""
+"""Draws docs/images/board-*.png: `python -m tests.deploy.draw`; three minutes of load with troubles in between.
+
+Tiny models on the CPU; what a GPU tells is the stand-in's, and the pictures say so. Panels are drawn by matplotlib from
+what Prometheus answers, since no Grafana runs here.
+"""
 
 from __future__ import annotations
 
 import math
+import random
 import re
+import tempfile
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import matplotlib
 
@@ -18,9 +26,20 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, start_http_server
 
+from deploy.grafana.boards import BOARDS
 from deploy.grafana.panel import Board, Panel
+from tests.deploy import troubles
+from tests.deploy.files import ROOT
+from tests.deploy.prometheus import Prometheus
+from tests.nvml import UUID, StandInNvml
+from tests.service import Service
+from tests.tiny import write_tiny_inpaint, write_tiny_upscale
+from workers.metrics.gpu import Gpu, GpuCollector
 
+SECONDS, A_SECOND = 120.0, 2.0
+NOTE = "A load run of the test models on a CPU, scraped by Prometheus. GPU values are a stand-in's, made up (no GPU)."
 COLUMNS, WIDTH, HEIGHT = 3, 5.6, 2.9  # panels a row; inches of one
 BACK, FACE, TEXT, GRID = "#111217", "#181b1f", "#ccccdc", "#2c3235"
 COLOURS = ("#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#b877d9", "#f2495c", "#8ab8ff", "#ffcb7d", "#96d98d", "#ca95e5")
@@ -39,14 +58,6 @@ class Series:
     values: Values
 
 
-class Source(Protocol):
-    """Answers range queries: labels and (Unix time, value) pairs of each series."""
-
-    def range(
-        self, expr: str, start: float, end: float, step: float
-    ) -> list[tuple[dict[str, str], list[tuple[float, float]]]]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Span:
     """From when to when, in Unix seconds, how finely, and over which window rates are taken."""
@@ -61,7 +72,7 @@ class Span:
         return np.arange(self.start, self.end + self.step / 2, self.step)
 
 
-def render(board: Board, source: Source, span: Span, note: str, path: Path) -> None:
+def draw(board: Board, source: Prometheus, span: Span, note: str, path: Path) -> None:
     """Draw all panels of a board; `note` says in the head where the numbers come from."""
     rows = math.ceil(len(board.panels) / COLUMNS)
     with pyplot.rc_context(_style()):
@@ -83,7 +94,7 @@ def _style() -> dict[Any, Any]:
     return {**colours, **texts, "font.size": 8, "axes.grid": True, "axes.titlesize": 9.5, "axes.titlelocation": "left"}
 
 
-def _series(panel: Panel, source: Source, span: Span) -> list[Series]:
+def _series(panel: Panel, source: Prometheus, span: Span) -> list[Series]:
     found = []
     for query in panel.queries:
         expr = query.expr.replace("$__rate_interval", span.window).replace("$model", ".*")
@@ -144,3 +155,76 @@ def written(value: float, unit: str) -> str:
         if abs(value) >= size:
             return f"{value / size:.3g} {prefix}{UNITS.get(unit, '').strip()}"
     return f"{value:.3g}{UNITS.get(unit, '')}"
+
+
+class Load(threading.Thread):
+    """Jobs of mixed steps, sizes and lanes at random moments, until stopped; the stand-in's card follows them."""
+
+    def __init__(self, service: Service, card: StandInNvml) -> None:
+        super().__init__(daemon=True)
+        self._service = service
+        self._card = card
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        dice, began = random.Random(0), time.monotonic()
+        while not self.stopping.is_set():
+            wave = 0.6 + 0.4 * math.sin((time.monotonic() - began) / 12)
+            self._card.utilization = int(60 + 38 * wave * dice.random())
+            self._card.milliwatts = 120_000 + 5_500 * self._card.utilization
+            self._one(dice)
+            self.stopping.wait(dice.expovariate(A_SECOND * wave))
+
+    def _one(self, dice: random.Random) -> None:
+        fields = {"prompt": "red heart", "steps": dice.choice((4, 20, 50)), "guidance_scale": dice.choice((1.0, 4.0))}
+        lane = dice.choice(("interactive", "interactive", "bulk"))
+        self._service.client.post(
+            "/v1/txt2img", json={**fields, "priority": lane, "num_images": dice.choice((1, 1, 2))}
+        )
+
+
+def have_trouble(service: Service) -> None:
+    troubles.refuse_some(service)
+    time.sleep(15)
+    killed = troubles.kill_a_worker(service)
+    troubles.refuse_some(service)
+    troubles.take_storage_away(service)
+    time.sleep(10)
+    troubles.cancel_one(service)
+    troubles.split_a_batch(service)
+    troubles.draw_some(service)
+    troubles.finish(service, killed)
+
+
+def record(service: Service) -> None:
+    card, registry = StandInNvml(), CollectorRegistry()
+    registry.register(GpuCollector(Gpu(card, UUID, "0", 989.4e12)))
+    server, _ = start_http_server(0, addr="127.0.0.1", registry=registry)
+    worker = f"127.0.0.1:{service.worker_metrics_port}"
+    targets = {"latentd-gateway": f"127.0.0.1:{service.port}", "latentd-worker": worker}
+    jobs = [{"job_name": job, "static_configs": [{"targets": [at]}]} for job, at in targets.items()]
+    stand_in = {"targets": [f"127.0.0.1:{server.server_port}"], "labels": {"instance": worker}}
+    jobs.append({"job_name": "stand-in", "static_configs": [stand_in]})
+    config = {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "scrape_configs": jobs}
+    with Prometheus(config) as prometheus:
+        began, load = time.time(), Load(service, card)
+        load.start()
+        have_trouble(service)
+        time.sleep(max(0.0, SECONDS - (time.time() - began)))
+        load.stopping.set()
+        load.join()
+        troubles.miss_a_deadline(service)
+        time.sleep(5)
+        span = Span(began + 8, time.time(), 1.0, "15s")
+        for board in BOARDS:
+            file = ROOT / "docs" / "images" / f"board-{board.name.removeprefix('latentd-')}.png"
+            draw(board, prometheus, span, NOTE, file)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        write_tiny_inpaint(Path(folder) / "tiny")
+        write_tiny_upscale(Path(folder) / "tiny-upscale")
+        env = {"LATENTD_MODELS_DIR": folder, "LATENTD_MODEL": "tiny", "LATENTD_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        with Service(env | troubles.MALLOC) as started:
+            record(started)

@@ -1,0 +1,45 @@
+"""What documents name is there: files, headings, modules; every module has its line in CONTRIBUTING."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.modules import BETWEEN, FILE, ROOT, list_of_modules
+
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)")
+NAMED = re.compile(r"`((?:contract|core|jobs|service|workers|models|latentd|deploy|tests)/[\w./-]*)`")
+RUN = re.compile(r"python -m ((?:tests|deploy)[\w.]*)")
+
+
+def anchors(document: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    for file, anchor in LINK.findall(document.read_text("utf-8")):
+        target = (document.parent / file).resolve() if file else document
+        assert target.exists(), file
+        assert not anchor or anchor in anchors(target), f"{file}#{anchor}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
+def test_files_and_modules_that_are_named_exist(document: Path) -> None:
+    text = document.read_text("utf-8")
+    assert {path for path in NAMED.findall(text) if not (ROOT / path).exists()} == set()
+    modules = {name.rstrip(".").replace(".", "/") for name in RUN.findall(text)}
+    assert {
+        name for name in modules if not any((ROOT / f"{name}{end}").exists() for end in (".py", "/__init__.py"))
+    } == set()
+
+
+def test_the_list_of_modules_is_current() -> None:
+    found = BETWEEN.search(FILE.read_text("utf-8"))
+    assert found is not None
+    assert found[0] == list_of_modules(), "run: python -m tests.modules"
