@@ -20,6 +20,10 @@ class CardDefaults(Wire):
     img2img_strength: float = 0.75
     noise_level: int | None = None
 
+    def strength_of(self, kind: Kind) -> float:
+        """Return the strength that a request of this kind gets."""
+        return self.img2img_strength if kind == "img2img" else self.strength
+
 
 class ModelCard(Wire):
     """`card.json` beside each checkpoint; workers publish it to Redis, the gateway resolves requests by it."""

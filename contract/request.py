@@ -65,6 +65,11 @@ class BaseRequest(Wire):
     def seeds(self) -> list[int]:
         return [(self.seed + k) % SEEDS for k in range(self.num_images)]
 
+    @classmethod
+    def file_names(cls) -> tuple[str, ...]:
+        """Name the fields that are uploads, in their order."""
+        return tuple(name for name, field in cls.model_fields.items() if field.annotation is Upload)
+
     @property
     def files(self) -> dict[str, Upload]:
         """Uploads by the name of their field."""

@@ -6,7 +6,7 @@ import io
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -20,6 +20,7 @@ from contract.card import ModelCard
 from contract.measurements import StepTimes, shape_cell, step_times
 from contract.request import REQUESTS, JobRequest, Upload, parse_request
 from workers.engine.engine import Engine
+from workers.engine.kinds import KINDS, ReadUpload, UploadReader
 from workers.engine.messages import Aborted, Admission, Finished
 from workers.engine.pictures import encode_picture, picture_text
 from workers.metrics.gpu import device_kind
@@ -28,7 +29,6 @@ from workers.planner.files import BenchReport
 
 WARM_UP = 1  # calls of each size that count for nothing
 CALLS = 3  # of each size, whose median counts
-WITH_UPLOAD = frozenset({"inpaint", "upscale", "img2img", "semantic2img"})
 
 
 @dataclass(slots=True)
@@ -156,31 +156,41 @@ def make_request(card: ModelCard, kind: Kind, number: int, **changes: object) ->
         "sampler": defaults.sampler,
         "seed": number,
     }
-    if kind == "class2img":
-        values["class_id"] = 0
-    if kind == "upscale":
-        values["noise_level"] = defaults.noise_level
-    if kind in WITH_UPLOAD:
-        size = side // card.scale
-        upload = Upload(path="bench", sha256="", bytes=0, width=size, height=size)
-        values |= {"image": upload} | ({"mask": upload, "mask_mode": "white"} if kind == "inpaint" else {})
-    known = REQUESTS[kind].model_fields
-    return parse_request({name: value for name, value in values.items() if name in known} | changes)
+    body, size = REQUESTS[kind], side // card.scale
+    values |= {"class_id": 0, "noise_level": defaults.noise_level}
+    values |= dict.fromkeys(body.file_names(), Upload(path="bench", sha256="", bytes=0, width=size, height=size))
+    return parse_request({name: value for name, value in values.items() if name in body.model_fields} | changes)
 
 
 def admission(job_id: str, request: JobRequest) -> Admission:
-    """With a noise picture, and a mask over its middle, or a label map of one class, where the kind needs them."""
-    image = request.files.get("image")
-    if image is None:
-        return Admission(job_id, request)
-    size = image.width, image.height
-    if request.kind == "semantic2img":
-        return Admission(job_id, request, {"image": _png(Image.new("L", size))})
-    noise = np.random.default_rng(request.seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    mask = Image.new("L", size, 0)
-    mask.paste(255, (size[0] // 4, size[1] // 4, 3 * size[0] // 4, 3 * size[1] // 4))
-    pictures = {"image": Image.fromarray(noise)} | ({"mask": mask} if "mask" in request.files else {})
-    return Admission(job_id, request, {name: _png(picture) for name, picture in pictures.items()})
+    """With a picture for every upload that the kind needs."""
+    readers, uploads = KINDS[request.kind].files, request.files
+    drawn = {name: DRAWN[read](uploads[name], request.seed) for name, read in readers.items()}
+    return Admission(job_id, request, {name: _png(picture) for name, picture in drawn.items()})
+
+
+def _noise(upload: Upload, seed: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (upload.height, upload.width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def _middle(upload: Upload, _seed: int) -> Image.Image:
+    width, height = upload.width, upload.height
+    mask = Image.new("L", (width, height), 0)
+    mask.paste(255, (width // 4, height // 4, 3 * width // 4, 3 * height // 4))
+    return mask
+
+
+def _one_class(upload: Upload, _seed: int) -> Image.Image:
+    return Image.new("L", (upload.width, upload.height))
+
+
+# What each reader of uploads gets.
+DRAWN: Mapping[ReadUpload, Callable[[Upload, int], Image.Image]] = {
+    UploadReader.picture: _noise,
+    UploadReader.mask: _middle,
+    UploadReader.label_map: _one_class,
+}
 
 
 def _png(image: Image.Image) -> bytes:

@@ -1,9 +1,8 @@
-"""From a job to the inputs of its UNet, by one function a kind of job, and to its first latent."""
+"""From a job to the inputs of its UNet, by one function for each way of conditioning, and to its first latent."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from contract.base import Kind
 from models.inputs import Inputs
 from models.networks.conditioning import ClassConfig, TextConfig
 from models.pipeline import LatentDiffusion
@@ -61,28 +59,19 @@ class PromptCache:
         return self.kept[key]
 
 
-def prepare(spec: JobSpec, prompts: PromptCache) -> Conditions:
-    """Run the networks that a job needs before its first step, one prompt and one picture at a time.
-
-    Raises:
-        CheckpointError: the model lacks what the job's kind needs.
-    """
-    return PREPARATIONS[spec.request.kind](spec, prompts)
-
-
-def txt2img(spec: JobSpec, prompts: PromptCache) -> Conditions:
+def prompted(spec: JobSpec, prompts: PromptCache) -> Conditions:
     """Condition on the prompt; an inpainting UNet reads a wholly masked picture."""
     model = spec.model
     masked = model.config.concat in ("mask-latent", "latent-mask")
     return _conditions(spec, prompts, model.blank_concat(*spec.latent_shape[1:])[0] if masked else None)
 
 
-def img2img(spec: JobSpec, prompts: PromptCache) -> Conditions:
+def drawn_over(spec: JobSpec, prompts: PromptCache) -> Conditions:
     """Condition on the prompt, and start from the picture's latent."""
-    return replace(txt2img(spec, prompts), latent=_latent(spec) if _starts_noised(spec) else None)
+    return replace(prompted(spec, prompts), latent=_latent(spec) if _starts_noised(spec) else None)
 
 
-def inpaint(spec: JobSpec, prompts: PromptCache) -> Conditions:
+def repainted(spec: JobSpec, prompts: PromptCache) -> Conditions:
     """Condition on the prompt and what the mask leaves of the picture, which other UNets get blended in."""
     blends, noised = spec.model.config.concat is None, _starts_noised(spec)
     conditions = _conditions(spec, prompts, None if blends else _inpaint_concat(spec))
@@ -92,31 +81,20 @@ def inpaint(spec: JobSpec, prompts: PromptCache) -> Conditions:
     return replace(conditions, latent=latent if noised else None, known=_known(spec, latent) if blends else None)
 
 
-def upscale(spec: JobSpec, prompts: PromptCache) -> Conditions:
+def enlarged(spec: JobSpec, prompts: PromptCache) -> Conditions:
     """Condition on the small picture, without any noise that the UNet wants on it (`of_image` adds it)."""
     return _conditions(spec, prompts, spec.model.low_res_concat(_padded(spec))[0])
 
 
-def class2img(spec: JobSpec, prompts: PromptCache) -> Conditions:
+def classed(spec: JobSpec, prompts: PromptCache) -> Conditions:
     """Condition on a class, by an embedder's context or as a label of the time embedding."""
     return _conditions(spec, prompts, None)
 
 
-def semantic2img(spec: JobSpec, prompts: PromptCache) -> Conditions:
+def mapped(spec: JobSpec, prompts: PromptCache) -> Conditions:
     """Condition on a label map."""
-    assert spec.labels is not None
-    label_map = torch.from_numpy(np.array(spec.labels, dtype=np.float32))[None, None]  # 1 1 H W
+    label_map = torch.from_numpy(np.array(spec.pictures["image"], dtype=np.float32))[None, None]  # 1 1 H W
     return _conditions(spec, prompts, spec.model.map_concat(spec.frame.pad(label_map)[:, 0])[0])
-
-
-PREPARATIONS: Mapping[Kind, Callable[[JobSpec, PromptCache], Conditions]] = {
-    "txt2img": txt2img,
-    "img2img": img2img,
-    "inpaint": inpaint,
-    "upscale": upscale,
-    "class2img": class2img,
-    "semantic2img": semantic2img,
-}
 
 
 def _conditions(spec: JobSpec, prompts: PromptCache, concat: Tensor | None) -> Conditions:
@@ -171,13 +149,11 @@ def _inpaint_concat(spec: JobSpec) -> Tensor:
 
 
 def _padded(spec: JobSpec) -> Tensor:
-    assert spec.upload is not None
-    return spec.frame.pad(to_tensor(spec.upload))  # 1 3 H W
+    return spec.frame.pad(to_tensor(spec.pictures["image"]))  # 1 3 H W
 
 
 def _hole(spec: JobSpec) -> Tensor:
-    assert spec.mask is not None
-    return spec.frame.pad(mask_tensor(spec.mask))  # 1 1 H W
+    return spec.frame.pad(mask_tensor(spec.pictures["mask"]))  # 1 1 H W
 
 
 def of_image(spec: JobSpec, conditions: Conditions, seed: int) -> Conditions:

@@ -17,14 +17,13 @@ from contract.lanes import Lane
 from contract.request import Numerics
 from core.errors import DeadlineMissed, JobFailed, LatentdError
 from models.pipeline import LatentDiffusion
-from workers.engine.conditioning import PromptCache, prepare
+from workers.engine.conditioning import PromptCache
 from workers.engine.decoding import UndecodedImage, decode, decode_preview
 from workers.engine.denoise import denoise
+from workers.engine.device import configure, numerics_of, or_none
 from workers.engine.engine_job import EngineJob
-from workers.engine.job_spec import job_spec_of
-from workers.engine.memory import or_none
+from workers.engine.kinds import job_spec_of, prepare
 from workers.engine.messages import Aborted, Admission, Called, Finished, Outcome, OutOfMemory, Prepared
-from workers.engine.numerics import configure, numerics_of
 from workers.engine.pictures import preview
 from workers.engine.scheduler import Batch, Slot
 from workers.engine.turn_policy import CallUNet, Decode, EndLate, Prepare, Preview, TurnPolicy
@@ -83,7 +82,7 @@ class Engine:
         model = self._models.get(request.model)
         if model is None:
             raise JobFailed(f"model {request.model} isn't loaded here", field="model", bound=[*self._models])
-        job = EngineJob(admission, job_spec_of(admission, model, self._max_pixels))
+        job = EngineJob(admission, job_spec_of(request, admission.files, model, self._max_pixels))
         self._jobs[job.job_id] = job
         self._policy.admit(job.job_id, model.id, request.num_images, admission.deadline)
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from PIL import Image
 from torch import Tensor
 
-from contract.request import InpaintRequest
 from workers.engine.conditioning import Conditions, of_image, starting_latent, starting_noise
 from workers.engine.decoding import UndecodedImage
 from workers.engine.job_spec import JobSpec
+from workers.engine.kinds import finish
 from workers.engine.latent_state import LatentState, restore, snapshot
 from workers.engine.messages import Admission, Share, Stepped
-from workers.engine.pictures import enlarge_alpha, paste, to_picture
+from workers.engine.pictures import to_picture
 from workers.engine.scheduler import Batch, Slot
 
 
@@ -110,8 +110,4 @@ class EngineJob:
         Raises:
             JobFailed: NaN or infinite pixels.
         """
-        picture = to_picture(self.spec.frame.crop(decoded, self.spec.scale))
-        request, upload = self.admission.request, self.spec.upload
-        if isinstance(request, InpaintRequest) and upload is not None and self.spec.mask is not None:
-            return paste(upload, picture, self.spec.mask, request.feather)
-        return enlarge_alpha(upload, picture) if upload is not None and request.kind == "upscale" else picture
+        return finish(self.spec, to_picture(self.spec.frame.crop(decoded, self.spec.scale)))

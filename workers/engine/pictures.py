@@ -20,6 +20,8 @@ from core.version import __version__
 
 PREVIEW_SIDE = 256  # longest side of a preview, in pixels
 JPEG_QUALITY = 95
+# What `parameters` says of fields that only some kinds have.
+NOTES = {"class_id": "Class", "noise_level": "Noise level", "strength": "Denoising strength"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +205,13 @@ def _parameters(request: JobRequest, index: int, model_hash: str) -> str:
         "Size": f"{request.width}x{request.height}",
         "Model hash": model_hash[:10],
         "Model": request.model,
-        "Class": request.class_label if request.kind == "class2img" else None,
-        "Noise level": request.class_label if request.kind == "upscale" else None,
-        "Denoising strength": f"{request.denoising_strength:g}" if request.kind in ("inpaint", "img2img") else None,
+        **{note: _plain(value) for name, value in request if (note := NOTES.get(name)) is not None},
         "Version": f"latentd {__version__}",
     }
     lines = [request.text, f"Negative prompt: {request.negative_text}" if request.negative_text else ""]
     listed = ", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
     return "\n".join([*(line for line in lines if line), listed])
+
+
+def _plain(value: object) -> object:
+    return f"{value:g}" if isinstance(value, float) else value

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
@@ -15,12 +14,8 @@ from contract.lanes import Lane
 from contract.request import REQUESTS, Determinism, JobRequest, Upload, parse_request
 from core.errors import ConfigurationError
 
-STRENGTHS: dict[Kind, str] = {"inpaint": "strength", "img2img": "img2img_strength"}  # the card's default of each
-
-
+PRICED = ("steps", "guidance_scale", "strength")  # defaults that a job's price depends on
 _PICTURE = Upload(path="", sha256="", bytes=0, width=1, height=1)
-# Stand for what a job's price doesn't depend on.
-ANY: dict[str, Any] = {"sampler": "ddim", "seed": 0, "image": _PICTURE, "mask": _PICTURE, "class_id": 0}
 
 
 class MixEntry(Wire):
@@ -55,8 +50,11 @@ class JobClass(MixEntry):
     @property
     def request(self) -> JobRequest:
         """A job of this class, for what the contract says of it."""
-        values = ANY | self.model_dump(exclude={"weight"}, exclude_none=True)
-        return parse_request({name: values[name] for name in REQUESTS[self.kind].model_fields.keys() & values})
+        body = REQUESTS[self.kind]
+        # The first stand for what a job's price doesn't depend on.
+        values = {"sampler": "ddim", "seed": 0, "class_id": 0} | dict.fromkeys(body.file_names(), _PICTURE)
+        values |= self.model_dump(exclude={"weight"}, exclude_none=True)
+        return parse_request({name: values[name] for name in body.model_fields.keys() & values})
 
 
 MIX = TypeAdapter(tuple[MixEntry, ...])
@@ -74,9 +72,8 @@ def resolved(mix: Sequence[MixEntry], cards: Mapping[str, ModelCard]) -> tuple[J
 def _resolve(place: int, one: MixEntry, card: ModelCard | None) -> JobClass:
     given = one.model_dump(exclude_none=True)
     if card is None:
-        needed = ["steps", "guidance_scale", *(["strength"] if one.kind in STRENGTHS else [])]
-        for name in needed:
-            if name not in given:
+        for name in PRICED:
+            if name in REQUESTS[one.kind].model_fields and name not in given:
                 detail = f"--mix {place}.{name}: required, as the table has no card of {one.model} with its default"
                 raise ConfigurationError(detail, field=name, bound="a value")
         return JobClass.model_validate(given)
@@ -85,11 +82,12 @@ def _resolve(place: int, one: MixEntry, card: ModelCard | None) -> JobClass:
 
 def _defaults(kind: Kind, card: ModelCard) -> dict[str, float]:
     """As `service.requests.resolution` has them."""
+    fields = REQUESTS[kind].model_fields
     found: dict[str, float] = {"steps": card.defaults.steps}
-    if "guidance_scale" in card.fields and kind != "semantic2img":
+    if "guidance_scale" in fields and "guidance_scale" in card.fields:
         found["guidance_scale"] = card.defaults.guidance_scale
-    if kind in STRENGTHS:
-        found["strength"] = getattr(card.defaults, STRENGTHS[kind])
+    if "strength" in fields:
+        found["strength"] = card.defaults.strength_of(kind)
     return found
 
 

@@ -23,8 +23,9 @@ from models.samplers.noise import noise
 from models.schedule import NoiseSchedule
 from tests.engines import finished, inpaint, make_engine, make_request, mask_bytes, picture_bytes, play, png
 from tests.tiny import CLASSES, MAP_CLASSES, configs, write_tiny
-from workers.engine.conditioning import LOW_RES, Conditions, PromptCache, of_image, prepare
-from workers.engine.job_spec import JobSpec, job_spec_of
+from workers.engine.conditioning import LOW_RES, Conditions, PromptCache, of_image
+from workers.engine.job_spec import JobSpec
+from workers.engine.kinds import job_spec_of, prepare
 from workers.engine.messages import Admission
 from workers.engine.pictures import to_tensor
 
@@ -44,8 +45,8 @@ def admission(kind: str, model: str, image: bytes | None = None, **changes: obje
 
 
 def prepared(job: Admission) -> tuple[JobSpec, Conditions]:
-    blue = job_spec_of(job, model_of(job.request.model), 1 << 24)
-    return blue, prepare(blue, PromptCache())
+    spec = job_spec_of(job.request, job.files, model_of(job.request.model), 1 << 24)
+    return spec, prepare(spec, PromptCache())
 
 
 def drawn(*jobs: Admission) -> list[Image.Image]:
@@ -82,8 +83,8 @@ def test_classes_differ_and_guidance_leads_away_from_the_null_class() -> None:
 
 
 def test_labels_of_the_time_embedding_are_classes_without_guidance() -> None:
-    blue, conditions = prepared(admission("class2img", "label", class_id=3, guidance_scale=3.0))
-    assert (blue.guided, conditions.unconditional, conditions.inputs.context) == (False, None, None)
+    spec, conditions = prepared(admission("class2img", "label", class_id=3, guidance_scale=3.0))
+    assert (spec.guided, conditions.unconditional, conditions.inputs.context) == (False, None, None)
     assert conditions.inputs.labels is not None
     assert conditions.inputs.labels.item() == 3
     one, other = (np.array(drawn(admission("class2img", "label", class_id=number))[0]) for number in (3, 4))
@@ -121,16 +122,16 @@ def test_a_label_map_with_an_unknown_class_names_its_pixel() -> None:
 def test_noise_levels_are_labels_and_noise_of_each_images_seed() -> None:
     data = picture_bytes(16, 16)
     job = admission("upscale", "x4", data, prompt="red", noise_level=200, guidance_scale=4.0, num_images=2)
-    blue, conditions = prepared(job)
-    assert blue.guided
+    spec, conditions = prepared(job)
+    assert spec.guided
     assert conditions.inputs.labels is not None
     assert conditions.inputs.labels.item() == 200
-    low_res = to_tensor(blue.upload) if blue.upload is not None else torch.empty(0)
+    low_res = to_tensor(spec.pictures["image"])
     config = model_of("x4").config.low_res_schedule
     assert config is not None
     signal = float(NoiseSchedule(config).alphas_cumprod[200])
     for seed in job.request.seeds:
-        concat = of_image(blue, conditions, seed).inputs.concat
+        concat = of_image(spec, conditions, seed).inputs.concat
         assert concat is not None
         wanted = signal**0.5 * low_res[0] + (1 - signal) ** 0.5 * noise(seed, LOW_RES, 0, (3, 16, 16))
         torch.testing.assert_close(concat, wanted)
@@ -171,8 +172,8 @@ def test_the_ldm_recipe_blackens_the_hole_and_marks_it_with_one() -> None:
 def test_img2img_starts_from_the_picture_under_noise(model: str) -> None:
     data = picture_bytes(70, 50, "RGBA")
     job = admission("img2img", model, data, strength=0.5, steps=4)
-    blue, conditions = prepared(job)
-    assert blue.plan.steps == 2
+    spec, conditions = prepared(job)
+    assert spec.plan.steps == 2
     assert conditions.latent is not None
     assert conditions.known is None
     weak, strong, other = (

@@ -1,12 +1,11 @@
-"""Which errors mean that memory ran out, and which don't."""
+"""Which errors mean that memory ran out, and which don't; what numerics name."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from workers.engine.memory import or_none
-from workers.engine.numerics import configure, numerics_of
+from workers.engine.device import configure, numerics_of, or_none
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,16 @@
-"""What fixes the bits of a result: device, dtype, thread count and the row count of strict calls."""
+"""What a device fixes and what it lacks: the bits of a result, and running out of memory, as every device says it."""
 
 from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from contract.request import Numerics
+
+T = TypeVar("T")
 
 
 def configure(threads: int) -> None:
@@ -30,3 +36,22 @@ def numerics_of(device: str, dtype: torch.dtype, threads: int, strict_rows: int)
         compiled=False,
         torch=f"{torch.__version__} {chip}",
     )
+
+
+def or_none(work: Callable[[], T]) -> T | None:
+    """The result of `work`, None if it ran out of memory; what it had allocated is free again by then."""
+    try:
+        return work()
+    except (MemoryError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
+    # Outside the handler, where the traceback no longer holds the tensors of the failed call.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
+
+
+def _is_memory(error: Exception) -> bool:
+    # The CPU allocator has no class of its own: "DefaultCPUAllocator: can't allocate memory".
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)

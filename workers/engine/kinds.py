@@ -1,0 +1,170 @@
+"""The kinds of task, each declared once: how uploads are read, size, conditioning and finish follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from PIL import Image
+
+from contract.base import Kind
+from contract.request import InpaintRequest, JobRequest
+from core.errors import InvalidRequest
+from core.pictures import check_sides, open_upload, read_label_map, read_mask
+from models.config import ModelConfig
+from models.networks.conditioning import RescalerConfig, TextConfig
+from models.pipeline import LatentDiffusion
+from models.samplers import compile_plan
+from workers.engine import conditioning
+from workers.engine.conditioning import Conditions, PromptCache
+from workers.engine.job_spec import JobSpec
+from workers.engine.pictures import Frame, enlarge_alpha, paste
+
+Pictures: TypeAlias = Mapping[str, Image.Image]
+
+
+@dataclass(frozen=True, slots=True)
+class UploadReader:
+    """Whose pixels a file may have: those of `request`, for a model of `config`."""
+
+    request: JobRequest
+    config: ModelConfig
+    max_pixels: int
+
+    def picture(self, data: bytes, _others: Pictures) -> Image.Image:
+        """Decode RGB or RGBA."""
+        return open_upload(data, self.max_pixels)
+
+    def mask(self, data: bytes, others: Pictures) -> Image.Image:
+        """Decode a mask over `image`, 255 where it is repainted."""
+        assert isinstance(self.request, InpaintRequest)
+        return read_mask(data, self.request.mask_mode, others["image"].size, self.max_pixels)
+
+    def label_map(self, data: bytes, _others: Pictures) -> Image.Image:
+        """Decode the number of a class at every pixel."""
+        conditioner = self.config.conditioner
+        classes = conditioner.in_channels if isinstance(conditioner, RescalerConfig) else 0
+        return read_label_map(data, classes, self.max_pixels)
+
+
+ReadUpload: TypeAlias = Callable[[UploadReader, bytes, Pictures], Image.Image]
+
+
+def _same_size(_model: LatentDiffusion) -> int:
+    return 1
+
+
+def _enlarged_size(model: LatentDiffusion) -> int:
+    return model.latent_factor
+
+
+def _any_numbers(_request: JobRequest, _config: ModelConfig) -> None:
+    """Check nothing."""
+
+
+def _known_class(request: JobRequest, config: ModelConfig) -> None:
+    check_below("class_id", request.class_label, config.classes)
+
+
+def check_below(field: str, value: int | None, bound: int | None) -> None:
+    """Check a number against the weights, which have the last word after the card that the gateway asked.
+
+    Raises:
+        InvalidRequest: it isn't one of 0 to bound - 1, or the model has none (`bound` None).
+    """
+    if value is None or bound is None or not 0 <= value < bound:
+        limit = "nothing" if bound is None else f"0 to {bound - 1}"
+        raise InvalidRequest(f"{field} is {value}; the model has {limit}", field=field, value=value, bound=limit)
+
+
+def _as_decoded(_spec: JobSpec, picture: Image.Image) -> Image.Image:
+    return picture
+
+
+def _pasted(spec: JobSpec, picture: Image.Image) -> Image.Image:
+    assert isinstance(spec.request, InpaintRequest)
+    return paste(spec.pictures["image"], picture, spec.pictures["mask"], spec.request.feather)
+
+
+def _with_alpha(spec: JobSpec, picture: Image.Image) -> Image.Image:
+    return enlarge_alpha(spec.pictures["image"], picture)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKind:
+    """How the engine does one kind of task. `files` are read in their order, each knowing those before it."""
+
+    kind: Kind
+    prepare: Callable[[JobSpec, PromptCache], Conditions]
+    files: Mapping[str, ReadUpload] = field(default_factory=dict)
+    check: Callable[[JobRequest, ModelConfig], None] = _any_numbers
+    scale: Callable[[LatentDiffusion], int] = _same_size  # pixels of the answer per pixel of the upload
+    finish: Callable[[JobSpec, Image.Image], Image.Image] = _as_decoded  # of a picture without its padding
+
+
+_ALL = (
+    EngineKind("txt2img", conditioning.prompted),
+    EngineKind(
+        "inpaint",
+        conditioning.repainted,
+        files={"image": UploadReader.picture, "mask": UploadReader.mask},
+        finish=_pasted,
+    ),
+    EngineKind(
+        "upscale",
+        conditioning.enlarged,
+        files={"image": UploadReader.picture},
+        scale=_enlarged_size,
+        finish=_with_alpha,
+    ),
+    EngineKind("img2img", conditioning.drawn_over, files={"image": UploadReader.picture}),
+    EngineKind("class2img", conditioning.classed, check=_known_class),
+    EngineKind("semantic2img", conditioning.mapped, files={"image": UploadReader.label_map}),
+)
+KINDS: Mapping[Kind, EngineKind] = {kind.kind: kind for kind in _ALL}
+
+
+def prepare(spec: JobSpec, prompts: PromptCache) -> Conditions:
+    """Run the networks that a job needs before its first step, one prompt and one picture at a time.
+
+    Raises:
+        CheckpointError: the model lacks what the job's kind needs.
+    """
+    return KINDS[spec.request.kind].prepare(spec, prompts)
+
+
+def finish(spec: JobSpec, picture: Image.Image) -> Image.Image:
+    """Make the picture that the client gets, of a decoded one without its padding."""
+    return KINDS[spec.request.kind].finish(spec, picture)
+
+
+def job_spec_of(request: JobRequest, files: Mapping[str, bytes], model: LatentDiffusion, max_pixels: int) -> JobSpec:
+    """Check and plan a job; `files` are its uploads, by the names of their fields.
+
+    Raises:
+        InvalidRequest: a sampler, size, class, noise level, picture or mask that can't be used, naming field, value and
+            bound.
+    """
+    kind, config = KINDS[request.kind], model.config
+    kind.check(request, config)
+    if config.low_res_schedule is not None:
+        check_below("noise_level", request.class_label, config.unet.num_classes)
+    pictures = _decoded(kind, files, UploadReader(request, config, max_pixels))
+    size = pictures["image"].size if "image" in pictures else (request.width, request.height)
+    scale = kind.scale(model)
+    check_sides((size[0] * scale, size[1] * scale), request.output_format, max_pixels)
+    plan = compile_plan(request.sampler, model.schedule, request.steps, request.eta, request.denoising_strength)
+    stride = 2 ** (len(config.unet.channels) - 1)
+    frame = Frame(*size, stride * model.latent_factor // scale)
+    guided = request.guided and (isinstance(config.conditioner, TextConfig) or config.null_class is not None)
+    return JobSpec(model, request, plan, frame, scale, pictures, guided)
+
+
+def _decoded(kind: EngineKind, files: Mapping[str, bytes], reader: UploadReader) -> Pictures:
+    pictures: dict[str, Image.Image] = {}
+    for name, read in kind.files.items():
+        if name not in files:
+            raise InvalidRequest(f"{kind.kind} needs a file {name}", field=name, value=None, bound="a picture")
+        pictures[name] = read(reader, files[name], pictures)
+    return pictures
