@@ -20,7 +20,7 @@ from workers.metrics.step_times import StepTimer
 from workers.objects.storing import ImageStored, InputsLoaded, Report, Storing
 from workers.queue.circuit_breaker import CircuitBreaker
 from workers.queue.claims import Claims
-from workers.queue.events import News, Progress, shared_of
+from workers.queue.events import EventWriter, News, shared_of
 from workers.queue.savepoints import Savepoints
 from workers.runs.intake import Intake
 from workers.runs.isolation import Isolation
@@ -58,10 +58,10 @@ class Loop:
         self._clock = clock
         self._breaker = breaker
         self._table = table
-        self._progress = Progress(redis)
+        self._events = EventWriter(redis)
         self._saving = Saving(table, engine, savepoints, save_s, clock)
         self._isolation = Isolation(table, engine, self._saving, redis, breaker)
-        parts = (table, worker, engine, storing, self._progress, self._isolation, metrics)
+        parts = (table, worker, engine, storing, self._events, self._isolation, metrics)
         self._publishing = Publishing(*parts, retention=retention, breaker=breaker)
         feeders = (table, models, self.claims, engine, storing, self._isolation, self._publishing, metrics)
         self._intake = Intake(*feeders, redis=redis, breaker=breaker, clock=clock)
@@ -161,7 +161,7 @@ class Loop:
         elif isinstance(outcome, Stepped):
             run.step = outcome.step
             if outcome.step > run.shown:  # a resumed job repeats steps that clients have seen
-                self._progress.step(run, outcome.step, outcome.preview, shared_of(run, outcome.share))
+                self._events.step(run, outcome.step, outcome.preview, shared_of(run, outcome.share))
         elif isinstance(outcome, Finished):
             self._take_image(run, outcome)
         else:
@@ -191,7 +191,7 @@ class Loop:
         run.images[stored.index] = stored.info
         run.paths.append(stored.path)
         run.store_s += stored.seconds
-        self._progress.image(run, stored.index, stored.info)
+        self._events.image(run, stored.index, stored.info)
         self._metrics.images.labels(run.request.kind, run.model).inc()
         self.times.stored(run.model, stored.try_s)
         if run.complete:
@@ -208,7 +208,7 @@ class Loop:
 
     def _tell(self) -> None:
         """Write events and learn who was cancelled or lost; all of it waits while Redis is away."""
-        news = self._breaker.attempt(lambda: self._progress.flush(self._table.job_ids)) or News()
+        news = self._breaker.attempt(lambda: self._events.flush(self._table.job_ids)) or News()
         for job_id in news.lost:
             if (run := self._table.find(job_id)) is not None:
                 self._publishing.release(run)

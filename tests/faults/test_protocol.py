@@ -20,7 +20,7 @@ from jobs.end import Canceled, Ending, Failed, HandedBack, Publisher, Succeeded
 from jobs.run import JobRun
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.unit.workers.parts import RETENTION, SHARED, TINY, make_claims, make_worker
-from workers.queue.events import Progress
+from workers.queue.events import EventWriter
 from workers.queue.reaper import STUCK_S, Reaper
 
 WORKERS = ("w0", "w1", "w2")
@@ -91,7 +91,7 @@ class Protocol(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     def tell(self, pick: int) -> None:
         held = self.held[pick % len(self.held)][1]
-        progress = Progress(self.redis)
+        progress = EventWriter(self.redis)
         progress.step(held, 1, None, SHARED)
         live = job_state(self.redis, held.job_id).get("execution") == held.execution.id
         assert (held.job_id in progress.flush([held.job_id]).lost) != live

@@ -29,7 +29,7 @@ from tests.redis_server import RedisServer
 from tests.unit.workers.parts import RETENTION, TINY, make_claims, make_worker
 from workers.heartbeat import BEAT_S, SWEEP_S, Heartbeat
 from workers.queue.claims import Claims
-from workers.queue.events import Progress
+from workers.queue.events import EventWriter
 from workers.queue.reaper import Reaper
 
 RESULT = Succeeded(JobResult(execution="", images=(), timings=Timings()))
@@ -61,7 +61,7 @@ class Bench:
         self.worker = make_worker(self.redis)
         self.claims = make_claims(self.worker)
         self._publisher = Publisher(self.worker, self.redis, RETENTION)
-        self._progress = Progress(self.redis)
+        self._progress = EventWriter(self.redis)
         self._loop = asyncio.new_event_loop()
         self._gateway = AsyncRedis.from_url(server.url, decode_responses=True)
         self._settings = Settings(queue_limit=10**9)

@@ -43,3 +43,10 @@ def test_the_list_of_modules_is_current() -> None:
     found = BETWEEN.search(FILE.read_text("utf-8"))
     assert found is not None
     assert found[0] == list_of_modules(), "run: python -m tests.modules"
+
+
+def test_every_redis_key_has_its_row_in_the_architecture() -> None:
+    keys = re.findall(r'"(latentd:[a-z:]+[a-z])', (ROOT / "contract" / "redis_keys.py").read_text("utf-8"))
+    table = (ROOT / "docs" / "architecture.md").read_text("utf-8").split("## Keys in Redis")[1]
+    rows = set(re.findall(r"`(latentd:[a-z:]+[a-z])", table))
+    assert set(keys) == rows

@@ -81,8 +81,8 @@ class Costs:
 
     def extrapolated(self, max_rows: int, strict_rows: int) -> tuple[str, ...]:
         """Sentences on calls that a policy may make, of more or fewer rows than were measured."""
-        told = (self._beyond(job, strict_rows if job.strict else max_rows) for job in self.jobs)
-        return tuple(dict.fromkeys(sentence for sentences in told for sentence in sentences))
+        sentences = (self._beyond(job, strict_rows if job.strict else max_rows) for job in self.jobs)
+        return tuple(dict.fromkeys(sentence for some in sentences for sentence in some))
 
     def _beyond(self, job: JobCost, largest: int) -> Iterator[str]:
         measured = self._curves[job.model, job.shape].rows

@@ -41,20 +41,20 @@ class Claims:
         self._order = ClaimOrder(list(models))
         queues = {(model, lane): lane_queue(redis, model, lane) for model in models for lane in LANES}
         self.queues: dict[str, LaneQueue] = {queue.key: queue for queue in queues.values()}
-        self._keys = {place: queue.key for place, queue in queues.items()}
+        self._keys = {lane: queue.key for lane, queue in queues.items()}
         self._models = {queue.key: model for (model, _), queue in queues.items()}
         self._wakes = [wake_key(queue.name) for queue in queues.values()]
-        self._refused: set[str] = set()  # told in the log
+        self._refused: set[str] = set()  # already noted in the log
         self._passed: set[str] = set()  # refused since the last pause
         self._paused: dict[str, float] = {}  # queue key → until when
 
-    def next(self, places: Collection[ModelLane]) -> JobRun | None:
+    def next(self, lanes: Collection[ModelLane]) -> JobRun | None:
         """Start the next job of one of these models and lanes on this worker; None if none waits.
 
         Raises:
             RedisError: if Redis is away; a job popped meanwhile returns by the reaper.
         """
-        while (popped := self._pop(places)) is not None:
+        while (popped := self._pop(lanes)) is not None:
             key, job_id = popped
             run = self._take(self.queues[key], job_id)
             if run is not None:
@@ -70,8 +70,8 @@ class Claims:
         """
         self._redis.blpop(self._wakes, timeout=REST_S)
 
-    def _pop(self, places: Collection[ModelLane]) -> tuple[str, str] | None:
-        keys = [self._keys[place] for place in self._order.of(places)]
+    def _pop(self, lanes: Collection[ModelLane]) -> tuple[str, str] | None:
+        keys = [self._keys[lane] for lane in self._order.of(lanes)]
         return self._claimer.pop([key for key in keys if self._paused.get(key, 0.0) <= self._clock()])
 
     def _take(self, queue: LaneQueue, job_id: str) -> JobRun | None:

@@ -73,7 +73,7 @@ class News:
     """Jobs that another execution has."""
 
 
-class Progress:
+class EventWriter:
     """Collects events of a turn; a flush that fails keeps them for the next."""
 
     def __init__(self, redis: Redis) -> None:

@@ -1,4 +1,4 @@
-"""Which job a worker runs isolated, told to whoever finds that worker dead: its death is then that job's alone."""
+"""Which job a worker runs isolated, announced to whoever finds that worker dead: the death counts against that job."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from contract.redis_keys import lease_key
 
 LEASE_S = 10.0  # two sweeps; with the 15 s of a heartbeat a dead leader's own jobs wait no longer than others
 
-# KEYS: leases. ARGV: who asks, for how many ms. Answers the places in KEYS of those that it has from now on.
+# KEYS: leases. ARGV: who asks, for how many ms. Answers the indices in KEYS of those that it has from now on.
 LEASE = """
 local has = {}
 for i, key in ipairs(KEYS) do
@@ -36,10 +36,10 @@ class Leases:
         self._worker = worker
 
     def take(self, wanted: Sequence[str]) -> set[str]:
-        """Those of `wanted` that nobody else holds; held for 10 s from now.
+        """Take those of `wanted` that no other worker has, for 10 s from now.
 
         Raises:
             RedisError: if Redis is away.
         """
         has: Any = self._script([lease_key(what) for what in wanted], [self._worker, int(1000 * LEASE_S)])
-        return {wanted[place - 1] for place in has}
+        return {wanted[index - 1] for index in has}

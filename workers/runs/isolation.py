@@ -48,10 +48,10 @@ class Isolation:
 
     def announce(self, run: JobRun) -> bool | None:
         """Say that from now on a death is this run's; False if another execution has the job, None without Redis."""
-        told = self._breaker.attempt(lambda: announce_isolated(self._redis, run))
-        if told:
+        announced = self._breaker.attempt(lambda: announce_isolated(self._redis, run))
+        if announced:
             log.warning("job runs alone: workers died with it", **run.names)
-        return told
+        return announced
 
     def rejoin_passed(self) -> None:
         """Let a run that has passed a savepoint share calls with the others."""

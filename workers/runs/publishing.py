@@ -11,7 +11,7 @@ from workers.engine.engine import Engine
 from workers.metrics.families import WorkerMetrics
 from workers.objects.storing import Storing
 from workers.queue.circuit_breaker import CircuitBreaker
-from workers.queue.events import Progress
+from workers.queue.events import EventWriter
 from workers.runs.isolation import Isolation
 from workers.runs.table import RunTable
 
@@ -25,7 +25,7 @@ class Publishing:
         worker: BatchWorker,
         engine: Engine,
         storing: Storing,
-        progress: Progress,
+        events: EventWriter,
         isolation: Isolation,
         metrics: WorkerMetrics,
         *,
@@ -36,7 +36,7 @@ class Publishing:
         self._worker = worker
         self._engine = engine
         self._storing = storing
-        self._progress = progress
+        self._events = events
         self._isolation = isolation
         self._metrics = metrics
         self._breaker = breaker
@@ -67,7 +67,7 @@ class Publishing:
         """Forget a run; its objects too, unless its record names them."""
         self._engine.drop(run.job_id)
         run.closed = True
-        self._progress.forget(run)
+        self._events.forget(run)
         self._runs.remove(run)
         self._isolation.released(run)
         self._worker.executions.pop(run.execution.id, None)

@@ -22,14 +22,14 @@ class Clock:
 
 
 @dataclass
-class Bench:
+class SchedulerBench:
     """A scheduler with its clock, on which every call takes one second."""
 
     clock: Clock
     scheduler: StepScheduler
 
     @classmethod
-    def of(cls, max_rows: int = 16, strict_rows: int = 4, ageing_s: float = 2.0) -> Bench:
+    def of(cls, max_rows: int = 16, strict_rows: int = 4, ageing_s: float = 2.0) -> SchedulerBench:
         clock = Clock()
         return cls(clock, StepScheduler(clock, max_rows=max_rows, strict_rows=strict_rows, ageing_s=ageing_s))
 
@@ -65,18 +65,18 @@ def ids(batch: Batch) -> list[str]:
 
 
 def test_idle_hands_out_nothing() -> None:
-    assert Bench.of().scheduler.next_batch() is None
+    assert SchedulerBench.of().scheduler.next_batch() is None
 
 
 def test_a_call_changes_nothing_until_it_is_counted() -> None:
-    bench = Bench.of()
+    bench = SchedulerBench.of()
     bench.add(slot("a"), slot("b"))
     assert bench.next() == bench.next()
     assert all(one.position == 0 for one in bench.next().slots)
 
 
 def test_slots_at_their_end_are_returned_and_leave() -> None:
-    bench = Bench.of()
+    bench = SchedulerBench.of()
     bench.add(slot("a", steps=1), slot("b", steps=2))
     ended = bench.scheduler.advance(bench.next())
     assert [one.job_id for one in ended] == ["a"]
@@ -84,7 +84,7 @@ def test_slots_at_their_end_are_returned_and_leave() -> None:
 
 
 def test_twenty_four_rows_over_sixteen_row_calls_all_advance() -> None:
-    bench = Bench.of()
+    bench = SchedulerBench.of()
     bench.add(*(slot(f"{i}", steps=100) for i in range(12)))
     for _ in range(9):
         bench.step()
@@ -96,7 +96,7 @@ def test_twenty_four_rows_over_sixteen_row_calls_all_advance() -> None:
 def test_twelve_mixed_requests_take_a_third_of_the_calls() -> None:
     """Steps 6 to 20, guided and not, two rows at most, started together."""
     steps = [6, 20, 9, 14, 11, 17, 8, 12, 19, 7, 15, 10]
-    bench = Bench.of()
+    bench = SchedulerBench.of()
     bench.add(*(slot(f"{i}", 2 - i % 2, n) for i, n in enumerate(steps)))
     batches = bench.drain()
     assert len(batches) <= sum(steps) / 3
@@ -105,7 +105,7 @@ def test_twelve_mixed_requests_take_a_third_of_the_calls() -> None:
 
 
 def test_strict_calls_have_exactly_their_size_filled_with_fast_slots() -> None:
-    bench = Bench.of(strict_rows=4)
+    bench = SchedulerBench.of(strict_rows=4)
     bench.add(slot("s", strict=True), slot("f"), slot("g"))
     batch = bench.next()
     assert (ids(batch), batch.rows, batch.padded_rows, batch.strict) == (["f", "s"], 4, 4, True)
@@ -116,7 +116,7 @@ def test_strict_calls_have_exactly_their_size_filled_with_fast_slots() -> None:
 
 
 def test_strict_slots_fill_a_strict_call_before_fast_ones() -> None:
-    bench = Bench.of(strict_rows=4)
+    bench = SchedulerBench.of(strict_rows=4)
     bench.add(slot("s", strict=True), slot("f"), slot("t", strict=True))
     assert ids(bench.step()) == ["s", "t"]
     batch = bench.step()
@@ -124,7 +124,7 @@ def test_strict_slots_fill_a_strict_call_before_fast_ones() -> None:
 
 
 def test_guided_rows_are_never_parted() -> None:
-    bench = Bench.of(max_rows=3)
+    bench = SchedulerBench.of(max_rows=3)
     bench.add(slot("a"), slot("b"), slot("c", rows=1))
     assert ids(bench.next()) == ["a", "c"]
     bench.scheduler.lower_ceiling("emoji", SHAPE, 1)
@@ -132,26 +132,26 @@ def test_guided_rows_are_never_parted() -> None:
 
 
 def test_models_take_turns() -> None:
-    bench = Bench.of(max_rows=2)
+    bench = SchedulerBench.of(max_rows=2)
     bench.add(*(slot(f"{i}", steps=50) for i in range(6)), slot("up", 1, 50, model="emoji-upscale"))
     assert [bench.step().model for _ in range(6)] == ["emoji", "emoji-upscale"] * 3
 
 
 def test_shapes_and_variants_of_a_model_are_not_mixed() -> None:
-    bench = Bench.of()
+    bench = SchedulerBench.of()
     wide = Slot("w", 0, "emoji", (4, 32, 64), 2, 3)
     bench.add(slot("a", steps=3), wide, slot("v", steps=3, variant="other weights"))
     assert [ids(bench.step()) for _ in range(3)] == [["a"], ["w"], ["v"]]
 
 
 def test_a_strict_call_is_not_filled_with_another_variant() -> None:
-    bench = Bench.of(strict_rows=4)
+    bench = SchedulerBench.of(strict_rows=4)
     bench.add(slot("s", strict=True, variant="other weights"), slot("f"), slot("g", variant="other weights"))
     assert ids(bench.next()) == ["g", "s"]
 
 
 def test_interactive_goes_before_bulk_until_bulk_has_waited_long_enough() -> None:
-    bench = Bench.of(max_rows=2, ageing_s=3.5)
+    bench = SchedulerBench.of(max_rows=2, ageing_s=3.5)
     bench.add(slot("b", steps=50, lane="bulk"), slot("i", steps=50))
     served = [ids(bench.step())[0] for _ in range(12)]
     assert served[:4] == ["i"] * 4
@@ -159,20 +159,20 @@ def test_interactive_goes_before_bulk_until_bulk_has_waited_long_enough() -> Non
 
 
 def test_a_model_with_bulk_alone_gets_its_turn() -> None:
-    bench = Bench.of(ageing_s=3.5)
+    bench = SchedulerBench.of(ageing_s=3.5)
     bench.add(slot("b", steps=50, lane="bulk", model="emoji-upscale"), slot("i", steps=50))
     served = [ids(bench.step())[0] for _ in range(20)]
     assert 3 <= served.count("b") <= 6
 
 
 def test_bulk_fills_what_interactive_leaves() -> None:
-    bench = Bench.of()
+    bench = SchedulerBench.of()
     bench.add(slot("b", lane="bulk"), slot("i"))
     assert ids(bench.next()) == ["b", "i"]
 
 
 def test_a_learned_ceiling_holds_for_its_shape_and_spares_strict_calls() -> None:
-    bench = Bench.of(strict_rows=8)
+    bench = SchedulerBench.of(strict_rows=8)
     bench.add(*(slot(f"{i}") for i in range(8)))
     bench.scheduler.lower_ceiling("emoji", SHAPE, 4)
     bench.scheduler.lower_ceiling("emoji", SHAPE, 6)  # a ceiling never rises
@@ -185,7 +185,7 @@ def test_a_learned_ceiling_holds_for_its_shape_and_spares_strict_calls() -> None
 
 
 def test_a_cancelled_job_leaves_the_running_call() -> None:
-    bench = Bench.of()
+    bench = SchedulerBench.of()
     bench.add(slot("a", steps=1), slot("b"))
     batch = bench.next()
     assert [one.job_id for one in bench.scheduler.remove("a")] == ["a"]
@@ -194,7 +194,7 @@ def test_a_cancelled_job_leaves_the_running_call() -> None:
 
 
 def test_room_counts_guided_slots_and_keeps_some_for_interactive() -> None:
-    bench = Bench.of()
+    bench = SchedulerBench.of()
     assert (bench.scheduler.capacity("emoji", "bulk"), bench.scheduler.capacity("emoji")) == (8, 16)
     bench.add(*(slot(f"{i}", lane="bulk") for i in range(8)))
     assert (bench.scheduler.capacity("emoji", "bulk"), bench.scheduler.capacity("emoji")) == (0, 8)
@@ -202,7 +202,7 @@ def test_room_counts_guided_slots_and_keeps_some_for_interactive() -> None:
 
 
 def test_a_call_for_one_job_has_its_slots_alone() -> None:
-    bench = Bench.of()
+    bench = SchedulerBench.of()
     bench.add(slot("a"), slot("b"), Slot("b", 1, "emoji", SHAPE, 2, 5))
     batch = bench.scheduler.next_batch("b")
     assert batch is not None
@@ -211,7 +211,7 @@ def test_a_call_for_one_job_has_its_slots_alone() -> None:
 
 
 def test_a_slot_that_cannot_run_is_refused() -> None:
-    bench = Bench.of()
+    bench = SchedulerBench.of()
     bench.add(slot("a"))
     for wrong, says in (
         (slot("a"), "there already"),
@@ -221,7 +221,7 @@ def test_a_slot_that_cannot_run_is_refused() -> None:
         with pytest.raises(ValueError, match=says):
             bench.add(wrong)
     with pytest.raises(ValueError, match="strict_rows is 1"):
-        Bench.of(strict_rows=1)
+        SchedulerBench.of(strict_rows=1)
 
 
 def test_it_needs_no_torch() -> None:

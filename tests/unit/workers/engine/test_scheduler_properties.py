@@ -13,7 +13,7 @@ AGEING_S = 4.0
 
 
 @dataclass(frozen=True)
-class Arrival:
+class NewSlot:
     """A job of some slots, and the call before which it arrives."""
 
     at: int
@@ -29,7 +29,7 @@ class Arrival:
 
 arrivals = st.lists(
     st.builds(
-        Arrival,
+        NewSlot,
         at=st.integers(0, 30),
         slots=st.integers(1, 4),
         model=st.sampled_from(["emoji", "upscale", "sd"]),
@@ -46,10 +46,10 @@ arrivals = st.lists(
 sizes = st.tuples(st.integers(1, 16), st.integers(2, 8))
 
 
-class Run:
+class Simulated:
     """Every arrival to its end, one second a call; keeps each call and when each slot was last served."""
 
-    def __init__(self, jobs: list[Arrival], max_rows: int, strict_rows: int) -> None:
+    def __init__(self, jobs: list[NewSlot], max_rows: int, strict_rows: int) -> None:
         self.now, self.calls = 0.0, 0
         self.max_rows, self.strict_rows = max_rows, strict_rows
         self.scheduler = StepScheduler(lambda: self.now, max_rows=max_rows, strict_rows=strict_rows, ageing_s=AGEING_S)
@@ -88,7 +88,7 @@ class Run:
             assert batch.padded_rows == batch.rows
 
 
-def _slots(job_id: str, job: Arrival) -> list[Slot]:
+def _slots(job_id: str, job: NewSlot) -> list[Slot]:
     return [
         Slot(
             job_id, k, job.model, job.shape, job.rows, job.steps,
@@ -100,17 +100,17 @@ def _slots(job_id: str, job: Arrival) -> list[Slot]:
 
 @settings(deadline=None, max_examples=60)
 @given(arrivals, sizes)
-def test_every_slot_ends_after_exactly_its_rows(jobs: list[Arrival], size: tuple[int, int]) -> None:
-    run = Run(jobs, *size)
+def test_every_slot_ends_after_exactly_its_rows(jobs: list[NewSlot], size: tuple[int, int]) -> None:
+    run = Simulated(jobs, *size)
     assert len(run.ended) == sum(job.slots for job in jobs)
     assert sum(len(batch.slots) for batch in run.batches) == run.total
 
 
 @settings(deadline=None, max_examples=60)
 @given(arrivals, sizes)
-def test_no_slot_starves(jobs: list[Arrival], size: tuple[int, int]) -> None:
+def test_no_slot_starves(jobs: list[NewSlot], size: tuple[int, int]) -> None:
     """Between two of its rows a slot waits for no more than every other's and bulk's ageing, per model in turn."""
-    run = Run(jobs, *size)
+    run = Simulated(jobs, *size)
     models = len({job.model for job in jobs})
     slots = sum(job.slots for job in jobs)
     assert max(run.waits, default=0.0) <= models * (slots + AGEING_S + 1)
@@ -119,8 +119,8 @@ def test_no_slot_starves(jobs: list[Arrival], size: tuple[int, int]) -> None:
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.integers(1, 2), st.integers(6, 20)), min_size=12, max_size=12))
 def test_twelve_at_once_take_at_most_a_third_of_the_calls(kinds: list[tuple[int, int]]) -> None:
-    jobs = [Arrival(0, 1, "emoji", (4, 32, 32), rows, steps, "interactive", False, "") for rows, steps in kinds]
-    run = Run(jobs, 16, 4)
+    jobs = [NewSlot(0, 1, "emoji", (4, 32, 32), rows, steps, "interactive", False, "") for rows, steps in kinds]
+    run = Simulated(jobs, 16, 4)
     assert len(run.batches) <= sum(steps for _, steps in kinds) / 3
 
 

@@ -15,7 +15,7 @@ SHAPE = (4, 32, 32)
 
 
 @dataclass
-class Bench:
+class PolicyBench:
     """A policy with its clock, whose turns take no time; each prepared job gets the slots that were given with it."""
 
     max_rows: int = 16
@@ -74,17 +74,17 @@ def ids(batch: Batch) -> list[str]:
 
 
 def test_idle_has_no_turn() -> None:
-    assert Bench().turn() is None
+    assert PolicyBench().turn() is None
 
 
 def test_a_job_is_prepared_called_and_decoded() -> None:
-    bench = Bench()
+    bench = PolicyBench()
     bench.admit(slot("a"))
     assert [type(bench.turn()) for _ in range(5)] == [Prepare, CallUNet, CallUNet, Decode, type(None)]
 
 
 def test_who_waits_for_preparation_goes_before_previews_and_these_before_calls() -> None:
-    bench = Bench()
+    bench = PolicyBench()
     bench.admit(slot("a", steps=9))
     bench.until(CallUNet)
     bench.policy.preview("a")
@@ -94,7 +94,7 @@ def test_who_waits_for_preparation_goes_before_previews_and_these_before_calls()
 
 
 def test_a_finished_image_of_an_earlier_execution_is_only_decoded() -> None:
-    bench = Bench()
+    bench = PolicyBench()
     bench.admit(slot("a", 0, position=2), slot("a", 1))
     assert isinstance(bench.turn(), Prepare)
     turn = bench.turn()
@@ -103,7 +103,7 @@ def test_a_finished_image_of_an_earlier_execution_is_only_decoded() -> None:
 
 
 def test_calls_and_decoding_alternate() -> None:
-    bench = Bench()
+    bench = PolicyBench()
     bench.admit(*(slot("s", k, strict=True, position=2) for k in range(3)))
     bench.admit(slot("long", steps=20))
     bench.until(Prepare)
@@ -112,7 +112,7 @@ def test_calls_and_decoding_alternate() -> None:
 
 
 def test_images_of_one_model_and_shape_are_decoded_together_strict_ones_singly() -> None:
-    bench = Bench(max_rows=64)
+    bench = PolicyBench(max_rows=64)
     bench.admit(*(slot("a", k, position=2) for k in range(DECODE_CHUNK + 1)))
     bench.admit(slot("s", strict=True, position=2), slot("s", 1, strict=True, position=2))
     bench.admit(slot("u", model="up", position=2))
@@ -121,7 +121,7 @@ def test_images_of_one_model_and_shape_are_decoded_together_strict_ones_singly()
 
 
 def test_a_chunk_without_memory_is_halved_for_good_and_its_images_keep_their_place() -> None:
-    bench = Bench(max_rows=64)
+    bench = PolicyBench(max_rows=64)
     bench.admit(*(slot("a", k, position=2) for k in range(6)))
     chunk = bench.until(Decode)
     bench.policy.halve_chunk(chunk.slots)
@@ -130,7 +130,7 @@ def test_a_chunk_without_memory_is_halved_for_good_and_its_images_keep_their_pla
 
 
 def test_a_call_without_memory_is_halved() -> None:
-    bench = Bench()
+    bench = PolicyBench()
     bench.admit(*(slot("a", k) for k in range(8)))
     bench.turn()
     call = bench.policy.next()
@@ -142,7 +142,7 @@ def test_a_call_without_memory_is_halved() -> None:
 
 
 def test_late_jobs_end_first_and_each_once() -> None:
-    bench = Bench()
+    bench = PolicyBench()
     bench.admit(slot("a"), slot("a", 1), deadline=2.0)
     bench.admit(slot("b"), deadline=9.0)
     bench.admit(slot("c"), deadline=1.0)
@@ -153,7 +153,7 @@ def test_late_jobs_end_first_and_each_once() -> None:
 
 
 def test_room_counts_what_waits_for_preparation_steps_and_decoding() -> None:
-    bench = Bench(max_rows=8)
+    bench = PolicyBench(max_rows=8)
     assert (bench.policy.capacity("emoji"), bench.policy.capacity("emoji", "bulk")) == (8, 4)
     bench.admit(slot("a", steps=1), slot("a", 1, steps=3))
     assert bench.policy.capacity("emoji") == 6
@@ -165,7 +165,7 @@ def test_room_counts_what_waits_for_preparation_steps_and_decoding() -> None:
 
 
 def test_while_a_job_is_isolated_the_others_stand_still_at_every_stage() -> None:
-    bench = Bench()
+    bench = PolicyBench()
     bench.admit(slot("steps", steps=9))
     bench.admit(slot("decodes", position=2))
     bench.until(Prepare)
@@ -187,7 +187,7 @@ def test_while_a_job_is_isolated_the_others_stand_still_at_every_stage() -> None
 
 
 def test_dropping_the_isolated_job_lets_the_others_go_on() -> None:
-    bench = Bench()
+    bench = PolicyBench()
     bench.admit(slot("a", steps=2))
     bench.admit(slot("b", steps=2))
     bench.admit(slot("c", steps=1))
@@ -197,7 +197,7 @@ def test_dropping_the_isolated_job_lets_the_others_go_on() -> None:
 
 
 def test_two_isolated_jobs_follow_each_other() -> None:
-    bench = Bench()
+    bench = PolicyBench()
     bench.admit(slot("a"), slot("a", 1))
     bench.admit(slot("b", steps=1))
     bench.policy.isolate("a")
@@ -206,7 +206,7 @@ def test_two_isolated_jobs_follow_each_other() -> None:
 
 
 def test_a_dropped_job_is_gone_at_every_stage() -> None:
-    bench = Bench()
+    bench = PolicyBench()
     bench.admit(slot("a", steps=9), slot("a", 1, position=9, steps=9), deadline=1.0)
     bench.until(Prepare)
     bench.policy.preview("a")
@@ -218,7 +218,7 @@ def test_a_dropped_job_is_gone_at_every_stage() -> None:
 
 
 def test_rejoining_without_an_isolated_job_changes_nothing() -> None:
-    bench = Bench()
+    bench = PolicyBench()
     bench.policy.rejoin()
     bench.admit(slot("a"))
     assert bench.turn() == Prepare("a")

@@ -27,7 +27,7 @@ PICTURE = Image.new("RGB", (8, 8))
 
 
 @dataclass(frozen=True)
-class Job:
+class TimedJob:
     request: JobRequest
 
 
@@ -61,7 +61,7 @@ def finished(index: int) -> Finished:
 
 
 def test_turns_become_the_table() -> None:
-    timer, jobs = StepTimer(MODELS), {"a": Job(make_request())}
+    timer, jobs = StepTimer(MODELS), {"a": TimedJob(make_request())}
     timer.turned([Prepared("a", 0.0, 0, SHAPE)], 0.5, jobs)
     timer.turned([called(2)], 0.1, jobs)
     timer.turned([called(8)], 0.2, jobs)
@@ -137,10 +137,10 @@ def test_every_write_has_a_moment_of_its_own(redis: Redis) -> None:
 
 def test_interactive_is_asked_first_but_every_fifth_time_and_models_take_turns() -> None:
     order = ClaimOrder(["a", "b"])
-    places: list[ModelLane] = [("a", "bulk"), ("b", "interactive"), ("a", "interactive")]
-    assert order.of(places) == [("a", "interactive"), ("b", "interactive"), ("a", "bulk")]
+    lanes: list[ModelLane] = [("a", "bulk"), ("b", "interactive"), ("a", "interactive")]
+    assert order.of(lanes) == [("a", "interactive"), ("b", "interactive"), ("a", "bulk")]
     order.took("a")
-    assert order.of(places) == [("b", "interactive"), ("a", "interactive"), ("a", "bulk")]
+    assert order.of(lanes) == [("b", "interactive"), ("a", "interactive"), ("a", "bulk")]
     for _ in range(3):
         order.took("b")
-    assert order.of(places)[0] == ("a", "bulk")
+    assert order.of(lanes)[0] == ("a", "bulk")

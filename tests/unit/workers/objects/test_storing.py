@@ -40,7 +40,7 @@ def storing(redis: Redis, folder: Path) -> Iterator[Storing]:
     savepoints.close()
 
 
-def hold(redis: Redis, **fields: Any) -> JobRun:
+def claimed_run(redis: Redis, **fields: Any) -> JobRun:
     enqueue(redis, "a", make_request(**fields))
     return claim(make_worker(redis))
 
@@ -57,12 +57,12 @@ def mend_storage(folder: Path) -> None:
 
 
 def test_an_image_is_stored_with_its_facts(redis: Redis, storing: Storing, folder: Path) -> None:
-    held = hold(redis, num_images=2)
-    storing.save(held, 1, PICTURE)
+    run = claimed_run(redis, num_images=2)
+    storing.save(run, 1, PICTURE)
     (stored,) = storing.reports(5)
     assert isinstance(stored, ImageStored)
     data = (folder / stored.path).read_bytes()
-    assert stored.path == image_path("a", held.execution.id, 1, "png")
+    assert stored.path == image_path("a", run.execution.id, 1, "png")
     info = stored.info
     assert (info.id, info.url, info.seed) == ("a-1", "/v1/images/a-1", 8)
     assert (info.bytes, info.sha256) == (len(data), hashlib.sha256(data).hexdigest())
@@ -73,7 +73,7 @@ def test_uploads_are_read(redis: Redis, storing: Storing, folder: Path) -> None:
     (folder / "uploads").mkdir(parents=True)
     (folder / "uploads" / "i").write_bytes(b"picture")
     upload = Upload(path="uploads/i", sha256="0", bytes=7, width=1, height=1)
-    storing.load(hold(redis, kind="img2img", image=upload))
+    storing.load(claimed_run(redis, kind="img2img", image=upload))
     (loaded,) = storing.reports(5)
     assert isinstance(loaded, InputsLoaded)
     assert loaded.files == {"image": b"picture"}
@@ -83,7 +83,7 @@ def test_a_missing_upload_is_told(redis: Redis, storing: Storing, folder: Path) 
     (folder / "uploads").mkdir(parents=True)
     (folder / "uploads" / "i").write_bytes(b"picture")
     image, gone = (Upload(path=f"uploads/{name}", sha256="0", bytes=7, width=1, height=1) for name in ("i", "gone"))
-    storing.load(hold(redis, kind="inpaint", image=image, mask=gone))
+    storing.load(claimed_run(redis, kind="inpaint", image=image, mask=gone))
     (report,) = storing.reports(5)
     assert isinstance(report, StorageRefused)
     assert isinstance(report.error, JobFailed)
@@ -92,7 +92,7 @@ def test_a_missing_upload_is_told(redis: Redis, storing: Storing, folder: Path) 
 
 def test_storage_that_is_away_is_tried_until_it_is_back(redis: Redis, storing: Storing, folder: Path) -> None:
     break_storage(folder)
-    storing.save(hold(redis), 0, PICTURE)
+    storing.save(claimed_run(redis), 0, PICTURE)
     assert storing.reports(0.3) == []
     mend_storage(folder)
     (stored,) = storing.reports(5)
@@ -103,10 +103,10 @@ def test_storage_that_is_away_is_tried_until_it_is_back(redis: Redis, storing: S
 
 def test_an_ended_job_is_given_up(redis: Redis, storing: Storing, folder: Path) -> None:
     break_storage(folder)
-    held = hold(redis)
-    storing.save(held, 0, PICTURE)
+    run = claimed_run(redis)
+    storing.save(run, 0, PICTURE)
     time.sleep(0.05)
-    held.closed = True
+    run.closed = True
     storing.close()
     assert storing.reports() == []
     mend_storage(folder)
@@ -114,7 +114,7 @@ def test_an_ended_job_is_given_up(redis: Redis, storing: Storing, folder: Path) 
 
 def test_closing_does_not_wait_for_storage(redis: Redis, storing: Storing, folder: Path) -> None:
     break_storage(folder)
-    storing.save(hold(redis), 0, PICTURE)
+    storing.save(claimed_run(redis), 0, PICTURE)
     closer = threading.Thread(target=storing.close)
     closer.start()
     closer.join(5)
@@ -123,7 +123,7 @@ def test_closing_does_not_wait_for_storage(redis: Redis, storing: Storing, folde
 
 
 def test_discarded_objects_go_and_missing_ones_are_let_pass(redis: Redis, storing: Storing, folder: Path) -> None:
-    storing.save(hold(redis), 0, PICTURE)
+    storing.save(claimed_run(redis), 0, PICTURE)
     (stored,) = storing.reports(5)
     assert isinstance(stored, ImageStored)
     storing.discard([stored.path, "images/never"])
@@ -132,7 +132,7 @@ def test_discarded_objects_go_and_missing_ones_are_let_pass(redis: Redis, storin
 
 
 def test_a_put_whose_answer_was_lost_counts(redis: Redis, storing: Storing) -> None:
-    held = hold(redis)
+    run = claimed_run(redis)
     for _ in range(2):
-        storing.save(held, 0, PICTURE)
+        storing.save(run, 0, PICTURE)
         assert isinstance(storing.reports(5)[0], ImageStored)

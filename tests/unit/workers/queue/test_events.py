@@ -11,14 +11,14 @@ from contract.redis_keys import CANCELING_KEY, events_key, job_key, preview_key
 from jobs.end import HandedBack, Publisher, Succeeded
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.unit.workers.parts import RETENTION, SHARED, claim, make_worker
-from workers.queue.events import Progress, step_ids
+from workers.queue.events import EventWriter, step_ids
 
 IMAGE = ImageInfo(id="a-0", url="/v1/images/a-0", seed=7, width=64, height=64, format="png", bytes=3, sha256="00")
 
 
 def test_steps_images_and_previews_are_written_in_one_flush(redis: Redis) -> None:
     enqueue(redis, "a", make_request(num_images=2))
-    run, progress = claim(make_worker(redis)), Progress(redis)
+    run, progress = claim(make_worker(redis)), EventWriter(redis)
     progress.step(run, 3, b"webp", SHARED)
     progress.image(run, 0, IMAGE)
     news = progress.flush(["a"])
@@ -38,7 +38,7 @@ def test_steps_images_and_previews_are_written_in_one_flush(redis: Redis) -> Non
 
 def test_only_the_newest_steps_are_kept_and_nothing_else_is_trimmed(redis: Redis) -> None:
     enqueue(redis, "a", make_request(steps=1000, num_images=2))
-    run, progress = claim(make_worker(redis)), Progress(redis)
+    run, progress = claim(make_worker(redis)), EventWriter(redis)
     for step in range(1, 1301):
         progress.step(run, step, None, SHARED)
         if step % 2 == 0:
@@ -57,7 +57,7 @@ def test_only_the_newest_steps_are_kept_and_nothing_else_is_trimmed(redis: Redis
 def test_a_resumed_job_trims_what_earlier_executions_wrote(redis: Redis) -> None:
     worker = make_worker(redis)
     enqueue(redis, "a", make_request(steps=1000, num_images=2))
-    first, progress = claim(worker), Progress(redis)
+    first, progress = claim(worker), EventWriter(redis)
     for step in range(1, 1001):
         progress.step(first, step, None, SHARED)
     progress.flush(["a"])
@@ -69,16 +69,16 @@ def test_a_resumed_job_trims_what_earlier_executions_wrote(redis: Redis) -> None
     assert event_types(redis, "a").count("step") == STEP_EVENTS_KEPT
 
 
-def test_cancellations_of_held_jobs_are_told(redis: Redis) -> None:
+def test_cancellations_of_this_worker_s_runs_are_answered(redis: Redis) -> None:
     redis.sadd(CANCELING_KEY, "b", "z")
-    assert Progress(redis).flush(["a", "b"]).canceled == {"b"}
-    assert Progress(redis).flush([]).canceled == frozenset()
+    assert EventWriter(redis).flush(["a", "b"]).canceled == {"b"}
+    assert EventWriter(redis).flush([]).canceled == frozenset()
 
 
 def test_a_stale_or_ended_execution_writes_no_event(redis: Redis) -> None:
     worker = make_worker(redis)
     enqueue(redis, "a", make_request())
-    old, progress, publisher = claim(worker), Progress(redis), Publisher(worker, redis, RETENTION)
+    old, progress, publisher = claim(worker), EventWriter(redis), Publisher(worker, redis, RETENTION)
     publisher.end(old, HandedBack())
     new = claim(worker)
     progress.step(old, 2, b"late", SHARED)
@@ -92,7 +92,7 @@ def test_a_stale_or_ended_execution_writes_no_event(redis: Redis) -> None:
 
 def test_a_purged_job_leaves_nothing_behind(redis: Redis) -> None:
     enqueue(redis, "a", make_request())
-    run, progress = claim(make_worker(redis)), Progress(redis)
+    run, progress = claim(make_worker(redis)), EventWriter(redis)
     redis.delete(job_key("a"), events_key("a"))
     progress.step(run, 1, b"x", SHARED)
     progress.flush(["a"])
@@ -101,7 +101,7 @@ def test_a_purged_job_leaves_nothing_behind(redis: Redis) -> None:
 
 def test_events_of_an_ended_job_are_forgotten(redis: Redis) -> None:
     enqueue(redis, "a", make_request())
-    run, progress = claim(make_worker(redis)), Progress(redis)
+    run, progress = claim(make_worker(redis)), EventWriter(redis)
     progress.step(run, 1, None, SHARED)
     progress.forget(run)
     progress.flush(["a"])

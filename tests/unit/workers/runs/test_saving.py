@@ -25,7 +25,7 @@ from workers.runs.table import Phase, RunTable
 
 
 @dataclass
-class Bench:
+class SavingBench:
     """A job in an engine, and its savepoints."""
 
     run: JobRun
@@ -56,15 +56,15 @@ class Bench:
 
 
 @pytest.fixture
-def bench(redis: Redis, tmp_path: Path) -> Iterator[Bench]:
+def bench(redis: Redis, tmp_path: Path) -> Iterator[SavingBench]:
     enqueue(redis, "a", make_request(steps=50))
     savepoints = Savepoints(redis, open_store(str(tmp_path / "objects")), {"tiny": "hash"})
     engine = make_engine({"tiny": load(write_tiny_inpaint(tmp_path / "tiny"))})
-    yield Bench(claim(make_worker(redis)), redis, engine, savepoints)
+    yield SavingBench(claim(make_worker(redis)), redis, engine, savepoints)
     savepoints.close()
 
 
-def test_the_first_savepoint_comes_early_and_the_next_after_the_interval(bench: Bench) -> None:
+def test_the_first_savepoint_comes_early_and_the_next_after_the_interval(bench: SavingBench) -> None:
     bench.step()
     assert bench.saved() == 0
     bench.now += FIRST_SAVE_S
@@ -76,19 +76,19 @@ def test_the_first_savepoint_comes_early_and_the_next_after_the_interval(bench: 
     assert bench.saved() == 2
 
 
-def test_a_state_that_is_no_newer_is_not_saved(bench: Bench) -> None:
+def test_a_state_that_is_no_newer_is_not_saved(bench: SavingBench) -> None:
     bench.now += 10.0
     assert bench.saved() == 0
     assert not bench.redis.exists(state_key("a"))
 
 
-def test_all_are_saved_at_once_when_asked(bench: Bench) -> None:
+def test_all_are_saved_at_once_when_asked(bench: SavingBench) -> None:
     bench.step()
     bench.saving.save_all()
     assert bench.saved() == 1
 
 
-def test_a_job_that_is_handed_back_is_saved_before_anything_else(bench: Bench) -> None:
+def test_a_job_that_is_handed_back_is_saved_before_anything_else(bench: SavingBench) -> None:
     bench.step()
     bench.step()
     bench.saving.save_now(bench.run)
