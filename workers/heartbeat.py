@@ -73,7 +73,7 @@ class Heartbeat(threading.Thread):
             self._done.wait(0.1)
 
     def _turn(self, breaker: CircuitBreaker) -> None:
-        """What is due, each on its own: a sweep that fails doesn't stop the heart."""
+        """Do what is due, each on its own: a sweep that fails doesn't stop the heart."""
         if self._round_s() > self._hang_s:
             self._end_process()
         now = time.monotonic()
@@ -84,7 +84,7 @@ class Heartbeat(threading.Thread):
             breaker.attempt(self._reaper.turn)
 
     def _end_process(self) -> None:
-        """As `kill -9`: a device that hangs lets nothing be saved or handed back, and one of the jobs may be to blame:
+        """End as by `kill -9`: a hung device lets nothing be saved or handed back, and one of the jobs may be to blame:
         whoever finds them counts a death with them."""
         jobs = [run.job_id for run in self._runs()]
         log.critical("the loop hangs: the process ends, its jobs go on elsewhere", seconds=self._hang_s, jobs=jobs)
@@ -101,7 +101,7 @@ class Heartbeat(threading.Thread):
         return True
 
     def beat(self) -> None:
-        """One round trip that renews everything for 15 s; lapsed executions are not revived.
+        """Renew everything for 15 s in one round trip; lapsed executions are not revived.
 
         Raises:
             RedisError: if Redis is away.

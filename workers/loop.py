@@ -69,11 +69,11 @@ class Loop:
         self._round_at = clock()
 
     def runs(self) -> list[JobRun]:
-        """All job runs of this worker now, to be kept alive."""
+        """Return all job runs of this worker now, to be kept alive."""
         return self._table.runs()
 
     def round_s(self) -> float:
-        """How long ago the last round began; 0 where no job waits for the next."""
+        """Return how long ago the last round began; 0 where no job waits for the next."""
         return self._clock() - self._round_at if len(self._table) else 0.0
 
     def stop(self, grace_s: float) -> None:
@@ -121,7 +121,7 @@ class Loop:
         return bool(claimed or outcomes or ended)
 
     def _compute(self) -> list[Outcome]:
-        """One unit of the engine's work. A fault of ours must neither stop the service nor fail the innocent."""
+        """Do one unit of the engine's work. A fault of ours must neither stop the service nor fail the innocent."""
         try:
             return self._engine.turn()
         except torch.AcceleratorError:
@@ -198,7 +198,7 @@ class Loop:
             self._publishing.end(run, Succeeded(run.result()))
 
     def _end_late(self) -> None:
-        """The engine ends late jobs that it has; here are those whose pictures are loaded or stored."""
+        """End late jobs whose pictures are loaded or stored; the engine ends those that it has."""
         now = self._clock()
         for run in self._table.among(Phase.LOADING, Phase.WAITING, Phase.STORING):
             if run.deadline is not None and run.deadline <= now:

@@ -43,7 +43,7 @@ log = structlog.get_logger()
 
 
 def worker_name(device: str) -> str:
-    """New at each start: a name that died can't be taken again while Redis remembers it."""
+    """Make a new one at each start: a name that died can't be taken again while Redis remembers it."""
     return f"{socket.gethostname()}-{device.replace(':', '')}-{uuid.uuid4().hex[:8]}"
 
 
@@ -103,7 +103,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
 
 
 def _patiently(work: Callable[[], T]) -> T:
-    """What `work` returns, as soon as Redis is there."""
+    """Do `work` as soon as Redis is there, and return what it returns."""
     breaker = CircuitBreaker()
     while True:
         done = breaker.attempt(lambda: [work()])

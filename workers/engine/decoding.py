@@ -24,13 +24,13 @@ class UndecodedImage:
 
 
 def decode(chunk: Sequence[UndecodedImage]) -> Tensor:
-    """b 3 H W of images of one model and latent shape."""
+    """Decode to b 3 H W images of one model and latent shape."""
     z = torch.stack([image.latent for image in chunk])  # b c h w
     return chunk[0].spec.model.decode(z).float()
 
 
 def decode_preview(spec: JobSpec, x0: Tensor) -> Tensor:
-    """A picture 3 h w of at most preview size, of the predicted x0 c h w; large latents are averaged first."""
+    """Make a picture 3 h w of at most preview size, of the predicted x0 c h w; large latents are averaged first."""
     longest = max(x0.shape[1:]) * spec.model.latent_factor
     z = F.avg_pool2d(x0[None], max(1, longest // PREVIEW_SIDE), ceil_mode=True)  # 1 c h w
     return spec.model.decode(z).float()[0]

@@ -15,7 +15,7 @@ from workers.engine.latent_state import LatentState
 
 
 def denoise(model: LatentDiffusion, pictures: Sequence[LatentState], padded_rows: int) -> Tensor:
-    """One row of every picture in a single call of `padded_rows` rows; returns x0 as predicted, n c h w.
+    """Evaluate one row of every picture in a single call of `padded_rows` rows; return x0 as predicted, n c h w.
 
     Nothing changes if the call fails for want of memory.
     """
@@ -33,7 +33,7 @@ def denoise(model: LatentDiffusion, pictures: Sequence[LatentState], padded_rows
 def _guided(
     model: LatentDiffusion, pictures: Sequence[LatentState], z_t: Tensor, timesteps: Tensor, padded_rows: int
 ) -> Tensor:
-    """The network's output, guided where asked, n c h w: rows are [unconditional of the guided, all, padding]."""
+    """Return the output, guided where asked, n c h w: rows are [unconditional of the guided, all, padding]."""
     guided = [i for i, picture in enumerate(pictures) if picture.guidance_scale is not None]
     rows = [*guided, *range(len(pictures))]
     rows += rows[-1:] * (padded_rows - len(rows))
@@ -48,14 +48,14 @@ def _guided(
 
 
 def _inputs(pictures: Sequence[LatentState], rows: Sequence[int], unconditional: int) -> Inputs:
-    """A batch of r rows; the first `unconditional` ones are what guidance leads away from."""
+    """Make a batch of r rows; the first `unconditional` ones are what guidance leads away from."""
     conditions = [pictures[i].conditions for i in rows]
     led_away = [c.unconditional for c in conditions[:unconditional] if c.unconditional is not None]
     return Inputs.stack([*led_away, *(c.inputs for c in conditions[unconditional:])])
 
 
 def _noises(pictures: Sequence[LatentState], z_t: Tensor) -> Tensor:
-    """n c h w; zeros where a row adds none."""
+    """Draw n c h w; zeros where a row adds none."""
     drawn = torch.zeros(z_t.shape)
     for i, picture in enumerate(pictures):
         if picture.row.noise:

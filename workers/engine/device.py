@@ -23,7 +23,7 @@ def configure(threads: int) -> None:
 
 
 def numerics_of(device: str, dtype: torch.dtype, threads: int, strict_rows: int) -> Numerics:
-    """What a strict job's bytes depend on beside its request and the model's weights."""
+    """Name what a strict job's bytes depend on beside its request and the model's weights."""
     kind = torch.device(device).type
     # The same build of torch picks its CPU kernels by the instruction set that it finds.
     chip = torch.cuda.get_device_name(device) if kind == "cuda" else torch.backends.cpu.get_cpu_capability()
@@ -39,7 +39,7 @@ def numerics_of(device: str, dtype: torch.dtype, threads: int, strict_rows: int)
 
 
 def or_none(work: Callable[[], T]) -> T | None:
-    """The result of `work`, None if it ran out of memory; what it had allocated is free again by then."""
+    """Return the result of `work`, None if it ran out of memory; what it had allocated is free again by then."""
     try:
         return work()
     except (MemoryError, RuntimeError) as error:

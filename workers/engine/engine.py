@@ -69,7 +69,7 @@ class Engine:
         return bool(self._jobs)
 
     def capacity(self, model: str, lane: Lane = "interactive") -> int:
-        """How many more images of `model` may be admitted now from `lane`."""
+        """Return how many more images of `model` may be admitted now from `lane`."""
         return self._policy.capacity(model, lane)
 
     def admit(self, admission: Admission) -> None:
@@ -100,13 +100,13 @@ class Engine:
         self._policy.rejoin()
 
     def snapshot(self, job_id: str) -> bytes | None:
-        """The job's state, for `Admission.snapshot` of a later execution; None where there is none yet."""
+        """Return the job's state, for `Admission.snapshot` of a later execution; None where there is none yet."""
         job = self._jobs.get(job_id)
         return None if job is None else job.snapshot()
 
     @torch.inference_mode()
     def turn(self) -> list[Outcome]:
-        """One preparation, one preview, one decoding chunk or one UNet call; empty when idle."""
+        """Do one preparation, one preview, one decoding chunk or one UNet call; nothing when idle."""
         match self._policy.next():
             case EndLate(job_ids):
                 return [self._abort(job, _deadline_missed(job)) for job in map(self._jobs.__getitem__, job_ids)]
@@ -153,7 +153,7 @@ class Engine:
         return [_called(batch, seconds), *aborted, *self._progress(batch, x0, seconds)]
 
     def _progress(self, batch: Batch, x0: Tensor, seconds: float) -> list[Outcome]:
-        """How far each job of a call is; where its preview is due that comes with it, next turn."""
+        """Report how far each job of a call is; where its preview is due that comes with it, next turn."""
         firsts = {slot.job_id: x0[i] for i, slot in enumerate(batch.slots) if slot.index == 0}
         outcomes: list[Outcome] = []
         for job_id in dict.fromkeys(slot.job_id for slot in batch.slots if slot.job_id in self._jobs):
@@ -169,7 +169,7 @@ class Engine:
         return outcomes
 
     def _split(self, batch: Batch) -> list[Outcome]:
-        """After a call that ran out of memory: smaller ones from now on; who fits in none fails."""
+        """Answer a call that ran out of memory: smaller ones from now on; who fits in none fails."""
         outcomes: list[Outcome] = [OutOfMemory(batch.model, "denoise", batch.padded_rows)]
         if batch.strict or len(batch.slots) == 1:
             stuck = [slot.job_id for slot in batch.slots if slot.strict or not batch.strict]
@@ -213,7 +213,7 @@ class Engine:
         return [Finished(job.job_id, image.index, picture, denoise_s, seconds, job.spec.latent_shape)]
 
     def _decode_fewer(self, slots: tuple[Slot, ...]) -> list[Outcome]:
-        """After a chunk that ran out of memory: smaller ones from now on; an image that doesn't fit alone fails."""
+        """Answer a chunk that ran out of memory: smaller ones from now on; an image that doesn't fit alone fails."""
         outcomes: list[Outcome] = [OutOfMemory(slots[0].model, "decode", len(slots))]
         if len(slots) == 1:
             return [*outcomes, self._abort(self._jobs[slots[0].job_id], _too_large("decoding one picture"))]
@@ -222,7 +222,7 @@ class Engine:
 
 
 def run(engine: Engine, admission: Admission, on_outcome: Callable[[Outcome], None]) -> list[Image.Image]:
-    """One job from its admission to its pictures, each outcome shown to the caller.
+    """Take one job from its admission to its pictures; each outcome is shown to the caller.
 
     Raises:
         LatentdError: the job failed.

@@ -59,11 +59,11 @@ class EngineJob:
         return LatentState(seed, self.spec.plan, conditions, scale, x_T, z_t)
 
     def snapshot(self) -> bytes | None:
-        """Its state, for the admission of a later execution; None before it is prepared."""
+        """Return its state, for the admission of a later execution; None before it is prepared."""
         return snapshot(self.images) if self.images else None
 
     def slots(self) -> Iterator[Slot]:
-        """A slot for every image."""
+        """Make a slot for every image."""
         return (self._slot(index, image) for index, image in enumerate(self.images))
 
     def _slot(self, index: int, image: LatentState) -> Slot:
@@ -80,11 +80,11 @@ class EngineJob:
         )
 
     def undecoded(self, index: int) -> UndecodedImage:
-        """Image `index`, denoised."""
+        """Return image `index`, denoised."""
         return UndecodedImage(self.job_id, index, self.spec, self.images[index].z_t)
 
     def share(self, batch: Batch, seconds: float) -> Share:
-        """Its part in a call of `seconds`, added to what it cost so far."""
+        """Return its part in a call of `seconds`, and add it to what it cost so far."""
         rows = sum(slot.rows_per_step for slot in batch.slots if slot.job_id == self.job_id)
         jobs = len({slot.job_id for slot in batch.slots})
         self.denoise_s += seconds
@@ -92,7 +92,7 @@ class EngineJob:
         return Share(rows, batch.rows, jobs, seconds, self.denoise_s, self.gpu_s)
 
     def progress(self, share: Share) -> Stepped | None:
-        """What to report after a call; None if no user's step ended in it."""
+        """Return what to report after a call; None if no user's step ended in it."""
         step = sum(image.step for image in self.images)
         if step == self.step:
             return None
@@ -100,12 +100,12 @@ class EngineJob:
         return Stepped(self.job_id, step, self.steps, share)
 
     def wants_preview(self) -> bool:
-        """Whether image 0 just passed a step whose preview was asked for."""
+        """Tell whether image 0 just passed a step whose preview was asked for."""
         every, first = self.admission.request.preview_every, self.images[0]
         return every > 0 and not first.done and first.step % every == 0
 
     def answer(self, decoded: Tensor) -> Image.Image:
-        """The picture that the client gets, of a decoded one 3 H W.
+        """Return the picture that the client gets, of a decoded one 3 H W.
 
         Raises:
             JobFailed: NaN or infinite pixels.

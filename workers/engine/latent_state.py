@@ -45,7 +45,7 @@ class LatentState:
         return self.plan.rows[self.position - 1].step if self.position else 0
 
     def entering(self) -> Tensor:
-        """z_t as the network gets it, c h w: where the picture is known, at this row's noise level."""
+        """Return z_t as the network gets it, c h w: where the picture is known, at this row's noise level."""
         known = self.conditions.known
         return (
             self.z_t
@@ -63,7 +63,7 @@ class LatentState:
 
 
 def snapshot(images: Sequence[LatentState]) -> bytes:
-    """Position, latent and stored predictions of every image of a job, in their order."""
+    """Serialise position, latent and stored predictions of every image of a job, in their order."""
     tensors: dict[str, Tensor] = {}
     for index, image in enumerate(images):
         tensors[f"{index}.position"] = torch.tensor([image.position])

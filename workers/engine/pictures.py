@@ -43,13 +43,13 @@ class Frame:
         return (self.padded[0] - self.width) // 2, (self.padded[1] - self.height) // 2
 
     def pad(self, x: Tensor) -> Tensor:
-        """b c height width → b c H W, the edge repeated outwards."""
+        """Pad b c height width to b c H W, the edge repeated outwards."""
         left, top = self.offset
         right, bottom = self.padded[0] - self.width - left, self.padded[1] - self.height - top
         return F.pad(x, (left, right, top, bottom), mode="replicate")
 
     def crop(self, x: Tensor, scale: int = 1) -> Tensor:
-        """The inverse of `pad`, for a picture `scale` times as large: … H·s W·s → … height·s width·s."""
+        """Undo `pad`, for a picture `scale` times as large: … H·s W·s → … height·s width·s."""
         left, top = self.offset[0] * scale, self.offset[1] * scale
         return x[..., top : top + self.height * scale, left : left + self.width * scale]
 
@@ -59,18 +59,18 @@ def _ceil(value: int, stride: int) -> int:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """An RGB or RGBA picture as 1 3 h w in [−1, 1], float32; alpha is left out."""
+    """Return an RGB or RGBA picture as 1 3 h w in [−1, 1], float32; alpha is left out."""
     pixels = np.array(image.convert("RGB"), dtype=np.float32)  # h w 3
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous() / 127.5 - 1.0
 
 
 def mask_tensor(mask: Image.Image) -> Tensor:
-    """A mask of 0 and 255 as 1 1 h w of 0 and 1, float32."""
+    """Return a mask of 0 and 255 as 1 1 h w of 0 and 1, float32."""
     return torch.from_numpy(np.array(mask, dtype=np.float32))[None, None] / 255.0
 
 
 def to_picture(x: Tensor) -> Image.Image:
-    """A decoded picture 3 h w, clamped to [−1, 1], as 8-bit RGB.
+    """Return a decoded picture 3 h w, clamped to [−1, 1], as 8-bit RGB.
 
     Raises:
         JobFailed: a pixel is NaN or infinite.
@@ -82,7 +82,7 @@ def to_picture(x: Tensor) -> Image.Image:
 
 
 def paste(upload: Image.Image, painted: Image.Image, mask: Image.Image, feather: int) -> Image.Image:
-    """The upload with `painted` where the mask is 255, opaque there; its own bytes further than `feather` px outside.
+    """Paint over the upload where the mask is 255, opaque; it keeps its bytes further than `feather` px outside.
 
     Within `feather` pixels outside, the painted share falls linearly with the distance to the mask.
     All three have one size; the upload is RGB or RGBA, as is the answer.
@@ -94,7 +94,7 @@ def paste(upload: Image.Image, painted: Image.Image, mask: Image.Image, feather:
 
 
 def _reach(mask: Image.Image, feather: int) -> tuple[int, int, int, int]:
-    """The box of all pixels that may change, so that a small repair of a large picture costs little."""
+    """Return the box of all pixels that may change, so that a small repair of a large picture costs little."""
     left, top, right, bottom = mask.getbbox() or (0, 0, 0, 0)
     return (
         max(0, left - feather),
@@ -113,14 +113,14 @@ def _blend(below: Image.Image, above: Image.Image, inside: NDArray[np.bool_], fe
 
 
 def _shares(inside: NDArray[np.bool_], feather: int) -> NDArray[np.float32]:
-    """1 inside, 1 − d / (feather + 1) at a distance d ≤ feather outside, else 0."""
+    """Return 1 inside, 1 − d / (feather + 1) at a distance d ≤ feather outside, else 0."""
     distance = np.sqrt(_squared_distances(inside, feather))
     shares = np.where(distance <= feather, 1.0 - distance / (feather + 1.0), 0.0)
     return shares.astype(np.float32)
 
 
 def _squared_distances(inside: NDArray[np.bool_], reach: int) -> NDArray[np.float32]:
-    """Squared Euclidean distance to the nearest pixel inside, exact up to `reach` pixels, else larger than reach²."""
+    """Return squared distances to the nearest pixel inside, exact up to `reach` pixels, else larger than reach²."""
     columns = np.where(inside, np.float32(0.0), np.float32((reach + 1) ** 2))
     if reach == 0:
         return columns
@@ -128,7 +128,7 @@ def _squared_distances(inside: NDArray[np.bool_], reach: int) -> NDArray[np.floa
 
 
 def _nearest(squares: NDArray[np.float32], reach: int) -> NDArray[np.float32]:
-    """min over |k| ≤ reach of squares[i + k] + k², along the first axis (Felzenszwalb & Huttenlocher 2012, §2)."""
+    """The min over |k| ≤ reach of squares[i + k] + k², along the first axis (Felzenszwalb & Huttenlocher 2012, §2)."""
     nearest = squares.copy()
     for k in range(1, min(reach, len(squares) - 1) + 1):
         np.minimum(nearest[k:], squares[:-k] + np.float32(k * k), out=nearest[k:])
@@ -137,7 +137,7 @@ def _nearest(squares: NDArray[np.float32], reach: int) -> NDArray[np.float32]:
 
 
 def enlarge_alpha(upload: Image.Image, enlarged: Image.Image) -> Image.Image:
-    """The enlarged picture with the upload's alpha channel, if it has one, at its size (bicubic)."""
+    """Return the enlarged picture with the upload's alpha channel, if it has one, at its size (bicubic)."""
     if upload.mode != "RGBA":
         return enlarged
     answer = enlarged.copy()
@@ -146,7 +146,7 @@ def enlarge_alpha(upload: Image.Image, enlarged: Image.Image) -> Image.Image:
 
 
 def preview(x: Tensor) -> bytes:
-    """A decoded picture 3 h w as lossy WebP of at most 256 pixels a side; NaN pixels are black."""
+    """Return a decoded picture 3 h w as lossy WebP of at most 256 pixels a side; NaN pixels are black."""
     image = to_picture(torch.nan_to_num(x, nan=-1.0))
     image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     buffer = io.BytesIO()
@@ -155,7 +155,7 @@ def preview(x: Tensor) -> bytes:
 
 
 def encode_picture(picture: Image.Image, output_format: OutputFormat, text: dict[str, str]) -> bytes:
-    """The bytes of a stored image; equal pictures and texts give equal bytes.
+    """Return the bytes of a stored image; equal pictures and texts give equal bytes.
 
     PNG carries `text` in its text chunks; WebP is lossless, also under transparent pixels; JPEG is laid on white.
     """
@@ -179,7 +179,7 @@ def _opaque(picture: Image.Image) -> Image.Image:
 
 
 def picture_text(request: JobRequest, index: int, model_hash: str) -> dict[str, str]:
-    """Text chunks of image `index`: `parameters` in the lines that existing tools read, `latentd` as JSON.
+    """Make the text chunks of image `index`: `parameters` in the lines that existing tools read, `latentd` as JSON.
 
     Where an upload was stored and who is told aren't part of them: a request sent again has equal bytes.
     """

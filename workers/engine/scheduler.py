@@ -127,7 +127,7 @@ class StepScheduler:
         return tuple(slot for slot in self._slots.values() if slot.job_id == job_id)
 
     def next_batch(self, isolated: str | None = None) -> Batch | None:
-        """The next call's slots, of nothing but `isolated` where it is given; None when idle.
+        """Return the next call's slots, of nothing but `isolated` where it is given; None when idle.
 
         Nothing changes until `advance`, so that a call that failed for want of memory can be asked for again after
         `lower_ceiling`.
@@ -153,8 +153,8 @@ class StepScheduler:
         return ended
 
     def capacity(self, model: str, lane: Lane = "interactive") -> int:
-        """How many more slots, were they guided, to admit for a model: both lanes up to two calls' rows, bulk up to one
-        call's, so that interactive finds room beside it, and it beside interactive."""
+        """Return how many more slots, were they guided, to admit for a model: both lanes up to two calls' rows, bulk
+        to one call's, so that interactive finds room beside it, and it beside interactive."""
         slots = [slot for slot in self._slots.values() if slot.model == model]
         rows = 2 * self._max_rows - _rows(slots)
         if lane == "bulk":
@@ -168,11 +168,11 @@ class StepScheduler:
         self._ceilings[model, shape] = max(1, min(rows, known))
 
     def ceiling(self, model: str, shape: Shape) -> int:
-        """Most rows of a fast call of this model and shape."""
+        """Return the most rows of a fast call of this model and shape."""
         return self._ceilings.get((model, shape), self._max_rows)
 
     def _whose_turn(self, slots: Sequence[Slot]) -> str:
-        """The model served longest ago; one with nothing but bulk counts as served `ageing_s` later."""
+        """Return the model served longest ago; one with nothing but bulk counts as served `ageing_s` later."""
         urgent = {slot.model for slot in slots if slot.lane == "interactive"}
         return min(
             {slot.model: None for slot in slots},
@@ -201,7 +201,7 @@ class StepScheduler:
 
 
 def _fill(slots: Sequence[Slot], limit: int) -> tuple[Slot, ...]:
-    """As many slots as fit `limit` rows, in order; the first one always goes."""
+    """Take as many slots as fit `limit` rows, in order; the first one always goes."""
     taken: list[Slot] = []
     rows = 0
     for slot in slots:

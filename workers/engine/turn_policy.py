@@ -86,7 +86,7 @@ class TurnPolicy:
         return next(iter(self._isolated), None)
 
     def capacity(self, model: str, lane: Lane = "interactive") -> int:
-        """How many more images of `model` may be admitted now from `lane`; none while a job is isolated."""
+        """Return how many more images of `model` may be admitted now from `lane`; none while a job is isolated."""
         if self._isolated:
             return 0
         waiting = sum(job.images for job in self._unprepared.values() if job.model == model)
@@ -140,7 +140,7 @@ class TurnPolicy:
         self._undecoded = [*chunk, *self._undecoded]
 
     def next(self) -> Turn | None:
-        """What to do now; None when idle. What it names, but a call, is no longer waiting for its turn."""
+        """Choose what to do now; None when idle. What it names, but a call, is no longer waiting for its turn."""
         if late := self._late():
             return EndLate(late)
         if (job_id := self._first(self._unprepared)) is not None:
@@ -171,7 +171,7 @@ class TurnPolicy:
         return [slot for slot in self._undecoded if self._runs(slot.job_id)]
 
     def _next_chunk(self) -> tuple[Slot, ...]:
-        """The oldest image, and those that can be decoded with it; a strict one is decoded by itself."""
+        """Take the oldest image, and those that can be decoded with it; a strict one is decoded by itself."""
         first, *others = self._decodable()
         kind = (first.model, first.shape)
         limit = 1 if first.strict else self._chunks.get(kind, DECODE_CHUNK)

@@ -26,7 +26,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
 def listen(port: int, host: str) -> socket.socket:
-    """A socket for the metrics: taken before models are loaded, so that a port that isn't free is known at once.
+    """Open a socket for the metrics: taken before models are loaded, so that a port that isn't free is known at once.
 
     Raises:
         ConfigurationError: another process has the port, or the machine hasn't the address.
@@ -106,7 +106,7 @@ class WorkerMetrics:
         self._row_flops: Mapping[str, RowFlops] = {}
 
     def serves(self, models: Mapping[str, tuple[Kind, ...]], row_flops: Mapping[str, RowFlops], max_rows: int) -> None:
-        """Models of this worker and the kinds that each draws: their series begin at 0, so that a first one counts."""
+        """Begin the series of this worker's models, and of the kinds that each draws, at 0: a first one counts."""
         self._row_flops = row_flops
         for model, kinds in models.items():
             self.rows_limit.labels(model).set(max_rows)
@@ -124,7 +124,7 @@ class WorkerMetrics:
                 self.jobs.labels(kind, model, lane, outcome)
 
     def called(self, call: Called) -> None:
-        """One UNet call."""
+        """Count one UNet call."""
         self.rows.labels(call.model).observe(call.rows)
         self.step_seconds.labels(call.model).observe(call.seconds)
         self.steps.labels(call.model).inc(call.slots)
@@ -132,7 +132,7 @@ class WorkerMetrics:
             self.flops.labels(call.model).inc(call.rows * self._row_flops[call.model](call.shape))
 
     def ended(self, run: JobRun, status: Status) -> None:
-        """A job ended; `queued`: it was handed back."""
+        """Note that a job ended; `queued`: it was handed back."""
         if status == "queued":
             return
         self.jobs.labels(run.request.kind, run.model, run.lane, status).inc()

@@ -33,7 +33,7 @@ PEAKS: Mapping[str, Mapping[torch.dtype, float]] = {
 
 
 def peak_flops(card: str, dtype: torch.dtype) -> float | None:
-    """The card's dense peak in FLOP/s, None if its name or the dtype isn't in the table."""
+    """Return the card's dense peak in FLOP/s, None if its name or the dtype isn't in the table."""
     for name, peaks in PEAKS.items():
         if all(word in card.replace("-", " ").split() for word in name.split()):
             return peaks.get(dtype)
@@ -54,7 +54,7 @@ class RowFlops:
 
 
 def row_flops_of(models: Mapping[str, LatentDiffusion]) -> dict[str, RowFlops]:
-    """What a row of each model's UNet costs."""
+    """Return what a row of each model's UNet costs."""
     return {model: row_flops(loaded) for model, loaded in models.items()}
 
 
@@ -70,7 +70,7 @@ def row_flops(model: LatentDiffusion) -> RowFlops:
 
 
 def count_flops(model: LatentDiffusion, side: int) -> float:
-    """FLOPs of one row on a latent side × side, by a call with zeros."""
+    """Count the FLOPs of one row on a latent side × side, by a call with zeros."""
     config = model.config.unet
     z_t = torch.zeros(1, config.in_channels, side, side)
     shape = (1, model.token_window or 1, config.context_dim or 1)

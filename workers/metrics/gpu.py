@@ -46,7 +46,7 @@ class Gpu:
     peak: float | None
 
     def read(self) -> dict[str, float]:
-        """Values by family; NVML's percent, bytes and milliwatts become ratio, bytes and watts.
+        """Read values by family; NVML's percent, bytes and milliwatts become ratio, bytes and watts.
 
         A value that this card doesn't have is left out.
         """
@@ -84,7 +84,7 @@ class GpuCollector(Collector):
             yield family
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Names alone, so that registering asks nothing of the driver."""
+        """Describe names only, so that registering asks nothing of the driver."""
         for name, about in FAMILIES.items():
             yield GaugeMetricFamily(name, about, labels=("gpu",))
 
@@ -99,7 +99,7 @@ class GpuCollector(Collector):
 
 
 def gpu_of(device: str, dtype: torch.dtype) -> Gpu | None:
-    """The card behind a device of torch; None for the CPU."""
+    """Return the card behind a device of torch; None for the CPU."""
     if torch.device(device).type != "cuda":
         return None
     import pynvml
@@ -110,5 +110,5 @@ def gpu_of(device: str, dtype: torch.dtype) -> Gpu | None:
 
 
 def device_kind(device: torch.device) -> str:
-    """What devices of equal speed have in common: `cpu`, or the GPU's name."""
+    """Return what devices of equal speed have in common: `cpu`, or the GPU's name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -78,12 +78,12 @@ class StepTimer:
         self._lock = threading.Lock()  # the heartbeat takes what the loop measures
 
     def turned(self, outcomes: Sequence[Outcome], seconds: float, jobs: Mapping[str, Requested]) -> None:
-        """A turn of the engine: one call, one preparation or one chunk of decoding, and what belongs to it."""
+        """Note a turn of the engine: one call, one preparation or one chunk of decoding, and what belongs to it."""
         for model, shape, what, own_s in timed(outcomes, seconds, jobs):
             self._measure(model, shape, what, own_s)
 
     def rounded(self, seconds: float, moved: int) -> None:
-        """What a round took beside the engine's turn, in which `moved` jobs were claimed or ended."""
+        """Note what a round took beside the engine's turn, in which `moved` jobs were claimed or ended."""
         if moved == 0:
             self._round.add(seconds)
         elif self._round.count:
@@ -93,13 +93,13 @@ class StepTimer:
             self._change(model, {what: average for what, average in averages.items() if average.count})
 
     def stored(self, model: str, seconds: float) -> None:
-        """One image was encoded as a file and stored."""
+        """Note that one image was encoded as a file and stored."""
         average = self._stores.setdefault(model, Average())
         average.add(seconds)
         self._change(model, {"store": average})
 
     def take(self) -> dict[str, dict[str, float]]:
-        """Cells that changed since the last time, by model; for another thread."""
+        """Take the cells that changed since the last time, by model; for another thread."""
         with self._lock:
             changed, self._changed = self._changed, {}
         return changed
@@ -123,7 +123,7 @@ class StepTimer:
 def timed(
     outcomes: Sequence[Outcome], seconds: float, jobs: Mapping[str, Requested]
 ) -> Iterator[tuple[str, Shape, str, float]]:
-    """What a turn of the engine measured: model, latent shape, what was done and its seconds, of images each."""
+    """Return what a turn of the engine measured: model, latent shape, what was done and its seconds, of images each."""
     finished = sum(isinstance(outcome, Finished) for outcome in outcomes)
     for outcome in outcomes:
         if isinstance(outcome, Called):
@@ -142,6 +142,6 @@ def write_cells(pipe: Pipeline, model: str, cells: Mapping[str, float]) -> None:
 
 
 def read_published(redis: Redis, model: str) -> dict[str, StepTimes]:
-    """The tables that workers have written of a model, by device kind; empty if none did."""
+    """Return the tables that workers have written of a model, by device kind; empty if none did."""
     fields = {as_text(name): as_text(value) for name, value in redis.hgetall(step_times_key(model)).items()}
     return read_tables(model, fields)

@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 def belong_together(redis: Redis, store: Store) -> bool:
-    """Whether this Redis may judge the objects of this storage; if not, one error line says what to do.
+    """Tell whether this Redis may judge the objects of this storage; if not, one error line says what to do.
 
     Raises:
         RedisError, BaseError, OSError: one of them is away.

@@ -106,7 +106,7 @@ class Sweeper:
 
 
 def _named(stored: Stored, status: bytes | None, result: bytes | None, state_path: bytes | None) -> bool:
-    """Whether the job that an object belongs to still needs it."""
+    """Tell whether the job that an object belongs to still needs it."""
     if status is None:
         return False
     if stored.folder == "uploads":
@@ -119,7 +119,7 @@ def _named(stored: Stored, status: bytes | None, result: bytes | None, state_pat
 
 
 def _parse(page: Iterable[Any]) -> list[Stored]:
-    """Objects of a listing's page; those that aren't ours are left alone."""
+    """Parse the objects of a listing's page; those that aren't ours are left alone."""
     found = []
     for entry in page:
         folder, _, rest = str(entry["path"]).partition("/")
@@ -172,5 +172,5 @@ class Sweeping(threading.Thread):
             log.warning("sweep put off: storage is away", error=type(error).__name__)
 
     def _may(self, what: str, every_s: float) -> bool:
-        """Whether this worker is the first of this interval, which is a little shorter than the wait between turns."""
+        """Tell whether this worker is the first of this interval, a little shorter than the wait between turns."""
         return bool(self._redis.set(sweeping_key(what), "1", nx=True, px=int(900 * every_s)))

@@ -101,13 +101,13 @@ class Planner:
         return grows(run.jobs) or falls_behind(run.jobs, lambda job: costs.work_s(job.cost, rows), offered, turn_s)
 
     def _mean(self, work: Callable[[JobCost], float]) -> float:
-        """Of a job of the mix."""
+        """Return the mean over the mix."""
         weights = [one.weight for one in self.load.mix]
         pairs = zip(weights, self.costs.jobs, strict=True)
         return sum(weight * work(job) for weight, job in pairs) / sum(weights)
 
     def least(self, p99_s: float, policy: Policy) -> Outlook:
-        """The smallest fleet whose 99th percentile from arrival to result is within `p99_s`.
+        """Find the smallest fleet whose 99th percentile from arrival to result is within `p99_s`.
 
         Raises:
             ConfigurationError: none up to 1,000 workers is, or more than one job in a hundred takes longer alone.
@@ -124,7 +124,7 @@ class Planner:
         return self.outlook(high, policy)
 
     def _check(self, p99_s: float) -> None:
-        """Waits can't be negative: see that jobs on idle GPUs keep the promise."""
+        """See that jobs on idle GPUs keep the promise."""
         alone = [self.costs.alone_s(job) for job in self.costs.jobs]
         late = [one.weight for one, seconds in zip(self.load.mix, alone, strict=True) if seconds > p99_s]
         if sum(late) > 0.01 * sum(one.weight for one in self.load.mix):
@@ -133,12 +133,12 @@ class Planner:
             raise ConfigurationError(detail, field="p99", value=p99_s, bound=alone[slowest])
 
     def fewest(self, policy: Policy) -> int:
-        """Workers that the load keeps busy at its best batching: fewer can't serve it, whatever they wait."""
+        """Return the workers that the load keeps busy at its best batching: fewer can't serve it, whatever they wait."""
         work = self._mean(lambda job: self.costs.least_work_s(job, policy.max_rows, policy.strict_rows))
         return max(1, math.ceil(self.load.rate * work))
 
     def _first_enough(self, low: int, p99_s: float, policy: Policy) -> int:
-        """The first of low · 1, 1.25, 1.56, … that is enough."""
+        """Find the first of low · 1, 1.25, 1.56, … that is enough."""
         workers = low
         while workers <= MOST_WORKERS:
             if self.outlook(workers, policy).meets(p99_s):
@@ -170,7 +170,7 @@ class Planner:
             yield "ageing 10 s", replace(policy, ageing_s=10.0), None
 
     def compare(self, workers: int, policy: Policy) -> dict[str, Outlook]:
-        """The same fleet and jobs under other policies."""
+        """Simulate the same fleet and jobs under other policies."""
         found = {}
         for name, other, strict in self.alternatives(policy):
             planner = self if strict is None else self._with_strict(strict)
@@ -185,7 +185,7 @@ class Planner:
 
 
 def enough_jobs(mix: Sequence[JobClass]) -> int:
-    """How many jobs a run gets: 3,000, so that 24 of those that count are beyond the 99th percentile, or fewer where
+    """Choose how many jobs a run gets: 3,000, so that 24 that count are beyond the 99th percentile, or fewer where
     jobs have many steps; a run then takes a second or two."""
     steps = sum(one.weight * one.request.run_steps for one in mix) / sum(one.weight for one in mix)
     return max(1000, min(3000, int(150_000 / steps)))
@@ -208,7 +208,7 @@ def outlook(run: SimRun, workers: int, policy: Policy) -> Outlook:
 
 
 def waits(jobs: Sequence[SimJob]) -> Waits:
-    """Means and percentiles of jobs that have ended."""
+    """Return means and percentiles of jobs that have ended."""
     wait = sorted(job.started - job.arrived for job in jobs)
     whole = sorted(job.ended - job.arrived for job in jobs)
     wait_p50, wait_p99, p50, p99 = (percentile(x, q) for x in (wait, whole) for q in (0.5, 0.99))
@@ -216,7 +216,7 @@ def waits(jobs: Sequence[SimJob]) -> Waits:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """Linear between the two nearest ranks of an ascending sequence."""
+    """Interpolate linearly between the two nearest ranks of an ascending sequence."""
     rank = share * (len(ordered) - 1)
     low = math.floor(rank)
     high = min(low + 1, len(ordered) - 1)

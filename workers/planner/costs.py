@@ -48,7 +48,7 @@ class Costs:
         return sorted({job.model for job in self.jobs})
 
     def call_s(self, model: str, shape: Shape, rows: int) -> float:
-        """One UNet call."""
+        """Return the seconds of one UNet call."""
         return self._curves[model, shape].at(rows)
 
     def alone_s(self, job: JobCost) -> float:
@@ -57,30 +57,30 @@ class Costs:
         return job.encode_s + job.steps * (call_s + self.round_s) + job.images * job.decode_s + job.store_s
 
     def gpu_s(self, job: JobCost, rows: int) -> float:
-        """GPU time of one job where every call has `rows` rows."""
+        """Return GPU time of one job where every call has `rows` rows."""
         row_s = self.call_s(job.model, job.shape, rows) / rows
         return job.images * (job.steps * job.rows * row_s + job.decode_s) + job.encode_s
 
     def work_s(self, job: JobCost, rows: int) -> float:
-        """The same with the rounds about its turns: of a worker's time."""
+        """Return the seconds of a worker's time, the rounds about the turns included."""
         turns = 1 + job.images * (job.steps * job.rows / rows + 1 / (1 if job.strict else DECODE_CHUNK))
         return self.gpu_s(job, rows) + turns * self.round_s + 2 * self.move_s
 
     def least_work_s(self, job: JobCost, max_rows: int, strict_rows: int) -> float:
-        """That at the best size of calls: no fleet needs less."""
+        """Return that at the best size of calls: no fleet needs less."""
         if job.strict:
             return self.work_s(job, strict_rows)
         largest = max(max_rows, strict_rows if any(one.strict for one in self.jobs) else 1, job.rows)
         return min(self.work_s(job, rows) for rows in range(job.rows, largest + 1))
 
     def turn_s(self, max_rows: int) -> float:
-        """The longest round with a turn in it."""
+        """Return the longest round with a turn in it."""
         calls = (self.call_s(job.model, job.shape, max(max_rows, job.rows)) for job in self.jobs)
         others = (max(job.encode_s, DECODE_CHUNK * job.decode_s) for job in self.jobs)
         return max(*calls, *others) + self.round_s + 2 * CLAIMS_A_ROUND * self.move_s
 
     def extrapolated(self, max_rows: int, strict_rows: int) -> tuple[str, ...]:
-        """Sentences on calls that a policy may make, of more or fewer rows than were measured."""
+        """Return sentences on calls that a policy may make, of more or fewer rows than were measured."""
         sentences = (self._beyond(job, strict_rows if job.strict else max_rows) for job in self.jobs)
         return tuple(dict.fromkeys(sentence for some in sentences for sentence in some))
 
@@ -94,7 +94,7 @@ class Costs:
 
 
 def price(mix: Sequence[JobClass], tables: Mapping[str, StepTimes]) -> Costs:
-    """Costs of a mix.
+    """Price a mix.
 
     Raises:
         ConfigurationError: a table lacks a model or a time that the mix needs.
@@ -135,7 +135,7 @@ def _price(
 
 
 def _scaled(one: JobClass, times: SizeTimes) -> Iterator[str]:
-    """Sentences on what was taken from another size."""
+    """Yield sentences on what was taken from another size."""
     calls = times.sources["calls"]
     for what, source in times.sources.items():
         measured = f"{source.shape[1]}×{source.shape[2]}"

@@ -43,7 +43,7 @@ class LiveTables:
 
 
 def read_mix(path: Path) -> tuple[MixEntry, ...]:
-    """The entries of the file, at least one.
+    """Read the entries of the file, at least one.
 
     Raises:
         ConfigurationError: the file isn't there, isn't JSON, or an entry is wrong; the detail says which.
@@ -58,7 +58,7 @@ def read_mix(path: Path) -> tuple[MixEntry, ...]:
 
 
 def read_report(path: Path) -> BenchReport:
-    """A file that `latentd bench --json` wrote.
+    """Read a file that `latentd bench --json` wrote.
 
     Raises:
         ConfigurationError: the file isn't there or is none of those.
@@ -70,7 +70,7 @@ def read_report(path: Path) -> BenchReport:
 
 
 def live_cards(redis: Redis, models: Iterable[str]) -> dict[str, ModelCard]:
-    """Cards that workers have published, of those models that have one.
+    """Read cards that workers have published, of those models that have one.
 
     Raises:
         Unavailable: Redis doesn't answer.
@@ -83,7 +83,7 @@ def live_cards(redis: Redis, models: Iterable[str]) -> dict[str, ModelCard]:
 
 
 def live_tables(redis: Redis, models: Iterable[str], device_kind: str | None = None) -> LiveTables:
-    """Tables that workers have published, of those models that have one, all of one kind of device: the one asked for,
+    """Read published tables of those models that have one, all of one kind of device: the one asked for,
     or the only one that was measured, or of several the only one that serves.
 
     Raises:

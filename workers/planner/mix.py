@@ -61,7 +61,7 @@ MIX = TypeAdapter(tuple[MixEntry, ...])
 
 
 def resolved(mix: Sequence[MixEntry], cards: Mapping[str, ModelCard]) -> tuple[JobClass, ...]:
-    """The classes, with the defaults that the service would give such requests.
+    """Fill the classes in with the defaults that the service would give such requests.
 
     Raises:
         ConfigurationError: an entry lacks a field, and there is no card that has its default.
@@ -81,7 +81,7 @@ def _resolve(place: int, one: MixEntry, card: ModelCard | None) -> JobClass:
 
 
 def _defaults(kind: Kind, card: ModelCard) -> dict[str, float]:
-    """As `service.requests.resolution` has them."""
+    """Return them as `service.requests.resolution` has them."""
     fields = REQUESTS[kind].model_fields
     found: dict[str, float] = {"steps": card.defaults.steps}
     if "guidance_scale" in fields and "guidance_scale" in card.fields:
@@ -100,7 +100,7 @@ class Arrival:
 
 
 def arrivals(mix: Sequence[JobClass], rate: float, count: int, seed: int) -> list[Arrival]:
-    """`count` jobs of a Poisson process of `rate` jobs per second.
+    """Draw `count` jobs of a Poisson process of `rate` jobs per second.
 
     One stream of gaps, scaled, for every rate of a seed: results at several rates are compared on the same draw.
 

@@ -42,7 +42,7 @@ class SimRedis:
         return min(0.99, self.workers / self.share / self.limits.workers)
 
     def serve(self, now: float, polls: int, jobs: int, events: int) -> float:
-        """Seconds that these commands wait for others."""
+        """Return the seconds that these commands wait for others."""
         limits = self.limits
         seconds = polls / limits.polls_per_s + jobs / limits.jobs_per_s + events / limits.steps_per_s
         wait = max(0.0, self.free_at - now)

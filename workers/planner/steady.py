@@ -20,7 +20,7 @@ Work = Callable[[SimJob], float]
 
 
 def grows(jobs: Sequence[SimJob]) -> bool:
-    """Whether results take ever longer; `jobs` are in order of their arrivals."""
+    """Tell whether results take ever longer; `jobs` are in order of their arrivals."""
     third = len(jobs) // 3
     if third == 0:
         return False
@@ -29,7 +29,7 @@ def grows(jobs: Sequence[SimJob]) -> bool:
 
 
 def falls_behind(jobs: Sequence[SimJob], work: Work, offered: float, turn_s: float) -> bool:
-    """Whether jobs waited through most of the arrivals, and less work was done meanwhile than arrives.
+    """Tell whether jobs waited through most of the arrivals, and less work was done meanwhile than arrives.
 
     `work` is of one job and `offered` arrives per second; `turn_s` is the longest that a worker with room doesn't look.
     """
@@ -42,7 +42,7 @@ def falls_behind(jobs: Sequence[SimJob], work: Work, offered: float, turn_s: flo
 
 
 def waiting_since(jobs: Sequence[SimJob], turn_s: float) -> int:
-    """The index of the last job at whose arrival no earlier one waited any longer than `turn_s`."""
+    """Return the index of the last job at whose arrival no earlier one waited any longer than `turn_s`."""
     since, claimed = 0, -math.inf
     for index, job in enumerate(jobs):
         if claimed <= job.arrived + turn_s:
@@ -52,6 +52,6 @@ def waiting_since(jobs: Sequence[SimJob], turn_s: float) -> int:
 
 
 def _share(job: SimJob, start: float, end: float) -> float:
-    """How much of a job's time with its worker lies between `start` and `end`."""
+    """Return how much of a job's time with its worker lies between `start` and `end`."""
     inside = min(job.ended, end) - max(job.started, start)
     return max(0.0, inside) / max(job.ended - job.started, 1e-9)

@@ -44,7 +44,7 @@ class SimJob:
         return self.cost.model, self.cost.lane
 
     def slots(self) -> Iterator[Slot]:
-        """A slot for every image."""
+        """Make a slot for every image."""
         cost = self.cost
         for index in range(cost.images):
             slot = Slot(self.job_id, index, cost.model, cost.shape, cost.rows, cost.steps)
@@ -79,7 +79,7 @@ class SimWorker:
         self._stores: list[tuple[float, int, SimJob]] = []
 
     def capacity(self, lane: ModelLane) -> int:
-        """How many more images of this model and lane may be claimed."""
+        """Return how many more images of this model and lane may be claimed."""
         storing = sum(job.cost.model == lane[0] for _, _, job in self._stores)
         return max(0, self._policy.capacity(*lane) - storing)
 
@@ -89,7 +89,7 @@ class SimWorker:
         self._policy.admit(job.job_id, job.cost.model, job.cost.images)
 
     def begin(self) -> float | None:
-        """The seconds of the next turn, None if there is nothing to compute."""
+        """Begin the next turn and return its seconds, None if there is nothing to compute."""
         match self._policy.next():
             case Prepare(job_id):
                 job = self._jobs[job_id]

@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 def connect(url: str) -> Redis:
-    """A client that reconnects once by itself (a restarted Redis) and otherwise raises within `ANSWER_S`."""
+    """Make a client that reconnects once by itself (a restarted Redis) and otherwise raises within `ANSWER_S`."""
     retry = Retry(ConstantBackoff(0.02), 1)
     return Redis.from_url(url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S, retry=retry)
 
@@ -41,7 +41,7 @@ class CircuitBreaker:
         return self._clock() < self._next_try
 
     def attempt(self, work: Callable[[], T]) -> T | None:
-        """What `work` returned; None if Redis is away, before or during it. Other Redis errors are raised.
+        """Do `work` and return what it did; None if Redis is away, before or during it. Other Redis errors are raised.
 
         Raises:
             RedisError: for an error that Redis answered, which is a mistake of ours.

@@ -82,7 +82,7 @@ class Claims:
         return None
 
     def _refuse(self, queue: LaneQueue, job_id: str, reason: Refusal) -> None:
-        """It is at the end of its queue; once the whole queue came by, that rests a second rather than spin."""
+        """Leave it at the end of its queue, which rests a second once the whole of it came by, rather than spin."""
         if job_id in self._passed:
             self._passed.clear()
             self._paused[queue.key] = self._clock() + REFUSED_PAUSE_S

@@ -81,14 +81,14 @@ class EventWriter:
         self._waiting: list[Event] = []
 
     def step(self, run: JobRun, step: int, preview: bytes | None, shared: Shared) -> None:
-        """A step was taken; `step` counts over all images of the job."""
+        """Note that a step was taken; `step` counts over all images of the job."""
         data = json.dumps({"step": step, "steps": run.steps})
         picture = {"step": step, "image": base64.b64encode(preview).decode()} if preview else None
         preview_text = json.dumps(picture) if picture else ""
         self._waiting.append(Event(run, "step", data, shared, str(step), preview_text))
 
     def image(self, run: JobRun, index: int, info: ImageInfo) -> None:
-        """Image `index` was stored."""
+        """Note that image `index` was stored."""
         stored = StoredImage(execution=run.execution.id, info=info).to_json()
         kept = Kept(decode_s=run.decode_s, store_s=run.store_s)
         self._waiting.append(Event(run, "image", info.to_json(), kept, image=(stored_field(index), stored)))
@@ -116,7 +116,7 @@ class EventWriter:
         return self._read(answers, ids)
 
     def _surplus(self, run: JobRun) -> list[str]:
-        """Ids of step events older than the newest 1,000; the other events are never trimmed."""
+        """Return ids of step events older than the newest 1,000; the other events are never trimmed."""
         coming = sum(event.run is run and event.type == "step" for event in self._waiting)
         return run.step_ids[: max(0, len(run.step_ids) + coming - STEP_EVENTS_KEPT)]
 
@@ -137,7 +137,7 @@ def _keys(job_id: str) -> tuple[str, str, str]:
 
 
 def _values(event: Event, old: Sequence[str]) -> tuple[str, ...]:
-    """Of one event, as FLUSH reads them."""
+    """Return the arguments of one event, as FLUSH reads them."""
     about = (event.run.execution.id, event.type, event.data, event.note.to_json(), event.step, event.preview)
     return (*about, *event.image, " ".join(old))
 
@@ -156,7 +156,7 @@ def shared_of(run: JobRun, share: Share) -> Shared:
 
 
 def step_ids(redis: Redis, job_id: str) -> list[str]:
-    """Ids of the step events that earlier executions of a job left in its stream."""
+    """Read the ids of step events that earlier executions of a job left in its stream."""
     events = redis.xrange(events_key(job_id))
     return [
         as_text(event_id) for event_id, fields in events or [] if event_id and fields and fields[b"type"] == b"step"

@@ -25,7 +25,7 @@ def own_identity() -> str:
 
 
 def machine() -> str:
-    """Where this process can see others: a boot and a namespace of process ids; empty where unknown."""
+    """Name where this process can see others: a boot and a namespace of process ids; empty where unknown."""
     try:
         boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.readlink(PROC / 'self/ns/pid')}"
@@ -34,7 +34,7 @@ def machine() -> str:
 
 
 def is_dead(identity: str) -> bool:
-    """Whether the process lived where this one can look, and is there no more."""
+    """Tell whether the process lived where this one can look, and is there no more."""
     neighbourhood, _, rest = identity.rpartition("/")
     process = rest.partition(":")[0]
     if not process.isdecimal() or neighbourhood != machine():

@@ -93,7 +93,7 @@ class Reaper:
         return sum(recover(self._redis, queue, entry, self._retention, orphaned=True) for queue, entry in entries)
 
     def _return_unclaimed(self, queue: LaneQueue) -> None:
-        """Ids that were popped a while ago and are claimed no more."""
+        """Put ids back that were popped a while ago and never claimed."""
         now, key = self._clock(), queue.intermediate_queue_key
         popped = {(key, as_text(job_id)) for job_id in self._redis.lrange(key, 0, -1)}
         gone = [entry for entry in self._first_seen if entry[0] == key and entry not in popped]

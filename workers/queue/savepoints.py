@@ -42,7 +42,7 @@ class Savepoints:
         self._thread.submit(self._write, run, run.step, data).result()
 
     def read(self, run: JobRun) -> bytes | None:
-        """The state that an earlier execution left; None if there is none for this model.
+        """Read the state that an earlier execution left; None if there is none for this model.
 
         Raises:
             OSError: Redis or the storage is away.

@@ -92,7 +92,7 @@ class Intake:
             self._publishing.release(inputs.run)
 
     def _lanes(self) -> list[ModelLane]:
-        """Models and lanes with room for one more image; one that isn't stored yet keeps its slot."""
+        """Return models and lanes with room for one more image; one that isn't stored yet keeps its slot."""
         if self._isolation.wanted or (self._singly and self._runs.among(Phase.LOADING, Phase.COMPUTING)):
             return []
         return [(model, lane) for model in self._models for lane in LANES if self._has_room((model, lane))]

@@ -42,7 +42,7 @@ class Isolation:
         self._saving.save_all()
 
     def ready(self) -> InputsLoaded | None:
-        """What the next isolated run starts with, once all states are saved."""
+        """Return what the next isolated run starts with, once all states are saved."""
         waiting = self._runs.waiting()
         return waiting[0] if waiting and not self._saving.busy else None
 

@@ -47,20 +47,20 @@ class RunTable:
         return self._entries.keys()
 
     def runs(self) -> list[JobRun]:
-        """All of them, oldest first."""
+        """Return all of them, oldest first."""
         return [entry.run for entry in list(self._entries.values())]
 
     def among(self, *phases: Phase) -> list[JobRun]:
-        """Those in one of these phases, oldest first; none given: all."""
+        """Return those in one of these phases, oldest first; none given: all."""
         return [entry.run for entry in self._entries.values() if not phases or entry.phase in phases]
 
     def find(self, job_id: str, *phases: Phase) -> JobRun | None:
-        """The run of a job, if it is in one of these phases; none given: in any."""
+        """Return the run of a job, if it is in one of these phases; none given: in any."""
         entry = self._entries.get(job_id)
         return entry.run if entry is not None and (not phases or entry.phase in phases) else None
 
     def images(self, model: str, *phases: Phase) -> int:
-        """Images of a model's runs in these phases; none given: in any."""
+        """Count images of a model's runs in these phases; none given: in any."""
         return sum(run.request.num_images for run in self.among(*phases) if run.model == model)
 
     def add(self, run: JobRun) -> None:
@@ -81,7 +81,7 @@ class RunTable:
         entry.phase, entry.inputs = Phase.WAITING, inputs
 
     def waiting(self) -> list[InputsLoaded]:
-        """What the runs that wait to be isolated start with."""
+        """Return what the runs that wait to be isolated start with."""
         entries = [entry for entry in self._entries.values() if entry.phase is Phase.WAITING]
         return [entry.inputs for entry in entries if entry.inputs is not None]
 
@@ -92,6 +92,6 @@ class RunTable:
         entry.phase, entry.ending, entry.rank = Phase.ENDING, ending, self._ended
 
     def ending(self) -> list[tuple[JobRun, Ending]]:
-        """Runs whose ends have to be published, and how they end, in the order in which they did."""
+        """Return runs whose ends have to be published, and how they end, in the order in which they did."""
         entries = sorted(self._entries.values(), key=lambda entry: entry.rank)
         return [(entry.run, entry.ending) for entry in entries if entry.ending is not None]
