@@ -213,7 +213,7 @@ def record(service: Service) -> None:
         time.sleep(max(0.0, SECONDS - (time.time() - began)))
         load.stopping.set()
         load.join()
-        troubles.miss_a_deadline(service)
+        troubles.lose_an_upload(service)
         time.sleep(5)
         span = Span(began + 8, time.time(), 1.0, "15s")
         for board in BOARDS:

@@ -10,6 +10,8 @@ import torch
 
 from contract.request import Numerics
 
+CPU_WORDS = ("allocate memory", "could not create a primitive")
+
 T = TypeVar("T")
 
 
@@ -53,5 +55,6 @@ def or_none(work: Callable[[], T]) -> T | None:
 
 
 def _is_memory(error: Exception) -> bool:
-    # The CPU allocator has no class of its own: "DefaultCPUAllocator: can't allocate memory".
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+    # The CPU has no class of its own: torch's allocator says "can't allocate memory", oneDNN, which packs weights for a
+    # convolution, "could not create a primitive".
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in CPU_WORDS)

@@ -133,7 +133,7 @@ class Planner:
             raise ConfigurationError(detail, field="p99", value=p99_s, bound=alone[slowest])
 
     def fewest(self, policy: Policy) -> int:
-        """Return the workers that the load keeps busy at its best batching: fewer can't serve it, whatever they wait."""
+        """Return the workers that a load keeps busy at best batching: fewer can't serve it, however they wait."""
         work = self._mean(lambda job: self.costs.least_work_s(job, policy.max_rows, policy.strict_rows))
         return max(1, math.ceil(self.load.rate * work))
 

@@ -14,6 +14,7 @@ from workers.engine.device import configure, numerics_of, or_none
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("could not create a primitive"),  # oneDNN
     ],
 )
 def test_want_of_memory_is_none(error: Exception) -> None:
