@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
 from core.errors import CheckpointError
 from models.checkpoints.checkpoint import Checkpoint
+from models.checkpoints.detected import CARD, Detected, read_detected, save_detected, stamps, user_set, write_json
 from models.checkpoints.files.weights import read_json
 from models.checkpoints.native import save_tokenizer
 from models.config import ModelConfig
@@ -20,7 +20,6 @@ from models.networks.conditioning import RescalerConfig, TextConfig
 from models.samplers import samplers_for
 from models.schedule import NoiseSchedule
 
-CARD = "card.json"
 TOKENIZER = "tokenizer/tokenizer.json"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
 BLOCK = 1 << 20  # bytes read at a time
@@ -35,9 +34,14 @@ NOISE_LEVEL, MAX_NOISE_LEVEL = 20, 350  # of the SD x4 upscaler
 DEFAULT_LATENT = 32  # height and width of training latents where no file says
 
 
+def card_folder(path: Path) -> Path:
+    """Return where a checkpoint's card is: its folder, for a file X.safetensors the folder X beside it."""
+    return path.with_suffix("") if path.is_file() else path
+
+
 def checkpoint_id(path: Path) -> str:
     """Return the card's id, or else the name of the folder or file."""
-    card = path / CARD
+    card = card_folder(path) / CARD
     if card.is_file():
         return str(read_json(card).get("id", path.name))
     return path.stem if path.is_file() else path.name
@@ -67,7 +71,7 @@ def write_card(
 ) -> Path:
     """Write card.json, and tokenizer.json where there is none, for weights at `weights`. Returns the card's path.
 
-    `kept` are fields of an older card, which go before the defaults.
+    `kept` are fields that people have set, which go before the detected ones; both are kept apart in detected.json.
 
     Raises:
         CheckpointError: the folder can't be written.
@@ -77,19 +81,34 @@ def write_card(
         if checkpoint.tokenizer is not None and not (folder / TOKENIZER).is_file():
             save_tokenizer(checkpoint.tokenizer, folder / "tokenizer")
         model_id, digest = re.sub(r"[^A-Za-z0-9_-]+", "-", name), weights_hash(weights)
-        card = {**default_card(checkpoint, model_id, digest), **(kept or {}), "id": model_id, "hash": digest}
-        path, unfinished = folder / CARD, folder / f".{CARD}.{os.getpid()}"  # workers that start together both write
-        unfinished.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        unfinished.replace(path)
+        found = default_card(checkpoint, model_id, digest)
+        files = stamps(weight_files(weights))
+        write_json(folder / CARD, {**found, **(kept or {}), "id": model_id, "hash": digest})
+        save_detected(folder, Detected(found, files, checkpoint.assumptions))
     except OSError as error:
         raise CheckpointError(f"{folder / CARD}: can't be written ({error})") from error
-    return path
+    return folder / CARD
+
+
+def settle(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write what was found out since a card was written into it, but for the fields that people have set.
+
+    A folder that can't be written is left as it is: the next load finds out again.
+    """
+    record = read_detected(folder)
+    if record is None:
+        return
+    found = default_card(checkpoint, str(record.card.get("id")), str(record.card.get("hash")))
+    with suppress(OSError):
+        write_json(folder / CARD, {**found, **user_set(folder)})
+        decided = {"prediction_type": found["prediction_type"]}
+        save_detected(folder, Detected(found, record.files, checkpoint.assumptions, decided))
 
 
 def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str, Any]:
     """Make a card's fields, with the defaults of the original scripts and an empty licence for people to fill in."""
     config, tasks = checkpoint.config, tasks_of(checkpoint.config)
-    upscales = "upscale" in tasks
+    upscales, samplers = "upscale" in tasks, samplers_for(NoiseSchedule(config.schedule))
     card: dict[str, Any] = {
         "id": model_id,
         "description": " ".join((describe(config), *checkpoint.assumptions)),
@@ -100,12 +119,12 @@ def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str
         "scale": config.first_stage.factor if upscales else 1,
         "defaults": {
             "steps": UPSCALE_STEPS if upscales and config.low_res_schedule is None else STEPS,
-            "sampler": samplers_for(NoiseSchedule(config.schedule))[0],
+            "sampler": checkpoint.sampler if checkpoint.sampler in samplers else samplers[0],
             "guidance_scale": _guidance(config),
         },
         "fields": _fields(config, tasks),
         "prediction_type": config.schedule.prediction,
-        "samplers": samplers_for(NoiseSchedule(config.schedule)),
+        "samplers": samplers,
         "licence": "unknown",
     }
     if checkpoint.tokenizer is not None:

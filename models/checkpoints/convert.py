@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from core.errors import CheckpointError
-from models.checkpoints.card import CARD, write_card
+from models.checkpoints.card import write_card
 from models.checkpoints.detect import load_checkpoint
+from models.checkpoints.detected import CARD
 from models.checkpoints.diffusers.writer import save_diffusers
 from models.checkpoints.files.weights import read_json
 from models.checkpoints.native import save_native

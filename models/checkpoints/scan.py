@@ -7,10 +7,11 @@ from pathlib import Path
 
 from core.errors import CheckpointError
 from models.checkpoints import native
-from models.checkpoints.card import CARD, write_card
+from models.checkpoints.card import write_card
 from models.checkpoints.checkpoint import fitted
 from models.checkpoints.compvis.single_file import SUFFIXES
 from models.checkpoints.detect import load_checkpoint, single_file
+from models.checkpoints.detected import CARD, read_detected
 from models.checkpoints.files.weights import understood
 
 
@@ -49,7 +50,8 @@ def _card(path: Path) -> Path:
 
 def _found(path: Path, card: Path) -> ScannedCheckpoint:
     if card.is_file():
-        return ScannedCheckpoint(path, card)
+        record = read_detected(card.parent)
+        return ScannedCheckpoint(path, card, notes=record.notes if record is not None else ())
     try:
         with understood(path):
             checkpoint = load_checkpoint(path)
