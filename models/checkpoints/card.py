@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from contract.card import CARD
 from core.errors import CheckpointError
 from models.checkpoints.checkpoint import Checkpoint
-from models.checkpoints.detected import CARD, Detected, read_detected, save_detected, stamps, user_set, write_json
-from models.checkpoints.files.weights import read_json
+from models.checkpoints.detect import single_file
+from models.checkpoints.detected import Detected, read_detected, save_detected, stamps, user_set, write_json
+from models.checkpoints.files.weights import is_weights, read_json
 from models.checkpoints.native import save_tokenizer
 from models.config import ModelConfig
 from models.networks.conditioning import RescalerConfig, TextConfig
@@ -21,7 +23,6 @@ from models.samplers import samplers_for
 from models.schedule import NoiseSchedule
 
 TOKENIZER = "tokenizer/tokenizer.json"
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
 BLOCK = 1 << 20  # bytes read at a time
 COMMON = (
     *("steps", "sampler", "eta", "seed", "num_images", "output_format", "priority", "deadline_ms"),
@@ -49,11 +50,11 @@ def checkpoint_id(path: Path) -> str:
 
 def weight_files(path: Path) -> list[Path]:
     """List the weight files of a folder in order of their relative names; a folder with none has its file beside it."""
-    if path.is_file():
-        return [path]
-    inside = [p for p in path.rglob("*") if p.suffix in WEIGHT_SUFFIXES]
-    beside = [file for suffix in WEIGHT_SUFFIXES if (file := path.with_name(path.name + suffix)).is_file()]
-    return sorted(inside, key=lambda p: p.relative_to(path).as_posix()) or beside
+    single = single_file(path)
+    if single is not None:
+        return [single]
+    inside = [file for file in path.rglob("*") if is_weights(file)]
+    return sorted(inside, key=lambda file: file.relative_to(path).as_posix())
 
 
 def weights_hash(path: Path) -> str:
@@ -64,6 +65,14 @@ def weights_hash(path: Path) -> str:
             while block := stream.read(BLOCK):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def id_of(name: str, taken: Collection[str] = ()) -> str:
+    """Make a model id of a name or path; one that is taken, or of a name without ASCII letters, ends in its hash."""
+    model_id, digest = re.sub(r"[^A-Za-z0-9_-]+", "-", name), hashlib.sha256(name.encode()).hexdigest()
+    if not re.search("[A-Za-z0-9]", model_id):
+        model_id = f"model-{digest[:8]}"
+    return f"{model_id}-{digest[:8]}" if model_id in taken else model_id
 
 
 def write_card(
@@ -80,7 +89,7 @@ def write_card(
         folder.mkdir(parents=True, exist_ok=True)
         if checkpoint.tokenizer is not None and not (folder / TOKENIZER).is_file():
             save_tokenizer(checkpoint.tokenizer, folder / "tokenizer")
-        model_id, digest = re.sub(r"[^A-Za-z0-9_-]+", "-", name), weights_hash(weights)
+        model_id, digest = id_of(name), weights_hash(weights)
         found = default_card(checkpoint, model_id, digest)
         files = stamps(weight_files(weights))
         write_json(folder / CARD, {**found, **(kept or {}), "id": model_id, "hash": digest})

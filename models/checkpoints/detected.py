@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from contract.card import CARD
 from core.errors import CheckpointError
 from models.checkpoints.files.weights import read_json
 
-CARD, DETECTED = "card.json", "detected.json"
+DETECTED = "detected.json"
 Stamps: TypeAlias = dict[str, list[int]]  # size and time of change (ns) by a weight file's name
 
 

@@ -12,9 +12,14 @@ from torch import Tensor
 
 from core.errors import CheckpointError
 from models.checkpoints.files.pickles import read_pickle
-from models.checkpoints.files.weights import read_json, read_metadata, read_safetensors
+from models.checkpoints.files.weights import (
+    holds_safetensors,
+    is_weights,
+    read_json,
+    read_metadata,
+    read_safetensors,
+)
 
-SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 INDICES = ("card.json", "model.json", "model_index.json")  # of folders that are checkpoints
 # Where shapes of the UNet say what its config does: key and axis.
 TELLING: Mapping[str, tuple[str, int]] = {
@@ -43,7 +48,7 @@ def read_single(path: Path) -> SingleFile:
     Raises:
         CheckpointError: naming the file if it is damaged or holds no tensors.
     """
-    if path.suffix == ".safetensors":
+    if holds_safetensors(path):
         state = read_safetensors(path)
         return SingleFile(path, state, None, config_beside(path, state), read_metadata(path))
     value = read_pickle(path, lambda key: not key.startswith(SKIPPED))
@@ -72,11 +77,6 @@ def config_beside(path: Path, state: Mapping[str, Tensor]) -> Mapping[str, Any]:
     if not _alone(path):
         return {}
     return _form(_yaml(path.parent / "config.yaml"), state) or _form(_json(path.parent / "config.json"), state)
-
-
-def is_weights(path: Path) -> bool:
-    """Tell weight files by their suffix, in any case; what begins with a dot is the system's (macOS writes ._NAME)."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _alone(path: Path) -> bool:
