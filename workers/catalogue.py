@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from contract.card import ModelCard
+from contract.card import ModelCard, card_files
 from core.errors import ConfigurationError
 from core.settings import Settings
 from models.checkpoints.scan import scan
@@ -42,10 +42,10 @@ def find_cards(models_dir: Path) -> dict[str, tuple[ModelCard, Path]]:
 
 
 def _cards(models_dir: Path) -> Iterator[tuple[Path, ModelCard | Exception]]:
-    for file in sorted(models_dir.glob("*/card.json")):
+    for file in card_files(models_dir):
         try:
-            yield file, ModelCard.model_validate_json(file.read_bytes())
-        except (ValidationError, OSError) as error:
+            yield file, ModelCard.model_validate_json(file.read_bytes().decode("utf-8-sig"))
+        except (ValidationError, UnicodeDecodeError, OSError) as error:
             yield file, error
 
 

@@ -34,7 +34,7 @@ Sampler = Annotated[str | None, typer.Option(help="Sampler. Default: the model's
 Eta = Annotated[float | None, typer.Option(help="DDIM's share of fresh noise, 0–1.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the first image; drawn and shown if absent.")]
 Count = Annotated[int, typer.Option("--num-images", "-n", help="Images to make, 1–16.")]
-Guidance = Annotated[float | None, typer.Option(help="Guidance scale, 0–50; 1: none. Default: the model's.")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale, 0–50; 0 and 1: none. Default: the model's.")]
 Negative = Annotated[str | None, typer.Option(help="What the picture must not show.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N. Default: the first GPU, else the CPU.")]
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}

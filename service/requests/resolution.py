@@ -119,6 +119,6 @@ def warnings_of(request: JobRequest, card: ModelCard, folder: Path | None) -> tu
             message = f"{field} is longer than the model's {card.token_window} tokens; cut: “{cut}”"
             found.append(JobWarning(field=field, message=message))
     if request.negative_text and not request.guided:
-        message = "negative_prompt has no effect at guidance_scale 1"
+        message = f"negative_prompt has no effect at guidance_scale {request.guidance:g}"
         found.append(JobWarning(field="negative_prompt", message=message))
     return tuple(found)
