@@ -29,7 +29,7 @@ class ScopeName(StrEnum):
 
 Scopes = Annotated[list[ScopeName] | None, typer.Option("--scope", help="Repeatable. Default: generate and read.")]
 Rate = Annotated[int | None, typer.Option(min=1, help="Requests a minute. Default: no limit.")]
-Budget = Annotated[float | None, typer.Option(min=0.1, help="Predicted GPU-seconds a day (UTC). Default: no limit.")]
+Budget = Annotated[float | None, typer.Option(min=0.1, help="GPU-seconds a day (UTC). Default: no limit.")]
 
 
 def connect() -> Redis:

@@ -93,7 +93,7 @@ def test_plms_over_a_picture_equals_pndm_that_is_asked_twice_at_its_second_times
 ) -> None:
     """As `set_timesteps` lists them; diffusers' img2img pipelines cut the list, lose the second one, and go astray."""
     config = BETAS | {"timestep_spacing": "leading", "prediction_type": "epsilon", "steps_offset": 1}
-    scheduler = diffusers.PNDMScheduler(**config, **EXTRA["plms"])
+    scheduler = SCHEDULERS["plms"](**config, **EXTRA["plms"])
     scheduler.set_timesteps(steps)
     ts = list(dict.fromkeys(scheduler.timesteps.tolist()))[steps - int(steps * strength) :]
     start = z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
