@@ -66,7 +66,8 @@ def choose(found: Found, asked: Sequence[str], default: str) -> list[str]:
     unknown = [model for model in (asked or [default]) if model not in found]
     if unknown:
         known = ", ".join(found) or "none"
-        raise ConfigurationError(f"no model {unknown[0]!r}; there are: {known}", field="model", value=unknown[0])
+        detail = f"no model {unknown[0]!r}" if asked else f"LATENTD_MODEL={unknown[0]!r}: no such model"
+        raise ConfigurationError(f"{detail}; there are: {known}", field="model", value=unknown[0])
     return list(dict.fromkeys(asked)) if asked else _complete(found, default)
 
 
