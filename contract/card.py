@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from contract.base import Kind, Wire
+
+CARD = "card.json"
+# Folders of LATENTD_MODELS_DIR that hold no models; kept for what they will hold.
+RESERVED = frozenset(("lora", "loras", "embeddings", "controlnet", "vae"))
+DEPTH = 4  # of folders in folders
 
 
 class CardDefaults(Wire):
@@ -47,3 +54,19 @@ class ModelCard(Wire):
     noise_levels: int | None = Field(default=None, description="noise_level is below it.")
     licence: str
     attribution: tuple[str, ...] = ()
+
+
+def model_folders(models_dir: Path, depth: int = DEPTH) -> Iterator[Path]:
+    """Yield a models directory and the folders below it, in order of their names, but for hidden and reserved ones."""
+    if not models_dir.is_dir():
+        return
+    yield models_dir
+    for entry in sorted(models_dir.iterdir()) if depth else ():
+        if not entry.name.startswith(".") and entry.name.lower() not in RESERVED and entry.is_dir():
+            yield from model_folders(entry, depth - 1)
+
+
+def card_files(models_dir: Path) -> list[Path]:
+    """List the cards below a models directory; what isn't a regular file is none."""
+    folders = (folder for folder in model_folders(models_dir) if folder != models_dir)
+    return [folder / CARD for folder in folders if (folder / CARD).is_file()]

@@ -123,7 +123,7 @@ def stored_field(index: int) -> str:
 
 
 def spent_key(owner: str, moment: datetime) -> str:
-    """String: predicted GPU-seconds of the jobs that a key was given on one day (UTC)."""
+    """String: GPU-seconds of a key's jobs of one day (UTC): predicted ones, measured where they have ended."""
     return f"latentd:spent:{owner}:{moment:%Y-%m-%d}"
 
 

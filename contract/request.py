@@ -87,7 +87,7 @@ class BaseRequest(Wire):
 
     @property
     def guidance(self) -> float:
-        """How strongly the condition leads; 1: no guidance."""
+        """How strongly the condition leads; 1, and 0 too: no guidance."""
         return 1.0
 
     @property
@@ -103,7 +103,7 @@ class BaseRequest(Wire):
     @property
     def guided(self) -> bool:
         """Whether each step needs two rows, with and without the condition."""
-        return self.guidance != 1.0
+        return self.guidance not in (0.0, 1.0)
 
     @property
     def run_steps(self) -> int:

@@ -108,23 +108,20 @@ def read_mask(data: bytes, mode: MaskMode, size: tuple[int, int], max_pixels: in
     return inside
 
 
-def check_sides(size: tuple[int, int], output_format: str, max_pixels: int) -> None:
-    """Raises InvalidRequest if an answer of `size` (width, height) has too many pixels or is too long for its file."""
-    width, height = size
-    if width * height > max_pixels:
-        raise InvalidRequest(
-            f"the answer would have {width}×{height} pixels; at most {max_pixels} are made",
-            field="width",
-            value=f"{width}×{height}",
-            bound=max_pixels,
-        )
-    if max(size) > LONGEST_SIDE[output_format]:
-        raise InvalidRequest(
-            f"{output_format} files hold at most {LONGEST_SIDE[output_format]} pixels a side, not {max(size)}",
-            field="output_format",
-            value=output_format,
-            bound=LONGEST_SIDE[output_format],
-        )
+def check_sides(size: tuple[int, int], output_format: str, max_pixels: int, field: str = "width") -> None:
+    """Check the size (width, height) of an answer; `field` is what of the request makes it so large.
+
+    Raises:
+        InvalidRequest: it has too many pixels, or is too long for a file of its format.
+    """
+    shown = f"{size[0]}×{size[1]}"
+    if size[0] * size[1] > max_pixels:
+        detail = f"{field} makes an answer of {shown} pixels; at most {max_pixels} are made"
+        raise InvalidRequest(detail, field=field, value=shown, bound=max_pixels)
+    bound = LONGEST_SIDE[output_format]
+    if max(size) > bound:
+        detail = f"output_format {output_format} holds at most {bound} pixels a side; the answer has {shown}"
+        raise InvalidRequest(detail, field="output_format", value=output_format, bound=bound)
 
 
 def _decoded(

@@ -124,6 +124,7 @@ class Publisher:
         self._count(pipe, run, ending)
         _end_in_rq(pipe, run.job, ending, self._retention.keep_s, self._of_execution(run))
         _end_here(pipe, run.record.head, ending, self._retention)
+        _settle(pipe, run.record.head, run.spent_s)
         if isinstance(ending, Succeeded):
             pipe.hset(job_key(run.job_id), "step", run.steps)
 
@@ -156,9 +157,15 @@ def end_waiting(pipe: Pipeline, stored: StoredJob, ending: Failed | Canceled, re
         _end_in_rq(pipe, job, ending, retention.keep_s, {})
     _end_here(pipe, head, ending, retention)
     pipe.hincrby(UNSERVED_KEY, unserved_field(request.kind, request.model, request.priority, ending.status), 1)
-    if head.charged_s:
+    _settle(pipe, head, 0.0)
+
+
+def _settle(pipe: Pipeline, head: JobHead, spent_s: float) -> None:
+    """Let the owner's budget have paid what the job has cost, in place of what was predicted of it."""
+    owed_s = round(spent_s - head.charged_s, 3)
+    if head.owner and owed_s:
         spent = spent_key(head.owner, head.created_at)
-        pipe.incrbyfloat(spent, -head.charged_s)
+        pipe.incrbyfloat(spent, owed_s)
         pipe.expire(spent, SPENT_KEPT_S)
 
 

@@ -44,6 +44,13 @@ class JobRun:
     denoise_s: float = 0.0
     decode_s: float = 0.0
     store_s: float = 0.0
+    gpu_s: float = 0.0  # its rows' part of the UNet calls
+    earlier_gpu_s: float = 0.0  # what executions before this one cost, encoding and decoding included
+
+    @property
+    def spent_s(self) -> float:
+        """What the job has cost the accelerator, in the seconds that budgets count."""
+        return self.earlier_gpu_s + self.encode_s + self.gpu_s + self.decode_s
 
     @property
     def job_id(self) -> str:

@@ -54,7 +54,7 @@ def sample(
 def guided(model: LatentDiffusion, z_t: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
     """Predict b c h w under classifier-free guidance; both halves share one network call."""
     c = conditioning
-    if c.guidance_scale == 1.0 or c.unconditional is None:
+    if c.guidance_scale in (0.0, 1.0) or c.unconditional is None:
         return model.predict(z_t, timesteps, c.inputs)
     both = Inputs.cat([c.unconditional, c.inputs])
     out_u, out_c = model.predict(torch.cat([z_t, z_t]), torch.cat([timesteps, timesteps]), both).chunk(2)

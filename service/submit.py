@@ -74,9 +74,9 @@ async def submit(
         LatentdError: as `find_replay`, `plan` and `enqueue` refuse it.
         InvalidRequest: the job that the key stands for has another format than the client accepts.
     """
-    if preferences.dry_run:
-        return dry_run(gateway, await plan(gateway, body, preferences))
     created = await find_replay(gateway, caller, body, preferences)
+    if preferences.dry_run:
+        return dry_run(gateway, caller, await plan(gateway, body, preferences))
     if created is None:
         planned = await plan(gateway, body, preferences)
         created = await enqueue(gateway, caller, planned)
@@ -153,8 +153,15 @@ def check_deadline(request: JobRequest, backlog: Backlog) -> None:
         raise QueueFull(detail, retry_after=late, field="deadline_ms", value=request.deadline_ms)
 
 
-def dry_run(gateway: Gateway, planned: PlannedJob) -> DryRun:
-    """The plan as an answer; nothing is stored."""
+def dry_run(gateway: Gateway, caller: Caller, planned: PlannedJob) -> DryRun:
+    """The plan as an answer; nothing is stored.
+
+    What may be otherwise in a moment isn't looked at: how full lane and disk are, what of the day's budget is left.
+
+    Raises:
+        InvalidRequest: as `_charge`.
+    """
+    _charge(caller, planned)
     request, folder = planned.request, gateway.cards.folder(planned.card.id)
     tokens = count_tokens(planned.card, folder, request.text)
     return DryRun(
@@ -166,6 +173,7 @@ async def enqueue(gateway: Gateway, caller: Caller, planned: PlannedJob) -> Crea
     """Store the uploads, then write the job.
 
     Raises:
+        InvalidRequest: as `_charge`.
         QueueFull: LATENTD_QUEUE_LIMIT jobs wait in the lane.
         RateLimited: the key's GPU-seconds of the day are used up.
         DiskFull: the data disk has less room than LATENTD_MIN_FREE_MB.
@@ -184,7 +192,7 @@ async def enqueue(gateway: Gateway, caller: Caller, planned: PlannedJob) -> Crea
         key_digest=key_digest(planned.preferences.key, request.kind, caller.owner),
         owner=caller.owner,
         request_id=str(structlog.contextvars.get_contextvars().get("request_id", "")),
-        charged_s=0.0 if budget_s is None else _charge(planned, budget_s),
+        charged_s=_charge(caller, planned),
     )
     await store_pictures(gateway.store, planned.pictures)
     try:
@@ -212,8 +220,15 @@ async def _full(gateway: Gateway, planned: PlannedJob, waiting: int) -> QueueFul
     return QueueFull(detail, retry_after=seconds)
 
 
-def _charge(planned: PlannedJob, budget_s: float) -> float:
-    """The job's predicted GPU-seconds; 0 until a worker has measured its model."""
+def _charge(caller: Caller, planned: PlannedJob) -> float:
+    """The job's predicted GPU-seconds; 0 until a worker has measured its model, and for a key without a budget.
+
+    Raises:
+        InvalidRequest: the key's budget of a whole day is less.
+    """
+    budget_s = None if caller.key is None else caller.key.gpu_s_per_day
+    if budget_s is None:
+        return 0.0
     seconds = round(gpu_seconds(planned.request, planned.backlog.fleet) or 0.0, 3)
     if seconds > budget_s:
         raise InvalidRequest(

@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from contract.card import ModelCard
+from contract.card import ModelCard, card_files
 from core.errors import ConfigurationError
 from core.settings import Settings
 from models.checkpoints.scan import scan
@@ -42,10 +42,10 @@ def find_cards(models_dir: Path) -> dict[str, tuple[ModelCard, Path]]:
 
 
 def _cards(models_dir: Path) -> Iterator[tuple[Path, ModelCard | Exception]]:
-    for file in sorted(models_dir.glob("*/card.json")):
+    for file in card_files(models_dir):
         try:
-            yield file, ModelCard.model_validate_json(file.read_bytes())
-        except (ValidationError, OSError) as error:
+            yield file, ModelCard.model_validate_json(file.read_bytes().decode("utf-8-sig"))
+        except (ValidationError, UnicodeDecodeError, OSError) as error:
             yield file, error
 
 
@@ -66,7 +66,8 @@ def choose(found: Found, asked: Sequence[str], default: str) -> list[str]:
     unknown = [model for model in (asked or [default]) if model not in found]
     if unknown:
         known = ", ".join(found) or "none"
-        raise ConfigurationError(f"no model {unknown[0]!r}; there are: {known}", field="model", value=unknown[0])
+        detail = f"no model {unknown[0]!r}" if asked else f"LATENTD_MODEL={unknown[0]!r}: no such model"
+        raise ConfigurationError(f"{detail}; there are: {known}", field="model", value=unknown[0])
     return list(dict.fromkeys(asked)) if asked else _complete(found, default)
 
 

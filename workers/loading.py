@@ -15,7 +15,7 @@ import torch
 
 from core.errors import CheckpointError, ConfigurationError
 from core.settings import Settings
-from models.checkpoints.card import weight_files
+from models.checkpoints.detect import loaded_files
 from models.checkpoints.load import load
 from models.pipeline import LatentDiffusion
 from workers.catalogue import Found, choose, default_model, find_cards
@@ -118,7 +118,10 @@ def load_all(found: Found, first: Sequence[str], device: str, dtype: torch.dtype
 
 
 def _fits(folder: Path, device: str) -> bool:
-    size = sum(file.stat().st_size for file in weight_files(folder))
+    try:
+        size = sum(file.stat().st_size for file in loaded_files(folder))
+    except (CheckpointError, OSError):
+        return True  # loading it tells what is wrong
     return WIDENING * size <= SHARE * free_memory(device)
 
 

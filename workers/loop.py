@@ -159,7 +159,7 @@ class Loop:
             if run.resumed:
                 log.info("job resumed", **run.names, step=outcome.step, steps=run.steps)
         elif isinstance(outcome, Stepped):
-            run.step = outcome.step
+            run.step, run.gpu_s = outcome.step, outcome.share.gpu_s
             if outcome.step > run.shown:  # a resumed job repeats steps that clients have seen
                 self._events.step(run, outcome.step, outcome.preview, shared_of(run, outcome.share))
         elif isinstance(outcome, Finished):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
 from core.errors import LatentdError
+from core.version import __version__
 from latentd.cli import bench, draw, info, keys, models, plan, serve
 from latentd.cli.console import plain
 
@@ -20,6 +22,21 @@ for module in (serve, draw, info, bench, plan):
     module.register(app)
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"latentd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Turn prompts, masks and small pictures into images with latent diffusion models."""
 
 
 def main() -> None:

@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
+import json
+from typing import Annotated, Any
+
+import typer
 from rich.console import Console
+from rich.table import Table
+
+PIPED_WIDTH = 100_000  # columns where nobody looks: no line is cut or broken for a reader that is a program
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def plain(*, stderr: bool = False) -> Console:
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
+    return console
+
+
+def table_of(*headers: str, title: str | None = None) -> Table:
+    """Make a table whose cells go on in the next line where a terminal is narrow, and are never cut."""
+    made = Table(title=title)
+    for header in headers:
+        made.add_column(header, overflow="fold")
+    return made
+
+
+def print_json(data: Any) -> None:
+    """For programs; what JSON has no form for (a path, a time) is text."""
+    typer.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))

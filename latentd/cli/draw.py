@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from core.errors import ConfigurationError, InvalidRequest
 from core.settings import Settings
-from latentd.cli.console import plain
+from latentd.cli.console import Json, plain, print_json
+from latentd.cli.environment import check_model
+from latentd.cli.outputs import FORMATS, check_out, paths_for, write_file
 from latentd.cli.serve import settings_with
 
 if TYPE_CHECKING:
@@ -21,11 +22,20 @@ if TYPE_CHECKING:
 
     from contract.base import Kind
     from contract.card import ModelCard
+    from contract.job import JobWarning
     from contract.request import JobRequest
+    from service.requests.bodies import Body
 
 Out = Annotated[
-    Path, typer.Option("--out", "-o", help="File to write: .png, .jpg or .webp; several images get -0, -1, …")
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        help="File to write: .png, .jpg or .webp. Several images get -0, -1, …; a name that is taken is counted on.",
+    ),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")]
+Prompt = Annotated[str | None, typer.Argument(help="What the picture shows; none for a model that reads no text.")]
 Model = Annotated[
     str | None, typer.Option(help="Checkpoint. Default: LATENTD_MODEL if it can, else the first that can.")
 ]
@@ -34,16 +44,17 @@ Sampler = Annotated[str | None, typer.Option(help="Sampler. Default: the model's
 Eta = Annotated[float | None, typer.Option(help="DDIM's share of fresh noise, 0–1.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the first image; drawn and shown if absent.")]
 Count = Annotated[int, typer.Option("--num-images", "-n", help="Images to make, 1–16.")]
-Guidance = Annotated[float | None, typer.Option(help="Guidance scale, 0–50; 1: none. Default: the model's.")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale, 0–50; 0 and 1: none. Default: the model's.")]
 Negative = Annotated[str | None, typer.Option(help="What the picture must not show.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N. Default: the first GPU, else the CPU.")]
-FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 
 def generate(
-    prompt: str,
-    out: Out = Path("out.png"),
+    prompt: Prompt = None,
+    out: Out = Path("generate.png"),
     model: Model = None,
+    class_id: Annotated[int | None, typer.Option(help="Number of the class, for a model of classes.")] = None,
+    label: Annotated[str | None, typer.Option(help="Its name, where the model's card has names.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels, from 64.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels, from 64.")] = None,
     negative_prompt: Negative = None,
@@ -54,18 +65,23 @@ def generate(
     seed: Seed = None,
     num_images: Count = 1,
     device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
 ) -> None:
-    """Draw a picture from a text."""
-    fields = dict(prompt=prompt, width=width, height=height, negative_prompt=negative_prompt, eta=eta, steps=steps)
-    fields |= dict(guidance_scale=guidance_scale, sampler=sampler, seed=seed, num_images=num_images, model=model)
-    draw("txt2img", fields, {}, out, device)
+    """Draw a picture from a text; from a class, or from nothing, where the model reads no text."""
+    kind: Kind = "txt2img" if class_id is None and label is None else "class2img"
+    fields: dict[str, Any] = dict(
+        prompt=prompt, class_id=class_id, label=label, width=width, height=height, steps=steps
+    )
+    fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale, sampler=sampler, eta=eta, seed=seed)
+    draw(kind, fields | dict(num_images=num_images, model=model), {}, out, device, force=force, json=json)
 
 
 def inpaint(
     image: Path,
     mask: Path,
-    prompt: str,
-    out: Out = Path("out.png"),
+    prompt: Prompt = None,
+    out: Out = Path("inpaint.png"),
     model: Model = None,
     mask_mode: Annotated[
         str, typer.Option(help="white, black, alpha or auto: which mask pixels are repainted.")
@@ -80,72 +96,64 @@ def inpaint(
     seed: Seed = None,
     num_images: Count = 1,
     device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
 ) -> None:
     """Repaint the masked part of a picture; every other pixel stays as it is."""
     fields = dict(prompt=prompt, mask_mode=mask_mode, feather=feather, strength=strength, sampler=sampler, eta=eta)
     fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale, steps=steps, seed=seed)
-    draw("inpaint", fields | dict(num_images=num_images, model=model), {"image": image, "mask": mask}, out, device)
+    fields |= dict(num_images=num_images, model=model)
+    draw("inpaint", fields, {"image": image, "mask": mask}, out, device, force=force, json=json)
 
 
 def upscale(
     image: Path,
-    out: Out = Path("out.png"),
+    out: Out = Path("upscale.png"),
     model: Model = None,
     steps: Steps = None,
     sampler: Sampler = None,
     eta: Eta = None,
     seed: Seed = None,
     device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
 ) -> None:
     """Make a picture four times as large."""
-    draw("upscale", dict(model=model, steps=steps, sampler=sampler, eta=eta, seed=seed), {"image": image}, out, device)
+    fields = dict(model=model, steps=steps, sampler=sampler, eta=eta, seed=seed)
+    draw("upscale", fields, {"image": image}, out, device, force=force, json=json)
 
 
-def draw(kind: Kind, fields: dict[str, Any], files: dict[str, Path], out: Path, device: str) -> None:
+def draw(
+    kind: Kind,
+    fields: dict[str, Any],
+    files: dict[str, Path],
+    out: Path,
+    device: str,
+    *,
+    force: bool = False,
+    json: bool = False,
+) -> None:
     """Resolve as the gateway does, run as a worker does, write the files."""
     settings = settings_with()
     check_out(out)
     sent = {name: value for name, value in fields.items() if value is not None}
     sent["output_format"] = FORMATS[out.suffix.lower()]
-    request, card, data = resolve(kind, sent, files, settings)
-    count = request.num_images
-    paths = [out] if count == 1 else [out.with_stem(f"{out.stem}-{k}") for k in range(count)]
-    for path in paths:
-        check_out(path)
-    write(compute(request, data, settings, device), paths, request, card)
-
-
-def check_out(out: Path) -> None:
-    """Before anything is computed: see that `out` names a format and can probably be written.
-
-    Raises:
-        InvalidRequest: it ends in no format's suffix.
-        ConfigurationError: its folder isn't there or isn't ours to write in, or it is a folder itself.
-    """
-    if out.suffix.lower() not in FORMATS:
-        raise InvalidRequest(f"--out {out}: ends in none of {', '.join(FORMATS)}", field="out", value=str(out))
-    if not out.parent.is_dir():
-        raise _unwritable(out, f"{out.parent} is no folder")
-    if out.is_dir():
-        raise _unwritable(out, "it is a folder")
-    if not os.access(out if out.exists() else out.parent, os.W_OK):
-        raise _unwritable(out, "no permission to write there")
-
-
-def _unwritable(out: Path, reason: str) -> ConfigurationError:
-    return ConfigurationError(f"--out {out}: {reason}", field="out", value=str(out), bound="a file that can be written")
+    request, card, data, warnings = resolve(kind, sent, files, settings)
+    paths = paths_for(out, request.num_images, force=force)
+    for warning in warnings:
+        plain(stderr=True).print(f"warning: {warning.message}", style="yellow")
+    write(compute(request, data, settings, device), paths, request, card, force=force, json=json)
 
 
 def resolve(
     kind: Kind, sent: dict[str, Any], files: dict[str, Path], settings: Settings
-) -> tuple[JobRequest, ModelCard, dict[str, bytes]]:
-    """The request with every parameter, its model's card and the bytes of the files."""
+) -> tuple[JobRequest, ModelCard, dict[str, bytes], tuple[JobWarning, ...]]:
+    """The request with every parameter, its model's card, the bytes of the files and what to warn of."""
     from service.http.problems import invalid
     from service.requests.bodies import Body
     from service.requests.cards import card_folder, choose_card, installed_cards
     from service.requests.kinds import KINDS
-    from service.requests.resolution import resolve, warnings_of
-    from service.requests.uploads import read_pictures
+    from service.requests.resolution import warnings_of
     from workers.catalogue import write_missing_cards
 
     write_missing_cards(settings.models_dir)
@@ -155,13 +163,27 @@ def resolve(
     except ValidationError as error:
         raise invalid(error, KINDS[kind].post) from error
     cards = installed_cards(settings.models_dir)
+    if body.post.model is None:
+        check_model(settings, cards)
     card = choose_card(cards, kind, body.post.model, settings.model)
-    seed = body.post.seed if body.post.seed is not None else secrets.randbelow(2**32)
-    pictures = read_pictures(body, card, "command", settings.max_pixels)
-    request = resolve(body, card, pictures, seed, sent["output_format"], settings.max_pixels)
-    for warning in warnings_of(request, card, card_folder(settings.models_dir, card.id)):
-        plain(stderr=True).print(f"warning: {warning.message}", style="yellow")
-    return request, card, data
+    request = _planned(body, card, files, settings)
+    return request, card, data, warnings_of(request, card, card_folder(settings.models_dir, card.id))
+
+
+def _planned(body: Body, card: ModelCard, files: dict[str, Path], settings: Settings) -> JobRequest:
+    """Raises InvalidRequest, of a picture by its path: fields of a request have no name on a command line."""
+    from service.requests.resolution import resolve
+    from service.requests.uploads import read_pictures
+
+    seed = secrets.randbelow(2**32) if body.post.seed is None else body.post.seed
+    try:
+        pictures = read_pictures(body, card, "command", settings.max_pixels)
+        return resolve(body, card, pictures, seed, body.post.output_format or "png", settings.max_pixels)
+    except InvalidRequest as error:
+        if error.field not in files:
+            raise
+        detail = f"{files[error.field]}: {error.detail}"
+        raise InvalidRequest(detail, field=error.field, value=error.value, bound=error.bound) from error
 
 
 def read_file(path: Path) -> bytes:
@@ -194,18 +216,27 @@ def compute(request: JobRequest, data: dict[str, bytes], settings: Settings, dev
         return run(engine, Admission("command", request, data), on_outcome)
 
 
-def write(pictures: list[Image], paths: list[Path], request: JobRequest, card: ModelCard) -> None:
+def write(
+    pictures: list[Image],
+    paths: list[Path],
+    request: JobRequest,
+    card: ModelCard,
+    *,
+    force: bool = False,
+    json: bool = False,
+) -> None:
     """Raises ConfigurationError where a file can't be written after all, as on a full disk."""
     from workers.engine.pictures import encode_picture, picture_text
 
-    console = plain()
+    console, images = plain(), []
     for index, (picture, path) in enumerate(zip(pictures, paths, strict=True)):
         data = encode_picture(picture, request.output_format, picture_text(request, index, card.hash))
-        try:
-            path.write_bytes(data)
-        except OSError as error:
-            raise _unwritable(path, error.strerror or str(error)) from error
-        console.print(f"{path}: {picture.width}×{picture.height}, seed {request.seeds[index]}", soft_wrap=True)
+        written, seed = write_file(path, data, force=force), request.seeds[index]
+        images.append({"path": written, "seed": seed, "width": picture.width, "height": picture.height})
+        if not json:
+            console.print(f"{written}: {picture.width}×{picture.height}, seed {seed}", soft_wrap=True)
+    if json:
+        print_json({"images": images, "request": request.model_dump(mode="json")})
 
 
 def register(app: typer.Typer) -> None:

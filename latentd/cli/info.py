@@ -8,22 +8,48 @@ from importlib.metadata import PackageNotFoundError, version
 
 import redis
 import typer
-from rich.table import Table
 
 from core.errors import ConfigurationError
 from core.settings import Settings, variable, without_password
 from core.version import __version__
-from latentd.cli.console import plain
+from latentd.cli.console import Json, plain, print_json, table_of
+from latentd.cli.environment import unknown_variables, wrong_model
 from latentd.cli.serve import settings_with
 
 
-def settings() -> None:
+def settings(json: Json = False) -> None:
     """Print every setting: its variable, its value now, and what it means."""
     now = settings_with()
-    table = Table("variable", "value", "meaning", title="latentd settings")
-    for name, about in Settings.model_fields.items():
-        table.add_row(variable(name), without_password(str(getattr(now, name))), about.description)
+    rows = [
+        (variable(name), without_password(str(getattr(now, name))), about.description or "")
+        for name, about in Settings.model_fields.items()
+    ]
+    if json:
+        print_json([dict(zip(("variable", "value", "meaning"), row, strict=True)) for row in rows])
+        return
+    table = table_of("variable", "value", "meaning", title="latentd settings")
+    for row in rows:
+        table.add_row(*row)
     plain().print(table)
+
+
+class Findings:
+    """What doctor found, for people or programs."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[str, str]] = []
+
+    def add_row(self, what: str, found: str) -> None:
+        self._rows.append((what, found))
+
+    def show(self, json: bool) -> None:
+        if json:
+            print_json([{"what": what, "found": found} for what, found in self._rows])
+            return
+        table = table_of("what", "found", title="latentd doctor")
+        for row in self._rows:
+            table.add_row(*row)
+        plain().print(table)
 
 
 def installed(package: str) -> str:
@@ -62,10 +88,20 @@ def redis_fact(now: Settings) -> str:
         return f"{without_password(now.redis)} does not answer: {error}"
 
 
-def doctor() -> None:
-    """Check versions, device, threads, Redis and weights."""
+def model_facts(now: Settings) -> list[tuple[str, str]]:
+    """The checkpoints that have a card, and a default model that isn't among them."""
+    from service.requests.cards import installed_cards
+
+    cards = installed_cards(now.models_dir)
+    wrong = wrong_model(now, cards)
+    found = [("checkpoints", ", ".join(cards) or f"none in {now.models_dir}")]
+    return found if wrong is None else [*found, ("wrong setting", wrong)]
+
+
+def doctor(json: Json = False) -> None:
+    """Check versions, device, threads, Redis, weights and variables that nothing reads."""
     now = settings_with()
-    table = Table("what", "found", title="latentd doctor")
+    table = Findings()
     table.add_row("latentd", __version__)
     table.add_row("python", platform.python_version())
     table.add_row("cores", str(os.cpu_count()))
@@ -74,9 +110,11 @@ def doctor() -> None:
     for what, found in torch_facts():
         table.add_row(what, found)
     table.add_row("Redis", redis_fact(now))
-    cards = sorted(path.parent.name for path in now.models_dir.glob("*/card.json"))
-    table.add_row("checkpoints", ", ".join(cards) or f"none in {now.models_dir}")
-    plain().print(table)
+    for what, found in model_facts(now):
+        table.add_row(what, found)
+    for line in unknown_variables():
+        table.add_row("unknown variable", line)
+    table.show(json)
 
 
 def register(app: typer.Typer) -> None:

@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 from redis import Redis
 from redis.exceptions import RedisError
-from rich.table import Table
 
 from core.errors import Unavailable
 from core.settings import without_password
-from latentd.cli.console import plain
+from latentd.cli.console import Json, plain, print_json, table_of
 from latentd.cli.serve import settings_with
 
 app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
@@ -29,7 +28,7 @@ class ScopeName(StrEnum):
 
 Scopes = Annotated[list[ScopeName] | None, typer.Option("--scope", help="Repeatable. Default: generate and read.")]
 Rate = Annotated[int | None, typer.Option(min=1, help="Requests a minute. Default: no limit.")]
-Budget = Annotated[float | None, typer.Option(min=0.1, help="Predicted GPU-seconds a day (UTC). Default: no limit.")]
+Budget = Annotated[float | None, typer.Option(min=0.1, help="GPU-seconds a day (UTC). Default: no limit.")]
 
 
 def connect() -> Redis:
@@ -62,16 +61,20 @@ def create(name: str, scope: Scopes = None, rate: Rate = None, gpu_seconds: Budg
 
 
 @app.command("list")
-def list_keys() -> None:
+def list_keys(json: Json = False) -> None:
     """Show every key ever made."""
     from service.auth import keys
 
-    table = Table("id", "name", "scopes", "requests/min", "GPU-s/day", "created", "revoked")
     with connect() as redis:
-        for key in keys.all_keys(redis):
-            limits = [str(each or "") for each in (key.requests_per_minute, key.gpu_s_per_day)]
-            moments = [f"{each:%Y-%m-%d %H:%M}" if each else "" for each in (key.created_at, key.revoked_at)]
-            table.add_row(key.id, key.name, ", ".join(key.scopes), *limits, *moments)
+        found = keys.all_keys(redis)
+    if json:
+        print_json([key.model_dump(mode="json", exclude={"digest"}) for key in found])
+        return
+    table = table_of("id", "name", "scopes", "requests/min", "GPU-s/day", "created", "revoked")
+    for key in found:
+        limits = [str(each or "") for each in (key.requests_per_minute, key.gpu_s_per_day)]
+        moments = [f"{each:%Y-%m-%d %H:%M}" if each else "" for each in (key.created_at, key.revoked_at)]
+        table.add_row(key.id, key.name, ", ".join(key.scopes), *limits, *moments)
     plain().print(table)
 
 

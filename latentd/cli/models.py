@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
-from latentd.cli.console import plain
+from latentd.cli.console import Json, plain, print_json, table_of
 from latentd.cli.serve import settings_with
 
 if TYPE_CHECKING:
@@ -28,15 +29,21 @@ class Target(StrEnum):
 
 
 @app.command("list")
-def list_models() -> None:
+def list_models(json: Json = False) -> None:
     """Show the checkpoints of LATENTD_MODELS_DIR, each with its card; a missing card is written."""
     from models.checkpoints.scan import scan
     from service.requests.cards import installed_cards
 
     settings, console = settings_with(), plain()
     found = scan(settings.models_dir)
-    table = Table("model", "tasks", "native size", "steps", "sampler", "licence", title=str(settings.models_dir))
-    for card in installed_cards(settings.models_dir).values():
+    cards = installed_cards(settings.models_dir)
+    if json:
+        print_json(
+            {"models": [card.model_dump(mode="json") for card in cards.values()], "files": list(map(asdict, found))}
+        )
+        return
+    table = table_of("model", "tasks", "native size", "steps", "sampler", "licence", title=str(settings.models_dir))
+    for card in cards.values():
         size, defaults = f"{card.native_size}²", card.defaults
         table.add_row(card.id, ", ".join(card.tasks), size, str(defaults.steps), defaults.sampler, card.licence)
     console.print(table)
@@ -47,15 +54,21 @@ def list_models() -> None:
 
 
 @app.command("inspect")
-def inspect_model(path: Annotated[Path, typer.Argument(help="A checkpoint: file or folder.")]) -> None:
+def inspect_model(
+    path: Annotated[Path, typer.Argument(help="A checkpoint: file or folder.")], json: Json = False
+) -> None:
     """Say what a checkpoint is, having read all of it; nothing in it is executed."""
     from models.checkpoints.inspect import inspect
 
-    _print(inspect(path), plain())
+    report = inspect(path)
+    if json:
+        print_json(asdict(report))
+    else:
+        _print(report, plain())
 
 
 def _print(report: Report, console: Console) -> None:
-    table = Table(show_header=False, box=None)
+    table = Table(Column(), Column(overflow="fold"), show_header=False, box=None)
     table.add_row("format", report.format)
     table.add_row("what", report.description)
     table.add_row("tasks", ", ".join(report.tasks) or "none by itself")

@@ -27,14 +27,15 @@ def build(make: Callable[[], M], state: Mapping[str, Tensor], what: str, device:
         module = make()
     shapes = {key: value.shape for key, value in module.state_dict().items()}
     fitted = fit(state, shapes, what)
-    placed = {key: _placed(value, device, dtype) for key, value in fitted.items()}
+    placed = {key: _placed(fitted.pop(key), device, dtype) for key in list(fitted)}
     module.load_state_dict(placed, strict=True, assign=True)
     return module.eval().requires_grad_(False)
 
 
 def _placed(value: Tensor, device: str, dtype: torch.dtype) -> Tensor:
-    layout = torch.channels_last if value.ndim == 4 else torch.preserve_format
-    return value.to(device, dtype if value.is_floating_point() else value.dtype, memory_format=layout)
+    """Copy a weight, always: one that shares the file's memory changes with the file, or ends the process with it."""
+    layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
+    return value.to(device, dtype if value.is_floating_point() else value.dtype, copy=True, memory_format=layout)
 
 
 def fit(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], what: str) -> State:

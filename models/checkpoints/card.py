@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from contract.card import CARD
 from core.errors import CheckpointError
 from models.checkpoints.checkpoint import Checkpoint
-from models.checkpoints.files.weights import read_json
+from models.checkpoints.detect import single_file
+from models.checkpoints.detected import Detected, read_detected, save_detected, stamps, user_set, write_json
+from models.checkpoints.files.weights import is_weights, read_json
 from models.checkpoints.native import save_tokenizer
 from models.config import ModelConfig
 from models.networks.conditioning import RescalerConfig, TextConfig
 from models.samplers import samplers_for
 from models.schedule import NoiseSchedule
 
-CARD = "card.json"
 TOKENIZER = "tokenizer/tokenizer.json"
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
 BLOCK = 1 << 20  # bytes read at a time
 COMMON = (
     *("steps", "sampler", "eta", "seed", "num_images", "output_format", "priority", "deadline_ms"),
@@ -35,9 +35,14 @@ NOISE_LEVEL, MAX_NOISE_LEVEL = 20, 350  # of the SD x4 upscaler
 DEFAULT_LATENT = 32  # height and width of training latents where no file says
 
 
+def card_folder(path: Path) -> Path:
+    """Return where a checkpoint's card is: its folder, for a file X.safetensors the folder X beside it."""
+    return path.with_suffix("") if path.is_file() else path
+
+
 def checkpoint_id(path: Path) -> str:
     """Return the card's id, or else the name of the folder or file."""
-    card = path / CARD
+    card = card_folder(path) / CARD
     if card.is_file():
         return str(read_json(card).get("id", path.name))
     return path.stem if path.is_file() else path.name
@@ -45,11 +50,11 @@ def checkpoint_id(path: Path) -> str:
 
 def weight_files(path: Path) -> list[Path]:
     """List the weight files of a folder in order of their relative names; a folder with none has its file beside it."""
-    if path.is_file():
-        return [path]
-    inside = [p for p in path.rglob("*") if p.suffix in WEIGHT_SUFFIXES]
-    beside = [file for suffix in WEIGHT_SUFFIXES if (file := path.with_name(path.name + suffix)).is_file()]
-    return sorted(inside, key=lambda p: p.relative_to(path).as_posix()) or beside
+    single = single_file(path)
+    if single is not None:
+        return [single]
+    inside = [file for file in path.rglob("*") if is_weights(file)]
+    return sorted(inside, key=lambda file: file.relative_to(path).as_posix())
 
 
 def weights_hash(path: Path) -> str:
@@ -62,12 +67,20 @@ def weights_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def id_of(name: str, taken: Collection[str] = ()) -> str:
+    """Make a model id of a name or path; one that is taken, or of a name without ASCII letters, ends in its hash."""
+    model_id, digest = re.sub(r"[^A-Za-z0-9_-]+", "-", name), hashlib.sha256(name.encode()).hexdigest()
+    if not re.search("[A-Za-z0-9]", model_id):
+        model_id = f"model-{digest[:8]}"
+    return f"{model_id}-{digest[:8]}" if model_id in taken else model_id
+
+
 def write_card(
     checkpoint: Checkpoint, weights: Path, folder: Path, name: str, kept: Mapping[str, Any] | None = None
 ) -> Path:
     """Write card.json, and tokenizer.json where there is none, for weights at `weights`. Returns the card's path.
 
-    `kept` are fields of an older card, which go before the defaults.
+    `kept` are fields that people have set, which go before the detected ones; both are kept apart in detected.json.
 
     Raises:
         CheckpointError: the folder can't be written.
@@ -76,20 +89,35 @@ def write_card(
         folder.mkdir(parents=True, exist_ok=True)
         if checkpoint.tokenizer is not None and not (folder / TOKENIZER).is_file():
             save_tokenizer(checkpoint.tokenizer, folder / "tokenizer")
-        model_id, digest = re.sub(r"[^A-Za-z0-9_-]+", "-", name), weights_hash(weights)
-        card = {**default_card(checkpoint, model_id, digest), **(kept or {}), "id": model_id, "hash": digest}
-        path, unfinished = folder / CARD, folder / f".{CARD}.{os.getpid()}"  # workers that start together both write
-        unfinished.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        unfinished.replace(path)
+        model_id, digest = id_of(name), weights_hash(weights)
+        found = default_card(checkpoint, model_id, digest)
+        files = stamps(weight_files(weights))
+        write_json(folder / CARD, {**found, **(kept or {}), "id": model_id, "hash": digest})
+        save_detected(folder, Detected(found, files, checkpoint.assumptions))
     except OSError as error:
         raise CheckpointError(f"{folder / CARD}: can't be written ({error})") from error
-    return path
+    return folder / CARD
+
+
+def settle(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write what was found out since a card was written into it, but for the fields that people have set.
+
+    A folder that can't be written is left as it is: the next load finds out again.
+    """
+    record = read_detected(folder)
+    if record is None:
+        return
+    found = default_card(checkpoint, str(record.card.get("id")), str(record.card.get("hash")))
+    with suppress(OSError):
+        write_json(folder / CARD, {**found, **user_set(folder)})
+        decided = {"prediction_type": found["prediction_type"]}
+        save_detected(folder, Detected(found, record.files, checkpoint.assumptions, decided))
 
 
 def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str, Any]:
     """Make a card's fields, with the defaults of the original scripts and an empty licence for people to fill in."""
     config, tasks = checkpoint.config, tasks_of(checkpoint.config)
-    upscales = "upscale" in tasks
+    upscales, samplers = "upscale" in tasks, samplers_for(NoiseSchedule(config.schedule))
     card: dict[str, Any] = {
         "id": model_id,
         "description": " ".join((describe(config), *checkpoint.assumptions)),
@@ -100,12 +128,12 @@ def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str
         "scale": config.first_stage.factor if upscales else 1,
         "defaults": {
             "steps": UPSCALE_STEPS if upscales and config.low_res_schedule is None else STEPS,
-            "sampler": samplers_for(NoiseSchedule(config.schedule))[0],
+            "sampler": checkpoint.sampler if checkpoint.sampler in samplers else samplers[0],
             "guidance_scale": _guidance(config),
         },
         "fields": _fields(config, tasks),
         "prediction_type": config.schedule.prediction,
-        "samplers": samplers_for(NoiseSchedule(config.schedule)),
+        "samplers": samplers,
         "licence": "unknown",
     }
     if checkpoint.tokenizer is not None:

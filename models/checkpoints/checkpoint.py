@@ -24,7 +24,8 @@ class Checkpoint:
     states: dict[str, dict[str, Tensor]]
     tokenizer: PromptTokenizer | None = None
     assumptions: tuple[str, ...] = ()  # what the files don't say and a family's habit filled in
-    prediction_assumed: bool = False  # the card's prediction_type goes before it
+    prediction_assumed: bool = False  # nothing tells eps from v: the network is asked when it is loaded
+    sampler: str | None = None  # that the authors chose, where it is one of ours
 
 
 def makers(config: ModelConfig) -> dict[str, Callable[[], nn.Module]]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from core.errors import CheckpointError
-from models.checkpoints.card import CARD, write_card
-from models.checkpoints.detect import load_checkpoint
+from models.checkpoints.card import card_folder, write_card
+from models.checkpoints.detected import user_set
 from models.checkpoints.diffusers.writer import save_diffusers
-from models.checkpoints.files.weights import read_json
+from models.checkpoints.load import load_as_set
 from models.checkpoints.native import save_native
 
 Target: TypeAlias = Literal["native", "diffusers"]
@@ -26,11 +26,11 @@ def convert(path: Path, out: Path, to: Target) -> Path:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out}: exists; choose a new folder", field="out", value=str(out))
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_as_set(path)
     unfinished = out.with_name(f".{out.name}.unfinished")
     try:
         (save_native if to == "native" else save_diffusers)(checkpoint, unfinished)
-        write_card(checkpoint, unfinished, unfinished, out.name, kept=_card(path))
+        write_card(checkpoint, unfinished, unfinished, out.name, kept=_kept(path))
         if out.exists():
             out.rmdir()
         unfinished.rename(out)
@@ -41,6 +41,7 @@ def convert(path: Path, out: Path, to: Target) -> Path:
     return out
 
 
-def _card(path: Path) -> dict[str, Any]:
-    """Read what the source's card says; a new one has only its own id and hash."""
-    return read_json(path / CARD) if (path / CARD).is_file() else {}
+def _kept(path: Path) -> dict[str, Any]:
+    """Read what people have set in the source's card; the new one has its own id and hash."""
+    own = ("id", "hash", "tokenizer")
+    return {key: value for key, value in user_set(card_folder(path)).items() if key not in own}

@@ -1,16 +1,22 @@
-"""Which reader a path needs."""
+"""Which reader a path needs, and which files of it are read."""
 
 from __future__ import annotations
 
+import glob
+from collections.abc import Iterable
 from pathlib import Path
 
 from core.errors import CheckpointError
 from models.checkpoints import native
 from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.compvis.model import load_compvis
-from models.checkpoints.compvis.single_file import SUFFIXES, read_single
+from models.checkpoints.compvis.single_file import read_single
+from models.checkpoints.detected import read_detected
 from models.checkpoints.diffusers.reader import load_diffusers
-from models.checkpoints.files.weights import understood
+from models.checkpoints.files.weights import SUFFIXES, component_files, is_weights, understood
+
+INDEX = "model_index.json"
+COMPONENTS = ("unet", "vae", "vqvae", "text_encoder", "bert")  # of a diffusers folder that are read
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -25,22 +31,48 @@ def load_checkpoint(path: Path) -> Checkpoint:
             return load_compvis(read_single(file))
         if (path / native.INDEX).is_file():
             return native.load_native(path)
-        if (path / "model_index.json").is_file():
+        if (path / INDEX).is_file():
             return load_diffusers(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
-    raise CheckpointError(
-        f"{path}: has neither {native.INDEX} nor model_index.json nor exactly one of {', '.join(SUFFIXES)}"
-    )
+    raise CheckpointError(f"{path}: has neither {native.INDEX} nor {INDEX} nor exactly one of {', '.join(SUFFIXES)}")
+
+
+def is_indexed(path: Path) -> bool:
+    """Tell folders that say what they hold: ours and those of diffusers."""
+    return any((path / name).is_file() for name in (native.INDEX, INDEX))
 
 
 def single_file(path: Path) -> Path | None:
     """Return the file that `path` is, holds, or (a folder with nothing but a card) is named after; else None."""
     if path.is_file():
         return path
-    if not path.is_dir() or any((path / name).is_file() for name in (native.INDEX, "model_index.json")):
+    if not path.is_dir() or is_indexed(path):
         return None
-    inside = [p for p in sorted(path.iterdir()) if p.suffix in SUFFIXES]
-    beside = [file for suffix in SUFFIXES if (file := path.with_name(path.name + suffix)).is_file()]
-    candidates = inside or beside
-    return candidates[0] if len(candidates) == 1 else None
+    files = preferred(path.iterdir()) or preferred(path.parent.glob(f"{glob.escape(path.name)}.*"), path.name)
+    if len(files) > 1 and (record := read_detected(path)) is not None:
+        files = [file for file in files if file.name in record.files]
+    return files[0] if len(files) == 1 else None
+
+
+def preferred(entries: Iterable[Path], stem: str | None = None) -> list[Path]:
+    """List weight files, of those with one stem the safetensors before the pickle."""
+    order = {suffix: place for place, suffix in enumerate(SUFFIXES)}
+    files = [entry for entry in entries if is_weights(entry) and stem in (None, entry.stem)]
+    best: dict[str, Path] = {}
+    for file in sorted(files, key=lambda file: (file.stem, order[file.suffix.lower()])):
+        best.setdefault(file.stem, file)
+    return list(best.values())
+
+
+def loaded_files(path: Path) -> list[Path]:
+    """List the weight files that loading `path` reads, without those that lie beside them.
+
+    Raises:
+        CheckpointError: a component has none.
+    """
+    if (file := single_file(path)) is not None:
+        return [file]
+    if (path / native.INDEX).is_file():
+        return [file for part in native.PARTS if (file := path / f"{part}.safetensors").is_file()]
+    return [file for part in COMPONENTS if (path / part).is_dir() for file in component_files(path / part)]

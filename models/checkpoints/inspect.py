@@ -11,10 +11,10 @@ from models.checkpoints.build import State
 from models.checkpoints.card import describe, tasks_of
 from models.checkpoints.checkpoint import Checkpoint, fitted
 from models.checkpoints.compvis.first_stage import read_first_stage
-from models.checkpoints.compvis.model import FIRST_STAGE, UNET, below
+from models.checkpoints.compvis.model import FIRST_STAGE, UNET, below, load_compvis
 from models.checkpoints.compvis.single_file import SingleFile, read_single
 from models.checkpoints.detect import load_checkpoint, single_file
-from models.checkpoints.files.weights import understood
+from models.checkpoints.files.weights import holds_safetensors, understood
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,13 @@ def inspect(path: Path) -> Report:
 
 def _inspect(path: Path) -> Report:
     file = single_file(path)
-    if file is not None:
+    if file is None:
+        checkpoint = load_checkpoint(path)
+    else:
         single = read_single(file)
         if not below(single.state, UNET) and (first := _first_stage(single)) is not None:
             return first
-    checkpoint = load_checkpoint(path)
+        checkpoint = load_compvis(single)
     config, first_stage = checkpoint.config, checkpoint.config.first_stage
     facts = {
         "latent": f"{first_stage.embed_dim} channels, f = {first_stage.factor}, scale factor {config.scale_factor:g}",
@@ -87,7 +89,7 @@ def _part(name: str, state: State) -> Part:
 
 def _format(path: Path, file: Path | None) -> str:
     if file is not None:
-        return "single file, safetensors" if file.suffix == ".safetensors" else "single file, torch pickle"
+        return "single file, safetensors" if holds_safetensors(file) else "single file, torch pickle"
     return "latentd folder" if (path / native.INDEX).is_file() else "diffusers folder"
 
 

@@ -8,17 +8,21 @@ from pathlib import Path
 import torch
 
 from models.checkpoints.build import build
-from models.checkpoints.card import CARD, checkpoint_id
+from models.checkpoints.card import card_folder, checkpoint_id, settle
 from models.checkpoints.checkpoint import Checkpoint
+from models.checkpoints.compvis.families import SD2, UNSURE, V_SIZE
+from models.checkpoints.compvis.prediction import tell_prediction
 from models.checkpoints.detect import load_checkpoint
-from models.checkpoints.files.weights import read_json, understood
+from models.checkpoints.detected import as_set
+from models.checkpoints.files.weights import understood
 from models.denoiser import Denoiser
+from models.inputs import Inputs
 from models.networks.autoencoder import Autoencoder
 from models.networks.conditioning import ConditionerModule
 from models.networks.make import make_conditioner
 from models.networks.unet import UNet
 from models.pipeline import LatentDiffusion
-from models.schedule import NoiseSchedule
+from models.schedule import NoiseSchedule, Prediction
 
 
 def load(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LatentDiffusion:
@@ -29,12 +33,50 @@ def load(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) ->
     Raises:
         CheckpointError: naming the file, key or shape that doesn't fit.
     """
-    checkpoint, card = load_checkpoint(path), path / CARD
-    if checkpoint.prediction_assumed and card.is_file() and "prediction_type" in (said := read_json(card)):
-        schedule = replace(checkpoint.config.schedule, prediction=said["prediction_type"])
-        checkpoint = replace(checkpoint, config=replace(checkpoint.config, schedule=schedule))
+    checkpoint, folder = load_as_set(path), card_folder(path)
     with understood(path):
-        return assemble(checkpoint, checkpoint_id(path), device, dtype)
+        model = assemble(checkpoint, checkpoint_id(path), device, dtype)
+    if checkpoint.prediction_assumed:
+        model = _decided(model, checkpoint, folder)
+    return model
+
+
+def load_as_set(path: Path) -> Checkpoint:
+    """Read a checkpoint as its card says that it is: what people have set there goes before what files tell.
+
+    Raises:
+        CheckpointError: as `load` does.
+    """
+    checkpoint, said = load_checkpoint(path), as_set(card_folder(path)).get("prediction_type")
+    if said is None:
+        return checkpoint
+    config = checkpoint.config
+    schedule = replace(config.schedule, prediction=said)
+    return replace(checkpoint, config=replace(config, schedule=schedule), prediction_assumed=False)
+
+
+def _decided(model: LatentDiffusion, checkpoint: Checkpoint, folder: Path) -> LatentDiffusion:
+    """Ask the network what it predicts where no file says, and note it in the card."""
+    prediction = asked(model)
+    size = SD2.latent_size(prediction) if model.config.latent_size == V_SIZE else model.config.latent_size
+    schedule = replace(model.config.schedule, prediction=prediction)
+    config = replace(model.config, schedule=schedule, latent_size=size)
+    notes = tuple(note for note in checkpoint.assumptions if note != UNSURE)
+    told = f"prediction_type: {prediction}, by a call of the network, as the file doesn't say it"
+    settle(folder, replace(checkpoint, config=config, assumptions=(*notes, told), prediction_assumed=False))
+    return replace(model, config=config, schedule=NoiseSchedule(config.schedule))
+
+
+@torch.inference_mode()
+def asked(model: LatentDiffusion) -> Prediction:
+    """Ask a network at the last timestep, with no condition, whether it predicts eps or v."""
+    config = model.config
+    side = 2 ** (len(config.unet.channels) + 1)
+    timesteps = torch.tensor([config.schedule.timesteps - 1])
+    context = None if config.unet.context_dim is None else torch.zeros(1, 1, config.unet.context_dim)
+    extra = config.unet.in_channels - config.unet.out_channels
+    inputs = Inputs(context=context, concat=torch.zeros(1, extra, side, side) if extra else None)
+    return tell_prediction(lambda z_t: model.predict(z_t, timesteps, inputs), config.unet.out_channels, side)
 
 
 def assemble(

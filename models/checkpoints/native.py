@@ -26,6 +26,7 @@ from models.tokenizers.prompts import PromptTokenizer, load_tokenizer
 FORMAT = "latentd"
 VERSION = 2  # 1: text encoders of BERT and CLIP had names of ours
 INDEX = "model.json"
+PARTS = ("unet", "first_stage", "conditioner")
 NATIVE_1: dict[str, Renames] = {"bert": NATIVE_1_BERT, "clip": NATIVE_1_CLIP, "ldm": ()}
 CONDITIONERS: dict[str, type[TextConfig] | type[ClassConfig] | type[RescalerConfig]] = {
     "text": TextConfig,

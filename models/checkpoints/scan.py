@@ -1,17 +1,19 @@
-"""LATENTD_MODELS_DIR: every checkpoint in it, with a card written for those that have none."""
+"""LATENTD_MODELS_DIR: every checkpoint in it, with a card written for those that have none or were replaced."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from contract.card import CARD, model_folders
 from core.errors import CheckpointError
-from models.checkpoints import native
-from models.checkpoints.card import CARD, write_card
+from models.checkpoints.card import card_folder, checkpoint_id, id_of, weight_files, write_card
 from models.checkpoints.checkpoint import fitted
-from models.checkpoints.compvis.single_file import SUFFIXES
-from models.checkpoints.detect import load_checkpoint, single_file
-from models.checkpoints.files.weights import understood
+from models.checkpoints.detect import is_indexed, load_checkpoint, preferred, single_file
+from models.checkpoints.detected import read_detected, stamps, user_set
+from models.checkpoints.files.weights import is_weights, understood
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,31 +32,74 @@ def scan(models_dir: Path) -> list[ScannedCheckpoint]:
 
     Never raises for a checkpoint: what is wrong with one is its `error`, and the others aren't touched by it.
     """
-    paths = sorted(models_dir.iterdir()) if models_dir.is_dir() else []
-    return [_found(path, _card(path)) for path in paths if _is_checkpoint(path)]
+    paths = sorted(_checkpoints(models_dir))
+    taken = _ids_in_use(paths)
+    return [_scanned(path, models_dir, taken) for path in paths]
 
 
-def _is_checkpoint(path: Path) -> bool:
-    if path.is_file():
-        return path.suffix in SUFFIXES
-    if not path.is_dir() or path.name.startswith("."):
-        return False
-    indexed = any((path / name).is_file() for name in (native.INDEX, "model_index.json"))
-    return indexed or any(p.suffix in SUFFIXES for p in path.iterdir())
+def _checkpoints(models_dir: Path) -> Iterator[Path]:
+    """Find folders that say what they hold, folders of one file, and the files of all others."""
+    indexed: list[Path] = []
+    for folder in model_folders(models_dir):
+        if any(folder.is_relative_to(other) for other in indexed):
+            continue
+        if folder != models_dir and is_indexed(folder):
+            indexed.append(folder)
+            yield folder
+            continue
+        own = single_file(folder) if folder != models_dir else None
+        files = preferred(folder.iterdir())
+        if own in files:
+            yield folder
+        yield from (file for file in files if file != own)
 
 
-def _card(path: Path) -> Path:
-    return (path.with_suffix("") if path.is_file() else path) / CARD
+def _ids_in_use(paths: list[Path]) -> dict[str, Path]:
+    """Whose card has an id: the first one's."""
+    taken: dict[str, Path] = {}
+    for path in paths:
+        if (card_folder(path) / CARD).is_file():
+            with suppress(CheckpointError):  # a card that doesn't read is named where cards are read
+                taken.setdefault(checkpoint_id(path), path)
+    return taken
 
 
-def _found(path: Path, card: Path) -> ScannedCheckpoint:
-    if card.is_file():
-        return ScannedCheckpoint(path, card)
+def _scanned(path: Path, models_dir: Path, taken: dict[str, Path]) -> ScannedCheckpoint:
+    folder = card_folder(path)
+    card = folder / CARD
+    if path.is_file() and folder.is_dir() and (is_indexed(folder) or preferred(folder.iterdir())):
+        return ScannedCheckpoint(path, card, error=f"{path}: {folder} is a checkpoint of the same name; rename one")
     try:
-        with understood(path):
-            checkpoint = load_checkpoint(path)
-            fitted(checkpoint)  # a card promises that the model can be served
-            write_card(checkpoint, single_file(path) or path, card.parent, card.parent.name)
+        found = _renewed(path, card, models_dir, taken)
     except CheckpointError as error:
         return ScannedCheckpoint(path, card, error=error.detail)
+    return replace(found, notes=(*found.notes, *_left_out(path)))
+
+
+def _renewed(path: Path, card: Path, models_dir: Path, taken: dict[str, Path]) -> ScannedCheckpoint:
+    record = read_detected(card.parent)
+    model_id = next((name for name, owner in taken.items() if owner == path), None)
+    if card.is_file() and record is None:
+        return ScannedCheckpoint(path, card)  # somebody else's
+    if model_id is not None and record is not None and record.files == stamps(weight_files(path)):
+        return ScannedCheckpoint(path, card, notes=record.notes)
+    kept = user_set(card.parent)
+    model_id = model_id or id_of(_name(path, models_dir), taken)
+    taken[model_id] = path
+    with understood(path):
+        checkpoint = load_checkpoint(path)
+        fitted(checkpoint)  # a card promises that the model can be served
+        write_card(checkpoint, path, card.parent, model_id, kept)
     return ScannedCheckpoint(path, card, written=True, notes=checkpoint.assumptions)
+
+
+def _name(path: Path, models_dir: Path) -> str:
+    return card_folder(path).relative_to(models_dir).as_posix()
+
+
+def _left_out(path: Path) -> tuple[str, ...]:
+    """Name the files of the same stem that are there too."""
+    served = single_file(path)
+    beside = sorted(served.parent.glob("*")) if served is not None else []
+    others = [file for file in beside if is_weights(file) and served is not None and file.stem == served.stem]
+    return tuple(f"{file.name} beside {served.name} is not served" for file in others if served and file != served)

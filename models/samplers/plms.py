@@ -18,7 +18,7 @@ _ADAMS_BASHFORTH = (
 
 def plms(intervals: Sequence[Interval], config: ScheduleConfig) -> tuple[Row, ...]:
     """Rows that store eps; the first step is an improved Euler step of two rows (as in the original's code), then
-    orders 2, 3 and 4.
+    orders 2, 3 and 4. A step that is the only one is a plain one: no timestep is left for its second eps.
 
     From zero signal eps says nothing of x0, so that such a first step is taken to first order in x0 instead.
     """
@@ -29,8 +29,8 @@ def plms(intervals: Sequence[Interval], config: ScheduleConfig) -> tuple[Row, ..
 
 
 def _from_eps(intervals: Sequence[Interval], config: ScheduleConfig, step: int) -> tuple[Row, ...]:
-    if not intervals:
-        return ()
+    if len(intervals) < 2:
+        return tuple(_euler_row(interval, config, step) for interval in intervals)
     later = [_adams_row(interval, config, step + m, m) for m, interval in enumerate(intervals) if m > 0]
     return (*_improved_euler(intervals, config, step), *later)
 
@@ -38,12 +38,17 @@ def _from_eps(intervals: Sequence[Interval], config: ScheduleConfig, step: int) 
 def _improved_euler(intervals: Sequence[Interval], config: ScheduleConfig, step: int) -> tuple[Row, Row]:
     """z' by the mean of eps here and eps at the end of a plain step: the second row starts there, and only has to
     replace half of the first eps by its own."""
-    first, there = intervals[0], intervals[min(1, len(intervals) - 1)]
-    keep, weight = _transfer(first)
+    first, there = intervals[:2]
+    _, weight = _transfer(first)
     return (
-        _eps_row(first, config, step, keep, (weight,)),
+        _euler_row(first, config, step),
         _eps_row(there, config, step, 1.0, (weight / 2, -weight / 2)),
     )
+
+
+def _euler_row(interval: Interval, config: ScheduleConfig, step: int) -> Row:
+    keep, weight = _transfer(interval)
+    return _eps_row(interval, config, step, keep, (weight,))
 
 
 def _adams_row(interval: Interval, config: ScheduleConfig, step: int, m: int) -> Row:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 
 import models
@@ -44,6 +44,7 @@ def load_tokenizer(folder: Path, positions: int) -> PromptTokenizer:
     """
     config = _json(folder / "tokenizer_config.json")
     tokenizer = _read(folder)
+    _add(tokenizer, folder, config)
     # Configs without a limit hold a huge number instead.
     window = min(int(config.get("model_max_length", positions)), positions)
     pad = config.get("pad_token") or _json(folder / "special_tokens_map.json").get("pad_token")
@@ -97,8 +98,24 @@ def _read(folder: Path) -> Tokenizer:
         raise CheckpointError(f"{folder}: no readable tokenizer.json, vocab.json or vocab.txt ({error})") from error
 
 
+def _add(tokenizer: Tokenizer, folder: Path, config: Mapping[str, Any]) -> None:
+    """Add the tokens that a fine-tuning brought, as transformers keeps them beside the vocabulary.
+
+    Raises:
+        CheckpointError: one has a number that leaves others out.
+    """
+    listed = config.get("added_tokens_decoder", {})
+    added = {str(token["content"]): int(number) for number, token in listed.items()}
+    added |= {token: int(number) for token, number in _json(folder / "added_tokens.json").items()}
+    for token, number in sorted(added.items(), key=lambda item: item[1]):
+        if tokenizer.token_to_id(token) is None:
+            tokenizer.add_tokens([AddedToken(token, normalized=False)])
+        if (got := tokenizer.token_to_id(token)) != number:
+            raise CheckpointError(f"{folder}: the added token {token!r} has number {number}, not {got}, the next one")
+
+
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return json.loads(path.read_text("utf-8-sig")) if path.is_file() else {}
 
 
 def _token(value: str | dict[str, Any]) -> str:

@@ -23,6 +23,12 @@ CLIENT_LEFT = 499  # as nginx counts it
 # Redis refuses writes with these: its memory or disk is full, it is a replica, or without its master. The client
 # knows some by type and drops their code; Redis 6.2 puts a script's into the middle of the text.
 
+# An answer of Redis that was lost says nothing of whether the change before it was made.
+_UNKNOWN = {
+    "POST": "; whether the job was made is unknown: ask again with the same Idempotency-Key, which makes no second job",
+    "DELETE": "; whether it was done is unknown: ask again",
+}
+
 log = structlog.get_logger("service")
 
 
@@ -71,17 +77,17 @@ async def _on_http(request: Request, error: Exception) -> Response:
     return problem_format(request.scope)(problem, error.headers or {})
 
 
-def unavailable(error: RedisError) -> LatentdError:
+def unavailable(error: RedisError, method: str) -> LatentdError:
     """Make an error of Redis one of ours: 503 where it is away or refuses writes, else 500."""
     if is_transient(error):
-        return Unavailable("Redis doesn't answer, or takes no writes; nothing was changed")
+        return Unavailable(f"Redis doesn't answer, or takes no writes{_UNKNOWN.get(method, '')}")
     log.error("unexpected error of Redis", exc_info=error)
     return LatentdError("an unexpected error; the service's log has it under this request's id")
 
 
 async def _on_redis(request: Request, error: Exception) -> Response:
     assert isinstance(error, RedisError)
-    return await _on_latentd(request, unavailable(error))
+    return await _on_latentd(request, unavailable(error, request.method))
 
 
 async def _on_any(request: Request, error: Exception) -> Response:

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from redis.asyncio import Redis
 
 from contract.base import Kind
-from contract.card import ModelCard
+from contract.card import ModelCard, card_files
 from contract.redis_keys import CARDS_KEY, serving_key
 from core.errors import InvalidRequest, NoCheckpoint, NotFound
 from service.http.problems import shown
@@ -35,24 +35,31 @@ class ListedCard(ModelCard):
 
 def installed_cards(models_dir: Path) -> dict[str, ModelCard]:
     """Read the cards of a models directory by model id; one that doesn't validate is logged once and left out."""
-    return {card.id: card for card in map(_load, _card_files(models_dir)) if card is not None}
+    return {card.id: card for card in map(_load, card_files(models_dir)) if card is not None}
 
 
 def card_folder(models_dir: Path, model: str) -> Path | None:
     """Find the folder whose card has this id."""
-    for path in _card_files(models_dir):
+    for path in card_files(models_dir):
         card = _load(path)
         if card is not None and card.id == model:
             return path.parent
     return None
 
 
-def _card_files(models_dir: Path) -> list[Path]:
-    return sorted(models_dir.glob("*/card.json"))
-
-
 def _load(path: Path) -> ModelCard | None:
-    return _parse(path.read_text("utf-8"), str(path), ModelCard.model_validate_json)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        _leave_out(str(path), str(error))
+        return None
+    return _parse(text, str(path), ModelCard.model_validate_json)
+
+
+@lru_cache(maxsize=256)
+def _leave_out(source: str, error: str) -> None:
+    """Log a card that can't be read, once for each fault of it."""
+    log.warning("model card left out", source=source, error=error)
 
 
 class CardRegistry:

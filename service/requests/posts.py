@@ -62,7 +62,10 @@ class Guided(Post):
     """Fields of the kinds that can be led by a condition."""
 
     guidance_scale: float | None = Field(
-        default=None, ge=0, le=50, description="How strongly the condition leads; 1: no guidance. Default: the model's."
+        default=None,
+        ge=0,
+        le=50,
+        description="How strongly the condition leads; 0, 1: no guidance. Default: the model's.",
     )
 
 

@@ -10,7 +10,7 @@ from contract.card import ModelCard
 from contract.job import JobWarning
 from contract.request import JobRequest, OutputFormat, parse_request
 from core.errors import InvalidRequest
-from core.pictures import LONGEST_SIDE
+from core.pictures import check_sides
 from service.requests.bodies import Body
 from service.requests.tokens import count_tokens
 from service.requests.uploads import Pictures
@@ -28,8 +28,8 @@ def resolve(
     """
     _check_fields(body, card)
     width, height = body.task.size(body.post, card, pictures.size)
-    _check_size(body, width, height, max_pixels)
-    _check_side(width, height, output_format)
+    sized_by = "image" if body.files else "width" if width >= height else "height"
+    check_sides((width, height), output_format, max_pixels, sized_by)
     post, defaults = body.post, card.defaults
     sampler = _sampler(post.sampler, card)
     values: dict[str, Any] = {
@@ -60,28 +60,6 @@ def _check_fields(body: Body, card: ModelCard) -> None:
             field=field,
             value=sent[field],
             bound=list(card.fields),
-        )
-
-
-def _check_size(body: Body, width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        field = "image" if body.files else "width" if width >= height else "height"
-        raise InvalidRequest(
-            f"{field} makes an answer of {width}×{height} pixels; at most {max_pixels} are made",
-            field=field,
-            value=f"{width}×{height}",
-            bound=max_pixels,
-        )
-
-
-def _check_side(width: int, height: int, output_format: OutputFormat) -> None:
-    bound = LONGEST_SIDE[output_format]
-    if max(width, height) > bound:
-        raise InvalidRequest(
-            f"output_format {output_format} holds at most {bound} pixels a side; the answer has {width}×{height}",
-            field="output_format",
-            value=output_format,
-            bound=bound,
         )
 
 
@@ -119,6 +97,6 @@ def warnings_of(request: JobRequest, card: ModelCard, folder: Path | None) -> tu
             message = f"{field} is longer than the model's {card.token_window} tokens; cut: “{cut}”"
             found.append(JobWarning(field=field, message=message))
     if request.negative_text and not request.guided:
-        message = "negative_prompt has no effect at guidance_scale 1"
+        message = f"negative_prompt has no effect at guidance_scale {request.guidance:g}"
         found.append(JobWarning(field="negative_prompt", message=message))
     return tuple(found)

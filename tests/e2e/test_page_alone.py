@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import httpx2
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from redis import Redis
+from redis.typing import EncodableT, FieldT
 
+from contract.redis_keys import events_key, job_key
 from tests.e2e.browser import canvas_pixels, choose_picture, chromium, job_id, open_page
 from tests.gateway import png
+from tests.times import cells, publish
 
 UNNAMED = """() => [...document.querySelectorAll('button, input, select, textarea, a, canvas[tabindex], progress')]
   .filter((node) => node.checkVisibility() && !node.closest('[aria-hidden=true]'))
@@ -156,3 +161,30 @@ def test_a_lost_connection_is_said_and_found_again(page: Page, client: httpx2.Cl
     expect(page.locator(".notice")).to_be_hidden()
     client.delete(f"/v1/jobs/{job}")
     expect(page.locator(".ending")).to_contain_text("Canceled")
+
+
+def test_time_left_holds_decoding_and_stands_still_while_the_service_is_away(
+    page: Page, client: httpx2.Client, redis: Redis
+) -> None:
+    publish(redis, "painter", cells(row_s=0.01, decode=40.0))
+    page.fill("#field-prompt", "red heart")
+    page.click("#submit")
+    job = job_id(page)
+    steps = client.get(f"/v1/jobs/{job}").json()["progress"]["steps"]
+    state: dict[FieldT, EncodableT] = {"status": "running", "step": steps}
+    redis.hset(job_key(job), mapping=state | {"started_at": datetime.now(UTC).isoformat()})
+    for step in range(1, steps + 1):
+        redis.xadd(events_key(job), {"type": "step", "data": f'{{"step": {step}, "steps": {steps}}}'})
+    expect(page.locator(".now")).to_have_text("Finishing")
+    expect(page.locator(".time")).to_have_text(re.compile("^(40|3[0-9]) s left$"))
+    expect(page.locator("progress")).not_to_have_attribute("value", re.compile(""))
+    page.wait_for_timeout(4500)  # looks at the job in between don't begin anew
+    expect(page.locator(".time")).to_have_text(re.compile("^3[0-6] s left$"))
+    page.context.set_offline(True)
+    expect(page.locator(".notice")).to_be_visible()
+    expect(page.locator(".time")).to_have_text("")
+    page.context.set_offline(False)
+    expect(page.locator(".notice")).to_be_hidden()
+    expect(page.locator(".time")).to_have_text(re.compile("^(40|3[0-9]) s left$"))
+    redis.hset(job_key(job), "status", "queued")
+    client.delete(f"/v1/jobs/{job}")

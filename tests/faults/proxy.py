@@ -19,6 +19,7 @@ class Proxy:
         self.latency_s = 0.0  # of every answer
         self.refusing = False
         self.lose_answer_to = b""  # once: what is sent with this arrives, the answer doesn't, the connection breaks
+        self.lose_every = False  # not once
         self._upstream = upstream
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -60,7 +61,7 @@ class Proxy:
             with contextlib.suppress(OSError):
                 while data := client.recv(CHUNK):
                     if self.lose_answer_to and self.lose_answer_to in data:
-                        self.lose_answer_to = b""
+                        self.lose_answer_to = self.lose_answer_to if self.lose_every else b""
                         lost.set()
                     server.sendall(data)
             _shut(server, socket.SHUT_WR)

@@ -7,6 +7,7 @@ import pytest
 from redis import Redis
 
 from contract.job import JobResult
+from contract.redis_keys import JOBS_KEY
 from core.settings import Settings
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.faults.proxy import Proxy
@@ -118,3 +119,27 @@ def test_a_gateway_answers_503_while_redis_is_out_of_reach_and_the_retry_gets_th
         again = client.post("/v1/txt2img", json=body, headers=headers)
     assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
     assert again.headers["Idempotency-Replayed"] == "true"
+
+
+def test_a_503_does_not_say_that_nothing_was_done_for_the_job_may_have_been_made(
+    redis: Redis, proxy: Proxy, tmp_path: Path
+) -> None:
+    """The script has run, and its answer is lost however often it is asked."""
+    headers, body = {"Idempotency-Key": "once"}, {"prompt": "red heart"}
+    with running(settings_for(proxy.url, tmp_path)) as client:
+        assert client.post("/v1/txt2img", json=body).status_code == 202
+        proxy.lose_answer_to, proxy.lose_every = b"red heart", True
+        lost = client.post("/v1/txt2img", json=body, headers=headers)
+        assert lost.status_code == 503, lost.text
+        assert redis.zcard(JOBS_KEY) == 2, "it was made"
+        assert "unknown" in lost.json()["detail"]
+        assert "Idempotency-Key" in lost.json()["detail"]
+        proxy.lose_every, proxy.lose_answer_to = False, b""
+        again = client.post("/v1/txt2img", json=body, headers=headers)
+    assert (again.status_code, again.headers["Idempotency-Replayed"]) == (202, "true")
+
+
+def test_a_503_to_a_question_speaks_of_no_change(proxy: Proxy, tmp_path: Path) -> None:
+    proxy.refusing = True
+    with running(settings_for(proxy.url, tmp_path)) as client:
+        assert client.get("/v1/jobs").json()["detail"] == "Redis doesn't answer, or takes no writes"

@@ -222,6 +222,8 @@ def test_gpu_seconds_are_counted_by_the_day(client: httpx2.Client, redis: Redis)
     assert post().status_code == 202
     never = post(steps=100)
     assert (never.status_code, never.json()["bound"]) == (422, "10 GPU-seconds")
+    planned = client.post("/v1/txt2img?dry_run=true", json=request | {"steps": 100}, headers=headers)
+    assert planned.json() == never.json()
     assert redis.zcard(list_key(headers["Authorization"].split("_")[1])) == 3
 
 

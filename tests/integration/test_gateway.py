@@ -154,6 +154,29 @@ def test_dry_run_plans_and_makes_nothing(client: httpx2.Client, redis: Redis) ->
     assert queued(redis) == []
 
 
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"width": 65_500, "height": 64, "output_format": "jpeg"}, 202),
+        ({"width": 65_501, "height": 64, "output_format": "jpeg"}, 422),
+        ({"width": 64, "height": 65_535, "output_format": "jpeg"}, 422),
+        ({"width": 64, "height": 16_384, "output_format": "webp"}, 422),
+        ({"width": 8192, "height": 8192}, 422),
+        ({"sampler": "unipc"}, 422),
+        ({"prompt": "another body"}, 409),
+    ],
+)
+def test_dry_run_refuses_what_the_call_refuses(client: httpx2.Client, body: dict[str, object], status: int) -> None:
+    key = {"Idempotency-Key": "once"}
+    if status == 409:
+        assert client.post("/v1/txt2img", json={}, headers=key).status_code == 202
+    planned = client.post("/v1/txt2img?dry_run=true", json=body, headers=key)
+    answer = client.post("/v1/txt2img", json=body, headers=key)
+    assert (planned.status_code, answer.status_code) == (200 if status == 202 else status, status)
+    if status != 202:
+        assert planned.json() == answer.json()
+
+
 def test_a_cut_prompt_is_a_warning_that_quotes(client: httpx2.Client) -> None:
     job = client.post("/v1/txt2img", json={"prompt": "red heart on a navy background with stars"}).json()
     (warning,) = job["warnings"]

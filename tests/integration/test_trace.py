@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import httpx2
@@ -11,8 +12,9 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
-from contract.redis_keys import events_key
+from contract.redis_keys import events_key, spent_key
 from core.settings import Settings
+from service.auth import keys
 from tests.gateway import running
 from tests.integration.conftest import MakeRig
 from tests.integration.rig import Rig
@@ -75,6 +77,20 @@ def test_a_job_that_is_handed_back_has_two_runs_and_one_trace(
     seen = [line.removeprefix("event: ") for line in streamed.splitlines() if line.startswith("event: ")]
     assert set(seen) == {"queued", "started", "step", "image", "succeeded"}
     assert len(redis.xrange(events_key(job_id)) or []) == len(seen) + 2, "the two marks aren't shown"
+
+
+def test_a_key_s_budget_has_paid_what_the_trace_tells(client: httpx2.Client, make_rig: MakeRig, redis: Redis) -> None:
+    key, token = keys.create(redis, "k", ["generate", "read"], None, 1000.0)
+    client.headers["Authorization"] = f"Bearer {token}"
+    job_id, leaving = post(client, steps=20), make_rig("leaving")
+    leaving.until(lambda: leaving.step(job_id) >= 3)
+    leaving.loop.stop(0)
+    leaving.loop.run()
+    make_rig("coming").finish(job_id)
+    found = trace(client, job_id)
+    paid = float(redis.get(spent_key(key.id, datetime.fromisoformat(found["created_at"]))) or 0)
+    told = found["gpu_s"] + found["stages"]["encode_s"] + found["stages"]["decode_s"]
+    assert 0 < paid == pytest.approx(told, abs=0.005)
 
 
 def test_a_job_canceled_while_it_waits_again_leaves_its_run_s_end_alone(client: httpx2.Client, rig: Rig) -> None:

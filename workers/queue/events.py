@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from redis import Redis
 
 from contract.base import Wire
-from contract.events import STEP_EVENTS_KEPT, Kept, Shared
+from contract.events import STEP_EVENTS_KEPT, TRACE, Kept, Shared
 from contract.job import ImageInfo, StoredImage
 from contract.redis_keys import CANCELING_KEY, events_key, job_key, preview_key, stored_field
 from core.text import as_text
@@ -155,9 +155,40 @@ def shared_of(run: JobRun, share: Share) -> Shared:
     )
 
 
-def step_ids(redis: Redis, job_id: str) -> list[str]:
-    """Read the ids of step events that earlier executions of a job left in its stream."""
-    events = redis.xrange(events_key(job_id))
-    return [
-        as_text(event_id) for event_id, fields in events or [] if event_id and fields and fields[b"type"] == b"step"
-    ]
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What earlier executions of a job left in its stream: ids of step events, and the seconds that they cost."""
+
+    step_ids: list[str]
+    gpu_s: float
+
+
+def earlier(redis: Redis, job_id: str) -> Earlier:
+    """Read it.
+
+    Raises:
+        RedisError: if Redis is away.
+    """
+    entries = [(as_text(at), _text(fields)) for at, fields in redis.xrange(events_key(job_id)) or [] if at and fields]
+    steps = [event_id for event_id, fields in entries if fields["type"] == "step"]
+    return Earlier(steps, sum(_costs([fields for _, fields in entries]), 0.0))
+
+
+def _text(fields: Mapping[bytes | str, bytes | str]) -> dict[str, str]:
+    return {as_text(name): as_text(value) for name, value in fields.items()}
+
+
+def _costs(events: Iterable[Mapping[str, str]]) -> Iterator[float]:
+    """Of each execution: its newest notes are sums, a step's of encoding and calls, an image's of decoding."""
+    calls_s = decoding_s = 0.0
+    for fields in events:
+        note = fields.get(TRACE, "")
+        if fields["type"] == "step":
+            shared = Shared.read(note)
+            calls_s = shared.encode_s + shared.gpu_s
+        elif fields["type"] == "image":
+            decoding_s = Kept.read(note).decode_s
+        elif '"execution"' in note:
+            yield calls_s + decoding_s
+            calls_s = decoding_s = 0.0
+    yield calls_s + decoding_s

@@ -20,7 +20,7 @@ from workers.metrics.families import WorkerMetrics
 from workers.objects.storing import InputsLoaded, Storing
 from workers.queue.circuit_breaker import CircuitBreaker
 from workers.queue.claims import Claims
-from workers.queue.events import step_ids
+from workers.queue.events import earlier
 from workers.runs.isolation import Isolation
 from workers.runs.publishing import Publishing
 from workers.runs.table import Phase, RunTable
@@ -110,13 +110,20 @@ class Intake:
         self._metrics.slots.labels(run.model).set(self._runs.images(run.model))
         run.deadline = self._deadline(run)
         if run.resumed:
-            run.step_ids.extend(self._breaker.attempt(lambda: step_ids(self._redis, run.job_id)) or [])
+            self._remember(run)
         if run.canceled:
             self._publishing.end(run, Canceled())
         elif run.resumed or run.request.files:
             self._storing.load(run)
         else:
             self.loaded(InputsLoaded(run, {}))
+
+    def _remember(self, run: JobRun) -> None:
+        """Let a run know what earlier ones left in the job's stream."""
+        found = self._breaker.attempt(lambda: earlier(self._redis, run.job_id))
+        if found is not None:
+            run.step_ids.extend(found.step_ids)
+            run.earlier_gpu_s = found.gpu_s
 
     def _deadline(self, run: JobRun) -> float | None:
         if run.request.deadline_ms is None:

@@ -24,6 +24,7 @@ from models.networks.conditioning import ClassConfig, Conditioner, RescalerConfi
 Params = Mapping[str, Any]
 BERT_HEADS, BERT_HEAD_DIM = 8, 64  # of x-transformers, whatever the width
 CLIP_HEAD_DIM = 64  # of every published CLIP text tower
+CUT_LAYERS = 23  # of ViT-H's 24: files converted from diffusers lack the one that isn't read
 CLIP_LAYERS = "text_model.encoder.layers."
 
 
@@ -86,10 +87,11 @@ def _clip(state: State, heads: int | None) -> tuple[TextConfig, State]:
 
 
 def _open_clip(state: State, params: Params, heads: int | None) -> tuple[TextConfig, State]:
-    """Leave the last block out: Stability reads the penultimate one."""
+    """Leave the last block out, as Stability reads the penultimate one, where the file still has it."""
     names = renamed(_apart(state), OPEN_CLIP, OPEN_CLIP_IGNORED)
-    if params.get("layer", "penultimate") == "penultimate":
-        last = f"{CLIP_LAYERS}{sum(key.endswith('.fc1.weight') for key in names) - 1}."
+    layers = sum(key.endswith(".fc1.weight") for key in names)
+    if params.get("layer", "penultimate") == "penultimate" and layers != CUT_LAYERS:
+        last = f"{CLIP_LAYERS}{layers - 1}."
         names = {key: value for key, value in names.items() if not key.startswith(last)}
     return _clip_config(names, heads, "gelu"), names
 

@@ -13,11 +13,12 @@ from core.errors import CheckpointError
 from models.checkpoints.build import State
 from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.compvis.conditioner import read_conditioner
+from models.checkpoints.compvis.families import UNSURE, Family, family_of
 from models.checkpoints.compvis.first_stage import read_first_stage
+from models.checkpoints.compvis.prediction import ZERO_SNR_MARKER, told_prediction
 from models.checkpoints.compvis.schedule import read_schedule
 from models.checkpoints.compvis.single_file import SingleFile
 from models.checkpoints.compvis.unet import read_unet
-from models.checkpoints.families import Family, family_of
 from models.config import Concat, ModelConfig
 from models.networks.autoencoder import AutoencoderConfig
 from models.networks.conditioning import Conditioner, RescalerConfig, TextConfig
@@ -59,22 +60,22 @@ def _load(file: SingleFile, ema: bool | None) -> Checkpoint:
     unet, unet_weights = read_unet(unet_state, _params(params, "unet_config") or family.heads())
     first, first_weights = read_first_stage(below(state, FIRST_STAGE))
     cond = _conditioner(file, params, first)
+    schedule, unsure = _schedule(file, params, family)
     config = ModelConfig(
         unet=unet,
         first_stage=first,
-        schedule=_schedule(file, params, family),
+        schedule=schedule,
         scale_factor=_scale_factor(state, params, family, first),
         conditioner=cond[0] if cond else None,
         concat=_concat(unet, first, cond[0] if cond else None),
         low_res_schedule=_low_res(params, unet),
-        latent_size=params.get("image_size", family.latent_size(file.global_step)),
+        latent_size=params.get("image_size", family.latent_size(schedule.prediction)),
     )
     states = {"unet": unet_weights, "first_stage": first_weights} | ({"conditioner": cond[1]} if cond else {})
     tokenizer = _tokenizer(file, config.conditioner)
-    if params:
-        return Checkpoint(config, states, tokenizer)
-    step = file.global_step
-    return Checkpoint(config, states, tokenizer, family.assumptions(step), family.unsure(step))
+    assumptions = family.assumptions() if not params else ()
+    assumptions += (UNSURE,) if unsure else ()
+    return Checkpoint(config, states, tokenizer, assumptions, prediction_assumed=unsure)
 
 
 def below(state: Mapping[str, Tensor], prefix: str) -> State:
@@ -117,11 +118,17 @@ def _tokenizer(file: SingleFile, text: Conditioner | None) -> PromptTokenizer | 
     return shipped_bert(text.positions) if text.vocab_size == BERT_VOCABULARY else None
 
 
-def _schedule(file: SingleFile, params: Params, family: Family) -> ScheduleConfig:
-    if "linear_start" in params or "linear_end" in params:
-        return ScheduleConfig.from_compvis(params)
-    schedule = read_schedule(file.state) or family.schedule()
-    return replace(schedule, prediction=params.get("parameterization", family.prediction(file.global_step)))
+def _schedule(file: SingleFile, params: Params, family: Family) -> tuple[ScheduleConfig, bool]:
+    """Make the schedule, and tell whether nothing says what the network predicts."""
+    configured = "linear_start" in params or "linear_end" in params
+    found = ScheduleConfig.from_compvis(params) if configured else read_schedule(file.state) or family.schedule()
+    said = params.get("parameterization") or told_prediction(file)
+    if said is None:
+        said = found.prediction if configured else family.told(file.global_step)
+    found = replace(found, prediction=said or "v")
+    if ZERO_SNR_MARKER in file.state:  # its last timestep must be visited (Lin et al. 2024, §3.3)
+        found = replace(found, zero_terminal_snr=True, spacing="trailing")
+    return found, said is None
 
 
 def _scale_factor(state: Mapping[str, Tensor], params: Params, family: Family, first: AutoencoderConfig) -> float:

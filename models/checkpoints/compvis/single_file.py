@@ -12,20 +12,34 @@ from torch import Tensor
 
 from core.errors import CheckpointError
 from models.checkpoints.files.pickles import read_pickle
-from models.checkpoints.files.weights import read_json, read_safetensors
+from models.checkpoints.files.weights import (
+    holds_safetensors,
+    is_weights,
+    read_json,
+    read_metadata,
+    read_safetensors,
+)
 
-SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+INDICES = ("card.json", "model.json", "model_index.json")  # of folders that are checkpoints
+# Where shapes of the UNet say what its config does: key and axis.
+TELLING: Mapping[str, tuple[str, int]] = {
+    "in_channels": ("input_blocks.0.0.weight", 1),
+    "model_channels": ("input_blocks.0.0.weight", 0),
+    "out_channels": ("out.2.weight", 0),
+    "context_dim": ("middle_block.1.transformer_blocks.0.attn2.to_k.weight", 1),
+}
 SKIPPED = ("first_stage_model.loss.", "loss.", "optimizer_states", "lvlb_weights")
 
 
 @dataclass(frozen=True, slots=True)
 class SingleFile:
-    """Tensors by key, the training step if the file says it, and the original's `model` config if one was found."""
+    """Tensors by key, what the file says of itself, and the original's `model` config if one was found."""
 
     path: Path
     state: dict[str, Tensor]
     global_step: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)  # of a safetensors header
 
 
 def read_single(path: Path) -> SingleFile:
@@ -34,9 +48,9 @@ def read_single(path: Path) -> SingleFile:
     Raises:
         CheckpointError: naming the file if it is damaged or holds no tensors.
     """
-    config = config_beside(path)
-    if path.suffix == ".safetensors":
-        return SingleFile(path, read_safetensors(path), None, config)
+    if holds_safetensors(path):
+        state = read_safetensors(path)
+        return SingleFile(path, state, None, config_beside(path, state), read_metadata(path))
     value = read_pickle(path, lambda key: not key.startswith(SKIPPED))
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds no state dict")
@@ -45,23 +59,63 @@ def read_single(path: Path) -> SingleFile:
     if not state:
         raise CheckpointError(f"{path}: holds no tensors")
     step = value.get("global_step")
-    return SingleFile(path, state, step if isinstance(step, int) else None, config)
+    return SingleFile(path, state, step if isinstance(step, int) else None, config_beside(path, state))
 
 
-def config_beside(path: Path) -> Mapping[str, Any]:
-    """Read the config of the same name, or the folder's config.yaml or config.json, if one has CompVis's form."""
-    names = [path.with_suffix(suffix) for suffix in (".yaml", ".json")]
-    for candidate in (*names, path.parent / "config.yaml", path.parent / "config.json"):
-        if candidate.is_file() and "model" in (config := _read_config(candidate)):
-            return config
-    return {}
+def config_beside(path: Path, state: Mapping[str, Tensor]) -> Mapping[str, Any]:
+    """Read the config of the same name, or that of a folder that holds this checkpoint alone, if it has CompVis's form.
+
+    A config whose network isn't the file's is another model's, and left alone.
+
+    Raises:
+        CheckpointError: the file's own .yaml doesn't read.
+    """
+    if (config := _form(_yaml(path.with_suffix(".yaml")), state)) or (
+        config := _form(_json(path.with_suffix(".json")), state)
+    ):
+        return config
+    if not _alone(path):
+        return {}
+    return _form(_yaml(path.parent / "config.yaml"), state) or _form(_json(path.parent / "config.json"), state)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    if path.suffix == ".json":
-        return read_json(path)
+def _alone(path: Path) -> bool:
+    """Tell a checkpoint's own folder from one of many, such as LATENTD_MODELS_DIR."""
+    others = [entry for entry in path.parent.iterdir() if entry not in (path, path.with_suffix(""))]
+    return not any(is_weights(entry) or any((entry / name).is_file() for name in INDICES) for entry in others)
+
+
+def _form(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Mapping[str, Any]:
+    model = config.get("model")
+    params = model.get("params") if isinstance(model, Mapping) else None
+    return config if isinstance(params, Mapping) and _fits(params, state) else {}
+
+
+def _fits(params: Mapping[str, Any], state: Mapping[str, Tensor]) -> bool:
+    """Compare what a config says of the UNet with the file's shapes."""
+    unet = params.get("unet_config")
+    said = unet.get("params") if isinstance(unet, Mapping) else None
+    said = said if isinstance(said, Mapping) else {}
+    for name, (key, axis) in TELLING.items():
+        value = state.get(f"model.diffusion_model.{key}")
+        if value is not None and said.get(name, value.shape[axis]) != value.shape[axis]:
+            return False
+    return True
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; other files of that name are some tool's notes."""
     try:
-        config = yaml.safe_load(path.read_text("utf-8"))
+        return read_json(path) if path.is_file() else {}
+    except CheckpointError:
+        return {}
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        config = yaml.safe_load(path.read_text("utf-8-sig"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     return config if isinstance(config, dict) else {}

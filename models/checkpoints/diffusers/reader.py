@@ -8,6 +8,7 @@ from typing import Any
 from core.errors import CheckpointError
 from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.diffusers.config import autoencoder_config, text_config, unet_config
+from models.checkpoints.diffusers.scheduler import read_scheduler
 from models.checkpoints.files.rename import (
     BERT,
     BERT_IGNORED,
@@ -24,6 +25,7 @@ from models.schedule import ScheduleConfig
 from models.tokenizers.prompts import PromptTokenizer, load_tokenizer
 
 TEXT_RENAMES = {"bert": (BERT, BERT_IGNORED), "clip": (CLIP, CLIP_IGNORED), "ldm": (LDM_BERT, LDM_BERT_IGNORED)}
+UPSCALER_SCALE = 0.08333  # old folders have 0.18215 or nothing
 DEFAULT_SCALE = 0.18215  # of AutoencoderKL and VQModel where their config says nothing
 
 
@@ -38,13 +40,15 @@ def load_diffusers(folder: Path) -> Checkpoint:
     vae, unet = read_json(vae_folder / "config.json"), read_json(folder / "unet" / "config.json")
     text_folder = folder / ("text_encoder" if _has(index, "text_encoder") else "bert")
     text = text_config(read_json(text_folder / "config.json")) if _has(index, text_folder.name) else None
+    pipeline = str(index.get("_class_name"))
+    scheduler = read_scheduler(_scheduler(folder, "scheduler"), pipeline)
     config = ModelConfig(
         unet=unet_config(unet),
         first_stage=autoencoder_config(vae),
-        schedule=ScheduleConfig.from_diffusers(_scheduler(folder, "scheduler")),
-        scale_factor=_scale_factor(index, vae),
+        schedule=scheduler.schedule,
+        scale_factor=_scale_factor(pipeline, vae),
         conditioner=text,
-        concat=_concat(unet, vae, str(index.get("_class_name"))),
+        concat=_concat(unet, vae, pipeline),
         low_res_schedule=_low_res(folder, index),
         latent_size=size if isinstance(size := unet.get("sample_size"), int) else None,
     )
@@ -54,7 +58,8 @@ def load_diffusers(folder: Path) -> Checkpoint:
     }
     if text is not None:
         states["conditioner"] = renamed(read_weights(text_folder), *TEXT_RENAMES[text.kind])
-    return Checkpoint(config, states, _tokenizer(folder, index, text.positions if text else 0))
+    tokenizer = _tokenizer(folder, index, text.positions if text else 0)
+    return Checkpoint(config, states, tokenizer, scheduler.notes, sampler=scheduler.sampler)
 
 
 def _has(index: dict[str, Any], component: str) -> bool:
@@ -71,10 +76,12 @@ def _low_res(folder: Path, index: dict[str, Any]) -> ScheduleConfig | None:
     return ScheduleConfig.from_diffusers(_scheduler(folder, "low_res_scheduler")) if has else None
 
 
-def _scale_factor(index: dict[str, Any], vae: dict[str, Any]) -> float:
-    """Read the scale factor; LDMSuperResolutionPipeline never scales its latents, whatever the VQ config says."""
-    if index.get("_class_name") == "LDMSuperResolutionPipeline":
+def _scale_factor(pipeline: str, vae: dict[str, Any]) -> float:
+    """Read the scale factor, but where the pipeline of diffusers knows better than old folders do."""
+    if pipeline == "LDMSuperResolutionPipeline":  # never scales its latents, whatever the VQ config says
         return 1.0
+    if pipeline == "StableDiffusionUpscalePipeline":
+        return UPSCALER_SCALE
     return float(vae.get("scaling_factor", DEFAULT_SCALE))
 
 

@@ -7,15 +7,17 @@ nothing in the file is ever called. A file that names what runs commands is refu
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from types import NoneType
+from typing import IO, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,7 +38,16 @@ STORAGES = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
+    "UntypedStorage": torch.uint8,  # of tensors that bring their element type themselves
 }
+DTYPES = {
+    name: getattr(torch, name)
+    for name in ("float8_e4m3fn", "float8_e5m2", "bfloat16", "float16", "float32", "float64", "uint8", "int64")
+}
+MAX_EXPANDED = 2**24  # elements of a tensor that repeats those of a smaller storage
+MAX_PICKLE = 2**26  # bytes of a zip's index, which names tensors and holds none
+BLOCK = 2**24  # bytes read at a time
+MAX_RATIO, SMALL = 200, 2**26  # compressed weights shrink little; what shrinks more is a bomb, unless it is small
 
 
 # No honest checkpoint names these. It is the table below that keeps them from running, not this list.
@@ -108,6 +119,19 @@ class _Rebuild:
         return PendingTensor(storage, int(offset), tuple(map(int, size)), tuple(map(int, stride)))
 
 
+class _RebuildTyped:
+    """torch._utils._rebuild_tensor_v3: a tensor of an untyped storage."""
+
+    __slots__ = ()
+
+    def __call__(self, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> PendingTensor:
+        _, _, dtype, *_ = rest
+        if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype):
+            raise pickle.UnpicklingError("tensor without a storage or element type")
+        typed = Storage(storage.key, dtype, storage.numel * storage.dtype.itemsize // dtype.itemsize)
+        return _Rebuild()(typed, offset, size, stride)
+
+
 class _RebuildParameter:
     """torch._utils._rebuild_parameter: the tensor that it wraps."""
 
@@ -118,16 +142,60 @@ class _RebuildParameter:
         return data
 
 
-class _Unpickler(pickle.Unpickler):
+class _OrderedDict:
+    """collections.OrderedDict, whose items old pickles give as a list of pairs."""
+
+    __slots__ = ()
+
+    def __call__(self, items: Any = ()) -> OrderedDict[Any, Any]:
+        return OrderedDict((_plain(key), value) for key, value in items)
+
+
+def _plain(key: Any) -> Any:
+    """Refuse containers as keys: hashing tuples of tuples of tuples takes time exponential in the file's size."""
+    if not isinstance(key, str | int | float | bytes | NoneType | type | Opaque):
+        raise pickle.UnpicklingError(f"a dict key of type {type(key).__name__}")
+    return key
+
+
+_STANDARD: dict[int, Any] = dict(pickle._Unpickler.dispatch)
+
+
+class _Unpickler(pickle._Unpickler):
+    """Python's own unpickler in Python, so that keys can be looked at before they are hashed."""
+
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Any]] = dict(_STANDARD)
+
+    def load_setitem(self) -> None:
+        _plain(self.stack[-2])
+        _STANDARD[pickle.SETITEM[0]](self)
+
+    def load_setitems(self) -> None:
+        for key in self.stack[::2]:
+            _plain(key)
+        _STANDARD[pickle.SETITEMS[0]](self)
+
+    def load_dict(self) -> None:
+        for key in self.stack[::2]:
+            _plain(key)
+        _STANDARD[pickle.DICT[0]](self)
+
+    def load_set(self) -> None:
+        raise pickle.UnpicklingError("sets are in no checkpoint")
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.DICT[0]] = load_dict
+    dispatch[pickle.EMPTY_SET[0]] = dispatch[pickle.FROZENSET[0]] = load_set
+
     def find_class(self, module: str, name: str) -> Any:
         if module in ("torch", "torch.storage") and name in STORAGES:
             return StorageKind(STORAGES[name])
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch._utils" and name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
-            return _Rebuild()
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _RebuildParameter()
+        if (module, name) in _MADE:
+            return _MADE[module, name]
+        if module == "torch" and name in DTYPES:
+            return DTYPES[name]
         if module.partition(".")[0] in _ACTING_MODULES or (
             module in ("builtins", "__builtin__") and name in _ACTING_BUILTINS
         ):
@@ -136,14 +204,21 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Storage:
         kind, storage, key, _, numel, *view = pid
-        if kind != "storage" or not isinstance(storage, StorageKind):
-            raise pickle.UnpicklingError(f"unknown kind of storage {kind!r}")
+        if kind != "storage" or not isinstance(storage, StorageKind) or not isinstance(key, str | int):
+            raise pickle.UnpicklingError("unknown kind of storage")
         if view and view[0] is not None:
             _, offset, numel = view[0]
             return Storage(str(key), storage.dtype, int(numel), int(offset))
         return Storage(str(key), storage.dtype, int(numel))
 
 
+_MADE: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): _OrderedDict(),
+    ("torch._utils", "_rebuild_tensor"): _Rebuild(),
+    ("torch._utils", "_rebuild_tensor_v2"): _Rebuild(),
+    ("torch._utils", "_rebuild_tensor_v3"): _RebuildTyped(),
+    ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
+}
 Wanted = Callable[[str], bool]
 
 
@@ -171,34 +246,48 @@ def read_pickle(path: Path, wanted: Wanted | None = None) -> Any:
 def _read_zip(stream: IO[bytes], wanted: Wanted) -> Any:
     with zipfile.ZipFile(stream) as archive:
         names = archive.namelist()
-        index = next((name for name in names if name.endswith("/data.pkl") or name == "data.pkl"), None)
-        if index is None:
+        indices = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
+        if not indices:
             raise CheckpointError("a zip archive without data.pkl, not a torch checkpoint")
-        root = index.removesuffix("data.pkl")
-        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+        root = min(indices, key=len).removesuffix("data.pkl")
+        if f"{root}byteorder" in names and _unzipped(archive, f"{root}byteorder", MAX_PICKLE) != b"little":
             raise CheckpointError("written in big-endian byte order, which is not supported")
-        with archive.open(index) as data:
-            value = _Unpickler(data).load()
+        value = _Unpickler(io.BytesIO(_unzipped(archive, f"{root}data.pkl", MAX_PICKLE))).load()
         return _Reader(lambda storage: _zip_storage(archive, f"{root}data/{storage.key}", storage), wanted).walk(value)
 
 
+def _unzipped(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    with archive.open(name) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise CheckpointError(f"{name} holds more than {most} bytes")
+    return data
+
+
 def _zip_storage(archive: zipfile.ZipFile, name: str, storage: Storage) -> Tensor:
+    """Read a storage; files that were packed again are compressed."""
     info = archive.getinfo(name)
     needed = storage.numel * storage.dtype.itemsize
-    if info.compress_type != zipfile.ZIP_STORED or info.file_size < needed:
-        raise CheckpointError(f"{name} holds {info.file_size} bytes, {needed} uncompressed ones are needed")
-    return _tensor(archive.read(info), storage.dtype, storage.numel)
+    if info.file_size < needed:
+        raise CheckpointError(f"{name} holds {info.file_size} bytes, {needed} are needed")
+    if needed > SMALL and needed > MAX_RATIO * info.compress_size:
+        raise CheckpointError(f"{name}: {info.compress_size} bytes unpack to {needed}; weights don't shrink like that")
+    with archive.open(info) as file:
+        return _tensor(file, storage.dtype, storage.numel)
 
 
 def _read_legacy(stream: IO[bytes], wanted: Wanted) -> Any:
     if _Unpickler(stream).load() != LEGACY_MAGIC or _Unpickler(stream).load() != LEGACY_VERSION:
         raise CheckpointError("not a torch checkpoint")
-    if not dict(_Unpickler(stream).load()).get("little_endian", True):
+    system = _Unpickler(stream).load()
+    if not isinstance(system, dict) or not system.get("little_endian", True):
         raise CheckpointError("written in big-endian byte order, which is not supported")
-    value = _Unpickler(stream).load()
-    positions = {str(key): 0 for key in _Unpickler(stream).load()}
+    value, keys = _Unpickler(stream).load(), _Unpickler(stream).load()
+    if not isinstance(keys, list) or not all(isinstance(key, str | int) for key in keys):
+        raise CheckpointError("not a torch checkpoint")
+    positions = {str(key): 0 for key in keys}
     reader = _Reader(lambda storage: _legacy_storage(stream, positions, storage), wanted)
-    _legacy_positions(stream, positions, reader.storages(value))
+    _legacy_positions(stream, positions, {p.storage.key: p.storage.dtype for p in _pending(value)})
     return reader.walk(value)
 
 
@@ -211,47 +300,78 @@ def _legacy_positions(stream: IO[bytes], positions: dict[str, int], dtypes: dict
 
 
 def _legacy_storage(stream: IO[bytes], positions: dict[str, int], storage: Storage) -> Tensor:
-    size = storage.dtype.itemsize
-    stream.seek(positions[storage.key] + storage.offset * size)
-    return _tensor(stream.read(storage.numel * size), storage.dtype, storage.numel)
+    stream.seek(positions[storage.key] + storage.offset * storage.dtype.itemsize)
+    return _tensor(stream, storage.dtype, storage.numel)
 
 
-def _tensor(data: bytes, dtype: torch.dtype, numel: int) -> Tensor:
-    if len(data) < numel * dtype.itemsize:
-        raise CheckpointError(f"truncated: {len(data)} bytes where {numel * dtype.itemsize} are needed")
-    return torch.frombuffer(bytearray(data), dtype=dtype, count=numel) if numel else torch.empty(0, dtype=dtype)
+def _tensor(stream: IO[bytes], dtype: torch.dtype, numel: int) -> Tensor:
+    """Read block by block into the tensor's own memory: nothing is there twice."""
+    needed, got = numel * dtype.itemsize, 0
+    data = bytearray()
+    while got < needed and (block := stream.read(min(BLOCK, needed - got))):
+        data += block  # grows as the file does, whatever size it claims
+        got += len(block)
+    if got < needed:
+        raise CheckpointError(f"truncated: {got} bytes where {needed} are needed")
+    return torch.frombuffer(data, dtype=dtype, count=numel) if numel else torch.empty(0, dtype=dtype)
+
+
+def _pending(value: Any) -> Iterator[PendingTensor]:
+    """Yield the tensors of a value, each container looked into once however often it is held."""
+    seen: set[int] = set()
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, PendingTensor):
+            yield item
+        elif isinstance(item, dict | list | tuple) and id(item) not in seen:
+            seen.add(id(item))
+            stack += item.values() if isinstance(item, dict) else item
 
 
 class _Reader:
-    """Replaces pending tensors by real ones; tensors of one storage share its memory."""
+    """Replaces pending tensors by real ones; tensors of one storage share its memory, containers held twice are one."""
 
     def __init__(self, read: Callable[[Storage], Tensor], wanted: Wanted) -> None:
         self._read = read
         self._wanted = wanted
         self._cache: dict[Storage, Tensor] = {}
-
-    def storages(self, value: Any) -> dict[str, torch.dtype]:
-        """Collect the element types of all storages that `value` refers to."""
-        if isinstance(value, PendingTensor):
-            return {value.storage.key: value.storage.dtype}
-        children = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-        return {key: dtype for child in children for key, dtype in self.storages(child).items()}
+        self._walked: dict[int, dict[Any, Any] | list[Any]] = {}
 
     def walk(self, value: Any, key: str = "") -> Any:
         if isinstance(value, PendingTensor):
             return self._tensor(value, key)
+        if not isinstance(value, dict | list | tuple):
+            return value
+        if id(value) not in self._walked:
+            self._walk_into(value, key)
+        return self._walked[id(value)]
+
+    def _walk_into(self, value: dict[Any, Any] | list[Any] | tuple[Any, ...], key: str) -> None:
         if isinstance(value, dict):
+            named: dict[Any, Any] = {}
+            self._walked[id(value)] = named
             kept = ((k, self.walk(v, str(k))) for k, v in value.items())
-            return {k: v for k, v in kept if not isinstance(v, PendingTensor)}
-        if isinstance(value, list | tuple):
-            return [self.walk(item, key) for item in value]
-        return value
+            named.update((k, v) for k, v in kept if not isinstance(v, PendingTensor))
+            return
+        listed: list[Any] = []
+        self._walked[id(value)] = listed
+        listed += [self.walk(item, key) for item in value]
 
     def _tensor(self, pending: PendingTensor, key: str) -> Tensor | PendingTensor:
         if not self._wanted(key):
             return pending
-        if math.prod(pending.size) > pending.storage.numel:
+        numel = pending.storage.numel
+        if not _inside(pending) or math.prod(pending.size) > max(numel, MAX_EXPANDED):
             raise CheckpointError(f"{key}: shape {list(pending.size)} exceeds its storage", field=key)
         if pending.storage not in self._cache:
             self._cache[pending.storage] = self._read(pending.storage)
         return self._cache[pending.storage].as_strided(pending.size, pending.stride, pending.offset)
+
+
+def _inside(pending: PendingTensor) -> bool:
+    """Tell whether every element lies in the storage; expanded tensors, of stride 0, repeat theirs."""
+    if math.prod(pending.size) == 0:
+        return True
+    last = sum((size - 1) * stride for size, stride in zip(pending.size, pending.stride, strict=True))
+    return min((pending.offset, *pending.stride)) >= 0 and pending.offset + last < pending.storage.numel

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from models.checkpoints.files.pickles import read_pickle
 
 # What interpreting a file of another form ends in, wherever a config lacks a key or holds another type than usual.
 _FOREIGN = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 
 
@@ -32,14 +33,31 @@ def understood(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path}: its config or weights have no known form ({what})", value=str(path)) from error
 
 
+def is_weights(path: Path) -> bool:
+    """Tell weight files by their suffix, in any case; what begins with a dot is the system's (macOS writes ._NAME)."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def holds_safetensors(path: Path) -> bool:
+    """Tell by the first bytes, since files are renamed: the length of a JSON header, then the header."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(9)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return start[8:9] == b"{" or (path.suffix.lower() == ".safetensors" and start[:4] != b"PK\x03\x04")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
         CheckpointError: naming the file.
     """
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise CheckpointError(f"{path}: not a file")
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     if not isinstance(value, dict):
@@ -59,25 +77,50 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read what the header of a safetensors file says beside its tensors.
+
+    Raises:
+        CheckpointError: as `read_safetensors` does.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read the weights of a component in the diffusers or transformers layout, full precision before fp16.
+    """Read the weights of a component in the diffusers or transformers layout, full precision before its variants.
 
     Raises:
         CheckpointError: the folder holds none, or a file is damaged.
     """
-    for variant in ("", ".fp16"):
+    state: dict[str, Tensor] = {}
+    for file in component_files(folder):
+        state |= _read(file)
+    return state
+
+
+def component_files(folder: Path) -> list[Path]:
+    """List the files that a component's weights are read from: one, or the shards of an index.
+
+    Raises:
+        CheckpointError: the folder holds none.
+    """
+    for variant in ("", ".fp32", ".fp16", ".bf16", ".non_ema"):
         for stem in STEMS:
             for suffix in (".safetensors", ".bin"):
                 if (path := folder / f"{stem}{variant}{suffix}").is_file():
-                    return _read(path)
+                    return [path]
                 for index in (f"{stem}{suffix}.index{variant}.json", f"{stem}{variant}{suffix}.index.json"):
                     if (path := folder / index).is_file():
-                        return _read_shards(path)
+                        return _shards(path)
     raise CheckpointError(f"{folder}: holds no weights ({', '.join(f'{s}.safetensors or .bin' for s in STEMS)})")
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
+    if holds_safetensors(path):
         return read_safetensors(path)
     state = read_pickle(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -85,11 +128,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _read_shards(index: Path) -> dict[str, Tensor]:
+def _shards(index: Path) -> list[Path]:
     names = sorted(set(read_json(index).get("weight_map", {}).values()))
-    state: dict[str, Tensor] = {}
     for name in names:
         if Path(name).name != name:
             raise CheckpointError(f"{index}: shard {name!r} is not beside the index")
-        state |= _read(index.parent / name)
-    return state
+    return [index.parent / name for name in names]

@@ -11,8 +11,9 @@ const BLURRED_EDGE_PX = 160; // grows the picture so that its blurred edge lies 
 const SPOKEN = 4; // how often a run's progress is read out
 
 export class ProgressView {
-  #job;
-  #reached = [];
+  #painting = false;
+  #ends = null; // by performance.now(); null where nobody knows
+  #reached = ""; // where the job was when its end was last predicted
   #steps = h("span", { className: "count" });
   #line = h("p", { className: "now" });
   #time = h("span", { className: "time" });
@@ -49,12 +50,22 @@ export class ProgressView {
 
   /** Takes the job as the service last described it; `served` says whether a worker for its model is alive. */
   update(job, served = true) {
-    this.#job = job;
+    this.#expect(job);
     if (job.status === "queued") this.#queued(job, served);
     else this.step(job.progress);
   }
 
+  // The service's prediction, decoding and storing included. It moves with the steps alone, so that after the last
+  // of them it is counted down from, not begun anew with every look.
+  #expect({ status, progress, eta_s: eta }) {
+    const reached = `${status} ${progress.step}`;
+    if (eta === null) this.#ends = null;
+    else if (this.#ends === null || reached !== this.#reached) this.#ends = performance.now() + 1000 * eta;
+    this.#reached = reached;
+  }
+
   #queued({ position, eta_s: eta }, served) {
+    this.#painting = false;
     this.#bar.removeAttribute("value");
     this.#steps.textContent = "";
     const before = position ? `Waiting behind ${plural(position, "job")}` : "Next in the queue";
@@ -64,19 +75,22 @@ export class ProgressView {
 
   /** One step event: totals over all pictures of the job, perhaps with a preview (base64 WebP). */
   step({ step, steps, preview }) {
+    this.#painting = true;
     this.#bar.max = steps;
-    this.#bar.value = step;
+    if (step < steps) this.#bar.value = step;
+    else this.#bar.removeAttribute("value"); // a full bar would say that it is done
     this.#steps.textContent = `Step ${step} of ${steps}`;
     this.#line.textContent = step === 0 ? "Starting" : step < steps ? "Painting" : "Finishing";
     if (Math.floor((SPOKEN * step) / steps) !== Math.floor((SPOKEN * (step - 1)) / steps))
       announce(`Step ${step} of ${steps}`);
-    if (this.#reached.at(-1)?.step !== step) this.#reached.push({ step, at: performance.now() });
     if (preview) this.#show(preview, step / steps);
     this.#showTime();
   }
 
   connection(open) {
     this.#connection.hidden = open;
+    if (!open) this.#ends = null;
+    this.#showTime();
   }
 
   #show(preview, share) {
@@ -92,14 +106,9 @@ export class ProgressView {
     announce(text);
   }
 
-  // The rate since the first step seen here: a replay of many steps at once says nothing about time.
   #showTime() {
-    const [first, last] = [this.#reached[0], this.#reached.at(-1)];
-    if (this.#bar.position < 0 || !last) return;
-    const rate = (last.step - first.step) / ((last.at - first.at) / 1000);
-    const left = (this.#bar.max - last.step) / rate - (performance.now() - last.at) / 1000;
-    const known = Number.isFinite(left) && this.#reached.length > 2;
-    const eta = known ? left : this.#job.eta_s;
-    this.#time.textContent = eta > 0 ? `${seconds(Math.max(eta, 1))} left` : "";
+    if (!this.#painting) return;
+    const left = this.#ends === null ? 0 : (this.#ends - performance.now()) / 1000;
+    this.#time.textContent = left > 0 ? `${seconds(Math.max(left, 1))} left` : "";
   }
 }

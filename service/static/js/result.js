@@ -72,7 +72,7 @@ function actionButtons(job, image, { scale, onRepaint, onUpscale, onReuse, onAga
 }
 
 function factRows({ request, timings, model }, image) {
-  const guided = request.guidance_scale === 1 ? "" : `, guidance ${request.guidance_scale}`;
+  const guided = [0, 1].includes(request.guidance_scale) ? "" : `, guidance ${request.guidance_scale}`;
   const stages = [
     ["waited", timings.queue_s],
     ["painted", timings.denoise_s],

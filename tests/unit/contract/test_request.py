@@ -71,3 +71,9 @@ def test_what_a_kind_needs_is_there(kind: str, field: str) -> None:
     for missing in ({name: value for name, value in values.items() if name != field}, {**values, field: None}):
         with pytest.raises(ValidationError, match=field):
             parse_request(missing)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_no_guidance_is_one_row(scale: float) -> None:
+    request = parse_request({"kind": "txt2img", **COMMON, **OWN["txt2img"], "guidance_scale": scale})
+    assert (request.guided, request.rows, request.guidance) == (False, 10, scale)

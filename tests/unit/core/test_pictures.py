@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.errors import InvalidRequest
-from core.pictures import check_sides, open_upload, read_label_map, read_mask
+from core.pictures import LONGEST_SIDE, check_sides, open_upload, read_label_map, read_mask
 
 LIMIT = 1 << 20
 
@@ -212,6 +212,15 @@ def test_answers_have_as_many_pixels_as_allowed_and_fit_their_format() -> None:
     with pytest.raises(InvalidRequest) as caught:
         check_sides((16_384, 2), "webp", LIMIT)
     assert (caught.value.field, caught.value.bound) == ("output_format", 16_383)
+
+
+@pytest.mark.parametrize("name", ["jpeg", "webp"])
+def test_the_longest_side_is_what_can_be_written(name: str) -> None:
+    longest = LONGEST_SIDE[name]
+    check_sides((longest, 1), name, LIMIT)
+    Image.new("RGB", (longest, 1)).save(io.BytesIO(), name)
+    with pytest.raises((OSError, ValueError)):
+        Image.new("RGB", (longest + 1, 1)).save(io.BytesIO(), name)
 
 
 PALETTE = _chunk(b"PLTE", bytes(range(48)))

@@ -10,8 +10,8 @@ from rq.serializers import JSONSerializer
 from rq.utils import current_timestamp
 from rq.worker.base import BaseWorker
 
-from contract.job import ImageInfo, JobResult
-from contract.redis_keys import CANCELING_KEY, RETRIES_KEY, events_key, job_key, work_key
+from contract.job import ImageInfo, JobResult, Timings
+from contract.redis_keys import CANCELING_KEY, RETRIES_KEY, events_key, job_key, spent_key, work_key
 from core.errors import JobFailed
 from jobs.end import Canceled, Ending, Failed, HandedBack, Publisher, Retention, Succeeded
 from jobs.run import JobRun
@@ -20,6 +20,8 @@ from tests.unit.workers.parts import claim, make_worker
 
 RETENTION_S = 600
 IMAGE = ImageInfo(id="a-0", url="/v1/images/a-0", seed=7, width=64, height=64, format="png", bytes=3, sha256="00")
+
+RESULT = JobResult(execution="e", images=(IMAGE,), timings=Timings())
 
 
 def start(redis: Redis) -> tuple[Publisher, JobRun]:
@@ -98,6 +100,32 @@ def test_handing_back_queues_in_front_and_spends_no_retry(redis: Redis) -> None:
     assert redis.hexists(work_key("tiny", "interactive"), "a")
     again = claim(make_worker(redis, "worker-b"))
     assert (again.job_id, again.resumed) == ("a", True)
+
+
+@pytest.mark.parametrize("charged_s", [0.0, 2.5, 100.0])
+@pytest.mark.parametrize("ending", [Canceled(), Failed(JobFailed("no").problem()), Succeeded(RESULT)])
+def test_a_budget_has_paid_what_was_measured(redis: Redis, ending: Ending, charged_s: float) -> None:
+    """Whatever was predicted, nothing (a model that no worker had measured) included."""
+    publisher, run = start(redis)
+    run.record = run.record.model_copy(update={"owner": "k1", "charged_s": charged_s})
+    run.earlier_gpu_s, run.encode_s, run.gpu_s, run.decode_s = 1.0, 0.25, 2.0, 0.5
+    spent = spent_key("k1", run.created_at)
+    redis.set(spent, 10 + charged_s)
+    assert publisher.end(run, ending)
+    assert publisher.end(run, ending), "as after an answer that was lost"
+    assert float(redis.get(spent) or 0) == 13.75
+    assert int(redis.ttl(spent)) > 0
+
+
+def test_handing_back_settles_nothing_and_no_owner_owes_anything(redis: Redis) -> None:
+    publisher, run = start(redis)
+    run.gpu_s = 2.0
+    publisher.end(run, HandedBack())
+    other = make_worker(redis, "worker-b")
+    again = claim(other)
+    again.gpu_s = 2.0
+    Publisher(other, redis, Retention(RETENTION_S, 60)).end(again, Canceled())
+    assert not list(redis.scan_iter("latentd:spent:*"))
 
 
 @pytest.mark.parametrize("ending", [Canceled(), HandedBack(), Failed(JobFailed("no").problem())])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
+import time
 import zipfile
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from core.errors import CheckpointError
-from models.checkpoints.files.pickles import Opaque, read_pickle
+from models.checkpoints.files.pickles import LEGACY_MAGIC, LEGACY_VERSION, Opaque, read_pickle
 
-DTYPES = (torch.float16, torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.int32, torch.uint8)
+DTYPES = (
+    *(torch.float16, torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.int32, torch.uint8),
+    *(torch.float8_e4m3fn, torch.float8_e5m2),
+)
 
 
 class Callback:
@@ -49,7 +55,7 @@ def _read_or_refused(path: Path) -> None:
 
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor):
-        return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+        return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a.float(), b.float())
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(_equal(a[k], b[k]) for k in a)
     if isinstance(a, list | tuple):
@@ -140,6 +146,65 @@ def test_damage_is_one_error_naming_the_file(
 
 def test_a_tensor_larger_than_its_storage_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.ckpt"
-    torch.save({"w": torch.ones(2).expand(1000, 2)}, path)
+    torch.save({"w": torch.ones(2).expand(2**30, 2)}, path)
     with pytest.raises(CheckpointError, match="w: shape"):
+        read_pickle(path)
+
+
+def _nested(opener: bytes, doubled: bytes) -> bytes:
+    """A value of 60 levels, each holding the one before it twice."""
+    levels = b"".join(bytes((*opener, 0x68, i, 0x68, i, *doubled, 0x71, i + 1)) for i in range(60))
+    return b"\x80\x02]q\x00" + levels
+
+
+BOMBS = {
+    "lists": _nested(b"(", b"l") + b".",
+    "tuples": _nested(b"", b"\x86") + b".",
+    "key": b"}" + _nested(b"", b"\x86")[2:] + b"K\x01s.",
+    "pairs": b"ccollections\nOrderedDict\n" + _nested(b"", b"\x86")[2:] + b"K\x01\x86\x85\x85R.",
+    "storage": _nested(b"(", b"l") + b"Q.",
+    "storage_kind": _nested(b"(", b"l") + b"K\x01K\x01K\x01K\x01tQ.",
+    "itself": b"\x80\x02]q\x00h\x00a.",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_values_that_hold_one_another_take_no_longer_than_their_bytes(name: str, zipped: bool, tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("model/data.pkl", BOMBS[name])
+    else:
+        path.write_bytes(pickle.dumps(LEGACY_MAGIC) + pickle.dumps(LEGACY_VERSION) + BOMBS[name] * 3)
+    began = time.monotonic()
+    with suppress(CheckpointError):
+        read_pickle(path)
+    assert time.monotonic() - began < 5
+
+
+def test_expanded_tensors_are_read(tmp_path: Path) -> None:
+    torch.save({"w": torch.arange(2.0).expand(1000, 2)}, tmp_path / "model.ckpt")
+    assert torch.equal(read_pickle(tmp_path / "model.ckpt")["w"], torch.arange(2.0).expand(1000, 2))
+
+
+def _packed_again(path: Path, value: Any, root: str) -> Path:
+    torch.save(value, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries.items():
+            archive.writestr(root + name, data)
+    return path
+
+
+@pytest.mark.parametrize("root", ["", "a/b/"])
+def test_files_that_were_packed_again_are_read(root: str, tmp_path: Path) -> None:
+    value = {"w": torch.randn(50, 50)}
+    assert _equal(read_pickle(_packed_again(tmp_path / "model.ckpt", value, root)), value)
+
+
+def test_what_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
+    path = _packed_again(tmp_path / "model.ckpt", {"w": torch.zeros(2**24 + 2**10)}, "m/")
+    with pytest.raises(CheckpointError, match="shrink"):
         read_pickle(path)

@@ -71,12 +71,14 @@ def euler(intervals: Sequence[Interval], prediction: Prediction, z: Array) -> Ar
 
 
 def plms(intervals: Sequence[Interval], prediction: Prediction, z: Array) -> Array:
-    """Liu et al. 2022, Algorithm 2 with the improved Euler start of the original's code."""
+    """Liu et al. 2022, Algorithm 2; its first step as in the original code, a plain one if there is no other."""
     old: list[Array] = []
     for k, i in enumerate(intervals):
         _, eps = split(prediction, z, i.t, i.start)
-        if not old:
-            after = intervals[min(k + 1, len(intervals) - 1)]
+        if len(intervals) == 1:
+            combined = eps
+        elif not old:
+            after = intervals[k + 1]
             _, eps_after = split(prediction, _transfer(i, z, eps), after.t, after.start)
             combined = (eps + eps_after) / 2
         elif len(old) == 1:

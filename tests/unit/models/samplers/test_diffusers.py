@@ -43,11 +43,11 @@ def network(z: Tensor, t: float) -> Tensor:
     return torch.tanh(0.7 * z + 0.3 * torch.sin(3 * z) + t / 2000)
 
 
-def ours(name: str, steps: int, config: dict[str, Any], z: Tensor) -> Tensor:
+def ours(name: str, steps: int, config: dict[str, Any], z: Tensor, strength: float = 1.0) -> Tensor:
     schedule = NoiseSchedule(ScheduleConfig.from_diffusers({"set_alpha_to_one": False, "clip_sample": False} | config))
     stored: list[Tensor] = []
     generator = torch.Generator().manual_seed(1)
-    for row in compile_plan(name, schedule, steps).rows:
+    for row in compile_plan(name, schedule, steps, strength=strength).rows:
         c = stack_rows([row], dtype=z.dtype)
         noise = torch.randn(z.shape, generator=generator, dtype=z.dtype) if row.noise else torch.zeros_like(z)
         z, p, _ = apply(c, network(z, row.t), z, stack_history([stored], c.depth, z[0]), noise)
@@ -81,10 +81,35 @@ def test_equal_for_any_number_of_steps(name: str, spacing: str, prediction: str)
         assert gap(name, steps, config) < (1e-3 if prediction == "epsilon" else 1e-4)
 
 
-@pytest.mark.parametrize("steps", [2, 7, 20])
+@pytest.mark.parametrize("steps", [1, 2, 7, 20])
 def test_plms_equals_pndm_without_runge_kutta_on_leading_steps(steps: int) -> None:
     config = BETAS | {"timestep_spacing": "leading", "prediction_type": "epsilon", "steps_offset": 1}
     assert gap("plms", steps, config) < 1e-4
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(10, 0.1), (10, 0.2), (10, 0.5), (20, 0.3), (50, 0.8)])
+def test_plms_over_a_picture_equals_pndm_that_is_asked_twice_at_its_second_timestep(
+    steps: int, strength: float
+) -> None:
+    """As `set_timesteps` lists them; diffusers' img2img pipelines cut the list, lose the second one, and go astray."""
+    config = BETAS | {"timestep_spacing": "leading", "prediction_type": "epsilon", "steps_offset": 1}
+    scheduler = SCHEDULERS["plms"](**config, **EXTRA["plms"])
+    scheduler.set_timesteps(steps)
+    ts = list(dict.fromkeys(scheduler.timesteps.tolist()))[steps - int(steps * strength) :]
+    start = z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for t in [*ts[:2], *ts[1:]]:
+        z = scheduler.step(network(z, t), t, z, return_dict=False)[0]
+    assert float((ours("plms", steps, config, start, strength) - z).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_plms_of_one_step_is_ddim_of_one_step(spacing: str, prediction: str) -> None:
+    config = BETAS | {"timestep_spacing": spacing, "prediction_type": prediction, "steps_offset": 1}
+    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for steps, strength in ((1, 1.0), (12, 0.1)):
+        expected = ours("ddim", steps, config, z, strength)
+        torch.testing.assert_close(ours("plms", steps, config, z, strength), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["ddim", "ddpm", "euler"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 
+import pytest
 from redis import Redis
 
 from contract.events import STEP_EVENTS_KEPT
@@ -11,7 +12,7 @@ from contract.redis_keys import CANCELING_KEY, events_key, job_key, preview_key
 from jobs.end import HandedBack, Publisher, Succeeded
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.unit.workers.parts import RETENTION, SHARED, claim, make_worker
-from workers.queue.events import EventWriter, step_ids
+from workers.queue.events import EventWriter, earlier
 
 IMAGE = ImageInfo(id="a-0", url="/v1/images/a-0", seed=7, width=64, height=64, format="png", bytes=3, sha256="00")
 
@@ -63,7 +64,9 @@ def test_a_resumed_job_trims_what_earlier_executions_wrote(redis: Redis) -> None
     progress.flush(["a"])
     Publisher(worker, redis, RETENTION).end(first, HandedBack())
     second = claim(worker)
-    second.step_ids.extend(step_ids(redis, "a"))
+    found = earlier(redis, "a")
+    assert found.gpu_s == pytest.approx(SHARED.encode_s + SHARED.gpu_s)
+    second.step_ids.extend(found.step_ids)
     progress.step(second, 1, None, SHARED)
     progress.flush(["a"])
     assert event_types(redis, "a").count("step") == STEP_EVENTS_KEPT

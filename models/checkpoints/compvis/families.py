@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +11,12 @@ from torch import Tensor
 from models.schedule import Prediction, ScheduleConfig
 
 SD2_EPS_STEP = 875_000  # global_step of the 512-base models, which predict eps
+V_SIZE = 96
+INPAINTING_CHANNELS = 9
+UNSURE = (
+    "prediction_type: eps or v can't be told from the file; v is assumed until a worker that loads it has asked the "
+    "network. What you set in card.json goes before it"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,30 +38,18 @@ class Family:
     def schedule(self) -> ScheduleConfig:
         return ScheduleConfig(beta_start=self.betas[0], beta_end=self.betas[1])
 
-    def prediction(self, global_step: int | None) -> Prediction:
-        """Tell eps from v. SD 2's models of both have the same keys; the base models' training step tells them."""
-        if self.known_prediction is not None:
-            return self.known_prediction
-        return "eps" if global_step == SD2_EPS_STEP else "v"
+    def told(self, global_step: int | None) -> Prediction | None:
+        """Tell eps from v; None: SD 2's models of both have the same keys, and only one training step is known."""
+        return "eps" if self.known_prediction is None and global_step == SD2_EPS_STEP else self.known_prediction
 
-    def latent_size(self, global_step: int | None) -> int:
+    def latent_size(self, prediction: Prediction) -> int:
         """Return the training latents' side; SD 2's v models were trained at 768 px."""
-        return 96 if self.known_prediction is None and self.prediction(global_step) == "v" else self.size
+        return V_SIZE if self.known_prediction is None and prediction == "v" else self.size
 
-    def unsure(self, global_step: int | None) -> bool:
-        """Tell whether nothing tells eps from v."""
-        return self.known_prediction is None and global_step is None
-
-    def assumptions(self, global_step: int | None) -> tuple[str, ...]:
+    def assumptions(self) -> tuple[str, ...]:
         """List what was taken from the family, for people to read."""
         heads = f"{self.num_heads} heads" if self.num_heads > 0 else f"{self.num_head_channels} channels a head"
-        lines = [f"{self.name}: {heads}, as no config.yaml is beside the file"]
-        if self.unsure(global_step):
-            lines.append(
-                "prediction_type: eps or v can't be told from the file; v is assumed. "
-                "If pictures are noise, set prediction_type to eps in card.json"
-            )
-        return tuple(lines)
+        return (f"{self.name}: {heads}, as no config.yaml is beside the file",)
 
 
 SD1 = Family("Stable Diffusion 1", num_heads=8, scale_factor=0.18215, betas=(0.00085, 0.012), ema=False)
@@ -67,6 +61,7 @@ SD2 = Family(
     ema=False,
     known_prediction=None,
 )
+SD2_INPAINT = replace(SD2, name="Stable Diffusion 2 inpainting", known_prediction="eps")
 SD_X4 = Family(
     "Stable Diffusion x4 upscaler",
     num_heads=8,
@@ -90,7 +85,7 @@ LDM_PLAIN = Family("LDM", num_head_channels=32)
 def family_of(unet: Mapping[str, Tensor], conditioner: Mapping[str, Tensor]) -> Family:
     """Tell the family by conditioner first, then by what the UNet's keys show."""
     if any(key.startswith("model.transformer.") for key in conditioner):
-        return SD_X4 if "label_emb.weight" in unet else SD2
+        return SD_X4 if "label_emb.weight" in unet else SD2_INPAINT if _takes_mask(unet) else SD2
     if any(key.startswith("transformer.text_model.") for key in conditioner):
         return SD1
     if "transformer.token_emb.weight" in conditioner:
@@ -103,3 +98,8 @@ def family_of(unet: Mapping[str, Tensor], conditioner: Mapping[str, Tensor]) -> 
         return LDM_SEMANTIC
     resampled = not any(".op." in key for key in unet)
     return LDM_UPDOWN if resampled else LDM_PLAIN
+
+
+def _takes_mask(unet: Mapping[str, Tensor]) -> bool:
+    first = unet.get("input_blocks.0.0.weight")
+    return first is not None and first.shape[1] == INPAINTING_CHANNELS

@@ -1,0 +1,76 @@
+"""Files that commands draw into: named so that nothing is overwritten unasked, and looked at before work begins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import count, islice
+from pathlib import Path
+
+from core.errors import ConfigurationError, InvalidRequest
+
+FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+
+
+def paths_for(out: Path, images: int, *, force: bool) -> list[Path]:
+    """Name the files of so many images: `out` for one, else -0, -1, …; names that are taken are passed over.
+
+    `force` takes them all the same.
+
+    Raises:
+        ConfigurationError, InvalidRequest: as `check_out`, of any of them.
+    """
+    names = (path for path in _names(out, images) if force or not _taken(path))
+    paths = list(islice(names, images))
+    for path in paths:
+        check_out(path)
+    return paths
+
+
+def _names(out: Path, images: int) -> Iterator[Path]:
+    if images == 1:
+        yield out
+    yield from (out.with_stem(f"{out.stem}-{k}") for k in count(int(images == 1)))
+
+
+def _taken(path: Path) -> bool:
+    return os.path.lexists(path) and not path.is_dir()
+
+
+def check_out(out: Path) -> None:
+    """Before anything is computed: see that `out` names a format and can probably be written.
+
+    Raises:
+        InvalidRequest: it ends in no format's suffix.
+        ConfigurationError: its folder isn't there or isn't ours to write in, or it is a folder itself.
+    """
+    if out.suffix.lower() not in FORMATS:
+        raise InvalidRequest(f"--out {out}: ends in none of {', '.join(FORMATS)}", field="out", value=str(out))
+    if not out.parent.is_dir():
+        raise _unwritable(out, f"{out.parent} is no folder")
+    if out.is_dir():
+        raise _unwritable(out, "it is a folder")
+    if not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise _unwritable(out, "no permission to write there")
+
+
+def write_file(path: Path, data: bytes, *, force: bool) -> Path:
+    """Write a new file and return its path: the next name that is free where somebody took this one meanwhile.
+
+    Raises:
+        ConfigurationError: it can't be written after all, as on a full disk.
+    """
+    for name in (path, *([] if force else islice(_names(path, 1), 1, 1000))):
+        try:
+            with name.open("wb" if force else "xb") as file:
+                file.write(data)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _unwritable(name, error.strerror or str(error)) from error
+        return name
+    raise _unwritable(path, "it is there already")
+
+
+def _unwritable(out: Path, reason: str) -> ConfigurationError:
+    return ConfigurationError(f"--out {out}: {reason}", field="out", value=str(out), bound="a file that can be written")

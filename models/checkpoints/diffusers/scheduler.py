@@ -1,0 +1,87 @@
+"""scheduler_config.json: the noise schedule, the sampler that its class stands for, and what of it isn't followed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from core.errors import CheckpointError
+from models.schedule import ScheduleConfig
+
+SAMPLERS = {
+    "DDIMScheduler": "ddim",
+    "DDPMScheduler": "ddpm",
+    "PNDMScheduler": "plms",
+    "EulerDiscreteScheduler": "euler",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "UniPCMultistepScheduler": "unipc",
+}
+# What our samplers do; other values of these options are told, for their pictures differ.
+FOLLOWED: Mapping[str, Any] = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "use_lu_lambdas": False,
+    "solver_order": 2,
+    "algorithm_type": "dpmsolver++",
+    "solver_type": None,
+    "euler_at_final": False,
+    "variance_type": None,
+    "final_sigmas_type": None,
+    "timestep_type": "discrete",
+}
+ALSO: Mapping[str, tuple[Any, ...]] = {
+    "solver_type": ("midpoint", "bh2"),
+    "variance_type": ("fixed_small", "fixed_small_log"),
+    "final_sigmas_type": ("zero",),
+}
+# Pipelines that, as they load a folder, set steps_offset to 1 and clip_sample to false: files older than these options.
+OFFSETTING = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
+UNCLIPPING = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+FLOW = ("FlowMatch", "EDM", "Flow")  # of networks that predict neither eps nor v nor x0
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduler:
+    """A folder's schedule, our sampler of that name (None: there is none), and notes for people."""
+
+    schedule: ScheduleConfig
+    sampler: str | None
+    notes: tuple[str, ...]
+
+
+def read_scheduler(config: Mapping[str, Any], pipeline: str) -> Scheduler:
+    """Read a scheduler as the pipeline of this class does.
+
+    Raises:
+        CheckpointError: naming the option or class that is not supported.
+    """
+    kind = str(config.get("_class_name", "DDIMScheduler"))
+    if kind.startswith(FLOW):
+        raise CheckpointError(f"scheduler: {kind} is for networks trained on flows; eps, v and x0 are supported")
+    given = {key: value for key, value in config.items() if value is not None}
+    if pipeline in OFFSETTING:
+        given["steps_offset"] = 1
+    if pipeline in UNCLIPPING:
+        given["clip_sample"] = False
+    sampler = SAMPLERS.get(kind)
+    return Scheduler(ScheduleConfig.from_diffusers(given), sampler, (*_replaced(kind), *_dropped(config)))
+
+
+def _replaced(kind: str) -> tuple[str, ...]:
+    if kind in SAMPLERS:
+        return ()
+    return (
+        f"scheduler: there is no sampler for {kind}; the card's default is taken, of {', '.join(SAMPLERS.values())}",
+    )
+
+
+def _dropped(config: Mapping[str, Any]) -> tuple[str, ...]:
+    options = ((key, config.get(key), same) for key, same in FOLLOWED.items())
+    others = [
+        f"{key} {value!r}"
+        for key, value, same in options
+        if value is not None and value != same and value not in ALSO.get(key, ())
+    ]
+    return (f"scheduler: not followed: {', '.join(others)}",) if others else ()

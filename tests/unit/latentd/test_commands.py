@@ -1,0 +1,145 @@
+"""What commands print for programs, what they tell of the environment, and what can be drawn without a text."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from redis import Redis
+
+from core.settings import Settings, variable
+from core.version import __version__
+from latentd.cli import main
+from service.auth import keys
+from tests.tiny import write_tiny, write_tiny_inpaint, write_tiny_upscale
+
+LONG = "a-model-with-a-name-that-is-longer-than-the-usual-terminal-is-wide-" * 2
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of tiny models, named by LATENTD_MODELS_DIR; the working folder is empty."""
+    folder, here = tmp_path / "models", tmp_path / "here"
+    here.mkdir()
+    write_tiny_inpaint(folder / "tiny")
+    write_tiny_upscale(folder / "tiny-upscale")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("LATENTD_MODELS_DIR", str(folder))
+    monkeypatch.setenv("LATENTD_THREADS", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    return folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a command that succeeds; what it prints on standard output."""
+
+    def run(*words: str, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["latentd", *words])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        said = capsys.readouterr()
+        assert (caught.value.code or 0) == code, said.err
+        return said.out if code == 0 else said.err
+
+    return run
+
+
+def test_the_version(run: Any) -> None:
+    assert run("--version") == f"latentd {__version__}\n"
+
+
+def test_settings_as_json(run: Any, models: Path) -> None:
+    found = {row["variable"]: row for row in json.loads(run("settings", "--json"))}
+    assert found.keys() == {variable(name) for name in Settings.model_fields}
+    assert found["LATENTD_MODELS_DIR"]["value"] == str(models)
+    assert all(row["meaning"] for row in found.values())
+
+
+def test_models_as_json(run: Any, models: Path) -> None:
+    (models / "broken.safetensors").write_bytes(b"no")
+    found = json.loads(run("models", "list", "--json"))
+    assert [card["id"] for card in found["models"]] == ["tiny", "tiny-upscale"]
+    assert {Path(each["path"]).name: each["error"] is None for each in found["files"]}["broken.safetensors"] is False
+    report = json.loads(run("models", "inspect", str(models / "tiny"), "--json"))
+    assert report["path"] == str(models / "tiny")
+    assert report["tasks"]
+    assert report["parts"][0]["parameters"] > 0
+
+
+def test_keys_as_json_without_digests(run: Any, redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    key, _ = keys.create(redis, "phone", ["read"], 60, 2.5)
+    text = run("keys", "list", "--json")
+    (found,) = json.loads(text)
+    assert (found["id"], found["requests_per_minute"], found["gpu_s_per_day"]) == (key.id, 60, 2.5)
+    assert key.digest not in text
+
+
+def test_no_table_is_cut_where_it_is_piped(run: Any, models: Path) -> None:
+    (models / LONG).mkdir()
+    card = json.loads((models / "tiny" / "card.json").read_text()) | {"id": LONG}
+    (models / LONG / "card.json").write_text(json.dumps(card))
+    for command in (["models", "list"], ["doctor"], ["settings"]):
+        printed = run(*command)
+        assert "…" not in printed.replace("LATENTD_…", "")
+        assert LONG in printed or command == ["settings"]
+    meaning = Settings.model_fields["webhook_allow"].description
+    assert meaning is not None
+    assert meaning in printed
+
+
+def test_doctor_tells_of_variables_that_nothing_reads(run: Any, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTD_QUEUE_LIMITS", "5")
+    monkeypatch.setenv("LATENTD_MODEL", "emojis")
+    Path(".env").write_text("LATENTD_METRIC_PORT=1\nlatentd_port=8001\n")
+    found = [(row["what"], row["found"]) for row in json.loads(run("doctor", "--json"))]
+    assert [text for what, text in found if what == "unknown variable"] == [
+        "LATENTD_METRIC_PORT is no setting; LATENTD_METRICS_PORT is one",
+        "LATENTD_QUEUE_LIMITS is no setting; LATENTD_QUEUE_LIMIT is one",
+    ]
+    (wrong,) = [text for what, text in found if what == "wrong setting"]
+    assert wrong == f"LATENTD_MODEL='emojis': no such model in {models}; there are: tiny, tiny-upscale"
+
+
+@pytest.mark.usefixtures("models")
+def test_a_wrong_default_model_is_named(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTD_MODEL", "emojis")
+    assert "LATENTD_MODEL='emojis': no such model" in run("generate", "cat", code=1)
+    assert "LATENTD_MODEL='emojis': no such model" in run("worker", code=1)
+    run("generate", "cat", "--model", "tiny", "--steps", "1")
+
+
+@pytest.mark.usefixtures("models")
+def test_a_picture_that_cannot_be_read_is_named(run: Any) -> None:
+    Image.new("RGB", (32, 32)).save("good.png")
+    Path("bad.png").write_bytes(b"no picture")
+    Image.new("L", (32, 32)).save("empty.png")
+    assert run("upscale", "bad.png", code=1).startswith("latentd: bad.png: image can't be read")
+    assert run("inpaint", "good.png", "bad.png", code=1).startswith("latentd: bad.png: mask can't be read")
+    assert run("inpaint", "good.png", "empty.png", code=1).startswith("latentd: empty.png: the mask is empty")
+
+
+@pytest.mark.usefixtures("models")
+def test_drawing_twice_makes_two_files_and_json_names_them(run: Any) -> None:
+    first, second = (json.loads(run("generate", "--json", "--steps", "1", "-n", "2")) for _ in range(2))
+    assert [image["path"] for image in first["images"]] == ["generate-0.png", "generate-1.png"]
+    assert [image["path"] for image in second["images"]] == ["generate-2.png", "generate-3.png"]
+    assert first["request"]["seeds"] == [image["seed"] for image in first["images"]]
+    with Image.open("generate-3.png") as picture:
+        assert picture.size == (second["images"][1]["width"], second["images"][1]["height"])
+
+
+def test_models_that_read_no_text_can_be_drawn_from(run: Any, models: Path) -> None:
+    for kind in ("bare", "class", "ldm-inpaint"):
+        write_tiny(kind, models / kind)
+    Image.new("RGB", (32, 32), "white").save("white.png")
+    for command in ("generate --model bare", "generate --class-id 3 --model class", "inpaint white.png white.png"):
+        model = ["--model", "ldm-inpaint"] if command.startswith("inpaint") else []
+        assert run(*command.split(), *model, "--steps", "1", "-o", "o.png").endswith("\n")
+    assert {path.name for path in Path().glob("o*.png")} == {"o.png", "o-1.png", "o-2.png"}
+    assert "model class can't txt2img" in run("generate", "--model", "class", code=1)

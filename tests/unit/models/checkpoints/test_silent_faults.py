@@ -1,0 +1,194 @@
+"""Files that load and would draw wrong pictures in silence, each with what its network was trained for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core.errors import CheckpointError
+from core.settings import WEIGHTS_DIR
+from models.checkpoints import load as loading
+from models.checkpoints.compvis.conditioner import read_conditioner
+from models.checkpoints.compvis.prediction import tell_prediction
+from models.checkpoints.detect import load_checkpoint
+from models.checkpoints.diffusers.scheduler import read_scheduler
+from models.checkpoints.load import load
+from models.checkpoints.scan import scan
+from models.networks.conditioning import TextConfig
+from models.schedule import Prediction
+from models.tokenizers.prompts import load_tokenizer
+from tests.parity.run import CASES
+from tests.unit.models.checkpoints.compvis_keys import meta_state, open_clip_shapes, random_state, sd_shapes
+
+SD1 = CASES / "single_file" / "sd1_single_file" / "model.safetensors"
+SD1_FOLDER = CASES / "diffusers" / "stable_diffusion_1" / "pipeline"
+X4_FOLDER = CASES / "diffusers" / "stable_diffusion_upscale" / "pipeline"
+FIRST = "model.diffusion_model.input_blocks.0.0.weight"
+
+
+@pytest.fixture(scope="module")
+def sd2() -> dict[str, Tensor]:
+    return random_state(sd_shapes(width=64, context=64, heads=1, open_clip=True))
+
+
+def edit(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **values}), "utf-8")
+
+
+def test_sd2_inpainting_predicts_eps(sd2: dict[str, Tensor], tmp_path: Path) -> None:
+    save_file(sd2 | {FIRST: torch.zeros(64, 9, 3, 3)}, tmp_path / "m.safetensors")
+    checkpoint = load_checkpoint(tmp_path / "m.safetensors")
+    assert (checkpoint.config.schedule.prediction, checkpoint.prediction_assumed) == ("eps", False)
+    assert checkpoint.config.latent_size == 64
+
+
+@pytest.mark.parametrize(
+    ("metadata", "prediction", "size"),
+    [
+        ({"modelspec.prediction_type": "epsilon"}, "eps", 64),
+        ({"modelspec.prediction_type": "v"}, "v", 96),
+        ({"modelspec.architecture": "stable-diffusion-v2-512"}, "eps", 64),
+    ],
+)
+def test_metadata_tells_eps_from_v(
+    metadata: dict[str, str], prediction: str, size: int, sd2: dict[str, Tensor], tmp_path: Path
+) -> None:
+    save_file(sd2, tmp_path / "m.safetensors", metadata)
+    checkpoint = load_checkpoint(tmp_path / "m.safetensors")
+    assert (checkpoint.config.schedule.prediction, checkpoint.prediction_assumed) == (prediction, False)
+    assert checkpoint.config.latent_size == size
+
+
+def test_marker_keys_tell_v_and_zero_terminal_snr(tmp_path: Path) -> None:
+    save_file(load_file(SD1) | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, tmp_path / "m.safetensors")
+    schedule = load_checkpoint(tmp_path / "m.safetensors").config.schedule
+    assert (schedule.prediction, schedule.zero_terminal_snr, schedule.spacing) == ("v", True, "trailing")
+
+
+@pytest.mark.parametrize("path", [SD1, SD1_FOLDER])
+def test_what_people_set_in_the_card_wins(path: Path, tmp_path: Path) -> None:
+    (shutil.copytree if path.is_dir() else shutil.copy)(path, tmp_path / ("m" + path.suffix))
+    (found,) = scan(tmp_path)
+    assert load(found.card.parent).schedule.config.prediction == "eps"
+    edit(found.card, prediction_type="v")
+    assert load(found.card.parent).schedule.config.prediction == "v"
+    assert load(found.path).schedule.config.prediction == "v"
+
+
+def test_a_network_that_gives_the_noise_back_predicts_eps() -> None:
+    noisy = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    assert tell_prediction(lambda z_t: 0.9 * z_t + 0.3 * noisy, 4, 8) == "eps"
+    assert tell_prediction(lambda z_t: 0.07 * z_t - noisy, 4, 8) == "v"
+
+
+def test_a_trained_network_is_told_by_one_call() -> None:
+    emoji = load(WEIGHTS_DIR / "emoji")
+    assert loading.asked(emoji) == emoji.config.schedule.prediction == "v"
+
+
+@pytest.mark.parametrize(("answer", "size"), [("eps", 512), ("v", 768)])
+def test_where_nothing_tells_the_network_is_asked_once_and_the_card_notes_it(
+    answer: Prediction, size: int, sd2: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(sd2, tmp_path / "m.safetensors")
+    (found,) = scan(tmp_path)
+    assert "can't be told" in found.notes[1]
+    edit(found.card, licence="mine")
+    monkeypatch.setattr(loading, "tell_prediction", lambda *_: answer)
+    assert load(found.card.parent).schedule.config.prediction == answer
+    card = json.loads(found.card.read_text("utf-8"))
+    assert (card["prediction_type"], card["native_size"], card["licence"]) == (answer, size, "mine")
+    (again,) = scan(tmp_path)
+    assert f"{answer}, by a call of the network" in again.notes[1]
+    monkeypatch.setattr(loading, "tell_prediction", lambda *_: pytest.fail("asked twice"))
+    assert load(found.card.parent).schedule.config.prediction == answer
+
+
+@pytest.mark.parametrize("layers", [23, 24])
+def test_a_text_tower_without_its_last_layer_loses_no_other(layers: int) -> None:
+    found = read_conditioner(meta_state(open_clip_shapes(1024, layers)), {}, 0, None)
+    assert found is not None
+    assert isinstance(found[0], TextConfig)
+    assert found[0].layers == 23
+
+
+def test_the_config_of_another_model_is_not_applied(tmp_path: Path) -> None:
+    expected = {}
+    for name in ("a", "b"):
+        shutil.copy(SD1, tmp_path / f"{name}.safetensors")
+        expected[name] = load_checkpoint(tmp_path / f"{name}.safetensors").config
+    params = {"scale_factor": 9.0, "parameterization": "v", "unet_config": {"params": {"num_heads": 2}}}
+    (tmp_path / "config.yaml").write_text(json.dumps({"model": {"params": params}}), "utf-8")
+    for name, config in expected.items():
+        assert load_checkpoint(tmp_path / f"{name}.safetensors").config == config
+    (tmp_path / "b.safetensors").unlink()
+    assert load_checkpoint(tmp_path / "a.safetensors").config.scale_factor == 9.0  # its own folder
+    params["unet_config"] = {"params": {"num_heads": 2, "model_channels": 320}}
+    (tmp_path / "config.yaml").write_text(json.dumps({"model": {"params": params}}), "utf-8")
+    assert load_checkpoint(tmp_path / "a.safetensors").config == expected["a"]
+
+
+@pytest.mark.parametrize("change", [{"clip_sample": True}, {"clip_sample": None}, {"steps_offset": 0}])
+def test_old_schedulers_are_read_as_the_pipelines_of_diffusers_do(change: dict[str, Any], tmp_path: Path) -> None:
+    folder = shutil.copytree(SD1_FOLDER, tmp_path / "old")
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    edit(scheduler, **change)
+    assert load_checkpoint(folder).config.schedule == load_checkpoint(SD1_FOLDER).config.schedule
+    kept = {key: value for key, value in json.loads(scheduler.read_text("utf-8")).items() if key not in change}
+    scheduler.write_text(json.dumps(kept), "utf-8")
+    assert load_checkpoint(folder).config.schedule == load_checkpoint(SD1_FOLDER).config.schedule
+
+
+def test_the_upscalers_old_scaling_factor_is_not_its_own(tmp_path: Path) -> None:
+    folder = shutil.copytree(X4_FOLDER, tmp_path / "old")
+    edit(folder / "vae" / "config.json", scaling_factor=0.18215)
+    assert load_checkpoint(folder).config.scale_factor == 0.08333
+
+
+@pytest.mark.parametrize(
+    ("config", "sampler", "note"),
+    [
+        ({"_class_name": "PNDMScheduler", "skip_prk_steps": True}, "plms", ""),
+        ({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 2}, "dpmpp_2m", ""),
+        ({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}, "dpmpp_2m", "solver_order 3"),
+        ({"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": True}, "euler", "use_karras_sigmas True"),
+        ({"_class_name": "HeunDiscreteScheduler"}, None, "there is no sampler for HeunDiscreteScheduler"),
+        ({"_class_name": "DDIMScheduler", "timestep_spacing": None}, "ddim", ""),
+    ],
+)
+def test_what_a_scheduler_asks_for_is_done_or_told(config: dict[str, Any], sampler: str | None, note: str) -> None:
+    read = read_scheduler(config, "StableDiffusionPipeline")
+    assert read.sampler == sampler
+    assert len(read.notes) == bool(note)
+    assert note in "".join(read.notes)
+
+
+def test_schedulers_of_flows_are_refused_by_name() -> None:
+    with pytest.raises(CheckpointError, match="FlowMatchEulerDiscreteScheduler"):
+        read_scheduler({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "StableDiffusionPipeline")
+
+
+def test_the_folders_scheduler_is_the_cards_default(tmp_path: Path) -> None:
+    folder = shutil.copytree(SD1_FOLDER, tmp_path / "m")
+    edit(folder / "scheduler" / "scheduler_config.json", _class_name="EulerDiscreteScheduler", use_karras_sigmas=True)
+    (found,) = scan(tmp_path)
+    assert json.loads(found.card.read_text("utf-8"))["defaults"]["sampler"] == "euler"
+    assert "use_karras_sigmas" in found.notes[0]
+
+
+def test_added_tokens_are_read(tmp_path: Path) -> None:
+    folder = shutil.copytree(SD1_FOLDER / "tokenizer", tmp_path / "tokenizer")
+    size = load_tokenizer(folder, 77).tokenizer.get_vocab_size()
+    (folder / "added_tokens.json").write_text(json.dumps({"<Cat>": size}), "utf-8")
+    ids, _ = load_tokenizer(folder, 77)(["a <Cat>."])
+    assert size in ids[0].tolist()
+    (folder / "added_tokens.json").write_text(json.dumps({"<Cat>": size + 5}), "utf-8")
+    with pytest.raises(CheckpointError, match="'<Cat>' has number"):
+        load_tokenizer(folder, 77)
