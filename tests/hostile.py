@@ -45,7 +45,7 @@ def write_hostile(folder: Path, made: Path) -> Mapping[str, str]:
         "evil.ckpt": "malicious: it would run posix.mkdir",
         "evil-zip.ckpt": "malicious: it would run posix.mkdir",
         "truncated.safetensors": "truncated.safetensors",
-        "misshapen.safetensors": "time_embedding.linear_2.weight has shape [3, 5], expected [128, 128]",
+        "misshapen.safetensors": "model.diffusion_model.time_embed.2.weight has shape [3, 5], expected [128, 128]",
         "unknown.safetensors": "not a whole latent diffusion model",
         "text.ckpt": "text.ckpt",
         "empty.safetensors": "empty.safetensors",

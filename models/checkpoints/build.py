@@ -15,10 +15,18 @@ M = TypeVar("M", bound=nn.Module)
 FUSED = {"to_qkv": ("to_q", "to_k", "to_v"), "to_kv": ("to_k", "to_v")}
 
 
-def build(make: Callable[[], M], state: Mapping[str, Tensor], what: str, device: str, dtype: torch.dtype) -> M:
+def build(
+    make: Callable[[], M],
+    state: Mapping[str, Tensor],
+    what: str,
+    device: str,
+    dtype: torch.dtype,
+    origin: Mapping[int, str] | None = None,
+) -> M:
     """Make a module with these weights in evaluation mode.
 
-    It is made on the meta device, so that nothing is allocated or initialised twice.
+    It is made on the meta device, so that nothing is allocated or initialised twice. `origin` are the file's own keys
+    by the ids of its tensors.
 
     Raises:
         CheckpointError: naming the first missing, unexpected or misshapen key of `what`.
@@ -26,7 +34,7 @@ def build(make: Callable[[], M], state: Mapping[str, Tensor], what: str, device:
     with torch.device("meta"):
         module = make()
     shapes = {key: value.shape for key, value in module.state_dict().items()}
-    fitted = fit(state, shapes, what)
+    fitted = fit(state, shapes, what, origin)
     placed = {key: _placed(fitted.pop(key), device, dtype) for key in list(fitted)}
     module.load_state_dict(placed, strict=True, assign=True)
     return module.eval().requires_grad_(False)
@@ -38,15 +46,18 @@ def _placed(value: Tensor, device: str, dtype: torch.dtype) -> Tensor:
     return value.to(device, dtype if value.is_floating_point() else value.dtype, copy=True, memory_format=layout)
 
 
-def fit(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], what: str) -> State:
+def fit(
+    state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], what: str, origin: Mapping[int, str] | None = None
+) -> State:
     """Fuse and squeeze `state` to exactly `shapes`.
 
     Raises:
         CheckpointError: as `build` does.
     """
+    own = {key: (origin or {}).get(id(value), key) for key, value in state.items()}
     fused = _fuse(dict(state), shapes)
-    _check_keys(fused, shapes, what)
-    return {key: _shaped(fused[key], shape, f"{what}: {key}") for key, shape in shapes.items()}
+    _check_keys(fused, shapes, what, own)
+    return {key: _shaped(fused[key], shape, f"{what}: {own.get(key, key)}") for key, shape in shapes.items()}
 
 
 def _fuse(state: State, keys: Iterable[str]) -> State:
@@ -64,13 +75,23 @@ def _flat(value: Tensor) -> Tensor:
     return value.flatten(1) if value.ndim > 2 else value
 
 
-def _check_keys(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], what: str) -> None:
+def _check_keys(
+    state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], what: str, own: Mapping[str, str]
+) -> None:
     missing = sorted(shapes.keys() - state.keys())
     unexpected = sorted(state.keys() - shapes.keys())
     for problem, keys in (("lacks", missing), ("has no place for", unexpected)):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise CheckpointError(f"{what}: {problem} {keys[0]}{more}", field=keys[0])
+            name = _own_name(keys[0], own)
+            raise CheckpointError(f"{what}: {problem} {name}{more}", field=name)
+
+
+def _own_name(key: str, own: Mapping[str, str]) -> str:
+    """Return the file's name of a key; of one that it lacks, as its layer's other keys are named."""
+    layer = key.rpartition(".")[0]
+    like = next((name for ours, name in own.items() if ours.rpartition(".")[0] == layer), None)
+    return own.get(key) or (key if like is None else f"{like.rpartition('.')[0]}.{key.rpartition('.')[2]}")
 
 
 def _shaped(value: Tensor, shape: torch.Size, where: str) -> Tensor:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from core.errors import CheckpointError
 from models.checkpoints.build import State, fit
 from models.config import ModelConfig
 from models.networks.autoencoder import Autoencoder
+from models.networks.conditioning import ClassConfig, TextConfig
 from models.networks.make import make_conditioner
 from models.networks.unet import UNet
 from models.tokenizers.prompts import PromptTokenizer
+
+LAYOUT_TOKENS = 8192  # of LDM's layout models: corners of boxes and classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,7 @@ class Checkpoint:
     tokenizer: PromptTokenizer | None = None
     assumptions: tuple[str, ...] = ()  # what the files don't say and a family's habit filled in
     prediction_assumed: bool = False  # nothing tells eps from v: the network is asked when it is loaded
+    origin: Mapping[int, str] = field(default_factory=dict)  # the file's own keys by the ids of its tensors
     sampler: str | None = None  # that the authors chose, where it is one of ours
 
 
@@ -53,4 +58,33 @@ def fitted(checkpoint: Checkpoint) -> dict[str, State]:
     Raises:
         CheckpointError: naming a key.
     """
-    return {part: fit(checkpoint.states[part], wanted, part) for part, wanted in shapes(checkpoint.config).items()}
+    return {
+        part: fit(checkpoint.states[part], wanted, part, checkpoint.origin)
+        for part, wanted in shapes(checkpoint.config).items()
+    }
+
+
+def check(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a checkpoint whose parts fit one another: what would fail at the first picture is refused by name.
+
+    Raises:
+        CheckpointError: naming the parts that don't.
+    """
+    unet, first, conditioner = checkpoint.config.unet, checkpoint.config.first_stage, checkpoint.config.conditioner
+    pictures = (first.in_channels, first.out_channels)
+    width = conditioner.width if isinstance(conditioner, TextConfig | ClassConfig) else None
+    if pictures != (3, 3):
+        raise CheckpointError(f"first stage: reads {pictures[0]} channels and makes {pictures[1]}; pictures have three")
+    if unet.out_channels != first.embed_dim:
+        raise CheckpointError(
+            f"unet: makes {unet.out_channels} channels; the first stage's latents have {first.embed_dim}"
+        )
+    if unet.context_dim is not None and width is None:
+        raise CheckpointError(
+            "unet: has cross-attention, and no text encoder or class embedder is there to be read by it"
+        )
+    if unet.context_dim != width:
+        raise CheckpointError(f"unet: reads a context of width {unet.context_dim}; the conditioner's is {width}")
+    if isinstance(conditioner, TextConfig) and conditioner.vocab_size == LAYOUT_TOKENS and checkpoint.tokenizer is None:
+        raise CheckpointError("a layout model, whose tokens are boxes and not text; latentd has no task for it")
+    return checkpoint

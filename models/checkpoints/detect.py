@@ -8,7 +8,7 @@ from pathlib import Path
 
 from core.errors import CheckpointError
 from models.checkpoints import native
-from models.checkpoints.checkpoint import Checkpoint
+from models.checkpoints.checkpoint import Checkpoint, check
 from models.checkpoints.compvis.model import load_compvis
 from models.checkpoints.compvis.single_file import read_single
 from models.checkpoints.detected import read_detected
@@ -28,14 +28,26 @@ def load_checkpoint(path: Path) -> Checkpoint:
     with understood(path):
         file = single_file(path)
         if file is not None:
-            return load_compvis(read_single(file))
+            return checked(load_compvis(read_single(file)), file)
         if (path / native.INDEX).is_file():
-            return native.load_native(path)
+            return checked(native.load_native(path), path)
         if (path / INDEX).is_file():
-            return load_diffusers(path)
+            return checked(load_diffusers(path), path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
     raise CheckpointError(f"{path}: has neither {native.INDEX} nor {INDEX} nor exactly one of {', '.join(SUFFIXES)}")
+
+
+def checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
+    """Return a checkpoint that can draw.
+
+    Raises:
+        CheckpointError: naming the file and the parts that don't fit one another.
+    """
+    try:
+        return check(checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error.detail}", field=error.field) from error
 
 
 def is_indexed(path: Path) -> bool:

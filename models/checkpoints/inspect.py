@@ -13,7 +13,7 @@ from models.checkpoints.checkpoint import Checkpoint, fitted
 from models.checkpoints.compvis.first_stage import read_first_stage
 from models.checkpoints.compvis.model import FIRST_STAGE, UNET, below, load_compvis
 from models.checkpoints.compvis.single_file import SingleFile, read_single
-from models.checkpoints.detect import load_checkpoint, single_file
+from models.checkpoints.detect import checked, load_checkpoint, single_file
 from models.checkpoints.files.weights import holds_safetensors, understood
 
 
@@ -57,7 +57,7 @@ def _inspect(path: Path) -> Report:
         single = read_single(file)
         if not below(single.state, UNET) and (first := _first_stage(single)) is not None:
             return first
-        checkpoint = load_compvis(single)
+        checkpoint = checked(load_compvis(single), file)
     config, first_stage = checkpoint.config, checkpoint.config.first_stage
     facts = {
         "latent": f"{first_stage.embed_dim} channels, f = {first_stage.factor}, scale factor {config.scale_factor:g}",

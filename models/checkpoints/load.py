@@ -87,19 +87,19 @@ def assemble(
     Raises:
         CheckpointError: as `load` does.
     """
-    config, states = checkpoint.config, checkpoint.states
+    config, states, origin = checkpoint.config, checkpoint.states, checkpoint.origin
     conditioner: ConditionerModule | None = None
     if config.conditioner is not None:
         cond = config.conditioner
-        conditioner = build(lambda: make_conditioner(cond), states["conditioner"], "conditioner", device, dtype)
-    unet = build(lambda: UNet(config.unet), states["unet"], "unet", device, dtype)
+        conditioner = build(lambda: make_conditioner(cond), states["conditioner"], "conditioner", device, dtype, origin)
+    unet = build(lambda: UNet(config.unet), states["unet"], "unet", device, dtype, origin)
     precision, make = config.first_stage.weights_dtype(dtype), lambda: Autoencoder(config.first_stage)
     return LatentDiffusion(
         id=name,
         config=config,
         schedule=NoiseSchedule(config.schedule),
         denoiser=Denoiser(unet, torch.device(device), dtype),
-        first_stage=build(make, states["first_stage"], "first stage", device, precision),
+        first_stage=build(make, states["first_stage"], "first stage", device, precision, origin),
         conditioner=conditioner,
         tokenizer=checkpoint.tokenizer,
     )

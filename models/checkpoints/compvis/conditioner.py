@@ -22,6 +22,7 @@ from models.checkpoints.files.rename import (
 from models.networks.conditioning import ClassConfig, Conditioner, RescalerConfig, TextConfig
 
 Params = Mapping[str, Any]
+CLIP_KEYS = ("transformer.text_model.", "transformer.embeddings.")  # the second in NAI and what was merged with it
 BERT_HEADS, BERT_HEAD_DIM = 8, 64  # of x-transformers, whatever the width
 CLIP_HEAD_DIM = 64  # of every published CLIP text tower
 CUT_LAYERS = 23  # of ViT-H's 24: files converted from diffusers lack the one that isn't read
@@ -41,7 +42,7 @@ def read_conditioner(
     """
     if "transformer.token_emb.weight" in state:
         return _bert(_below(state, "transformer."))
-    if any(key.startswith("transformer.text_model.") for key in state):
+    if any(key.startswith(CLIP_KEYS) for key in state):
         return _clip(_below(state, "transformer."), heads)
     if "model.token_embedding.weight" in state:
         return _open_clip(_below(state, "model."), params, heads)

@@ -86,7 +86,7 @@ def family_of(unet: Mapping[str, Tensor], conditioner: Mapping[str, Tensor]) -> 
     """Tell the family by conditioner first, then by what the UNet's keys show."""
     if any(key.startswith("model.transformer.") for key in conditioner):
         return SD_X4 if "label_emb.weight" in unet else SD2_INPAINT if _takes_mask(unet) else SD2
-    if any(key.startswith("transformer.text_model.") for key in conditioner):
+    if any(key.startswith(("transformer.text_model.", "transformer.embeddings.")) for key in conditioner):
         return SD1
     if "transformer.token_emb.weight" in conditioner:
         wide = conditioner["transformer.token_emb.weight"].shape[1] >= 1280

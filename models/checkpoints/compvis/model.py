@@ -13,12 +13,14 @@ from core.errors import CheckpointError
 from models.checkpoints.build import State
 from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.compvis.conditioner import read_conditioner
+from models.checkpoints.compvis.ema import averaged, averaged_alone, has_average
 from models.checkpoints.compvis.families import UNSURE, Family, family_of
 from models.checkpoints.compvis.first_stage import read_first_stage
 from models.checkpoints.compvis.prediction import ZERO_SNR_MARKER, told_prediction
 from models.checkpoints.compvis.schedule import read_schedule
 from models.checkpoints.compvis.single_file import SingleFile
 from models.checkpoints.compvis.unet import read_unet
+from models.checkpoints.files.foreign import refuse_family, what_it_is
 from models.config import Concat, ModelConfig
 from models.networks.autoencoder import AutoencoderConfig
 from models.networks.conditioning import Conditioner, RescalerConfig, TextConfig
@@ -28,8 +30,8 @@ from models.tokenizers.prompts import PromptTokenizer, load_tokenizer, load_voca
 from models.tokenizers.vocabularies import CLIP_END
 
 UNET, FIRST_STAGE, CONDITIONER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
-EMA = "model_ema."
 CLIP_VOCABULARY, BERT_VOCABULARY = 49_408, 30_522  # of which tokenizers are shipped
+MAX_ADDED = 1000  # tokens that a fine-tuning added behind CLIP's; no file tells their names
 OPEN_CLIP_PAD = "!"  # token 0
 LOW_RES_BETAS = (1e-4, 2e-2)  # of the SD x4 upscaler's noise augmentation
 Params = Mapping[str, Any]
@@ -50,12 +52,13 @@ def load_compvis(file: SingleFile, *, ema: bool | None = None) -> Checkpoint:
 def _load(file: SingleFile, ema: bool | None) -> Checkpoint:
     params: Params = file.config.get("model", {}).get("params", {})
     state = file.state
-    unet_state = below(state, UNET)
+    unet_state = below(state, UNET) or averaged_alone(state)
     if not unet_state or not below(state, FIRST_STAGE):
-        raise CheckpointError(f"lacks {UNET}* or {FIRST_STAGE}*; not a whole latent diffusion model")
+        raise CheckpointError(f"lacks {UNET}* or {FIRST_STAGE}*; not a whole latent diffusion model{what_it_is(state)}")
+    refuse_family(state)
     family = family_of(unet_state, below(state, CONDITIONER))
     ema = ema if ema is not None else bool(params.get("use_ema", True) if params else family.ema)
-    if ema and any(key.startswith(EMA) for key in state):
+    if ema and has_average(state) and below(state, UNET):
         unet_state = averaged(state, unet_state)
     unet, unet_weights = read_unet(unet_state, _params(params, "unet_config") or family.heads())
     first, first_weights = read_first_stage(below(state, FIRST_STAGE))
@@ -75,21 +78,13 @@ def _load(file: SingleFile, ema: bool | None) -> Checkpoint:
     tokenizer = _tokenizer(file, config.conditioner)
     assumptions = family.assumptions() if not params else ()
     assumptions += (UNSURE,) if unsure else ()
-    return Checkpoint(config, states, tokenizer, assumptions, prediction_assumed=unsure)
+    origin = {id(value): key for key, value in state.items()}
+    return Checkpoint(config, states, tokenizer, assumptions, prediction_assumed=unsure, origin=origin)
 
 
 def below(state: Mapping[str, Tensor], prefix: str) -> State:
     """Take the part of a state dict under a prefix, which is cut off."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-
-
-def averaged(state: Mapping[str, Tensor], unet: State) -> State:
-    """Take the UNet's moving average, whose names are those below `model.` without their dots."""
-    names = {key: f"{EMA}diffusion_model{key.replace('.', '')}" for key in unet}
-    for key, name in names.items():
-        if name not in state:
-            raise CheckpointError(f"the moving average lacks {key} ({name})", field=name)
-    return {key: state[name] for key, name in names.items()}
 
 
 def _params(params: Params, part: str) -> Params:
@@ -113,7 +108,7 @@ def _tokenizer(file: SingleFile, text: Conditioner | None) -> PromptTokenizer | 
         return load_tokenizer(folder / "tokenizer", text.positions)
     if (folder / "vocab.txt").is_file():
         return load_vocabulary(folder / "vocab.txt", text.positions)
-    if text.kind == "clip" and text.vocab_size == CLIP_VOCABULARY:
+    if text.kind == "clip" and 0 <= text.vocab_size - CLIP_VOCABULARY <= MAX_ADDED:
         return shipped_clip(text.positions, CLIP_END if text.activation == "quick_gelu" else OPEN_CLIP_PAD)
     return shipped_bert(text.positions) if text.vocab_size == BERT_VOCABULARY else None
 

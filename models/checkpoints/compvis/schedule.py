@@ -14,12 +14,12 @@ TOLERANCE = 1e-5  # relative; buffers are float32, in pruned files float16 round
 
 
 def read_schedule(state: Mapping[str, Tensor]) -> ScheduleConfig | None:
-    """Read β, linear in its root between the first and last of `betas`; None if the file has no such buffer.
+    """Read β, linear in its root between the first and last of `betas`; None if the file has no such buffer of use.
 
     Raises:
         CheckpointError: the buffer is not of that form.
     """
-    if "betas" not in state:
+    if "betas" not in state or state["betas"].element_size() == 1:  # 8 bits hold no schedule
         return None
     betas = state["betas"].double().numpy()
     start, end = float(betas[0]), float(betas[-1])

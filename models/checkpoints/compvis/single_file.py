@@ -11,6 +11,7 @@ import yaml
 from torch import Tensor
 
 from core.errors import CheckpointError
+from models.checkpoints.files.foreign import refuse_foreign, what_it_holds
 from models.checkpoints.files.pickles import read_pickle
 from models.checkpoints.files.weights import (
     holds_safetensors,
@@ -28,6 +29,7 @@ TELLING: Mapping[str, tuple[str, int]] = {
     "out_channels": ("out.2.weight", 0),
     "context_dim": ("middle_block.1.transformer_blocks.0.attn2.to_k.weight", 1),
 }
+NESTED, MAX_NESTED = ("state_dict", "model_state_dict", "model", "module"), 4
 SKIPPED = ("first_stage_model.loss.", "loss.", "optimizer_states", "lvlb_weights")
 
 
@@ -48,18 +50,36 @@ def read_single(path: Path) -> SingleFile:
     Raises:
         CheckpointError: naming the file if it is damaged or holds no tensors.
     """
+    refuse_foreign(path)
     if holds_safetensors(path):
-        state = read_safetensors(path)
+        state = _unwrapped(read_safetensors(path))
         return SingleFile(path, state, None, config_beside(path, state), read_metadata(path))
     value = read_pickle(path, lambda key: not key.startswith(SKIPPED))
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: holds no state dict")
-    inner = value.get("state_dict", value)
-    state = {key: item for key, item in inner.items() if isinstance(item, Tensor)} if isinstance(inner, dict) else {}
+    state = _tensors(value)
     if not state:
-        raise CheckpointError(f"{path}: holds no tensors")
+        raise CheckpointError(f"{path}: holds no tensors{what_it_holds(value)}")
     step = value.get("global_step")
     return SingleFile(path, state, step if isinstance(step, int) else None, config_beside(path, state))
+
+
+def _tensors(value: Any) -> dict[str, Tensor]:
+    """Find the state dict, which trainers put into dicts of several names, under whose root its keys may stand."""
+    for _ in range(MAX_NESTED):
+        inner = next(
+            (value[name] for name in NESTED if isinstance(value, dict) and isinstance(value.get(name), dict)), None
+        )
+        if inner is None:
+            break
+        value = inner
+    state = {key: item for key, item in value.items() if isinstance(item, Tensor)} if isinstance(value, dict) else {}
+    return _unwrapped({str(key): item for key, item in state.items()})
+
+
+def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Cut off what DataParallel and wrappers put before every key."""
+    while state and all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state
 
 
 def config_beside(path: Path, state: Mapping[str, Tensor]) -> Mapping[str, Any]:

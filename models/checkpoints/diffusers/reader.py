@@ -9,6 +9,7 @@ from core.errors import CheckpointError
 from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.diffusers.config import autoencoder_config, text_config, unet_config
 from models.checkpoints.diffusers.scheduler import read_scheduler
+from models.checkpoints.files.foreign import refuse_pipeline
 from models.checkpoints.files.rename import (
     BERT,
     BERT_IGNORED,
@@ -36,6 +37,7 @@ def load_diffusers(folder: Path) -> Checkpoint:
         CheckpointError: naming the file, option or component that doesn't fit.
     """
     index = read_json(folder / "model_index.json")
+    refuse_pipeline(str(index.get("_class_name")), folder)
     vae_folder = folder / ("vae" if _has(index, "vae") else "vqvae")
     vae, unet = read_json(vae_folder / "config.json"), read_json(folder / "unet" / "config.json")
     text_folder = folder / ("text_encoder" if _has(index, "text_encoder") else "bert")
@@ -52,14 +54,14 @@ def load_diffusers(folder: Path) -> Checkpoint:
         low_res_schedule=_low_res(folder, index),
         latent_size=size if isinstance(size := unet.get("sample_size"), int) else None,
     )
-    states = {
-        "unet": renamed(read_weights(folder / "unet"), DIFFUSERS),
-        "first_stage": renamed(read_weights(vae_folder), DIFFUSERS),
-    }
+    read = {"unet": read_weights(folder / "unet"), "first_stage": read_weights(vae_folder)}
+    states = {part: renamed(weights, DIFFUSERS) for part, weights in read.items()}
     if text is not None:
-        states["conditioner"] = renamed(read_weights(text_folder), *TEXT_RENAMES[text.kind])
+        read["conditioner"] = read_weights(text_folder)
+        states["conditioner"] = renamed(read["conditioner"], *TEXT_RENAMES[text.kind])
+    origin = {id(value): key for weights in read.values() for key, value in weights.items()}
     tokenizer = _tokenizer(folder, index, text.positions if text else 0)
-    return Checkpoint(config, states, tokenizer, scheduler.notes, sampler=scheduler.sampler)
+    return Checkpoint(config, states, tokenizer, scheduler.notes, origin=origin, sampler=scheduler.sampler)
 
 
 def _has(index: dict[str, Any], component: str) -> bool:

@@ -1,0 +1,181 @@
+"""Files that are common and used to be refused, and files that are something else, each named for what it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core.errors import CheckpointError
+from models.checkpoints.compvis.ema import ROOT, averaged_alone
+from models.checkpoints.detect import load_checkpoint
+from models.checkpoints.inspect import inspect
+from models.checkpoints.load import load
+from models.checkpoints.scan import scan
+from tests.parity.run import CASES
+from tests.unit.models.checkpoints import compvis_keys as keys
+
+SD1 = CASES / "single_file" / "sd1_single_file" / "model.safetensors"
+FOLDER = CASES / "diffusers" / "stable_diffusion_1" / "pipeline"
+UNET, TEXT = "model.diffusion_model.", "cond_stage_model.transformer."
+State = dict[str, Tensor]
+CONFIGS = ("SD1_UNET", "SD2_UNET", "X4_UNET", "SR_UNET", "INPAINT_UNET", "CLASS_UNET", "CHURCHES_UNET", "CELEBA_UNET")
+
+
+def without_text_model(state: State) -> State:
+    return {key.replace("transformer.text_model.", "transformer."): value for key, value in state.items()}
+
+
+def only_average(state: State) -> State:
+    return {
+        f"{ROOT}{key.removeprefix(UNET).replace('.', '')}" if key.startswith(UNET) else key: value
+        for key, value in state.items()
+    } | {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(7)}
+
+
+def one_more_token(state: State) -> State:
+    key = f"{TEXT}text_model.embeddings.token_embedding.weight"
+    return state | {key: torch.cat([state[key], state[key][:1]])}
+
+
+@pytest.mark.parametrize("change", [without_text_model, only_average, one_more_token])
+def test_variants_of_sd1_load(change: Callable[[State], State], tmp_path: Path) -> None:
+    state = keys.random_state(keys.sd_shapes(width=64, context=64, heads=8, open_clip=False))
+    for name, tensors in (("a", state), ("b", change(state))):
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    ours, theirs = load(tmp_path / "b.safetensors"), load(tmp_path / "a.safetensors")
+    assert ours.tokenizer is not None
+    assert ours.config.unet == theirs.config.unet
+    assert all(torch.equal(a, b) for a, b in zip(ours.unet.parameters(), theirs.unet.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_key_of_an_average_gets_its_dots_back(name: str) -> None:
+    shapes = keys.unet_shapes(getattr(keys, name))
+    state = {f"{ROOT}{key.replace('.', '')}": torch.empty(0) for key in shapes}
+    assert averaged_alone(state).keys() == shapes.keys()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"model": state},
+        lambda state: {"module": {"state_dict": state}},
+        lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
+        lambda state: {"epoch": 3, "model_state_dict": state},
+    ],
+)
+def test_nested_state_dicts_are_found(wrap: Callable[[State], Any], tmp_path: Path) -> None:
+    torch.save(wrap(load_file(SD1)), tmp_path / "m.ckpt")
+    save_file(load_file(SD1), tmp_path / "n.safetensors")
+    assert load_checkpoint(tmp_path / "m.ckpt").config == load_checkpoint(tmp_path / "n.safetensors").config
+
+
+def test_fp8_pickles_load(tmp_path: Path) -> None:
+    torch.save({key: value.to(torch.float8_e4m3fn) for key, value in load_file(SD1).items()}, tmp_path / "m.ckpt")
+    assert next(load(tmp_path / "m.ckpt").unet.parameters()).dtype == torch.float32
+
+
+FAMILIES: dict[str, tuple[list[str], str]] = {
+    "lora": (["lora_unet_down_blocks_0.lora_down.weight"], "a LoRA"),
+    "peft": (["unet.down_blocks.0.to_q.lora_A.weight"], "a LoRA"),
+    "sdxl": (
+        [f"{UNET}input_blocks.0.0.weight", "conditioner.embedders.0.x", "first_stage_model.encoder.conv_in.weight"],
+        "Stable Diffusion XL",
+    ),
+    "sd3": ([f"{UNET}joint_blocks.0.x_block.attn.qkv.weight"], "Stable Diffusion 3"),
+    "flux": (["double_blocks.0.img_attn.qkv.weight"], "Flux"),
+    "pixart": (["adaln_single.linear.weight"], "PixArt"),
+    "unclip": (["noise_augmentor.betas", f"{UNET}input_blocks.0.0.weight"], "unCLIP"),
+    "controlnet": (["control_model.input_hint_block.0.weight"], "a ControlNet"),
+    "embedding": (["emb_params"], "an embedding"),
+    "hypernetwork": (["320.0.linear.weight"], "a hypernetwork"),
+    "esrgan": (["model.1.sub.0.RDB1.conv1.0.weight"], "ESRGAN"),
+    "vae": (["encoder.conv_in.weight", "decoder.conv_in.weight"], "a VAE"),
+    "unet": ([f"{UNET}input_blocks.0.0.weight"], "a UNet without its first stage"),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_other_families_are_named_with_their_keys(name: str, tmp_path: Path) -> None:
+    names, family = FAMILIES[name]
+    save_file({key: torch.zeros(1, 1) for key in names}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path / f"{name}.safetensors")
+    assert family in caught.value.detail
+    assert "latentd needs" in caught.value.detail
+    assert min(names) in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 4265380512\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html>404</html>", "an HTML page"),
+        (b"GGUF\x03\x00\x00\x00", "GGUF"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_what_is_no_weight_file_is_named(content: bytes, what: str, suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"m{suffix}").write_bytes(content)
+    (found,) = scan(tmp_path)
+    assert what in (found.error or "")
+    assert f"m{suffix}" in (found.error or "")
+
+
+def test_hypernetworks_and_embeddings_in_pickles_are_named(tmp_path: Path) -> None:
+    torch.save({320: [{"linear.weight": torch.zeros(1)}], 768: [], "step": 3}, tmp_path / "h.pt")
+    torch.save({"string_to_param": {"*": torch.zeros(1, 768)}, "name": "cat"}, tmp_path / "e.pt")
+    found = {item.path.stem: item.error or "" for item in scan(tmp_path)}
+    assert "a hypernetwork" in found["h"]
+    assert "an embedding" in found["e"]
+
+
+def test_pipelines_of_other_families_are_named(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}', "utf-8")
+    with pytest.raises(CheckpointError, match="StableDiffusionXLPipeline is Stable Diffusion XL"):
+        load_checkpoint(tmp_path / "x")
+
+
+def test_missing_and_misshapen_keys_have_the_files_names(tmp_path: Path) -> None:
+    key = f"{UNET}input_blocks.1.0.in_layers.0.weight"
+    save_file({k: v for k, v in load_file(SD1).items() if k != key}, tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match=key.replace(".", r"\.")):
+        inspect(tmp_path / "m.safetensors")
+    save_file(load_file(SD1) | {key: torch.zeros(3)}, tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match=rf"{key} has shape \[3\]".replace(".", r"\.")):
+        load(tmp_path / "m.safetensors")
+
+
+def test_what_would_fail_at_the_first_picture_is_refused(tmp_path: Path) -> None:
+    state = load_file(SD1)
+    save_file({k: v for k, v in state.items() if not k.startswith("cond_stage_model.")}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="no text encoder"):
+        inspect(tmp_path / "a.safetensors")
+    name = "first_stage_model.decoder.conv_out"
+    grey = {f"{name}.weight": state[f"{name}.weight"][:1], f"{name}.bias": state[f"{name}.bias"][:1]}
+    save_file(state | grey, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="makes 1; pictures have three"):
+        inspect(tmp_path / "a.safetensors")
+    folder = shutil.copytree(FOLDER, tmp_path / "folder")
+    index = json.loads((folder / "model_index.json").read_text("utf-8")) | {"text_encoder": [None, None]}
+    (folder / "model_index.json").write_text(json.dumps(index), "utf-8")
+    with pytest.raises(CheckpointError, match="no text encoder"):
+        inspect(folder)
+
+
+def test_layout_models_are_refused_by_name(tmp_path: Path) -> None:
+    unet = keys.unet_shapes({**keys.CLASS_UNET, "model_channels": 32, "channel_mult": [1, 1], "num_res_blocks": 1})
+    text = keys.bert_shapes(512, 1, vocab=8192, positions=92)
+    stage = keys.first_stage_shapes([1, 1, 1], 3, ch=32, blocks=1, codes=16)
+    save_file(keys.random_state(keys.whole(unet, stage, text)), tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="a layout model"):
+        inspect(tmp_path / "a.safetensors")
