@@ -10,7 +10,6 @@ import httpx2
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from redis import Redis
-from redis.typing import EncodableT, FieldT
 
 from contract.redis_keys import events_key, job_key
 from tests.e2e.browser import canvas_pixels, choose_picture, chromium, job_id, open_page
@@ -171,8 +170,8 @@ def test_time_left_holds_decoding_and_stands_still_while_the_service_is_away(
     page.click("#submit")
     job = job_id(page)
     steps = client.get(f"/v1/jobs/{job}").json()["progress"]["steps"]
-    state: dict[FieldT, EncodableT] = {"status": "running", "step": steps}
-    redis.hset(job_key(job), mapping=state | {"started_at": datetime.now(UTC).isoformat()})
+    for name, value in (("status", "running"), ("step", steps), ("started_at", datetime.now(UTC).isoformat())):
+        redis.hset(job_key(job), name, str(value))
     for step in range(1, steps + 1):
         redis.xadd(events_key(job), {"type": "step", "data": f'{{"step": {step}, "steps": {steps}}}'})
     expect(page.locator(".now")).to_have_text("Finishing")
