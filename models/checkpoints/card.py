@@ -16,11 +16,11 @@ from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.detect import single_file
 from models.checkpoints.detected import Detected, read_detected, save_detected, stamps, user_set, write_json
 from models.checkpoints.files.weights import is_weights, read_json
-from models.checkpoints.native import save_tokenizer
 from models.config import ModelConfig
 from models.networks.conditioning import RescalerConfig, TextConfig
 from models.samplers import samplers_for
 from models.schedule import NoiseSchedule
+from models.tokenizers.prompts import save_tokenizer
 
 TOKENIZER = "tokenizer/tokenizer.json"
 BLOCK = 1 << 20  # bytes read at a time

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
-from torch import Tensor
 
 from core.errors import CheckpointError
 from models.checkpoints.build import split
@@ -21,7 +19,7 @@ from models.networks.autoencoder import AutoencoderConfig
 from models.networks.conditioning import ClassConfig, Conditioner, RescalerConfig, TextConfig
 from models.networks.unet import UNetConfig
 from models.schedule import ScheduleConfig
-from models.tokenizers.prompts import PromptTokenizer, load_tokenizer
+from models.tokenizers.prompts import load_tokenizer, save_tokenizer
 
 FORMAT = "latentd"
 VERSION = 2  # 1: text encoders of BERT and CLIP had names of ours
@@ -49,19 +47,6 @@ def save_native(checkpoint: Checkpoint, folder: Path) -> None:
         save_tokenizer(checkpoint.tokenizer, folder / "tokenizer")
     text = json.dumps(_to_json(checkpoint.config), indent=2)
     (folder / INDEX).write_text(text + "\n", "utf-8")
-
-
-def save_tokenizer(tokenizer: PromptTokenizer, folder: Path, cls: str | None = None) -> None:
-    """Write tokenizer.json, and window and padding token beside it, as transformers lays them out."""
-    folder.mkdir(parents=True, exist_ok=True)
-    padding = tokenizer.tokenizer.padding or {}
-    config = {"model_max_length": tokenizer.window, "pad_token": padding.get("pad_token", "[PAD]")}
-    config |= {"tokenizer_class": cls} if cls is not None else {}
-    plain = Tokenizer.from_str(tokenizer.tokenizer.to_str())
-    plain.no_truncation()
-    plain.no_padding()
-    plain.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
 def load_native(folder: Path) -> Checkpoint:

@@ -71,6 +71,19 @@ def shipped_bert(window: int) -> PromptTokenizer:
     return padded(Tokenizer.from_file(str(BERT_FILE)), window, "[PAD]")
 
 
+def save_tokenizer(tokenizer: PromptTokenizer, folder: Path, cls: str | None = None) -> None:
+    """Write tokenizer.json, and window and padding token beside it, as transformers lays them out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    padding = tokenizer.tokenizer.padding or {}
+    config = {"model_max_length": tokenizer.window, "pad_token": padding.get("pad_token", "[PAD]")}
+    config |= {"tokenizer_class": cls} if cls is not None else {}
+    plain = Tokenizer.from_str(tokenizer.tokenizer.to_str())
+    plain.no_truncation()
+    plain.no_padding()
+    plain.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
 def padded(tokenizer: Tokenizer, window: int, pad: str) -> PromptTokenizer:
     """Set truncation and padding.
 

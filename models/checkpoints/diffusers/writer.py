@@ -18,10 +18,10 @@ from models.checkpoints.checkpoint import Checkpoint, fitted
 from models.checkpoints.diffusers.config import autoencoder_config, text_config, unet_config
 from models.checkpoints.diffusers.config_writer import autoencoder_json, scheduler_json, text_json, unet_json
 from models.checkpoints.files.rename import TO_BERT, TO_CLIP, TO_DIFFUSERS, TO_LDM_BERT, renamed
-from models.checkpoints.native import save_tokenizer
 from models.config import ModelConfig
 from models.networks.conditioning import TextConfig
 from models.schedule import ScheduleConfig
+from models.tokenizers.prompts import save_tokenizer
 
 Json = dict[str, Any]
 TEXT_CLASSES = {"bert": "BertModel", "clip": "CLIPTextModel", "ldm": "LDMBertModel"}
