@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx2
 import pytest
@@ -19,51 +13,13 @@ from PIL import Image
 from redis import Redis
 
 from contract.redis_keys import JOBS_KEY
-from tests.gateway import mask, settings_for
+from tests.gateway import mask
+from tests.gateway_process import GatewayProcess
 from tests.hostile_pictures import honest, hostile, saved
 from tests.redis_server import RedisServer
-from tests.service import free_port
 
 HONEST, HOSTILE = honest(), hostile()
 PEAK_MB = 900  # two pictures of 16.8 million RGBA pixels are decoded at a time, each with copies
-
-
-class GatewayProcess:
-    """`latentd gateway` on a port of its own."""
-
-    def __init__(self, redis_url: str, folder: Path) -> None:
-        made = settings_for(redis_url, folder)
-        port = free_port()
-        environment = os.environ | {
-            "REDIS_URL": redis_url,
-            "LATENTD_DATA_DIR": str(made.data_dir),
-            "LATENTD_MODELS_DIR": str(made.models_dir),
-            "LATENTD_PORT": str(port),
-        }
-        self.objects = made.data_dir / "objects"
-        self.process = subprocess.Popen([sys.executable, "-m", "latentd", "gateway"], env=environment)
-        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
-
-    def wait(self) -> None:
-        ends = time.monotonic() + 60
-        while True:
-            try:
-                self.client.get("/livez")
-                return
-            except httpx2.TransportError:
-                assert time.monotonic() < ends
-                assert self.process.poll() is None
-                time.sleep(0.05)
-
-    def peak_mb(self) -> float:
-        """The most memory that it ever held."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(r"VmHWM:\s+(\d+) kB", status)
-        assert found
-        return int(found[1]) / 1024
-
-    def stored(self) -> list[Path]:
-        return [path for path in self.objects.rglob("*") if path.is_file()]
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +27,7 @@ def gateway(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory)
     gateway = GatewayProcess(redis_server.url, tmp_path_factory.mktemp("gateway"))
     gateway.wait()
     yield gateway
-    gateway.client.close()
-    gateway.process.terminate()
-    gateway.process.wait(20)
+    gateway.stop()
 
 
 def upscale(gateway: GatewayProcess, data: bytes) -> httpx2.Response:
