@@ -21,13 +21,12 @@ from service.admission.backlogs import Backlogs
 from service.jobs.waiting import Waiters
 from service.metrics.families import Metrics
 from service.requests.cards import CardRegistry
+from service.requests.decoders import Decoders
 from service.single_flight import SingleFlight
 
 # Every event stream takes one connection.
 MAX_CONNECTIONS = 8192
 TIMEOUT_S = 5.0
-# A picture of 16 MP takes seconds and hundreds of MiB to decode.
-DECODERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +45,11 @@ class Gateway:
     public: S3Store | None  # signs URLs of images, where clients may fetch them from the storage
     keys_required: bool  # by the address listened on; once a key was made they are anyway
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DECODERS))
+    decoders: Decoders = field(default_factory=Decoders)
 
     async def close(self) -> None:
         self.stopping.set()
+        self.decoders.close()
         await self.redis.aclose()
         self.rq.close()
 

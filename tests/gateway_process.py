@@ -17,6 +17,8 @@ import httpx2
 from tests.gateway import settings_for
 from tests.service import free_port
 
+ANSWER_S, PULSE_S = 5.0, 1.0  # within which any body of 32 MB is answered, and /livez meanwhile
+
 
 class GatewayProcess:
     """`latentd gateway` on a port of its own."""

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from tests.hostile_pictures import chunk, png_of, scans
+
 FORM = "multipart/form-data; boundary=x"
 MB = 1_000_000
 
@@ -62,6 +64,21 @@ HOSTILE: Mapping[str, Hostile] = {
     "a form of empty parts": Hostile(lambda: b"--x\r\n" * (6 * MB), 400, content_type=FORM),
     "a part whose head has 30 MB": Hostile(
         lambda: part(b'name="steps"; a="' + b"\\" * (30 * MB) + b'"', b"1"), 400, content_type=FORM
+    ),
+    "a JPEG of 25,000 scans": Hostile(
+        lambda: part(b'name="image"; filename="i"', scans(25_000)), 422, "image", content_type=FORM
+    ),
+    "a JPEG of 4 million fill bytes between markers": Hostile(
+        lambda: part(b'name="image"; filename="i"', b"\xff\xd8" + (b"\xff" * 4 * MB + b"\0") * 7),
+        422,
+        "image",
+        content_type=FORM,
+    ),
+    "a PNG of 2 million chunks": Hostile(
+        lambda: part(b'name="image"; filename="i"', png_of(1, 1, 8, 2, b"\0" * 4, chunk(b"teXt", b"") * 2 * MB)),
+        422,
+        "image",
+        content_type=FORM,
     ),
     "a text of 30 MB": Hostile(lambda: part(b'name="steps"', b"7" * (30 * MB)), 422, "steps", content_type=FORM),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,7 +32,7 @@ from contract.redis_keys import (
 )
 from core.errors import DeadlineMissed
 from core.storage import open_store
-from tests.gateway import PAINTER, fail, finish, mask, png
+from tests.gateway import PAINTER, fail, finish, mask, png, same_pixels
 from tests.times import cells, publish
 
 
@@ -82,7 +83,8 @@ def test_inpaint_by_form_and_by_json_are_the_same_request(client: httpx2.Client,
     assert job["request"]["mask_mode"] == "white"
     assert job["request"]["strength"] == 1.0
     stored = folder / "data" / "objects" / job["request"]["image"]["path"]
-    assert stored.read_bytes() == picture
+    assert same_pixels(stored.read_bytes(), picture)
+    assert job["request"]["image"]["sha256"] == hashlib.sha256(picture).hexdigest(), "the digest of what was sent"
 
     body = {
         "steps": 7,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from redis import Redis
 
-from tests.gateway_process import GatewayProcess
+from tests.gateway import png
+from tests.gateway_process import ANSWER_S, PULSE_S, GatewayProcess
 from tests.hostile_bodies import HOSTILE
 from tests.redis_server import RedisServer
-
-ANSWER_S, PULSE_S = 5.0, 1.0
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +36,23 @@ def test_a_hostile_body_is_refused_and_stops_nobody(gateway: GatewayProcess, red
     assert (answer.status_code, answer.json().get("field")) == (hostile.status, hostile.field), answer.text
     assert seconds <= ANSWER_S
     assert max(pulse) <= PULSE_S
+
+
+def test_no_decoder_outlives_its_gateway(redis_server: RedisServer, tmp_path: Path) -> None:
+    """Stopped by a signal, by Ctrl-C to its process alone, or killed."""
+    for ends in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+        gateway = GatewayProcess(redis_server.url, tmp_path)
+        gateway.wait()
+        assert gateway.children() == []  # until they are needed
+        files = {"image": ("i.png", png(), "image/png")}
+        assert gateway.client.post("/v1/upscale", files=files).status_code == 202
+        [decoder] = gateway.children()
+        gateway.process.send_signal(ends)
+        gateway.process.wait(20)
+        gateway.client.close()
+        until = time.monotonic() + 10
+        while (
+            Path(f"/proc/{decoder}/cmdline").exists() and b"decoders" in Path(f"/proc/{decoder}/cmdline").read_bytes()
+        ):
+            assert time.monotonic() < until
+            time.sleep(0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,12 +15,13 @@ from redis import Redis
 
 from contract.redis_keys import JOBS_KEY
 from tests.gateway import mask
-from tests.gateway_process import GatewayProcess
+from tests.gateway_process import ANSWER_S, PULSE_S, GatewayProcess, peak_mb
 from tests.hostile_pictures import honest, hostile, saved
 from tests.redis_server import RedisServer
 
 HONEST, HOSTILE = honest(), hostile()
-PEAK_MB = 900  # two pictures of 16.8 million RGBA pixels are decoded at a time, each with copies
+PEAK_MB = 900  # with all bodies that wait, and what was decoded of them
+DECODER_PEAK_MB = 600  # a picture of 16.8 million RGBA pixels and its mask, with copies
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,12 @@ def upscale(gateway: GatewayProcess, data: bytes) -> httpx2.Response:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_pictures_are_refused_and_leave_nothing(gateway: GatewayProcess, redis: Redis, name: str) -> None:
     before = gateway.stored()
-    answer = upscale(gateway, HOSTILE[name])
+    with gateway.pulse() as pulse:
+        began = time.monotonic()
+        answer = upscale(gateway, HOSTILE[name])
+        seconds = time.monotonic() - began
+    assert seconds <= ANSWER_S
+    assert max(pulse) <= PULSE_S
     assert (answer.status_code, answer.json().get("field")) == (422, "image"), answer.text
     size = {"image": ("i.png", saved(Image.new("RGB", (32, 24)), "PNG"), "image/png")}
     as_mask = gateway.client.post("/v1/inpaint", files={**size, "mask": ("m.png", HOSTILE[name], "image/png")})
@@ -79,3 +86,4 @@ def test_memory_stays_bounded(gateway: GatewayProcess, redis: Redis) -> None:  #
     assert statuses == [202, 422] * 2
     assert gateway.process.poll() is None
     assert gateway.peak_mb() < PEAK_MB
+    assert all(peak_mb(pid) < DECODER_PEAK_MB for pid in gateway.children())
