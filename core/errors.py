@@ -135,6 +135,12 @@ class RateLimited(QueueFull):
     slug, title = "rate-limited", "Rate limited"
 
 
+class TooManyStreams(QueueFull):
+    """The gateway has LATENTD_EVENT_STREAMS event streams open."""
+
+    slug, title = "too-many-streams", "Too many event streams"
+
+
 class Unavailable(LatentdError):
     """Redis or the object storage doesn't answer."""
 
