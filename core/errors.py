@@ -165,6 +165,12 @@ class JobFailed(LatentdError):
     status, slug, title = 500, "job-failed", "Job failed"
 
 
+class DamagedImage(LatentdError):
+    """What the storage holds isn't the image that was put there."""
+
+    status, slug, title = 500, "damaged-image", "Damaged image"
+
+
 class CheckpointError(LatentdError):
     """A checkpoint that doesn't load; the detail names the file, key or shape that is wrong."""
 

@@ -84,7 +84,7 @@ async def submit(
             job = accepted(created.record, created.position, planned.backlog)
             return Submitted(job, replayed=False, ended=False)
     if preferences.picture:
-        check_accepted(created.record.request.output_format, [preferences.output_format])
+        check_accepted(created.record.request.output_format, preferences.accepted)
     job_id, ended = created.record.id, False
     if preferences.wait_s is not None:
         stop = StopSignals(gateway.waiters, gateway.stopping)

@@ -255,6 +255,8 @@ def test_headers_and_queries(client: httpx2.Client, redis: Redis, folder: Path) 
     check_refused(post({}, Prefer="wait=-1"), redis, folder, "Prefer")
     check_refused(post({}, Idempotency_Key="x" * 256), redis, folder, "Idempotency-Key")
     check_refused(post({}, Idempotency_Key="a b"), redis, folder, "Idempotency-Key")
+    twice = [("Idempotency-Key", "a"), ("Idempotency-Key", "b"), ("Content-Type", "application/json")]
+    check_refused(client.post("/v1/txt2img", content=b"{}", headers=twice), redis, folder, "Idempotency-Key")
     check_refused(post({}, "?dry_run=perhaps"), redis, folder, "dry_run")
     check_refused(post({}, "?dryrun=true"), redis, folder, "dryrun")
 
