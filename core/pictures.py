@@ -126,9 +126,9 @@ def read_mask(data: Picture, mode: MaskMode, size: tuple[int, int], max_pixels: 
     return inside
 
 
-def mask_remark(mask: Image.Image, inside: Image.Image) -> str | None:
+def mask_remark(mask: Image.Image, inside: Image.Image, mode: MaskMode) -> str | None:
     """What is odd about a mask, as `open_upload` decoded it and as `read_mask` read it, and yet may be meant."""
-    if "A" in mask.getbands() and mask.getchannel("A").getextrema() == (0, 0):
+    if mode != "alpha" and "A" in mask.getbands() and mask.getchannel("A").getextrema() == (0, 0):
         return "the mask is nothing but transparent pixels; which are repainted was told by the grey under them"
     if inside.getextrema() == (255, 255):
         return "the mask covers the whole picture: nothing of the upload is kept"

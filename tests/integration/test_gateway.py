@@ -313,3 +313,12 @@ def test_models_are_listed_and_published_cards_win(client: httpx2.Client, redis:
     card = client.get("/v1/models/painter").json()
     assert (card["description"], card["loaded"]) == ("Another.", True)
     assert len(client.get("/v1/models").json()["items"]) == 2
+
+
+def test_a_mask_that_covers_everything_is_told(client: httpx2.Client) -> None:
+    for hole, words in ((png((16, 16), "white"), "covers the whole"), (png(mode="RGBA", colour=0), "transparent")):
+        files = {"image": ("a.png", png(), "image/png"), "mask": ("m.png", hole, "image/png")}
+        data = {"mask_mode": "white" if words != "transparent" else "black"}
+        for query in ("?dry_run=true", ""):
+            warnings = client.post(f"/v1/inpaint{query}", files=files, data=data).json()["warnings"]
+            assert [(each["field"], words in each["message"]) for each in warnings] == [("mask", True)]
