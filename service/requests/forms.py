@@ -16,7 +16,7 @@ HEAD_BYTES = 4096  # of one part's headers
 BOUNDARY_CHARACTERS = 70
 CODECS = ("utf-8", "utf8", "us-ascii", "ascii")
 
-_PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;"]*))', re.DOTALL)
+_PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"\s*|([^;"]*))', re.DOTALL)
 _DISPOSITION = re.compile(rb"(?:^|\r\n)content-disposition:\s*form-data\s*([^\r\n]*)", re.IGNORECASE)
 
 
@@ -96,5 +96,4 @@ def _parameters(text: str) -> dict[str, str]:
         quoted, token = match[2], match[3]
         found[match[1].lower()] = re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else token.strip()
         at = match.end()
-        at += len(text[at:]) - len(text[at:].lstrip())
     return found

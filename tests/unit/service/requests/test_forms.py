@@ -25,7 +25,12 @@ def test_texts_and_files_are_told_apart_by_the_file_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "content_type", ['multipart/form-data; boundary="x"', "multipart/form-data;charset=UTF-8 ; boundary=x; a=b"]
+    "content_type",
+    [
+        'multipart/form-data; boundary="x"',
+        "multipart/form-data;charset=UTF-8 ; boundary=x; a=b",
+        'multipart/form-data; a="; boundary=y" ; boundary=x',
+    ],
 )
 def test_other_ways_to_say_it(content_type: str) -> None:
     head = b"content-type: text/plain\r\ncontent-disposition: FORM-DATA; filename*=UTF-8''a; name=image"
