@@ -16,7 +16,10 @@ SEEDS = 2**32
 
 
 class Upload(Wire):
-    """An uploaded picture as it was stored: bytes unchanged; sizes after EXIF rotation."""
+    """An uploaded picture: digest and length of the file as it came, size after EXIF rotation.
+
+    At `path` is what it was decoded to, as PNG; the file itself where a gateway of the release before stored it.
+    """
 
     path: str
     sha256: str

@@ -135,6 +135,12 @@ class RateLimited(QueueFull):
     slug, title = "rate-limited", "Rate limited"
 
 
+class TooManyStreams(QueueFull):
+    """The gateway has LATENTD_EVENT_STREAMS event streams open."""
+
+    slug, title = "too-many-streams", "Too many event streams"
+
+
 class Unavailable(LatentdError):
     """Redis or the object storage doesn't answer."""
 
@@ -157,6 +163,12 @@ class JobFailed(LatentdError):
     """A job that can't succeed however often it runs: bad input, NaN latents, a missing model."""
 
     status, slug, title = 500, "job-failed", "Job failed"
+
+
+class DamagedImage(LatentdError):
+    """What the storage holds isn't the image that was put there."""
+
+    status, slug, title = 500, "damaged-image", "Damaged image"
 
 
 class CheckpointError(LatentdError):

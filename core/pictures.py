@@ -7,8 +7,8 @@ RGB, and transparency of any kind an alpha channel. Colour profiles are ignored.
 from __future__ import annotations
 
 import io
+import re
 import struct
-import threading
 import warnings
 import zlib
 from collections.abc import Callable
@@ -19,11 +19,14 @@ from PIL import ExifTags, Image, ImageChops, ImageFile
 from core.errors import InvalidRequest
 
 MaskMode: TypeAlias = Literal["white", "black", "alpha", "auto"]
+Picture: TypeAlias = bytes | Image.Image  # a file, or what it was decoded to before
 
 FORMATS = ("PNG", "JPEG", "WebP")
 LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}  # what each format's files can say
 INSIDE = 128  # a mask pixel of at least this is repainted
+MAX_SCANS = 100  # of a progressive JPEG, each of which costs a pass over the picture; encoders write about ten
 
+warnings.filterwarnings("ignore", module=r"PIL\.")  # its remarks on odd metadata
 Image.MAX_IMAGE_PIXELS = None  # the caller's bound takes the place of Pillow's, and its refusal names the size
 
 # What Pillow raises on broken, truncated or hostile files, depending on the format and the place.
@@ -49,27 +52,40 @@ _ROTATIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 _STRETCHED = {"1": 255, "L;2": 85, "L;4": 17}  # by how much Pillow multiplies grey samples of few bits
-_warnings_lock = threading.Lock()  # warnings' filters belong to the process, not to the thread
+# A marker of a JPEG: in compressed data 0xFF is followed by 0 or by a restart.
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
+_BARE = (0x01, 0xD8)  # markers without a length: TEM, start of image
+_SCAN, _END = 0xDA, 0xD9
 
 
-def open_upload(data: bytes, max_pixels: int, field: str = "image") -> Image.Image:
+def open_upload(data: Picture, max_pixels: int, field: str = "image") -> Image.Image:
     """Decode an uploaded PNG, JPEG or WebP to 8-bit RGB or RGBA, turned as its EXIF orientation says.
 
-    The size is read from the header, so that a decompression bomb is refused before a pixel of it is decoded.
+    Sizes and scans are counted first, so that a decompression bomb is refused before a pixel of it is decoded.
 
     Raises:
-        InvalidRequest: not such a file, truncated, animated, or of more than `max_pixels` pixels.
+        InvalidRequest: not such a file, truncated, animated, of more than `max_pixels` pixels or MAX_SCANS scans.
     """
+    if isinstance(data, Image.Image):
+        _check_pixels(data, max_pixels, field)
+        return data
+    _check_scans(data, field)
     return _decoded(data, max_pixels, field, FORMATS, _eight_bit)
 
 
-def read_label_map(data: bytes, classes: int, max_pixels: int, field: str = "image") -> Image.Image:
+def read_label_map(data: Picture, classes: int, max_pixels: int, field: str = "image") -> Image.Image:
     """Decode a PNG of one channel whose pixels are class numbers (grey of 1 to 16 bits, or palette): mode I.
+
+    One that was decoded before has its classes checked alone.
 
     Raises:
         InvalidRequest: not such a file; a pixel that isn't below `classes`, naming its position (x, y).
     """
-    labels = _decoded(data, max_pixels, field, ("PNG",), lambda image: _labels(image, field))
+    if isinstance(data, Image.Image):
+        labels = data
+        _check_pixels(labels, max_pixels, field)
+    else:
+        labels = _decoded(data, max_pixels, field, ("PNG",), lambda image: _labels(image, field))
     over = labels.point([255 if value >= classes else 0 for value in range(65_536)], "L")
     rows = over.getbbox()
     if rows is None:
@@ -85,16 +101,18 @@ def read_label_map(data: bytes, classes: int, max_pixels: int, field: str = "ima
     )
 
 
-def read_mask(data: bytes, mode: MaskMode, size: tuple[int, int], max_pixels: int) -> Image.Image:
+def read_mask(data: Picture, mode: MaskMode, size: tuple[int, int], max_pixels: int) -> Image.Image:
     """Decode a mask for a picture of `size` (width, height): mode L, 255 where it is repainted, else 0.
 
-    A mask of another size is resized (nearest) if its aspect ratio is the picture's.
+    A mask of another size is resized (nearest) if its aspect ratio is the picture's. What this returned before is
+    returned again.
 
     Raises:
         InvalidRequest: unreadable, of another aspect ratio, without the alpha channel that `mode` names, ambiguous
             (`auto` with varying alpha and varying grey that disagree), or without a pixel inside.
     """
-    inside = _inside(open_upload(data, max_pixels, "mask"), mode)
+    opened = open_upload(data, max_pixels, "mask")
+    inside = opened if opened.mode == "L" else _inside(opened, mode)
     if inside.size != size:
         _check_aspect(inside.size, size)
         inside = inside.resize(size, Image.Resampling.NEAREST)
@@ -106,6 +124,22 @@ def read_mask(data: bytes, mode: MaskMode, size: tuple[int, int], max_pixels: in
             bound="at least 1 pixel inside",
         )
     return inside
+
+
+def mask_remark(mask: Image.Image, inside: Image.Image, mode: MaskMode) -> str | None:
+    """What is odd about a mask, as `open_upload` decoded it and as `read_mask` read it, and yet may be meant."""
+    if mode != "alpha" and "A" in mask.getbands() and mask.getchannel("A").getextrema() == (0, 0):
+        return "the mask is nothing but transparent pixels; which are repainted was told by the grey under them"
+    if inside.getextrema() == (255, 255):
+        return "the mask covers the whole picture: nothing of the upload is kept"
+    return None
+
+
+def lossless(picture: Image.Image) -> bytes:
+    """The PNG of a decoded picture, quickly written, that decodes to the same pixels; label maps are 16-bit grey."""
+    buffer = io.BytesIO()
+    (picture.convert("I;16") if picture.mode == "I" else picture).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def check_sides(size: tuple[int, int], output_format: str, max_pixels: int, field: str = "width") -> None:
@@ -132,22 +166,44 @@ def _decoded(
     convert: Callable[[ImageFile.ImageFile], Image.Image],
 ) -> Image.Image:
     accepted = formats[0] if len(formats) == 1 else f"{', '.join(formats[:-1])} or {formats[-1]}"
-    with _warnings_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
-        try:
-            with Image.open(io.BytesIO(data), formats=formats) as image:
-                _check_header(image, max_pixels, field)
-                return _rotated(convert(image), image.getexif().get(ExifTags.Base.Orientation))
-        except _UNREADABLE as error:
-            raise InvalidRequest(
-                f"{field} can't be read as a {accepted} picture",
-                field=field,
-                value=f"{len(data)} bytes",
-                bound=f"a complete {accepted} file",
-            ) from error
+    try:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
+            _check_pixels(image, max_pixels, field)
+            _check_frames(image, field)
+            return _rotated(convert(image), image.getexif().get(ExifTags.Base.Orientation))
+    except _UNREADABLE as error:
+        raise InvalidRequest(
+            f"{field} can't be read as a {accepted} picture",
+            field=field,
+            value=f"{len(data)} bytes",
+            bound=f"a complete {accepted} file",
+        ) from error
 
 
-def _check_header(image: Image.Image, max_pixels: int, field: str) -> None:
+def _check_scans(data: bytes, field: str) -> None:
+    """Refuse a JPEG of many scans: it is small, and yet each of them is a pass over all pixels."""
+    if not data.startswith(b"\xff\xd8"):
+        return
+    scans = _count_scans(data)
+    if scans > MAX_SCANS:
+        detail = f"{field} is a JPEG of more than {MAX_SCANS} scans"
+        raise InvalidRequest(detail, field=field, value=f"{scans} scans or more", bound=f"{MAX_SCANS} scans")
+
+
+def _count_scans(data: bytes) -> int:
+    """How many scans a JPEG has, up to one more than MAX_SCANS; segments are skipped by their lengths."""
+    at, scans = 0, 0
+    while scans <= MAX_SCANS and (marker := _MARKER.search(data, at)) is not None:
+        kind, at = marker[1][0], marker.end()
+        if kind == _END:
+            return scans
+        scans += kind == _SCAN
+        if kind not in _BARE:
+            at += int.from_bytes(data[at : at + 2], "big")
+    return scans
+
+
+def _check_pixels(image: Image.Image, max_pixels: int, field: str) -> None:
     if image.width * image.height > max_pixels:
         raise InvalidRequest(
             f"{field} has {image.width}×{image.height} pixels; at most {max_pixels} are accepted",
@@ -155,6 +211,9 @@ def _check_header(image: Image.Image, max_pixels: int, field: str) -> None:
             value=f"{image.width}×{image.height}",
             bound=max_pixels,
         )
+
+
+def _check_frames(image: Image.Image, field: str) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format in ("PNG", "WEBP"):  # a phone's JPEG may carry a second view; its first is meant
         raise InvalidRequest(

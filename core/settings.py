@@ -67,6 +67,12 @@ class Settings(BaseSettings):
     )
     max_wait_s: float = Field(default=120, gt=0, description="Longest `Prefer: wait`, in seconds.")
     queue_limit: int = Field(default=1000, ge=1, description="Jobs that may wait in one lane of one model.")
+    event_streams: int | None = Field(
+        default=None,
+        ge=1,
+        description="Event streams that one gateway has open; one more is answered 429. Default: a fourth of the file "
+        "descriptors that it may open, at most 2000.",
+    )
     max_pixels: int = Field(default=16_777_216, ge=4096, description="Pixels of one upload and of one answer.")
     max_body_mb: int = Field(default=32, ge=1, description="Largest request body, in MiB.")
     retention_s: int = Field(default=86_400, ge=1, description="How long finished jobs, images and uploads stay.")

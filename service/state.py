@@ -18,16 +18,16 @@ from core.settings import Settings
 from core.storage import Store, open_public, open_store
 from jobs.layout import check_connection
 from service.admission.backlogs import Backlogs
+from service.jobs.streams import OpenStreams
 from service.jobs.waiting import Waiters
 from service.metrics.families import Metrics
 from service.requests.cards import CardRegistry
+from service.requests.decoders import Decoders
 from service.single_flight import SingleFlight
 
 # Every event stream takes one connection.
 MAX_CONNECTIONS = 8192
 TIMEOUT_S = 5.0
-# A picture of 16 MP takes seconds and hundreds of MiB to decode.
-DECODERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,14 @@ class Gateway:
     keys_made: SingleFlight[bool]  # whether any API key was ever made
     metrics: Metrics
     public: S3Store | None  # signs URLs of images, where clients may fetch them from the storage
+    streams: OpenStreams
     keys_required: bool  # by the address listened on; once a key was made they are anyway
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DECODERS))
+    decoders: Decoders = field(default_factory=Decoders)
 
     async def close(self) -> None:
         self.stopping.set()
+        self.decoders.close()
         await self.redis.aclose()
         self.rq.close()
 
@@ -75,7 +77,10 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
 
     keys_made = SingleFlight(any_key)
     backlogs, waiters, metrics = Backlogs(redis), Waiters(redis), Metrics()
-    return Gateway(settings, redis, rq, store, cards, backlogs, waiters, keys_made, metrics, public, keys_required)
+    streams = OpenStreams(settings.event_streams)
+    return Gateway(
+        settings, redis, rq, store, cards, backlogs, waiters, keys_made, metrics, public, streams, keys_required
+    )
 
 
 async def current(request: Request) -> Gateway:

@@ -84,7 +84,7 @@ async def submit(
             job = accepted(created.record, created.position, planned.backlog)
             return Submitted(job, replayed=False, ended=False)
     if preferences.picture:
-        check_accepted(created.record.request.output_format, [preferences.output_format])
+        check_accepted(created.record.request.output_format, preferences.accepted)
     job_id, ended = created.record.id, False
     if preferences.wait_s is not None:
         stop = StopSignals(gateway.waiters, gateway.stopping)
@@ -111,11 +111,11 @@ async def plan(gateway: Gateway, body: Body, preferences: Preferences) -> Planne
     if body.post.webhook_url is not None:
         check_url(body.post.webhook_url, settings.webhook_allow)
     card = await _choose(gateway, body)
-    pictures = await check_pictures(body, card, job_id, settings.max_pixels, gateway.decoding)
+    pictures = await check_pictures(body, card, job_id, settings.max_pixels, gateway.decoders)
     seed = drawn_seed() if body.post.seed is None else body.post.seed
     request = resolve(body, card, pictures, seed, preferences.output_format, settings.max_pixels)
     backlog = await gateway.backlogs.of(card.id, request.priority)
-    warnings = warnings_of(request, card, gateway.cards.folder(card.id))
+    warnings = (*pictures.warnings, *warnings_of(request, card, gateway.cards.folder(card.id)))
     check_deadline(request, backlog)
     return PlannedJob(job_id, body, preferences, card, pictures, request, warnings, backlog)
 

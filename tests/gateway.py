@@ -172,6 +172,12 @@ def mask(size: tuple[int, int] = (16, 16), inside: bool = True) -> bytes:
     return data.getvalue()
 
 
+def same_pixels(stored: bytes, sent: bytes) -> bool:
+    """Whether two files show the same picture, byte for byte once decoded."""
+    one, other = (Image.open(io.BytesIO(each)) for each in (stored, sent))
+    return (one.mode, one.size, one.tobytes()) == (other.mode, other.size, other.tobytes())
+
+
 def finish(redis: Redis, store: Store, job_id: str, data: bytes) -> None:
     """Store one PNG and write the keys of a succeeded job, as a worker's terminal transaction does."""
     record = JobRecord.model_validate_json(_text(redis.hget(job_key(job_id), "record")))

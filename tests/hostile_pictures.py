@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Mapping
@@ -109,6 +110,15 @@ def hostile() -> Mapping[str, bytes]:
     for name, data in {"PNG": png, "JPEG": jpeg, "WebP": webp}.items():
         files |= {f"{name} cut at {part} %": data[: len(data) * part // 100] for part in (1, 10, 50, 90)}
     return files
+
+
+def scans(count: int, size: tuple[int, int] = (2000, 2000)) -> bytes:
+    """A progressive JPEG that repeats its second scan, a few bytes for all of its AC coefficients, `count` times."""
+    data = saved(Image.new("L", size, 128), "JPEG", progressive=True)
+    second = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
+    ends = re.compile(rb"\xff[\xc4\xda\xd9]").search(data, second + 2)
+    assert ends
+    return data[: ends.start()] + data[second : ends.start()] * (count - 1) + b"\xff\xd9"
 
 
 def _resized_jpeg(data: bytes, side: int) -> bytes:

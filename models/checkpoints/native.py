@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from core.errors import CheckpointError
 from models.checkpoints.build import split

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import obstore
+import structlog
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from obstore.store import S3Store
 from redis.asyncio import Redis
 
 from contract.job import TERMINAL, ImageInfo, JobResult, StoredImage, parse_image_id
 from contract.redis_keys import stored_field
-from core.errors import Gone, NotFound
+from core.errors import DamagedImage, Gone, NotFound
 from core.storage import Store, image_path
 from service.auth.access import Caller
 from service.http.problems import shown
@@ -28,6 +30,8 @@ CHUNK = 256 * 1024
 PRESIGNED_S = 600
 FOREVER = "private, max-age=31536000, immutable"
 UNSETTLED = "private, no-cache"  # until its job ends another execution may put another image in its place
+
+log = structlog.get_logger("service")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,15 @@ async def picture_response(
     download: bool,
     headers: Mapping[str, str],
 ) -> Response:
-    """Answer the bytes, or 304 where the client has them. Raises as `find_image`."""
+    """Answer the bytes, or 304 where the client has them.
+
+    What is stored is checked against the digest that the worker told. Of a large file that turns out wrong behind its
+    first bytes the end is never sent, so that no client takes it for whole.
+
+    Raises:
+        NotFound, Gone: as `find_image`.
+        DamagedImage: the file isn't the one that the worker put there.
+    """
     found = await find_image(redis, caller, image_id)
     info, tag = found.info, f'"{found.info.sha256}"'
     kept = {"ETag": tag, "Cache-Control": FOREVER if found.final else UNSETTLED, **headers}
@@ -90,10 +102,13 @@ async def picture_response(
         stored = await store.get_async(found.path)
     except FileNotFoundError as error:
         raise Gone(f"the file of image {image_id} is gone", field="id", value=image_id) from error
-    if stored.meta["size"] <= CHUNK:
-        return Response(bytes(await stored.bytes_async()), media_type=MEDIA_TYPES[info.format], headers=kept)
-    kept["Content-Length"] = str(stored.meta["size"])
-    return StreamingResponse(_chunks(stored), media_type=MEDIA_TYPES[info.format], headers=kept)
+    if stored.meta["size"] != info.bytes:
+        raise _damaged(info, f"{stored.meta['size']} bytes", f"{info.bytes} bytes")
+    if info.bytes <= CHUNK:
+        data = b"".join([chunk async for chunk in _checked(stored, info)])
+        return Response(data, media_type=MEDIA_TYPES[info.format], headers=kept)
+    kept["Content-Length"] = str(info.bytes)
+    return StreamingResponse(_checked(stored, info), media_type=MEDIA_TYPES[info.format], headers=kept)
 
 
 async def redirect(public: S3Store, redis: Redis, caller: Caller, image_id: str) -> Response:
@@ -111,6 +126,19 @@ def _matches(header: str, tag: str) -> bool:
     return header.strip() == "*" or tag in (each.strip().removeprefix("W/") for each in header.split(","))
 
 
-async def _chunks(stored: GetResult) -> AsyncIterator[bytes]:
+async def _checked(stored: GetResult, info: ImageInfo) -> AsyncIterator[bytes]:
+    """Yield the file; its last piece only once the digest of all is right."""
+    digest, last = hashlib.sha256(), b""
     async for chunk in stored.stream(min_chunk_size=CHUNK):
-        yield bytes(chunk)
+        if last:
+            yield last
+        last = bytes(chunk)
+        digest.update(last)
+    if digest.hexdigest() != info.sha256:
+        raise _damaged(info, f"sha256 {digest.hexdigest()}", f"sha256 {info.sha256}")
+    yield last
+
+
+def _damaged(info: ImageInfo, found: str, told: str) -> DamagedImage:
+    log.error("a stored image is damaged", image=info.id, found=found, told=told)
+    return DamagedImage(f"the stored file of image {info.id} is damaged", field="id", value=info.id, bound=told)

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import Request
 from pydantic import ValidationError
 from pydantic_core import from_json
-from starlette.datastructures import UploadFile
 
 from contract.base import Kind
 from core.errors import InvalidRequest, MalformedRequest, UnsupportedMedia
-from service.http.problems import invalid, shown
+from service.http.problems import invalid, refusal, shown
+from service.requests.forms import read_form
 from service.requests.kinds import KINDS, TaskKind
 from service.requests.posts import Post
 
-MAX_FIELDS = 64
+SHORT_BYTES = 64 * 1024  # what is parsed on the event loop
+MAX_MARKS = 20_000  # commas, colons and brackets of a JSON body: five times what the longest prompt can have
+_SPACE = b" \t\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,31 +51,33 @@ class Body:
 
 
 async def read_body(request: Request, task: TaskKind[Any]) -> Body:
-    """Read and validate a request.
+    """Read and validate a request; a long one in a thread.
 
     Raises:
         UnsupportedMedia: a content type that the endpoint doesn't read.
-        MalformedRequest: not JSON, not a form.
+        MalformedRequest: not JSON, not a form, or one without its end.
         InvalidRequest: a field or picture is missing, unknown, twice there, of the wrong type or out of bounds.
         BodyTooLarge: while reading.
     """
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type == "application/json":
-        return _from_json(await request.body(), task)
-    if content_type == "multipart/form-data" and task.files:
-        return await _from_form(request, task)
-    accepted = "application/json" + (" or multipart/form-data" if task.files else "")
-    detail = f"Content-Type is {shown(content_type)!r}; {task.kind} reads {accepted}"
-    raise UnsupportedMedia(detail, field="Content-Type", value=content_type, bound=accepted)
+    content_type = request.headers.get("content-type", "")
+    media = content_type.partition(";")[0].strip().lower()
+    if media == "application/json":
+        parse = partial(_from_json, task=task)
+    elif media == "multipart/form-data" and task.files:
+        parse = partial(_from_form, content_type=content_type, task=task)
+    else:
+        accepted = "application/json" + (" or multipart/form-data" if task.files else "")
+        detail = f"Content-Type is {shown(media)!r}; {task.kind} reads {accepted}"
+        raise UnsupportedMedia(detail, field="Content-Type", value=media, bound=accepted)
+    data = await request.body()
+    return parse(data) if len(data) <= SHORT_BYTES else await asyncio.to_thread(parse, data)
 
 
-def _from_json(data: bytes, task: TaskKind[Any]) -> Body:
-    try:
-        fields = from_json(data, allow_inf_nan=False)
-    except ValueError as error:
-        raise MalformedRequest(f"the body is not JSON: {error}", bound="a JSON object") from error
-    if not isinstance(fields, dict):
-        raise MalformedRequest("the body is no JSON object", value=shown(fields), bound="a JSON object")
+def _from_json(data: bytes, *, task: TaskKind[Any]) -> Body:
+    if len(data) > SHORT_BYTES:
+        _check_long(data, task)
+    fields = _parse(data)
+    _check_known(fields, task)
     files = {name: _decode(name, fields.pop(name)) for name in task.files if fields.get(name) is not None}
     try:
         return _body(task, task.post.model_validate(fields, strict=True), files)
@@ -78,20 +85,49 @@ def _from_json(data: bytes, task: TaskKind[Any]) -> Body:
         raise invalid(error, task.post) from error
 
 
-async def _from_form(request: Request, task: TaskKind[Any]) -> Body:
-    async with request.form(max_files=len(task.files) + 1, max_fields=MAX_FIELDS) as form:
-        fields: dict[str, Any] = {}
-        files: dict[str, bytes] = {}
-        for name, value in form.multi_items():
-            if name in fields or name in files:
-                raise InvalidRequest(f"{name} is there twice", field=name, bound="once")
-            if isinstance(value, UploadFile):
-                _check_part(name, task)
-                files[name] = await value.read()
-            elif name in task.files:
-                files[name] = _decode(name, value)
-            else:
-                fields[name] = value
+def _parse(data: bytes) -> dict[str, Any]:
+    try:
+        fields = from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise MalformedRequest(f"the body is not JSON: {error}", bound="a JSON object") from error
+    if not isinstance(fields, dict):
+        raise MalformedRequest("the body is no JSON object", value=shown(fields), bound="a JSON object")
+    return fields
+
+
+def _check_long(data: bytes, task: TaskKind[Any]) -> None:
+    """Refuse what would make millions of objects before it is parsed: only pictures are long, and they are one text."""
+    with suppress(ValueError):
+        beginning = from_json(data[:SHORT_BYTES], allow_inf_nan=False, allow_partial=True)
+        if isinstance(beginning, dict):
+            _check_known(beginning, task)
+    marks = sum(data.count(mark) for mark in (b",", b":", b"[", b"{"))
+    if marks > MAX_MARKS:
+        detail = f"the body has {marks} commas, colons and brackets; at most {MAX_MARKS}"
+        raise MalformedRequest(detail, field="body", value=marks, bound=MAX_MARKS)
+
+
+def _check_known(fields: Mapping[str, Any], task: TaskKind[Any]) -> None:
+    """Refuse the first field that is none of the task's."""
+    known = task.post.model_fields
+    for name, value in fields.items():
+        if name not in known and name not in task.files:
+            raise refusal([{"type": "extra_forbidden", "loc": (name,), "input": value}], known)
+
+
+def _from_form(data: bytes, *, content_type: str, task: TaskKind[Any]) -> Body:
+    fields: dict[str, Any] = {}
+    files: dict[str, bytes] = {}
+    for part in read_form(content_type, data):
+        if part.name in fields or part.name in files:
+            raise InvalidRequest(f"{part.name} is there twice", field=part.name, bound="once")
+        if part.is_file:
+            _check_part(part.name, task)
+            files[part.name] = part.data
+        elif part.name in task.files:
+            files[part.name] = _decode(part.name, part.text)
+        else:
+            fields[part.name] = part.text
     try:
         return _body(task, task.post.model_validate_strings(fields), files)
     except ValidationError as error:
@@ -117,6 +153,6 @@ def _decode(name: str, value: Any) -> bytes:
         raise InvalidRequest(f"{name} must be base64 text", field=name, value=shown(value), bound="base64 text")
     text = value.partition(",")[2] if value.startswith("data:") else value
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode(text.encode("ascii").translate(None, _SPACE), validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidRequest(f"{name} is not base64", field=name, value=shown(value), bound="base64 text") from error

@@ -1,48 +1,92 @@
-"""Decoding of the files that a kind needs, by the rules that the worker reads them by."""
+"""How the files that a kind needs are decoded, once: what a worker reads is what was decoded here, without loss."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
-from contract.card import ModelCard
-from core.pictures import open_upload, read_label_map, read_mask
-from service.requests.posts import InpaintPost, Post
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+
+from contract.job import JobWarning
+from core.pictures import MaskMode, lossless, mask_remark, open_upload, read_label_map, read_mask
 
 Size: TypeAlias = tuple[int, int]  # width and height after EXIF rotation
+How: TypeAlias = Literal["nothing", "picture", "picture_and_mask", "label_map"]
 ANY_CLASS = 2**16  # where the card doesn't say how many there are
 
 
-def no_files(_post: Post, _files: Mapping[str, bytes], _card: ModelCard, _max_pixels: int) -> dict[str, Size]:
-    """Decode nothing."""
-    return {}
+class Reading(BaseModel):
+    """What the decoding of a request's files depends on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    how: How
+    max_pixels: int
+    mask_mode: MaskMode = "white"
+    classes: int = ANY_CLASS
 
 
-def picture(_post: Post, files: Mapping[str, bytes], _card: ModelCard, max_pixels: int) -> dict[str, Size]:
-    """Decode the image.
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Pictures by the name of their field, and what is odd about them."""
+
+    pictures: Mapping[str, Image.Image] = field(default_factory=dict)
+    warnings: tuple[JobWarning, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The same, each picture as the PNG that is stored."""
+
+    sizes: Mapping[str, Size]
+    data: Mapping[str, bytes]
+    warnings: tuple[JobWarning, ...] = ()
+
+
+def decode(files: Mapping[str, bytes], reading: Reading) -> Decoded:
+    """Decode the files, in this process.
 
     Raises:
-        InvalidRequest: it can't be read or is too large.
+        InvalidRequest: unreadable or oversized files; a mask that is empty, ambiguous or of another shape; a label map
+            with a class that the model hasn't.
     """
-    return {"image": open_upload(files["image"], max_pixels).size}
+    return _WAYS[reading.how](files, reading)
 
 
-def picture_and_mask(
-    post: InpaintPost, files: Mapping[str, bytes], card: ModelCard, max_pixels: int
-) -> dict[str, Size]:
-    """Decode the image, and the mask over it.
-
-    Raises:
-        InvalidRequest: one can't be read or is too large; a mask that is empty, ambiguous or of another shape.
-    """
-    sizes = picture(post, files, card, max_pixels)
-    return {**sizes, "mask": read_mask(files["mask"], post.mask_mode, sizes["image"], max_pixels).size}
+def encode(decoded: Decoded) -> Encoded:
+    """Write what was decoded as it is stored."""
+    sizes = {name: picture.size for name, picture in decoded.pictures.items()}
+    data = {name: lossless(picture) for name, picture in decoded.pictures.items()}
+    return Encoded(sizes, data, decoded.warnings)
 
 
-def label_map(_post: Post, files: Mapping[str, bytes], card: ModelCard, max_pixels: int) -> dict[str, Size]:
-    """Decode a label map.
+def _nothing(_files: Mapping[str, bytes], _reading: Reading) -> Decoded:
+    return Decoded()
 
-    Raises:
-        InvalidRequest: it can't be read, is too large or has a class that the model hasn't.
-    """
-    return {"image": read_label_map(files["image"], card.map_classes or ANY_CLASS, max_pixels).size}
+
+def _picture(files: Mapping[str, bytes], reading: Reading) -> Decoded:
+    return Decoded({"image": open_upload(files["image"], reading.max_pixels)})
+
+
+def _picture_and_mask(files: Mapping[str, bytes], reading: Reading) -> Decoded:
+    """Decode the image, and the mask over it; what is stored is the mask as it was drawn."""
+    image = open_upload(files["image"], reading.max_pixels)
+    mask = open_upload(files["mask"], reading.max_pixels, "mask")
+    inside = read_mask(mask, reading.mask_mode, image.size, reading.max_pixels)
+    remark = mask_remark(mask, inside, reading.mask_mode)
+    warnings = () if remark is None else (JobWarning(field="mask", message=remark),)
+    return Decoded({"image": image, "mask": mask}, warnings)
+
+
+def _label_map(files: Mapping[str, bytes], reading: Reading) -> Decoded:
+    return Decoded({"image": read_label_map(files["image"], reading.classes, reading.max_pixels)})
+
+
+_WAYS: Mapping[How, Callable[[Mapping[str, bytes], Reading], Decoded]] = {
+    "nothing": _nothing,
+    "picture": _picture,
+    "picture_and_mask": _picture_and_mask,
+    "label_map": _label_map,
+}

@@ -8,8 +8,8 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from contract.base import Kind
 from contract.card import ModelCard
-from service.requests import decoding, parameters
-from service.requests.decoding import Size
+from service.requests import parameters
+from service.requests.decoding import How, Size
 from service.requests.posts import (
     Class2ImgPost,
     Img2ImgPost,
@@ -40,7 +40,7 @@ class TaskKind(Generic[P]):
     summary: str
     description: str = ""
     files: tuple[str, ...] = ()
-    decode: Callable[[P, Mapping[str, bytes], ModelCard, int], dict[str, Size]] = decoding.no_files
+    decode: How = "nothing"
     size: Callable[[P, ModelCard, Size | None], Size] = parameters.image_size  # of the answer, by that of the image
     resolve: Callable[[P, ModelCard], dict[str, Any]] = parameters.no_parameters  # those of this kind
     model_fields: frozenset[str] = DRAWING  # refused where the model's card doesn't list them
@@ -83,7 +83,7 @@ INPAINT = TaskKind(
     summary="Repaint the masked part of a picture",
     description="Pixels outside the mask (and its feather) are byte-equal to the upload in PNG and WebP answers.",
     files=("image", "mask"),
-    decode=decoding.picture_and_mask,
+    decode="picture_and_mask",
     resolve=parameters.repainted,
     model_fields=DRAWING | TEXT | {"strength"},
     examples={
@@ -99,7 +99,7 @@ UPSCALE = TaskKind(
     summary="Super-resolution",
     description="The answer is the model's `scale` times larger than the picture, in width and in height.",
     files=("image",),
-    decode=decoding.picture,
+    decode="picture",
     size=parameters.enlarged_size,
     resolve=parameters.enlarged,
     model_fields=DRAWING | TEXT | {"noise_level"},
@@ -112,7 +112,7 @@ IMG2IMG = TaskKind(
     description="SDEdit: noise by `strength` over the picture, then the last steps of a drawing. Transparency is left "
     "out.",
     files=("image",),
-    decode=decoding.picture,
+    decode="picture",
     resolve=parameters.drawn_over,
     model_fields=DRAWING | TEXT | {"strength"},
     examples={
@@ -140,7 +140,7 @@ SEMANTIC2IMG = TaskKind(
     summary="Label map to image",
     description="A class that the model hasn't is refused with the position (x, y) of its first pixel.",
     files=("image",),
-    decode=decoding.label_map,
+    decode="label_map",
     examples={"base64": {"summary": "Label map as base64", "value": {"image": _PICTURE}}},
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -27,6 +28,7 @@ class Preferences:
     output_format: OutputFormat
     key: str | None
     dry_run: bool = False
+    accepted: tuple[OutputFormat, ...] = ()  # the formats of a picture, best first
 
 
 def read_preferences(headers: Headers, post: Post, max_wait_s: float, *, dry_run: bool = False) -> Preferences:
@@ -50,6 +52,7 @@ def read_preferences(headers: Headers, post: Post, max_wait_s: float, *, dry_run
         output_format=output_format,
         key=_key(headers),
         dry_run=dry_run,
+        accepted=tuple(accepted),
     )
 
 
@@ -64,7 +67,7 @@ def _check_picture(post: Post, output_format: OutputFormat, accepted: list[Outpu
     check_accepted(output_format, accepted)
 
 
-def check_accepted(output_format: OutputFormat, accepted: list[OutputFormat]) -> None:
+def check_accepted(output_format: OutputFormat, accepted: Sequence[OutputFormat]) -> None:
     """Check that a client which accepts these formats can be answered with `output_format`.
 
     Raises:
@@ -76,7 +79,7 @@ def check_accepted(output_format: OutputFormat, accepted: list[OutputFormat]) ->
             f"output_format {output_format} contradicts Accept: {media}",
             field="output_format",
             value=output_format,
-            bound=accepted,
+            bound=list(accepted),
         )
 
 
@@ -107,7 +110,10 @@ def _weights(accept: str) -> dict[str, float]:
 
 
 def _key(headers: Headers) -> str | None:
-    key = headers.get("idempotency-key")
+    keys = headers.getlist("idempotency-key")
+    if len(keys) > 1:
+        raise InvalidRequest("Idempotency-Key is there twice", field="Idempotency-Key", value=len(keys), bound="once")
+    key = keys[0] if keys else None
     if key is not None and not _KEY.fullmatch(key):
         detail = "Idempotency-Key must be 1 to 255 visible ASCII characters"
         raise InvalidRequest(detail, field="Idempotency-Key", value=key[:200], bound="1 to 255 visible characters")

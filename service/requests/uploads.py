@@ -1,4 +1,4 @@
-"""Uploaded pictures: checked in a thread before anything is stored or enqueued, then stored beside the job."""
+"""Uploaded pictures: decoded before anything is stored or enqueued; what was decoded is stored beside the job."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from pathlib import Path
 from obstore.exceptions import BaseError
 
 from contract.card import ModelCard
+from contract.job import JobWarning
 from contract.request import Upload
 from core.errors import DiskFull, Unavailable
 from core.storage import Store, delete, upload_path
 from service.requests.bodies import Body
+from service.requests.decoders import Decoders
+from service.requests.decoding import ANY_CLASS, Encoded, Reading, decode, encode
+from service.requests.posts import InpaintPost
 
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """The uploads of one request as they will be stored."""
+    """The uploads of one request, and what is stored of them."""
 
     uploads: Mapping[str, Upload]
     data: Mapping[str, bytes]
+    warnings: tuple[JobWarning, ...] = ()
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -33,26 +38,33 @@ class Pictures:
         return None if image is None else (image.width, image.height)
 
 
-async def check_pictures(
-    body: Body, card: ModelCard, job_id: str, max_pixels: int, slots: asyncio.Semaphore
-) -> Pictures:
-    """Decode the image and the mask of `body` as the worker will, in a thread; `slots` bounds how many at once.
+async def check_pictures(body: Body, card: ModelCard, job_id: str, max_pixels: int, decoders: Decoders) -> Pictures:
+    """Decode the files of `body` in another process.
 
     Raises:
-        InvalidRequest: unreadable or oversized files; a mask that is empty, ambiguous or of another shape; a label map
-            with a class that the model hasn't.
+        InvalidRequest: unreadable or oversized files, or such that take too long; a mask that is empty, ambiguous or
+            of another shape; a label map with a class that the model hasn't.
     """
     if not body.files:
         return Pictures({}, {})
-    async with slots:
-        return await asyncio.to_thread(read_pictures, body, card, job_id, max_pixels)
+    encoded = await decoders.decode(body.files, _reading(body, card, max_pixels))
+    return await asyncio.to_thread(_pictures, body, job_id, encoded)
 
 
 def read_pictures(body: Body, card: ModelCard, job_id: str, max_pixels: int) -> Pictures:
-    """Do as `check_pictures`, in this thread: the serverless commands read their files by the same rules."""
-    sizes = body.task.decode(body.post, body.files, card, max_pixels)
-    uploads = {name: _upload(job_id, name, data, sizes[name]) for name, data in body.files.items()}
-    return Pictures(uploads, body.files)
+    """Do as `check_pictures`, in this process: the serverless commands read their files by the same rules."""
+    return _pictures(body, job_id, encode(decode(body.files, _reading(body, card, max_pixels))))
+
+
+def _reading(body: Body, card: ModelCard, max_pixels: int) -> Reading:
+    mode = body.post.mask_mode if isinstance(body.post, InpaintPost) else "white"
+    classes = card.map_classes or ANY_CLASS
+    return Reading(how=body.task.decode, max_pixels=max_pixels, mask_mode=mode, classes=classes)
+
+
+def _pictures(body: Body, job_id: str, encoded: Encoded) -> Pictures:
+    uploads = {name: _upload(job_id, name, data, encoded.sizes[name]) for name, data in body.files.items()}
+    return Pictures(uploads, encoded.data, encoded.warnings)
 
 
 def _upload(job_id: str, name: str, data: bytes, size: tuple[int, int]) -> Upload:

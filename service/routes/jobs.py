@@ -14,6 +14,7 @@ from jobs.cancel import cancel
 from jobs.end import Retention
 from jobs.purge import check_ended, delete_objects, purge
 from service.jobs.events import StopSignals, is_over, parse_event_id, server_sent
+from service.jobs.streams import EventStream
 from service.jobs.traces import Trace, read_trace
 from service.jobs.views import JobPage, ListQuery, list_jobs, read_hash, read_job
 from service.routes.caller import CurrentCaller
@@ -110,5 +111,4 @@ async def events(
     if after != "0-0" and await is_over(gateway.redis, id, after):
         return Response(status_code=204)
     stream = server_sent(gateway.redis, record, after, StopSignals(gateway.waiters, gateway.stopping), caller.signer)
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+    return EventStream(stream, gateway.streams, {"Cache-Control": "no-store", "X-Accel-Buffering": "no"})

@@ -25,8 +25,8 @@ PROBLEMS: dict[int, str] = {
     413: "The body is larger than LATENTD_MAX_BODY_MB.",
     415: "The content type is none that the endpoint reads.",
     422: "A field is unknown, missing, out of bounds, or of no use to the kind or model.",
-    429: "The lane is full, its wait makes the deadline impossible, or the key's rate or budget is used up; "
-    "Retry-After says when to try again.",
+    429: "The lane is full, its wait makes the deadline impossible, the key's rate or budget is used up, or as many "
+    "event streams are open as may be; Retry-After says when to try again.",
     431: "The address and headers are too long.",
     500: "The job that was waited for failed.",
     503: "Redis or the object storage doesn't answer.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,7 +32,7 @@ from contract.redis_keys import (
 )
 from core.errors import DeadlineMissed
 from core.storage import open_store
-from tests.gateway import PAINTER, fail, finish, mask, png
+from tests.gateway import PAINTER, fail, finish, mask, png, same_pixels
 from tests.times import cells, publish
 
 
@@ -82,7 +83,8 @@ def test_inpaint_by_form_and_by_json_are_the_same_request(client: httpx2.Client,
     assert job["request"]["mask_mode"] == "white"
     assert job["request"]["strength"] == 1.0
     stored = folder / "data" / "objects" / job["request"]["image"]["path"]
-    assert stored.read_bytes() == picture
+    assert same_pixels(stored.read_bytes(), picture)
+    assert job["request"]["image"]["sha256"] == hashlib.sha256(picture).hexdigest(), "the digest of what was sent"
 
     body = {
         "steps": 7,
@@ -334,3 +336,12 @@ def test_models_are_listed_and_published_cards_win(client: httpx2.Client, redis:
     card = client.get("/v1/models/painter").json()
     assert (card["description"], card["loaded"]) == ("Another.", True)
     assert len(client.get("/v1/models").json()["items"]) == 2
+
+
+def test_a_mask_that_covers_everything_is_told(client: httpx2.Client) -> None:
+    for hole, words in ((png((16, 16), "white"), "covers the whole"), (png(mode="RGBA", colour=0), "transparent")):
+        files = {"image": ("a.png", png(), "image/png"), "mask": ("m.png", hole, "image/png")}
+        data = {"mask_mode": "white" if words != "transparent" else "black"}
+        for query in ("?dry_run=true", ""):
+            warnings = client.post(f"/v1/inpaint{query}", files=files, data=data).json()["warnings"]
+            assert [(each["field"], words in each["message"]) for each in warnings] == [("mask", True)]

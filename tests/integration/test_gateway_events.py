@@ -170,6 +170,41 @@ def test_many_streams_of_one_job(client: httpx2.Client, redis: Redis, job_id: st
     assert seen == [["queued", *["step"] * 5, "canceled"]] * 20
 
 
+def test_event_streams_have_a_bound(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    """The next is told when to come back; the place of one that ended, or whose client left, is free."""
+    assert redis.dbsize() == 0
+    with running(settings_for(redis_url, tmp_path, event_streams=2)) as client:
+        job_id = client.post("/v1/txt2img", json={}).json()["id"]
+        streams = [read(client, job_id) for _ in range(2)]
+        for stream in streams:
+            next(stream)
+        refused = client.get(f"/v1/jobs/{job_id}/events")
+        assert (refused.status_code, refused.headers["content-type"]) == (429, "application/problem+json")
+        assert refused.json()["type"] == "urn:latentd:problem:too-many-streams"
+        assert int(refused.headers["retry-after"]) > 0
+        assert client.get(f"/v1/jobs/{job_id}").status_code == 200
+        streams[0].close()  # type: ignore[attr-defined]
+        ends = time.monotonic() + 5
+        third = _opened(client, job_id, ends)
+        client.delete(f"/v1/jobs/{job_id}")
+        assert [kind for _, kind, _ in third] == ["canceled"]
+        assert [kind for _, kind, _ in streams[1]] == ["canceled"]
+        again = _opened(client, job_id, time.monotonic() + 5)
+        assert [kind for _, kind, _ in again] == ["canceled"]
+
+
+def _opened(client: httpx2.Client, job_id: str, ends: float) -> Iterator[Event]:
+    """A stream behind its first event, tried until there is a place."""
+    while True:
+        stream = read(client, job_id)
+        try:
+            next(stream)
+            return stream
+        except AssertionError:
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+
+
 def blocked(redis: Redis) -> int:
     return int(redis.info("clients")["blocked_clients"])
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
 import pytest
+from PIL import Image
 from redis import Redis
 
 from contract.job import JobResult, StoredImage
 from contract.redis_keys import job_key, stored_field
 from core.storage import image_path, open_store
-from tests.gateway import finish, png
+from service.jobs.images import CHUNK
+from tests.gateway import finish, png, same_pixels
 
 
 def test_purges_at_the_same_time_all_succeed(client: httpx2.Client, redis: Redis, folder: Path) -> None:
@@ -29,8 +32,10 @@ def test_purges_at_the_same_time_all_succeed(client: httpx2.Client, redis: Redis
 def test_requests_of_one_key_do_not_overwrite_each_other_s_uploads(
     client: httpx2.Client, redis: Redis, folder: Path
 ) -> None:
+    shades = [png(colour=(shade, 0, 0)) for shade in range(8)]
+
     def post(shade: int) -> httpx2.Response:
-        files = {"image": ("a.png", png(colour=(shade, 0, 0)), "image/png")}
+        files = {"image": ("a.png", shades[shade], "image/png")}
         return client.post("/v1/upscale", files=files, headers={"Idempotency-Key": "k"})
 
     with ThreadPoolExecutor(8) as threads:
@@ -39,7 +44,8 @@ def test_requests_of_one_key_do_not_overwrite_each_other_s_uploads(
     job = next(answer.json() for answer in answers if answer.status_code == 202)
     image = job["request"]["image"]
     stored = (folder / "data" / "objects" / image["path"]).read_bytes()
-    assert hashlib.sha256(stored).hexdigest() == image["sha256"]
+    [sent] = [shade for shade in shades if hashlib.sha256(shade).hexdigest() == image["sha256"]]
+    assert same_pixels(stored, sent)
     finish(redis, open_store(str(folder / "data" / "objects")), job["id"], png((64, 64)))
     assert client.delete(f"/v1/jobs/{job['id']}?purge=true").status_code == 204
     assert list((folder / "data" / "objects" / "uploads" / job["id"]).glob("*")) == []
@@ -89,3 +95,58 @@ def test_an_image_has_one_id(client: httpx2.Client, redis: Redis, folder: Path, 
     job_id = client.post("/v1/txt2img", json={"prompt": "x"}).json()["id"]
     finish(redis, open_store(str(folder / "data" / "objects")), job_id, png((64, 64)))
     assert client.get(f"/v1/images/{job_id}-{index}?download").status_code == 404
+
+
+def _damaged(client: httpx2.Client, redis: Redis, folder: Path, side: int, **changes: bytes) -> tuple[str, bytes]:
+    """The address of an image whose stored file was changed; what it should be."""
+    job_id = client.post("/v1/txt2img", json={"prompt": "x"}).json()["id"]
+    picture = Image.effect_noise((side, side), 200)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    data = buffer.getvalue()
+    store = open_store(str(folder / "data" / "objects"))
+    finish(redis, store, job_id, data)
+    store.put(image_path(job_id, "execution", 0, "png"), changes.get("stored", data[:-9] + b"?" + data[-8:]))
+    return f"/v1/images/{job_id}-0", data
+
+
+@pytest.mark.parametrize("stored", [b"", b"short", b"x" * 300_000])
+def test_an_object_of_another_length_is_never_served(
+    client: httpx2.Client, redis: Redis, folder: Path, stored: bytes
+) -> None:
+    url, _ = _damaged(client, redis, folder, 64, stored=stored)
+    answer = client.get(url)
+    assert (answer.status_code, answer.json()["type"]) == (500, "urn:latentd:problem:damaged-image")
+    assert "etag" not in answer.headers
+    assert "immutable" not in answer.headers["cache-control"]
+
+
+def test_a_small_object_with_one_wrong_byte_is_never_served(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    url, data = _damaged(client, redis, folder, 64)
+    assert len(data) < CHUNK
+    answer = client.get(url)
+    assert (answer.status_code, answer.json()["type"]) == (500, "urn:latentd:problem:damaged-image")
+    assert "etag" not in answer.headers
+
+
+def test_a_large_object_with_one_wrong_byte_is_never_whole(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    """It is checked while it is streamed: the answer breaks off before its end."""
+    url, data = _damaged(client, redis, folder, 1500)
+    assert len(data) > 4 * CHUNK
+    with pytest.raises(httpx2.RemoteProtocolError):
+        client.get(url)
+
+
+def test_a_replay_is_answered_in_the_format_that_the_job_has(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    """The formats that a later request accepts decide whether it can be answered, not what is drawn."""
+    job_id = client.post("/v1/txt2img?", json={}, headers={"Idempotency-Key": "k", "Prefer": "wait=0"}).json()["id"]
+    data = png((64, 64))
+    finish(redis, open_store(str(folder / "data" / "objects")), job_id, data)
+    for accept in ("image/png", "image/*", "image/webp, image/png;q=0.5", "image/webp, image/*;q=0.1"):
+        answer = client.post("/v1/txt2img", json={}, headers={"Idempotency-Key": "k", "Accept": accept})
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png"), accept
+        assert answer.content == data
+        assert answer.headers["idempotency-replayed"] == "true"
+    refused = client.post("/v1/txt2img", json={}, headers={"Idempotency-Key": "k", "Accept": "image/webp, image/jpeg"})
+    assert (refused.status_code, refused.json()["field"]) == (422, "output_format")
+    assert refused.json()["bound"] == ["jpeg", "webp"]

@@ -184,6 +184,16 @@ def test_missing_double_and_foreign_parts(client: httpx2.Client, redis: Redis, f
     check_refused(client.post("/v1/upscale", json={"image": "*"}), redis, folder, "image")
 
 
+def test_a_form_without_its_end(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    """Its last field may be cut short, or may be one that isn't there."""
+    request = client.build_request("POST", "/v1/inpaint", files={"image": ("a.png", png()), "mask": ("m.png", mask())})
+    whole = request.read()
+    headers = {"Content-Type": request.headers["content-type"]}
+    assert client.post("/v1/inpaint?dry_run=true", content=whole, headers=headers).status_code == 200
+    for cut in (whole[:-4], whole[: whole.rindex(b"\r\n--")], whole[: len(whole) // 2]):
+        check_refused(client.post("/v1/inpaint", content=cut, headers=headers), redis, folder, None, 400)
+
+
 def test_an_answer_with_too_many_pixels(client: httpx2.Client, redis: Redis, folder: Path) -> None:
     answer = client.post("/v1/upscale", files={"image": ("a.png", png((100, 75)), "image/png")})
     problem = check_refused(answer, redis, folder, None)
@@ -246,6 +256,8 @@ def test_headers_and_queries(client: httpx2.Client, redis: Redis, folder: Path) 
     check_refused(post({}, Prefer="wait=-1"), redis, folder, "Prefer")
     check_refused(post({}, Idempotency_Key="x" * 256), redis, folder, "Idempotency-Key")
     check_refused(post({}, Idempotency_Key="a b"), redis, folder, "Idempotency-Key")
+    twice = [("Idempotency-Key", "a"), ("Idempotency-Key", "b"), ("Content-Type", "application/json")]
+    check_refused(client.post("/v1/txt2img", content=b"{}", headers=twice), redis, folder, "Idempotency-Key")
     check_refused(post({}, "?dry_run=perhaps"), redis, folder, "dry_run")
     check_refused(post({}, "?dryrun=true"), redis, folder, "dryrun")
 

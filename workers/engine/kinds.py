@@ -11,7 +11,7 @@ from PIL import Image
 from contract.base import Kind
 from contract.request import InpaintRequest, JobRequest
 from core.errors import InvalidRequest
-from core.pictures import check_sides, open_upload, read_label_map, read_mask
+from core.pictures import Picture, check_sides, open_upload, read_label_map, read_mask
 from models.config import ModelConfig
 from models.networks.conditioning import RescalerConfig, TextConfig
 from models.pipeline import LatentDiffusion
@@ -32,23 +32,23 @@ class UploadReader:
     config: ModelConfig
     max_pixels: int
 
-    def picture(self, data: bytes, _others: Pictures) -> Image.Image:
+    def picture(self, data: Picture, _others: Pictures) -> Image.Image:
         """Decode RGB or RGBA."""
         return open_upload(data, self.max_pixels)
 
-    def mask(self, data: bytes, others: Pictures) -> Image.Image:
+    def mask(self, data: Picture, others: Pictures) -> Image.Image:
         """Decode a mask over `image`, 255 where it is repainted."""
         assert isinstance(self.request, InpaintRequest)
         return read_mask(data, self.request.mask_mode, others["image"].size, self.max_pixels)
 
-    def label_map(self, data: bytes, _others: Pictures) -> Image.Image:
+    def label_map(self, data: Picture, _others: Pictures) -> Image.Image:
         """Decode the number of a class at every pixel."""
         conditioner = self.config.conditioner
         classes = conditioner.in_channels if isinstance(conditioner, RescalerConfig) else 0
         return read_label_map(data, classes, self.max_pixels)
 
 
-ReadUpload: TypeAlias = Callable[[UploadReader, bytes, Pictures], Image.Image]
+ReadUpload: TypeAlias = Callable[[UploadReader, Picture, Pictures], Image.Image]
 
 
 def _same_size(_model: LatentDiffusion) -> int:
@@ -139,7 +139,7 @@ def finish(spec: JobSpec, picture: Image.Image) -> Image.Image:
     return KINDS[spec.request.kind].finish(spec, picture)
 
 
-def job_spec_of(request: JobRequest, files: Mapping[str, bytes], model: LatentDiffusion, max_pixels: int) -> JobSpec:
+def job_spec_of(request: JobRequest, files: Mapping[str, Picture], model: LatentDiffusion, max_pixels: int) -> JobSpec:
     """Check and plan a job; `files` are its uploads, by the names of their fields.
 
     Raises:
@@ -161,7 +161,7 @@ def job_spec_of(request: JobRequest, files: Mapping[str, bytes], model: LatentDi
     return JobSpec(model, request, plan, frame, scale, pictures, guided)
 
 
-def _decoded(kind: EngineKind, files: Mapping[str, bytes], reader: UploadReader) -> Pictures:
+def _decoded(kind: EngineKind, files: Mapping[str, Picture], reader: UploadReader) -> Pictures:
     pictures: dict[str, Image.Image] = {}
     for name, read in kind.files.items():
         if name not in files:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from contract.request import JobRequest
 from core.errors import LatentdError
+from core.pictures import Picture
 from workers.engine.scheduler import Shape
 
 
@@ -17,13 +18,14 @@ from workers.engine.scheduler import Shape
 class Admission:
     """A job as the engine takes it.
 
-    `files` are those that were uploaded, by the names of their fields. `deadline` is a time of the engine's clock.
+    `files` are those that were uploaded, by the names of their fields, decoded (a mask by `read_mask`) or
+    not. `deadline` is a time of the engine's clock.
     `snapshot` is the state that an earlier execution saved.
     """
 
     job_id: str
     request: JobRequest
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    files: Mapping[str, Picture] = field(default_factory=dict)
     deadline: float | None = None
     snapshot: bytes | None = None
 

@@ -23,6 +23,7 @@ from core.storage import Store, delete, image_path, put_image
 from jobs.run import JobRun
 from workers.claim_policy import STORING_THREADS
 from workers.engine.pictures import encode_picture, picture_text
+from workers.objects.uploads import decode_uploads
 from workers.queue.savepoints import Savepoints
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
@@ -33,10 +34,10 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class InputsLoaded:
-    """The files that a job was uploaded with, by field, and the state that an earlier execution of it left."""
+    """The pictures that a job was uploaded with, by field, and the state that an earlier execution of it left."""
 
     run: JobRun
-    files: Mapping[str, bytes]
+    files: Mapping[str, Image.Image]
     state: bytes | None = None
 
 
@@ -147,7 +148,7 @@ class Storing:
     def _load(self, run: JobRun) -> InputsLoaded:
         files = {field: self._read(run, field, upload) for field, upload in run.request.files.items()}
         state = self._patiently(run, lambda: self._savepoints.read(run)) if run.resumed else None
-        return InputsLoaded(run, files, state)
+        return InputsLoaded(run, decode_uploads(run.request, files), state)
 
     def _read(self, run: JobRun, field: str, upload: Upload) -> bytes:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import time
 import zlib
 
 import pytest
@@ -13,7 +14,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.errors import InvalidRequest
-from core.pictures import LONGEST_SIDE, check_sides, open_upload, read_label_map, read_mask
+from core.pictures import (
+    LONGEST_SIDE,
+    MAX_SCANS,
+    MaskMode,
+    _count_scans,
+    check_sides,
+    lossless,
+    mask_remark,
+    open_upload,
+    read_label_map,
+    read_mask,
+)
+from tests.hostile_pictures import scans
 
 LIMIT = 1 << 20
 
@@ -266,3 +279,58 @@ def test_label_maps_have_one_channel(mode: str) -> None:
 def test_label_maps_are_lossless() -> None:
     with pytest.raises(InvalidRequest, match="image can't be read as a PNG picture"):
         read_label_map(_encoded(Image.new("L", (8, 8)), "JPEG"), 3, LIMIT)
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
+    data = scans(MAX_SCANS + 1, (16, 16))
+    with pytest.raises(InvalidRequest, match="more than 100 scans") as refused:
+        open_upload(data, LIMIT)
+    assert (refused.value.field, refused.value.bound) == ("image", "100 scans")
+    fewer = scans(MAX_SCANS - 10, (16, 16))
+    assert open_upload(fewer, LIMIT).size == (16, 16)
+
+
+def test_only_a_picture_s_own_scans_count() -> None:
+    """What a thumbnail, a profile or a second picture behind it holds isn't decoded."""
+    many = scans(500, (16, 16))
+    picture = Image.new("RGB", (16, 16))
+    assert open_upload(_encoded(picture, "JPEG", exif=b"Exif\0\0" + many[:60_000]), LIMIT).size == (16, 16)
+    assert open_upload(_encoded(picture, "JPEG", icc_profile=b"\xff\xda" * 10_000), LIMIT).size == (16, 16)
+    assert open_upload(_encoded(picture, "JPEG") + many, LIMIT).size == (16, 16)
+
+
+@pytest.mark.parametrize("data", [b"\xff" * 10**6, b"\xff\xd8" + b"\xff" * 10**7 + b"\0", b"\xff\xd8" * 10**6])
+def test_counting_scans_is_linear(data: bytes) -> None:
+    began = time.process_time()
+    assert _count_scans(data) == 0
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("drawn", "mode", "message"),
+    [
+        (Image.new("L", (8, 8), 255), "white", "covers the whole picture"),
+        (Image.new("L", (8, 8), 0), "black", "covers the whole picture"),
+        (Image.new("LA", (8, 8), (255, 0)), "white", "nothing but transparent"),
+        (Image.new("LA", (8, 8), (255, 0)), "auto", "nothing but transparent"),
+        (Image.new("LA", (8, 8), (255, 0)), "alpha", "covers the whole picture"),
+        (_mask(255), "white", None),
+        (_mask(255, alpha=0), "alpha", None),
+    ],
+)
+def test_odd_masks_are_remarked(drawn: Image.Image, mode: MaskMode, message: str | None) -> None:
+    mask = open_upload(_encoded(drawn), LIMIT, "mask")
+    remark = mask_remark(mask, read_mask(mask, mode, mask.size, LIMIT), mode)
+    assert (remark is None) == (message is None)
+    assert message is None or message in str(remark)
+
+
+def test_what_was_decoded_is_read_again_as_it_is() -> None:
+    picture, drawn = open_upload(_encoded(_gradient()), LIMIT), open_upload(_encoded(_mask(255)), LIMIT, "mask")
+    assert open_upload(picture, LIMIT) is picture
+    inside = read_mask(drawn, "black", drawn.size, LIMIT)
+    assert read_mask(inside, "black", drawn.size, LIMIT) is inside
+    with pytest.raises(InvalidRequest, match="pixels"):
+        open_upload(picture, 1)
+    for image in (picture, picture.convert("RGBA")):
+        assert open_upload(lossless(image), LIMIT).tobytes() == image.tobytes()

@@ -18,6 +18,7 @@ from core.errors import JobFailed
 from core.storage import image_path, open_store
 from jobs.run import JobRun
 from tests.enqueue import enqueue, make_request
+from tests.gateway import mask, png
 from tests.unit.workers.parts import claim, make_worker
 from workers.objects.storing import ImageStored, InputsLoaded, StorageRefused, Storing
 from workers.queue.savepoints import Savepoints
@@ -69,14 +70,37 @@ def test_an_image_is_stored_with_its_facts(redis: Redis, storing: Storing, folde
     assert "red heart" in Image.open(io.BytesIO(data)).text["parameters"]  # type: ignore[attr-defined]
 
 
-def test_uploads_are_read(redis: Redis, storing: Storing, folder: Path) -> None:
+def test_uploads_are_read_and_decoded(redis: Redis, storing: Storing, folder: Path) -> None:
+    """Here, not between two calls of the engine."""
     (folder / "uploads").mkdir(parents=True)
-    (folder / "uploads" / "i").write_bytes(b"picture")
-    upload = Upload(path="uploads/i", sha256="0", bytes=7, width=1, height=1)
+    (folder / "uploads" / "i").write_bytes(png((4, 2)))
+    (folder / "uploads" / "m").write_bytes(mask((8, 4)))
+    image, hole = (Upload(path=f"uploads/{name}", sha256="0", bytes=7, width=4, height=2) for name in ("i", "m"))
+    storing.load(claimed_run(redis, kind="inpaint", image=image, mask=hole))
+    (loaded,) = storing.reports(5)
+    assert isinstance(loaded, InputsLoaded)
+    assert loaded.files["image"] == Image.new("RGB", (4, 2), (200, 30, 30))
+    assert (loaded.files["mask"].mode, loaded.files["mask"].size) == ("L", (4, 2))
+
+
+def test_an_upload_of_the_release_before_is_read_as_it_came(redis: Redis, storing: Storing, folder: Path) -> None:
+    (folder / "uploads").mkdir(parents=True)
+    Image.new("L", (4, 2), 9).save(folder / "uploads" / "i", "JPEG", exif=b"Exif\0\0broken")
+    upload = Upload(path="uploads/i", sha256="0", bytes=7, width=4, height=2)
     storing.load(claimed_run(redis, kind="img2img", image=upload))
     (loaded,) = storing.reports(5)
     assert isinstance(loaded, InputsLoaded)
-    assert loaded.files == {"image": b"picture"}
+    assert loaded.files["image"].tobytes() == Image.new("RGB", (4, 2), (9, 9, 9)).tobytes()
+
+
+def test_an_upload_that_is_damaged_is_told(redis: Redis, storing: Storing, folder: Path) -> None:
+    (folder / "uploads").mkdir(parents=True)
+    (folder / "uploads" / "i").write_bytes(png()[:40])
+    upload = Upload(path="uploads/i", sha256="0", bytes=7, width=16, height=16)
+    storing.load(claimed_run(redis, kind="img2img", image=upload))
+    (report,) = storing.reports(5)
+    assert isinstance(report, StorageRefused)
+    assert report.error.field == "image"
 
 
 def test_a_missing_upload_is_told(redis: Redis, storing: Storing, folder: Path) -> None:

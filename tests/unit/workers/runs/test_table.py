@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 from redis import Redis
 
 from jobs.end import HandedBack
@@ -50,7 +51,7 @@ def test_images_are_counted_by_model_and_phase(table: RunTable, runs: list[JobRu
 
 
 def test_a_run_that_waits_to_be_isolated_keeps_its_inputs_until_it_starts(table: RunTable, runs: list[JobRun]) -> None:
-    inputs = InputsLoaded(runs[0], {"image": b"picture"}, b"state")
+    inputs = InputsLoaded(runs[0], {"image": Image.new("RGB", (1, 1))}, b"state")
     table.wait(inputs)
     assert (table.waiting(), table.among(Phase.WAITING)) == ([inputs], runs[:1])
     table.move(runs[0], Phase.COMPUTING)

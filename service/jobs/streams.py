@@ -1,0 +1,66 @@
+"""How many event streams one gateway has open: each takes two descriptors, of which a process has only so many."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import AsyncIterator, Mapping
+
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from core.errors import TooManyStreams
+
+MOST = 2000
+SHARE = 4  # of the descriptors: a stream takes a connection of its client and one to Redis, and others are needed too
+RETRY_AFTER_S = 10
+
+
+def default_limit() -> int:
+    """A fourth of the descriptors that this process may open, at most MOST."""
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST if descriptors == resource.RLIM_INFINITY else max(1, min(MOST, descriptors // SHARE))
+
+
+class OpenStreams:
+    """Counts the streams of one gateway."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit or default_limit()
+        self.count = 0
+
+    def open(self) -> None:
+        """Count one more; whoever calls this closes it.
+
+        Raises:
+            TooManyStreams: as many as may are open.
+        """
+        if self.count >= self.limit:
+            detail = f"{self.count} event streams are open; at most LATENTD_EVENT_STREAMS={self.limit}"
+            raise TooManyStreams(detail, retry_after=RETRY_AFTER_S, value=self.count)
+        self.count += 1
+
+    def close(self) -> None:
+        """Count one less."""
+        self.count -= 1
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events, one of the open streams until its client has them or leaves."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[bytes], streams: OpenStreams, headers: Mapping[str, str]) -> None:
+        super().__init__(events, headers=headers)
+        self._streams = streams
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events.
+
+        Raises:
+            TooManyStreams: before anything is sent.
+        """
+        self._streams.open()
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._streams.close()
