@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 import typer
 
 from core.errors import LatentdError
 from latentd.cli import bench, draw, info, keys, models, plan, serve
 from latentd.cli.console import plain
+
+FAULT_EXIT = 70  # EX_SOFTWARE
 
 app = typer.Typer(
     name="latentd",
@@ -23,9 +26,12 @@ app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:
-    """Run the command; an expected error is one line on standard error and exit code 1."""
+    """Run the command; an expected error is one line on standard error and exit code 1, a fault of ours 70."""
     try:
         app()
     except LatentdError as error:
         plain(stderr=True).print(f"latentd: {error.detail}", style="red", soft_wrap=True)
         sys.exit(1)
+    except Exception:  # told from what can't work, after which nobody starts the command again
+        traceback.print_exc()
+        sys.exit(FAULT_EXIT)
