@@ -41,8 +41,7 @@ def check_layout(redis: Redis) -> None:
             says what to do.
         RedisError: if Redis is away.
     """
-    if old := too_old(_greeting(redis)):
-        raise ConfigurationError(old, field="REDIS_URL", bound=_OLDEST_TOLD)
+    check_version(redis)
     CLOCK.sync(redis)
     if policy := evicting(redis):
         log.warning("Redis may evict jobs: set maxmemory-policy to noeviction", maxmemory_policy=policy)
@@ -55,6 +54,17 @@ def check_layout(redis: Redis) -> None:
         raise ConfigurationError(refusal, field="REDIS_URL", value=version, bound=sorted(CONTRACTS_READ))
     if version < CONTRACT_VERSION or not jobs:
         redis.set(LAYOUT_KEY, CONTRACT_VERSION)
+
+
+def check_version(redis: Redis) -> None:
+    """Check that a Redis lets us in and is new enough.
+
+    Raises:
+        ConfigurationError: it doesn't, or isn't.
+        RedisError: if Redis is away.
+    """
+    if old := too_old(_greeting(redis)):
+        raise ConfigurationError(old, field="REDIS_URL", bound=_OLDEST_TOLD)
 
 
 def evicting(redis: Redis) -> str | None:

@@ -48,6 +48,11 @@ class Gateway:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DECODERS))
 
+    async def forget_connections(self) -> None:
+        """Drop idle connections to a Redis that has become a replica: the next ask its address anew."""
+        await self.redis.connection_pool.disconnect(inuse_connections=False)
+        self.rq.connection_pool.disconnect(inuse_connections=False)
+
     async def close(self) -> None:
         self.stopping.set()
         await self.redis.aclose()

@@ -65,7 +65,7 @@ class Heartbeat(threading.Thread):
 
     def run(self) -> None:
         """Beat and sweep until stopped; while Redis is away, try again with backoff."""
-        breaker = CircuitBreaker()
+        breaker = CircuitBreaker(redis=self._redis)
         while not self._done.is_set():
             try:
                 self._turn(breaker)
