@@ -32,6 +32,11 @@ def is_transient(error: RedisError) -> bool:
     return isinstance(error, _AWAY) or (isinstance(error, ResponseError) and _code(error) in _CODES)
 
 
+def is_read_only(error: RedisError) -> bool:
+    """Whether the server is a replica by now: its address may name another, which open connections don't see."""
+    return isinstance(error, ReadOnlyError) or (isinstance(error, ResponseError) and _code(error) == "READONLY")
+
+
 def _code(error: ResponseError) -> str:
     """The server's code: the client keeps those that it has classes for, of others it is the text's first word."""
     said = str(error).rpartition(_IN_PIPELINE)[2].lstrip("('\"")

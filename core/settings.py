@@ -185,6 +185,18 @@ def read_settings(**options: object) -> Settings:
         raise ConfigurationError(f".env: {error}", field=".env", bound="a text file in UTF-8") from error
 
 
+def check_models_dir(settings: Settings) -> None:
+    """Check that the folder of checkpoints is there, if only empty.
+
+    Raises:
+        ConfigurationError: it isn't.
+    """
+    if not settings.models_dir.is_dir():
+        detail = f"LATENTD_MODELS_DIR={settings.models_dir}: there is no such folder"
+        value = str(settings.models_dir)
+        raise ConfigurationError(detail, field="LATENTD_MODELS_DIR", value=value, bound="a folder of checkpoints")
+
+
 def variable(field: str) -> str:
     """The environment variable of a setting."""
     return field.upper() if field.lower() == "redis_url" else f"LATENTD_{field.upper()}"

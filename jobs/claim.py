@@ -19,13 +19,13 @@ from rq.executions import Execution
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import JobStatus
 from rq.suspension import WORKERS_SUSPENDED
-from rq.utils import now
 from rq.worker.base import WorkerStatus
 
 from contract.events import TRACE, Claimed
 from contract.job import JobRecord
 from contract.redis_keys import events_key, job_key
 from contract.request import Numerics
+from core.clock import CLOCK
 from core.text import as_text
 from jobs.run import JobRun
 from jobs.stored_job import LaneQueue, StoredJob, read_stored, transact
@@ -95,7 +95,7 @@ class Claimer:
         return run
 
     def _start(self, pipe: Pipeline, queue: LaneQueue, stored: StoredJob, record: JobRecord) -> JobRun:
-        job, started = stored.job, now()
+        job, started = stored.job, CLOCK.now()
         execution = Execution.create(job, HEARTBEAT_TTL_S, pipeline=pipe, worker_name=self._worker.name)
         job.prepare_for_execution(self._worker.name, pipeline=pipe)
         pipe.persist(job.key)

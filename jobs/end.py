@@ -16,7 +16,7 @@ from redis.client import Pipeline
 from redis.typing import EncodableT, FieldT
 from rq.job import Job, JobStatus
 from rq.registry import CanceledJobRegistry
-from rq.utils import current_timestamp, now, utcformat
+from rq.utils import utcformat
 
 from contract.events import Returned
 from contract.job import JobHead, JobResult
@@ -39,6 +39,7 @@ from contract.redis_keys import (
     unserved_field,
     work_key,
 )
+from core.clock import CLOCK
 from core.errors import Problem
 from core.text import as_text
 from jobs.requeue import requeue
@@ -120,7 +121,7 @@ class Publisher:
         if isinstance(ending, HandedBack):
             requeue(pipe, run.job, run.queue, Returned(why="handed_back"))
             return
-        run.job.ended_at = now()
+        run.job.ended_at = CLOCK.now()
         self._count(pipe, run, ending)
         _end_in_rq(pipe, run.job, ending, self._retention.keep_s, self._of_execution(run))
         _end_here(pipe, run.record.head, ending, self._retention)
@@ -134,7 +135,7 @@ class Publisher:
             self._worker.increment_successful_job_count(pipeline=pipe)
         elif isinstance(ending, Failed):
             self._worker.increment_failed_job_count(pipeline=pipe)
-        self._worker.increment_total_working_time(now() - run.execution.created_at, pipe)
+        self._worker.increment_total_working_time(CLOCK.now() - run.execution.created_at, pipe)
 
     def _of_execution(self, run: JobRun) -> dict[str, Any]:
         execution = run.execution
@@ -153,7 +154,7 @@ def end_waiting(pipe: Pipeline, stored: StoredJob, ending: Failed | Canceled, re
     queue = queue_name(request.model, request.priority)
     pipe.lrem(queue_key(queue), 0, head.id)
     if stored.in_rq:
-        job.origin, job.ended_at = queue, now()
+        job.origin, job.ended_at = queue, CLOCK.now()
         _end_in_rq(pipe, job, ending, retention.keep_s, {})
     _end_here(pipe, head, ending, retention)
     pipe.hincrby(UNSERVED_KEY, unserved_field(request.kind, request.model, request.priority, ending.status), 1)
@@ -174,10 +175,10 @@ def _end_in_rq(pipe: Pipeline, job: Job, ending: End, ttl: int, execution: dict[
     job.result_ttl = job.failure_ttl = ttl
     if isinstance(ending, Canceled):
         job.set_status(JobStatus.CANCELED, pipeline=pipe)
-        pipe.hset(job.key, "ended_at", utcformat(now()))
+        pipe.hset(job.key, "ended_at", utcformat(CLOCK.now()))
         registry = CanceledJobRegistry(job.origin, job.connection, job_class=type(job))
         registry.add(job, ttl, pipe)
-        pipe.zremrangebyscore(registry.key, "-inf", current_timestamp())  # RQ itself keeps the ids for ever
+        pipe.zremrangebyscore(registry.key, "-inf", int(CLOCK.unix()))  # RQ itself keeps the ids for ever
     elif isinstance(ending, Failed):
         job.set_status(JobStatus.FAILED, pipeline=pipe)
         job._handle_failure(ending.problem.detail, pipe, **execution)
@@ -190,7 +191,7 @@ def _end_in_rq(pipe: Pipeline, job: Job, ending: End, ttl: int, execution: dict[
 def _end_here(pipe: Pipeline, head: JobHead, ending: End, retention: Retention) -> None:
     """Our end: state, events and outbox; the keys last as long as the job, and the tombstone longer."""
     job_id, request = head.id, head.request
-    changed: dict[FieldT, EncodableT] = {"status": ending.status, "ended_at": now().isoformat()}
+    changed: dict[FieldT, EncodableT] = {"status": ending.status, "ended_at": CLOCK.now().isoformat()}
     if isinstance(ending, Succeeded):
         changed["result"] = ending.result.to_json()
     elif isinstance(ending, Failed):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Any
 
@@ -11,6 +10,7 @@ from redis import Redis
 from redis.client import Pipeline
 
 from contract.redis_keys import DEADLINES_KEY, JOBS_KEY, gone_key, job_key, keys_of, list_key
+from core.clock import CLOCK
 from core.errors import DeadlineMissed
 from core.text import as_text
 from jobs.end import Failed, Retention, end_waiting
@@ -25,7 +25,7 @@ def end_late(redis: Redis, retention: Retention) -> None:
     Raises:
         RedisError: if Redis is away.
     """
-    late: Any = redis.zrangebyscore(DEADLINES_KEY, 0, time.time() * 1000)
+    late: Any = redis.zrangebyscore(DEADLINES_KEY, 0, CLOCK.unix() * 1000)
     for job_id in map(as_text, late):
         transact(redis, job_id, partial(_end_late, redis=redis, retention=retention, job_id=job_id))
 

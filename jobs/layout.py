@@ -6,15 +6,26 @@ works beside it while it rolls out, so N−1 in its turn bears N.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
 from redis import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
 
 from contract.base import CONTRACT_VERSION, CONTRACTS_READ
 from contract.redis_keys import JOBS_KEY, LAYOUT_KEY
+from core.clock import CLOCK
 from core.errors import ConfigurationError, Unavailable
+from core.redis_errors import is_transient
 from core.text import as_text
 
+OLDEST = (7, 0)
+KEEPS = "noeviction"
+_OLDEST_TOLD = "Redis 7.0, Valkey 7.2, or newer"
+log = structlog.get_logger()
 NEWEST_BESIDE = CONTRACT_VERSION + 1
 
 
@@ -26,9 +37,14 @@ def check_layout(redis: Redis) -> None:
     """Take a Redis for this release.
 
     Raises:
-        ConfigurationError: it holds jobs of a release that this one doesn't read; the line says what to do.
+        ConfigurationError: it is too old, refuses us, or holds jobs of a release that this one doesn't read; the line
+            says what to do.
         RedisError: if Redis is away.
     """
+    check_version(redis)
+    CLOCK.sync(redis)
+    if policy := evicting(redis):
+        log.warning("Redis may evict jobs: set maxmemory-policy to noeviction", maxmemory_policy=policy)
     with redis.pipeline(transaction=False) as pipe:
         pipe.get(LAYOUT_KEY)
         pipe.exists(JOBS_KEY)
@@ -40,24 +56,87 @@ def check_layout(redis: Redis) -> None:
         redis.set(LAYOUT_KEY, CONTRACT_VERSION)
 
 
+def check_version(redis: Redis) -> None:
+    """Check that a Redis lets us in and is new enough.
+
+    Raises:
+        ConfigurationError: it doesn't, or isn't.
+        RedisError: if Redis is away.
+    """
+    if old := too_old(_greeting(redis)):
+        raise ConfigurationError(old, field="REDIS_URL", bound=_OLDEST_TOLD)
+
+
+def evicting(redis: Redis) -> str | None:
+    """The policy by which Redis may remove keys once its memory is full; None where it refuses writes, or doesn't say.
+
+    Raises:
+        RedisError: if Redis is away.
+    """
+    try:
+        return evicting_policy(redis.info("memory"))
+    except NoPermissionError:
+        return None
+
+
+def evicting_policy(memory: Mapping[str, object]) -> str | None:
+    """The same from an answer to INFO memory."""
+    policy = str(memory.get("maxmemory_policy", KEEPS))
+    return None if policy == KEEPS else policy
+
+
+def _greeting(redis: Redis) -> object:
+    """What the server tells of itself; nothing if it is too old to greet.
+
+    Raises:
+        ConfigurationError: it refuses the user or password.
+        RedisError: if Redis is away.
+    """
+    try:
+        return redis.execute_command("HELLO")  # type: ignore[no-untyped-call]  # redis-py types it nowhere
+    except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
+        detail = f"Redis refuses the user or password of REDIS_URL: {error}"
+        raise ConfigurationError(detail, field="REDIS_URL", bound="a user that may use every command") from error
+    except ResponseError as error:
+        if is_transient(error):
+            raise
+        return {}
+
+
+def too_old(greeting: object) -> str | None:
+    """The line about a server before 7.0, by its answer to HELLO; None for one that is new enough."""
+    if isinstance(greeting, list):  # RESP2: names and values in turn
+        greeting = dict(zip(greeting[::2], greeting[1::2], strict=False))
+    told = {as_text(name): value for name, value in greeting.items()} if isinstance(greeting, dict) else {}
+    shown = as_text(told.get("version", b"5 or older"))
+    found = re.match(r"(\d+)\.(\d+)", shown)
+    if found and (int(found[1]), int(found[2])) >= OLDEST:
+        return None
+    return f"Redis is version {shown}: must be {_OLDEST_TOLD}"
+
+
 async def check_connection(connection: AbstractConnection) -> None:
     """Greet a Redis as a client does, then refuse one that this release doesn't read.
 
     A gateway starts before its Redis and outlives it, so each new connection looks.
 
     Raises:
-        LayoutRefused: it holds jobs of another release.
+        LayoutRefused: it is too old, or holds jobs of another release.
         RedisError: it doesn't answer.
     """
     await connection.on_connect_check_health(check_health=True)
+    if old := too_old(await _ask(connection, "HELLO")):
+        raise LayoutRefused(old)
+    asked = CLOCK.asked()
+    CLOCK.told(asked, await _ask(connection, "TIME"))
     version = _version(await _ask(connection, "GET", LAYOUT_KEY))
     if (refusal := _refusal(version)) and await _ask(connection, "EXISTS", JOBS_KEY):
         raise LayoutRefused(refusal)
 
 
-async def _ask(connection: AbstractConnection, *command: str) -> bytes | str | int | None:
+async def _ask(connection: AbstractConnection, *command: str) -> Any:
     await connection.send_command(*command)
-    answer: bytes | str | int | None = await connection.read_response()
+    answer: Any = await connection.read_response()
     return answer
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from redis import Redis
 from redis.client import Pipeline
 from rq.job import Job, JobStatus
-from rq.utils import now, utcformat
+from rq.utils import utcformat
 
 from contract.events import TRACE, Returned
 from contract.redis_keys import RETRIES_KEY, WAKES, events_key, job_key, wake_key
+from core.clock import CLOCK
 from jobs.stored_job import LaneQueue, transact
 
 
 def requeue(pipe: Pipeline, job: Job, queue: LaneQueue, returned: Returned) -> None:
     """Put a started job in front of its queue. Our started_at stays: that is when it first started."""
     job.set_status(JobStatus.QUEUED, pipeline=pipe)
-    pipe.hset(job.key, mapping={"enqueued_at": utcformat(now()), "started_at": "", "worker_name": ""})
+    pipe.hset(job.key, mapping={"enqueued_at": utcformat(CLOCK.now()), "started_at": "", "worker_name": ""})
     _put_in_front(pipe, queue, job.id)
     pipe.hset(job_key(job.id), "status", "queued")
     pipe.xadd(events_key(job.id), {"type": TRACE, "data": "{}", TRACE: returned.to_json()})

@@ -10,11 +10,11 @@ from redis.typing import EncodableT, FieldT
 from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
 from rq.job import Job
 from rq.serializers import JSONSerializer
-from rq.utils import now
 from rq.worker.base import BaseWorker, WorkerStatus
 from rq.worker_registration import register
 
 from contract.lanes import LANES, queue_name
+from core.clock import CLOCK
 from core.text import as_text
 from jobs.run import JobRun
 
@@ -77,7 +77,7 @@ class BatchWorker(BaseWorker):
     def _beat_for(self, pipe: Pipeline, run: JobRun) -> int:
         """Renew one execution; the place of the job's HSET among the answers."""
         run.execution.heartbeat(run.job.started_job_registry, HEARTBEAT_TTL_S, pipe)
-        run.job.heartbeat(now(), HEARTBEAT_TTL_S, pipeline=pipe)
+        run.job.heartbeat(CLOCK.now(), HEARTBEAT_TTL_S, pipeline=pipe)
         return len(pipe) - 1
 
     def _register(self, pipe: Pipeline) -> None:

@@ -7,9 +7,12 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from core.errors import ConfigurationError
 from core.settings import without_password
@@ -78,20 +81,25 @@ def server_command(binary: Path, data: Path, socket: Path) -> list[str]:
     return [str(binary), *(part for name, value in options.items() for part in (f"--{name}", value))]
 
 
-def wait_until_up(url: str, timeout_s: float) -> None:
-    """Return as soon as Redis answers a PING (loading its append-only file counts as not yet).
+def wait_until_up(url: str, timeout_s: float, check: Callable[[], None] = lambda: None) -> None:
+    """Return as soon as Redis answers a PING; while it loads its append-only file it has all the time it wants.
+
+    `check` is called between tries and may raise.
 
     Raises:
-        ConfigurationError: after `timeout_s`.
+        ConfigurationError: it has said nothing for `timeout_s`.
     """
-    client = redis.Redis.from_url(url)
+    client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0))
     until = time.monotonic() + timeout_s
     while True:
         try:
             client.ping()
             return client.close()
+        except redis.exceptions.BusyLoadingError:
+            until = time.monotonic() + timeout_s
         except redis.exceptions.RedisError as error:
             if time.monotonic() > until:
                 shown = without_password(url)
                 raise ConfigurationError(f"Redis at {shown} does not answer: {error}", field="REDIS_URL") from error
+        check()
         time.sleep(0.02)

@@ -11,11 +11,13 @@ import structlog
 import uvicorn
 from fastapi import Depends, FastAPI
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from contract.redis_keys import KEYS_KEY
+from core.clock import CLOCK, SYNC_S
 from core.errors import ConfigurationError
 from core.settings import Settings
 from core.version import __version__
@@ -50,7 +52,12 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with metrics_port(gateway), background(gateway.waiters.run()), background(send_webhooks(gateway, secret)):
+        async with (
+            metrics_port(gateway),
+            background(gateway.waiters.run()),
+            background(send_webhooks(gateway, secret)),
+            background(keep_time(gateway.redis)),
+        ):
             yield
         await gateway.close()
 
@@ -156,6 +163,17 @@ async def background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+async def keep_time(redis: AsyncRedis) -> None:
+    """Ask Redis for the time again and again; while it is away, the last answer counts on."""
+    while True:
+        asked = CLOCK.asked()
+        try:
+            CLOCK.told(asked, await redis.time())
+        except RedisError as error:
+            log.debug("the time isn't told: redis is away", error=str(error))
+        await asyncio.sleep(SYNC_S)
 
 
 async def send_webhooks(gateway: Gateway, secret: bytes | None) -> None:

@@ -49,6 +49,11 @@ class Gateway:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     decoders: Decoders = field(default_factory=Decoders)
 
+    async def forget_connections(self) -> None:
+        """Drop idle connections to a Redis that has become a replica: the next ask its address anew."""
+        await self.redis.connection_pool.disconnect(inuse_connections=False)
+        self.rq.connection_pool.disconnect(inuse_connections=False)
+
     async def close(self) -> None:
         self.stopping.set()
         self.decoders.close()

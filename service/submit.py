@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import structlog
 from pydantic import BaseModel
@@ -12,6 +11,7 @@ from pydantic import BaseModel
 from contract.card import ModelCard
 from contract.job import Job, JobRecord, JobWarning
 from contract.request import JobRequest
+from core.clock import CLOCK
 from core.errors import Conflict, InvalidRequest, LatentdError, QueueFull, RateLimited
 from jobs.create import Created, LaneFull, create, drawn_seed, find, key_digest, new_id, replay
 from service.admission.estimates import Backlog, Estimate, estimate, gpu_seconds, idle_seconds, least_seconds
@@ -185,7 +185,7 @@ async def enqueue(gateway: Gateway, caller: Caller, planned: PlannedJob) -> Crea
     budget_s = None if caller.key is None else caller.key.gpu_s_per_day
     record = JobRecord(
         id=planned.job_id,
-        created_at=datetime.now(UTC),
+        created_at=CLOCK.now(),
         request=request,
         warnings=planned.warnings,
         body_hash="" if planned.preferences.key is None else planned.body.digest,

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from latentd.supervisor import die_with_parent
+from latentd.child import die_with_parent
 from tests.integration.processes import wait_for
 
 START_S = 30.0

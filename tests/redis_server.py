@@ -12,8 +12,8 @@ from types import TracebackType
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from latentd.child import die_with_parent
 from latentd.embedded_server import find_server
-from latentd.supervisor import die_with_parent
 
 START_S = 10.0
 
@@ -55,6 +55,11 @@ class RedisServer:
     def connect(self) -> Redis:
         """A new client with its own connections."""
         return Redis.from_url(self.url)
+
+    def signal(self, number: int) -> None:
+        """Send the server a signal, as SIGSTOP to make it hang."""
+        if self._process is not None:
+            self._process.send_signal(number)
 
     def kill(self) -> None:
         """As `kill -9`: nothing is flushed or said goodbye to."""

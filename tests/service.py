@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import httpx2
 
-from latentd.supervisor import die_with_parent
+from latentd.child import die_with_parent
 
 START_S = 60.0
 

@@ -16,6 +16,7 @@ from redis import Redis
 from redis.client import Pipeline
 
 from contract.redis_keys import processes_key, serving_key, serving_member
+from core.clock import CLOCK
 from jobs.run import JobRun
 from jobs.worker import HEARTBEAT_TTL_S, BatchWorker
 from workers.metrics.step_times import write_cells
@@ -64,7 +65,7 @@ class Heartbeat(threading.Thread):
 
     def run(self) -> None:
         """Beat and sweep until stopped; while Redis is away, try again with backoff."""
-        breaker = CircuitBreaker()
+        breaker = CircuitBreaker(redis=self._redis)
         while not self._done.is_set():
             try:
                 self._turn(breaker)
@@ -106,10 +107,11 @@ class Heartbeat(threading.Thread):
         Raises:
             RedisError: if Redis is away.
         """
+        CLOCK.sync(self._redis)
         self._worker.beat(self._redis, list(self._runs()), self._serve)
 
     def _serve(self, pipe: Pipeline) -> None:
-        moment = int(time.time())
+        moment = int(CLOCK.unix())
         if identity := own_identity():
             pipe.hset(processes_key(machine()), self._worker.name, identity)
             pipe.expire(processes_key(machine()), PROCESSES_TTL_S)

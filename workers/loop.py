@@ -49,7 +49,7 @@ class Loop:
         save_s: float = SAVE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        redis, breaker, table = worker.connection, CircuitBreaker(clock), RunTable()
+        redis, breaker, table = worker.connection, CircuitBreaker(clock, worker.connection), RunTable()
         self.claims = Claims(worker, redis, models, engine.numerics, clock)
         self.times = StepTimer({model: engine.models[model] for model in models})
         self._engine = engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Sequence
 from types import FrameType
 from typing import Protocol
 
@@ -18,6 +19,8 @@ class Stoppable(Protocol):
     """A loop that can be told to end within some seconds."""
 
     def stop(self, grace_s: float) -> None: ...
+
+    def runs(self) -> Sequence[object]: ...
 
 
 class Signals:
@@ -47,5 +50,7 @@ class Signals:
                 raise SystemExit(0)
         elif first:
             self._loop.stop(self._drain_s)
+            log.info("draining: a second signal hands back at once", jobs=len(self._loop.runs()), for_s=self._drain_s)
         elif now - self._first > SECOND_SIGNAL_S:
             self._loop.stop(0)
+            log.info("handing back at once", jobs=len(self._loop.runs()))

@@ -14,7 +14,7 @@ from redis import Redis
 
 from contract.card import ModelCard
 from contract.redis_keys import CARDS_KEY, processes_key, serving_key, serving_member
-from core.settings import Settings
+from core.settings import Settings, check_models_dir
 from core.storage import open_store
 from jobs.end import Retention
 from jobs.layout import check_layout
@@ -54,10 +54,12 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     worker ends at the first one and has claimed nothing.
 
     Raises:
-        ConfigurationError: there is no such model, the metrics port is taken, or Redis holds jobs of another release.
+        ConfigurationError: there is no such model or folder of models, the metrics port is taken, Redis is too old,
+            refuses us or holds jobs of another release.
         CheckpointError: one doesn't load.
     """
     began, device = time.monotonic(), choose_device(device)
+    check_models_dir(settings)
     port = None if settings.metrics_port is None else listen(settings.metrics_port, settings.metrics_host)
     write_missing_cards(settings.models_dir)
     engine = load_engine(settings, model_ids, device)

@@ -248,6 +248,14 @@ FAILURES = Board(
             ),
             top=1,
         ),
+        Panel(
+            "Clocks, and whether Redis may evict",
+            "Seconds by which a machine's clock is ahead of Redis's; 1 for a Redis that removes keys when it is full.",
+            (
+                Query("latentd_clock_ahead_seconds", "{{job}} {{instance}}"),
+                Query("max(latentd_redis_may_evict)", "Redis may evict"),
+            ),
+        ),
     ),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -11,6 +12,8 @@ from core.errors import LatentdError
 from core.version import __version__
 from latentd.cli import bench, draw, info, keys, models, plan, serve
 from latentd.cli.console import plain
+
+FAULT_EXIT = 70  # EX_SOFTWARE
 
 app = typer.Typer(
     name="latentd",
@@ -40,9 +43,12 @@ def options(
 
 
 def main() -> None:
-    """Run the command; an expected error is one line on standard error and exit code 1."""
+    """Run the command; an expected error is one line on standard error and exit code 1, a fault of ours 70."""
     try:
         app()
     except LatentdError as error:
         plain(stderr=True).print(f"latentd: {error.detail}", style="red", soft_wrap=True)
         sys.exit(1)
+    except Exception:  # told from what can't work, after which nobody starts the command again
+        traceback.print_exc()
+        sys.exit(FAULT_EXIT)

@@ -9,9 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 import redis
 import typer
 
+from core.clock import TOLERATED_S, RedisClock
 from core.errors import ConfigurationError
 from core.settings import Settings, variable, without_password
 from core.version import __version__
+from jobs.layout import evicting, too_old
 from latentd.cli.console import Json, plain, print_json, table_of
 from latentd.cli.environment import unknown_variables, wrong_model
 from latentd.cli.serve import settings_with
@@ -81,11 +83,27 @@ def redis_fact(now: Settings) -> str:
         found = ".".join(map(str, version_of(binary) or ()))
         return f"not running; `latentd up` would start {binary}, version {found}"
     try:
-        server = redis.Redis.from_url(now.redis).info("server")
-        name, version_there = ("Valkey", "valkey_version") if "valkey_version" in server else ("Redis", "redis_version")
-        return f"{without_password(now.redis)} answers: {name} {server[version_there]}"
+        with redis.Redis.from_url(now.redis) as there:
+            return f"{without_password(now.redis)} answers: {_told_by(there)}"
     except redis.exceptions.RedisError as error:
         return f"{without_password(now.redis)} does not answer: {error}"
+
+
+def _told_by(there: redis.Redis) -> str:
+    """Version, and what is wrong with it: too old, keys that it may evict, another time than this machine's."""
+    server = there.info("server")
+    name, version_there = ("Valkey", "valkey_version") if "valkey_version" in server else ("Redis", "redis_version")
+    facts = [f"{name} {server[version_there]}"]
+    if old := too_old({"version": server["redis_version"]}):
+        facts.append(old)
+    if policy := evicting(there):
+        facts.append(f"maxmemory-policy is {policy}, by which jobs may be lost: set it to noeviction")
+    clock = RedisClock()
+    clock.sync(there)
+    ahead = clock.own_ahead_s()
+    if abs(ahead) > TOLERATED_S:
+        facts.append(f"this machine's clock is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} Redis's")
+    return "; ".join(facts)
 
 
 def model_facts(now: Settings) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from core.errors import Unavailable
 from core.settings import without_password
+from jobs.layout import check_version
 from latentd.cli.console import Json, plain, print_json, table_of
 from latentd.cli.serve import settings_with
 
@@ -32,15 +33,16 @@ Budget = Annotated[float | None, typer.Option(min=0.1, help="GPU-seconds a day (
 
 
 def connect() -> Redis:
-    """Redis, known to answer.
+    """Redis, known to answer and to be one that this release can use.
 
     Raises:
-        Unavailable: it doesn't.
+        ConfigurationError: it is too old, or refuses us.
+        Unavailable: it doesn't answer.
     """
     url = settings_with().redis
     redis = Redis.from_url(url)
     try:
-        redis.ping()
+        check_version(redis)
     except RedisError as error:
         raise Unavailable(
             f"Redis at {without_password(url)} doesn't answer ({error}); start `latentd up`, or set REDIS_URL"

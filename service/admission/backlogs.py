@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from contract.lanes import LANES, Lane, queue_name
 from contract.measurements import WRITTEN_AT, JobWork, SizeTimes, StepTimes, read_tables
 from contract.redis_keys import queue_key, serving_key, step_times_key, work_key
+from core.clock import CLOCK
 from service.admission.estimates import Backlog, Fleet, Size, work_seconds
 from service.single_flight import SingleFlight
 
@@ -91,7 +92,7 @@ class Backlogs:
         keys = [step_times_key(model), queue_key(queue_name(model, lane)), serving_key(model)]
         keys += [work_key(model, each) for each in lanes]
         tables = self._tables.setdefault(model, KnownTables())
-        answer: Any = await self._script(keys, [time.time(), tables.newest()])
+        answer: Any = await self._script(keys, [CLOCK.unix(), tables.newest()])
         cells, queued, workers, jobs, work = answer
         if cells is not None:
             tables.read(model, _pairs(cells))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeAlias
 
 from pydantic import BaseModel, Field
@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from contract.base import Kind
 from contract.measurements import JobWork, SizeTimes, StepTimes, predict
 from contract.request import JobRequest
+from core.clock import CLOCK
 
 Size: TypeAlias = tuple[Kind, int, int]  # kind of job, width and height of its answer
 SIZES_KNOWN = 4096  # that a client thinks of are without end
@@ -145,6 +146,6 @@ def running_eta(step: int, steps: int, started_at: datetime, request: JobRequest
     """Seconds to the end of a running job, from its own steps so far, else from the measured times."""
     if step == 0:
         return idle_seconds(request, fleet)
-    work, elapsed_s = JobWork.of(request), max((datetime.now(UTC) - started_at).total_seconds(), 0.0)
+    work, elapsed_s = JobWork.of(request), max((CLOCK.now() - started_at).total_seconds(), 0.0)
     tail_s = fleet.expected(fleet.seconds(work, lambda times: times.tail_s(work)))
     return elapsed_s * (steps - step) / step + (tail_s or 0.0)

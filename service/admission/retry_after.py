@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from redis.asyncio import Redis
@@ -15,6 +15,7 @@ from contract.lanes import LANES, Lane, queue_name
 from contract.measurements import JobWork
 from contract.redis_keys import job_key, queue_key, started_key
 from contract.request import JobRequest
+from core.clock import CLOCK
 from service.admission.estimates import Backlog, Fleet
 
 FIELDS = ("record", "started_at", "step", "steps")
@@ -79,7 +80,7 @@ def _left(job: RunningJob, step_s: float, fleet: Fleet) -> float:
     work = job.work
     tail_s = fleet.expected(fleet.seconds(work, lambda times: times.tail_s(work))) or 0.0
     if job.step > 0:
-        elapsed = max((datetime.now(UTC) - job.started_at).total_seconds(), 0.0)
+        elapsed = max((CLOCK.now() - job.started_at).total_seconds(), 0.0)
         return elapsed * (job.steps - job.step) / job.step + tail_s
     return work.steps * step_s + tail_s
 

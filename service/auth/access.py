@@ -134,6 +134,18 @@ async def _check_signature(redis: Redis, asked: AsgiScope) -> Signer:
     return signer
 
 
+async def still_accepted(redis: Redis, caller: Caller) -> bool:
+    """Tell whether the caller's key is still one that is let in: open answers ask again.
+
+    Raises:
+        RedisError: if Redis is away.
+    """
+    if caller.key is None:
+        return True
+    text = await redis.hget(KEYS_KEY, caller.key.id)
+    return text is not None and ApiKey.model_validate_json(text, extra="ignore").accepted
+
+
 async def _take(redis: Redis, key: ApiKey) -> None:
     if key.requests_per_minute is None:
         return

@@ -10,13 +10,14 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from redis import Redis
 
 from contract.redis_keys import KEYS_KEY
+from core.clock import CLOCK
 from core.errors import NotFound
 
 Scope: TypeAlias = Literal["generate", "read", "metrics", "admin"]
@@ -45,9 +46,14 @@ class ApiKey(BaseModel):
         """Tell whether the key has the scope; admin has all."""
         return scope in self.scopes or "admin" in self.scopes
 
+    @property
+    def accepted(self) -> bool:
+        """Whether the key lets anyone in: it isn't revoked."""
+        return self.revoked_at is None
+
     def accepts(self, secret: str) -> bool:
         """Tell whether this is the key's secret, compared in constant time, and it isn't revoked."""
-        return hmac.compare_digest(self.digest, digest_of(secret)) and self.revoked_at is None
+        return hmac.compare_digest(self.digest, digest_of(secret)) and self.accepted
 
 
 def digest_of(secret: str) -> str:
@@ -78,13 +84,14 @@ def create(
     gpu_s_per_day: float | None = None,
 ) -> tuple[ApiKey, str]:
     """Make a key; its token is seen here and never again."""
+    CLOCK.sync(redis)
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(SECRET_BYTES)
     key = ApiKey(
         id=key_id,
         name=name,
         scopes=tuple(dict.fromkeys(scopes)),
         digest=digest_of(secret),
-        created_at=datetime.now(UTC),
+        created_at=CLOCK.now(),
         requests_per_minute=requests_per_minute,
         gpu_s_per_day=gpu_s_per_day,
     )
@@ -109,7 +116,8 @@ def revoke(redis: Redis, key_id: str) -> ApiKey:
         raise NotFound(f"no key {key_id!r}; `latentd keys list` shows them", field="id", value=key_id)
     key = ApiKey.model_validate_json(text, extra="ignore")
     if key.revoked_at is None:
-        key = key.model_copy(update={"revoked_at": datetime.now(UTC)})
+        CLOCK.sync(redis)
+        key = key.model_copy(update={"revoked_at": CLOCK.now()})
         redis.hset(KEYS_KEY, key_id, key.model_dump_json())
     return key
 

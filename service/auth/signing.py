@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-import time
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
 from contract.redis_keys import SECRET_KEY
+from core.clock import CLOCK
 from core.errors import Forbidden
 
 # URLs made within one period are equal, so that browsers find what they cached; each is good for 1 to 2 hours.
@@ -25,7 +25,7 @@ class Signer:
 
     def query(self, image_id: str) -> str:
         """Make what stands behind the `?` of the image's URL."""
-        expires = (int(time.time()) // PERIOD_S + 2) * PERIOD_S
+        expires = (int(CLOCK.unix()) // PERIOD_S + 2) * PERIOD_S
         return f"expires={expires}&signature={self._sign(image_id, str(expires))}"
 
     def url(self, path: str) -> str:
@@ -40,9 +40,9 @@ class Signer:
         """
         if not hmac.compare_digest(self._sign(image_id, expires).encode(), signature.encode("utf-8", "replace")):
             raise Forbidden("the URL's signature isn't this image's", field="signature", value=signature)
-        if int(expires) < time.time():
+        if int(expires) < CLOCK.unix():
             detail = "the URL has expired; read the job again for a new one"
-            raise Forbidden(detail, field="expires", value=expires, bound=f"{int(time.time())} or later")
+            raise Forbidden(detail, field="expires", value=expires, bound=f"{int(CLOCK.unix())} or later")
 
     def _sign(self, image_id: str, expires: str) -> str:
         text = f"{image_id}\n{expires}".encode("utf-8", "replace")

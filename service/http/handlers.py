@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from core.errors import LatentdError, MalformedRequest, NotFound, Problem, Unavailable
-from core.redis_errors import is_transient
+from core.redis_errors import is_read_only, is_transient
 from service.http.problems import cut, error_response, problem_format, problem_response, refusal
 
 CLIENT_LEFT = 499  # as nginx counts it
@@ -87,6 +87,8 @@ def unavailable(error: RedisError, method: str) -> LatentdError:
 
 async def _on_redis(request: Request, error: Exception) -> Response:
     assert isinstance(error, RedisError)
+    if is_read_only(error):
+        await request.app.state.gateway.forget_connections()
     return await _on_latentd(request, unavailable(error, request.method))
 
 

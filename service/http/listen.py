@@ -18,9 +18,9 @@ def listen(host: str, port: int, variable: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for a name that can be none
         raise ConfigurationError(
-            f"LATENTD_HOST={host} {variable}={port}: {error.strerror or error}",
+            f"LATENTD_HOST={host} {variable}={port}: {getattr(error, 'strerror', None) or error}",
             field=variable,
             value=port,
             bound="a free port of this machine",

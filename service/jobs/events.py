@@ -16,11 +16,13 @@ from contract.events import TRACE
 from contract.job import TERMINAL, JobRecord
 from contract.redis_keys import events_key, job_key, preview_key
 from core.errors import InvalidRequest
+from service.auth.access import Caller, still_accepted
 from service.auth.signing import Signer
 from service.jobs.waiting import Waiters, set_within
 
 COMMENT_S = 15.0  # silence after which a comment line keeps proxies from closing the stream
 SLICE_S = 1.0  # how soon a blocked read notices that the client or the gateway leaves
+CHECK_S = 5.0  # how long a key that was revoked may still read
 GATHER_S = 0.1  # of live events that are sent together: a step of 20 ms is no message of its own
 BATCH = 500
 
@@ -99,11 +101,19 @@ async def _read(redis: Redis, job_id: str, after: str, block_s: float | None) ->
 
 
 async def server_sent(
-    redis: Redis, record: JobRecord, after: str, stop: StopSignals, signer: Signer | None
+    redis: Redis, record: JobRecord, after: str, stop: StopSignals, caller: Caller
 ) -> AsyncIterator[bytes]:
-    """Write the stream as it is sent; live steps carry the latest preview, replayed ones none; URLs are signed anew."""
-    live, spoken, previewed = False, time.monotonic(), 0
+    """Write the stream as it is sent; live steps carry the latest preview, replayed ones none; URLs are signed anew.
+
+    It ends soon after the caller's key has been revoked or removed.
+    """
+    signer = caller.signer
+    live, spoken, checked, previewed = False, time.monotonic(), time.monotonic(), 0
     async for events in follow(redis, record.id, after, stop):
+        if time.monotonic() - checked >= CHECK_S:
+            if not await still_accepted(redis, caller):
+                return
+            checked = time.monotonic()
         if live and record.request.preview_every and any(kind == "step" for _, kind, _ in events):
             events, previewed = await _with_preview(redis, record.id, events, previewed)
         live = live or not events

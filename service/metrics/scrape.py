@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -10,12 +9,15 @@ from typing import Any, get_args
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
 from contract.card import ModelCard
 from contract.events import Returned
 from contract.job import Status
 from contract.lanes import LANES, Lane, queue_name
 from contract.redis_keys import JOBS_KEY, RETRIES_KEY, UNSERVED_KEY, queue_key, serving_key, unserved_field
+from core.clock import AHEAD, AHEAD_MEANS, CLOCK
+from jobs.layout import evicting_policy
 
 REASONS: tuple[str, ...] = get_args(Returned.model_fields["why"].annotation)
 UNSERVED: tuple[Status, ...] = ("failed", "canceled")  # nothing succeeds without a worker
@@ -29,6 +31,7 @@ class RedisSnapshot:
     lanes: dict[tuple[str, Lane], tuple[int, float]]  # jobs that wait, and the age of the oldest
     retries: dict[str, int]
     unserved: dict[str, int]
+    evicts: bool = False
 
 
 async def read_snapshot(redis: Redis, cards: Mapping[str, ModelCard]) -> RedisSnapshot:
@@ -40,18 +43,27 @@ async def read_snapshot(redis: Redis, cards: Mapping[str, ModelCard]) -> RedisSn
     retries: Any = await redis.hgetall(RETRIES_KEY)
     unserved: Any = await redis.hgetall(UNSERVED_KEY)
     return RedisSnapshot(
-        {model: int(await redis.zcount(serving_key(model), time.time(), "+inf")) for model in cards},
+        {model: int(await redis.zcount(serving_key(model), CLOCK.unix(), "+inf")) for model in cards},
         {(model, lane): await _lane(redis, model, lane) for model in cards for lane in LANES},
         _from_zero(REASONS, retries),
         _from_zero(_expected(cards), unserved),
+        await _evicts(redis),
     )
+
+
+async def _evicts(redis: Redis) -> bool:
+    """Whether Redis may remove keys of jobs; no, where it may not be asked."""
+    try:
+        return evicting_policy(await redis.info("memory")) is not None
+    except NoPermissionError:
+        return False
 
 
 async def _lane(redis: Redis, model: str, lane: Lane) -> tuple[int, float]:
     key = queue_key(queue_name(model, lane))
     depth, oldest = int(await redis.llen(key)), await redis.lindex(key, 0)
     created_ms = await redis.zscore(JOBS_KEY, oldest) if oldest else None
-    return depth, 0.0 if created_ms is None else max(time.time() - float(created_ms) / 1000, 0.0)
+    return depth, 0.0 if created_ms is None else max(CLOCK.unix() - float(created_ms) / 1000, 0.0)
 
 
 def _expected(cards: Mapping[str, ModelCard]) -> Iterator[str]:
@@ -75,7 +87,14 @@ class RedisFamilies(Collector):
         up = GaugeMetricFamily("latentd_redis_up", "Whether Redis answered this scrape: 1, else 0.")
         up.add_metric((), float(self.snapshot is not None))
         yield up
+        ahead = GaugeMetricFamily(AHEAD, AHEAD_MEANS)
+        ahead.add_metric((), CLOCK.own_ahead_s())
+        yield ahead
         snapshot = self.snapshot or RedisSnapshot({}, {}, {}, {})
+        evicts = GaugeMetricFamily("latentd_redis_may_evict", "Whether Redis removes keys when its memory is full.")
+        if self.snapshot is not None:
+            evicts.add_metric((), float(snapshot.evicts))
+        yield evicts
         yield from _queues(snapshot)
         yield from _counts(snapshot)
 

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from contract.base import Kind
 from contract.card import ModelCard, card_files
 from contract.redis_keys import CARDS_KEY, serving_key
+from core.clock import CLOCK
 from core.errors import InvalidRequest, NoCheckpoint, NotFound
 from service.http.problems import shown
 
@@ -96,7 +97,7 @@ class CardRegistry:
 
     async def live_workers(self, model: str) -> int:
         """Count the workers that hold the model and beat within their time."""
-        return int(await self._redis.zcount(serving_key(model), time.time(), "+inf"))
+        return int(await self._redis.zcount(serving_key(model), CLOCK.unix(), "+inf"))
 
     async def listed(self, card: ModelCard) -> ListedCard:
         loaded = await self.live_workers(card.id) > 0

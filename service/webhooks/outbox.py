@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -23,6 +22,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from contract.job import Job
 from contract.redis_keys import DUE_KEY, KEYS_KEY, OUTBOX_KEY, deliveries_key
+from core.clock import CLOCK
 from core.errors import Gone, LatentdError, NotFound
 from service.admission.backlogs import Backlogs
 from service.auth.access import NOBODY, Caller
@@ -130,7 +130,7 @@ class Webhooks:
         if len(self._sending) >= AT_ONCE:
             await asyncio.wait(self._sending, return_when=asyncio.FIRST_COMPLETED)
         free = AT_ONCE - len(self._sending)
-        await self._redis.eval(_RETURN, 2, DUE_KEY, OUTBOX_KEY, time.time(), free)
+        await self._redis.eval(_RETURN, 2, DUE_KEY, OUTBOX_KEY, CLOCK.unix(), free)
         orphans: Any = await self._redis.xautoclaim(OUTBOX_KEY, GROUP, self._name, ORPHANED_MS, "0-0", count=free)
         entries = orphans[1]
         if not entries:
@@ -167,7 +167,7 @@ class Webhooks:
             job = await read_job(self._redis, self._backlogs, await self._reader(), message.job)
         except (NotFound, Gone):
             return None
-        at = datetime.now(UTC)
+        at = CLOCK.now()
         try:
             status = await self._send(job, message)
         except (NotSent, LatentdError) as error:

@@ -36,6 +36,8 @@ CEILINGS = {
     "latentd_queue_oldest_seconds": MODELS * LANES,
     "latentd_workers": MODELS,
     "latentd_redis_up": 1,
+    "latentd_redis_may_evict": 1,
+    "latentd_clock_ahead_seconds": 1,
     "latentd_jobs_accepted": KINDS * MODELS * LANES,
     "latentd_jobs_unserved": KINDS * MODELS * LANES * OUTCOMES,
     "latentd_rejected": REASONS,

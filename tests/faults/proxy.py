@@ -20,7 +20,7 @@ class Proxy:
         self.refusing = False
         self.lose_answer_to = b""  # once: what is sent with this arrives, the answer doesn't, the connection breaks
         self.lose_every = False  # not once
-        self._upstream = upstream
+        self.upstream = upstream  # of the connections made from now on
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._server = socket.create_server(("127.0.0.1", 0))
         self.url = f"redis://127.0.0.1:{self._server.getsockname()[1]}"
@@ -49,7 +49,7 @@ class Proxy:
                     client.close()
                     continue
                 server = socket.socket(socket.AF_UNIX)
-                server.connect(str(self._upstream))
+                server.connect(str(self.upstream))
                 self._pairs.append((client, server))
                 threading.Thread(target=self._serve, args=(client, server), daemon=True).start()
 

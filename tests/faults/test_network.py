@@ -14,7 +14,7 @@ from tests.faults.proxy import Proxy
 from tests.gateway import running, settings_for
 from tests.integration.rig import Rig
 from tests.redis_server import RedisServer
-from workers.queue.circuit_breaker import connect
+from workers.queue.circuit_breaker import CircuitBreaker, connect
 
 MakeRig = Callable[..., Rig]
 
@@ -143,3 +143,32 @@ def test_a_503_to_a_question_speaks_of_no_change(proxy: Proxy, tmp_path: Path) -
     proxy.refusing = True
     with running(settings_for(proxy.url, tmp_path)) as client:
         assert client.get("/v1/jobs").json()["detail"] == "Redis doesn't answer, or takes no writes"
+
+
+def test_a_gateway_finds_the_new_master_behind_the_same_address(tmp_path: Path) -> None:
+    """The old one lives on as a replica, and connections to it stay open."""
+    with (
+        RedisServer() as old,
+        RedisServer() as new,
+        Proxy(old.socket) as proxy,
+        running(settings_for(proxy.url, tmp_path)) as client,
+        old.connect() as demoted,
+    ):
+        assert client.post("/v1/txt2img", json={}).status_code == 202
+        demoted.replicaof("127.0.0.1", 1)
+        proxy.upstream = new.socket
+        assert client.post("/v1/txt2img", json={}).status_code == 503
+        assert client.post("/v1/txt2img", json={}).status_code == 202
+
+
+def test_a_worker_finds_the_new_master_behind_the_same_address() -> None:
+    with RedisServer() as old, RedisServer() as new, Proxy(old.socket) as proxy:
+        now = [0.0]
+        with connect(proxy.url) as redis, old.connect() as demoted:
+            breaker = CircuitBreaker(lambda: now[0], redis)
+            assert breaker.attempt(lambda: redis.set("a", 1))
+            demoted.replicaof("127.0.0.1", 1)
+            proxy.upstream = new.socket
+            assert breaker.attempt(lambda: redis.set("a", 2)) is None
+            now[0] += 1.0
+            assert breaker.attempt(lambda: redis.set("a", 2))

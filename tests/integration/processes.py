@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core.settings import Settings
-from latentd.supervisor import die_with_parent
+from latentd.child import die_with_parent
 
 START_S = 60.0
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx2
 
 from core.settings import Settings
-from latentd.supervisor import die_with_parent
+from latentd.child import die_with_parent
 from tests.integration.processes import wait_for
 from tests.service import free_port
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 
 import httpx2
@@ -193,6 +197,26 @@ def test_events_carry_signed_urls(client: httpx2.Client, redis: Redis, folder: P
     text = client.get(f"/v1/jobs/{job_id}/events", headers=a).text
     assert f"/v1/images/{job_id}-0?expires=" in text
     assert "signature=" in text
+
+
+@pytest.mark.parametrize("end", [keys.revoke, lambda redis, _id: keys.remove_all(redis)])
+def test_a_key_that_is_revoked_or_removed_loses_its_open_streams(
+    client: httpx2.Client, redis: Redis, end: Callable[[Redis, str], object]
+) -> None:
+    headers = bearer(redis, "generate", "read")
+    job = client.post("/v1/txt2img", json={"prompt": "red heart"}, headers=headers).json()
+    key_id = headers["Authorization"].split("_")[1]
+    with client.stream("GET", f"/v1/jobs/{job['id']}/events", headers=headers, timeout=30) as stream:
+        lines = stream.iter_lines()
+        assert next(lines).startswith("id:")
+        end(redis, key_id)
+        began = time.monotonic()
+        for step in range(1000):  # a stream that is never silent is no way around
+            redis.xadd(events_key(job["id"]), {"type": "step", "data": json.dumps({"step": step, "steps": 1000})})
+            if list(takewhile(bool, lines)) == [] or time.monotonic() - began > 15:
+                break
+            time.sleep(0.05)
+        assert time.monotonic() - began < 15
 
 
 def test_rates_are_exact_and_say_when_to_come_back(client: httpx2.Client, redis: Redis) -> None:

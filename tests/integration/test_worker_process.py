@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from contract.job import JobResult
 from contract.redis_keys import CARDS_KEY, serving_key
 from core.settings import Settings
 from core.storage import open_store
-from latentd.supervisor import die_with_parent
+from latentd.child import die_with_parent
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.integration.processes import WorkerProcess, wait_for
 from tests.integration.rig import tiny_settings
@@ -173,3 +174,29 @@ def test_redis_killed_and_restarted_loses_nothing(tiny_models: Path, tmp_path: P
             assert event_types(redis, f"j{index}").count("succeeded") == 1
             assert len(images_of(used, f"j{index}")) == 1
         assert worker.stop() == 0
+
+
+AHEAD = """
+import datetime, time
+own, date = time.time, datetime.datetime
+time.time = lambda: own() + 600
+class Ahead(date):
+    @classmethod
+    def now(cls, tz=None):
+        return date.now(tz) + datetime.timedelta(seconds=600)
+datetime.datetime = Ahead
+"""
+
+
+def test_a_worker_whose_clock_is_ahead_keeps_deadlines(
+    redis: Redis, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(AHEAD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    start()
+    enqueue(redis, "a", make_request(deadline_ms=60_000))
+    wait_for(lambda: status(redis, "a") not in ("queued", "running"), 30, "end")
+    assert status(redis, "a") == "succeeded", job_state(redis, "a")
+    began, ended = (datetime.fromisoformat(job_state(redis, "a")[name]) for name in ("started_at", "ended_at"))
+    assert abs((began - datetime.now(UTC)).total_seconds()) < 60
+    assert began <= ended

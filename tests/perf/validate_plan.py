@@ -25,7 +25,7 @@ from rich.console import Console
 
 from contract.job import TERMINAL, JobRecord
 from contract.measurements import StepTimes
-from latentd.supervisor import die_with_parent
+from latentd.child import die_with_parent
 from tests.enqueue import enqueue, job_state
 from tests.redis_server import RedisServer
 from tests.service import free_port

@@ -22,7 +22,7 @@ from pathlib import Path
 import httpx2
 
 from core.settings import Settings
-from latentd.supervisor import die_with_parent
+from latentd.child import die_with_parent
 from tests.integration.processes import WorkerProcess, wait_for
 from tests.nginx import Nginx
 from tests.redis_server import RedisServer

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make
 from contract.base import Kind
 from contract.job import Status
 from contract.lanes import LANES
+from core.clock import AHEAD, AHEAD_MEANS, CLOCK
 from core.errors import ConfigurationError
 from jobs.run import JobRun
 from workers.engine.messages import Called
@@ -90,6 +91,7 @@ class WorkerMetrics:
             registry=registry,
         )
         self.slots = Gauge("latentd_slots_in_use", "Images in work.", ("model",), registry=registry)
+        Gauge(AHEAD, AHEAD_MEANS, registry=registry).set_function(CLOCK.own_ahead_s)
         self.out_of_memory = Counter(
             "latentd_oom", "Batches that did not fit in memory.", ("model",), registry=registry
         )

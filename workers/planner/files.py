@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from redis.exceptions import RedisError
 from contract.card import ModelCard
 from contract.measurements import Measured, StepTimes
 from contract.redis_keys import CARDS_KEY, serving_key
+from core.clock import CLOCK
 from core.errors import ConfigurationError, Unavailable
 from core.text import as_text
 from workers.metrics.step_times import read_published
@@ -103,7 +103,7 @@ def live_tables(redis: Redis, models: Iterable[str], device_kind: str | None = N
 
 
 def _serving(redis: Redis, model: str) -> set[str]:
-    members: Any = redis.zrangebyscore(serving_key(model), time.time(), "+inf")
+    members: Any = redis.zrangebyscore(serving_key(model), CLOCK.unix(), "+inf")
     return {as_text(member).partition("@")[2] for member in members}
 
 

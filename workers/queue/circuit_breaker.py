@@ -12,7 +12,7 @@ from redis.backoff import ConstantBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from core.redis_errors import is_transient
+from core.redis_errors import is_read_only, is_transient
 from jobs.worker import ANSWER_S
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
@@ -28,10 +28,14 @@ def connect(url: str) -> Redis:
 
 
 class CircuitBreaker:
-    """Runs Redis work unless Redis is away; after a failure it waits 0.1 s, doubling to 2 s, before the next try."""
+    """Runs Redis work unless Redis is away; after a failure it waits 0.1 s, doubling to 2 s, before the next try.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    The connections of `redis` to a server that has become a replica are dropped: the next ask its address anew.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, redis: Redis | None = None) -> None:
         self._clock = clock
+        self._redis = redis
         self._wait = 0.0
         self._next_try = 0.0
 
@@ -61,5 +65,7 @@ class CircuitBreaker:
     def _lost(self, error: RedisError) -> None:
         if not self._wait:
             log.warning("redis is away", error=str(error))
+        if self._redis is not None and is_read_only(error):
+            self._redis.connection_pool.disconnect(inuse_connections=False)
         self._wait = min(self._wait * 2 or FIRST_WAIT_S, LONGEST_WAIT_S)
         self._next_try = self._clock() + self._wait

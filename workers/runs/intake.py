@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 
 import structlog
 from redis import Redis
 
 from contract.lanes import LANES
+from core.clock import CLOCK
 from core.errors import LatentdError
 from jobs.end import Canceled, Failed
 from jobs.run import JobRun
@@ -128,7 +128,7 @@ class Intake:
     def _deadline(self, run: JobRun) -> float | None:
         if run.request.deadline_ms is None:
             return None
-        age = (datetime.now(UTC) - run.created_at).total_seconds()
+        age = (CLOCK.now() - run.created_at).total_seconds()
         return self._clock() - age + run.request.deadline_ms / 1000
 
     def _admit(self, inputs: InputsLoaded) -> None:

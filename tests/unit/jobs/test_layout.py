@@ -11,7 +11,7 @@ from redis.asyncio import Redis as AsyncRedis
 from contract.base import CONTRACT_VERSION, CONTRACTS_READ
 from contract.redis_keys import JOBS_KEY, LAYOUT_KEY
 from core.errors import ConfigurationError
-from jobs.layout import LayoutRefused, check_connection, check_layout
+from jobs.layout import LayoutRefused, check_connection, check_layout, too_old
 from tests.enqueue import enqueue, make_request
 
 OURS = str(CONTRACT_VERSION).encode()
@@ -66,3 +66,21 @@ def test_the_releases_before_and_behind_are_neighbours(redis: Redis, redis_url: 
     check_layout(redis)
     assert ping(redis_url)
     assert int(redis.get(LAYOUT_KEY) or 0) == max(layout, CONTRACT_VERSION), "an older release doesn't take it back"
+
+
+@pytest.mark.parametrize(
+    ("greeting", "told"),
+    [
+        ({b"version": b"6.2.14"}, "Redis is version 6.2.14: must be Redis 7.0"),
+        ({b"version": b"7.0.0"}, None),
+        ([b"server", b"valkey", b"version", b"9.1.2"], None),
+        ({}, "Redis is version 5 or older"),
+    ],
+)
+def test_servers_before_7_0_are_refused(greeting: object, told: str | None) -> None:
+    found = too_old(greeting)
+    assert found is None if told is None else told in str(found)
+
+
+def test_the_server_at_hand_is_new_enough(redis: Redis) -> None:
+    assert too_old(redis.execute_command("HELLO")) is None  # type: ignore[no-untyped-call]  # redis-py types it nowhere

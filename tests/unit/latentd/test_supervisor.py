@@ -10,9 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from redis.exceptions import BusyLoadingError
 
 from core.settings import Settings
-from latentd.supervisor import Child, children
+from latentd.child import Child
+from latentd.redis_watch import RedisWatch, answers
+from latentd.supervisor import children, end_if_hung, stop_all
+from tests.redis_server import RedisServer
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -80,7 +84,7 @@ def test_children_die_with_a_killed_supervisor(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     code = (
         "import os, pathlib, sys, time\n"
-        "from latentd.supervisor import Child\n"
+        "from latentd.child import Child\n"
         "child = Child('sleeper', [sys.executable, '-c', 'import time; time.sleep(60)'], dict(os.environ), 5)\n"
         "child.start()\n"
         f"pathlib.Path({str(pid_file)!r}).write_text(str(child.process.pid))\n"
@@ -122,3 +126,67 @@ def test_a_worker_whose_metrics_port_is_taken_gets_another(tmp_path: Path) -> No
         worker = next(child for child in children(settings, insecure=False) if child.name.startswith("worker"))
         assert worker.more() == ["--metrics-port", "0"]
     assert worker.more() == ["--metrics-port", str(settings.worker_metrics_port)]
+
+
+def test_a_child_that_refuses_at_its_first_start_ends_all() -> None:
+    child = Child("refuses", [sys.executable, "-c", "raise SystemExit(1)"], dict(os.environ), stop_s=5)
+    child.start()
+    assert child.process is not None
+    child.process.wait()
+    with pytest.raises(SystemExit):
+        child.tend(time.monotonic())
+
+
+def test_a_child_that_had_served_is_started_again_whatever_it_says(tmp_path: Path) -> None:
+    code = f"import pathlib, sys; p = pathlib.Path({str(tmp_path / 'was')!r}); sys.exit(1 if p.exists() else p.touch())"
+    child = Child("serves", [sys.executable, "-c", code], dict(os.environ), stop_s=5)
+    for _ in range(3):
+        child.start()
+        assert child.process is not None
+        child.process.wait()
+        child.tend(time.monotonic())
+    assert child.deaths == 3
+
+
+def test_a_second_signal_is_passed_on(tmp_path: Path) -> None:
+    """As a worker does: the first drains, the second hands back."""
+    code = (
+        "import pathlib, signal, sys, time\n"
+        "told = []\n"
+        "signal.signal(15, lambda *_: told.append(1))\n"
+        f"pathlib.Path({str(tmp_path / 'up')!r}).touch()\n"
+        "while len(told) < 2: time.sleep(0.01)\n"
+    )
+    child = Child("drains", [sys.executable, "-c", code], dict(os.environ), stop_s=30)
+    child.start()
+    until((tmp_path / "up").exists)
+    now = time.monotonic()
+    stopping = [now - 5, now]
+    stop_all([child], stopping)
+    assert child.process is not None
+    assert child.process.returncode == 0
+
+
+def test_a_redis_that_hangs_is_killed_and_started_again() -> None:
+    with RedisServer() as server:
+        watch = RedisWatch(server.url, every_s=0.02)
+        watch.start()
+        redis = Child("redis", SLEEP, dict(os.environ), stop_s=5)
+        redis.start()
+        redis.started -= 10
+        end_if_hung(redis, watch, silent_s=1.0)
+        assert redis.running
+        server.signal(signal.SIGSTOP)
+        until(lambda: watch.silent_s > 1.0)
+        end_if_hung(redis, watch, silent_s=1.0)
+        assert not redis.running
+        server.signal(signal.SIGCONT)
+        until(lambda: watch.silent_s == 0.0)
+
+
+def test_a_redis_that_loads_or_is_busy_counts_as_alive() -> None:
+    class Loading:
+        def ping(self) -> None:
+            raise BusyLoadingError("Redis is loading the dataset in memory")
+
+    assert answers(Loading())  # type: ignore[arg-type]  # all that is called of a client

@@ -1,0 +1,122 @@
+"""Days on which Redis refuses writes, comes back, may evict, or shows another time than a machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import httpx2
+import pytest
+from redis import Redis
+from structlog.testing import capture_logs
+
+from core.clock import CLOCK, RedisClock
+from core.settings import Settings
+from jobs.layout import check_layout
+from latentd.cli.info import redis_fact
+from service.app import create_app
+from tests.enqueue import enqueue, event_types, job_state, make_request
+from tests.gateway import running, settings_for
+from tests.integration.rig import Rig, tiny_settings
+from tests.redis_server import RedisServer
+from workers.queue.circuit_breaker import connect
+
+REFUSING = ("config set min-replicas-to-write 1", "config set min-replicas-to-write 0")
+REPLICA = ("replicaof 127.0.0.1 1", "replicaof no one")
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with RedisServer(aof=True) as started:
+        yield started
+
+
+def send(server: RedisServer, command: str) -> None:
+    with server.connect() as redis:
+        redis.execute_command(*command.split())
+
+
+@pytest.mark.parametrize(("refuse", "take"), [REFUSING, REPLICA])
+def test_a_redis_that_takes_no_writes_is_away_for_clients(
+    server: RedisServer, tmp_path: Path, refuse: str, take: str
+) -> None:
+    with running(settings_for(server.url, tmp_path)) as client:
+        job_id = client.post("/v1/txt2img", json={}).json()["id"]
+        send(server, refuse)
+        assert client.post("/v1/txt2img", json={}).status_code == 503
+        assert client.delete(f"/v1/jobs/{job_id}").status_code == 503
+        send(server, take)
+        assert client.post("/v1/txt2img", json={}).status_code == 202
+        assert client.delete(f"/v1/jobs/{job_id}").status_code == 200
+
+
+@pytest.mark.parametrize(("refuse", "take"), [REFUSING, REPLICA])
+def test_jobs_go_on_when_redis_takes_writes_again(
+    server: RedisServer, tiny_models: Path, tmp_path: Path, refuse: str, take: str
+) -> None:
+    with connect(server.url) as redis:
+        rig = Rig(redis, tiny_settings(tiny_models, server.url, tmp_path))
+        enqueue(redis, "a", make_request(steps=40))
+        rig.until(lambda: rig.step("a") >= 5)
+        send(server, refuse)
+        rig.until(lambda: not rig.engine.busy)
+        assert job_state(redis, "a")["status"] == "running"
+        send(server, take)
+        assert rig.finish("a") == ["succeeded"]
+        assert event_types(redis, "a").count("succeeded") == 1
+        rig.close()
+
+
+def test_the_first_calls_after_redis_is_back_are_served(server: RedisServer, tmp_path: Path) -> None:
+    """Every pooled connection is stale then."""
+    with running(settings_for(server.url, tmp_path)) as client, ThreadPoolExecutor(16) as pool:
+
+        def post(_: int) -> int:
+            with httpx2.Client(base_url=client.base_url, timeout=30, trust_env=False) as own:
+                return own.post("/v1/txt2img", json={}).status_code
+
+        assert set(pool.map(post, range(32))) == {202}
+        job_id = client.get("/v1/jobs").json()["items"][0]["id"]
+        server.kill()
+        assert client.get("/v1/jobs").status_code == 503
+        server.start()
+        assert set(pool.map(post, range(32))) == {202}
+        assert client.delete(f"/v1/jobs/{job_id}").status_code == 200
+
+
+def test_a_redis_that_may_evict_is_told_everywhere(server: RedisServer, tmp_path: Path) -> None:
+    settings = settings_for(server.url, tmp_path)
+    with running(settings) as client, server.connect() as redis:
+        assert "latentd_redis_may_evict 0.0" in client.get("/metrics").text
+        assert "maxmemory-policy" not in redis_fact(settings)
+        redis.config_set("maxmemory-policy", "allkeys-lru")
+        assert "latentd_redis_may_evict 1.0" in client.get("/metrics").text
+        assert "maxmemory-policy is allkeys-lru" in redis_fact(settings)
+        with capture_logs() as logs:
+            check_layout(redis)
+    assert [line["maxmemory_policy"] for line in logs] == ["allkeys-lru"]
+
+
+def test_doctor_tells_of_a_clock_that_is_off(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "clock" not in redis_fact(settings)
+    monkeypatch.setattr("latentd.cli.info.RedisClock", partial(RedisClock, own=lambda: time.time() - 90))
+    assert "this machine's clock is 90.0 s behind Redis's" in redis_fact(settings)
+
+
+def test_a_gateway_whose_clock_is_off_shows_redis_s_time(
+    redis: Redis, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CLOCK, "_own", lambda: time.time() + 600)
+    settings = settings_for(redis_url, tmp_path)
+    with running(settings, create_app(settings)) as client:
+        made = client.post("/v1/txt2img", json={"deadline_ms": 60_000}).json()
+        text = client.get("/metrics").text
+    ahead = next(line for line in text.splitlines() if line.startswith("latentd_clock_ahead_seconds "))
+    assert 599 < float(ahead.split()[1]) < 601
+    created = RedisClock()
+    created.sync(redis)
+    assert abs((created.now() - datetime.fromisoformat(made["created_at"])).total_seconds()) < 60

@@ -1,0 +1,145 @@
+"""`latentd up` on what can't work: one line that says why, exit 1, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from core.settings import Settings
+from latentd.child import die_with_parent
+from latentd.data_lock import lock
+from latentd.embedded_server import find_server, server_command, wait_until_up
+from tests.redis_server import RedisServer
+from tests.service import Service, free_port
+
+
+@pytest.fixture
+def data() -> Iterator[Path]:
+    """A data directory with a short path, for the socket in it."""
+    folder = Path(tempfile.mkdtemp(prefix="latentd-data-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def up(models: Path, data: Path, command: str = "up", **env: str) -> subprocess.Popen[str]:
+    """Start a command of latentd with the tiny models."""
+    own = {"LATENTD_MODELS_DIR": str(models), "LATENTD_DATA_DIR": str(data), "LATENTD_PORT": str(free_port())}
+    inherited = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
+    words = [sys.executable, "-m", "latentd", *command.split()]
+    return subprocess.Popen(
+        words, env=inherited | own | env, stderr=subprocess.PIPE, text=True, preexec_fn=die_with_parent
+    )
+
+
+def refusal(process: subprocess.Popen[str]) -> str:
+    """The one line that says why a command ended with 1."""
+    _, said = process.communicate(timeout=60)
+    lines = [line for line in said.splitlines() if line.startswith("latentd: ")]
+    assert (process.returncode, len(lines)) == (1, 1), said
+    return lines[0]
+
+
+def test_one_data_directory_serves_one_service(tiny_models: Path) -> None:
+    with Service({"LATENTD_MODELS_DIR": str(tiny_models), "LATENTD_MODEL": "tiny"}) as first:
+        line = refusal(up(tiny_models, first.folder / "data"))
+        assert f"is in use by `latentd up`, process {first.pid} since " in line
+        assert first.client.get("/readyz").status_code == 200
+
+
+def test_a_lock_outlives_a_killed_up_until_its_redis_has_ended(data: Path) -> None:
+    descriptor = lock(data)
+    with subprocess.Popen(["sleep", "0.5"], pass_fds=[descriptor]) as redis:
+        os.close(descriptor)
+        (data / "up.lock").write_text(f'{{"pid": {ended_pid()}, "since": "then"}}')
+        os.close(lock(data))
+        assert redis.poll() is not None
+
+
+def ended_pid() -> int:
+    with subprocess.Popen(["true"]) as done:
+        done.wait()
+    return done.pid
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("LATENTD_HOST", "192.0.2.1", "LATENTD_HOST=192.0.2.1 LATENTD_PORT="),
+        ("LATENTD_HOST", "a" * 70 + ".example", "LATENTD_PORT="),
+        ("LATENTD_HOST", "0.0.0.0", "is reachable by others and there is no API key"),
+        ("LATENTD_MODELS_DIR", "/missing", "LATENTD_MODELS_DIR=/missing: there is no such folder"),
+        ("LATENTD_MODEL", "nobody", "no model 'nobody'; there are: "),
+    ],
+)
+def test_what_can_t_work_ends(tiny_models: Path, data: Path, variable: str, value: str, told: str) -> None:
+    assert told in refusal(up(tiny_models, data, **{variable: value}))
+
+
+def test_a_port_that_is_taken_ends_up_before_anything_starts(tiny_models: Path, data: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert f"LATENTD_PORT={port}: Address already in use" in refusal(up(tiny_models, data, LATENTD_PORT=port))
+    assert not (data / "redis").exists()
+
+
+@pytest.mark.parametrize("command", ["up", "gateway", "worker --model tiny --device cpu"])
+def test_a_wrong_password_ends_every_process(tiny_models: Path, data: Path, command: str) -> None:
+    with RedisServer() as server:
+        with server.connect() as redis:
+            redis.config_set("requirepass", "right")
+        url = f"unix://:wrong@{server.socket}"
+        line = refusal(up(tiny_models, data, command, REDIS_URL=url))
+    assert "Redis refuses the user or password of REDIS_URL" in line
+    assert "wrong@" not in line
+
+
+@contextmanager
+def embedded(data: Path) -> Iterator[Redis]:
+    """The Redis that `up` runs in a data directory, by itself."""
+    settings = Settings(redis_url=None, data_dir=data)
+    command = server_command(find_server(), data / "redis", settings.redis_socket)
+    with subprocess.Popen(command, preexec_fn=die_with_parent, stdout=subprocess.DEVNULL) as server:
+        wait_until_up(settings.redis, 10)
+        with Redis.from_url(settings.redis) as redis:
+            yield redis
+        server.terminate()
+
+
+def test_a_damaged_append_only_file_is_named_with_what_mends_it(tiny_models: Path, data: Path) -> None:
+    with embedded(data) as redis:
+        for number in range(200):
+            redis.set(f"kept:{number}", "value")
+    (file,) = (data / "redis/appendonlydir").glob("*.incr.aof")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-400] + b"\0garbage" * 10 + whole[-320:])
+    line = refusal(up(tiny_models, data))
+    assert f"{file} is damaged" in line
+    subprocess.run(["sh", "-c", line.partition("with: ")[2]], input="y\n", text=True, check=True, capture_output=True)
+    with embedded(data) as redis:
+        assert redis.get("kept:180") == b"value"
+
+
+def test_a_second_signal_ends_up_at_once_and_says_what_it_waits_for(tiny_models: Path) -> None:
+    with Service({"LATENTD_MODELS_DIR": str(tiny_models), "LATENTD_MODEL": "tiny"}) as service:
+        service.client.post("/v1/txt2img", json={"model": "tiny", "prompt": "a", "steps": 1000, "num_images": 16})
+        time.sleep(1.0)
+        os.kill(service.pid, signal.SIGINT)
+        time.sleep(1.5)
+        began = time.monotonic()
+        service.stop()
+        assert time.monotonic() - began < 10
+        said = service.log_path.read_text()
+    assert '"waits_for": ["worker-cpu", "gateway"]' in said
+    assert "handing back at once" in said
