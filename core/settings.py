@@ -105,7 +105,8 @@ class Settings(BaseSettings):
     webhook_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Where webhooks may go, comma-separated: hosts (hooks.example.org, *.example.org), `http://` "
-        "before one that may be plain, networks (10.0.0.0/8) whose private addresses may be used. Empty: nowhere.",
+        "before one that may be plain, `:8443` behind one for another port than 443 and 80 (`:*`: any), networks "
+        "(10.0.0.0/8) whose private addresses may be used. Empty: nowhere.",
     )
     webhook_secret: SecretStr | None = Field(
         default=None, description="Signs webhooks (Standard Webhooks): whsec_ and at least 24 bytes as base64."

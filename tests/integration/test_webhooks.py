@@ -27,7 +27,7 @@ from tests.receiver import SECRET, SECRET_TEXT, Receiver
 from tests.redis_server import RedisServer
 
 FAST_S = (0.05, 0.05, 0.05, 0.05)
-ALLOW = ("http://127.0.0.1", "http://rebind.example", "hooks.example.org")
+ALLOW = ("http://127.0.0.1:*", "http://rebind.example:*", "hooks.example.org")
 
 
 @pytest.fixture(autouse=True)
@@ -183,7 +183,7 @@ def test_the_checked_address_is_the_one_connected_to() -> None:
             with pytest.raises(NotSent, match="address"):
                 deliver(url, *addresses)
         with pytest.raises(NotSent, match="private address"):
-            deliver(url, "127.0.0.1", allow=("http://rebind.example",))
+            deliver(url, "127.0.0.1", allow=("http://rebind.example:*",))
         assert len(receiver.received) == 1
 
 
