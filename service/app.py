@@ -61,6 +61,7 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # it would say http:// behind a proxy; see service.http.targets
         lifespan=lifespan,
     )
     app.state.gateway = gateway
@@ -162,5 +163,6 @@ async def send_webhooks(gateway: Gateway, secret: bytes | None) -> None:
     """Send webhooks, where they are allowed at all."""
     if secret is not None:
         settings = gateway.settings
-        webhooks = Webhooks(gateway.redis, gateway.backlogs, secret, settings.webhook_allow, settings.retention_s)
+        allow, retention_s, prefix = settings.webhook_allow, settings.retention_s, settings.public_path
+        webhooks = Webhooks(gateway.redis, gateway.backlogs, secret, allow, retention_s, prefix=prefix)
         await webhooks.run()

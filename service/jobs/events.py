@@ -16,7 +16,7 @@ from contract.events import TRACE
 from contract.job import TERMINAL, JobRecord
 from contract.redis_keys import events_key, job_key, preview_key
 from core.errors import InvalidRequest
-from service.auth.signing import Signer
+from service.auth.signing import PLAIN, ImageUrls
 from service.jobs.waiting import Waiters, set_within
 
 COMMENT_S = 15.0  # silence after which a comment line keeps proxies from closing the stream
@@ -99,7 +99,7 @@ async def _read(redis: Redis, job_id: str, after: str, block_s: float | None) ->
 
 
 async def server_sent(
-    redis: Redis, record: JobRecord, after: str, stop: StopSignals, signer: Signer | None
+    redis: Redis, record: JobRecord, after: str, stop: StopSignals, urls: ImageUrls
 ) -> AsyncIterator[bytes]:
     """Write the stream as it is sent; live steps carry the latest preview, replayed ones none; URLs are signed anew."""
     live, spoken, previewed = False, time.monotonic(), 0
@@ -109,7 +109,7 @@ async def server_sent(
         live = live or not events
         shown = [event for event in events if event[1] != TRACE]
         if shown:
-            yield b"".join(_wire(event, signer) for event in shown)
+            yield b"".join(_wire(event, urls) for event in shown)
         elif time.monotonic() - spoken >= COMMENT_S:
             yield b": still here\n\n"
         else:
@@ -117,19 +117,19 @@ async def server_sent(
         spoken = time.monotonic()
 
 
-def _wire(event: StreamEvent, signer: Signer | None) -> bytes:
+def _wire(event: StreamEvent, urls: ImageUrls) -> bytes:
     event_id, kind, data = event
-    if signer is not None and kind in ("image", "succeeded"):
-        data = json.dumps(_signed(json.loads(data), signer))
+    if urls != PLAIN and kind in ("image", "succeeded"):
+        data = json.dumps(_with_urls(json.loads(data), urls))
     return f"id: {event_id}\nevent: {kind}\ndata: {data}\n\n".encode()
 
 
-def _signed(data: dict[str, Any], signer: Signer) -> dict[str, Any]:
-    """Sign the URLs of an image, or of a result's images."""
+def _with_urls(data: dict[str, Any], urls: ImageUrls) -> dict[str, Any]:
+    """Make the URLs of an image, or of a result's images, those that the caller is told."""
     if "url" in data:
-        return {**data, "url": signer.url(data["url"])}
+        return {**data, "url": urls.of(data["url"])}
     if "images" in data:
-        return {**data, "images": [_signed(image, signer) for image in data["images"]]}
+        return {**data, "images": [_with_urls(image, urls) for image in data["images"]]}
     return data
 
 

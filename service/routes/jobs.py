@@ -109,6 +109,6 @@ async def events(
     after = parse_event_id(last_event_id)
     if after != "0-0" and await is_over(gateway.redis, id, after):
         return Response(status_code=204)
-    stream = server_sent(gateway.redis, record, after, StopSignals(gateway.waiters, gateway.stopping), caller.signer)
+    stream = server_sent(gateway.redis, record, after, StopSignals(gateway.waiters, gateway.stopping), caller.urls)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)

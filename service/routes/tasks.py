@@ -43,6 +43,8 @@ def add_route(task: TaskKind[Any]) -> None:
         body = await read_body(request, task)
         max_wait_s = gateway.settings.max_wait_s
         preferences = read_preferences(request.headers, body.post, max_wait_s, dry_run=query.dry_run)
+        if preferences.picture:
+            caller.check_reads()
         submitted = await submit(gateway, caller, body, preferences, request.is_disconnected)
         if isinstance(submitted, DryRun):
             return JSONResponse(submitted.model_dump(mode="json"))
@@ -64,7 +66,7 @@ def add_route(task: TaskKind[Any]) -> None:
 
 async def _answer(gateway: Gateway, caller: Caller, preferences: Preferences, submitted: Submitted) -> Response:
     job = submitted.job
-    headers = {"Location": f"/v1/jobs/{job.id}"}
+    headers = {"Location": f"{gateway.settings.public_path}/v1/jobs/{job.id}"}
     if submitted.replayed:
         headers["Idempotency-Replayed"] = "true"
     if preferences.wait_preferred:

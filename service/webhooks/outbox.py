@@ -25,8 +25,8 @@ from contract.job import Job
 from contract.redis_keys import DUE_KEY, KEYS_KEY, OUTBOX_KEY, deliveries_key
 from core.errors import Gone, LatentdError, NotFound
 from service.admission.backlogs import Backlogs
-from service.auth.access import NOBODY, Caller
-from service.auth.signing import read_signer
+from service.auth.access import Caller
+from service.auth.signing import ImageUrls, read_signer
 from service.jobs.views import read_job
 from service.webhooks.addresses import check_url
 from service.webhooks.send import NotSent, Resolve, resolve, send
@@ -87,6 +87,7 @@ class Webhooks:
         allow: Sequence[str],
         retention_s: int,
         *,
+        prefix: str = "",
         backoff_s: Sequence[float] = BACKOFF_S,
         resolving: Resolve = resolve,
     ) -> None:
@@ -95,6 +96,7 @@ class Webhooks:
         self._secret = secret
         self._allow = allow
         self._retention_s = retention_s
+        self._prefix = prefix
         self._backoff_s = backoff_s
         self._resolving = resolving
         self._name = uuid.uuid4().hex
@@ -178,8 +180,9 @@ class Webhooks:
         return self._failed(message, at, status, what)
 
     async def _reader(self) -> Caller:
-        """Make a caller that sees every job and signs image URLs where keys are on."""
-        return Caller(signer=await read_signer(self._redis)) if await self._redis.exists(KEYS_KEY) else NOBODY
+        """Make a caller that sees every job; its image URLs are signed where keys are on."""
+        signer = await read_signer(self._redis) if await self._redis.exists(KEYS_KEY) else None
+        return Caller(urls=ImageUrls(self._prefix, signer))
 
     async def _send(self, job: Job, message: Message) -> int:
         assert job.request.webhook_url is not None
