@@ -19,6 +19,7 @@ PROBLEMS: dict[int, str] = {
     401: "Keys are on, and no API key that is known was sent.",
     403: "Unknown Host, a foreign Origin, a key without the scope, or a signed URL that has expired.",
     404: "No such job, image or model.",
+    406: "Accept names nothing that the call answers: JSON, PNG, JPEG or WebP.",
     408: "The body comes too slowly.",
     409: "A reused Idempotency-Key, a job that still runs, or no checkpoint for the task.",
     410: "The job or image expired or was purged.",

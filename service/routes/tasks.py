@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -80,6 +81,8 @@ async def _answer(gateway: Gateway, caller: Caller, preferences: Preferences, su
     if job.status == "canceled":
         raise Conflict(f"job {job.id} was canceled; there is no image", value=job.id)
     headers["Latentd-Seed"] = str(job.request.seed)
+    if job.warnings:
+        headers["Latentd-Warnings"] = json.dumps([warning.model_dump() for warning in job.warnings])
     return await picture_response(gateway.redis, gateway.store, caller, job.images[0].id, None, False, headers)
 
 

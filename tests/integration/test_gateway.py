@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -159,6 +160,31 @@ def test_a_cut_prompt_is_a_warning_that_quotes(client: httpx2.Client) -> None:
     (warning,) = job["warnings"]
     assert warning["field"] == "prompt"
     assert "“with stars”" in warning["message"]
+
+
+def test_a_picture_s_warnings_are_in_a_header(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    body, once = {"prompt": "red heart on a navy background with stärs"}, {"Idempotency-Key": "once"}
+    job = client.post("/v1/txt2img", json=body, headers=once).json()
+    finish(redis, open_store(str(folder / "data" / "objects")), job["id"], png((64, 64)))
+    picture = client.post("/v1/txt2img", json=body, headers=once | {"Accept": "image/png"})
+    assert (picture.status_code, picture.content) == (200, png((64, 64)))
+    assert json.loads(picture.headers["latentd-warnings"]) == job["warnings"]
+    assert job["warnings"]
+
+
+def test_a_seed_of_minus_one_is_drawn(client: httpx2.Client) -> None:
+    once = {"Idempotency-Key": "seed"}
+    job = client.post("/v1/txt2img", json={"seed": -1}, headers=once).json()
+    assert job["request"]["seed"] >= 0
+    assert client.post("/v1/txt2img", json={}, headers=once).json()["id"] == job["id"]
+    files = {"image": ("a.png", png(), "image/png")}
+    assert client.post("/v1/upscale", data={"seed": "-1"}, files=files).json()["request"]["seed"] >= 0
+
+
+def test_an_image_format_that_is_never_made_is_not_acceptable(client: httpx2.Client, redis: Redis) -> None:
+    answer = client.post("/v1/txt2img", json={}, headers={"Accept": "image/gif"})
+    assert (answer.status_code, answer.json()["field"]) == (406, "Accept")
+    assert redis.dbsize() == 0
 
 
 def test_deadlines_that_cannot_be_met(client: httpx2.Client, redis: Redis) -> None:
