@@ -122,7 +122,7 @@ def _view(
         "ended_at": _time(values, "ended_at"),
         "position": positions.get(record.id),
         "progress": Progress(step=int(values.get("step", 0)), steps=int(values["steps"])),
-        "request": request,
+        "request": request.for_clients(),
         "images": _with_urls(result.images, urls) if result else (),
         "error": error,
         "warnings": record.warnings,

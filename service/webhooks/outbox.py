@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal, Self
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
@@ -64,6 +64,18 @@ class Delivery(BaseModel):
     status: int | None = Field(default=None, description="HTTP status of the answer; null without one.")
     error: str | None = Field(default=None, description="Why it didn't arrive.")
     next_at: datetime | None = Field(default=None, description="When it is tried again; null: never.")
+
+
+class JobEnded(BaseModel):
+    """What a webhook says: how a job ended, when, and the job."""
+
+    type: Literal["job.succeeded", "job.failed", "job.canceled"]
+    timestamp: datetime
+    data: Job
+
+    @classmethod
+    def of(cls, job: Job, status: str) -> Self:
+        return cls.model_validate({"type": f"job.{status}", "timestamp": job.ended_at or job.created_at, "data": job})
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +135,9 @@ class Webhooks:
     async def _prepare(self) -> None:
         try:
             await self._redis.xgroup_create(OUTBOX_KEY, GROUP, id="0", mkstream=True)
-        except ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
+        except ResponseError:
+            groups: Any = await self._redis.xinfo_groups(OUTBOX_KEY)
+            if GROUP not in {group["name"] for group in groups}:  # it may be there already; any other error counts
                 raise
 
     async def _round(self) -> None:
@@ -187,9 +200,7 @@ class Webhooks:
     async def _send(self, job: Job, message: Message) -> int:
         assert job.request.webhook_url is not None
         target = check_url(job.request.webhook_url, self._allow)
-        ended = job.ended_at or job.created_at
-        body = {"type": f"job.{message.type}", "timestamp": ended.isoformat(), "data": job.model_dump(mode="json")}
-        data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        data = JobEnded.of(job, message.type).model_dump_json().encode()
         return await send(target, self._secret, f"msg_{job.id}", data, self._allow, self._resolving)
 
     def _failed(self, message: Message, at: datetime, status: int | None, error: str) -> Delivery:

@@ -13,7 +13,7 @@ from redis import Redis
 from contract.job import JobResult, StoredImage
 from contract.redis_keys import job_key, stored_field
 from core.storage import image_path, open_store
-from tests.gateway import finish, png
+from tests.gateway import finish, png, upload_of
 
 
 def test_purges_at_the_same_time_all_succeed(client: httpx2.Client, redis: Redis, folder: Path) -> None:
@@ -38,7 +38,7 @@ def test_requests_of_one_key_do_not_overwrite_each_other_s_uploads(
     assert sorted(answer.status_code for answer in answers) == [202] + 7 * [409]
     job = next(answer.json() for answer in answers if answer.status_code == 202)
     image = job["request"]["image"]
-    stored = (folder / "data" / "objects" / image["path"]).read_bytes()
+    stored = (folder / "data" / "objects" / upload_of(redis, job["id"]).path).read_bytes()
     assert hashlib.sha256(stored).hexdigest() == image["sha256"]
     finish(redis, open_store(str(folder / "data" / "objects")), job["id"], png((64, 64)))
     assert client.delete(f"/v1/jobs/{job['id']}?purge=true").status_code == 204
