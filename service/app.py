@@ -63,6 +63,7 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # it would say http:// behind a proxy; see service.http.targets
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.gateway = gateway
     app.include_router(health.router)
@@ -70,7 +71,7 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
         app.include_router(routes.router, dependencies=[Depends(current_caller)])
     app.frontend("/", directory=health.STATIC, fallback=None, check_dir=False)
     handlers.install(app)
-    openapi.install(app)
+    openapi.install(app, settings.public_path)
     app.add_middleware(EdgeMiddleware, settings=settings, counts=gateway.metrics, stopping=gateway.stopping)
     return app
 

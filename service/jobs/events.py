@@ -119,9 +119,17 @@ async def server_sent(
 
 def _wire(event: StreamEvent, urls: ImageUrls) -> bytes:
     event_id, kind, data = event
-    if urls != PLAIN and kind in ("image", "succeeded"):
-        data = json.dumps(_with_urls(json.loads(data), urls))
+    if kind in ("started", "succeeded") or (kind == "image" and urls != PLAIN):
+        data = json.dumps(_with_urls(_for_clients(json.loads(data)), urls))
     return f"id: {event_id}\nevent: {kind}\ndata: {data}\n\n".encode()
+
+
+def _for_clients(data: dict[str, Any]) -> dict[str, Any]:
+    """Write times as everywhere in answers, and leave out which execution's objects the images are."""
+    shown = {name: value for name, value in data.items() if name != "execution"}
+    if "started_at" in shown:
+        shown["started_at"] = str(shown["started_at"]).replace("+00:00", "Z")
+    return shown
 
 
 def _with_urls(data: dict[str, Any], urls: ImageUrls) -> dict[str, Any]:
