@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 
 from pydantic import Field, TypeAdapter, computed_field
+from pydantic.json_schema import SkipJsonSchema
 
 from contract.base import Kind, Wire
 from contract.lanes import Lane
@@ -21,7 +22,8 @@ class Upload(Wire):
     At `path` is what it was decoded to, as PNG; the file itself where a gateway of the release before stored it.
     """
 
-    path: str
+    # Where the storage has it: in records alone, since it is nothing that a client could ask for.
+    path: SkipJsonSchema[str] = Field(default="", exclude_if=lambda path: not path)
     sha256: str
     bytes: int
     width: int
@@ -117,6 +119,12 @@ class BaseRequest(Wire):
     def rows(self) -> int:
         """Network evaluations of the whole job, the unit of queue estimates."""
         return self.run_steps * (2 if self.guided else 1)
+
+    def for_clients(self) -> Self:
+        """Copy the request without where its uploads are stored."""
+        return self.model_copy(
+            update={name: upload.model_copy(update={"path": ""}) for name, upload in self.files.items()}
+        )
 
     def arguments(self) -> dict[str, Any]:
         """Dump as JSON for the RQ job."""

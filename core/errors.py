@@ -77,6 +77,12 @@ class NotFound(LatentdError):
     status, slug, title = 404, "not-found", "Not found"
 
 
+class NotAcceptable(LatentdError):
+    """The client accepts none of the media types that the call answers."""
+
+    status, slug, title = 406, "not-acceptable", "Not acceptable"
+
+
 class SlowClient(LatentdError):
     """The body comes too slowly."""
 

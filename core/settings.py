@@ -6,9 +6,10 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -16,6 +17,9 @@ from redis import ConnectionPool
 from redis.exceptions import RedisError
 
 from core.errors import ConfigurationError
+from core.origins import Origin, host_name, parse_origin, parse_public_url
+
+T = TypeVar("T")
 
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "models" / "weights"
 
@@ -53,6 +57,21 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port that the gateway listens on.")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Host names, beside loopback, that the gateway answers to; comma-separated."
+    )
+    public_url: str | None = Field(
+        default=None,
+        description="Where clients reach the gateway, as https://draw.example.org or https://example.org/draw: pages "
+        "of that origin may change something, and URLs in answers begin with its path. Default: as each request's "
+        "Host and connection say.",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Addresses and networks of proxies whose X-Forwarded-Proto is believed, comma-separated; "
+        "not needed with LATENTD_PUBLIC_URL.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Other origins whose pages may call the gateway (CORS), comma-separated: https://app.example.org.",
     )
     data_dir: Path = Field(default=Path("data"), description="Where images, uploads and the embedded Redis live.")
     models_dir: Path = Field(default=WEIGHTS_DIR, description="Folder of checkpoints, each with its card.json.")
@@ -111,7 +130,8 @@ class Settings(BaseSettings):
     webhook_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Where webhooks may go, comma-separated: hosts (hooks.example.org, *.example.org), `http://` "
-        "before one that may be plain, networks (10.0.0.0/8) whose private addresses may be used. Empty: nowhere.",
+        "before one that may be plain, `:8443` behind one for another port than 443 and 80 (`:*`: any), networks "
+        "(10.0.0.0/8) whose private addresses may be used. Empty: nowhere.",
     )
     webhook_secret: SecretStr | None = Field(
         default=None, description="Signs webhooks (Standard Webhooks): whsec_ and at least 24 bytes as base64."
@@ -121,10 +141,36 @@ class Settings(BaseSettings):
         default="info", description="debug, info, warning or error."
     )
 
-    @field_validator("allowed_hosts", "webhook_allow", mode="before")
+    @field_validator("allowed_hosts", "webhook_allow", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
     def split_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """One that no `Host` header can match is a mistake that would only be found by a 403."""
+        bound = "names or addresses without scheme, port, path and wildcard"
+        return tuple(_each(value, host_name, bound))
+
+    @field_validator("cors_origins")
+    @classmethod
+    def check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        bound = "origins as https://app.example.org, without path and wildcard"
+        return tuple(str(origin) for origin in _each(value, parse_origin, bound))
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(network) for network in _each(value, _network, "addresses or networks as 10.0.0.0/8"))
+
+    @field_validator("public_url")
+    @classmethod
+    def check_public_url(cls, value: str | None) -> str | None:
+        parsed = parse_public_url(value) if value else None
+        if value and parsed is None:
+            raise ValueError("must be an origin with or without a path, as https://example.org/draw")
+        return None if parsed is None else f"{parsed[0]}{parsed[1]}"
 
     @field_validator("log_level", "dtype", mode="before")
     @classmethod
@@ -149,6 +195,18 @@ class Settings(BaseSettings):
         return value or None
 
     @property
+    def public_origin(self) -> Origin | None:
+        """The origin of LATENTD_PUBLIC_URL."""
+        parsed = parse_public_url(self.public_url or "")
+        return None if parsed is None else parsed[0]
+
+    @property
+    def public_path(self) -> str:
+        """The path of LATENTD_PUBLIC_URL: empty, or with a slash before it and none behind."""
+        parsed = parse_public_url(self.public_url or "")
+        return "" if parsed is None else parsed[1]
+
+    @property
     def storage(self) -> str:
         """The object storage's URL or folder, resolved."""
         return self.storage_url or str(self.data_dir.resolve() / "objects")
@@ -166,6 +224,22 @@ class Settings(BaseSettings):
     def redis(self) -> str:
         """The Redis URL; without REDIS_URL the socket of the one that `latentd up` runs."""
         return self.redis_url or f"unix://{self.redis_socket}"
+
+
+def _each(values: Iterable[str], parse: Callable[[str], T | None], bound: str) -> Iterator[T]:
+    """Yield the values as parsed. Raises ValueError for one that can't be."""
+    for value in values:
+        parsed = parse(value)
+        if parsed is None:
+            raise ValueError(f"must be {bound}; {value!r} is none")
+        yield parsed
+
+
+def _network(text: str) -> IPv4Network | IPv6Network | None:
+    try:
+        return ip_network(text.strip("[]"), strict=False)
+    except ValueError:
+        return None
 
 
 def read_settings(**options: object) -> Settings:

@@ -68,7 +68,9 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # it would say http:// behind a proxy; see service.http.targets
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.gateway = gateway
     app.include_router(health.router)
@@ -76,7 +78,7 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
         app.include_router(routes.router, dependencies=[Depends(current_caller)])
     app.frontend("/", directory=health.STATIC, fallback=None, check_dir=False)
     handlers.install(app)
-    openapi.install(app)
+    openapi.install(app, settings.public_path)
     app.add_middleware(EdgeMiddleware, settings=settings, counts=gateway.metrics, stopping=gateway.stopping)
     return app
 
@@ -180,5 +182,6 @@ async def send_webhooks(gateway: Gateway, secret: bytes | None) -> None:
     """Send webhooks, where they are allowed at all."""
     if secret is not None:
         settings = gateway.settings
-        webhooks = Webhooks(gateway.redis, gateway.backlogs, secret, settings.webhook_allow, settings.retention_s)
+        allow, retention_s, prefix = settings.webhook_allow, settings.retention_s, settings.public_path
+        webhooks = Webhooks(gateway.redis, gateway.backlogs, secret, allow, retention_s, prefix=prefix)
         await webhooks.run()

@@ -165,7 +165,10 @@ def dry_run(gateway: Gateway, caller: Caller, planned: PlannedJob) -> DryRun:
     request, folder = planned.request, gateway.cards.folder(planned.card.id)
     tokens = count_tokens(planned.card, folder, request.text)
     return DryRun(
-        request=request, tokens=tokens, estimate=estimate(request, planned.backlog), warnings=planned.warnings
+        request=request.for_clients(),
+        tokens=tokens,
+        estimate=estimate(request, planned.backlog),
+        warnings=planned.warnings,
     )
 
 

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from contract.card import CardDefaults, ModelCard
 from contract.job import ImageInfo, JobRecord, JobResult, Timings, image_id
 from contract.redis_keys import ENDED_CHANNEL, events_key, job_key, work_key
+from contract.request import Upload
 from core.errors import Problem
 from core.settings import Settings
 from core.storage import Store, image_path
@@ -195,6 +196,12 @@ def finish(redis: Redis, store: Store, job_id: str, data: bytes) -> None:
     store.put(image_path(job_id, "execution", 0, request.output_format), data)
     result = JobResult(execution="execution", images=(image,), timings=Timings(denoise_s=1.0))
     _end(redis, record, "succeeded", {"result": result.to_json(), "step": str(request.steps)})
+
+
+def upload_of(redis: Redis, job_id: str, name: str = "image") -> Upload:
+    """An upload of a job, as its record has it."""
+    record = JobRecord.model_validate_json(_text(redis.hget(job_key(job_id), "record")))
+    return record.request.files[name]
 
 
 def fail(redis: Redis, job_id: str, problem: Problem) -> None:

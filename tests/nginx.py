@@ -1,4 +1,4 @@
-"""nginx before several gateways, set up as docs/operations.md tells."""
+"""nginx before gateways, set up as docs/operations.md tells."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
+    {blocks}
+}}
+"""
+_BALANCED = """
     upstream gateways {{
         {servers}
     }}
@@ -42,19 +46,23 @@ http {{
             proxy_next_upstream error timeout non_idempotent;
         }}
     }}
-}}
 """
 
 
-class Nginx:
-    """A proxy on loopback; what one gateway doesn't take goes to the next."""
+def balanced(port: int, gateways: Sequence[int]) -> str:
+    """Configure one server before several gateways: what one doesn't take goes to the next."""
+    servers = "\n        ".join(f"server 127.0.0.1:{each} max_fails=0;" for each in gateways)
+    return _BALANCED.format(port=port, servers=servers)
 
-    def __init__(self, folder: Path, port: int, gateways: Sequence[int]) -> None:
+
+class Nginx:
+    """A proxy on loopback; `blocks` are the servers of its configuration, of which one listens on `port`."""
+
+    def __init__(self, folder: Path, port: int, blocks: str) -> None:
         self._port = port
         self._log = folder / "nginx.log"
-        servers = "\n        ".join(f"server 127.0.0.1:{each} max_fails=0;" for each in gateways)
         config = folder / "nginx.conf"
-        config.write_text(_CONFIG.format(folder=folder, port=port, servers=servers), "utf-8")
+        config.write_text(_CONFIG.format(folder=folder, blocks=blocks), "utf-8")
         command = [_program(), "-p", str(folder), "-e", str(self._log), "-c", str(config)]
         self.process = subprocess.Popen(command, preexec_fn=die_with_parent)
 

@@ -15,7 +15,7 @@ from starlette.types import Scope as AsgiScope
 from contract.redis_keys import KEYS_KEY, rate_key
 from core.errors import Forbidden, NotFound, RateLimited, Unauthorized
 from service.auth.keys import ApiKey, Scope, split
-from service.auth.signing import Signer, read_signer
+from service.auth.signing import PLAIN, ImageUrls, Signer, read_signer
 from service.http.origins import SAFE_METHODS
 from service.single_flight import SingleFlight
 
@@ -38,10 +38,10 @@ return '0'
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. Without keys everyone sees everything; `signer` signs image URLs where keys are on."""
+    """Who asks. Without keys everyone sees everything; `urls` are of images, signed where keys are on."""
 
     key: ApiKey | None = None
-    signer: Signer | None = None
+    urls: ImageUrls = PLAIN
 
     @property
     def owner(self) -> str:
@@ -53,12 +53,23 @@ class Caller:
         """Whose jobs a list shows; empty: all."""
         return "" if self.key is None or self.key.may("admin") else self.key.id
 
+    def check_reads(self) -> None:
+        """Check that the caller may be answered an image.
+
+        Raises:
+            Forbidden: its key lacks the scope `read`.
+        """
+        if self.key is not None and not self.key.may("read"):
+            raise _lacks(self.key, "read")
+
     def sees(self, owner: str) -> bool:
         """Tell whether jobs of `owner` exist for this caller."""
         return self.key is None or self.key.may("admin") or self.key.id == owner
 
 
-NOBODY = Caller()
+def _lacks(key: ApiKey, scope: Scope) -> Forbidden:
+    detail = f"key {key.id} has the scopes {', '.join(key.scopes)}; this needs {scope}"
+    return Forbidden(detail, field="Authorization", value=key.id, bound=scope)
 
 
 def scope_of(method: str, path: str) -> Scope:
@@ -69,9 +80,9 @@ def scope_of(method: str, path: str) -> Scope:
 
 
 async def authorize(
-    redis: Redis, keys_made: SingleFlight[bool], asked: AsgiScope, headers: Headers, *, required: bool
+    redis: Redis, keys_made: SingleFlight[bool], asked: AsgiScope, headers: Headers, *, required: bool, prefix: str
 ) -> Caller:
-    """Find out who sends a request.
+    """Find out who sends a request; `prefix` is the path of the public URL.
 
     Raises:
         Unauthorized: keys are on and none that is known was sent.
@@ -81,17 +92,17 @@ async def authorize(
     token = _token(headers)
     made, key = (await keys_made.answer(), None) if token is None else await _look_up(redis, token)
     if not (required or made):
-        return NOBODY
+        return Caller(urls=ImageUrls(prefix))
     if token is None and _carries_signature(asked):
-        return Caller(signer=await _check_signature(redis, asked))
+        return Caller(urls=ImageUrls(prefix, await _check_signature(redis, asked)))
     if key is None:
         raise Unauthorized(_missing(token), field="Authorization", bound="Bearer lat_…")
     scope = scope_of(asked["method"], asked["path"])
     if not key.may(scope):
-        detail = f"key {key.id} has the scopes {', '.join(key.scopes)}; this needs {scope}"
-        raise Forbidden(detail, field="Authorization", value=key.id, bound=scope)
+        raise _lacks(key, scope)
     await _take(redis, key)
-    return Caller(key, await read_signer(redis))
+    signer = await read_signer(redis) if key.may("read") else None  # a signed URL would let it read the image
+    return Caller(key, ImageUrls(prefix, signer))
 
 
 def _token(headers: Headers) -> str | None:

@@ -49,6 +49,21 @@ class Signer:
         return hmac.new(bytes.fromhex(self.secret), text, hashlib.sha256).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class ImageUrls:
+    """How a caller is told where images are: below the public URL's path, signed where keys are on."""
+
+    prefix: str = ""
+    signer: Signer | None = None
+
+    def of(self, path: str) -> str:
+        """Make the URL of `/v1/images/{id}`."""
+        return self.prefix + (path if self.signer is None else self.signer.url(path))
+
+
+PLAIN = ImageUrls()
+
+
 async def read_signer(redis: Redis) -> Signer:
     """Return the signer with the secret that all gateways share."""
     secret = await redis.get(SECRET_KEY)

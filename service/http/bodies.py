@@ -8,7 +8,8 @@ import time
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope
 
-from core.errors import BodyTooLarge, HeadTooLarge, MalformedRequest, SlowClient
+from core.errors import BodyTooLarge, HeadTooLarge, MalformedRequest, SlowClient, UnsupportedMedia
+from service.http.problems import cut
 from service.http.protocol import HEAD_BYTES
 
 # A client that already sends a body too large often reads no answer before it is done: this much is read and dropped.
@@ -29,6 +30,18 @@ def check_head(scope: Scope) -> None:
     if size > HEAD_BYTES:
         detail = f"the address and headers have {size} bytes; at most {HEAD_BYTES}"
         raise HeadTooLarge(detail, value=size, bound=HEAD_BYTES)
+
+
+def check_encoding(headers: Headers) -> None:
+    """Check that the body isn't compressed: what it would grow to is unknown before it is read.
+
+    Raises:
+        UnsupportedMedia: it is.
+    """
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        detail = f"Content-Encoding is {cut(encoding)!r}; bodies are read as they are"
+        raise UnsupportedMedia(detail, field="Content-Encoding", value=cut(encoding), bound="identity, or no header")
 
 
 class BodyLimit:

@@ -14,6 +14,8 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import Scope
 
 from core.errors import LatentdError, MalformedRequest, NotFound, Problem, Unavailable
 from core.redis_errors import is_read_only, is_transient
@@ -73,8 +75,23 @@ async def _on_http(request: Request, error: Exception) -> Response:
     if error.status_code == 400:
         return error_response(MalformedRequest(str(error.detail)), request.scope)
     detail = f"{request.method} {cut(request.url.path)}: {error.detail}"
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed(request.scope))
+        detail += f"; it takes {headers['Allow']}"
     problem = Problem(title=str(error.detail), status=error.status_code, detail=detail)
-    return problem_format(request.scope)(problem, error.headers or {})
+    return problem_format(request.scope)(problem, headers)
+
+
+def _allowed(scope: Scope) -> list[str]:
+    """Return the methods of all routes at a path, where the router names those of the first; files have no route."""
+    routes = scope["app"].routes
+    methods = [
+        method
+        for method in ("GET", "POST", "DELETE")
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in routes)
+    ] or ["GET"]
+    return [each for method in methods for each in ((method, "HEAD") if method == "GET" else (method,))]
 
 
 def unavailable(error: RedisError, method: str) -> LatentdError:

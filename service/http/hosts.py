@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Set
 from functools import lru_cache
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
 from core.errors import Forbidden
+from core.origins import host_name, parse_authority
 from core.settings import Settings
 from service.http.problems import shown
+
+OPEN_TO_ANY = frozenset({"/livez", "/readyz"})  # health checks ask by an address that no setting knows
 
 
 @lru_cache(maxsize=256)
@@ -22,18 +25,22 @@ def is_loopback(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost"
 
 
-def check_host(headers: Headers, settings: Settings) -> None:
+def known_hosts(settings: Settings) -> Set[str]:
+    """Collect the names that the gateway answers to beside loopback."""
+    public = settings.public_origin
+    named = (*settings.allowed_hosts, *([public.host] if public else []))
+    return frozenset({*named, host_name(settings.host) or settings.host})
+
+
+def check_host(path: str, headers: Headers, known: Set[str]) -> None:
     """Check that the gateway answers to the Host that was sent.
 
     Raises:
-        Forbidden: it isn't loopback, the address listened on or one of LATENTD_ALLOWED_HOSTS.
+        Forbidden: it isn't loopback, the address listened on, the public one or one of LATENTD_ALLOWED_HOSTS.
     """
     sent = headers.get("host", "")
-    try:
-        name = urlsplit(f"//{sent}").hostname or ""
-    except ValueError:
-        name = ""
-    known = {host.lower() for host in (*settings.allowed_hosts, settings.host)}
-    if not (is_loopback(name) or (name and name in known)):
+    authority = parse_authority("http", sent)
+    served = authority is not None and (is_loopback(authority.host) or authority.host in known)
+    if not served and path not in OPEN_TO_ANY:
         detail = f"host {shown(sent)!r} is not served; add it to LATENTD_ALLOWED_HOSTS"
         raise Forbidden(detail, field="Host", value=sent, bound="loopback or LATENTD_ALLOWED_HOSTS")

@@ -11,14 +11,16 @@ from urllib.parse import urlsplit
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.errors import LatentdError
 from core.settings import Settings
-from service.http.bodies import BodyLimit, check_head
-from service.http.hosts import check_host
-from service.http.origins import check_origin
+from service.http.bodies import BodyLimit, check_encoding, check_head
+from service.http.hosts import check_host, known_hosts
+from service.http.origins import PREFLIGHT, OriginPolicy
 from service.http.problems import error_response
+from service.http.targets import normalised
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:{images}; connect-src 'self'; "
@@ -62,6 +64,9 @@ class EdgeMiddleware:
         self._settings = settings
         self._counts = counts
         self._safe = safe_headers(settings)
+        self._hosts = known_hosts(settings)
+        self._origins = OriginPolicy(settings)
+        self._prefix = settings.public_path
         self._stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,41 +75,64 @@ class EdgeMiddleware:
             return
         headers = Headers(scope=scope)
         sent = headers.get("x-request-id", "")
-        safe = {**self._safe, "Connection": "close"} if self._stopping.is_set() else self._safe
-        answer = _Answer(send, sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex, safe)
+        request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+        answer = _Answer(send, request_id, self._headers(headers), head=scope["method"] == "HEAD")
         structlog.contextvars.bind_contextvars(request_id=answer.request_id)
+        routed = dict(scope)
         try:
-            await self._guarded(scope, headers, receive, answer)
+            await self._guarded(routed, receive, answer)
         finally:
-            self._count(scope, answer)
+            self._count(routed, scope["method"], answer)
             structlog.contextvars.unbind_contextvars("request_id")
 
-    async def _guarded(self, scope: Scope, headers: Headers, receive: Receive, answer: _Answer) -> None:
-        limited = BodyLimit(receive, self._settings.max_body_mb * 2**20, headers)
+    def _headers(self, headers: Headers) -> dict[str, str]:
+        """Make the headers of an answer to these."""
+        closing = {"Connection": "close"} if self._stopping.is_set() else {}
+        return {**self._safe, **self._origins.cors_headers(headers), **closing}
+
+    async def _guarded(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        """Answer a request that passes every check; `scope` becomes what routes read."""
         try:
             check_head(scope)
-            check_host(headers, self._settings)
-            check_origin(scope["method"], headers)
+            asked = normalised(scope, self._prefix)
+            headers = Headers(scope=asked)
+            check_host(asked["path"], headers, self._hosts)
+            self._origins.check(asked, headers)
+            limited = BodyLimit(receive, self._settings.max_body_mb * 2**20, headers)
             await limited.check_length(headers)
+            check_encoding(headers)
         except LatentdError as error:
             self._counts.refused(error.slug)
             await error_response(error, scope)(scope, receive, answer)
             return
-        await self._app(scope, limited, answer)
+        scope.update(asked)
+        if (response := self._without_route(scope, headers)) is not None:
+            await response(scope, receive, answer)
+        else:
+            await self._app(scope, limited, answer)
 
-    def _count(self, scope: Scope, answer: _Answer) -> None:
+    def _without_route(self, scope: Scope, headers: Headers) -> Response | None:
+        """Answer what no route is for: a browser that asks for a page, the page's address without its slash."""
+        if self._origins.is_preflight(scope, headers):
+            return Response(status_code=204, headers=PREFLIGHT)
+        if self._prefix and scope["path"] == self._prefix:
+            return RedirectResponse(f"{self._prefix}/", 308)
+        return None
+
+    def _count(self, scope: Scope, method: str, answer: _Answer) -> None:
         seconds = time.monotonic() - answer.began
         route = route_template(scope)
-        self._counts.answered(route, _method(scope["method"]), answer.status, seconds)
-        log.info("request", route=route, method=scope["method"], status=answer.status, seconds=round(seconds, 4))
+        self._counts.answered(route, _method(method), answer.status, seconds)
+        log.info("request", route=route, method=method, status=answer.status, seconds=round(seconds, 4))
 
 
 class _Answer:
-    """`send` with the safe headers and the request's id added; remembers the status."""
+    """`send` with the safe headers and the request's id added; remembers the status. HEAD ends with the headers."""
 
-    def __init__(self, send: Send, request_id: str, safe: dict[str, str]) -> None:
+    def __init__(self, send: Send, request_id: str, safe: dict[str, str], *, head: bool) -> None:
         self._send = send
         self._safe = safe
+        self._head = head
         self.request_id = request_id
         self.status = 500
         self.began = time.monotonic()
@@ -116,7 +144,11 @@ class _Answer:
             for name, value in self._safe.items():
                 headers.setdefault(name, value)
             headers["X-Request-ID"] = self.request_id
-        await self._send(message)
+            await self._send(message)
+            if self._head:  # at once: an event stream's first bytes, or its end, may be far away
+                await self._send({"type": "http.response.body"})
+        elif not self._head:
+            await self._send(message)
 
 
 def _method(method: str) -> str:

@@ -7,6 +7,9 @@ import asyncio
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from core.errors import MalformedRequest
+from service.http.problems import MEDIA_TYPE
+
 HEAD_S = 10.0  # from a connection's start, or a request's first byte, until its head is complete
 UNREAD_S = 60.0  # how long an answer may wait for a client that doesn't read it
 HEAD_BYTES = 32 * 1024
@@ -36,6 +39,18 @@ class PatientProtocol(H11Protocol):
         elif self._head_timer is None and not self.transport.is_closing():
             self._head_timer = self.loop.call_later(self.head_s, self.transport.abort)
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what isn't HTTP as a problem; where an answer has begun, none can be told apart from it any more."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.abort()
+            return
+        detail = f"{msg} The request isn't HTTP/1.1 as RFC 9112 has it."
+        body = MalformedRequest(detail).problem().model_dump_json(exclude_none=True).encode()
+        head = h11.Response(status_code=400, reason=b"Bad Request", headers=_malformed_headers(len(body)))
+        for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._unread_timer = self.loop.call_later(self.unread_s, self.transport.abort)
@@ -53,3 +68,13 @@ class PatientProtocol(H11Protocol):
         if self._unread_timer is not None:
             self._unread_timer.cancel()
             self._unread_timer = None
+
+
+def _malformed_headers(length: int) -> list[tuple[str, str]]:
+    return [
+        ("Content-Type", MEDIA_TYPE),
+        ("Content-Length", str(length)),
+        ("Connection", "close"),
+        ("Cache-Control", "no-store"),
+        ("X-Content-Type-Options", "nosniff"),
+    ]

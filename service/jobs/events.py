@@ -17,7 +17,7 @@ from contract.job import TERMINAL, JobRecord
 from contract.redis_keys import events_key, job_key, preview_key
 from core.errors import InvalidRequest
 from service.auth.access import Caller, still_accepted
-from service.auth.signing import Signer
+from service.auth.signing import PLAIN, ImageUrls
 from service.jobs.waiting import Waiters, set_within
 
 COMMENT_S = 15.0  # silence after which a comment line keeps proxies from closing the stream
@@ -107,7 +107,6 @@ async def server_sent(
 
     It ends soon after the caller's key has been revoked or removed.
     """
-    signer = caller.signer
     live, spoken, checked, previewed = False, time.monotonic(), time.monotonic(), 0
     async for events in follow(redis, record.id, after, stop):
         if time.monotonic() - checked >= CHECK_S:
@@ -119,7 +118,7 @@ async def server_sent(
         live = live or not events
         shown = [event for event in events if event[1] != TRACE]
         if shown:
-            yield b"".join(_wire(event, signer) for event in shown)
+            yield b"".join(_wire(event, caller.urls) for event in shown)
         elif time.monotonic() - spoken >= COMMENT_S:
             yield b": still here\n\n"
         else:
@@ -127,19 +126,27 @@ async def server_sent(
         spoken = time.monotonic()
 
 
-def _wire(event: StreamEvent, signer: Signer | None) -> bytes:
+def _wire(event: StreamEvent, urls: ImageUrls) -> bytes:
     event_id, kind, data = event
-    if signer is not None and kind in ("image", "succeeded"):
-        data = json.dumps(_signed(json.loads(data), signer))
+    if kind in ("started", "succeeded") or (kind == "image" and urls != PLAIN):
+        data = json.dumps(_with_urls(_for_clients(json.loads(data)), urls))
     return f"id: {event_id}\nevent: {kind}\ndata: {data}\n\n".encode()
 
 
-def _signed(data: dict[str, Any], signer: Signer) -> dict[str, Any]:
-    """Sign the URLs of an image, or of a result's images."""
+def _for_clients(data: dict[str, Any]) -> dict[str, Any]:
+    """Write times as everywhere in answers, and leave out which execution's objects the images are."""
+    shown = {name: value for name, value in data.items() if name != "execution"}
+    if "started_at" in shown:
+        shown["started_at"] = str(shown["started_at"]).replace("+00:00", "Z")
+    return shown
+
+
+def _with_urls(data: dict[str, Any], urls: ImageUrls) -> dict[str, Any]:
+    """Make the URLs of an image, or of a result's images, those that the caller is told."""
     if "url" in data:
-        return {**data, "url": signer.url(data["url"])}
+        return {**data, "url": urls.of(data["url"])}
     if "images" in data:
-        return {**data, "images": [_signed(image, signer) for image in data["images"]]}
+        return {**data, "images": [_with_urls(image, urls) for image in data["images"]]}
     return data
 
 

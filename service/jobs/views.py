@@ -20,7 +20,7 @@ from core.errors import Gone, InvalidRequest, NotFound, Problem
 from service.admission.backlogs import Backlogs
 from service.admission.estimates import Backlog, queued_eta, running_eta
 from service.auth.access import Caller, check_sees
-from service.auth.signing import Signer
+from service.auth.signing import PLAIN, ImageUrls
 from service.http.problems import shown
 
 PAGE = 100  # ids read at once while a filtered list looks for matches
@@ -69,17 +69,17 @@ async def read_hash(redis: Redis, caller: Caller, job_id: str) -> Hash:
 
 async def read_job(redis: Redis, backlogs: Backlogs, caller: Caller, job_id: str) -> Job:
     """Read one job. Raises as `read_hash`."""
-    return (await views(redis, backlogs, caller.signer, [await read_hash(redis, caller, job_id)]))[0]
+    return (await views(redis, backlogs, caller.urls, [await read_hash(redis, caller, job_id)]))[0]
 
 
-async def views(redis: Redis, backlogs: Backlogs, signer: Signer | None, hashes: Sequence[Hash]) -> list[Job]:
+async def views(redis: Redis, backlogs: Backlogs, urls: ImageUrls, hashes: Sequence[Hash]) -> list[Job]:
     """Make jobs with positions and times to the end; the lanes' backlogs are read once."""
     records = [JobRecord.read(values["record"]) for values in hashes]
     alive = [(r, h) for r, h in zip(records, hashes, strict=True) if h["status"] in ("queued", "running")]
     lanes = {(record.request.model, record.request.priority) for record, _ in alive}
     found = {lane: await backlogs.of(*lane) for lane in lanes}
     positions = await _positions(redis, [r for r, h in alive if h["status"] == "queued"])
-    return [_view(record, values, found, positions, signer) for record, values in zip(records, hashes, strict=True)]
+    return [_view(record, values, found, positions, urls) for record, values in zip(records, hashes, strict=True)]
 
 
 def accepted(record: JobRecord, position: int, backlog: Backlog) -> Job:
@@ -87,7 +87,7 @@ def accepted(record: JobRecord, position: int, backlog: Backlog) -> Job:
     request = record.request
     lanes = {(request.model, request.priority): backlog.behind(request)}
     values = {"status": "queued", "steps": str(request.run_steps)}
-    return _view(record, values, lanes, {record.id: position}, None)
+    return _view(record, values, lanes, {record.id: position}, PLAIN)
 
 
 async def _positions(redis: Redis, records: Sequence[JobRecord]) -> dict[str, int]:
@@ -106,7 +106,7 @@ def _view(
     values: Hash,
     backlogs: Mapping[tuple[str, Lane], Backlog],
     positions: Mapping[str, int],
-    signer: Signer | None,
+    urls: ImageUrls,
 ) -> Job:
     request = record.request
     if "numerics" in values:
@@ -122,8 +122,8 @@ def _view(
         "ended_at": _time(values, "ended_at"),
         "position": positions.get(record.id),
         "progress": Progress(step=int(values.get("step", 0)), steps=int(values["steps"])),
-        "request": request,
-        "images": _signed(result.images, signer) if result else (),
+        "request": request.for_clients(),
+        "images": _with_urls(result.images, urls) if result else (),
         "error": error,
         "warnings": record.warnings,
         "timings": result.timings if result else Timings(),
@@ -132,10 +132,8 @@ def _view(
     return job.model_copy(update={"eta_s": _eta(job, backlogs.get((request.model, request.priority)))})
 
 
-def _signed(images: tuple[ImageInfo, ...], signer: Signer | None) -> tuple[ImageInfo, ...]:
-    if signer is None:
-        return images
-    return tuple(image.model_copy(update={"url": signer.url(image.url)}) for image in images)
+def _with_urls(images: tuple[ImageInfo, ...], urls: ImageUrls) -> tuple[ImageInfo, ...]:
+    return tuple(image.model_copy(update={"url": urls.of(image.url)}) for image in images)
 
 
 def _time(values: Hash, field: str) -> datetime | None:
@@ -169,7 +167,7 @@ async def list_jobs(redis: Redis, backlogs: Backlogs, caller: Caller, query: Lis
         position = (batch[-1][1], batch[-1][0])
     page = found[: query.limit]
     more = len(found) > query.limit
-    jobs = await views(redis, backlogs, caller.signer, [values for _, values in page])
+    jobs = await views(redis, backlogs, caller.urls, [values for _, values in page])
     return JobPage(items=jobs, next_cursor=page[-1][0] if more else None)
 
 

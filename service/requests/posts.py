@@ -6,7 +6,9 @@ models (`service.requests.bodies`), from multipart parts or base64, and are desc
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from contract.lanes import Lane
 from contract.request import SEEDS, Determinism, MaskMode, OutputFormat
@@ -16,6 +18,12 @@ URL_CHARACTERS = 2000
 MIN_SIZE = 64
 MAX_CLASS = 2**20
 MAX_SIZE = 2**20  # of one side; LATENTD_MAX_PIXELS bounds both together
+DRAWN = -1  # as a seed: what other tools write for none
+
+
+def _without_drawn(seed: int | None) -> int | None:
+    """Read -1 as absent, so that both are one request."""
+    return None if seed == DRAWN else seed
 
 
 class Post(BaseModel):
@@ -33,9 +41,15 @@ class Post(BaseModel):
     eta: float | None = Field(
         default=None, ge=0, le=1, description="DDIM's share of fresh noise in each step: 0 deterministic, 1 as DDPM."
     )
-    seed: int | None = Field(
-        default=None, ge=0, le=SEEDS - 1, description="Seed of the first image; image k has seed + k. Drawn if absent."
-    )
+    seed: Annotated[
+        int | None,
+        Field(
+            ge=DRAWN,
+            le=SEEDS - 1,
+            description="Seed of the first image; image k has seed + k. Drawn if it is absent or -1.",
+        ),
+        AfterValidator(_without_drawn),
+    ] = None
     num_images: int = Field(default=1, ge=1, le=16, description="Images to make.")
     output_format: OutputFormat | None = Field(
         default=None, description="File format; default: the one that Accept names, else png. WebP is lossless."

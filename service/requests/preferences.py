@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from starlette.datastructures import Headers
 
 from contract.request import OutputFormat
-from core.errors import InvalidRequest
+from core.errors import InvalidRequest, NotAcceptable
+from service.http.problems import MEDIA_TYPE as PROBLEM_TYPE
+from service.http.problems import cut
 from service.requests.posts import Post
 
 MEDIA_TYPES: dict[OutputFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+_ANSWERED = ("application/json", PROBLEM_TYPE, *MEDIA_TYPES.values())
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(-?\d+(?:\.\d+)?)\"?(?=$|[,;\s])", re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -35,8 +38,10 @@ def read_preferences(headers: Headers, post: Post, max_wait_s: float, *, dry_run
     """Parse the headers against the post.
 
     Raises:
+        NotAcceptable: nothing is accepted that a task answers.
         InvalidRequest: an image is accepted that the request doesn't make, or a header is malformed.
     """
+    check_acceptable(headers)
     accepted = _accepted_images(headers)
     output_format = post.output_format or (accepted[0] if accepted else "png")
     if accepted:
@@ -81,6 +86,33 @@ def check_accepted(output_format: OutputFormat, accepted: Sequence[OutputFormat]
             value=output_format,
             bound=list(accepted),
         )
+
+
+def check_acceptable(headers: Headers) -> None:
+    """Check that a client which wants an image accepts one of a format that is made, or JSON.
+
+    Raises:
+        NotAcceptable: it accepts none of them.
+    """
+    sent = headers.get("accept", "")
+    if sent and not _acceptable(sent):
+        bound = ", ".join(_ANSWERED)
+        raise NotAcceptable(
+            f"Accept is {cut(sent)!r}; answers are {bound}", field="Accept", value=cut(sent), bound=bound
+        )
+
+
+@lru_cache(maxsize=256)
+def _acceptable(accept: str) -> bool:
+    weights = _weights(accept)
+    wants_image = any(media.startswith("image/") and q > 0 for media, q in weights.items())
+    return not wants_image or any(_weight(weights, media) > 0 for media in _ANSWERED)
+
+
+def _weight(weights: Mapping[str, float], media: str) -> float:
+    """Return what the most specific range says of a media type (RFC 9110, 12.5.1)."""
+    ranges = (media, f"{media.partition('/')[0]}/*", "*/*")
+    return next((weights[each] for each in ranges if each in weights), 0.0)
 
 
 def _accepted_images(headers: Headers) -> list[OutputFormat]:

@@ -14,7 +14,10 @@ async def current_caller(request: Request) -> Caller:
     """Find out who calls, before the body is read. Raises as `authorize`."""
     gateway = await current(request)  # not a dependency: FastAPI solves those of a cached one again and again
     required = gateway.keys_required
-    return await authorize(gateway.redis, gateway.keys_made, request.scope, request.headers, required=required)
+    prefix = gateway.settings.public_path
+    return await authorize(
+        gateway.redis, gateway.keys_made, request.scope, request.headers, required=required, prefix=prefix
+    )
 
 
 CurrentCaller: TypeAlias = Annotated[Caller, Depends(current_caller)]

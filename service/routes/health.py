@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastapi import APIRouter
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, RedirectResponse, Response
 from pydantic import BaseModel
 
 from service.routes.openapi import problems
@@ -36,3 +36,9 @@ async def readyz(gateway: Current) -> Health:
 @router.get("/docs", include_in_schema=False)
 async def docs() -> Response:
     return FileResponse(STATIC / "docs.html", headers={"Cache-Control": "no-cache"})
+
+
+@router.get("/docs/", include_in_schema=False)
+async def docs_with_slash() -> Response:
+    """Send to the page's own address, below which its relative URLs mean what they say."""
+    return RedirectResponse("../docs", 308)

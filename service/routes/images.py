@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from service.jobs.images import picture_response, redirect
 from service.requests.preferences import MEDIA_TYPES
 from service.routes.caller import CurrentCaller
-from service.routes.openapi import problems
+from service.routes.openapi import BINARY, problems
 from service.state import Current
 
 router = APIRouter(prefix="/v1", tags=["images"])
@@ -33,10 +33,11 @@ class ImageQuery(BaseModel):
 
 @router.get(
     "/images/{id}",
+    name="get_image",
     summary="An image's bytes",
     response_class=Response,
     responses={
-        200: {"content": {each: {} for each in MEDIA_TYPES.values()}, "description": "The file."},
+        200: {"content": {each: {"schema": BINARY} for each in MEDIA_TYPES.values()}, "description": "The file."},
         304: {"description": "The client's copy is current."},
         307: {"description": "At a presigned URL of the storage, where LATENTD_STORAGE_PUBLIC_URL is set."},
         **problems(404, 410),

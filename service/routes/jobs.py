@@ -14,6 +14,7 @@ from jobs.cancel import cancel
 from jobs.end import Retention
 from jobs.purge import check_ended, delete_objects, purge
 from service.jobs.events import StopSignals, is_over, parse_event_id, server_sent
+from service.jobs.payloads import event_schema
 from service.jobs.streams import EventStream
 from service.jobs.traces import Trace, read_trace
 from service.jobs.views import JobPage, ListQuery, list_jobs, read_hash, read_job
@@ -40,18 +41,19 @@ class DeliveryList(BaseModel):
     next_cursor: None = None
 
 
-@router.get("", summary="Jobs, newest first", responses=problems())
+@router.get("", name="list_jobs", summary="Jobs, newest first", responses=problems())
 async def jobs(gateway: Current, caller: CurrentCaller, query: Annotated[ListQuery, Query()]) -> JobPage:
     return await list_jobs(gateway.redis, gateway.backlogs, caller, query)
 
 
-@router.get("/{id}", summary="One job", responses=problems(404, 410))
+@router.get("/{id}", name="get_job", summary="One job", responses=problems(404, 410))
 async def job(id: str, gateway: Current, caller: CurrentCaller) -> Job:
     return await read_job(gateway.redis, gateway.backlogs, caller, id)
 
 
 @router.delete(
     "/{id}",
+    name="cancel_job",
     summary="Cancel a job, or purge an ended one",
     response_model=Job,
     responses={
@@ -74,13 +76,15 @@ async def delete(id: str, gateway: Current, caller: CurrentCaller, query: Annota
     return JSONResponse(answer.model_dump(mode="json"), status_code=202 if status == "running" else 200)
 
 
-@router.get("/{id}/deliveries", summary="The log of a job's webhook", responses=problems(404, 410))
+@router.get(
+    "/{id}/deliveries", name="list_deliveries", summary="The log of a job's webhook", responses=problems(404, 410)
+)
 async def deliveries(id: str, gateway: Current, caller: CurrentCaller) -> DeliveryList:
     await read_hash(gateway.redis, caller, id)
     return DeliveryList(items=await read_deliveries(gateway.redis, id))
 
 
-@router.get("/{id}/trace", summary="Where a job's time went", responses=problems(404, 410))
+@router.get("/{id}/trace", name="get_trace", summary="Where a job's time went", responses=problems(404, 410))
 async def trace(id: str, gateway: Current, caller: CurrentCaller) -> Trace:
     """Queue wait, who shared each call, its part of the accelerator's time, and every run with how it ended."""
     return await read_trace(gateway.redis, caller, id)
@@ -88,12 +92,13 @@ async def trace(id: str, gateway: Current, caller: CurrentCaller) -> Trace:
 
 @router.get(
     "/{id}/events",
+    name="stream_events",
     summary="A job's events as they happen",
     response_class=StreamingResponse,
     responses={
         200: {
             "description": "Server-sent events: queued, started, step, image, then succeeded, failed or canceled.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": event_schema()}},
         },
         204: {"description": "Last-Event-ID is the terminal event's: nothing follows."},
         **problems(404, 410),

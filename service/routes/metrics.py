@@ -12,7 +12,9 @@ from service.state import Current
 router = APIRouter(tags=["health"])
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, responses=problems())
+@router.get(
+    "/metrics", name="get_metrics", summary="Prometheus metrics", response_class=PlainTextResponse, responses=problems()
+)
 async def metrics(gateway: Current) -> Response:
     text = await gateway.metrics.render(gateway.redis, gateway.cards.all)
     return Response(text, media_type=CONTENT_TYPE_LATEST)

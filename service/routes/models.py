@@ -20,13 +20,13 @@ class ModelList(BaseModel):
     default: str
 
 
-@router.get("", summary="All models", responses=problems())
+@router.get("", name="list_models", summary="All models", responses=problems())
 async def models(gateway: Current) -> ModelList:
     cards = gateway.cards
     items = [await cards.listed(card) for card in (await cards.all()).values()]
     return ModelList(items=items, default=gateway.settings.model)
 
 
-@router.get("/{id}", summary="One model", responses=problems(404))
+@router.get("/{id}", name="get_model", summary="One model", responses=problems(404))
 async def model(id: str, gateway: Current) -> ListedCard:
     return await gateway.cards.listed(find_card(await gateway.cards.all(), id))

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
 
 from contract.job import Job
 from core.errors import Problem
 from service.http.problems import MEDIA_TYPE
-from service.requests.kinds import TaskKind
+from service.jobs.payloads import EVENTS
+from service.requests.kinds import KINDS, TaskKind
 from service.requests.preferences import MEDIA_TYPES
+from service.webhooks.outbox import JobEnded
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -19,6 +22,7 @@ PROBLEMS: dict[int, str] = {
     401: "Keys are on, and no API key that is known was sent.",
     403: "Unknown Host, a foreign Origin, a key without the scope, or a signed URL that has expired.",
     404: "No such job, image or model.",
+    406: "Accept names nothing that the call answers: JSON, PNG, JPEG or WebP.",
     408: "The body comes too slowly.",
     409: "A reused Idempotency-Key, a job that still runs, or no checkpoint for the task.",
     410: "The job or image expired or was purged.",
@@ -34,7 +38,21 @@ PROBLEMS: dict[int, str] = {
     507: "The data disk is full.",
 }
 KEY = {"type": "http", "scheme": "bearer", "description": "An API key, where keys are on (`latentd keys create`)."}
-_BINARY = {"type": "string", "format": "binary"}
+_JOB_ENDED = {
+    "operationId": "job_ended",
+    "summary": "A job has ended",
+    "description": "Sent to the job's `webhook_url`, with the headers of Standard Webhooks.",
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobEnded"}}},
+    },
+    "responses": {
+        "2XX": {"description": "Taken."},
+        "410": {"description": "Nobody listens any more: it isn't tried again."},
+        "default": {"description": "Tried again, up to nine times."},
+    },
+}
+BINARY = {"type": "string", "format": "binary"}
 
 
 def problems(*statuses: int) -> Responses:
@@ -55,26 +73,27 @@ def task_responses(answer: Any) -> Responses:
         },
         "Preference-Applied": {"description": "wait=N as it was applied", "schema": {"type": "string"}},
     }
-    pictures = {media: {"schema": _BINARY} for media in MEDIA_TYPES.values()}
+    # JSON first: generators of clients take the first that they know.
+    content = {"application/json": {}, **{media: {"schema": BINARY} for media in MEDIA_TYPES.values()}}
     return {
         200: {
             "model": answer,
             "description": "Waited for: the finished job, or its image's bytes. With dry_run: the plan.",
-            "content": pictures,
+            "content": content,
             "headers": headers,
         },
         202: {"description": "Accepted; not finished.", "model": Job, "headers": headers},
-        **problems(400, 404, 408, 409, 413, 415, 429, 500, 504, 507),
+        **problems(400, 404, 406, 408, 409, 413, 415, 429, 500, 504, 507),
     }
 
 
 def task_body(task: TaskKind[Any]) -> dict[str, Any]:
     """Describe the request body of a kind, as JSON and, where it has pictures, as a form."""
     content: dict[str, Any] = {
-        "application/json": {"schema": _schema(task, _base64_picture()), "examples": task.examples}
+        "application/json": {"schema": _reference(task.post.__name__), "examples": task.examples}
     }
     if task.files:
-        content["multipart/form-data"] = {"schema": _schema(task, _BINARY)}
+        content["multipart/form-data"] = {"schema": _reference(_form_name(task))}
     headers = [
         _header("Prefer", "wait=N: answer when the job ends, or after N seconds.", "wait=30"),
         _header("Idempotency-Key", "The same key and body give the same job.", "order-4711"),
@@ -82,8 +101,22 @@ def task_body(task: TaskKind[Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}, "parameters": headers}
 
 
-def _schema(task: TaskKind[Any], picture: dict[str, Any]) -> dict[str, Any]:
-    schema: dict[str, Any] = task.post.model_json_schema()
+def _reference(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _form_name(task: TaskKind[Any]) -> str:
+    return task.post.__name__.removesuffix("Post") + "Form"
+
+
+def _bodies(task: TaskKind[Any]) -> dict[str, Any]:
+    """Name the schemas of a kind's bodies: generated clients call their classes so."""
+    found = {task.post.__name__: _schema(task, task.post.__name__, _base64_picture())}
+    return {**found, **({_form_name(task): _schema(task, _form_name(task), BINARY)} if task.files else {})}
+
+
+def _schema(task: TaskKind[Any], title: str, picture: dict[str, Any]) -> dict[str, Any]:
+    schema: dict[str, Any] = {**task.post.model_json_schema(), "title": title}
     schema["properties"] |= dict.fromkeys(task.files, picture)
     schema["required"] = [*schema.get("required", []), *task.files]
     return schema
@@ -106,14 +139,25 @@ def _header(name: str, description: str, example: str) -> dict[str, Any]:
     }
 
 
-def install(app: FastAPI) -> None:
-    """Serve the document with problems under their own media type."""
+def _named_schemas() -> dict[str, Any]:
+    """Collect the schemas that only other parts of the document name: bodies and what events carry."""
+    models: list[Any] = [(model, "serialization") for model in (*EVENTS.values(), JobEnded)]
+    _, events = models_json_schema(models, ref_template="#/components/schemas/{model}")
+    return {**events["$defs"], **{name: body for task in KINDS.values() for name, body in _bodies(task).items()}}
+
+
+def install(app: FastAPI, prefix: str) -> None:
+    """Serve the document with problems under their own media type, and webhooks; `prefix` is the public URL's path."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = plain()
             document["components"]["securitySchemes"] = {"key": KEY}
+            document["components"]["schemas"] |= _named_schemas()
+            document["webhooks"] = {"job-ended": {"post": _JOB_ENDED}}
+            if prefix:
+                document["servers"] = [{"url": prefix}]
             for path in document["paths"].values():
                 for operation in path.values():
                     _mark_problems(operation["responses"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -43,6 +44,8 @@ def add_route(task: TaskKind[Any]) -> None:
         body = await read_body(request, task)
         max_wait_s = gateway.settings.max_wait_s
         preferences = read_preferences(request.headers, body.post, max_wait_s, dry_run=query.dry_run)
+        if preferences.picture:
+            caller.check_reads()
         submitted = await submit(gateway, caller, body, preferences, request.is_disconnected)
         if isinstance(submitted, DryRun):
             return JSONResponse(submitted.model_dump(mode="json"))
@@ -64,7 +67,7 @@ def add_route(task: TaskKind[Any]) -> None:
 
 async def _answer(gateway: Gateway, caller: Caller, preferences: Preferences, submitted: Submitted) -> Response:
     job = submitted.job
-    headers = {"Location": f"/v1/jobs/{job.id}"}
+    headers = {"Location": f"{gateway.settings.public_path}/v1/jobs/{job.id}"}
     if submitted.replayed:
         headers["Idempotency-Replayed"] = "true"
     if preferences.wait_preferred:
@@ -78,6 +81,8 @@ async def _answer(gateway: Gateway, caller: Caller, preferences: Preferences, su
     if job.status == "canceled":
         raise Conflict(f"job {job.id} was canceled; there is no image", value=job.id)
     headers["Latentd-Seed"] = str(job.request.seed)
+    if job.warnings:
+        headers["Latentd-Warnings"] = json.dumps([warning.model_dump() for warning in job.warnings])
     return await picture_response(gateway.redis, gateway.store, caller, job.images[0].id, None, False, headers)
 
 

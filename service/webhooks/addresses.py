@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
@@ -16,6 +17,7 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _TEXT = re.compile(r"[\x21-\x7e]+")
 _PLAIN = "http://"
+_PORT = re.compile(r"(.+):(\d{1,5}|\*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,28 @@ class WebhookTarget:
     def authority(self) -> str:
         """As the Host header names it."""
         name = f"[{self.host}]" if ":" in self.host else self.host
-        return name if self.port == (443 if self.tls else 80) else f"{name}:{self.port}"
+        return name if self.port == _default_port(self.tls) else f"{name}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the allow-list; `port` is None for the scheme's own, `*` for any."""
+
+    name: str
+    network: Network | None
+    port: str | None
+    plain: bool
+
+
+@lru_cache(maxsize=256)
+def _parse(entry: str) -> Entry:
+    """Read `[http://]name[:port]`; what is an IPv6 address or network as a whole has no port."""
+    text = entry.lower()
+    name, plain = text.removeprefix(_PLAIN), text.startswith(_PLAIN)
+    ending = None if _network(name) else _PORT.fullmatch(name)
+    if ending is None:
+        return Entry(name, _network(name), None, plain)
+    return Entry(ending[1], _network(ending[1]), ending[2], plain)
 
 
 def check_url(url: str, allow: Sequence[str]) -> WebhookTarget:
@@ -42,13 +65,27 @@ def check_url(url: str, allow: Sequence[str]) -> WebhookTarget:
     """
     parts = _split(url)
     host, tls = (parts.hostname or "").rstrip("."), parts.scheme == "https"
-    if not any(_matches(host, entry, tls) for entry in allow):
-        how = "" if tls or not any(_matches(host, entry, True) for entry in allow) else " over plain http"
-        detail = f"webhook_url goes to {host!r}{how}, which LATENTD_WEBHOOK_ALLOW doesn't have"
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    target = WebhookTarget(host, parts.port or _default_port(tls), path, tls)
+    if not any(_matches(target, _parse(entry)) for entry in allow):
+        detail = f"webhook_url goes to {_where(target, allow)}, which LATENTD_WEBHOOK_ALLOW doesn't have"
         bound = f"hosts of LATENTD_WEBHOOK_ALLOW: {', '.join(allow) or 'none'}"
         raise InvalidRequest(detail, field="webhook_url", value=url, bound=bound)
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return WebhookTarget(host, parts.port or (443 if tls else 80), path, tls)
+    return target
+
+
+def _where(target: WebhookTarget, allow: Sequence[str]) -> str:
+    """Name what of a target no entry has: its host, its port, or that it is plain."""
+    entries = [entry for entry in map(_parse, allow) if _names(target.host, entry)]
+    if not entries:
+        return repr(target.host)
+    if target.tls or any(entry.plain for entry in entries):
+        return f"port {target.port} of {target.host!r}"
+    return f"{target.host!r} over plain http"
+
+
+def _default_port(tls: bool) -> int:
+    return 443 if tls else 80
 
 
 def _split(url: str) -> SplitResult:
@@ -63,16 +100,18 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-def _matches(host: str, entry: str, tls: bool) -> bool:
+def _matches(target: WebhookTarget, entry: Entry) -> bool:
+    """Tell whether an entry has this target: its scheme, its port and its host."""
+    port = str(_default_port(target.tls)) if entry.port is None else entry.port
+    return (target.tls or entry.plain) and port in ("*", str(target.port)) and _names(target.host, entry)
+
+
+def _names(host: str, entry: Entry) -> bool:
     """Tell whether an entry names this host: by name, by `*.` domain, or by network for a literal address."""
-    name = entry.lower().removeprefix(_PLAIN)
-    if not tls and not entry.lower().startswith(_PLAIN):
-        return False
-    network = _network(name)
-    if network is not None:
+    if entry.network is not None:
         address = _literal(host)
-        return address is not None and address in network
-    return host == name or (name.startswith("*.") and host.endswith(name[1:]))
+        return address is not None and address in entry.network
+    return host == entry.name or (entry.name.startswith("*.") and host.endswith(entry.name[1:]))
 
 
 def _network(name: str) -> Network | None:
@@ -94,17 +133,33 @@ def is_reachable(address: str, allow: Sequence[str]) -> bool:
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
         parsed = parsed.ipv4_mapped
-    networks = [_network(entry.lower().removeprefix(_PLAIN)) for entry in allow]
+    networks = [entry.network for entry in map(_parse, allow)]
     if any(network is not None and parsed in network for network in networks):
         return True
-    return parsed.is_global and not parsed.is_multicast and not _carries_ipv4(parsed)
+    return parsed.is_global and not parsed.is_multicast and _is_unicast(parsed) and not _carries_ipv4(parsed)
+
+
+def _is_unicast(address: Address) -> bool:
+    """Tell whether an address is in the blocks that are given out for the public internet.
+
+    `is_global` only knows what is reserved by name, and what it knows differs among releases of Python.
+    """
+    if isinstance(address, ipaddress.IPv4Address):
+        return not any(address in network for network in _SPECIAL_IPV4)
+    return address in _GIVEN_OUT and not any(address in network for network in _SPECIAL_IPV6)
 
 
 def _carries_ipv4(address: Address) -> bool:
-    """Tell whether a gateway may turn an IPv6 address into any IPv4 one: 6to4, Teredo, NAT64."""
+    """Tell whether a relay may turn an IPv6 address into any IPv4 one: 6to4, Teredo; NAT64 isn't in `_GIVEN_OUT`."""
     if isinstance(address, ipaddress.IPv4Address):
         return False
-    return address.sixtofour is not None or address.teredo is not None or address in _NAT64
+    return address.sixtofour is not None or address.teredo is not None
 
 
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_SPECIAL_IPV4 = (ipaddress.ip_network("192.88.99.0/24"), ipaddress.ip_network("192.0.0.0/24"))
+_GIVEN_OUT = ipaddress.ip_network("2000::/3")
+_SPECIAL_IPV6 = (
+    ipaddress.ip_network("2001::/23"),
+    ipaddress.ip_network("2001:db8::/32"),
+    ipaddress.ip_network("3fff::/20"),
+)

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal, Self
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,8 +25,8 @@ from contract.redis_keys import DUE_KEY, KEYS_KEY, OUTBOX_KEY, deliveries_key
 from core.clock import CLOCK
 from core.errors import Gone, LatentdError, NotFound
 from service.admission.backlogs import Backlogs
-from service.auth.access import NOBODY, Caller
-from service.auth.signing import read_signer
+from service.auth.access import Caller
+from service.auth.signing import ImageUrls, read_signer
 from service.jobs.views import read_job
 from service.webhooks.addresses import check_url
 from service.webhooks.send import NotSent, Resolve, resolve, send
@@ -66,6 +66,18 @@ class Delivery(BaseModel):
     next_at: datetime | None = Field(default=None, description="When it is tried again; null: never.")
 
 
+class JobEnded(BaseModel):
+    """What a webhook says: how a job ended, when, and the job."""
+
+    type: Literal["job.succeeded", "job.failed", "job.canceled"]
+    timestamp: datetime
+    data: Job
+
+    @classmethod
+    def of(cls, job: Job, status: str) -> Self:
+        return cls.model_validate({"type": f"job.{status}", "timestamp": job.ended_at or job.created_at, "data": job})
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """What the outbox says: a job and how it ended; `tries` were made before."""
@@ -87,6 +99,7 @@ class Webhooks:
         allow: Sequence[str],
         retention_s: int,
         *,
+        prefix: str = "",
         backoff_s: Sequence[float] = BACKOFF_S,
         resolving: Resolve = resolve,
     ) -> None:
@@ -95,6 +108,7 @@ class Webhooks:
         self._secret = secret
         self._allow = allow
         self._retention_s = retention_s
+        self._prefix = prefix
         self._backoff_s = backoff_s
         self._resolving = resolving
         self._name = uuid.uuid4().hex
@@ -121,8 +135,9 @@ class Webhooks:
     async def _prepare(self) -> None:
         try:
             await self._redis.xgroup_create(OUTBOX_KEY, GROUP, id="0", mkstream=True)
-        except ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
+        except ResponseError:
+            groups: Any = await self._redis.xinfo_groups(OUTBOX_KEY)
+            if GROUP not in {group["name"] for group in groups}:  # it may be there already; any other error counts
                 raise
 
     async def _round(self) -> None:
@@ -178,15 +193,14 @@ class Webhooks:
         return self._failed(message, at, status, what)
 
     async def _reader(self) -> Caller:
-        """Make a caller that sees every job and signs image URLs where keys are on."""
-        return Caller(signer=await read_signer(self._redis)) if await self._redis.exists(KEYS_KEY) else NOBODY
+        """Make a caller that sees every job; its image URLs are signed where keys are on."""
+        signer = await read_signer(self._redis) if await self._redis.exists(KEYS_KEY) else None
+        return Caller(urls=ImageUrls(self._prefix, signer))
 
     async def _send(self, job: Job, message: Message) -> int:
         assert job.request.webhook_url is not None
         target = check_url(job.request.webhook_url, self._allow)
-        ended = job.ended_at or job.created_at
-        body = {"type": f"job.{message.type}", "timestamp": ended.isoformat(), "data": job.model_dump(mode="json")}
-        data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        data = JobEnded.of(job, message.type).model_dump_json().encode()
         return await send(target, self._secret, f"msg_{job.id}", data, self._allow, self._resolving)
 
     def _failed(self, message: Message, at: datetime, status: int | None, error: str) -> Delivery:

@@ -114,6 +114,27 @@ def test_scopes(client: httpx2.Client, redis: Redis) -> None:
     assert client.delete("/v1/jobs/x", headers=read).status_code == 403
 
 
+def test_a_key_without_read_gets_no_image(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    """Neither as an answer, nor by a URL in one: of a job that is waited for, canceled, or made again."""
+    headers = bearer(redis, "generate")
+    refused = client.post("/v1/txt2img", json={}, headers=headers | {"Accept": "image/png"})
+    assert (refused.status_code, refused.json()["bound"]) == (403, "read")
+    once = headers | {"Idempotency-Key": "once", "Prefer": "wait=1"}
+    job_id = client.post("/v1/txt2img", json={}, headers=once | {"Prefer": "wait=0"}).json()["id"]
+    finish(redis, open_store(str(folder / "data" / "objects")), job_id, png((64, 64)))
+    for answer in (
+        client.post("/v1/txt2img", json={}, headers=once),
+        client.delete(f"/v1/jobs/{job_id}", headers=headers),
+    ):
+        assert answer.status_code == 200
+        (image,) = answer.json()["images"]
+        assert image["url"] == f"/v1/images/{job_id}-0"
+        assert client.get(image["url"]).status_code == 401
+        assert client.get(image["url"], headers=headers).status_code == 403
+    picture = bearer(redis, "generate", "read") | {"Accept": "image/png", "Prefer": "wait=0"}
+    assert client.post("/v1/txt2img", json={}, headers=picture).status_code == 202
+
+
 def test_another_keys_jobs_do_not_exist(client: httpx2.Client, redis: Redis, folder: Path) -> None:
     a, b, admin = bearer(redis), bearer(redis), bearer(redis, "admin")
     ids = [client.post("/v1/txt2img", json={"prompt": "x"}, headers=a).json()["id"] for _ in range(4)]

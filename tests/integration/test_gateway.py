@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,7 +33,7 @@ from contract.redis_keys import (
 )
 from core.errors import DeadlineMissed
 from core.storage import open_store
-from tests.gateway import PAINTER, fail, finish, mask, png, same_pixels
+from tests.gateway import PAINTER, fail, finish, mask, png, same_pixels, upload_of
 from tests.times import cells, publish
 
 
@@ -82,7 +83,7 @@ def test_inpaint_by_form_and_by_json_are_the_same_request(client: httpx2.Client,
     assert (job["request"]["width"], job["request"]["height"]) == (20, 12)
     assert job["request"]["mask_mode"] == "white"
     assert job["request"]["strength"] == 1.0
-    stored = folder / "data" / "objects" / job["request"]["image"]["path"]
+    stored = folder / "data" / "objects" / upload_of(redis, job["id"]).path
     assert same_pixels(stored.read_bytes(), picture)
     assert job["request"]["image"]["sha256"] == hashlib.sha256(picture).hexdigest(), "the digest of what was sent"
 
@@ -184,6 +185,44 @@ def test_a_cut_prompt_is_a_warning_that_quotes(client: httpx2.Client) -> None:
     (warning,) = job["warnings"]
     assert warning["field"] == "prompt"
     assert "“with stars”" in warning["message"]
+
+
+def test_a_picture_s_warnings_are_in_a_header(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    body, once = {"prompt": "red heart on a navy background with stärs"}, {"Idempotency-Key": "once"}
+    job = client.post("/v1/txt2img", json=body, headers=once).json()
+    finish(redis, open_store(str(folder / "data" / "objects")), job["id"], png((64, 64)))
+    picture = client.post("/v1/txt2img", json=body, headers=once | {"Accept": "image/png"})
+    assert (picture.status_code, picture.content) == (200, png((64, 64)))
+    assert json.loads(picture.headers["latentd-warnings"]) == job["warnings"]
+    assert job["warnings"]
+
+
+def test_no_answer_tells_where_the_storage_has_an_upload(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    files = {"image": ("a.png", png(), "image/png"), "mask": ("m.png", mask(), "image/png")}
+    accepted = client.post("/v1/inpaint", files=files)
+    job_id = accepted.json()["id"]
+    answers = [accepted, client.post("/v1/inpaint?dry_run=true", files=files), client.get("/v1/jobs")]
+    finish(redis, open_store(str(folder / "data" / "objects")), job_id, png((64, 64)))
+    answers += [client.get(f"/v1/jobs/{job_id}{path}") for path in ("", "/events", "/trace", "/deliveries")]
+    assert all(answer.status_code == 200 for answer in answers[1:])
+    assert not [answer.url for answer in answers if "uploads/" in answer.text or '"path"' in answer.text]
+    assert '"path"' not in json.dumps(client.get("/openapi.json").json()["components"]["schemas"]["Upload"])
+    assert upload_of(redis, job_id).path.startswith("uploads/")
+
+
+def test_a_seed_of_minus_one_is_drawn(client: httpx2.Client) -> None:
+    once = {"Idempotency-Key": "seed"}
+    job = client.post("/v1/txt2img", json={"seed": -1}, headers=once).json()
+    assert job["request"]["seed"] >= 0
+    assert client.post("/v1/txt2img", json={}, headers=once).json()["id"] == job["id"]
+    files = {"image": ("a.png", png(), "image/png")}
+    assert client.post("/v1/upscale", data={"seed": "-1"}, files=files).json()["request"]["seed"] >= 0
+
+
+def test_an_image_format_that_is_never_made_is_not_acceptable(client: httpx2.Client, redis: Redis) -> None:
+    answer = client.post("/v1/txt2img", json={}, headers={"Accept": "image/gif"})
+    assert (answer.status_code, answer.json()["field"]) == (406, "Accept")
+    assert redis.dbsize() == 0
 
 
 def test_deadlines_that_cannot_be_met(client: httpx2.Client, redis: Redis) -> None:

@@ -206,7 +206,8 @@ def test_openapi_is_complete(client: httpx2.Client) -> None:
     for path in ("/v1/txt2img", "/v1/inpaint", "/v1/upscale"):
         body = document["paths"][path]["post"]["requestBody"]["content"]
         assert body["application/json"]["examples"]
-        for name, field in body["application/json"]["schema"]["properties"].items():
+        schema = document["components"]["schemas"][body["application/json"]["schema"]["$ref"].rpartition("/")[2]]
+        for name, field in schema["properties"].items():
             assert field.get("description"), f"{path} {name} has no meaning"
         assert ("multipart/form-data" in body) == (path != "/v1/txt2img")
     for operations in document["paths"].values():

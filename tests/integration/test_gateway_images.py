@@ -16,7 +16,7 @@ from contract.job import JobResult, StoredImage
 from contract.redis_keys import job_key, stored_field
 from core.storage import image_path, open_store
 from service.jobs.images import CHUNK
-from tests.gateway import finish, png, same_pixels
+from tests.gateway import finish, png, same_pixels, upload_of
 
 
 def test_purges_at_the_same_time_all_succeed(client: httpx2.Client, redis: Redis, folder: Path) -> None:
@@ -43,7 +43,7 @@ def test_requests_of_one_key_do_not_overwrite_each_other_s_uploads(
     assert sorted(answer.status_code for answer in answers) == [202] + 7 * [409]
     job = next(answer.json() for answer in answers if answer.status_code == 202)
     image = job["request"]["image"]
-    stored = (folder / "data" / "objects" / image["path"]).read_bytes()
+    stored = (folder / "data" / "objects" / upload_of(redis, job["id"]).path).read_bytes()
     [sent] = [shade for shade in shades if hashlib.sha256(shade).hexdigest() == image["sha256"]]
     assert same_pixels(stored, sent)
     finish(redis, open_store(str(folder / "data" / "objects")), job["id"], png((64, 64)))

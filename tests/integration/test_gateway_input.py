@@ -84,7 +84,7 @@ BAD: list[tuple[str, Any]] = [
     ("eta", -0.01),
     ("eta", 1.01),
     ("eta", "0"),
-    ("seed", -1),
+    ("seed", -2),
     ("seed", 2**32),
     ("seed", 1.5),
     ("num_images", 0),

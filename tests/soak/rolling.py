@@ -24,7 +24,7 @@ import httpx2
 from core.settings import Settings
 from latentd.child import die_with_parent
 from tests.integration.processes import WorkerProcess, wait_for
-from tests.nginx import Nginx
+from tests.nginx import Nginx, balanced
 from tests.redis_server import RedisServer
 from tests.service import free_port
 from tests.tiny import write_tiny_inpaint
@@ -102,7 +102,7 @@ class Rolling:
             settings = Settings.model_validate({"redis_url": self._server.url, "model": "tiny", **data})
             gateways = [self._gateway(settings, port) for port in self._ports]
             workers = [WorkerProcess(settings, self._folder) for _ in range(2)]
-            proxy = Nginx(self._folder, self._proxy_port, self._ports)
+            proxy = Nginx(self._folder, self._proxy_port, balanced(self._proxy_port, self._ports))
             try:
                 proxy.ready()
                 self._roll(settings, gateways, workers)

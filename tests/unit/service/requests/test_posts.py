@@ -31,7 +31,8 @@ def limits(field: str) -> tuple[float, float]:
 @pytest.mark.parametrize("field", NUMBERS)
 def test_bounds_are_inclusive(field: str) -> None:
     for value in limits(field):
-        assert getattr(Txt2ImgPost.model_validate({field: value}, strict=True), field) == value
+        kept = None if (field, value) == ("seed", -1) else value  # which draws one
+        assert getattr(Txt2ImgPost.model_validate({field: value}, strict=True), field) == kept
 
 
 @settings(deadline=None)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from core.errors import InvalidRequest
+from core.errors import InvalidRequest, NotAcceptable
 from service.requests.posts import Txt2ImgPost
 from service.requests.preferences import read_preferences
 
@@ -38,6 +38,20 @@ def test_accept(accept: str, picture: bool, output_format: str) -> None:
     found = read_preferences(Headers({"accept": accept}), Txt2ImgPost(), 60)
     assert (found.picture, found.output_format) == (picture, output_format)
     assert found.wait_s == (60 if picture else None)
+
+
+@pytest.mark.parametrize(
+    "accept",
+    ["image/gif", "image/avif, image/svg+xml;q=0.5", "image/gif, text/html", "image/gif, application/json;q=0"],
+)
+def test_images_that_are_never_made_are_not_acceptable(accept: str) -> None:
+    with pytest.raises(NotAcceptable, match="image/png"):
+        read_preferences(Headers({"accept": accept}), Txt2ImgPost(), 60)
+
+
+@pytest.mark.parametrize("accept", ["image/gif, */*;q=0.1", "image/gif, application/json", "image/gif, application/*"])
+def test_a_second_choice_is_answered(accept: str) -> None:
+    assert not read_preferences(Headers({"accept": accept}), Txt2ImgPost(), 60).picture
 
 
 def test_a_wanted_format_within_a_range() -> None:

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from core.errors import InvalidRequest
 from service.webhooks.addresses import check_url, is_reachable
 
-ALLOW = ("hooks.example.org", "*.example.com", "http://plain.example", "10.1.0.0/16", "http://127.0.0.1")
+ALLOW = (
+    "hooks.example.org",
+    "hooks.example.org:8443",
+    "*.example.com",
+    "http://plain.example",
+    "10.1.0.0/16",
+    "http://127.0.0.1:*",
+    "[fd00::1]:8443",
+    "fd01::/16",
+)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +31,8 @@ ALLOW = ("hooks.example.org", "*.example.com", "http://plain.example", "10.1.0.0
         ("https://plain.example/x", "plain.example", 443, "/x"),
         ("https://10.1.2.3/x", "10.1.2.3", 443, "/x"),
         ("http://127.0.0.1:9/x", "127.0.0.1", 9, "/x"),
+        ("https://[fd00::1]:8443/x", "fd00::1", 8443, "/x"),
+        ("https://[fd01::7]/x", "fd01::7", 443, "/x"),
     ],
 )
 def test_allowed_urls(url: str, host: str, port: int, path: str) -> None:
@@ -44,6 +55,11 @@ def test_allowed_urls(url: str, host: str, port: int, path: str) -> None:
         "https://hooks.example.org/\r\nX: y",
         "https://hooks.example.org\\@evil.example/",
         "https://hooks.example.org:0/",
+        "https://hooks.example.org:22/",
+        "https://a.example.com:6379/",
+        "http://plain.example:8080/",
+        "https://10.1.2.3:9200/",
+        "https://[fd00::1]/",
         "https://hooks.example.org:99999/",
         "https://10.2.0.1/",
         "http://10.1.2.3/",
@@ -67,6 +83,16 @@ def test_other_urls_are_refused(url: str) -> None:
 def test_nothing_is_allowed_by_default() -> None:
     with pytest.raises(InvalidRequest, match="LATENTD_WEBHOOK_ALLOW"):
         check_url("https://hooks.example.org/", ())
+
+
+def test_a_refusal_says_whether_the_port_or_the_scheme_is_at_fault() -> None:
+    for url, said in (
+        ("https://hooks.example.org:22/", "port 22 of 'hooks.example.org'"),
+        ("http://hooks.example.org/", "over plain http"),
+        ("http://plain.example:81/", "port 81"),
+    ):
+        with pytest.raises(InvalidRequest, match=said):
+            check_url(url, ALLOW)
 
 
 @given(st.text(max_size=80))
@@ -98,6 +124,19 @@ def test_no_text_breaks_the_check(text: str) -> None:
         "2002:7f00:1::",
         "64:ff9b::7f00:1",
         "ff02::1",
+        "fec0::1",
+        "64:ff9b:1::7f00:1",
+        "::127.0.0.1",
+        "::ffff:0:127.0.0.1",
+        "192.88.99.1",
+        "192.0.0.8",
+        "198.18.0.1",
+        "2001:db8::1",
+        "2001::1",
+        "3fff::1",
+        "5f00::1",
+        "100::1",
+        "4000::1",
     ],
 )
 def test_private_addresses_are_not_reachable(address: str) -> None:
