@@ -82,7 +82,7 @@ def asked(model: LatentDiffusion) -> Prediction:
 def assemble(
     checkpoint: Checkpoint, name: str, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> LatentDiffusion:
-    """Make modules around weights already read.
+    """Make modules around weights already read, which are taken out of `checkpoint` part by part.
 
     Raises:
         CheckpointError: as `load` does.
@@ -91,15 +91,17 @@ def assemble(
     conditioner: ConditionerModule | None = None
     if config.conditioner is not None:
         cond = config.conditioner
-        conditioner = build(lambda: make_conditioner(cond), states["conditioner"], "conditioner", device, dtype, origin)
-    unet = build(lambda: UNet(config.unet), states["unet"], "unet", device, dtype, origin)
+        conditioner = build(
+            lambda: make_conditioner(cond), states.pop("conditioner"), "conditioner", device, dtype, origin
+        )
+    unet = build(lambda: UNet(config.unet), states.pop("unet"), "unet", device, dtype, origin)
     precision, make = config.first_stage.weights_dtype(dtype), lambda: Autoencoder(config.first_stage)
     return LatentDiffusion(
         id=name,
         config=config,
         schedule=NoiseSchedule(config.schedule),
         denoiser=Denoiser(unet, torch.device(device), dtype),
-        first_stage=build(make, states["first_stage"], "first stage", device, precision, origin),
+        first_stage=build(make, states.pop("first_stage"), "first stage", device, precision, origin),
         conditioner=conditioner,
         tokenizer=checkpoint.tokenizer,
     )
