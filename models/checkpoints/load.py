@@ -8,12 +8,10 @@ from pathlib import Path
 import torch
 
 from models.checkpoints.build import build
-from models.checkpoints.card import card_folder, checkpoint_id, settle
+from models.checkpoints.card import card_folder, checkpoint_id, load_as_set, settle
 from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.compvis.families import SD2, UNSURE, V_SIZE
 from models.checkpoints.compvis.prediction import tell_prediction
-from models.checkpoints.detect import load_checkpoint
-from models.checkpoints.detected import as_set
 from models.checkpoints.files.weights import understood
 from models.denoiser import Denoiser
 from models.inputs import Inputs
@@ -39,20 +37,6 @@ def load(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) ->
     if checkpoint.prediction_assumed:
         model = _decided(model, checkpoint, folder)
     return model
-
-
-def load_as_set(path: Path) -> Checkpoint:
-    """Read a checkpoint as its card says that it is: what people have set there goes before what files tell.
-
-    Raises:
-        CheckpointError: as `load` does.
-    """
-    checkpoint, said = load_checkpoint(path), as_set(card_folder(path)).get("prediction_type")
-    if said is None:
-        return checkpoint
-    config = checkpoint.config
-    schedule = replace(config.schedule, prediction=said)
-    return replace(checkpoint, config=replace(config, schedule=schedule), prediction_assumed=False)
 
 
 def _decided(model: LatentDiffusion, checkpoint: Checkpoint, folder: Path) -> LatentDiffusion:
