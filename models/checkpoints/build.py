@@ -35,15 +35,18 @@ def build(
         module = make()
     shapes = {key: value.shape for key, value in module.state_dict().items()}
     fitted = fit(state, shapes, what, origin)
+    del state  # each tensor is freed as its copy is made
     placed = {key: _placed(fitted.pop(key), device, dtype) for key in list(fitted)}
     module.load_state_dict(placed, strict=True, assign=True)
     return module.eval().requires_grad_(False)
 
 
 def _placed(value: Tensor, device: str, dtype: torch.dtype) -> Tensor:
-    """Copy a weight, always: one that shares the file's memory changes with the file, or ends the process with it."""
+    """Place a weight; a view of a larger storage is copied, so as not to keep all of it."""
     layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
-    return value.to(device, dtype if value.is_floating_point() else value.dtype, copy=True, memory_format=layout)
+    view = value.untyped_storage().nbytes() > value.nbytes
+    kind = dtype if value.is_floating_point() else value.dtype
+    return value.to(device, kind, copy=view, memory_format=layout)
 
 
 def fit(

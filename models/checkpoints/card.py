@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 from contract.card import CARD
 from core.errors import CheckpointError
 from models.checkpoints.checkpoint import Checkpoint
-from models.checkpoints.detect import single_file
-from models.checkpoints.detected import Detected, read_detected, save_detected, stamps, user_set, write_json
+from models.checkpoints.detect import load_checkpoint, single_file
+from models.checkpoints.detected import Detected, as_set, read_detected, save_detected, stamps, user_set, write_json
 from models.checkpoints.files.weights import is_weights, read_json
 from models.config import ModelConfig
 from models.networks.conditioning import RescalerConfig, TextConfig
@@ -46,6 +47,20 @@ def checkpoint_id(path: Path) -> str:
     if card.is_file():
         return str(read_json(card).get("id", path.name))
     return path.stem if path.is_file() else path.name
+
+
+def load_as_set(path: Path) -> Checkpoint:
+    """Read a checkpoint as its card says that it is: what people have set there goes before what files tell.
+
+    Raises:
+        CheckpointError: naming the file, key or shape that doesn't fit.
+    """
+    checkpoint, said = load_checkpoint(path), as_set(card_folder(path)).get("prediction_type")
+    if said is None:
+        return checkpoint
+    config = checkpoint.config
+    schedule = replace(config.schedule, prediction=said)
+    return replace(checkpoint, config=replace(config, schedule=schedule), prediction_assumed=False)
 
 
 def weight_files(path: Path) -> list[Path]:

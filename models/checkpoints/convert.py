@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from core.errors import CheckpointError
-from models.checkpoints.card import card_folder, write_card
+from models.checkpoints.card import card_folder, load_as_set, write_card
 from models.checkpoints.detected import user_set
 from models.checkpoints.diffusers.writer import save_diffusers
-from models.checkpoints.load import load_as_set
 from models.checkpoints.native import save_native
 
 Target: TypeAlias = Literal["native", "diffusers"]

@@ -19,8 +19,8 @@ INDEX = "model_index.json"
 COMPONENTS = ("unet", "vae", "vqvae", "text_encoder", "bert")  # of a diffusers folder that are read
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of any known layout.
+def load_checkpoint(path: Path, *, data: bool = True) -> Checkpoint:
+    """Read a checkpoint of any known layout; without `data` large weights are shapes alone, enough to check them.
 
     Raises:
         CheckpointError: it is none, naming what is wrong.
@@ -28,11 +28,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     with understood(path):
         file = single_file(path)
         if file is not None:
-            return checked(load_compvis(read_single(file)), file)
+            return checked(load_compvis(read_single(file, data=data)), file)
         if (path / native.INDEX).is_file():
-            return checked(native.load_native(path), path)
+            return checked(native.load_native(path, data=data), path)
         if (path / INDEX).is_file():
-            return checked(load_diffusers(path), path)
+            return checked(load_diffusers(path, data=data), path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
     raise CheckpointError(f"{path}: has neither {native.INDEX} nor {INDEX} nor exactly one of {', '.join(SUFFIXES)}")

@@ -40,7 +40,7 @@ class Report:
 
 
 def inspect(path: Path) -> Report:
-    """Read a checkpoint wholly and check that every key fits.
+    """Read what a checkpoint holds and check that every key fits; of large weights shapes and sizes alone.
 
     Raises:
         CheckpointError: naming what doesn't.
@@ -52,9 +52,9 @@ def inspect(path: Path) -> Report:
 def _inspect(path: Path) -> Report:
     file = single_file(path)
     if file is None:
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_checkpoint(path, data=False)
     else:
-        single = read_single(file)
+        single = read_single(file, data=False)
         if not below(single.state, UNET) and (first := _first_stage(single)) is not None:
             return first
         checkpoint = checked(load_compvis(single), file)

@@ -8,12 +8,10 @@ from pathlib import Path
 import torch
 
 from models.checkpoints.build import build
-from models.checkpoints.card import card_folder, checkpoint_id, settle
+from models.checkpoints.card import card_folder, checkpoint_id, load_as_set, settle
 from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.compvis.families import SD2, UNSURE, V_SIZE
 from models.checkpoints.compvis.prediction import tell_prediction
-from models.checkpoints.detect import load_checkpoint
-from models.checkpoints.detected import as_set
 from models.checkpoints.files.weights import understood
 from models.denoiser import Denoiser
 from models.inputs import Inputs
@@ -39,20 +37,6 @@ def load(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) ->
     if checkpoint.prediction_assumed:
         model = _decided(model, checkpoint, folder)
     return model
-
-
-def load_as_set(path: Path) -> Checkpoint:
-    """Read a checkpoint as its card says that it is: what people have set there goes before what files tell.
-
-    Raises:
-        CheckpointError: as `load` does.
-    """
-    checkpoint, said = load_checkpoint(path), as_set(card_folder(path)).get("prediction_type")
-    if said is None:
-        return checkpoint
-    config = checkpoint.config
-    schedule = replace(config.schedule, prediction=said)
-    return replace(checkpoint, config=replace(config, schedule=schedule), prediction_assumed=False)
 
 
 def _decided(model: LatentDiffusion, checkpoint: Checkpoint, folder: Path) -> LatentDiffusion:
@@ -82,7 +66,7 @@ def asked(model: LatentDiffusion) -> Prediction:
 def assemble(
     checkpoint: Checkpoint, name: str, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> LatentDiffusion:
-    """Make modules around weights already read.
+    """Make modules around weights already read, which are taken out of `checkpoint` part by part.
 
     Raises:
         CheckpointError: as `load` does.
@@ -91,15 +75,17 @@ def assemble(
     conditioner: ConditionerModule | None = None
     if config.conditioner is not None:
         cond = config.conditioner
-        conditioner = build(lambda: make_conditioner(cond), states["conditioner"], "conditioner", device, dtype, origin)
-    unet = build(lambda: UNet(config.unet), states["unet"], "unet", device, dtype, origin)
+        conditioner = build(
+            lambda: make_conditioner(cond), states.pop("conditioner"), "conditioner", device, dtype, origin
+        )
+    unet = build(lambda: UNet(config.unet), states.pop("unet"), "unet", device, dtype, origin)
     precision, make = config.first_stage.weights_dtype(dtype), lambda: Autoencoder(config.first_stage)
     return LatentDiffusion(
         id=name,
         config=config,
         schedule=NoiseSchedule(config.schedule),
         denoiser=Denoiser(unet, torch.device(device), dtype),
-        first_stage=build(make, states["first_stage"], "first stage", device, precision, origin),
+        first_stage=build(make, states.pop("first_stage"), "first stage", device, precision, origin),
         conditioner=conditioner,
         tokenizer=checkpoint.tokenizer,
     )

@@ -50,7 +50,7 @@ def save_native(checkpoint: Checkpoint, folder: Path) -> None:
     (folder / INDEX).write_text(text + "\n", "utf-8")
 
 
-def load_native(folder: Path) -> Checkpoint:
+def load_native(folder: Path, *, data: bool = True) -> Checkpoint:
     """Read what `save_native` wrote, in this version of the form or the first.
 
     Raises:
@@ -61,7 +61,9 @@ def load_native(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder / INDEX}: format {index.get('format')!r} {index.get('version')!r} is unknown")
     config = _from_json(index)
     parts = ["unet", "first_stage"] + (["conditioner"] if config.conditioner is not None else [])
-    states: dict[str, dict[str, Tensor]] = {part: read_safetensors(folder / f"{part}.safetensors") for part in parts}
+    states: dict[str, dict[str, Tensor]] = {
+        part: read_safetensors(folder / f"{part}.safetensors", data=data) for part in parts
+    }
     text = config.conditioner if isinstance(config.conditioner, TextConfig) else None
     if text is not None and index["version"] == 1:
         states["conditioner"] = renamed(split(states["conditioner"]), NATIVE_1[text.kind])

@@ -87,7 +87,7 @@ def _renewed(path: Path, card: Path, models_dir: Path, taken: dict[str, Path]) -
     model_id = model_id or id_of(_name(path, models_dir), taken)
     taken[model_id] = path
     with understood(path):
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_checkpoint(path, data=False)
         fitted(checkpoint)  # a card promises that the model can be served
         write_card(checkpoint, path, card.parent, model_id, kept)
     return ScannedCheckpoint(path, card, written=True, notes=checkpoint.assumptions)

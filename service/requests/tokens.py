@@ -27,11 +27,11 @@ def _tokenizer(path: Path, changed: int) -> Tokenizer:  # noqa: ARG001 (a new fi
 
 
 def count_tokens(card: ModelCard, folder: Path | None, prompt: str) -> Tokens:
-    """Count `prompt` as `card`'s model reads it; `count` is None where the gateway has no tokenizer of it."""
+    """Count `prompt` as `card`'s model reads it; `count` is None where the gateway has no tokenizer in its folder."""
     if card.token_window is None or card.tokenizer is None or folder is None:
         return Tokens(count=None)
     path = folder / card.tokenizer
-    if not path.is_file():
+    if ".." in Path(card.tokenizer).parts or not path.is_relative_to(folder) or not path.is_file():
         return Tokens(count=None)
     tokenizer = _tokenizer(path, path.stat().st_mtime_ns)
     specials = tokenizer.num_special_tokens_to_add(is_pair=False)

@@ -44,17 +44,17 @@ class SingleFile:
     metadata: Mapping[str, str] = field(default_factory=dict)  # of a safetensors header
 
 
-def read_single(path: Path) -> SingleFile:
-    """Read a single file.
+def read_single(path: Path, *, data: bool = True) -> SingleFile:
+    """Read a single file; without `data` large tensors are shapes alone.
 
     Raises:
         CheckpointError: naming the file if it is damaged or holds no tensors.
     """
     refuse_foreign(path)
     if holds_safetensors(path):
-        state = _unwrapped(read_safetensors(path))
+        state = _unwrapped(read_safetensors(path, data=data))
         return SingleFile(path, state, None, config_beside(path, state), read_metadata(path))
-    value = read_pickle(path, lambda key: not key.startswith(SKIPPED))
+    value = read_pickle(path, lambda key: not key.startswith(SKIPPED), data=data)
     state = _tensors(value)
     if not state:
         raise CheckpointError(f"{path}: holds no tensors{what_it_holds(value)}")

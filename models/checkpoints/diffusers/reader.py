@@ -30,7 +30,7 @@ UPSCALER_SCALE = 0.08333  # old folders have 0.18215 or nothing
 DEFAULT_SCALE = 0.18215  # of AutoencoderKL and VQModel where their config says nothing
 
 
-def load_diffusers(folder: Path) -> Checkpoint:
+def load_diffusers(folder: Path, *, data: bool = True) -> Checkpoint:
     """Read every component.
 
     Raises:
@@ -54,10 +54,12 @@ def load_diffusers(folder: Path) -> Checkpoint:
         low_res_schedule=_low_res(folder, index),
         latent_size=size if isinstance(size := unet.get("sample_size"), int) else None,
     )
-    read = {"unet": read_weights(folder / "unet"), "first_stage": read_weights(vae_folder)}
+    read = {
+        part: read_weights(place, data=data) for part, place in (("unet", folder / "unet"), ("first_stage", vae_folder))
+    }
     states = {part: renamed(weights, DIFFUSERS) for part, weights in read.items()}
     if text is not None:
-        read["conditioner"] = read_weights(text_folder)
+        read["conditioner"] = read_weights(text_folder, data=data)
         states["conditioner"] = renamed(read["conditioner"], *TEXT_RENAMES[text.kind])
     origin = {id(value): key for weights in read.values() for key, value in weights.items()}
     tokenizer = _tokenizer(folder, index, text.positions if text else 0)

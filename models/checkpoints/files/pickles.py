@@ -15,6 +15,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import IO, Any, ClassVar
@@ -47,6 +48,7 @@ DTYPES = {
 MAX_EXPANDED = 2**24  # elements of a tensor that repeats those of a smaller storage
 MAX_PICKLE = 2**26  # bytes of a zip's index, which names tensors and holds none
 BLOCK = 2**24  # bytes read at a time
+KEPT = 2**20  # bytes of a tensor that is always read
 MAX_RATIO, SMALL = 200, 2**26  # compressed weights shrink little; what shrinks more is a bomb, unless it is small
 
 
@@ -222,8 +224,10 @@ _MADE: dict[tuple[str, str], Any] = {
 Wanted = Callable[[str], bool]
 
 
-def read_pickle(path: Path, wanted: Wanted | None = None) -> Any:
+def read_pickle(path: Path, wanted: Wanted | None = None, *, data: bool = True) -> Any:
     """Read the object that torch.save wrote, its tensors if `wanted` says so of their key (default: all).
+
+    Without `data` large tensors are shapes alone, on the meta device.
 
     Containers come back as dict, list and tuple; other objects as Opaque. Executes nothing of the file.
 
@@ -234,7 +238,7 @@ def read_pickle(path: Path, wanted: Wanted | None = None) -> Any:
         with path.open("rb") as stream:
             magic = stream.read(len(ZIP_MAGIC))
             stream.seek(0)
-            return (_read_zip if magic == ZIP_MAGIC else _read_legacy)(stream, wanted or (lambda _: True))
+            return (_read_zip if magic == ZIP_MAGIC else _read_legacy)(stream, wanted or (lambda _: True), data)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error.detail}", field=error.field) from error
     except (OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, struct.error) as error:
@@ -243,7 +247,7 @@ def read_pickle(path: Path, wanted: Wanted | None = None) -> Any:
         raise CheckpointError(f"{path}: not a torch checkpoint, or damaged ({error})") from error
 
 
-def _read_zip(stream: IO[bytes], wanted: Wanted) -> Any:
+def _read_zip(stream: IO[bytes], wanted: Wanted, data: bool) -> Any:
     with zipfile.ZipFile(stream) as archive:
         names = archive.namelist()
         indices = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
@@ -253,7 +257,8 @@ def _read_zip(stream: IO[bytes], wanted: Wanted) -> Any:
         if f"{root}byteorder" in names and _unzipped(archive, f"{root}byteorder", MAX_PICKLE) != b"little":
             raise CheckpointError("written in big-endian byte order, which is not supported")
         value = _Unpickler(io.BytesIO(_unzipped(archive, f"{root}data.pkl", MAX_PICKLE))).load()
-        return _Reader(lambda storage: _zip_storage(archive, f"{root}data/{storage.key}", storage), wanted).walk(value)
+        read = partial(_zip_storage, archive, f"{root}data/", data)
+        return _Reader(read, wanted).walk(value)
 
 
 def _unzipped(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
@@ -264,19 +269,22 @@ def _unzipped(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
     return data
 
 
-def _zip_storage(archive: zipfile.ZipFile, name: str, storage: Storage) -> Tensor:
+def _zip_storage(archive: zipfile.ZipFile, folder: str, data: bool, storage: Storage) -> Tensor:
     """Read a storage; files that were packed again are compressed."""
+    name = folder + storage.key
     info = archive.getinfo(name)
     needed = storage.numel * storage.dtype.itemsize
     if info.file_size < needed:
         raise CheckpointError(f"{name} holds {info.file_size} bytes, {needed} are needed")
     if needed > SMALL and needed > MAX_RATIO * info.compress_size:
         raise CheckpointError(f"{name}: {info.compress_size} bytes unpack to {needed}; weights don't shrink like that")
+    if not data and without_data(storage.dtype, storage.numel):
+        return torch.empty(storage.numel, dtype=storage.dtype, device="meta")
     with archive.open(info) as file:
-        return _tensor(file, storage.dtype, storage.numel)
+        return read_tensor(file, storage.dtype, storage.numel)
 
 
-def _read_legacy(stream: IO[bytes], wanted: Wanted) -> Any:
+def _read_legacy(stream: IO[bytes], wanted: Wanted, data: bool) -> Any:
     if _Unpickler(stream).load() != LEGACY_MAGIC or _Unpickler(stream).load() != LEGACY_VERSION:
         raise CheckpointError("not a torch checkpoint")
     system = _Unpickler(stream).load()
@@ -286,7 +294,7 @@ def _read_legacy(stream: IO[bytes], wanted: Wanted) -> Any:
     if not isinstance(keys, list) or not all(isinstance(key, str | int) for key in keys):
         raise CheckpointError("not a torch checkpoint")
     positions = {str(key): 0 for key in keys}
-    reader = _Reader(lambda storage: _legacy_storage(stream, positions, storage), wanted)
+    reader = _Reader(partial(_legacy_storage, stream, positions, data), wanted)
     _legacy_positions(stream, positions, {p.storage.key: p.storage.dtype for p in _pending(value)})
     return reader.walk(value)
 
@@ -299,21 +307,36 @@ def _legacy_positions(stream: IO[bytes], positions: dict[str, int], dtypes: dict
         stream.seek(numel * dtypes[key].itemsize, 1)
 
 
-def _legacy_storage(stream: IO[bytes], positions: dict[str, int], storage: Storage) -> Tensor:
-    stream.seek(positions[storage.key] + storage.offset * storage.dtype.itemsize)
-    return _tensor(stream, storage.dtype, storage.numel)
+def _legacy_storage(stream: IO[bytes], positions: dict[str, int], data: bool, storage: Storage) -> Tensor:
+    begin, needed = (n * storage.dtype.itemsize for n in (storage.offset, storage.numel))
+    if (there := stream.seek(0, 2) - positions[storage.key] - begin) < needed:
+        raise CheckpointError(f"truncated: {there} bytes where {needed} are needed")
+    if not data and without_data(storage.dtype, storage.numel):
+        return torch.empty(storage.numel, dtype=storage.dtype, device="meta")
+    stream.seek(positions[storage.key] + begin)
+    return read_tensor(stream, storage.dtype, storage.numel)
 
 
-def _tensor(stream: IO[bytes], dtype: torch.dtype, numel: int) -> Tensor:
-    """Read block by block into the tensor's own memory: nothing is there twice."""
-    needed, got = numel * dtype.itemsize, 0
-    data = bytearray()
-    while got < needed and (block := stream.read(min(BLOCK, needed - got))):
-        data += block  # grows as the file does, whatever size it claims
+def read_tensor(stream: IO[bytes], dtype: torch.dtype, numel: int) -> Tensor:
+    """Read elements into memory of their own, block by block: nothing is there twice, nothing stays the file's.
+
+    Raises:
+        CheckpointError: the stream ends before.
+    """
+    data = torch.empty(numel * dtype.itemsize, dtype=torch.uint8)
+    view, got = data.numpy().data, 0
+    while got < len(view):
+        block = stream.read(min(BLOCK, len(view) - got))
+        if not block:
+            raise CheckpointError(f"truncated: {got} bytes where {len(view)} are needed")
+        view[got : got + len(block)] = block
         got += len(block)
-    if got < needed:
-        raise CheckpointError(f"truncated: {got} bytes where {needed} are needed")
-    return torch.frombuffer(data, dtype=dtype, count=numel) if numel else torch.empty(0, dtype=dtype)
+    return data.view(dtype)
+
+
+def without_data(dtype: torch.dtype, numel: int) -> bool:
+    """Tell tensors that are read as shapes alone where nobody needs their values; small ones may be schedules."""
+    return numel * dtype.itemsize > KEPT
 
 
 def _pending(value: Any) -> Iterator[PendingTensor]:

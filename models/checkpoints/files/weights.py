@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import json
+import math
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from core.errors import CheckpointError
-from models.checkpoints.files.pickles import read_pickle
+from models.checkpoints.files.pickles import read_pickle, read_tensor, without_data
 
 # What interpreting a file of another form ends in, wherever a config lacks a key or holds another type than usual.
 _FOREIGN = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+METADATA = "__metadata__"  # what a safetensors header says beside its tensors
+SAFE_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 
 
@@ -65,16 +82,33 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Read a file of tensors.
+def read_safetensors(path: Path, *, data: bool = True) -> dict[str, Tensor]:
+    """Read a file of tensors into memory of their own; without `data` large ones are shapes alone.
 
     Raises:
         CheckpointError: naming the file if it is truncated or no safetensors file.
     """
     try:
-        return load_file(path)
+        with safe_open(path, "pt"):
+            pass  # checks the header and that the data is all there
+        with path.open("rb") as stream:
+            (size,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(size))
+            return {key: _stored(stream, entry, 8 + size, data) for key, entry in header.items() if key != METADATA}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: {error}") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error.detail}") from error
+
+
+def _stored(stream: IO[bytes], entry: dict[str, Any], begin: int, data: bool) -> Tensor:
+    if (dtype := SAFE_DTYPES.get(entry["dtype"])) is None:
+        raise CheckpointError(f"element type {entry['dtype']} is not one of {', '.join(SAFE_DTYPES)}")
+    shape = entry["shape"]
+    if not data and without_data(dtype, math.prod(shape)):
+        return torch.empty(shape, dtype=dtype, device="meta")
+    stream.seek(begin + entry["data_offsets"][0])
+    return read_tensor(stream, dtype, math.prod(shape)).reshape(shape)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -90,7 +124,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path, *, data: bool = True) -> dict[str, Tensor]:
     """Read the weights of a component in the diffusers or transformers layout, full precision before its variants.
 
     Raises:
@@ -98,7 +132,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """
     state: dict[str, Tensor] = {}
     for file in component_files(folder):
-        state |= _read(file)
+        state |= _read(file, data)
     return state
 
 
@@ -119,10 +153,10 @@ def component_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder}: holds no weights ({', '.join(f'{s}.safetensors or .bin' for s in STEMS)})")
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, data: bool) -> dict[str, Tensor]:
     if holds_safetensors(path):
-        return read_safetensors(path)
-    state = read_pickle(path)
+        return read_safetensors(path, data=data)
+    state = read_pickle(path, data=data)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: not a state dict of tensors")
     return state

@@ -91,6 +91,13 @@ def test_tokens_and_what_is_cut(tmp_path: Path) -> None:
     assert [warning.field for warning in warnings_of(long, PAINTER, folder)] == ["prompt", "negative_prompt"]
 
 
+def test_a_cards_tokenizer_is_in_its_folder(tmp_path: Path) -> None:
+    folder = write_cards(tmp_path, PAINTER) / "painter"
+    outside = (folder / str(PAINTER.tokenizer)).rename(tmp_path / "outside.json")
+    for path in ("../outside.json", str(outside)):
+        assert count_tokens(PAINTER.model_copy(update={"tokenizer": path}), folder, "red").count is None
+
+
 def test_a_broken_card_is_left_out(tmp_path: Path) -> None:
     write_cards(tmp_path, UPSCALER)
     for name, text in (("empty", ""), ("other", "[]"), ("wrong", '{"id": 5}')):

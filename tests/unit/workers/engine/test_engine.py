@@ -75,6 +75,12 @@ def test_mixed_jobs_share_calls() -> None:
     assert 3 * len(calls) <= alone
 
 
+def test_guidance_of_zero_is_the_conditional_row_alone() -> None:
+    none, one = (play(make_engine(), [_job("a", guidance_scale=scale)]) for scale in (0.0, 1.0))
+    assert finished(none)[("a", 0)].tobytes() == finished(one)[("a", 0)].tobytes()
+    assert {o.rows for o in none if isinstance(o, Called)} == {1}
+
+
 def test_progress_of_plms_counts_the_users_steps() -> None:
     outcomes = play(make_engine(), [_job("a", sampler="plms", steps=5)])
     assert [o.step for o in outcomes if isinstance(o, Stepped)] == [1, 2, 3, 4, 5]
