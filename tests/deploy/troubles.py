@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.service import Service
 
-HEADROOM = 12 * 2**20  # bytes that a worker may still map: enough for two rows of LARGE, not for eight
+HEADROOM = 12 * 2**20  # bytes that a worker may still map: enough for two rows of LARGE, not for sixteen
 # Freed tensors return to the system at once, so that what is mapped is what is used.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 LARGE: dict[str, Any] = {"width": 640, "height": 640, "steps": 2, "guidance_scale": 4.0}
@@ -108,12 +108,13 @@ def kill_a_worker(service: Service) -> str:
 def split_a_batch(service: Service) -> None:
     """Take memory from the worker until a call doesn't fit, then give it back: the job succeeds."""
     # What it encodes is kept, and so is what oneDNN compiles for a size: a lack of memory there isn't told as such.
-    assert finish(service, post(service, **LARGE, num_images=4)) == ["succeeded"]
+    assert finish(service, post(service, **LARGE, num_images=8)) == ["succeeded"]
     (worker,) = service.named("worker")
     unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     resource.prlimit(worker, resource.RLIMIT_AS, (kept(worker) + HEADROOM, resource.RLIM_INFINITY))
     try:
-        job_id = post(service, **LARGE, num_images=4)
+        # Steps enough that memory is there again before pictures are decoded, of which not even one would fit.
+        job_id = post(service, **LARGE | {"steps": 100}, num_images=8)
         wait_for(lambda: "out of memory" in service.log_path.read_text(), 20, "a call that ran out of memory")
     finally:
         with suppress(ProcessLookupError):

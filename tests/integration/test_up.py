@@ -80,7 +80,7 @@ def ended_pid() -> int:
         ("LATENTD_HOST", "a" * 70 + ".example", "LATENTD_PORT="),
         ("LATENTD_HOST", "0.0.0.0", "is reachable by others and there is no API key"),
         ("LATENTD_MODELS_DIR", "/missing", "LATENTD_MODELS_DIR=/missing: there is no such folder"),
-        ("LATENTD_MODEL", "nobody", "no model 'nobody'; there are: "),
+        ("LATENTD_MODEL", "nobody", "LATENTD_MODEL='nobody': no such model; there are: "),
     ],
 )
 def test_what_can_t_work_ends(tiny_models: Path, data: Path, variable: str, value: str, told: str) -> None:

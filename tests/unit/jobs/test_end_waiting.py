@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
 import pytest
 from redis import Redis
@@ -24,6 +24,7 @@ from contract.redis_keys import (
     spent_key,
     work_key,
 )
+from core.clock import CLOCK
 from jobs.cancel import cancel
 from jobs.expire import end_late
 from jobs.recover import recover, started_entries
@@ -70,7 +71,7 @@ def test_the_end_of_a_job_that_no_worker_has(redis: Redis, status: str, end: Cal
     assert int(redis.ttl(spent)) > 0
     state = job_state(redis, "a")
     assert state["status"] == status
-    assert datetime.fromisoformat(state["ended_at"]) <= datetime.now(UTC)
+    assert datetime.fromisoformat(state["ended_at"]) <= CLOCK.now()
     assert event_types(redis, "a")[-1] == status
     assert redis.hgetall(UNSERVED_KEY) == {f"txt2img:tiny:interactive:{status}".encode(): b"1"}
     assert [fields for _, fields in redis.xrange(OUTBOX_KEY) or []] == [{b"job": b"a", b"type": status.encode()}]
