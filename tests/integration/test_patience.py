@@ -126,9 +126,10 @@ def test_large_heads_are_refused(client: httpx2.Client) -> None:
 def test_forms_are_bounded(client: httpx2.Client, redis: Redis) -> None:
     picture = ("a.png", png(), "image/png")
     many = client.post("/v1/upscale", data={f"field{i}": "1" for i in range(100)}, files={"image": picture})
-    assert (many.status_code, many.json()["field"]) == (422, "field0"), many.text
+    assert many.status_code == 400, many.text
     files = [("image", picture), ("a", picture), ("b", picture), ("c", picture)]
-    assert client.post("/v1/upscale", files=files).status_code == 400
+    unknown = client.post("/v1/upscale", files=files)
+    assert (unknown.status_code, unknown.json()["field"]) == (422, "a"), "refused at the first part that is unknown"
     assert client.post("/v1/upscale", files={"image": ("a.png", b"x" * 2**21, "image/png")}).status_code == 413
     assert redis.dbsize() == 0
 
