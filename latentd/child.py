@@ -45,6 +45,8 @@ class Child:
     """Arguments that are found anew at each start."""
     ended: Callable[[int], None] = lambda _code: None
     """Called with each exit status; raises where starting again is no use."""
+    refusal: int | None = None
+    """Exit status by which its first start says that it can't work; Redis ends with 1 for a full disk, too."""
     keeps: Sequence[int] = ()
     """Descriptors that it inherits."""
     log_file: Path | None = None
@@ -88,9 +90,9 @@ class Child:
             self.start()
 
     def _refuse_if_useless(self, code: int) -> None:
-        """Commands end with 1 for what can't work and have said why; faults and signals end otherwise."""
+        """What can't work has said why; faults and signals end otherwise."""
         self.ended(code)
-        if code == REFUSED_EXIT and self.starts == 1:
+        if code == self.refusal and self.starts == 1:
             log.error("child can't work, stopping all", child=self.name)
             raise SystemExit(REFUSED_EXIT)
 

@@ -23,7 +23,7 @@ from core.errors import ConfigurationError
 from core.settings import Settings, check_models_dir
 from jobs.layout import check_layout
 from latentd.append_only import damage
-from latentd.child import Child
+from latentd.child import REFUSED_EXIT, Child
 from latentd.data_lock import lock
 from latentd.embedded_server import find_server, server_command, wait_until_up
 from latentd.redis_watch import SILENT_S, RedisWatch
@@ -81,8 +81,9 @@ def children(settings: Settings, insecure: bool, keeps: Sequence[int] = ()) -> l
     for index, device in enumerate(devices()):
         worker = [*latentd, "worker", "--device", device]
         port = partial(metrics_option, settings, index)
-        found.append(Child(f"worker-{device}", worker, env, settings.drain_s + 10, more=port))
-    found.append(Child("gateway", [*latentd, "gateway", *(["--insecure"] if insecure else [])], env, 10))
+        found.append(Child(f"worker-{device}", worker, env, settings.drain_s + 10, more=port, refusal=REFUSED_EXIT))
+    gateway = [*latentd, "gateway", *(["--insecure"] if insecure else [])]
+    found.append(Child("gateway", gateway, env, 10, refusal=REFUSED_EXIT))
     return found
 
 

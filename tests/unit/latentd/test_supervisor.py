@@ -129,7 +129,7 @@ def test_a_worker_whose_metrics_port_is_taken_gets_another(tmp_path: Path) -> No
 
 
 def test_a_child_that_refuses_at_its_first_start_ends_all() -> None:
-    child = Child("refuses", [sys.executable, "-c", "raise SystemExit(1)"], dict(os.environ), stop_s=5)
+    child = Child("refuses", [sys.executable, "-c", "raise SystemExit(1)"], dict(os.environ), stop_s=5, refusal=1)
     child.start()
     assert child.process is not None
     child.process.wait()
@@ -139,7 +139,7 @@ def test_a_child_that_refuses_at_its_first_start_ends_all() -> None:
 
 def test_a_child_that_had_served_is_started_again_whatever_it_says(tmp_path: Path) -> None:
     code = f"import pathlib, sys; p = pathlib.Path({str(tmp_path / 'was')!r}); sys.exit(1 if p.exists() else p.touch())"
-    child = Child("serves", [sys.executable, "-c", code], dict(os.environ), stop_s=5)
+    child = Child("serves", [sys.executable, "-c", code], dict(os.environ), stop_s=5, refusal=1)
     for _ in range(3):
         child.start()
         assert child.process is not None
