@@ -7,7 +7,7 @@ APT := $(if $(filter 0,$(shell id -u)),apt-get,sudo apt-get)
 
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 # Those that kill processes or measure want both cores.
-ALONE := tests/faults tests/perf tests/soak
+ALONE := tests/deploy/test_live_metrics.py tests/faults tests/perf tests/soak
 
 .PHONY: run test test-fast lint bench soak clean
 
