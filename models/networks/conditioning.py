@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -34,16 +35,16 @@ class TextConfig:
     masked: bool = False
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(nn.Module, ABC):
     """Token numbers to the sequence that cross-attention reads."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
 
+    @abstractmethod
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return b n d of ids b n; `mask` b n is 1 at tokens and 0 at padding."""
-        raise NotImplementedError
 
 
 class LdmTextLayer(nn.Module):
