@@ -5,7 +5,9 @@ Sums are over one execution: the newest of them is enough, however many steps we
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from pydantic import Field
 
 from contract.base import Wire
 
@@ -26,6 +28,17 @@ class Returned(Wire):
     why: Literal["handed_back", "worker_died"]
 
 
+class EarlierStep(NamedTuple):
+    """A step that is told with the one it came before, as an array of numbers: most of a stream would be names else."""
+
+    step: int
+    ago_ms: int  # before the entry was written
+    rows: int
+    call_rows: int
+    jobs: int
+    call_ms: float
+
+
 class Shared(Wire):
     """The UNet call that ended a step, and what the job's calls have cost so far."""
 
@@ -36,6 +49,7 @@ class Shared(Wire):
     encode_s: float
     denoise_s: float
     gpu_s: float  # its rows' part of the seconds of each call
+    before: tuple[EarlierStep, ...] = Field(default=(), exclude_if=lambda steps: not steps)
 
 
 class Kept(Wire):

@@ -50,8 +50,10 @@ class Publishing:
 
     def publish(self) -> int:
         """Publish what ended; the number of runs that are gone now."""
-        count = 0
-        for run, ending in self._runs.ending():
+        count, ending_runs = 0, self._runs.ending()
+        if ending_runs and self._breaker.attempt(self._events.write) is None:  # their last steps come first
+            return 0
+        for run, ending in ending_runs:
             written = self._breaker.attempt(partial(self._publisher.end, run, ending))
             if written is None:
                 return count
