@@ -46,6 +46,7 @@ class Gateway:
     public: S3Store | None  # signs URLs of images, where clients may fetch them from the storage
     streams: OpenStreams
     keys_required: bool  # by the address listened on; once a key was made they are anyway
+    prefix: str  # the path of LATENTD_PUBLIC_URL
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     decoders: Decoders = field(default_factory=Decoders)
 
@@ -83,8 +84,9 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
     keys_made = SingleFlight(any_key)
     backlogs, waiters, metrics = Backlogs(redis), Waiters(redis), Metrics()
     streams = OpenStreams(settings.event_streams)
+    required, prefix = keys_required, settings.public_path
     return Gateway(
-        settings, redis, rq, store, cards, backlogs, waiters, keys_made, metrics, public, streams, keys_required
+        settings, redis, rq, store, cards, backlogs, waiters, keys_made, metrics, public, streams, required, prefix
     )
 
 
