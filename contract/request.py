@@ -122,9 +122,8 @@ class BaseRequest(Wire):
 
     def for_clients(self) -> Self:
         """Copy the request without where its uploads are stored."""
-        return self.model_copy(
-            update={name: upload.model_copy(update={"path": ""}) for name, upload in self.files.items()}
-        )
+        files = {name: upload.model_copy(update={"path": ""}) for name, upload in self.files.items()}
+        return self.model_copy(update=files) if files else self
 
     def arguments(self) -> dict[str, Any]:
         """Dump as JSON for the RQ job."""

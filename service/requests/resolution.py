@@ -53,14 +53,16 @@ def resolve(
 
 
 def _check_fields(body: Body, card: ModelCard) -> None:
-    sent = body.post.model_dump(exclude_unset=True, exclude_none=True)
-    for field in sorted(body.task.model_fields & sent.keys() - set(card.fields)):
-        raise InvalidRequest(
-            f"{field} is of no use to model {card.id}, which uses {', '.join(card.fields)}",
-            field=field,
-            value=sent[field],
-            bound=list(card.fields),
-        )
+    foreign = body.task.model_fields & body.post.model_fields_set - set(card.fields)
+    sent = {field: getattr(body.post, field) for field in sorted(foreign)}
+    for field, value in sent.items():
+        if value is not None:
+            raise InvalidRequest(
+                f"{field} is of no use to model {card.id}, which uses {', '.join(card.fields)}",
+                field=field,
+                value=value,
+                bound=list(card.fields),
+            )
 
 
 def _sampler(name: str | None, card: ModelCard) -> str:
