@@ -12,6 +12,7 @@ from pydantic import Field
 from contract.base import Wire
 
 STEP_EVENTS_KEPT = 1000
+TELL_S = 0.25  # between a worker's step events: steps that follow each other faster are told together
 TRACE = "trace"  # field of a stream entry with what is noted for the trace; type of entries that have nothing else
 
 

@@ -83,6 +83,11 @@ class Bench:
         self.claims.rest()
         self._publisher.end(self.hold(self.claims), RESULT)
 
+    def jobs(self, number: int) -> None:
+        """A full call's jobs: enqueued and claimed one by one, as they come, and ended in one round."""
+        runs = self.held(self.claims, f"round-{number}")
+        self._publisher.end_all([(run, RESULT) for run in runs])
+
     @staticmethod
     def hold(claims: Claims) -> JobRun:
         held = claims.next(TINY)
@@ -149,6 +154,8 @@ def main() -> None:
             "looks of a worker for jobs", f"{per_second(bench.redis, lambda _: bench.claims.next(TINY), 5000):,.0f}"
         )
         table.add_row("jobs: enqueued, woken for, claimed, ended", f"{per_second(bench.redis, bench.job, 1000):,.0f}")
+        ended = per_second(bench.redis, bench.jobs, 125, BATCH)
+        table.add_row(f"jobs: enqueued, claimed, {BATCH} ended a round", f"{ended:,.0f}")
         table.add_row(f"steps told, {BATCH} a round, {CALLS} rounds a second", f"{bench.rounds(1000):,.0f}")
         table.add_row(f"workers kept alive, {BATCH} jobs each", f"{bench.workers():,.0f}")
         bench.close()

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from redis import Redis
 
 from contract.base import Wire
-from contract.events import STEP_EVENTS_KEPT, TRACE, EarlierStep, Kept, Shared
+from contract.events import STEP_EVENTS_KEPT, TELL_S, TRACE, EarlierStep, Kept, Shared
 from contract.job import ImageInfo, StoredImage
 from contract.redis_keys import CANCELING_KEY, events_key, job_key, preview_key, stored_field
 from core.text import as_text
@@ -25,7 +25,6 @@ from jobs.run import JobRun
 from workers.engine.messages import Share
 
 PREVIEW_S = 300
-TELL_S = 0.25  # between step events of a job
 
 # Events of many jobs. Answers for each its id, or nothing if the execution may not write any more.
 # KEYS: of each event the record, the stream and the preview.

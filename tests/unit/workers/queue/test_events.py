@@ -6,13 +6,13 @@ import json
 import pytest
 from redis import Redis
 
-from contract.events import STEP_EVENTS_KEPT, Shared
+from contract.events import STEP_EVENTS_KEPT, TELL_S, Shared
 from contract.job import ImageInfo
 from contract.redis_keys import CANCELING_KEY, events_key, job_key, preview_key
 from jobs.end import HandedBack, Publisher, Succeeded
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.unit.workers.parts import RETENTION, SHARED, claim, make_worker
-from workers.queue.events import TELL_S, EventWriter, earlier
+from workers.queue.events import EventWriter, earlier
 
 IMAGE = ImageInfo(id="a-0", url="/v1/images/a-0", seed=7, width=64, height=64, format="png", bytes=3, sha256="00")
 
