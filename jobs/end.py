@@ -6,6 +6,7 @@ came back has exactly one published result. A waiting job is ended by whoever fi
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ while ARGV[at] do
 end
 return 'live'
 """
+_END_SHA = hashlib.sha1(_END.encode(), usedforsecurity=False).hexdigest()
 
 
 class Publisher:
@@ -114,7 +116,6 @@ class Publisher:
         self._worker = worker
         self._redis = redis
         self._retention = retention
-        self._script = redis.register_script(_END)
 
     def end(self, run: JobRun, ending: Ending) -> bool:
         """Write how `run` ended. Answers and raises as `end_all`."""
@@ -130,14 +131,13 @@ class Publisher:
         """
         with self._redis.pipeline(transaction=False) as pipe:
             for run, ending in endings:
-                pipe.evalsha(self._script.sha, 3, *self._arguments(run, ending))
+                pipe.evalsha(_END_SHA, 3, *self._arguments(run, ending))
             answers = pipe.execute(raise_on_error=False)
         return [self._ended(*each, answer) for each, answer in zip(endings, answers, strict=True)]
 
     def _ended(self, run: JobRun, ending: Ending, answer: Any) -> bool:
         if isinstance(answer, NoScriptError):  # a new Redis, or one that was restarted
-            arguments = self._arguments(run, ending)
-            answer = self._script(arguments[:3], arguments[3:])
+            answer = self._redis.eval(_END, 3, *self._arguments(run, ending))
         elif isinstance(answer, Exception):
             raise answer
         written = as_text(answer) != "stale"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -106,7 +107,7 @@ def test_a_resumed_job_trims_what_earlier_executions_wrote(redis: Redis) -> None
     assert event_types(redis, "a").count("step") == STEP_EVENTS_KEPT
 
 
-def steps_of(redis: Redis) -> list[dict[bytes, bytes]]:
+def steps_of(redis: Redis) -> list[dict[Any, Any]]:
     """Fields of the step events of job a."""
     entries = redis.xrange(events_key("a")) or []
     return [dict(fields) for _, fields in entries if fields and fields[b"type"] == b"step"]
