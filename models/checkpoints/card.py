@@ -145,6 +145,7 @@ def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str
             "steps": UPSCALE_STEPS if upscales and config.low_res_schedule is None else STEPS,
             "sampler": checkpoint.sampler if checkpoint.sampler in samplers else samplers[0],
             "guidance_scale": _guidance(config),
+            **_noise_levels(checkpoint, samplers),
         },
         "fields": _fields(config, tasks),
         "prediction_type": config.schedule.prediction,
@@ -160,6 +161,14 @@ def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str
     if isinstance(config.conditioner, RescalerConfig):
         card["map_classes"] = config.conditioner.in_channels
     return card
+
+
+def _noise_levels(checkpoint: Checkpoint, samplers: Collection[str]) -> dict[str, Any]:
+    """The rest of what the authors chose with their sampler, where it is one of ours."""
+    if checkpoint.sampler not in samplers:
+        return {}
+    chosen = {"schedule": checkpoint.levels, "eta": checkpoint.eta or None}
+    return {name: value for name, value in chosen.items() if value is not None}
 
 
 def tasks_of(config: ModelConfig) -> tuple[str, ...]:

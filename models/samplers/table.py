@@ -66,6 +66,11 @@ class Plan:
     noise_scale: float = 1.0
 
     @property
+    def unguided(self) -> frozenset[int]:
+        """The rows that are evaluated with the condition alone."""
+        return frozenset(i for i, row in enumerate(self.rows) if not row.guided)
+
+    @property
     def start(self) -> NoiseLevel:
         return NoiseLevel(self.rows[0].alpha, self.rows[0].sigma)
 

@@ -175,7 +175,7 @@ def starting_noise(spec: JobSpec, seed: int) -> Tensor:
 def starting_latent(spec: JobSpec, conditions: Conditions, x_T: Tensor) -> Tensor:
     """Return z at the plan's first row, c h w: noise, or the picture's latent under it (SDEdit, Meng et al. 2022)."""
     if conditions.latent is None:
-        return x_T
+        return spec.plan.noise_scale * x_T
     start = spec.plan.start
     return start.alpha * conditions.latent.float() + start.sigma * x_T
 
