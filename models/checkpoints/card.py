@@ -32,6 +32,7 @@ COMMON = (
 STEPS, UPSCALE_STEPS = 50, 100  # of the original scripts
 GUIDANCE = {"clip": 7.5, "ldm": 5.0, "bert": 4.0}
 CLASS_GUIDANCE, UPSCALE_GUIDANCE = 3.0, 9.0
+LCM_STEPS, LCM_GUIDANCE = 4, 8.5  # of the latent consistency pipeline
 NOISE_LEVEL, MAX_NOISE_LEVEL = 20, 350  # of the SD x4 upscaler
 DEFAULT_LATENT = 32  # height and width of training latents where no file says
 
@@ -156,6 +157,9 @@ def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str
         card |= {"token_window": checkpoint.tokenizer.window, "tokenizer": TOKENIZER}
     if config.low_res_schedule is not None:
         card["defaults"]["noise_level"], card["noise_levels"] = NOISE_LEVEL, MAX_NOISE_LEVEL + 1
+    if config.unet.guidance_dim is not None:
+        card["guidance_embedded"] = True
+        card["defaults"] |= {"steps": LCM_STEPS, "guidance_scale": LCM_GUIDANCE}
     if config.classes is not None:
         card["classes"] = config.classes
     if isinstance(config.conditioner, RescalerConfig):

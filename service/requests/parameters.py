@@ -50,15 +50,16 @@ def guided(post: Guided, card: ModelCard) -> dict[str, Any]:
     return {"guidance_scale": scale, "guidance_interval": interval, "guidance_embedded": card.guidance_embedded}
 
 
-def _interval(interval: tuple[float, float] | None, card: ModelCard) -> tuple[float, float] | None:
-    if interval is None:
+def _interval(sent: list[float] | None, card: ModelCard) -> tuple[float, float] | None:
+    if sent is None:
         return None
+    interval = (sent[0], sent[1])
     if "guidance_scale" not in card.fields or card.guidance_embedded:
         detail = f"guidance_interval is of no use to model {card.id}, whose steps have no unguided half"
-        raise InvalidRequest(detail, field="guidance_interval", value=list(interval), bound=None)
+        raise InvalidRequest(detail, field="guidance_interval", value=sent, bound=None)
     if interval[0] >= interval[1]:
-        detail = f"guidance_interval is {list(interval)}; its first number must be below its second"
-        raise InvalidRequest(detail, field="guidance_interval", value=list(interval), bound=[0, 1])
+        detail = f"guidance_interval is {sent}; its first number must be below its second"
+        raise InvalidRequest(detail, field="guidance_interval", value=sent, bound=[0, 1])
     return interval
 
 

@@ -99,8 +99,10 @@ class Guided(Post):
         le=50,
         description="How strongly the condition leads; 0, 1: no guidance. Default: the model's.",
     )
-    guidance_interval: tuple[Share, Share] | None = Field(
+    guidance_interval: list[Share] | None = Field(
         default=None,
+        min_length=2,
+        max_length=2,
         description="Guide only where a step's timestep is between these shares of all, [from, to]: 0 is no noise, "
         "1 nothing else. Steps outside cost one row instead of two. Default: everywhere.",
     )

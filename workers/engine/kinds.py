@@ -160,7 +160,8 @@ def job_spec_of(request: JobRequest, files: Mapping[str, Picture], model: Latent
     )  # fmt: skip
     stride = 2 ** (len(config.unet.channels) - 1)
     frame = Frame(*size, stride * model.latent_factor // scale)
-    guided = request.guided and (isinstance(config.conditioner, TextConfig) or config.null_class is not None)
+    leads = isinstance(config.conditioner, TextConfig) or config.null_class is not None
+    guided = request.guided and leads and config.unet.guidance_dim is None
     return JobSpec(model, request, plan, frame, scale, pictures, guided)
 
 
