@@ -14,6 +14,7 @@ from torch import Tensor
 from models.checkpoints.diffusers.scheduler import read_scheduler
 from models.checkpoints.load import load
 from models.inputs import Inputs
+from models.networks.unet import guidance_embedding
 from models.pipeline import LatentDiffusion
 from models.samplers import Plan, compile_plan
 from models.samplers.levels import SIGMAS, SigmaTable
@@ -90,6 +91,31 @@ class SamplerRuns:
         if read.sampler is None or any("not followed" in note for note in read.notes):
             raise NotCoveredError(f"{run['scheduler']}: {read.notes}")
         return Ours(read.sampler, read.levels, NoiseSchedule(read.schedule))
+
+
+class FullLcm:
+    """Outputs of a network that reads the guidance scale itself: one pass a step."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.model: LatentDiffusion = load(case.weights)
+        self.scale = torch.full((len(case.inputs["latents"]),), float(case.spec["sampling"]["guidance_scale"]))
+
+    def __call__(self, output: str) -> Tensor:
+        context = self.model.encode_tokens(self.case.inputs["input_ids"])
+        if output == "prompt_embeds":
+            return context
+        inputs, latents = Inputs(context, guidance_scale=self.scale), self.case.inputs["latents"]
+        if output == "guidance_embedding":
+            return guidance_embedding(self.scale, self.model.config.unet.guidance_dim or 0)
+        if match := re.fullmatch(r"unet_output_t(\d+)", output):
+            return self.model.predict(latents, torch.full((len(latents),), float(match[1])), inputs)
+        if match := re.fullmatch(r"latent(?:_(\d+))?", output):
+            plan = compile_plan("lcm", self.model.schedule, int(match[1] or self.case.spec["sampling"]["steps"]))
+            return sample(
+                self.model, plan, latents, Conditioning(inputs), lambda row: self.case.inputs["step_noise"][row]
+            )
+        raise NotCoveredError(output)
 
 
 @cache
