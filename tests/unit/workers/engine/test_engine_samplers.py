@@ -1,4 +1,4 @@
-"""Samplers in the engine: steps of two rows, guidance within an interval, and networks that read the scale themselves."""
+"""Samplers in the engine: steps of two rows, guidance within an interval, networks that read the scale themselves."""
 
 from __future__ import annotations
 
