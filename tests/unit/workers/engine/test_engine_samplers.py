@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import InvalidRequest
 from models.checkpoints.load import load
 from models.pipeline import LatentDiffusion
-from tests.engines import failures, finished, make_engine, make_request, play
+from tests.engines import finished, make_engine, make_request, play
 from tests.parity.run import CASES
 from workers.engine.messages import Admission, Called, Outcome, Stepped
 
@@ -30,7 +31,7 @@ def picture(**changes: object) -> bytes:
 @pytest.mark.parametrize("sampler", ["heun", "dpm2", "dpm2_a", "dpmpp_2s_a", "dpmpp_sde"])
 def test_a_step_of_two_rows_counts_and_is_shown_when_both_are_done(sampler: str) -> None:
     outcomes = play(make_engine(), [Admission("a", make_request(sampler=sampler, preview_every=1))])
-    assert len(rows(outcomes)) == 7
+    assert len(rows(outcomes)) == 6  # the first step, from no signal, and the last are one row each
     steps = [o for o in outcomes if isinstance(o, Stepped)]
     assert [o.step for o in steps] == [1, 2, 3, 4]
     assert [o.preview is not None for o in steps] == [True, True, True, False]
@@ -66,19 +67,19 @@ def test_strict_slots_are_the_same_beside_others_of_any_interval_sampler_and_sch
         assert finished(together)[f"j{i}", 0].tobytes() == picture(**change)
 
 
-def test_a_schedule_that_a_sampler_lacks_fails_the_job_by_name() -> None:
-    outcomes = play(make_engine(), [Admission("a", make_request(timesteps=(5, 900)))])
-    assert "timesteps are [5, 900]; they must fall" in failures(outcomes)["a"]
+def test_timesteps_that_rise_are_refused_by_name() -> None:
+    with pytest.raises(InvalidRequest, match=r"timesteps are \[5, 900\]; they must fall"):
+        make_engine().admit(Admission("a", make_request(timesteps=(5, 900))))
 
 
 @lru_cache
 def consistency() -> dict[str, LatentDiffusion]:
-    return {"lcm": load(LCM)}
+    return {LCM.name: load(LCM)}
 
 
 def test_a_network_that_reads_the_scale_takes_one_row_a_step_and_heeds_it() -> None:
     jobs = [
-        Admission(name, make_request(model="lcm", sampler="lcm", guidance_scale=scale, determinism="strict"))
+        Admission(name, make_request(model=LCM.name, sampler="lcm", guidance_scale=scale, determinism="strict"))
         for name, scale in (("a", 8.5), ("b", 8.5), ("c", 2.0))
     ]
     outcomes = play(make_engine(consistency()), jobs)
