@@ -212,9 +212,9 @@ class UNet(nn.Module):
         self, z_t: Tensor, timesteps: Tensor, labels: Tensor | None, guidance_scale: Tensor | None
     ) -> Tensor:
         sinusoids = timestep_embedding(timesteps, self.config.channels[0]).to(z_t.dtype)  # b c
-        dim = self.config.guidance_dim
-        guided = guidance_scale is not None and dim is not None
-        guidance = guidance_embedding(guidance_scale, dim).to(z_t.dtype) if guided else None
+        dim, guidance = self.config.guidance_dim, None
+        if guidance_scale is not None and dim is not None:
+            guidance = guidance_embedding(guidance_scale, dim).to(z_t.dtype)
         emb = self.time_embedding(sinusoids, guidance)
         if labels is not None:
             emb = emb + self.class_embedding(labels)
