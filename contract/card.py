@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from contract.base import Kind, Wire
+from contract.samplers import Schedule
 
 CARD = "card.json"
 # Folders of LATENTD_MODELS_DIR that hold no models; kept for what they will hold.
@@ -23,6 +24,7 @@ class CardDefaults(Wire):
     sampler: str
     guidance_scale: float = 1.0
     eta: float = 0.0
+    schedule: Schedule | None = Field(default=None, exclude_if=lambda schedule: schedule is None)
     strength: float = 1.0
     img2img_strength: float = 0.75
     noise_level: int | None = None
@@ -48,6 +50,11 @@ class ModelCard(Wire):
     samplers: tuple[str, ...]
     token_window: int | None = Field(default=None, description="Tokens of a prompt that are read, specials included.")
     tokenizer: str | None = Field(default=None, description="tokenizer.json, relative to the card.")
+    guidance_embedded: bool = Field(
+        default=False,
+        exclude_if=lambda embedded: not embedded,
+        description="The network reads guidance_scale itself (latent consistency models): one row a step.",
+    )
     classes: int | None = Field(default=None, description="class_id is below it.")
     class_names: tuple[str, ...] | None = Field(default=None, description="Names by class_id, for `label`.")
     map_classes: int | None = Field(default=None, description="Pixels of a label map are below it.")

@@ -9,6 +9,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from contract.base import Kind, Wire
 from contract.lanes import Lane
+from contract.samplers import Schedule, evaluations
 
 OutputFormat: TypeAlias = Literal["png", "jpeg", "webp"]
 MaskMode: TypeAlias = Literal["white", "black", "alpha", "auto"]
@@ -55,6 +56,8 @@ class BaseRequest(Wire):
     steps: int
     sampler: str
     eta: float = 0.0
+    schedule: Schedule | None = Field(default=None, exclude_if=lambda schedule: schedule is None)
+    timesteps: tuple[int, ...] | None = Field(default=None, exclude_if=lambda timesteps: timesteps is None)
     seed: int = Field(ge=0, lt=SEEDS)
     num_images: int = 1
     output_format: OutputFormat = "png"
@@ -96,6 +99,11 @@ class BaseRequest(Wire):
         return 1.0
 
     @property
+    def guided_within(self) -> tuple[float, float] | None:
+        """Shares of the training timesteps, 0 clean and 1 noise, between which the condition leads; None: always."""
+        return None
+
+    @property
     def denoising_strength(self) -> float:
         """How much of an uploaded picture is forgotten; 1: all of it."""
         return 1.0
@@ -116,9 +124,23 @@ class BaseRequest(Wire):
         return max(1, int(self.steps * self.denoising_strength)) * self.num_images
 
     @property
+    def rows_per_call(self) -> int:
+        """Rows of all images in one call while they are guided, or aren't at all."""
+        return self.num_images * (2 if self.guided else 1)
+
+    @property
     def rows(self) -> int:
-        """Network evaluations of the whole job, the unit of queue estimates."""
-        return self.run_steps * (2 if self.guided else 1)
+        """Network evaluations of the whole job, the unit of queue estimates; with `guided_within` about as many."""
+        calls = evaluations(self.sampler, self.run_steps // self.num_images) * self.num_images
+        return calls + (round(calls * self._guided_share) if self.guided else 0)
+
+    @property
+    def _guided_share(self) -> float:
+        """The share of the steps that are guided, were they evenly spread over the timesteps of this strength."""
+        if self.guided_within is None:
+            return 1.0
+        low, high = self.guided_within
+        return max(0.0, min(high, self.denoising_strength) - low) / self.denoising_strength
 
     def for_clients(self) -> Self:
         """Copy the request without where its uploads are stored."""
@@ -134,10 +156,21 @@ class GuidedRequest(BaseRequest):
     """What the kinds have that can be led by a condition."""
 
     guidance_scale: float = 1.0
+    guidance_interval: tuple[float, float] | None = Field(default=None, exclude_if=lambda interval: interval is None)
+    # The network reads guidance_scale itself, as latent consistency models do: one row a step.
+    guidance_embedded: SkipJsonSchema[bool] = Field(default=False, exclude_if=lambda embedded: not embedded)
 
     @property
     def guidance(self) -> float:
         return self.guidance_scale
+
+    @property
+    def guided(self) -> bool:
+        return not self.guidance_embedded and super().guided
+
+    @property
+    def guided_within(self) -> tuple[float, float] | None:
+        return self.guidance_interval
 
 
 class PromptedRequest(GuidedRequest):

@@ -37,7 +37,9 @@ _COMPVIS_BETAS: Mapping[str, BetaSchedule] = {
 }
 # Schedulers of diffusers that clamp x0 unless told otherwise, and those whose steps are spread by linspace.
 _CLIPPING = ("DDIMScheduler", "DDPMScheduler")
-_LEADING = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")
+_LEADING = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LCMScheduler", "TCDScheduler")
+# Those whose betas are Stable Diffusion's unless told otherwise.
+_SCALED = ("LCMScheduler", "TCDScheduler")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +84,12 @@ class ScheduleConfig:
             raise CheckpointError("scheduler_config.json: thresholding is for pixel models and is not supported")
         betas = config.get("trained_betas")
         clips = kind in _CLIPPING and config.get("clip_sample", True)
+        shape, start, end = ("scaled_linear", 0.00085, 0.012) if kind in _SCALED else ("linear", 0.0001, 0.02)
         return cls(
             timesteps=int(config.get("num_train_timesteps", 1000)),
-            beta_schedule=_lookup("beta_schedule", config.get("beta_schedule", "linear"), _DIFFUSERS_BETAS),
-            beta_start=float(config.get("beta_start", 0.0001)),
-            beta_end=float(config.get("beta_end", 0.02)),
+            beta_schedule=_lookup("beta_schedule", config.get("beta_schedule", shape), _DIFFUSERS_BETAS),
+            beta_start=float(config.get("beta_start", start)),
+            beta_end=float(config.get("beta_end", end)),
             trained_betas=None if betas is None else tuple(float(beta) for beta in betas),
             prediction=_lookup("prediction_type", config.get("prediction_type", "epsilon"), _PREDICTIONS),
             zero_terminal_snr=bool(config.get("rescale_betas_zero_snr", False)),

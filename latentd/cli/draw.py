@@ -41,7 +41,12 @@ Model = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps, 1–1000. Default: the model's.")]
 Sampler = Annotated[str | None, typer.Option(help="Sampler. Default: the model's.")]
-Eta = Annotated[float | None, typer.Option(help="DDIM's share of fresh noise, 0–1.")]
+Eta = Annotated[float | None, typer.Option(help="ddim's share of fresh noise, 0–1; tcd's γ.")]
+Schedule = Annotated[str | None, typer.Option(help="Noise levels: karras, normal, … Default: the model's.")]
+Interval = Annotated[
+    tuple[float, float] | None,
+    typer.Option("--guidance-interval", help="Guide between these shares of the noise levels, 0–1 each."),
+]
 Seed = Annotated[int | None, typer.Option(help="Seed of the first image; drawn and shown if absent.")]
 Count = Annotated[int, typer.Option("--num-images", "-n", help="Images to make, 1–16.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale, 0–50; 0 and 1: none. Default: the model's.")]
@@ -59,9 +64,11 @@ def generate(
     height: Annotated[int | None, typer.Option(help="Pixels, from 64.")] = None,
     negative_prompt: Negative = None,
     guidance_scale: Guidance = None,
+    guidance_interval: Interval = None,
     steps: Steps = None,
     sampler: Sampler = None,
     eta: Eta = None,
+    schedule: Schedule = None,
     seed: Seed = None,
     num_images: Count = 1,
     device: Device = "auto",
@@ -74,6 +81,7 @@ def generate(
         prompt=prompt, class_id=class_id, label=label, width=width, height=height, steps=steps
     )
     fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale, sampler=sampler, eta=eta, seed=seed)
+    fields |= dict(schedule=schedule, guidance_interval=guidance_interval)
     draw(kind, fields | dict(num_images=num_images, model=model), {}, out, device, force=force, json=json)
 
 
@@ -90,9 +98,11 @@ def inpaint(
     strength: Annotated[float | None, typer.Option(help="How much of the old picture is forgotten, up to 1.")] = None,
     negative_prompt: Negative = None,
     guidance_scale: Guidance = None,
+    guidance_interval: Interval = None,
     steps: Steps = None,
     sampler: Sampler = None,
     eta: Eta = None,
+    schedule: Schedule = None,
     seed: Seed = None,
     num_images: Count = 1,
     device: Device = "auto",
@@ -102,7 +112,7 @@ def inpaint(
     """Repaint the masked part of a picture; every other pixel stays as it is."""
     fields = dict(prompt=prompt, mask_mode=mask_mode, feather=feather, strength=strength, sampler=sampler, eta=eta)
     fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale, steps=steps, seed=seed)
-    fields |= dict(num_images=num_images, model=model)
+    fields |= dict(num_images=num_images, model=model, schedule=schedule, guidance_interval=guidance_interval)
     draw("inpaint", fields, {"image": image, "mask": mask}, out, device, force=force, json=json)
 
 
@@ -113,13 +123,14 @@ def upscale(
     steps: Steps = None,
     sampler: Sampler = None,
     eta: Eta = None,
+    schedule: Schedule = None,
     seed: Seed = None,
     device: Device = "auto",
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Make a picture four times as large."""
-    fields = dict(model=model, steps=steps, sampler=sampler, eta=eta, seed=seed)
+    fields = dict(model=model, steps=steps, sampler=sampler, eta=eta, schedule=schedule, seed=seed)
     draw("upscale", fields, {"image": image}, out, device, force=force, json=json)
 
 

@@ -32,6 +32,7 @@ COMMON = (
 STEPS, UPSCALE_STEPS = 50, 100  # of the original scripts
 GUIDANCE = {"clip": 7.5, "ldm": 5.0, "bert": 4.0}
 CLASS_GUIDANCE, UPSCALE_GUIDANCE = 3.0, 9.0
+LCM_STEPS, LCM_GUIDANCE = 4, 8.5  # of the latent consistency pipeline
 NOISE_LEVEL, MAX_NOISE_LEVEL = 20, 350  # of the SD x4 upscaler
 DEFAULT_LATENT = 32  # height and width of training latents where no file says
 
@@ -145,6 +146,7 @@ def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str
             "steps": UPSCALE_STEPS if upscales and config.low_res_schedule is None else STEPS,
             "sampler": checkpoint.sampler if checkpoint.sampler in samplers else samplers[0],
             "guidance_scale": _guidance(config),
+            **_noise_levels(checkpoint, samplers),
         },
         "fields": _fields(config, tasks),
         "prediction_type": config.schedule.prediction,
@@ -155,11 +157,22 @@ def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str
         card |= {"token_window": checkpoint.tokenizer.window, "tokenizer": TOKENIZER}
     if config.low_res_schedule is not None:
         card["defaults"]["noise_level"], card["noise_levels"] = NOISE_LEVEL, MAX_NOISE_LEVEL + 1
+    if config.unet.guidance_dim is not None:
+        card["guidance_embedded"] = True
+        card["defaults"] |= {"steps": LCM_STEPS, "guidance_scale": LCM_GUIDANCE}
     if config.classes is not None:
         card["classes"] = config.classes
     if isinstance(config.conditioner, RescalerConfig):
         card["map_classes"] = config.conditioner.in_channels
     return card
+
+
+def _noise_levels(checkpoint: Checkpoint, samplers: Collection[str]) -> dict[str, Any]:
+    """The rest of what the authors chose with their sampler, where it is one of ours."""
+    if checkpoint.sampler not in samplers:
+        return {}
+    chosen = {"schedule": checkpoint.levels, "eta": checkpoint.eta or None}
+    return {name: value for name, value in chosen.items() if value is not None}
 
 
 def tasks_of(config: ModelConfig) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ class UNetConfig:
     res_down: tuple[bool, ...] = ()  # levels halved by a residual block instead of a convolution
     res_up: tuple[bool, ...] = ()  # levels doubled by one
     num_classes: int | None = None  # class labels or noise levels added to the time embedding
+    guidance_dim: int | None = None  # of the embedded guidance scale that a distilled network reads
     norm_groups: int = 32
     norm_eps: float = 1e-5
 
@@ -50,15 +51,32 @@ def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
     return F.pad(emb, (0, dim % 2))
 
 
-class TimeEmbedding(nn.Module):
-    """Two linear layers over the sinusoids."""
+def guidance_embedding(guidance_scale: Tensor, dim: int) -> Tensor:
+    """Return sinusoids b dim of 1000·(s − 1) for scales s (b), [sin | cos] (Luo et al. 2023, latent consistency).
 
-    def __init__(self, channels: int, emb_channels: int) -> None:
+    Unlike those of t, their periods end at exactly 2π·10000.
+    """
+    half = dim // 2
+    exponent = torch.arange(half, dtype=torch.float32, device=guidance_scale.device) * (
+        -math.log(MAX_PERIOD) / (half - 1)
+    )
+    args = 1000.0 * (guidance_scale.float() - 1.0)[:, None] * exponent.exp()  # b half
+    return F.pad(torch.cat([args.sin(), args.cos()], dim=1), (0, dim % 2))
+
+
+class TimeEmbedding(nn.Module):
+    """Two linear layers over the sinusoids, to which those of a guidance scale may be added."""
+
+    def __init__(self, channels: int, emb_channels: int, guidance_dim: int | None) -> None:
         super().__init__()
+        if guidance_dim is not None:
+            self.cond_proj = nn.Linear(guidance_dim, channels, bias=False)
         self.linear_1 = nn.Linear(channels, emb_channels)
         self.linear_2 = nn.Linear(emb_channels, emb_channels)
 
-    def forward(self, sinusoids: Tensor) -> Tensor:
+    def forward(self, sinusoids: Tensor, guidance: Tensor | None = None) -> Tensor:
+        if guidance is not None:
+            sinusoids = sinusoids + self.cond_proj(guidance)  # b c
         return self.linear_2(F.silu(self.linear_1(sinusoids)))  # type: ignore[no-any-return]  # b e
 
 
@@ -130,7 +148,7 @@ class UNet(nn.Module):
         self.config = config
         channels = config.channels
         self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
-        self.time_embedding = TimeEmbedding(channels[0], 4 * channels[0])
+        self.time_embedding = TimeEmbedding(channels[0], 4 * channels[0], config.guidance_dim)
         if config.num_classes is not None:
             self.class_embedding = Embedding(config.num_classes, 4 * channels[0])
         self.down_blocks = nn.ModuleList()
@@ -171,22 +189,33 @@ class UNet(nn.Module):
             width = channels
 
     def forward(
-        self, z_t: Tensor, timesteps: Tensor, context: Tensor | None = None, labels: Tensor | None = None
+        self,
+        z_t: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None = None,
+        labels: Tensor | None = None,
+        guidance_scale: Tensor | None = None,
     ) -> Tensor:
         """Return the raw prediction b c h w.
 
         z_t: b c_in h w, concatenated conditioning included; timesteps: b; context: b n d;
-        labels: b, class numbers or noise levels.
+        labels: b, class numbers or noise levels; guidance_scale: b, where the network was distilled to read it.
         """
-        emb = self._embedding(z_t, timesteps, labels)  # b 4c
+        emb = self._embedding(z_t, timesteps, labels, guidance_scale)  # b 4c
         h = self.conv_in(z_t)  # b c h w
         h, skips = self._down(h, emb, context)
         h = self.mid_block(h, emb, context)  # b c h/2ⁿ w/2ⁿ
         h = self._up(h, skips, emb, context)  # b c h w
         return self.conv_out(F.silu(self.conv_norm_out(h)))  # type: ignore[no-any-return]
 
-    def _embedding(self, z_t: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        emb = self.time_embedding(timestep_embedding(timesteps, self.config.channels[0]).to(z_t.dtype))
+    def _embedding(
+        self, z_t: Tensor, timesteps: Tensor, labels: Tensor | None, guidance_scale: Tensor | None
+    ) -> Tensor:
+        sinusoids = timestep_embedding(timesteps, self.config.channels[0]).to(z_t.dtype)  # b c
+        dim, guidance = self.config.guidance_dim, None
+        if guidance_scale is not None and dim is not None:
+            guidance = guidance_embedding(guidance_scale, dim).to(z_t.dtype)
+        emb = self.time_embedding(sinusoids, guidance)
         if labels is not None:
             emb = emb + self.class_embedding(labels)
         return F.silu(emb)

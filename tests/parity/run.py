@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tests.parity.case import Case, Compute, NotCoveredError
 from tests.parity.modules import module
 from tests.parity.pipelines import Pipeline
+from tests.parity.samplers import FullLcm, SamplerRuns
 from tests.parity.schedules import Schedules
 from tests.parity.whole import Whole
 
@@ -45,6 +46,10 @@ def find_cases(roots: list[Path]) -> list[Case]:
 
 def computation(case: Case) -> Compute:
     """By what the config describes: a pipeline, a whole model, one class, or schedules alone."""
+    if case.config.get("pipeline") == "LatentConsistencyModelPipeline":
+        return FullLcm(case)
+    if any("scheduler" in run or "sigmas" in run for run in case.runs().values()):
+        return SamplerRuns(case)
     if "pipeline" in case.config:
         return Pipeline(case)
     if "model" in case.config:

@@ -100,7 +100,7 @@ def mapped(spec: JobSpec, prompts: PromptCache) -> Conditions:
 def _conditions(spec: JobSpec, prompts: PromptCache, concat: Tensor | None) -> Conditions:
     """Make the inputs of the condition and, where guided, of what it is led away from: their contexts differ."""
     context, null_context = _contexts(spec, prompts)
-    inputs = Inputs(context, concat, _labels(spec))
+    inputs = Inputs(context, concat, _labels(spec), _guidance_scale(spec))
     return Conditions(inputs, replace(inputs, context=null_context) if spec.guided else None)
 
 
@@ -126,6 +126,13 @@ def _labels(spec: JobSpec) -> Tensor | None:
         return None
     number = spec.request.class_label
     return None if number is None else torch.tensor(number, device=spec.model.device)
+
+
+def _guidance_scale(spec: JobSpec) -> Tensor | None:
+    """Return what a network that was distilled with guidance is told of it."""
+    if spec.model.config.unet.guidance_dim is None:
+        return None
+    return torch.tensor(spec.request.guidance, device=spec.model.device)
 
 
 def _starts_noised(spec: JobSpec) -> bool:
@@ -175,7 +182,7 @@ def starting_noise(spec: JobSpec, seed: int) -> Tensor:
 def starting_latent(spec: JobSpec, conditions: Conditions, x_T: Tensor) -> Tensor:
     """Return z at the plan's first row, c h w: noise, or the picture's latent under it (SDEdit, Meng et al. 2022)."""
     if conditions.latent is None:
-        return x_T
+        return spec.plan.noise_scale * x_T
     start = spec.plan.start
     return start.alpha * conditions.latent.float() + start.sigma * x_T
 

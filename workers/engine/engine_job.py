@@ -77,6 +77,7 @@ class EngineJob:
             position=image.position,
             lane=self.admission.request.priority,
             strict=self.admission.request.determinism == "strict",
+            unguided=self.spec.plan.unguided,
         )
 
     def undecoded(self, index: int) -> UndecodedImage:
@@ -85,7 +86,8 @@ class EngineJob:
 
     def share(self, batch: Batch, seconds: float) -> Share:
         """Return its part in a call of `seconds`, and add it to what it cost so far."""
-        rows = sum(slot.rows_per_step for slot in batch.slots if slot.job_id == self.job_id)
+        shares = zip(batch.slots, batch.slot_rows, strict=True)
+        rows = sum(rows for slot, rows in shares if slot.job_id == self.job_id)
         jobs = len({slot.job_id for slot in batch.slots})
         self.denoise_s += seconds
         self.gpu_s += seconds * rows / batch.rows

@@ -24,7 +24,7 @@ class LatentState:
     seed: int
     plan: Plan
     conditions: Conditions
-    guidance_scale: float | None  # None: one row, without guidance
+    guidance: float | None  # its scale; None: one row, without guidance
     starting_noise: Tensor  # c h w
     z_t: Tensor  # c h w
     position: int = 0
@@ -36,13 +36,18 @@ class LatentState:
         return self.plan.rows[self.position]
 
     @property
+    def guidance_scale(self) -> float | None:
+        """That of the next call; None outside the plan's guidance interval, too."""
+        return self.guidance if self.row.guided else None
+
+    @property
     def done(self) -> bool:
         return self.position == len(self.plan.rows)
 
     @property
     def step(self) -> int:
-        """The user's steps that are done."""
-        return self.plan.rows[self.position - 1].step if self.position else 0
+        """The user's steps that are done: with all of their rows."""
+        return self.plan.steps if self.done else self.row.step - 1
 
     def entering(self) -> Tensor:
         """Return z_t as the network gets it, c h w: where the picture is known, at this row's noise level."""

@@ -53,6 +53,7 @@ def _conditional(config: UNetConfig) -> Json:
         "transformer_layers_per_block": _same(config.depth),
         "only_cross_attention": _same(config.only_cross_attention),
         "use_linear_projection": config.linear_projection,
+        **({} if config.guidance_dim is None else {"time_cond_proj_dim": config.guidance_dim}),
     }
 
 

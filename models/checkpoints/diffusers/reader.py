@@ -63,7 +63,10 @@ def load_diffusers(folder: Path, *, data: bool = True) -> Checkpoint:
         states["conditioner"] = renamed(read["conditioner"], *TEXT_RENAMES[text.kind])
     origin = {id(value): key for weights in read.values() for key, value in weights.items()}
     tokenizer = _tokenizer(folder, index, text.positions if text else 0)
-    return Checkpoint(config, states, tokenizer, scheduler.notes, origin=origin, sampler=scheduler.sampler)
+    return Checkpoint(
+        config, states, tokenizer, scheduler.notes, origin=origin,
+        sampler=scheduler.sampler, levels=scheduler.levels, eta=scheduler.eta,
+    )  # fmt: skip
 
 
 def _has(index: dict[str, Any], component: str) -> bool:

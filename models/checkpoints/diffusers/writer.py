@@ -27,6 +27,8 @@ Json = dict[str, Any]
 TEXT_CLASSES = {"bert": "BertModel", "clip": "CLIPTextModel", "ldm": "LDMBertModel"}
 TEXT_RENAMES = {"bert": TO_BERT, "clip": TO_CLIP, "ldm": TO_LDM_BERT}
 TOKENIZERS = {"bert": "BertTokenizer", "clip": "CLIPTokenizer", "ldm": "BertTokenizer"}
+CONSISTENCY = "LatentConsistencyModelPipeline"
+SCHEDULERS = {CONSISTENCY: "LCMScheduler"}  # all others get DDIM's
 LDM_NAMES = {"vae": "vqvae", "text_encoder": "bert"}  # what LDM pipelines call their components
 
 
@@ -64,6 +66,8 @@ def pipeline_class(config: ModelConfig) -> str:
     if config.conditioner is not None and not text:
         raise CheckpointError("diffusers has no latent pipeline for class labels or label maps; convert --to native")
     if text and config.concat is None:
+        if config.unet.guidance_dim is not None:
+            return CONSISTENCY
         ldm = isinstance(config.conditioner, TextConfig) and config.conditioner.kind == "ldm"
         return "LDMTextToImagePipeline" if ldm else "StableDiffusionPipeline"
     if text and config.concat == "mask-latent":
@@ -89,7 +93,7 @@ def components(checkpoint: Checkpoint, pipeline: str) -> dict[str, tuple[Json, S
     parts: dict[str, tuple[Json, State | None]] = {
         "unet": (unet, _unet_state(states["unet"], config)),
         ldm.get("vae", "vae"): (vae, renamed(split(states["first_stage"]), TO_DIFFUSERS)),
-        "scheduler": (_schedule(config.schedule, "DDIMScheduler"), None),
+        "scheduler": (_schedule(config.schedule, SCHEDULERS.get(pipeline, "DDIMScheduler")), None),
     }
     if config.low_res_schedule is not None:
         parts["low_res_scheduler"] = (_schedule(config.low_res_schedule, "DDPMScheduler"), None)
@@ -140,7 +144,7 @@ def _index(pipeline: str, components: Mapping[str, tuple[Json, State | None]]) -
     for name, (config, _) in components.items():
         cls = config.get("_class_name") or config["architectures"][0]
         index[name] = [libraries.get(name, "diffusers"), cls]
-    if pipeline.startswith("StableDiffusion"):
+    if pipeline.startswith("StableDiffusion") or pipeline == CONSISTENCY:
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
         index |= {} if pipeline.endswith("UpscalePipeline") else {"requires_safety_checker": False}
     return index
