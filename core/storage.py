@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -72,7 +72,7 @@ def private_folder(folder: Path, variable: str) -> Path:
 def open_public(url: str, public_url: str) -> S3Store:
     """The store at `url` as clients reach it, at the endpoint `public_url`: it signs URLs and is never asked.
 
-    Whatever the environment says of endpoints.
+    Whatever AWS_ENDPOINT_URL says; settings refuse AWS_ENDPOINT_URL_S3 beside it, which obstore puts before all options.
 
     Raises:
         ConfigurationError: `url` isn't S3, or `public_url` is no HTTP URL.
@@ -86,21 +86,12 @@ def open_public(url: str, public_url: str) -> S3Store:
             bound="the URL of an S3 endpoint",
         )
     insecure = public_url.startswith("http://")
-    with _unset("AWS_ENDPOINT_URL_S3"):  # it would win over the endpoint that is given
-        return S3Store.from_url(
-            url, endpoint=public_url.rstrip("/"), client_options={"allow_http": insecure}, retry_config=RETRIES
-        )
-
-
-@contextmanager
-def _unset(variable: str) -> Iterator[None]:
-    """The environment without a variable, for stores opened meanwhile; obstore has no option that overrides it."""
-    value = os.environ.pop(variable, None)
-    try:
-        yield
-    finally:
-        if value is not None:
-            os.environ[variable] = value
+    return S3Store.from_url(
+        url,
+        endpoint=public_url.rstrip("/"),
+        client_options={"allow_http": insecure},
+        retry_config=RETRIES,
+    )
 
 
 def put_image(store: Store, path: str, data: bytes, media_type: str) -> None:
