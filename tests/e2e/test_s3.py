@@ -79,7 +79,7 @@ def test_waiting_clients_get_bytes_and_a_purge_leaves_nothing(service: Service, 
 
 def test_public_urls_need_s3(s3: S3Server) -> None:
     for url, public in (("/data", "https://s3.example.org"), (s3.env["LATENTD_STORAGE_URL"], "s3.example.org")):
-        with pytest.raises(ConfigurationError, match="LATENTD_STORAGE_PUBLIC_URL"):
+        with pytest.raises(ConfigurationError, match=r"LATENTD_STORAGE_PUBLIC_URL"):
             open_public(url, public)
     assert isinstance(open_public(s3.env["LATENTD_STORAGE_URL"], "https://s3.example.org/"), S3Store)
 
@@ -105,7 +105,7 @@ def test_the_public_endpoint_wins_over_the_environment(s3: S3Server, monkeypatch
     assert obstore.sign(public, "GET", "a", timedelta(seconds=60)).startswith("https://s3.example.org/")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.url)  # nothing that is given would win over it
     monkeypatch.setenv("LATENTD_STORAGE_PUBLIC_URL", "https://s3.example.org")
-    with pytest.raises(ConfigurationError, match="LATENTD_STORAGE_PUBLIC_URL=.*not with AWS_ENDPOINT_URL_S3"):
+    with pytest.raises(ConfigurationError, match=r"LATENTD_STORAGE_PUBLIC_URL=.*not with AWS_ENDPOINT_URL_S3"):
         read_settings()
 
 
