@@ -117,7 +117,7 @@ def test_what_images_install_is_current_and_hashed(image: str) -> None:
 def needed(requirements: list[str]) -> set[str]:
     """The names of packages that are installed for these requirements, and of those that they need; builders alone."""
     names: set[str] = set()
-    left = [Requirement(text) for text in requirements if not text.startswith("hatchling")]
+    left = [Requirement(text) for text in requirements if not text.startswith(("editables", "hatchling"))]
     while left:
         requirement = left.pop()
         name = canonical(requirement.name)

@@ -131,6 +131,29 @@ def test_a_damaged_append_only_file_is_named_with_what_mends_it(tiny_models: Pat
         assert redis.get("kept:180") == b"value"
 
 
+def test_a_damaged_base_of_the_append_only_file_is_named_as_well(tiny_models: Path, data: Path) -> None:
+    with embedded(data) as redis:
+        for number in range(200):
+            redis.set(f"kept:{number}", "value")
+        redis.bgrewriteaof()
+        until = time.monotonic() + 20
+        while (
+            redis.info("persistence")["aof_rewrite_in_progress"] or redis.info("persistence")["aof_current_size"] == 0
+        ):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    (file,) = (data / "redis/appendonlydir").glob("*.base.rdb")
+    whole = file.read_bytes()
+    assert len(whole) > 1000
+    file.write_bytes(whole[:500] + b"\xff" * 100 + whole[600:])
+    line = refusal(up(tiny_models, data))
+    assert f"{file} is damaged" in line
+    assert f"Put {file.parent} back from a backup, or move it away" in line
+    file.parent.rename(data / "moved")
+    with embedded(data) as redis:
+        assert redis.dbsize() == 0
+
+
 def test_a_second_signal_ends_up_at_once_and_says_what_it_waits_for(tiny_models: Path) -> None:
     with Service({"LATENTD_MODELS_DIR": str(tiny_models), "LATENTD_MODEL": "tiny"}) as service:
         service.client.post("/v1/txt2img", json={"model": "tiny", "prompt": "a", "steps": 1000, "num_images": 16})
