@@ -24,6 +24,7 @@ from models.schedule import NoiseSchedule
 from models.tokenizers.prompts import save_tokenizer
 
 TOKENIZER = "tokenizer/tokenizer.json"
+NO_TOKENIZER = "no tokenizer: put tokenizer.json beside it in a folder tokenizer/"
 BLOCK = 1 << 20  # bytes read at a time
 COMMON = (
     *("steps", "sampler", "eta", "seed", "num_images", "output_format", "priority", "deadline_ms"),
@@ -160,6 +161,11 @@ def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str
     if isinstance(config.conditioner, RescalerConfig):
         card["map_classes"] = config.conditioner.in_channels
     return card
+
+
+def is_mute(checkpoint: Checkpoint) -> bool:
+    """Tell whether it reads text, and nothing says how a text becomes tokens."""
+    return isinstance(checkpoint.config.conditioner, TextConfig) and checkpoint.tokenizer is None
 
 
 def tasks_of(config: ModelConfig) -> tuple[str, ...]:
