@@ -147,7 +147,8 @@ def test_models_that_read_no_text_can_be_drawn_from(run: Any, models: Path) -> N
 
 
 def test_every_kind_is_a_command_and_minus_one_draws_a_seed(run: Any, models: Path) -> None:
-    write_tiny("map", models / "map")
+    for kind in ("map", "plain"):
+        write_tiny(kind, models / kind)
     Image.new("RGB", (32, 32), "white").save("white.png")
     Image.new("L", (32, 32), 1).save("classes.png")
     drawn = json.loads(
