@@ -172,6 +172,17 @@ class Settings(BaseSettings):
             raise ValueError("must be an origin with or without a path, as https://example.org/draw")
         return None if parsed is None else f"{parsed[0]}{parsed[1]}"
 
+    @field_validator("storage_public_url")
+    @classmethod
+    def check_endpoints(cls, value: str | None) -> str | None:
+        """The object storage's client puts one variable before what it is given."""
+        if value and os.environ.get("AWS_ENDPOINT_URL_S3"):
+            raise ValueError(
+                "goes with AWS_ENDPOINT_URL for the service's own way to S3, not with AWS_ENDPOINT_URL_S3, which would "
+                "take the place of both"
+            )
+        return value
+
     @field_validator("log_level", "dtype", mode="before")
     @classmethod
     def ignore_case(cls, value: object) -> object:

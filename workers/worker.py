@@ -75,10 +75,11 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     retention = Retention(settings.retention_s, settings.gone_s)
     loop = Loop(worker, engine, list(cards), storing, savepoints, metrics, retention=retention)
     metrics_port = None if port is None else metrics.serve(port)
+    beating = connect(settings.redis)
     heart = Heartbeat(
         worker,
-        connect(settings.redis),
-        Reaper(connect(settings.redis), loop.claims.queues.values(), retention, worker.name),
+        beating,
+        Reaper(beating, loop.claims.queues.values(), retention, worker.name),
         list(cards),
         kind,
         loop.runs,

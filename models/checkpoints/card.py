@@ -24,6 +24,7 @@ from models.schedule import NoiseSchedule
 from models.tokenizers.prompts import save_tokenizer
 
 TOKENIZER = "tokenizer/tokenizer.json"
+NO_TOKENIZER = "no tokenizer: put tokenizer.json beside it in a folder tokenizer/"
 BLOCK = 1 << 20  # bytes read at a time
 COMMON = (
     *("steps", "sampler", "eta", "seed", "num_images", "output_format", "priority", "deadline_ms"),
@@ -173,6 +174,11 @@ def _noise_levels(checkpoint: Checkpoint, samplers: Collection[str]) -> dict[str
         return {}
     chosen = {"schedule": checkpoint.levels, "eta": checkpoint.eta or None}
     return {name: value for name, value in chosen.items() if value is not None}
+
+
+def is_mute(checkpoint: Checkpoint) -> bool:
+    """Tell whether it reads text, and nothing says how a text becomes tokens."""
+    return isinstance(checkpoint.config.conditioner, TextConfig) and checkpoint.tokenizer is None
 
 
 def tasks_of(config: ModelConfig) -> tuple[str, ...]:

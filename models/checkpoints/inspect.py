@@ -8,7 +8,7 @@ from pathlib import Path
 
 from models.checkpoints import native
 from models.checkpoints.build import State
-from models.checkpoints.card import describe, tasks_of
+from models.checkpoints.card import NO_TOKENIZER, describe, is_mute, tasks_of
 from models.checkpoints.checkpoint import Checkpoint, fitted
 from models.checkpoints.compvis.first_stage import read_first_stage
 from models.checkpoints.compvis.model import FIRST_STAGE, UNET, below, load_compvis
@@ -94,10 +94,4 @@ def _format(path: Path, file: Path | None) -> str:
 
 
 def _notes(checkpoint: Checkpoint) -> tuple[str, ...]:
-    missing = ("no tokenizer: put tokenizer.json beside it in a folder tokenizer/",)
-    text = (
-        checkpoint.config.conditioner is not None
-        and checkpoint.tokenizer is None
-        and "txt2img" in tasks_of(checkpoint.config)
-    )
-    return (*checkpoint.assumptions, *(missing if text else ()))
+    return (*checkpoint.assumptions, *([NO_TOKENIZER] if is_mute(checkpoint) else []))

@@ -107,6 +107,20 @@ class Embedding(nn.Embedding):
             super().reset_parameters()
 
 
+class PooledDownsample(nn.Module):
+    """The mean of 2 × 2 pixels: a UNet's halving without weights (`conv_resample: false`)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 2)  # b c h/2 w/2
+
+
+class NearestUpsample(nn.Module):
+    """Nearest neighbour to `size` alone: a UNet's doubling without weights."""
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        return F.interpolate(x, size=size or (2 * x.shape[2], 2 * x.shape[3]), mode="nearest")  # b c 2h 2w
+
+
 class Downsample(nn.Module):
     """Strided convolution. First stages pad right and bottom only, as VQGAN does; UNets pad all around."""
 

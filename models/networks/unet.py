@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.networks.attention import AttentionBlock, SpatialTransformer
-from models.networks.blocks import Downsample, Embedding, GroupNorm, ResBlock, Upsample
+from models.networks.blocks import (
+    Downsample,
+    Embedding,
+    GroupNorm,
+    NearestUpsample,
+    PooledDownsample,
+    ResBlock,
+    Upsample,
+)
 
 MAX_PERIOD = 10000.0
 
@@ -36,6 +44,7 @@ class UNetConfig:
     scale_shift_norm: bool = False
     res_down: tuple[bool, ...] = ()  # levels halved by a residual block instead of a convolution
     res_up: tuple[bool, ...] = ()  # levels doubled by one
+    conv_resample: bool = True  # else levels are halved by means and doubled by nearest neighbours, without weights
     num_classes: int | None = None  # class labels or noise levels added to the time embedding
     guidance_dim: int | None = None  # of the embedded guidance scale that a distilled network reads
     norm_groups: int = 32
@@ -170,7 +179,9 @@ class UNet(nn.Module):
                 if config.res_down and config.res_down[i]:
                     level.downsamplers.append(_res_block(config, channels, channels, "down"))
                 else:
-                    level.downsamplers.append(Downsample(channels, symmetric=True))
+                    level.downsamplers.append(
+                        Downsample(channels, symmetric=True) if config.conv_resample else PooledDownsample()
+                    )
                 skips.append(channels)
             self.down_blocks.append(level)
             width = channels
@@ -184,7 +195,8 @@ class UNet(nn.Module):
             level = UNetLevel(config, i, [(a + skips.pop(), channels) for a in inputs])
             if i > 0:
                 res = config.res_up and config.res_up[i]
-                level.upsamplers.append(_res_block(config, channels, channels, "up") if res else Upsample(channels))
+                plain = Upsample(channels) if config.conv_resample else NearestUpsample()
+                level.upsamplers.append(_res_block(config, channels, channels, "up") if res else plain)
             self.up_blocks.append(level)
             width = channels
 

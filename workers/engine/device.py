@@ -55,6 +55,7 @@ def or_none(work: Callable[[], T]) -> T | None:
 
 
 def _is_memory(error: Exception) -> bool:
-    # The CPU has no class of its own: torch's allocator says "can't allocate memory", oneDNN, which packs weights for a
-    # convolution, "could not create a primitive".
+    # Of the CPU torch raises a bare RuntimeError without class or code, and how much was asked for is told nowhere,
+    # so that nothing could be tried: its allocator says "can't allocate memory", oneDNN, which packs weights for a
+    # convolution, "could not create a primitive". Both texts are torch's own; nothing a client sent is in them.
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in CPU_WORDS)
