@@ -14,6 +14,7 @@ from core.errors import CheckpointError
 from models.config import ModelConfig
 from models.denoiser import Denoiser
 from models.inputs import Inputs
+from models.networks.adapters import RowAdapters
 from models.networks.autoencoder import Autoencoder
 from models.networks.conditioning import (
     ClassEmbedder,
@@ -129,12 +130,12 @@ class LatentDiffusion:
             return decode_tiled(self.first_stage, z, TILE)
         return self.first_stage.decode(z)
 
-    def predict(self, z_t: Tensor, timesteps: Tensor, inputs: Inputs) -> Tensor:
+    def predict(self, z_t: Tensor, timesteps: Tensor, inputs: Inputs, adapters: RowAdapters | None = None) -> Tensor:
         """Return the raw network output b c h w, float32 (eps, v or x0: `config.schedule.prediction`).
 
-        z_t: b c h w; timesteps: b; inputs: a batch of b rows.
+        z_t: b c h w; timesteps: b; inputs: a batch of b rows; adapters: of those that have one.
         """
-        return self.denoiser(z_t, timesteps, inputs)
+        return self.denoiser(z_t, timesteps, inputs, adapters)
 
     def inpaint_concat(self, image: Tensor, mask: Tensor) -> Tensor:
         """Return what an inpainting UNet reads beside z_t, b k h w.

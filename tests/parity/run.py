@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tests.parity.adapted import Adapted
 from tests.parity.case import Case, Compute, NotCoveredError
 from tests.parity.modules import module
 from tests.parity.pipelines import Pipeline
@@ -44,7 +45,9 @@ def find_cases(roots: list[Path]) -> list[Case]:
 
 
 def computation(case: Case) -> Compute:
-    """By what the config describes: a pipeline, a whole model, one class, or schedules alone."""
+    """By what the config describes: a pipeline, with LoRAs or without, a whole model, one class, or schedules alone."""
+    if "lora_runs" in case.spec:
+        return Adapted(case)
     if "pipeline" in case.config:
         return Pipeline(case)
     if "model" in case.config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -41,18 +42,20 @@ class Conditions:
 
 @dataclass(slots=True)
 class PromptCache:
-    """Contexts by model and prompt, the least recently used dropped.
+    """Contexts by model, prompt and LoRAs, the least recently used dropped.
 
     Prompts are encoded one at a time, so that a context has the same bits whoever asked for it.
     """
 
-    kept: OrderedDict[tuple[str, str], Tensor] = field(default_factory=OrderedDict)
+    kept: OrderedDict[tuple[str, str, str], Tensor] = field(default_factory=OrderedDict)
 
-    def context(self, model: LatentDiffusion, prompt: str) -> Tensor:
-        """Return n d."""
-        key = (model.id, prompt)
+    def context(self, spec: JobSpec, prompt: str) -> Tensor:
+        """Return n d, of the job's text encoder with what its LoRAs add."""
+        model, adapters = spec.model, spec.adapters if spec.adapters is not None and spec.adapters.text else None
+        key = (model.id, prompt, "" if adapters is None else adapters.key)
         if key not in self.kept:
-            self.kept[key] = model.encode_prompts([prompt])[0]
+            with adapters.over_text(model) if adapters is not None else nullcontext():
+                self.kept[key] = model.encode_prompts([prompt])[0]
         self.kept.move_to_end(key)
         if len(self.kept) > PROMPTS_KEPT:
             self.kept.popitem(last=False)
@@ -108,8 +111,8 @@ def _contexts(spec: JobSpec, prompts: PromptCache) -> tuple[Tensor | None, Tenso
     """Return n d of the condition and, where guided, of what it is led away from."""
     model, request, conditioner = spec.model, spec.request, spec.model.config.conditioner
     if isinstance(conditioner, TextConfig):
-        negative = prompts.context(model, request.negative_text) if spec.guided else None
-        return prompts.context(model, request.text), negative
+        negative = prompts.context(spec, request.negative_text) if spec.guided else None
+        return prompts.context(spec, request.text), negative
     if isinstance(conditioner, ClassConfig):
         null = model.config.null_class if spec.guided else None
         return _class(model, request.class_label), _class(model, null)
