@@ -41,10 +41,10 @@ class RowAdapters:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Neighbouring rows from `start` on, each with its product or None; `shared`: all have the same one."""
+    """Neighbouring rows from `start` on, each with its product."""
 
     start: int
-    products: tuple[LowRank | None, ...]
+    products: tuple[LowRank, ...]
 
     @property
     def rows(self) -> slice:
@@ -52,8 +52,17 @@ class Stretch:
 
     @property
     def shared(self) -> LowRank | None:
+        """The product of all rows, if they have the same one."""
         first = self.products[0]
         return first if all(product is first for product in self.products) else None
+
+    def runs(self) -> Iterator[tuple[slice, LowRank]]:
+        """Yield rows with the same product together, counted from the first."""
+        start = 0
+        for product, run in groupby(self.products):
+            rows = slice(start, start + len(list(run)))
+            start = rows.stop
+            yield rows, product
 
 
 Add: TypeAlias = Callable[[Any, Tensor, Tensor, Stretch], None]  # a layer's product to its output
@@ -82,12 +91,14 @@ def _stretches(products: Sequence[LowRank | None], apart: bool) -> list[Stretch]
     """Part rows with products from those without; apart: each from the next."""
     if apart:
         return [Stretch(i, (product,)) for i, product in enumerate(products) if product is not None]
-    found, start = [], 0
-    for present, run in groupby(products, lambda product: product is not None):
-        stretch = Stretch(start, tuple(run))
-        start += len(stretch.products)
-        if present:
-            found.append(stretch)
+    found: list[Stretch] = []
+    for i, product in enumerate(products):
+        if product is None:
+            continue
+        if found and found[-1].rows.stop == i:
+            found[-1] = Stretch(found[-1].start, (*found[-1].products, product))
+        else:
+            found.append(Stretch(i, (product,)))
     return found
 
 
@@ -100,10 +111,17 @@ def _added(add: Add, stretches: Sequence[Stretch], layer: nn.Module, args: tuple
 
 def _add_linear(_layer: nn.Linear, x: Tensor, y: Tensor, stretch: Stretch) -> None:
     """Add to y of x, b … c both."""
-    if (shared := stretch.shared) is not None:
-        y.view(-1, y.shape[-1]).addmm_(F.linear(x.reshape(-1, x.shape[-1]), shared.down), shared.up)
+    if stretch.shared is None and x.is_cuda:
+        _add_gathered(x, y, stretch.products)
         return
-    down, up = _gathered([product for product in stretch.products if product is not None])
+    for rows, product in stretch.runs():
+        hidden = F.linear(x[rows].reshape(-1, x.shape[-1]), product.down)  # b·n r
+        y[rows].view(-1, y.shape[-1]).addmm_(hidden, product.up)
+
+
+def _add_gathered(x: Tensor, y: Tensor, products: Sequence[LowRank]) -> None:
+    """Add all rows' products at once: on GPUs a launch costs more than this copying, on CPUs less."""
+    down, up = _gathered(products)
     hidden = torch.bmm(x.reshape(len(x), -1, x.shape[-1]), down.mT)  # b n r
     y.view(len(y), -1, y.shape[-1]).baddbmm_(hidden, up)
 
@@ -117,11 +135,7 @@ def _gathered(products: Sequence[LowRank]) -> tuple[Tensor, Tensor]:
 
 
 def _add_conv(layer: nn.Conv2d, x: Tensor, y: Tensor, stretch: Stretch) -> None:
-    """Add to y (b c' h' w') of x (b c h w); rows with the same product go together."""
-    start = 0
-    for product, run in groupby(stretch.products):
-        rows = slice(start, start + len(list(run)))
-        start = rows.stop
-        if product is not None:
-            hidden = F.conv2d(x[rows], product.down, None, layer.stride, layer.padding, layer.dilation)  # b r h' w'
-            y[rows].add_(F.conv2d(hidden, product.up.T[:, :, None, None]))
+    """Add to y (b c' h' w') of x (b c h w)."""
+    for rows, product in stretch.runs():
+        hidden = F.conv2d(x[rows], product.down, None, layer.stride, layer.padding, layer.dilation)  # b r h' w'
+        y[rows].add_(F.conv2d(hidden, product.up.T[:, :, None, None]))
