@@ -29,6 +29,7 @@ class ModelConfig:
     schedule: ScheduleConfig
     scale_factor: float  # network latents = scale_factor · first-stage latents (paper App. D.1)
     conditioner: Conditioner | None = None
+    zeros_for_no_prompt: bool = False  # guidance without a negative prompt leads away from zeros, not from ""
     concat: Concat | None = None
     low_res_schedule: ScheduleConfig | None = None  # noises the small picture (SD x4 upscaler)
     latent_size: int | None = None  # height and width of training latents, where the files say

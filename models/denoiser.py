@@ -29,5 +29,5 @@ class Denoiser:
         x = z_t.to(self.device, self.dtype)
         x = x if given.concat is None else torch.cat([x, given.concat], dim=1)  # b c+k h w
         with adapted(self.unet, adapters):
-            out: Tensor = self.unet(x, timesteps.to(self.device), given.context, given.labels)
+            out: Tensor = self.unet(x, timesteps.to(self.device), given.context, given.labels, given.added)
         return out.float()

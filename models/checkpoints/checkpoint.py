@@ -22,11 +22,11 @@ LAYOUT_TOKENS = 8192  # of LDM's layout models: corners of boxes and classes
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Config, weights under our names by part (unet, first_stage, conditioner), the tokenizer if there is one."""
+    """Config, weights under our names by part (unet, first_stage, conditioner), the tokenizers if there are any."""
 
     config: ModelConfig
     states: dict[str, dict[str, Tensor]]
-    tokenizer: PromptTokenizer | None = None
+    tokenizers: tuple[PromptTokenizer, ...] = ()  # one for each text tower
     assumptions: tuple[str, ...] = ()  # what the files don't say and a family's habit filled in
     prediction_assumed: bool = False  # nothing tells eps from v: the network is asked when it is loaded
     origin: Mapping[int, str] = field(default_factory=dict)  # the file's own keys by the ids of its tensors
@@ -85,6 +85,7 @@ def check(checkpoint: Checkpoint) -> Checkpoint:
         )
     if unet.context_dim != width:
         raise CheckpointError(f"unet: reads a context of width {unet.context_dim}; the conditioner's is {width}")
-    if isinstance(conditioner, TextConfig) and conditioner.vocab_size == LAYOUT_TOKENS and checkpoint.tokenizer is None:
+    layout = isinstance(conditioner, TextConfig) and conditioner.towers[0].vocab_size == LAYOUT_TOKENS
+    if layout and not checkpoint.tokenizers:
         raise CheckpointError("a layout model, whose tokens are boxes and not text; latentd has no task for it")
     return checkpoint

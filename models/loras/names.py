@@ -74,9 +74,9 @@ def places(unet: UNet, text: TextEncoder | None) -> Places:
     return found
 
 
-def towers(_text: TextEncoder) -> Sequence[tuple[str, str]]:
+def towers(text: TextEncoder) -> Sequence[tuple[str, str]]:
     """List the text towers of a conditioner: what files call each, and where its modules are."""
-    return (("te1", ""),)
+    return [(f"te{i + 1}", f"towers.{i}.") for i in range(len(text.towers))]
 
 
 def _fused_apart(network: nn.Module | None, part: Part) -> Iterator[tuple[Place, str]]:
@@ -120,6 +120,8 @@ def _blocks(config: UNetConfig) -> dict[str, str]:
         "time_embedding.linear_1": "time_embed.0",
         "time_embedding.linear_2": "time_embed.2",
         "conv_out": "out.2",
+        "add_embedding.linear_1": "label_emb.0.0",
+        "add_embedding.linear_2": "label_emb.0.2",
         "mid_block.resnets.0": "middle_block.0",
         "mid_block.attentions.0": "middle_block.1",
         "mid_block.resnets.1": f"middle_block.{2 if config.mid_attention else 1}",

@@ -19,7 +19,8 @@ from models.checkpoints.files.rename import (
     OPEN_CLIP_IGNORED,
     renamed,
 )
-from models.networks.conditioning import ClassConfig, Conditioner, RescalerConfig, TextConfig
+from models.checkpoints.towers import together
+from models.networks.conditioning import ClassConfig, Conditioner, RescalerConfig, TowerConfig
 
 Params = Mapping[str, Any]
 CLIP_KEYS = ("transformer.text_model.", "transformer.embeddings.")  # the second in NAI and what was merged with it
@@ -41,11 +42,11 @@ def read_conditioner(
         CheckpointError: the keys are of no known kind.
     """
     if "transformer.token_emb.weight" in state:
-        return _bert(_below(state, "transformer."))
+        return together([_bert(_below(state, "transformer."))])
     if any(key.startswith(CLIP_KEYS) for key in state):
-        return _clip(_below(state, "transformer."), heads)
+        return together([_clip(_below(state, "transformer."), heads)])
     if "model.token_embedding.weight" in state:
-        return _open_clip(_below(state, "model."), params, heads)
+        return together([_open_clip(_below(state, "model."), params, heads)])
     if "embedding.weight" in state:
         classes, width = state["embedding.weight"].shape
         return ClassConfig(classes, width), {"embedding.weight": state["embedding.weight"]}
@@ -60,11 +61,11 @@ def _below(state: Mapping[str, Tensor], prefix: str) -> State:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
-def _bert(state: State) -> tuple[TextConfig, State]:
+def _bert(state: State) -> tuple[TowerConfig, State]:
     by_layer = {re.sub(r"^attn_layers\.layers\.(\d+)\.", _by_layer, key): value for key, value in state.items()}
     names = renamed(by_layer, COMPVIS_BERT, COMPVIS_BERT_IGNORED)
     vocab, width = names["tokens.weight"].shape
-    config = TextConfig(
+    config = TowerConfig(
         kind="ldm",
         vocab_size=vocab,
         width=width,
@@ -82,12 +83,12 @@ def _by_layer(match: re.Match[str]) -> str:
     return f"{'ff' if index % 2 else 'attn'}.{index // 2}."
 
 
-def _clip(state: State, heads: int | None) -> tuple[TextConfig, State]:
+def _clip(state: State, heads: int | None) -> tuple[TowerConfig, State]:
     names = renamed(state, CLIP, CLIP_IGNORED)
     return _clip_config(names, heads, "quick_gelu"), names
 
 
-def _open_clip(state: State, params: Params, heads: int | None) -> tuple[TextConfig, State]:
+def _open_clip(state: State, params: Params, heads: int | None) -> tuple[TowerConfig, State]:
     """Leave the last block out, as Stability reads the penultimate one, where the file still has it."""
     names = renamed(_apart(state), OPEN_CLIP, OPEN_CLIP_IGNORED)
     layers = sum(key.endswith(".fc1.weight") for key in names)
@@ -107,10 +108,10 @@ def _apart(state: State) -> State:
     return parts
 
 
-def _clip_config(names: State, heads: int | None, activation: Any) -> TextConfig:
+def _clip_config(names: State, heads: int | None, activation: Any) -> TowerConfig:
     vocab, width = names["text_model.embeddings.token_embedding.weight"].shape
     heads = heads or max(width // CLIP_HEAD_DIM, 1)
-    return TextConfig(
+    return TowerConfig(
         kind="clip",
         vocab_size=vocab,
         width=width,

@@ -23,14 +23,14 @@ from models.checkpoints.compvis.unet import read_unet
 from models.checkpoints.files.foreign import refuse_family, what_it_is
 from models.config import Concat, ModelConfig
 from models.networks.autoencoder import AutoencoderConfig
-from models.networks.conditioning import Conditioner, RescalerConfig, TextConfig
+from models.networks.conditioning import CLIP_VOCABULARY, Conditioner, RescalerConfig, TextConfig, TowerConfig
 from models.networks.unet import UNetConfig
 from models.schedule import ScheduleConfig
 from models.tokenizers.prompts import PromptTokenizer, load_tokenizer, load_vocabulary, shipped_bert, shipped_clip
 from models.tokenizers.vocabularies import CLIP_END
 
 UNET, FIRST_STAGE, CONDITIONER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
-CLIP_VOCABULARY, BERT_VOCABULARY = 49_408, 30_522  # of which tokenizers are shipped
+BERT_VOCABULARY = 30_522  # of which, as of CLIP's, a tokenizer is shipped
 MAX_ADDED = 1000  # tokens that a fine-tuning added behind CLIP's; no file tells their names
 OPEN_CLIP_PAD = "!"  # token 0
 LOW_RES_BETAS = (1e-4, 2e-2)  # of the SD x4 upscaler's noise augmentation
@@ -75,11 +75,11 @@ def _load(file: SingleFile, ema: bool | None) -> Checkpoint:
         latent_size=params.get("image_size", family.latent_size(schedule.prediction)),
     )
     states = {"unet": unet_weights, "first_stage": first_weights} | ({"conditioner": cond[1]} if cond else {})
-    tokenizer = _tokenizer(file, config.conditioner)
+    tokenizers = _tokenizers(file, config.conditioner)
     assumptions = family.assumptions() if not params else ()
     assumptions += (UNSURE,) if unsure else ()
     origin = {id(value): key for key, value in state.items()}
-    return Checkpoint(config, states, tokenizer, assumptions, prediction_assumed=unsure, origin=origin)
+    return Checkpoint(config, states, tokenizers, assumptions, prediction_assumed=unsure, origin=origin)
 
 
 def below(state: Mapping[str, Tensor], prefix: str) -> State:
@@ -99,11 +99,16 @@ def _conditioner(file: SingleFile, params: Params, first: AutoencoderConfig) -> 
     return read_conditioner(state, _params(params, "cond_stage_config"), stages, heads)
 
 
-def _tokenizer(file: SingleFile, text: Conditioner | None) -> PromptTokenizer | None:
+def _tokenizers(file: SingleFile, text: Conditioner | None) -> tuple[PromptTokenizer, ...]:
+    """Find one for every tower; none where one lacks it."""
+    towers = text.towers if isinstance(text, TextConfig) else ()
+    found = [_tokenizer(file, tower) for tower in towers]
+    return tuple(tokenizer for tokenizer in found if tokenizer is not None) if None not in found else ()
+
+
+def _tokenizer(file: SingleFile, text: TowerConfig) -> PromptTokenizer | None:
     """Read what stands beside the file, or else the shipped vocabulary of this size."""
     folder = file.path.parent
-    if not isinstance(text, TextConfig):
-        return None
     if (folder / "tokenizer").is_dir():
         return load_tokenizer(folder / "tokenizer", text.positions)
     if (folder / "vocab.txt").is_file():

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar
 
 from core.errors import CheckpointError
 from models.networks.autoencoder import AutoencoderConfig
-from models.networks.conditioning import TextConfig
+from models.networks.conditioning import TowerConfig
 from models.networks.unet import UNetConfig
 
 Json = dict[str, Any]
@@ -145,7 +145,7 @@ def autoencoder_config(config: Json) -> AutoencoderConfig:
     )
 
 
-def text_config(config: Json) -> TextConfig:
+def tower_config(config: Json) -> TowerConfig:
     """Read BertModel, CLIPTextModel or LDMBertModel.
 
     Raises:
@@ -158,8 +158,8 @@ def text_config(config: Json) -> TextConfig:
     return readers[kind](config)
 
 
-def _bert(config: Json) -> TextConfig:
-    return TextConfig(
+def _bert(config: Json) -> TowerConfig:
+    return TowerConfig(
         kind="bert",
         vocab_size=config["vocab_size"],
         width=config["hidden_size"],
@@ -174,8 +174,8 @@ def _bert(config: Json) -> TextConfig:
     )
 
 
-def _clip(config: Json) -> TextConfig:
-    return TextConfig(
+def _clip(config: Json) -> TowerConfig:
+    return TowerConfig(
         kind="clip",
         vocab_size=config["vocab_size"],
         width=config["hidden_size"],
@@ -189,8 +189,8 @@ def _clip(config: Json) -> TextConfig:
     )
 
 
-def _ldm_bert(config: Json) -> TextConfig:
-    return TextConfig(
+def _ldm_bert(config: Json) -> TowerConfig:
+    return TowerConfig(
         kind="ldm",
         vocab_size=config.get("vocab_size", 30522),
         width=config.get("d_model", 1024),

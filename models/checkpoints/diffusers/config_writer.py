@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from models.networks.autoencoder import AutoencoderConfig
-from models.networks.conditioning import TextConfig
+from models.networks.conditioning import TowerConfig
 from models.networks.unet import UNetConfig
 from models.schedule import ScheduleConfig
 
@@ -101,7 +101,7 @@ def autoencoder_json(config: AutoencoderConfig, scale_factor: float, latent_size
     return {"_class_name": "AutoencoderKL", **common, **convs}
 
 
-def text_json(config: TextConfig) -> Json:
+def tower_json(config: TowerConfig) -> Json:
     """Write BertModel, CLIPTextModel or LDMBertModel."""
     if config.kind == "ldm":
         return _ldm_bert(config)
@@ -121,7 +121,7 @@ def text_json(config: TextConfig) -> Json:
     return {"architectures": ["BertModel"], "model_type": "bert", **common, "type_vocab_size": 2, **mask}
 
 
-def _ldm_bert(config: TextConfig) -> Json:
+def _ldm_bert(config: TowerConfig) -> Json:
     return {
         "architectures": ["LDMBertModel"],
         "model_type": "ldmbert",

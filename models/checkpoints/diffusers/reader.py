@@ -7,7 +7,7 @@ from typing import Any
 
 from core.errors import CheckpointError
 from models.checkpoints.checkpoint import Checkpoint
-from models.checkpoints.diffusers.config import autoencoder_config, text_config, unet_config
+from models.checkpoints.diffusers.config import autoencoder_config, tower_config, unet_config
 from models.checkpoints.diffusers.scheduler import read_scheduler
 from models.checkpoints.files.foreign import refuse_pipeline
 from models.checkpoints.files.rename import (
@@ -21,7 +21,9 @@ from models.checkpoints.files.rename import (
     renamed,
 )
 from models.checkpoints.files.weights import read_json, read_weights
+from models.checkpoints.towers import together
 from models.config import Concat, ModelConfig
+from models.networks.conditioning import TextConfig, TowerConfig
 from models.schedule import ScheduleConfig
 from models.tokenizers.prompts import PromptTokenizer, load_tokenizer
 
@@ -41,7 +43,7 @@ def load_diffusers(folder: Path, *, data: bool = True) -> Checkpoint:
     vae_folder = folder / ("vae" if _has(index, "vae") else "vqvae")
     vae, unet = read_json(vae_folder / "config.json"), read_json(folder / "unet" / "config.json")
     text_folder = folder / ("text_encoder" if _has(index, "text_encoder") else "bert")
-    text = text_config(read_json(text_folder / "config.json")) if _has(index, text_folder.name) else None
+    tower = tower_config(read_json(text_folder / "config.json")) if _has(index, text_folder.name) else None
     pipeline = str(index.get("_class_name"))
     scheduler = read_scheduler(_scheduler(folder, "scheduler"), pipeline)
     config = ModelConfig(
@@ -49,7 +51,7 @@ def load_diffusers(folder: Path, *, data: bool = True) -> Checkpoint:
         first_stage=autoencoder_config(vae),
         schedule=scheduler.schedule,
         scale_factor=_scale_factor(pipeline, vae),
-        conditioner=text,
+        conditioner=None if tower is None else TextConfig((tower,)),
         concat=_concat(unet, vae, pipeline),
         low_res_schedule=_low_res(folder, index),
         latent_size=size if isinstance(size := unet.get("sample_size"), int) else None,
@@ -58,12 +60,12 @@ def load_diffusers(folder: Path, *, data: bool = True) -> Checkpoint:
         part: read_weights(place, data=data) for part, place in (("unet", folder / "unet"), ("first_stage", vae_folder))
     }
     states = {part: renamed(weights, DIFFUSERS) for part, weights in read.items()}
-    if text is not None:
+    if tower is not None:
         read["conditioner"] = read_weights(text_folder, data=data)
-        states["conditioner"] = renamed(read["conditioner"], *TEXT_RENAMES[text.kind])
+        states["conditioner"] = together([(tower, renamed(read["conditioner"], *TEXT_RENAMES[tower.kind]))])[1]
     origin = {id(value): key for weights in read.values() for key, value in weights.items()}
-    tokenizer = _tokenizer(folder, index, text.positions if text else 0)
-    return Checkpoint(config, states, tokenizer, scheduler.notes, origin=origin, sampler=scheduler.sampler)
+    tokenizers = _tokenizers(folder, index, tower)
+    return Checkpoint(config, states, tokenizers, scheduler.notes, origin=origin, sampler=scheduler.sampler)
 
 
 def _has(index: dict[str, Any], component: str) -> bool:
@@ -105,5 +107,6 @@ def _concat(unet: dict[str, Any], vae: dict[str, Any], pipeline: str) -> Concat 
     return known[extra]
 
 
-def _tokenizer(folder: Path, index: dict[str, Any], positions: int) -> PromptTokenizer | None:
-    return load_tokenizer(folder / "tokenizer", positions) if _has(index, "tokenizer") else None
+def _tokenizers(folder: Path, index: dict[str, Any], tower: TowerConfig | None) -> tuple[PromptTokenizer, ...]:
+    has = tower is not None and _has(index, "tokenizer")
+    return (load_tokenizer(folder / "tokenizer", tower.positions),) if has and tower else ()

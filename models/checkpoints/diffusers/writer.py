@@ -15,11 +15,12 @@ from torch import Tensor
 from core.errors import CheckpointError
 from models.checkpoints.build import State, split
 from models.checkpoints.checkpoint import Checkpoint, fitted
-from models.checkpoints.diffusers.config import autoencoder_config, text_config, unet_config
-from models.checkpoints.diffusers.config_writer import autoencoder_json, scheduler_json, text_json, unet_json
+from models.checkpoints.diffusers.config import autoencoder_config, tower_config, unet_config
+from models.checkpoints.diffusers.config_writer import autoencoder_json, scheduler_json, tower_json, unet_json
 from models.checkpoints.files.rename import TO_BERT, TO_CLIP, TO_DIFFUSERS, TO_LDM_BERT, renamed
+from models.checkpoints.towers import apart
 from models.config import ModelConfig
-from models.networks.conditioning import TextConfig
+from models.networks.conditioning import TextConfig, TowerConfig
 from models.schedule import ScheduleConfig
 from models.tokenizers.prompts import save_tokenizer
 
@@ -48,8 +49,8 @@ def save_diffusers(checkpoint: Checkpoint, folder: Path) -> None:
             save_file(state, target / f"{stem}.safetensors", metadata={"format": "pt"})
     index = _index(pipeline, parts)
     text = checkpoint.config.conditioner
-    if checkpoint.tokenizer is not None and isinstance(text, TextConfig):
-        save_tokenizer(checkpoint.tokenizer, folder / "tokenizer", TOKENIZERS[text.kind])
+    if checkpoint.tokenizers and isinstance(text, TextConfig):
+        save_tokenizer(checkpoint.tokenizers[0], folder / "tokenizer", TOKENIZERS[text.kind])
         index["tokenizer"] = ["transformers", TOKENIZERS[text.kind]]
     _write_json(folder / "model_index.json", index)
 
@@ -94,9 +95,9 @@ def components(checkpoint: Checkpoint, pipeline: str) -> dict[str, tuple[Json, S
     if config.low_res_schedule is not None:
         parts["low_res_scheduler"] = (_schedule(config.low_res_schedule, "DDPMScheduler"), None)
     if isinstance(config.conditioner, TextConfig):
-        text = _agreeing(text_json(config.conditioner), config.conditioner, text_config, "text encoder")
         name = ldm.get("text_encoder", "text_encoder")
-        parts[name] = (text, _text_state(states["conditioner"], config.conditioner))
+        ((tower, state),) = apart(config.conditioner, states["conditioner"])
+        parts[name] = (_agreeing(tower_json(tower), tower, tower_config, "text encoder"), _text_state(state, tower))
     return parts
 
 
@@ -124,7 +125,7 @@ def _unet_state(state: State, config: ModelConfig) -> State:
     return {key: value[:, :, None, None] if key in spatial else value for key, value in names.items()}
 
 
-def _text_state(state: Mapping[str, Tensor], text: TextConfig) -> State:
+def _text_state(state: Mapping[str, Tensor], text: TowerConfig) -> State:
     names = renamed(split(state), TEXT_RENAMES[text.kind])
     if text.kind == "ldm":
         # A head that no pipeline reads, but diffusers' class has.
