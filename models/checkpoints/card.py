@@ -153,6 +153,8 @@ def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str
     }
     if checkpoint.tokenizers:
         card |= {"token_window": checkpoint.tokenizers[0].window, "tokenizer": TOKENIZER}
+    if config.unet.context_dim is not None:
+        card["context_width"] = config.unet.context_dim
     if config.low_res_schedule is not None:
         card["defaults"]["noise_level"], card["noise_levels"] = NOISE_LEVEL, MAX_NOISE_LEVEL + 1
     if config.classes is not None:

@@ -82,15 +82,24 @@ def read_lora(path: Path, *, data: bool = True) -> LoraFile:
         CheckpointError: it is damaged, no LoRA, or of a kind that isn't served, by that kind's name.
     """
     with understood(path):
+        state = read_state(path, data=data)
+        refuse_unserved(path, state)
+        metadata = read_metadata(path) if holds_safetensors(path) else {}
+        return LoraFile(path, _layers(path, state, metadata), metadata)
+
+
+def read_state(path: Path, *, data: bool = True) -> dict[str, Tensor]:
+    """Read a file's tensors by its own keys.
+
+    Raises:
+        CheckpointError: it is damaged or no file of tensors.
+    """
+    with understood(path):
         refuse_foreign(path)
-        safe = holds_safetensors(path)
-        state = read_safetensors(path, data=data) if safe else read_pickle(path, data=data)
+        state = read_safetensors(path, data=data) if holds_safetensors(path) else read_pickle(path, data=data)
         if not isinstance(state, dict):
             raise CheckpointError(f"{path}: not a state dict of tensors")
-        state = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
-        refuse_unserved(path, state)
-        metadata = read_metadata(path) if safe else {}
-        return LoraFile(path, _layers(path, state, metadata), metadata)
+        return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def refuse_unserved(path: Path, keys: Iterable[str]) -> None:

@@ -51,7 +51,7 @@ class Adapters:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundLora:
     """A LoRA on the disk."""
 
     card: InstalledLora
@@ -64,7 +64,7 @@ class LoraLibrary:
     `budget` bounds the bytes of LoRAs that are kept for later jobs; what running jobs use is beside it.
     """
 
-    def __init__(self, found: Mapping[str, Found], budget: int) -> None:
+    def __init__(self, found: Mapping[str, FoundLora], budget: int) -> None:
         self._found = dict(found)
         self._budget = budget
         self._loaded: OrderedDict[tuple[str, str], Adapters] = OrderedDict()  # by model and hash, at scale 1
@@ -181,7 +181,7 @@ def _bytes(adapters: Adapters) -> int:
     return sum(tensor.nbytes for tensor in _tensors(adapters))
 
 
-def current_hash(found: Found) -> str:
+def current_hash(found: FoundLora) -> str:
     """Return a file's hash: the card's, unless size or time of change say that it was replaced since.
 
     Raises:

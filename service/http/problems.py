@@ -82,6 +82,11 @@ def refusal(found: list[dict[str, Any]], fields: Mapping[str, FieldInfo]) -> Inv
         return InvalidRequest(
             f"{cut(field)} is not a field of this request{more}", field=cut(field), value=value, bound=bound
         )
+    if len(first["loc"]) > 1:  # inside a field, where the finding says more than the field's declaration
+        inside, bound = ".".join(map(str, first["loc"])), str(first["msg"]).removeprefix("Input should be ")
+        return InvalidRequest(
+            f"{cut(inside)} is {value!r}; it must be {bound}{more}", field=field, value=value, bound=bound
+        )
     if first["type"] == "missing":
         return InvalidRequest(f"{field} is required{more}", field=field, bound=bound)
     return InvalidRequest(f"{field} is {value!r}; it must be {bound}{more}", field=field, value=value, bound=bound)

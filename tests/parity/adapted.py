@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from contract.card import InstalledLora
-from models.loras.library import Adapters, Found, LoraLibrary
+from models.loras.library import Adapters, FoundLora, LoraLibrary
 from models.networks.adapters import RowAdapters, adapted
 from tests.parity.case import Case
 from tests.parity.pipelines import Pipeline
@@ -53,7 +53,7 @@ def library(case: Case) -> LoraLibrary:
         stat = (case.folder / name).stat()
         stamp = {"file": name, "size": stat.st_size, "changed_ns": stat.st_mtime_ns}
         card = InstalledLora.model_construct(id=name, hash=name, **stamp)
-        found[name] = Found(card, case.folder / name)
+        found[name] = FoundLora(card, case.folder / name)
     return LoraLibrary(found, budget=1 << 30)
 
 

@@ -29,8 +29,9 @@ WHOLE: tuple[tuple[str, str], ...] = (
     (r"adaln_single\.|^(model\.)?blocks\.\d+\.scale_shift_table", "PixArt"),
     (r"^control_model\.", "a ControlNet"),
 )
+LORA = "a LoRA; its place is the folder Lora of LATENTD_MODELS_DIR"
 KEYS: tuple[tuple[str, str], ...] = (
-    (r"lora_(up|down|A|B)\b|\.lora\.(up|down)|^lora_(unet|te)|hada_w1|lokr_w", "a LoRA"),
+    (r"lora_(up|down|A|B)\b|\.lora\.(up|down)|^lora_(unet|te)|hada_w1|lokr_w|dora_scale", LORA),
     *WHOLE,
     (r"controlnet_(cond_embedding|down_blocks|mid_block)|input_hint_block|^zero_convs\.", "a ControlNet"),
     (r"^(string_to_param|emb_params|clip_[lg])$", "an embedding (textual inversion)"),

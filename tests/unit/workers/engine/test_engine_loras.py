@@ -100,7 +100,7 @@ def test_a_resumed_strict_job_has_the_same_bytes(models_dir: Path) -> None:
     assert finished(resumed)["both", 0].tobytes() == finished(play(engine))["both", 0].tobytes()
 
 
-def test_a_lora_that_was_replaced_since_fails_its_jobs_alone(models_dir: Path, tmp_path: Path) -> None:
+def test_a_lora_that_was_replaced_since_fails_its_jobs_alone(tmp_path: Path) -> None:
     folder = write_loras(tmp_path)
     jobs = [_job(tmp_path, name, "fast") for name in ("none", "style")]
     engine = _engine(tmp_path)
