@@ -6,6 +6,7 @@ models (`service.requests.bodies`), from multipart parts or base64, and are desc
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -16,6 +17,7 @@ from contract.request import SEEDS, Determinism, MaskMode, OutputFormat
 
 PROMPT_CHARACTERS = 4000
 URL_CHARACTERS = 2000
+LIST_CHARACTERS = 4000  # of a list that comes as text
 MIN_SIZE = 64
 MAX_CLASS = 2**20
 MAX_SIZE = 2**20  # of one side; LATENTD_MAX_PIXELS bounds both together
@@ -42,13 +44,18 @@ class LoraPost(BaseModel):
 
 def _parsed(value: object) -> object:
     """Read the list where it comes as text, which is all that forms have."""
-    return from_json(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    with suppress(ValueError):
+        if len(value) <= LIST_CHARACTERS:
+            return from_json(value, allow_inf_nan=False)
+    raise ValueError(f"a list, in JSON of at most {LIST_CHARACTERS} characters")
 
 
 def _each_once(loras: list[LoraPost] | None) -> list[LoraPost] | None:
     ids = [lora.id for lora in loras or ()]
     if len(set(ids)) < len(ids):
-        raise ValueError("each LoRA once")
+        raise ValueError("a list that has each LoRA once")
     return loras
 
 
