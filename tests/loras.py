@@ -6,6 +6,9 @@ import shutil
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+from safetensors.torch import save_file
+
 from contract.request import AppliedLora
 from models.checkpoints.load import load
 from models.loras.library import FoundLora, LoraLibrary
@@ -43,3 +46,12 @@ def applied(models_dir: Path, **scales: float) -> list[AppliedLora]:
     """What requests of these LoRAs at these scales resolve to."""
     cards = {item.card.id: item.card for item in scan_loras(models_dir) if item.card is not None}
     return [AppliedLora(id=name, scale=scale, hash=cards[name].hash) for name, scale in scales.items()]
+
+
+def write_middle(path: Path, seed: int = 0) -> Path:
+    """Write a LoRA of one layer in the middle, 16 channels wide, which `tests.tiny`'s models have. Returns `path`."""
+    generator = torch.Generator().manual_seed(seed)
+    layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    shapes = {f"{layer}.lora_down.weight": (2, 16), f"{layer}.lora_up.weight": (16, 2)}
+    save_file({key: torch.randn(*shape, generator=generator) for key, shape in shapes.items()}, path)
+    return path

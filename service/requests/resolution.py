@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from contract.card import LoraCard, ModelCard
@@ -18,6 +19,7 @@ from service.requests.tokens import count_tokens
 from service.requests.uploads import Pictures
 
 ETA_SAMPLERS = ("ddim",)
+NO_LORAS: Mapping[str, LoraCard] = MappingProxyType({})
 SHOWN_LORAS = 20  # of those that are known, in a refusal
 
 
@@ -28,7 +30,7 @@ def resolve(
     seed: int,
     output_format: OutputFormat,
     max_pixels: int,
-    known_loras: Mapping[str, LoraCard],
+    known_loras: Mapping[str, LoraCard] = NO_LORAS,
 ) -> JobRequest:
     """Fill in every parameter.
 
