@@ -20,6 +20,7 @@ from tests.parity.modules import module
 from tests.parity.pipelines import Pipeline
 from tests.parity.schedules import Schedules
 from tests.parity.whole import Whole
+from tests.parity.xl import XL
 
 CASES = Path(__file__).parent / "cases"
 
@@ -45,6 +46,8 @@ def find_cases(roots: list[Path]) -> list[Case]:
 
 def computation(case: Case) -> Compute:
     """By what the config describes: a pipeline, a whole model, one class, or schedules alone."""
+    if case.folder.name.startswith("sdxl"):
+        return XL(case)
     if "pipeline" in case.config:
         return Pipeline(case)
     if "model" in case.config:
