@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from core.errors import CheckpointError
 from models.checkpoints.build import State, fit
-from models.config import ModelConfig
+from models.config import SCORED, SIZED, ModelConfig
 from models.networks.autoencoder import Autoencoder
 from models.networks.conditioning import ClassConfig, TextConfig
 from models.networks.make import make_conditioner
@@ -85,7 +85,25 @@ def check(checkpoint: Checkpoint) -> Checkpoint:
         )
     if unet.context_dim != width:
         raise CheckpointError(f"unet: reads a context of width {unet.context_dim}; the conditioner's is {width}")
+    _check_added(checkpoint.config)
     layout = isinstance(conditioner, TextConfig) and conditioner.towers[0].vocab_size == LAYOUT_TOKENS
     if layout and not checkpoint.tokenizers:
         raise CheckpointError("a layout model, whose tokens are boxes and not text; latentd has no task for it")
     return checkpoint
+
+
+def _check_added(config: ModelConfig) -> None:
+    """Check what is added to the time embedding.
+
+    Raises:
+        CheckpointError: it isn't a pooled text and the numbers of SDXL or of its refiner.
+    """
+    unet, numbers = config.unet, config.added_numbers
+    pooled = config.conditioner.pooled if isinstance(config.conditioner, TextConfig) else None
+    if unet.added_dim is None:
+        return
+    if pooled is None or numbers not in (SIZED, SCORED) or pooled + numbers * unet.added_sinusoids != unet.added_dim:
+        raise CheckpointError(
+            f"unet: adds a vector of {unet.added_dim} to the time embedding; of a pooled text of {pooled} and "
+            f"{SIZED} or {SCORED} numbers of {unet.added_sinusoids} each it can't be made"
+        )

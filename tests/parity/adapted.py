@@ -14,6 +14,7 @@ from models.loras.library import Adapters, FoundLora, LoraLibrary
 from models.networks.adapters import RowAdapters, adapted
 from tests.parity.case import Case
 from tests.parity.pipelines import Pipeline
+from tests.parity.xl import XL
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Adapted:
         self.library = library(case)
 
     def __call__(self, output: str) -> Tensor:
-        pipeline = Pipeline(self.case)
+        pipeline = XL(self.case) if self.case.folder.name.startswith("sdxl") else Pipeline(self.case)
         if output == "latent_base":
             return pipeline("latent")
         scales, files = self.runs.get(output) or next(iter(self.runs.values()))
@@ -58,11 +59,12 @@ def library(case: Case) -> LoraLibrary:
 
 
 @contextmanager
-def everywhere(pipeline: Pipeline, adapters: Adapters) -> Iterator[None]:
+def everywhere(pipeline: Pipeline | XL, adapters: Adapters) -> Iterator[None]:
     """Let every row of every call have these adapters."""
     model, rows = pipeline.model, len(pipeline.case.inputs["latents"])
     assert isinstance(model.conditioner, torch.nn.Module)
-    both = rows if pipeline.guidance_scale in (0.0, 1.0) else 2 * rows
+    guidance_scale = float(pipeline.sampling["guidance_scale"])
+    both = rows if guidance_scale in (0.0, 1.0) else 2 * rows
     with (
         adapted(model.conditioner, RowAdapters([adapters.text] * rows, apart=False)),
         adapted(model.unet, RowAdapters([adapters.unet] * both, apart=False)),

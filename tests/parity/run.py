@@ -21,6 +21,7 @@ from tests.parity.modules import module
 from tests.parity.pipelines import Pipeline
 from tests.parity.schedules import Schedules
 from tests.parity.whole import Whole
+from tests.parity.xl import XL
 
 CASES = Path(__file__).parent / "cases"
 
@@ -48,6 +49,8 @@ def computation(case: Case) -> Compute:
     """By what the config describes: a pipeline, with LoRAs or without, a whole model, one class, or schedules alone."""
     if "lora_runs" in case.spec:
         return Adapted(case)
+    if case.folder.name.startswith("sdxl"):
+        return XL(case)
     if "pipeline" in case.config:
         return Pipeline(case)
     if "model" in case.config:

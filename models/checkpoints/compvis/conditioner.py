@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +18,7 @@ from models.checkpoints.files.rename import (
     COMPVIS_BERT_IGNORED,
     OPEN_CLIP,
     OPEN_CLIP_IGNORED,
+    OPEN_CLIP_POOLED_IGNORED,
     renamed,
 )
 from models.checkpoints.towers import together
@@ -55,6 +57,34 @@ def read_conditioner(
     if any(not key.startswith(("encoder.", "decoder.", "quant", "post_quant", "loss.")) for key in state):
         raise CheckpointError(f"conditioner: unknown kind with key {min(state)}", field=min(state))
     return None  # a copy of the first stage, `__is_first_stage__`
+
+
+def read_embedders(state: Mapping[str, Tensor], heads: Sequence[int | None]) -> tuple[Conditioner, State]:
+    """Read SDXL's towers, CLIP's and open_clip's or the latter alone, from keys without `conditioner.`.
+
+    `heads` are each tower's, as in `read_conditioner`. The other embedders, of sizes, have no weights.
+    """
+    towers = []
+    for i, count in enumerate(heads):
+        own = _below(state, f"embedders.{i}.")
+        if any(key.startswith(CLIP_KEYS) for key in own):
+            towers.append(_as_xl(*_clip(_below(own, "transformer."), count)))
+        elif "model.token_embedding.weight" in own:
+            towers.append(_as_xl(*_projected(_below(own, "model."), count)))
+    if not towers:
+        raise CheckpointError("conditioner: lacks embedders.0.model.* and embedders.0.transformer.*")
+    return together(towers)
+
+
+def _as_xl(config: TowerConfig, state: State) -> tuple[TowerConfig, State]:
+    return replace(config, skip=1, final_norm=False), state
+
+
+def _projected(state: State, heads: int | None) -> tuple[TowerConfig, State]:
+    """Read a whole open_clip tower, whose projection is multiplied from the right."""
+    names = renamed(_apart(state), OPEN_CLIP, OPEN_CLIP_POOLED_IGNORED)
+    names["text_projection.weight"] = names.pop("text_projection").T
+    return replace(_clip_config(names, heads, "gelu"), pooled=len(names["text_projection.weight"])), names
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> State:

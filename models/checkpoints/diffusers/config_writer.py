@@ -35,7 +35,18 @@ def unet_json(config: UNetConfig, latent_size: int | None) -> Json:
         "norm_num_groups": config.norm_groups,
         "norm_eps": config.norm_eps,
         "resnet_time_scale_shift": "scale_shift" if scale_shift else "default",
+        **_added(config),
         **(_conditional(config) if cross else _unconditional(config)),
+    }
+
+
+def _added(config: UNetConfig) -> Json:
+    if config.added_dim is None:
+        return {}
+    return {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": config.added_sinusoids,
+        "projection_class_embeddings_input_dim": config.added_dim,
     }
 
 
@@ -115,6 +126,10 @@ def tower_json(config: TowerConfig) -> Json:
         "hidden_act": config.activation,
         "layer_norm_eps": config.norm_eps,
     }
+    if config.kind == "clip" and config.pooled is not None:
+        ends = {"bos_token_id": config.end_token - 1, "eos_token_id": config.end_token}
+        projection = {"model_type": "clip_text_model", "projection_dim": config.pooled}
+        return {"architectures": ["CLIPTextModelWithProjection"], **projection, **common, **ends}
     if config.kind == "clip":
         return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", **common}
     mask = {"use_attention_mask": config.masked}
