@@ -33,9 +33,10 @@ MATRIX = re.compile(
     r"\.lora_(?P<peft>A|B)(?:\.\w+)?\.weight"
     r"|\.lora_(?P<kohya>down|up)\.weight"
     r"|(?:\.lora|\.lora_linear_layer|_lora)\.(?P<old>down|up)\.weight"
-    r"|\.(?P<alpha>alpha))$"
+    r"|(?:\.lora|_lora)?\.(?P<alpha>alpha))$"
 )
 TEXT_LAYER = re.compile(r"^(te\d:)(?:text_model_)?encoder_layers_\d+_")
+PEFT_UNSERVED = ("alpha_pattern", "use_rslora", "use_dora")
 ALPHAS = "lora_adapter_metadata"  # of PEFT's files: JSON with lora_alpha for each network
 
 
@@ -143,11 +144,11 @@ def _layers(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 
 def _alphas(metadata: Mapping[str, str]) -> dict[str, float]:
-    """Read PEFT's alphas by network; per-layer ones (alpha_pattern) are refused where they differ."""
+    """Read PEFT's alphas by network; what scales otherwise is refused by its name."""
     said = json.loads(metadata.get(ALPHAS, "{}"))
     for name, value in said.items():
-        if name.endswith("alpha_pattern") and value:
-            raise CheckpointError(f"{name}: alphas of single layers aren't served", field=name)
+        if value and name.rpartition(".")[2] in PEFT_UNSERVED:
+            raise CheckpointError(f"{ALPHAS}: {name} is not served", field=name)
     suffix = ".lora_alpha"
     return {name.removesuffix(suffix): float(alpha) for name, alpha in said.items() if name.endswith(suffix)}
 

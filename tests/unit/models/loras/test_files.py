@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from core.errors import CheckpointError
 from models.checkpoints.inspect import inspect
-from models.loras.files import low_rank, read_lora
+from models.loras.files import Matrices, low_rank, read_lora
 from models.loras.inspect import inspect_lora
 from models.loras.library import load_lora
 from models.loras.names import places
@@ -127,6 +128,18 @@ def test_other_kinds_are_named(tmp_path: Path, kind: str, key: str) -> None:
             read(path)
 
 
+@pytest.mark.parametrize(("said", "scale"), [({}, 1.0), ({"unet.lora_alpha": 3, "unet.alpha_pattern": {}}, 1.5)])
+def test_alpha_of_a_header(tmp_path: Path, said: dict[str, object], scale: float) -> None:
+    layer = "unet.mid_block.attentions.0.proj_in"
+    state = {f"{layer}.lora_A.weight": torch.randn(2, 16), f"{layer}.lora_B.weight": torch.randn(16, 2)}
+    save_file(state, tmp_path / "x.safetensors", {"lora_adapter_metadata": json.dumps(said)})
+    [product] = load_lora(tmp_path / "x.safetensors", small_sd()).unet.values()
+    torch.testing.assert_close(product.up, scale * state[f"{layer}.lora_B.weight"].T)
+    save_file(state, tmp_path / "x.safetensors", {"lora_adapter_metadata": '{"unet.use_rslora": true}'})
+    with pytest.raises(CheckpointError, match=r"unet\.use_rslora is not served"):
+        read_lora(tmp_path / "x.safetensors")
+
+
 def test_text_layers_that_a_model_does_not_compute_are_passed_over(tmp_path: Path) -> None:
     state = _pair() | _pair("lora_te_text_model_encoder_layers_31_mlp_fc1", width=32)
     adapters = load_lora(_file(tmp_path, state), small_sd())
@@ -146,8 +159,6 @@ def test_inspect_says_what_it_is(tmp_path: Path) -> None:
 def test_a_convolutions_product_has_its_kernel() -> None:
     layer = "lora_unet_conv_in"
     state = {f"{layer}.lora_down.weight": torch.randn(2, 4, 3, 3), f"{layer}.lora_up.weight": torch.randn(8, 2, 1, 1)}
-    from models.loras.files import Matrices
-
     matrices = Matrices(
         layer, {"down": state[f"{layer}.lora_down.weight"], "up": state[f"{layer}.lora_up.weight"]}, 4.0
     )
