@@ -37,7 +37,12 @@ def refined(job_id: str, **changes: object) -> Admission:
 
 
 def test_rows_told_of_other_things_share_calls() -> None:
-    told = [{}, {"original_size": (20, 30)}, {"crop": (5, 0), "guidance_scale": 1.0}, {"guidance_rescale": 0.7}]
+    told: list[dict[str, object]] = [
+        {},
+        {"original_size": (20, 30)},
+        {"crop": (5, 0), "guidance_scale": 1.0},
+        {"guidance_rescale": 0.7},
+    ]
     outcomes = play(make_engine(models()), [drawn(str(i), **changes) for i, changes in enumerate(told)])
     assert max(o.share.jobs for o in outcomes if isinstance(o, Stepped)) == 4
     scores = [refined(str(i), aesthetic_score=float(i), strength=0.5) for i in range(3)]
