@@ -91,7 +91,7 @@ def test_the_refiner_finishes_what_the_base_began(service: Service) -> None:
     refined = _drawn(service, "img2img", model="refiner", image=image, denoising_start=0.5, aesthetic_score=7.0)
     assert refined != _drawn(service, "img2img", model="refiner", image=image, denoising_start=0.5)
     job = service.post("/v1/img2img", model="refiner", prompt="cat", steps=4, image=image, denoising_start=0.5)
-    assert job["steps"] == 2
+    assert job["progress"]["steps"] == 2
     assert "target_size" not in job["request"]
 
 

@@ -144,7 +144,9 @@ class XL:
         zeros = Encoded(*(torch.cat([each] * rows) for each in self.zeros()))
         negative = zeros if variant == "no_negative_prompt" else self.negative
         scale = (
-            1.0 if variant == "noguidance" else float(self.sampling.get("guidance_scale", self.sampling.get("scale")))
+            1.0
+            if variant == "noguidance"
+            else float(self.sampling["guidance_scale" if "guidance_scale" in self.sampling else "scale"])
         )
         rescale = 0.0 if variant == "without_rescale" else float(self.sampling.get("guidance_rescale", 0.0))
         return Conditioning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -22,7 +23,7 @@ from workers.engine.messages import Admission, Stepped
 @lru_cache
 def models() -> dict[str, LatentDiffusion]:
     cases = {name: CASES / "sdxl" / f"sdxl_{name}" / "pipeline" for name in ("base", "refiner")}
-    return {name: load(path) for name, path in cases.items()}
+    return {name: replace(load(path), id=name) for name, path in cases.items()}
 
 
 def drawn(job_id: str, **changes: object) -> Admission:
@@ -36,7 +37,12 @@ def refined(job_id: str, **changes: object) -> Admission:
 
 
 def test_rows_told_of_other_things_share_calls() -> None:
-    told = [{}, {"original_size": (20, 30)}, {"crop": (5, 0), "guidance_scale": 1.0}, {"guidance_rescale": 0.7}]
+    told: list[dict[str, object]] = [
+        {},
+        {"original_size": (20, 30)},
+        {"crop": (5, 0), "guidance_scale": 1.0},
+        {"guidance_rescale": 0.7},
+    ]
     outcomes = play(make_engine(models()), [drawn(str(i), **changes) for i, changes in enumerate(told)])
     assert max(o.share.jobs for o in outcomes if isinstance(o, Stepped)) == 4
     scores = [refined(str(i), aesthetic_score=float(i), strength=0.5) for i in range(3)]
@@ -104,6 +110,6 @@ def test_two_parts_are_the_whole_way() -> None:
 
 
 def test_a_part_without_a_step_is_refused() -> None:
-    admission = refined("a", denoising_start=0.99)
+    admission = refined("a", denoising_start=0.9999)
     with pytest.raises(InvalidRequest, match="no step lies between denoising_start"):
         job_spec_of(admission.request, admission.files, models()["refiner"], 10**6)
