@@ -123,8 +123,9 @@ def test_one_call_of_the_trace_carries_different_loras_and_none_with_the_bytes_o
     requests = {}
     for name, (scales, sampler, guidance) in asked.items():
         loras = [lora.model_dump() for lora in applied(settings.models_dir, **scales)]
-        fields = {"loras": loras, "sampler": sampler, "guidance_scale": guidance, "determinism": "strict"}
-        requests[name] = make_request(**fields, steps=8)
+        requests[name] = make_request(
+            loras=loras, sampler=sampler, guidance_scale=guidance, determinism="strict", steps=8
+        )
         enqueue(redis, name, requests[name])
     together = make_rig("together")
     assert together.finish(*requests) == ["succeeded"] * 5
