@@ -8,7 +8,7 @@ from pathlib import Path
 
 from models.checkpoints import native
 from models.checkpoints.build import State
-from models.checkpoints.card import NO_TOKENIZER, describe, is_mute, tasks_of
+from models.checkpoints.card import NO_TOKENIZER, describe, is_mute, notes_of, tasks_of
 from models.checkpoints.checkpoint import Checkpoint, fitted
 from models.checkpoints.compvis.first_stage import read_first_stage
 from models.checkpoints.compvis.model import FIRST_STAGE, UNET, below, load_compvis
@@ -64,7 +64,7 @@ def _inspect(path: Path) -> Report:
         "prediction": config.schedule.prediction,
         "schedule": f"{config.schedule.beta_schedule} {config.schedule.beta_start:g} … {config.schedule.beta_end:g}",
         "channels": f"{config.unet.in_channels} in, {config.unet.out_channels} out, widths {config.unet.channels}",
-        "tokens": f"{checkpoint.tokenizer.window} a prompt" if checkpoint.tokenizer is not None else "no tokenizer",
+        "tokens": f"{checkpoint.tokenizers[0].window} a prompt" if checkpoint.tokenizers else "no tokenizer",
     }
     parts = tuple(_part(name, state) for name, state in fitted(checkpoint).items())
     return Report(path, _format(path, file), describe(config), tasks_of(config), parts, facts, _notes(checkpoint))
@@ -94,4 +94,4 @@ def _format(path: Path, file: Path | None) -> str:
 
 
 def _notes(checkpoint: Checkpoint) -> tuple[str, ...]:
-    return (*checkpoint.assumptions, *([NO_TOKENIZER] if is_mute(checkpoint) else []))
+    return (*notes_of(checkpoint), *([NO_TOKENIZER] if is_mute(checkpoint) else []))

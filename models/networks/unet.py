@@ -46,6 +46,8 @@ class UNetConfig:
     res_up: tuple[bool, ...] = ()  # levels doubled by one
     conv_resample: bool = True  # else levels are halved by means and doubled by nearest neighbours, without weights
     num_classes: int | None = None  # class labels or noise levels added to the time embedding
+    added_dim: int | None = None  # width of a vector that is projected and added to the time embedding (SDXL)
+    added_sinusoids: int = 256  # channels of each number in that vector: sizes, crop, score
     guidance_dim: int | None = None  # of the embedded guidance scale that a distilled network reads
     norm_groups: int = 32
     norm_eps: float = 1e-5
@@ -160,6 +162,8 @@ class UNet(nn.Module):
         self.time_embedding = TimeEmbedding(channels[0], 4 * channels[0], config.guidance_dim)
         if config.num_classes is not None:
             self.class_embedding = Embedding(config.num_classes, 4 * channels[0])
+        if config.added_dim is not None:
+            self.add_embedding = TimeEmbedding(config.added_dim, 4 * channels[0])
         self.down_blocks = nn.ModuleList()
         skips = self._build_down()
         self.mid_block = UNetMiddle(config)
@@ -206,14 +210,16 @@ class UNet(nn.Module):
         timesteps: Tensor,
         context: Tensor | None = None,
         labels: Tensor | None = None,
+        added: Tensor | None = None,
         guidance_scale: Tensor | None = None,
     ) -> Tensor:
         """Return the raw prediction b c h w.
 
         z_t: b c_in h w, concatenated conditioning included; timesteps: b; context: b n d;
-        labels: b, class numbers or noise levels; guidance_scale: b, where the network was distilled to read it.
+        labels: b, class numbers or noise levels; added: b p, where the config has `added_dim`; guidance_scale: b, where
+        the network was distilled to read it.
         """
-        emb = self._embedding(z_t, timesteps, labels, guidance_scale)  # b 4c
+        emb = self._embedding(z_t, timesteps, labels, added, guidance_scale)  # b 4c
         h = self.conv_in(z_t)  # b c h w
         h, skips = self._down(h, emb, context)
         h = self.mid_block(h, emb, context)  # b c h/2ⁿ w/2ⁿ
@@ -221,7 +227,12 @@ class UNet(nn.Module):
         return self.conv_out(F.silu(self.conv_norm_out(h)))  # type: ignore[no-any-return]
 
     def _embedding(
-        self, z_t: Tensor, timesteps: Tensor, labels: Tensor | None, guidance_scale: Tensor | None
+        self,
+        z_t: Tensor,
+        timesteps: Tensor,
+        labels: Tensor | None,
+        added: Tensor | None,
+        guidance_scale: Tensor | None,
     ) -> Tensor:
         sinusoids = timestep_embedding(timesteps, self.config.channels[0]).to(z_t.dtype)  # b c
         dim, guidance = self.config.guidance_dim, None
@@ -230,6 +241,8 @@ class UNet(nn.Module):
         emb = self.time_embedding(sinusoids, guidance)
         if labels is not None:
             emb = emb + self.class_embedding(labels)
+        if added is not None:
+            emb = emb + self.add_embedding(added)
         return F.silu(emb)
 
     def _down(self, h: Tensor, emb: Tensor, context: Tensor | None) -> tuple[Tensor, list[Tensor]]:

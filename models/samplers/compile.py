@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TypeAlias
 
 from core.errors import InvalidRequest
 from models.samplers.consistency import consistency_intervals, lcm, tcd
@@ -28,6 +29,8 @@ from models.schedule import NoiseLevel, NoiseSchedule, ScheduleConfig
 EULER_FLOOR = FLOOR  # ᾱ that stands for 0, where Euler's σ/α must be finite
 SPACINGS = ("leading", "trailing", "linspace")  # that may stand for the checkpoint's own
 SCHEDULES: tuple[str, ...] = (*SPACINGS, *SIGMAS, *DIFFUSERS)
+Span: TypeAlias = tuple[float, float]  # from 0, pure noise, to 1, the picture
+WHOLE: Span = (0.0, 1.0)
 
 _Intervals = Callable[[NoiseSchedule, int], Sequence[Interval]]
 _ByConfig = Callable[[Sequence[Interval], ScheduleConfig], tuple[Row, ...]]
@@ -115,13 +118,16 @@ def compile_plan(
     levels: str | None = None,
     timesteps: tuple[int, ...] | None = None,
     guidance_interval: tuple[float, float] | None = None,
+    span: Span = WHOLE,
 ) -> Plan:
     """Compile `sampler` in `steps` steps, of which `strength` < 1 (img2img) takes the last ones only.
 
     eta in [0, 1] is ddim's share of ancestral noise, and tcd's γ. strength in (0, 1] keeps the last
     int(steps · strength) steps, at least one. `levels` is one of `SCHEDULES`, None the checkpoint's own spacing;
     `timesteps`, falling, are steps by themselves. `guidance_interval` bounds the share of the training timesteps,
-    0 clean and 1 noise, within which rows are guided.
+    0 clean and 1 noise, within which rows are guided. `span` is the part of the way from noise to picture that is
+    gone, for models that share it (SDXL and its refiner): of the steps those at timesteps ≥ (1 - end)·T and
+    < (1 - start)·T.
 
     Raises:
         InvalidRequest: a value is out of bounds, or the sampler can't run on this schedule, naming those that can.
@@ -129,13 +135,23 @@ def compile_plan(
     _check(sampler, schedule, eta, strength)
     whole = _steps(sampler, schedule, steps, levels, timesteps)
     intervals = whole[len(whole) - max(1, int(len(whole) * strength)) :]
+    intervals = _spanned(intervals, schedule, span)
     rows = _COMPILERS[sampler].rows(_Run(intervals, schedule, eta, len(whole)))
     if not all(row.finite() for row in rows):
         raise _cannot_run(sampler, tuple(name for name in SAMPLERS if name == "euler"))
     if guidance_interval is not None:
         rows = _within(rows, guidance_interval, schedule.config.timesteps)
     scale = intervals[0].start.sigma if levels in SIGMAS else 1.0
-    return Plan(sampler, len(intervals), rows, history_of(rows), scale)
+    return Plan(sampler, len(intervals), rows, history_of(rows), intervals[-1].end, scale)
+
+
+def _spanned(intervals: Sequence[Interval], schedule: NoiseSchedule, span: Span) -> Sequence[Interval]:
+    first, last = (round((1.0 - part) * schedule.config.timesteps) for part in span)
+    within = [interval for interval in intervals if last <= interval.t < first or span == WHOLE]
+    if not within:
+        detail = f"no step lies between denoising_start {span[0]:g} and denoising_end {span[1]:g}; take more steps"
+        raise InvalidRequest(detail, field="steps", value=len(intervals), bound=list(span))
+    return within
 
 
 def _steps(

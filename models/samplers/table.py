@@ -55,14 +55,16 @@ class Plan:
     """A compiled sampler: its rows, the user's steps, and what to keep between rows.
 
     `history[i]` is how many stored predictions, newest first, must be there when row i starts for it and the rows
-    after it; `history[len(rows)]` is 0. `start` is the noise level that the first row expects; where nothing but noise
-    is there, it starts from `noise_scale` times x_T (1 but for k-diffusion's schedules, which give x_T that level's σ).
+    after it; `history[len(rows)]` is 0. `start` is the noise level that the first row expects, `end` that which the
+    last one leaves; where nothing but noise is there, it starts from `noise_scale` times x_T (1 but for k-diffusion's
+    schedules, which give x_T that level's σ).
     """
 
     sampler: str
     steps: int
     rows: tuple[Row, ...]
     history: tuple[int, ...]
+    end: NoiseLevel
     noise_scale: float = 1.0
 
     @property

@@ -6,9 +6,11 @@ models (`service.requests.bodies`), from multipart parts or base64, and are desc
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import from_json
 
 from contract.lanes import Lane
 from contract.request import SEEDS, Determinism, MaskMode, OutputFormat
@@ -16,9 +18,12 @@ from contract.samplers import MOST_TIMESTEPS, Schedule
 
 PROMPT_CHARACTERS = 4000
 URL_CHARACTERS = 2000
+LIST_CHARACTERS = 4000  # of a list that comes as text
 MIN_SIZE = 64
 MAX_CLASS = 2**20
 MAX_SIZE = 2**20  # of one side; LATENTD_MAX_PIXELS bounds both together
+MAX_LORAS = 8
+MAX_LORA_SCALE = 4.0
 DRAWN = -1  # as a seed: what other tools write for none
 
 
@@ -28,6 +33,53 @@ def _without_drawn(seed: int | None) -> int | None:
 
 
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+
+
+class LoraPost(BaseModel):
+    """A LoRA, and how much of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    id: str = Field(min_length=1, max_length=128, description="LoRA id, from GET /v1/loras.")
+    scale: float = Field(
+        default=1.0, ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE, description="1: as it was trained; below 0: its opposite."
+    )
+
+
+def _parsed(value: object) -> object:
+    """Read the list where it comes as text, which is all that forms have."""
+    if not isinstance(value, str):
+        return value
+    with suppress(ValueError):
+        if len(value) <= LIST_CHARACTERS:
+            return from_json(value, allow_inf_nan=False)
+    raise ValueError(f"a list, in JSON of at most {LIST_CHARACTERS} characters")
+
+
+def _each_once(loras: list[LoraPost] | None) -> list[LoraPost] | None:
+    ids = [lora.id for lora in loras or ()]
+    if len(set(ids)) < len(ids):
+        raise ValueError("a list that has each LoRA once")
+    return loras
+
+
+def _pair(value: object) -> object:
+    """Read a form's `1024,768` or `1024x768`."""
+    return value.replace("x", ",").split(",") if isinstance(value, str) else value
+
+
+Size: TypeAlias = Annotated[
+    list[Annotated[int, Field(ge=1, le=MAX_SIZE)]] | None, Field(min_length=2, max_length=2), BeforeValidator(_pair)
+]
+Corner: TypeAlias = Annotated[
+    list[Annotated[int, Field(ge=0, le=MAX_SIZE)]] | None, Field(min_length=2, max_length=2), BeforeValidator(_pair)
+]
+DENOISING_END: float | None = Field(
+    default=None,
+    gt=0,
+    lt=1,
+    description="Stop here on the way from noise, 0, to the picture, 1, for another model to go on; default: 1.",
+)
 
 
 class Post(BaseModel):
@@ -117,6 +169,33 @@ class Prompted(Guided):
     negative_prompt: str | None = Field(
         default=None, max_length=PROMPT_CHARACTERS, description="What it must not show; used with guidance."
     )
+    loras: Annotated[
+        list[LoraPost] | None,
+        BeforeValidator(_parsed),
+        AfterValidator(_each_once),
+        Field(max_length=MAX_LORAS, description="What is added to the model for this request; in forms JSON text."),
+    ] = None
+
+
+class Drawn(Prompted):
+    """Fields of the kinds that draw a picture by a text; most are for models of SDXL alone."""
+
+    original_size: Size = Field(
+        default=None, description="Width and height that the picture had, as told to SDXL; default: the answer's."
+    )
+    crop: Corner = Field(default=None, description="Left and top of the crop, as told to SDXL; default: [0, 0].")
+    target_size: Size = Field(
+        default=None, description="Width and height to aim at, as told to SDXL; default: the answer's."
+    )
+    aesthetic_score: float | None = Field(
+        default=None, ge=0, le=10, description="How good the picture is, as told to SDXL's refiner; default: 6."
+    )
+    negative_aesthetic_score: float | None = Field(
+        default=None, ge=0, le=10, description="How good what guidance leads away from is; default: 2.5."
+    )
+    guidance_rescale: float | None = Field(
+        default=None, ge=0, le=1, description="How much of the contrast that guidance adds is taken back; default: 0."
+    )
 
 
 class Sized(Post):
@@ -130,11 +209,13 @@ class Sized(Post):
     )
 
 
-class Txt2ImgPost(Prompted, Sized):
+class Txt2ImgPost(Drawn, Sized):
     """Text to image; models without a text encoder draw whatever they like."""
 
+    denoising_end: float | None = DENOISING_END
 
-class InpaintPost(Prompted):
+
+class InpaintPost(Drawn):
     """Repaint the masked part of a picture; the answer has the picture's size."""
 
     mask_mode: MaskMode = Field(
@@ -158,12 +239,20 @@ class UpscalePost(Prompted):
     )
 
 
-class Img2ImgPost(Prompted):
+class Img2ImgPost(Drawn):
     """Draw over a picture; the answer has the picture's size."""
 
     strength: float | None = Field(
         default=None, gt=0, le=1, description="How much of the picture is forgotten; 1: all. Default: the model's."
     )
+    denoising_start: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="The picture has noise left, as another model's `denoising_end` left it: go on from there, without "
+        "`strength`.",
+    )
+    denoising_end: float | None = DENOISING_END
 
 
 class Class2ImgPost(Guided, Sized):

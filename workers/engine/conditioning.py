@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from contract.request import PromptedRequest
 from models.inputs import Inputs
-from models.networks.conditioning import ClassConfig, TextConfig
+from models.loras.library import Adapters
+from models.networks.conditioning import ClassConfig, Encoded, TextConfig
 from models.pipeline import LatentDiffusion
 from models.samplers.noise import X_T, noise
 from workers.engine.job_spec import JobSpec
@@ -41,18 +44,19 @@ class Conditions:
 
 @dataclass(slots=True)
 class PromptCache:
-    """Contexts by model and prompt, the least recently used dropped.
+    """What prompts became, by model, prompt and LoRAs, the least recently used dropped.
 
     Prompts are encoded one at a time, so that a context has the same bits whoever asked for it.
     """
 
-    kept: OrderedDict[tuple[str, str], Tensor] = field(default_factory=OrderedDict)
+    kept: OrderedDict[tuple[str, str | None, str], Encoded] = field(default_factory=OrderedDict)
 
-    def context(self, model: LatentDiffusion, prompt: str) -> Tensor:
-        """Return n d."""
-        key = (model.id, prompt)
+    def encoded(self, model: LatentDiffusion, prompt: str | None, adapters: Adapters | None = None) -> Encoded:
+        """Return context and pooled vector with b = 1; None is no prompt at all."""
+        key = (model.id, prompt, adapters.key if adapters is not None and adapters.text else "")
         if key not in self.kept:
-            self.kept[key] = model.encode_prompts([prompt])[0]
+            with nullcontext() if adapters is None else adapters.over_text(model):
+                self.kept[key] = model.no_prompt() if prompt is None else model.encode_prompts([prompt])
         self.kept.move_to_end(key)
         if len(self.kept) > PROMPTS_KEPT:
             self.kept.popitem(last=False)
@@ -99,25 +103,42 @@ def mapped(spec: JobSpec, prompts: PromptCache) -> Conditions:
 
 def _conditions(spec: JobSpec, prompts: PromptCache, concat: Tensor | None) -> Conditions:
     """Make the inputs of the condition and, where guided, of what it is led away from: their contexts differ."""
-    context, null_context = _contexts(spec, prompts)
-    inputs = Inputs(context, concat, _labels(spec), _guidance_scale(spec))
-    return Conditions(inputs, replace(inputs, context=null_context) if spec.guided else None)
-
-
-def _contexts(spec: JobSpec, prompts: PromptCache) -> tuple[Tensor | None, Tensor | None]:
-    """Return n d of the condition and, where guided, of what it is led away from."""
-    model, request, conditioner = spec.model, spec.request, spec.model.config.conditioner
+    inputs = Inputs(concat=concat, labels=_labels(spec), guidance_scale=_guidance_scale(spec))
+    conditioner, request, config = spec.model.config.conditioner, spec.request, spec.model.config
     if isinstance(conditioner, TextConfig):
-        negative = prompts.context(model, request.negative_text) if spec.guided else None
-        return prompts.context(model, request.text), negative
+        score, negative_score = request.scores
+        null = _read(spec, prompts, _negative(spec), inputs, negative_score) if spec.guided else None
+        return Conditions(_read(spec, prompts, request.text, inputs, score), null)
     if isinstance(conditioner, ClassConfig):
-        null = model.config.null_class if spec.guided else None
-        return _class(model, request.class_label), _class(model, null)
-    return None, None
+        null = _of_class(spec, config.null_class, inputs) if spec.guided else None
+        return Conditions(_of_class(spec, request.class_label, inputs), null)
+    return Conditions(inputs, inputs if spec.guided else None)
 
 
-def _class(model: LatentDiffusion, number: int | None) -> Tensor | None:
-    return None if number is None else model.encode_labels(torch.tensor([number]))[0]
+def _read(spec: JobSpec, prompts: PromptCache, prompt: str | None, inputs: Inputs, score: float) -> Inputs:
+    """Add what the network reads of a prompt, and is told of the picture."""
+    encoded = prompts.encoded(spec.model, prompt, spec.adapters)
+    return replace(inputs, context=encoded.context[0], added=_added(spec, encoded, score))
+
+
+def _negative(spec: JobSpec) -> str | None:
+    """Return what guidance leads away from; None is no prompt, where the model tells it from an empty one."""
+    own = isinstance(spec.request, PromptedRequest) and spec.request.negative_prompt is None
+    return None if own and spec.model.config.zeros_for_no_prompt else spec.request.negative_text
+
+
+def _added(spec: JobSpec, encoded: Encoded, score: float) -> Tensor | None:
+    """Return the vector of SDXL: pooled text, then two sizes and a crop, or for its refiner a size, a crop, a score."""
+    if encoded.pooled is None or spec.model.config.unet.added_dim is None:
+        return None
+    sizes = spec.request.told_sizes
+    numbers = (*sizes[:4], score) if spec.model.config.refines else sizes
+    return spec.model.added(encoded.pooled, torch.tensor([numbers], device=spec.model.device))[0]
+
+
+def _of_class(spec: JobSpec, number: int | None, inputs: Inputs) -> Inputs:
+    context = None if number is None else spec.model.encode_labels(torch.tensor([number]))[0]
+    return replace(inputs, context=context)
 
 
 def _labels(spec: JobSpec) -> Tensor | None:
@@ -136,7 +157,7 @@ def _guidance_scale(spec: JobSpec) -> Tensor | None:
 
 
 def _starts_noised(spec: JobSpec) -> bool:
-    return spec.request.denoising_strength < 1.0
+    return spec.request.denoising_strength < 1.0 or spec.request.span[0] > 0.0
 
 
 def _latent(spec: JobSpec) -> Tensor:
@@ -184,7 +205,15 @@ def starting_latent(spec: JobSpec, conditions: Conditions, x_T: Tensor) -> Tenso
     if conditions.latent is None:
         return spec.plan.noise_scale * x_T
     start = spec.plan.start
+    if spec.request.span[0] > 0.0:
+        # The picture has its noise already: x0 + σ/α·ξ, as samplers in σ keep it (diffusers' Euler).
+        return start.alpha * conditions.latent.float()
     return start.alpha * conditions.latent.float() + start.sigma * x_T
+
+
+def ending_latent(spec: JobSpec, z_t: Tensor) -> Tensor:
+    """Return what is decoded, c h w: with noise left for another model x0 + σ/α·ξ, as that one reads it."""
+    return z_t / spec.plan.end.alpha if spec.request.span[1] < 1.0 else z_t
 
 
 def blend_known(z_t: Tensor, known: Known, x_T: Tensor, alpha: float, sigma: float) -> Tensor:

@@ -156,7 +156,7 @@ def job_spec_of(request: JobRequest, files: Mapping[str, Picture], model: Latent
     check_sides((size[0] * scale, size[1] * scale), request.output_format, max_pixels)
     plan = compile_plan(
         request.sampler, model.schedule, request.steps, request.eta, request.denoising_strength,
-        request.schedule, request.timesteps, request.guided_within,
+        request.schedule, request.timesteps, request.guided_within, request.span,
     )  # fmt: skip
     stride = 2 ** (len(config.unet.channels) - 1)
     frame = Frame(*size, stride * model.latent_factor // scale)

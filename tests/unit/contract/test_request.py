@@ -14,10 +14,10 @@ from contract.request import REQUESTS, Img2ImgRequest, InpaintRequest, Upload, p
 COMMON = {"model": "m", "width": 64, "height": 64, "steps": 10, "sampler": "ddim", "seed": 2**32 - 1}
 IMAGE = Upload(path="image", sha256="0", bytes=1, width=8, height=8)
 OWN: dict[str, dict[str, Any]] = {
-    "txt2img": {"prompt": "red", "negative_prompt": "hat", "guidance_scale": 4.0},
+    "txt2img": {"prompt": "red", "negative_prompt": "hat", "guidance_scale": 4.0, "original_size": (9, 8)},
     "inpaint": {"image": IMAGE, "mask": IMAGE, "mask_mode": "auto", "feather": 3, "strength": 0.5},
     "upscale": {"image": IMAGE, "noise_level": 20},
-    "img2img": {"image": IMAGE, "strength": 0.5},
+    "img2img": {"image": IMAGE, "strength": 0.5, "denoising_start": 0.5, "denoising_end": 0.9},
     "class2img": {"class_id": 3, "guidance_scale": 4.0},
     "semantic2img": {"image": IMAGE},
 }
@@ -34,8 +34,9 @@ def test_a_request_travels_as_it_is(kind: str) -> None:
     assert type(request) is REQUESTS[kind]
     assert parse_request(request.arguments()) == request
     assert request.model_dump(mode="json")["seeds"] == [2**32 - 1]
-    absent = {"schedule", "timesteps", "guidance_interval", "guidance_embedded"}  # as releases before wrote it
-    assert set(request.arguments()) == set(REQUESTS[kind].model_fields) - absent
+    fields = REQUESTS[kind].model_fields.items()
+    written = {name for name, info in fields if info.exclude_if is None or not info.exclude_if(getattr(request, name))}
+    assert set(request.arguments()) == written
 
 
 def test_where_steps_are_taken_and_guided_travels_too() -> None:
@@ -80,6 +81,16 @@ def test_what_a_kind_lacks_changes_nothing() -> None:
     request = parse_request({"kind": "semantic2img", **COMMON, **OWN["semantic2img"]})
     assert (request.text, request.negative_text, request.guided, request.class_label) == ("", "", False, None)
     assert (request.denoising_strength, request.run_steps, request.rows) == (1.0, 10, 10)
+    assert (request.span, request.scores, request.rescale) == ((0.0, 1.0), (6.0, 2.5), 0.0)
+    assert request.told_sizes == (request.height, request.width, 0, 0, request.height, request.width)
+
+
+def test_what_is_told_of_a_picture_is_in_the_networks_order() -> None:
+    told = {"original_size": [9, 8], "crop": [1, 2], "target_size": [7, 6], "aesthetic_score": 5.0}
+    request = parse_request({"kind": "txt2img", **COMMON, **told, "negative_prompt": None, "denoising_end": 0.5})
+    assert request.told_sizes == (8, 9, 2, 1, 6, 7)
+    assert (request.scores, request.span, request.run_steps) == ((5.0, 2.5), (0.0, 0.5), 5)
+    assert request.negative_text == ""
 
 
 def test_what_a_kind_has_counts() -> None:
