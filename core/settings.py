@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
         description="Precision of the networks: float32, bfloat16, float16 or auto, which is bfloat16 on CUDA (float16 "
-        "below compute capability 8.0) and float32 on CPU.",
+        "below compute capability 8.0) and on CPUs that multiply it (AVX512-BF16, AMX), else float32.",
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads of a worker; default: all cores.")
     drain_s: float = Field(default=30, ge=0, description="Grace period in which a stopping worker finishes jobs.")

@@ -23,6 +23,7 @@ from workers.engine.engine import Engine
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BFLOAT16_CAPABILITY = (8, 0)  # the first cards that multiply it
+BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")  # of CPUs that do
 STRICT_ROWS_CPU, STRICT_ROWS_GPU = 4, 16
 WIDENING = 2  # half-precision files take twice their size in memory
 SHARE = 0.5  # of the free memory that models beyond the default ones may fill; the rest is for pictures
@@ -55,11 +56,12 @@ def _no_device(name: str, reason: str, bound: str) -> ConfigurationError:
 
 
 def choose_dtype(name: str, device: str) -> torch.dtype:
-    """Return the precision of networks on a device; `auto` is what it computes fast and well, float32 on CPU."""
+    """Return the precision of networks on a device; `auto` is the half precision that it multiplies, else float32."""
     if name != "auto":
         return DTYPES[name]
     if torch.device(device).type != "cuda":
-        return torch.float32
+        known = torch.cpu.get_capabilities()
+        return torch.bfloat16 if any(known.get(flag) for flag in BFLOAT16_FLAGS) else torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= BFLOAT16_CAPABILITY else torch.float16
 
 

@@ -41,6 +41,7 @@ def _statistics(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     mean = square = torch.zeros((), dtype=torch.float64, device=x.device)
     for strip in torch.tensor_split(x, -(-x.shape[2] // STRIP), dim=2):
         share = strip.shape[2] / x.shape[2]
+        strip = strip.float()  # half precision has too few digits for a mean
         center = strip.mean(dim=(2, 3), keepdim=True)  # b c 1 1
         spread = (strip - center).square_().mean(dim=(2, 3)).double()  # b c
         center = rearrange(center, "b c 1 1 -> b c").double()
