@@ -17,6 +17,7 @@ from core.errors import CheckpointError, ConfigurationError
 from core.settings import Settings
 from models.checkpoints.detect import loaded_files
 from models.checkpoints.load import load
+from models.networks.layers import can_pack, pack
 from models.pipeline import LatentDiffusion
 from workers.catalogue import Found, choose, default_model, find_cards
 from workers.engine.engine import Engine
@@ -83,7 +84,7 @@ def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> En
         # transformers takes seconds to import: it starts beside the reading of weights, and who needs it first waits.
         Thread(target=import_module, args=("models.networks.text_encoders",)).start()
     if model_ids:
-        models = {model: load(found[model][1], device, dtype) for model in chosen}
+        models = {model: load_ready(found[model][1], device, dtype) for model in chosen}
     else:
         models = load_all(found, chosen, device, dtype)
     on_cpu = torch.device(device).type == "cpu"
@@ -110,13 +111,25 @@ def load_all(found: Found, first: Sequence[str], device: str, dtype: torch.dtype
             log.info("model not loaded: no room beside the others", model=model, use=f"latentd worker --model {model}")
             continue
         try:
-            models[model] = load(folder, device, dtype)
+            models[model] = load_ready(folder, device, dtype)
         except CheckpointError as error:
             log.warning("checkpoint left out", model=model, error=error.detail)
     if not models:
         detail = f"none of the checkpoints {', '.join(found)} loads"
         raise ConfigurationError(detail, field="models_dir", value=list(found))
     return models
+
+
+def load_ready(folder: Path, device: str, dtype: torch.dtype) -> LatentDiffusion:
+    """Load a model that will only draw: its UNet's weights as the device reads them fastest.
+
+    Raises:
+        CheckpointError: it doesn't load.
+    """
+    model = load(folder, device, dtype)
+    if can_pack(model.device, model.dtype):
+        pack(model.unet)
+    return model
 
 
 def _fits(folder: Path, device: str) -> bool:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import CheckpointError
+from models.networks.layers import HALF
 
 State = dict[str, Tensor]
 M = TypeVar("M", bound=nn.Module)
-HALF = (torch.bfloat16, torch.float16)
 FUSED = {"to_qkv": ("to_q", "to_k", "to_v"), "to_kv": ("to_k", "to_v")}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.networks.attention import AttentionBlock, SpatialTransformer
 from models.networks.blocks import Downsample, Embedding, GroupNorm, ResBlock, Upsample
+from models.networks.layers import Conv2d, Linear
 
 MAX_PERIOD = 10000.0
 
@@ -55,8 +56,8 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, channels: int, emb_channels: int) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(channels, emb_channels)
-        self.linear_2 = nn.Linear(emb_channels, emb_channels)
+        self.linear_1 = Linear(channels, emb_channels)
+        self.linear_2 = Linear(emb_channels, emb_channels)
 
     def forward(self, sinusoids: Tensor) -> Tensor:
         return self.linear_2(F.silu(self.linear_1(sinusoids)))  # type: ignore[no-any-return]  # b e
@@ -129,7 +130,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         channels = config.channels
-        self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels, channels[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(channels[0], 4 * channels[0])
         if config.num_classes is not None:
             self.class_embedding = Embedding(config.num_classes, 4 * channels[0])
@@ -139,7 +140,7 @@ class UNet(nn.Module):
         self.up_blocks = nn.ModuleList()
         self._build_up(skips)
         self.conv_norm_out = GroupNorm(config.norm_groups, channels[0], eps=config.norm_eps)
-        self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
+        self.conv_out = Conv2d(channels[0], config.out_channels, 3, padding=1)
 
     def _build_down(self) -> list[int]:
         config, width = self.config, self.config.channels[0]

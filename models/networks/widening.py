@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-HALF = (torch.bfloat16, torch.float16)
+from models.networks.layers import HALF
 
 
 def compute_in_float32(module: nn.Module) -> None:

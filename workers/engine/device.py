@@ -7,8 +7,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from contract.request import Numerics
+from models.networks.layers import packed
+from models.pipeline import LatentDiffusion
 
 CPU_WORDS = ("allocate memory", "could not create a primitive")
 
@@ -24,20 +27,25 @@ def configure(threads: int) -> None:
     torch.backends.cudnn.deterministic = True
 
 
-def numerics_of(device: str, dtype: torch.dtype, threads: int, strict_rows: int) -> Numerics:
+def numerics_of(model: LatentDiffusion, threads: int, strict_rows: int) -> Numerics:
     """Name what a strict job's bytes depend on beside its request and the model's weights."""
-    kind = torch.device(device).type
+    device, kind = model.device, model.device.type
     # The same build of torch picks its CPU kernels by the instruction set that it finds.
     chip = torch.cuda.get_device_name(device) if kind == "cuda" else torch.backends.cpu.get_cpu_capability()
     return Numerics(
         device=kind,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=str(model.dtype).removeprefix("torch."),
         threads=threads,
         rows=strict_rows,
-        memory_format="channels_last",
+        memory_format="onednn" if packed(model.unet) else "channels_last",
         compiled=False,
         torch=f"{torch.__version__} {chip}",
     )
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the host; a GPU goes on with what it does meanwhile."""
+    return x if device.type == "cpu" else x.pin_memory().to(device, non_blocking=True)
 
 
 def or_none(work: Callable[[], T]) -> T | None:

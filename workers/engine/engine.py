@@ -50,7 +50,7 @@ class Engine:
     ) -> None:
         configure(threads)
         self.numerics: Mapping[str, Numerics] = {
-            name: numerics_of(device, model.dtype, threads, strict_rows) for name, model in models.items()
+            name: numerics_of(model, threads, strict_rows) for name, model in models.items()
         }
         self._models = dict(models)
         self._max_pixels = max_pixels

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 from torch import Tensor
 
-from workers.engine.conditioning import Conditions, of_image, starting_latent, starting_noise
+from workers.engine.conditioning import Conditions, of_image, placed, starting_latent, starting_noise
 from workers.engine.decoding import UndecodedImage
 from workers.engine.job_spec import JobSpec
 from workers.engine.kinds import finish
@@ -42,7 +42,7 @@ class EngineJob:
 
     def start(self, conditions: Conditions) -> None:
         """Make the images' first latents, or those of the snapshot. A snapshot of another plan starts anew."""
-        request = self.admission.request
+        request, conditions = self.admission.request, placed(conditions, self.spec.model)
         self.unfinished = set(range(request.num_images))
         self.images = [self._image(seed, conditions) for seed in request.seeds]
         if self.admission.snapshot is not None:

@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from core.errors import CheckpointError, ConfigurationError
 from core.settings import Settings
+from models.networks.layers import can_pack, packed
 from tests.engines import make_request
 from tests.tiny import write_tiny
 from workers import loading
@@ -72,7 +73,10 @@ def test_any_precision_can_be_asked_for(tmp_path: Path) -> None:
     write_tiny("plain", tmp_path / "plain")
     settings = Settings(models_dir=tmp_path, threads=1, dtype="bfloat16")
     engine = load_engine(settings, ["plain"], "cpu")
-    assert engine.models["plain"].dtype == torch.bfloat16
+    model = engine.models["plain"]
+    assert model.dtype == torch.bfloat16
+    assert packed(model.unet) == can_pack(model.device, model.dtype)
+    assert engine.numerics["plain"].memory_format == ("onednn" if packed(model.unet) else "channels_last")
     request = make_request(model="plain")
     [picture] = run(engine, Admission("a", request), lambda _: None)
     assert picture.size == (64, 64)
