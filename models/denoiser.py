@@ -7,17 +7,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.captured import CapturedCalls
 from models.inputs import Inputs
 from models.networks.unet import UNet
 
 
 @dataclass(frozen=True, slots=True)
 class Denoiser:
-    """The UNet of one model on its device, in the precision of its weights."""
+    """The UNet of one model on its device, in the precision of its weights.
+
+    `captured` repeats calls of shapes that it knows; whatever a call carries beside tensors of `Inputs` goes to the
+    UNet itself.
+    """
 
     unet: UNet
     device: torch.device
     dtype: torch.dtype
+    captured: CapturedCalls | None = None
 
     def __call__(self, z_t: Tensor, timesteps: Tensor, inputs: Inputs) -> Tensor:
         """Return the raw network output b c h w (eps, v or x0), float32, since guidance and samplers compute in it.
@@ -27,5 +33,6 @@ class Denoiser:
         given = inputs.to(self.device, self.dtype)
         x = z_t.to(self.device, self.dtype)
         x = x if given.concat is None else torch.cat([x, given.concat], dim=1)  # b c+k h w
-        out: Tensor = self.unet(x, timesteps.to(self.device), given.context, given.labels)
-        return out.float()
+        network = self.unet if self.captured is None else self.captured
+        out: Tensor = network(x, timesteps.to(self.device), given.context, given.labels)
+        return out.to(torch.float32, copy=True)  # a captured call's output is overwritten by the next

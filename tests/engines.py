@@ -36,10 +36,19 @@ def make_engine(
     *,
     max_rows: int = 16,
     strict_rows: int = 4,
+    as_gpu: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Engine:
-    models = tiny_models() if models is None else models
-    return Engine(models, device="cpu", threads=1, max_rows=max_rows, strict_rows=strict_rows, clock=clock)
+    """An engine on the CPU; `as_gpu`: its calls padded to few sizes and read late, as a GPU's are."""
+    return Engine(
+        tiny_models() if models is None else models,
+        device="cpu",
+        threads=1,
+        max_rows=max_rows,
+        strict_rows=strict_rows,
+        as_gpu=as_gpu,
+        clock=clock,
+    )
 
 
 def make_request(**changes: object) -> JobRequest:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -15,6 +16,7 @@ import torch
 
 from core.errors import CheckpointError, ConfigurationError
 from core.settings import Settings
+from models.captured import CapturedCalls
 from models.checkpoints.detect import loaded_files
 from models.checkpoints.load import load
 from models.networks.layers import can_pack, pack
@@ -95,6 +97,7 @@ def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> En
         max_rows=settings.max_rows,
         strict_rows=settings.strict_rows or (STRICT_ROWS_CPU if on_cpu else STRICT_ROWS_GPU),
         max_pixels=settings.max_pixels,
+        as_gpu=not on_cpu,
     )
 
 
@@ -129,7 +132,13 @@ def load_ready(folder: Path, device: str, dtype: torch.dtype) -> LatentDiffusion
     model = load(folder, device, dtype)
     if can_pack(model.device, model.dtype):
         pack(model.unet)
-    return model
+    if model.device.type != "cuda":
+        return model
+
+    def not_captured(error: Exception) -> None:
+        log.warning("UNet calls aren't captured: they run one kernel after another", model=model.id, error=str(error))
+
+    return replace(model, denoiser=replace(model.denoiser, captured=CapturedCalls(model.unet, not_captured)))
 
 
 def _fits(folder: Path, device: str) -> bool:

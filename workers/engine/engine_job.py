@@ -18,6 +18,14 @@ from workers.engine.pictures import to_picture
 from workers.engine.scheduler import Batch, Slot
 
 
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """How far a call takes a job: the user's steps over all images, and whether image 0 passes one to be shown."""
+
+    step: int
+    preview: bool
+
+
 @dataclass(slots=True, eq=False)
 class EngineJob:
     """One admitted job. `images` is empty until it is prepared; `unfinished` are those without an answer yet."""
@@ -91,15 +99,18 @@ class EngineJob:
         self.gpu_s += seconds * rows / batch.rows
         return Share(rows, batch.rows, jobs, seconds, self.denoise_s, self.gpu_s)
 
-    def progress(self, share: Share) -> Stepped | None:
-        """Return what to report after a call; None if no user's step ended in it."""
-        step = sum(image.step for image in self.images)
+    def passed(self) -> Passed:
+        """Tell where a call that was just begun takes it."""
+        return Passed(sum(image.step for image in self.images), self._wants_preview())
+
+    def progress(self, share: Share, step: int) -> Stepped | None:
+        """Return what to report after a call that took it to `step`; None if no user's step ended in it."""
         if step == self.step:
             return None
         self.step = step
         return Stepped(self.job_id, step, self.steps, share)
 
-    def wants_preview(self) -> bool:
+    def _wants_preview(self) -> bool:
         """Tell whether image 0 just passed a step whose preview was asked for."""
         every, first = self.admission.request.preview_every, self.images[0]
         return every > 0 and not first.done and first.step % every == 0
