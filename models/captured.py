@@ -67,11 +67,11 @@ class CapturedCalls:
     kept: int = KEPT
     calls: OrderedDict[tuple[object, ...], CapturedCall] = field(default_factory=OrderedDict)
     _pool: Any = None  # of memory, which calls that follow each other share
-    _broken: bool = False
+    broken: bool = False  # what can't be recorded is called plainly
 
     def __call__(self, *given: Tensor | None) -> Tensor:
         """Return the network's output; the next call overwrites it."""
-        if self._broken:
+        if self.broken:
             return self.network(*given)
         key = tuple(None if value is None else (value.shape, value.dtype) for value in given)
         call = self.calls.get(key) or self._capture(key, given)
@@ -91,7 +91,7 @@ class CapturedCalls:
             self.calls.clear()  # what they hold may be all that is missing
             raise
         except RuntimeError as error:
-            self._broken = True
+            self.broken = True
             self.calls.clear()
             self.failed(error)
             return None

@@ -97,7 +97,7 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        return bool(self._jobs) or self._call is not None or self._chunk is not None
+        return bool(self._jobs)
 
     def capacity(self, model: str, lane: Lane = "interactive") -> int:
         """Return how many more images of `model` may be admitted now from `lane`."""

@@ -50,6 +50,14 @@ def test_strict_bytes_are_those_of_the_job_alone_in_a_new_engine() -> None:
         assert together[job.job_id, 0].tobytes() == alone[job.job_id, 0].tobytes()
 
 
+def test_strict_bytes_are_the_same_where_outcomes_are_read_late() -> None:
+    outcomes = play(make_engine(as_gpu=True), [*_twelve("strict")[:4], *_twelve("fast")[4:8]])
+    assert {o.padded_rows for o in outcomes if isinstance(o, Called) and o.strict} == {4}
+    assert {o.padded_rows for o in outcomes if isinstance(o, Called) and not o.strict} <= {1, 2, 4, 8, 16}
+    alone = finished(play(make_engine(), _twelve("strict")[:4]))
+    assert all(finished(outcomes)[key].tobytes() == picture.tobytes() for key, picture in alone.items())
+
+
 def test_strict_bytes_are_the_same_among_fast_neighbours() -> None:
     strict, fast = _twelve("strict")[::3], [job for i, job in enumerate(_twelve("fast")) if i % 3]
     outcomes = play(make_engine(), [*fast, *strict])
