@@ -80,6 +80,9 @@ def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> En
     """
     device = choose_device(device)
     dtype = choose_dtype(settings.dtype, device)
+    on_cpu = torch.device(device).type == "cpu"
+    if not on_cpu:
+        torch.cuda.set_device(device)  # streams and captured calls are those of the current one
     found = find_cards(settings.models_dir)
     chosen = choose(found, model_ids, default_model(found, settings))
     if any(found[model][0].token_window is not None for model in chosen):
@@ -89,7 +92,6 @@ def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> En
         models = {model: load_ready(found[model][1], device, dtype) for model in chosen}
     else:
         models = load_all(found, chosen, device, dtype)
-    on_cpu = torch.device(device).type == "cpu"
     return Engine(
         models,
         device=device,

@@ -35,9 +35,9 @@ class Conv2d(nn.Conv2d):
 
     def pack(self) -> None:
         """Lay out the weights, which nothing but a call can read afterwards."""
-        geometry = (self.padding, self.stride, self.dilation, self.groups)
-        reorder = torch._C._nn.mkldnn_reorder_conv2d_weight  # type: ignore[attr-defined]
-        self.weight = _parameter(reorder(self.weight.to_mkldnn(), *geometry, None))
+        assert not isinstance(self.padding, str)
+        geometry = (list(self.padding), list(self.stride), list(self.dilation), self.groups)
+        self.weight = _parameter(torch._C._nn.mkldnn_reorder_conv2d_weight(self.weight.to_mkldnn(), *geometry))
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
@@ -46,7 +46,7 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     In float32 the gain is small, and a checkpoint's results would not keep their last bits.
     """
     ops = ("_linear_pointwise", "_convolution_pointwise", "_reorder_linear_weight")
-    built = torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in ops)
+    built = torch._C._has_mkldnn and all(hasattr(torch.ops.mkldnn, name) for name in ops)
     avx512 = bool(torch.cpu.get_capabilities().get("avx512_f"))
     return device.type == "cpu" and dtype == torch.bfloat16 and avx512 and built
 

@@ -65,12 +65,12 @@ class Timed:
         if isinstance(began, float) or isinstance(ended, float):
             return float(ended) - float(began)  # type: ignore[arg-type]  # both are
         ended.synchronize()
-        return began.elapsed_time(ended) / 1e3
+        return float(began.elapsed_time(ended)) / 1e3
 
     def _mark(self) -> float | torch.cuda.Event:
         if self._clock is not None:
             return self._clock()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 
@@ -86,7 +86,9 @@ class Side:
     """A second line of work on a device, beside the one of UNet calls; on a CPU it is the same one."""
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def run(self, work: Callable[[Tensor], Tensor], x: Tensor) -> Aside:
         """Begin `work(x)` once what was asked for before has been done, and copy its result to the host."""
@@ -96,7 +98,7 @@ class Side:
         with torch.cuda.stream(self._stream):
             x.record_stream(self._stream)
             copy = to_host(work(x))
-            done = torch.cuda.Event()
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record()
         return Aside(copy, done)
 
@@ -109,7 +111,7 @@ class Aside:
     _done: torch.cuda.Event | None
 
     def ready(self) -> bool:
-        return self._done is None or self._done.query()
+        return self._done is None or bool(self._done.query())  # type: ignore[no-untyped-call]
 
     def result(self) -> Tensor:
         """Wait for it."""
