@@ -108,7 +108,7 @@ from models.checkpoints.load import load
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
 before = peak()
-load(Path(sys.argv[1]), dtype=torch.bfloat16)
+load(Path(sys.argv[1]), dtype=getattr(torch, sys.argv[2]))
 sys.stdout.write(str(peak() - before))
 """
 
@@ -122,9 +122,10 @@ def test_half_precision_files_load_without_being_widened(stored: torch.dtype, tm
         state.update({key: value.to(stored) for key, value in state.items()})
     save_native(checkpoint, tmp_path)
     size = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
-    done = subprocess.run([sys.executable, "-c", PEAK, tmp_path], check=True, capture_output=True, text=True)
+    command = [sys.executable, "-c", PEAK, tmp_path, "bfloat16"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert size > 40e6
-    assert int(done.stdout) < 1.5 * size  # in float32 twice the size would stay
+    assert int(done.stdout) < 1.8 * size  # 1.2 to 1.5 were seen, 2.3 in float32
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "plms"])
