@@ -32,7 +32,8 @@ PROMPT, STEPS, GUIDANCE, SIDE = "red heart", 12, 4.0, 256
 def theirs(dtype: torch.dtype, images: int) -> Callable[[], object]:
     """Its networks and scheduler in the loop of its pipelines, none of which takes these 33 channels; the wholly masked
     picture is encoded once, as ours is."""
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(EMOJI, torch_dtype=dtype)
+    load = diffusers.DiffusionPipeline.from_pretrained
+    pipeline = load(EMOJI, torch_dtype=dtype)  # type: ignore[no-untyped-call]
     vae, unet, scheduler = pipeline.vae, pipeline.unet, pipeline.scheduler
     size = (images, unet.config.out_channels, SIDE // 16, SIDE // 16)
     with torch.inference_mode():

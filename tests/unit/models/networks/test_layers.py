@@ -18,7 +18,7 @@ needs_layouts = pytest.mark.skipif(
 
 def _unet() -> UNet:
     torch.manual_seed(0)
-    return UNet(configs()["sd-inpaint"].unet).bfloat16().eval().to(memory_format=torch.channels_last)
+    return UNet(configs()["sd-inpaint"].unet).bfloat16().eval()
 
 
 def _call(unet: UNet, rows: int) -> Tensor:
