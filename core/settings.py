@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
         description="Precision of the networks: float32, bfloat16, float16 or auto, which is bfloat16 on CUDA (float16 "
-        "below compute capability 8.0) and float32 on CPU.",
+        "below compute capability 8.0) and on CPUs that multiply it (AVX512-BF16, AMX), else float32.",
     )
     lora_mb: int = Field(
         default=1024,

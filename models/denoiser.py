@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.captured import CapturedCalls
 from models.inputs import Inputs
 from models.networks.adapters import RowAdapters, adapted
 from models.networks.unet import UNet
@@ -14,11 +15,16 @@ from models.networks.unet import UNet
 
 @dataclass(frozen=True, slots=True)
 class Denoiser:
-    """The UNet of one model on its device, in the precision of its weights."""
+    """The UNet of one model on its device, in the precision of its weights.
+
+    `captured` repeats calls of shapes that it knows; whatever a call carries beside tensors of `Inputs` goes to the
+    UNet itself.
+    """
 
     unet: UNet
     device: torch.device
     dtype: torch.dtype
+    captured: CapturedCalls | None = None
 
     def __call__(self, z_t: Tensor, timesteps: Tensor, inputs: Inputs, adapters: RowAdapters | None = None) -> Tensor:
         """Return the raw network output b c h w (eps, v or x0), float32, since guidance and samplers compute in it.
@@ -28,8 +34,9 @@ class Denoiser:
         given = inputs.to(self.device, self.dtype)
         x = z_t.to(self.device, self.dtype)
         x = x if given.concat is None else torch.cat([x, given.concat], dim=1)  # b c+k h w
+        network = self.unet if adapters is not None or self.captured is None else self.captured
         with adapted(self.unet, adapters):
-            out: Tensor = self.unet(
+            out: Tensor = network(
                 x, timesteps.to(self.device), given.context, given.labels, given.added, given.guidance_scale
             )
-        return out.float()
+        return out.to(torch.float32, copy=True)  # a captured call's output is overwritten by the next

@@ -71,6 +71,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     metrics = WorkerMetrics(gpu_of(device, next(iter(engine.models.values())).dtype))
     metrics.serves({model: card.tasks for model, card in cards.items()}, row_flops_of(engine.models), settings.max_rows)
     loras = {name: lora.card.card for name, lora in find_loras(settings.models_dir).items()}
+    metrics.paths.models = engine.models
     store, hashes = open_store(settings.storage), {model: card.hash for model, card in cards.items()}
     savepoints = Savepoints(connect(settings.redis), store, hashes)
     storing = Storing(store, hashes, savepoints, metrics.storage_errors.inc)

@@ -19,6 +19,7 @@ from models.networks.blocks import (
     ResBlock,
     Upsample,
 )
+from models.networks.layers import Conv2d, Linear
 
 MAX_PERIOD = 10000.0
 
@@ -78,12 +79,12 @@ def guidance_embedding(guidance_scale: Tensor, dim: int) -> Tensor:
 class TimeEmbedding(nn.Module):
     """Two linear layers over the sinusoids, to which those of a guidance scale may be added."""
 
-    def __init__(self, channels: int, emb_channels: int, guidance_dim: int | None) -> None:
+    def __init__(self, channels: int, emb_channels: int, guidance_dim: int | None = None) -> None:
         super().__init__()
         if guidance_dim is not None:
-            self.cond_proj = nn.Linear(guidance_dim, channels, bias=False)
-        self.linear_1 = nn.Linear(channels, emb_channels)
-        self.linear_2 = nn.Linear(emb_channels, emb_channels)
+            self.cond_proj = Linear(guidance_dim, channels, bias=False)
+        self.linear_1 = Linear(channels, emb_channels)
+        self.linear_2 = Linear(emb_channels, emb_channels)
 
     def forward(self, sinusoids: Tensor, guidance: Tensor | None = None) -> Tensor:
         if guidance is not None:
@@ -158,7 +159,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         channels = config.channels
-        self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels, channels[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(channels[0], 4 * channels[0], config.guidance_dim)
         if config.num_classes is not None:
             self.class_embedding = Embedding(config.num_classes, 4 * channels[0])
@@ -170,7 +171,7 @@ class UNet(nn.Module):
         self.up_blocks = nn.ModuleList()
         self._build_up(skips)
         self.conv_norm_out = GroupNorm(config.norm_groups, channels[0], eps=config.norm_eps)
-        self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
+        self.conv_out = Conv2d(channels[0], config.out_channels, 3, padding=1)
 
     def _build_down(self) -> list[int]:
         config, width = self.config, self.config.channels[0]

@@ -42,6 +42,16 @@ class Conditions:
     known: Known | None = None
 
 
+def placed(conditions: Conditions, model: LatentDiffusion) -> Conditions:
+    """Put what the network reads where it computes, in its precision, so that no call has to."""
+    null = conditions.unconditional
+    return replace(
+        conditions,
+        inputs=conditions.inputs.to(model.device, model.dtype),
+        unconditional=None if null is None else null.to(model.device, model.dtype),
+    )
+
+
 @dataclass(slots=True)
 class PromptCache:
     """What prompts became, by model, prompt and LoRAs, the least recently used dropped.

@@ -84,8 +84,9 @@ class Batch:
 class StepScheduler:
     """Keeps the slots of a worker and hands out one call at a time.
 
-    `max_rows` bounds a fast call; a call that carries a strict slot has exactly `strict_rows` rows. `ageing_s` is how
-    much longer a bulk slot waits than an interactive one before it goes first.
+    `max_rows` bounds a fast call; a call that carries a strict slot has exactly `strict_rows` rows. With `buckets` fast
+    calls are padded to 1, 2, 4, 8, … rows, so that few shapes have to be captured or compiled. `ageing_s` is how much
+    longer a bulk slot waits than an interactive one before it goes first.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class StepScheduler:
         *,
         max_rows: int,
         strict_rows: int,
+        buckets: bool = False,
         ageing_s: float = AGEING_S,
     ) -> None:
         if max_rows < 1 or strict_rows < 2:
@@ -101,6 +103,7 @@ class StepScheduler:
         self._clock = clock
         self._max_rows = max_rows
         self._strict_rows = strict_rows
+        self._buckets = buckets
         self._ageing_s = ageing_s
         self._slots: dict[tuple[str, int], Slot] = {}
         self._ceilings: dict[tuple[str, Shape], int] = {}
@@ -197,7 +200,11 @@ class StepScheduler:
         limit = self.ceiling(group.model, group.shape)
         slots = _fill([slot for slot in peers if not slot.strict], limit)
         rows = tuple(slot.rows for slot in slots)
-        return Batch(group, slots, rows, sum(rows), strict=False)
+        return Batch(group, slots, rows, self._padded(sum(rows), limit), strict=False)
+
+    def _padded(self, rows: int, limit: int) -> int:
+        """Return the rows of a call with padding, where there is any: a power of two, or the most that is allowed."""
+        return max(rows, min(1 << (rows - 1).bit_length(), limit)) if self._buckets else rows
 
     def _strict_batch(self, peers: Sequence[Slot]) -> Batch:
         strict_first = sorted(peers, key=lambda slot: not slot.strict)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from models.pipeline import LatentDiffusion
 from models.samplers import SAMPLERS
 from tests.engines import finished, inpaint, make_engine, make_request, mask_bytes, picture_bytes, play, upscale
+from tests.tiny import write_tiny_inpaint
 from workers.engine.messages import Admission, Called, Finished, Outcome, Prepared
+from workers.loading import load_ready
 
 FAST_BOUND = 2  # levels of 255 by which a fast picture may differ with its neighbours
 
@@ -47,6 +53,30 @@ def test_strict_bytes_are_those_of_the_job_alone_in_a_new_engine() -> None:
     assert {o.padded_rows for o in outcomes if isinstance(o, Called)} == {4}
     for job in _jobs("strict"):
         alone = finished(play(make_engine(), [job]))
+        assert together[job.job_id, 0].tobytes() == alone[job.job_id, 0].tobytes()
+
+
+def test_strict_bytes_are_the_same_where_outcomes_are_read_late() -> None:
+    outcomes = play(make_engine(as_gpu=True), [*_jobs("strict")[:4], *_jobs("fast")[4:8]])
+    assert {o.padded_rows for o in outcomes if isinstance(o, Called) and o.strict} == {4}
+    assert {o.padded_rows for o in outcomes if isinstance(o, Called) and not o.strict} <= {1, 2, 4, 8, 16}
+    alone = finished(play(make_engine(), _jobs("strict")[:4]))
+    assert all(finished(outcomes)[key].tobytes() == picture.tobytes() for key, picture in alone.items())
+
+
+@cache
+def _bfloat16_models() -> dict[str, LatentDiffusion]:
+    """As a worker has them on a CPU that multiplies bfloat16."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = load_ready(write_tiny_inpaint(Path(folder) / "paint"), "cpu", torch.bfloat16)
+    return {"paint": model}
+
+
+def test_strict_bytes_in_bfloat16_are_those_of_the_job_alone() -> None:
+    jobs = _jobs("strict")[::2]
+    together = finished(play(make_engine(_bfloat16_models()), jobs))
+    for job in jobs[::2]:
+        alone = finished(play(make_engine(_bfloat16_models()), [job]))
         assert together[job.job_id, 0].tobytes() == alone[job.job_id, 0].tobytes()
 
 
