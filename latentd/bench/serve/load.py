@@ -1,0 +1,131 @@
+"""The load that every side gets: the same jobs at the same times, and what their clients waited."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from contract.card import ModelCard
+from contract.request import JobRequest
+from core.errors import ConfigurationError
+from latentd.bench.report import Row
+from latentd.bench.step_times import make_request
+from workers.planner.mix import JobClass, MixEntry, arrivals, resolved
+
+SHARES = (0.5, 0.7, 0.9)  # of the smaller capacity
+STEPS = ((8, 4.0), (12, 3.0), (20, 2.0), (30, 1.0))  # and how often each is asked for
+KINDS = (("txt2img", 3.0), ("inpaint", 2.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A job that comes `at` seconds after the begin."""
+
+    at: float
+    request: JobRequest
+
+
+# Serves jobs at their times; returns what each client waited, in seconds, in the order of the jobs.
+Play = Callable[[Sequence[Timed]], list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One way to serve the load. `batches` is false where requests are answered one after another: such a side may be
+    overloaded at the rates of the others, which are set by the smallest capacity of those that batch."""
+
+    name: str
+    play: Play
+    batches: bool = True
+
+
+def default_mix(card: ModelCard, size: int, kinds: Sequence[tuple[str, float]] = KINDS) -> tuple[MixEntry, ...]:
+    """Make requests of mixed steps and of the tasks that the model has, `size` pixels a side."""
+    entry = {"model": card.id, "width": size, "height": size}
+    return tuple(
+        MixEntry.model_validate(entry | {"kind": kind, "steps": steps, "weight": often * times})
+        for kind, often in kinds
+        if kind in card.tasks
+        for steps, times in STEPS
+    )
+
+
+def jobs(mix: Sequence[MixEntry], card: ModelCard, rate: float, count: int, seed: int) -> list[Timed]:
+    """Draw the jobs of a Poisson process of `rate` a second; all at once where it is infinite."""
+    classes = resolved(mix, {card.id: card})
+    drawn = arrivals(classes, 1.0, count, seed)
+    return [Timed(one.time / rate, _request(classes[one.index], card, number)) for number, one in enumerate(drawn)]
+
+
+def _request(one: JobClass, card: ModelCard, number: int) -> JobRequest:
+    fields = {name: getattr(one, name) for name in ("width", "height", "steps", "num_images")}
+    guidance = {"guidance_scale": one.guidance_scale} if "guidance_scale" in card.fields else {}
+    made = make_request(card, one.kind, number, **fields, **guidance)
+    sized = {name: upload.model_copy(update={"width": one.width, "height": one.height}) for name, upload in made.files.items()}
+    return made.model_copy(update=sized)
+
+
+def capacity(side: Side, backlog: Sequence[Timed]) -> float:
+    """Jobs a second while there is always a next one: all come at once."""
+    return len(backlog) / max(side.play(backlog))
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """`count` jobs of a mix at each of `shares` of the capacity; the backlog that capacity is measured with is as long."""
+
+    mix: Sequence[MixEntry]
+    card: ModelCard
+    count: int
+    seed: int
+    shares: Sequence[float] = SHARES
+
+    def __post_init__(self) -> None:
+        if self.count < 2:
+            raise ConfigurationError(f"--jobs {self.count}: at least 2", field="jobs", value=self.count, bound=2)
+
+
+def measure(sides: Sequence[Side], question: Question, on_run: Callable[[], None]) -> list[Row]:
+    """Measure the capacity of every side, then all sides in turn at each share of the smallest of those that batch.
+
+    A side's first run warms it up and counts for nothing.
+    """
+    q = question
+    backlog = jobs(q.mix, q.card, math.inf, q.count, q.seed)
+    capacities: dict[str, float] = {}
+    for side in sides:
+        side.play(backlog[: max(2, q.count // 8)])
+        capacities[side.name] = capacity(side, backlog)
+        on_run()
+    base = min(capacities[side.name] for side in sides if side.batches)
+    rows: list[Row] = []
+    for share in q.shares:
+        load = jobs(q.mix, q.card, share * base, q.count, q.seed + 1)
+        for side in sides:
+            rows.append(_row(share, share * base, side.name, capacities[side.name], side.play(load)))
+            on_run()
+    return rows
+
+
+def runs(sides: int, question: Question) -> int:
+    """How often `measure` calls `on_run`."""
+    return sides * (1 + len(question.shares))
+
+
+def _row(share: float, rate: float, name: str, most: float, waited: Sequence[float]) -> Row:
+    return {
+        "load": f"{share:.0%}",
+        "side": name,
+        "jobs/s": rate,
+        "capacity, jobs/s": most,
+        "mean, s": fmean(waited),
+        "p50, s": median(waited),
+        "p99, s": percentile(waited, 0.99),
+    }
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the smallest value that `share` of all don't exceed."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
