@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from statistics import median
 
 import torch
 
@@ -17,7 +16,7 @@ from core.version import __version__
 from workers.metrics.gpu import device_kind
 
 SIDES = {"cuda": 8192, "cpu": 2048}  # of the square matrices whose product is the peak
-WARM_UP, CALLS = 2, 5
+WARM_UP, CALLS = 2, 10
 TIMED = ("diffusers", "transformers", "triton", "litserve")
 
 
@@ -81,8 +80,11 @@ def seconds(work: Callable[[], object], device: str) -> float:
 
 
 def peak_flops(device: str, dtype: torch.dtype, side: int | None = None) -> float:
-    """Measure FLOP/s of a product of two `side`² matrices: the bound that a network's share is told of."""
+    """Measure FLOP/s of a product of two `side`² matrices: the bound that a network's share is told of.
+
+    The best call counts: a bound is what the machine can do while nothing disturbs it.
+    """
     n = side or SIDES[torch.device(device).type]
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     times = [seconds(lambda: a @ b, device) for _ in range(WARM_UP + CALLS)]
-    return 2 * n**3 / median(times[WARM_UP:])
+    return 2 * n**3 / min(times[WARM_UP:])

@@ -1,4 +1,4 @@
-"""LitServe around diffusers, with its dynamic batching: up to `--batch` requests, the first of which waits `--window`."""
+"""LitServe around diffusers, batching dynamically: up to `--batch` requests, the first of which waits `--window`."""
 
 from __future__ import annotations
 

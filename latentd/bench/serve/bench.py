@@ -22,7 +22,7 @@ from workers.loading import choose_device, choose_dtype, load_engine
 PLOT = Plot(x="load", y="mean, s", series="side", panel="where")
 NOTE = (
     "Loads are shares of the smallest capacity among sides that batch; every side got the same jobs at the same times. "
-    "Alike: one task, one number of steps a batch, as a pipeline's call; mixed: whatever waits, as our engine alone can."
+    "Alike: one task, one number of steps a batch, as a pipeline's call; mixed: whatever waits, as our engine can."
 )
 
 

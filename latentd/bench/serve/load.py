@@ -63,7 +63,10 @@ def _request(one: JobClass, card: ModelCard, number: int) -> JobRequest:
     fields = {name: getattr(one, name) for name in ("width", "height", "steps", "num_images")}
     guidance = {"guidance_scale": one.guidance_scale} if "guidance_scale" in card.fields else {}
     made = make_request(card, one.kind, number, **fields, **guidance)
-    sized = {name: upload.model_copy(update={"width": one.width, "height": one.height}) for name, upload in made.files.items()}
+    sized = {
+        name: upload.model_copy(update={"width": one.width, "height": one.height})
+        for name, upload in made.files.items()
+    }
     return made.model_copy(update=sized)
 
 
@@ -74,7 +77,7 @@ def capacity(side: Side, backlog: Sequence[Timed]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`count` jobs of a mix at each of `shares` of the capacity; the backlog that capacity is measured with is as long."""
+    """`count` jobs of a mix at each of `shares` of the capacity; the backlog that measures capacity is as long."""
 
     mix: Sequence[MixEntry]
     card: ModelCard

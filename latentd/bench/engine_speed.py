@@ -1,0 +1,313 @@
+"""`latentd bench engine`: our loop beside diffusers' on the same weights, the same noise and the same steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+
+from contract.card import ModelCard
+from core.errors import LatentdError
+from core.settings import Settings
+from latentd.bench.in_diffusers import check_diffusers, in_diffusers
+from latentd.bench.machine import peak_flops, seconds, synchronize, this_machine
+from latentd.bench.random_model import card_of, loaded, unallocated
+from latentd.bench.report import Plot, Report, Row
+from latentd.bench.shapes import SHAPES
+from latentd.bench.step_times import admission, make_request
+from models.checkpoints.checkpoint import Checkpoint
+from models.pipeline import LatentDiffusion
+from models.samplers.noise import X_T, noise
+from workers.engine.device import or_none
+from workers.engine.engine import Engine
+from workers.engine.messages import Aborted, Called, OutOfMemory, Prepared
+from workers.loading import BFLOAT16_CAPABILITY
+from workers.metrics.flops import count_flops
+
+if TYPE_CHECKING:
+    from latentd.bench.diffusers_loop import Condition, DiffusersModel
+
+PLOT = Plot(x="batch", y="TFLOP/s", series="side", panel="model")
+BATCHES = (1, 2, 4, 8, 16, 32)
+SEED = 7
+NOTE = (
+    "it/s: steps of the whole batch a second, guided (two rows a picture). s a picture: {steps} steps and decoding, "
+    "from runs of {run} steps. Peak: a product of two matrices on this machine in the same precision."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of one run: its steps, and everything after them until there are pictures."""
+
+    steps_s: float
+    decode_s: float
+
+
+# Makes `batch` pictures in `steps` steps; None where they don't fit in memory.
+Run: TypeAlias = Callable[[int, int], Timing | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What all sides of one comparison have in common; `side` is in pixels."""
+
+    name: str
+    checkpoint: Checkpoint
+    card: ModelCard
+    side: int
+    steps: int
+    guidance_scale: float
+    device: str
+    threads: int
+    most: int  # pictures of a batch
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One way to run a model; `half` is the device's half precision, else float32."""
+
+    name: str
+    make: Callable[[Subject, torch.dtype], Run]
+    half: bool
+
+
+class DoesNotRun(LatentdError):
+    """A job of the bench failed."""
+
+    slug, title = "does-not-run", "Does not run"
+
+
+def half_precision(device: str) -> torch.dtype:
+    """Return bfloat16, float16 on GPUs that don't multiply it."""
+    if torch.device(device).type == "cuda" and torch.cuda.get_device_capability(device) < BFLOAT16_CAPABILITY:
+        return torch.float16
+    return torch.bfloat16
+
+
+def ours(subject: Subject, dtype: torch.dtype) -> Run:
+    """The engine that workers have, with one job at a time."""
+    model = loaded(subject.checkpoint, subject.name, subject.device, dtype)
+    rows = 2 * subject.most
+    engine = Engine(
+        {model.id: model}, device=subject.device, threads=subject.threads, max_rows=rows, strict_rows=max(2, rows)
+    )
+    return lambda batch, steps: _run_ours(engine, subject, batch, steps)
+
+
+def _run_ours(engine: Engine, subject: Subject, batch: int, steps: int) -> Timing | None:
+    size = {"width": subject.side, "height": subject.side, "guidance_scale": subject.guidance_scale}
+    request = make_request(subject.card, "txt2img", SEED, **size, steps=steps, num_images=batch, sampler="ddim")
+    engine.admit(admission("bench", request))
+    marks: list[float] = []  # of the preparation and the last step
+    calls = 0
+    while engine.busy:
+        for outcome in engine.turn():
+            if isinstance(outcome, Aborted | OutOfMemory):
+                engine.drop("bench")
+                if isinstance(outcome, Aborted):
+                    raise DoesNotRun(f"{subject.name}, batch {batch}: {outcome.error.detail}")
+                return None
+            calls += isinstance(outcome, Called)
+            if isinstance(outcome, Prepared) or (isinstance(outcome, Called) and calls == steps):
+                synchronize(subject.device)
+                marks.append(time.perf_counter())
+    synchronize(subject.device)
+    return Timing(marks[1] - marks[0], time.perf_counter() - marks[1])
+
+
+def diffusers_eager(subject: Subject, dtype: torch.dtype) -> Run:
+    """As `from_pretrained` gives it."""
+    return _theirs(subject, in_diffusers(subject.checkpoint, subject.device, dtype), dtype)
+
+
+def diffusers_channels_last(subject: Subject, dtype: torch.dtype) -> Run:
+    """As diffusers' documents advise."""
+    return _theirs(subject, _channels_last(subject, dtype), dtype)
+
+
+def diffusers_compiled(subject: Subject, dtype: torch.dtype) -> Run:
+    """As they advise for speed: channels_last, the UNet compiled; with CUDA graphs on a GPU."""
+    from latentd.bench.diffusers_loop import DiffusersModel
+
+    model = _channels_last(subject, dtype)
+    mode = "reduce-overhead" if torch.device(subject.device).type == "cuda" else "default"
+    unet = torch.compile(model.unet, mode=mode, fullgraph=True, dynamic=False)
+    return _theirs(subject, DiffusersModel(unet, model.vae, model.schedule), dtype)
+
+
+def _channels_last(subject: Subject, dtype: torch.dtype) -> DiffusersModel:
+    model = in_diffusers(subject.checkpoint, subject.device, dtype)
+    for module in (model.unet, model.vae):
+        module.to(memory_format=torch.channels_last)
+    return model
+
+
+def _theirs(subject: Subject, model: DiffusersModel, dtype: torch.dtype) -> Run:
+    conditioned = loaded(subject.checkpoint, subject.name, subject.device, dtype)
+    shape = (conditioned.latent_channels, *[subject.side // conditioned.latent_factor] * 2)
+    prompt = make_request(subject.card, "txt2img", SEED).text
+
+    def run(batch: int, steps: int) -> Timing | None:
+        drawn = torch.stack([noise(SEED + i, X_T, 0, shape) for i in range(batch)])
+        z_t, condition = drawn.to(subject.device, dtype), _condition(conditioned, prompt, batch, shape)
+        return or_none(lambda: _timed(subject, model, z_t, condition, steps))
+
+    return run
+
+
+def _timed(subject: Subject, model: DiffusersModel, z_t: torch.Tensor, condition: Condition, steps: int) -> Timing:
+    made: list[torch.Tensor] = []
+    scale, device = subject.guidance_scale, subject.device
+    steps_s = seconds(lambda: made.append(model.denoise(z_t, condition, steps, scale)), device)
+    return Timing(steps_s, seconds(lambda: model.decode(made[0]), device))
+
+
+@torch.inference_mode()
+def _condition(model: LatentDiffusion, prompt: str, batch: int, shape: Sequence[int]) -> Condition:
+    from latentd.bench.diffusers_loop import Condition
+
+    context, null = model.encode_prompts([prompt, ""]).to(model.dtype).chunk(2)
+    concat = None if model.config.concat is None else model.blank_concat(*shape[1:]).to(model.dtype)
+    return Condition(
+        context.expand(batch, -1, -1),
+        null.expand(batch, -1, -1),
+        None if concat is None else concat.expand(batch, -1, -1, -1),
+    )
+
+
+_ALL = (
+    Side("latentd", ours, half=True),
+    Side("latentd float32", ours, half=False),
+    Side("diffusers float32", diffusers_eager, half=False),
+    Side("diffusers", diffusers_eager, half=True),
+    Side("diffusers channels_last", diffusers_channels_last, half=True),
+    Side("diffusers compiled", diffusers_compiled, half=True),
+)
+SIDES: Mapping[str, Side] = {side.name: side for side in _ALL}
+SLOW = ("diffusers compiled",)  # on a CPU: compiling takes a minute a batch size
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is measured: `steps` of a run (None: the model's), `rounds` of which the median counts; nothing new begins
+    after `budget_s` seconds."""
+
+    models: Sequence[str]
+    sides: Sequence[str]
+    batches: Sequence[int]
+    steps: int | None
+    rounds: int
+    budget_s: float
+    tiny: bool = False
+
+
+def bench(settings: Settings, plan: Plan, device: str, on_run: Callable[[], None]) -> Report:
+    """Measure every model in batches of every size, all sides in turn in each round.
+
+    Raises:
+        LatentdError: diffusers is to be compared with and isn't there, a job fails.
+    """
+    if any(SIDES[name].make is not ours for name in plan.sides):
+        check_diffusers()
+    began, rows, left_out = time.monotonic(), [], []
+    torch.set_num_threads(settings.threads or torch.get_num_threads())
+    notes = []
+    for name in plan.models:
+        subject = _subject(settings, name, plan, device)
+        notes.append(f"{name}: " + NOTE.format(steps=subject.steps, run=plan.steps or subject.steps))
+        for batch, found in _batches(subject, plan, lambda: time.monotonic() - began < plan.budget_s, on_run):
+            rows.extend(found)
+            left_out += [] if found else [f"{name} batch {batch}"]
+    if left_out:
+        notes.append(f"Left out, as {plan.budget_s:.0f} s were over: {', '.join(left_out)}.")
+    return Report("engine", this_machine(device), tuple(rows), PLOT, tuple(notes))
+
+
+def _subject(settings: Settings, name: str, plan: Plan, device: str) -> Subject:
+    shape = SHAPES[name]
+    checkpoint, side = shape.smallest(settings, device) if plan.tiny else (shape.read(settings, device), shape.side)
+    threads = torch.get_num_threads()
+    card = card_of(checkpoint, name)
+    most = max(plan.batches)
+    return Subject(name, checkpoint, card, side, shape.steps, shape.guidance_scale, device, threads, most)
+
+
+def _batches(
+    subject: Subject, plan: Plan, in_time: Callable[[], bool], on_run: Callable[[], None]
+) -> Iterator[tuple[int, list[Row]]]:
+    """Measure one batch size after another; no rows of those for which no time is left."""
+    sides = [SIDES[name] for name in plan.sides] if in_time() else []
+    half = half_precision(subject.device)
+    dtypes = {side.name: half if side.half else torch.float32 for side in sides}
+    peaks = {dtype: peak_flops(subject.device, dtype, 256 if plan.tiny else None) for dtype in set(dtypes.values())}
+    runs = {side.name: side.make(subject, dtypes[side.name]) for side in sides}
+    flops = _row_flops(subject)
+    for batch in plan.batches:
+        if not sides or not in_time():
+            yield batch, []
+            continue
+        timings = _rounds(runs, batch, plan.steps or subject.steps, plan.rounds, on_run)
+        rows = []
+        for name, timing in timings.items():
+            dtype = dtypes[name]
+            rows.append(_row(subject, batch, name, dtype, timing, plan, 2 * batch * flops, peaks[dtype]))
+        yield batch, rows
+
+
+def _rounds(
+    runs: Mapping[str, Run], batch: int, steps: int, rounds: int, on_run: Callable[[], None]
+) -> dict[str, Timing | None]:
+    """Warm every side up, then take medians of rounds in which each has its turn."""
+    seen: dict[str, list[Timing | None]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        for name, run in runs.items():
+            if turn == 0 or seen[name] != [None]:
+                timing = run(batch, steps)
+                seen[name] = [timing] if turn <= 1 else [*seen[name], timing]
+            on_run()
+    return {name: _median([one for one in timings if one is not None]) for name, timings in seen.items()}
+
+
+def _median(timings: Sequence[Timing]) -> Timing | None:
+    if not timings:
+        return None
+    return Timing(median(one.steps_s for one in timings), median(one.decode_s for one in timings))
+
+
+def _row(
+    subject: Subject,
+    batch: int,
+    side: str,
+    dtype: torch.dtype,
+    timing: Timing | None,
+    plan: Plan,
+    flops: float,
+    peak: float,
+) -> Row:
+    row = {"model": subject.name, "px": subject.side, "batch": batch, "side": side}
+    row["dtype"] = str(dtype).removeprefix("torch.")
+    if timing is None:
+        return row | dict.fromkeys(("it/s", "s a picture", "TFLOP/s", "share of peak"))
+    step_s = timing.steps_s / (plan.steps or subject.steps)
+    return row | {
+        "it/s": 1 / step_s,
+        "s a picture": (subject.steps * step_s + timing.decode_s) / batch,
+        "TFLOP/s": flops / step_s / 1e12,
+        "share of peak": flops / step_s / peak,
+    }
+
+
+def _row_flops(subject: Subject) -> float:
+    config, tokenizer = subject.checkpoint.config, subject.checkpoint.tokenizer
+    model = unallocated(config, subject.name, None if tokenizer is None else tokenizer.window)
+    return count_flops(model, subject.side // model.latent_factor)
+
+
+def runs_of(plan: Plan) -> int:
+    """Count how often `bench` calls `on_run` at most."""
+    return len(plan.models) * len(plan.batches) * len(plan.sides) * (plan.rounds + 1)
