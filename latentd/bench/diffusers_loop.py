@@ -41,7 +41,7 @@ class DiffusersModel:
     @torch.inference_mode()
     def denoise(self, z_t: Tensor, condition: Condition, steps: int, guidance_scale: float) -> Tensor:
         """Take b latents from noise to pictures' latents, one call of b or (guided) 2b rows a step."""
-        scheduler = DDIMScheduler.from_config(dict(self.schedule))
+        scheduler = DDIMScheduler.from_config(dict(self.schedule))  # type: ignore[no-untyped-call]
         scheduler.set_timesteps(steps, device=z_t.device)
         guided, hidden = condition.null is not None, condition.hidden
         named = {} if hidden is None else {"encoder_hidden_states": hidden}

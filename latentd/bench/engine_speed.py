@@ -16,7 +16,7 @@ from core.settings import Settings
 from latentd.bench.in_diffusers import check_diffusers, in_diffusers
 from latentd.bench.machine import peak_flops, seconds, synchronize, this_machine
 from latentd.bench.random_model import card_of, loaded, unallocated
-from latentd.bench.report import Plot, Report, Row
+from latentd.bench.report import Plot, Report, Row, Value
 from latentd.bench.shapes import SHAPES
 from latentd.bench.step_times import admission, make_request
 from models.checkpoints.checkpoint import Checkpoint
@@ -289,7 +289,7 @@ def _row(
     flops: float,
     peak: float,
 ) -> Row:
-    row = {"model": subject.name, "px": subject.side, "batch": batch, "side": side}
+    row: dict[str, Value] = {"model": subject.name, "px": subject.side, "batch": batch, "side": side}
     row["dtype"] = str(dtype).removeprefix("torch.")
     if timing is None:
         return row | dict.fromkeys(("it/s", "s a picture", "TFLOP/s", "share of peak"))

@@ -148,15 +148,16 @@ def _compared(found: Mapping[Entry, Row]) -> Iterator[Row]:
     for entry, row in found.items():
         base = next((found[one] for one in found if _is_baseline(one, entry)), None)
         ratios = {"× LDM-1": "samples/s", "× LDM-1 in the paper": "paper"}
-        yield row | {name: _ratio(row[column], base and base[column]) for name, column in ratios.items()}
+        yield {**row, **{name: _ratio(row[column], base, column) for name, column in ratios.items()}}
 
 
 def _is_baseline(one: Entry, entry: Entry) -> bool:
     return (one.model, one.table, one.side) == (BASELINE, entry.table, entry.side)
 
 
-def _ratio(value: Value, base: Value) -> float | None:
-    return value / base if isinstance(value, float) and isinstance(base, float) else None
+def _ratio(value: Value, base: Row | None, column: str) -> float | None:
+    most = None if base is None else base[column]
+    return value / most if isinstance(value, float) and isinstance(most, float) else None
 
 
 def _notes(plan: Plan, left_out: Sequence[str]) -> Iterator[str]:

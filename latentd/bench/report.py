@@ -92,7 +92,8 @@ def draw(report: Report, file: Path) -> None:
             axes.plot([str(row[plot.x]) for row in line], [row[plot.y] for row in line], marker="o", label=str(series))  # type: ignore[arg-type]
         axes.set(title=str(panel), xlabel=plot.x, ylabel=plot.y)
         axes.set_ylim(bottom=0)
+        axes.tick_params(axis="x", labelrotation=20)
         if rows:
-            axes.legend()
+            axes.legend(title=plot.series)
     figure.suptitle(report.machine.line, fontsize=7)
     figure.savefig(file)

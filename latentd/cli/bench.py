@@ -119,7 +119,8 @@ def engine(
 def serve(
     model: Annotated[str, typer.Option(help="Checkpoint that draws from text, in diffusers' layout.")] = "emoji",
     size: Annotated[int | None, typer.Option(min=64, help="Pixels a side. Default: the model's.")] = None,
-    jobs: Annotated[int, typer.Option(min=2, help="Jobs of each run.")] = 60,
+    jobs: Annotated[int, typer.Option(min=2, help="Jobs of each run.")] = 40,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each side at each load, in turn.")] = 2,
     seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 0,
     policies: Annotated[bool, typer.Option(help="Compare ways to batch on one engine.")] = True,
     http: Annotated[bool, typer.Option(help="Compare servers over HTTP: latentd, LitServe and plain FastAPI.")] = True,
@@ -139,7 +140,7 @@ def serve(
     settings = settings_with()
     _known("model", [model], list(find_cards(settings.models_dir)))
     where = peers or settings.data_dir / "bench-peers"
-    setup = serving.Setup(settings, model, device, size, jobs, seed, where)
+    setup = serving.Setup(settings, model, device, size, jobs, rounds, seed, where)
     with _progress(serving.total(setup, engine=policies, http=http)) as advance:
         report = serving.bench(setup, engine=policies, http=http, on_run=advance)
     write(report, json, plot)

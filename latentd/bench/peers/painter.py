@@ -43,14 +43,15 @@ class Painter:
     def load(cls, folder: Path, device: str, dtype: str, threads: int) -> Painter:
         torch.set_num_threads(threads)
         kind: torch.dtype = getattr(torch, dtype)
-        vae = AutoencoderKL.from_pretrained(folder / "vae")
+        vae = AutoencoderKL.from_pretrained(folder / "vae")  # type: ignore[no-untyped-call]
         # As the pipelines do: a first stage that overflows in half precision stays in float32.
         vae = vae.to(device, torch.float32 if vae.config.force_upcast else kind).eval()
-        unet = UNet2DConditionModel.from_pretrained(folder / "unet").to(device, kind).eval()
+        unet = UNet2DConditionModel.from_pretrained(folder / "unet")  # type: ignore[no-untyped-call]
         schedule = DDIMScheduler.load_config(folder / "scheduler")
-        text = BertModel.from_pretrained(folder / "text_encoder").to(device, kind).eval()
+        text: Any = BertModel.from_pretrained(folder / "text_encoder")
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-        return cls(DiffusersModel(unet, vae, schedule), text, tokenizer, device, kind)
+        model = DiffusersModel(unet.to(device, kind).eval(), vae, schedule)
+        return cls(model, text.to(device, kind).eval(), tokenizer, device, kind)
 
     @torch.inference_mode()
     def paint(self, requests: Sequence[Request]) -> list[bytes]:

@@ -15,7 +15,7 @@ from latentd.bench.peers.options import Options
 from latentd.bench.report import Plot, Report, Row
 from latentd.bench.serve import client, policies, servers
 from latentd.bench.serve.environment import python_of
-from latentd.bench.serve.load import Question, Side, default_mix, measure, runs
+from latentd.bench.serve.load import Question, Side, default_mix, measure, runs_of
 from workers.catalogue import find_cards
 from workers.loading import choose_device, choose_dtype, load_engine
 
@@ -35,18 +35,19 @@ class Setup:
     device: str
     size: int | None
     count: int
+    rounds: int
     seed: int
     peers: Path
 
 
 def question(setup: Setup) -> Question:
     card = find_cards(setup.settings.models_dir)[setup.model][0]
-    return Question(default_mix(card, setup.size or card.native_size), card, setup.count, setup.seed)
+    return Question(default_mix(card, setup.size or card.native_size), card, setup.count, setup.seed, setup.rounds)
 
 
 def total(setup: Setup, engine: bool, http: bool) -> int:
     """Count how often `bench` calls `on_run`."""
-    return sum(runs(sides, question(setup)) for sides, wanted in ((4, engine), (3, http)) if wanted)
+    return sum(runs_of(sides, question(setup)) for sides, wanted in ((4, engine), (3, http)) if wanted)
 
 
 def bench(setup: Setup, *, engine: bool, http: bool, on_run: Callable[[], None]) -> Report:
@@ -92,8 +93,8 @@ def _servers(
     us = servers.ours(settings.models_dir, folder, device, dtype, threads, settings.max_rows)
     return (
         (us, client.for_latentd, True),
-        (servers.peer("litserve_app", python, lit, folder), client.for_peer, True),
-        (servers.peer("fastapi_app", python, plain, folder), client.for_peer, False),
+        (servers.peer("LitServe + diffusers", "litserve_app", python, lit, folder), client.for_peer, True),
+        (servers.peer("FastAPI + diffusers", "fastapi_app", python, plain, folder), client.for_peer, False),
     )
 
 
@@ -115,4 +116,4 @@ def _work(setup: Setup) -> str:
     steps = ", ".join(str(number) for number in sorted({entry.steps or 0 for entry in mix}))
     kinds = ", ".join(dict.fromkeys(entry.kind for entry in mix))
     dtype = dtype_of(setup, choose_device(setup.device))
-    return f"{setup.model} {mix[0].width}×{mix[0].height}, {kinds}, steps {steps}, {setup.count} jobs a run, {dtype}."
+    return f"{setup.model} {mix[0].width}×{mix[0].height}, {kinds}, steps {steps}, {setup.rounds} × {setup.count} jobs, {dtype}."

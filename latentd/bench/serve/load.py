@@ -70,19 +70,21 @@ def _request(one: JobClass, card: ModelCard, number: int) -> JobRequest:
     return made.model_copy(update=sized)
 
 
-def capacity(side: Side, backlog: Sequence[Timed]) -> float:
-    """Jobs a second while there is always a next one: all come at once."""
-    return len(backlog) / max(side.play(backlog))
+def capacity(waited: Sequence[float]) -> float:
+    """Return jobs a second while there is always a next one: of a run in which all come at once."""
+    return len(waited) / max(waited)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`count` jobs of a mix at each of `shares` of the capacity; the backlog that measures capacity is as long."""
+    """`count` jobs of a mix in each of `rounds`, at each of `shares` of the capacity; the backlog that measures capacity
+    is as long. Every round draws other jobs."""
 
     mix: Sequence[MixEntry]
     card: ModelCard
     count: int
     seed: int
+    rounds: int = 1
     shares: Sequence[float] = SHARES
 
     def __post_init__(self) -> None:
@@ -91,30 +93,44 @@ class Question:
 
 
 def measure(sides: Sequence[Side], question: Question, on_run: Callable[[], None]) -> list[Row]:
-    """Measure the capacity of every side, then all sides in turn at each share of the smallest of those that batch.
-
-    A side's first run warms it up and counts for nothing.
+    """Measure the capacity of every side, then what it makes clients wait at each share of the smallest capacity of those
+    that batch. In every round each side has its turn; a first run warms it up and counts for nothing.
     """
-    q = question
-    backlog = jobs(q.mix, q.card, math.inf, q.count, q.seed)
-    capacities: dict[str, float] = {}
     for side in sides:
-        side.play(backlog[: max(2, q.count // 8)])
-        capacities[side.name] = capacity(side, backlog)
-        on_run()
-    base = min(capacities[side.name] for side in sides if side.batches)
-    rows: list[Row] = []
-    for share in q.shares:
-        load = jobs(q.mix, q.card, share * base, q.count, q.seed + 1)
-        for side in sides:
-            rows.append(_row(share, share * base, side.name, capacities[side.name], side.play(load)))
-            on_run()
+        side.play(jobs(question.mix, question.card, math.inf, max(2, question.count // 8), question.seed))
+    turns = Turns(sides, question, on_run)
+    most = {name: median(capacity(waited) for waited in runs) for name, runs in turns.at(math.inf).items()}
+    base = min(most[side.name] for side in sides if side.batches)
+    rows = []
+    for share in question.shares:
+        for name, runs in turns.at(share * base).items():
+            rows.append(_row(share, share * base, name, most[name], [one for waited in runs for one in waited]))
     return rows
 
 
-def runs(sides: int, question: Question) -> int:
-    """How often `measure` calls `on_run`."""
-    return sides * (1 + len(question.shares))
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Every side in turn, in each round."""
+
+    sides: Sequence[Side]
+    question: Question
+    on_run: Callable[[], None]
+
+    def at(self, rate: float) -> dict[str, list[list[float]]]:
+        """Return what the jobs of each round waited, by the side's name."""
+        q = self.question
+        waited: dict[str, list[list[float]]] = {side.name: [] for side in self.sides}
+        for turn in range(q.rounds):
+            load = jobs(q.mix, q.card, rate, q.count, q.seed + turn)
+            for side in self.sides:
+                waited[side.name].append(side.play(load))
+                self.on_run()
+        return waited
+
+
+def runs_of(sides: int, question: Question) -> int:
+    """Count how often `measure` calls `on_run`."""
+    return sides * question.rounds * (1 + len(question.shares))
 
 
 def _row(share: float, rate: float, name: str, most: float, waited: Sequence[float]) -> Row:

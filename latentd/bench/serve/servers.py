@@ -90,9 +90,9 @@ def ours(models_dir: Path, folder: Path, device: str, dtype: str, threads: int, 
     return Server("latentd", command, port, folder / "latentd.log", loaded, settings)
 
 
-def peer(module: str, python: Path, options: Options, folder: Path) -> Server:
+def peer(name: str, module: str, python: Path, options: Options, folder: Path) -> Server:
     """`latentd.bench.peers.<module>` in its environment."""
     command = [str(python), "-m", f"latentd.bench.peers.{module}", *options.arguments()]
     # Nothing of ours is installed there; threads that spin would take the cores of the others.
     env = {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(options.threads)}
-    return Server(module, command, options.port, folder / f"{module}.log", is_up, env)
+    return Server(name, command, options.port, folder / f"{module}.log", is_up, env)
