@@ -116,4 +116,5 @@ def _work(setup: Setup) -> str:
     steps = ", ".join(str(number) for number in sorted({entry.steps or 0 for entry in mix}))
     kinds = ", ".join(dict.fromkeys(entry.kind for entry in mix))
     dtype = dtype_of(setup, choose_device(setup.device))
-    return f"{setup.model} {mix[0].width}×{mix[0].height}, {kinds}, steps {steps}, {setup.rounds} × {setup.count} jobs, {dtype}."
+    asked = f"{kinds}, steps {steps}, {setup.rounds} × {setup.count} jobs"
+    return f"{setup.model} {mix[0].width}×{mix[0].height}, {asked}, {dtype}."

@@ -77,8 +77,8 @@ def capacity(waited: Sequence[float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`count` jobs of a mix in each of `rounds`, at each of `shares` of the capacity; the backlog that measures capacity
-    is as long. Every round draws other jobs."""
+    """`count` jobs of a mix in each of `rounds`, at each of `shares` of the capacity; the backlog that measures
+    capacity is as long. Every round draws other jobs."""
 
     mix: Sequence[MixEntry]
     card: ModelCard
@@ -93,8 +93,9 @@ class Question:
 
 
 def measure(sides: Sequence[Side], question: Question, on_run: Callable[[], None]) -> list[Row]:
-    """Measure the capacity of every side, then what it makes clients wait at each share of the smallest capacity of those
-    that batch. In every round each side has its turn; a first run warms it up and counts for nothing.
+    """Measure the capacity of every side, then what its clients wait at each share of the smallest of those that batch.
+
+    In every round each side has its turn; a first run warms it up and counts for nothing.
     """
     for side in sides:
         side.play(jobs(question.mix, question.card, math.inf, max(2, question.count // 8), question.seed))
