@@ -214,15 +214,17 @@ def bench(settings: Settings, plan: Plan, device: str, on_run: Callable[[], None
     """
     if any(SIDES[name].make is not ours for name in plan.sides):
         check_diffusers()
-    began, rows, left_out = time.monotonic(), [], []
     torch.set_num_threads(settings.threads or torch.get_num_threads())
-    notes = []
+    ends = time.monotonic() + plan.budget_s
+    rows: list[Row] = []
+    notes: list[str] = []
     for name in plan.models:
-        subject = _subject(settings, name, plan, device)
-        notes.append(f"{name}: " + NOTE.format(steps=subject.steps, run=plan.steps or subject.steps))
-        for batch, found in _batches(subject, plan, lambda: time.monotonic() - began < plan.budget_s, on_run):
-            rows.extend(found)
-            left_out += [] if found else [f"{name} batch {batch}"]
+        if time.monotonic() < ends:
+            subject = _subject(settings, name, plan, device)
+            notes.append(f"{name}: " + NOTE.format(steps=subject.steps, run=plan.steps or subject.steps))
+            rows += _measured(subject, plan, ends, on_run)
+    done = {(row["model"], row["batch"]) for row in rows}
+    left_out = [f"{name} batch {batch}" for name in plan.models for batch in plan.batches if (name, batch) not in done]
     if left_out:
         notes.append(f"Left out, as {plan.budget_s:.0f} s were over: {', '.join(left_out)}.")
     return Report("engine", this_machine(device), tuple(rows), PLOT, tuple(notes))
@@ -237,45 +239,38 @@ def _subject(settings: Settings, name: str, plan: Plan, device: str) -> Subject:
     return Subject(name, checkpoint, card, side, shape.steps, shape.guidance_scale, device, threads, most)
 
 
-def _batches(
-    subject: Subject, plan: Plan, in_time: Callable[[], bool], on_run: Callable[[], None]
-) -> Iterator[tuple[int, list[Row]]]:
-    """Measure one batch size after another; no rows of those for which no time is left."""
-    sides = [SIDES[name] for name in plan.sides] if in_time() else []
+def _measured(subject: Subject, plan: Plan, ends: float, on_run: Callable[[], None]) -> Iterator[Row]:
+    """Measure one batch size after another, as long as there is time."""
     half = half_precision(subject.device)
-    dtypes = {side.name: half if side.half else torch.float32 for side in sides}
+    dtypes = {name: half if SIDES[name].half else torch.float32 for name in plan.sides}
     peaks = {dtype: peak_flops(subject.device, dtype, 256 if plan.tiny else None) for dtype in set(dtypes.values())}
-    runs = {side.name: side.make(subject, dtypes[side.name]) for side in sides}
+    runs = {name: SIDES[name].make(subject, dtype) for name, dtype in dtypes.items()}
     flops = _row_flops(subject)
     for batch in plan.batches:
-        if not sides or not in_time():
-            yield batch, []
-            continue
-        timings = _rounds(runs, batch, plan.steps or subject.steps, plan.rounds, on_run)
-        rows = []
-        for name, timing in timings.items():
+        if time.monotonic() >= ends:
+            return
+        for name, timing in rounds_of(runs, batch, plan.steps or subject.steps, plan.rounds, on_run).items():
             dtype = dtypes[name]
-            rows.append(_row(subject, batch, name, dtype, timing, plan, 2 * batch * flops, peaks[dtype]))
-        yield batch, rows
+            yield _row(subject, batch, name, dtype, timing, plan, 2 * batch * flops, peaks[dtype])
 
 
-def _rounds(
+def rounds_of(
     runs: Mapping[str, Run], batch: int, steps: int, rounds: int, on_run: Callable[[], None]
 ) -> dict[str, Timing | None]:
-    """Warm every side up, then take medians of rounds in which each has its turn."""
-    seen: dict[str, list[Timing | None]] = {name: [] for name in runs}
-    for turn in range(rounds + 1):
+    """Warm every side up, then take medians of rounds in which each has its turn; None for those that don't fit."""
+    seen: dict[str, list[Timing]] = {name: [] for name in runs}
+    fits = dict.fromkeys(runs, True)
+    for _ in range(rounds + 1):
         for name, run in runs.items():
-            if turn == 0 or seen[name] != [None]:
+            if fits[name]:
                 timing = run(batch, steps)
-                seen[name] = [timing] if turn <= 1 else [*seen[name], timing]
+                fits[name] = timing is not None
+                seen[name] += [] if timing is None else [timing]
             on_run()
-    return {name: _median([one for one in timings if one is not None]) for name, timings in seen.items()}
+    return {name: _median(timings[1:]) if fits[name] else None for name, timings in seen.items()}
 
 
-def _median(timings: Sequence[Timing]) -> Timing | None:
-    if not timings:
-        return None
+def _median(timings: Sequence[Timing]) -> Timing:
     return Timing(median(one.steps_s for one in timings), median(one.decode_s for one in timings))
 
 
