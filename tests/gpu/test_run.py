@@ -62,4 +62,5 @@ def test_every_row_of_the_tables_names_card_date_and_versions(tmp_path: Path) ->
     assert "`tests`: status 0, 3 s; 20 passed in 3.00s" in text
     assert "`serve-http`: left out; no time was left" in text
     assert "old" not in text
-    assert text.startswith("Before\n") and text.endswith("After\n")
+    assert text.startswith("Before\n")
+    assert text.endswith("After\n")
