@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from contract.card import ModelCard
-from core.errors import LatentdError
 from core.settings import Settings
 from latentd.bench.in_diffusers import check_diffusers, in_diffusers
 from latentd.bench.machine import peak_flops, seconds, synchronize, this_machine
@@ -76,12 +75,6 @@ class Side:
     half: bool
 
 
-class DoesNotRun(LatentdError):
-    """A job of the bench failed."""
-
-    slug, title = "does-not-run", "Does not run"
-
-
 def half_precision(device: str) -> torch.dtype:
     """Return bfloat16, float16 on GPUs that don't multiply it."""
     if torch.device(device).type == "cuda" and torch.cuda.get_device_capability(device) < BFLOAT16_CAPABILITY:
@@ -110,7 +103,7 @@ def _run_ours(engine: Engine, subject: Subject, batch: int, steps: int) -> Timin
             if isinstance(outcome, Aborted | OutOfMemory):
                 engine.drop("bench")
                 if isinstance(outcome, Aborted):
-                    raise DoesNotRun(f"{subject.name}, batch {batch}: {outcome.error.detail}")
+                    raise outcome.error
                 return None
             calls += isinstance(outcome, Called)
             if isinstance(outcome, Prepared) or (isinstance(outcome, Called) and calls == steps):
@@ -155,7 +148,9 @@ def _theirs(subject: Subject, model: DiffusersModel, dtype: torch.dtype) -> Run:
     def run(batch: int, steps: int) -> Timing | None:
         drawn = torch.stack([noise(SEED + i, X_T, 0, shape) for i in range(batch)])
         z_t, condition = drawn.to(subject.device, dtype), _condition(conditioned, prompt, batch, shape)
-        return or_none(lambda: _timed(subject, model, z_t, condition, steps))
+        # The engine fixes cuDNN to algorithms that repeat; nobody else would.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False):
+            return or_none(lambda: _timed(subject, model, z_t, condition, steps))
 
     return run
 

@@ -10,7 +10,6 @@ from statistics import median
 import torch
 
 from contract.card import ModelCard
-from core.errors import LatentdError
 from core.settings import Settings
 from latentd.bench.machine import synchronize, this_machine
 from latentd.bench.paper_models import BASELINE, ENTRIES, INPAINTING_STEPS, MODEL, Entry
@@ -28,12 +27,6 @@ CPU_BATCH, GPU_BATCH = 1, 16
 ASSUMED = (
     f"The paper doesn't say the steps of Tab. 6; {INPAINTING_STEPS} are assumed, so that × LDM-1 is what compares."
 )
-
-
-class DoesNotRun(LatentdError):
-    """A job of the bench failed."""
-
-    slug, title = "does-not-run", "Does not run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +114,7 @@ def _play(engine: Engine, device: str) -> float:
         synchronize(device)
         failed = next((one for one in outcomes if isinstance(one, Aborted)), None)
         if failed is not None:
-            raise DoesNotRun(failed.error.detail)
+            raise failed.error
         if any(isinstance(one, Called) for one in outcomes):
             stepping_s += time.perf_counter() - began
     return stepping_s

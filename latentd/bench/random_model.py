@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from contract.card import ModelCard
 from models.checkpoints.card import default_card
@@ -67,12 +65,6 @@ def unallocated(config: ModelConfig, name: str, window: int | None) -> LatentDif
     tokenizer = None if window is None else stand_in_tokenizer(window)
     denoiser = Denoiser(unet, meta, torch.float32)
     return LatentDiffusion(name, config, NoiseSchedule(config.schedule), denoiser, first_stage, None, tokenizer)
-
-
-def parameters(make: Callable[[], nn.Module]) -> int:
-    """Count the parameters of a module without allocating any."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in make().parameters())
 
 
 def tiny(config: ModelConfig) -> ModelConfig:
