@@ -217,7 +217,7 @@ def bench(settings: Settings, plan: Plan, device: str, on_run: Callable[[], None
         if time.monotonic() < ends:
             subject = _subject(settings, name, plan, device)
             notes.append(f"{name}: " + NOTE.format(steps=subject.steps, run=plan.steps or subject.steps))
-            rows += _measured(subject, plan, ends, on_run)
+            rows += sorted(_measured(subject, plan, ends, on_run), key=lambda row: int(row["batch"] or 0))
     done = {(row["model"], row["batch"]) for row in rows}
     left_out = [f"{name} batch {batch}" for name in plan.models for batch in plan.batches if (name, batch) not in done]
     if left_out:

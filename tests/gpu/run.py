@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,7 +34,7 @@ class Stage:
     name: str
     arguments: tuple[str, ...]
     most_s: float
-    needs: str = ""
+    needs: Callable[[], str] = str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,6 @@ class Ended:
 
 def stages(out: Path, tiny: bool) -> list[Stage]:
     """Those that matter most first: the time may be over before the last."""
-    weights = "" if WEIGHTS.is_file() else f"no weights at {WEIGHTS.relative_to(ROOT)}"
-    missing = [name for name in SERVING if find_spec(name) is None]
-    serving = weights or (f"{', '.join(missing)} isn't installed" if missing else "")
     toy = ("--device", "cpu", "--tiny", "--steps", "1", "--rounds", "1") if tiny else ("--steps", "10")
     small = ("--device", "cpu", "--size", "64", "--jobs", "2", "--rounds", "1") if tiny else ("--jobs", "60")
     # The sizes that matter most first; ten steps tell what fifty do, and each size is compiled for a minute.
@@ -59,7 +56,7 @@ def stages(out: Path, tiny: bool) -> list[Stage]:
     tests = ("pytest", "tests/gpu", "--confcutdir=tests/gpu", "-q", "-rs", "-p", "no:cacheprovider", "-W", "default")
     sd15, ldm, emoji = (("--model", name, *sizes, *toy) for name in ("sd15", "ldm-text-large", "emoji"))
 
-    def bench(name: str, what: str, options: Sequence[str], most_s: float, needs: str = "") -> Stage:
+    def bench(name: str, what: str, options: Sequence[str], most_s: float, needs: Callable[[], str] = str) -> Stage:
         files = ("--json", str(out / f"{name}.json"), "--plot", str(out / f"{name}.png"))
         return Stage(name, ("latentd", "bench", what, *options, *files), most_s, needs)
 
@@ -75,6 +72,17 @@ def stages(out: Path, tiny: bool) -> list[Stage]:
         bench("engine-emoji", "engine", (*emoji, *within(180)), 180, weights),
         bench("serve-http", "serve", (*small, "--no-policies", "--peers", str(out / "peers")), 300, serving),
     ]
+
+
+def weights() -> str:
+    """Tell whether the default model is there: it may be carried while other stages run."""
+    return "" if WEIGHTS.is_file() else f"no weights at {WEIGHTS.relative_to(ROOT)}"
+
+
+def serving() -> str:
+    """Tell whether latentd can serve."""
+    missing = [name for name in SERVING if find_spec(name) is None]
+    return weights() or (f"{', '.join(missing)} isn't installed" if missing else "")
 
 
 def run(out: Path, *, tiny: bool, budget_s: float, wanted: Sequence[str], console: Console) -> bool:
@@ -93,8 +101,9 @@ def run(out: Path, *, tiny: bool, budget_s: float, wanted: Sequence[str], consol
 
 
 def _run(stage: Stage, left: float, out: Path) -> Ended:
-    if stage.needs or left <= 0:
-        return Ended(stage.name, None, 0.0, stage.needs or "no time was left")
+    needs = stage.needs()
+    if needs or left <= 0:
+        return Ended(stage.name, None, 0.0, needs or "no time was left")
     began = time.monotonic()
     env = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))}
     with (out / f"{stage.name}.log").open("wb") as log:
