@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from latentd.bench.machine import this_machine
-from latentd.bench.report import Plot, Report
+from latentd.bench.report import Plot, Report, Row
 from tests.gpu.pack import travels
 from tests.gpu.run import SUMMARY, Ended, stages
 from tests.gpu.tables import write
@@ -47,7 +47,7 @@ def test_the_script_of_the_other_machine_is_sound() -> None:
 
 def test_every_row_of_the_tables_names_card_date_and_versions(tmp_path: Path) -> None:
     machine = this_machine("cpu")
-    rows = ({"model": "sd15", "it/s": 1.5},)
+    rows: tuple[Row, ...] = ({"model": "sd15", "it/s": 1.5},)
     made = Report("engine", machine, rows, Plot("model", "it/s", "model", "model"))
     (tmp_path / "engine-sd15.json").write_text(made.json(), "utf-8")
     (tmp_path / "tests.log").write_text("...\n==== 20 passed in 3.00s ====\n", "utf-8")

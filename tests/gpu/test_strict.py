@@ -36,8 +36,8 @@ def test_strict_bytes_do_not_depend_on_the_others(device: str, half: bool) -> No
 def test_a_job_of_a_killed_process_resumes_to_the_same_bytes(device: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.gpu.victim", device, str(tmp_path)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, bufsize=1, env=env, **pipes) as victim:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1, env=env) as victim:
         assert victim.stdout is not None
         assert victim.stdin is not None
         steps = iter(victim.stdout)

@@ -11,13 +11,13 @@ import torch
 
 from core.errors import ConfigurationError
 from latentd.bench.machine import peak_flops, this_machine
-from latentd.bench.report import Plot, Report, cell, draw, markdown
+from latentd.bench.report import Plot, Report, Row, cell, draw, markdown
 from latentd.cli import main
 from latentd.cli.bench import check_files
 from tests.tiny import write_tiny_upscale
 from workers.planner.files import BenchReport
 
-ROWS = (
+ROWS: tuple[Row, ...] = (
     {"model": "a", "batch": 1, "side": "ours", "it/s": 12.345},
     {"model": "a", "batch": 2, "side": "ours", "it/s": 1234.5},
     {"model": "a", "batch": 2, "side": "theirs", "it/s": None},
