@@ -13,7 +13,8 @@ import torch
 from contract.card import ModelCard
 from core.settings import Settings
 from latentd.bench.in_diffusers import check_diffusers, in_diffusers
-from latentd.bench.machine import peak_flops, seconds, synchronize, this_machine
+from latentd.bench.machine import peak_flops, seconds, this_machine
+from latentd.bench.one_run import Timing, engine_of, run
 from latentd.bench.random_model import card_of, loaded, unallocated
 from latentd.bench.report import Plot, Report, Row, Value
 from latentd.bench.shapes import SHAPES
@@ -22,8 +23,6 @@ from models.checkpoints.checkpoint import Checkpoint
 from models.pipeline import LatentDiffusion
 from models.samplers.noise import X_T, noise
 from workers.engine.device import or_none
-from workers.engine.engine import Engine
-from workers.engine.messages import Aborted, Called, OutOfMemory, Prepared
 from workers.loading import BFLOAT16_CAPABILITY
 from workers.metrics.flops import count_flops
 
@@ -37,14 +36,6 @@ NOTE = (
     "it/s: steps of the whole batch a second, guided (two rows a picture). s a picture: {steps} steps and decoding, "
     "from runs of {run} steps. Peak: a product of two matrices on this machine in the same precision."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Seconds of one run: its steps, and everything after them until there are pictures."""
-
-    steps_s: float
-    decode_s: float
 
 
 # Makes `batch` pictures in `steps` steps; None where they don't fit in memory.
@@ -62,7 +53,6 @@ class Subject:
     steps: int
     guidance_scale: float
     device: str
-    threads: int
     most: int  # pictures of a batch
 
 
@@ -84,33 +74,15 @@ def half_precision(device: str) -> torch.dtype:
 
 def ours(subject: Subject, dtype: torch.dtype) -> Run:
     """The engine that workers have, with one job at a time."""
-    model = loaded(subject.checkpoint, subject.name, subject.device, dtype)
-    rows = 2 * subject.most
-    engine = Engine(
-        {model.id: model}, device=subject.device, threads=subject.threads, max_rows=rows, strict_rows=max(2, rows)
-    )
-    return lambda batch, steps: _run_ours(engine, subject, batch, steps)
-
-
-def _run_ours(engine: Engine, subject: Subject, batch: int, steps: int) -> Timing | None:
+    engine = engine_of(loaded(subject.checkpoint, subject.name, subject.device, dtype), 2 * subject.most)
     size = {"width": subject.side, "height": subject.side, "guidance_scale": subject.guidance_scale}
-    request = make_request(subject.card, "txt2img", SEED, **size, steps=steps, num_images=batch, sampler="ddim")
-    engine.admit(admission("bench", request))
-    marks: list[float] = []  # of the preparation and the last step
-    calls = 0
-    while engine.busy:
-        for outcome in engine.turn():
-            if isinstance(outcome, Aborted | OutOfMemory):
-                engine.drop("bench")
-                if isinstance(outcome, Aborted):
-                    raise outcome.error
-                return None
-            calls += isinstance(outcome, Called)
-            if isinstance(outcome, Prepared) or (isinstance(outcome, Called) and calls == steps):
-                synchronize(subject.device)
-                marks.append(time.perf_counter())
-    synchronize(subject.device)
-    return Timing(marks[1] - marks[0], time.perf_counter() - marks[1])
+
+    def run_job(batch: int, steps: int) -> Timing | None:
+        request = make_request(subject.card, "txt2img", SEED, **size, steps=steps, num_images=batch, sampler="ddim")
+        timing = run(engine, [admission("bench", request)])
+        return None if timing.split else timing
+
+    return run_job
 
 
 def diffusers_eager(subject: Subject, dtype: torch.dtype) -> Run:
@@ -145,14 +117,14 @@ def _theirs(subject: Subject, model: DiffusersModel, dtype: torch.dtype) -> Run:
     shape = (conditioned.latent_channels, *[subject.side // conditioned.latent_factor] * 2)
     prompt = make_request(subject.card, "txt2img", SEED).text
 
-    def run(batch: int, steps: int) -> Timing | None:
+    def run_loop(batch: int, steps: int) -> Timing | None:
         drawn = torch.stack([noise(SEED + i, X_T, 0, shape) for i in range(batch)])
         z_t, condition = drawn.to(subject.device, dtype), _condition(conditioned, prompt, batch, shape)
         # The engine fixes cuDNN to algorithms that repeat; nobody else would.
         with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False):
             return or_none(lambda: _timed(subject, model, z_t, condition, steps))
 
-    return run
+    return run_loop
 
 
 def _timed(subject: Subject, model: DiffusersModel, z_t: torch.Tensor, condition: Condition, steps: int) -> Timing:
@@ -228,10 +200,9 @@ def bench(settings: Settings, plan: Plan, device: str, on_run: Callable[[], None
 def _subject(settings: Settings, name: str, plan: Plan, device: str) -> Subject:
     shape = SHAPES[name]
     checkpoint, side = shape.smallest(settings, device) if plan.tiny else (shape.read(settings, device), shape.side)
-    threads = torch.get_num_threads()
     card = card_of(checkpoint, name)
     most = max(plan.batches)
-    return Subject(name, checkpoint, card, side, shape.steps, shape.guidance_scale, device, threads, most)
+    return Subject(name, checkpoint, card, side, shape.steps, shape.guidance_scale, device, most)
 
 
 def _measured(subject: Subject, plan: Plan, ends: float, on_run: Callable[[], None]) -> Iterator[Row]:
@@ -256,9 +227,9 @@ def rounds_of(
     seen: dict[str, list[Timing]] = {name: [] for name in runs}
     fits = dict.fromkeys(runs, True)
     for _ in range(rounds + 1):
-        for name, run in runs.items():
+        for name, run_side in runs.items():
             if fits[name]:
-                timing = run(batch, steps)
+                timing = run_side(batch, steps)
                 fits[name] = timing is not None
                 seen[name] += [] if timing is None else [timing]
             on_run()
@@ -266,7 +237,7 @@ def rounds_of(
 
 
 def _median(timings: Sequence[Timing]) -> Timing:
-    return Timing(median(one.steps_s for one in timings), median(one.decode_s for one in timings))
+    return Timing(median(one.steps_s for one in timings), median(one.rest_s for one in timings))
 
 
 def _row(
@@ -286,7 +257,7 @@ def _row(
     step_s = timing.steps_s / (plan.steps or subject.steps)
     return row | {
         "it/s": 1 / step_s,
-        "s a picture": (subject.steps * step_s + timing.decode_s) / batch,
+        "s a picture": (subject.steps * step_s + timing.rest_s) / batch,
         "TFLOP/s": flops / step_s / 1e12,
         "share of peak": flops / step_s / peak,
     }

@@ -11,14 +11,14 @@ import torch
 
 from contract.card import ModelCard
 from core.settings import Settings
-from latentd.bench.machine import synchronize, this_machine
+from latentd.bench.machine import this_machine
+from latentd.bench.one_run import Timing, engine_of, run
 from latentd.bench.paper_models import BASELINE, ENTRIES, INPAINTING_STEPS, MODEL, Entry
 from latentd.bench.report import Plot, Report, Row, Value
 from latentd.bench.step_times import admission, make_request
 from models.checkpoints.card import default_card
 from models.checkpoints.checkpoint import Checkpoint
-from workers.engine.engine import Engine
-from workers.engine.messages import Aborted, Called
+from workers.engine.messages import Admission
 from workers.loading import choose_dtype
 
 PLOT = Plot(x="model", y="× paper", series="px", panel="table")
@@ -41,14 +41,6 @@ class Plan:
     tiny: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Seconds of one batch: `step_s` of each step, and the rest: encoding, decoding, pasting."""
-
-    step_s: float
-    rest_s: float
-
-
 def bench(settings: Settings, plan: Plan, device: str, on_run: Callable[[], None]) -> Report:
     """Measure every entry; one model is in memory at a time.
 
@@ -69,17 +61,14 @@ def bench(settings: Settings, plan: Plan, device: str, on_run: Callable[[], None
 
 
 def _measured(entry: Entry, plan: Plan, device: str, dtype: torch.dtype, on_run: Callable[[], None]) -> Timing:
-    model = entry.load(device, dtype, small=plan.tiny)
+    engine = engine_of(entry.load(device, dtype, small=plan.tiny), plan.batch)
     card = _card(entry)
-    engine = Engine(
-        {model.id: model}, device=device, threads=torch.get_num_threads(), max_rows=plan.batch, strict_rows=2
-    )
     timings = []
     for _ in range(plan.rounds + 1):
-        timings.append(_batch(engine, card, entry, plan, device))
+        timings.append(run(engine, _batch(card, entry, plan)))
         on_run()
     counted = timings[1:]  # the first warmed up
-    return Timing(median(one.step_s for one in counted), median(one.rest_s for one in counted))
+    return Timing(median(one.steps_s for one in counted), median(one.rest_s for one in counted))
 
 
 def _card(entry: Entry) -> ModelCard:
@@ -87,41 +76,25 @@ def _card(entry: Entry) -> ModelCard:
     return ModelCard.model_validate(card | {"id": MODEL})
 
 
-def _batch(engine: Engine, card: ModelCard, entry: Entry, plan: Plan, device: str) -> Timing:
-    """Run as many jobs of one picture as a batch has: each is encoded, as samples of a data set are."""
+def _batch(card: ModelCard, entry: Entry, plan: Plan) -> list[Admission]:
+    """Make as many jobs of one picture as a batch has: each is encoded, as samples of a data set are."""
     side = TINY_SIDE if plan.tiny else entry.side
-    steps = min(plan.steps or entry.steps, entry.steps)
-    synchronize(device)
-    began = time.perf_counter()
+    size = {"width": side // card.scale, "height": side // card.scale}
+    jobs = []
     for number in range(plan.batch):
-        request = make_request(card, entry.kind, number, width=side, height=side, steps=steps)
-        small = side // card.scale
-        files = {
-            name: upload.model_copy(update={"width": small, "height": small}) for name, upload in request.files.items()
-        }
-        engine.admit(admission(str(number), request.model_copy(update=files)))
-    stepping_s = _play(engine, device)
-    whole_s = time.perf_counter() - began
-    return Timing(stepping_s / steps, whole_s - stepping_s)
+        request = make_request(card, entry.kind, number, width=side, height=side, steps=_steps(entry, plan))
+        files = {name: upload.model_copy(update=size) for name, upload in request.files.items()}
+        jobs.append(admission(str(number), request.model_copy(update=files)))
+    return jobs
 
 
-def _play(engine: Engine, device: str) -> float:
-    """Finish all jobs; the seconds of turns that were calls."""
-    stepping_s = 0.0
-    while engine.busy:
-        began = time.perf_counter()
-        outcomes = engine.turn()
-        synchronize(device)
-        failed = next((one for one in outcomes if isinstance(one, Aborted)), None)
-        if failed is not None:
-            raise failed.error
-        if any(isinstance(one, Called) for one in outcomes):
-            stepping_s += time.perf_counter() - began
-    return stepping_s
+def _steps(entry: Entry, plan: Plan) -> int:
+    return min(plan.steps or entry.steps, entry.steps)
 
 
 def _row(entry: Entry, plan: Plan, dtype: str, timing: Timing) -> Row:
-    speed = plan.batch / (entry.steps * timing.step_s + timing.rest_s)
+    step_s = timing.steps_s / _steps(entry, plan)
+    speed = plan.batch / (entry.steps * step_s + timing.rest_s)
     return {
         "table": entry.table,
         "model": entry.model,

@@ -9,8 +9,9 @@ from PIL import Image
 
 from core.errors import ConfigurationError
 from core.settings import Settings
-from latentd.bench.engine_speed import SIDES, Plan, Timing, bench, half_precision, rounds_of
+from latentd.bench.engine_speed import SIDES, Plan, bench, half_precision, rounds_of
 from latentd.bench.in_diffusers import check_diffusers, in_diffusers
+from latentd.bench.one_run import Timing
 from latentd.bench.random_model import random_checkpoint, tiny, unallocated
 from latentd.bench.shapes import SHAPES, text_model
 from tests.engines import finished, make_request, play
