@@ -24,7 +24,7 @@ from models.pipeline import LatentDiffusion
 from models.samplers.noise import X_T, noise
 from workers.engine.device import or_none
 from workers.loading import BFLOAT16_CAPABILITY
-from workers.metrics.flops import count_flops
+from workers.metrics.flops import row_flops
 
 if TYPE_CHECKING:
     from latentd.bench.diffusers_loop import Condition, DiffusersModel
@@ -266,7 +266,8 @@ def _row(
 def _row_flops(subject: Subject) -> float:
     config, tokenizer = subject.checkpoint.config, subject.checkpoint.tokenizer
     model = unallocated(config, subject.name, None if tokenizer is None else tokenizer.window)
-    return count_flops(model, subject.side // model.latent_factor)
+    side = subject.side // model.latent_factor
+    return row_flops(model)((model.latent_channels, side, side))
 
 
 def runs_of(plan: Plan) -> int:
