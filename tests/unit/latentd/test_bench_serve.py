@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import sys
+import time
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +21,7 @@ from latentd.bench.serve.client import for_latentd, for_peer
 from latentd.bench.serve.environment import python_of
 from latentd.bench.serve.load import Question, Side, Timed, default_mix, jobs, measure, percentile, runs_of
 from latentd.bench.serve.policies import ByRequests, BySteps, alike, anything, play, sides
+from latentd.bench.serve.servers import Server, ServerFailed
 from tests.engines import make_engine
 from tests.tiny import write_tiny_inpaint
 
@@ -168,3 +172,33 @@ def levels(a: bytes, b: bytes) -> int:
 
     first, second = (np.asarray(Image.open(io.BytesIO(data)), np.int16) for data in (a, b))
     return int(np.abs(first - second).max())
+
+
+def test_a_server_is_stopped_with_all_that_it_started_and_one_that_ends_is_told_of(tmp_path: Path) -> None:
+    told = tmp_path / "child"
+    script = (
+        "import subprocess, sys, time, pathlib\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"pathlib.Path({str(told)!r}).write_text(str(child.pid))\n"
+        "time.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", script]
+    with Server("theirs", command, 1, tmp_path / "log", lambda _port: told.exists() and bool(told.read_text())):
+        child = int(told.read_text())
+        os.kill(child, 0)
+    ends = time.monotonic() + 10
+    while is_alive(child):
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+    broken = Server(
+        "theirs", [sys.executable, "-c", "raise SystemExit('no')"], 1, tmp_path / "log", lambda _port: False
+    )
+    with pytest.raises(ServerFailed, match="theirs doesn't serve: no"), broken:
+        pass
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
