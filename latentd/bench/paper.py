@@ -25,7 +25,8 @@ PLOT = Plot(x="model", y="× paper", series="px", panel="table")
 TINY_SIDE = 32
 CPU_BATCH, GPU_BATCH = 1, 16
 ASSUMED = (
-    f"The paper doesn't say the steps of Tab. 6; {INPAINTING_STEPS} are assumed, so that × LDM-1 is what compares."
+    f"The paper says neither the steps of Tab. 6 nor the UNet of LDM-1: {INPAINTING_STEPS} are assumed, and one of "
+    "about the same size with levels down to the same 16×16."
 )
 
 

@@ -34,7 +34,7 @@ PIXELS = AutoencoderConfig(
     codebook=1,
 )
 
-# 215 million parameters, for every row of Tab. 6: z_t, the masked picture and the mask, 3 + 3 + 1 channels.
+# 215 million parameters: z_t, the masked picture and the mask, 3 + 3 + 1 channels.
 INPAINTING = UNetConfig(
     in_channels=7,
     out_channels=3,
@@ -44,6 +44,8 @@ INPAINTING = UNetConfig(
     heads=(8,) * 3,
     mid_heads=8,
 )
+# The paper doesn't give LDM-1's, but "the same parameter count": levels down to the same 16×16, 221 million.
+INPAINTING_PIXELS = replace(INPAINTING, channels=(128, 128, 128, 512, 1024), attention=(False,) * 5, heads=(8,) * 5)
 # 114 million, 169 with the first stage (Tab. 5).
 SUPER_RESOLUTION = UNetConfig(
     in_channels=6,
@@ -97,7 +99,8 @@ class Entry:
 
 def _inpainting(first_stage: AutoencoderConfig, size: int) -> ModelConfig:
     schedule = ScheduleConfig(beta_start=0.0015, beta_end=0.0205)
-    return ModelConfig(INPAINTING, first_stage, schedule, 1.0, concat="latent-mask", latent_size=size)
+    unet = INPAINTING_PIXELS if first_stage is PIXELS else INPAINTING
+    return ModelConfig(unet, first_stage, schedule, 1.0, concat="latent-mask", latent_size=size)
 
 
 def _enlarging() -> ModelConfig:

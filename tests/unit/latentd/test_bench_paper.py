@@ -17,6 +17,7 @@ from latentd.bench.paper_models import (
     BASELINE,
     ENTRIES,
     INPAINTING,
+    INPAINTING_PIXELS,
     KL_F4,
     PIXELS,
     SUPER_RESOLUTION,
@@ -33,7 +34,9 @@ def millions_of(make: Callable[[], nn.Module]) -> float:
         return sum(p.numel() for p in make().parameters()) / 1e6
 
 
-@pytest.mark.parametrize(("unet", "millions"), [(INPAINTING, 215.2), (SUPER_RESOLUTION, 113.6)])
+@pytest.mark.parametrize(
+    ("unet", "millions"), [(INPAINTING, 215.2), (INPAINTING_PIXELS, 220.5), (SUPER_RESOLUTION, 113.6)]
+)
 def test_unets_have_the_paper_s_parameters(unet: UNetConfig, millions: float) -> None:
     assert millions_of(lambda: UNet(unet)) == pytest.approx(millions, abs=0.1)
 
