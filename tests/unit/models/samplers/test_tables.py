@@ -48,7 +48,7 @@ def at_most(sampler: str, steps: int) -> int:
 
 def draw() -> tuple[Array, list[Array]]:
     generator = np.random.default_rng(0)
-    return generator.standard_normal(6), list(generator.standard_normal((1002, 6)))
+    return generator.standard_normal(6), list(generator.standard_normal((2004, 6)))
 
 
 def assert_equal(got: Array, expected: Array, steps: int) -> None:
