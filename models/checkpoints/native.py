@@ -83,13 +83,13 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
 def _from_json(index: dict[str, Any]) -> ModelConfig:
     low_res = index.get("low_res_schedule")
     return ModelConfig(
-        unet=_make(UNetConfig, index["unet"]),
-        first_stage=_make(AutoencoderConfig, index["first_stage"]),
-        schedule=_make(ScheduleConfig, index["schedule"]),
+        unet=made_of(UNetConfig, index["unet"]),
+        first_stage=made_of(AutoencoderConfig, index["first_stage"]),
+        schedule=made_of(ScheduleConfig, index["schedule"]),
         scale_factor=float(index["scale_factor"]),
         conditioner=_conditioner(index.get("conditioner")),
         concat=index.get("concat"),
-        low_res_schedule=None if low_res is None else _make(ScheduleConfig, low_res),
+        low_res_schedule=None if low_res is None else made_of(ScheduleConfig, low_res),
         latent_size=index.get("latent_size"),
     )
 
@@ -100,10 +100,15 @@ def _conditioner(data: dict[str, Any] | None) -> Conditioner | None:
     kind = CONDITIONERS.get(data.get("type", ""))
     if kind is None:
         raise CheckpointError(f"{INDEX}: conditioner type {data.get('type')!r} is unknown", field="conditioner")
-    return _make(kind, {key: value for key, value in data.items() if key != "type"})
+    return made_of(kind, {key: value for key, value in data.items() if key != "type"})
 
 
-def _make(cls: type[T], data: dict[str, Any]) -> T:
+def made_of(cls: type[T], data: dict[str, Any]) -> T:
+    """Make a config of what `asdict` gave.
+
+    Raises:
+        CheckpointError: naming a field that it does not have.
+    """
     assert is_dataclass(cls)
     unknown = data.keys() - {f.name for f in fields(cls)}
     if unknown:
