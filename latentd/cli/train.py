@@ -137,7 +137,9 @@ def _stoppable(over: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
 @contextmanager
 def _bar(phase: str) -> Iterator[Callable[[Moment], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[told]}"), console=plain(stderr=True)) as bar:
+    with Progress(
+        *columns, TimeRemainingColumn(), TextColumn("{task.fields[told]}"), console=plain(stderr=True)
+    ) as bar:
         shown = bar.add_task(phase, total=None, told="")
 
         def report(moment: Moment) -> None:

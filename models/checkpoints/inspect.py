@@ -14,8 +14,8 @@ from models.checkpoints.compvis.first_stage import read_first_stage
 from models.checkpoints.compvis.model import FIRST_STAGE, UNET, below, load_compvis
 from models.checkpoints.compvis.single_file import SingleFile, read_single
 from models.checkpoints.detect import checked, load_checkpoint, single_file
-from models.checkpoints.first_stage import holds_first_stage, load_first_stage
 from models.checkpoints.files.weights import holds_safetensors, understood
+from models.checkpoints.first_stage import holds_first_stage, load_first_stage
 from models.networks.autoencoder import AutoencoderConfig
 
 

@@ -1,1 +1,1 @@
-"""Feature networks: what perceptual losses and measures compare pictures by. Each has a name for the figures it makes."""
+"""Feature networks: what perceptual losses and measures compare pictures by; each names the figures that it makes."""

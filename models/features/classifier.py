@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -36,7 +37,7 @@ class Classifier(FeatureNetwork):
         self.config = config
         self.name = f"small classifier of {config.trained_on or 'nothing yet'}"
         widths = [3, *(config.width * 2**i for i in range(config.levels))]
-        self.levels = nn.ModuleList(_level(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.levels = nn.ModuleList(_level(a, b) for a, b in pairwise(widths))
         self.head = nn.Linear(widths[-1], config.classes)
 
     def forward(self, x: Tensor) -> list[Tensor]:

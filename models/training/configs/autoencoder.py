@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 from models.networks.autoencoder import AutoencoderConfig
 from models.training.configs.base import RunConfig, Share, Strict
 
-
 SMALLEST = 32  # pixels a side that leave the patch discriminator a patch
 
 
@@ -53,7 +52,7 @@ class AutoencoderShape(Strict):
 
 
 class LossConfig(Strict):
-    """Weights of the first stage's losses (paper App. G): reconstruction, perceptual, patch-adversarial, regulariser."""
+    """Weights of the first stage's losses (paper App. G): of reconstruction, patches, regulariser."""
 
     l1: float = Field(1.0, ge=0)
     l2: float = Field(0.0, ge=0)

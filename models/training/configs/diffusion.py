@@ -63,7 +63,7 @@ class ScheduleShape(Strict):
     @model_validator(mode="after")
     def _learnable(self) -> ScheduleShape:
         if self.prediction == "eps" and self.zero_terminal_snr:
-            raise ValueError("prediction eps says nothing at zero terminal SNR; use v or x0, or zero_terminal_snr: false")
+            raise ValueError("eps says nothing at zero terminal SNR; v does, or zero_terminal_snr: false")
         return self
 
     def schedule(self) -> NoiseSchedule:

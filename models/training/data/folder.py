@@ -1,4 +1,4 @@
-"""A folder of pictures: `metadata.jsonl` as imagefolder has it, or pictures with `.txt` files or in folders of classes."""
+"""A folder of pictures: `metadata.jsonl` as imagefolder has it, or `.txt` files beside them, or folders of classes."""
 
 from __future__ import annotations
 
@@ -143,7 +143,9 @@ def _found(path: Path) -> Iterable[Item]:
 
 def _lacking(path: Path, what: str, items: Sequence[Item], total: int) -> ConfigurationError:
     first = _relative(path, items[0].file)
-    detail = f"{path}: {len(items)} of {total} pictures have no {what}, {first} first; {METADATA} or files beside say it"
+    detail = (
+        f"{path}: {len(items)} of {total} pictures have no {what}, {first} first; {METADATA} or files beside say it"
+    )
     return ConfigurationError(detail, field="data.folder", value=str(path))
 
 
@@ -161,4 +163,3 @@ def _hashed(name: str) -> float:
 
 def _relative(path: Path, file: Path) -> str:
     return file.relative_to(path).as_posix()
-

@@ -1,4 +1,4 @@
-"""Batches of drawn pictures, in this process or by helpers of it; what a batch holds is a function of its step alone."""
+"""Batches of drawn pictures, in this process or by helpers of it; what is in one is a function of its step alone."""
 
 from __future__ import annotations
 

@@ -150,6 +150,7 @@ def _scene(first: Item, second: Item, size: int, rng: np.random.Generator) -> Dr
         centre = np.array([along, across] if beside else [across, along])
         box = _placed(canvas, read_picture(item.file), PAIR, centre)
     a, b = first.captions[0] if first.captions else "", second.captions[0] if second.captions else ""
+    captions: tuple[str, ...]
     if beside:
         captions = (f"{a} and {b}", f"{a} to the left of {b}", f"{b} to the right of {a}")
     else:

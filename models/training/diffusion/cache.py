@@ -73,7 +73,14 @@ class _Maker:
     def __init__(
         self, config: CacheConfig, data: DataConfig, seed: int, folder: Folder, path: Path, encode: Encode
     ) -> None:
-        self.config, self.data, self.seed, self.folder, self.path, self.encode = config, data, seed, folder, path, encode
+        self.config, self.data, self.seed, self.folder, self.path, self.encode = (
+            config,
+            data,
+            seed,
+            folder,
+            path,
+            encode,
+        )
 
     def done(self) -> int:
         """Return how many entries are there; captions beyond them are taken out."""

@@ -12,7 +12,7 @@ from models.networks.quantize import CHUNK
 
 @torch.no_grad()
 def standardise(network: Autoencoder, vectors: Tensor) -> Tensor:
-    """Make latents of mean 0 and deviation 1 without changing what is decoded. Returns the vectors n d as they are then.
+    """Make latents of mean 0 and deviation 1, decoded to the same. Returns the vectors n d as they are then.
 
     Euclidean distance sees all channels alike only if they spread alike.
     """
@@ -55,7 +55,7 @@ def flat(z: Tensor) -> Tensor:
 
 
 class CodeUse(nn.Module):
-    """Whether the codebook is filled, how many steps ago each code was last used, and the moving of those that aren't."""
+    """Whether the codebook is filled, for how many steps each code was idle, and the moving of idle ones."""
 
     filled: Tensor
     idle: Tensor

@@ -11,7 +11,9 @@ from models.training.configs.autoencoder import LossConfig
 DIMS = (1, 2, 3)
 
 
-def reconstruction_losses(config: LossConfig, features: FeatureNetwork | None, r: Tensor, x: Tensor) -> dict[str, Tensor]:
+def reconstruction_losses(
+    config: LossConfig, features: FeatureNetwork | None, r: Tensor, x: Tensor
+) -> dict[str, Tensor]:
     """Return every loss between reconstruction and picture that weighs anything, b each; r and x: b 3 H W."""
     difference = r - x
     losses = {"l1": difference.abs().mean(DIMS), "l2": difference.square().mean(DIMS), "edge": edge(difference)}

@@ -130,7 +130,9 @@ class FirstStageTraining:
         top, left = (int(v) for v in rng.integers(pixels.shape[-1] - size + 1, size=2))
         return pixels[..., top : top + size, left : left + size]
 
-    def _reconstructed(self, x: Tensor, numbers: Sequence[int], part: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def _reconstructed(
+        self, x: Tensor, numbers: Sequence[int], part: int, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         network, losses = self.module.network, self.config.losses
         if step >= self.quantised_from:
             return self._quantised(x, numbers, part, step)
@@ -204,7 +206,9 @@ class FirstStageTraining:
         done = step / self.config.steps - config.adversarial_from
         warm = min(1.0, done / config.adversarial_warmup) if config.adversarial_warmup else 1.0
         last = self.module.network.decoder.conv_out.weight
-        return adversarial, config.adversarial * warm * adaptive_weight(reconstruction, adversarial, last, self.processes)
+        return adversarial, config.adversarial * warm * adaptive_weight(
+            reconstruction, adversarial, last, self.processes
+        )
 
     @torch.no_grad()
     def _fill_codebook(self) -> None:

@@ -1,0 +1,107 @@
+"""A run that was killed goes on as if it hadn't been; processes that share a batch compute what one would."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors import ConfigurationError
+from models.training.configs.base import write_config
+from models.training.loop.logbook import LOG
+from models.training.loop.state import FOLDER
+from tests.training import autoencoder_run, ldm_run, losses, train, upscaler_run, write_balls
+
+ADVERSARIAL = {"perceptual": 0.0, "adversarial": 0.1, "adversarial_from": 0.3}
+VQ: dict[str, Any] = {
+    "autoencoder": {"kind": "vq", "channels": (8, 8, 16), "z_channels": 3, "norm_groups": 1, "codebook": 16},
+    "codebook": {"continuous": 0.5, "then": "all", "restart_every": 2, "noise": 0.1, "vectors": 500, "rounds": 2},
+    "losses": ADVERSARIAL,
+    "latent_noise": 0.02,
+    "crops": (32,),
+}
+TEXT = {"kind": "text", "width": 16, "layers": 1, "heads": 2, "window": 8, "trained": True}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data and a first stage of a few steps, adversarial and quantised, in one piece."""
+    folder = tmp_path_factory.mktemp("resume")
+    write_balls(folder / "data")
+    train(autoencoder_run(folder, **VQ))
+    return folder
+
+
+def test_a_quantised_adversarial_first_stage_goes_on_where_it_stopped(prepared: Path) -> None:
+    """Stopped before the codebook is filled, and again after it and the discriminator began."""
+    pieces = autoencoder_run(prepared, **VQ, out=prepared / "pieces")
+    train(pieces, until=5)
+    train(pieces, until=9)
+    assert train(pieces) == pytest.approx(losses(prepared / "first"), abs=1e-6)
+
+
+def test_latent_diffusion_goes_on_where_it_stopped(prepared: Path) -> None:
+    whole = ldm_run(prepared, condition=TEXT, concat="mask-latent", accumulate=2)
+    pieces = ldm_run(prepared, condition=TEXT, concat="mask-latent", accumulate=2, out=prepared / "ldm-pieces")
+    train(pieces, until=random.SystemRandom().randrange(1, 11))
+    assert train(pieces) == pytest.approx(train(whole), abs=1e-6)
+
+
+def test_a_run_killed_at_any_moment_loses_nothing_but_time(prepared: Path) -> None:
+    """By SIGKILL, after its first lines: what it wrote beyond its last state is written again, the same."""
+    run = upscaler_run(prepared, out=prepared / "killed", crops=(4, 8))
+    whole = train(upscaler_run(prepared, crops=(4, 8)))
+    process = command(run, "upscaler", prepared)
+    log = run.out / LOG
+    after = random.SystemRandom().randrange(1, 10)
+    while process.poll() is None and not (log.is_file() and log.read_text("utf-8").count("\n") >= after):
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert train(run) == pytest.approx(whole, abs=1e-6)
+
+
+def test_two_processes_compute_what_one_does(prepared: Path) -> None:
+    """At an equal global batch, over gloo: both players of the first stage, and the UNet with its text encoder."""
+    vq = autoencoder_run(prepared, **VQ, out=prepared / "first-two")
+    ldm = ldm_run(prepared, condition=TEXT, steps=6, out=prepared / "ldm-two")
+    ran = [command(vq, "autoencoder", prepared, 2), command(ldm, "ldm", prepared, 2)]
+    assert [(process.communicate()[1], process.returncode)[1] for process in ran] == [0, 0]
+    assert losses(vq.out) == pytest.approx(losses(prepared / "first"), abs=1e-4)
+    assert losses(ldm.out) == pytest.approx(
+        train(ldm_run(prepared, condition=TEXT, steps=6, out=prepared / "one")), abs=1e-4
+    )
+
+
+def command(run: Any, what: str, folder: Path, processes: int = 1) -> subprocess.Popen[str]:
+    """Start `latentd train`, by torchrun where there are several processes."""
+    file = folder / f"{run.out.name}.yaml"
+    write_config(run, file)
+    start = [sys.executable, "-m"]
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        start += ["torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port), "-m"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    arguments = [*start, "latentd", "train", what, "--config", str(file), "--device", "cpu"]
+    return subprocess.Popen(arguments, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_a_state_of_another_configuration_is_refused(prepared: Path) -> None:
+    with pytest.raises(ConfigurationError, match="another configuration"):
+        train(autoencoder_run(prepared, **VQ | {"latent_noise": 0.5}))
+
+
+def test_a_state_is_whole_or_not_there(prepared: Path) -> None:
+    state = json.loads((prepared / "first" / FOLDER / "state.json").read_text("utf-8"))
+    assert state["step"] == 12
+    assert not (prepared / "first" / f".{FOLDER}.old").exists()
