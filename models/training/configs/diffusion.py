@@ -102,7 +102,7 @@ class TextCondition(Strict):
 
 
 class ClassCondition(Strict):
-    """Labels of the pictures as one context token; the embedder is trained with the UNet, its last class is no class."""
+    """Labels as one context token; the embedder is trained with the UNet, its last class is no class."""
 
     kind: Literal["class"]
     width: int = Field(256, ge=8)

@@ -77,7 +77,7 @@ class FirstStageTraining:
         self.module = TrainedAutoencoder(network).to(device)
         self._players = {NETWORK: Player.of(self.module, config.optimizer, config.ema)}
         if config.losses.adversarial:
-            self.discriminator = PatchDiscriminator().to(device)
+            self.discriminator = _discriminator(config.seed).to(device)
             self._players[DISCRIMINATOR] = Player.of(self.discriminator, config.optimizer)
         self._forward = compiled(config, device, self.module.forward)
         self._made: dict[int, Made] = {}
@@ -265,3 +265,10 @@ class FirstStageTraining:
         if network.config.kind == "kl":
             scale = 1 / float(torch.cat([network.encode(p.to(self.device)) for p in x.split(4)]).std())
         save_first_stage(network.config, network.state_dict(), scale, self.config.out / FOLDER)
+
+
+def _discriminator(seed: int) -> PatchDiscriminator:
+    """Make the discriminator with first weights that are a function of the run's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return PatchDiscriminator()
