@@ -11,8 +11,11 @@ from pydantic import Field
 from contract.base import Kind, Wire
 
 CARD = "card.json"
+LORA_CARD = ".card.json"  # after a LoRA's name, beside its file
+LORA_FOLDERS = frozenset(("lora", "loras"))  # of LATENTD_MODELS_DIR, whatever the case
 # Folders of LATENTD_MODELS_DIR that hold no models; kept for what they will hold.
 RESERVED = frozenset(("lora", "loras", "embeddings", "controlnet", "vae"))
+ID = r"^[A-Za-z0-9_-]+$"
 DEPTH = 4  # of folders in folders
 
 
@@ -35,7 +38,7 @@ class CardDefaults(Wire):
 class ModelCard(Wire):
     """`card.json` beside each checkpoint; workers publish it to Redis, the gateway resolves requests by it."""
 
-    id: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    id: str = Field(pattern=ID)
     description: str
     hash: str = Field(description="SHA-256 over the weight files, in order of their names.")
     tasks: tuple[Kind, ...]
@@ -48,12 +51,43 @@ class ModelCard(Wire):
     samplers: tuple[str, ...]
     token_window: int | None = Field(default=None, description="Tokens of a prompt that are read, specials included.")
     tokenizer: str | None = Field(default=None, description="tokenizer.json, relative to the card.")
+    context_width: int | None = Field(
+        default=None, exclude_if=lambda width: width is None, description="Width of what cross-attention reads."
+    )
     classes: int | None = Field(default=None, description="class_id is below it.")
     class_names: tuple[str, ...] | None = Field(default=None, description="Names by class_id, for `label`.")
     map_classes: int | None = Field(default=None, description="Pixels of a label map are below it.")
     noise_levels: int | None = Field(default=None, description="noise_level is below it.")
     licence: str
     attribution: tuple[str, ...] = ()
+
+
+class LoraCard(Wire):
+    """What a LoRA is for; workers publish it to Redis, the gateway checks requests by it."""
+
+    id: str = Field(pattern=ID)
+    description: str = ""
+    hash: str = Field(description="SHA-256 of the file.")
+    family: str | None = Field(default=None, description="sd1, sd2, sdxl; null where neither names nor widths tell.")
+    context_width: int | None = Field(default=None, description="It fits models whose context is as wide.")
+    rank: int = Field(default=0, description="Of its widest layer.")
+    parts: tuple[Literal["unet", "text"], ...] = Field(default=(), description="The networks that it changes.")
+    trigger_words: tuple[str, ...] = Field(default=(), description="What prompts name to call for it.")
+    licence: str = "unknown"
+    unserved: str | None = Field(default=None, description="Why it can't be used: LoHa, DoRA, a broken file.")
+
+
+class InstalledLora(LoraCard):
+    """`NAME.card.json` beside the file NAME.safetensors; size and time of change tell when that was replaced."""
+
+    file: str
+    size: int
+    changed_ns: int
+
+    @property
+    def card(self) -> LoraCard:
+        """What others need to know."""
+        return LoraCard(**{name: getattr(self, name) for name in LoraCard.model_fields})
 
 
 def model_folders(models_dir: Path, depth: int = DEPTH) -> Iterator[Path]:
@@ -70,3 +104,16 @@ def card_files(models_dir: Path) -> list[Path]:
     """List the cards below a models directory; what isn't a regular file is none."""
     folders = (folder for folder in model_folders(models_dir) if folder != models_dir)
     return [folder / CARD for folder in folders if (folder / CARD).is_file()]
+
+
+def lora_folders(models_dir: Path) -> Iterator[Path]:
+    """Yield the folders of a models directory that hold LoRAs, and those below them."""
+    for entry in sorted(models_dir.iterdir()) if models_dir.is_dir() else ():
+        if entry.name.lower() in LORA_FOLDERS:
+            yield from model_folders(entry)
+
+
+def lora_card_files(models_dir: Path) -> list[Path]:
+    """List the cards of a models directory's LoRAs."""
+    entries = (entry for folder in lora_folders(models_dir) for entry in sorted(folder.iterdir()))
+    return [entry for entry in entries if entry.name.endswith(LORA_CARD) and entry.is_file()]

@@ -42,6 +42,14 @@ class Numerics(Wire):
     torch: str
 
 
+class AppliedLora(Wire):
+    """A LoRA of a job: the file with this hash, by whatever name, times `scale`."""
+
+    id: str
+    scale: float
+    hash: str
+
+
 class BaseRequest(Wire):
     """What jobs of every kind have; image k has seed (seed + k) mod 2³².
 
@@ -89,6 +97,11 @@ class BaseRequest(Wire):
     def negative_text(self) -> str:
         """What it must not show, in words."""
         return ""
+
+    @property
+    def applied_loras(self) -> tuple[AppliedLora, ...]:
+        """What is added to the networks' weights for this job."""
+        return ()
 
     @property
     def guidance(self) -> float:
@@ -146,6 +159,11 @@ class PromptedRequest(GuidedRequest):
 
     prompt: str = ""
     negative_prompt: str = ""
+    loras: tuple[AppliedLora, ...] = Field(default=(), exclude_if=lambda loras: not loras)
+
+    @property
+    def applied_loras(self) -> tuple[AppliedLora, ...]:
+        return self.loras
 
     @property
     def text(self) -> str:

@@ -105,6 +105,11 @@ class Settings(BaseSettings):
         description="Precision of the networks: float32, bfloat16, float16 or auto, which is bfloat16 on CUDA (float16 "
         "below compute capability 8.0) and float32 on CPU.",
     )
+    lora_mb: int = Field(
+        default=1024,
+        ge=0,
+        description="Memory of LoRAs that a worker keeps for later jobs, in MiB; running jobs keep theirs beside it.",
+    )
     threads: int | None = Field(default=None, ge=1, description="CPU threads of a worker; default: all cores.")
     drain_s: float = Field(default=30, ge=0, description="Grace period in which a stopping worker finishes jobs.")
     hang_s: float | None = Field(

@@ -7,7 +7,7 @@ abandoned job several times. A crash between the two leaves the id in the interm
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
@@ -31,7 +31,7 @@ from jobs.run import JobRun
 from jobs.stored_job import LaneQueue, StoredJob, read_stored, transact
 from jobs.worker import HEARTBEAT_TTL_S, BatchWorker
 
-Refusal: TypeAlias = Literal["contract", "numerics"]
+Refusal: TypeAlias = Literal["contract", "numerics", "loras"]
 RQ_STATUS = {"succeeded": JobStatus.FINISHED, "failed": JobStatus.FAILED, "canceled": JobStatus.CANCELED}
 
 # One round trip, and never more than one job: the first non-empty queue in the caller's order.
@@ -66,8 +66,10 @@ class Claimer:
         popped: Any = self._pop([WORKERS_SUSPENDED, *pairs]) if pairs else None
         return None if popped is None else (as_text(popped[0]), as_text(popped[1]))
 
-    def start(self, queue: LaneQueue, job_id: str, numerics: Numerics) -> JobRun | Refusal | None:
-        """Start a popped job.
+    def start(
+        self, queue: LaneQueue, job_id: str, numerics: Numerics, loras: Collection[str] = ()
+    ) -> JobRun | Refusal | None:
+        """Start a popped job; `loras` are those that the worker has.
 
         Returns None for one that is not to run, and why it went back to the end of its queue for one that another
         worker has to run.
@@ -84,9 +86,10 @@ class Claimer:
                 _drop(pipe, stored)
                 return None
             record = stored.readable_record()
-            if record is None or _foreign_numerics(stored, numerics):
+            refusal = _refusal(stored, record, numerics, loras)
+            if record is None or refusal is not None:
                 pipe.rpush(queue.key, job_id)
-                return "contract" if record is None else "numerics"
+                return refusal
             return self._start(pipe, queue, stored, _fixed(record, numerics))
 
         run = transact(self._redis, job_id, body)
@@ -136,6 +139,15 @@ def _fixed(record: JobRecord, numerics: Numerics) -> JobRecord:
     if record.request.determinism == "fast":
         return record
     return record.model_copy(update={"request": record.request.model_copy(update={"numerics": numerics})})
+
+
+def _refusal(stored: StoredJob, record: JobRecord | None, numerics: Numerics, loras: Collection[str]) -> Refusal | None:
+    """Say why another worker has to run a job."""
+    if record is None:
+        return "contract"
+    if _foreign_numerics(stored, numerics):
+        return "numerics"
+    return "loras" if any(lora.id not in loras for lora in record.request.applied_loras) else None
 
 
 def _foreign_numerics(stored: StoredJob, numerics: Numerics) -> bool:

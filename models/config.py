@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from models.networks.autoencoder import AutoencoderConfig
-from models.networks.conditioning import ClassConfig, Conditioner
+from models.networks.conditioning import ClassConfig, Conditioner, TextConfig
 from models.networks.unet import UNetConfig
 from models.schedule import ScheduleConfig
 
@@ -17,6 +17,7 @@ from models.schedule import ScheduleConfig
 #   map           the rescaled label map                                (semantic synthesis)
 Concat: TypeAlias = Literal["mask-latent", "latent-mask", "low-res", "map"]
 
+SIZED, SCORED = 6, 5  # numbers beside the pooled text of SDXL: two sizes and a crop; a size, a crop and a score
 IMAGENET = 1000  # classes of the one published embedder without a null class
 
 
@@ -29,9 +30,22 @@ class ModelConfig:
     schedule: ScheduleConfig
     scale_factor: float  # network latents = scale_factor · first-stage latents (paper App. D.1)
     conditioner: Conditioner | None = None
+    zeros_for_no_prompt: bool = False  # guidance without a negative prompt leads away from zeros, not from ""
     concat: Concat | None = None
     low_res_schedule: ScheduleConfig | None = None  # noises the small picture (SD x4 upscaler)
     latent_size: int | None = None  # height and width of training latents, where the files say
+
+    @property
+    def added_numbers(self) -> int:
+        """How many numbers the network reads beside the pooled text: six sizes and crops, or four and a score."""
+        if self.unet.added_dim is None or not isinstance(self.conditioner, TextConfig):
+            return 0
+        return (self.unet.added_dim - (self.conditioner.pooled or 0)) // self.unet.added_sinusoids
+
+    @property
+    def refines(self) -> bool:
+        """Whether it is SDXL's refiner, which reads a score of the picture and finishes what another model began."""
+        return self.added_numbers == SCORED
 
     @property
     def null_class(self) -> int | None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.inputs import Inputs
+from models.networks.adapters import RowAdapters, adapted
 from models.networks.unet import UNet
 
 
@@ -19,13 +20,14 @@ class Denoiser:
     device: torch.device
     dtype: torch.dtype
 
-    def __call__(self, z_t: Tensor, timesteps: Tensor, inputs: Inputs) -> Tensor:
+    def __call__(self, z_t: Tensor, timesteps: Tensor, inputs: Inputs, adapters: RowAdapters | None = None) -> Tensor:
         """Return the raw network output b c h w (eps, v or x0), float32, since guidance and samplers compute in it.
 
-        z_t: b c h w; timesteps: b; inputs: a batch of b rows.
+        z_t: b c h w; timesteps: b; inputs: a batch of b rows; adapters: of those that have one.
         """
         given = inputs.to(self.device, self.dtype)
         x = z_t.to(self.device, self.dtype)
         x = x if given.concat is None else torch.cat([x, given.concat], dim=1)  # b c+k h w
-        out: Tensor = self.unet(x, timesteps.to(self.device), given.context, given.labels)
+        with adapted(self.unet, adapters):
+            out: Tensor = self.unet(x, timesteps.to(self.device), given.context, given.labels, given.added)
         return out.float()

@@ -16,6 +16,7 @@ class Inputs:
     context: Tensor | None = None  # n d, read by cross-attention
     concat: Tensor | None = None  # k h w, follows z_t on the channels
     labels: Tensor | None = None  # a class number or noise level, added to the time embedding
+    added: Tensor | None = None  # p, projected and added to the time embedding: pooled text, sizes, crop, scores
 
     @classmethod
     def stack(cls, rows: Sequence[Inputs]) -> Inputs:

@@ -5,24 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from core.errors import CheckpointError
 from models.config import ModelConfig
 from models.denoiser import Denoiser
 from models.inputs import Inputs
+from models.networks.adapters import RowAdapters
 from models.networks.autoencoder import Autoencoder
 from models.networks.conditioning import (
     ClassEmbedder,
     ConditionerModule,
+    Encoded,
     SpatialRescaler,
     TextEncoder,
+    Tokens,
 )
 from models.networks.tiling import decode_tiled, encode_tiled
-from models.networks.unet import UNet
+from models.networks.unet import UNet, timestep_embedding
 from models.schedule import NoiseSchedule
 from models.tokenizers.prompts import PromptTokenizer
 
@@ -45,7 +50,7 @@ class LatentDiffusion:
     denoiser: Denoiser
     first_stage: Autoencoder
     conditioner: ConditionerModule | None
-    tokenizer: PromptTokenizer | None
+    tokenizers: tuple[PromptTokenizer, ...]  # of each text tower; none where prompts can't be encoded
     _blank: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     @property
@@ -78,28 +83,50 @@ class LatentDiffusion:
 
     @property
     def token_window(self) -> int | None:
-        return self.tokenizer.window if self.tokenizer is not None else None
+        return self.tokenizers[0].window if self.tokenizers else None
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Encode prompts, each cut or padded to the window, to context b n d.
+    def encode_prompts(self, prompts: Sequence[str]) -> Encoded:
+        """Encode prompts, each cut or padded to the window.
 
         Raises:
             CheckpointError: the checkpoint has no text encoder or no tokenizer.
         """
-        if self.tokenizer is None:
+        if not self.tokenizers:
             raise CheckpointError(f"{self.id}: no tokenizer; prompts can't be encoded")
-        return self.encode_tokens(*self.tokenizer(prompts))
+        return self.encode_tokens([tokenizer(prompts) for tokenizer in self.tokenizers])
 
-    def encode_tokens(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Encode token numbers b n to context b n d; `mask` is 1 at tokens and 0 at padding.
+    def encode_tokens(self, tokens: Sequence[Tokens]) -> Encoded:
+        """Encode token numbers and mask, both b n, of every tower.
 
         Raises:
             CheckpointError: the checkpoint has no text encoder.
         """
         if not isinstance(self.conditioner, TextEncoder):
             raise CheckpointError(f"{self.id}: no text encoder")
-        mask = mask.to(self.device) if mask is not None else None
-        return self.conditioner(ids.to(self.device), mask)  # type: ignore[no-any-return]
+        placed = [(ids.to(self.device), None if mask is None else mask.to(self.device)) for ids, mask in tokens]
+        return self.conditioner(placed)  # type: ignore[no-any-return]
+
+    def no_prompt(self) -> Encoded:
+        """Return what stands for no prompt at all where the model was trained with that: zeros, b = 1.
+
+        Raises:
+            CheckpointError: the checkpoint has no text encoder or no tokenizer.
+        """
+        if not isinstance(self.conditioner, TextEncoder) or self.token_window is None:
+            raise CheckpointError(f"{self.id}: no text encoder or no tokenizer")
+        config = self.conditioner.config
+        zeros = partial(torch.zeros, device=self.device, dtype=self.dtype)
+        pooled = None if config.pooled is None else zeros(1, config.pooled)
+        return Encoded(zeros(1, self.token_window, config.width), pooled)
+
+    def added(self, pooled: Tensor, numbers: Tensor) -> Tensor:
+        """Return the vector that is added to the time embedding, b p: pooled text b q, then the sinusoids of k numbers.
+
+        numbers: b k, the picture's sizes, crop or score in the network's order.
+        """
+        dim = self.config.unet.added_sinusoids
+        sinusoids = rearrange(timestep_embedding(numbers.flatten(), dim), "(b k) d -> b (k d)", b=len(numbers))
+        return torch.cat([pooled, sinusoids.to(pooled)], dim=1)
 
     def encode_labels(self, labels: Tensor) -> Tensor:
         """Embed class labels b as context b 1 d; the last class is the null class.
@@ -129,12 +156,12 @@ class LatentDiffusion:
             return decode_tiled(self.first_stage, z, TILE)
         return self.first_stage.decode(z)
 
-    def predict(self, z_t: Tensor, timesteps: Tensor, inputs: Inputs) -> Tensor:
+    def predict(self, z_t: Tensor, timesteps: Tensor, inputs: Inputs, adapters: RowAdapters | None = None) -> Tensor:
         """Return the raw network output b c h w, float32 (eps, v or x0: `config.schedule.prediction`).
 
-        z_t: b c h w; timesteps: b; inputs: a batch of b rows.
+        z_t: b c h w; timesteps: b; inputs: a batch of b rows; adapters: of those that have one.
         """
-        return self.denoiser(z_t, timesteps, inputs)
+        return self.denoiser(z_t, timesteps, inputs, adapters)
 
     def inpaint_concat(self, image: Tensor, mask: Tensor) -> Tensor:
         """Return what an inpainting UNet reads beside z_t, b k h w.

@@ -23,6 +23,7 @@ class Conditioning:
     inputs: Inputs = field(default_factory=Inputs)
     unconditional: Inputs | None = None
     guidance_scale: float = 1.0
+    guidance_rescale: float = 0.0
 
 
 @torch.inference_mode()
@@ -58,4 +59,5 @@ def guided(model: LatentDiffusion, z_t: Tensor, timesteps: Tensor, conditioning:
         return model.predict(z_t, timesteps, c.inputs)
     both = Inputs.cat([c.unconditional, c.inputs])
     out_u, out_c = model.predict(torch.cat([z_t, z_t]), torch.cat([timesteps, timesteps]), both).chunk(2)
-    return guide(out_u, out_c, torch.tensor(c.guidance_scale, device=out_u.device))
+    scale = torch.tensor(c.guidance_scale, device=out_u.device)
+    return guide(out_u, out_c, scale, [c.guidance_rescale] * len(z_t))

@@ -21,7 +21,7 @@ from service.admission.backlogs import Backlogs
 from service.jobs.streams import OpenStreams
 from service.jobs.waiting import Waiters
 from service.metrics.families import Metrics
-from service.requests.cards import CardRegistry
+from service.requests.cards import CardRegistry, LoraRegistry
 from service.requests.decoders import Decoders
 from service.single_flight import SingleFlight
 
@@ -39,6 +39,7 @@ class Gateway:
     rq: Redis
     store: Store
     cards: CardRegistry
+    loras: LoraRegistry
     backlogs: Backlogs
     waiters: Waiters
     keys_made: SingleFlight[bool]  # whether any API key was ever made
@@ -75,7 +76,7 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
     public = None
     if settings.storage_public_url is not None:
         public = open_public(settings.storage, settings.storage_public_url)
-    cards = CardRegistry(redis, settings.models_dir)
+    cards, loras = CardRegistry(redis, settings.models_dir), LoraRegistry(redis, settings.models_dir)
 
     async def any_key() -> bool:
         return bool(await redis.hlen(KEYS_KEY))
@@ -84,7 +85,7 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
     backlogs, waiters, metrics = Backlogs(redis), Waiters(redis), Metrics()
     streams = OpenStreams(settings.event_streams)
     return Gateway(
-        settings, redis, rq, store, cards, backlogs, waiters, keys_made, metrics, public, streams, keys_required
+        settings, redis, rq, store, cards, loras, backlogs, waiters, keys_made, metrics, public, streams, keys_required
     )
 
 

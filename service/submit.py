@@ -21,6 +21,7 @@ from service.jobs.events import StopSignals, wait_end
 from service.jobs.views import accepted, read_job
 from service.requests.bodies import Body
 from service.requests.cards import choose_card
+from service.requests.posts import Prompted
 from service.requests.preferences import Preferences, check_accepted
 from service.requests.resolution import resolve, warnings_of
 from service.requests.tokens import Tokens, count_tokens
@@ -113,7 +114,8 @@ async def plan(gateway: Gateway, body: Body, preferences: Preferences) -> Planne
     card = await _choose(gateway, body)
     pictures = await check_pictures(body, card, job_id, settings.max_pixels, gateway.decoders)
     seed = drawn_seed() if body.post.seed is None else body.post.seed
-    request = resolve(body, card, pictures, seed, preferences.output_format, settings.max_pixels)
+    loras = await gateway.loras.all() if isinstance(body.post, Prompted) and body.post.loras else {}
+    request = resolve(body, card, pictures, seed, preferences.output_format, settings.max_pixels, loras)
     backlog = await gateway.backlogs.of(card.id, request.priority)
     warnings = (*pictures.warnings, *warnings_of(request, card, gateway.cards.folder(card.id)))
     check_deadline(request, backlog)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from contract.request import REQUESTS, JobRequest, Upload, parse_request
 from models.checkpoints.load import load
+from models.loras.library import LoraLibrary
 from models.pipeline import LatentDiffusion
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 from workers.engine.engine import Engine
@@ -37,9 +38,11 @@ def make_engine(
     max_rows: int = 16,
     strict_rows: int = 4,
     clock: Callable[[], float] = time.monotonic,
+    loras: LoraLibrary | None = None,
 ) -> Engine:
     models = tiny_models() if models is None else models
-    return Engine(models, device="cpu", threads=1, max_rows=max_rows, strict_rows=strict_rows, clock=clock)
+    rows = {"max_rows": max_rows, "strict_rows": strict_rows}
+    return Engine(models, device="cpu", threads=1, loras=loras, clock=clock, **rows)
 
 
 def make_request(**changes: object) -> JobRequest:

@@ -14,7 +14,7 @@ from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.native import save_native
 from models.config import ModelConfig
 from models.networks.autoencoder import Autoencoder, AutoencoderConfig
-from models.networks.conditioning import ClassConfig, RescalerConfig, TextConfig
+from models.networks.conditioning import ClassConfig, RescalerConfig, TextConfig, TowerConfig
 from models.networks.make import make_conditioner
 from models.networks.unet import UNet, UNetConfig
 from models.schedule import ScheduleConfig
@@ -68,7 +68,7 @@ def write_tiny_upscale(folder: Path, seed: int = 0) -> Path:
         scale_factor=1.0,
         concat="low-res",
     )
-    save_native(random_weights(config, seed, None), folder)
+    save_native(random_weights(config, seed), folder)
     fields = ("image", "steps", "sampler", "eta", *COMMON)
     return _write_card(folder, ("upscale",), fields, latent_factor=4, guidance_scale=1.0, scale=4)
 
@@ -77,7 +77,7 @@ def write_tiny(kind: str, folder: Path, seed: int = 0) -> Path:
     """A checkpoint of one of the kinds of `configs`, with the card that scanning writes. Returns `folder`."""
     config = configs()[kind]
     text = isinstance(config.conditioner, TextConfig)
-    loaded = random_weights(config, seed, tiny_tokenizer() if text else None)
+    loaded = random_weights(config, seed, *((tiny_tokenizer(),) if text else ()))
     save_native(loaded, folder)
     write_card(loaded, folder, folder, folder.name)
     return folder
@@ -105,7 +105,7 @@ def configs() -> dict[str, ModelConfig]:
     }
 
 
-def random_weights(config: ModelConfig, seed: int, tokenizer: PromptTokenizer | None) -> Checkpoint:
+def random_weights(config: ModelConfig, seed: int, *tokenizers: PromptTokenizer) -> Checkpoint:
     """A checkpoint of this shape with torch's default initialisation."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -115,7 +115,7 @@ def random_weights(config: ModelConfig, seed: int, tokenizer: PromptTokenizer | 
         }
         if config.conditioner is not None:
             modules["conditioner"] = make_conditioner(config.conditioner)
-    return Checkpoint(config, {name: dict(module.state_dict()) for name, module in modules.items()}, tokenizer)
+    return Checkpoint(config, {name: dict(module.state_dict()) for name, module in modules.items()}, tokenizers)
 
 
 def tiny_tokenizer() -> PromptTokenizer:
@@ -127,7 +127,7 @@ def tiny_tokenizer() -> PromptTokenizer:
 
 
 def _text() -> TextConfig:
-    return TextConfig(
+    tower = TowerConfig(
         kind="bert",
         vocab_size=tiny_tokenizer().tokenizer.get_vocab_size(),
         width=16,
@@ -138,6 +138,7 @@ def _text() -> TextConfig:
         positions=WINDOW,
         masked=True,
     )
+    return TextConfig((tower,))
 
 
 def _unet(in_channels: int, out_channels: int, context_dim: int | None, classes: int | None = None) -> UNetConfig:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
 from pydantic import ValidationError
 
-from contract.card import ModelCard, card_files
+from contract.card import InstalledLora, ModelCard, card_files, lora_card_files
 from core.errors import ConfigurationError
 from core.settings import Settings
 from models.checkpoints.scan import scan
+from models.loras.library import FoundLora
+from models.loras.scan import scan_loras
 
 Found = Mapping[str, tuple[ModelCard, Path]]
 
@@ -25,12 +28,18 @@ def chosen_cards(settings: Settings, asked: Sequence[str]) -> dict[str, ModelCar
 
 
 def write_missing_cards(models_dir: Path) -> None:
-    """Give a card to each checkpoint that has none; one log line for each, and for each card or file that is broken."""
+    """Give a card to each checkpoint and LoRA that has none; a log line for each, and for each card or file that is
+    broken."""
     for item in scan(models_dir):
         if item.error is not None:
             log.warning("checkpoint left out", path=str(item.path), error=item.error)
         elif item.written:
             log.info("card written", path=str(item.card), notes=item.notes)
+    for lora in scan_loras(models_dir):
+        if lora.card is None:
+            log.warning("lora left out", path=str(lora.path), error=lora.error)
+        elif lora.written:
+            log.info("card written", lora=lora.card.id, unserved=lora.card.unserved)
     for file, card in _cards(models_dir):
         if isinstance(card, Exception):
             log.warning("card left out", path=str(file), error=str(card))
@@ -39,6 +48,16 @@ def write_missing_cards(models_dir: Path) -> None:
 def find_cards(models_dir: Path) -> dict[str, tuple[ModelCard, Path]]:
     """Cards by model id, each with its folder, in order of the folders' names; one that doesn't read is left out."""
     return {card.id: (card, file.parent) for file, card in _cards(models_dir) if isinstance(card, ModelCard)}
+
+
+def find_loras(models_dir: Path) -> dict[str, FoundLora]:
+    """LoRAs by id, by the cards beside them; one whose card doesn't read was told of as cards were written."""
+    found = {}
+    for file in lora_card_files(models_dir):
+        with suppress(ValidationError, UnicodeDecodeError, OSError):
+            card = InstalledLora.model_validate_json(file.read_bytes().decode("utf-8-sig"))
+            found[card.id] = FoundLora(card, file.parent / card.file)
+    return found
 
 
 def _cards(models_dir: Path) -> Iterator[tuple[Path, ModelCard | Exception]]:

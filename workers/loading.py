@@ -17,8 +17,9 @@ from core.errors import CheckpointError, ConfigurationError
 from core.settings import Settings
 from models.checkpoints.detect import loaded_files
 from models.checkpoints.load import load
+from models.loras.library import LoraLibrary
 from models.pipeline import LatentDiffusion
-from workers.catalogue import Found, choose, default_model, find_cards
+from workers.catalogue import Found, choose, default_model, find_cards, find_loras
 from workers.engine.engine import Engine
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -92,6 +93,7 @@ def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> En
         max_rows=settings.max_rows,
         strict_rows=settings.strict_rows or (STRICT_ROWS_CPU if on_cpu else STRICT_ROWS_GPU),
         max_pixels=settings.max_pixels,
+        loras=LoraLibrary(find_loras(settings.models_dir), settings.lora_mb << 20),
     )
 
 

@@ -50,7 +50,7 @@ class Loop:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         redis, breaker, table = worker.connection, CircuitBreaker(clock, worker.connection), RunTable()
-        self.claims = Claims(worker, redis, models, engine.numerics, clock)
+        self.claims = Claims(worker, redis, models, engine.numerics, clock, engine.loras)
         self.times = StepTimer({model: engine.models[model] for model in models})
         self._engine = engine
         self._storing = storing

@@ -12,14 +12,15 @@ import structlog
 import torch
 from redis import Redis
 
-from contract.card import ModelCard
-from contract.redis_keys import CARDS_KEY, processes_key, serving_key, serving_member
+from contract.card import LoraCard, ModelCard
+from contract.redis_keys import CARDS_KEY, LORAS_KEY, processes_key, serving_key, serving_member
 from core.settings import Settings, check_models_dir
 from core.storage import open_store
 from jobs.end import Retention
 from jobs.layout import check_layout
 from jobs.worker import BatchWorker
-from workers.catalogue import chosen_cards, write_missing_cards
+from workers.catalogue import chosen_cards, find_loras, write_missing_cards
+from workers.engine.engine import Engine
 from workers.heartbeat import Heartbeat
 from workers.loading import choose_device, load_engine
 from workers.loop import Loop
@@ -63,12 +64,13 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     port = None if settings.metrics_port is None else listen(settings.metrics_port, settings.metrics_host)
     write_missing_cards(settings.models_dir)
     engine = load_engine(settings, model_ids, device)
-    cards, kind = chosen_cards(settings, list(engine.models)), device_kind(torch.device(device))
+    cards, kind = _served_cards(settings, engine), device_kind(torch.device(device))
     redis = connect(settings.redis)
     _patiently(lambda: check_layout(redis))
     worker = _patiently(lambda: BatchWorker(worker_name(device), list(cards), redis))
     metrics = WorkerMetrics(gpu_of(device, next(iter(engine.models.values())).dtype))
     metrics.serves({model: card.tasks for model, card in cards.items()}, row_flops_of(engine.models), settings.max_rows)
+    loras = {name: lora.card.card for name, lora in find_loras(settings.models_dir).items()}
     store, hashes = open_store(settings.storage), {model: card.hash for model, card in cards.items()}
     savepoints = Savepoints(connect(settings.redis), store, hashes)
     storing = Storing(store, hashes, savepoints, metrics.storage_errors.inc)
@@ -89,7 +91,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     sweeper_redis = connect(settings.redis)
     sweeping = Sweeping(sweeper_redis, Sweeper(sweeper_redis, store, retention), retention)
     try:
-        _patiently(lambda: _arrive(worker, redis, cards))
+        _patiently(lambda: _arrive(worker, redis, cards, loras))
         signals.drain(loop, settings.drain_s)
         heart.start()
         sweeping.start()
@@ -114,10 +116,20 @@ def _patiently(work: Callable[[], T]) -> T:
         time.sleep(0.05)
 
 
-def _arrive(worker: BatchWorker, redis: Redis, cards: Mapping[str, ModelCard]) -> None:
-    """Show the worker to RQ and its models to the gateway."""
+def _served_cards(settings: Settings, engine: Engine) -> dict[str, ModelCard]:
+    """Cards of the loaded models, with what older cards don't say and the networks do."""
+    return {
+        model: card.model_copy(update={"context_width": engine.models[model].config.unet.context_dim})
+        for model, card in chosen_cards(settings, list(engine.models)).items()
+    }
+
+
+def _arrive(worker: BatchWorker, redis: Redis, cards: Mapping[str, ModelCard], loras: Mapping[str, LoraCard]) -> None:
+    """Show the worker to RQ, and its models and LoRAs to the gateway."""
     worker.arrive()
     redis.hset(CARDS_KEY, mapping={model: card.to_json() for model, card in cards.items()})
+    if loras:
+        redis.hset(LORAS_KEY, mapping={name: card.to_json() for name, card in loras.items()})
 
 
 def _leave(worker: BatchWorker, redis: Redis, models: Sequence[str], kind: str) -> None:

@@ -46,6 +46,9 @@ Seed = Annotated[int | None, typer.Option(help="Seed of the first image; drawn a
 Count = Annotated[int, typer.Option("--num-images", "-n", help="Images to make, 1–16.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale, 0–50; 0 and 1: none. Default: the model's.")]
 Negative = Annotated[str | None, typer.Option(help="What the picture must not show.")]
+Lora = Annotated[
+    list[str], typer.Option("--lora", help="A LoRA and its scale, as ID:0.8; alone it has scale 1. Repeatable.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N. Default: the first GPU, else the CPU.")]
 
 
@@ -64,6 +67,7 @@ def generate(
     eta: Eta = None,
     seed: Seed = None,
     num_images: Count = 1,
+    lora: Lora = [],  # noqa: B006 (typer copies it)
     device: Device = "auto",
     force: Force = False,
     json: Json = False,
@@ -74,6 +78,7 @@ def generate(
         prompt=prompt, class_id=class_id, label=label, width=width, height=height, steps=steps
     )
     fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale, sampler=sampler, eta=eta, seed=seed)
+    fields |= dict(loras=read_loras(lora))
     draw(kind, fields | dict(num_images=num_images, model=model), {}, out, device, force=force, json=json)
 
 
@@ -95,6 +100,7 @@ def inpaint(
     eta: Eta = None,
     seed: Seed = None,
     num_images: Count = 1,
+    lora: Lora = [],  # noqa: B006 (typer copies it)
     device: Device = "auto",
     force: Force = False,
     json: Json = False,
@@ -102,7 +108,7 @@ def inpaint(
     """Repaint the masked part of a picture; every other pixel stays as it is."""
     fields = dict(prompt=prompt, mask_mode=mask_mode, feather=feather, strength=strength, sampler=sampler, eta=eta)
     fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale, steps=steps, seed=seed)
-    fields |= dict(num_images=num_images, model=model)
+    fields |= dict(num_images=num_images, model=model, loras=read_loras(lora))
     draw("inpaint", fields, {"image": image, "mask": mask}, out, device, force=force, json=json)
 
 
@@ -121,6 +127,24 @@ def upscale(
     """Make a picture four times as large."""
     fields = dict(model=model, steps=steps, sampler=sampler, eta=eta, seed=seed)
     draw("upscale", fields, {"image": image}, out, device, force=force, json=json)
+
+
+def read_loras(options: list[str]) -> list[dict[str, Any]] | None:
+    """Read `ID:SCALE` as requests have it; None of none.
+
+    Raises:
+        InvalidRequest: a scale is no number.
+    """
+    return [_read_lora(option) for option in options] or None
+
+
+def _read_lora(option: str) -> dict[str, Any]:
+    name, _, scale = option.partition(":")
+    try:
+        return {"id": name, "scale": float(scale or 1.0)}
+    except ValueError as error:
+        bound = "ID or ID:NUMBER"
+        raise InvalidRequest(f"--lora {option!r}: must be {bound}", field="lora", value=option, bound=bound) from error
 
 
 def draw(
@@ -172,13 +196,15 @@ def resolve(
 
 def _planned(body: Body, card: ModelCard, files: dict[str, Path], settings: Settings) -> JobRequest:
     """Raises InvalidRequest, of a picture by its path: fields of a request have no name on a command line."""
+    from service.requests.cards import installed_loras
     from service.requests.resolution import resolve
     from service.requests.uploads import read_pictures
 
     seed = secrets.randbelow(2**32) if body.post.seed is None else body.post.seed
     try:
         pictures = read_pictures(body, card, "command", settings.max_pixels)
-        return resolve(body, card, pictures, seed, body.post.output_format or "png", settings.max_pixels)
+        loras, output_format = installed_loras(settings.models_dir), body.post.output_format or "png"
+        return resolve(body, card, pictures, seed, output_format, settings.max_pixels, loras)
     except InvalidRequest as error:
         if error.field not in files:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +17,7 @@ from latentd.cli.serve import settings_with
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from contract.card import LoraCard
     from models.checkpoints.inspect import Report
 
 app = typer.Typer(help="List, inspect and convert checkpoints.", no_args_is_help=True)
@@ -30,27 +32,43 @@ class Target(StrEnum):
 
 @app.command("list")
 def list_models(json: Json = False) -> None:
-    """Show the checkpoints of LATENTD_MODELS_DIR, each with its card; a missing card is written."""
+    """Show the checkpoints and LoRAs of LATENTD_MODELS_DIR, each with its card; a missing card is written."""
     from models.checkpoints.scan import scan
-    from service.requests.cards import installed_cards
+    from models.loras.scan import scan_loras
+    from service.requests.cards import installed_cards, installed_loras
 
     settings, console = settings_with(), plain()
     found = scan(settings.models_dir)
-    cards = installed_cards(settings.models_dir)
+    scanned, cards = scan_loras(settings.models_dir), installed_cards(settings.models_dir)
+    loras = installed_loras(settings.models_dir)
     if json:
-        print_json(
-            {"models": [card.model_dump(mode="json") for card in cards.values()], "files": list(map(asdict, found))}
-        )
+        shown = {"models": cards, "loras": loras}
+        listed = {name: [card.model_dump(mode="json") for card in some.values()] for name, some in shown.items()}
+        print_json(listed | {"files": list(map(asdict, found))})
         return
     table = table_of("model", "tasks", "native size", "steps", "sampler", "licence", title=str(settings.models_dir))
     for card in cards.values():
         size, defaults = f"{card.native_size}²", card.defaults
         table.add_row(card.id, ", ".join(card.tasks), size, str(defaults.steps), defaults.sampler, card.licence)
     console.print(table)
+    _print_loras(loras, console)
+    for lora in scanned:
+        if lora.error is not None:
+            console.print(f"{lora.path.name}: {lora.error}", soft_wrap=True)
     for item in found:
         lines = [*(["card written"] if item.written else []), *item.notes, *([item.error] if item.error else [])]
         for line in lines:
             console.print(f"{item.path.name}: {line}", soft_wrap=True)
+
+
+def _print_loras(loras: Mapping[str, LoraCard], console: Console) -> None:
+    if not loras:
+        return
+    table = table_of("LoRA", "family", "rank", "changes", "trigger words", "licence")
+    for card in loras.values():
+        words = ", ".join(card.trigger_words) if card.unserved is None else f"can't be used: {card.unserved}"
+        table.add_row(card.id, card.family or "", str(card.rank), ", ".join(card.parts), words, card.licence)
+    console.print(table)
 
 
 @app.command("inspect")
@@ -59,8 +77,9 @@ def inspect_model(
 ) -> None:
     """Say what a checkpoint is, having read all of it; nothing in it is executed."""
     from models.checkpoints.inspect import inspect
+    from models.loras.inspect import inspect_lora
 
-    report = inspect(path)
+    report = inspect_lora(path) or inspect(path)
     if json:
         print_json(asdict(report))
     else:

@@ -102,8 +102,8 @@ def write_card(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if checkpoint.tokenizer is not None and not (folder / TOKENIZER).is_file():
-            save_tokenizer(checkpoint.tokenizer, folder / "tokenizer")
+        if checkpoint.tokenizers and not (folder / TOKENIZER).is_file():
+            save_tokenizer(checkpoint.tokenizers[0], folder / "tokenizer")
         model_id, digest = id_of(name), weights_hash(weights)
         found = default_card(checkpoint, model_id, digest)
         files = stamps(weight_files(weights))
@@ -151,8 +151,10 @@ def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str
         "samplers": samplers,
         "licence": "unknown",
     }
-    if checkpoint.tokenizer is not None:
-        card |= {"token_window": checkpoint.tokenizer.window, "tokenizer": TOKENIZER}
+    if checkpoint.tokenizers:
+        card |= {"token_window": checkpoint.tokenizers[0].window, "tokenizer": TOKENIZER}
+    if config.unet.context_dim is not None:
+        card["context_width"] = config.unet.context_dim
     if config.low_res_schedule is not None:
         card["defaults"]["noise_level"], card["noise_levels"] = NOISE_LEVEL, MAX_NOISE_LEVEL + 1
     if config.classes is not None:

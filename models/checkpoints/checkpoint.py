@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from core.errors import CheckpointError
 from models.checkpoints.build import State, fit
-from models.config import ModelConfig
+from models.config import SCORED, SIZED, ModelConfig
 from models.networks.autoencoder import Autoencoder
 from models.networks.conditioning import ClassConfig, TextConfig
 from models.networks.make import make_conditioner
@@ -22,11 +22,11 @@ LAYOUT_TOKENS = 8192  # of LDM's layout models: corners of boxes and classes
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Config, weights under our names by part (unet, first_stage, conditioner), the tokenizer if there is one."""
+    """Config, weights under our names by part (unet, first_stage, conditioner), the tokenizers if there are any."""
 
     config: ModelConfig
     states: dict[str, dict[str, Tensor]]
-    tokenizer: PromptTokenizer | None = None
+    tokenizers: tuple[PromptTokenizer, ...] = ()  # one for each text tower
     assumptions: tuple[str, ...] = ()  # what the files don't say and a family's habit filled in
     prediction_assumed: bool = False  # nothing tells eps from v: the network is asked when it is loaded
     origin: Mapping[int, str] = field(default_factory=dict)  # the file's own keys by the ids of its tensors
@@ -85,6 +85,25 @@ def check(checkpoint: Checkpoint) -> Checkpoint:
         )
     if unet.context_dim != width:
         raise CheckpointError(f"unet: reads a context of width {unet.context_dim}; the conditioner's is {width}")
-    if isinstance(conditioner, TextConfig) and conditioner.vocab_size == LAYOUT_TOKENS and checkpoint.tokenizer is None:
+    _check_added(checkpoint.config)
+    layout = isinstance(conditioner, TextConfig) and conditioner.towers[0].vocab_size == LAYOUT_TOKENS
+    if layout and not checkpoint.tokenizers:
         raise CheckpointError("a layout model, whose tokens are boxes and not text; latentd has no task for it")
     return checkpoint
+
+
+def _check_added(config: ModelConfig) -> None:
+    """Check what is added to the time embedding.
+
+    Raises:
+        CheckpointError: it isn't a pooled text and the numbers of SDXL or of its refiner.
+    """
+    unet, numbers = config.unet, config.added_numbers
+    pooled = config.conditioner.pooled if isinstance(config.conditioner, TextConfig) else None
+    if unet.added_dim is None:
+        return
+    if pooled is None or numbers not in (SIZED, SCORED) or pooled + numbers * unet.added_sinusoids != unet.added_dim:
+        raise CheckpointError(
+            f"unet: adds a vector of {unet.added_dim} to the time embedding; of a pooled text of {pooled} and "
+            f"{SIZED} or {SCORED} numbers of {unet.added_sinusoids} each it can't be made"
+        )

@@ -16,7 +16,7 @@ from models.checkpoints.diffusers.reader import load_diffusers
 from models.checkpoints.files.weights import SUFFIXES, component_files, is_weights, understood
 
 INDEX = "model_index.json"
-COMPONENTS = ("unet", "vae", "vqvae", "text_encoder", "bert")  # of a diffusers folder that are read
+COMPONENTS = ("unet", "vae", "vqvae", "text_encoder", "text_encoder_2", "bert")  # of a diffusers folder that are read
 
 
 def load_checkpoint(path: Path, *, data: bool = True) -> Checkpoint:

@@ -69,7 +69,7 @@ def _inspect(path: Path) -> Report:
         "prediction": config.schedule.prediction,
         "schedule": f"{config.schedule.beta_schedule} {config.schedule.beta_start:g} … {config.schedule.beta_end:g}",
         "channels": f"{config.unet.in_channels} in, {config.unet.out_channels} out, widths {config.unet.channels}",
-        "tokens": f"{checkpoint.tokenizer.window} a prompt" if checkpoint.tokenizer is not None else "no tokenizer",
+        "tokens": f"{checkpoint.tokenizers[0].window} a prompt" if checkpoint.tokenizers else "no tokenizer",
     }
     parts = tuple(_part(name, state) for name, state in fitted(checkpoint).items())
     return Report(path, _format(path, file), describe(config), tasks_of(config), parts, facts, _notes(checkpoint))
@@ -105,7 +105,7 @@ def _notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     missing = ("no tokenizer: put tokenizer.json beside it in a folder tokenizer/",)
     text = (
         checkpoint.config.conditioner is not None
-        and checkpoint.tokenizer is None
+        and not checkpoint.tokenizers
         and "txt2img" in tasks_of(checkpoint.config)
     )
     return (*checkpoint.assumptions, *(missing if text else ()))

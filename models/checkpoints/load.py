@@ -87,5 +87,5 @@ def assemble(
         denoiser=Denoiser(unet, torch.device(device), dtype),
         first_stage=build(make, states.pop("first_stage"), "first stage", device, precision, origin),
         conditioner=conditioner,
-        tokenizer=checkpoint.tokenizer,
+        tokenizers=checkpoint.tokenizers,
     )

@@ -15,23 +15,21 @@ from models.checkpoints.build import split
 from models.checkpoints.checkpoint import Checkpoint, fitted
 from models.checkpoints.files.rename import NATIVE_1_BERT, NATIVE_1_CLIP, Renames, renamed
 from models.checkpoints.files.weights import read_json, read_safetensors
+from models.checkpoints.towers import together
 from models.config import ModelConfig
 from models.networks.autoencoder import AutoencoderConfig
-from models.networks.conditioning import ClassConfig, Conditioner, RescalerConfig, TextConfig
+from models.networks.conditioning import ClassConfig, Conditioner, RescalerConfig, TextConfig, TowerConfig
 from models.networks.unet import UNetConfig
 from models.schedule import ScheduleConfig
-from models.tokenizers.prompts import load_tokenizer, save_tokenizer
+from models.tokenizers.prompts import PromptTokenizer, load_tokenizer, save_tokenizer
 
 FORMAT = "latentd"
-VERSION = 2  # 1: text encoders of BERT and CLIP had names of ours
+VERSION = 3  # 1: text encoders of BERT and CLIP had names of ours; 2: one text tower, without a prefix
 INDEX = "model.json"
 PARTS = ("unet", "first_stage", "conditioner")
 NATIVE_1: dict[str, Renames] = {"bert": NATIVE_1_BERT, "clip": NATIVE_1_CLIP, "ldm": ()}
-CONDITIONERS: dict[str, type[TextConfig] | type[ClassConfig] | type[RescalerConfig]] = {
-    "text": TextConfig,
-    "class": ClassConfig,
-    "map": RescalerConfig,
-}
+CONDITIONERS: dict[str, type[ClassConfig] | type[RescalerConfig]] = {"class": ClassConfig, "map": RescalerConfig}
+TOKENIZERS = ("tokenizer", "tokenizer_2")  # folders, by tower
 T = TypeVar("T")
 
 
@@ -44,20 +42,20 @@ def save_native(checkpoint: Checkpoint, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for part, state in fitted(checkpoint).items():
         save_file({key: value.contiguous() for key, value in state.items()}, folder / f"{part}.safetensors")
-    if checkpoint.tokenizer is not None:
-        save_tokenizer(checkpoint.tokenizer, folder / "tokenizer")
+    for name, tokenizer in zip(TOKENIZERS, checkpoint.tokenizers, strict=False):
+        save_tokenizer(tokenizer, folder / name)
     text = json.dumps(_to_json(checkpoint.config), indent=2)
     (folder / INDEX).write_text(text + "\n", "utf-8")
 
 
 def load_native(folder: Path, *, data: bool = True) -> Checkpoint:
-    """Read what `save_native` wrote, in this version of the form or the first.
+    """Read what `save_native` wrote, in this version of the form or those before.
 
     Raises:
         CheckpointError: naming the file or key that is wrong.
     """
     index = read_json(folder / INDEX)
-    if index.get("format") != FORMAT or index.get("version") not in (1, VERSION):
+    if index.get("format") != FORMAT or index.get("version") not in range(1, VERSION + 1):
         raise CheckpointError(f"{folder / INDEX}: format {index.get('format')!r} {index.get('version')!r} is unknown")
     config = _from_json(index)
     parts = ["unet", "first_stage"] + (["conditioner"] if config.conditioner is not None else [])
@@ -65,16 +63,21 @@ def load_native(folder: Path, *, data: bool = True) -> Checkpoint:
         part: read_safetensors(folder / f"{part}.safetensors", data=data) for part in parts
     }
     text = config.conditioner if isinstance(config.conditioner, TextConfig) else None
-    if text is not None and index["version"] == 1:
-        states["conditioner"] = renamed(split(states["conditioner"]), NATIVE_1[text.kind])
-    has_tokenizer = text is not None and (folder / "tokenizer").is_dir()
-    tokenizer = load_tokenizer(folder / "tokenizer", text.positions) if text and has_tokenizer else None
-    return Checkpoint(config, states, tokenizer)
+    if text is not None and index["version"] < VERSION:
+        state = states["conditioner"]
+        state = renamed(split(state), NATIVE_1[text.kind]) if index["version"] == 1 else state
+        states["conditioner"] = together([(text.towers[0], state)])[1]
+    return Checkpoint(config, states, _tokenizers(folder, text))
+
+
+def _tokenizers(folder: Path, text: TextConfig | None) -> tuple[PromptTokenizer, ...]:
+    towers = zip(TOKENIZERS, text.towers if text else (), strict=False)
+    return tuple(load_tokenizer(folder / name, t.positions) for name, t in towers if (folder / name).is_dir())
 
 
 def _to_json(config: ModelConfig) -> dict[str, Any]:
     data = {"format": FORMAT, "version": VERSION, **asdict(config)}
-    for name, kind in CONDITIONERS.items():
+    for name, kind in (*CONDITIONERS.items(), ("text", TextConfig)):
         if isinstance(config.conditioner, kind):
             data["conditioner"]["type"] = name
     return data
@@ -91,16 +94,19 @@ def _from_json(index: dict[str, Any]) -> ModelConfig:
         concat=index.get("concat"),
         low_res_schedule=None if low_res is None else made_of(ScheduleConfig, low_res),
         latent_size=index.get("latent_size"),
+        zeros_for_no_prompt=bool(index.get("zeros_for_no_prompt", False)),
     )
 
 
 def _conditioner(data: dict[str, Any] | None) -> Conditioner | None:
     if data is None:
         return None
-    kind = CONDITIONERS.get(data.get("type", ""))
-    if kind is None:
-        raise CheckpointError(f"{INDEX}: conditioner type {data.get('type')!r} is unknown", field="conditioner")
-    return made_of(kind, {key: value for key, value in data.items() if key != "type"})
+    kind, fields_ = data.get("type", ""), {key: value for key, value in data.items() if key != "type"}
+    if kind == "text":  # one tower's fields alone before version 3
+        return TextConfig(tuple(made_of(TowerConfig, tower) for tower in fields_.get("towers", [fields_])))
+    if kind not in CONDITIONERS:
+        raise CheckpointError(f"{INDEX}: conditioner type {kind!r} is unknown", field="conditioner")
+    return made_of(CONDITIONERS[kind], fields_)
 
 
 def made_of(cls: type[T], data: dict[str, Any]) -> T:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +14,18 @@ from torch import Tensor, nn
 from models.networks.attention import SelfAttention
 from models.networks.blocks import Embedding
 
+Tokens: TypeAlias = tuple[Tensor, Tensor | None]  # token numbers and mask (1 at tokens, 0 at padding), both b n
+
+CLIP_VOCABULARY = 49_408  # tokens that CLIP was trained with, the end token last
+
 
 @dataclass(frozen=True, slots=True)
-class TextConfig:
-    """Shape of a text transformer.
+class TowerConfig:
+    """Shape of a text transformer, and what of it is read.
 
     `bert`: post-norm, token types, padding hidden where `masked`. `clip`: pre-norm, causal. Both are transformers'
     (`text_encoders`). `ldm`: the paper's x-transformers encoder, pre-norm, q/k/v without bias, padding takes part.
+    The last three fields are of `clip` alone; the others' context is the last, normalised state.
     """
 
     kind: Literal["bert", "clip", "ldm"]
@@ -33,24 +39,82 @@ class TextConfig:
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     norm_eps: float = 1e-5
     masked: bool = False
+    skip: int = 0  # layers behind the one whose output is the context
+    final_norm: bool = True  # over the context
+    pooled: int | None = None  # width of the vector that stands for the whole prompt, where the model reads one
+
+    @property
+    def end_token(self) -> int:
+        """The token that ends a prompt; those that a fine-tuning added have higher numbers."""
+        return min(self.vocab_size, CLIP_VOCABULARY) - 1
 
 
-class TextEncoder(nn.Module, ABC):
-    """Token numbers to the sequence that cross-attention reads."""
+@dataclass(frozen=True, slots=True)
+class TextConfig:
+    """The towers that read a prompt, one or two: their contexts lie side by side (SDXL: CLIP ViT-L and ViT-bigG)."""
 
-    def __init__(self, config: TextConfig) -> None:
+    towers: tuple[TowerConfig, ...]
+
+    @property
+    def width(self) -> int:
+        """Width of the context."""
+        return sum(tower.width for tower in self.towers)
+
+    @property
+    def pooled(self) -> int | None:
+        """Width of the pooled vector, which at most one tower has."""
+        return next((tower.pooled for tower in self.towers if tower.pooled is not None), None)
+
+    @property
+    def kind(self) -> Literal["bert", "clip", "ldm"]:
+        """The kind of all towers."""
+        return self.towers[0].kind
+
+
+class Encoded(NamedTuple):
+    """What a prompt became."""
+
+    context: Tensor  # b n d, read by cross-attention
+    pooled: Tensor | None = None  # b p, the whole prompt in one vector
+
+
+class TextTower(nn.Module, ABC):
+    """One text transformer."""
+
+    def __init__(self, config: TowerConfig) -> None:
         super().__init__()
         self.config = config
 
     @abstractmethod
-    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return b n d of ids b n; `mask` b n is 1 at tokens and 0 at padding."""
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Encoded:
+        """Encode ids b n; `mask` b n is 1 at tokens and 0 at padding."""
+
+
+class TextEncoder(nn.Module):
+    """Token numbers, by every tower's own tokenizer, to what the network reads of a prompt."""
+
+    def __init__(self, config: TextConfig, towers: Sequence[TextTower]) -> None:
+        super().__init__()
+        self.config = config
+        self.towers = nn.ModuleList(towers)
+
+    def forward(self, tokens: Sequence[Tokens]) -> Encoded:
+        """Encode token numbers and masks, both b n, of each tower.
+
+        Raises:
+            ValueError: there are more or fewer of them than towers.
+        """
+        parts: list[Encoded] = [tower(*own) for tower, own in zip(self.towers, tokens, strict=True)]
+        pooled = next((part.pooled for part in parts if part.pooled is not None), None)
+        if len(parts) == 1:
+            return parts[0]
+        return Encoded(torch.cat([part.context for part in parts], dim=2), pooled)
 
 
 class LdmTextLayer(nn.Module):
     """Attention and a feed-forward layer, each normalised before and added after."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TowerConfig) -> None:
         super().__init__()
         width = config.width
         self.activation = config.activation
@@ -67,21 +131,21 @@ class LdmTextLayer(nn.Module):
         return x + self.fc2(h)  # type: ignore[no-any-return]
 
 
-class LdmTextEncoder(TextEncoder):
+class LdmTower(TextTower):
     """The paper's τθ, trained from scratch (App. E.2): the normalised last hidden state, padding takes part."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TowerConfig) -> None:
         super().__init__(config)
         self.tokens = Embedding(config.vocab_size, config.width)
         self.positions = Embedding(config.positions, config.width)
         self.layers = nn.ModuleList(LdmTextLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
 
-    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: ARG002 (padding is read)
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Encoded:  # noqa: ARG002 (padding is read)
         x: Tensor = self.tokens(ids) + self.positions.weight[: ids.shape[1]]  # b n d
         for layer in self.layers:
             x = layer(x)  # b n d
-        return self.norm(x)  # type: ignore[no-any-return]
+        return Encoded(self.norm(x))
 
 
 @dataclass(frozen=True, slots=True)

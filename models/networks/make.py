@@ -7,11 +7,12 @@ from models.networks.conditioning import (
     ClassEmbedder,
     Conditioner,
     ConditionerModule,
-    LdmTextEncoder,
+    LdmTower,
     RescalerConfig,
     SpatialRescaler,
-    TextConfig,
     TextEncoder,
+    TextTower,
+    TowerConfig,
 )
 
 
@@ -19,13 +20,15 @@ def make_conditioner(config: Conditioner) -> ConditionerModule:
     """Make the module, with torch's or transformers' initialisation."""
     if isinstance(config, ClassConfig):
         return ClassEmbedder(config)
-    return SpatialRescaler(config) if isinstance(config, RescalerConfig) else _text_encoder(config)
+    if isinstance(config, RescalerConfig):
+        return SpatialRescaler(config)
+    return TextEncoder(config, [_tower(tower) for tower in config.towers])
 
 
-def _text_encoder(config: TextConfig) -> TextEncoder:
+def _tower(config: TowerConfig) -> TextTower:
     if config.kind == "ldm":
-        return LdmTextEncoder(config)
+        return LdmTower(config)
     # Here, since transformers takes seconds to import: models without BERT or CLIP start without it.
-    from models.networks.text_encoders import BertTextEncoder, ClipTextEncoder
+    from models.networks.text_encoders import BertTower, ClipTower
 
-    return BertTextEncoder(config) if config.kind == "bert" else ClipTextEncoder(config)
+    return BertTower(config) if config.kind == "bert" else ClipTower(config)

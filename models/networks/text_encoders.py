@@ -9,49 +9,61 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.models.bert.configuration_bert import BertConfig
 from transformers.models.bert.modeling_bert import BertModel
 from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
-from models.networks.conditioning import TextConfig, TextEncoder
+from models.networks.conditioning import Encoded, TextTower, TowerConfig
 
 
-class BertTextEncoder(TextEncoder):
+class BertTower(TextTower):
     """The last hidden state of a BERT; padding is hidden where the config says `masked`."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TowerConfig) -> None:
         super().__init__(config)
         self.bert = BertModel(BertConfig(**_fields(config)), add_pooling_layer=False)
         # Buffers that no file holds would stay on the meta device; `forward` says what they say.
         del self.bert.embeddings.position_ids, self.bert.embeddings.token_type_ids
 
-    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return b n d of ids b n; `mask` b n is 1 at tokens and 0 at padding."""
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Encoded:
+        """Encode ids b n; `mask` b n is 1 at tokens and 0 at padding."""
         seen = mask if self.config.masked else None
         types = torch.zeros_like(ids)
         out = self.bert(ids, attention_mask=seen, position_ids=_positions(ids), token_type_ids=types)
-        return out.last_hidden_state  # type: ignore[no-any-return]  # b n d
+        return Encoded(out.last_hidden_state)
 
 
-class ClipTextEncoder(TextEncoder):
-    """The normalised last hidden state of a CLIP text tower; SD 2's penultimate layer is one with a layer fewer."""
+class ClipTower(TextTower):
+    """A CLIP text tower: the state before its last `skip` layers, normalised or not, and the projected end token.
 
-    def __init__(self, config: TextConfig) -> None:
+    SD 2's context, the normalised penultimate state, is a tower with a layer fewer; SDXL's is not normalised.
+    """
+
+    def __init__(self, config: TowerConfig) -> None:
         super().__init__(config)
         if config.width % config.heads:
             raise ValueError(f"{config.width} channels can't be split into {config.heads} heads")
         last = config.vocab_size - 1
         self.text_model = CLIPTextModel(CLIPTextConfig(**_fields(config), bos_token_id=last - 1, eos_token_id=last))
         del self.text_model.embeddings.position_ids  # as above
+        if config.pooled is not None:
+            self.text_projection = nn.Linear(config.width, config.pooled, bias=False)
 
-    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: ARG002 (causal: padding comes last)
-        """Return b n d of ids b n."""
-        return self.text_model(ids, position_ids=_positions(ids)).last_hidden_state  # type: ignore[no-any-return]
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Encoded:  # noqa: ARG002 (causal: padding comes last)
+        """Encode ids b n."""
+        config = self.config
+        out = self.text_model(ids, position_ids=_positions(ids), output_hidden_states=True)
+        state = out.hidden_states[-1 - config.skip]  # b n d
+        context = self.text_model.final_layer_norm(state) if config.final_norm else state
+        if config.pooled is None:
+            return Encoded(context)
+        end = (ids == config.end_token).int().argmax(dim=1)  # b, the first one where padding is the same token
+        return Encoded(context, self.text_projection(out.last_hidden_state[torch.arange(len(ids)), end]))
 
 
-def _fields(config: TextConfig) -> dict[str, Any]:
+def _fields(config: TowerConfig) -> dict[str, Any]:
     """Return what configs of both call the same."""
     return {
         "vocab_size": config.vocab_size,

@@ -37,6 +37,8 @@ class UNetConfig:
     res_down: tuple[bool, ...] = ()  # levels halved by a residual block instead of a convolution
     res_up: tuple[bool, ...] = ()  # levels doubled by one
     num_classes: int | None = None  # class labels or noise levels added to the time embedding
+    added_dim: int | None = None  # width of a vector that is projected and added to the time embedding (SDXL)
+    added_sinusoids: int = 256  # channels of each number in that vector: sizes, crop, score
     norm_groups: int = 32
     norm_eps: float = 1e-5
 
@@ -133,6 +135,8 @@ class UNet(nn.Module):
         self.time_embedding = TimeEmbedding(channels[0], 4 * channels[0])
         if config.num_classes is not None:
             self.class_embedding = Embedding(config.num_classes, 4 * channels[0])
+        if config.added_dim is not None:
+            self.add_embedding = TimeEmbedding(config.added_dim, 4 * channels[0])
         self.down_blocks = nn.ModuleList()
         skips = self._build_down()
         self.mid_block = UNetMiddle(config)
@@ -171,24 +175,31 @@ class UNet(nn.Module):
             width = channels
 
     def forward(
-        self, z_t: Tensor, timesteps: Tensor, context: Tensor | None = None, labels: Tensor | None = None
+        self,
+        z_t: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None = None,
+        labels: Tensor | None = None,
+        added: Tensor | None = None,
     ) -> Tensor:
         """Return the raw prediction b c h w.
 
         z_t: b c_in h w, concatenated conditioning included; timesteps: b; context: b n d;
-        labels: b, class numbers or noise levels.
+        labels: b, class numbers or noise levels; added: b p, where the config has `added_dim`.
         """
-        emb = self._embedding(z_t, timesteps, labels)  # b 4c
+        emb = self._embedding(z_t, timesteps, labels, added)  # b 4c
         h = self.conv_in(z_t)  # b c h w
         h, skips = self._down(h, emb, context)
         h = self.mid_block(h, emb, context)  # b c h/2ⁿ w/2ⁿ
         h = self._up(h, skips, emb, context)  # b c h w
         return self.conv_out(F.silu(self.conv_norm_out(h)))  # type: ignore[no-any-return]
 
-    def _embedding(self, z_t: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
+    def _embedding(self, z_t: Tensor, timesteps: Tensor, labels: Tensor | None, added: Tensor | None) -> Tensor:
         emb = self.time_embedding(timestep_embedding(timesteps, self.config.channels[0]).to(z_t.dtype))
         if labels is not None:
             emb = emb + self.class_embedding(labels)
+        if added is not None:
+            emb = emb + self.add_embedding(added)
         return F.silu(emb)
 
     def _down(self, h: Tensor, emb: Tensor, context: Tensor | None) -> tuple[Tensor, list[Tensor]]:

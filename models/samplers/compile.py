@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import TypeAlias
 
 from core.errors import InvalidRequest
 from models.samplers.exponential import dpmpp_2m, unipc
@@ -19,6 +20,8 @@ from models.samplers.steps import (
 from models.samplers.table import Plan, Row, history_of
 from models.schedule import NoiseSchedule, ScheduleConfig
 
+Span: TypeAlias = tuple[float, float]  # from 0, pure noise, to 1, the picture
+WHOLE: Span = (0.0, 1.0)
 EULER_FLOOR = 2.0**-24  # ᾱ that stands for 0, where Euler's σ/α must be finite
 
 _Intervals = Callable[[NoiseSchedule, int], Sequence[Interval]]
@@ -49,11 +52,19 @@ def samplers_for(schedule: NoiseSchedule) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=64)
-def compile_plan(sampler: str, schedule: NoiseSchedule, steps: int, eta: float = 0.0, strength: float = 1.0) -> Plan:
+def compile_plan(
+    sampler: str,
+    schedule: NoiseSchedule,
+    steps: int,
+    eta: float = 0.0,
+    strength: float = 1.0,
+    span: Span = WHOLE,
+) -> Plan:
     """Compile `sampler` in `steps` steps, of which `strength` < 1 (img2img) takes the last ones only.
 
     eta in [0, 1] is ddim's share of ancestral noise. strength in (0, 1] keeps the last int(steps · strength) steps,
-    at least one.
+    at least one. `span` is the part of the way from noise to picture that is gone, for models that share it
+    (SDXL and its refiner): of the steps those at timesteps ≥ (1 - end)·T and < (1 - start)·T.
 
     Raises:
         InvalidRequest: a value is out of bounds, or the sampler can't run on this schedule, naming those that can.
@@ -62,10 +73,20 @@ def compile_plan(sampler: str, schedule: NoiseSchedule, steps: int, eta: float =
     intervals_of, rows_of = _COMPILERS[sampler]
     intervals = intervals_of(schedule, steps)
     intervals = intervals[len(intervals) - max(1, int(len(intervals) * strength)) :]
+    intervals = _within(intervals, schedule, span)
     rows = ddim(intervals, schedule.config, eta) if eta else rows_of(intervals, schedule.config)
     if not all(row.finite() for row in rows):
         raise _cannot_run(sampler, tuple(name for name in SAMPLERS if name == "euler"))
     return Plan(sampler, len(intervals), rows, history_of(rows))
+
+
+def _within(intervals: Sequence[Interval], schedule: NoiseSchedule, span: Span) -> Sequence[Interval]:
+    first, last = (round((1.0 - part) * schedule.config.timesteps) for part in span)
+    within = [interval for interval in intervals if last <= interval.t < first or span == WHOLE]
+    if not within:
+        detail = f"no step lies between denoising_start {span[0]:g} and denoising_end {span[1]:g}; take more steps"
+        raise InvalidRequest(detail, field="steps", value=len(intervals), bound=list(span))
+    return within
 
 
 def _check(sampler: str, schedule: NoiseSchedule, eta: float, strength: float) -> None:

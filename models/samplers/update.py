@@ -77,12 +77,19 @@ def apply(
     return z_next, p, c.preview_p * p + c.preview_z * z_t
 
 
-def guide(eps_u: Tensor, eps_c: Tensor, guidance_scale: Tensor) -> Tensor:
+def guide(eps_u: Tensor, eps_c: Tensor, guidance_scale: Tensor, rescale: Sequence[float] = ()) -> Tensor:
     """Guide the raw output without a classifier: eps_u + s·(eps_c − eps_u). `guidance_scale` is n 1 1 1.
 
-    Ho & Salimans 2022, in the form of the original's code, where s = 1 is no guidance.
+    Ho & Salimans 2022, in the form of the original's code, where s = 1 is no guidance. `rescale` is how much of each
+    row's standard deviation is set back to that of its condition, against overexposure (Lin et al. 2024, §3.4).
     """
-    return eps_u + guidance_scale * (eps_c - eps_u)
+    guided = eps_u + guidance_scale * (eps_c - eps_u)  # n c h w
+    if any(rescale):
+        # Row by row: a sum's order, and with it its bits, may depend on how many rows are summed at once.
+        ratios = [eps.std() / own.std() for eps, own in zip(eps_c, guided, strict=True)]
+        factors = [share * ratio + (1 - share) for share, ratio in zip(rescale, ratios, strict=True)]
+        guided = guided * rearrange(torch.stack(factors), "n -> n 1 1 1")
+    return guided
 
 
 def stack_history(histories: Sequence[Sequence[Tensor]], depth: int, like: Tensor) -> Tensor | None:

@@ -78,6 +78,10 @@ def refusal(found: list[dict[str, Any]], fields: Mapping[str, FieldInfo]) -> Inv
         return MalformedRequest("the body must be a JSON object", value=shown(first.get("input")), bound="an object")
     value, bound = shown(first.get("input")), _bound(first, field, fields)
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    if len(first["loc"]) > 1:  # inside a field, of which the finding says more than the field's declaration
+        inside, told = cut(".".join(map(str, first["loc"]))), str(first["msg"])
+        detail = f"{inside} is {value!r}: {told[0].lower()}{told[1:]}{more}"
+        return InvalidRequest(detail, field=field, value=value, bound=told)
     if first["type"] == "extra_forbidden":
         return InvalidRequest(
             f"{cut(field)} is not a field of this request{more}", field=cut(field), value=value, bound=bound
@@ -92,6 +96,8 @@ def _bound(item: Mapping[str, Any], field: str, fields: Mapping[str, FieldInfo])
         return "one of " + ", ".join(sorted(fields))
     if item["type"] == "literal_error":
         return str(item["ctx"]["expected"])
+    if item["type"] == "value_error":  # of a check of ours
+        return str(item["msg"]).removeprefix("Value error, ")
     return describe(fields[field]) if field in fields else str(item["msg"])
 
 
@@ -102,21 +108,24 @@ def describe(info: FieldInfo) -> str:
         for name in ("ge", "gt", "le", "lt", "min_length", "max_length"):
             if isinstance(item, annotated_types.BaseMetadata) and getattr(item, name, None) is not None:
                 limits[name] = getattr(item, name)
-    return f"{_noun(info)}{_range(limits)}"
+    noun = _noun(info)
+    return f"{noun}{_range(limits, 'items' if noun == 'a list' else 'characters')}"
 
 
 def _noun(info: FieldInfo) -> str:
     text = str(info.annotation)
     if "Literal" in text:
         return "one of " + ", ".join(sorted(part for part in text.split("'")[1::2]))
+    if text.startswith("list["):
+        return "a list"
     nouns = {"bool": "true or false", "int": "an integer", "float": "a number", "datetime": "a time"}
     return next((noun for name, noun in nouns.items() if name in text), "a text")
 
 
-def _range(limits: Mapping[str, Any]) -> str:
+def _range(limits: Mapping[str, Any], unit: str) -> str:
     if "max_length" in limits:
         low = limits.get("min_length", 0)
-        return f" of {f'{low} to' if low else 'at most'} {limits['max_length']} characters"
+        return f" of {f'{low} to' if low else 'at most'} {limits['max_length']} {unit}"
     low = f" from {limits['ge']}" if "ge" in limits else f" above {limits['gt']}" if "gt" in limits else ""
     high = f" to {limits['le']}" if "le" in limits else f" to {limits['lt'] - 1}" if "lt" in limits else ""
     return low + high

@@ -1,4 +1,4 @@
-"""Model cards: from Redis, where workers publish them, then from the folders of LATENTD_MODELS_DIR."""
+"""Cards of models and LoRAs: from Redis, where workers publish them, then from the folders of LATENTD_MODELS_DIR."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from pydantic import ConfigDict, Field, ValidationError
 from redis.asyncio import Redis
 
-from contract.base import Kind
-from contract.card import ModelCard, card_files
-from contract.redis_keys import CARDS_KEY, serving_key
+from contract.base import Kind, Wire
+from contract.card import InstalledLora, LoraCard, ModelCard, card_files, lora_card_files
+from contract.redis_keys import CARDS_KEY, LORAS_KEY, serving_key
 from core.clock import CLOCK
 from core.errors import InvalidRequest, NoCheckpoint, NotFound
 from service.http.problems import shown
@@ -23,6 +23,7 @@ from service.http.problems import shown
 CONVERT = "latentd models convert PATH $LATENTD_MODELS_DIR/NAME --to native"
 RECENT_S = 1.0
 
+C = TypeVar("C", bound=Wire)
 log = structlog.get_logger("service")
 
 
@@ -36,31 +37,32 @@ class ListedCard(ModelCard):
 
 def installed_cards(models_dir: Path) -> dict[str, ModelCard]:
     """Read the cards of a models directory by model id; one that doesn't validate is logged once and left out."""
-    return {card.id: card for card in map(_load, card_files(models_dir)) if card is not None}
+    found = (_load(path, ModelCard) for path in card_files(models_dir))
+    return {card.id: card for card in found if card is not None}
 
 
 def card_folder(models_dir: Path, model: str) -> Path | None:
     """Find the folder whose card has this id."""
     for path in card_files(models_dir):
-        card = _load(path)
+        card = _load(path, ModelCard)
         if card is not None and card.id == model:
             return path.parent
     return None
 
 
-def _load(path: Path) -> ModelCard | None:
+def _load(path: Path, form: type[C]) -> C | None:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         _leave_out(str(path), str(error))
         return None
-    return _parse(text, str(path), ModelCard.model_validate_json)
+    return _parse(text, str(path), form.model_validate_json)
 
 
 @lru_cache(maxsize=256)
 def _leave_out(source: str, error: str) -> None:
     """Log a card that can't be read, once for each fault of it."""
-    log.warning("model card left out", source=source, error=error)
+    log.warning("card left out", source=source, error=error)
 
 
 class CardRegistry:
@@ -105,12 +107,36 @@ class CardRegistry:
 
 
 @lru_cache(maxsize=256)
-def _parse(text: str, source: str, read: Callable[[str], ModelCard]) -> ModelCard | None:
+def _parse(text: str, source: str, read: Callable[[str], C]) -> C | None:
     try:
         return read(text)
     except ValidationError as error:
-        log.warning("model card left out", source=source, error=str(error.errors(include_url=False)[0]["msg"]))
+        log.warning("card left out", source=source, error=str(error.errors(include_url=False)[0]["msg"]))
         return None
+
+
+def installed_loras(models_dir: Path) -> dict[str, LoraCard]:
+    """Read the cards of a models directory's LoRAs by id; one that doesn't validate is logged once and left out."""
+    found = (_load(path, InstalledLora) for path in lora_card_files(models_dir))
+    return {card.id: card.card for card in found if card is not None}
+
+
+class LoraRegistry:
+    """All LoRAs known now."""
+
+    def __init__(self, redis: Redis, models_dir: Path) -> None:
+        self._redis = redis
+        self._models_dir = models_dir
+
+    async def all(self) -> dict[str, LoraCard]:
+        """Read cards by id, in order of their ids; what a worker published wins."""
+        published: Any = await self._redis.hgetall(LORAS_KEY)
+        cards = installed_loras(self._models_dir)
+        for text in published.values():
+            card = _parse(text, "published by a worker", LoraCard.read)
+            if card is not None:
+                cards[card.id] = card
+        return dict(sorted(cards.items()))
 
 
 def find_card(cards: Mapping[str, ModelCard], model: str) -> ModelCard:

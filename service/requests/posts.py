@@ -6,24 +6,57 @@ models (`service.requests.bodies`), from multipart parts or base64, and are desc
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import from_json
 
 from contract.lanes import Lane
 from contract.request import SEEDS, Determinism, MaskMode, OutputFormat
 
 PROMPT_CHARACTERS = 4000
 URL_CHARACTERS = 2000
+LIST_CHARACTERS = 4000  # of a list that comes as text
 MIN_SIZE = 64
 MAX_CLASS = 2**20
 MAX_SIZE = 2**20  # of one side; LATENTD_MAX_PIXELS bounds both together
+MAX_LORAS = 8
+MAX_LORA_SCALE = 4.0
 DRAWN = -1  # as a seed: what other tools write for none
 
 
 def _without_drawn(seed: int | None) -> int | None:
     """Read -1 as absent, so that both are one request."""
     return None if seed == DRAWN else seed
+
+
+class LoraPost(BaseModel):
+    """A LoRA, and how much of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    id: str = Field(min_length=1, max_length=128, description="LoRA id, from GET /v1/loras.")
+    scale: float = Field(
+        default=1.0, ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE, description="1: as it was trained; below 0: its opposite."
+    )
+
+
+def _parsed(value: object) -> object:
+    """Read the list where it comes as text, which is all that forms have."""
+    if not isinstance(value, str):
+        return value
+    with suppress(ValueError):
+        if len(value) <= LIST_CHARACTERS:
+            return from_json(value, allow_inf_nan=False)
+    raise ValueError(f"a list, in JSON of at most {LIST_CHARACTERS} characters")
+
+
+def _each_once(loras: list[LoraPost] | None) -> list[LoraPost] | None:
+    ids = [lora.id for lora in loras or ()]
+    if len(set(ids)) < len(ids):
+        raise ValueError("a list that has each LoRA once")
+    return loras
 
 
 class Post(BaseModel):
@@ -92,6 +125,12 @@ class Prompted(Guided):
     negative_prompt: str | None = Field(
         default=None, max_length=PROMPT_CHARACTERS, description="What it must not show; used with guidance."
     )
+    loras: Annotated[
+        list[LoraPost] | None,
+        BeforeValidator(_parsed),
+        AfterValidator(_each_once),
+        Field(max_length=MAX_LORAS, description="What is added to the model for this request; in forms JSON text."),
+    ] = None
 
 
 class Sized(Post):

@@ -4,27 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from contract.card import ModelCard
+from contract.card import LoraCard, ModelCard
 from contract.job import JobWarning
-from contract.request import JobRequest, OutputFormat, parse_request
-from core.errors import InvalidRequest
+from contract.request import AppliedLora, JobRequest, OutputFormat, parse_request
+from core.errors import InvalidRequest, NotFound
 from core.pictures import check_sides
+from service.http.problems import shown
 from service.requests.bodies import Body
+from service.requests.posts import LoraPost, Prompted
 from service.requests.tokens import count_tokens
 from service.requests.uploads import Pictures
 
 ETA_SAMPLERS = ("ddim",)
+NO_LORAS: Mapping[str, LoraCard] = MappingProxyType({})
+SHOWN_LORAS = 20  # of those that are known, in a refusal
 
 
 def resolve(
-    body: Body, card: ModelCard, pictures: Pictures, seed: int, output_format: OutputFormat, max_pixels: int
+    body: Body,
+    card: ModelCard,
+    pictures: Pictures,
+    seed: int,
+    output_format: OutputFormat,
+    max_pixels: int,
+    known_loras: Mapping[str, LoraCard] = NO_LORAS,
 ) -> JobRequest:
     """Fill in every parameter.
 
     Raises:
-        InvalidRequest: a field, sampler or size that the model, the format or the service can't do.
+        InvalidRequest: a field, sampler, size or LoRA that the model, the format or the service can't do.
+        NotFound: a LoRA that isn't known.
     """
     _check_fields(body, card)
     width, height = body.task.size(body.post, card, pictures.size)
@@ -49,7 +61,32 @@ def resolve(
         "preview_every": post.preview_every,
         "webhook_url": post.webhook_url,
     }
+    if isinstance(post, Prompted) and post.loras:
+        values["loras"] = [_applied(lora, known_loras, card) for lora in post.loras]
     return parse_request(values | body.task.resolve(post, card) | dict(pictures.uploads))
+
+
+def _applied(post: LoraPost, known: Mapping[str, LoraCard], model: ModelCard) -> AppliedLora:
+    if "prompt" not in model.fields:
+        raise InvalidRequest(f"loras are of no use to model {model.id}", field="loras", bound=list(model.fields))
+    lora = known.get(post.id)
+    if lora is None:
+        listed = ", ".join([*known][:SHOWN_LORAS]) or "none"
+        more = f" and {len(known) - SHOWN_LORAS} more" if len(known) > SHOWN_LORAS else ""
+        raise NotFound(
+            f"no LoRA {shown(post.id)!r}; known ones: {listed}{more}",
+            field="loras",
+            value=post.id,
+            bound="GET /v1/loras",
+        )
+    if lora.unserved is not None:
+        raise InvalidRequest(f"LoRA {lora.id} can't be used: {lora.unserved}", field="loras", value=lora.id)
+    widths = (lora.context_width, model.context_width)
+    if None not in widths and widths[0] != widths[1]:
+        of = lora.family or "another family"
+        detail = f"LoRA {lora.id} is for {of}, with a context of width {widths[0]}; model {model.id} reads {widths[1]}"
+        raise InvalidRequest(detail, field="loras", value=lora.id, bound=widths[1])
+    return AppliedLora(id=lora.id, scale=post.scale, hash=lora.hash)
 
 
 def _check_fields(body: Body, card: ModelCard) -> None:

@@ -12,6 +12,7 @@ from core.errors import Problem
 from service.http.problems import MEDIA_TYPE
 from service.jobs.payloads import EVENTS
 from service.requests.kinds import KINDS, TaskKind
+from service.requests.posts import LoraPost
 from service.requests.preferences import MEDIA_TYPES
 from service.webhooks.outbox import JobEnded
 
@@ -52,6 +53,7 @@ _JOB_ENDED = {
         "default": {"description": "Tried again, up to nine times."},
     },
 }
+REFERENCE = "#/components/schemas/{model}"
 BINARY = {"type": "string", "format": "binary"}
 
 
@@ -102,7 +104,7 @@ def task_body(task: TaskKind[Any]) -> dict[str, Any]:
 
 
 def _reference(name: str) -> dict[str, Any]:
-    return {"$ref": f"#/components/schemas/{name}"}
+    return {"$ref": REFERENCE.format(model=name)}
 
 
 def _form_name(task: TaskKind[Any]) -> str:
@@ -116,7 +118,8 @@ def _bodies(task: TaskKind[Any]) -> dict[str, Any]:
 
 
 def _schema(task: TaskKind[Any], title: str, picture: dict[str, Any]) -> dict[str, Any]:
-    schema: dict[str, Any] = {**task.post.model_json_schema(), "title": title}
+    schema: dict[str, Any] = {**task.post.model_json_schema(ref_template=REFERENCE), "title": title}
+    schema.pop("$defs", None)  # named beside it
     schema["properties"] |= dict.fromkeys(task.files, picture)
     schema["required"] = [*schema.get("required", []), *task.files]
     return schema
@@ -142,7 +145,8 @@ def _header(name: str, description: str, example: str) -> dict[str, Any]:
 def _named_schemas() -> dict[str, Any]:
     """Collect the schemas that only other parts of the document name: bodies and what events carry."""
     models: list[Any] = [(model, "serialization") for model in (*EVENTS.values(), JobEnded)]
-    _, events = models_json_schema(models, ref_template="#/components/schemas/{model}")
+    models.append((LoraPost, "validation"))
+    _, events = models_json_schema(models, ref_template=REFERENCE)
     return {**events["$defs"], **{name: body for task in KINDS.values() for name, body in _bodies(task).items()}}
 
 

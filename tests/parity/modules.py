@@ -18,7 +18,7 @@ from models.checkpoints.compvis.model import CONDITIONER, FIRST_STAGE, UNET, bel
 from models.checkpoints.compvis.single_file import read_single
 from models.checkpoints.compvis.unet import read_unet
 from models.networks.autoencoder import Autoencoder
-from models.networks.conditioning import ConditionerModule, SpatialRescaler
+from models.networks.conditioning import ConditionerModule, SpatialRescaler, TextEncoder
 from models.networks.make import make_conditioner
 from models.networks.unet import UNet
 from tests.parity.case import Case, Compute, NotCoveredError
@@ -86,7 +86,7 @@ class ConditionerOutputs:
             ids = ids[:, : int(match[1])]
         elif output not in ("embedding", "context", "conditioning", "condition"):
             raise NotCoveredError(output)
-        return self.net(ids)  # type: ignore[no-any-return]
+        return read_by(self.net, ids)
 
 
 class UNetOutputs:
@@ -115,7 +115,12 @@ class UNetOutputs:
         if self.embedder is None:
             return self.case.optional("context")
         ids = self.case.optional("class_label", "tokens")
-        return None if ids is None else self.embedder(ids)
+        return None if ids is None else read_by(self.embedder, ids)
+
+
+def read_by(net: ConditionerModule, ids: Tensor) -> Tensor:
+    """The context of token numbers or classes."""
+    return net([(ids, None)]).context if isinstance(net, TextEncoder) else net(ids)  # type: ignore[no-any-return]
 
 
 def conditioner(case: Case, params: Mapping[str, Any]) -> ConditionerModule:

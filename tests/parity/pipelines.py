@@ -64,12 +64,12 @@ class Pipeline:
     @cached_property
     def context(self) -> Tensor | None:
         ids = self.case.optional("input_ids")
-        return None if ids is None else self.model.encode_tokens(ids)
+        return None if ids is None else self.model.encode_tokens([(ids, None)]).context
 
     @cached_property
     def null_context(self) -> Tensor | None:
         ids = self.case.optional("uncond_input_ids")
-        return None if ids is None else self.model.encode_tokens(ids)
+        return None if ids is None else self.model.encode_tokens([(ids, None)]).context
 
     @cached_property
     def inpaint_concat(self) -> Tensor:

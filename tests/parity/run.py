@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tests.parity.adapted import Adapted
 from tests.parity.case import Case, Compute, NotCoveredError
 from tests.parity.modules import module
 from tests.parity.pipelines import Pipeline
 from tests.parity.schedules import Schedules
 from tests.parity.whole import Whole
+from tests.parity.xl import XL
 
 CASES = Path(__file__).parent / "cases"
 
@@ -44,7 +46,11 @@ def find_cases(roots: list[Path]) -> list[Case]:
 
 
 def computation(case: Case) -> Compute:
-    """By what the config describes: a pipeline, a whole model, one class, or schedules alone."""
+    """By what the config describes: a pipeline, with LoRAs or without, a whole model, one class, or schedules alone."""
+    if "lora_runs" in case.spec:
+        return Adapted(case)
+    if case.folder.name.startswith("sdxl"):
+        return XL(case)
     if "pipeline" in case.config:
         return Pipeline(case)
     if "model" in case.config:

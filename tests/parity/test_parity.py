@@ -31,8 +31,7 @@ def test_every_output_agrees(case: Case) -> None:
 
 @pytest.mark.parametrize("case", PIPELINES, ids=_name)
 def test_prompts_become_the_expected_tokens(case: Case) -> None:
-    tokenizer = load(case.weights).tokenizer
-    assert tokenizer is not None
+    (tokenizer,) = load(case.weights).tokenizers
     torch.testing.assert_close(tokenizer(case.spec["prompts"])[0], case.inputs["input_ids"])
 
 

@@ -67,7 +67,7 @@ class Whole:
         ids, labels = case.optional("tokens"), case.optional("class_label")
         context = None
         if ids is not None and isinstance(model.conditioner, TextEncoder):
-            context = model.encode_tokens(ids)
+            context = model.encode_tokens([(ids, None)]).context
         elif labels is not None and isinstance(model.conditioner, ClassEmbedder):
             context = model.encode_labels(labels)
         return Inputs(context, self._concat(), case.optional("y", "noise_level"))
@@ -85,7 +85,7 @@ class Whole:
         """The empty prompt, or the last class."""
         tokens, embedder = self.case.optional("uncond_tokens"), self.model.conditioner
         if tokens is not None:
-            return self.model.encode_tokens(tokens)
+            return self.model.encode_tokens([(tokens, None)]).context
         if isinstance(embedder, ClassEmbedder):
             last = torch.full_like(self.case.inputs["class_label"], embedder.config.classes - 1)
             return self.model.encode_labels(last)

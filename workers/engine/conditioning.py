@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.inputs import Inputs
-from models.networks.conditioning import ClassConfig, TextConfig
+from models.loras.library import Adapters
+from models.networks.conditioning import ClassConfig, Encoded, TextConfig
 from models.pipeline import LatentDiffusion
 from models.samplers.noise import X_T, noise
 from workers.engine.job_spec import JobSpec
@@ -41,18 +43,19 @@ class Conditions:
 
 @dataclass(slots=True)
 class PromptCache:
-    """Contexts by model and prompt, the least recently used dropped.
+    """What prompts became, by model, prompt and LoRAs, the least recently used dropped.
 
     Prompts are encoded one at a time, so that a context has the same bits whoever asked for it.
     """
 
-    kept: OrderedDict[tuple[str, str], Tensor] = field(default_factory=OrderedDict)
+    kept: OrderedDict[tuple[str, str | None, str], Encoded] = field(default_factory=OrderedDict)
 
-    def context(self, model: LatentDiffusion, prompt: str) -> Tensor:
-        """Return n d."""
-        key = (model.id, prompt)
+    def encoded(self, model: LatentDiffusion, prompt: str | None, adapters: Adapters | None = None) -> Encoded:
+        """Return context and pooled vector with b = 1; None is no prompt at all."""
+        key = (model.id, prompt, adapters.key if adapters is not None and adapters.text else "")
         if key not in self.kept:
-            self.kept[key] = model.encode_prompts([prompt])[0]
+            with nullcontext() if adapters is None else adapters.over_text(model):
+                self.kept[key] = model.no_prompt() if prompt is None else model.encode_prompts([prompt])
         self.kept.move_to_end(key)
         if len(self.kept) > PROMPTS_KEPT:
             self.kept.popitem(last=False)
@@ -99,25 +102,26 @@ def mapped(spec: JobSpec, prompts: PromptCache) -> Conditions:
 
 def _conditions(spec: JobSpec, prompts: PromptCache, concat: Tensor | None) -> Conditions:
     """Make the inputs of the condition and, where guided, of what it is led away from: their contexts differ."""
-    context, null_context = _contexts(spec, prompts)
-    inputs = Inputs(context, concat, _labels(spec))
-    return Conditions(inputs, replace(inputs, context=null_context) if spec.guided else None)
-
-
-def _contexts(spec: JobSpec, prompts: PromptCache) -> tuple[Tensor | None, Tensor | None]:
-    """Return n d of the condition and, where guided, of what it is led away from."""
-    model, request, conditioner = spec.model, spec.request, spec.model.config.conditioner
+    inputs = Inputs(concat=concat, labels=_labels(spec))
+    conditioner, request, config = spec.model.config.conditioner, spec.request, spec.model.config
     if isinstance(conditioner, TextConfig):
-        negative = prompts.context(model, request.negative_text) if spec.guided else None
-        return prompts.context(model, request.text), negative
+        negative = _read(spec, prompts, request.negative_text, inputs) if spec.guided else None
+        return Conditions(_read(spec, prompts, request.text, inputs), negative)
     if isinstance(conditioner, ClassConfig):
-        null = model.config.null_class if spec.guided else None
-        return _class(model, request.class_label), _class(model, null)
-    return None, None
+        null = _of_class(spec, config.null_class, inputs) if spec.guided else None
+        return Conditions(_of_class(spec, request.class_label, inputs), null)
+    return Conditions(inputs, inputs if spec.guided else None)
 
 
-def _class(model: LatentDiffusion, number: int | None) -> Tensor | None:
-    return None if number is None else model.encode_labels(torch.tensor([number]))[0]
+def _read(spec: JobSpec, prompts: PromptCache, prompt: str, inputs: Inputs) -> Inputs:
+    """Add what the network reads of a prompt."""
+    encoded = prompts.encoded(spec.model, prompt, spec.adapters)
+    return replace(inputs, context=encoded.context[0])
+
+
+def _of_class(spec: JobSpec, number: int | None, inputs: Inputs) -> Inputs:
+    context = None if number is None else spec.model.encode_labels(torch.tensor([number]))[0]
+    return replace(inputs, context=context)
 
 
 def _labels(spec: JobSpec) -> Tensor | None:

@@ -8,20 +8,25 @@ import torch
 from torch import Tensor
 
 from models.inputs import Inputs
+from models.networks.adapters import RowAdapters
 from models.pipeline import LatentDiffusion
 from models.samplers.noise import STEP, noise
 from models.samplers.update import apply, guide, stack_history, stack_rows
 from workers.engine.latent_state import LatentState
 
 
-def denoise(model: LatentDiffusion, pictures: Sequence[LatentState], padded_rows: int) -> Tensor:
+def denoise(
+    model: LatentDiffusion, pictures: Sequence[LatentState], padded_rows: int, *, strict: bool = False
+) -> Tensor:
     """Evaluate one row of every picture in a single call of `padded_rows` rows; return x0 as predicted, n c h w.
+
+    In a strict one what is added to a row is computed apart from the others'.
 
     Nothing changes if the call fails for want of memory.
     """
     c = stack_rows([picture.row for picture in pictures], model.device)
     z_t = torch.stack([picture.entering() for picture in pictures])  # n c h w
-    out = _guided(model, pictures, z_t, c.timesteps, padded_rows)  # n c h w
+    out = _guided(model, pictures, z_t, c.timesteps, padded_rows, strict)  # n c h w
     history = stack_history([picture.predictions for picture in pictures], c.depth, z_t[0])
     z_next, p, x0 = apply(c, out, z_t, history, _noises(pictures, z_t) if c.noise is not None else None)
     # Each slot owns its latents: a view would keep the whole batch in memory.
@@ -31,14 +36,20 @@ def denoise(model: LatentDiffusion, pictures: Sequence[LatentState], padded_rows
 
 
 def _guided(
-    model: LatentDiffusion, pictures: Sequence[LatentState], z_t: Tensor, timesteps: Tensor, padded_rows: int
+    model: LatentDiffusion,
+    pictures: Sequence[LatentState],
+    z_t: Tensor,
+    timesteps: Tensor,
+    padded_rows: int,
+    strict: bool,
 ) -> Tensor:
     """Return the output, guided where asked, n c h w: rows are [unconditional of the guided, all, padding]."""
     guided = [i for i, picture in enumerate(pictures) if picture.guidance_scale is not None]
     rows = [*guided, *range(len(pictures))]
+    adapters = _adapters(pictures, rows, strict)
     rows += rows[-1:] * (padded_rows - len(rows))
     index = torch.tensor(rows, device=z_t.device)  # r
-    out = model.predict(z_t[index], timesteps[index], _inputs(pictures, rows, len(guided)))
+    out = model.predict(z_t[index], timesteps[index], _inputs(pictures, rows, len(guided)), adapters)
     eps_c = out[len(guided) : len(guided) + len(pictures)]  # n c h w
     if not guided:
         return eps_c
@@ -52,6 +63,12 @@ def _inputs(pictures: Sequence[LatentState], rows: Sequence[int], unconditional:
     conditions = [pictures[i].conditions for i in rows]
     led_away = [c.unconditional for c in conditions[:unconditional] if c.unconditional is not None]
     return Inputs.stack([*led_away, *(c.inputs for c in conditions[unconditional:])])
+
+
+def _adapters(pictures: Sequence[LatentState], rows: Sequence[int], strict: bool) -> RowAdapters | None:
+    """Gather what is added to each row; padding gets nothing."""
+    layers = [pictures[i].adapters for i in rows]
+    return None if all(each is None for each in layers) else RowAdapters(layers, apart=strict)
 
 
 def _noises(pictures: Sequence[LatentState], z_t: Tensor) -> Tensor:

@@ -16,13 +16,15 @@ from torch import Tensor
 from contract.lanes import Lane
 from contract.request import Numerics
 from core.errors import DeadlineMissed, JobFailed, LatentdError
+from models.loras.library import LoraLibrary
 from models.pipeline import LatentDiffusion
-from workers.engine.conditioning import PromptCache
+from workers.engine.conditioning import Conditions, PromptCache
 from workers.engine.decoding import UndecodedImage, decode, decode_preview
 from workers.engine.denoise import denoise
 from workers.engine.device import configure, numerics_of, or_none
 from workers.engine.engine_job import EngineJob
 from workers.engine.kinds import job_spec_of, prepare
+from workers.engine.latent_state import LatentState
 from workers.engine.messages import Aborted, Admission, Called, Finished, Outcome, OutOfMemory, Prepared
 from workers.engine.pictures import preview
 from workers.engine.scheduler import Batch, Slot
@@ -46,6 +48,7 @@ class Engine:
         max_rows: int,
         strict_rows: int,
         max_pixels: int = MAX_PIXELS,
+        loras: LoraLibrary | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         configure(threads)
@@ -57,12 +60,18 @@ class Engine:
         self._clock = clock
         self._policy = TurnPolicy(clock, max_rows=max_rows, strict_rows=strict_rows)
         self._prompts = PromptCache()
+        self._loras = loras or LoraLibrary({}, 0)
         self._jobs: dict[str, EngineJob] = {}
 
     @property
     def models(self) -> Mapping[str, LatentDiffusion]:
         """The models that are loaded, by id."""
         return self._models
+
+    @property
+    def loras(self) -> frozenset[str]:
+        """The LoRAs that jobs may name, by id."""
+        return self._loras.ids
 
     @property
     def busy(self) -> bool:
@@ -127,7 +136,7 @@ class Engine:
     def _prepare(self, job: EngineJob) -> list[Outcome]:
         began = self._clock()
         try:
-            conditions = or_none(lambda: prepare(job.spec, self._prompts))
+            conditions = or_none(lambda: self._conditions(job))
         except LatentdError as error:
             return [self._abort(job, error)]
         if conditions is None:
@@ -136,11 +145,16 @@ class Engine:
         self._policy.start(job.slots())
         return [Prepared(job.job_id, self._clock() - began, job.step, job.spec.latent_shape)]
 
+    def _conditions(self, job: EngineJob) -> Conditions:
+        adapters = self._loras.adapters(job.spec.model, job.admission.request.applied_loras)
+        job.spec = replace(job.spec, adapters=adapters)
+        return prepare(job.spec, self._prompts)
+
     def _denoise(self, batch: Batch) -> list[Outcome]:
         began = self._clock()
         jobs = [self._jobs[slot.job_id] for slot in batch.slots]
         images = [job.images[slot.index] for job, slot in zip(jobs, batch.slots, strict=True)]
-        x0 = or_none(lambda: denoise(self._models[batch.model], images, batch.padded_rows))  # n c h w
+        x0 = or_none(lambda: self._call(batch, images))  # n c h w
         if x0 is None:
             return self._split(batch)
         finite = torch.stack([image.z_t for image in images]).isfinite().flatten(1).all(1).tolist()
@@ -151,6 +165,9 @@ class Engine:
         broken = dict.fromkeys(job for job, good in zip(jobs, finite, strict=True) if not good)
         aborted = [self._abort(job, _not_finite(job)) for job in broken]
         return [_called(batch, seconds), *aborted, *self._progress(batch, x0, seconds)]
+
+    def _call(self, batch: Batch, images: list[LatentState]) -> Tensor:
+        return denoise(self._models[batch.model], images, batch.padded_rows, strict=batch.strict)
 
     def _progress(self, batch: Batch, x0: Tensor, seconds: float) -> list[Outcome]:
         """Report how far each job of a call is; where its preview is due that comes with it, next turn."""

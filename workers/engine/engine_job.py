@@ -56,7 +56,8 @@ class EngineJob:
         x_T, conditions = starting_noise(self.spec, seed), of_image(self.spec, conditions, seed)
         scale = self.admission.request.guidance if self.spec.guided else None
         z_t = starting_latent(self.spec, conditions, x_T)
-        return LatentState(seed, self.spec.plan, conditions, scale, x_T, z_t)
+        adapters = None if self.spec.adapters is None else self.spec.adapters.unet
+        return LatentState(seed, self.spec.plan, conditions, scale, x_T, z_t, adapters=adapters)
 
     def snapshot(self) -> bytes | None:
         """Return its state, for the admission of a later execution; None before it is prepared."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from contract.request import JobRequest
+from models.loras.library import Adapters
 from models.pipeline import LatentDiffusion
 from models.samplers import Plan
 from workers.engine.pictures import Frame
@@ -24,6 +25,7 @@ class JobSpec:
     scale: int  # pixels of the answer per pixel of the frame
     pictures: Mapping[str, Image.Image]  # decoded uploads, by the names of their fields
     guided: bool
+    adapters: Adapters | None = None  # of its LoRAs, once it is prepared
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from models.networks.adapters import Layers
 from models.samplers import Plan, Row
 from workers.engine.conditioning import Conditions, blend_known
 
@@ -30,6 +31,7 @@ class LatentState:
     position: int = 0
     predictions: list[Tensor] = field(default_factory=list)  # c h w each, newest first
     denoise_s: float = 0.0
+    adapters: Layers | None = None  # that the UNet's layers get for its rows
 
     @property
     def row(self) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from contract.request import JobRequest, OutputFormat
+from contract.request import AppliedLora, JobRequest, OutputFormat
 from core.errors import JobFailed
 from core.version import __version__
 
@@ -206,11 +207,21 @@ def _parameters(request: JobRequest, index: int, model_hash: str) -> str:
         "Model hash": model_hash[:10],
         "Model": request.model,
         **{note: _plain(value) for name, value in request if (note := NOTES.get(name)) is not None},
+        **_lora_notes(request.applied_loras),
         "Version": f"latentd {__version__}",
     }
     lines = [request.text, f"Negative prompt: {request.negative_text}" if request.negative_text else ""]
     listed = ", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
     return "\n".join([*(line for line in lines if line), listed])
+
+
+def _lora_notes(loras: Sequence[AppliedLora]) -> dict[str, str]:
+    """Name LoRAs as existing tools read them: pairs in quotes."""
+    if not loras:
+        return {}
+    hashes = ", ".join(f"{lora.id}: {lora.hash[:12]}" for lora in loras)
+    scales = ", ".join(f"{lora.id}: {lora.scale:g}" for lora in loras)
+    return {"Lora hashes": f'"{hashes}"', "Lora scales": f'"{scales}"'}
 
 
 def _plain(value: object) -> object:

@@ -33,8 +33,10 @@ class Claims:
         models: Sequence[str],
         numerics: Mapping[str, Numerics],
         clock: Callable[[], float] = time.monotonic,
+        loras: Collection[str] = (),
     ) -> None:
         self._redis = redis
+        self._loras = loras
         self._claimer = Claimer(worker, redis)
         self._numerics = numerics
         self._clock = clock
@@ -75,7 +77,7 @@ class Claims:
         return self._claimer.pop([key for key in keys if self._paused.get(key, 0.0) <= self._clock()])
 
     def _take(self, queue: LaneQueue, job_id: str) -> JobRun | None:
-        taken = self._claimer.start(queue, job_id, self._numerics[self._models[queue.key]])
+        taken = self._claimer.start(queue, job_id, self._numerics[self._models[queue.key]], self._loras)
         if taken is None or isinstance(taken, JobRun):
             return taken
         self._refuse(queue, job_id, taken)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -17,9 +18,11 @@ from models.checkpoints.files.rename import (
     COMPVIS_BERT_IGNORED,
     OPEN_CLIP,
     OPEN_CLIP_IGNORED,
+    OPEN_CLIP_POOLED_IGNORED,
     renamed,
 )
-from models.networks.conditioning import ClassConfig, Conditioner, RescalerConfig, TextConfig
+from models.checkpoints.towers import together
+from models.networks.conditioning import ClassConfig, Conditioner, RescalerConfig, TowerConfig
 
 Params = Mapping[str, Any]
 CLIP_KEYS = ("transformer.text_model.", "transformer.embeddings.")  # the second in NAI and what was merged with it
@@ -41,11 +44,11 @@ def read_conditioner(
         CheckpointError: the keys are of no known kind.
     """
     if "transformer.token_emb.weight" in state:
-        return _bert(_below(state, "transformer."))
+        return together([_bert(_below(state, "transformer."))])
     if any(key.startswith(CLIP_KEYS) for key in state):
-        return _clip(_below(state, "transformer."), heads)
+        return together([_clip(_below(state, "transformer."), heads)])
     if "model.token_embedding.weight" in state:
-        return _open_clip(_below(state, "model."), params, heads)
+        return together([_open_clip(_below(state, "model."), params, heads)])
     if "embedding.weight" in state:
         classes, width = state["embedding.weight"].shape
         return ClassConfig(classes, width), {"embedding.weight": state["embedding.weight"]}
@@ -56,15 +59,43 @@ def read_conditioner(
     return None  # a copy of the first stage, `__is_first_stage__`
 
 
+def read_embedders(state: Mapping[str, Tensor], heads: Sequence[int | None]) -> tuple[Conditioner, State]:
+    """Read SDXL's towers, CLIP's and open_clip's or the latter alone, from keys without `conditioner.`.
+
+    `heads` are each tower's, as in `read_conditioner`. The other embedders, of sizes, have no weights.
+    """
+    towers = []
+    for i, count in enumerate(heads):
+        own = _below(state, f"embedders.{i}.")
+        if any(key.startswith(CLIP_KEYS) for key in own):
+            towers.append(_as_xl(*_clip(_below(own, "transformer."), count)))
+        elif "model.token_embedding.weight" in own:
+            towers.append(_as_xl(*_projected(_below(own, "model."), count)))
+    if not towers:
+        raise CheckpointError("conditioner: lacks embedders.0.model.* and embedders.0.transformer.*")
+    return together(towers)
+
+
+def _as_xl(config: TowerConfig, state: State) -> tuple[TowerConfig, State]:
+    return replace(config, skip=1, final_norm=False), state
+
+
+def _projected(state: State, heads: int | None) -> tuple[TowerConfig, State]:
+    """Read a whole open_clip tower, whose projection is multiplied from the right."""
+    names = renamed(_apart(state), OPEN_CLIP, OPEN_CLIP_POOLED_IGNORED)
+    names["text_projection.weight"] = names.pop("text_projection").T
+    return replace(_clip_config(names, heads, "gelu"), pooled=len(names["text_projection.weight"])), names
+
+
 def _below(state: Mapping[str, Tensor], prefix: str) -> State:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
-def _bert(state: State) -> tuple[TextConfig, State]:
+def _bert(state: State) -> tuple[TowerConfig, State]:
     by_layer = {re.sub(r"^attn_layers\.layers\.(\d+)\.", _by_layer, key): value for key, value in state.items()}
     names = renamed(by_layer, COMPVIS_BERT, COMPVIS_BERT_IGNORED)
     vocab, width = names["tokens.weight"].shape
-    config = TextConfig(
+    config = TowerConfig(
         kind="ldm",
         vocab_size=vocab,
         width=width,
@@ -82,12 +113,12 @@ def _by_layer(match: re.Match[str]) -> str:
     return f"{'ff' if index % 2 else 'attn'}.{index // 2}."
 
 
-def _clip(state: State, heads: int | None) -> tuple[TextConfig, State]:
+def _clip(state: State, heads: int | None) -> tuple[TowerConfig, State]:
     names = renamed(state, CLIP, CLIP_IGNORED)
     return _clip_config(names, heads, "quick_gelu"), names
 
 
-def _open_clip(state: State, params: Params, heads: int | None) -> tuple[TextConfig, State]:
+def _open_clip(state: State, params: Params, heads: int | None) -> tuple[TowerConfig, State]:
     """Leave the last block out, as Stability reads the penultimate one, where the file still has it."""
     names = renamed(_apart(state), OPEN_CLIP, OPEN_CLIP_IGNORED)
     layers = sum(key.endswith(".fc1.weight") for key in names)
@@ -107,10 +138,10 @@ def _apart(state: State) -> State:
     return parts
 
 
-def _clip_config(names: State, heads: int | None, activation: Any) -> TextConfig:
+def _clip_config(names: State, heads: int | None, activation: Any) -> TowerConfig:
     vocab, width = names["text_model.embeddings.token_embedding.weight"].shape
     heads = heads or max(width // CLIP_HEAD_DIM, 1)
-    return TextConfig(
+    return TowerConfig(
         kind="clip",
         vocab_size=vocab,
         width=width,

@@ -31,6 +31,7 @@ class Family:
     ema: bool = True
     known_prediction: Prediction | None = "eps"
     size: int = 64  # of training latents
+    xl: bool = False
 
     def heads(self) -> Mapping[str, Any]:
         return {"num_heads": self.num_heads, "num_head_channels": self.num_head_channels}
@@ -71,6 +72,15 @@ SD_X4 = Family(
     known_prediction="v",
     size=128,
 )
+SDXL = Family(
+    "Stable Diffusion XL",
+    num_head_channels=64,
+    scale_factor=0.13025,
+    betas=(0.00085, 0.012),
+    ema=False,
+    size=128,
+    xl=True,
+)
 LDM_TEXT_LARGE = Family(
     "LDM text2img-large", num_heads=8, scale_factor=0.18215, betas=(0.00085, 0.012), ema=False, size=32
 )
@@ -84,6 +94,8 @@ LDM_PLAIN = Family("LDM", num_head_channels=32)
 
 def family_of(unet: Mapping[str, Tensor], conditioner: Mapping[str, Tensor]) -> Family:
     """Tell the family by conditioner first, then by what the UNet's keys show."""
+    if any(key.startswith("embedders.") for key in conditioner):
+        return SDXL
     if any(key.startswith("model.transformer.") for key in conditioner):
         return SD_X4 if "label_emb.weight" in unet else SD2_INPAINT if _takes_mask(unet) else SD2
     if any(key.startswith(("transformer.text_model.", "transformer.embeddings.")) for key in conditioner):

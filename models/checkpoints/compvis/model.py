@@ -12,26 +12,29 @@ from torch import Tensor
 from core.errors import CheckpointError
 from models.checkpoints.build import State
 from models.checkpoints.checkpoint import Checkpoint
-from models.checkpoints.compvis.conditioner import read_conditioner
+from models.checkpoints.compvis.conditioner import read_conditioner, read_embedders
 from models.checkpoints.compvis.ema import averaged, averaged_alone, has_average
 from models.checkpoints.compvis.families import UNSURE, Family, family_of
 from models.checkpoints.compvis.first_stage import read_first_stage
-from models.checkpoints.compvis.prediction import ZERO_SNR_MARKER, told_prediction
+from models.checkpoints.compvis.prediction import ZERO_SNR_MARKER, told_by_scaling, told_prediction
 from models.checkpoints.compvis.schedule import read_schedule
+from models.checkpoints.compvis.sgm import sinusoids, unet_params
 from models.checkpoints.compvis.single_file import SingleFile
 from models.checkpoints.compvis.unet import read_unet
 from models.checkpoints.files.foreign import refuse_family, what_it_is
 from models.config import Concat, ModelConfig
 from models.networks.autoencoder import AutoencoderConfig
-from models.networks.conditioning import Conditioner, RescalerConfig, TextConfig
+from models.networks.conditioning import CLIP_VOCABULARY, Conditioner, RescalerConfig, TextConfig, TowerConfig
 from models.networks.unet import UNetConfig
 from models.schedule import ScheduleConfig
 from models.tokenizers.prompts import PromptTokenizer, load_tokenizer, load_vocabulary, shipped_bert, shipped_clip
 from models.tokenizers.vocabularies import CLIP_END
 
 UNET, FIRST_STAGE, CONDITIONER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
-CLIP_VOCABULARY, BERT_VOCABULARY = 49_408, 30_522  # of which tokenizers are shipped
+XL_CONDITIONER = "conditioner."
+BERT_VOCABULARY = 30_522  # of which, as of CLIP's, a tokenizer is shipped
 MAX_ADDED = 1000  # tokens that a fine-tuning added behind CLIP's; no file tells their names
+TOKENIZERS = ("tokenizer", "tokenizer_2")  # folders beside the file, by tower
 OPEN_CLIP_PAD = "!"  # token 0
 LOW_RES_BETAS = (1e-4, 2e-2)  # of the SD x4 upscaler's noise augmentation
 Params = Mapping[str, Any]
@@ -56,12 +59,14 @@ def _load(file: SingleFile, ema: bool | None) -> Checkpoint:
     if not unet_state or not below(state, FIRST_STAGE):
         raise CheckpointError(f"lacks {UNET}* or {FIRST_STAGE}*; not a whole latent diffusion model{what_it_is(state)}")
     refuse_family(state)
-    family = family_of(unet_state, below(state, CONDITIONER))
+    family = family_of(unet_state, below(state, CONDITIONER) or below(state, XL_CONDITIONER))
     ema = ema if ema is not None else bool(params.get("use_ema", True) if params else family.ema)
     if ema and has_average(state) and below(state, UNET):
         unet_state = averaged(state, unet_state)
-    unet, unet_weights = read_unet(unet_state, _params(params, "unet_config") or family.heads())
+    unet, unet_weights = read_unet(unet_state, unet_params(params) or family.heads())
     first, first_weights = read_first_stage(below(state, FIRST_STAGE))
+    if family.xl:
+        unet, first = replace(unet, added_sinusoids=sinusoids(params)), replace(first, force_upcast=True)
     cond = _conditioner(file, params, first)
     schedule, unsure = _schedule(file, params, family)
     config = ModelConfig(
@@ -74,12 +79,14 @@ def _load(file: SingleFile, ema: bool | None) -> Checkpoint:
         low_res_schedule=_low_res(params, unet),
         latent_size=params.get("image_size", family.latent_size(schedule.prediction)),
     )
+    if family.xl:
+        config = replace(config, zeros_for_no_prompt=not config.refines)
     states = {"unet": unet_weights, "first_stage": first_weights} | ({"conditioner": cond[1]} if cond else {})
-    tokenizer = _tokenizer(file, config.conditioner)
+    tokenizers = _tokenizers(file, config.conditioner)
     assumptions = family.assumptions() if not params else ()
     assumptions += (UNSURE,) if unsure else ()
     origin = {id(value): key for key, value in state.items()}
-    return Checkpoint(config, states, tokenizer, assumptions, prediction_assumed=unsure, origin=origin)
+    return Checkpoint(config, states, tokenizers, assumptions, prediction_assumed=unsure, origin=origin)
 
 
 def below(state: Mapping[str, Tensor], prefix: str) -> State:
@@ -93,19 +100,26 @@ def _params(params: Params, part: str) -> Params:
 
 
 def _conditioner(file: SingleFile, params: Params, first: AutoencoderConfig) -> tuple[Conditioner, State] | None:
-    heads = file.config.get("text_encoder", {}).get("heads")
+    heads = [file.config.get(tower, {}).get("heads") for tower in ("text_encoder", "text_encoder_2")]
+    if xl := below(file.state, XL_CONDITIONER):
+        return read_embedders(xl, heads if "embedders.1.model.ln_final.weight" in xl else heads[1:])
     stages = len(first.channels) - 1
     state = below(file.state, CONDITIONER)
-    return read_conditioner(state, _params(params, "cond_stage_config"), stages, heads)
+    return read_conditioner(state, _params(params, "cond_stage_config"), stages, heads[0])
 
 
-def _tokenizer(file: SingleFile, text: Conditioner | None) -> PromptTokenizer | None:
+def _tokenizers(file: SingleFile, text: Conditioner | None) -> tuple[PromptTokenizer, ...]:
+    """Find one for every tower; none where one lacks it."""
+    towers = text.towers if isinstance(text, TextConfig) else ()
+    found = [_tokenizer(file, tower, name) for tower, name in zip(towers, TOKENIZERS, strict=False)]
+    return tuple(tokenizer for tokenizer in found if tokenizer is not None) if None not in found else ()
+
+
+def _tokenizer(file: SingleFile, text: TowerConfig, name: str) -> PromptTokenizer | None:
     """Read what stands beside the file, or else the shipped vocabulary of this size."""
     folder = file.path.parent
-    if not isinstance(text, TextConfig):
-        return None
-    if (folder / "tokenizer").is_dir():
-        return load_tokenizer(folder / "tokenizer", text.positions)
+    if (folder / name).is_dir():
+        return load_tokenizer(folder / name, text.positions)
     if (folder / "vocab.txt").is_file():
         return load_vocabulary(folder / "vocab.txt", text.positions)
     if text.kind == "clip" and 0 <= text.vocab_size - CLIP_VOCABULARY <= MAX_ADDED:
@@ -117,7 +131,7 @@ def _schedule(file: SingleFile, params: Params, family: Family) -> tuple[Schedul
     """Make the schedule, and tell whether nothing says what the network predicts."""
     configured = "linear_start" in params or "linear_end" in params
     found = ScheduleConfig.from_compvis(params) if configured else read_schedule(file.state) or family.schedule()
-    said = params.get("parameterization") or told_prediction(file)
+    said = params.get("parameterization") or told_prediction(file) or told_by_scaling(params)
     if said is None:
         said = found.prediction if configured else family.told(file.global_step)
     found = replace(found, prediction=said or "v")

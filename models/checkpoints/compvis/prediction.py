@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from core.errors import CheckpointError
 from models.checkpoints.compvis.single_file import SingleFile
 from models.schedule import Prediction
 
@@ -24,6 +26,7 @@ ARCHITECTURES: Mapping[str, Prediction] = {
     "stable-diffusion-v2-inpainting": "eps",
     "stable-diffusion-v2-768-v": "v",
 }
+SCALINGS: Mapping[str, Prediction] = {"EpsScaling": "eps", "VScaling": "v"}
 V_MARKER, ZERO_SNR_MARKER = "v_pred", "ztsnr"  # empty tensors that merging tools put beside the weights
 ALIKE = 0.5  # correlation of output and noise above which a network predicts the noise
 
@@ -35,6 +38,20 @@ def told_prediction(file: SingleFile) -> Prediction | None:
     said = file.metadata.get(SPEC_PREDICTION, "").strip().lower().replace("-", "_")
     architecture = file.metadata.get(SPEC_ARCHITECTURE, "").strip().lower()
     return SPEC_NAMES.get(said) or ARCHITECTURES.get(architecture)
+
+
+def told_by_scaling(params: Mapping[str, Any]) -> Prediction | None:
+    """Read it from a config of SDXL's code beside the file, which says it by the denoiser's scaling.
+
+    Raises:
+        CheckpointError: the network was trained on EDM's noise levels.
+    """
+    for option in ("denoiser_config", "params", "scaling_config", "target"):
+        params = params.get(option, {}) if isinstance(params, Mapping) else {}
+    name = str(params or "").rpartition(".")[2]
+    if "EDM" in name:
+        raise CheckpointError(f"denoiser: {name} is for networks trained on EDM's noise; eps and v are supported")
+    return SCALINGS.get(name)
 
 
 def tell_prediction(predict: Callable[[Tensor], Tensor], channels: int, side: int) -> Prediction:

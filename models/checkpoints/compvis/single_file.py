@@ -113,7 +113,7 @@ def _form(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Mapping[str
 
 def _fits(params: Mapping[str, Any], state: Mapping[str, Tensor]) -> bool:
     """Compare what a config says of the UNet with the file's shapes."""
-    unet = params.get("unet_config")
+    unet = params.get("unet_config", params.get("network_config"))
     said = unet.get("params") if isinstance(unet, Mapping) else None
     said = said if isinstance(said, Mapping) else {}
     for name, (key, axis) in TELLING.items():

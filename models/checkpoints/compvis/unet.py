@@ -19,7 +19,7 @@ from models.networks.unet import UNetConfig
 Params = Mapping[str, Any]
 NORM_GROUPS = 32
 SUBMODULE = re.compile(
-    r"^((?:input_blocks|output_blocks)\.\d+\.\d+|middle_block\.\d+|time_embed\.\d|out\.\d|label_emb)\."
+    r"^((?:input_blocks|output_blocks)\.\d+\.\d+|middle_block\.\d+|time_embed\.\d|out\.\d|label_emb(?:\.0\.\d)?)\."
 )
 ATTENTION_BLOCK = {"norm": "group_norm", "qkv": "attention.to_qkv", "proj_out": "attention.to_out"}
 TRUNK = {
@@ -32,7 +32,12 @@ TRUNK = {
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
     "label_emb": "class_embedding",
+    "label_emb.0.0": "add_embedding.linear_1",
+    "label_emb.0.2": "add_embedding.linear_2",
 }
+
+
+ADDED = "label_emb.0.0.weight"  # of the projection of SDXL's pooled text and sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,7 @@ def _config(state: Mapping[str, Tensor], layout: Layout, params: Params) -> UNet
         scale_shift_norm=len(emb) == 2 * channels[-1],
         res_down=tuple(i < layout.levels - 1 and _is_res(state, layout.down(i, layout.res_blocks)) for i in levels),
         res_up=tuple(i > 0 and _last(state, layout.up(i, layout.res_blocks))[1] == "res" for i in levels),
+        added_dim=state[ADDED].shape[1] if ADDED in state else None,
         num_classes=len(state["label_emb.weight"]) if "label_emb.weight" in state else None,
         norm_groups=NORM_GROUPS,
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from core.errors import CheckpointError
 from models.networks.autoencoder import AutoencoderConfig
-from models.networks.conditioning import TextConfig
+from models.networks.conditioning import TowerConfig
 from models.networks.unet import UNetConfig
 
 Json = dict[str, Any]
@@ -26,7 +28,6 @@ UNET_ONLY: Json = {
     "timestep_post_act": None,
     "time_cond_proj_dim": None,
     "class_embed_type": None,
-    "addition_embed_type": None,
     "encoder_hid_dim": None,
     "encoder_hid_dim_type": None,
     "dual_cross_attention": False,
@@ -39,7 +40,13 @@ UNET_ONLY: Json = {
     "resnet_out_scale_factor": 1.0,
     "reverse_transformer_layers_per_block": None,
 }
-VAE_ONLY: Json = {"act_fn": "silu", "norm_type": "group", "shift_factor": None, "lookup_from_codebook": False}
+VAE_ONLY: Json = {
+    "act_fn": "silu",
+    "norm_type": "group",
+    "shift_factor": None,
+    "latents_mean": None,
+    "lookup_from_codebook": False,
+}
 DOWN = {"DownBlock2D": False, "ResnetDownsampleBlock2D": False, "CrossAttnDownBlock2D": True, "AttnDownBlock2D": True}
 UP = {"UpBlock2D": False, "ResnetUpsampleBlock2D": False, "CrossAttnUpBlock2D": True, "AttnUpBlock2D": True}
 MIDDLE = ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn")
@@ -76,8 +83,19 @@ def unet_config(config: Json) -> UNetConfig:
         num_classes=config.get("num_class_embeds"),
         norm_groups=config.get("norm_num_groups", 32),
         norm_eps=float(config.get("norm_eps", 1e-5)),
+        **_added(config),
         **(_cross_attention(config, attention) if conditional else {}),
     )
+
+
+def _added(config: Json) -> Json:
+    """Read the vector of pooled text and numbers that Stable Diffusion XL adds to the time embedding."""
+    if not _choice(config, "addition_embed_type", {None: False, "text_time": True}):
+        return {}
+    return {
+        "added_dim": config["projection_class_embeddings_input_dim"],
+        "added_sinusoids": config["addition_time_embed_dim"],
+    }
 
 
 def _mid_attention_norm(config: Json) -> bool:
@@ -145,8 +163,8 @@ def autoencoder_config(config: Json) -> AutoencoderConfig:
     )
 
 
-def text_config(config: Json) -> TextConfig:
-    """Read BertModel, CLIPTextModel or LDMBertModel.
+def tower_config(config: Json, *, xl: bool = False) -> TowerConfig:
+    """Read BertModel, CLIPTextModel (with or without projection) or LDMBertModel; `xl` reads what SDXL does of it.
 
     Raises:
         CheckpointError: it is another.
@@ -155,11 +173,15 @@ def text_config(config: Json) -> TextConfig:
     kind = config.get("model_type")
     if kind not in readers:
         raise CheckpointError(f"text encoder: model_type {kind!r} is not one of {', '.join(readers)}")
-    return readers[kind](config)
+    tower = readers[kind](config)
+    if not xl:
+        return tower
+    projects = "CLIPTextModelWithProjection" in config.get("architectures", ())
+    return replace(tower, skip=1, final_norm=False, pooled=config["projection_dim"] if projects else None)
 
 
-def _bert(config: Json) -> TextConfig:
-    return TextConfig(
+def _bert(config: Json) -> TowerConfig:
+    return TowerConfig(
         kind="bert",
         vocab_size=config["vocab_size"],
         width=config["hidden_size"],
@@ -174,8 +196,8 @@ def _bert(config: Json) -> TextConfig:
     )
 
 
-def _clip(config: Json) -> TextConfig:
-    return TextConfig(
+def _clip(config: Json) -> TowerConfig:
+    return TowerConfig(
         kind="clip",
         vocab_size=config["vocab_size"],
         width=config["hidden_size"],
@@ -189,8 +211,8 @@ def _clip(config: Json) -> TextConfig:
     )
 
 
-def _ldm_bert(config: Json) -> TextConfig:
-    return TextConfig(
+def _ldm_bert(config: Json) -> TowerConfig:
+    return TowerConfig(
         kind="ldm",
         vocab_size=config.get("vocab_size", 30522),
         width=config.get("d_model", 1024),
@@ -215,10 +237,12 @@ def _require(config: Json, only: Json, what: str) -> None:
             raise CheckpointError(f"{what}: {key} is {got!r}; only {value!r} is supported", field=key, value=got)
 
 
-def _choice(config: Json, key: str, choices: dict[str, T]) -> T:
+def _choice(config: Json, key: str, choices: Mapping[str | None, T] | Mapping[str, T]) -> T:
     value = config.get(key, next(iter(choices)))
     if value not in choices:
-        raise CheckpointError(f"{key} is {value!r}, expected one of {', '.join(choices)}", field=key, value=value)
+        raise CheckpointError(
+            f"{key} is {value!r}, expected one of {', '.join(map(str, choices))}", field=key, value=value
+        )
     return choices[value]
 
 

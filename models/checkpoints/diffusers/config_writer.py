@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from models.networks.autoencoder import AutoencoderConfig
-from models.networks.conditioning import TextConfig
+from models.networks.conditioning import TowerConfig
 from models.networks.unet import UNetConfig
 from models.schedule import ScheduleConfig
 
@@ -35,7 +35,18 @@ def unet_json(config: UNetConfig, latent_size: int | None) -> Json:
         "norm_num_groups": config.norm_groups,
         "norm_eps": config.norm_eps,
         "resnet_time_scale_shift": "scale_shift" if scale_shift else "default",
+        **_added(config),
         **(_conditional(config) if cross else _unconditional(config)),
+    }
+
+
+def _added(config: UNetConfig) -> Json:
+    if config.added_dim is None:
+        return {}
+    return {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": config.added_sinusoids,
+        "projection_class_embeddings_input_dim": config.added_dim,
     }
 
 
@@ -101,7 +112,7 @@ def autoencoder_json(config: AutoencoderConfig, scale_factor: float, latent_size
     return {"_class_name": "AutoencoderKL", **common, **convs}
 
 
-def text_json(config: TextConfig) -> Json:
+def tower_json(config: TowerConfig) -> Json:
     """Write BertModel, CLIPTextModel or LDMBertModel."""
     if config.kind == "ldm":
         return _ldm_bert(config)
@@ -115,13 +126,17 @@ def text_json(config: TextConfig) -> Json:
         "hidden_act": config.activation,
         "layer_norm_eps": config.norm_eps,
     }
+    if config.kind == "clip" and config.pooled is not None:
+        ends = {"bos_token_id": config.end_token - 1, "eos_token_id": config.end_token}
+        projection = {"model_type": "clip_text_model", "projection_dim": config.pooled}
+        return {"architectures": ["CLIPTextModelWithProjection"], **projection, **common, **ends}
     if config.kind == "clip":
         return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", **common}
     mask = {"use_attention_mask": config.masked}
     return {"architectures": ["BertModel"], "model_type": "bert", **common, "type_vocab_size": 2, **mask}
 
 
-def _ldm_bert(config: TextConfig) -> Json:
+def _ldm_bert(config: TowerConfig) -> Json:
     return {
         "architectures": ["LDMBertModel"],
         "model_type": "ldmbert",

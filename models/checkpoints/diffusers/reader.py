@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from core.errors import CheckpointError
 from models.checkpoints.checkpoint import Checkpoint
-from models.checkpoints.diffusers.config import autoencoder_config, text_config, unet_config
+from models.checkpoints.diffusers.config import autoencoder_config, tower_config, unet_config
 from models.checkpoints.diffusers.scheduler import read_scheduler
 from models.checkpoints.files.foreign import refuse_pipeline
 from models.checkpoints.files.rename import (
@@ -15,17 +16,27 @@ from models.checkpoints.files.rename import (
     BERT_IGNORED,
     CLIP,
     CLIP_IGNORED,
+    CLIP_POOLED_IGNORED,
     DIFFUSERS,
     LDM_BERT,
     LDM_BERT_IGNORED,
+    Renames,
     renamed,
 )
 from models.checkpoints.files.weights import read_json, read_weights
+from models.checkpoints.towers import together
 from models.config import Concat, ModelConfig
+from models.networks.conditioning import TextConfig, TowerConfig
 from models.schedule import ScheduleConfig
 from models.tokenizers.prompts import PromptTokenizer, load_tokenizer
 
-TEXT_RENAMES = {"bert": (BERT, BERT_IGNORED), "clip": (CLIP, CLIP_IGNORED), "ldm": (LDM_BERT, LDM_BERT_IGNORED)}
+Json = dict[str, Any]
+TOWERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2", "bert": "tokenizer"}  # each one's tokenizer
+TEXT_RENAMES: Mapping[str, tuple[Renames, str]] = {
+    "bert": (BERT, BERT_IGNORED),
+    "clip": (CLIP, CLIP_IGNORED),
+    "ldm": (LDM_BERT, LDM_BERT_IGNORED),
+}
 UPSCALER_SCALE = 0.08333  # old folders have 0.18215 or nothing
 DEFAULT_SCALE = 0.18215  # of AutoencoderKL and VQModel where their config says nothing
 
@@ -40,16 +51,19 @@ def load_diffusers(folder: Path, *, data: bool = True) -> Checkpoint:
     refuse_pipeline(str(index.get("_class_name")), folder)
     vae_folder = folder / ("vae" if _has(index, "vae") else "vqvae")
     vae, unet = read_json(vae_folder / "config.json"), read_json(folder / "unet" / "config.json")
-    text_folder = folder / ("text_encoder" if _has(index, "text_encoder") else "bert")
-    text = text_config(read_json(text_folder / "config.json")) if _has(index, text_folder.name) else None
     pipeline = str(index.get("_class_name"))
+    xl = pipeline.startswith("StableDiffusionXL")
+    towers = {
+        name: tower_config(read_json(folder / name / "config.json"), xl=xl) for name in TOWERS if _has(index, name)
+    }
     scheduler = read_scheduler(_scheduler(folder, "scheduler"), pipeline)
     config = ModelConfig(
         unet=unet_config(unet),
         first_stage=autoencoder_config(vae),
         schedule=scheduler.schedule,
         scale_factor=_scale_factor(pipeline, vae),
-        conditioner=text,
+        conditioner=TextConfig(tuple(towers.values())) if towers else None,
+        zeros_for_no_prompt=xl and bool(index.get("force_zeros_for_empty_prompt", True)),
         concat=_concat(unet, vae, pipeline),
         low_res_schedule=_low_res(folder, index),
         latent_size=size if isinstance(size := unet.get("sample_size"), int) else None,
@@ -58,12 +72,13 @@ def load_diffusers(folder: Path, *, data: bool = True) -> Checkpoint:
         part: read_weights(place, data=data) for part, place in (("unet", folder / "unet"), ("first_stage", vae_folder))
     }
     states = {part: renamed(weights, DIFFUSERS) for part, weights in read.items()}
-    if text is not None:
-        read["conditioner"] = read_weights(text_folder, data=data)
-        states["conditioner"] = renamed(read["conditioner"], *TEXT_RENAMES[text.kind])
+    if towers:
+        read |= {name: read_weights(folder / name, data=data) for name in towers}
+        named = [(tower, renamed(read[name], *_renames(tower))) for name, tower in towers.items()]
+        states["conditioner"] = together(named)[1]
     origin = {id(value): key for weights in read.values() for key, value in weights.items()}
-    tokenizer = _tokenizer(folder, index, text.positions if text else 0)
-    return Checkpoint(config, states, tokenizer, scheduler.notes, origin=origin, sampler=scheduler.sampler)
+    tokenizers = _tokenizers(folder, index, towers)
+    return Checkpoint(config, states, tokenizers, scheduler.notes, origin=origin, sampler=scheduler.sampler)
 
 
 def _has(index: dict[str, Any], component: str) -> bool:
@@ -105,5 +120,11 @@ def _concat(unet: dict[str, Any], vae: dict[str, Any], pipeline: str) -> Concat 
     return known[extra]
 
 
-def _tokenizer(folder: Path, index: dict[str, Any], positions: int) -> PromptTokenizer | None:
-    return load_tokenizer(folder / "tokenizer", positions) if _has(index, "tokenizer") else None
+def _renames(tower: TowerConfig) -> tuple[Renames, str]:
+    return TEXT_RENAMES[tower.kind] if tower.pooled is None else (CLIP, CLIP_POOLED_IGNORED)
+
+
+def _tokenizers(folder: Path, index: Json, towers: Mapping[str, TowerConfig]) -> tuple[PromptTokenizer, ...]:
+    names = {name: TOWERS[name] for name in towers if _has(index, TOWERS[name])}
+    found = [load_tokenizer(folder / own, towers[name].positions) for name, own in names.items()]
+    return tuple(found) if len(found) == len(towers) else ()

@@ -11,7 +11,7 @@ from core.errors import CheckpointError
 
 HEAD = 512  # bytes of a file that tell what it is
 SHOWN = 3  # keys of a file that a refusal shows
-NEEDED = "latentd needs a whole Stable Diffusion 1 or 2 or latent-diffusion model"
+NEEDED = "latentd needs a whole Stable Diffusion 1, 2 or XL or latent-diffusion model"
 
 BYTES: tuple[tuple[bytes, str], ...] = (
     (rb"^version https://git-lfs", "a git-lfs pointer, not the weights; fetch them by `git lfs pull`"),
@@ -23,14 +23,16 @@ BYTES: tuple[tuple[bytes, str], ...] = (
 # By keys, the most telling first; those of WHOLE have a UNet and a first stage under the prefixes of ours.
 WHOLE: tuple[tuple[str, str], ...] = (
     (r"^noise_augmentor\.|^embedder\.model\.visual", "unCLIP"),
-    (r"^conditioner\.embedders\.|^model\.diffusion_model\.label_emb\.0\.0\.", "Stable Diffusion XL or one of its kind"),
+    (r"^edm_(mean|std|vpred)", "a relative of Stable Diffusion XL trained on EDM's noise (Playground 2.5, CosXL)"),
+    (r"time_stack\.|\.time_mixer\.", "Stable Video Diffusion"),
     (r"joint_blocks\.\d", "Stable Diffusion 3"),
     (r"double_blocks\.\d|single_transformer_blocks\.\d", "Flux"),
     (r"adaln_single\.|^(model\.)?blocks\.\d+\.scale_shift_table", "PixArt"),
     (r"^control_model\.", "a ControlNet"),
 )
+LORA = "a LoRA; its place is the folder Lora of LATENTD_MODELS_DIR"
 KEYS: tuple[tuple[str, str], ...] = (
-    (r"lora_(up|down|A|B)\b|\.lora\.(up|down)|^lora_(unet|te)|hada_w1|lokr_w", "a LoRA"),
+    (r"lora_(up|down|A|B)\b|\.lora\.(up|down)|^lora_(unet|te)|hada_w1|lokr_w|dora_scale", LORA),
     *WHOLE,
     (r"controlnet_(cond_embedding|down_blocks|mid_block)|input_hint_block|^zero_convs\.", "a ControlNet"),
     (r"^(string_to_param|emb_params|clip_[lg])$", "an embedding (textual inversion)"),
@@ -42,7 +44,9 @@ KEYS: tuple[tuple[str, str], ...] = (
 )
 
 PIPELINES: tuple[tuple[str, str], ...] = (
-    ("StableDiffusionXL", "Stable Diffusion XL"),
+    ("StableDiffusionXLControlNet", "Stable Diffusion XL with a ControlNet"),
+    ("StableDiffusionXLAdapter", "Stable Diffusion XL with a T2I-Adapter"),
+    ("StableDiffusionXLInstructPix2Pix", "InstructPix2Pix of Stable Diffusion XL"),
     ("StableDiffusion3", "Stable Diffusion 3"),
     ("Flux", "Flux"),
     ("PixArt", "PixArt"),

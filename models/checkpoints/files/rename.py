@@ -28,8 +28,9 @@ BERT: Renames = (
     (r"LayerNorm\.beta$", "LayerNorm.bias"),
 )
 BERT_IGNORED = r"^(bert\.)?(pooler\.|embeddings\.position_ids$)|^cls\."
-CLIP: Renames = ((r"^(?!text_model\.)", "text_model."),)
-CLIP_IGNORED = r"embeddings\.position_ids$|^text_projection\."
+CLIP: Renames = ((r"^(?!text_model\.|text_projection\.)", "text_model."),)
+CLIP_POOLED_IGNORED = r"embeddings\.position_ids$"
+CLIP_IGNORED = rf"{CLIP_POOLED_IGNORED}|^text_projection\."
 
 # diffusers' LDMBertModel.
 LDM_BERT: Renames = (
@@ -96,7 +97,8 @@ OPEN_CLIP: Renames = (
     (r"\.mlp\.c_fc\.", ".mlp.fc1."),
     (r"\.mlp\.c_proj\.", ".mlp.fc2."),
 )
-OPEN_CLIP_IGNORED = r"^(text_projection|logit_scale|attn_mask|visual\.)"
+OPEN_CLIP_POOLED_IGNORED = r"^(logit_scale|attn_mask|visual\.)"
+OPEN_CLIP_IGNORED = rf"{OPEN_CLIP_POOLED_IGNORED}|^text_projection"
 
 
 # Our names into those of diffusers and transformers, after q, k and v are split.

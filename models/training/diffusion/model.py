@@ -27,6 +27,7 @@ from models.networks.conditioning import (
     SpatialRescaler,
     TextConfig,
     TextEncoder,
+    TowerConfig,
 )
 from models.networks.make import make_conditioner
 from models.networks.unet import UNet
@@ -41,11 +42,11 @@ HEAD = 64  # width of a head of the paper's text transformer (App. E.2)
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What a run is conditioned on: the network's config, its first weights, the tokenizer, whether it learns."""
+    """What a run is conditioned on: the network's config, its first weights, the tokenizers, whether it learns."""
 
     config: Conditioner | None = None
     state: dict[str, Tensor] | None = None
-    tokenizer: PromptTokenizer | None = None
+    tokenizers: tuple[PromptTokenizer, ...] = ()  # one for each text tower
     trained: bool = False
 
     def network(self, device: torch.device) -> ConditionerModule | None:
@@ -75,7 +76,7 @@ class Trained(nn.Module):
         """
         context, concat = given.get("context"), given.get("concat")
         if isinstance(self.conditioner, TextEncoder):
-            context = self.conditioner(given["ids"], given["mask"])
+            context = self.conditioner([(given["ids"], given["mask"])]).context
         elif isinstance(self.conditioner, ClassEmbedder):
             context = self.conditioner(given["labels"])
         elif isinstance(self.conditioner, SpatialRescaler):
@@ -108,7 +109,7 @@ def condition_of(run: DiffusionRun, folder: Folder) -> Condition:
 def _text(given: TextCondition) -> Condition:
     if given.encoder is None:
         tokenizer = shipped_bert(given.window)
-        config = TextConfig(
+        tower = TowerConfig(
             kind="ldm",
             vocab_size=tokenizer.tokenizer.get_vocab_size(),
             width=given.width,
@@ -118,13 +119,13 @@ def _text(given: TextCondition) -> Condition:
             mlp=4 * given.width,
             positions=given.window,
         )
-        return Condition(config, None, tokenizer, trained=True)
+        return Condition(TextConfig((tower,)), None, (tokenizer,), trained=True)
     checkpoint = load_checkpoint(given.encoder)
     found = checkpoint.config.conditioner
-    if not isinstance(found, TextConfig) or checkpoint.tokenizer is None:
-        detail = f"{given.encoder}: has no text encoder with a tokenizer"
+    if not isinstance(found, TextConfig) or len(checkpoint.tokenizers) != 1:
+        detail = f"{given.encoder}: has no text encoder of one tower with a tokenizer"
         raise ConfigurationError(detail, field="condition.encoder", value=str(given.encoder))
-    return Condition(found, fitted(checkpoint)["conditioner"], checkpoint.tokenizer, given.trained)
+    return Condition(found, fitted(checkpoint)["conditioner"], checkpoint.tokenizers, given.trained)
 
 
 def model_config(run: DiffusionRun, first: FirstStage, condition: Condition) -> ModelConfig:
@@ -165,12 +166,12 @@ def pipeline(
     unet: UNet,
     first: Autoencoder,
     conditioner: ConditionerModule | None,
-    tokenizer: PromptTokenizer | None,
+    tokenizers: tuple[PromptTokenizer, ...],
     device: torch.device,
 ) -> LatentDiffusion:
     """Make the model that samples and encodes, of networks that are there."""
     denoiser = Denoiser(unet, device, torch.float32)
-    return LatentDiffusion("training", config, NoiseSchedule(config.schedule), denoiser, first, conditioner, tokenizer)
+    return LatentDiffusion("training", config, NoiseSchedule(config.schedule), denoiser, first, conditioner, tokenizers)
 
 
 def weights_digest(state: dict[str, Tensor]) -> str:

@@ -78,7 +78,7 @@ def _stage(
     config = model_config(run, first, condition)
     digest = weights_digest(first.state)
     unet, conditioner = _networks(run, config.unet, condition, device)
-    model = pipeline(config, unet, first.network(str(device)), conditioner, condition.tokenizer, device)
+    model = pipeline(config, unet, first.network(str(device)), conditioner, condition.tokenizers, device)
     frozen = None if condition.trained else conditioner
     cache, texts = _caches(run, folder, model, digest, frozen, processes, report)
     blank = model.blank_concat(*_size(run, model)).cpu() if config.concat == "mask-latent" else None
@@ -124,7 +124,7 @@ def _caches(
 
         @torch.inference_mode()
         def encode(prompts: list[str]) -> Tensor:
-            return model.encode_prompts(prompts)
+            return model.encode_prompts(prompts).context
 
         texts = text_cache(cache, name, encode, _told(report, "texts"))
     if processes.first:

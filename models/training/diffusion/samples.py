@@ -77,13 +77,13 @@ class Samples:
                 config.classes - 1 if gone else self.folder.label(item)
                 for item, gone in zip(items, dropped, strict=True)
             ])}  # fmt: skip
-        if self.model.tokenizer is None:
+        if not self.model.tokenizers:
             return {}
         texts = [None if gone else self._text(e, n) for e, n, gone in zip(entries, numbers, dropped, strict=True)]
         if self.texts is not None:
             rows = self.texts[[len(self.texts) - 1 if text is None else text for text in texts]]
             return {"context": torch.from_numpy(rows).float()}
-        ids, mask = self.model.tokenizer(["" if text is None else self.cache.texts[text] for text in texts])
+        ids, mask = self.model.tokenizers[0](["" if text is None else self.cache.texts[text] for text in texts])
         return {"ids": ids, "mask": mask}
 
     def _text(self, entry: int, number: int) -> int | None:

@@ -51,7 +51,10 @@ def _conditioning(model: LatentDiffusion, run: DiffusionRun, shown: Shown, part:
         concat = model.map_concat(shown.maps[chosen])
     context = blank = None
     if shown.prompts is not None:
-        context, blank = model.encode_prompts(shown.prompts[chosen]), model.encode_prompts([""] * len(part))
+        context, blank = (
+            model.encode_prompts(shown.prompts[chosen]).context,
+            model.encode_prompts([""] * len(part)).context,
+        )
     if shown.labels is not None and model.config.null_class is not None:
         nothing = torch.full((len(part),), model.config.null_class)
         context, blank = model.encode_labels(shown.labels[chosen]), model.encode_labels(nothing)

@@ -80,7 +80,7 @@ class DiffusionTraining:
         first = model.first_stage
         assert isinstance(first, Autoencoder)
         conditioner = self.frozen if average.conditioner is None else average.conditioner
-        return pipeline(model.config, average.unet, first, conditioner, model.tokenizer, self.device)
+        return pipeline(model.config, average.unet, first, conditioner, model.tokenizers, self.device)
 
     def pictures(self) -> Tensor:
         return sampled(self.averaged, self.run, self.shown)

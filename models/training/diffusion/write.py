@@ -24,7 +24,7 @@ def write_checkpoint(run: DiffusionRun, model: LatentDiffusion) -> None:
     states = {"unet": _state(model.unet, dtype), "first_stage": _state(model.first_stage, dtype)}
     if model.conditioner is not None:
         states["conditioner"] = _state(model.conditioner, dtype)
-    checkpoint = Checkpoint(model.config, states, model.tokenizer)
+    checkpoint = Checkpoint(model.config, states, model.tokenizers)
     folder, unfinished, old = (run.out / name for name in (FOLDER, f".{FOLDER}.unfinished", f".{FOLDER}.old"))
     for left in (unfinished, old):
         shutil.rmtree(left, ignore_errors=True)

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from core.errors import ConfigurationError
-from core.settings import WEIGHTS_DIR
+from core.errors import ConfigurationError, InvalidRequest
+from core.settings import WEIGHTS_DIR, Settings
 from latentd.cli import draw
 from service.requests.cards import installed_cards
 from tests.enqueue import make_request
+from tests.loras import applied, write_loras, write_middle
+from tests.tiny import write_tiny_inpaint
 
 FIELDS = {"prompt": "cat", "steps": 1, "num_images": 2}
 
@@ -27,3 +29,15 @@ def test_a_file_that_cannot_be_written_after_all_is_named(tmp_path: Path) -> Non
     card = installed_cards(WEIGHTS_DIR)["emoji"]
     with pytest.raises(ConfigurationError, match=r"--out .*/gone/o\.png: No such file or directory"):
         draw.write([Image.new("RGB", (8, 8))], [tmp_path / "gone" / "o.png"], make_request(), card)
+
+
+def test_loras_are_named_with_their_scales(tmp_path: Path) -> None:
+    write_tiny_inpaint(tmp_path / "tiny")
+    write_middle(write_loras(tmp_path) / "middle.safetensors")
+    settings = Settings(models_dir=tmp_path, model="tiny")
+    sent = {"prompt": "cat", "loras": draw.read_loras(["middle:0.5", "style"])}
+    request, *_ = draw.resolve("txt2img", sent, {}, settings)
+    assert list(request.applied_loras) == applied(tmp_path, middle=0.5, style=1.0)
+    assert draw.read_loras([]) is None
+    with pytest.raises(InvalidRequest, match="--lora 'a:b': must be ID or ID:NUMBER"):
+        draw.read_loras(["a:b"])

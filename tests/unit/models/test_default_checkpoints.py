@@ -70,16 +70,16 @@ def test_context_equals_transformers(emoji: LatentDiffusion) -> None:
     tokenizer = BertTokenizer.from_pretrained(EMOJI / "tokenizer")
     tokens = tokenizer(list(PROMPTS), padding="max_length", max_length=32, truncation=True, return_tensors="pt")
     expected = encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-    torch.testing.assert_close(emoji.encode_prompts(PROMPTS), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(emoji.encode_prompts(PROMPTS).context, expected, atol=1e-5, rtol=0)
 
 
 def test_long_prompts_are_cut_to_the_window(emoji: LatentDiffusion) -> None:
-    assert emoji.encode_prompts(["heart " * 100]).shape == (1, 32, 384)
+    assert emoji.encode_prompts(["heart " * 100]).context.shape == (1, 32, 384)
 
 
 def test_text_model_samples_as_diffusers(emoji: LatentDiffusion) -> None:
     unet = _theirs(diffusers.UNet2DConditionModel, EMOJI / "unet")
-    context, null = emoji.encode_prompts(["red heart"]), emoji.encode_prompts([""])
+    context, null = (emoji.encode_prompts([text]).context for text in ("red heart", ""))
     z, concat = _noise(1, 16, 16, 16), emoji.blank_concat(16, 16)
     both = torch.cat([null, context])
 

@@ -54,7 +54,7 @@ def test_the_flag_is_read_and_outlives_conversion(tmp_path: Path) -> None:
     assert autoencoder_config(written) == config
     assert "force_upcast" not in autoencoder_json(replace(config, force_upcast=False), 1.0, None)
     whole = replace(configs()["plain"], first_stage=config)
-    save_native(random_weights(whole, 0, None), tmp_path)
+    save_native(random_weights(whole, 0), tmp_path)
     assert load_native(tmp_path).config.first_stage.force_upcast
 
 
@@ -68,7 +68,8 @@ def test_the_default_model_keeps_its_first_stage_in_float32() -> None:
 def test_half_precision_samples_about_the_same(sampler: str, dtype: torch.dtype, bound: float) -> None:
     latents = []
     for model in (_model(torch.float32), _model(dtype)):
-        context, null, concat = model.encode_prompts(["cat"]), model.encode_prompts([""]), model.blank_concat(8, 8)
+        context, null = (model.encode_prompts([text]).context for text in ("cat", ""))
+        concat = model.blank_concat(8, 8)
         conditioning = Conditioning(Inputs(context, concat), Inputs(null, concat), 3.0)
         latents.append(sample(model, compile_plan(sampler, model.schedule, 6), _noise(1, 4, 8, 8), conditioning))
     full, half = latents
@@ -87,7 +88,7 @@ def test_codes_are_compared_in_float32() -> None:
 def test_predictions_pass_gradients_to_weights_and_conditioning(tmp_path: Path) -> None:
     model = load(write_tiny("plain", tmp_path / "plain"))
     model.unet.requires_grad_(True)
-    context = model.encode_prompts(["cat"]).requires_grad_()
+    context = model.encode_prompts(["cat"]).context.requires_grad_()
     out = model.predict(_noise(1, 4, 8, 8), torch.tensor([500.0]), Inputs(context))
     of_context, *of_weights = torch.autograd.grad(out.square().mean(), [context, *model.unet.parameters()])
     assert of_context.abs().sum() > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from redis import Redis
 
@@ -29,9 +29,14 @@ def make_worker(redis: Redis, name: str = "worker-a") -> BatchWorker:
     return worker
 
 
-def make_claims(worker: BatchWorker, models: Sequence[str] = ("tiny",), numerics: Numerics = NUMERICS) -> Claims:
+def make_claims(
+    worker: BatchWorker,
+    models: Sequence[str] = ("tiny",),
+    numerics: Numerics = NUMERICS,
+    loras: Collection[str] = (),
+) -> Claims:
     """Claims of `worker`."""
-    return Claims(worker, worker.connection, models, dict.fromkeys(models, numerics))
+    return Claims(worker, worker.connection, models, dict.fromkeys(models, numerics), loras=loras)
 
 
 def claim(worker: BatchWorker) -> JobRun:

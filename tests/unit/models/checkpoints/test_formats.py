@@ -115,21 +115,26 @@ def _first_names(state: dict[str, Tensor], rules: dict[str, str]) -> dict[str, T
     return names
 
 
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("name", ["bert", "clip"])
-def test_the_first_version_of_the_internal_form_is_read(name: str, tmp_path: Path) -> None:
+def test_earlier_versions_of_the_internal_form_are_read(name: str, version: int, tmp_path: Path) -> None:
     path = FOLDER if name == "clip" else CASES.parents[2] / "models" / "weights" / "emoji"
     original, out = load_checkpoint(path), convert(path, tmp_path / "out", "native")
     file, index = out / "conditioner.safetensors", json.loads((out / "model.json").read_text("utf-8"))
-    save_file(_first_names(load_file(file), FIRST_NAMES[name]), file)
-    (out / "model.json").write_text(json.dumps(index | {"version": 1}), "utf-8")
+    state = {key.removeprefix("towers.0."): value for key, value in load_file(file).items()}
+    save_file(_first_names(state, FIRST_NAMES[name]) if version == 1 else state, file)
+    (tower,) = index["conditioner"].pop("towers")
+    one = {key: value for key, value in tower.items() if key not in ("skip", "final_norm", "pooled")}
+    changed = {"version": version, "conditioner": index["conditioner"] | one}
+    (out / "model.json").write_text(json.dumps(index | changed), "utf-8")
     _same(original, load_checkpoint(out))
 
 
 def test_a_later_version_of_the_internal_form_is_refused(tmp_path: Path) -> None:
     out = convert(FOLDER, tmp_path / "out", "native")
     index = json.loads((out / "model.json").read_text("utf-8"))
-    (out / "model.json").write_text(json.dumps(index | {"version": 3}), "utf-8")
-    with pytest.raises(CheckpointError, match="'latentd' 3 is unknown"):
+    (out / "model.json").write_text(json.dumps(index | {"version": 4}), "utf-8")
+    with pytest.raises(CheckpointError, match="'latentd' 4 is unknown"):
         load_checkpoint(out)
 
 
@@ -302,6 +307,6 @@ def test_diffusers_runs_what_we_write_and_draws_the_same(tmp_path: Path) -> None
     x_T = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     options = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "latent", "height": 64, "width": 64}
     expected = pipeline(["A red heart, it's 2 o'clock!"], latents=x_T, **options).images
-    context, null = model.encode_prompts(["A red heart, it's 2 o'clock!"]), model.encode_prompts([""])
+    context, null = (model.encode_prompts([text]).context for text in ("A red heart, it's 2 o'clock!", ""))
     ours = sample(model, compile_plan("ddim", model.schedule, 3), x_T, Conditioning(Inputs(context), Inputs(null), 3.0))
     torch.testing.assert_close(ours, expected, atol=1e-3, rtol=0)

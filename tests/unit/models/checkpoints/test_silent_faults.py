@@ -116,7 +116,7 @@ def test_a_text_tower_without_its_last_layer_loses_no_other(layers: int) -> None
     found = read_conditioner(meta_state(open_clip_shapes(1024, layers)), {}, 0, None)
     assert found is not None
     assert isinstance(found[0], TextConfig)
-    assert found[0].layers == 23
+    assert found[0].towers[0].layers == 23
 
 
 def test_the_config_of_another_model_is_not_applied(tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ from transformers.models.clip.modeling_clip import CLIPTextModel
 
 from core.errors import CheckpointError
 from models.checkpoints.build import build
-from models.checkpoints.diffusers.config import autoencoder_config, text_config, unet_config
+from models.checkpoints.diffusers.config import autoencoder_config, tower_config, unet_config
 from models.checkpoints.diffusers.reader import TEXT_RENAMES
 from models.checkpoints.files.rename import DIFFUSERS, renamed
+from models.checkpoints.towers import together
 from models.networks.autoencoder import Autoencoder
-from models.networks.conditioning import ConditionerModule
+from models.networks.conditioning import TextEncoder, TextTower
 from models.networks.make import make_conditioner
 from models.networks.unet import UNet
 
@@ -132,7 +133,7 @@ def test_bert(masked: bool) -> None:
     ours = _text({**theirs.config.to_dict(), "use_attention_mask": masked}, theirs.state_dict())
     ids, mask = torch.arange(14).view(2, 7), torch.tensor([[1] * 7, [1, 1, 1, 0, 0, 0, 0]])
     expected = theirs(ids, attention_mask=mask if masked else None).last_hidden_state
-    _close(ours(ids, mask), expected)
+    _close(ours(ids, mask).context, expected)
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
@@ -146,18 +147,17 @@ def test_clip(activation: str) -> None:
     config = CLIPTextConfig(vocab_size=30, max_position_embeddings=9, hidden_act=activation, **shape)
     theirs = _randomise(CLIPTextModel(config))
     ids = torch.arange(14).view(2, 7)
-    _close(_text(config.to_dict(), theirs.state_dict())(ids), theirs(ids).last_hidden_state)
+    _close(_text(config.to_dict(), theirs.state_dict())(ids).context, theirs(ids).last_hidden_state)
 
 
-def _text(config: dict[str, Any], state: dict[str, Tensor]) -> ConditionerModule:
-    parsed = text_config(config)
-    return build(
-        lambda: make_conditioner(parsed),
-        renamed(state, *TEXT_RENAMES[parsed.kind]),
-        "text encoder",
-        "cpu",
-        torch.float32,
-    )
+def _text(config: dict[str, Any], state: dict[str, Tensor]) -> TextTower:
+    tower = tower_config(config)
+    text, names = together([(tower, renamed(state, *TEXT_RENAMES[tower.kind]))])
+    module = build(lambda: make_conditioner(text), names, "text encoder", "cpu", torch.float32)
+    assert isinstance(module, TextEncoder)
+    (made,) = module.towers
+    assert isinstance(made, TextTower)
+    return made
 
 
 def test_an_option_we_do_not_compute_is_refused_by_name() -> None:

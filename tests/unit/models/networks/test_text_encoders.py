@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models.checkpoints.build import build
-from models.networks.conditioning import TextConfig
+from models.networks.conditioning import TextConfig, TowerConfig
 from models.networks.make import make_conditioner
 from tests.parity.run import CASES
 
@@ -28,7 +28,7 @@ socket.socket.connect = socket.getaddrinfo = refuse
 from models.checkpoints.load import load
 for path in sys.argv[1:]:
     model = load(Path(path))
-    if model.tokenizer is not None:
+    if model.tokenizers:
         model.encode_prompts(["red heart"])
 sys.exit(3 if "transformers" in sys.modules else 0)
 """
@@ -54,7 +54,7 @@ def test_models_without_such_an_encoder_do_not_wait_for_transformers(tmp_path: P
 
 def _config(kind: str) -> TextConfig:
     shape = {"vocab_size": 30, "width": 16, "layers": 1, "heads": 2, "head_dim": 8, "mlp": 32, "positions": 9}
-    return TextConfig(kind=kind, **shape)  # type: ignore[arg-type]  # a name of the parameters
+    return TextConfig((TowerConfig(kind=kind, **shape),))  # type: ignore[arg-type]  # a name of the parameters
 
 
 @pytest.mark.parametrize("kind", ["bert", "clip"])
@@ -63,10 +63,10 @@ def test_nothing_of_an_encoder_stays_on_the_meta_device(kind: str) -> None:
     state = dict(make_conditioner(config).state_dict())
     module = build(lambda: make_conditioner(config), state, "conditioner", "cpu", torch.bfloat16)
     assert not any(value.is_meta for value in (*module.parameters(), *module.buffers()))
-    assert module(torch.arange(7)[None]).dtype == torch.bfloat16
+    assert module([(torch.arange(7)[None], None)]).context.dtype == torch.bfloat16
 
 
 def test_a_width_that_heads_do_not_divide_is_refused() -> None:
     for kind in ("bert", "clip"):
         with pytest.raises(ValueError, match="heads"):
-            make_conditioner(TextConfig(kind, 30, 16, 1, 3, 5, 32, 9))
+            make_conditioner(TextConfig((TowerConfig(kind, 30, 16, 1, 3, 5, 32, 9),)))

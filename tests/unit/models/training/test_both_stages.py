@@ -88,7 +88,7 @@ def test_the_engine_serves_it(trained: Path) -> None:
     request = make_request(prompt="red ball", guidance_scale=1.0, steps=4, width=64, height=64, seed=3)
     picture = finished(play(engine, [Admission("job", request, {})]))["job", 0]
     z = noise(3, X_T, 0, (model.latent_channels, 16, 16))[None]
-    inputs = Conditioning(Inputs(context=model.encode_prompts(["red ball"])))
+    inputs = Conditioning(Inputs(context=model.encode_prompts(["red ball"]).context))
     whole = model.decode(sample(model, compile_plan("ddim", model.schedule, 4), z, inputs))
     drawn = torch.tensor(list(picture.convert("RGB").getdata())).view(64, 64, 3).permute(2, 0, 1) / 127.5 - 1
     assert float((whole[0].clamp(-1, 1) - drawn).abs().max()) < 0.05

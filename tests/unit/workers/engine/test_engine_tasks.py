@@ -137,7 +137,7 @@ def test_an_answer_with_too_many_pixels_is_refused() -> None:
 def _four_channels() -> LatentDiffusion:
     paint = tiny_models()["paint"]
     config = replace(paint.config, concat=None, unet=replace(paint.config.unet, in_channels=4))
-    return assemble(random_weights(config, 3, paint.tokenizer), "paint")
+    return assemble(random_weights(config, 3, *paint.tokenizers), "paint")
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
@@ -168,10 +168,10 @@ def test_text_to_image_works_on_four_channels_too() -> None:
 
 def test_prompts_are_encoded_once_and_only_so_many_kept() -> None:
     model, cache = tiny_models()["paint"], PromptCache()
-    first = cache.context(model, "red heart")
-    assert cache.context(model, "red heart") is first
+    first = cache.encoded(model, "red heart")
+    assert cache.encoded(model, "red heart") is first
     for number in range(PROMPTS_KEPT):
-        cache.context(model, str(number))
+        cache.encoded(model, str(number))
     assert len(cache.kept) == PROMPTS_KEPT
-    assert cache.context(model, "red heart") is not first
-    assert torch.equal(cache.context(model, "red heart"), first)
+    assert cache.encoded(model, "red heart") is not first
+    assert torch.equal(cache.encoded(model, "red heart").context, first.context)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from contract.request import JobRequest, OutputFormat, Upload, parse_request
 from core.errors import JobFailed
+from tests.enqueue import make_request
 from workers.engine.pictures import (
     Frame,
     encode_picture,
@@ -147,6 +148,14 @@ def test_png_carries_parameters_and_json() -> None:
     stored = json.loads(png.info["latentd"])
     assert stored["model_hash"] == "abcdef0123456789"
     assert parse_request(stored["request"]) == request
+
+
+def test_png_names_loras_by_their_files() -> None:
+    loras = [{"id": "dogs", "scale": 0.8, "hash": "a" * 64}, {"id": "ink", "scale": -1.0, "hash": "b" * 64}]
+    text = picture_text(make_request(loras=loras), 0, "f" * 64)
+    assert f'Lora hashes: "dogs: {"a" * 12}, ink: {"b" * 12}", Lora scales: "dogs: 0.8, ink: -1"' in text["parameters"]
+    assert json.loads(text["latentd"])["request"]["loras"] == loras
+    assert "ora" not in "".join(picture_text(make_request(), 0, "f" * 64).values())
 
 
 def test_text_does_not_depend_on_where_uploads_lie() -> None:

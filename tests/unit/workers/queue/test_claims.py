@@ -110,6 +110,17 @@ def test_another_contract_version_goes_back_and_does_not_spin(redis: Redis) -> N
     assert fetch(redis, "new").get_status() == JobStatus.QUEUED
 
 
+def test_a_job_is_left_to_a_worker_that_has_its_loras(redis: Redis) -> None:
+    loras = [{"id": name, "scale": 1.0, "hash": "0"} for name in ("style", "dogs")]
+    enqueue(redis, "a", make_request(loras=loras))
+    worker = make_worker(redis)
+    assert make_claims(worker, loras={"style"}).next(TINY) is None
+    assert job_state(redis, "a")["status"] == "queued"
+    run = make_claims(worker, loras={"style", "dogs"}).next(TINY)
+    assert run is not None
+    assert [lora.id for lora in run.request.applied_loras] == ["style", "dogs"]
+
+
 def test_a_paused_lane_is_tried_again(redis: Redis) -> None:
     now = 0.0
     worker = make_worker(redis)

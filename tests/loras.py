@@ -1,0 +1,57 @@
+"""LoRAs of the reference cases and their model, for tests of what runs them."""
+
+from __future__ import annotations
+
+import shutil
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from contract.request import AppliedLora
+from models.checkpoints.load import load
+from models.loras.library import FoundLora, LoraLibrary
+from models.loras.scan import scan_loras
+from models.pipeline import LatentDiffusion
+from tests.parity.run import CASES
+
+CASE = CASES / "lora"
+# Kohya's with a text encoder, LoCon with convolutions, PEFT's of another alpha: all for tiny SD 1 models of one shape.
+FILES = {"style": "sd1_kohya", "conv": "sd1_locon", "peft": "sd1_peft"}
+
+
+@lru_cache
+def small_sd() -> LatentDiffusion:
+    """A tiny SD 1 with CLIP's text tower; its id is `pipeline`."""
+    return load(CASE / "sd1_kohya" / "pipeline")
+
+
+def write_loras(models_dir: Path) -> Path:
+    """Fill the folder Lora of a models directory. Returns it."""
+    folder = models_dir / "Lora"
+    folder.mkdir(parents=True)
+    for name, case in FILES.items():
+        shutil.copy(CASE / case / "lora.safetensors", folder / f"{name}.safetensors")
+    return folder
+
+
+def library_of(models_dir: Path, budget: int = 1 << 30) -> LoraLibrary:
+    """The LoRAs of a models directory, found as a worker finds them."""
+    scanned = [item for item in scan_loras(models_dir) if item.card is not None]
+    return LoraLibrary({item.card.id: FoundLora(item.card, item.path) for item in scanned if item.card}, budget)
+
+
+def applied(models_dir: Path, **scales: float) -> list[AppliedLora]:
+    """What requests of these LoRAs at these scales resolve to."""
+    cards = {item.card.id: item.card for item in scan_loras(models_dir) if item.card is not None}
+    return [AppliedLora(id=name, scale=scale, hash=cards[name].hash) for name, scale in scales.items()]
+
+
+def write_middle(path: Path, seed: int = 0) -> Path:
+    """Write a LoRA of one layer in the middle, 16 channels wide, which `tests.tiny`'s models have. Returns `path`."""
+    generator = torch.Generator().manual_seed(seed)
+    layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    shapes = {f"{layer}.lora_down.weight": (2, 16), f"{layer}.lora_up.weight": (16, 2)}
+    save_file({key: torch.randn(*shape, generator=generator) for key, shape in shapes.items()}, path)
+    return path
