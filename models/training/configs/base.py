@@ -105,9 +105,12 @@ def write_config(config: Strict, file: Path) -> None:
 
 
 def _named(file: Path, error: ValidationError) -> ConfigurationError:
-    first = error.errors()[0]
+    unknown = ("extra_forbidden", "unexpected_keyword_argument")
+    first = min(
+        error.errors(), key=lambda found: found["type"] not in unknown
+    )  # a misspelt key before what it left out
     key = ".".join(str(part) for part in first["loc"])
-    reasons = {"extra_forbidden": "is unknown", "unexpected_keyword_argument": "is unknown", "missing": "is missing"}
+    reasons = {**dict.fromkeys(unknown, "is unknown"), "missing": "is missing"}
     reason = reasons.get(first["type"], f"is {first['input']!r}: {first['msg']}")
     where = f"{key} {reason}" if key else first["msg"]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

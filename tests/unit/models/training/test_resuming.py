@@ -6,9 +6,9 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ import pytest
 
 from core.errors import ConfigurationError
 from models.training.configs.base import write_config
-from models.training.loop.logbook import LOG
+from models.training.configs.diffusion import UpscalerRun
+from models.training.diffusion.run import run_diffusion
 from models.training.loop.state import FOLDER
+from models.training.loop.trainer import Progress
 from tests.training import autoencoder_run, ldm_run, losses, train, upscaler_run, write_balls
 
 ADVERSARIAL = {"perceptual": 0.0, "adversarial": 0.1, "adversarial_from": 0.3}
@@ -56,44 +58,47 @@ def test_latent_diffusion_goes_on_where_it_stopped(prepared: Path) -> None:
 
 
 def test_a_run_killed_at_any_moment_loses_nothing_but_time(prepared: Path) -> None:
-    """By SIGKILL, after its first lines: what it wrote beyond its last state is written again, the same."""
+    """By SIGKILL after a random step: what it wrote beyond its last state is written again, the same."""
     run = upscaler_run(prepared, out=prepared / "killed", crops=(4, 8))
     whole = train(upscaler_run(prepared, crops=(4, 8)))
-    process = command(run, "upscaler", prepared)
-    log = run.out / LOG
-    after = random.SystemRandom().randrange(1, 10)
-    while process.poll() is None and not (log.is_file() and log.read_text("utf-8").count("\n") >= after):
-        pass
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process = get_context("spawn").Process(target=killed, args=(run, random.SystemRandom().randrange(1, 12)))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert train(run) == pytest.approx(whole, abs=1e-6)
+
+
+def killed(run: UpscalerRun, after: int) -> None:
+    """Train and be killed in step `after`, once it was logged and before any state of it is saved."""
+
+    def report(progress: Progress) -> None:
+        if progress.what == "steps" and progress.step == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run_diffusion(run, "cpu", report=report, stop=lambda: False)
 
 
 def test_two_processes_compute_what_one_does(prepared: Path) -> None:
     """At an equal global batch, over gloo: both players of the first stage, and the UNet with its text encoder."""
     vq = autoencoder_run(prepared, **VQ, out=prepared / "first-two")
     ldm = ldm_run(prepared, condition=TEXT, steps=6, out=prepared / "ldm-two")
-    ran = [command(vq, "autoencoder", prepared, 2), command(ldm, "ldm", prepared, 2)]
-    assert [(process.communicate()[1], process.returncode)[1] for process in ran] == [0, 0]
+    for run, what in ((vq, "autoencoder"), (ldm, "ldm")):
+        done = torchrun(run, what, prepared)
+        assert done.returncode == 0, done.stderr
     assert losses(vq.out) == pytest.approx(losses(prepared / "first"), abs=1e-4)
     assert losses(ldm.out) == pytest.approx(
         train(ldm_run(prepared, condition=TEXT, steps=6, out=prepared / "one")), abs=1e-4
     )
 
 
-def command(run: Any, what: str, folder: Path, processes: int = 1) -> subprocess.Popen[str]:
-    """Start `latentd train`, by torchrun where there are several processes."""
+def torchrun(run: Any, what: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `latentd train` in two processes."""
     file = folder / f"{run.out.name}.yaml"
     write_config(run, file)
-    start = [sys.executable, "-m"]
-    if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        start += ["torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port), "-m"]
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m"]
+    command = [*start, "latentd", "train", what, "--config", str(file), "--device", "cpu"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    arguments = [*start, "latentd", "train", what, "--config", str(file), "--device", "cpu"]
-    return subprocess.Popen(arguments, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.run(command, env=env, text=True, capture_output=True, timeout=250, check=False)
 
 
 def test_a_state_of_another_configuration_is_refused(prepared: Path) -> None:
