@@ -1,4 +1,4 @@
-"""Commands that train: both stages, the upscaler, a recipe from its data on."""
+"""Commands that train: both stages, the upscaler, LoRAs, a recipe from its data on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from models.training.configs.base import Strict
     from models.training.loop.trainer import Progress as Moment
 
-app = typer.Typer(help="Train: the first stage, latent diffusion, an upscaler.", no_args_is_help=True)
+app = typer.Typer(help="Train: the first stage, latent diffusion, an upscaler, a LoRA.", no_args_is_help=True)
 
 PHASES = ("data", "autoencoder", "ldm", "upscaler")  # of a recipe, in order; each is a file of its folder
 NEEDED = "pip install -e '.[train]' installs what training needs"
@@ -48,6 +48,12 @@ def ldm(config: Config, minutes: Minutes = FOREVER, device: Device = "auto") -> 
 def upscaler(config: Config, minutes: Minutes = FOREVER, device: Device = "auto") -> None:
     """Train super-resolution by the first stage's factor."""
     _phase("upscaler", config, device, _clock(minutes))
+
+
+@app.command("lora")
+def lora(config: Config, minutes: Minutes = FOREVER, device: Device = "auto") -> None:
+    """Train a LoRA of a text model on pictures with captions; its file is kohya's or PEFT's."""
+    _phase("lora", config, device, _clock(minutes))
 
 
 @app.command("data")
@@ -103,6 +109,12 @@ def _run(
 
         run = read_config(file, AutoencoderRun)
         return run_autoencoder(run, device, report=report, stop=stop), run.out
+    if phase == "lora":
+        from models.training.configs.diffusion import LoraRun
+        from models.training.lora.run import run_lora
+
+        adapter = read_config(file, LoraRun)
+        return run_lora(adapter, device, report=report, stop=stop), adapter.out
     from models.training.configs.diffusion import LdmRun, UpscalerRun
     from models.training.diffusion.run import run_diffusion
 

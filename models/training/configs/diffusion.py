@@ -138,30 +138,40 @@ class CardConfig(Strict):
     sampler: str = "ddim"
 
 
-class DiffusionRun(RunConfig):
+class LatentRun(RunConfig):
+    """What learns on encoded latents: timestep weights, cache, sample grids."""
+
+    min_snr: float | None = Field(5.0, gt=0)  # γ of min-SNR weights (Hang et al. 2023); none: all timesteps alike
+    min_weight: Share = 0.0  # the least that a timestep weighs: min-SNR gives pure noise 0 where v is predicted
+    cache: CacheConfig
+    sample_steps: int = Field(12, ge=1)
+    guidance_scale: float = Field(4.0, ge=0)  # of the sample grids
+    prompts: tuple[str, ...] = ()  # of the sample grids; none: captions of the data
+    save_dtype: Literal["float32", "float16"] = "float32"
+
+
+class DiffusionRun(LatentRun):
     """Stage 2 (paper §3.2), less what it is conditioned on."""
 
     first_stage: Path  # a run's first_stage folder, or a checkpoint
     unet: UNetShape
     schedule: ScheduleShape = ScheduleShape()
-    min_snr: float | None = Field(5.0, gt=0)  # γ of min-SNR weights (Hang et al. 2023); none: all timesteps alike
-    min_weight: Share = 0.0  # the least that a timestep weighs: min-SNR gives pure noise 0 where v is predicted
-    cache: CacheConfig
     start_from: Path | None = None  # a checkpoint whose fitting UNet weights are taken over
-    sample_steps: int = Field(12, ge=1)
-    guidance_scale: float = Field(4.0, ge=0)  # of the sample grids
-    prompts: tuple[str, ...] = ()  # of the sample grids; none: captions of the data
-    save_dtype: Literal["float32", "float16"] = "float32"
     card: CardConfig = CardConfig()
 
 
-class LdmRun(DiffusionRun):
+class Conditioned(Strict):
+    """How often what a run is conditioned on is left out."""
+
+    drop: Share = 0.1  # of the conditions, for classifier-free guidance
+    full_mask: Share = 0.45  # of the samples of an SD inpainting model that are masked wholly
+
+
+class LdmRun(DiffusionRun, Conditioned):
     """Latent diffusion: text, classes, label maps or nothing; with or without a masked picture."""
 
     condition: Condition | None = None
     concat: Literal["mask-latent", "latent-mask"] | None = None  # inpainting, as SD or as LDM has it
-    drop: Share = 0.1  # of the conditions, for classifier-free guidance
-    full_mask: Share = 0.45  # of the samples of an SD inpainting model that are masked wholly
 
     @model_validator(mode="after")
     def _fits(self) -> LdmRun:
@@ -178,3 +188,15 @@ class UpscalerRun(DiffusionRun):
     crops: tuple[int, ...] = ()  # latent pixels a side, one drawn for each step; none: whole pictures
     low_res_noise: float = Field(0.04, ge=0)  # largest deviation of noise on the small picture
     noisy: Share = 0.4  # of the samples that get it
+
+
+class LoraRun(LatentRun, Conditioned):
+    """Low-rank changes (LoRA, Hu et al. 2021) of a text model's layers, on captions; its own weights stay."""
+
+    model: Path  # the checkpoint
+    rank: int = Field(8, ge=1, le=1024)
+    alpha: float | None = Field(None, gt=0)  # the product is scaled by alpha / rank; none: by 1
+    targets: Literal["attention", "linear", "all"] = "attention"  # all: convolutions, too
+    text: bool = False  # the text towers, too
+    layout: Literal["kohya", "peft"] = "kohya"  # how the file names its layers
+    trigger: str = ""  # what in captions calls for it, for its card

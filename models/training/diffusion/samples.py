@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.networks.conditioning import ClassConfig
 from models.pipeline import LatentDiffusion
-from models.training.configs.diffusion import DiffusionRun, LdmRun, UpscalerRun
+from models.training.configs.diffusion import Conditioned, LatentRun, UpscalerRun
 from models.training.data.folder import Folder
 from models.training.data.order import Order
 from models.training.diffusion.cache import Cache
@@ -23,7 +23,7 @@ class Samples:
 
     def __init__(
         self,
-        run: DiffusionRun,
+        run: LatentRun,
         folder: Folder,
         cache: Cache,
         order: Order,
@@ -42,7 +42,7 @@ class Samples:
         x0 = self.cache.rows("latent", entries)  # b c h w
         given = {**self._concat(numbers, entries), **self._condition(numbers, entries, items)}
         x0, given = self._cropped(x0, given, step)
-        steps = self.run.schedule.timesteps
+        steps = self.model.config.schedule.timesteps
         timesteps = (uniforms(self.seed, "timestep", numbers) * steps).long()
         return {"x0": x0, "noise": normals(self.seed, "noise", numbers, x0.shape[1:]), "timesteps": timesteps, **given}
 
@@ -57,7 +57,7 @@ class Samples:
         concat = self.cache.rows("concat", entries)  # b k h w
         if isinstance(self.run, UpscalerRun):
             return {"concat": self._noisy(concat, numbers, self.run)}
-        if self.blank is not None and isinstance(self.run, LdmRun):
+        if self.blank is not None and isinstance(self.run, Conditioned):
             whole = uniforms(self.seed, "whole", numbers) < self.run.full_mask
             concat = torch.where(whole[:, None, None, None], self.blank, concat)
         return {"concat": concat}
@@ -70,7 +70,7 @@ class Samples:
         return (concat + spread[:, None, None, None] * drawn).clamp(-1, 1)
 
     def _condition(self, numbers: Sequence[int], entries: Sequence[int], items: Sequence[int]) -> dict[str, Tensor]:
-        config, drop = self.model.config.conditioner, self.run.drop if isinstance(self.run, LdmRun) else 0.0
+        config, drop = self.model.config.conditioner, self.run.drop if isinstance(self.run, Conditioned) else 0.0
         dropped = [uniform(self.seed, "drop", n) < drop for n in numbers]
         if isinstance(config, ClassConfig):
             return {"labels": torch.tensor([

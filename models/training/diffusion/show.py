@@ -12,7 +12,7 @@ from models.pipeline import LatentDiffusion
 from models.samplers.compile import compile_plan
 from models.samplers.noise import X_T, noise
 from models.sampling import Conditioning, sample
-from models.training.configs.diffusion import DiffusionRun
+from models.training.configs.diffusion import LatentRun
 
 AT_ONCE = 8
 
@@ -29,13 +29,13 @@ class Shown:
 
 
 @torch.no_grad()
-def sampled(model: LatentDiffusion, run: DiffusionRun, shown: Shown) -> Tensor:
+def sampled(model: LatentDiffusion, run: LatentRun, shown: Shown) -> Tensor:
     """Sample pictures b 3 H W, about [−1, 1], on the CPU."""
     parts = [range(i, min(i + AT_ONCE, shown.count)) for i in range(0, shown.count, AT_ONCE)]
     return torch.cat([_sampled(model, run, shown, part) for part in parts])
 
 
-def _sampled(model: LatentDiffusion, run: DiffusionRun, shown: Shown, part: range) -> Tensor:
+def _sampled(model: LatentDiffusion, run: LatentRun, shown: Shown, part: range) -> Tensor:
     size = run.data.size // model.latent_factor
     shape = (model.latent_channels, size, size)
     z = torch.stack([noise(run.seed + k, X_T, 0, shape) for k in part])
@@ -44,7 +44,7 @@ def _sampled(model: LatentDiffusion, run: DiffusionRun, shown: Shown, part: rang
     return model.decode(z).float().cpu()
 
 
-def _conditioning(model: LatentDiffusion, run: DiffusionRun, shown: Shown, part: range) -> Conditioning:
+def _conditioning(model: LatentDiffusion, run: LatentRun, shown: Shown, part: range) -> Conditioning:
     chosen = slice(part.start, part.stop)
     concat = None if shown.concat is None else shown.concat[chosen]
     if shown.maps is not None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.networks.autoencoder import Autoencoder
 from models.networks.conditioning import ConditionerModule
 from models.pipeline import LatentDiffusion
-from models.training.configs.diffusion import DiffusionRun
+from models.training.configs.diffusion import DiffusionRun, LatentRun
 from models.training.data.loader import parts_of
 from models.training.diffusion.model import Trained, pipeline
 from models.training.diffusion.objective import noised, signal_and_noise, target, timestep_weights
@@ -30,8 +30,8 @@ class DiffusionTraining:
 
     def __init__(
         self,
-        run: DiffusionRun,
-        module: Trained,
+        run: LatentRun,
+        module: nn.Module,
         frozen: ConditionerModule | None,
         samples: Samples,
         shown: Shown,
@@ -67,7 +67,7 @@ class DiffusionTraining:
         alpha, sigma = (t[timesteps][:, None, None, None] for t in (self._alpha, self._sigma))
         with computing(self.run, self.device):
             out = self._forward(noised(x0, noise, alpha, sigma), timesteps, given)
-        error = (out.float() - target(self.run.schedule.prediction, x0, noise, alpha, sigma)).square()
+        error = (out.float() - target(self.samples.model.config.schedule.prediction, x0, noise, alpha, sigma)).square()
         each = error.mean(dim=(1, 2, 3))
         return {"loss": (each * self._weights[timesteps]).sum(), "unweighted loss": each.sum()}
 
@@ -90,4 +90,5 @@ class DiffusionTraining:
         return {}
 
     def save(self) -> None:
+        assert isinstance(self.run, DiffusionRun)
         write_checkpoint(self.run, self.averaged)

@@ -19,7 +19,7 @@ from models.training.configs.diffusion import ScheduleShape
 from models.training.data.folder import read_folder
 from models.training.diffusion.model import Trained, condition_of, first_stage_of, model_config
 from models.training.diffusion.objective import noised, signal_and_noise, target, timestep_weights
-from models.training.diffusion.run import low_res
+from models.training.diffusion.prepare import low_res
 from models.training.diffusion.start import fresh, take_over
 from tests.training import autoencoder_run, ldm_run, train, upscaler_run, write_balls
 
