@@ -152,12 +152,11 @@ def _bar(phase: str) -> Iterator[Callable[[Moment], None]]:
     with Progress(
         *columns, TimeRemainingColumn(), TextColumn("{task.fields[told]}"), console=plain(stderr=True)
     ) as bar:
-        shown = bar.add_task(phase, total=None, told="")
+        shown = bar.add_task(phase, total=None, told="", visible=False)  # of many processes one reports
 
         def report(moment: Moment) -> None:
             told = ", ".join(f"{name} {moment.values[name]:.4g}" for name in ("loss", "psnr") if name in moment.values)
-            bar.update(
-                shown, description=f"{phase}: {moment.what}", completed=moment.step, total=moment.steps, told=told
-            )
+            what = f"{phase}: {moment.what}"
+            bar.update(shown, description=what, completed=moment.step, total=moment.steps, told=told, visible=True)
 
         yield report

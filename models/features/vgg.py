@@ -22,6 +22,8 @@ class Lpips(FeatureNetwork):
     """VGG16's maps after each block, weighed by LPIPS's heads."""
 
     name = "LPIPS (VGG16)"
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -19,11 +19,11 @@ class AutoencoderShape(Strict):
     kind: Literal["kl", "vq"] = "kl"
     channels: tuple[int, ...] = Field(min_length=1, max_length=8)
     z_channels: int = Field(ge=1)
-    res_blocks: int = Field(1, ge=1)
+    res_blocks: int = Field(default=1, ge=1)
     attention: tuple[int, ...] = ()  # levels, counted from 0, that attend
     mid_attention: bool = False
-    norm_groups: int = Field(32, ge=1)
-    codebook: int = Field(0, ge=0)  # entries, VQ only
+    norm_groups: int = Field(default=32, ge=1)
+    codebook: int = Field(default=0, ge=0)  # entries, VQ only
 
     @model_validator(mode="after")
     def _fits(self) -> AutoencoderShape:
@@ -54,15 +54,15 @@ class AutoencoderShape(Strict):
 class LossConfig(Strict):
     """Weights of the first stage's losses (paper App. G): of reconstruction, patches, regulariser."""
 
-    l1: float = Field(1.0, ge=0)
-    l2: float = Field(0.0, ge=0)
-    edge: float = Field(0.0, ge=0)  # L1 of the differences between neighbours: keeps outlines sharp
-    perceptual: float = Field(1.0, ge=0)
-    adversarial: float = Field(0.5, ge=0)  # times the adaptive weight
+    l1: float = Field(default=1.0, ge=0)
+    l2: float = Field(default=0.0, ge=0)
+    edge: float = Field(default=0.0, ge=0)  # L1 of the differences between neighbours: keeps outlines sharp
+    perceptual: float = Field(default=1.0, ge=0)
+    adversarial: float = Field(default=0.5, ge=0)  # times the adaptive weight
     adversarial_from: Share = 0.5  # of the run: the discriminator begins
     adversarial_warmup: Share = 0.1  # of the run: from there to the full weight
-    kl: float = Field(1e-6, ge=0)
-    unit: float = Field(0.01, ge=0)  # holds continuous VQ latents at mean 0 and variance 1
+    kl: float = Field(default=1e-6, ge=0)
+    unit: float = Field(default=0.01, ge=0)  # holds continuous VQ latents at mean 0 and variance 1
 
 
 class CodebookConfig(Strict):
@@ -74,11 +74,15 @@ class CodebookConfig(Strict):
 
     continuous: Share = 0.5
     then: Literal["decoder", "all"] = "decoder"
-    noise: float = Field(0.0, ge=0)  # deviation of noise on latents before they are quantised: samples aren't exact
-    commitment: float = Field(0.25, ge=0)
-    restart_every: int = Field(100, ge=1)  # steps in which a code must be used, or it moves to an encoder's output
-    vectors: int = Field(200_000, ge=1)  # that k-means sees
-    rounds: int = Field(12, ge=1)
+    noise: float = Field(
+        default=0.0, ge=0
+    )  # deviation of noise on latents before they are quantised: samples aren't exact
+    commitment: float = Field(default=0.25, ge=0)
+    restart_every: int = Field(
+        default=100, ge=1
+    )  # steps in which a code must be used, or it moves to an encoder's output
+    vectors: int = Field(default=200_000, ge=1)  # that k-means sees
+    rounds: int = Field(default=12, ge=1)
 
 
 class FeatureConfig(Strict):
@@ -86,9 +90,9 @@ class FeatureConfig(Strict):
 
     vgg: Path | None = None  # torchvision's VGG16 weights
     lpips: Path | None = None  # LPIPS's linear heads of it
-    steps: int = Field(500, ge=1)  # that the classifier is trained
-    batch: int = Field(32, ge=1)
-    width: int = Field(32, ge=4)
+    steps: int = Field(default=500, ge=1)  # that the classifier is trained
+    batch: int = Field(default=32, ge=1)
+    width: int = Field(default=32, ge=4)
 
     @model_validator(mode="after")
     def _both(self) -> FeatureConfig:
@@ -107,7 +111,7 @@ class AutoencoderRun(RunConfig):
     crops: tuple[int, ...] = ()  # pixels a side, one drawn for each step; none: whole pictures
     start: Literal["random", "pass-through"] = "random"
     start_from: Path | None = None  # a first stage or checkpoint to go on from
-    latent_noise: float = Field(0.0, ge=0)  # deviation of noise on latents before they are decoded
+    latent_noise: float = Field(default=0.0, ge=0)  # deviation of noise on latents before they are decoded
 
     @model_validator(mode="after")
     def _divisible(self) -> AutoencoderRun:

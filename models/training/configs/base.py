@@ -33,26 +33,26 @@ class DataConfig(Strict):
     """A folder of pictures and how they are drawn from it."""
 
     folder: Path
-    size: int = Field(256, ge=16, le=4096)  # pixels a side
+    size: int = Field(default=256, ge=16, le=4096)  # pixels a side
     crop: Literal["center", "random"] = "center"  # center: the largest square (SR3)
     zoom: Share = 1.0  # smallest share of the largest square that a random crop takes
     flip: bool = False
     compose: ComposeConfig | None = None
     weights: dict[Share, str] = Field(default_factory=dict)  # share of the run → column that weighs pictures from then
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0  # pictures that training never sees
-    workers: int = Field(0, ge=0, le=64)  # processes that draw pictures
+    workers: int = Field(default=0, ge=0, le=64)  # processes that draw pictures
 
 
 class OptimizerConfig(Strict):
     """AdamW, its rate constant after the warm-up until `decay_from`, then a cosine down to `final` of it."""
 
     learning_rate: float = Field(gt=0)
-    warmup: int = Field(100, ge=0)  # steps
+    warmup: int = Field(default=100, ge=0)  # steps
     decay_from: Share = 0.6  # of the run
     final: Share = 0.03
     betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = Field(0.01, ge=0)
-    clip: float = Field(1.0, gt=0)  # gradient norm
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=1.0, gt=0)  # gradient norm
 
 
 class RunConfig(Strict):
@@ -61,16 +61,16 @@ class RunConfig(Strict):
     out: Path
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)  # samples a step, over all processes
-    accumulate: int = Field(1, ge=1)  # parts of a process's share that are computed one after another
-    seed: int = Field(0, ge=0)
+    accumulate: int = Field(default=1, ge=1)  # parts of a process's share that are computed one after another
+    seed: int = Field(default=0, ge=0)
     data: DataConfig
     optimizer: OptimizerConfig
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999  # decay of the moving average of the weights
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the networks' arithmetic; weights are float32
     compile: Literal["auto", "never", "always"] = "auto"  # auto: on CUDA, where the minute that it takes pays
-    save_every: int = Field(500, ge=1)
-    log_every: int = Field(10, ge=1)
-    sample_every: int = Field(1000, ge=1)
+    save_every: int = Field(default=500, ge=1)
+    log_every: int = Field(default=10, ge=1)
+    sample_every: int = Field(default=1000, ge=1)
 
     @model_validator(mode="after")
     def _divides(self) -> RunConfig:

@@ -16,12 +16,12 @@ class UNetShape(Strict):
     """Shape of a UNet; channels in and out follow from first stage and conditioning."""
 
     channels: tuple[int, ...] = Field(min_length=1, max_length=8)
-    res_blocks: int = Field(1, ge=1)
+    res_blocks: int = Field(default=1, ge=1)
     attention: tuple[int, ...] = ()  # levels, counted from 0, that attend
-    heads: int = Field(8, ge=1)
+    heads: int = Field(default=8, ge=1)
     mid_attention: bool = True
-    depth: int = Field(1, ge=1)  # transformer blocks
-    norm_groups: int = Field(32, ge=1)
+    depth: int = Field(default=1, ge=1)  # transformer blocks
+    norm_groups: int = Field(default=32, ge=1)
 
     @model_validator(mode="after")
     def _fits(self) -> UNetShape:
@@ -88,10 +88,10 @@ class TextCondition(Strict):
 
     kind: Literal["text"]
     encoder: Path | None = None  # a checkpoint whose text encoder and tokenizer are used
-    width: int = Field(256, ge=8)  # of the paper's transformer, where no encoder is given
-    layers: int = Field(4, ge=1)
-    heads: int = Field(8, ge=1)
-    window: int = Field(32, ge=4)  # tokens
+    width: int = Field(default=256, ge=8)  # of the paper's transformer, where no encoder is given
+    layers: int = Field(default=4, ge=1)
+    heads: int = Field(default=8, ge=1)
+    window: int = Field(default=32, ge=4)  # tokens
     trained: bool = False  # jointly with the UNet (paper Eq. 3); else frozen, and its outputs are encoded once
 
     @model_validator(mode="after")
@@ -105,7 +105,7 @@ class ClassCondition(Strict):
     """Labels as one context token; the embedder is trained with the UNet, its last class is no class."""
 
     kind: Literal["class"]
-    width: int = Field(256, ge=8)
+    width: int = Field(default=256, ge=8)
 
 
 class MapCondition(Strict):
@@ -113,7 +113,7 @@ class MapCondition(Strict):
 
     kind: Literal["map"]
     classes: int = Field(ge=2, le=255)
-    channels: int = Field(3, ge=1)
+    channels: int = Field(default=3, ge=1)
 
 
 Condition = Annotated[TextCondition | ClassCondition | MapCondition, Field(discriminator="kind")]
@@ -123,8 +123,8 @@ class CacheConfig(Strict):
     """Where latents and texts are kept once they are encoded, and how often each picture is drawn for it."""
 
     folder: Path
-    variants: int = Field(1, ge=1)
-    chunk: int = Field(16, ge=1)  # pictures encoded at a time
+    variants: int = Field(default=1, ge=1)
+    chunk: int = Field(default=16, ge=1)  # pictures encoded at a time
 
 
 class CardConfig(Strict):
@@ -133,19 +133,21 @@ class CardConfig(Strict):
     description: str = ""
     licence: str = "unknown"
     attribution: tuple[str, ...] = ()
-    steps: int = Field(20, ge=1, le=1000)
-    guidance_scale: float = Field(4.0, ge=0, le=50)
+    steps: int = Field(default=20, ge=1, le=1000)
+    guidance_scale: float = Field(default=4.0, ge=0, le=50)
     sampler: str = "ddim"
 
 
 class LatentRun(RunConfig):
     """What learns on encoded latents: timestep weights, cache, sample grids."""
 
-    min_snr: float | None = Field(5.0, gt=0)  # γ of min-SNR weights (Hang et al. 2023); none: all timesteps alike
+    min_snr: float | None = Field(
+        default=5.0, gt=0
+    )  # γ of min-SNR weights (Hang et al. 2023); none: all timesteps alike
     min_weight: Share = 0.0  # the least that a timestep weighs: min-SNR gives pure noise 0 where v is predicted
     cache: CacheConfig
-    sample_steps: int = Field(12, ge=1)
-    guidance_scale: float = Field(4.0, ge=0)  # of the sample grids
+    sample_steps: int = Field(default=12, ge=1)
+    guidance_scale: float = Field(default=4.0, ge=0)  # of the sample grids
     prompts: tuple[str, ...] = ()  # of the sample grids; none: captions of the data
     save_dtype: Literal["float32", "float16"] = "float32"
 
@@ -186,7 +188,7 @@ class UpscalerRun(DiffusionRun):
     """×f super-resolution from the small picture concatenated (paper §4.4); pairs as SR3 makes them, by bicubic."""
 
     crops: tuple[int, ...] = ()  # latent pixels a side, one drawn for each step; none: whole pictures
-    low_res_noise: float = Field(0.04, ge=0)  # largest deviation of noise on the small picture
+    low_res_noise: float = Field(default=0.04, ge=0)  # largest deviation of noise on the small picture
     noisy: Share = 0.4  # of the samples that get it
 
 
@@ -194,8 +196,8 @@ class LoraRun(LatentRun, Conditioned):
     """Low-rank changes (LoRA, Hu et al. 2021) of a text model's layers, on captions; its own weights stay."""
 
     model: Path  # the checkpoint
-    rank: int = Field(8, ge=1, le=1024)
-    alpha: float | None = Field(None, gt=0)  # the product is scaled by alpha / rank; none: by 1
+    rank: int = Field(default=8, ge=1, le=1024)
+    alpha: float | None = Field(default=None, gt=0)  # the product is scaled by alpha / rank; none: by 1
     targets: Literal["attention", "linear", "all"] = "attention"  # all: convolutions, too
     text: bool = False  # the text towers, too
     layout: Literal["kohya", "peft"] = "kohya"  # how the file names its layers

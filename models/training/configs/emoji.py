@@ -20,7 +20,7 @@ class EmojiConfig(Strict):
     late_styles: dict[Style, float] = Field(default_factory=dict)  # the same, in the column weight_late
     named: bool = True  # only what a picture alone names
     plain: Style = "flat"  # the style that a caption which names none means
-    captions: int = Field(10, ge=1)  # drawn for each picture
-    short_names: float = Field(4.0, gt=0)  # how much more names of one word weigh in weight_late
-    size: int = Field(256, ge=16, le=1024)
+    captions: int = Field(default=10, ge=1)  # drawn for each picture
+    short_names: float = Field(default=4.0, gt=0)  # how much more names of one word weigh in weight_late
+    size: int = Field(default=256, ge=16, le=1024)
     seed: int = 7

@@ -21,12 +21,12 @@ def draw_mask(size: int, box: Box, rng: np.random.Generator) -> NDArray[np.uint8
         grow = rng.uniform(-0.02, 0.06)
         left, top, right, bottom = box
         inside = (x > left - grow) & (x < right + grow) & (y > top - grow) & (y < bottom + grow)
-        return inside.astype(np.uint8)
+        return np.asarray(inside, np.uint8)
     mask = np.zeros((size, size), bool)
     for chance in MORE:
         if rng.random() < chance:
             mask |= _shape(x, y, rng)
-    return mask.astype(np.uint8)
+    return np.asarray(mask, np.uint8)
 
 
 def _shape(x: NDArray[Any], y: NDArray[Any], rng: np.random.Generator) -> NDArray[np.bool_]:

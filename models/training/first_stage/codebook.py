@@ -46,7 +46,7 @@ def k_means(vectors: Tensor, entries: int, rounds: int, seed: int) -> Tensor:
 def assign(vectors: Tensor, centres: Tensor) -> Tensor:
     """Return which centre k d each vector n d is nearest to, n."""
     norms = centres.square().sum(1)
-    return torch.cat([torch.addmm(norms, part, centres.T, alpha=-2).argmin(1) for part in vectors.split(CHUNK)])
+    return torch.cat([torch.addmm(norms, part, centres.T, alpha=-2).argmin(1) for part in torch.split(vectors, CHUNK)])
 
 
 def flat(z: Tensor) -> Tensor:

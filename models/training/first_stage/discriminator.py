@@ -40,8 +40,8 @@ def hinge(real: Tensor, made: Tensor) -> Tensor:
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor, processes: Processes) -> Tensor:
     """Return λ = ‖∇ reconstruction‖ / ‖∇ adversarial‖ at the decoder's last layer, over all processes' samples."""
-    norms = []
+    norms: list[Tensor] = []
     for loss in (reconstruction, adversarial):
         (gradient,) = torch.autograd.grad(loss, last, retain_graph=True)
-        norms.append(processes.sum(gradient).norm())
-    return (norms[0] / (norms[1] + EPS)).clamp(0, MOST).detach()
+        norms.append(torch.linalg.vector_norm(processes.sum(gradient)))
+    return torch.clamp(norms[0] / (norms[1] + EPS), 0, MOST).detach()

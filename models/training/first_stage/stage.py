@@ -255,7 +255,7 @@ class FirstStageTraining:
 
     def _through(self, x: Tensor) -> Tensor:
         network, quantise = self.averaged, bool(self.module.use.filled)
-        return torch.cat([network.decode(network.encode(p.to(self.device)), quantise) for p in x.split(4)]).cpu()
+        return torch.cat([network.decode(network.encode(p.to(self.device)), quantise) for p in torch.split(x, 4)]).cpu()
 
     @torch.no_grad()
     def save(self) -> None:
@@ -263,7 +263,7 @@ class FirstStageTraining:
         x = fixed_pictures(self.folder, self.config.data, self.config.seed, MEASURED_ON)
         scale = 1.0
         if network.config.kind == "kl":
-            scale = 1 / float(torch.cat([network.encode(p.to(self.device)) for p in x.split(4)]).std())
+            scale = 1 / float(torch.cat([network.encode(p.to(self.device)) for p in torch.split(x, 4)]).std())
         save_first_stage(network.config, network.state_dict(), scale, self.config.out / FOLDER)
 
 

@@ -47,10 +47,10 @@ def pass_through(network: Autoencoder) -> None:
     if network.config.kind == "kl":
         encoder.conv_out.weight[network.config.z_channels :] *= SMALL
         _bias(encoder.conv_out)[network.config.z_channels :] = SURE
-    for conv in (network.quant_conv, network.post_quant_conv):
-        if isinstance(conv, nn.Conv2d):
-            conv.weight.copy_(torch.eye(conv.out_channels, conv.in_channels)[:, :, None, None])
-            _bias(conv).zero_()
+    for point in (network.quant_conv, network.post_quant_conv):
+        if isinstance(point, nn.Conv2d):
+            point.weight.copy_(torch.eye(point.out_channels, point.in_channels)[:, :, None, None])
+            _bias(point).zero_()
 
 
 def _carry(module: nn.Module) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -34,8 +34,7 @@ def compiled(config: RunConfig, device: torch.device, function: F) -> F:
         return function
     # Gradients are taken twice of one graph: for the adversarial loss's weight, and to learn.
     torch._functorch.config.donated_buffer = False
-    made: F = torch.compile(function)
-    return made
+    return cast(F, torch.compile(function))
 
 
 def _bfloat16(config: RunConfig, device: torch.device) -> bool:
@@ -44,4 +43,4 @@ def _bfloat16(config: RunConfig, device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     # Where the chip has no instructions for it, bfloat16 is emulated and slower.
-    return torch.cpu._is_avx512_bf16_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported())

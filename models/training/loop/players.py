@@ -39,7 +39,8 @@ class Player:
         if self.average is None:
             return
         decay = min(self.decay, (1 + step) / (WARM_AVERAGE + step))
-        ours, theirs = list(self.average.parameters()), list(self.module.parameters())
+        ours: list[Tensor] = list(self.average.parameters())
+        theirs: list[Tensor] = list(self.module.parameters())
         torch._foreach_lerp_(ours, theirs, 1 - decay)
         for kept, now in zip(self.average.buffers(), self.module.buffers(), strict=True):
             kept.copy_(now)

@@ -52,8 +52,8 @@ class Processes:
                 self._sum_bucket(bucket)
 
     def _sum_bucket(self, tensors: list[Tensor]) -> None:
-        flat = self.sum(torch.cat([tensor.flatten() for tensor in tensors]))
-        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        parts = torch.split(self.sum(torch.cat([t.flatten() for t in tensors])), [t.numel() for t in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
     def sum(self, value: Tensor) -> Tensor:
