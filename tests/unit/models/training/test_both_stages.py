@@ -84,8 +84,8 @@ def test_inspect_reads_stage_and_checkpoint(trained: Path) -> None:
 def test_the_engine_serves_it(trained: Path) -> None:
     """The engine's picture is that of a whole run of the sampling code, whose noise it shares."""
     model = load(trained / "ldm" / "checkpoint")
-    engine = make_engine({"paint": model})
-    request = make_request(prompt="red ball", guidance_scale=1.0, steps=4, width=64, height=64, seed=3)
+    engine = make_engine({model.id: model})
+    request = make_request(model=model.id, prompt="red ball", guidance_scale=1.0, steps=4, width=64, height=64, seed=3)
     picture = finished(play(engine, [Admission("job", request, {})]))["job", 0]
     z = noise(3, X_T, 0, (model.latent_channels, 16, 16))[None]
     inputs = Conditioning(Inputs(context=model.encode_prompts(["red ball"]).context))
