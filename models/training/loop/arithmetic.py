@@ -41,6 +41,6 @@ def _bfloat16(config: RunConfig, device: torch.device) -> bool:
     if config.precision != "auto":
         return config.precision == "bfloat16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     # Where the chip has no instructions for it, bfloat16 is emulated and slower.
     return bool(torch.cpu._is_avx512_bf16_supported())

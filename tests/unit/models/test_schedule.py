@@ -37,7 +37,9 @@ def test_tables_equal_the_original(name: str) -> None:
     got = {table: buffer(schedule, table) for table in ("betas", "alphas_cumprod", *POSTERIOR)}
     for key in expected.files:
         if key.startswith(f"{name}/") and key.count("/") == 1:
-            np.testing.assert_allclose(got[key.split("/")[1]], expected[key], rtol=1e-9, atol=1e-12)
+            table = got[key.split("/")[1]]
+            assert table is not None
+            np.testing.assert_allclose(table, expected[key], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
