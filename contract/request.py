@@ -13,7 +13,15 @@ from contract.lanes import Lane
 OutputFormat: TypeAlias = Literal["png", "jpeg", "webp"]
 MaskMode: TypeAlias = Literal["white", "black", "alpha", "auto"]
 Determinism: TypeAlias = Literal["fast", "strict"]
+Pair: TypeAlias = tuple[int, int]
+Span: TypeAlias = tuple[float, float]
 SEEDS = 2**32
+SCORES = (6.0, 2.5)  # aesthetic scores of the prompt and of what guidance leads away from
+
+
+def _unset(value: object) -> bool:
+    """Tell a field that changes nothing, which isn't written: releases before it read the request."""
+    return value is None
 
 
 class Upload(Wire):
@@ -114,6 +122,26 @@ class BaseRequest(Wire):
         return 1.0
 
     @property
+    def span(self) -> Span:
+        """The part of the way from noise, 0, to the picture, 1, that this job goes."""
+        return 0.0, 1.0
+
+    @property
+    def told_sizes(self) -> tuple[int, int, int, int, int, int]:
+        """What SDXL is told: height and width of the original, top and left of the crop, height and width to aim at."""
+        return self.height, self.width, 0, 0, self.height, self.width
+
+    @property
+    def scores(self) -> tuple[float, float]:
+        """What SDXL's refiner is told of how good the picture is, and of what guidance leads away from."""
+        return SCORES
+
+    @property
+    def rescale(self) -> float:
+        """How much of the contrast that guidance adds is taken back."""
+        return 0.0
+
+    @property
     def class_label(self) -> int | None:
         """The number that the network reads beside t: a class, or the level of noise on a small picture."""
         return None
@@ -126,7 +154,8 @@ class BaseRequest(Wire):
     @property
     def run_steps(self) -> int:
         """Steps that are run, over all images: a strength < 1 leaves the last int(steps · strength), at least one."""
-        return max(1, int(self.steps * self.denoising_strength)) * self.num_images
+        start, end = self.span
+        return max(1, int(self.steps * self.denoising_strength * (end - start))) * self.num_images
 
     @property
     def rows(self) -> int:
@@ -158,7 +187,7 @@ class PromptedRequest(GuidedRequest):
     """What the kinds have that follow a text."""
 
     prompt: str = ""
-    negative_prompt: str = ""
+    negative_prompt: str | None = Field(default="", description="null: none, for models that tell none from empty.")
     loras: tuple[AppliedLora, ...] = Field(default=(), exclude_if=lambda loras: not loras)
 
     @property
@@ -171,16 +200,55 @@ class PromptedRequest(GuidedRequest):
 
     @property
     def negative_text(self) -> str:
-        return self.negative_prompt
+        return self.negative_prompt or ""
 
 
-class Txt2ImgRequest(PromptedRequest):
+class DrawnRequest(PromptedRequest):
+    """What the kinds have that draw a picture by a text; most of it is read by models of SDXL alone.
+
+    Sizes are width and height, a crop is its left and top.
+    """
+
+    original_size: Pair | None = Field(default=None, exclude_if=_unset)
+    crop: Pair | None = Field(default=None, exclude_if=_unset)
+    target_size: Pair | None = Field(default=None, exclude_if=_unset)
+    aesthetic_score: float | None = Field(default=None, exclude_if=_unset)
+    negative_aesthetic_score: float | None = Field(default=None, exclude_if=_unset)
+    guidance_rescale: float | None = Field(default=None, exclude_if=_unset)
+
+    @property
+    def told_sizes(self) -> tuple[int, int, int, int, int, int]:
+        own = (self.width, self.height)
+        (w, h), (left, top), (target_w, target_h) = (
+            self.original_size or own,
+            self.crop or (0, 0),
+            self.target_size or own,
+        )
+        return h, w, top, left, target_h, target_w
+
+    @property
+    def scores(self) -> tuple[float, float]:
+        given = (self.aesthetic_score, self.negative_aesthetic_score)
+        score, negative = (default if own is None else own for own, default in zip(given, SCORES, strict=True))
+        return score, negative
+
+    @property
+    def rescale(self) -> float:
+        return self.guidance_rescale or 0.0
+
+
+class Txt2ImgRequest(DrawnRequest):
     """Text to image."""
 
     kind: Literal["txt2img"]
+    denoising_end: float | None = Field(default=None, exclude_if=_unset)
+
+    @property
+    def span(self) -> Span:
+        return 0.0, 1.0 if self.denoising_end is None else self.denoising_end
 
 
-class InpaintRequest(PromptedRequest):
+class InpaintRequest(DrawnRequest):
     """Repaint the masked part of a picture."""
 
     kind: Literal["inpaint"]
@@ -207,12 +275,18 @@ class UpscaleRequest(PromptedRequest):
         return self.noise_level
 
 
-class Img2ImgRequest(PromptedRequest):
-    """Draw over a picture."""
+class Img2ImgRequest(DrawnRequest):
+    """Draw over a picture; with `denoising_start` finish one that another model has begun."""
 
     kind: Literal["img2img"]
     image: Upload
     strength: float = 1.0
+    denoising_start: float | None = Field(default=None, exclude_if=_unset)
+    denoising_end: float | None = Field(default=None, exclude_if=_unset)
+
+    @property
+    def span(self) -> Span:
+        return self.denoising_start or 0.0, 1.0 if self.denoising_end is None else self.denoising_end
 
     @property
     def denoising_strength(self) -> float:

@@ -106,7 +106,9 @@ def inpaint(
     json: Json = False,
 ) -> None:
     """Repaint the masked part of a picture; every other pixel stays as it is."""
-    fields = dict(prompt=prompt, mask_mode=mask_mode, feather=feather, strength=strength, sampler=sampler, eta=eta)
+    fields: dict[str, Any] = dict(
+        prompt=prompt, mask_mode=mask_mode, feather=feather, strength=strength, sampler=sampler, eta=eta
+    )
     fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale, steps=steps, seed=seed)
     fields |= dict(num_images=num_images, model=model, loras=read_loras(lora))
     draw("inpaint", fields, {"image": image, "mask": mask}, out, device, force=force, json=json)

@@ -15,6 +15,7 @@ from latentd.cli.console import Json, plain, print_json, table_of
 from latentd.cli.serve import settings_with
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from rich.console import Console
 
     from contract.card import LoraCard
@@ -42,7 +43,7 @@ def list_models(json: Json = False) -> None:
     scanned, cards = scan_loras(settings.models_dir), installed_cards(settings.models_dir)
     loras = installed_loras(settings.models_dir)
     if json:
-        shown = {"models": cards, "loras": loras}
+        shown: dict[str, Mapping[str, BaseModel]] = {"models": cards, "loras": loras}
         listed = {name: [card.model_dump(mode="json") for card in some.values()] for name, some in shown.items()}
         print_json(listed | {"files": list(map(asdict, found))})
         return

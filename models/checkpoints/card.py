@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ COMMON = (
     *("determinism", "preview_every", "webhook_url"),
 )
 STEPS, UPSCALE_STEPS = 50, 100  # of the original scripts
+XL_GUIDANCE, REFINER_STRENGTH = 5.0, 0.3  # of diffusers' pipelines of SDXL
 GUIDANCE = {"clip": 7.5, "ldm": 5.0, "bert": 4.0}
 CLASS_GUIDANCE, UPSCALE_GUIDANCE = 3.0, 9.0
 NOISE_LEVEL, MAX_NOISE_LEVEL = 20, 350  # of the SD x4 upscaler
@@ -133,9 +134,10 @@ def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str
     """Make a card's fields, with the defaults of the original scripts and an empty licence for people to fill in."""
     config, tasks = checkpoint.config, tasks_of(checkpoint.config)
     upscales, samplers = "upscale" in tasks, samplers_for(NoiseSchedule(config.schedule))
+    variant, sampler = checkpoint.variant, _sampler(checkpoint, samplers)
     card: dict[str, Any] = {
         "id": model_id,
-        "description": " ".join((describe(config), *checkpoint.assumptions)),
+        "description": " ".join((describe(config), *notes_of(checkpoint))),
         "hash": digest,
         "tasks": tasks,
         "native_size": (config.latent_size or DEFAULT_LATENT) * config.first_stage.factor,
@@ -143,7 +145,7 @@ def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str
         "scale": config.first_stage.factor if upscales else 1,
         "defaults": {
             "steps": UPSCALE_STEPS if upscales and config.low_res_schedule is None else STEPS,
-            "sampler": checkpoint.sampler if checkpoint.sampler in samplers else samplers[0],
+            "sampler": sampler,
             "guidance_scale": _guidance(config),
         },
         "fields": _fields(config, tasks),
@@ -155,6 +157,12 @@ def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str
         card |= {"token_window": checkpoint.tokenizers[0].window, "tokenizer": TOKENIZER}
     if config.unet.context_dim is not None:
         card["context_width"] = config.unet.context_dim
+    if variant is not None:
+        card["defaults"] |= {"steps": variant.steps, "guidance_scale": 1.0}
+    if config.refines:
+        card["defaults"]["img2img_strength"] = REFINER_STRENGTH
+    if config.zeros_for_no_prompt:
+        card["defaults"]["negative_prompt"] = None
     if config.low_res_schedule is not None:
         card["defaults"]["noise_level"], card["noise_levels"] = NOISE_LEVEL, MAX_NOISE_LEVEL + 1
     if config.classes is not None:
@@ -162,6 +170,21 @@ def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str
     if isinstance(config.conditioner, RescalerConfig):
         card["map_classes"] = config.conditioner.in_channels
     return card
+
+
+def notes_of(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """List what was assumed, for people."""
+    samplers = samplers_for(NoiseSchedule(checkpoint.config.schedule))
+    variant = checkpoint.variant
+    told = () if variant is None else (variant.note(_sampler(checkpoint, samplers)),)
+    return (*checkpoint.assumptions, *told)
+
+
+def _sampler(checkpoint: Checkpoint, samplers: Sequence[str]) -> str:
+    """Choose a distilled model's sampler, else the authors', else the first that runs on the schedule."""
+    own = checkpoint.variant.samplers if checkpoint.variant is not None else ()
+    chosen = (*own, checkpoint.sampler)
+    return next((name for name in chosen if name is not None and name in samplers), samplers[0])
 
 
 def tasks_of(config: ModelConfig) -> tuple[str, ...]:
@@ -174,6 +197,8 @@ def tasks_of(config: ModelConfig) -> tuple[str, ...]:
         return ("class2img",)
     if config.concat == "latent-mask":
         return ("inpaint",)
+    if config.refines:
+        return ("img2img",)
     return ("txt2img", "inpaint", "img2img")
 
 
@@ -181,6 +206,9 @@ def describe(config: ModelConfig) -> str:
     """Describe a model to people, in one line."""
     names = {TextConfig: "text", RescalerConfig: "label maps", NoneType: "nothing"}
     by = "class labels" if config.classes is not None else names[type(config.conditioner)]
+    if config.unet.added_dim is not None:
+        sizes = "sizes and a score (Stable Diffusion XL refiner)" if config.refines else "sizes (Stable Diffusion XL)"
+        by = f"text and {sizes}"
     concat = {"mask-latent": ", inpainting", "latent-mask": ", inpainting", "low-res": ", upscaling"}
     first = config.first_stage
     return (
@@ -190,6 +218,8 @@ def describe(config: ModelConfig) -> str:
 
 
 def _guidance(config: ModelConfig) -> float:
+    if config.unet.added_dim is not None:
+        return XL_GUIDANCE
     if isinstance(config.conditioner, TextConfig):
         return UPSCALE_GUIDANCE if config.concat == "low-res" else GUIDANCE[config.conditioner.kind]
     return CLASS_GUIDANCE if config.null_class is not None else 1.0
@@ -198,6 +228,7 @@ def _guidance(config: ModelConfig) -> float:
 def _fields(config: ModelConfig, tasks: tuple[str, ...]) -> tuple[str, ...]:
     text = ("prompt", "negative_prompt") if isinstance(config.conditioner, TextConfig) else ()
     guided = ("guidance_scale",) if _guidance(config) != 1.0 else ()
+    told = _told(config)
     by_task = {
         "txt2img": ("width", "height"),
         "inpaint": ("image", "mask", "mask_mode", "feather", "strength"),
@@ -206,5 +237,13 @@ def _fields(config: ModelConfig, tasks: tuple[str, ...]) -> tuple[str, ...]:
         "class2img": ("class_id", "label", "width", "height"),
         "semantic2img": ("image",),
     }
-    fields = (*text, *guided, *(field for task in tasks for field in by_task[task]), *COMMON)
+    fields = (*text, *guided, *told, *(field for task in tasks for field in by_task[task]), *COMMON)
     return tuple(dict.fromkeys(fields))
+
+
+def _told(config: ModelConfig) -> tuple[str, ...]:
+    """List what SDXL is told of the picture, and how its models share the way to it."""
+    if config.unet.added_dim is None:
+        return ()
+    told = ("aesthetic_score", "negative_aesthetic_score") if config.refines else ("target_size",)
+    return ("original_size", "crop", *told, "guidance_rescale", "denoising_start", "denoising_end")

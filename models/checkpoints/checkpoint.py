@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from core.errors import CheckpointError
 from models.checkpoints.build import State, fit
+from models.checkpoints.variants import Variant
 from models.config import SCORED, SIZED, ModelConfig
 from models.networks.autoencoder import Autoencoder
 from models.networks.conditioning import ClassConfig, TextConfig
@@ -31,6 +32,7 @@ class Checkpoint:
     prediction_assumed: bool = False  # nothing tells eps from v: the network is asked when it is loaded
     origin: Mapping[int, str] = field(default_factory=dict)  # the file's own keys by the ids of its tensors
     sampler: str | None = None  # that the authors chose, where it is one of ours
+    variant: Variant | None = None  # of SDXL, distilled to few steps
 
 
 def makers(config: ModelConfig) -> dict[str, Callable[[], nn.Module]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from models.checkpoints import native
 from models.checkpoints.build import State
-from models.checkpoints.card import describe, tasks_of
+from models.checkpoints.card import describe, notes_of, tasks_of
 from models.checkpoints.checkpoint import Checkpoint, fitted
 from models.checkpoints.compvis.first_stage import read_first_stage
 from models.checkpoints.compvis.model import FIRST_STAGE, UNET, below, load_compvis
@@ -108,4 +108,4 @@ def _notes(checkpoint: Checkpoint) -> tuple[str, ...]:
         and not checkpoint.tokenizers
         and "txt2img" in tasks_of(checkpoint.config)
     )
-    return (*checkpoint.assumptions, *(missing if text else ()))
+    return (*notes_of(checkpoint), *(missing if text else ()))

@@ -59,7 +59,9 @@ def asked(model: LatentDiffusion) -> Prediction:
     timesteps = torch.tensor([config.schedule.timesteps - 1])
     context = None if config.unet.context_dim is None else torch.zeros(1, 1, config.unet.context_dim)
     extra = config.unet.in_channels - config.unet.out_channels
-    inputs = Inputs(context=context, concat=torch.zeros(1, extra, side, side) if extra else None)
+    added = None if config.unet.added_dim is None else torch.zeros(1, config.unet.added_dim)
+    concat = torch.zeros(1, extra, side, side) if extra else None
+    inputs = Inputs(context=context, concat=concat, added=added)
     return tell_prediction(lambda z_t: model.predict(z_t, timesteps, inputs), config.unet.out_channels, side)
 
 

@@ -77,7 +77,7 @@ def compile_plan(
     rows = ddim(intervals, schedule.config, eta) if eta else rows_of(intervals, schedule.config)
     if not all(row.finite() for row in rows):
         raise _cannot_run(sampler, tuple(name for name in SAMPLERS if name == "euler"))
-    return Plan(sampler, len(intervals), rows, history_of(rows))
+    return Plan(sampler, len(intervals), rows, history_of(rows), intervals[-1].end)
 
 
 def _within(intervals: Sequence[Interval], schedule: NoiseSchedule, span: Span) -> Sequence[Interval]:

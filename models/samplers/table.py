@@ -52,13 +52,15 @@ class Plan:
     """A compiled sampler: its rows, the user's steps, and what to keep between rows.
 
     `history[i]` is how many stored predictions, newest first, must be there when row i starts for it and the rows
-    after it; `history[len(rows)]` is 0. `start` is the noise level that the first row expects.
+    after it; `history[len(rows)]` is 0. `start` is the noise level that the first row expects, `end` that which the
+    last one leaves.
     """
 
     sampler: str
     steps: int
     rows: tuple[Row, ...]
     history: tuple[int, ...]
+    end: NoiseLevel
 
     @property
     def start(self) -> NoiseLevel:

@@ -87,7 +87,8 @@ def guide(eps_u: Tensor, eps_c: Tensor, guidance_scale: Tensor, rescale: Sequenc
     if any(rescale):
         # Row by row: a sum's order, and with it its bits, may depend on how many rows are summed at once.
         ratios = [eps.std() / own.std() for eps, own in zip(eps_c, guided, strict=True)]
-        factors = [share * ratio + (1 - share) for share, ratio in zip(rescale, ratios, strict=True)]
+        pairs = zip(rescale, ratios, strict=True)
+        factors = [share * ratio + (1 - share) if share else torch.ones_like(ratio) for share, ratio in pairs]
         guided = guided * rearrange(torch.stack(factors), "n -> n 1 1 1")
     return guided
 

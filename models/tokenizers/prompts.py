@@ -36,8 +36,8 @@ class PromptTokenizer:
         return ids, mask
 
 
-def load_tokenizer(folder: Path, positions: int) -> PromptTokenizer:
-    """Read a tokenizer folder in the transformers layout; `positions` bounds the window.
+def load_tokenizer(folder: Path, positions: int, *, special_pad: bool = False) -> PromptTokenizer:
+    """Read a tokenizer folder in the transformers layout; `positions` bounds the window; `special_pad` as `padded`.
 
     Raises:
         CheckpointError: the folder has no tokenizer, or its padding token is not in the vocabulary.
@@ -49,7 +49,7 @@ def load_tokenizer(folder: Path, positions: int) -> PromptTokenizer:
     window = min(int(config.get("model_max_length", positions)), positions)
     pad = config.get("pad_token") or _json(folder / "special_tokens_map.json").get("pad_token")
     default = CLIP_END if tokenizer.token_to_id(CLIP_END) is not None else "[PAD]"
-    return padded(tokenizer, window, _token(pad or default))
+    return padded(tokenizer, window, _token(pad or default), special=special_pad)
 
 
 def load_vocabulary(vocab_txt: Path, window: int) -> PromptTokenizer:
@@ -61,9 +61,9 @@ def load_vocabulary(vocab_txt: Path, window: int) -> PromptTokenizer:
     return padded(read_bert(vocab_txt), window, "[PAD]")
 
 
-def shipped_clip(window: int, pad: str) -> PromptTokenizer:
-    """Read CLIP's 49,408 tokens; SD 1 pads with the end token, SD 2 with token 0, "!"."""
-    return padded(Tokenizer.from_file(str(CLIP_FILE)), window, pad)
+def shipped_clip(window: int, pad: str, *, special_pad: bool = False) -> PromptTokenizer:
+    """Read CLIP's 49,408 tokens; SD 1 pads with the end token, SD 2 with token 0, "!"; `special_pad` as `padded`."""
+    return padded(Tokenizer.from_file(str(CLIP_FILE)), window, pad, special=special_pad)
 
 
 def shipped_bert(window: int) -> PromptTokenizer:
@@ -84,8 +84,10 @@ def save_tokenizer(tokenizer: PromptTokenizer, folder: Path, cls: str | None = N
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
-def padded(tokenizer: Tokenizer, window: int, pad: str) -> PromptTokenizer:
-    """Set truncation and padding.
+def padded(tokenizer: Tokenizer, window: int, pad: str, *, special: bool = False) -> PromptTokenizer:
+    """Set truncation and padding. `special`: the padding token within a prompt is that token, too.
+
+    transformers reads SDXL's second tokenizer so, where "night!" is night and the padding, token 0.
 
     Raises:
         CheckpointError: `pad` is not a token.
@@ -93,6 +95,8 @@ def padded(tokenizer: Tokenizer, window: int, pad: str) -> PromptTokenizer:
     pad_id = tokenizer.token_to_id(pad)
     if pad_id is None:
         raise CheckpointError(f"padding token {pad!r} is not in the tokenizer's vocabulary")
+    if special:
+        tokenizer.add_special_tokens([pad])
     tokenizer.enable_truncation(window)
     tokenizer.enable_padding(length=window, pad_id=pad_id, pad_token=pad)
     return PromptTokenizer(tokenizer, window)

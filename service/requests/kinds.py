@@ -27,6 +27,7 @@ Examples: TypeAlias = Mapping[str, Mapping[str, object]]
 DRAWING = frozenset({"steps", "sampler", "eta"})
 GUIDANCE = frozenset({"guidance_scale"})
 TEXT = frozenset({"prompt", "negative_prompt"}) | GUIDANCE
+TOLD = TEXT | frozenset(parameters.TOLD)
 SIZE = frozenset({"width", "height"})
 _PICTURE = "iVBORw0KGgo…"
 
@@ -52,8 +53,8 @@ TXT2IMG = TaskKind(
     post=Txt2ImgPost,
     summary="Text to image",
     size=parameters.chosen_size,
-    resolve=parameters.prompted,
-    model_fields=DRAWING | TEXT | SIZE,
+    resolve=parameters.painted,
+    model_fields=DRAWING | TOLD | SIZE | {"denoising_end"},
     examples={
         "short": {"summary": "A prompt alone", "value": {"prompt": "red heart"}},
         "full": {
@@ -85,7 +86,7 @@ INPAINT = TaskKind(
     files=("image", "mask"),
     decode="picture_and_mask",
     resolve=parameters.repainted,
-    model_fields=DRAWING | TEXT | {"strength"},
+    model_fields=DRAWING | TOLD | {"strength"},
     examples={
         "base64": {
             "summary": "Picture and mask as base64",
@@ -114,7 +115,7 @@ IMG2IMG = TaskKind(
     files=("image",),
     decode="picture",
     resolve=parameters.drawn_over,
-    model_fields=DRAWING | TEXT | {"strength"},
+    model_fields=DRAWING | TOLD | {"strength", "denoising_start", "denoising_end"},
     examples={
         "base64": {
             "summary": "Picture as base64",

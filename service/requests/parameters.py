@@ -8,7 +8,20 @@ from contract.card import ModelCard
 from core.errors import InvalidRequest
 from service.requests.decoding import Size
 from service.requests.labels import check_below, class_of
-from service.requests.posts import Class2ImgPost, Guided, Img2ImgPost, InpaintPost, Post, Prompted, Sized, UpscalePost
+from service.requests.posts import (
+    Class2ImgPost,
+    Drawn,
+    Guided,
+    Img2ImgPost,
+    InpaintPost,
+    Post,
+    Prompted,
+    Sized,
+    Txt2ImgPost,
+    UpscalePost,
+)
+
+TOLD = tuple(name for name in Drawn.model_fields if name not in Prompted.model_fields)
 
 
 def chosen_size(post: Sized, card: ModelCard, _image: Size | None) -> Size:
@@ -46,24 +59,47 @@ def guided(post: Guided, card: ModelCard) -> dict[str, Any]:
 
 def prompted(post: Prompted, card: ModelCard) -> dict[str, Any]:
     """Return the texts and the guidance."""
-    return {"prompt": post.prompt, "negative_prompt": post.negative_prompt or "", **guided(post, card)}
+    negative = card.defaults.negative_prompt if post.negative_prompt is None else post.negative_prompt
+    return {"prompt": post.prompt, "negative_prompt": negative, **guided(post, card)}
+
+
+def drawn(post: Drawn, card: ModelCard) -> dict[str, Any]:
+    """Return what SDXL is told of the picture, where it was sent, beside the texts."""
+    return {name: getattr(post, name) for name in TOLD if getattr(post, name) is not None} | prompted(post, card)
+
+
+def painted(post: Txt2ImgPost, card: ModelCard) -> dict[str, Any]:
+    """Return where it stops, beside that."""
+    return {"denoising_end": post.denoising_end, **drawn(post, card)}
 
 
 def repainted(post: InpaintPost, card: ModelCard) -> dict[str, Any]:
-    """Return how the mask is read, beside the texts."""
+    """Return how the mask is read, beside that."""
     strength = card.defaults.strength if post.strength is None else post.strength
     return {
         "mask_mode": post.mask_mode,
         "feather": post.feather,
         "strength": strength,
-        **prompted(post, card),
+        **drawn(post, card),
     }
 
 
 def drawn_over(post: Img2ImgPost, card: ModelCard) -> dict[str, Any]:
-    """Return the strength, beside the texts."""
-    strength = card.defaults.img2img_strength if post.strength is None else post.strength
-    return {"strength": strength, **prompted(post, card)}
+    """Return the strength, or where it begins, beside that.
+
+    Raises:
+        InvalidRequest: both were sent, or it ends before it begins.
+    """
+    start, end = post.denoising_start, post.denoising_end
+    if start is not None and post.strength is not None:
+        detail = "strength is of no use with denoising_start, which says how much is left to do"
+        raise InvalidRequest(detail, field="strength", value=post.strength, bound="absent")
+    if start is not None and end is not None and end <= start:
+        detail = f"denoising_end is {end}; it must be above denoising_start, {start}"
+        raise InvalidRequest(detail, field="denoising_end", value=end, bound=start)
+    default = card.defaults.img2img_strength if start is None else 1.0
+    strength = default if post.strength is None else post.strength
+    return {"strength": strength, "denoising_start": start, "denoising_end": end, **drawn(post, card)}
 
 
 def enlarged(post: UpscalePost, card: ModelCard) -> dict[str, Any]:

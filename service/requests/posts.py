@@ -7,7 +7,7 @@ models (`service.requests.bodies`), from multipart parts or base64, and are desc
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import from_json
@@ -57,6 +57,25 @@ def _each_once(loras: list[LoraPost] | None) -> list[LoraPost] | None:
     if len(set(ids)) < len(ids):
         raise ValueError("a list that has each LoRA once")
     return loras
+
+
+def _pair(value: object) -> object:
+    """Read a form's `1024,768` or `1024x768`."""
+    return value.replace("x", ",").split(",") if isinstance(value, str) else value
+
+
+Size: TypeAlias = Annotated[
+    list[Annotated[int, Field(ge=1, le=MAX_SIZE)]] | None, Field(min_length=2, max_length=2), BeforeValidator(_pair)
+]
+Corner: TypeAlias = Annotated[
+    list[Annotated[int, Field(ge=0, le=MAX_SIZE)]] | None, Field(min_length=2, max_length=2), BeforeValidator(_pair)
+]
+DENOISING_END: float | None = Field(
+    default=None,
+    gt=0,
+    lt=1,
+    description="Stop here on the way from noise, 0, to the picture, 1, for another model to go on; default: 1.",
+)
 
 
 class Post(BaseModel):
@@ -133,6 +152,27 @@ class Prompted(Guided):
     ] = None
 
 
+class Drawn(Prompted):
+    """Fields of the kinds that draw a picture by a text; most are for models of SDXL alone."""
+
+    original_size: Size = Field(
+        default=None, description="Width and height that the picture had, as told to SDXL; default: the answer's."
+    )
+    crop: Corner = Field(default=None, description="Left and top of the crop, as told to SDXL; default: [0, 0].")
+    target_size: Size = Field(
+        default=None, description="Width and height to aim at, as told to SDXL; default: the answer's."
+    )
+    aesthetic_score: float | None = Field(
+        default=None, ge=0, le=10, description="How good the picture is, as told to SDXL's refiner; default: 6."
+    )
+    negative_aesthetic_score: float | None = Field(
+        default=None, ge=0, le=10, description="How good what guidance leads away from is; default: 2.5."
+    )
+    guidance_rescale: float | None = Field(
+        default=None, ge=0, le=1, description="How much of the contrast that guidance adds is taken back; default: 0."
+    )
+
+
 class Sized(Post):
     """Fields of the kinds whose answer has no picture to take its size from."""
 
@@ -144,11 +184,13 @@ class Sized(Post):
     )
 
 
-class Txt2ImgPost(Prompted, Sized):
+class Txt2ImgPost(Drawn, Sized):
     """Text to image; models without a text encoder draw whatever they like."""
 
+    denoising_end: float | None = DENOISING_END
 
-class InpaintPost(Prompted):
+
+class InpaintPost(Drawn):
     """Repaint the masked part of a picture; the answer has the picture's size."""
 
     mask_mode: MaskMode = Field(
@@ -172,12 +214,20 @@ class UpscalePost(Prompted):
     )
 
 
-class Img2ImgPost(Prompted):
+class Img2ImgPost(Drawn):
     """Draw over a picture; the answer has the picture's size."""
 
     strength: float | None = Field(
         default=None, gt=0, le=1, description="How much of the picture is forgotten; 1: all. Default: the model's."
     )
+    denoising_start: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="The picture has noise left, as another model's `denoising_end` left it: go on from there, without "
+        "`strength`.",
+    )
+    denoising_end: float | None = DENOISING_END
 
 
 class Class2ImgPost(Guided, Sized):

@@ -11,7 +11,8 @@ import pytest
 from redis import Redis
 
 from contract.card import LoraCard
-from contract.redis_keys import CARDS_KEY, LORAS_KEY
+from contract.events import TRACE
+from contract.redis_keys import CARDS_KEY, LORAS_KEY, events_key
 from core.settings import Settings
 from models.loras.scan import scan_loras
 from tests.enqueue import enqueue, job_state, make_request
@@ -91,7 +92,7 @@ def settings(redis_url: str, tmp_path: Path) -> Settings:
     models = write_models(tmp_path / "models")
     write_middle(write_loras(models) / "middle.safetensors")
     scan_loras(models)  # writes the cards, as workers do when they start
-    return tiny_settings(models, redis_url, tmp_path / "data")
+    return tiny_settings(models, redis_url, tmp_path / "data").model_copy(update={"strict_rows": 8})
 
 
 def test_jobs_with_loras_run_and_what_a_worker_cannot_apply_ends_its_job_by_name(
@@ -105,6 +106,43 @@ def test_jobs_with_loras_run_and_what_a_worker_cannot_apply_ends_its_job_by_name
     assert "lora 'style': style.safetensors: the model has no place" in job_state(redis, "layers")["error"]
     assert "lora 'middle' was replaced since the job was accepted" in job_state(redis, "hash")["error"]
     assert digests(redis, "middle") != digests(redis, "plain")
+
+
+def test_one_call_of_the_trace_carries_different_loras_and_none_with_the_bytes_of_each_alone(
+    redis: Redis, make_rig: MakeRig, settings: Settings
+) -> None:
+    write_middle(settings.models_dir / "Lora" / "other.safetensors", seed=1)
+    scan_loras(settings.models_dir)
+    asked: dict[str, tuple[dict[str, float], str, float]] = {
+        "none": ({}, "ddim", 3.0),
+        "a": ({"other": 1.0}, "euler", 3.0),
+        "b": ({"middle": 0.8}, "plms", 1.0),
+        "less": ({"middle": 0.3}, "dpmpp_2m", 4.0),
+        "both": ({"middle": -0.5, "other": 0.4}, "unipc", 1.0),
+    }
+    requests = {}
+    for name, (scales, sampler, guidance) in asked.items():
+        loras = [lora.model_dump() for lora in applied(settings.models_dir, **scales)]
+        requests[name] = make_request(
+            loras=loras, sampler=sampler, guidance_scale=guidance, determinism="strict", steps=8
+        )
+        enqueue(redis, name, requests[name])
+    together = make_rig("together")
+    assert together.finish(*requests) == ["succeeded"] * 5
+    for name, request in requests.items():
+        assert max(shared_jobs(redis, name)) == 5
+        enqueue(redis, f"{name}-alone", request)
+        assert together.finish(f"{name}-alone") == ["succeeded"]
+        assert set(shared_jobs(redis, f"{name}-alone")) == {1}
+        assert digests(redis, f"{name}-alone") == digests(redis, name)
+    assert len({digests(redis, name)[0] for name in requests}) == 5
+
+
+def shared_jobs(redis: Redis, job_id: str) -> list[int]:
+    """How many jobs were in the calls of each of a job's steps, by its trace."""
+    entries = redis.xrange(events_key(job_id)) or []
+    steps = [fields for _, fields in entries if fields and fields[b"type"] == b"step"]
+    return [json.loads(fields[TRACE.encode()])["jobs"] for fields in steps]
 
 
 @pytest.mark.parametrize("replaced", [False, True])

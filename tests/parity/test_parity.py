@@ -15,7 +15,7 @@ from tests.parity.case import Case
 from tests.parity.run import CASES, compare, find_cases, main
 
 ALL = find_cases([CASES])
-PIPELINES = [case for case in ALL if "input_ids" in case.inputs and "prompts" in case.spec]
+PIPELINES = [case for case in ALL if {"input_ids", "input_ids_2"} & case.inputs.keys() and "prompts" in case.spec]
 VOCABULARIES = [case for case in ALL if "vocab" in case.spec["files"]]
 
 
@@ -31,8 +31,9 @@ def test_every_output_agrees(case: Case) -> None:
 
 @pytest.mark.parametrize("case", PIPELINES, ids=_name)
 def test_prompts_become_the_expected_tokens(case: Case) -> None:
-    (tokenizer,) = load(case.weights).tokenizers
-    torch.testing.assert_close(tokenizer(case.spec["prompts"])[0], case.inputs["input_ids"])
+    names = [name for name in ("input_ids", "input_ids_2") if name in case.inputs]
+    for tokenizer, name in zip(load(case.weights).tokenizers, names, strict=True):
+        torch.testing.assert_close(tokenizer(case.spec["prompts"])[0], case.inputs[name])
 
 
 @pytest.mark.parametrize("case", [c for c in PIPELINES if (c.weights / "tokenizer/merges.txt").is_file()], ids=_name)

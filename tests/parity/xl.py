@@ -94,7 +94,7 @@ class XL:
         return image if self.case.spec["inputs"]["image"]["doc"] == "[-1,1]" else 2 * image - 1
 
     @property
-    def x_T(self) -> Tensor:
+    def drawn_noise(self) -> Tensor:
         noise = self.case.optional("latents", "x_T", "noise")
         assert noise is not None
         return noise
@@ -110,7 +110,7 @@ class XL:
         return Inputs(encoded.context, concat, added=added)
 
     def raw(self, t: float) -> Tensor:
-        z = self.x_T
+        z = self.drawn_noise
         return self.model.predict(z, torch.full((len(z),), t), self.inputs(self.encoded, "aesthetic_score"))
 
     def drawn(self, output: str) -> Tensor:
@@ -124,7 +124,7 @@ class XL:
 
     def latent(self, strength: float, variant: str | None) -> Tensor:
         plan = compile_plan("euler", self.model.schedule, self.steps, 0.0, strength)
-        noise = self.x_T
+        noise = self.drawn_noise
         latent = self.image_latent if strength < 1.0 else torch.zeros_like(noise)
         z_t = plan.start.alpha * latent + (plan.start.sigma if strength < 1.0 else 1.0) * noise
         return sample(self.model, plan, z_t, self.conditioning(variant))
@@ -144,7 +144,9 @@ class XL:
         zeros = Encoded(*(torch.cat([each] * rows) for each in self.zeros()))
         negative = zeros if variant == "no_negative_prompt" else self.negative
         scale = (
-            1.0 if variant == "noguidance" else float(self.sampling.get("guidance_scale", self.sampling.get("scale")))
+            1.0
+            if variant == "noguidance"
+            else float(self.sampling["guidance_scale" if "guidance_scale" in self.sampling else "scale"])
         )
         rescale = 0.0 if variant == "without_rescale" else float(self.sampling.get("guidance_rescale", 0.0))
         return Conditioning(

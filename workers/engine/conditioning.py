@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from contract.request import PromptedRequest
 from models.inputs import Inputs
 from models.loras.library import Adapters
 from models.networks.conditioning import ClassConfig, Encoded, TextConfig
@@ -105,18 +106,34 @@ def _conditions(spec: JobSpec, prompts: PromptCache, concat: Tensor | None) -> C
     inputs = Inputs(concat=concat, labels=_labels(spec))
     conditioner, request, config = spec.model.config.conditioner, spec.request, spec.model.config
     if isinstance(conditioner, TextConfig):
-        negative = _read(spec, prompts, request.negative_text, inputs) if spec.guided else None
-        return Conditions(_read(spec, prompts, request.text, inputs), negative)
+        score, negative_score = request.scores
+        null = _read(spec, prompts, _negative(spec), inputs, negative_score) if spec.guided else None
+        return Conditions(_read(spec, prompts, request.text, inputs, score), null)
     if isinstance(conditioner, ClassConfig):
         null = _of_class(spec, config.null_class, inputs) if spec.guided else None
         return Conditions(_of_class(spec, request.class_label, inputs), null)
     return Conditions(inputs, inputs if spec.guided else None)
 
 
-def _read(spec: JobSpec, prompts: PromptCache, prompt: str, inputs: Inputs) -> Inputs:
-    """Add what the network reads of a prompt."""
+def _read(spec: JobSpec, prompts: PromptCache, prompt: str | None, inputs: Inputs, score: float) -> Inputs:
+    """Add what the network reads of a prompt, and is told of the picture."""
     encoded = prompts.encoded(spec.model, prompt, spec.adapters)
-    return replace(inputs, context=encoded.context[0])
+    return replace(inputs, context=encoded.context[0], added=_added(spec, encoded, score))
+
+
+def _negative(spec: JobSpec) -> str | None:
+    """Return what guidance leads away from; None is no prompt, where the model tells it from an empty one."""
+    own = isinstance(spec.request, PromptedRequest) and spec.request.negative_prompt is None
+    return None if own and spec.model.config.zeros_for_no_prompt else spec.request.negative_text
+
+
+def _added(spec: JobSpec, encoded: Encoded, score: float) -> Tensor | None:
+    """Return the vector of SDXL: pooled text, then two sizes and a crop, or for its refiner a size, a crop, a score."""
+    if encoded.pooled is None or spec.model.config.unet.added_dim is None:
+        return None
+    sizes = spec.request.told_sizes
+    numbers = (*sizes[:4], score) if spec.model.config.refines else sizes
+    return spec.model.added(encoded.pooled, torch.tensor([numbers], device=spec.model.device))[0]
 
 
 def _of_class(spec: JobSpec, number: int | None, inputs: Inputs) -> Inputs:
@@ -133,7 +150,7 @@ def _labels(spec: JobSpec) -> Tensor | None:
 
 
 def _starts_noised(spec: JobSpec) -> bool:
-    return spec.request.denoising_strength < 1.0
+    return spec.request.denoising_strength < 1.0 or spec.request.span[0] > 0.0
 
 
 def _latent(spec: JobSpec) -> Tensor:
@@ -181,7 +198,15 @@ def starting_latent(spec: JobSpec, conditions: Conditions, x_T: Tensor) -> Tenso
     if conditions.latent is None:
         return x_T
     start = spec.plan.start
+    if spec.request.span[0] > 0.0:
+        # The picture has its noise already: x0 + σ/α·ξ, as samplers in σ keep it (diffusers' Euler).
+        return start.alpha * conditions.latent.float()
     return start.alpha * conditions.latent.float() + start.sigma * x_T
+
+
+def ending_latent(spec: JobSpec, z_t: Tensor) -> Tensor:
+    """Return what is decoded, c h w: with noise left for another model x0 + σ/α·ξ, as that one reads it."""
+    return z_t / spec.plan.end.alpha if spec.request.span[1] < 1.0 else z_t
 
 
 def blend_known(z_t: Tensor, known: Known, x_T: Tensor, alpha: float, sigma: float) -> Tensor:

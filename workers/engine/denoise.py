@@ -54,7 +54,7 @@ def _guided(
     if not guided:
         return eps_c
     scales = torch.tensor([pictures[i].guidance_scale for i in guided], device=z_t.device)[:, None, None, None]
-    eps_c[guided] = guide(out[: len(guided)], eps_c[guided], scales)
+    eps_c[guided] = guide(out[: len(guided)], eps_c[guided], scales, [pictures[i].guidance_rescale for i in guided])
     return eps_c
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 from torch import Tensor
 
-from workers.engine.conditioning import Conditions, of_image, starting_latent, starting_noise
+from workers.engine.conditioning import Conditions, ending_latent, of_image, starting_latent, starting_noise
 from workers.engine.decoding import UndecodedImage
 from workers.engine.job_spec import JobSpec
 from workers.engine.kinds import finish
@@ -56,8 +56,10 @@ class EngineJob:
         x_T, conditions = starting_noise(self.spec, seed), of_image(self.spec, conditions, seed)
         scale = self.admission.request.guidance if self.spec.guided else None
         z_t = starting_latent(self.spec, conditions, x_T)
-        adapters = None if self.spec.adapters is None else self.spec.adapters.unet
-        return LatentState(seed, self.spec.plan, conditions, scale, x_T, z_t, adapters=adapters)
+        rescale, adapters = self.admission.request.rescale, self.spec.adapters
+        state = LatentState(seed, self.spec.plan, conditions, scale, x_T, z_t, guidance_rescale=rescale)
+        state.adapters = None if adapters is None else adapters.unet
+        return state
 
     def snapshot(self) -> bytes | None:
         """Return its state, for the admission of a later execution; None before it is prepared."""
@@ -82,7 +84,7 @@ class EngineJob:
 
     def undecoded(self, index: int) -> UndecodedImage:
         """Return image `index`, denoised."""
-        return UndecodedImage(self.job_id, index, self.spec, self.images[index].z_t)
+        return UndecodedImage(self.job_id, index, self.spec, ending_latent(self.spec, self.images[index].z_t))
 
     def share(self, batch: Batch, seconds: float) -> Share:
         """Return its part in a call of `seconds`, and add it to what it cost so far."""

@@ -154,7 +154,8 @@ def job_spec_of(request: JobRequest, files: Mapping[str, Picture], model: Latent
     size = pictures["image"].size if "image" in pictures else (request.width, request.height)
     scale = kind.scale(model)
     check_sides((size[0] * scale, size[1] * scale), request.output_format, max_pixels)
-    plan = compile_plan(request.sampler, model.schedule, request.steps, request.eta, request.denoising_strength)
+    strength, span = request.denoising_strength, request.span
+    plan = compile_plan(request.sampler, model.schedule, request.steps, request.eta, strength, span)
     stride = 2 ** (len(config.unet.channels) - 1)
     frame = Frame(*size, stride * model.latent_factor // scale)
     guided = request.guided and (isinstance(config.conditioner, TextConfig) or config.null_class is not None)

@@ -29,6 +29,7 @@ class LatentState:
     starting_noise: Tensor  # c h w
     z_t: Tensor  # c h w
     position: int = 0
+    guidance_rescale: float = 0.0  # of each row's contrast under guidance
     predictions: list[Tensor] = field(default_factory=list)  # c h w each, newest first
     denoise_s: float = 0.0
     adapters: Layers | None = None  # that the UNet's layers get for its rows

@@ -76,6 +76,7 @@ def count_flops(model: LatentDiffusion, side: int) -> float:
     shape = (1, model.token_window or 1, config.context_dim or 1)
     context = None if config.context_dim is None else torch.zeros(shape, device=model.device, dtype=model.dtype)
     labels = None if config.num_classes is None else torch.zeros(1, dtype=torch.long, device=model.device)
+    added = None if config.added_dim is None else torch.zeros(1, config.added_dim)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused kernels go uncounted
-        model.predict(z_t, torch.zeros(1), Inputs(context, labels=labels))
+        model.predict(z_t, torch.zeros(1), Inputs(context, labels=labels, added=added))
     return float(counter.get_total_flops())

@@ -83,7 +83,7 @@ def _as_xl(config: TowerConfig, state: State) -> tuple[TowerConfig, State]:
 def _projected(state: State, heads: int | None) -> tuple[TowerConfig, State]:
     """Read a whole open_clip tower, whose projection is multiplied from the right."""
     names = renamed(_apart(state), OPEN_CLIP, OPEN_CLIP_POOLED_IGNORED)
-    names["text_projection.weight"] = names.pop("text_projection").T
+    names["text_projection.weight"] = names.pop("text_projection").T.contiguous()
     return replace(_clip_config(names, heads, "gelu"), pooled=len(names["text_projection.weight"])), names
 
 

@@ -22,6 +22,7 @@ from models.checkpoints.compvis.sgm import sinusoids, unet_params
 from models.checkpoints.compvis.single_file import SingleFile
 from models.checkpoints.compvis.unet import read_unet
 from models.checkpoints.files.foreign import refuse_family, what_it_is
+from models.checkpoints.variants import as_variant, variant_of
 from models.config import Concat, ModelConfig
 from models.networks.autoencoder import AutoencoderConfig
 from models.networks.conditioning import CLIP_VOCABULARY, Conditioner, RescalerConfig, TextConfig, TowerConfig
@@ -31,6 +32,7 @@ from models.tokenizers.prompts import PromptTokenizer, load_tokenizer, load_voca
 from models.tokenizers.vocabularies import CLIP_END
 
 UNET, FIRST_STAGE, CONDITIONER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
+TITLES = ("modelspec.title", "modelspec.architecture", "ss_output_name")  # a header's names of the model
 XL_CONDITIONER = "conditioner."
 BERT_VOCABULARY = 30_522  # of which, as of CLIP's, a tokenizer is shipped
 MAX_ADDED = 1000  # tokens that a fine-tuning added behind CLIP's; no file tells their names
@@ -82,11 +84,23 @@ def _load(file: SingleFile, ema: bool | None) -> Checkpoint:
     if family.xl:
         config = replace(config, zeros_for_no_prompt=not config.refines)
     states = {"unet": unet_weights, "first_stage": first_weights} | ({"conditioner": cond[1]} if cond else {})
+    names = (file.path.stem, *(file.metadata.get(key, "") for key in TITLES))
+    variant = variant_of(config, names)
+    config = as_variant(config, variant, spaced=False)
     tokenizers = _tokenizers(file, config.conditioner)
     assumptions = family.assumptions() if not params else ()
     assumptions += (UNSURE,) if unsure else ()
     origin = {id(value): key for key, value in state.items()}
-    return Checkpoint(config, states, tokenizers, assumptions, prediction_assumed=unsure, origin=origin)
+    return Checkpoint(
+        config,
+        states,
+        tokenizers,
+        assumptions,
+        prediction_assumed=unsure,
+        origin=origin,
+        sampler="euler" if family.xl else None,
+        variant=variant,
+    )
 
 
 def below(state: Mapping[str, Tensor], prefix: str) -> State:
@@ -119,11 +133,12 @@ def _tokenizer(file: SingleFile, text: TowerConfig, name: str) -> PromptTokenize
     """Read what stands beside the file, or else the shipped vocabulary of this size."""
     folder = file.path.parent
     if (folder / name).is_dir():
-        return load_tokenizer(folder / name, text.positions)
+        return load_tokenizer(folder / name, text.positions, special_pad=text.pooled is not None)
     if (folder / "vocab.txt").is_file():
         return load_vocabulary(folder / "vocab.txt", text.positions)
     if text.kind == "clip" and 0 <= text.vocab_size - CLIP_VOCABULARY <= MAX_ADDED:
-        return shipped_clip(text.positions, CLIP_END if text.activation == "quick_gelu" else OPEN_CLIP_PAD)
+        pad = CLIP_END if text.activation == "quick_gelu" else OPEN_CLIP_PAD
+        return shipped_clip(text.positions, pad, special_pad=text.pooled is not None)
     return shipped_bert(text.positions) if text.vocab_size == BERT_VOCABULARY else None
 
 

@@ -90,8 +90,9 @@ def unet_config(config: Json) -> UNetConfig:
 
 def _added(config: Json) -> Json:
     """Read the vector of pooled text and numbers that Stable Diffusion XL adds to the time embedding."""
-    if not _choice(config, "addition_embed_type", {None: False, "text_time": True}):
+    if config.get("addition_embed_type") is None:
         return {}
+    _choice(config, "addition_embed_type", {"text_time": True})
     return {
         "added_dim": config["projection_class_embeddings_input_dim"],
         "added_sinusoids": config["addition_time_embed_dim"],
@@ -237,12 +238,10 @@ def _require(config: Json, only: Json, what: str) -> None:
             raise CheckpointError(f"{what}: {key} is {got!r}; only {value!r} is supported", field=key, value=got)
 
 
-def _choice(config: Json, key: str, choices: Mapping[str | None, T] | Mapping[str, T]) -> T:
+def _choice(config: Json, key: str, choices: Mapping[str, T]) -> T:
     value = config.get(key, next(iter(choices)))
     if value not in choices:
-        raise CheckpointError(
-            f"{key} is {value!r}, expected one of {', '.join(map(str, choices))}", field=key, value=value
-        )
+        raise CheckpointError(f"{key} is {value!r}, expected one of {', '.join(choices)}", field=key, value=value)
     return choices[value]
 
 

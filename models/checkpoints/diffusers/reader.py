@@ -25,6 +25,7 @@ from models.checkpoints.files.rename import (
 )
 from models.checkpoints.files.weights import read_json, read_weights
 from models.checkpoints.towers import together
+from models.checkpoints.variants import as_variant, variant_of
 from models.config import Concat, ModelConfig
 from models.networks.conditioning import TextConfig, TowerConfig
 from models.schedule import ScheduleConfig
@@ -78,7 +79,16 @@ def load_diffusers(folder: Path, *, data: bool = True) -> Checkpoint:
         states["conditioner"] = together(named)[1]
     origin = {id(value): key for weights in read.values() for key, value in weights.items()}
     tokenizers = _tokenizers(folder, index, towers)
-    return Checkpoint(config, states, tokenizers, scheduler.notes, origin=origin, sampler=scheduler.sampler)
+    variant = variant_of(config, (folder.name, str(index.get("_name_or_path", ""))))
+    return Checkpoint(
+        as_variant(config, variant, spaced=True),
+        states,
+        tokenizers,
+        scheduler.notes,
+        origin=origin,
+        sampler=scheduler.sampler,
+        variant=variant,
+    )
 
 
 def _has(index: dict[str, Any], component: str) -> bool:
@@ -126,5 +136,6 @@ def _renames(tower: TowerConfig) -> tuple[Renames, str]:
 
 def _tokenizers(folder: Path, index: Json, towers: Mapping[str, TowerConfig]) -> tuple[PromptTokenizer, ...]:
     names = {name: TOWERS[name] for name in towers if _has(index, TOWERS[name])}
-    found = [load_tokenizer(folder / own, towers[name].positions) for name, own in names.items()]
+    read = [(folder / own, towers[name]) for name, own in names.items()]
+    found = [load_tokenizer(path, tower.positions, special_pad=tower.pooled is not None) for path, tower in read]
     return tuple(found) if len(found) == len(towers) else ()

@@ -13,10 +13,10 @@ from contract.request import REQUESTS, Img2ImgRequest, InpaintRequest, Upload, p
 COMMON = {"model": "m", "width": 64, "height": 64, "steps": 10, "sampler": "ddim", "seed": 2**32 - 1}
 IMAGE = Upload(path="image", sha256="0", bytes=1, width=8, height=8)
 OWN: dict[str, dict[str, Any]] = {
-    "txt2img": {"prompt": "red", "negative_prompt": "hat", "guidance_scale": 4.0},
+    "txt2img": {"prompt": "red", "negative_prompt": "hat", "guidance_scale": 4.0, "original_size": (9, 8)},
     "inpaint": {"image": IMAGE, "mask": IMAGE, "mask_mode": "auto", "feather": 3, "strength": 0.5},
     "upscale": {"image": IMAGE, "noise_level": 20},
-    "img2img": {"image": IMAGE, "strength": 0.5},
+    "img2img": {"image": IMAGE, "strength": 0.5, "denoising_start": 0.5, "denoising_end": 0.9},
     "class2img": {"class_id": 3, "guidance_scale": 4.0},
     "semantic2img": {"image": IMAGE},
 }
@@ -33,8 +33,9 @@ def test_a_request_travels_as_it_is(kind: str) -> None:
     assert type(request) is REQUESTS[kind]
     assert parse_request(request.arguments()) == request
     assert request.model_dump(mode="json")["seeds"] == [2**32 - 1]
-    optional = {name for name, field in REQUESTS[kind].model_fields.items() if field.exclude_if is not None}
-    assert set(request.arguments()) == set(REQUESTS[kind].model_fields) - optional
+    fields = REQUESTS[kind].model_fields.items()
+    written = {name for name, info in fields if info.exclude_if is None or not info.exclude_if(getattr(request, name))}
+    assert set(request.arguments()) == written
 
 
 @pytest.mark.parametrize(("kind", "field"), [(kind, field) for kind in OWN for own in OWN.values() for field in own])
@@ -53,6 +54,16 @@ def test_what_a_kind_lacks_changes_nothing() -> None:
     request = parse_request({"kind": "semantic2img", **COMMON, **OWN["semantic2img"]})
     assert (request.text, request.negative_text, request.guided, request.class_label) == ("", "", False, None)
     assert (request.denoising_strength, request.run_steps, request.rows) == (1.0, 10, 10)
+    assert (request.span, request.scores, request.rescale) == ((0.0, 1.0), (6.0, 2.5), 0.0)
+    assert request.told_sizes == (request.height, request.width, 0, 0, request.height, request.width)
+
+
+def test_what_is_told_of_a_picture_is_in_the_networks_order() -> None:
+    told = {"original_size": [9, 8], "crop": [1, 2], "target_size": [7, 6], "aesthetic_score": 5.0}
+    request = parse_request({"kind": "txt2img", **COMMON, **told, "negative_prompt": None, "denoising_end": 0.5})
+    assert request.told_sizes == (8, 9, 2, 1, 6, 7)
+    assert (request.scores, request.span, request.run_steps) == ((5.0, 2.5), (0.0, 0.5), 5)
+    assert request.negative_text == ""
 
 
 def test_what_a_kind_has_counts() -> None:

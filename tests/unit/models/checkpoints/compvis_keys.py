@@ -44,6 +44,28 @@ X4_UNET: Params = {
     "use_linear_in_transformer": True,
     "disable_self_attentions": [True, True, True, False],
 }
+SDXL_UNET: Params = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "attention_resolutions": [4, 2],
+    "num_res_blocks": 2,
+    "channel_mult": [1, 2, 4],
+    "num_head_channels": 64,
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": True,
+    "transformer_depth": [1, 2, 10],
+    "context_dim": 2048,
+    "adm_in_channels": 2816,
+}
+SDXL_REFINER_UNET: Params = {
+    **SDXL_UNET,
+    "model_channels": 384,
+    "channel_mult": [1, 2, 4, 4],
+    "transformer_depth": 4,
+    "context_dim": 1280,
+    "adm_in_channels": 2560,
+}
 SR_UNET: Params = {
     "in_channels": 6,
     "out_channels": 3,
@@ -123,7 +145,10 @@ def _transformer(name: str, channels: int, p: Params, only_cross: bool) -> Shape
     for proj in ("proj_in", "proj_out"):
         full = f"{name}.{proj}"
         shapes |= _linear(full, channels, channels) if linear else _conv(full, channels, channels, 1)
-    for i in range(p["transformer_depth"]):
+    depth = p["transformer_depth"]
+    if isinstance(depth, list):  # by level
+        depth = depth[p["channel_mult"].index(channels // p["model_channels"])]
+    for i in range(depth):
         block = f"{name}.transformer_blocks.{i}"
         for attn, width in (("attn1", context if only_cross else channels), ("attn2", context)):
             shapes |= _linear(f"{block}.{attn}.to_q", channels, channels, bias=False)
@@ -153,6 +178,8 @@ def unet_shapes(p: Params) -> Shapes:
     shapes = _linear("time_embed.0", emb, base) | _linear("time_embed.2", emb, emb)
     if "num_classes" in p:
         shapes |= {"label_emb.weight": (p["num_classes"], emb)}
+    if "adm_in_channels" in p:
+        shapes |= _linear("label_emb.0.0", emb, p["adm_in_channels"]) | _linear("label_emb.0.2", emb, emb)
     shapes |= _conv("input_blocks.0.0", base, p["in_channels"])
     skips, width, index, factor = [base], base, 1, 1
     for level, m in enumerate(mult):
@@ -300,6 +327,12 @@ def whole(unet: Shapes, first_stage: Shapes, conditioner: Shapes | None = None) 
     """A model's state dict with the original's prefixes."""
     parts = (("model.diffusion_model.", unet), ("first_stage_model.", first_stage), ("cond_stage_model.", conditioner))
     return {prefix + key: shape for prefix, shapes in parts if shapes for key, shape in shapes.items()}
+
+
+def whole_xl(unet: Shapes, first_stage: Shapes, *towers: Shapes) -> Shapes:
+    """An SDXL's state dict: its towers are embedders by number, and some files hold the sampler's table of noise."""
+    embedders = {f"conditioner.embedders.{i}.{key}": shape for i, t in enumerate(towers) for key, shape in t.items()}
+    return whole(unet, first_stage) | embedders | {"denoiser.sigmas": (1000,)}
 
 
 def sd_shapes(width: int, context: int, heads: int, open_clip: bool) -> Shapes:

@@ -86,10 +86,8 @@ def test_fp8_pickles_load(tmp_path: Path) -> None:
 FAMILIES: dict[str, tuple[list[str], str]] = {
     "lora": (["lora_unet_down_blocks_0.lora_down.weight"], "a LoRA"),
     "peft": (["unet.down_blocks.0.to_q.lora_A.weight"], "a LoRA"),
-    "sdxl": (
-        [f"{UNET}input_blocks.0.0.weight", "conditioner.embedders.0.x", "first_stage_model.encoder.conv_in.weight"],
-        "Stable Diffusion XL",
-    ),
+    "edm": (["edm_mean", "conditioner.embedders.0.x"], "a relative of Stable Diffusion XL trained on EDM's noise"),
+    "video": ([f"{UNET}input_blocks.1.1.time_stack.0.norm_in.weight"], "Stable Video Diffusion"),
     "sd3": ([f"{UNET}joint_blocks.0.x_block.attn.qkv.weight"], "Stable Diffusion 3"),
     "flux": (["double_blocks.0.img_attn.qkv.weight"], "Flux"),
     "pixart": (["adaln_single.linear.weight"], "PixArt"),
@@ -140,9 +138,13 @@ def test_hypernetworks_and_embeddings_in_pickles_are_named(tmp_path: Path) -> No
 
 def test_pipelines_of_other_families_are_named(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}', "utf-8")
-    with pytest.raises(CheckpointError, match="StableDiffusionXLPipeline is Stable Diffusion XL"):
-        load_checkpoint(tmp_path / "x")
+    for name, family in (
+        ("StableDiffusion3Pipeline", "Stable Diffusion 3"),
+        ("StableDiffusionXLControlNetPipeline", "Stable Diffusion XL with a ControlNet"),
+    ):
+        (tmp_path / "x" / "model_index.json").write_text(f'{{"_class_name": "{name}"}}', "utf-8")
+        with pytest.raises(CheckpointError, match=f"{name} is {family}"):
+            load_checkpoint(tmp_path / "x")
 
 
 def test_missing_and_misshapen_keys_have_the_files_names(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ WHOLE = [
     *sorted((CASES / "compvis").glob("*_full/model.ckpt")),
     *sorted((CASES / "single_file").glob("*/model.safetensors")),
     *sorted((CASES / "diffusers").glob("*/pipeline")),
+    *sorted((CASES / "sdxl").glob("*/model.safetensors")),
+    *sorted((CASES / "sdxl").glob("*/pipeline")),
 ]
 WITHOUT_PIPELINE = ("ldm_class_full", "ldm_inpaint_full")  # diffusers has none for these kinds
 
@@ -98,6 +100,8 @@ def test_conversion_and_back_is_exact(path: Path, to: Any, tmp_path: Path) -> No
     _same(original, load_checkpoint(out))
     back = convert(out, tmp_path / "two", "native")
     _same(original, load_checkpoint(back))
+    tokens = [[t(["a red cat!"])[0].tolist() for t in each.tokenizers] for each in (original, load_checkpoint(back))]
+    assert tokens[0] == tokens[1]
     card = ModelCard.model_validate_json((out / "card.json").read_text("utf-8"))
     assert card.id == "one"
 

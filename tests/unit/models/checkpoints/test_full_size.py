@@ -11,15 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers.models.clip.configuration_clip import CLIPTextConfig
-from transformers.models.clip.modeling_clip import CLIPTextModel
+from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
 
 from models.checkpoints.build import fit
 from models.checkpoints.checkpoint import Checkpoint, fitted, makers
 from models.checkpoints.compvis.model import load_compvis
 from models.checkpoints.compvis.single_file import SingleFile
 from models.checkpoints.compvis.unet import read_unet
+from models.checkpoints.diffusers.config import unet_config
 from models.checkpoints.diffusers.writer import components, pipeline_class
+from models.checkpoints.files.rename import CLIP, DIFFUSERS, renamed
 from models.config import ModelConfig
+from models.networks.conditioning import TextConfig
 from models.networks.unet import UNet
 from tests.unit.models.checkpoints import compvis_keys as keys
 
@@ -58,6 +61,53 @@ MODELS: dict[str, tuple[keys.Shapes, dict[str, float]]] = {
     ),
     "churches": (keys.whole(keys.unet_shapes(keys.CHURCHES_UNET), KL_F8), {"unet": 295.0, "first_stage": 83.7}),
     "celeba": (keys.whole(keys.unet_shapes(keys.CELEBA_UNET), VQ_F4), {"unet": 274.1, "first_stage": 55.3}),
+}
+CLIP_L, BIG_G = keys.clip_shapes(768, 12), keys.open_clip_shapes(1280, 32)
+SDXL = {"unet": 2567.5, "first_stage": 83.7, "conditioner": 817.7}
+MODELS |= {
+    "sdxl": (keys.whole_xl(keys.unet_shapes(keys.SDXL_UNET), KL_F8, CLIP_L, BIG_G), SDXL),
+    "sdxl_inpainting": (
+        keys.whole_xl(keys.unet_shapes({**keys.SDXL_UNET, "in_channels": 9}), KL_F8, CLIP_L, BIG_G),
+        SDXL,
+    ),
+    "sdxl_refiner": (
+        keys.whole_xl(keys.unet_shapes(keys.SDXL_REFINER_UNET), KL_F8, BIG_G),
+        {"unet": 2259.5, "first_stage": 83.7, "conditioner": 694.7},
+    ),
+}
+# config.json of the UNets as their authors published them for diffusers, what differs from the defaults.
+XL_BASE: dict[str, Any] = {
+    "_class_name": "UNet2DConditionModel",
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "attention_head_dim": [5, 10, 20],
+    "block_out_channels": [320, 640, 1280],
+    "cross_attention_dim": 2048,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "norm_eps": 1e-5,
+    "norm_num_groups": 32,
+    "out_channels": 4,
+    "projection_class_embeddings_input_dim": 2816,
+    "sample_size": 128,
+    "transformer_layers_per_block": [1, 2, 10],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "use_linear_projection": True,
+}
+PUBLISHED_XL: dict[str, dict[str, Any]] = {
+    "sdxl": XL_BASE,
+    "sdxl_inpainting": {**XL_BASE, "in_channels": 9},
+    "sdxl_refiner": {
+        **XL_BASE,
+        "attention_head_dim": [6, 12, 24, 24],
+        "block_out_channels": [384, 768, 1536, 1536],
+        "cross_attention_dim": 1280,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+        "projection_class_embeddings_input_dim": 2560,
+        "transformer_layers_per_block": 4,
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    },
 }
 FIRST_STAGES: dict[str, tuple[keys.Shapes, float]] = {
     "kl-f16": (keys.first_stage_shapes([1, 1, 2, 2, 4], 16, attention=(4,)), 69.6),
@@ -126,6 +176,8 @@ def test_tasks_and_schedules_follow_from_the_keys() -> None:
     assert facts["sd15"] == (None, "eps", 0.012, 0.18215)
     assert facts["sd21"] == (None, "v", 0.012, 0.18215)
     assert facts["x4_upscaler"] == ("low-res", "v", 0.02, 0.08333)
+    assert facts["sdxl"] == facts["sdxl_refiner"] == (None, "eps", 0.012, 0.13025)
+    assert facts["sdxl_inpainting"] == ("mask-latent", "eps", 0.012, 0.13025)
     assert facts["bsr_sr"][0] == "low-res"
     assert facts["inpainting_big"][0] == "latent-mask"
     assert facts["text2img_large"] == (None, "eps", 0.012, 0.18215)
@@ -138,16 +190,41 @@ def _meta(cls: Any, config: dict[str, Any]) -> dict[str, Tensor]:
     return state
 
 
-@pytest.mark.parametrize("name", ["sd15", "sd21", "text2img_large", "x4_upscaler", "bsr_sr", "celeba"])
+def test_sdxl_is_read_whole() -> None:
+    base, refiner = _load("sdxl"), _load("sdxl_refiner")
+    towers = base.config.conditioner.towers if isinstance(base.config.conditioner, TextConfig) else ()
+    assert [(t.layers, t.heads, t.skip, t.final_norm, t.pooled) for t in towers] == [
+        (12, 12, 1, False, None),
+        (32, 20, 1, False, 1280),
+    ]
+    assert [tokenizer(["cat"])[0][0, -1].item() for tokenizer in base.tokenizers] == [49407, 0]
+    assert (base.config.refines, base.config.zeros_for_no_prompt, base.config.latent_size) == (False, True, 128)
+    assert (refiner.config.refines, refiner.config.zeros_for_no_prompt, len(refiner.tokenizers)) == (True, False, 1)
+    assert base.config.first_stage.force_upcast
+
+
+@pytest.mark.parametrize("name", PUBLISHED_XL)
+def test_published_unets_of_sdxl_are_those_of_single_files(name: str) -> None:
+    published, single = unet_config(PUBLISHED_XL[name]), _load(name).config.unet
+    with torch.device("meta"):
+        ours, theirs = UNet(published).state_dict(), UNet(single).state_dict()
+    assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}
+    assert (published.heads, published.mid_heads) == (single.heads, single.mid_heads)
+    diffusers_keys = renamed(_meta(diffusers.UNet2DConditionModel, PUBLISHED_XL[name]), DIFFUSERS)
+    fit(diffusers_keys, {key: value.shape for key, value in ours.items()}, "unet")
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd21", "text2img_large", "x4_upscaler", "bsr_sr", "celeba", *PUBLISHED_XL])
 def test_diffusers_networks_have_the_keys_and_shapes_that_we_write(name: str) -> None:
     loaded = _load(name)
     for part, (config, state) in components(loaded, pipeline_class(loaded.config)).items():
         if state is None or part == "bert":
             continue
-        if part == "text_encoder":
+        if part.startswith("text_encoder"):
+            cls = CLIPTextModel if config["architectures"] == ["CLIPTextModel"] else CLIPTextModelWithProjection
             with torch.device("meta"):
-                theirs = CLIPTextModel(CLIPTextConfig(**config)).state_dict()
-            theirs = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in theirs.items()}
+                theirs = cls(CLIPTextConfig(**config)).state_dict()
+            theirs = renamed(theirs, CLIP)
         else:
             theirs = _meta(getattr(diffusers, config["_class_name"]), config)
         expected = {key: tuple(value.shape) for key, value in theirs.items() if not key.endswith("position_ids")}

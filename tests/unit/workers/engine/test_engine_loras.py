@@ -30,8 +30,8 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _engine(models_dir: Path, **changes: int) -> Engine:
-    return make_engine({"pipeline": small_sd()}, loras=library_of(models_dir), **changes)
+def _engine(models_dir: Path, strict_rows: int = 4) -> Engine:
+    return make_engine({"pipeline": small_sd()}, loras=library_of(models_dir), strict_rows=strict_rows)
 
 
 def _job(models_dir: Path, name: str, determinism: str, **more: object) -> Admission:

@@ -1,0 +1,66 @@
+"""SDXL distilled to few steps: told by names, since neither keys nor shapes differ, with the defaults that it needs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from models.config import ModelConfig
+from models.schedule import Spacing
+
+STEPS = re.compile(r"(?<!\d)(\d{1,2})[ _-]?steps?(?![a-z])")
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Defaults of a model that was distilled; it takes no guidance beyond 1.
+
+    `samplers` are those it was made for, the best first: of those that there are the first becomes the card's.
+    """
+
+    name: str
+    steps: int
+    samplers: tuple[str, ...]
+    spacing: Spacing | None = "trailing"
+    latent_size: int | None = None
+
+    def note(self, sampler: str) -> str:
+        """Tell people what was taken from the name."""
+        lacking = "" if sampler == self.samplers[0] else f" ({self.samplers[0]}, which it was made for, is not there)"
+        return (
+            f"SDXL {self.name}, by its name: {self.steps} steps of {sampler}{lacking}, no guidance; "
+            "what you set in card.json goes before it"
+        )
+
+
+# Their words in names, as their authors and those who merge them write them.
+VARIANTS: tuple[tuple[re.Pattern[str], Variant], ...] = (
+    (re.compile(r"^sd[ _-]?xl[ _-]turbo"), Variant("Turbo", 4, ("euler_a", "euler"), latent_size=64)),
+    (re.compile(r"lightning"), Variant("Lightning", 4, ("euler",))),
+    (re.compile(r"hyper(?=[^a-z]|sd|xl|$)"), Variant("Hyper", 8, ("tcd", "ddim"))),
+    (re.compile(r"(?<![a-z])lcm(?![a-z])|lcm[ _-]?sd[ _-]?xl"), Variant("LCM", 4, ("lcm", "ddim"), spacing=None)),
+    (re.compile(r"turbo"), Variant("Turbo", 4, ("euler_a", "euler"))),
+)
+
+
+def variant_of(config: ModelConfig, names: Iterable[str]) -> Variant | None:
+    """Tell which distilled SDXL one of these names is of; None: none, or no SDXL."""
+    if config.unet.added_dim is None or config.refines:
+        return None
+    for name in (name.lower() for name in names):
+        found = next((variant for pattern, variant in VARIANTS if pattern.search(name)), None)
+        if found is not None:
+            steps = STEPS.search(name)
+            return replace(found, steps=int(steps[1])) if steps is not None and int(steps[1]) else found
+    return None
+
+
+def as_variant(config: ModelConfig, variant: Variant | None, *, spaced: bool) -> ModelConfig:
+    """Apply what a variant fixes; `spaced`: a scheduler's own file has said how steps are spread."""
+    if variant is None:
+        return config
+    if variant.spacing is not None and not spaced:
+        schedule = replace(config.schedule, spacing=variant.spacing, steps_offset=0)
+        config = replace(config, schedule=schedule)
+    return config if variant.latent_size is None else replace(config, latent_size=variant.latent_size)

@@ -1,0 +1,72 @@
+"""SDXL distilled to few steps is told by its name, and its card has the defaults that it needs."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from core.errors import CheckpointError
+from models.checkpoints.card import default_card, notes_of
+from models.checkpoints.detect import load_checkpoint
+from models.checkpoints.variants import variant_of
+from tests.parity.run import CASES
+from tests.tiny import configs
+
+SDXL = CASES / "sdxl"
+BASE = load_checkpoint(SDXL / "sdxl_base" / "pipeline", data=False).config
+REFINER = load_checkpoint(SDXL / "sdxl_refiner" / "pipeline", data=False).config
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "steps"),
+    [
+        ("sd_xl_turbo_1.0_fp16", "Turbo", 4),
+        ("dreamshaperXL_v21TurboDPMSDE", "Turbo", 4),
+        ("sdxl_lightning_8step", "Lightning", 8),
+        ("juggernautXL_v9Rdphoto2Lightning", "Lightning", 4),
+        ("realvisxlV50_v50HyperSDXL", "Hyper", 8),
+        ("Hyper-SDXL-1step-merged", "Hyper", 1),
+        ("animagine-xl-lcm", "LCM", 4),
+        ("LCM-SDXL-merge", "LCM", 4),
+        ("sd_xl_base_1.0", None, 0),
+        ("hyperrealism_v3", None, 0),
+        ("welcome-mat-xl", None, 0),
+    ],
+)
+def test_names_tell(name: str, variant: str | None, steps: int) -> None:
+    found = variant_of(BASE, (name, ""))
+    assert (found.name if found else None, found.steps if found else 0) == (variant, steps)
+
+
+def test_only_a_base_of_sdxl_has_variants() -> None:
+    assert variant_of(REFINER, ("sdxl-turbo",)) is None
+    assert variant_of(configs()["plain"], ("sd-turbo",)) is None
+
+
+def test_a_cards_defaults_follow_and_what_lacks_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "sdxl_lightning_2step"
+    folder.mkdir()
+    for name in ("model.safetensors", "config.json"):
+        source, suffix = SDXL / "sdxl_single_file" / name, Path(name).suffix
+        shutil.copy(source, folder / f"sdxl_lightning_2step{suffix}")
+    found = load_checkpoint(folder / "sdxl_lightning_2step.safetensors", data=False)
+    card = default_card(found, "a", "0")
+    assert (card["defaults"]["steps"], card["defaults"]["sampler"]) == (2, "euler")
+    assert (card["defaults"]["guidance_scale"], found.config.schedule.spacing) == (1.0, "trailing")
+    assert any("Lightning, by its name" in note for note in notes_of(found))
+    assert "Lightning" in card["description"]
+    assert found.variant is not None
+    other = replace(found, variant=replace(found.variant, samplers=("a_sampler_of_tomorrow", "ddim")))
+    assert default_card(other, "a", "0")["defaults"]["sampler"] == "ddim"
+    assert any("a_sampler_of_tomorrow, which it was made for" in note for note in notes_of(other))
+
+
+def test_a_vector_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    folder = shutil.copytree(SDXL / "sdxl_base" / "pipeline", tmp_path / "a")
+    config = folder / "unet" / "config.json"
+    config.write_text(config.read_text("utf-8").replace('_input_dim": 88', '_input_dim": 96'), "utf-8")
+    with pytest.raises(CheckpointError, match="pooled text of 40 and 6 or 5 numbers of 8 each"):
+        load_checkpoint(folder, data=False)
