@@ -72,5 +72,5 @@ tools:
 	@touch $@
 
 .venv/.dev: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install -q -c constraints.txt -e '.[worker,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[worker,train,dev]'
 	@touch $@ .venv/.worker

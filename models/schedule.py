@@ -151,27 +151,6 @@ class NoiseSchedule:
     def alphas_cumprod(self) -> Array:
         return _frozen(np.cumprod(1.0 - self.betas))
 
-    @cached_property
-    def alphas_cumprod_prev(self) -> Array:
-        return _frozen(np.append(1.0, self.alphas_cumprod[:-1]))
-
-    @cached_property
-    def posterior_variance(self) -> Array:
-        """Return β̃_t of q(z_{t−1} | z_t, z_0): Ho et al. 2020, Eq. 7."""
-        return _frozen(self.betas * (1.0 - self.alphas_cumprod_prev) / (1.0 - self.alphas_cumprod))
-
-    @cached_property
-    def posterior_mean_coef1(self) -> Array:
-        """Return what z_0 weighs in the posterior's mean: Ho et al. 2020, Eq. 7."""
-        return _frozen(self.betas * np.sqrt(self.alphas_cumprod_prev) / (1.0 - self.alphas_cumprod))
-
-    @cached_property
-    def posterior_mean_coef2(self) -> Array:
-        """Return what z_t weighs in the posterior's mean: Ho et al. 2020, Eq. 7."""
-        return _frozen(
-            (1.0 - self.alphas_cumprod_prev) * np.sqrt(1.0 - self.betas) / (1.0 - self.alphas_cumprod),
-        )
-
     @property
     def final_alpha_cumprod(self) -> float:
         """ᾱ before timestep 0: 1, or for checkpoints of the original's family ᾱ_0 again."""
