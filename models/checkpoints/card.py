@@ -111,7 +111,7 @@ def write_card(
         found = default_card(checkpoint, model_id, digest)
         files = stamps(weight_files(weights))
         write_json(folder / CARD, {**found, **(kept or {}), "id": model_id, "hash": digest})
-        save_detected(folder, Detected(found, files, checkpoint.assumptions))
+        save_detected(folder, Detected(found, files, notes_of(checkpoint)))
     except OSError as error:
         raise CheckpointError(f"{folder / CARD}: can't be written ({error})") from error
     return folder / CARD
@@ -129,7 +129,7 @@ def settle(folder: Path, checkpoint: Checkpoint) -> None:
     with suppress(OSError):
         write_json(folder / CARD, {**found, **user_set(folder)})
         decided = {"prediction_type": found["prediction_type"]}
-        save_detected(folder, Detected(found, record.files, checkpoint.assumptions, decided))
+        save_detected(folder, Detected(found, record.files, notes_of(checkpoint), decided))
 
 
 def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str, Any]:

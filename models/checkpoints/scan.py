@@ -15,6 +15,7 @@ from models.checkpoints.card import (
     checkpoint_id,
     id_of,
     is_mute,
+    notes_of,
     weight_files,
     write_card,
 )
@@ -100,7 +101,7 @@ def _renewed(path: Path, card: Path, models_dir: Path, taken: dict[str, Path]) -
         if is_mute(checkpoint):
             raise CheckpointError(NO_TOKENIZER, field="tokenizer")
         write_card(checkpoint, path, card.parent, model_id, kept)
-    return ScannedCheckpoint(path, card, written=True, notes=checkpoint.assumptions)
+    return ScannedCheckpoint(path, card, written=True, notes=notes_of(checkpoint))
 
 
 def _name(path: Path, models_dir: Path) -> str:

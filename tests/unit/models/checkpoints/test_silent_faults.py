@@ -75,6 +75,8 @@ def test_marker_keys_tell_v_and_zero_terminal_snr(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", [SD1, SD1_FOLDER])
 def test_what_people_set_in_the_card_wins(path: Path, tmp_path: Path) -> None:
     (shutil.copytree if path.is_dir() else shutil.copy)(path, tmp_path / ("m" + path.suffix))
+    if path.is_file():
+        shutil.copytree(SD1_FOLDER / "tokenizer", tmp_path / "tokenizer")
     (found,) = scan(tmp_path)
     assert load(found.card.parent).schedule.config.prediction == "eps"
     edit(found.card, prediction_type="v")
