@@ -37,8 +37,10 @@ def test_a_killed_gateway_loses_nothing_that_was_accepted_and_the_other_answers(
             return answer.status_code, str(answer.json().get("id"))
 
         try:
-            for each in (*gateways, worker, proxy):
-                each.ready()
+            for gateway in gateways:
+                gateway.ready()
+            worker.ready()
+            proxy.ready()
             with ThreadPoolExecutor(6) as clients:
                 posted = clients.map(post, range(JOBS))
                 for _ in range(BEFORE):

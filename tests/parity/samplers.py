@@ -72,8 +72,8 @@ class SamplerRuns:
     def conditions(self) -> tuple[Inputs, Inputs]:
         ids = self.case.inputs
         return (
-            Inputs(self.model.encode_tokens(ids["input_ids"])),
-            Inputs(self.model.encode_tokens(ids["uncond_input_ids"])),
+            Inputs(self.model.encode_tokens([(ids["input_ids"], None)]).context),
+            Inputs(self.model.encode_tokens([(ids["uncond_input_ids"], None)]).context),
         )
 
     def plan(self, run: Mapping[str, Any]) -> Plan:
@@ -102,7 +102,7 @@ class FullLcm:
         self.scale = torch.full((len(case.inputs["latents"]),), float(case.spec["sampling"]["guidance_scale"]))
 
     def __call__(self, output: str) -> Tensor:
-        context = self.model.encode_tokens(self.case.inputs["input_ids"])
+        context = self.model.encode_tokens([(self.case.inputs["input_ids"], None)]).context
         if output == "prompt_embeds":
             return context
         inputs, latents = Inputs(context, guidance_scale=self.scale), self.case.inputs["latents"]

@@ -73,7 +73,7 @@ def _psnr(a: Tensor, b: Tensor) -> float:
 def _drawn(model: LatentDiffusion, prompt: str, seed: int) -> tuple[Tensor, Tensor]:
     """The last latent and the picture of the default model's own steps, sampler and guidance."""
     concat = model.blank_concat(16, 16)
-    inputs, null = (Inputs(model.encode_prompts([text]), concat) for text in (prompt, ""))
+    inputs, null = (Inputs(model.encode_prompts([text]).context, concat) for text in (prompt, ""))
     x_T = noise(seed, X_T, 0, (16, 16, 16))[None]
     z = sample(model, compile_plan("ddim", model.schedule, 12), x_T, Conditioning(inputs, null, 4.0))
     return z, model.decode(z)
@@ -94,10 +94,10 @@ def test_a_text_encoder_of_half_precision_computes_as_its_file_in_float32(tmp_pa
         state.update({key: value.half() for key, value in state.items() if value.is_floating_point()})
     save_native(checkpoint, tmp_path)
     full, half = load(tmp_path), load(tmp_path, dtype=torch.bfloat16)
-    assert torch.equal(half.encode_prompts(["red cat"]), full.encode_prompts(["red cat"]))
+    assert torch.equal(*(model.encode_prompts(["red cat"]).context for model in (half, full)))
     assert _dtypes(half.conditioner) == {torch.float16}
     with pytest.raises(IndexError):  # in the middle of a layer, which has its own weights back afterwards
-        half.encode_tokens(torch.full((1, 8), 10**6))
+        half.encode_tokens([(torch.full((1, 8), 10**6), None)])
     assert _dtypes(half.conditioner) == {torch.float16}
 
 
@@ -117,7 +117,7 @@ sys.stdout.write(str(peak() - before))
 def test_half_precision_files_load_without_being_widened(stored: torch.dtype, tmp_path: Path) -> None:
     plain = configs()["bare"]
     wide = replace(plain, unet=replace(plain.unet, channels=(256, 512)))
-    checkpoint = random_weights(wide, 0, None)
+    checkpoint = random_weights(wide, 0)
     for state in checkpoint.states.values():
         state.update({key: value.to(stored) for key, value in state.items()})
     save_native(checkpoint, tmp_path)
