@@ -31,6 +31,7 @@ def engine_of(model: LatentDiffusion, max_rows: int) -> Engine:
         threads=threads,
         max_rows=max_rows,
         strict_rows=max(2, max_rows),
+        as_gpu=model.device.type == "cuda",
     )
 
 
