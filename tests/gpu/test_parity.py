@@ -13,7 +13,7 @@ from PIL import Image
 from latentd.bench.engine_speed import half_precision
 from models.samplers import SAMPLERS
 from tests.engines import finished, inpaint, make_request, mask_bytes, picture_bytes, play, upscale
-from tests.gpu.devices import DEVICES, ON_GPU, engine, engine_over
+from tests.gpu.devices import DEVICES, ON_GPU, engine, engine_over, models
 from tests.modules import ROOT
 from workers.engine.messages import Admission
 from workers.loading import load_ready
@@ -58,6 +58,16 @@ def test_float32_is_the_same_in_calls_of_every_size(
     for key, picture in pictures.items():
         difference = np.abs(np.asarray(picture, np.int16) - np.asarray(reference[key], np.int16)).max()
         assert difference <= LEVELS, key
+
+
+@pytest.mark.parametrize("device", [ON_GPU])
+def test_calls_are_captured(device: str) -> None:
+    play(engine(device, torch.float32), jobs())
+    for model in models(device, torch.float32).values():
+        captured = model.denoiser.captured
+        assert captured is not None
+        assert captured.calls
+        assert not captured.broken
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -18,6 +18,7 @@ from latentd.bench.step_times import make_request as bench_request
 from models.checkpoints.checkpoint import Checkpoint, check
 from models.checkpoints.diffusers.config import unet_config
 from models.config import ModelConfig
+from models.networks.layers import can_pack, packed
 from models.samplers.noise import X_T, noise
 from tests.engines import finished, play
 from tests.unit.models.checkpoints.test_full_size import PUBLISHED_XL
@@ -55,6 +56,11 @@ def test_diffusers_draws_the_same_picture_with_the_same_weights(config: ModelCon
     mine = finished(play(engine, [Admission("a", request)]))["a", 0]
     assert levels(mine, other) <= 2
     assert np.asarray(mine).std() > 1
+
+
+def test_models_are_made_ready_as_workers_make_them() -> None:
+    model = loaded(random_checkpoint(tiny(text_model(768, 16)), "cpu"), "a", "cpu", torch.bfloat16)
+    assert packed(model.unet) is can_pack(model.device, torch.bfloat16)
 
 
 def levels(a: Image.Image, b: Image.Image) -> int:
