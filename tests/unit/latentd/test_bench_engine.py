@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from core.errors import ConfigurationError
 from core.settings import Settings
 from latentd.bench.engine_speed import SEED, SIDES, Plan, Subject, bench, conditioned, half_precision, rounds_of
 from latentd.bench.in_diffusers import check_diffusers, in_diffusers
-from latentd.bench.one_run import Timing, engine_of
+from latentd.bench.one_run import Timing, engine_of, run
 from latentd.bench.random_model import card_of, loaded, random_checkpoint, stand_in_tokenizers, tiny, unallocated
 from latentd.bench.shapes import SHAPES, XL, text_model
 from latentd.bench.step_times import make_request as bench_request
@@ -20,7 +22,7 @@ from models.checkpoints.diffusers.config import unet_config
 from models.config import ModelConfig
 from models.networks.layers import can_pack, packed
 from models.samplers.noise import X_T, noise
-from tests.engines import finished, play
+from tests.engines import finished, make_engine, make_request, play
 from tests.unit.models.checkpoints.test_full_size import PUBLISHED_XL
 from workers.engine.messages import Admission
 from workers.metrics.flops import row_flops
@@ -61,6 +63,18 @@ def test_diffusers_draws_the_same_picture_with_the_same_weights(config: ModelCon
 def test_models_are_made_ready_as_workers_make_them() -> None:
     model = loaded(random_checkpoint(tiny(text_model(768, 16)), "cpu"), "a", "cpu", torch.bfloat16)
     assert packed(model.unet) is can_pack(model.device, torch.bfloat16)
+
+
+@pytest.mark.parametrize("as_gpu", [False, True])
+def test_steps_and_the_rest_make_the_whole_time(as_gpu: bool) -> None:
+    engine = make_engine(as_gpu=as_gpu, max_rows=4)
+    jobs = [Admission(str(i), make_request(steps=6, num_images=3, seed=i)) for i in range(2)]
+    began = time.perf_counter()
+    timing = run(engine, jobs)
+    whole_s = time.perf_counter() - began
+    assert timing.rest_s > 0
+    assert timing.steps_s > 0
+    assert 0.5 * whole_s < timing.steps_s + timing.rest_s <= whole_s
 
 
 def levels(a: Image.Image, b: Image.Image) -> int:
