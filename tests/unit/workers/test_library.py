@@ -135,13 +135,13 @@ def rss() -> int:
 
 def test_memory_returns_as_models_leave(tmp_path: Path, clock: Clock) -> None:
     small = configs()["bare"]
-    config = replace(small, unet=replace(small.unet, channels=(128, 384), norm_groups=32))
+    config = replace(small, unet=replace(small.unet, channels=(96, 288), norm_groups=32))
     for seed, name in enumerate(NAMES):
         save_native(random_weights(config, seed), tmp_path / name)
     models = [offered(name, tmp_path / name, "cpu", torch.float32) for name in NAMES]
-    assert models[0].size > 40 * MIB
+    assert models[0].size > 20 * MIB
     library, sizes = ModelLibrary(models, models[0].size, load_offered, clock), []
-    for name in NAMES * 4:
+    for name in NAMES * 2:
         library.want(name, [name])
         ended(library)
         assert list(library.resident) == [name]
