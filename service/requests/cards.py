@@ -34,7 +34,7 @@ class ListedCard(ModelCard):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     loaded: bool = Field(
-        description="Whether a live worker serves it, from memory or by loading it for the first job; requests for others "
+        description="Whether a live worker serves it, from memory or by loading it; requests for others "
         "are accepted and wait."
     )
 
