@@ -105,6 +105,13 @@ class Settings(BaseSettings):
         description="Precision of the networks: float32, bfloat16, float16 or auto, which is bfloat16 on CUDA (float16 "
         "below compute capability 8.0) and on CPUs that multiply it (AVX512-BF16, AMX), else float32.",
     )
+    models_mb: int = Field(
+        default=0,
+        ge=0,
+        description="Memory of the models that a worker holds at a time, in MiB; others that it offers are loaded when "
+        "a job asks for them, and the least recently used leave. 0: half of the memory that is free at its start, and "
+        "no less than the default models take.",
+    )
     lora_mb: int = Field(
         default=1024,
         ge=0,

@@ -29,11 +29,14 @@ log = structlog.get_logger("service")
 
 
 class ListedCard(ModelCard):
-    """A card and whether a live worker holds the model."""
+    """A card and whether a live worker serves the model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    loaded: bool = Field(description="Whether a live worker holds it; requests for others are accepted and wait.")
+    loaded: bool = Field(
+        description="Whether a live worker serves it, from memory or by loading it; requests for others "
+        "are accepted and wait."
+    )
 
 
 def installed_cards(models_dir: Path) -> dict[str, ModelCard]:

@@ -58,9 +58,9 @@ class Chunk:
 class Engine:
     """Denoises and decodes the images of many jobs on one device.
 
-    `max_rows` bounds a UNet call in fast mode; calls that carry a strict slot have exactly `strict_rows` rows.
-    `as_gpu`: what a call or a decoding gave is read after the next call was begun, so that the device never waits, and
-    fast calls are padded to few sizes, as captured ones need it.
+    `models` may change between turns, but for those of admitted jobs. `max_rows` bounds a UNet call in fast mode; calls
+    that carry a strict slot have exactly `strict_rows` rows. `as_gpu`: what a call or a decoding gave is read after the
+    next call was begun, so that the device never waits, and fast calls are padded to few sizes, as captured ones need.
     """
 
     def __init__(
@@ -77,10 +77,8 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         configure(threads)
-        self.numerics: Mapping[str, Numerics] = {
-            name: numerics_of(model, threads, strict_rows) for name, model in models.items()
-        }
-        self._models = dict(models)
+        self._models = models
+        self._threads, self._strict_rows = threads, strict_rows
         self._max_pixels = max_pixels
         self._clock = clock
         self._policy = TurnPolicy(clock, max_rows=max_rows, strict_rows=strict_rows, buckets=as_gpu)
@@ -95,8 +93,14 @@ class Engine:
 
     @property
     def models(self) -> Mapping[str, LatentDiffusion]:
-        """The models that are loaded, by id."""
+        """The models that are loaded now, by id."""
         return self._models
+
+    def numerics(self, dtype: torch.dtype, is_packed: bool) -> Numerics:
+        """Name what strict bytes of a model in this precision depend on here."""
+        return numerics_of(
+            self._device, dtype, is_packed=is_packed, threads=self._threads, strict_rows=self._strict_rows
+        )
 
     @property
     def loras(self) -> frozenset[str]:

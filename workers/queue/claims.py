@@ -50,13 +50,13 @@ class Claims:
         self._passed: set[str] = set()  # refused since the last pause
         self._paused: dict[str, float] = {}  # queue key → until when
 
-    def next(self, lanes: Collection[ModelLane]) -> JobRun | None:
-        """Start the next job of one of these models and lanes on this worker; None if none waits.
+    def next(self, lanes: Collection[ModelLane], cold: Collection[str] = ()) -> JobRun | None:
+        """Start the next job of one of these models and lanes here, those of `cold` models last; None if none waits.
 
         Raises:
             RedisError: if Redis is away; a job popped meanwhile returns by the reaper.
         """
-        while (popped := self._pop(lanes)) is not None:
+        while (popped := self._pop(lanes, cold)) is not None:
             key, job_id = popped
             run = self._take(self.queues[key], job_id)
             if run is not None:
@@ -72,8 +72,8 @@ class Claims:
         """
         self._redis.blpop(self._wakes, timeout=REST_S)
 
-    def _pop(self, lanes: Collection[ModelLane]) -> tuple[str, str] | None:
-        keys = [self._keys[lane] for lane in self._order.of(lanes)]
+    def _pop(self, lanes: Collection[ModelLane], cold: Collection[str]) -> tuple[str, str] | None:
+        keys = [self._keys[lane] for lane in self._order.of(lanes, cold)]
         return self._claimer.pop([key for key in keys if self._paused.get(key, 0.0) <= self._clock()])
 
     def _take(self, queue: LaneQueue, job_id: str) -> JobRun | None:
