@@ -38,6 +38,7 @@ PROBLEMS: dict[int, str] = {
     507: "The data disk is full.",
 }
 KEY = {"type": "http", "scheme": "bearer", "description": "An API key, where keys are on (`latentd keys create`)."}
+PASSWORD = {"type": "http", "scheme": "basic", "description": "The same key as a password, with any user name."}
 _JOB_ENDED = {
     "operationId": "job_ended",
     "summary": "A job has ended",
@@ -153,7 +154,7 @@ def install(app: FastAPI, prefix: str) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = plain()
-            document["components"]["securitySchemes"] = {"key": KEY}
+            document["components"]["securitySchemes"] = {"key": KEY, "password": PASSWORD}
             document["components"]["schemas"] |= _named_schemas()
             document["webhooks"] = {"job-ended": {"post": _JOB_ENDED}}
             if prefix:
@@ -170,10 +171,13 @@ def install(app: FastAPI, prefix: str) -> None:
 def _mark_key(operation: dict[str, Any]) -> None:
     """Ask for a key, or none where keys are off."""
     if "401" in operation["responses"]:
-        operation["security"] = [{"key": []}, {}]
+        password = [{"password": []}] if "a1111" in operation.get("tags", ()) else []
+        operation["security"] = [{"key": []}, *password, {}]
 
 
 def _mark_problems(responses: dict[str, Any]) -> None:
-    for status, response in responses.items():
-        if int(status) >= 400:
-            response["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    """Give problems their media type; other APIs' errors keep theirs."""
+    problem = _reference("Problem")
+    for response in responses.values():
+        if response.get("content") == {"application/json": {"schema": problem}}:
+            response["content"] = {MEDIA_TYPE: {"schema": problem}}
