@@ -69,11 +69,11 @@ async def attended(session: Session, body: Body, output_format: OutputFormat) ->
     try:
         yield job
     finally:
-        # A task of its own: what is cancelled because its client left can't wait for anything.
+        # A task of its own, shielded: what is cancelled because its client left can't wait for anything.
         task = asyncio.create_task(_leave(gateway, key, job.id))
         _ending.add(task)
         task.add_done_callback(_ending.discard)
-        await task
+        await asyncio.shield(task)
 
 
 async def _leave(gateway: Gateway, key: str, job_id: str) -> None:
