@@ -22,11 +22,13 @@ class Prompt(NamedTuple):
 
 def read_prompt(prompt: str) -> Prompt:
     """Take the LoRAs out of a prompt; of one that is named twice the first counts, as everywhere."""
-    found = {name: float(scale or 1) for name, scale in reversed(_LORA.findall(prompt))}
+    found: dict[str, float] = {}
+    for name, scale in _LORA.findall(prompt):
+        found.setdefault(name, float(scale or 1))
     if not found:
         return Prompt(prompt, {})
     text = _LORA.sub("", prompt).strip()
     if "loras" not in Prompted.model_fields:
         names = ", ".join(found)
         return Prompt(text, {}, (told("prompt", f"no LoRA can be added here; ignored: {names}"),))
-    return Prompt(text, {"loras": [{"id": name, "scale": scale} for name, scale in reversed(found.items())]})
+    return Prompt(text, {"loras": [{"id": name, "scale": scale} for name, scale in found.items()]})

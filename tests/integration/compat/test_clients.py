@@ -258,7 +258,7 @@ def test_webui_s_options_are_nobody_s_to_set(webui: webuiapi.WebUIApi) -> None:
     assert "options are read here and never set" in refused["detail"]
     answer = webui.txt2img(prompt="cat", width=64, height=64, override_settings={"sd_model_checkpoint": "emoji"})
     assert answer.info["sd_model_name"] == "emoji"
-    with pytest.raises(RuntimeError, match="Euler z.*not found; model emoji runs DPM") as wrong:
+    with pytest.raises(RuntimeError, match=r"Euler z.*not found; model emoji runs DPM") as wrong:
         webui.txt2img(prompt="x", sampler_name="Euler z")
     assert wrong.value.args[0] == 422
 
