@@ -165,7 +165,14 @@ def _check(post: DrawingPost) -> None:
     if post.images > MAX_IMAGES:
         detail = f"batch_size times n_iter is {post.images}; at most {MAX_IMAGES} images are made at once"
         raise InvalidRequest(detail, field="batch_size", value=post.images, bound=MAX_IMAGES)
-    scripts = [post.script_name] if post.script_name else list(post.alwayson_scripts or {})
+    always = (post.alwayson_scripts or {}).items()
+    scripts = [post.script_name] if post.script_name else [name for name, asked in always if _asks(asked)]
     if scripts:
         detail = f"script {scripts[0]!r} not found; there are none here"
         raise InvalidRequest(detail, field="script_name", value=scripts[0], bound="no script")
+
+
+def _asks(script: Any) -> bool:
+    """Tell whether a script is asked for anything: clients name some without arguments, or with `false` alone."""
+    arguments = script.get("args") if isinstance(script, dict) else script
+    return any(arguments) if isinstance(arguments, list) else bool(arguments)

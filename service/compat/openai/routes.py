@@ -19,7 +19,7 @@ from service.routes.caller import CurrentCaller, current_caller
 from service.routes.openapi import BINARY, PROBLEMS, Responses
 from service.state import Current
 
-PATHS = ("/v1/images/generations", "/v1/images/edits")
+PATHS = ("/v1/images/generations", "/v1/images/edits", "/v1/images/variations")  # the last isn't served, and says so
 # A wrong field is a 400 there.
 _STATUSES = (400, 401, 403, 404, 406, 408, 409, 410, 413, 415, 429, 431, 500, 503, 504, 507)
 _STREAM = {"schema": {"type": "string", "description": "With stream: server-sent events, OpenAI's own."}}
