@@ -19,11 +19,11 @@ from schemathesis.specs.openapi import checks
 from tests.times import cells, publish
 
 
-def no_fault(context: CheckContext, response: Response, case: schemathesis.Case[Any], **options: Any) -> bool | None:
+def no_fault(context: CheckContext, response: Response, case: schemathesis.Case[Any]) -> bool | None:
     """No 5xx; but calls of other APIs wait for their job, and without a worker that is a 504 that they document."""
     if response.status_code == 504 and {"a1111", "openai"} & set(case.operation.tags or ()):
         return None
-    return not_a_server_error(context, response, case, **options)
+    return not_a_server_error(context, response, case)
 
 
 # `positive_data_acceptance` is left out: which fields a model uses and whether base64 is a picture aren't in a schema.

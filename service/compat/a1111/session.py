@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from core.errors import InvalidRequest
 from service.compat.a1111.answers import ProgressAnswer
@@ -25,9 +25,7 @@ router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
 
 
 class ProgressQuery(BaseModel):
-    """Query of the progress."""
-
-    model_config = ConfigDict(extra="forbid")
+    """Query of the progress; what clients send beside it isn't read."""
 
     skip_current_image: bool = Field(default=False, description="Leave the preview out.")
 
