@@ -62,11 +62,8 @@ async def attended(session: Session, body: Body, output_format: OutputFormat) ->
     submitted = await submit(gateway, session.caller, body, asks, session.left)
     assert isinstance(submitted, Submitted)  # it was no dry run
     key, job = attended_key(session.caller.owner), submitted.job
-    async with gateway.redis.pipeline() as pipe:
-        pipe.zadd(key, {job.id: int(CLOCK.unix() * 1000)})
-        pipe.expire(key, int(gateway.settings.compat_wait_s) + SLACK_S)
-        await pipe.execute()
     try:
+        await _enter(gateway, key, job.id)
         yield job
     finally:
         # A task of its own, shielded: what is cancelled because its client left can't wait for anything.
@@ -74,6 +71,16 @@ async def attended(session: Session, body: Body, output_format: OutputFormat) ->
         _ending.add(task)
         task.add_done_callback(_ending.discard)
         await asyncio.shield(task)
+
+
+async def _enter(gateway: Gateway, key: str, job_id: str) -> None:
+    """Tell that a call waits for a job; what gateways that died have left there is removed."""
+    now, life_s = CLOCK.unix(), int(gateway.settings.compat_wait_s) + SLACK_S
+    async with gateway.redis.pipeline() as pipe:
+        pipe.zremrangebyscore(key, "-inf", int((now - life_s) * 1000))
+        pipe.zadd(key, {job_id: int(now * 1000)})
+        pipe.expire(key, life_s)
+        await pipe.execute()
 
 
 async def _leave(gateway: Gateway, key: str, job_id: str) -> None:

@@ -22,6 +22,12 @@ from service.requests.kinds import KINDS
 from service.state import Gateway
 
 HEADER = "Latentd-Warnings"
+HEADER_DOCUMENT = {
+    HEADER: {
+        "description": "JSON list of {field, message}: what was ignored, cut or changed.",
+        "schema": {"type": "string"},
+    }
+}
 HEADER_CHARACTERS = 4000  # clients bound a header's line: aiohttp at 8190 bytes
 
 M = TypeVar("M", bound=BaseModel)

@@ -181,7 +181,7 @@ def install(app: FastAPI, prefix: str) -> None:
 def _mark_key(operation: dict[str, Any]) -> None:
     """Ask for a key, or none where keys are off."""
     if "401" in operation["responses"]:
-        password = [{"password": []}] if "a1111" in operation.get("tags", ()) else []
+        password: list[dict[str, list[str]]] = [{"password": []}] if "a1111" in operation.get("tags", ()) else []
         operation["security"] = [{"key": []}, *password, {}]
 
 

@@ -5,38 +5,32 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from service.compat.attended import Session, attend, fault
-from service.compat.fields import read_json, warning_headers
+from service.compat.fields import HEADER_DOCUMENT, read_json, warning_headers
 from service.compat.openai.answers import ErrorEnvelope, ImagesAnswer, error_response
 from service.compat.openai.draw import Drawing, answer, edit, generation, read_edit, warnings_of
 from service.compat.openai.posts import EditPost, GenerationPost
 from service.compat.openai.streams import server_sent
 from service.jobs.streams import EventStream
-from service.routes.caller import CurrentCaller, current_caller
+from service.routes.caller import CurrentCaller
 from service.routes.openapi import BINARY, PROBLEMS, Responses
 from service.state import Current
 
-PATHS = ("/v1/images/generations", "/v1/images/edits", "/v1/images/variations")  # the last isn't served, and says so
 # A wrong field is a 400 there.
 _STATUSES = (400, 401, 403, 404, 406, 408, 409, 410, 413, 415, 429, 431, 500, 503, 504, 507)
 _STREAM = {"schema": {"type": "string", "description": "With stream: server-sent events, OpenAI's own."}}
-_WARNINGS = {
-    "Latentd-Warnings": {
-        "description": "JSON list of {field, message}: what was ignored, cut or changed.",
-        "schema": {"type": "string"},
-    }
-}
 
 router = APIRouter(prefix="/v1/images", tags=["openai"])
 
 
 def _responses() -> Responses:
     content = {"application/json": {}, "text/event-stream": _STREAM}
-    finished = {"model": ImagesAnswer, "description": "The images.", "content": content, "headers": _WARNINGS}
-    refused = {status: {"model": ErrorEnvelope, "description": PROBLEMS[status]} for status in _STATUSES}
+    finished = {"model": ImagesAnswer, "description": "The images.", "content": content, "headers": HEADER_DOCUMENT}
+    described = {**PROBLEMS, 400: f"{PROBLEMS[400]} {PROBLEMS[422]}"}
+    refused: Responses = {status: {"model": ErrorEnvelope, "description": described[status]} for status in _STATUSES}
     return {200: finished, **refused}
 
 
@@ -110,10 +104,3 @@ async def _streamed(session: Session, drawing: Drawing) -> Response:
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **warning_headers(drawing.warnings)}
     return EventStream(whole(), session.gateway.streams, headers)
-
-
-def install(app: FastAPI) -> None:
-    """Serve these paths, with errors in OpenAI's form."""
-    app.include_router(router, dependencies=[Depends(current_caller)])
-    for path in PATHS:
-        app.state.problem_formats[path] = error_response

@@ -1,17 +1,16 @@
-"""POST /sdapi/v1/txt2img, img2img, extra-single-image, extra-batch-images and png-info; and all of the web UI's API."""
+"""POST /sdapi/v1/txt2img, img2img, extra-single-image, extra-batch-images and png-info."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from contract.job import JobWarning
 from core.errors import Problem
-from service.compat.a1111 import lists, session
 from service.compat.a1111.answers import (
     ExtraBatchAnswer,
     ExtraSingleAnswer,
@@ -19,7 +18,6 @@ from service.compat.a1111.answers import (
     PngInfoAnswer,
     error_response,
 )
-from service.compat.a1111.document import answers, body
 from service.compat.a1111.draw import Drawing, img2img, txt2img
 from service.compat.a1111.extras import enlarged
 from service.compat.a1111.ignored import ignored
@@ -34,24 +32,15 @@ from service.compat.a1111.posts import (
     Txt2ImgSent,
 )
 from service.compat.a1111.results import images_answer
+from service.compat.a1111.routes.document import answers, body
 from service.compat.attended import Session, attend, fault
 from service.compat.fields import read_json, warning_headers
 from service.compat.files import as_text
 from service.requests.bodies import decode_base64
-from service.routes.caller import CurrentCaller, current_caller
+from service.routes.caller import CurrentCaller
 from service.state import Current
 
-PREFIXES = ("/sdapi/", "/internal/")
-
 router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
-
-
-def install(app: FastAPI) -> None:
-    """Serve the web UI's paths, with errors in its form."""
-    for routes in (router, session.router, lists.router):
-        app.include_router(routes, dependencies=[Depends(current_caller)])
-    for prefix in PREFIXES:
-        app.state.problem_formats[prefix] = error_response
 
 
 @router.post(

@@ -11,10 +11,10 @@ from pydantic import BaseModel, Field
 from core.errors import InvalidRequest
 from service.compat.a1111.answers import ProgressAnswer
 from service.compat.a1111.catalog import find_model, options
-from service.compat.a1111.document import answers, body
 from service.compat.a1111.draw import CHECKPOINT, PREVIEW_EVERY
 from service.compat.a1111.posts import Sent
 from service.compat.a1111.results import progress_answer
+from service.compat.a1111.routes.document import answers, body
 from service.compat.attended import current_job, end_current
 from service.compat.fields import read_json
 from service.http.problems import shown

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 
 from service.compat.a1111.answers import LoraItem, ModelItem, SamplerItem, SchedulerItem, UpscalerItem
 from service.compat.a1111.catalog import drawing_cards, lora_items, model_items, upscaler_items
-from service.compat.a1111.document import answers
+from service.compat.a1111.routes.document import answers
 from service.compat.a1111.samplers import offered_samplers, offered_schedulers
 from service.state import Current
 

@@ -7,14 +7,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.compat.a1111.answers import A1111Error
+from service.compat.fields import HEADER_DOCUMENT
 from service.routes.openapi import PROBLEMS, Responses
-
-_WARNINGS = {
-    "Latentd-Warnings": {
-        "description": "JSON list of {field, message}: what was ignored, cut or changed.",
-        "schema": {"type": "string"},
-    }
-}
 
 
 def answers(*statuses: int) -> Responses:
@@ -23,7 +17,7 @@ def answers(*statuses: int) -> Responses:
         status: {"model": A1111Error, "description": PROBLEMS[status]}
         for status in sorted({*statuses, 401, 403, 422, 429, 431, 503})
     }
-    return {200: {"headers": _WARNINGS}, **refused} if statuses else refused
+    return {200: {"headers": HEADER_DOCUMENT}, **refused} if statuses else refused
 
 
 def body(model: type[BaseModel]) -> dict[str, Any]:
