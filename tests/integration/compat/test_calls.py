@@ -26,7 +26,13 @@ GENERATIONS, TXT2IMG = "/v1/images/generations", "/sdapi/v1/txt2img"
 
 def job_made(redis: Redis, owner: str = "") -> str:
     """The id of the job that a call waits for, as soon as there is one."""
-    return _within(lambda: next((each.decode() for each in redis.zrange(attended_key(owner), 0, -1)), ""))
+    return str(_within(lambda: next(iter(listed(redis, attended_key(owner))), "")))
+
+
+def listed(redis: Redis, key: str) -> list[str]:
+    """The ids of a sorted set."""
+    ids: Any = redis.zrange(key, 0, -1)
+    return [each.decode() for each in ids]
 
 
 def ends_as(redis: Redis, job_id: str, status: str) -> bool:
@@ -76,7 +82,7 @@ def test_a_wait_that_runs_out_cancels_its_job(redis: Redis, redis_url: str, tmp_
     assert "LATENTD_COMPAT_WAIT_S=0.2" in answers[0].json()["error"]["message"]
     assert "LATENTD_COMPAT_WAIT_S=0.2" in answers[1].json()["detail"]
     assert "event: error\ndata: " in stream.text
-    statuses = {redis.hget(job_key(each.decode()), "status") for each in redis.zrange(JOBS_KEY, 0, -1)}
+    statuses = {redis.hget(job_key(job_id), "status") for job_id in listed(redis, JOBS_KEY)}
     assert statuses == {b"canceled"}
 
 

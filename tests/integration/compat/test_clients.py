@@ -133,9 +133,10 @@ def test_openai_edits_a_picture_s_own_transparency_and_whole_pictures(images: op
     own = picture().convert("RGBA")
     own.putalpha(mask(0, 255, "L"))
     kept = {"prompt": "red heart", "response_format": "b64_json", "extra_body": STEPS}
-    answers: list[Any] = [
-        images.images.edit(image=[("own.png", encoded(own))], **kept),
-        images.images.edit(image=[("whole.png", encoded(picture()))], size="128x128", **kept),
+    edit: Any = images.images.edit
+    answers = [
+        edit(image=[("own.png", encoded(own))], **kept),
+        edit(image=[("whole.png", encoded(picture()))], size="128x128", **kept),
     ]
     masked, whole = (opened(answer.data[0].b64_json) for answer in answers)
     assert masked.convert("RGB").getpixel((10, 10)) == NAVY
