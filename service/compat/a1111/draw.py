@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from contract.base import Kind
@@ -13,12 +14,14 @@ from core.errors import InvalidRequest
 from core.reframing import Fill, Fit, Frame
 from service.compat.a1111.catalog import find_model
 from service.compat.a1111.ignored import ignored
+from service.compat.a1111.pictures import Region, scaled_feather
 from service.compat.a1111.posts import MAX_IMAGES, DrawingPost, Img2ImgSent, Txt2ImgSent
 from service.compat.a1111.prompts import read_prompt
 from service.compat.a1111.samplers import WITH_ETA, choose
 from service.compat.fields import card_of, post_body, told
 from service.requests.bodies import Body, decode_base64
 from service.requests.decoding import Reading
+from service.requests.kinds import KINDS
 from service.state import Gateway
 
 PREVIEW_EVERY = 5
@@ -27,16 +30,6 @@ FITS: tuple[Fit, ...] = ("stretch", "crop", "pad", "stretch")  # by resize_mode
 FILLS: tuple[Fill, ...] = ("surroundings", "original", "original", "grey")  # by inpainting_fill
 NOISE, LATENT_RESIZE = 2, 3
 CHECKPOINT = "sd_model_checkpoint"
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """The picture into which painted regions are put back, as PNG, and how."""
-
-    whole: bytes
-    mask: bytes
-    padding: int
-    feather: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +45,16 @@ class Drawing:
 class _Fields:
     """Fields of our post, and what the client is told."""
 
+    card: ModelCard
     values: dict[str, Any]
-    warnings: list[JobWarning] = field(default_factory=list)
+    warnings: list[JobWarning]
 
 
 async def txt2img(gateway: Gateway, post: Txt2ImgSent) -> Drawing:
     """Translate text to image. Raises LatentdError as our own endpoint refuses it."""
     found = await _fields(gateway, post, "txt2img")
     found.values |= {"width": post.width, "height": post.height}
-    return Drawing(post_body("txt2img", found.values, {}), tuple(found.warnings))
+    return Drawing(_body(found, "txt2img", {}), tuple(found.warnings))
 
 
 async def img2img(gateway: Gateway, post: Img2ImgSent) -> Drawing:
@@ -78,11 +72,14 @@ async def img2img(gateway: Gateway, post: Img2ImgSent) -> Drawing:
     reading = Reading(how="framed", max_pixels=gateway.settings.max_pixels, frame=frame)
     framed = (await gateway.decoders.decode(files, reading)).data
     found.values |= _repainting(post, found.warnings)
+    region = _region(post, framed)
+    if region is not None:
+        found.values["feather"] = await asyncio.to_thread(scaled_feather, region, framed["image"])
     if post.resize_mode == LATENT_RESIZE:
         found.warnings.append(told("resize_mode", "resize_mode 3 is of latents; the picture was stretched as by 0"))
     drawn = {name: framed[name] for name in ("image", "mask") if name in framed}
-    body = post_body(kind, found.values, drawn)
-    return Drawing(body, tuple(found.warnings), _region(post, framed))
+    body = _body(found, kind, drawn)
+    return Drawing(body, tuple(found.warnings), region)
 
 
 def _frame(post: Img2ImgSent) -> Frame:
@@ -104,7 +101,7 @@ def _frame(post: Img2ImgSent) -> Frame:
 
 
 def _repainting(post: Img2ImgSent, warnings: list[JobWarning]) -> dict[str, Any]:
-    """Return strength, and with a mask how it is blended: a region's blur is scaled with it."""
+    """Return strength, and with a mask how it is blended."""
     strength = post.denoising_strength
     if post.mask is None:
         return {"strength": strength}
@@ -154,7 +151,15 @@ async def _fields(gateway: Gateway, post: DrawingPost, kind: Kind) -> _Fields:
         "preview_every": PREVIEW_EVERY,
         **prompt.fields,
     }
-    return _Fields(values, warnings)
+    return _Fields(card, values, warnings)
+
+
+def _body(found: _Fields, kind: Kind, files: Mapping[str, bytes]) -> Body:
+    """Make our body of what the model uses: clients send every field that they know, whatever the model."""
+    for name in sorted(KINDS[kind].model_fields - set(found.card.fields)):
+        if found.values.pop(name, None) not in (None, ""):
+            found.warnings.append(told(name, f"{name} is of no use to model {found.card.id}; it was ignored"))
+    return post_body(kind, found.values, files)
 
 
 def _reads_eta(sampler: str | None, card: ModelCard) -> bool:

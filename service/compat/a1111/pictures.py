@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from core.reframing import Fit, fitted, put_back
-from service.compat.a1111.draw import Region
+from core.reframing import Fit, fitted, put_back, region
 from service.compat.a1111.infotext import read_texts
 
 PARAMETERS = "parameters"
+MAX_FEATHER = 256  # of a job
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The picture into which painted regions are put back, as PNG, and how."""
+
+    whole: bytes
+    mask: bytes
+    padding: int
+    feather: int
+
+
+def scaled_feather(place: Region, drawn: bytes) -> int:
+    """Return how far a region blends at the size at which it is drawn."""
+    size = size_of(drawn)
+    left, _, right, _ = region(_open(place.mask), place.padding, size)
+    return min(MAX_FEATHER, round(place.feather * size[0] / (right - left)))
 
 
 def parameters_of(data: bytes) -> str:
@@ -19,9 +37,9 @@ def parameters_of(data: bytes) -> str:
     return read_texts(data).get(PARAMETERS, "")
 
 
-def whole_picture(data: bytes, region: Region) -> bytes:
+def whole_picture(data: bytes, place: Region) -> bytes:
     """Put a painted region back into the picture that was uploaded."""
-    answer = put_back(_open(region.whole), _open(region.mask), _open(data), region.padding, region.feather)
+    answer = put_back(_open(place.whole), _open(place.mask), _open(data), place.padding, place.feather)
     return _written(answer, parameters_of(data))
 
 

@@ -14,7 +14,7 @@ from contract.job import Job, JobWarning
 from core.errors import InvalidRequest
 from core.reframing import Frame
 from service.compat.attended import Session
-from service.compat.fields import card_of, once, post_body, read_parts, told
+from service.compat.fields import card_of, once, post_body, read_parts
 from service.compat.files import as_text, read_images
 from service.compat.openai.answers import ImagesAnswer, OpenAIImage, Usage, usage_of
 from service.compat.openai.posts import EditPost, GenerationPost
@@ -128,5 +128,4 @@ async def usage(gateway: Gateway, job: Job) -> Usage:
 
 def warnings_of(drawing: Drawing, job: Job) -> tuple[JobWarning, ...]:
     """Collect what the client is told: what was ignored, and what the job warns of."""
-    by_our_names = [told(warning.field, warning.message) for warning in job.warnings]
-    return (*drawing.warnings, *by_our_names)
+    return (*drawing.warnings, *job.warnings)

@@ -19,7 +19,7 @@ from contract.redis_keys import JOBS_KEY, attended_key, job_key
 from core.errors import JobFailed
 from core.storage import open_store
 from service.auth import keys
-from tests.gateway import fail, finish, mask, png, running, settings_for
+from tests.gateway import PAINTER, fail, finish, mask, png, running, settings_for
 
 GENERATIONS, TXT2IMG = "/v1/images/generations", "/sdapi/v1/txt2img"
 
@@ -118,6 +118,19 @@ def test_what_is_ignored_or_cut_is_told(client: httpx2.Client, redis: Redis, fol
             answer = waiting.result()
             assert answer.status_code == 200, answer.text
             assert {item["field"] for item in json.loads(answer.headers.get("latentd-warnings", "[]"))} == fields
+
+
+def test_fields_that_the_model_lacks_don_t_stop_the_web_ui_s_clients(
+    redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    card = PAINTER.model_copy(update={"fields": ("prompt", "steps", "sampler")})
+    settings = settings_for(redis_url, tmp_path, card)
+    with running(settings) as client, ThreadPoolExecutor(1) as threads:
+        sent = {"prompt": "x", "negative_prompt": "hat", "cfg_scale": 7, "width": 64, "height": 64}
+        waiting = threads.submit(client.post, TXT2IMG, json=sent)
+        finish(redis, open_store(settings.storage), job_made(redis), png((64, 64)))
+        told = {item["field"] for item in json.loads(waiting.result().headers["latentd-warnings"])}
+        assert told == {"guidance_scale", "height", "negative_prompt", "width"}
 
 
 def test_urls_are_absolute_by_the_public_origin(redis: Redis, redis_url: str, tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from core.errors import InvalidRequest
+from core.pictures import lossless
 from service.compat.a1111.ignored import ignored
 from service.compat.a1111.infotext import MAX_TEXT, MAX_TEXTS, SIGNATURE, parse, read_texts
+from service.compat.a1111.pictures import Region, scaled_feather
 from service.compat.a1111.prompts import read_prompt
 from service.compat.a1111.samplers import choose, name_of, offered_samplers, offered_schedulers
 from service.compat.fields import HEADER, HEADER_CHARACTERS, told, warning_headers
@@ -100,6 +102,13 @@ def test_texts_of_a_hostile_png_stay_small() -> None:
     assert read_texts(SIGNATURE + _chunk(b"zTXt", b"broken\0\0none") + b"\xff\xff") == {"broken": ""}
     with pytest.raises(InvalidRequest, match="more than 64 texts"):
         read_texts(SIGNATURE + b"".join(_chunk(b"tEXt", b"%d\0" % k) for k in range(MAX_TEXTS + 1)))
+
+
+def test_a_region_blends_as_far_as_was_asked_for_in_the_picture() -> None:
+    mask, drawn = Image.new("L", (100, 100), 0), Image.new("RGB", (80, 80))
+    mask.paste(255, (30, 30, 50, 50))
+    place = Region(b"", lossless(mask), padding=0, feather=3)
+    assert scaled_feather(place, lossless(drawn)) == 12  # a region of 20 pixels is drawn at 80
 
 
 def test_neutral_fields_aren_t_told() -> None:
