@@ -15,7 +15,7 @@ from contract.card import ModelCard
 from contract.job import JobWarning
 from core.errors import InvalidRequest, LatentdError, UnsupportedMedia
 from service.http.problems import cut, invalid, shown
-from service.requests.bodies import SHORT_BYTES, Body, check_marks, parse_object
+from service.requests.bodies import SHORT_BYTES, Body, check_marks, decode_base64, parse_object
 from service.requests.cards import choose_card
 from service.requests.forms import Part, read_form
 from service.requests.kinds import KINDS
@@ -73,6 +73,13 @@ async def read_parts(request: Request) -> list[Part]:
     if media != bound:
         raise UnsupportedMedia(f"Content-Type is {shown(media)!r}", field="Content-Type", value=media, bound=bound)
     return await asyncio.to_thread(read_form, request.headers["content-type"], await request.body())
+
+
+async def decoded(name: str, text: str) -> bytes:
+    """Decode a file's base64; a long one in a thread. Raises as `decode_base64`."""
+    if len(text) <= SHORT_BYTES:
+        return decode_base64(name, text)
+    return await asyncio.to_thread(decode_base64, name, text)
 
 
 def post_body(kind: Kind, fields: Mapping[str, Any], files: Mapping[str, bytes]) -> Body:

@@ -38,8 +38,8 @@ class PngInfoAnswer(BaseModel):
     """The text of a picture."""
 
     info: str = Field(description="The `parameters` text; empty if there is none.")
-    items: dict[str, Any]
-    parameters: dict[str, Any] = Field(description="That text, cut into its fields.")
+    items: dict[str, str]
+    parameters: dict[str, str] = Field(description="That text, cut into its fields.")
 
 
 class SamplerItem(BaseModel):

@@ -18,8 +18,8 @@ from service.compat.a1111.pictures import Region, scaled_feather
 from service.compat.a1111.posts import MAX_IMAGES, DrawingPost, Img2ImgSent, Txt2ImgSent
 from service.compat.a1111.prompts import read_prompt
 from service.compat.a1111.samplers import WITH_ETA, choose
-from service.compat.fields import card_of, post_body, told
-from service.requests.bodies import Body, decode_base64
+from service.compat.fields import card_of, decoded, post_body, told
+from service.requests.bodies import Body
 from service.requests.decoding import Reading
 from service.requests.kinds import KINDS
 from service.state import Gateway
@@ -66,9 +66,9 @@ async def img2img(gateway: Gateway, post: Img2ImgSent) -> Drawing:
     kind: Kind = "img2img" if post.mask is None else "inpaint"
     found = await _fields(gateway, post, kind)
     frame = _frame(post)
-    files = {"image": decode_base64("init_images", post.init_images[0])}
+    files = {"image": await decoded("init_images", post.init_images[0])}
     if post.mask is not None:
-        files["mask"] = decode_base64("mask", post.mask)
+        files["mask"] = await decoded("mask", post.mask)
     reading = Reading(how="framed", max_pixels=gateway.settings.max_pixels, frame=frame)
     framed = (await gateway.decoders.decode(files, reading)).data
     found.values |= _repainting(post, found.warnings)

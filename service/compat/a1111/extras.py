@@ -11,9 +11,8 @@ from service.compat.a1111.catalog import PLAIN_UPSCALERS, find_upscaler
 from service.compat.a1111.pictures import resized, size_of
 from service.compat.a1111.posts import ExtrasPost
 from service.compat.attended import Session, attend, fault
-from service.compat.fields import post_body
+from service.compat.fields import decoded, post_body
 from service.compat.files import read_images
-from service.requests.bodies import decode_base64
 from service.requests.decoding import Reading
 
 FACTOR, SIDE = 2.0, 512
@@ -27,7 +26,7 @@ async def enlarged(session: Session, post: ExtrasPost, pictures: Sequence[str]) 
         Conflict: a job was canceled.
     """
     upscaler = find_upscaler(await session.gateway.cards.all(), post.upscaler_1)
-    files = [decode_base64("image", picture) for picture in pictures]
+    files = [await decoded("image", picture) for picture in pictures]
     tasks = [asyncio.ensure_future(_one(session, post, upscaler, file)) for file in files]
     try:
         answers = await asyncio.gather(*tasks)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -34,9 +34,8 @@ from service.compat.a1111.posts import (
 from service.compat.a1111.results import images_answer
 from service.compat.a1111.routes.document import answers, body
 from service.compat.attended import Session, attend, fault
-from service.compat.fields import read_json, warning_headers
+from service.compat.fields import decoded, read_json, warning_headers
 from service.compat.files import as_text
-from service.requests.bodies import decode_base64
 from service.routes.caller import CurrentCaller
 from service.state import Current
 
@@ -130,8 +129,8 @@ async def extra_batch(request: Request, gateway: Current, caller: CurrentCaller)
 )
 async def png_info(request: Request) -> Response:
     post = await read_json(request, PngInfoPost)
-    texts: dict[str, Any] = dict(read_texts(decode_base64("image", post.image)))
-    info = str(texts.get(PARAMETERS, ""))
+    texts = await asyncio.to_thread(read_texts, await decoded("image", post.image))
+    info = texts.get(PARAMETERS, "")
     return _json(PngInfoAnswer(info=info, items=texts, parameters=parse(info)), ())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 import zlib
 
 import pytest
@@ -12,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from core.errors import InvalidRequest
 from core.pictures import lossless
 from service.compat.a1111.ignored import ignored
-from service.compat.a1111.infotext import MAX_TEXT, MAX_TEXTS, SIGNATURE, parse, read_texts
+from service.compat.a1111.infotext import MAX_CHUNKS, MAX_TEXT, MAX_TEXTS, SIGNATURE, parse, read_texts
 from service.compat.a1111.pictures import Region, scaled_feather
 from service.compat.a1111.prompts import read_prompt
 from service.compat.a1111.samplers import choose, name_of, offered_samplers, offered_schedulers
@@ -102,6 +103,11 @@ def test_texts_of_a_hostile_png_stay_small() -> None:
     assert read_texts(SIGNATURE + _chunk(b"zTXt", b"broken\0\0none") + b"\xff\xff") == {"broken": ""}
     with pytest.raises(InvalidRequest, match="more than 64 texts"):
         read_texts(SIGNATURE + b"".join(_chunk(b"tEXt", b"%d\0" % k) for k in range(MAX_TEXTS + 1)))
+    with pytest.raises(InvalidRequest, match="more than 20000 chunks"):
+        read_texts(SIGNATURE + _chunk(b"IDAT", b"") * (MAX_CHUNKS + 1))
+    began = time.process_time()
+    assert "Steps" not in parse(f"a cat\n{'x' * MAX_TEXT}")
+    assert time.process_time() - began < 1.0
 
 
 def test_a_region_blends_as_far_as_was_asked_for_in_the_picture() -> None:
