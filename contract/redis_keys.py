@@ -78,6 +78,12 @@ def list_key(owner: str) -> str:
     return f"{JOBS_KEY}:{owner}" if owner else JOBS_KEY
 
 
+def attended_key(owner: str) -> str:
+    """Sorted set: job id → created_at in Unix milliseconds, of one API key's jobs (empty: where keys are off) that a
+    call of another API waits for; lives a little longer than such a call may take."""
+    return f"latentd:attended:{owner}"
+
+
 def work_key(model: str, lane: Lane) -> str:
     """Hash: job id → its measurements.JobWork as text, of jobs that wait or run: the lane's backlog."""
     return f"latentd:work:{model}:{lane}"

@@ -85,6 +85,12 @@ class Settings(BaseSettings):
         "with a presigned URL. Default: the gateway streams them.",
     )
     max_wait_s: float = Field(default=120, gt=0, description="Longest `Prefer: wait`, in seconds.")
+    compat_wait_s: float = Field(
+        default=600,
+        gt=0,
+        description="Longest that a call of the OpenAI or AUTOMATIC1111 API waits for its job, in seconds; then the "
+        "job is canceled.",
+    )
     queue_limit: int = Field(default=1000, ge=1, description="Jobs that may wait in one lane of one model.")
     event_streams: int | None = Field(
         default=None,

@@ -76,16 +76,21 @@ async def read_body(request: Request, task: TaskKind[Any]) -> Body:
 def _from_json(data: bytes, *, task: TaskKind[Any]) -> Body:
     if len(data) > SHORT_BYTES:
         _check_long(data, task)
-    fields = _parse(data)
+    fields = parse_object(data)
     _check_known(fields, task)
-    files = {name: _decode(name, fields.pop(name)) for name in task.files if fields.get(name) is not None}
+    files = {name: decode_base64(name, fields.pop(name)) for name in task.files if fields.get(name) is not None}
     try:
         return _body(task, task.post.model_validate(fields, strict=True), files)
     except ValidationError as error:
         raise invalid(error, task.post) from error
 
 
-def _parse(data: bytes) -> dict[str, Any]:
+def parse_object(data: bytes) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        MalformedRequest: it isn't JSON, or no object.
+    """
     try:
         fields = from_json(data, allow_inf_nan=False)
     except ValueError as error:
@@ -101,6 +106,15 @@ def _check_long(data: bytes, task: TaskKind[Any]) -> None:
         beginning = from_json(data[:SHORT_BYTES], allow_inf_nan=False, allow_partial=True)
         if isinstance(beginning, dict):
             _check_known(beginning, task)
+    check_marks(data)
+
+
+def check_marks(data: bytes) -> None:
+    """Check that a JSON body makes no more objects than a request can have.
+
+    Raises:
+        MalformedRequest: it does.
+    """
     marks = sum(data.count(mark) for mark in (b",", b":", b"[", b"{"))
     if marks > MAX_MARKS:
         detail = f"the body has {marks} commas, colons and brackets; at most {MAX_MARKS}"
@@ -125,7 +139,7 @@ def _from_form(data: bytes, *, content_type: str, task: TaskKind[Any]) -> Body:
             _check_part(part.name, task)
             files[part.name] = part.data
         elif part.name in task.files:
-            files[part.name] = _decode(part.name, part.text)
+            files[part.name] = decode_base64(part.name, part.text)
         else:
             fields[part.name] = part.text
     try:
@@ -147,8 +161,12 @@ def _body(task: TaskKind[Any], post: Post, files: Mapping[str, bytes]) -> Body:
     return Body(task.kind, post, files)
 
 
-def _decode(name: str, value: Any) -> bytes:
-    """Decode base64, with or without a `data:` prefix and line breaks."""
+def decode_base64(name: str, value: Any) -> bytes:
+    """Decode base64, with or without a `data:` prefix and line breaks.
+
+    Raises:
+        InvalidRequest: `value` is none.
+    """
     if not isinstance(value, str):
         raise InvalidRequest(f"{name} must be base64 text", field=name, value=shown(value), bound="base64 text")
     text = value.partition(",")[2] if value.startswith("data:") else value
