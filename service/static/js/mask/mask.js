@@ -1,19 +1,26 @@
 /**
- * A mask drawn over a picture: brush, eraser and rectangle by mouse, pen, touch or keyboard, with undo.
+ * A mask drawn over a picture: brush, eraser and rectangle by mouse, pen, touch or keyboard, with undo and redo.
  *
  * The mask is a list of operations that is replayed, so that undo is exact at any size and costs no copies of pixels.
  * The canvas has the picture's own size; what is drawn is inside the mask (white in the file that is posted).
  */
 
-import { announce, h } from "./dom.js";
+import { announce, h } from "../lib/dom.js";
+import { paintOperation, stripes } from "./strokes.js";
 
-const STRIPES = ["#6d28d9", "#f5f0ff"]; // one of them shows on any picture
 const STRIPE = 1 / 40; // of the shorter side
 const NUDGE = 0.02; // of the shorter side, per arrow key; five times as much with Shift
 
-/** Operations: {type: stroke|rectangle|invert|clear, erase, size, points: [[x, y], …]} in pixels of the picture. */
+const TOOLS = { b: "brush", e: "eraser", r: "rectangle" };
+const GROWTH = 1.25; // of the brush by ]
+
+/**
+ * Operations: {type: stroke|rectangle|invert|clear|file, erase, size, points: [[x, y], …], file, bitmap}, in pixels of
+ * the picture. `change` is dispatched after each, `tool` when a key chose another tool or size.
+ */
 export class Mask extends EventTarget {
   #operations = [];
+  #undone = [];
   #current = null;
   #paint;
   #pattern;
@@ -26,7 +33,7 @@ export class Mask extends EventTarget {
     this.canvas = h("canvas", { width, height, className: "mask", tabIndex: 0, role: "application", id: "mask" });
     this.canvas.setAttribute(
       "aria-label",
-      "Mask. Arrow keys move, Space starts and ends drawing, Escape drops what is being drawn.",
+      "Mask. Arrow keys move, Space starts and ends drawing, Escape drops what is being drawn, brackets size the brush.",
     );
     this.ring = h("span", { className: "ring", hidden: true });
     this.#paint = this.canvas.getContext("2d", { willReadFrequently: true });
@@ -45,9 +52,46 @@ export class Mask extends EventTarget {
     return this.#operations.length > 0;
   }
 
+  get redoable() {
+    return this.#undone.length > 0;
+  }
+
   undo() {
-    this.#operations.pop();
+    if (this.undoable) this.#undone.push(this.#operations.pop());
     this.#replay();
+  }
+
+  redo() {
+    if (this.redoable) this.#operations.push(this.#undone.pop());
+    this.#replay();
+  }
+
+  /** What was drawn, to be kept and given to `restore`. */
+  get operations() {
+    return this.#operations.map(({ bitmap, ...operation }) => operation);
+  }
+
+  async restore(operations) {
+    const withPixels = async (operation) =>
+      operation.file ? { ...operation, bitmap: await createImageBitmap(operation.file) } : operation;
+    this.#operations = await Promise.all(operations.map(withPixels));
+    this.#undone = [];
+    this.#replay();
+  }
+
+  /** Adds the light part of a picture, stretched over this one. Throws an Error for what is none. */
+  async addFile(file) {
+    const bitmap = await createImageBitmap(file).catch((cause) => {
+      throw new Error(`${file.name} is not a picture that this browser can read.`, { cause });
+    });
+    this.#add({ type: "file", file, bitmap });
+  }
+
+  /** Where the brush is: a rectangle about the middle, for whoever can't point. */
+  addRectangle(left, top, right, bottom) {
+    const { width, height } = this.canvas;
+    const at = (x, y) => [(x / 100) * width, (y / 100) * height];
+    this.#add({ type: "rectangle", erase: false, points: [at(left, top), at(right, bottom)] });
   }
 
   /** Swaps inside and outside. */
@@ -71,6 +115,7 @@ export class Mask extends EventTarget {
   }
 
   #add(operation) {
+    this.#undone = [];
     this.#operations.push(operation);
     this.#replay();
   }
@@ -83,16 +128,8 @@ export class Mask extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 
-  #draw({ type, erase, size, points }) {
-    const { width, height } = this.canvas;
-    const paint = this.#paint;
-    paint.globalCompositeOperation =
-      { invert: "xor", clear: "destination-out" }[type] ?? (erase ? "destination-out" : "source-over");
-    paint.fillStyle = paint.strokeStyle = this.#pattern;
-    if (type === "stroke") drawStroke(paint, size, points);
-    else if (type === "rectangle") paint.fillRect(...corners(points));
-    else paint.fillRect(0, 0, width, height);
-    paint.globalCompositeOperation = "source-over";
+  #draw(operation) {
+    paintOperation(this.#paint, operation, this.#pattern);
   }
 
   #begin(point) {
@@ -113,7 +150,9 @@ export class Mask extends EventTarget {
   }
 
   #end(keep) {
-    if (this.#current && keep) this.#operations.push(this.#current);
+    if (!this.#current) return;
+    if (keep) this.#operations.push(this.#current);
+    if (keep) this.#undone = [];
     this.#current = null;
     this.#replay();
   }
@@ -121,7 +160,8 @@ export class Mask extends EventTarget {
   #listen() {
     const { canvas } = this;
     canvas.addEventListener("pointerdown", (event) => {
-      if (event.button !== 0) return;
+      if (!event.isPrimary) this.#end(false); // a second finger: they zoom, and what the first began was none
+      if (event.button !== 0 || !event.isPrimary) return;
       canvas.setPointerCapture(event.pointerId);
       this.#begin(this.#pointOf(event));
     });
@@ -150,9 +190,39 @@ export class Mask extends EventTarget {
     if (move) this.#moveCursor(move);
     else if (event.key === " ") this.#toggle();
     else if (event.key === "Escape" && this.#current) this.#end(false);
-    else if (event.key === "z" && (event.ctrlKey || event.metaKey)) this.undo();
+    else if (event.ctrlKey || event.metaKey) {
+      if (!this.#undoKey(event)) return;
+    } else if (event.key === "[" || event.key === "]") this.resize(event.key === "]" ? GROWTH : 1 / GROWTH);
+    else if (event.key.toLowerCase() in TOOLS) this.choose(TOOLS[event.key.toLowerCase()]);
     else return;
     event.preventDefault();
+  }
+
+  #undoKey({ key, shiftKey }) {
+    const pressed = key.toLowerCase();
+    if (pressed === "y" || (pressed === "z" && shiftKey)) this.redo();
+    else if (pressed === "z") this.undo();
+    else return false;
+    return true;
+  }
+
+  /** Largest and smallest brush, in pixels of the picture. */
+  get sizes() {
+    const shorter = Math.min(this.canvas.width, this.canvas.height);
+    return [Math.max(1, Math.round(shorter / 64)), Math.round(shorter / 2)];
+  }
+
+  resize(factor) {
+    const [least, most] = this.sizes;
+    const next = factor > 1 ? Math.ceil(this.size * factor) : Math.floor(this.size * factor);
+    this.size = Math.max(least, Math.min(most, next));
+    this.#showRing();
+    this.dispatchEvent(new Event("tool"));
+  }
+
+  choose(tool) {
+    this.tool = tool;
+    this.dispatchEvent(new Event("tool"));
   }
 
   #moveCursor([dx, dy]) {
@@ -179,40 +249,4 @@ export class Mask extends EventTarget {
     this.ring.style.left = `${this.#cursor[0] * scale}px`;
     this.ring.style.top = `${this.#cursor[1] * scale}px`;
   }
-}
-
-/** Diagonal stripes, opaque: the mask is the canvas's alpha. */
-function stripes(paint, width) {
-  const side = Math.round(width * Math.SQRT2) * 2;
-  const tile = h("canvas", { width: side, height: side });
-  const brush = tile.getContext("2d");
-  const pixels = brush.createImageData(side, side);
-  const colours = STRIPES.map((colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16)));
-  for (let i = 0; i < side * side; i++) {
-    const along = ((i % side) + Math.floor(i / side)) % side;
-    pixels.data.set([...colours[along < side / 2 ? 0 : 1], 255], 4 * i);
-  }
-  brush.putImageData(pixels, 0, 0);
-  return paint.createPattern(tile, "repeat");
-}
-
-// A line of no length draws nothing, so that a dab is a disc.
-function drawStroke(paint, size, points) {
-  paint.beginPath();
-  if (points.length === 1) {
-    paint.arc(...points[0], size / 2, 0, 2 * Math.PI);
-    paint.fill();
-    return;
-  }
-  paint.lineWidth = size;
-  paint.lineCap = paint.lineJoin = "round";
-  for (const point of points) paint.lineTo(...point);
-  paint.stroke();
-}
-
-/** x, y, width, height of the rectangle between two corners, in whole pixels. */
-function corners([[x0, y0], [x1, y1] = [x0, y0]]) {
-  const [left, right] = [Math.floor(Math.min(x0, x1)), Math.ceil(Math.max(x0, x1))];
-  const [top, bottom] = [Math.floor(Math.min(y0, y1)), Math.ceil(Math.max(y0, y1))];
-  return [left, top, right - left, bottom - top];
 }

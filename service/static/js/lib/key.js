@@ -19,25 +19,35 @@ export function askForKey(detail) {
   return asking;
 }
 
+// The first time nobody has done anything wrong yet; later the service says what is wrong with the key.
+const told = (detail) => `That key doesn't open it: ${detail}`;
+
 function ask(detail) {
+  const given = sessionStorage.getItem(NAME) !== null;
   const input = h("input", { id: "api-key", type: "password", autocomplete: "off", required: true, spellcheck: false });
   const form = h(
     "form",
     { method: "dialog" },
-    h("h2", { id: "api-key-title" }, "This service asks for an API key"),
-    h("p", {}, detail),
-    h("label", { htmlFor: "api-key" }, "API key"),
+    h("h2", { id: "api-key-title" }, "Sign in with your key"),
+    h(
+      "p",
+      { className: "help" },
+      "This service is open to people who have a key. Whoever runs it gives you one; it looks like lat_… and stays in " +
+        "this tab until you close it.",
+    ),
+    given && h("p", { className: "error", role: "alert" }, told(detail)),
+    h("label", { htmlFor: "api-key" }, "Your key"),
     input,
-    h("button", { type: "submit", className: "button primary" }, h("span", {}, "Use this key")),
+    h("button", { type: "submit", className: "button primary" }, h("span", {}, "Continue")),
   );
   const dialog = h("dialog", { className: "api-key", "aria-labelledby": "api-key-title" }, form);
   return new Promise((resolve) => {
-    let given = false;
+    let entered = false;
     form.addEventListener("submit", () => {
-      given = true;
+      entered = true;
       sessionStorage.setItem(NAME, input.value.trim());
     });
-    dialog.addEventListener("close", () => (dialog.remove(), resolve(given)));
+    dialog.addEventListener("close", () => (dialog.remove(), resolve(entered)));
     document.body.append(dialog);
     dialog.showModal();
   });

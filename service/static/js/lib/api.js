@@ -4,8 +4,6 @@
 
 import { askForKey, authorization } from "./key.js";
 
-const REQUEST_TYPES = { txt2img: "json", inpaint: "multipart", upscale: "multipart" };
-
 /** RFC 9457 problem of an answer, or of no answer at all (status 0). */
 export class Problem extends Error {
   constructor({ status = 0, title = "", detail = "", field = null, retryAfter = null }) {
@@ -48,17 +46,25 @@ const json = async (path, options) => (await request(path, options)).json();
  * job.
  */
 export async function submit(kind, fields, files) {
-  const options = { method: "POST", headers: { Accept: "application/json", "Idempotency-Key": newKey() } };
-  if (REQUEST_TYPES[kind] === "json") {
-    options.headers["Content-Type"] = "application/json";
-    options.body = JSON.stringify(fields);
-  } else options.body = multipart(fields, files);
+  const options = post(fields, files);
+  options.headers["Idempotency-Key"] = newKey();
   try {
     return await json(`v1/${kind}`, options);
   } catch (problem) {
     if (problem.status !== 0) throw problem;
     return json(`v1/${kind}`, options);
   }
+}
+
+/** What a request would do: `{request, tokens, estimate, position, warnings}`; nothing is made. */
+export const dryRun = (kind, fields, files, signal) =>
+  json(`v1/${kind}?dry_run=true`, { ...post(fields, files), signal });
+
+function post(fields, files) {
+  const headers = { Accept: "application/json" };
+  if (Object.keys(files).length) return { method: "POST", headers, body: multipart(fields, files) };
+  headers["Content-Type"] = "application/json";
+  return { method: "POST", headers, body: JSON.stringify(fields) };
 }
 
 // crypto.randomUUID exists on secure origins only; the page must also work on http://machine:8000.
@@ -78,14 +84,15 @@ const jobPath = (id) => `v1/jobs/${encodeURIComponent(id)}`;
 
 export const job = (id) => json(jobPath(id));
 export const cancel = (id) => json(jobPath(id), { method: "DELETE" });
+/** Removes an ended job for good, its pictures with it. */
+export const purge = (id) => request(`${jobPath(id)}?purge=true`, { method: "DELETE" });
 export const openapi = () => json("openapi.json");
-export const models = async () => (await json("v1/models")).items;
+export const models = () => json("v1/models");
 
-/** One page of the newest jobs: `{items, next_cursor}`. */
-export function jobs(limit, cursor) {
-  const query = new URLSearchParams({ limit: String(limit) });
-  if (cursor) query.set("cursor", cursor);
-  return json(`v1/jobs?${query}`);
+/** One page of the newest jobs: `{items, next_cursor}`; `query` has limit, cursor, kind, status and q, where set. */
+export function jobs(query) {
+  const set = Object.entries(query).filter(([, value]) => value);
+  return json(`v1/jobs?${new URLSearchParams(set)}`);
 }
 
 /** The job's event stream from after `lastId`; status 204 means that it has ended before. */

@@ -2,7 +2,7 @@
  * What is shown before the first preview: coarse noise, as the latent is before its first step.
  */
 
-import { h } from "./dom.js";
+import { h } from "../lib/dom.js";
 
 const CELLS = 32;
 const FRAME_MS = 140;

@@ -2,9 +2,9 @@
  * Follows one job on the stage: its events while it is under way, its result when it has ended.
  */
 
-import * as api from "./api.js";
-import { announce } from "./dom.js";
-import { follow } from "./events.js";
+import * as api from "../lib/api.js";
+import { announce } from "../lib/dom.js";
+import { follow } from "../lib/events.js";
 import { ProgressView } from "./progress.js";
 
 const POLL_MS = 2000;
@@ -14,24 +14,28 @@ export const ended = (job) => TERMINAL.has(job.status);
 
 /**
  * Shows `job` by `show(node)` until it has ended or `signal` aborts; resolves with the ended job, or undefined.
- * `serves(model)` says whether a worker holds the model.
+ *
+ * @param source `{file, mask}` that it started from, if this browser has it
+ * @param stages shares of painting, decoding and storing in a job of this kind, as measured
+ * @param serves serves(model) says whether a worker holds the model
+ * @param onShare called with how much of the job is done, 0 to 1
  */
-export async function watch(job, { show, serves, signal }) {
-  const view = new ProgressView(job, { onCancel: () => stop(job.id, view) });
+export async function watch(job, { show, serves, signal, source, stages, onShare }) {
+  const view = new ProgressView(job, { source, stages, onShare, onCancel: () => stop(job.id, view) });
   show(view.node);
   const over = new AbortController();
   const look = () => poll(job.id, view, serves, over);
   const timer = setInterval(look, POLL_MS);
   look();
   try {
-    const onEvent = (event) => apply(event, view);
     await follow(job.id, {
       signal: AbortSignal.any([signal, over.signal]),
       onConnection: (open) => view.connection(open),
-      onEvent,
+      onEvent: (event) => apply(event, view),
     });
   } finally {
     clearInterval(timer);
+    view.close();
   }
   return signal.aborted ? undefined : finished(job.id);
 }
@@ -50,6 +54,7 @@ async function poll(id, view, serves, over) {
 
 function apply({ type, data }, view) {
   if (type === "step") view.step(data);
+  else if (type === "image") view.image(data);
   else if (type === "started") announce("Started");
 }
 

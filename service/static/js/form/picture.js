@@ -2,7 +2,7 @@
  * The picture that a request starts from: chosen, dropped or pasted, or taken from a result.
  */
 
-import { button, bytes, h } from "./dom.js";
+import { button, bytes, h } from "../lib/dom.js";
 
 const TYPES = "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/tiff";
 
@@ -15,8 +15,6 @@ export async function openPicture(file) {
     throw new Error(`${file.name || "The file"} is not a picture that this browser can read.`, { cause });
   }
 }
-
-const imageOf = (transfer) => [...(transfer?.files ?? [])].find((file) => file.type.startsWith("image/"));
 
 /** Large place to drop a picture on, for an empty stage. */
 export function dropPlace(title, text, onFile) {
@@ -90,31 +88,14 @@ function thumbnail({ bitmap }) {
   return canvas;
 }
 
+/** Asks for a file of the disk. */
+export function chooseFile(onFile) {
+  fileInput(onFile).click();
+}
+
 /** The picture itself on a canvas of its own size. */
 export function pictureCanvas({ bitmap, width, height }) {
   const canvas = h("canvas", { width, height, className: "base", role: "img", "aria-label": "Your picture" });
   canvas.getContext("2d").drawImage(bitmap, 0, 0);
   return canvas;
-}
-
-/** Takes pictures that are dropped anywhere on the page or pasted; `accepts` says whether the task has use for one. */
-export function takeDropsAndPastes({ accepts, onFile }) {
-  const over = (on) => document.body.classList.toggle("dragging", on);
-  document.addEventListener("dragover", (event) => {
-    if (!accepts()) return;
-    event.preventDefault();
-    over(true);
-  });
-  document.addEventListener("dragleave", (event) => event.relatedTarget === null && over(false));
-  document.addEventListener("drop", (event) => {
-    over(false);
-    if (!accepts()) return;
-    event.preventDefault();
-    const file = imageOf(event.dataTransfer);
-    if (file) onFile(file);
-  });
-  document.addEventListener("paste", (event) => {
-    const file = imageOf(event.clipboardData);
-    if (file && accepts()) (event.preventDefault(), onFile(file));
-  });
 }

@@ -73,3 +73,31 @@ export function bytes(value) {
 }
 
 export const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
+/** Puts `node` into view where it isn't: every action that changes the stage calls it. */
+export function reveal(node) {
+  const { top, bottom } = node.getBoundingClientRect();
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  if (top < 0 || bottom > innerHeight) node.scrollIntoView({ block: "start", behavior: still ? "auto" : "smooth" });
+}
+
+/** Calls `work` once nothing has asked for it for `ms`. */
+export function debounced(ms, work) {
+  let timer = 0;
+  return (...args) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => work(...args), ms);
+  };
+}
+
+/** A modal sheet with a heading and a way to close it; focus goes in, stays and comes back (as `dialog` does). */
+export function openSheet(title, ...children) {
+  const close = button("Close", { className: "button small close", onclick: () => dialog.close() }, "clear");
+  const head = h("header", {}, h("h2", { id: "sheet-title" }, title), close);
+  const dialog = h("dialog", { className: "sheet", "aria-labelledby": "sheet-title" }, head, ...children);
+  dialog.addEventListener("close", () => dialog.remove());
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  document.body.append(dialog);
+  dialog.showModal();
+  return dialog;
+}
