@@ -7,22 +7,19 @@ import { filesOfSchema } from "./form/fields.js";
 import { Form } from "./form/form.js";
 import { openPicture, pictureRow } from "./form/picture.js";
 import { markTab, showTabs } from "./form/tabs.js";
-import { Desk } from "./desk.js";
+import { Desk } from "./form/desk.js";
 import { Gallery } from "./gallery/gallery.js";
 import { address, goTo } from "./lib/address.js";
 import * as api from "./lib/api.js";
 import { announce, button, byId, reveal } from "./lib/dom.js";
 import * as keep from "./lib/keep.js";
-import { askWhatFor, takeDropsAndPastes } from "./shell/drops.js";
+import { takeDropsAndPastes } from "./shell/drops.js";
 import { listenToRail, showRail } from "./shell/rail.js";
 import { Service } from "./shell/service.js";
 import { listenToShortcuts } from "./shell/shortcuts.js";
 import { notifyEnd, showShare } from "./shell/signals.js";
 import { listenToTheme } from "./shell/theme.js";
-import { resultView } from "./stage/result.js";
 import { notice, sourceView, stage } from "./stage/stage.js";
-import { ended, watch } from "./stage/watch.js";
-import { settle } from "./settle.js";
 
 const NOTHING_SHOWN = "";
 
@@ -38,6 +35,9 @@ const desk = new Desk(form, service);
 const cost = new Cost(form.cost, costRequest, (answer) => form.tokens.tell(answer?.tokens, desk.card?.token_window));
 const gallery = new Gallery(byId("history"), { onCompare: showPair });
 const draw = { onChange: () => desk.keepPicture(), feather: () => form.values().feather ?? 0 };
+
+// Needed once there is a job; both at once, so that an end can be shown whatever became of the connection meanwhile.
+const jobViews = () => Promise.all([import("./stage/watch.js"), import("./stage/result.js")]);
 
 const files = (kind = desk.kind) => filesOfSchema(service.schemas[kind]);
 
@@ -165,13 +165,15 @@ function uses() {
     .map((kind) => ({ kind, label: labels[kind][0], icon: labels[kind][1], use: useFor(kind) }));
 }
 
-function dropped(file, onPlace) {
-  if (onPlace) takePicture(file);
-  else askWhatFor(file, uses(), takeSettings);
+async function dropped(file, onPlace) {
+  if (onPlace) return takePicture(file);
+  const { askWhatFor } = await import("./shell/dropped.js");
+  return askWhatFor(file, uses(), takeSettings);
 }
 
 /** Fills the form with what a picture says of itself. */
 async function takeSettings(settings) {
+  const { settle } = await import("./lib/settle.js");
   const { kind, values, missing } = settle(settings, service);
   desk.keepValues();
   if (values.model) desk.chooseModel(values.model, kind);
@@ -227,17 +229,17 @@ async function open(job) {
   const { signal } = app.watching;
   goTo({ task: desk.kind, job: job.id });
   try {
-    const source = await keep.sourceOf(job.id);
+    const [[{ ended, watch }, { resultView }], source] = await Promise.all([jobViews(), keep.sourceOf(job.id)]);
     if (signal.aborted) return;
-    const last = ended(job) ? job : await follow(job, source, signal);
-    if (last && !signal.aborted) showResult(last, source);
+    const last = ended(job) ? job : await follow(job, watch, source, signal);
+    if (last && !signal.aborted) stage(resultView(last, ...resultParts(last, source)));
+    if (!ended(job)) gallery.refresh();
   } catch (problem) {
     if (!signal.aborted) stage(notice("The job can't be shown", problem.message));
   }
-  if (!ended(job)) gallery.refresh();
 }
 
-async function follow(job, source, signal) {
+async function follow(job, watch, source, signal) {
   const stages = gallery.stages(job);
   const serves = (model) => service.serves(model);
   const onShare = (share) => signal.aborted || showShare(share);
@@ -249,20 +251,15 @@ async function follow(job, source, signal) {
   return last;
 }
 
-function showResult(job, source) {
+/** URL of the picture before, and what can be done with the pictures of a job. */
+function resultParts(job, source) {
   if (app.before) URL.revokeObjectURL(app.before);
   app.before = source?.file && job.images.length ? URL.createObjectURL(source.file) : "";
   app.lastSeed = job.images[0]?.seed ?? app.lastSeed;
   const able = uses().filter(({ kind }) => kind !== "upscale" || job.kind !== "upscale");
   const withFile = ({ use, ...others }) => ({ ...others, use: async (image) => use(await api.imageFile(image)) });
   const again = job.kind !== "upscale" && service.able(job.kind).length && (!files(job.kind).length || source);
-  stage(
-    resultView(job, app.before, {
-      uses: able.map(withFile),
-      onReuse: reuse,
-      onVariations: again ? variations : undefined,
-    }),
-  );
+  return [app.before, { uses: able.map(withFile), onReuse: reuse, onVariations: again ? variations : undefined }];
 }
 
 async function showPair(first, second) {

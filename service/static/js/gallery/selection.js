@@ -4,7 +4,6 @@
 
 import * as api from "../lib/api.js";
 import { announce, button, h, openSheet, plural } from "../lib/dom.js";
-import { saveZip } from "../stage/files.js";
 
 export class Selection {
   #picked = new Set();
@@ -54,6 +53,7 @@ export class Selection {
 
   async #zip() {
     try {
+      const { saveZip } = await import("../stage/files.js");
       await saveZip(this.#jobs().flatMap(({ images }) => images), "latentd");
     } catch (problem) {
       announce(problem.message);

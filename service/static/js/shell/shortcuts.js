@@ -1,15 +1,8 @@
 /**
- * Keys of the whole page, and the sheet that lists them and those of its parts.
+ * Keys of the whole page.
  */
 
-import { byId, h, openSheet } from "../lib/dom.js";
-
-const KEYS = [
-  ["Anywhere", [["?", "This list"], ["/", "To the prompt"], ["G", "Search the gallery"], ["Ctrl Enter", "Send the request"], ["1 … 9 with Alt", "The task of that tab"]]],
-  ["Prompt", [["Enter", "Send"], ["Shift Enter", "A new line"]]],
-  ["Picture", [["← →", "The picture before, the next"], ["+ −", "Larger, smaller"], ["0 1", "All of it, pixel for pixel"], ["Wheel, pinch", "Zoom"]]],
-  ["Mask", [["Arrows", "Move; Shift: further"], ["Space", "Begin and end drawing"], ["[ ]", "Smaller, larger brush"], ["B E R", "Brush, eraser, rectangle"], ["Ctrl Z, Ctrl Y", "Undo, redo"], ["Escape", "Drop what is being drawn"]]],
-]; // prettier-ignore
+import { byId } from "../lib/dom.js";
 
 /** Listens to the page's keys; `actions` are `{prompt, search, send, tab(index)}`. */
 export function listenToShortcuts(actions) {
@@ -33,14 +26,7 @@ function actionOf(event, { prompt, search, send, tab }) {
   return { "?": show, "/": prompt, g: search, G: search }[key];
 }
 
-function show() {
-  const groups = KEYS.map(([title, keys]) =>
-    h(
-      "section",
-      {},
-      h("h3", {}, title),
-      h("dl", { className: "keys" }, keys.map(([key, text]) => h("div", {}, h("dt", {}, h("kbd", {}, key)), h("dd", {}, text)))),
-    ),
-  );
-  openSheet("Keyboard", h("div", { className: "groups" }, groups));
+async function show() {
+  const { showKeys } = await import("./keys.js");
+  showKeys();
 }

@@ -3,10 +3,10 @@
  * Back and reload find it again.
  */
 
-import { fieldsOf } from "./form/fields.js";
-import { openPicture } from "./form/picture.js";
-import { debounced } from "./lib/dom.js";
-import * as keep from "./lib/keep.js";
+import { fieldsOf } from "./fields.js";
+import { openPicture } from "./picture.js";
+import { debounced } from "../lib/dom.js";
+import * as keep from "../lib/keep.js";
 
 const PAUSE_MS = 250;
 const WORDS = ["prompt", "negative_prompt"]; // go from task to task
@@ -48,7 +48,7 @@ export class Desk {
       return;
     }
     if (!operations?.length) return;
-    const { maskOf } = await import("./mask/editor.js");
+    const { maskOf } = await import("../mask/editor.js");
     await maskOf(this.picture, { onChange: () => this.keepPicture() }).restore(operations);
   }
 
@@ -99,7 +99,7 @@ export class Desk {
     if (!source || isSame(source.file, this.picture?.file)) return;
     this.picture = await openPicture(source.file);
     if (source.mask) {
-      const { maskOf } = await import("./mask/editor.js");
+      const { maskOf } = await import("../mask/editor.js");
       await maskOf(this.picture, draw).addFile(source.mask);
     }
     this.keepPicture();

@@ -2,7 +2,7 @@
  * Settings that a picture carries, as far as this service has what they ask for.
  */
 
-import { named } from "./lib/settings.js";
+import { named } from "./settings.js";
 
 const WITH_SCHEDULE = /^(.*) (karras|exponential)$/i; // how A1111 once wrote a sampler with its schedule
 
