@@ -78,9 +78,10 @@ def test_a_phone_has_the_form_in_a_sheet_that_keeps_focus(page: Page) -> None:
     page.keyboard.press("Escape")
     expect(page.locator("#field-seed")).to_be_hidden()
     expect(page.locator("#rail-toggle")).to_be_focused()
-    page.fill("#field-prompt", "red heart")
+    page.fill("#field-prompt", "red heart on a navy background " * 20)
     page.click("#submit")
     expect(page.locator("#cancel")).to_be_in_viewport()
+    assert page.evaluate("document.querySelector('#stage').scrollWidth") <= 390
 
 
 def test_a_picture_is_asked_for_by_keyboard_alone(page: Page) -> None:

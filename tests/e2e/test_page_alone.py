@@ -122,6 +122,42 @@ def test_a_mask_is_drawn_by_keyboard_and_undone(page: Page) -> None:
     expect(page.get_by_role("button", name="Undo")).to_be_disabled()
 
 
+def test_the_mask_is_zoomed_and_the_brush_sized(page: Page) -> None:
+    page.click("#tab-inpaint")
+    choose_picture(page, "mine.png", png((40, 30)))
+    mask = page.locator("#mask")
+    width = mask.bounding_box()
+    mask.hover()
+    page.mouse.wheel(0, -400)
+    zoomed = mask.bounding_box()
+    assert width is not None
+    assert zoomed is not None
+    assert zoomed["width"] == pytest.approx(width["width"] * 2.718**0.6, rel=0.02)
+    mask.focus()
+    size = int(page.input_value("#brush-size"))
+    mask.press("]")
+    assert int(page.input_value("#brush-size")) > size
+    for key in ("[", "[", " ", " ", "e"):
+        mask.press(key)
+    assert int(page.input_value("#brush-size")) < size
+    expect(page.locator(".toolbar input[value=eraser]")).to_be_checked()
+    assert 0 < painted(page) < 0.05
+    page.get_by_role("button", name="Fit").click()
+    assert mask.bounding_box() == width
+
+
+def test_all_of_ones_own_jobs_are_canceled_at_once(page: Page, client: httpx2.Client) -> None:
+    client.post("/v1/txt2img", json={"prompt": "somebody else's"})
+    for prompt in ("red", "heart"):
+        page.fill("#field-prompt", prompt)
+        page.click("#submit")
+        expect(page.locator(".running q")).to_have_text(prompt)
+    page.click("#cancel-all")
+    expect(page.locator(".ending")).to_contain_text("Canceled")
+    statuses = [job["status"] for job in client.get("/v1/jobs").json()["items"]]
+    assert statuses == ["canceled", "canceled", "queued"]
+
+
 def test_the_eraser_takes_away(page: Page) -> None:
     page.click("#tab-inpaint")
     choose_picture(page, "mine.png", png((40, 30)))

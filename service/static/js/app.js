@@ -24,7 +24,7 @@ import { notice, sourceView, stage } from "./stage/stage.js";
 const NOTHING_SHOWN = "";
 
 const app = { shown: null, watching: new AbortController(), lastSeed: Math.floor(Math.random() * 2 ** 32), before: "" };
-const service = new Service(() => (showTabs(service.kinds, openTask), markTab(desk.kind)));
+const service = new Service(modelsChanged);
 const form = new Form(byId("form"), {
   onSubmit: submit,
   onModel: (id) => (desk.chooseModel(id), showForm()),
@@ -72,6 +72,14 @@ async function start() {
   gallery.refresh();
   const job = await openAddress();
   if (job && !asked.task) await fillFrom(job); // a link that somebody gave: the form is as its job had it
+}
+
+/** A model was installed or removed. */
+function modelsChanged() {
+  if (!service.able(desk.kind).length) location.reload(); // there was nothing to do, or what is done has no model now
+  showTabs(service.kinds, openTask);
+  markTab(desk.kind);
+  gallery.filters.tasks(service.kinds);
 }
 
 function selectKind(kind) {

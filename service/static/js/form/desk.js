@@ -5,7 +5,7 @@
 
 import { fieldsOf } from "./fields.js";
 import { openPicture } from "./picture.js";
-import { debounced } from "../lib/dom.js";
+import { announce, debounced } from "../lib/dom.js";
 import * as keep from "../lib/keep.js";
 
 const PAUSE_MS = 250;
@@ -89,9 +89,13 @@ export class Desk {
     keep.store("desk", { kind: this.kind, drafts: this.#drafts });
   }
 
-  #keepPicture() {
+  async #keepPicture() {
     const { picture } = this;
-    return keep.keepDraft(picture && { file: picture.file, operations: picture.mask?.operations ?? [] });
+    try {
+      await keep.keepDraft(picture && { file: picture.file, operations: picture.mask?.operations ?? [] });
+    } catch (error) {
+      announce(`This browser can't keep the picture for your next visit: ${error.message}`);
+    }
   }
 
   /** Takes picture and mask that a job started from; the one in the editor keeps its mask if it is the same. */

@@ -12,6 +12,8 @@ const TOOLS = [
   ["eraser", "Eraser (E)"],
   ["rectangle", "Rectangle (R)"],
 ];
+const HALO = "#8b5cf6";
+const HALO_PASSES = 3;
 const SIDES = { Left: 25, Top: 25, Right: 75, Bottom: 75 }; // of the rectangle by numbers, in percent
 
 /**
@@ -44,14 +46,18 @@ export function maskOf(picture, draw) {
   return picture.mask;
 }
 
-/** How far the edge may blend: the mask, blurred by that. */
+/** How far the edge may blend: the mask, blurred by that, in one colour, strong enough to be seen to its end. */
 function drawHalo(halo, mask, feather) {
   const paint = halo.getContext("2d");
+  paint.globalCompositeOperation = "source-over";
   paint.clearRect(0, 0, halo.width, halo.height);
   if (!feather) return;
   paint.filter = `blur(${feather / 2}px)`;
-  paint.drawImage(mask, 0, 0);
+  for (let pass = 0; pass < HALO_PASSES; pass++) paint.drawImage(mask, 0, 0);
   paint.filter = "none";
+  paint.globalCompositeOperation = "source-in";
+  paint.fillStyle = HALO;
+  paint.fillRect(0, 0, halo.width, halo.height);
 }
 
 function toolbar(mask) {
