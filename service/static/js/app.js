@@ -36,8 +36,17 @@ const cost = new Cost(form.cost, costRequest, (answer) => form.tokens.tell(answe
 const gallery = new Gallery(byId("history"), { onCompare: showPair });
 const draw = { onChange: () => desk.keepPicture(), feather: () => form.values().feather ?? 0 };
 
-// Needed once there is a job; both at once, so that an end can be shown whatever became of the connection meanwhile.
-const jobViews = () => Promise.all([import("./stage/watch.js"), import("./stage/result.js")]);
+/**
+ * What shows jobs: asked for as soon as somebody turns to the form, and there before a job is, so that it can be shown
+ * whatever becomes of the connection meanwhile.
+ */
+async function jobViews() {
+  try {
+    return await Promise.all([import("./stage/watch.js"), import("./stage/result.js")]);
+  } catch (cause) {
+    throw new api.Problem({ title: "No answer", detail: "The gateway doesn't answer. Is latentd running?" });
+  }
+}
 
 const files = (kind = desk.kind) => filesOfSchema(service.schemas[kind]);
 
@@ -59,6 +68,7 @@ async function start() {
   showTabs(service.kinds, openTask);
   gallery.filters.tasks(service.kinds);
   takeDropsAndPastes(dropped);
+  byId("form").addEventListener("focusin", () => jobViews().catch(() => undefined), { once: true }); // asked for again
   listenToShortcuts({
     prompt: () => (showRail(true), form.focus()),
     search: () => gallery.filters.focus(),
@@ -199,7 +209,7 @@ async function submit() {
   form.busy(true);
   form.showProblem(null);
   try {
-    const pictures = await picturesOf();
+    const [pictures] = await Promise.all([picturesOf(), jobViews()]);
     const fields = { ...form.values(), model: form.model.value, ...(pictures.mask && { mask_mode: "white" }) };
     await accepted(await api.submit(desk.kind, fields, pictures), pictures);
   } catch (problem) {
