@@ -80,6 +80,8 @@ def expect_shown(page: Page, picture: Image.Image) -> None:
 def test_a_prompt_becomes_a_picture(page: Page, service: Service, tmp_path: Path) -> None:
     expect(page.locator("#service")).to_have_text("Ready")
     create(page, "red heart", steps="120", seed="7")
+    expect(page).to_have_title(re.compile(r"^\d+ % · latentd$"))
+    expect(page.locator("link[rel=icon]")).to_have_attribute("href", re.compile("^data:image/png"))
     expect(page.locator("progress")).to_have_attribute("value", re.compile(r"\d+"))
     expect(page.locator(".preview")).to_have_attribute("src", re.compile("data:image/webp;base64,.+"))
     expect(page.locator("#download")).to_be_visible()
@@ -133,8 +135,24 @@ def test_repainting_changes_nothing_outside_the_mask(page: Page, service: Servic
     assert bottom <= 33
 
 
-def test_an_upload_is_enlarged_and_compared(page: Page, service: Service) -> None:
+def copied(page: Page, name: str) -> str:
+    """The call of the picture on the stage, as one of the menu's languages."""
+    page.click("#copy-as summary")
+    page.locator("#copy-as button", has_text=name).click()
+    expect(page.locator("#announce")).to_have_text(f"Copied as {name}")
+    call: str = page.evaluate("navigator.clipboard.readText()")
+    return call
+
+
+def run_copied(command: str, job: dict[str, Any], folder: Path) -> bytes:
+    """What a copied curl saves, run in `folder`."""
+    subprocess.run(["/bin/sh", "-c", command], cwd=folder, check=True)
+    return (folder / f"{job['id']}-0.png").read_bytes()
+
+
+def test_an_upload_is_enlarged_and_compared(page: Page, service: Service, tmp_path: Path) -> None:
     page.click("#tab-upscale")
+    (tmp_path / "image.png").write_bytes(png((20, 14)))
     choose_picture(page, "small.png", png((20, 14)))
     expect(page.locator("figcaption")).to_have_text("20 × 14 becomes 80 × 56")
     page.click("#submit")
@@ -143,6 +161,9 @@ def test_an_upload_is_enlarged_and_compared(page: Page, service: Service) -> Non
     divider.press("Home")
     assert page.locator(".compare").evaluate("(node) => node.style.getPropertyValue('--at')") == "0%"
     assert picture_of(job_of(page, service), service).size == (80, 56)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    job = job_of(page, service)
+    assert same_pixels(run_copied(copied(page, "curl"), job, tmp_path), service.image(job))
     page.reload()
     expect(page.locator(".divider")).to_be_visible()
     expect(page.locator("#tab-upscale")).to_have_attribute("aria-selected", "true")
@@ -230,23 +251,16 @@ def test_a_newcomer_makes_repaints_enlarges_varies_reads_and_saves(
         assert len(archive.namelist()) == 4
 
 
-def test_calls_are_copied_that_make_the_picture_again(page: Page, service: Service) -> None:
+def test_calls_are_copied_that_make_the_picture_again(page: Page, service: Service, tmp_path: Path) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     create(page, "it's a red heart", steps="4")
     expect(page.locator("#download")).to_be_visible()
     job = job_of(page, service)
-    copied = {}
-    for name in ("curl", "Python", "JavaScript", "JSON"):
-        page.click("#copy-as summary")
-        page.locator("#copy-as button", has_text=name).click()
-        expect(page.locator("#announce")).to_have_text(f"Copied as {name}")
-        copied[name] = page.evaluate("navigator.clipboard.readText()")
-    again = service.post("/v1/txt2img", **json.loads(copied["JSON"]))
+    again = service.post("/v1/txt2img", **json.loads(copied(page, "JSON")))
     assert same_pixels(service.image(again), service.image(job))
-    call = copied["curl"].replace(f"-o {job['id']}-0.png", "-o -")
-    by_curl = subprocess.run(["/bin/sh", "-c", call], capture_output=True, check=True).stdout
-    assert same_pixels(by_curl, service.image(job))
-    compile(copied["Python"], "copied", "exec")
-    assert """client.txt2img("it's a red heart", """ in copied["Python"]
-    by_page = page.evaluate(f"async () => {{ {copied['JavaScript']} return picture.type; }}")
+    assert same_pixels(run_copied(copied(page, "curl"), job, tmp_path), service.image(job))
+    python = copied(page, "Python")
+    compile(python, "copied", "exec")
+    assert """client.txt2img("it's a red heart", """ in python
+    by_page = page.evaluate(f"async () => {{ {copied(page, 'JavaScript')} return picture.type; }}")
     assert by_page == "image/png"

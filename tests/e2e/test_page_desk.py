@@ -72,6 +72,14 @@ def test_a_link_to_a_job_opens_its_task_and_settings(page: Page, client: httpx2.
     expect(page.locator("#field-steps")).to_have_value("9")
 
 
+def test_a_class_is_chosen_and_found_again_by_its_name(page: Page, client: httpx2.Client) -> None:
+    job = client.post("/v1/class2img", json={"class_id": 1}).json()["id"]
+    page.goto("about:blank")
+    page.goto(f"{client.base_url}#job={job}")
+    expect(page.locator("#tab-class2img")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#field-label")).to_have_value("dog")
+
+
 def test_drafts_outlive_a_reload_with_picture_and_mask(page: Page) -> None:
     page.fill("#field-prompt", "red heart")
     page.get_by_role("button", name="4 pictures").click()

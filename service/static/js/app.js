@@ -277,7 +277,8 @@ function resultParts(job, source) {
   const able = uses().filter(({ kind }) => kind !== "upscale" || job.kind !== "upscale");
   const withFile = ({ use, ...others }) => ({ ...others, use: async (image) => use(await api.imageFile(image)) });
   const again = job.kind !== "upscale" && service.able(job.kind).length && (!files(job.kind).length || source);
-  return [app.before, { uses: able.map(withFile), onReuse: reuse, onVariations: again ? variations : undefined }];
+  const card = service.cards.find(({ id }) => id === job.request.model);
+  return [app.before, { uses: able.map(withFile), card, onReuse: reuse, onVariations: again ? variations : undefined }];
 }
 
 async function showPair(first, second) {
@@ -294,7 +295,8 @@ async function fillFrom(job, image) {
   await desk.takeSource(await keep.sourceOf(job.id), draw);
   desk.chooseModel(job.request.model, job.kind);
   selectKind(job.kind);
-  form.fill({ ...job.request, seed: image?.seed ?? job.request.seed });
+  const label = desk.card.class_names?.[job.request.class_id]; // chosen by its name
+  form.fill({ ...job.request, seed: image?.seed ?? job.request.seed, ...(label && { label }) });
   goTo({ task: job.kind, job: job.id }, true);
 }
 

@@ -8,16 +8,19 @@ import { menu } from "./files.js";
 // What the service adds to a request when it resolves it; a call must not send it.
 const RESOLVED = new Set(["kind", "seeds", "numerics", "image", "mask", "webhook_url", "deadline_ms", "preview_every"]);
 const FROM_PICTURE = new Set(["width", "height"]); // of kinds whose answer has its upload's size
+// Fields that a model refuses where its card doesn't list them.
+const OF_MODELS = new Set(["prompt", "negative_prompt", "guidance_scale", "strength", "noise_level", "steps", "sampler", "eta"]);
 const DEFAULTS = { priority: "interactive", determinism: "fast", num_images: 1, output_format: "png", eta: 0, negative_prompt: "" };
 
-/** The fields that a call must name to make `image` again. */
-export function fieldsFor({ request, images }, image) {
+/** The fields that a call must name to make `image` again; `card` is the model's, if it is still there. */
+export function fieldsFor({ request, images }, image, card) {
   const uploads = files(request);
   const index = images.findIndex(({ id }) => id === image.id);
   const kept = Object.entries(request).filter(
     ([name, value]) =>
       !RESOLVED.has(name) &&
       value !== null &&
+      !(card && OF_MODELS.has(name) && !card.fields.includes(name)) &&
       !(uploads.length && FROM_PICTURE.has(name)) &&
       DEFAULTS[name] !== value,
   );
@@ -79,13 +82,13 @@ function javascript(kind, fields, uploads) {
   return [...body, "const picture = await answer.blob();", ""].join("\n");
 }
 
-export function copyMenu(job, image) {
+export function copyMenu(job, image, card) {
   const { kind, request } = job;
   const copy = (what, text) => async () => {
     await toClipboard(text());
     announce(`Copied as ${what}`);
   };
-  const fields = () => fieldsFor(job, image);
+  const fields = () => fieldsFor(job, image, card);
   const uploads = files(request);
   const name = image.id;
   return menu("Copy as", "copy-as", [

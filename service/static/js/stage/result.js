@@ -18,7 +18,7 @@ const SHOWN_BEFORE = { upscale: 50 };
  * @param job an ended job
  * @param before URL of the picture that it started from, if this browser still has it
  * @param actions {uses: [{kind, label, icon, use(image)}], onReuse(job, image), onVariations(job, image)}, those that
- * can be done
+ * can be done, and the model's card, if it is still installed
  */
 export function resultView(job, before, actions) {
   return job.status === "succeeded" ? new Result(job, before, actions).node : endingView(job, actions);
@@ -115,7 +115,7 @@ class Result {
   }
 
   #actionButtons(image) {
-    const { uses, onReuse, onVariations } = this.actions;
+    const { uses, onReuse, onVariations, card } = this.actions;
     const { job } = this;
     const name = `${image.id}.${image.format}`;
     const download = h(
@@ -130,7 +130,7 @@ class Result {
       onVariations && button("Variations", { id: "variations", onclick: () => onVariations(job, image) }, "dice"),
       button("Reuse settings", { id: "reuse", onclick: () => onReuse(job, image) }, "reuse"),
       saveMenu(job, image),
-      copyMenu(job, image),
+      copyMenu(job, image, card),
     ].filter(Boolean);
   }
 }
