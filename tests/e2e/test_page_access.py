@@ -43,6 +43,10 @@ def test_axe_finds_nothing_serious(page: Page, scheme: str) -> None:
     choose_picture(page, "mine.png", png((40, 30)))
     expect(page.locator("#mask")).to_be_visible()
     assert serious(page) == []
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.get_by_role("button", name="Invert").is_visible()
+    assert serious(page) == []
+    page.set_viewport_size({"width": 1280, "height": 900})
     page.click("#tab-txt2img")
     page.fill("#field-prompt", "red heart")
     page.click("#submit")
