@@ -129,7 +129,11 @@ async function costRequest() {
   const needed = files();
   if (!desk.card || (needed.length && !desk.picture)) return null;
   const pictures = await Promise.all(needed.map(async (name) => [name, await standIn(desk.picture, "#fff")]));
-  return { kind: desk.kind, fields: { ...form.values(), model: form.model.value }, files: Object.fromEntries(pictures) };
+  return {
+    kind: desk.kind,
+    fields: { ...form.values(), model: form.model.value },
+    files: Object.fromEntries(pictures),
+  };
 }
 
 /** Leaves the job on the stage for what the next request starts from. */

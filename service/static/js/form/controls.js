@@ -18,7 +18,8 @@ export function inputOf(field) {
 }
 
 const INPUTS = {
-  text: (field) => h("textarea", { rows: field.lines, placeholder: field.hint ?? "", spellcheck: true, autocomplete: "off" }),
+  text: (field) =>
+    h("textarea", { rows: field.lines, placeholder: field.hint ?? "", spellcheck: true, autocomplete: "off" }),
   seed: (field) => numberInput({ ...field, min: 0, default: UNSET }),
   select: (field) =>
     h(
@@ -81,7 +82,12 @@ function counts(_field, input) {
   input.addEventListener("input", () => {
     for (const choice of choices) choice.setAttribute("aria-pressed", String(choice.textContent === input.value));
   });
-  return h("div", { className: "slide" }, h("div", { className: "segmented", role: "group", "aria-label": "Pictures" }, choices), input);
+  return h(
+    "div",
+    { className: "slide" },
+    h("div", { className: "segmented", role: "group", "aria-label": "Pictures" }, choices),
+    input,
+  );
 }
 
 /** Locked, every request draws the same picture; open, each draws a new one. */
@@ -119,6 +125,16 @@ export function sizePresets(card, width, height) {
     return h("button", { type: "button", title, "aria-label": title, onclick }, shape);
   });
   const swap = () => choose(height.value, width.value);
-  const turn = h("button", { type: "button", title: "Swap width and height", "aria-label": "Swap width and height", onclick: swap, id: "swap" }, icon("swap"));
+  const turn = h(
+    "button",
+    {
+      type: "button",
+      title: "Swap width and height",
+      "aria-label": "Swap width and height",
+      onclick: swap,
+      id: "swap",
+    },
+    icon("swap"),
+  );
   return h("div", { className: "segmented presets", role: "group", "aria-label": "Size" }, presets, turn);
 }

@@ -70,7 +70,9 @@ export class Desk {
     const { kind, card, service } = this;
     const { values } = this.#drafts[kind];
     const same = this.#drafts[kind].of === card.id;
-    const carried = same ? values : Object.fromEntries(OF_ANY_MODEL.filter((name) => name in values).map((name) => [name, values[name]]));
+    const carried = same
+      ? values
+      : Object.fromEntries(OF_ANY_MODEL.filter((name) => name in values).map((name) => [name, values[name]]));
     this.#shown = kind;
     this.form.show(fieldsOf(kind, card, service.schemas, service.openapi), carried, {
       cards: service.able(kind),

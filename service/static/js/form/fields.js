@@ -10,7 +10,14 @@
  */
 const KNOWN = [
   { name: "prompt", place: "main", control: "text", label: "Prompt", lines: 3, hint: "What the picture shows" },
-  { name: "negative_prompt", place: "main", control: "text", label: "Without", lines: 1, hint: "What it must not show" },
+  {
+    name: "negative_prompt",
+    place: "main",
+    control: "text",
+    label: "Without",
+    lines: 1,
+    hint: "What it must not show",
+  },
   {
     name: "strength",
     place: "main",
@@ -173,7 +180,9 @@ function described(name, property, card) {
   const field = { name, place: "main", label: words[0].toUpperCase() + words.slice(1), help: property.description };
   if (name === "class_id" && card.class_names) return null; // its name is chosen instead
   if (name === "label")
-    return card.class_names ? { ...field, label: "Class", control: "select", options: card.class_names, help: "" } : null;
+    return card.class_names
+      ? { ...field, label: "Class", control: "select", options: card.class_names, help: "" }
+      : null;
   if (property.enum) return { ...field, control: "select" };
   if (property.type === "integer") return { ...field, control: "number" };
   if (property.type === "number") return { ...field, control: "number", step: 0.01 };

@@ -63,7 +63,12 @@ export class Form {
   #fold(id, label, rows) {
     if (!rows.length) return "";
     const open = this.#root.querySelector(`#${id}`)?.open ?? false;
-    return h("details", { className: "more", id, open }, h("summary", {}, label), h("div", { className: "grid" }, rows));
+    return h(
+      "details",
+      { className: "more", id, open },
+      h("summary", {}, label),
+      h("div", { className: "grid" }, rows),
+    );
   }
 
   #row(field) {
@@ -71,7 +76,12 @@ export class Form {
     this.#inputs.set(field.name, { field, input });
     if (field.name !== "prompt") return rowOf(field, input, this.#handles);
     const take = (prompt) => (this.fill({ prompt }), this.focus());
-    const row = rowOf(field, input, this.#handles, h("div", { className: "below" }, this.tokens.node, promptHistory(take)));
+    const row = rowOf(
+      field,
+      input,
+      this.#handles,
+      h("div", { className: "below" }, this.tokens.node, promptHistory(take)),
+    );
     row.classList.add("essential");
     return row;
   }
@@ -125,7 +135,9 @@ export class Form {
     this.#problemOff();
     if (!problem) return;
     const wait = problem.retryAfter ? ` Try again in ${plural(problem.retryAfter, "second")}.` : "";
-    const name = String(problem.field ?? "").split(".").pop();
+    const name = String(problem.field ?? "")
+      .split(".")
+      .pop();
     const row = this.#root.querySelector(`#error-${CSS.escape(name)}`);
     const place = row ?? this.problem;
     place.textContent = problem.message + wait;

@@ -27,15 +27,23 @@ export function tokenBar() {
 /** A button that lists the prompts sent before; `onChoose(prompt)` takes one. */
 export function promptHistory(onChoose) {
   const list = h("ul", { className: "menu", hidden: true, id: "prompt-history" });
-  const toggle = button("Earlier", { className: "button small", "aria-expanded": "false", "aria-controls": list.id }, "clock");
+  const toggle = button(
+    "Earlier",
+    { className: "button small", "aria-expanded": "false", "aria-controls": list.id },
+    "clock",
+  );
   const show = (on) => {
     list.hidden = !on;
     toggle.setAttribute("aria-expanded", String(on));
   };
   const choose = (prompt) => (show(false), onChoose(prompt));
   toggle.addEventListener("click", () => {
-    const items = prompts().map((prompt) => h("li", {}, h("button", { type: "button", onclick: () => choose(prompt) }, prompt)));
-    list.replaceChildren(...(items.length ? items : [h("li", { className: "help" }, "Prompts that you send appear here.")]));
+    const items = prompts().map((prompt) =>
+      h("li", {}, h("button", { type: "button", onclick: () => choose(prompt) }, prompt)),
+    );
+    list.replaceChildren(
+      ...(items.length ? items : [h("li", { className: "help" }, "Prompts that you send appear here.")]),
+    );
     show(list.hidden);
   });
   const node = h("div", { className: "earlier" }, toggle, list);

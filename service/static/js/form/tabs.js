@@ -28,7 +28,12 @@ const tabs = () => [...byId("tabs").children];
 
 /** Shows the tabs of `kinds`; nothing is rebuilt while they stay the same. */
 export function showTabs(kinds, onChoose) {
-  if (tabs().map(({ dataset }) => dataset.kind).join() === kinds.join()) return;
+  if (
+    tabs()
+      .map(({ dataset }) => dataset.kind)
+      .join() === kinds.join()
+  )
+    return;
   byId("tabs").replaceChildren(...kinds.map((kind) => tabOf(kind, onChoose)));
 }
 

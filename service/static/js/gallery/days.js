@@ -20,14 +20,18 @@ export class Days {
     const ids = new Set(jobs.map(({ id }) => id));
     for (const [id, { node }] of this.#items) if (!ids.has(id)) (node.remove(), this.#items.delete(id));
     for (const [day, { node }] of this.#sections) if (!days.has(day)) (node.remove(), this.#sections.delete(day));
-    arrange(this.node, [...days].map(([day, of]) => this.#section(day, of)));
+    arrange(
+      this.node,
+      [...days].map(([day, of]) => this.#section(day, of)),
+    );
     this.mark(this.#marked);
   }
 
   /** Marks the job that the stage shows. */
   mark(id) {
     this.#marked = id;
-    for (const link of this.node.querySelectorAll("a")) link.setAttribute("aria-current", String(link.dataset.id === id));
+    for (const link of this.node.querySelectorAll("a"))
+      link.setAttribute("aria-current", String(link.dataset.id === id));
   }
 
   #section(day, jobs) {
@@ -36,7 +40,10 @@ export class Days {
       this.#sections.set(day, { list, node: h("section", {}, h("h3", {}, dayName(day)), list) });
     }
     const { list, node } = this.#sections.get(day);
-    arrange(list, jobs.map((job) => this.#item(job)));
+    arrange(
+      list,
+      jobs.map((job) => this.#item(job)),
+    );
     return node;
   }
 

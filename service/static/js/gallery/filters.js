@@ -9,7 +9,13 @@ const PAUSE_MS = 300;
 const STATUSES = { queued: "Waiting", running: "Running", succeeded: "Done", failed: "Failed", canceled: "Canceled" };
 
 export class Filters {
-  #search = h("input", { type: "search", id: "search", placeholder: "Search prompts", "aria-label": "Search prompts", maxLength: 200 });
+  #search = h("input", {
+    type: "search",
+    id: "search",
+    placeholder: "Search prompts",
+    "aria-label": "Search prompts",
+    maxLength: 200,
+  });
   #kind = h("select", { "aria-label": "Task", id: "filter-kind" }, h("option", { value: "" }, "Task"));
   #status = h(
     "select",
@@ -29,7 +35,12 @@ export class Filters {
 
   /** As `GET /v1/jobs` has them; `model` is ours alone. */
   get query() {
-    return { q: this.#search.value.trim(), kind: this.#kind.value, status: this.#status.value, model: this.#model.value };
+    return {
+      q: this.#search.value.trim(),
+      kind: this.#kind.value,
+      status: this.#status.value,
+      model: this.#model.value,
+    };
   }
 
   get any() {

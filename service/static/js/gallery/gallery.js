@@ -24,7 +24,12 @@ export class Gallery {
   #days = new Days();
   #empty = h("p", { className: "help" });
   #more = button("Show more", { className: "button small", hidden: true, onclick: () => this.#load(this.#cursor) });
-  #cancelAll = button("", { className: "button small", id: "cancel-all", hidden: true, onclick: () => this.#cancelMine() });
+  #cancelAll = button("", {
+    className: "button small",
+    id: "cancel-all",
+    hidden: true,
+    onclick: () => this.#cancelMine(),
+  });
 
   /** `onCompare(first, second)` shows two pictures side by side. */
   constructor(root, { onCompare }) {
@@ -39,7 +44,13 @@ export class Gallery {
       this.#scope("All", "Everyone's", true),
     );
     root.append(
-      h("div", { className: "history-head" }, h("h2", { id: "history-title" }, "Gallery"), scope, this.selection.toggle),
+      h(
+        "div",
+        { className: "history-head" },
+        h("h2", { id: "history-title" }, "Gallery"),
+        scope,
+        this.selection.toggle,
+      ),
       this.filters.node,
       this.selection.bar,
       this.#cancelAll,

@@ -12,10 +12,23 @@ export class Selection {
   /** `loaded(ids)` gives the jobs of ids; `onDeleted()` is called when some are gone. */
   constructor(list, { loaded, onCompare, onDeleted }) {
     Object.assign(this, { list, loaded, onCompare, onDeleted });
-    this.toggle = button("Select", { className: "button small", id: "select", "aria-pressed": "false", onclick: () => this.#turn(this.bar.hidden) });
+    this.toggle = button("Select", {
+      className: "button small",
+      id: "select",
+      "aria-pressed": "false",
+      onclick: () => this.#turn(this.bar.hidden),
+    });
     this.zip = button("ZIP", { className: "button small", id: "selected-zip", onclick: () => this.#zip() }, "download");
-    this.compare = button("Compare", { className: "button small", id: "selected-compare", onclick: () => this.#compare() });
-    this.remove = button("Delete", { className: "button small", id: "selected-delete", onclick: () => this.#ask() }, "clear");
+    this.compare = button("Compare", {
+      className: "button small",
+      id: "selected-compare",
+      onclick: () => this.#compare(),
+    });
+    this.remove = button(
+      "Delete",
+      { className: "button small", id: "selected-delete", onclick: () => this.#ask() },
+      "clear",
+    );
     const props = { className: "selection", hidden: true, role: "group", "aria-label": "Selected jobs" };
     this.bar = h("div", props, this.#count, this.zip, this.compare, this.remove);
     list.addEventListener("change", ({ target }) => target.matches(".pick") && this.#pick(target));
@@ -54,7 +67,10 @@ export class Selection {
   async #zip() {
     try {
       const { saveZip } = await import("../stage/files.js");
-      await saveZip(this.#jobs().flatMap(({ images }) => images), "latentd");
+      await saveZip(
+        this.#jobs().flatMap(({ images }) => images),
+        "latentd",
+      );
     } catch (problem) {
       announce(problem.message);
     }

@@ -73,8 +73,7 @@ export const store = (name, value) => localStorage.setItem(`latentd.${name}`, JS
 /** Ids of the jobs that this browser made, newest first. */
 export const mine = () => stored("jobs", []);
 
-export const rememberMine = (id) =>
-  store("jobs", [id, ...mine().filter((other) => other !== id)].slice(0, JOBS_KEPT));
+export const rememberMine = (id) => store("jobs", [id, ...mine().filter((other) => other !== id)].slice(0, JOBS_KEPT));
 
 /** Prompts that were sent, newest first. */
 export const prompts = () => stored("prompts", []);

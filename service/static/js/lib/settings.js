@@ -11,7 +11,7 @@ export async function pngTexts(file) {
   const texts = {};
   if (SIGNATURE.some((value, i) => bytes[i] !== value)) return texts;
   const view = new DataView(bytes.buffer);
-  for (let at = 8; at + 12 <= bytes.length; ) {
+  for (let at = 8; at + 12 <= bytes.length;) {
     const length = view.getUint32(at);
     const data = bytes.subarray(at + 8, at + 8 + length);
     const [keyword, text] = readChunk(ascii(bytes.subarray(at + 4, at + 8)), data);
@@ -49,7 +49,13 @@ export async function readSettings(file) {
 }
 
 // Names of A1111 and its heirs → ours. A sampler's name is compared by letters alone.
-const NUMBERS = { Steps: "steps", "CFG scale": "guidance_scale", Seed: "seed", "Denoising strength": "strength", Eta: "eta" };
+const NUMBERS = {
+  Steps: "steps",
+  "CFG scale": "guidance_scale",
+  Seed: "seed",
+  "Denoising strength": "strength",
+  Eta: "eta",
+};
 const NEGATIVE = "Negative prompt: ";
 
 /** Reads A1111's text: the prompt, a line for what it mustn't show, and a line of `Name: value` pairs. */
@@ -79,7 +85,11 @@ const pairs = (line) =>
     ]),
   );
 
-const letters = (name) => name.toLowerCase().replace(/\+\+/g, "pp").replace(/[^a-z0-9]/g, "");
+const letters = (name) =>
+  name
+    .toLowerCase()
+    .replace(/\+\+/g, "pp")
+    .replace(/[^a-z0-9]/g, "");
 
 /** The one of `names` that means `name`: by letters alone; undefined if none does. */
 export const named = (names, name) => names.find((each) => letters(each) === letters(String(name ?? "")));

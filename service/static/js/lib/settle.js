@@ -20,7 +20,10 @@ export function settle(settings, service) {
   if (wanted) values.sampler = wanted;
   else delete values.sampler;
   const known = service.schemas[kind].properties.schedule;
-  const names = JSON.stringify(known ?? "").match(/"\w+"/g)?.map((name) => name.slice(1, -1)) ?? [];
+  const names =
+    JSON.stringify(known ?? "")
+      .match(/"\w+"/g)
+      ?.map((name) => name.slice(1, -1)) ?? [];
   if (values.schedule) values.schedule = named(names, values.schedule) ?? "";
   return { kind, values, missing };
 }

@@ -39,7 +39,18 @@ export async function zip(files) {
   for (const file of files) {
     const data = new Uint8Array(await file.arrayBuffer());
     const name = new TextEncoder().encode(file.name);
-    const common = [[2, 20], [2, UTF8], [2, 0], [2, 0], [2, NEW_YEAR_1980], [4, crc32(data)], [4, data.length], [4, data.length], [2, name.length], [2, 0]]; // prettier-ignore
+    const common = [
+      [2, 20],
+      [2, UTF8],
+      [2, 0],
+      [2, 0],
+      [2, NEW_YEAR_1980],
+      [4, crc32(data)],
+      [4, data.length],
+      [4, data.length],
+      [2, name.length],
+      [2, 0],
+    ];
     const local = header([[4, LOCAL], ...common]);
     directory.push(header([[4, CENTRAL], [2, 20], ...common, [2, 0], [2, 0], [2, 0], [4, 0], [4, offset]]), name);
     parts.push(local, name, data);
@@ -47,6 +58,15 @@ export async function zip(files) {
   }
   const size = directory.reduce((sum, part) => sum + part.byteLength, 0);
   const count = files.length;
-  const end = header([[4, END], [2, 0], [2, 0], [2, count], [2, count], [4, size], [4, offset], [2, 0]]);
+  const end = header([
+    [4, END],
+    [2, 0],
+    [2, 0],
+    [2, count],
+    [2, count],
+    [4, size],
+    [4, offset],
+    [2, 0],
+  ]);
   return new Blob([...parts, ...directory, end], { type: "application/zip" });
 }

@@ -35,7 +35,13 @@ export function maskEditor(picture, draw) {
   document.addEventListener("feather", () => (halo.isConnected ? showHalo() : stop.abort()), { signal: stop.signal });
   showHalo();
   const caption = h("figcaption", {}, "Draw over what should be repainted. Nothing else changes, to the last bit.");
-  return h("figure", { className: "frame editor" }, toolbar(mask), h("div", { className: "place-frame" }, place, buttons), caption);
+  return h(
+    "figure",
+    { className: "frame editor" },
+    toolbar(mask),
+    h("div", { className: "place-frame" }, place, buttons),
+    caption,
+  );
 }
 
 /** The picture's mask, made once. */
@@ -61,13 +67,19 @@ function drawHalo(halo, mask, feather) {
 }
 
 function toolbar(mask) {
-  const small = (label, act, symbol, title) => button(label, { className: "button small", onclick: act, title }, symbol);
+  const small = (label, act, symbol, title) =>
+    button(label, { className: "button small", onclick: act, title }, symbol);
   const undo = small("Undo", () => mask.undo(), "undo", "Ctrl Z");
   const redo = small("Redo", () => mask.redo(), "redo", "Ctrl Y");
   const clear = small("Clear", () => mask.clear(), "clear");
   const invert = small("Invert", () => mask.invert(), "invert");
   const file = small("From file", () => chooseFile((chosen) => addFile(mask, chosen)), "picture", "White is repainted");
-  const numbers = small("By numbers", () => askNumbers(mask), "rectangle", "A rectangle by its sides, without a pointer");
+  const numbers = small(
+    "By numbers",
+    () => askNumbers(mask),
+    "rectangle",
+    "A rectangle by its sides, without a pointer",
+  );
   const refresh = () => {
     undo.disabled = clear.disabled = !mask.undoable;
     redo.disabled = !mask.redoable;
@@ -97,9 +109,19 @@ function askNumbers(mask) {
     h("input", { type: "number", id: `side-${side}`, min: 0, max: 100, value, required: true }),
   );
   const rows = Object.keys(SIDES).map((side, i) =>
-    h("div", { className: "field" }, h("label", { htmlFor: inputs[i].id }, side, h("span", { className: "unit" }, " %")), inputs[i]),
+    h(
+      "div",
+      { className: "field" },
+      h("label", { htmlFor: inputs[i].id }, side, h("span", { className: "unit" }, " %")),
+      inputs[i],
+    ),
   );
-  const form = h("form", { method: "dialog" }, h("div", { className: "grid" }, rows), button("Add rectangle", { type: "submit", className: "button primary" }));
+  const form = h(
+    "form",
+    { method: "dialog" },
+    h("div", { className: "grid" }, rows),
+    button("Add rectangle", { type: "submit", className: "button primary" }),
+  );
   form.addEventListener("submit", () => mask.addRectangle(...inputs.map((input) => Number(input.value))));
   openSheet("A rectangle of the mask", form);
 }

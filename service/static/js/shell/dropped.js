@@ -5,7 +5,7 @@
 import { button, h, openSheet } from "../lib/dom.js";
 import { readSettings } from "../lib/settings.js";
 
-/** Asks what a picture is for: `uses` are `{label, icon, use(file)}`, `onSettings(settings)` takes what it says of itself. */
+/** Asks what a picture is for: `uses` are `{label, icon, use(file)}`; `onSettings(settings)` takes what it says. */
 export async function askWhatFor(file, uses, onSettings) {
   const settings = await readSettings(file).catch(() => null);
   const url = URL.createObjectURL(file);
@@ -13,7 +13,8 @@ export async function askWhatFor(file, uses, onSettings) {
   const said = settings?.prompt ? h("q", { className: "clamped" }, settings.prompt) : "";
   const buttons = [
     ...uses.map(({ label, icon, use }) => button(label, { onclick: choose(() => use(file)) }, icon)),
-    settings && button("Read its settings", { id: "read-settings", onclick: choose(() => onSettings(settings)) }, "reuse"),
+    settings &&
+      button("Read its settings", { id: "read-settings", onclick: choose(() => onSettings(settings)) }, "reuse"),
   ];
   const dialog = openSheet(
     "What is this picture for?",

@@ -11,7 +11,15 @@ import { button, h } from "../lib/dom.js";
 export function compare(before, after, alt, share = 50) {
   const frame = h("div", { className: "compare" });
   const label = "Before and after: how much of the picture before is shown, in percent";
-  const slider = h("input", { type: "range", min: 0, max: 100, step: 0.5, value: share, className: "divider", "aria-label": label });
+  const slider = h("input", {
+    type: "range",
+    min: 0,
+    max: 100,
+    step: 0.5,
+    value: share,
+    className: "divider",
+    "aria-label": label,
+  });
   const place = (at) => frame.style.setProperty("--at", `${at}%`);
   slider.addEventListener("input", () => place(slider.value));
   place(share);
@@ -35,7 +43,8 @@ function holdButton(show) {
   const hold = button("Hold to compare", { className: "button small", id: "hold" }, "eye");
   const keys = (event) => event.key === " " || event.key === "Enter";
   hold.addEventListener("pointerdown", () => show(true));
-  for (const end of ["pointerup", "pointerleave", "pointercancel", "blur"]) hold.addEventListener(end, () => show(false));
+  for (const end of ["pointerup", "pointerleave", "pointercancel", "blur"])
+    hold.addEventListener(end, () => show(false));
   hold.addEventListener("keydown", (event) => keys(event) && show(true));
   hold.addEventListener("keyup", (event) => keys(event) && show(false));
   return hold;

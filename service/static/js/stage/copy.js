@@ -9,8 +9,24 @@ import { menu } from "./files.js";
 const RESOLVED = new Set(["kind", "seeds", "numerics", "image", "mask", "webhook_url", "deadline_ms", "preview_every"]);
 const FROM_PICTURE = new Set(["width", "height"]); // of kinds whose answer has its upload's size
 // Fields that a model refuses where its card doesn't list them.
-const OF_MODELS = new Set(["prompt", "negative_prompt", "guidance_scale", "strength", "noise_level", "steps", "sampler", "eta"]);
-const DEFAULTS = { priority: "interactive", determinism: "fast", num_images: 1, output_format: "png", eta: 0, negative_prompt: "" };
+const OF_MODELS = new Set([
+  "prompt",
+  "negative_prompt",
+  "guidance_scale",
+  "strength",
+  "noise_level",
+  "steps",
+  "sampler",
+  "eta",
+]);
+const DEFAULTS = {
+  priority: "interactive",
+  determinism: "fast",
+  num_images: 1,
+  output_format: "png",
+  eta: 0,
+  negative_prompt: "",
+};
 
 /** The fields that a call must name to make `image` again; `card` is the model's, if it is still there. */
 export function fieldsFor({ request, images }, image, card) {

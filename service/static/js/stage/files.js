@@ -59,8 +59,10 @@ export function menu(label, id, items) {
 }
 
 export function saveMenu(job, image) {
-  const as = (format) => [format.toUpperCase().replace("WEBP", "WebP"), async () => save(await converted(image, format))];
+  const as = (format) => [
+    format.toUpperCase().replace("WEBP", "WebP"),
+    async () => save(await converted(image, format)),
+  ];
   const all = [`All ${job.images.length} as ZIP`, () => saveZip(job.images, job.id)];
   return menu("Save as", "save-as", [as("png"), as("webp"), ...(job.images.length > 1 ? [all] : [])]);
 }
-

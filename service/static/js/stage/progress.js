@@ -37,13 +37,27 @@ export class ProgressView {
     this.#tiles = Array.from({ length: count }, () => this.#tile(job.request, source));
     const cancel = () => ((this.cancel.disabled = true), onCancel());
     this.cancel = button("Cancel", { className: "button", id: "cancel", onclick: cancel }, "clear");
-    const tell = canNotify() && button("Tell me", { className: "button", title: "Notify me when it is done and I look elsewhere", onclick: () => askToNotify().then(() => tell.remove()) }, "bell"); // prettier-ignore
+    const tell =
+      canNotify() &&
+      button(
+        "Tell me",
+        {
+          className: "button",
+          title: "Notify me when it is done and I look elsewhere",
+          onclick: () => askToNotify().then(() => tell.remove()),
+        },
+        "bell",
+      );
     const numbers = h("div", { className: "numbers" }, this.#steps, this.#time);
     const status = h("div", { className: "status" }, this.#line, numbers, this.#bar);
     this.node = h(
       "figure",
       { className: "frame running" },
-      h("div", { className: "place tiles", "data-count": count }, this.#tiles.map(({ box }) => box)),
+      h(
+        "div",
+        { className: "place tiles", "data-count": count },
+        this.#tiles.map(({ box }) => box),
+      ),
       h("figcaption", { className: "clamped" }, prompt && h("q", {}, prompt)),
       h("div", { className: "progress" }, status, tell, this.cancel),
       this.#connection,

@@ -81,7 +81,11 @@ class Result {
       const label = `Picture ${i + 1}, seed ${image.seed}`;
       const picture = h("img", { src: image.url, alt: "", className: "picture" });
       const onclick = () => this.show(image);
-      return h("button", { type: "button", className: "tile", onclick, "aria-label": label }, pictureBox(image, picture));
+      return h(
+        "button",
+        { type: "button", className: "tile", onclick, "aria-label": label },
+        pictureBox(image, picture),
+      );
     });
     const grid = h("div", { className: "place tiles" }, tiles);
     grid.style.setProperty("--columns", columns);
@@ -91,7 +95,11 @@ class Result {
 
   #allButton() {
     const onclick = () => this.show(null);
-    return h("button", { type: "button", className: "thumb all", "data-id": "all", onclick, "aria-label": "All pictures" }, icon("grid"));
+    return h(
+      "button",
+      { type: "button", className: "thumb all", "data-id": "all", onclick, "aria-label": "All pictures" },
+      icon("grid"),
+    );
   }
 
   #choiceOf(image) {
@@ -126,7 +134,9 @@ class Result {
     );
     return [
       download,
-      ...uses.map(({ kind, label, icon: drawn, use }) => button(label, { id: `use-${kind}`, onclick: () => use(image) }, drawn)),
+      ...uses.map(({ kind, label, icon: drawn, use }) =>
+        button(label, { id: `use-${kind}`, onclick: () => use(image) }, drawn),
+      ),
       onVariations && button("Variations", { id: "variations", onclick: () => onVariations(job, image) }, "dice"),
       button("Reuse settings", { id: "reuse", onclick: () => onReuse(job, image) }, "reuse"),
       saveMenu(job, image),

@@ -55,8 +55,19 @@ function ideas(card, onIdea) {
     "div",
     { className: "welcome" },
     h("h2", {}, "What should it show?"),
-    card.id === "emoji" && h("ul", { className: "samples" }, SAMPLES.map((sample) => h("li", {}, sampleOf(sample, onIdea)))),
-    h("p", {}, card.id === "emoji" ? "Begin with one of these, or write your own." : "Write a prompt, or begin with one of these."),
+    card.id === "emoji" &&
+      h(
+        "ul",
+        { className: "samples" },
+        SAMPLES.map((sample) => h("li", {}, sampleOf(sample, onIdea))),
+      ),
+    h(
+      "p",
+      {},
+      card.id === "emoji"
+        ? "Begin with one of these, or write your own."
+        : "Write a prompt, or begin with one of these.",
+    ),
     h("div", { className: "choices" }, list),
   );
 }
