@@ -212,6 +212,8 @@ def test_a_newcomer_makes_repaints_enlarges_varies_reads_and_saves(
     page.get_by_role("button", name="By numbers").click()
     page.get_by_role("button", name="Add rectangle").click()
     page.fill("#field-prompt", "blue star")
+    unfold(page)
+    page.fill("#field-steps", "200")  # long enough to be seen
     page.click("#submit")
     expect(page.locator(".running .base")).to_be_visible()  # the picture, with noise where it is repainted
     assert page.locator(".cover").evaluate("(node) => getComputedStyle(node).maskImage").startswith("url(")
