@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from contract.card import ModelCard
 from contract.job import Job, JobRecord, JobWarning
@@ -38,6 +38,7 @@ class DryRun(BaseModel):
     request: JobRequest
     tokens: Tokens
     estimate: Estimate
+    position: int = Field(description="Jobs that would go before it in its lane, running ones included.")
     warnings: tuple[JobWarning, ...] = ()
 
 
@@ -170,6 +171,7 @@ def dry_run(gateway: Gateway, caller: Caller, planned: PlannedJob) -> DryRun:
         request=request.for_clients(),
         tokens=tokens,
         estimate=estimate(request, planned.backlog),
+        position=planned.backlog.jobs,
         warnings=planned.warnings,
     )
 
