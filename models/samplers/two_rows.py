@@ -1,8 +1,9 @@
 """Samplers that ask the network twice a step: heun, dpm2, dpm2_a, dpmpp_2s_a and dpmpp_sde of k-diffusion.
 
 The first row goes from z to the latent z_m at which the network is asked again. The second row starts there; what it
-needs of the first one is stored: the network's output, or z itself where z_m has fresh noise in it or isn't read. A step to no noise is a single row,
-and so is one from (nearly) no signal, where σ → ∞ magnifies what the two answers differ by.
+needs of the first one is stored: the network's output, or z itself where z_m has fresh noise in it or isn't read. A
+step to no noise is a single row, and so is one from (nearly) no signal, where σ → ∞ magnifies what the two answers
+differ by.
 """
 
 from __future__ import annotations

@@ -202,6 +202,7 @@ def test_openapi_is_complete(client: httpx2.Client) -> None:
         "/v1/images/{id}",
         "/v1/models",
         "/v1/models/{id}",
+        "/v1/loras",
         "/livez",
         "/readyz",
         "/metrics",

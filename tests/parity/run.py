@@ -40,8 +40,8 @@ class Result:
         return f"{'pass' if self.passed else 'FAIL'}  {self.case}  {self.output}  {self.detail}"
 
 
-# Outputs whose rounding is more than 30 times the reference's own: four steps of guidance 4, each asked twice, of a network
-# that magnifies what it is given. By how much more:
+# Outputs whose rounding is more than 30 times the reference's own: four steps of guidance 4, each asked twice, of a
+# network that magnifies what it is given. By how much more:
 ROUNDED = {("samplers/kdiffusion_v", "dpm2_exponential_4_latent"): 1.1}
 
 

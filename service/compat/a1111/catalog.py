@@ -86,10 +86,9 @@ def _upscaling(cards: Iterable[ModelCard]) -> list[ModelCard]:
 
 
 async def lora_items(gateway: Gateway) -> list[LoraItem]:
-    """List the LoRAs that prompts may name; none where the service has no registry of them."""
-    registry: Any = getattr(gateway, "loras", None)
-    cards = {} if registry is None else await registry.all()
-    return [LoraItem(name=name, alias=name, path=name) for name in cards]
+    """List the LoRAs that prompts may name."""
+    cards = await gateway.loras.all()
+    return [LoraItem(name=name, alias=name, path=name) for name, card in cards.items() if card.unserved is None]
 
 
 def options(cards: Mapping[str, ModelCard], default: str, preview_every: int) -> dict[str, Any]:
