@@ -19,6 +19,7 @@ PromptSyntax: TypeAlias = Literal["plain", "weighted"]
 ROUND, SQUARE = 1.1, 1 / 1.1
 MAX_WEIGHT = 100.0
 MAX_DEPTH = 64  # of brackets in brackets: what they weigh is multiplied out piece by piece
+NO_TOKEN = -1  # as a comma: of tokenizers that have none
 COMMA_REACH = 20  # tokens: what follows a comma this near to a full chunk's end moves to the next one
 LORA = re.compile(r"<lora:([^<>:]+)(?::([^<>]*))?>")
 _PART = re.compile(r"\\(?P<escaped>[()\[\]\\]?)|:\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[()\[\]:]|[^\\()\[\]:]+")
@@ -172,7 +173,8 @@ class Unit:
     embedding: bool = False
 
 
-Tokenize: TypeAlias = Callable[[str], Sequence[tuple[int, str]]]  # token numbers, each with the text that it stands for
+# Token numbers, each with its text from the end of the one before on: together all of the text.
+Tokenize: TypeAlias = Callable[[str], Sequence[tuple[int, str]]]
 
 
 def units(pieces: Parsed, tokenize: Tokenize, embeddings: Mapping[str, Sequence[int]]) -> Iterator[Unit | Break]:

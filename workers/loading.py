@@ -17,9 +17,10 @@ from core.errors import CheckpointError, ConfigurationError
 from core.settings import Settings
 from models.checkpoints.detect import loaded_files
 from models.checkpoints.load import load
+from models.embeddings.library import EmbeddingLibrary
 from models.loras.library import LoraLibrary
 from models.pipeline import LatentDiffusion
-from workers.catalogue import Found, choose, default_model, find_cards, find_loras
+from workers.catalogue import Found, choose, default_model, find_cards, find_embeddings, find_loras
 from workers.engine.engine import Engine
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -94,6 +95,7 @@ def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> En
         strict_rows=settings.strict_rows or (STRICT_ROWS_CPU if on_cpu else STRICT_ROWS_GPU),
         max_pixels=settings.max_pixels,
         loras=LoraLibrary(find_loras(settings.models_dir), settings.lora_mb << 20),
+        embeddings=EmbeddingLibrary(find_embeddings(settings.models_dir)),
     )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
 
-    from contract.card import LoraCard
+    from contract.card import EmbeddingCard, LoraCard
     from models.checkpoints.inspect import Report
 
 app = typer.Typer(help="List, inspect and convert checkpoints.", no_args_is_help=True)
@@ -33,17 +33,19 @@ class Target(StrEnum):
 
 @app.command("list")
 def list_models(json: Json = False) -> None:
-    """Show the checkpoints and LoRAs of LATENTD_MODELS_DIR, each with its card; a missing card is written."""
+    """Show the checkpoints, LoRAs and embeddings of LATENTD_MODELS_DIR with their cards; missing ones are written."""
     from models.checkpoints.scan import scan
+    from models.embeddings.scan import scan_embeddings
     from models.loras.scan import scan_loras
-    from service.requests.cards import installed_cards, installed_loras
+    from service.requests.cards import installed_cards, installed_embeddings, installed_loras
 
     settings, console = settings_with(), plain()
     found = scan(settings.models_dir)
     scanned, cards = scan_loras(settings.models_dir), installed_cards(settings.models_dir)
-    loras = installed_loras(settings.models_dir)
+    loras, named = installed_loras(settings.models_dir), scan_embeddings(settings.models_dir)
+    embeddings = installed_embeddings(settings.models_dir)
     if json:
-        shown: dict[str, Mapping[str, BaseModel]] = {"models": cards, "loras": loras}
+        shown: dict[str, Mapping[str, BaseModel]] = {"models": cards, "loras": loras, "embeddings": embeddings}
         listed = {name: [card.model_dump(mode="json") for card in some.values()] for name, some in shown.items()}
         print_json(listed | {"files": list(map(asdict, found))})
         return
@@ -53,9 +55,10 @@ def list_models(json: Json = False) -> None:
         table.add_row(card.id, ", ".join(card.tasks), size, str(defaults.steps), defaults.sampler, card.licence)
     console.print(table)
     _print_loras(loras, console)
-    for lora in scanned:
-        if lora.error is not None:
-            console.print(f"{lora.path.name}: {lora.error}", soft_wrap=True)
+    _print_embeddings(embeddings, console)
+    for added in (*scanned, *named):
+        if added.error is not None:
+            console.print(f"{added.path.name}: {added.error}", soft_wrap=True)
     for item in found:
         lines = [*(["card written"] if item.written else []), *item.notes, *([item.error] if item.error else [])]
         for line in lines:
@@ -69,6 +72,16 @@ def _print_loras(loras: Mapping[str, LoraCard], console: Console) -> None:
     for card in loras.values():
         words = ", ".join(card.trigger_words) if card.unserved is None else f"can't be used: {card.unserved}"
         table.add_row(card.id, card.family or "", str(card.rank), ", ".join(card.parts), words, card.licence)
+    console.print(table)
+
+
+def _print_embeddings(embeddings: Mapping[str, EmbeddingCard], console: Console) -> None:
+    if not embeddings:
+        return
+    table = table_of("embedding", "family", "vectors", "width", "licence")
+    for card in embeddings.values():
+        licence = card.licence if card.unserved is None else f"can't be used: {card.unserved}"
+        table.add_row(card.name, card.family or "", str(card.vectors), " + ".join(map(str, card.widths)), licence)
     console.print(table)
 
 
