@@ -94,7 +94,10 @@ def check_text(request: JobRequest, config: ModelConfig) -> None:
             raise InvalidRequest(detail, field=name, value=request.model, bound="a model with CLIP")
     if request.skip is not None:
         layers = min(tower.layers for tower in text.towers) if clip and isinstance(text, TextConfig) else None
-        check_below("clip_skip", request.skip - 1, layers)
+        if layers is None or not 1 <= request.skip <= layers:
+            bound = "nothing" if layers is None else f"1 to {layers}"
+            detail = f"clip_skip is {request.skip}; the model has {bound}"
+            raise InvalidRequest(detail, field="clip_skip", value=request.skip, bound=bound)
 
 
 def _as_decoded(_spec: JobSpec, picture: Image.Image) -> Image.Image:
