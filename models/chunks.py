@@ -53,7 +53,7 @@ def _encoded(model: LatentDiffusion, text: TextConfig, chunk: Sequence[Chunk], t
     encoded = model.encode_tokens([(torch.tensor([ids]), None) for ids in framed], told)
     if all(weight == 1.0 for own in chunk for weight in own.weights):
         return encoded
-    states = encoded.context.split([tower.width for tower in text.towers], dim=2)
+    states = torch.split(encoded.context, [tower.width for tower in text.towers], dim=2)
     return encoded._replace(
         context=torch.cat([_weighed(state, own) for state, own in zip(states, chunk, strict=True)], dim=2)
     )

@@ -56,9 +56,10 @@ def list_models(json: Json = False) -> None:
     console.print(table)
     _print_loras(loras, console)
     _print_embeddings(embeddings, console)
-    for added in (*scanned, *named):
-        if added.error is not None:
-            console.print(f"{added.path.name}: {added.error}", soft_wrap=True)
+    errors = [(lora.path, lora.error) for lora in scanned] + [(each.path, each.error) for each in named]
+    for path, error in errors:
+        if error is not None:
+            console.print(f"{path.name}: {error}", soft_wrap=True)
     for item in found:
         lines = [*(["card written"] if item.written else []), *item.notes, *([item.error] if item.error else [])]
         for line in lines:
@@ -91,9 +92,10 @@ def inspect_model(
 ) -> None:
     """Say what a checkpoint is, having read all of it; nothing in it is executed."""
     from models.checkpoints.inspect import inspect
+    from models.embeddings.inspect import inspect_embedding
     from models.loras.inspect import inspect_lora
 
-    report = inspect_lora(path) or inspect(path)
+    report = inspect_lora(path) or inspect_embedding(path) or inspect(path)
     if json:
         print_json(asdict(report))
     else:

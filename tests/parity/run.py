@@ -20,7 +20,7 @@ from tests.parity.case import Case, Compute, NotCoveredError
 from tests.parity.modules import module
 from tests.parity.pipelines import Pipeline
 from tests.parity.schedules import Schedules
-from tests.parity.texts import EMBEDDED, Texts
+from tests.parity.texts import UNPARSED, Texts
 from tests.parity.whole import Whole
 from tests.parity.xl import XL
 
@@ -50,7 +50,7 @@ def computation(case: Case) -> Compute:
     """By what the config describes: a pipeline, with LoRAs or without, a whole model, one class, or schedules alone."""
     if "lora_runs" in case.spec:
         return Adapted(case)
-    if "parsed" in case.spec or "embeddings" in case.spec["files"] or case.folder.name in EMBEDDED:
+    if "parsed" in case.spec or "embeddings" in case.spec["files"] or case.folder.name in UNPARSED:
         return Texts(case)
     if case.folder.name.startswith("sdxl"):
         return XL(case)

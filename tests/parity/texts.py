@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +23,7 @@ from tests.parity.case import Case, NotCoveredError
 from tests.parity.pipelines import SAMPLERS
 from workers.prompts import Reading, chunks_of, encode
 
-EMBEDDED = ("clip_skip",)
+UNPARSED = ("clip_skip",)  # cases of plain prompts that are read otherwise
 
 
 class Texts:
@@ -42,7 +42,10 @@ class Texts:
             return self.skipped(match[1], int(match[2]))
         if match := re.fullmatch(r"expanded_ids(_2)?", output):
             return torch.cat([self.numbered(f"ids{match[1] or ''}", prompt, 0) for prompt in self.prompts])
-        encoded = {"prompt_embeds": lambda: self.encoded.context, "pooled_prompt_embeds": lambda: self.encoded.pooled}
+        encoded: dict[str, Callable[[], Tensor | None]] = {
+            "prompt_embeds": lambda: self.encoded.context,
+            "pooled_prompt_embeds": lambda: self.encoded.pooled,
+        }
         value = encoded[output]() if output in encoded else self.latent(output)
         if value is None:
             raise NotCoveredError(output)

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from core.errors import CheckpointError
 from models.checkpoints.load import load
 from models.embeddings.files import read_embedding
+from models.embeddings.inspect import inspect_embedding
 from models.embeddings.scan import scan_embeddings
 from tests.embeddings import CASE, applied, library_of, write_embeddings
 from tests.loras import small_sd
@@ -45,6 +46,15 @@ def test_every_layout_is_read(layout: str, tmp_path: Path) -> None:
     expected = VECTORS[:1] if layout == "diffusers one vector" else VECTORS
     assert (file.widths, file.vectors) == ((3,), len(expected))
     torch.testing.assert_close(file.towers[0].float(), expected)
+
+
+def test_people_are_told_what_a_file_is(tmp_path: Path) -> None:
+    save_file({"clip_l": L, "clip_g": G}, tmp_path / "look.safetensors")
+    report = inspect_embedding(tmp_path / "look.safetensors")
+    assert report is not None
+    assert report.facts == {"family": "sdxl", "vectors": "2, 768 and 1280 wide", "prompts call it": "look"}
+    save_file({"a": L, "b": G}, tmp_path / "other.safetensors")
+    assert inspect_embedding(tmp_path / "other.safetensors") is None
 
 
 @pytest.mark.parametrize(
