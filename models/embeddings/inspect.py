@@ -14,15 +14,17 @@ MOST_BYTES = 1 << 24  # what is larger is looked at as something else
 
 
 def inspect_embedding(path: Path) -> Report | None:
-    """Read an embedding file; None of another, whose faults are for others to tell."""
+    """Read an embedding file of a known family; None of another, whose faults are for others to tell."""
     if not is_weights(path) or path.stat().st_size > MOST_BYTES:
         return None
     try:
         file = read_embedding(path)
     except CheckpointError:
         return None
+    if (family := FAMILIES.get(file.widths)) is None:  # any file of one tensor could be one
+        return None
     facts = {
-        "family": FAMILIES.get(file.widths, "unknown"),
+        "family": family,
         "vectors": f"{file.vectors}, {' and '.join(map(str, file.widths))} wide",
         "prompts call it": path.stem,
     }
