@@ -129,8 +129,14 @@ def split_loras(prompt: str) -> tuple[str, list[tuple[str, str | None]]]:
     return LORA.sub("", prompt), [(match[1].strip(), match[2]) for match in LORA.finditer(prompt)]
 
 
+def pattern_of(names: Iterable[str]) -> re.Pattern[str] | None:
+    """Return what finds these names in texts; None of none."""
+    known = tuple(sorted(names))
+    return _pattern(known) if known else None
+
+
 @lru_cache(maxsize=64)
-def _names(names: tuple[str, ...]) -> re.Pattern[str]:
+def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     """Find names that aren't parts of words, the longest first, whatever the case of their ASCII letters."""
     return re.compile("|".join(map(_whole, sorted(names, key=len, reverse=True))))
 
@@ -141,10 +147,10 @@ def _whole(name: str) -> str:
     return f"{before}(?ai:{re.escape(name)}){after}"
 
 
-def split_names(text: str, names: Iterable[str]) -> Iterator[tuple[str, bool]]:
+def split_names(text: str, names: re.Pattern[str] | None) -> Iterator[tuple[str, bool]]:
     """Yield text and, marked True, the names of embeddings in it, as they are written there."""
-    known, end = tuple(sorted(names)), 0
-    for match in _names(known).finditer(text) if known else ():
+    end = 0
+    for match in names.finditer(text) if names is not None else ():
         yield text[end : match.start()], False
         yield match[0], True
         end = match.end()
@@ -158,9 +164,9 @@ def read(prompt: str, syntax: PromptSyntax, where: str = "prompt") -> Parsed:
 
 def named(prompt: str, syntax: PromptSyntax, names: Iterable[str], where: str = "prompt") -> set[str]:
     """Find which of these lower-case names of embeddings a prompt has. Raises as `parse`."""
-    known = tuple(names)
+    pattern = pattern_of(names)
     texts = [piece.text for piece in read(prompt, syntax, where) if isinstance(piece, Piece)]
-    return {part.lower() for text in texts for part, is_name in split_names(text, known) if is_name}
+    return {part.lower() for text in texts for part, is_name in split_names(text, pattern) if is_name}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +185,12 @@ Tokenize: TypeAlias = Callable[[str], Sequence[tuple[int, str]]]
 
 def units(pieces: Parsed, tokenize: Tokenize, embeddings: Mapping[str, Sequence[int]]) -> Iterator[Unit | Break]:
     """Tokenise each piece by itself; `embeddings` are the numbers of their vectors, by their lower-case names."""
+    pattern = pattern_of(embeddings)
     for piece in pieces:
         if isinstance(piece, Break):
             yield piece
             continue
-        for text, is_name in split_names(piece.text, embeddings):
+        for text, is_name in split_names(piece.text, pattern):
             if is_name:
                 yield Unit(tuple(embeddings[text.lower()]), text, piece.weight, embedding=True)
             else:

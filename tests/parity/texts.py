@@ -1,4 +1,7 @@
-"""Prompts: weights, chunks, commas, clip skip and textual inversion, to token numbers, contexts and latents."""
+"""Prompts: weights, chunks, commas, clip skip and textual inversion, to token numbers, contexts and latents.
+
+No case of compel is here: its syntax and its numbers are others, and are not offered under A1111's name or any.
+"""
 
 from __future__ import annotations
 

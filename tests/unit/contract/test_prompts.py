@@ -7,7 +7,19 @@ from collections.abc import Sequence
 
 import pytest
 
-from contract.prompts import MAX_DEPTH, Break, Piece, chunks, named, parse, read, split_loras, split_names, units
+from contract.prompts import (
+    MAX_DEPTH,
+    Break,
+    Piece,
+    chunks,
+    named,
+    parse,
+    pattern_of,
+    read,
+    split_loras,
+    split_names,
+    units,
+)
 from core.errors import InvalidRequest
 
 COMMA = 1
@@ -88,7 +100,7 @@ def test_loras_are_taken_out_as_they_are_written() -> None:
     ],
 )
 def test_names_are_words_of_their_own_the_longest_first(text: str, found: list[str]) -> None:
-    parts = list(split_names(text, ["bad-hand", "<sks>", "bad-hand-v2"]))
+    parts = list(split_names(text, pattern_of(["bad-hand", "<sks>", "bad-hand-v2"])))
     assert [part for part, is_name in parts if is_name] == found
     assert "".join(part for part, _ in parts) == text
     assert named(f"({text}:1.2)", "weighted", ["bad-hand", "<sks>", "bad-hand-v2"]) == {name.lower() for name in found}

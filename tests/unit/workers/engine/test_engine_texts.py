@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from core.errors import InvalidRequest
-from tests.embeddings import applied, library_of, write_embeddings
+from models.checkpoints.load import load
+from tests import loras
+from tests.embeddings import CASE, applied, library_of, write_embeddings
 from tests.engines import failures, finished, make_engine, make_request, play
-from tests.loras import small_sd
+from tests.loras import small_sd, write_loras
 from workers.engine.engine import Engine
 from workers.engine.messages import Admission, Called
+from workers.prompts import PromptCache, Reading
 
 LONG = "a photo of a (small:1.3) red cat, the robot plays guitar, " * 8
 JOBS: dict[str, dict[str, object]] = {
@@ -71,6 +76,35 @@ def test_the_network_is_called_once_where_contexts_are_equally_long(models_dir: 
         assert {rows for rows, length in lengths if length > 77} == {1}
     finally:
         hook.remove()
+
+
+def test_two_towers_read_a_long_prompt_with_an_embedding_against_none_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "embeddings"
+    folder.mkdir()
+    shutil.copy(CASE / "textual_inversion_sdxl" / "xl-style.safetensors", folder)
+    model, library = load(CASE / "textual_inversion_sdxl" / "pipeline"), library_of(tmp_path)
+    texts: dict[str, dict[str, object]] = {
+        "none": {"prompt": f"xl-style, {LONG}", "negative_prompt": None, "prompt_syntax": "weighted", "clip_skip": 1},
+        "plain": {"prompt": "xl-style cat", "negative_prompt": "dog"},
+    }
+    jobs = [
+        Admission(name, make_request(model=model.id, embeddings=applied(tmp_path, "xl-style"), steps=2, **fields))
+        for name, fields in texts.items()
+    ]
+    outcomes = play(make_engine({model.id: model}, embeddings=library), jobs)
+    assert (failures(outcomes), len(finished(outcomes))) == ({}, 2)
+
+
+def test_loras_change_every_chunk_of_a_long_prompt(tmp_path: Path) -> None:
+    write_loras(tmp_path)
+    model = small_sd()
+    adapters = loras.library_of(tmp_path).adapters(model, loras.applied(tmp_path, style=1.0))
+    cache = PromptCache()
+    without, changed = (
+        cache.encoded(model, LONG, Reading("weighted", adapters=own)).context[0] for own in (None, adapters)
+    )
+    assert len(without) > 77
+    assert all(not torch.equal(a, b) for a, b in zip(without.split(77), changed.split(77), strict=True))
 
 
 def test_what_the_model_cannot_read_is_refused_at_admission(models_dir: Path) -> None:
