@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -12,8 +12,9 @@ from contract.base import Kind, Wire
 from contract.samplers import Schedule
 
 CARD = "card.json"
-LORA_CARD = ".card.json"  # after a LoRA's name, beside its file
+ADDED_CARD = ".card.json"  # after a LoRA's or an embedding's name, beside its file
 LORA_FOLDERS = frozenset(("lora", "loras"))  # of LATENTD_MODELS_DIR, whatever the case
+EMBEDDING_FOLDERS = frozenset(("embeddings",))
 # Folders of LATENTD_MODELS_DIR that hold no models; kept for what they will hold.
 RESERVED = frozenset(("lora", "loras", "embeddings", "controlnet", "vae"))
 ID = r"^[A-Za-z0-9_-]+$"
@@ -99,6 +100,32 @@ class InstalledLora(LoraCard):
         return LoraCard(**{name: getattr(self, name) for name in LoraCard.model_fields})
 
 
+class EmbeddingCard(Wire):
+    """What a textual inversion is for; workers publish it to Redis, the gateway checks requests by it."""
+
+    name: str = Field(min_length=1, max_length=128, description="What prompts call it by: the file's, in any case.")
+    description: str = ""
+    hash: str = Field(description="SHA-256 of the file.")
+    family: str | None = Field(default=None, description="sd1, sd2, sdxl; null where the widths don't tell.")
+    widths: tuple[int, ...] = Field(default=(), description="It fits models whose text towers are as wide.")
+    vectors: int = Field(default=0, description="Tokens whose place it takes in a prompt.")
+    licence: str = "unknown"
+    unserved: str | None = Field(default=None, description="Why it can't be used: a broken file.")
+
+
+class InstalledEmbedding(EmbeddingCard):
+    """`NAME.card.json` beside the file NAME.pt; size and time of change tell when that was replaced."""
+
+    file: str
+    size: int
+    changed_ns: int
+
+    @property
+    def card(self) -> EmbeddingCard:
+        """What others need to know."""
+        return EmbeddingCard(**{name: getattr(self, name) for name in EmbeddingCard.model_fields})
+
+
 def model_folders(models_dir: Path, depth: int = DEPTH) -> Iterator[Path]:
     """Yield a models directory and the folders below it, in order of their names, but for hidden and reserved ones."""
     if not models_dir.is_dir():
@@ -117,12 +144,30 @@ def card_files(models_dir: Path) -> list[Path]:
 
 def lora_folders(models_dir: Path) -> Iterator[Path]:
     """Yield the folders of a models directory that hold LoRAs, and those below them."""
+    return _added_folders(models_dir, LORA_FOLDERS)
+
+
+def embedding_folders(models_dir: Path) -> Iterator[Path]:
+    """Yield the folders of a models directory that hold embeddings, and those below them."""
+    return _added_folders(models_dir, EMBEDDING_FOLDERS)
+
+
+def _added_folders(models_dir: Path, names: Collection[str]) -> Iterator[Path]:
     for entry in sorted(models_dir.iterdir()) if models_dir.is_dir() else ():
-        if entry.name.lower() in LORA_FOLDERS:
+        if entry.name.lower() in names:
             yield from model_folders(entry)
 
 
 def lora_card_files(models_dir: Path) -> list[Path]:
     """List the cards of a models directory's LoRAs."""
-    entries = (entry for folder in lora_folders(models_dir) for entry in sorted(folder.iterdir()))
-    return [entry for entry in entries if entry.name.endswith(LORA_CARD) and entry.is_file()]
+    return _added_cards(lora_folders(models_dir))
+
+
+def embedding_card_files(models_dir: Path) -> list[Path]:
+    """List the cards of a models directory's embeddings."""
+    return _added_cards(embedding_folders(models_dir))
+
+
+def _added_cards(folders: Iterator[Path]) -> list[Path]:
+    entries = (entry for folder in folders for entry in sorted(folder.iterdir()))
+    return [entry for entry in entries if entry.name.endswith(ADDED_CARD) and entry.is_file()]

@@ -21,7 +21,7 @@ from service.admission.backlogs import Backlogs
 from service.jobs.streams import OpenStreams
 from service.jobs.waiting import Waiters
 from service.metrics.families import Metrics
-from service.requests.cards import CardRegistry, LoraRegistry
+from service.requests.cards import CardRegistry, EmbeddingRegistry, LoraRegistry
 from service.requests.decoders import Decoders
 from service.single_flight import SingleFlight
 
@@ -40,6 +40,7 @@ class Gateway:
     store: Store
     cards: CardRegistry
     loras: LoraRegistry
+    embeddings: EmbeddingRegistry
     backlogs: Backlogs
     waiters: Waiters
     keys_made: SingleFlight[bool]  # whether any API key was ever made
@@ -78,6 +79,7 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
     if settings.storage_public_url is not None:
         public = open_public(settings.storage, settings.storage_public_url)
     cards, loras = CardRegistry(redis, settings.models_dir), LoraRegistry(redis, settings.models_dir)
+    embeddings = EmbeddingRegistry(redis, settings.models_dir)
 
     async def any_key() -> bool:
         return bool(await redis.hlen(KEYS_KEY))
@@ -85,22 +87,9 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
     keys_made = SingleFlight(any_key)
     backlogs, waiters, metrics = Backlogs(redis), Waiters(redis), Metrics()
     streams = OpenStreams(settings.event_streams)
-    required, prefix = keys_required, settings.public_path
+    known, required, prefix = (cards, loras, embeddings), keys_required, settings.public_path
     return Gateway(
-        settings,
-        redis,
-        rq,
-        store,
-        cards,
-        loras,
-        backlogs,
-        waiters,
-        keys_made,
-        metrics,
-        public,
-        streams,
-        required,
-        prefix,
+        settings, redis, rq, store, *known, backlogs, waiters, keys_made, metrics, public, streams, required, prefix
     )
 
 

@@ -9,10 +9,19 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from contract.card import InstalledLora, ModelCard, card_files, lora_card_files
+from contract.card import (
+    InstalledEmbedding,
+    InstalledLora,
+    ModelCard,
+    card_files,
+    embedding_card_files,
+    lora_card_files,
+)
 from core.errors import ConfigurationError
 from core.settings import Settings
 from models.checkpoints.scan import scan
+from models.embeddings.library import FoundEmbedding
+from models.embeddings.scan import scan_embeddings
 from models.loras.library import FoundLora
 from models.loras.scan import scan_loras
 
@@ -28,8 +37,8 @@ def chosen_cards(settings: Settings, asked: Sequence[str]) -> dict[str, ModelCar
 
 
 def write_missing_cards(models_dir: Path) -> None:
-    """Give a card to each checkpoint and LoRA that has none; a log line for each, and for each card or file that is
-    broken."""
+    """Give a card to each checkpoint, LoRA and embedding that has none; a log line for each, and for each card or
+    file that is broken."""
     for item in scan(models_dir):
         if item.error is not None:
             log.warning("checkpoint left out", path=str(item.path), error=item.error)
@@ -40,6 +49,11 @@ def write_missing_cards(models_dir: Path) -> None:
             log.warning("lora left out", path=str(lora.path), error=lora.error)
         elif lora.written:
             log.info("card written", lora=lora.card.id, unserved=lora.card.unserved)
+    for embedding in scan_embeddings(models_dir):
+        if embedding.card is None:
+            log.warning("embedding left out", path=str(embedding.path), error=embedding.error)
+        elif embedding.written:
+            log.info("card written", embedding=embedding.card.name, unserved=embedding.card.unserved)
     for file, card in _cards(models_dir):
         if isinstance(card, Exception):
             log.warning("card left out", path=str(file), error=str(card))
@@ -57,6 +71,16 @@ def find_loras(models_dir: Path) -> dict[str, FoundLora]:
         with suppress(ValidationError, UnicodeDecodeError, OSError):
             card = InstalledLora.model_validate_json(file.read_bytes().decode("utf-8-sig"))
             found[card.id] = FoundLora(card, file.parent / card.file)
+    return found
+
+
+def find_embeddings(models_dir: Path) -> dict[str, FoundEmbedding]:
+    """Embeddings by name, by the cards beside them, as `find_loras`; of one name the first, as they are scanned."""
+    found: dict[str, FoundEmbedding] = {}
+    for file in embedding_card_files(models_dir):
+        with suppress(ValidationError, UnicodeDecodeError, OSError):
+            card = InstalledEmbedding.model_validate_json(file.read_bytes().decode("utf-8-sig"))
+            found.setdefault(card.name, FoundEmbedding(card, file.parent / card.file))
     return found
 
 

@@ -18,10 +18,11 @@ from core.errors import CheckpointError, ConfigurationError
 from core.settings import Settings
 from models.captured import CapturedCalls
 from models.checkpoints.load import load
+from models.embeddings.library import EmbeddingLibrary
 from models.loras.library import LoraLibrary
 from models.networks.layers import can_pack, pack
 from models.pipeline import LatentDiffusion
-from workers.catalogue import choose, default_model, find_cards, find_loras
+from workers.catalogue import choose, default_model, find_cards, find_embeddings, find_loras
 from workers.engine.engine import Engine
 from workers.library import MIB, ModelLibrary, Offered, offered
 
@@ -92,6 +93,7 @@ def engine_of(settings: Settings, library: ModelLibrary) -> Engine:
         strict_rows=settings.strict_rows or (STRICT_ROWS_CPU if on_cpu else STRICT_ROWS_GPU),
         max_pixels=settings.max_pixels,
         loras=LoraLibrary(find_loras(settings.models_dir), settings.lora_mb << 20),
+        embeddings=EmbeddingLibrary(find_embeddings(settings.models_dir)),
         as_gpu=not on_cpu,
     )
 

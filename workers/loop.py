@@ -9,6 +9,7 @@ import structlog
 import torch
 
 from core.errors import DeadlineMissed, JobFailed
+from jobs.claim import Holdings
 from jobs.end import Canceled, Failed, HandedBack, Retention, Succeeded
 from jobs.run import JobRun
 from jobs.worker import BatchWorker
@@ -53,7 +54,8 @@ class Loop:
         redis, breaker, table = worker.connection, CircuitBreaker(clock, worker.connection), RunTable()
         models = library.offered
         numerics = {name: engine.numerics(model.dtype, model.packed) for name, model in models.items()}
-        self.claims = Claims(worker, redis, list(models), numerics, clock, engine.loras)
+        holdings = Holdings(engine.loras, engine.embeddings)
+        self.claims = Claims(worker, redis, list(models), numerics, clock, holdings)
         self.times = StepTimer(models)
         self._engine = engine
         self._storing = storing

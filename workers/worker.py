@@ -12,14 +12,15 @@ import structlog
 import torch
 from redis import Redis
 
-from contract.card import LoraCard, ModelCard
-from contract.redis_keys import CARDS_KEY, LORAS_KEY, processes_key, serving_key, serving_member
+from contract.card import EmbeddingCard, LoraCard, ModelCard
+from contract.redis_keys import CARDS_KEY, EMBEDDINGS_KEY, LORAS_KEY, processes_key, serving_key, serving_member
 from core.settings import Settings, check_models_dir
 from core.storage import open_store
 from jobs.end import Retention
 from jobs.layout import check_layout
 from jobs.worker import BatchWorker
-from workers.catalogue import chosen_cards, find_loras, write_missing_cards
+from models.checkpoints.card import text_fields
+from workers.catalogue import chosen_cards, find_embeddings, find_loras, write_missing_cards
 from workers.heartbeat import Heartbeat
 from workers.library import ModelLibrary
 from workers.loading import choose_device, engine_of, open_library
@@ -74,6 +75,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
         metrics.came(model, network)
     loras = {name: lora.card.card for name, lora in find_loras(settings.models_dir).items()}
     metrics.paths.models = library.resident
+    embeddings = {name: found.card.card for name, found in find_embeddings(settings.models_dir).items()}
     store, hashes = open_store(settings.storage), {model: card.hash for model, card in cards.items()}
     savepoints = Savepoints(connect(settings.redis), store, hashes)
     storing = Storing(store, hashes, savepoints, metrics.storage_errors.inc)
@@ -95,7 +97,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     sweeper_redis = connect(settings.redis)
     sweeping = Sweeping(sweeper_redis, Sweeper(sweeper_redis, store, retention), retention)
     try:
-        _patiently(lambda: _arrive(worker, redis, cards, loras))
+        _patiently(lambda: _arrive(worker, redis, cards, loras, embeddings))
         signals.drain(loop, settings.drain_s)
         heart.start()
         sweeping.start()
@@ -130,18 +132,32 @@ def _patiently(work: Callable[[], T]) -> T:
 
 def _served_cards(settings: Settings, library: ModelLibrary) -> dict[str, ModelCard]:
     """Cards of the offered models, with what older cards don't say and the networks do."""
+    configs = {model: offered.config for model, offered in library.offered.items()}
     return {
-        model: card.model_copy(update={"context_width": library.offered[model].config.unet.context_dim})
+        model: card.model_copy(
+            update={
+                "context_width": configs[model].unet.context_dim,
+                "fields": tuple(dict.fromkeys((*card.fields, *text_fields(configs[model])))),
+            }
+        )
         for model, card in chosen_cards(settings, library.names()).items()
     }
 
 
-def _arrive(worker: BatchWorker, redis: Redis, cards: Mapping[str, ModelCard], loras: Mapping[str, LoraCard]) -> None:
-    """Show the worker to RQ, and its models and LoRAs to the gateway."""
+def _arrive(
+    worker: BatchWorker,
+    redis: Redis,
+    cards: Mapping[str, ModelCard],
+    loras: Mapping[str, LoraCard],
+    embeddings: Mapping[str, EmbeddingCard],
+) -> None:
+    """Show the worker to RQ, and its models, LoRAs and embeddings to the gateway."""
     worker.arrive()
     redis.hset(CARDS_KEY, mapping={model: card.to_json() for model, card in cards.items()})
     if loras:
         redis.hset(LORAS_KEY, mapping={name: card.to_json() for name, card in loras.items()})
+    if embeddings:
+        redis.hset(EMBEDDINGS_KEY, mapping={name: card.to_json() for name, card in embeddings.items()})
 
 
 def _leave(worker: BatchWorker, redis: Redis, models: Sequence[str], kind: str) -> None:

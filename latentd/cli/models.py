@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
 
-    from contract.card import LoraCard
+    from contract.card import EmbeddingCard, LoraCard
     from models.checkpoints.inspect import Report
 
 app = typer.Typer(help="List, inspect and convert checkpoints.", no_args_is_help=True)
@@ -33,17 +33,19 @@ class Target(StrEnum):
 
 @app.command("list")
 def list_models(json: Json = False) -> None:
-    """Show the checkpoints and LoRAs of LATENTD_MODELS_DIR, each with its card; a missing card is written."""
+    """Show the checkpoints, LoRAs and embeddings of LATENTD_MODELS_DIR with their cards; missing ones are written."""
     from models.checkpoints.scan import scan
+    from models.embeddings.scan import scan_embeddings
     from models.loras.scan import scan_loras
-    from service.requests.cards import installed_cards, installed_loras
+    from service.requests.cards import installed_cards, installed_embeddings, installed_loras
 
     settings, console = settings_with(), plain()
     found = scan(settings.models_dir)
     scanned, cards = scan_loras(settings.models_dir), installed_cards(settings.models_dir)
-    loras = installed_loras(settings.models_dir)
+    loras, named = installed_loras(settings.models_dir), scan_embeddings(settings.models_dir)
+    embeddings = installed_embeddings(settings.models_dir)
     if json:
-        shown: dict[str, Mapping[str, BaseModel]] = {"models": cards, "loras": loras}
+        shown: dict[str, Mapping[str, BaseModel]] = {"models": cards, "loras": loras, "embeddings": embeddings}
         listed = {name: [card.model_dump(mode="json") for card in some.values()] for name, some in shown.items()}
         print_json(listed | {"files": list(map(asdict, found))})
         return
@@ -53,9 +55,11 @@ def list_models(json: Json = False) -> None:
         table.add_row(card.id, ", ".join(card.tasks), size, str(defaults.steps), defaults.sampler, card.licence)
     console.print(table)
     _print_loras(loras, console)
-    for lora in scanned:
-        if lora.error is not None:
-            console.print(f"{lora.path.name}: {lora.error}", soft_wrap=True)
+    _print_embeddings(embeddings, console)
+    errors = [(lora.path, lora.error) for lora in scanned] + [(each.path, each.error) for each in named]
+    for path, error in errors:
+        if error is not None:
+            console.print(f"{path.name}: {error}", soft_wrap=True)
     for item in found:
         lines = [*(["card written"] if item.written else []), *item.notes, *([item.error] if item.error else [])]
         for line in lines:
@@ -72,15 +76,26 @@ def _print_loras(loras: Mapping[str, LoraCard], console: Console) -> None:
     console.print(table)
 
 
+def _print_embeddings(embeddings: Mapping[str, EmbeddingCard], console: Console) -> None:
+    if not embeddings:
+        return
+    table = table_of("embedding", "family", "vectors", "width", "licence")
+    for card in embeddings.values():
+        licence = card.licence if card.unserved is None else f"can't be used: {card.unserved}"
+        table.add_row(card.name, card.family or "", str(card.vectors), " + ".join(map(str, card.widths)), licence)
+    console.print(table)
+
+
 @app.command("inspect")
 def inspect_model(
     path: Annotated[Path, typer.Argument(help="A checkpoint: file or folder.")], json: Json = False
 ) -> None:
     """Say what a checkpoint is, having read all of it; nothing in it is executed."""
     from models.checkpoints.inspect import inspect
+    from models.embeddings.inspect import inspect_embedding
     from models.loras.inspect import inspect_lora
 
-    report = inspect_lora(path) or inspect(path)
+    report = inspect_lora(path) or inspect_embedding(path) or inspect(path)
     if json:
         print_json(asdict(report))
     else:

@@ -183,7 +183,27 @@ def _bytes(adapters: Adapters) -> int:
     return sum(tensor.nbytes for tensor in _tensors(adapters))
 
 
-def current_hash(found: FoundLora) -> str:
+class Stamped(Protocol):
+    """A card of a file, with the hash that it had at a size and time of change."""
+
+    @property
+    def hash(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def changed_ns(self) -> int: ...
+
+
+class OnDisk(Protocol):
+    """A file with its card."""
+
+    @property
+    def card(self) -> Stamped: ...
+    @property
+    def path(self) -> Path: ...
+
+
+def current_hash(found: OnDisk) -> str:
     """Return a file's hash: the card's, unless size or time of change say that it was replaced since.
 
     Raises:

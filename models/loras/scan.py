@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from contract.card import LORA_CARD, InstalledLora, lora_folders
+from contract.card import ADDED_CARD, InstalledLora, lora_folders
 from core.errors import CheckpointError
 from models.checkpoints.card import id_of
 from models.checkpoints.detect import preferred
@@ -48,7 +48,7 @@ def scan_loras(models_dir: Path) -> list[ScannedLora]:
 
 
 def _scanned(path: Path, models_dir: Path, taken: Collection[str]) -> ScannedLora:
-    place = path.with_name(path.stem + LORA_CARD)
+    place = path.with_name(path.stem + ADDED_CARD)
     try:
         stat, said = path.stat(), _read(place)
         stamp = {"file": path.name, "size": stat.st_size, "changed_ns": stat.st_mtime_ns}

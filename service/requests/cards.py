@@ -1,4 +1,4 @@
-"""Cards of models and LoRAs: from Redis, where workers publish them, then from the folders of LATENTD_MODELS_DIR."""
+"""Cards of models, LoRAs and embeddings: from Redis, where workers publish them, then from LATENTD_MODELS_DIR."""
 
 from __future__ import annotations
 
@@ -14,8 +14,17 @@ from pydantic import ConfigDict, Field, ValidationError
 from redis.asyncio import Redis
 
 from contract.base import Kind, Wire
-from contract.card import InstalledLora, LoraCard, ModelCard, card_files, lora_card_files
-from contract.redis_keys import CARDS_KEY, LORAS_KEY, serving_key
+from contract.card import (
+    EmbeddingCard,
+    InstalledEmbedding,
+    InstalledLora,
+    LoraCard,
+    ModelCard,
+    card_files,
+    embedding_card_files,
+    lora_card_files,
+)
+from contract.redis_keys import CARDS_KEY, EMBEDDINGS_KEY, LORAS_KEY, serving_key
 from core.clock import CLOCK
 from core.errors import InvalidRequest, NoCheckpoint, NotFound
 from service.http.problems import shown
@@ -142,6 +151,37 @@ class LoraRegistry:
             if card is not None:
                 cards[card.id] = card
         return dict(sorted(cards.items()))
+
+
+def installed_embeddings(models_dir: Path) -> dict[str, EmbeddingCard]:
+    """Read the cards of a models directory's embeddings by name; one that doesn't validate is logged once, left out."""
+    found = (_load(path, InstalledEmbedding) for path in embedding_card_files(models_dir))
+    return {card.name: card.card for card in found if card is not None}
+
+
+class EmbeddingRegistry:
+    """All embeddings known now."""
+
+    def __init__(self, redis: Redis, models_dir: Path) -> None:
+        self._redis = redis
+        self._models_dir = models_dir
+        self._recent: tuple[float, dict[str, EmbeddingCard]] = (-math.inf, {})  # when it was read
+
+    async def recent(self) -> dict[str, EmbeddingCard]:
+        """Return what `all` does, at most RECENT_S old: every prompt of a model with CLIP may name some."""
+        read_at, cards = self._recent
+        return cards if time.monotonic() - read_at < RECENT_S else await self.all()
+
+    async def all(self) -> dict[str, EmbeddingCard]:
+        """Read cards by name, in order of their names; what a worker published wins."""
+        published: Any = await self._redis.hgetall(EMBEDDINGS_KEY)
+        cards = installed_embeddings(self._models_dir)
+        for text in published.values():
+            card = _parse(text, "published by a worker", EmbeddingCard.read)
+            if card is not None:
+                cards[card.name] = card
+        self._recent = time.monotonic(), dict(sorted(cards.items()))
+        return self._recent[1]
 
 
 def find_card(cards: Mapping[str, ModelCard], model: str) -> ModelCard:

@@ -21,6 +21,7 @@ from tests.parity.modules import module
 from tests.parity.pipelines import Pipeline
 from tests.parity.samplers import FullLcm, SamplerRuns
 from tests.parity.schedules import Schedules
+from tests.parity.texts import UNPARSED, Texts
 from tests.parity.whole import Whole
 from tests.parity.xl import XL
 
@@ -55,6 +56,8 @@ def computation(case: Case) -> Compute:
     """By what the config describes: a pipeline, with LoRAs or without, a whole model, one class, or schedules alone."""
     if "lora_runs" in case.spec:
         return Adapted(case)
+    if "parsed" in case.spec or "embeddings" in case.spec["files"] or case.folder.name in UNPARSED:
+        return Texts(case)
     if case.folder.name.startswith("sdxl"):
         return XL(case)
     if case.config.get("pipeline") == "LatentConsistencyModelPipeline":

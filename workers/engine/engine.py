@@ -16,9 +16,10 @@ from torch import Tensor
 from contract.lanes import Lane
 from contract.request import Numerics
 from core.errors import DeadlineMissed, JobFailed, LatentdError
+from models.embeddings.library import EmbeddingLibrary
 from models.loras.library import LoraLibrary
 from models.pipeline import LatentDiffusion
-from workers.engine.conditioning import Conditions, PromptCache
+from workers.engine.conditioning import Conditions
 from workers.engine.decoding import UndecodedImage, decode, decode_preview
 from workers.engine.denoise import denoise
 from workers.engine.device import Aside, Side, Timed, configure, numerics_of, or_none, to_host
@@ -29,6 +30,7 @@ from workers.engine.messages import Aborted, Admission, Called, Finished, Outcom
 from workers.engine.pictures import preview
 from workers.engine.scheduler import Batch, Slot
 from workers.engine.turn_policy import CallUNet, Decode, EndLate, Prepare, Preview, TurnPolicy
+from workers.prompts import PromptCache
 
 MAX_PIXELS = 16_777_216
 
@@ -73,6 +75,7 @@ class Engine:
         strict_rows: int,
         max_pixels: int = MAX_PIXELS,
         loras: LoraLibrary | None = None,
+        embeddings: EmbeddingLibrary | None = None,
         as_gpu: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -84,6 +87,7 @@ class Engine:
         self._policy = TurnPolicy(clock, max_rows=max_rows, strict_rows=strict_rows, buckets=as_gpu)
         self._prompts = PromptCache()
         self._loras = loras or LoraLibrary({}, 0)
+        self._embeddings = embeddings or EmbeddingLibrary({})
         self._jobs: dict[str, EngineJob] = {}
         self._device = torch.device(device)
         self._side = Side(self._device)
@@ -106,6 +110,11 @@ class Engine:
     def loras(self) -> frozenset[str]:
         """The LoRAs that jobs may name, by id."""
         return self._loras.ids
+
+    @property
+    def embeddings(self) -> frozenset[str]:
+        """The embeddings that prompts may name."""
+        return self._embeddings.names
 
     @property
     def busy(self) -> bool:
@@ -190,8 +199,10 @@ class Engine:
         return [Prepared(job.job_id, self._clock() - began, job.step, job.spec.latent_shape)]
 
     def _conditions(self, job: EngineJob) -> Conditions:
-        adapters = self._loras.adapters(job.spec.model, job.admission.request.applied_loras)
-        job.spec = replace(job.spec, adapters=adapters)
+        model, request = job.spec.model, job.admission.request
+        adapters = self._loras.adapters(model, request.applied_loras)
+        embeddings = self._embeddings.embeddings(model, request.applied_embeddings)
+        job.spec = replace(job.spec, adapters=adapters, embeddings=embeddings)
         return prepare(job.spec, self._prompts)
 
     def _denoise(self, batch: Batch) -> list[Outcome]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from contract.request import JobRequest
+from models.embeddings.library import Embeddings
 from models.loras.library import Adapters
 from models.pipeline import LatentDiffusion
 from models.samplers import Plan
@@ -26,6 +27,7 @@ class JobSpec:
     pictures: Mapping[str, Image.Image]  # decoded uploads, by the names of their fields
     guided: bool
     adapters: Adapters | None = None  # of its LoRAs, once it is prepared
+    embeddings: Embeddings | None = None  # that its texts name, likewise
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

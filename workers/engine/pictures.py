@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from contract.request import AppliedLora, JobRequest, OutputFormat
+from contract.request import AppliedEmbedding, AppliedLora, JobRequest, OutputFormat
 from core.errors import JobFailed
 from core.version import __version__
 
@@ -29,6 +29,7 @@ NOTES = {
     "schedule": "Schedule type",
     "timesteps": "Timesteps",
     "guidance_interval": "Guidance interval",
+    "clip_skip": "Clip skip",
 }
 
 
@@ -215,6 +216,7 @@ def _parameters(request: JobRequest, index: int, model_hash: str) -> str:
         "Model": request.model,
         **{note: _plain(value) for name, value in request if (note := NOTES.get(name)) is not None},
         **_lora_notes(request.applied_loras),
+        **_embedding_notes(request.applied_embeddings),
         "Version": f"latentd {__version__}",
     }
     lines = [request.text, f"Negative prompt: {request.negative_text}" if request.negative_text else ""]
@@ -229,6 +231,12 @@ def _lora_notes(loras: Sequence[AppliedLora]) -> dict[str, str]:
     hashes = ", ".join(f"{lora.id}: {lora.hash[:12]}" for lora in loras)
     scales = ", ".join(f"{lora.id}: {lora.scale:g}" for lora in loras)
     return {"Lora hashes": f'"{hashes}"', "Lora scales": f'"{scales}"'}
+
+
+def _embedding_notes(embeddings: Sequence[AppliedEmbedding]) -> dict[str, str]:
+    """Name embeddings as existing tools read them."""
+    hashes = ", ".join(f"{each.name}: {each.hash[:12]}" for each in embeddings)
+    return {"TI hashes": f'"{hashes}"'} if embeddings else {}
 
 
 def _plain(value: object) -> object:

@@ -8,6 +8,7 @@ from redis import Redis
 
 from contract.events import Shared
 from contract.request import Numerics
+from jobs.claim import Holdings
 from jobs.end import Retention
 from jobs.run import JobRun
 from jobs.worker import BatchWorker
@@ -34,9 +35,11 @@ def make_claims(
     models: Sequence[str] = ("tiny",),
     numerics: Numerics = NUMERICS,
     loras: Collection[str] = (),
+    embeddings: Collection[str] = (),
 ) -> Claims:
     """Claims of `worker`."""
-    return Claims(worker, worker.connection, models, dict.fromkeys(models, numerics), loras=loras)
+    holdings = Holdings(loras, embeddings)
+    return Claims(worker, worker.connection, models, dict.fromkeys(models, numerics), holdings=holdings)
 
 
 def claim(worker: BatchWorker) -> JobRun:

@@ -121,6 +121,15 @@ def test_a_job_is_left_to_a_worker_that_has_its_loras(redis: Redis) -> None:
     assert [lora.id for lora in run.request.applied_loras] == ["style", "dogs"]
 
 
+def test_a_job_is_left_to_a_worker_that_has_its_embeddings(redis: Redis) -> None:
+    enqueue(redis, "a", make_request(embeddings=[{"name": "style", "hash": "0"}]))
+    worker = make_worker(redis)
+    assert make_claims(worker, loras={"style"}).next(TINY) is None
+    run = make_claims(worker, embeddings={"style"}).next(TINY)
+    assert run is not None
+    assert [each.name for each in run.request.applied_embeddings] == ["style"]
+
+
 def test_a_paused_lane_is_tried_again(redis: Redis) -> None:
     now = 0.0
     worker = make_worker(redis)
