@@ -12,6 +12,7 @@ from torch import Tensor
 from contract.request import PromptedRequest
 from models.inputs import Inputs
 from models.networks.conditioning import ClassConfig, Encoded, TextConfig
+from models.pipeline import LatentDiffusion
 from models.samplers.noise import X_T, noise
 from workers.engine.job_spec import JobSpec
 from workers.engine.pictures import mask_tensor, to_tensor

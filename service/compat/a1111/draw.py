@@ -30,6 +30,7 @@ FITS: tuple[Fit, ...] = ("stretch", "crop", "pad", "stretch")  # by resize_mode
 FILLS: tuple[Fill, ...] = ("surroundings", "original", "original", "grey")  # by inpainting_fill
 NOISE, LATENT_RESIZE = 2, 3
 CHECKPOINT = "sd_model_checkpoint"
+CLIP_SKIP = "CLIP_stop_at_last_layers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ async def _fields(gateway: Gateway, post: DrawingPost, kind: Kind) -> _Fields:
     card = await card_of(gateway, kind, model)
     chosen = choose(post.sampler_name or post.sampler_index, post.scheduler, card)
     prompt = read_prompt(post.prompt or "")
-    warnings = [*prompt.warnings, *ignored(post.extras), *ignored(overrides, frozenset((CHECKPOINT,)))]
+    warnings = [*prompt.warnings, *ignored(post.extras), *ignored(overrides, frozenset((CHECKPOINT, CLIP_SKIP)))]
     values = {
         "prompt": prompt.text,
         "negative_prompt": post.negative_prompt or None,
@@ -149,6 +150,8 @@ async def _fields(gateway: Gateway, post: DrawingPost, kind: Kind) -> _Fields:
         "num_images": post.images,
         "eta": post.eta if _reads_eta(chosen.sampler, card) else None,
         "preview_every": PREVIEW_EVERY,
+        "prompt_syntax": "weighted" if "prompt_syntax" in card.fields else None,
+        "clip_skip": overrides.get(CLIP_SKIP) if "clip_skip" in card.fields else None,
         **prompt.fields,
     }
     return _Fields(card, values, warnings)

@@ -57,12 +57,7 @@ def test_a_declaration_agrees_with_the_contract(kind: Kind) -> None:
     assert task.files == tuple(name for name, info in fields.items() if info.annotation is Upload)
     assert task.model_fields <= task.post.model_fields.keys()
     posted = set(task.post.model_fields) - {"label"} | {"width", "height"}  # named for its number; a picture's own
-    given = {
-        "kind",
-        "numerics",
-        "embeddings",
-        "guidance_embedded",
-    }  # what isn't asked for by name, and what the card says
+    given = {"kind", "numerics", "embeddings", "guidance_embedded"}  # by prompts and cards
     assert posted == fields.keys() - given - set(task.files)
 
 
