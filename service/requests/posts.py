@@ -173,9 +173,9 @@ class Prompted(Guided):
     )
     loras: Annotated[
         list[LoraPost] | None,
+        Field(max_length=MAX_LORAS, description="What is added to the model for this request; in forms JSON text."),
         BeforeValidator(_parsed),
         AfterValidator(_each_once),
-        Field(max_length=MAX_LORAS, description="What is added to the model for this request; in forms JSON text."),
     ] = None
     prompt_syntax: PromptSyntax = Field(
         default="plain",
