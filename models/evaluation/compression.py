@@ -210,7 +210,8 @@ def _write(config: CompressionStudy, found: list[Measured], network: str) -> Non
         "factors": [asdict(one) for one in found],
     }
     (config.out / RESULT).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    plot(told, config.out / PLOT)
+    if found:
+        plot(told, config.out / PLOT)
 
 
 def best(out: Path) -> int | None:

@@ -19,8 +19,9 @@ def plot(told: Mapping[str, Any], file: Path) -> None:
         points = list(one["by_sampling"].values())
         right.plot([speed for speed, _ in points], [value for _, value in points], marker="o", label=name)
     left.set(xlabel="training steps", ylabel="Fréchet distance (small classifier)", yscale="log")
-    right.set(xlabel="pictures a second", ylabel="Fréchet distance (small classifier)", xscale="log", yscale="log")
+    right.set(xlabel="pictures a second", ylabel="Fréchet distance (small classifier)")
     right.set_title("ddim steps along each line")
-    if told["factors"]:
-        left.legend()
+    if any(one["by_sampling"] for one in told["factors"]):
+        right.set(xscale="log", yscale="log")
+    left.legend()
     drawn.savefig(file)
