@@ -181,7 +181,7 @@ class _Factor:
 
     @torch.no_grad()
     def _begun(self, model: LatentDiffusion) -> Measured:
-        made = torch.cat([model.decode(model.encode_images(x)).float().cpu() for x in self.unseen.split(8)])
+        made = torch.cat([model.decode(model.encode_images(x)).float().cpu() for x in torch.split(self.unseen, 8)])
         side = self.config.data.size // self.factor
         parameters = sum(p.numel() for p in model.unet.parameters())
         psnr = paired(made, self.unseen)["PSNR (dB)"]

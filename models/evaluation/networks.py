@@ -45,7 +45,7 @@ class Embedder:
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Tensor:
-        return torch.cat([self.embedding(part.float().clamp(-1, 1)).cpu() for part in pictures.split(PART)])
+        return torch.cat([self.embedding(part.float().clamp(-1, 1)).cpu() for part in torch.split(pictures, PART)])
 
 
 @dataclass(frozen=True, slots=True)

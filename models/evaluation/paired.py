@@ -42,7 +42,7 @@ def psnr(made: Tensor, real: Tensor, weights: Tensor) -> Tensor:
 
 def ssim(made: Tensor, real: Tensor, weights: Tensor) -> Tensor:
     """Return the weighted mean of each picture's SSIM map (Wang et al. 2004: Gaussian window, σ = 1.5), b."""
-    parts = zip(made.split(PART), real.split(PART), weights.split(PART), strict=True)
+    parts = zip(torch.split(made, PART), torch.split(real, PART), torch.split(weights, PART), strict=True)
     return torch.cat([_mean(_ssim_map(a, b), w) for a, b, w in parts])
 
 
@@ -60,7 +60,7 @@ def _mean(values: Tensor, weights: Tensor) -> Tensor:
 def distances(network: FeatureNetwork, made: Tensor, real: Tensor) -> Tensor:
     """Return the perceptual distance of each pair, b, on the CPU."""
     place = next(network.parameters()).device
-    parts = zip(made.split(PART), real.split(PART), strict=True)
+    parts = zip(torch.split(made, PART), torch.split(real, PART), strict=True)
     return torch.cat([perceptual_distance(network, a.to(place), b.to(place)).cpu() for a, b in parts])
 
 

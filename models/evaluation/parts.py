@@ -183,4 +183,4 @@ def eight_bit(x: Tensor) -> Tensor:
 
 
 def _pieces(x: Tensor) -> tuple[Tensor, ...]:
-    return x.split(AT_ONCE)
+    return torch.split(x, AT_ONCE)

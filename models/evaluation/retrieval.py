@@ -101,7 +101,9 @@ def retrieval(model: ContrastiveModel, pictures: Tensor, texts: Sequence[str]) -
     """
     different = list(dict.fromkeys(texts))
     place = model.scale.device
-    matches = torch.cat([model(part.float().clamp(-1, 1).to(place), different).cpu() for part in pictures.split(BATCH)])
+    matches = torch.cat(
+        [model(part.float().clamp(-1, 1).to(place), different).cpu() for part in torch.split(pictures, BATCH)]
+    )
     own = matches.gather(1, torch.tensor([[different.index(text)] for text in texts]))
     better = (matches > own).sum(dim=1)
     return {

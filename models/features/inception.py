@@ -70,6 +70,14 @@ class Conv(nn.Module):
         return F.relu(self.bn(self.conv(x)))
 
 
+def _along(a: int, b: int) -> Conv:
+    return Conv(a, b, (1, 7), padding=(0, 3))
+
+
+def _down(a: int, b: int) -> Conv:
+    return Conv(a, b, (7, 1), padding=(3, 0))
+
+
 class BlockA(nn.Module):
     def __init__(self, a: int, pooled: int) -> None:
         super().__init__()
@@ -103,16 +111,15 @@ class ReductionB(nn.Module):
 class BlockC(nn.Module):
     def __init__(self, a: int, c: int) -> None:
         super().__init__()
-        along, down = {"kernel": (1, 7), "padding": (0, 3)}, {"kernel": (7, 1), "padding": (3, 0)}
         self.branch1x1 = Conv(a, 192, 1)
         self.branch7x7_1 = Conv(a, c, 1)
-        self.branch7x7_2 = Conv(c, c, **along)
-        self.branch7x7_3 = Conv(c, 192, **down)
+        self.branch7x7_2 = _along(c, c)
+        self.branch7x7_3 = _down(c, 192)
         self.branch7x7dbl_1 = Conv(a, c, 1)
-        self.branch7x7dbl_2 = Conv(c, c, **down)
-        self.branch7x7dbl_3 = Conv(c, c, **along)
-        self.branch7x7dbl_4 = Conv(c, c, **down)
-        self.branch7x7dbl_5 = Conv(c, 192, **along)
+        self.branch7x7dbl_2 = _down(c, c)
+        self.branch7x7dbl_3 = _along(c, c)
+        self.branch7x7dbl_4 = _down(c, c)
+        self.branch7x7dbl_5 = _along(c, 192)
         self.branch_pool = Conv(a, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,8 +135,8 @@ class ReductionD(nn.Module):
         self.branch3x3_1 = Conv(a, 192, 1)
         self.branch3x3_2 = Conv(192, 320, 3, stride=2)
         self.branch7x7x3_1 = Conv(a, 192, 1)
-        self.branch7x7x3_2 = Conv(192, 192, (1, 7), padding=(0, 3))
-        self.branch7x7x3_3 = Conv(192, 192, (7, 1), padding=(3, 0))
+        self.branch7x7x3_2 = _along(192, 192)
+        self.branch7x7x3_3 = _down(192, 192)
         self.branch7x7x3_4 = Conv(192, 192, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
