@@ -32,7 +32,7 @@ class Comparison:
     cache: Path  # keeps the small network
     limit: int | None = None
     seed: int = 0
-    train_steps: int = 300
+    train_steps: int = 1000
     weights: Weights = field(default_factory=Weights)
 
 

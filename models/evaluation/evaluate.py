@@ -43,7 +43,7 @@ class Evaluation:
     limit: int = 256
     seed: int = 0
     held_out: float = 0.1  # share of the pictures that the small networks don't see
-    train_steps: int = 300
+    train_steps: int = 1000
     steps: int | None = None  # None: the card's
     guidance_scale: float | None = None
     weights: Weights = field(default_factory=Weights)

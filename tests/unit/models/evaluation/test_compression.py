@@ -61,7 +61,8 @@ def test_a_study_goes_on_where_it_was_stopped_and_measures_every_factor(tmp_path
     assert max(sizes) < 1.05 * min(sizes)
     assert told["network"].startswith("small classifier of data")
     assert best(config.out) in (1, 8)
-    assert Image.open(config.out / PLOT).size[0] > 500
+    with Image.open(config.out / PLOT) as drawn:
+        assert drawn.size[0] > 500
     before = (config.out / "f8" / "measured.json").stat().st_mtime_ns
     assert study(config, "cpu", report=lambda _: None, stop=lambda: False)
     assert (config.out / "f8" / "measured.json").stat().st_mtime_ns == before
