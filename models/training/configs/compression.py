@@ -12,7 +12,8 @@ from models.training.configs.base import DataConfig, OptimizerConfig, Strict
 from models.training.configs.diffusion import ScheduleShape, UNetShape
 
 Factor = Literal[1, 2, 4, 8, 16, 32]
-CHANNELS: dict[int, int] = {1: 3, 2: 2, 4: 3, 8: 4, 16: 8, 32: 32}  # of the latents (paper Tab. 13)
+# Of the latents: the paper's (Tab. 13) but for f = 2, which has 2 there; a pass-through start needs one a colour.
+CHANNELS: dict[int, int] = {1: 3, 2: 3, 4: 3, 8: 4, 16: 8, 32: 32}
 
 
 class FirstStages(Strict):
@@ -20,7 +21,7 @@ class FirstStages(Strict):
 
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
-    width: int = Field(default=16, ge=4)  # channels of the first level; each level has twice as many, up to 8 times
+    width: int = Field(default=16, ge=6)  # channels of the first level; each level has twice as many, up to 8 times
     optimizer: OptimizerConfig
     losses: LossConfig = LossConfig(perceptual=0.0, adversarial=0.0)
 

@@ -11,8 +11,10 @@ from PIL import Image
 
 from core.errors import ConfigurationError
 from models.evaluation.compression import PLOT, RESULT, best, first_stage_run, study
+from models.networks.autoencoder import Autoencoder
 from models.training.configs.base import read_config, write_config
 from models.training.configs.compression import CHANNELS, CompressionStudy
+from models.training.first_stage.start import pass_through
 from tests.training import write_balls
 
 
@@ -68,10 +70,11 @@ def test_a_study_goes_on_where_it_was_stopped_and_measures_every_factor(tmp_path
     assert (config.out / "f8" / "measured.json").stat().st_mtime_ns == before
 
 
-def test_latents_have_the_papers_channels_and_factors(tmp_path: Path) -> None:
+def test_every_factor_has_its_latent_and_starts(tmp_path: Path) -> None:
     for factor, channels in CHANNELS.items():
         shape = first_stage_run(tiny(tmp_path, data={"folder": tmp_path, "size": 64}), factor).autoencoder.network()
         assert (shape.factor, shape.embed_dim) == (factor, channels)
+        pass_through(Autoencoder(shape))
 
 
 def test_a_study_that_doesnt_fit_is_refused_by_key(tmp_path: Path) -> None:
