@@ -79,10 +79,16 @@ def recipe(
             return
 
 
+@app.command("compression-study")
+def compression_study(config: Config, minutes: Minutes = FOREVER, device: Device = "auto") -> None:
+    """Repeat Fig. 6 and 7 of the paper: factors 1 to 32 at equal steps and parameters, as JSON and a plot."""
+    _phase("compression-study", config, device, _clock(minutes))
+
+
 def _phase(phase: str, file: Path, device: str, over: Callable[[], bool]) -> bool:
     """Run one phase in the foreground. Returns whether it is done."""
     console = plain(stderr=True)
-    with _stoppable(over) as stop, _bar(phase) as report:
+    with _stoppable(over) as stop, progress_bar(phase) as report:
         try:
             done, out = _run(phase, file, device, report, stop)
         except ModuleNotFoundError as error:
@@ -115,6 +121,12 @@ def _run(
 
         adapter = read_config(file, LoraRun)
         return run_lora(adapter, device, report=report, stop=stop), adapter.out
+    if phase == "compression-study":
+        from models.evaluation.compression import study
+        from models.training.configs.compression import CompressionStudy
+
+        told = read_config(file, CompressionStudy)
+        return study(told, device, report=report, stop=stop), told.out
     from models.training.configs.diffusion import LdmRun, UpscalerRun
     from models.training.diffusion.run import run_diffusion
 
@@ -147,7 +159,8 @@ def _stoppable(over: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _bar(phase: str) -> Iterator[Callable[[Moment], None]]:
+def progress_bar(phase: str) -> Iterator[Callable[[Moment], None]]:
+    """Show how far a run is, on standard error."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(
         *columns, TimeRemainingColumn(), TextColumn("{task.fields[told]}"), console=plain(stderr=True)

@@ -79,10 +79,15 @@ def _given(pixels: Pixels) -> Tensor:
 
 
 def fixed_pictures(folder: Folder, config: DataConfig, seed: int, count: int) -> Tensor:
-    """Draw the first pictures of a folder, always the same: b 3 H W in [−1, 1]."""
-    indices = np.linspace(0, len(folder.items) - 1, min(count, len(folder.items))).astype(int)
-    drawn = [draw(folder, int(i), config, generator(seed, "fixed", int(i))).pixels for i in indices]
+    """Draw pictures spread over a folder, always the same: b 3 H W in [−1, 1]."""
+    indices = spread(len(folder.items), count)
+    drawn = [draw(folder, i, config, generator(seed, "fixed", i)).pixels for i in indices]
     return centred(torch.from_numpy(rearrange(np.stack(drawn), "b h w c -> b c h w")))
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Return `count` of `total` positions, or all, at equal distances."""
+    return [int(i) for i in np.linspace(0, total - 1, min(count, total))]
 
 
 def centred(pixels: Tensor) -> Tensor:

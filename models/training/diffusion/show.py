@@ -1,4 +1,4 @@
-"""Samples of a model in training, for its grids: always of the same conditions and from the same noise."""
+"""Samples of a model, for grids and measures: always of the same conditions and from the same noise."""
 
 from __future__ import annotations
 
@@ -28,23 +28,38 @@ class Shown:
     maps: Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How pictures are sampled: `size` pixels a side, by ddim."""
+
+    size: int
+    steps: int
+    guidance_scale: float
+    seed: int
+
+    @classmethod
+    def of(cls, run: LatentRun) -> Sampling:
+        """Return how a run's grids are sampled."""
+        return cls(run.data.size, run.sample_steps, run.guidance_scale, run.seed)
+
+
 @torch.no_grad()
-def sampled(model: LatentDiffusion, run: LatentRun, shown: Shown) -> Tensor:
+def sampled(model: LatentDiffusion, run: Sampling, shown: Shown) -> Tensor:
     """Sample pictures b 3 H W, about [−1, 1], on the CPU."""
     parts = [range(i, min(i + AT_ONCE, shown.count)) for i in range(0, shown.count, AT_ONCE)]
     return torch.cat([_sampled(model, run, shown, part) for part in parts])
 
 
-def _sampled(model: LatentDiffusion, run: LatentRun, shown: Shown, part: range) -> Tensor:
-    size = run.data.size // model.latent_factor
+def _sampled(model: LatentDiffusion, run: Sampling, shown: Shown, part: range) -> Tensor:
+    size = run.size // model.latent_factor
     shape = (model.latent_channels, size, size)
     z = torch.stack([noise(run.seed + k, X_T, 0, shape) for k in part])
-    plan = compile_plan("ddim", model.schedule, run.sample_steps)
+    plan = compile_plan("ddim", model.schedule, run.steps)
     z = sample(model, plan, z, _conditioning(model, run, shown, part))
     return model.decode(z).float().cpu()
 
 
-def _conditioning(model: LatentDiffusion, run: LatentRun, shown: Shown, part: range) -> Conditioning:
+def _conditioning(model: LatentDiffusion, run: Sampling, shown: Shown, part: range) -> Conditioning:
     chosen = slice(part.start, part.stop)
     concat = None if shown.concat is None else shown.concat[chosen]
     if shown.maps is not None:

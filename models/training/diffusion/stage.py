@@ -15,7 +15,7 @@ from models.training.data.loader import parts_of
 from models.training.diffusion.model import Trained, pipeline
 from models.training.diffusion.objective import noised, signal_and_noise, target, timestep_weights
 from models.training.diffusion.samples import Samples
-from models.training.diffusion.show import Shown, sampled
+from models.training.diffusion.show import Sampling, Shown, sampled
 from models.training.diffusion.write import write_checkpoint
 from models.training.loop.arithmetic import compiled, computing
 from models.training.loop.players import Losses, Player
@@ -83,7 +83,7 @@ class DiffusionTraining:
         return pipeline(model.config, average.unet, first, conditioner, model.tokenizers, self.device)
 
     def pictures(self) -> Tensor:
-        return sampled(self.averaged, self.run, self.shown)
+        return sampled(self.averaged, Sampling.of(self.run), self.shown)
 
     def measure(self) -> dict[str, float]:
         """Measure nothing: a loss of held-out noise says little; `latentd eval` measures pictures."""

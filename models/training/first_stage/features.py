@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +13,8 @@ from torch import Tensor
 from models.features.classifier import Classifier, ClassifierConfig, load_classifier, save_classifier
 from models.features.network import FeatureNetwork
 from models.features.vgg import load_lpips
-from models.training.configs.autoencoder import AutoencoderRun
+from models.training.configs.autoencoder import AutoencoderRun, FeatureConfig
+from models.training.configs.base import DataConfig
 from models.training.data.folder import Folder
 from models.training.data.loader import centred
 from models.training.data.pictures import draw
@@ -33,30 +35,41 @@ def feature_network(
         return None
     if given.vgg is not None and given.lpips is not None:
         return load_lpips(given.vgg, given.lpips).to(device)
-    if processes.first and not file.is_file():
-        _write(train_classifier(config, folder, device), file)
+    if processes.first:
+        kept_classifier(file, given, config.data, config.seed, folder, device)
     processes.wait()
     return load_classifier(file).to(device)
 
 
-def train_classifier(config: AutoencoderRun, folder: Folder, device: torch.device) -> Classifier:
+def kept_classifier(
+    file: Path, config: FeatureConfig, data: DataConfig, seed: int, folder: Folder, device: torch.device
+) -> Classifier:
+    """Read the classifier in `file`; where there is none, train it and write it there."""
+    if not file.is_file():
+        _write(train_classifier(config, data, seed, folder, device), file)
+    return load_classifier(file).to(device)
+
+
+def train_classifier(
+    config: FeatureConfig, data: DataConfig, seed: int, folder: Folder, device: torch.device
+) -> Classifier:
     """Train a classifier of the pictures' labels; where they have none each picture is a class of its own."""
     labels = _labels(folder)
-    shape = ClassifierConfig(max(labels) + 1, config.features.width, trained_on=folder.path.name)
+    shape = ClassifierConfig(max(labels) + 1, config.width, trained_on=folder.path.name)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(seed)
         network = Classifier(shape).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), RATE)
     accuracy = 0.0
-    for step in range(config.features.steps):
-        x, y = _batch(config, folder, labels, step)
+    for step in range(config.steps):
+        x, y = _batch(config, data, generator(seed, "classify", step), folder, labels)
         logits = network.logits(x.to(device))
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(logits, y.to(device)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         right = float((logits.argmax(1).cpu() == y).float().mean())
         accuracy += (right - accuracy) / min(step + 1, MEMORY)
-    told = f"{folder.path.name} ({shape.classes} classes, {config.features.steps} steps, {accuracy:.0%} right)"
+    told = f"{folder.path.name} ({shape.classes} classes, {config.steps} steps, {accuracy:.0%} right)"
     named = Classifier(replace(shape, trained_on=told))
     named.load_state_dict(network.state_dict())
     return named.eval().requires_grad_(False)
@@ -68,10 +81,11 @@ def _labels(folder: Folder) -> list[int]:
     return list(range(len(folder.items)))
 
 
-def _batch(config: AutoencoderRun, folder: Folder, labels: list[int], step: int) -> tuple[Tensor, Tensor]:
-    size, chosen = config.features.batch, generator(config.seed, "classify", step)
-    indices = [int(i) for i in chosen.integers(len(folder.items), size=size)]
-    pixels = [draw(folder, index, config.data, chosen).pixels for index in indices]
+def _batch(
+    config: FeatureConfig, data: DataConfig, chosen: np.random.Generator, folder: Folder, labels: list[int]
+) -> tuple[Tensor, Tensor]:
+    indices = [int(i) for i in chosen.integers(len(folder.items), size=config.batch)]
+    pixels = [draw(folder, index, data, chosen).pixels for index in indices]
     x = torch.stack([torch.from_numpy(p).movedim(-1, 0) for p in pixels])
     return centred(x), torch.tensor([labels[index] for index in indices])
 

@@ -92,7 +92,7 @@ def join(device: str) -> tuple[Processes, torch.device]:
     Raises:
         ConfigurationError: the device isn't there.
     """
-    chosen = _device(device)
+    chosen = device_of(device)
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return Processes(), chosen
@@ -110,13 +110,21 @@ def leave(processes: Processes) -> None:
         dist.destroy_process_group()
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """Return the device of a name; auto is CUDA where there is some.
+
+    Raises:
+        ConfigurationError: the device isn't there, or is none.
+    """
     there = torch.cuda.is_available()
     if name == "auto":
         return torch.device("cuda" if there else "cpu")
     if name.startswith("cuda") and not there:
         raise ConfigurationError(f"device is {name!r}; torch finds no CUDA device here", field="device", value=name)
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ConfigurationError(f"device is {name!r}; cpu, cuda or cuda:N is one", field="device") from error
 
 
 def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:

@@ -16,7 +16,7 @@ from models.training.configs.base import write_config
 from models.training.configs.diffusion import LoraRun
 from models.training.data.folder import Folder, read_folder, split_held_out
 from models.training.diffusion.prepare import prepare
-from models.training.diffusion.show import sampled
+from models.training.diffusion.show import Sampling, sampled
 from models.training.diffusion.stage import NETWORK, DiffusionTraining
 from models.training.loop.processes import Processes, join, leave
 from models.training.loop.trainer import Report, Stop, train
@@ -46,7 +46,7 @@ class LoraTraining(DiffusionTraining):
         return replace(model, denoiser=Denoiser(unet, model.device, torch.float32), conditioner=text)
 
     def pictures(self) -> Tensor:
-        return sampled(self.averaged, self.run, self.shown)
+        return sampled(self.averaged, Sampling.of(self.run), self.shown)
 
     def save(self) -> None:
         write_lora(self.run, self.products)

@@ -31,7 +31,7 @@ def test_equal_pictures_are_at_no_distance_and_others_further_the_more_they_diff
 def test_a_classifier_learns_the_data_set_and_is_named_after_it(tmp_path: Path) -> None:
     folder = read_folder(write_balls(tmp_path / "data"))
     run = autoencoder_run(tmp_path, features={"steps": 60, "batch": 12, "width": 8})
-    network = train_classifier(run, folder, torch.device("cpu"))
+    network = train_classifier(run.features, run.data, run.seed, folder, torch.device("cpu"))
     assert network.name.startswith("small classifier of data (3 classes, 60 steps, ")
     assert int(network.name.split(", ")[2].split("%")[0]) > 60
     save_classifier(network, tmp_path / "features.safetensors")

@@ -19,10 +19,10 @@ from models.samplers.noise import X_T, noise
 from models.sampling import Conditioning, sample
 from models.training.data.folder import read_folder
 from models.training.data.loader import fixed_pictures
-from models.training.diffusion.show import Shown, sampled
+from models.training.diffusion.show import Sampling, Shown, sampled
 from models.training.loop.logbook import LOG, PLOT, SAMPLES, TENSORBOARD
 from tests.engines import finished, make_engine, make_request, play
-from tests.training import COLOURS, autoencoder_run, ldm_run, losses, train, write_balls
+from tests.training import COLOURS, SIZE, autoencoder_run, ldm_run, losses, train, write_balls
 from workers.engine.messages import Admission
 
 PROMPTS = tuple(f"{colour} ball" for colour in COLOURS)
@@ -58,7 +58,7 @@ def test_the_log_has_a_plot_samples_and_tensorboard_files(trained: Path) -> None
 def test_samples_are_nearer_to_what_was_asked_than_decoded_noise(trained: Path) -> None:
     """By squared error to the nearest training picture of the asked colour."""
     model = load(trained / "ldm" / "checkpoint")
-    drawn = sampled(model, ldm_run(trained, sample_steps=12, guidance_scale=2.0), Shown(3, PROMPTS))
+    drawn = sampled(model, Sampling(SIZE, 12, 2.0, seed=0), Shown(3, PROMPTS))
     guess = model.decode(torch.stack([noise(k, X_T, 0, drawn_shape(model)) for k in range(3)])).float()
     folder = read_folder(trained / "data")
     pictures = fixed_pictures(folder, ldm_run(trained).data, 0, len(folder.items))

@@ -11,6 +11,7 @@ import models.training
 from core.errors import ConfigurationError
 from models.training.configs.autoencoder import AutoencoderRun
 from models.training.configs.base import OptimizerConfig, Strict, read_config, write_config
+from models.training.configs.compression import CompressionStudy
 from models.training.configs.diffusion import LdmRun, UpscalerRun
 from models.training.configs.emoji import EmojiConfig
 from models.training.loop.rates import learning_rate
@@ -19,6 +20,7 @@ from tests.training import autoencoder_run, ldm_run
 RECIPES = Path(models.training.__file__).parent / "recipes"
 KINDS: dict[str, type[Strict]] = {
     "data": EmojiConfig, "autoencoder": AutoencoderRun, "ldm": LdmRun, "upscaler": UpscalerRun,
+    "compression-study": CompressionStudy,
 }  # fmt: skip
 
 

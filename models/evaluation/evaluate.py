@@ -1,0 +1,141 @@
+"""Everything that can be measured of one checkpoint on one folder of pictures, written down as JSON and grids."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from contract.card import CARD
+from core.errors import ConfigurationError
+from models.checkpoints.card import card_folder, default_card, load_as_set
+from models.checkpoints.files.weights import read_json
+from models.checkpoints.load import load
+from models.evaluation.figures import Figure, as_data
+from models.evaluation.networks import Weights, networks_of
+from models.evaluation.parts import Part, Subject, parts_of
+from models.evaluation.retrieval import kept_contrastive
+from models.pipeline import LatentDiffusion
+from models.training.configs.base import DataConfig
+from models.training.data.folder import Folder, read_folder, split_held_out
+from models.training.data.loader import fixed_pictures
+from models.training.diffusion.show import Sampling
+from models.training.loop.logbook import grid_of
+from models.training.loop.processes import device_of
+from models.training.loop.trainer import Progress, Report
+
+REPORT = "report.json"
+LATENT = 32  # height and width of latents where no file says
+LOOKED_AT = 32  # pictures of a grid
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What is measured: `limit` pictures a part; by networks trained `train_steps` steps where none are given."""
+
+    model: Path
+    data: Path
+    out: Path
+    limit: int = 256
+    seed: int = 0
+    held_out: float = 0.1  # share of the pictures that the small networks don't see
+    train_steps: int = 1000
+    steps: int | None = None  # None: the card's
+    guidance_scale: float | None = None
+    weights: Weights = field(default_factory=Weights)
+
+
+def evaluate(told: Evaluation, device: str, report: Report) -> list[Figure]:
+    """Measure a checkpoint; write report.json and a grid of pictures a part below `out`.
+
+    Raises:
+        ConfigurationError: naming what of data, weights or checkpoint can't be measured.
+        CheckpointError: the checkpoint doesn't read.
+    """
+    subject = _subject(told, device_of(device), report)
+    told.out.mkdir(parents=True, exist_ok=True)
+    figures: list[Figure] = []
+    for done, part in enumerate(parts_of(subject), 1):
+        figures += part.figures
+        _show(part, told.out)
+        report(Progress(done, done, {}, f"measured {part.name}"))
+    text = json.dumps(_described(told, subject) | {"figures": as_data(figures)}, indent=2, ensure_ascii=False)
+    (told.out / REPORT).write_text(text + "\n", "utf-8")
+    return figures
+
+
+def _subject(told: Evaluation, device: torch.device, report: Report) -> Subject:
+    model = load(told.model, str(device))
+    _check(told.model, model)
+    sampling = _sampling(told, model)
+    training, held_out = _split(told, model)
+    data = DataConfig(folder=told.data, size=sampling.size)
+    real = fixed_pictures(held_out, data, told.seed, told.limit)
+    report(Progress(0, 1, {}, "small networks"))
+    networks = networks_of(told.weights, training, told.out, told.seed, told.train_steps, device)
+    contrastive = None
+    if model.tokenizers:
+        contrastive = kept_contrastive(training, told.out, told.seed, told.train_steps, device)
+    return Subject(model, training, held_out, real, data, sampling, networks, contrastive, small_steps=told.train_steps)
+
+
+def _check(path: Path, model: LatentDiffusion) -> None:
+    """Refuse networks that read more than what grids give them."""
+    config = model.config
+    if config.added_numbers or config.unet.guidance_dim is not None or config.low_res_schedule is not None:
+        detail = f"{path}: reads sizes, a guidance scale or a noise level beside its condition; eval can't measure it"
+        raise ConfigurationError(detail, field="model", value=str(path))
+
+
+def _split(told: Evaluation, model: LatentDiffusion) -> tuple[Folder, Folder]:
+    config = model.config
+    whole = read_folder(
+        told.data, captions=bool(model.tokenizers), labels=config.classes is not None, maps=config.concat == "map"
+    )
+    if config.classes is not None and config.classes != len(whole.classes):
+        detail = f"{told.data}: has {len(whole.classes)} labels; {told.model} knows {config.classes} classes"
+        raise ConfigurationError(detail, field="data", value=len(whole.classes), bound=config.classes)
+    training, held_out = split_held_out(whole, told.held_out)
+    if not held_out.items:
+        detail = f"held_out is {told.held_out}; no picture of {len(whole.items)} in {told.data} is left to measure on"
+        raise ConfigurationError(detail, field="held_out", value=told.held_out)
+    return training, held_out
+
+
+def _sampling(told: Evaluation, model: LatentDiffusion) -> Sampling:
+    defaults = _card(told.model)["defaults"]
+    return Sampling(
+        (model.config.latent_size or LATENT) * model.latent_factor,
+        told.steps or int(defaults["steps"]),
+        float(defaults["guidance_scale"] if told.guidance_scale is None else told.guidance_scale),
+        told.seed,
+    )
+
+
+def _card(path: Path) -> dict[str, Any]:
+    file = card_folder(path) / CARD
+    return read_json(file) if file.is_file() else default_card(load_as_set(path), path.name, "")
+
+
+def _described(told: Evaluation, subject: Subject) -> dict[str, Any]:
+    return {
+        "model": str(told.model),
+        "data": str(told.data),
+        "pictures": {"training": len(subject.training.items), "held_out": len(subject.held_out.items)},
+        "held_out": told.held_out,
+        "limit": told.limit,
+        "seed": told.seed,
+        "size": subject.sampling.size,
+        "sampler": "ddim",
+        "steps": subject.sampling.steps,
+        "guidance_scale": subject.sampling.guidance_scale,
+    }
+
+
+def _show(part: Part, out: Path) -> None:
+    name = part.name.replace(", ", "-").replace(" ", "-").replace("×", "x")
+    Image.fromarray(grid_of(part.pictures[:LOOKED_AT])).save(out / f"{name}.png")

@@ -1,0 +1,94 @@
+"""The networks by which pictures are compared: published ones whose weights are given, else small ones of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.features.inception import load_inception
+from models.features.network import FeatureNetwork
+from models.features.vgg import load_lpips
+from models.training.configs.autoencoder import FeatureConfig
+from models.training.configs.base import DataConfig
+from models.training.data.folder import Folder
+from models.training.first_stage.features import kept_classifier
+
+SIDE = 64  # pixels at which the small networks see whole pictures
+WIDTH = 16  # of their first level
+BATCH = 32
+PART = 16  # pictures at a time
+ZOOM = 0.8  # of the pictures they are trained on, so that places and sizes matter less
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Files of published networks: both of LPIPS (torchvision's VGG16 and its heads), FID's Inception."""
+
+    vgg: Path | None = None
+    lpips: Path | None = None
+    inception: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embedder:
+    """Pictures b 3 H W in [−1, 1] → one vector each, b d; and what the distances of such vectors are called."""
+
+    name: str
+    frechet: str
+    kernel: str
+    embedding: Callable[[Tensor], Tensor]
+
+    @torch.no_grad()
+    def __call__(self, pictures: Tensor) -> Tensor:
+        return torch.cat([self.embedding(part.float().clamp(-1, 1)).cpu() for part in torch.split(pictures, PART)])
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """What compares pairs of pictures, and what compares sets of them."""
+
+    pairs: FeatureNetwork
+    sets: Embedder
+
+
+def small_data(folder: Folder) -> DataConfig:
+    """Return how the small networks see the pictures of a folder."""
+    return DataConfig(folder=folder.path, size=SIDE, crop="random", zoom=ZOOM)
+
+
+def networks_of(weights: Weights, folder: Folder, cache: Path, seed: int, steps: int, device: torch.device) -> Networks:
+    """Read the networks that are given; for what is missing train a classifier of `folder`, which `cache` keeps.
+
+    Raises:
+        ConfigurationError: FeatureConfig's, or a file of weights is something else.
+    """
+    given = FeatureConfig(vgg=weights.vgg, lpips=weights.lpips, steps=steps, batch=BATCH, width=WIDTH)
+    classifier: FeatureNetwork | None = None
+    sets: Embedder | None = None
+    if weights.inception is not None:
+        inception = load_inception(weights.inception).to(device)
+        sets = Embedder(inception.name, "FID", "KID", lambda x: inception(x.to(device)))
+    if given.vgg is None or sets is None:
+        file = cache / f"classifier-{folder.fingerprint}-{seed}-{steps}.safetensors"
+        small = kept_classifier(file, given, small_data(folder), seed, folder, device)
+        classifier = small
+        sets = sets or Embedder(
+            f"{small.name}, at {SIDE} px",
+            "Fréchet distance",
+            "kernel distance",
+            lambda x: small.embedding(at_side(x.to(device))),
+        )
+    if given.vgg is not None and given.lpips is not None:
+        return Networks(load_lpips(given.vgg, given.lpips).to(device), sets)
+    assert classifier is not None
+    return Networks(classifier, sets)
+
+
+def at_side(x: Tensor) -> Tensor:
+    """Reduce pictures b 3 H W to the side of the small networks."""
+    return F.interpolate(x, (SIDE, SIDE), mode="area")

@@ -1,0 +1,96 @@
+"""Whole evaluations of tiny checkpoints: every part that they can do, each figure with its network."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from core.errors import ConfigurationError
+from models.evaluation.evaluate import REPORT, Evaluation, evaluate
+from models.evaluation.figures import Figure
+from tests.training import autoencoder_run, ldm_run, train, upscaler_run, write_balls
+
+SETS = {"Fréchet distance", "kernel distance", "precision", "recall"}
+PAIRS = {"PSNR (dB)", "SSIM", "perceptual distance"}
+INSIDE = {"PSNR (dB) inside masks", "SSIM inside masks", "perceptual distance"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of an upscaler and an inpainting model of text, each trained for a step or two."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    write_balls(folder / "data", count=24)
+    condition = {"kind": "text", "width": 32, "layers": 1, "heads": 2, "window": 8, "trained": True}
+    train(autoencoder_run(folder, steps=20, save_every=20))
+    train(ldm_run(folder, steps=2, condition=condition, concat="mask-latent", save_every=2))
+    train(upscaler_run(folder, steps=2, save_every=2))
+    return folder
+
+
+def evaluation(folder: Path, run: str) -> Evaluation:
+    return Evaluation(
+        folder / run / "checkpoint",
+        folder / "data",
+        folder / "eval",
+        limit=6,
+        held_out=0.5,
+        train_steps=4,
+        steps=2,
+        guidance_scale=1.0,
+    )
+
+
+def by_part(figures: list[Figure]) -> dict[str, set[str]]:
+    """The measures of each part."""
+    parts: dict[str, set[str]] = {}
+    for figure in figures:
+        parts.setdefault(figure.part, set()).add(figure.name)
+    return parts
+
+
+def test_a_model_of_text_and_masks_is_measured_in_all_that_it_does(trained: Path) -> None:
+    figures = evaluate(evaluation(trained, "ldm"), "cpu", lambda _: None)
+    found = by_part(figures)
+    retrieved = {f"prompt retrieval, first{more}" for more in ("", " 5", ", by chance")}
+    assert found == {
+        "training pictures": SETS | retrieved,
+        "reconstruction": PAIRS | SETS,
+        "samples": SETS | retrieved,
+        **{f"inpainting, {kind} masks": INSIDE | SETS for kind in ("thin", "medium", "thick")},
+    }
+    for figure in figures:
+        pixels = figure.name.startswith(("PSNR", "SSIM"))
+        assert (figure.network is None) is pixels
+        assert "FID" not in figure.name
+    written = json.loads((trained / "eval" / REPORT).read_text("utf-8"))
+    assert [Figure(**told) for told in written["figures"]] == figures
+    assert written["steps"] == 2
+    assert (trained / "eval" / "inpainting-thin-masks.png").is_file()
+
+
+def test_the_same_seed_gives_the_same_figures(trained: Path) -> None:
+    """An upscaler stands beside bicubic enlargement; the small network is read, not trained again."""
+    told = evaluation(trained, "up")
+    first = evaluate(told, "cpu", lambda _: None)
+    assert list(by_part(first)) == [
+        "training pictures",
+        "reconstruction",
+        "×4 super-resolution",
+        "×4 bicubic",
+    ]
+    assert evaluate(told, "cpu", lambda _: None) == first
+    bicubic = {f.name: f.value for f in first if f.part == "×4 bicubic"}
+    assert bicubic["PSNR (dB)"] > 15
+
+
+def test_what_cant_be_measured_is_said_first(trained: Path) -> None:
+    told = evaluation(trained, "ldm")
+    with pytest.raises(ConfigurationError, match="no picture of 24"):
+        evaluate(replace(told, held_out=0.001), "cpu", lambda _: None)
+    with pytest.raises(ConfigurationError, match="no such folder"):
+        evaluate(replace(told, data=trained / "none"), "cpu", lambda _: None)
+    with pytest.raises(ConfigurationError, match="device is 'gpu'"):
+        evaluate(told, "gpu", lambda _: None)

@@ -1,0 +1,48 @@
+"""Prompt retrieval: a contrastive model of the data tells pictures of one caption from those of another."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.evaluation.retrieval import ContrastiveModel, contrast, kept_contrastive, retrieval
+from models.training.configs.base import DataConfig
+from models.training.data.folder import read_folder
+from models.training.data.loader import fixed_pictures
+from tests.training import write_balls
+
+CPU = torch.device("cpu")
+
+
+def test_a_trained_model_finds_the_prompt_and_noise_is_chance(tmp_path: Path) -> None:
+    folder = read_folder(write_balls(tmp_path / "data"), captions=True)
+    model = kept_contrastive(folder, tmp_path, 0, 10, CPU)
+    pictures = fixed_pictures(folder, DataConfig(folder=folder.path, size=32), 0, 12)
+    texts = [item.captions[0] for item in folder.items]
+    found = retrieval(model, pictures, texts)
+    assert found["prompt retrieval, first"] > 0.8
+    assert found["prompt retrieval, first 5"] == 1  # of three
+    assert found["prompt retrieval, first, by chance"] == pytest.approx(1 / 3)
+    wrong = [texts[(i + 1) % 12] for i in range(12)]
+    assert retrieval(model, pictures, wrong)["prompt retrieval, first"] < 0.2
+    again = kept_contrastive(folder, tmp_path, 0, 10, CPU)
+    assert torch.equal(again(pictures, texts), model(pictures, texts))
+
+
+def test_pictures_of_equal_texts_match_each_others() -> None:
+    """Two pairs of equal texts: the best is log 2, which matching both alike reaches."""
+    texts = ["a", "a", "b", "b"]
+    logits = torch.tensor([[a == b for b in texts] for a in texts]) * 100.0
+    assert float(contrast(logits, texts)) == pytest.approx(math.log(2), abs=1e-5)
+    assert float(contrast(torch.eye(4) * 100, texts)) > 10
+
+
+def test_words_in_another_order_or_case_are_one_text() -> None:
+    model = ContrastiveModel()
+    encoded = model.encode_texts(["a red ball", "Ball, a red!", "a blue ball", ""])
+    assert torch.allclose(encoded[0], encoded[1], atol=1e-6)
+    assert not torch.allclose(encoded[0], encoded[2], atol=1e-2)
+    assert torch.isfinite(encoded).all()
