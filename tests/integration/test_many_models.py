@@ -64,7 +64,7 @@ def asked(model: str, **fields: object) -> JobRequest:
 def test_three_models_are_served_where_two_fit(redis: Redis, make: MakeRig) -> None:
     rig = make(2)
     assert list(rig.library.resident) == ["one", "two"]
-    before: dict[str, bytes] = {}
+    before: dict[str, list[str]] = {}
     for turn in ("first", "second"):
         for name in NAMES:
             enqueue(redis, f"{name}-{turn}", asked(name, determinism="strict"))
