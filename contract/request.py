@@ -12,6 +12,7 @@ from contract.lanes import Lane
 
 OutputFormat: TypeAlias = Literal["png", "jpeg", "webp"]
 MaskMode: TypeAlias = Literal["white", "black", "alpha", "auto"]
+Preprocess: TypeAlias = Literal["canny"]
 Determinism: TypeAlias = Literal["fast", "strict"]
 Pair: TypeAlias = tuple[int, int]
 Span: TypeAlias = tuple[float, float]
@@ -38,6 +39,10 @@ class Upload(Wire):
     height: int
 
 
+def _unplaced(upload: Upload) -> Upload:
+    return upload.model_copy(update={"path": ""})
+
+
 class Numerics(Wire):
     """What `strict` fixes for a job's life: equal numerics and build give equal bytes."""
 
@@ -56,6 +61,25 @@ class AppliedLora(Wire):
     id: str
     scale: float
     hash: str
+
+
+class AppliedControl(Wire):
+    """A ControlNet of a job: the file with this hash, what it reads, how much of it, and between which parts of the
+    steps. `preprocess` canny: its map is drawn from the picture; null: the picture is the map.
+    """
+
+    id: str
+    image: Upload
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    preprocess: Preprocess | None = Field(default=None, exclude_if=_unset)
+    hash: str
+
+
+def control_name(number: int) -> str:
+    """Name the picture of control `number`, from 0, among a request's files."""
+    return f"control_{number}"
 
 
 class BaseRequest(Wire):
@@ -93,8 +117,9 @@ class BaseRequest(Wire):
 
     @property
     def files(self) -> dict[str, Upload]:
-        """Uploads by the name of their field."""
-        return {name: value for name, value in self if isinstance(value, Upload)}
+        """Uploads by the name of their field; those of controls by `control_name`."""
+        own = {name: value for name, value in self if isinstance(value, Upload)}
+        return own | {control_name(i): control.image for i, control in enumerate(self.applied_controls)}
 
     @property
     def text(self) -> str:
@@ -109,6 +134,11 @@ class BaseRequest(Wire):
     @property
     def applied_loras(self) -> tuple[AppliedLora, ...]:
         """What is added to the networks' weights for this job."""
+        return ()
+
+    @property
+    def applied_controls(self) -> tuple[AppliedControl, ...]:
+        """The ControlNets that lead this job by pictures."""
         return ()
 
     @property
@@ -164,9 +194,12 @@ class BaseRequest(Wire):
 
     def for_clients(self) -> Self:
         """Copy the request without where its uploads are stored."""
-        return self.model_copy(
-            update={name: upload.model_copy(update={"path": ""}) for name, upload in self.files.items()}
-        )
+        changed: dict[str, Any] = {name: _unplaced(value) for name, value in self if isinstance(value, Upload)}
+        if self.applied_controls:
+            changed["controls"] = tuple(
+                control.model_copy(update={"image": _unplaced(control.image)}) for control in self.applied_controls
+            )
+        return self.model_copy(update=changed)
 
     def arguments(self) -> dict[str, Any]:
         """Dump as JSON for the RQ job."""
@@ -215,6 +248,11 @@ class DrawnRequest(PromptedRequest):
     aesthetic_score: float | None = Field(default=None, exclude_if=_unset)
     negative_aesthetic_score: float | None = Field(default=None, exclude_if=_unset)
     guidance_rescale: float | None = Field(default=None, exclude_if=_unset)
+    controls: tuple[AppliedControl, ...] = Field(default=(), exclude_if=lambda controls: not controls)
+
+    @property
+    def applied_controls(self) -> tuple[AppliedControl, ...]:
+        return self.controls
 
     @property
     def told_sizes(self) -> tuple[int, int, int, int, int, int]:

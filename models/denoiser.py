@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.inputs import Inputs
 from models.networks.adapters import RowAdapters, adapted
+from models.networks.controlnet import RowControls
 from models.networks.unet import UNet
 
 
@@ -20,14 +21,22 @@ class Denoiser:
     device: torch.device
     dtype: torch.dtype
 
-    def __call__(self, z_t: Tensor, timesteps: Tensor, inputs: Inputs, adapters: RowAdapters | None = None) -> Tensor:
+    def __call__(
+        self,
+        z_t: Tensor,
+        timesteps: Tensor,
+        inputs: Inputs,
+        adapters: RowAdapters | None = None,
+        controls: RowControls | None = None,
+    ) -> Tensor:
         """Return the raw network output b c h w (eps, v or x0), float32, since guidance and samplers compute in it.
 
-        z_t: b c h w; timesteps: b; inputs: a batch of b rows; adapters: of those that have one.
+        z_t: b c h w; timesteps: b; inputs: a batch of b rows; adapters, controls: of those rows that have some.
         """
         given = inputs.to(self.device, self.dtype)
-        x = z_t.to(self.device, self.dtype)
+        x, t = z_t.to(self.device, self.dtype), timesteps.to(self.device)
+        residuals = [] if controls is None else controls.residuals(x, t, given)
         x = x if given.concat is None else torch.cat([x, given.concat], dim=1)  # b c+k h w
         with adapted(self.unet, adapters):
-            out: Tensor = self.unet(x, timesteps.to(self.device), given.context, given.labels, given.added)
+            out: Tensor = self.unet(x, t, given.context, given.labels, given.added, residuals)
         return out.float()

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 from pydantic import ValidationError
 
-from contract.card import InstalledLora, ModelCard, card_files, lora_card_files
+from contract.card import (
+    CONTROLNET_FOLDERS,
+    LORA_FOLDERS,
+    InstalledAddOn,
+    InstalledControlNet,
+    InstalledLora,
+    ModelCard,
+    add_on_card_files,
+    card_files,
+)
 from core.errors import ConfigurationError
 from core.settings import Settings
+from models.addons import Found
 from models.checkpoints.scan import scan
-from models.loras.library import FoundLora
+from models.controls.scan import scan_controls
 from models.loras.scan import scan_loras
 
-Found = Mapping[str, tuple[ModelCard, Path]]
+FoundModels = Mapping[str, tuple[ModelCard, Path]]
+A = TypeVar("A", bound=InstalledAddOn)
 
 log = structlog.get_logger()
 
@@ -28,18 +40,18 @@ def chosen_cards(settings: Settings, asked: Sequence[str]) -> dict[str, ModelCar
 
 
 def write_missing_cards(models_dir: Path) -> None:
-    """Give a card to each checkpoint and LoRA that has none; a log line for each, and for each card or file that is
+    """Give a card to each checkpoint, LoRA and ControlNet that has none; a log line for each, and for each card or file that is
     broken."""
     for item in scan(models_dir):
         if item.error is not None:
             log.warning("checkpoint left out", path=str(item.path), error=item.error)
         elif item.written:
             log.info("card written", path=str(item.card), notes=item.notes)
-    for lora in scan_loras(models_dir):
-        if lora.card is None:
-            log.warning("lora left out", path=str(lora.path), error=lora.error)
-        elif lora.written:
-            log.info("card written", lora=lora.card.id, unserved=lora.card.unserved)
+    for addon in (*scan_loras(models_dir), *scan_controls(models_dir)):
+        if addon.card is None:
+            log.warning("add-on left out", path=str(addon.path), error=addon.error)
+        elif addon.written:
+            log.info("card written", path=str(addon.path), id=addon.card.id, unserved=addon.card.unserved)
     for file, card in _cards(models_dir):
         if isinstance(card, Exception):
             log.warning("card left out", path=str(file), error=str(card))
@@ -50,13 +62,23 @@ def find_cards(models_dir: Path) -> dict[str, tuple[ModelCard, Path]]:
     return {card.id: (card, file.parent) for file, card in _cards(models_dir) if isinstance(card, ModelCard)}
 
 
-def find_loras(models_dir: Path) -> dict[str, FoundLora]:
-    """LoRAs by id, by the cards beside them; one whose card doesn't read was told of as cards were written."""
+def find_loras(models_dir: Path) -> dict[str, Found[InstalledLora]]:
+    """LoRAs by id."""
+    return _find_addons(models_dir, LORA_FOLDERS, InstalledLora)
+
+
+def find_controlnets(models_dir: Path) -> dict[str, Found[InstalledControlNet]]:
+    """ControlNets by id."""
+    return _find_addons(models_dir, CONTROLNET_FOLDERS, InstalledControlNet)
+
+
+def _find_addons(models_dir: Path, folders: Collection[str], form: type[A]) -> dict[str, Found[A]]:
+    """Find add-ons by the cards beside them; one whose card doesn't read was told of as cards were written."""
     found = {}
-    for file in lora_card_files(models_dir):
+    for file in add_on_card_files(models_dir, folders):
         with suppress(ValidationError, UnicodeDecodeError, OSError):
-            card = InstalledLora.model_validate_json(file.read_bytes().decode("utf-8-sig"))
-            found[card.id] = FoundLora(card, file.parent / card.file)
+            card = form.model_validate_json(file.read_bytes().decode("utf-8-sig"))
+            found[card.id] = Found(card, file.parent / card.file)
     return found
 
 
@@ -68,7 +90,7 @@ def _cards(models_dir: Path) -> Iterator[tuple[Path, ModelCard | Exception]]:
             yield file, error
 
 
-def default_model(found: Found, settings: Settings) -> str:
+def default_model(found: FoundModels, settings: Settings) -> str:
     """LATENTD_MODEL; where that is not set and the usual one isn't there, the first that draws from text."""
     if settings.model in found or "model" in settings.model_fields_set or not found:
         return settings.model
@@ -76,7 +98,7 @@ def default_model(found: Found, settings: Settings) -> str:
     return [*drawing, *found][0]
 
 
-def choose(found: Found, asked: Sequence[str], default: str) -> list[str]:
+def choose(found: FoundModels, asked: Sequence[str], default: str) -> list[str]:
     """The models that were asked for; else the default one and the first of every task that it lacks.
 
     Raises:
@@ -90,7 +112,7 @@ def choose(found: Found, asked: Sequence[str], default: str) -> list[str]:
     return list(dict.fromkeys(asked)) if asked else _complete(found, default)
 
 
-def _complete(found: Found, default: str) -> list[str]:
+def _complete(found: FoundModels, default: str) -> list[str]:
     chosen = [default]
     tasks = set(found[default][0].tasks)
     for model, (card, _) in found.items():

@@ -15,11 +15,13 @@ import torch
 
 from core.errors import CheckpointError, ConfigurationError
 from core.settings import Settings
+from models.addons import Kept
 from models.checkpoints.detect import loaded_files
 from models.checkpoints.load import load
+from models.controls.library import ControlLibrary
 from models.loras.library import LoraLibrary
 from models.pipeline import LatentDiffusion
-from workers.catalogue import Found, choose, default_model, find_cards, find_loras
+from workers.catalogue import FoundModels, choose, default_model, find_cards, find_controlnets, find_loras
 from workers.engine.engine import Engine
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -85,6 +87,7 @@ def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> En
         models = {model: load(found[model][1], device, dtype) for model in chosen}
     else:
         models = load_all(found, chosen, device, dtype)
+    kept = Kept(settings.lora_mb << 20)
     on_cpu = torch.device(device).type == "cpu"
     return Engine(
         models,
@@ -93,11 +96,12 @@ def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> En
         max_rows=settings.max_rows,
         strict_rows=settings.strict_rows or (STRICT_ROWS_CPU if on_cpu else STRICT_ROWS_GPU),
         max_pixels=settings.max_pixels,
-        loras=LoraLibrary(find_loras(settings.models_dir), settings.lora_mb << 20),
+        loras=LoraLibrary(find_loras(settings.models_dir), kept),
+        controlnets=ControlLibrary(find_controlnets(settings.models_dir), kept),
     )
 
 
-def load_all(found: Found, first: Sequence[str], device: str, dtype: torch.dtype) -> dict[str, LatentDiffusion]:
+def load_all(found: FoundModels, first: Sequence[str], device: str, dtype: torch.dtype) -> dict[str, LatentDiffusion]:
     """Load the models of `first`, then those of the others that fit beside them.
 
     Raises:

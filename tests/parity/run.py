@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tests.parity.adapted import Adapted
 from tests.parity.case import Case, Compute, NotCoveredError
+from tests.parity.controlled import Controlled
 from tests.parity.modules import module
 from tests.parity.pipelines import Pipeline
 from tests.parity.schedules import Schedules
@@ -49,6 +50,8 @@ def computation(case: Case) -> Compute:
     """By what the config describes: a pipeline, with LoRAs or without, a whole model, one class, or schedules alone."""
     if "lora_runs" in case.spec:
         return Adapted(case)
+    if "controlnet" in case.spec["files"]:
+        return Controlled(case)
     if case.folder.name.startswith("sdxl"):
         return XL(case)
     if "pipeline" in case.config:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.inputs import Inputs
 from models.networks.adapters import RowAdapters
+from models.networks.controlnet import RowControls
 from models.pipeline import LatentDiffusion
 from models.samplers.noise import STEP, noise
 from models.samplers.update import apply, guide, stack_history, stack_rows
@@ -46,10 +47,10 @@ def _guided(
     """Return the output, guided where asked, n c h w: rows are [unconditional of the guided, all, padding]."""
     guided = [i for i, picture in enumerate(pictures) if picture.guidance_scale is not None]
     rows = [*guided, *range(len(pictures))]
-    adapters = _adapters(pictures, rows, strict)
+    adapters, controls = _adapters(pictures, rows, strict), _controls(pictures, rows, strict)
     rows += rows[-1:] * (padded_rows - len(rows))
     index = torch.tensor(rows, device=z_t.device)  # r
-    out = model.predict(z_t[index], timesteps[index], _inputs(pictures, rows, len(guided)), adapters)
+    out = model.predict(z_t[index], timesteps[index], _inputs(pictures, rows, len(guided)), adapters, controls)
     eps_c = out[len(guided) : len(guided) + len(pictures)]  # n c h w
     if not guided:
         return eps_c
@@ -69,6 +70,12 @@ def _adapters(pictures: Sequence[LatentState], rows: Sequence[int], strict: bool
     """Gather what is added to each row; padding gets nothing."""
     layers = [pictures[i].adapters for i in rows]
     return None if all(each is None for each in layers) else RowAdapters(layers, apart=strict)
+
+
+def _controls(pictures: Sequence[LatentState], rows: Sequence[int], strict: bool) -> RowControls | None:
+    """Gather the ControlNets that act on each row; padding gets none."""
+    acting = [picture.acting for picture in pictures]
+    return RowControls([acting[i] for i in rows], apart=strict) if any(acting) else None
 
 
 def _noises(pictures: Sequence[LatentState], z_t: Tensor) -> Tensor:

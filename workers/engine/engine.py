@@ -16,9 +16,11 @@ from torch import Tensor
 from contract.lanes import Lane
 from contract.request import Numerics
 from core.errors import DeadlineMissed, JobFailed, LatentdError
+from models.addons import Kept
+from models.controls.library import ControlLibrary
 from models.loras.library import LoraLibrary
 from models.pipeline import LatentDiffusion
-from workers.engine.conditioning import Conditions, PromptCache
+from workers.engine.conditioning import Conditions, PromptCache, controls
 from workers.engine.decoding import UndecodedImage, decode, decode_preview
 from workers.engine.denoise import denoise
 from workers.engine.device import configure, numerics_of, or_none
@@ -49,6 +51,7 @@ class Engine:
         strict_rows: int,
         max_pixels: int = MAX_PIXELS,
         loras: LoraLibrary | None = None,
+        controlnets: ControlLibrary | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         configure(threads)
@@ -60,7 +63,8 @@ class Engine:
         self._clock = clock
         self._policy = TurnPolicy(clock, max_rows=max_rows, strict_rows=strict_rows)
         self._prompts = PromptCache()
-        self._loras = loras or LoraLibrary({}, 0)
+        self._loras = loras or LoraLibrary({}, Kept(0))
+        self._controlnets = controlnets or ControlLibrary({}, Kept(0))
         self._jobs: dict[str, EngineJob] = {}
 
     @property
@@ -72,6 +76,11 @@ class Engine:
     def loras(self) -> frozenset[str]:
         """The LoRAs that jobs may name, by id."""
         return self._loras.ids
+
+    @property
+    def controlnets(self) -> frozenset[str]:
+        """The ControlNets that jobs may name, by id."""
+        return self._controlnets.ids
 
     @property
     def busy(self) -> bool:
@@ -147,7 +156,7 @@ class Engine:
 
     def _conditions(self, job: EngineJob) -> Conditions:
         adapters = self._loras.adapters(job.spec.model, job.admission.request.applied_loras)
-        job.spec = replace(job.spec, adapters=adapters)
+        job.spec = replace(job.spec, adapters=adapters, controls=controls(job.spec, self._controlnets))
         return prepare(job.spec, self._prompts)
 
     def _denoise(self, batch: Batch) -> list[Outcome]:

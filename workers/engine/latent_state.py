@@ -14,6 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from models.networks.adapters import Layers
+from models.networks.controlnet import Control
 from models.samplers import Plan, Row
 from workers.engine.conditioning import Conditions, blend_known
 
@@ -33,6 +34,7 @@ class LatentState:
     predictions: list[Tensor] = field(default_factory=list)  # c h w each, newest first
     denoise_s: float = 0.0
     adapters: Layers | None = None  # that the UNet's layers get for its rows
+    controls: Sequence[Control] = ()
 
     @property
     def row(self) -> Row:
@@ -46,6 +48,11 @@ class LatentState:
     def step(self) -> int:
         """The user's steps that are done."""
         return self.plan.rows[self.position - 1].step if self.position else 0
+
+    @property
+    def acting(self) -> list[Control]:
+        """The ControlNets that act in this step."""
+        return [control for control in self.controls if control.acts(self.step, self.plan.steps)]
 
     def entering(self) -> Tensor:
         """Return z_t as the network gets it, c h w: where the picture is known, at this row's noise level."""
