@@ -82,6 +82,11 @@ def control_name(number: int) -> str:
     return f"control_{number}"
 
 
+def is_control_name(name: str) -> bool:
+    """Tell the names that `control_name` makes."""
+    return name.startswith("control_")
+
+
 class BaseRequest(Wire):
     """What jobs of every kind have; image k has seed (seed + k) mod 2³².
 

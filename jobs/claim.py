@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
@@ -31,7 +32,7 @@ from jobs.run import JobRun
 from jobs.stored_job import LaneQueue, StoredJob, read_stored, transact
 from jobs.worker import HEARTBEAT_TTL_S, BatchWorker
 
-Refusal: TypeAlias = Literal["contract", "numerics", "loras"]
+Refusal: TypeAlias = Literal["contract", "numerics", "loras", "controlnets"]
 RQ_STATUS = {"succeeded": JobStatus.FINISHED, "failed": JobStatus.FAILED, "canceled": JobStatus.CANCELED}
 
 # One round trip, and never more than one job: the first non-empty queue in the caller's order.
@@ -46,6 +47,17 @@ return false
 """
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What a worker can add to its models, by id."""
+
+    loras: Collection[str] = ()
+    controlnets: Collection[str] = ()
+
+
+NOTHING_INSTALLED = Installed()
 
 
 class Claimer:
@@ -67,9 +79,9 @@ class Claimer:
         return None if popped is None else (as_text(popped[0]), as_text(popped[1]))
 
     def start(
-        self, queue: LaneQueue, job_id: str, numerics: Numerics, loras: Collection[str] = ()
+        self, queue: LaneQueue, job_id: str, numerics: Numerics, installed: Installed = NOTHING_INSTALLED
     ) -> JobRun | Refusal | None:
-        """Start a popped job; `loras` are those that the worker has.
+        """Start a popped job; `installed` is what the worker has.
 
         Returns None for one that is not to run, and why it went back to the end of its queue for one that another
         worker has to run.
@@ -86,7 +98,7 @@ class Claimer:
                 _drop(pipe, stored)
                 return None
             record = stored.readable_record()
-            refusal = _refusal(stored, record, numerics, loras)
+            refusal = _refusal(stored, record, numerics, installed)
             if record is None or refusal is not None:
                 pipe.rpush(queue.key, job_id)
                 return refusal
@@ -141,13 +153,16 @@ def _fixed(record: JobRecord, numerics: Numerics) -> JobRecord:
     return record.model_copy(update={"request": record.request.model_copy(update={"numerics": numerics})})
 
 
-def _refusal(stored: StoredJob, record: JobRecord | None, numerics: Numerics, loras: Collection[str]) -> Refusal | None:
+def _refusal(stored: StoredJob, record: JobRecord | None, numerics: Numerics, installed: Installed) -> Refusal | None:
     """Say why another worker has to run a job."""
     if record is None:
         return "contract"
     if _foreign_numerics(stored, numerics):
         return "numerics"
-    return "loras" if any(lora.id not in loras for lora in record.request.applied_loras) else None
+    if any(lora.id not in installed.loras for lora in record.request.applied_loras):
+        return "loras"
+    controls = record.request.applied_controls
+    return "controlnets" if any(control.id not in installed.controlnets for control in controls) else None
 
 
 def _foreign_numerics(stored: StoredJob, numerics: Numerics) -> bool:

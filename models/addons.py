@@ -1,4 +1,4 @@
-"""What is added to models from files of its own, LoRAs and ControlNets: carded beside its file, found, kept for later."""
+"""What is added to models from files of its own, LoRAs and ControlNets: carded, found, kept for later."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from service.http.hosts import is_loopback
 from service.http.listen import listen
 from service.http.middleware import EdgeMiddleware
 from service.http.protocol import HEAD_BYTES, PatientProtocol
-from service.routes import document, health, images, jobs, loras, metrics, models, openapi, tasks
+from service.routes import addons, document, health, images, jobs, metrics, models, openapi, tasks
 from service.routes.caller import current_caller
 from service.routes.metrics_port import metrics_port
 from service.state import TIMEOUT_S, Gateway, open_gateway
@@ -74,7 +74,7 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
     )
     app.state.gateway = gateway
     app.include_router(health.router)
-    for routes in (tasks, jobs, images, models, loras, metrics, document):
+    for routes in (tasks, jobs, images, models, addons, metrics, document):
         app.include_router(routes.router, dependencies=[Depends(current_caller)])
     app.frontend("/", directory=health.STATIC, fallback=None, check_dir=False)
     handlers.install(app)

@@ -21,9 +21,9 @@ from service.jobs.events import StopSignals, wait_end
 from service.jobs.views import accepted, read_job
 from service.requests.bodies import Body
 from service.requests.cards import choose_card
-from service.requests.posts import Prompted
+from service.requests.posts import Drawn, Prompted
 from service.requests.preferences import Preferences, check_accepted
-from service.requests.resolution import resolve, warnings_of
+from service.requests.resolution import KnownAddOns, resolve, warnings_of
 from service.requests.tokens import Tokens, count_tokens
 from service.requests.uploads import Pictures, check_disk_space, check_pictures, discard_pictures, store_pictures
 from service.state import Gateway
@@ -114,12 +114,19 @@ async def plan(gateway: Gateway, body: Body, preferences: Preferences) -> Planne
     card = await _choose(gateway, body)
     pictures = await check_pictures(body, card, job_id, settings.max_pixels, gateway.decoders)
     seed = drawn_seed() if body.post.seed is None else body.post.seed
-    loras = await gateway.loras.all() if isinstance(body.post, Prompted) and body.post.loras else {}
-    request = resolve(body, card, pictures, seed, preferences.output_format, settings.max_pixels, loras)
+    known = await _known_addons(gateway, body)
+    request = resolve(body, card, pictures, seed, preferences.output_format, settings.max_pixels, known)
     backlog = await gateway.backlogs.of(card.id, request.priority)
     warnings = (*pictures.warnings, *warnings_of(request, card, gateway.cards.folder(card.id)))
     check_deadline(request, backlog)
     return PlannedJob(job_id, body, preferences, card, pictures, request, warnings, backlog)
+
+
+async def _known_addons(gateway: Gateway, body: Body) -> KnownAddOns:
+    """Read the cards of what the request names a kind of."""
+    loras = await gateway.loras.all() if isinstance(body.post, Prompted) and body.post.loras else {}
+    controlled = isinstance(body.post, Drawn) and body.post.controls
+    return KnownAddOns(loras, await gateway.controlnets.all() if controlled else {})
 
 
 async def _choose(gateway: Gateway, body: Body) -> ModelCard:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from contract.request import REQUESTS, JobRequest, Upload, parse_request
 from models.checkpoints.load import load
+from models.controls.library import ControlLibrary
 from models.loras.library import LoraLibrary
 from models.pipeline import LatentDiffusion
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
@@ -39,10 +40,11 @@ def make_engine(
     strict_rows: int = 4,
     clock: Callable[[], float] = time.monotonic,
     loras: LoraLibrary | None = None,
+    controlnets: ControlLibrary | None = None,
 ) -> Engine:
     models = tiny_models() if models is None else models
     rows = {"max_rows": max_rows, "strict_rows": strict_rows}
-    return Engine(models, device="cpu", threads=1, loras=loras, clock=clock, **rows)
+    return Engine(models, device="cpu", threads=1, loras=loras, controlnets=controlnets, clock=clock, **rows)
 
 
 def make_request(**changes: object) -> JobRequest:

@@ -40,8 +40,7 @@ def chosen_cards(settings: Settings, asked: Sequence[str]) -> dict[str, ModelCar
 
 
 def write_missing_cards(models_dir: Path) -> None:
-    """Give a card to each checkpoint, LoRA and ControlNet that has none; a log line for each, and for each card or file that is
-    broken."""
+    """Give a card to each checkpoint and add-on that has none; a log line for each, and for each that is broken."""
     for item in scan(models_dir):
         if item.error is not None:
             log.warning("checkpoint left out", path=str(item.path), error=item.error)

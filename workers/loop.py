@@ -9,6 +9,7 @@ import structlog
 import torch
 
 from core.errors import DeadlineMissed, JobFailed
+from jobs.claim import Installed
 from jobs.end import Canceled, Failed, HandedBack, Retention, Succeeded
 from jobs.run import JobRun
 from jobs.worker import BatchWorker
@@ -50,7 +51,8 @@ class Loop:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         redis, breaker, table = worker.connection, CircuitBreaker(clock, worker.connection), RunTable()
-        self.claims = Claims(worker, redis, models, engine.numerics, clock, engine.loras)
+        installed = Installed(engine.loras, engine.controlnets)
+        self.claims = Claims(worker, redis, models, engine.numerics, clock, installed)
         self.times = StepTimer({model: engine.models[model] for model in models})
         self._engine = engine
         self._storing = storing

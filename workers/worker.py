@@ -12,14 +12,14 @@ import structlog
 import torch
 from redis import Redis
 
-from contract.card import LoraCard, ModelCard
-from contract.redis_keys import CARDS_KEY, LORAS_KEY, processes_key, serving_key, serving_member
+from contract.card import ModelCard
+from contract.redis_keys import CARDS_KEY, CONTROLNETS_KEY, LORAS_KEY, processes_key, serving_key, serving_member
 from core.settings import Settings, check_models_dir
 from core.storage import open_store
 from jobs.end import Retention
 from jobs.layout import check_layout
 from jobs.worker import BatchWorker
-from workers.catalogue import chosen_cards, find_loras, write_missing_cards
+from workers.catalogue import chosen_cards, find_controlnets, find_loras, write_missing_cards
 from workers.engine.engine import Engine
 from workers.heartbeat import Heartbeat
 from workers.loading import choose_device, load_engine
@@ -70,7 +70,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     worker = _patiently(lambda: BatchWorker(worker_name(device), list(cards), redis))
     metrics = WorkerMetrics(gpu_of(device, next(iter(engine.models.values())).dtype))
     metrics.serves({model: card.tasks for model, card in cards.items()}, row_flops_of(engine.models), settings.max_rows)
-    loras = {name: lora.card.card for name, lora in find_loras(settings.models_dir).items()}
+    addons = _addons(settings)
     store, hashes = open_store(settings.storage), {model: card.hash for model, card in cards.items()}
     savepoints = Savepoints(connect(settings.redis), store, hashes)
     storing = Storing(store, hashes, savepoints, metrics.storage_errors.inc)
@@ -91,7 +91,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     sweeper_redis = connect(settings.redis)
     sweeping = Sweeping(sweeper_redis, Sweeper(sweeper_redis, store, retention), retention)
     try:
-        _patiently(lambda: _arrive(worker, redis, cards, loras))
+        _patiently(lambda: _arrive(worker, redis, cards, addons))
         signals.drain(loop, settings.drain_s)
         heart.start()
         sweeping.start()
@@ -124,12 +124,24 @@ def _served_cards(settings: Settings, engine: Engine) -> dict[str, ModelCard]:
     }
 
 
-def _arrive(worker: BatchWorker, redis: Redis, cards: Mapping[str, ModelCard], loras: Mapping[str, LoraCard]) -> None:
-    """Show the worker to RQ, and its models and LoRAs to the gateway."""
+def _addons(settings: Settings) -> dict[str, dict[str, str]]:
+    """Cards of what may be added to the models as JSON by id, by the keys that they are published under."""
+    loras, controlnets = find_loras(settings.models_dir), find_controlnets(settings.models_dir)
+    return {
+        LORAS_KEY: {name: found.card.card.to_json() for name, found in loras.items()},
+        CONTROLNETS_KEY: {name: found.card.card.to_json() for name, found in controlnets.items()},
+    }
+
+
+def _arrive(
+    worker: BatchWorker, redis: Redis, cards: Mapping[str, ModelCard], addons: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Show the worker to RQ, and its models and what may be added to them to the gateway."""
     worker.arrive()
     redis.hset(CARDS_KEY, mapping={model: card.to_json() for model, card in cards.items()})
-    if loras:
-        redis.hset(LORAS_KEY, mapping={name: card.to_json() for name, card in loras.items()})
+    for key, published in addons.items():
+        if published:
+            redis.hset(key, mapping=dict(published))
 
 
 def _leave(worker: BatchWorker, redis: Redis, models: Sequence[str], kind: str) -> None:

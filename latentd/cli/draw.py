@@ -198,15 +198,16 @@ def resolve(
 
 def _planned(body: Body, card: ModelCard, files: dict[str, Path], settings: Settings) -> JobRequest:
     """Raises InvalidRequest, of a picture by its path: fields of a request have no name on a command line."""
-    from service.requests.cards import installed_loras
-    from service.requests.resolution import resolve
+    from service.requests.cards import installed_controlnets, installed_loras
+    from service.requests.resolution import KnownAddOns, resolve
     from service.requests.uploads import read_pictures
 
     seed = secrets.randbelow(2**32) if body.post.seed is None else body.post.seed
     try:
         pictures = read_pictures(body, card, "command", settings.max_pixels)
-        loras, output_format = installed_loras(settings.models_dir), body.post.output_format or "png"
-        return resolve(body, card, pictures, seed, output_format, settings.max_pixels, loras)
+        known = KnownAddOns(installed_loras(settings.models_dir), installed_controlnets(settings.models_dir))
+        output_format = body.post.output_format or "png"
+        return resolve(body, card, pictures, seed, output_format, settings.max_pixels, known)
     except InvalidRequest as error:
         if error.field not in files:
             raise

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
 
-    from contract.card import LoraCard
+    from contract.card import ControlNetCard, LoraCard
     from models.checkpoints.inspect import Report
 
 app = typer.Typer(help="List, inspect and convert checkpoints.", no_args_is_help=True)
@@ -33,17 +33,19 @@ class Target(StrEnum):
 
 @app.command("list")
 def list_models(json: Json = False) -> None:
-    """Show the checkpoints and LoRAs of LATENTD_MODELS_DIR, each with its card; a missing card is written."""
+    """Show checkpoints, LoRAs and ControlNets of LATENTD_MODELS_DIR, each with its card; a missing one is written."""
     from models.checkpoints.scan import scan
+    from models.controls.scan import scan_controls
     from models.loras.scan import scan_loras
-    from service.requests.cards import installed_cards, installed_loras
+    from service.requests.cards import installed_cards, installed_controlnets, installed_loras
 
     settings, console = settings_with(), plain()
     found = scan(settings.models_dir)
-    scanned, cards = scan_loras(settings.models_dir), installed_cards(settings.models_dir)
-    loras = installed_loras(settings.models_dir)
+    addons = (*scan_loras(settings.models_dir), *scan_controls(settings.models_dir))
+    cards, loras = installed_cards(settings.models_dir), installed_loras(settings.models_dir)
+    controlnets = installed_controlnets(settings.models_dir)
     if json:
-        shown: dict[str, Mapping[str, BaseModel]] = {"models": cards, "loras": loras}
+        shown: dict[str, Mapping[str, BaseModel]] = {"models": cards, "loras": loras, "controlnets": controlnets}
         listed = {name: [card.model_dump(mode="json") for card in some.values()] for name, some in shown.items()}
         print_json(listed | {"files": list(map(asdict, found))})
         return
@@ -53,9 +55,10 @@ def list_models(json: Json = False) -> None:
         table.add_row(card.id, ", ".join(card.tasks), size, str(defaults.steps), defaults.sampler, card.licence)
     console.print(table)
     _print_loras(loras, console)
-    for lora in scanned:
-        if lora.error is not None:
-            console.print(f"{lora.path.name}: {lora.error}", soft_wrap=True)
+    _print_controlnets(controlnets, console)
+    for addon in addons:
+        if addon.error is not None:
+            console.print(f"{addon.path.name}: {addon.error}", soft_wrap=True)
     for item in found:
         lines = [*(["card written"] if item.written else []), *item.notes, *([item.error] if item.error else [])]
         for line in lines:
@@ -72,15 +75,26 @@ def _print_loras(loras: Mapping[str, LoraCard], console: Console) -> None:
     console.print(table)
 
 
+def _print_controlnets(controlnets: Mapping[str, ControlNetCard], console: Console) -> None:
+    if not controlnets:
+        return
+    table = table_of("ControlNet", "family", "note", "licence")
+    for card in controlnets.values():
+        note = card.description if card.unserved is None else f"can't be used: {card.unserved}"
+        table.add_row(card.id, card.family or "", note, card.licence)
+    console.print(table)
+
+
 @app.command("inspect")
 def inspect_model(
     path: Annotated[Path, typer.Argument(help="A checkpoint: file or folder.")], json: Json = False
 ) -> None:
     """Say what a checkpoint is, having read all of it; nothing in it is executed."""
     from models.checkpoints.inspect import inspect
+    from models.controls.inspect import inspect_control
     from models.loras.inspect import inspect_lora
 
-    report = inspect_lora(path) or inspect(path)
+    report = inspect_lora(path) or inspect_control(path) or inspect(path)
     if json:
         print_json(asdict(report))
     else:

@@ -14,7 +14,7 @@ from core.errors import CheckpointError
 from models.checkpoints.build import State, build
 from models.checkpoints.compvis.unet import renamed_trunk
 from models.checkpoints.files.foreign import what_it_is
-from models.checkpoints.files.rename import DIFFUSERS, renamed
+from models.checkpoints.files.rename import DIFFUSERS, Renames, renamed
 from models.checkpoints.files.weights import read_json, read_tensors, understood
 from models.networks.controlnet import ControlNet, ControlNetConfig
 from models.pipeline import LatentDiffusion
@@ -40,7 +40,10 @@ ONLY = {
 }
 HINT = "controlnet_cond_embedding"
 ORIGINAL_HINT = re.compile(r"^input_hint_block\.(\d+)\.")
-ORIGINAL = ((r"^zero_convs\.(\d+)\.0\.", r"controlnet_down_blocks.\1."), (r"^middle_block_out\.0\.", "controlnet_mid_block."))
+ORIGINAL: Renames = (
+    (r"^zero_convs\.(\d+)\.0\.", r"controlnet_down_blocks.\1."),
+    (r"^middle_block_out\.0\.", "controlnet_mid_block."),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class ControlFile:
     @property
     def context_width(self) -> int | None:
         """Width of what its cross-attention reads."""
-        return next((t.shape[1] for key, t in self.state.items() if key.endswith(("attn2.to_k.weight"))), None)
+        return next((t.shape[1] for key, t in self.state.items() if key.endswith("attn2.to_k.weight")), None)
 
     @property
     def pooled(self) -> bool:
@@ -83,7 +86,7 @@ def read_control(path: Path, *, data: bool = True) -> ControlFile:
         origin = {id(value): key for key, value in state.items()}
         if is_folder(path.parent):
             _check_config(path.with_name(CONFIG))
-        return ControlFile(path, _renamed(path, state), origin)
+        return ControlFile(path, renamed_control(path, state), origin)
 
 
 def is_control(keys: Mapping[str, Tensor]) -> bool:
@@ -110,7 +113,12 @@ def _check_config(path: Path) -> None:
             raise CheckpointError(f"{path}: {key} is {got!r}; only {value!r} is supported", field=key, value=got)
 
 
-def _renamed(path: Path, state: State) -> State:
+def renamed_control(path: Path, state: State) -> State:
+    """Rename the keys of either layout to ours.
+
+    Raises:
+        CheckpointError: it is none of them.
+    """
     if f"{HINT}.conv_in.weight" in state:
         return renamed(state, DIFFUSERS)
     if "input_hint_block.0.weight" not in state:
@@ -140,7 +148,8 @@ def load_control(file: ControlFile, model: LatentDiffusion) -> ControlNet:
     """
     config = config_for(file, model)
     if config.factor != model.latent_factor:
-        raise CheckpointError(f"its picture is {config.factor} times the latent's size, the model's {model.latent_factor}")
+        wanted = f"the model's {model.latent_factor}"
+        raise CheckpointError(f"its picture is {config.factor} times as large as the latent, {wanted}")
     device, dtype = str(model.device), model.dtype
     return build(lambda: ControlNet(config), file.state, "ControlNet", device, dtype, file.origin)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ class HintEmbedding(nn.Module):
         widths = config.hint_widths
         self.conv_in = nn.Conv2d(config.hint_channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList()
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in pairwise(widths):
             self.blocks.extend([nn.Conv2d(a, a, 3, padding=1), nn.Conv2d(a, b, 3, padding=1, stride=2)])
         self.conv_out = nn.Conv2d(widths[-1], config.unet.channels[0], 3, padding=1)
 

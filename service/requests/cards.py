@@ -1,4 +1,4 @@
-"""Cards of models and LoRAs: from Redis, where workers publish them, then from the folders of LATENTD_MODELS_DIR."""
+"""Cards of models and add-ons: from Redis, where workers publish them, then from the folders of LATENTD_MODELS_DIR."""
 
 from __future__ import annotations
 
@@ -7,15 +7,25 @@ import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 from pydantic import ConfigDict, Field, ValidationError
 from redis.asyncio import Redis
 
 from contract.base import Kind, Wire
-from contract.card import InstalledLora, LoraCard, ModelCard, card_files, lora_card_files
-from contract.redis_keys import CARDS_KEY, LORAS_KEY, serving_key
+from contract.card import (
+    CONTROLNET_FOLDERS,
+    LORA_FOLDERS,
+    ControlNetCard,
+    InstalledControlNet,
+    InstalledLora,
+    LoraCard,
+    ModelCard,
+    add_on_card_files,
+    card_files,
+)
+from contract.redis_keys import CARDS_KEY, serving_key
 from core.clock import CLOCK
 from core.errors import InvalidRequest, NoCheckpoint, NotFound
 from service.http.problems import shown
@@ -117,25 +127,33 @@ def _parse(text: str, source: str, read: Callable[[str], C]) -> C | None:
 
 def installed_loras(models_dir: Path) -> dict[str, LoraCard]:
     """Read the cards of a models directory's LoRAs by id; one that doesn't validate is logged once and left out."""
-    found = (_load(path, InstalledLora) for path in lora_card_files(models_dir))
+    found = (_load(path, InstalledLora) for path in add_on_card_files(models_dir, LORA_FOLDERS))
     return {card.id: card.card for card in found if card is not None}
 
 
-class LoraRegistry:
-    """All LoRAs known now."""
+def installed_controlnets(models_dir: Path) -> dict[str, ControlNetCard]:
+    """Read those of its ControlNets as `installed_loras` does."""
+    found = (_load(path, InstalledControlNet) for path in add_on_card_files(models_dir, CONTROLNET_FOLDERS))
+    return {card.id: card.card for card in found if card is not None}
 
-    def __init__(self, redis: Redis, models_dir: Path) -> None:
+
+class AddOnRegistry(Generic[C]):
+    """All LoRAs known now, or all ControlNets."""
+
+    def __init__(self, redis: Redis, key: str, form: type[C], installed: Callable[[], dict[str, C]]) -> None:
         self._redis = redis
-        self._models_dir = models_dir
+        self._key = key
+        self._form = form
+        self._installed = installed
 
-    async def all(self) -> dict[str, LoraCard]:
+    async def all(self) -> dict[str, C]:
         """Read cards by id, in order of their ids; what a worker published wins."""
-        published: Any = await self._redis.hgetall(LORAS_KEY)
-        cards = installed_loras(self._models_dir)
-        for text in published.values():
-            card = _parse(text, "published by a worker", LoraCard.read)
+        published: Any = await self._redis.hgetall(self._key)
+        cards = self._installed()
+        for name, text in published.items():
+            card = _parse(text, "published by a worker", self._form.read)
             if card is not None:
-                cards[card.id] = card
+                cards[name] = card
         return dict(sorted(cards.items()))
 
 

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import field as made
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
-from contract.card import LoraCard, ModelCard
+from contract.card import ControlNetCard, LoraCard, ModelCard
 from contract.job import JobWarning
-from contract.request import AppliedLora, JobRequest, OutputFormat, parse_request
+from contract.request import (
+    AppliedControl,
+    AppliedLora,
+    JobRequest,
+    OutputFormat,
+    Upload,
+    control_name,
+    is_control_name,
+    parse_request,
+)
 from core.errors import InvalidRequest, NotFound
-from core.pictures import check_sides
+from core.pictures import check_control_size, check_sides
 from service.http.problems import shown
 from service.requests.bodies import Body
-from service.requests.posts import LoraPost, Prompted
+from service.requests.posts import ControlPost, Drawn, LoraPost, Prompted
 from service.requests.tokens import count_tokens
 from service.requests.uploads import Pictures
 
 ETA_SAMPLERS = ("ddim",)
-NO_LORAS: Mapping[str, LoraCard] = MappingProxyType({})
-SHOWN_LORAS = 20  # of those that are known, in a refusal
+SHOWN_ADD_ONS = 20  # of those that are known, in a refusal
+A = TypeVar("A", LoraCard, ControlNetCard)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAddOns:
+    """The LoRAs and ControlNets that a request may name, by id."""
+
+    loras: Mapping[str, LoraCard] = made(default_factory=dict)
+    controlnets: Mapping[str, ControlNetCard] = made(default_factory=dict)
+
+
+NONE_KNOWN = KnownAddOns()
 
 
 def resolve(
@@ -30,13 +51,13 @@ def resolve(
     seed: int,
     output_format: OutputFormat,
     max_pixels: int,
-    known_loras: Mapping[str, LoraCard] = NO_LORAS,
+    known: KnownAddOns = NONE_KNOWN,
 ) -> JobRequest:
     """Fill in every parameter.
 
     Raises:
-        InvalidRequest: a field, sampler, size or LoRA that the model, the format or the service can't do.
-        NotFound: a LoRA that isn't known.
+        InvalidRequest: a field, sampler, size, add-on or map that the model, the format or the service can't do.
+        NotFound: a LoRA or ControlNet that isn't known.
     """
     _check_fields(body, card)
     width, height = body.task.size(body.post, card, pictures.size)
@@ -62,31 +83,58 @@ def resolve(
         "webhook_url": post.webhook_url,
     }
     if isinstance(post, Prompted) and post.loras:
-        values["loras"] = [_applied(lora, known_loras, card) for lora in post.loras]
-    return parse_request(values | body.task.resolve(post, card) | dict(pictures.uploads))
+        values["loras"] = [_applied(lora, known.loras, card) for lora in post.loras]
+    if isinstance(post, Drawn) and post.controls:
+        values["controls"] = _applied_controls(post.controls, known.controlnets, card, pictures.uploads)
+        for control in values["controls"]:
+            check_control_size(control.id, (control.image.width, control.image.height), (width, height))
+    uploads = {name: upload for name, upload in pictures.uploads.items() if not is_control_name(name)}
+    return parse_request(values | body.task.resolve(post, card) | uploads)
 
 
 def _applied(post: LoraPost, known: Mapping[str, LoraCard], model: ModelCard) -> AppliedLora:
-    if "prompt" not in model.fields:
-        raise InvalidRequest(f"loras are of no use to model {model.id}", field="loras", bound=list(model.fields))
-    lora = known.get(post.id)
-    if lora is None:
-        listed = ", ".join([*known][:SHOWN_LORAS]) or "none"
-        more = f" and {len(known) - SHOWN_LORAS} more" if len(known) > SHOWN_LORAS else ""
-        raise NotFound(
-            f"no LoRA {shown(post.id)!r}; known ones: {listed}{more}",
-            field="loras",
-            value=post.id,
-            bound="GET /v1/loras",
-        )
-    if lora.unserved is not None:
-        raise InvalidRequest(f"LoRA {lora.id} can't be used: {lora.unserved}", field="loras", value=lora.id)
-    widths = (lora.context_width, model.context_width)
-    if None not in widths and widths[0] != widths[1]:
-        of = lora.family or "another family"
-        detail = f"LoRA {lora.id} is for {of}, with a context of width {widths[0]}; model {model.id} reads {widths[1]}"
-        raise InvalidRequest(detail, field="loras", value=lora.id, bound=widths[1])
+    lora = _known(post.id, known, model, "LoRA", "loras")
     return AppliedLora(id=lora.id, scale=post.scale, hash=lora.hash)
+
+
+def _applied_controls(
+    posts: Sequence[ControlPost],
+    known: Mapping[str, ControlNetCard],
+    model: ModelCard,
+    uploads: Mapping[str, Upload],
+) -> list[AppliedControl]:
+    cards = [_known(post.id, known, model, "ControlNet", "controls") for post in posts]
+    return [
+        AppliedControl(**post.model_dump(), hash=card.hash, image=uploads[control_name(i)])
+        for i, (post, card) in enumerate(zip(posts, cards, strict=True))
+    ]
+
+
+def _known(name: str, known: Mapping[str, A], model: ModelCard, what: str, field: str) -> A:
+    """Find the card of an add-on that fits a model.
+
+    Raises:
+        NotFound: it isn't known.
+        InvalidRequest: it can't be used, or not with this model.
+    """
+    if "prompt" not in model.fields:
+        raise InvalidRequest(f"{field} are of no use to model {model.id}", field=field, bound=list(model.fields))
+    card = known.get(name)
+    if card is None:
+        listed = ", ".join([*known][:SHOWN_ADD_ONS]) or "none"
+        more = f" and {len(known) - SHOWN_ADD_ONS} more" if len(known) > SHOWN_ADD_ONS else ""
+        bound = "GET /v1/loras" if field == "loras" else "GET /v1/controlnets"
+        raise NotFound(f"no {what} {shown(name)!r}; known ones: {listed}{more}", field=field, value=name, bound=bound)
+    if card.unserved is not None:
+        raise InvalidRequest(f"{what} {card.id} can't be used: {card.unserved}", field=field, value=card.id)
+    widths = (card.context_width, model.context_width)
+    if None not in widths and widths[0] != widths[1]:
+        of = card.family or "another family"
+        detail = (
+            f"{what} {card.id} is for {of}, with a context of width {widths[0]}; model {model.id} reads {widths[1]}"
+        )
+        raise InvalidRequest(detail, field=field, value=card.id, bound=widths[1])
+    return card
 
 
 def _check_fields(body: Body, card: ModelCard) -> None:

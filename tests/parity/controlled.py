@@ -8,10 +8,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from models.controls.files import load_control, read_control
-from models.networks.controlnet import Control, ControlNet, RowControls
 from models.checkpoints.files.weights import component_files
+from models.controls.files import load_control, read_control
 from models.inputs import Inputs
+from models.networks.controlnet import Control, ControlNet, RowControls
 from models.samplers import compile_plan
 from tests.parity.case import Case, NotCoveredError
 from tests.parity.pipelines import Pipeline
@@ -63,7 +63,9 @@ class Controlled:
         if scales is None:
             raise NotCoveredError(output)
         times = (0.2, 0.6) if output == "latent_steps_20_to_60" else (0.0, 1.0)
-        images = [self.image(row, self.controls(row, scales, *times)) for row in range(len(self.case.inputs["latents"]))]
+        images = [
+            self.image(row, self.controls(row, scales, *times)) for row in range(len(self.case.inputs["latents"]))
+        ]
         while not images[0].done:
             denoise(self.model, images, 2 * len(images))
         return torch.stack([image.z_t for image in images])

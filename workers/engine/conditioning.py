@@ -16,8 +16,8 @@ from models.controls.canny import edges
 from models.controls.library import ControlLibrary
 from models.inputs import Inputs
 from models.loras.library import Adapters
-from models.networks.controlnet import Control
 from models.networks.conditioning import ClassConfig, Encoded, TextConfig
+from models.networks.controlnet import Control
 from models.pipeline import LatentDiffusion
 from models.samplers.noise import X_T, noise
 from workers.engine.job_spec import JobSpec

@@ -12,7 +12,7 @@ from contract.base import CONTRACT_VERSION
 from contract.lanes import LANES
 from contract.redis_keys import wake_key
 from contract.request import Numerics
-from jobs.claim import Claimer, Refusal
+from jobs.claim import NOTHING_INSTALLED, Claimer, Installed, Refusal
 from jobs.run import JobRun
 from jobs.stored_job import LaneQueue, lane_queue
 from jobs.worker import BatchWorker
@@ -33,10 +33,10 @@ class Claims:
         models: Sequence[str],
         numerics: Mapping[str, Numerics],
         clock: Callable[[], float] = time.monotonic,
-        loras: Collection[str] = (),
+        installed: Installed = NOTHING_INSTALLED,
     ) -> None:
         self._redis = redis
-        self._loras = loras
+        self._installed = installed
         self._claimer = Claimer(worker, redis)
         self._numerics = numerics
         self._clock = clock
@@ -77,7 +77,7 @@ class Claims:
         return self._claimer.pop([key for key in keys if self._paused.get(key, 0.0) <= self._clock()])
 
     def _take(self, queue: LaneQueue, job_id: str) -> JobRun | None:
-        taken = self._claimer.start(queue, job_id, self._numerics[self._models[queue.key]], self._loras)
+        taken = self._claimer.start(queue, job_id, self._numerics[self._models[queue.key]], self._installed)
         if taken is None or isinstance(taken, JobRun):
             return taken
         self._refuse(queue, job_id, taken)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from redis import Redis
 
 from contract.events import Shared
 from contract.request import Numerics
+from jobs.claim import NOTHING_INSTALLED, Installed
 from jobs.end import Retention
 from jobs.run import JobRun
 from jobs.worker import BatchWorker
@@ -33,10 +34,10 @@ def make_claims(
     worker: BatchWorker,
     models: Sequence[str] = ("tiny",),
     numerics: Numerics = NUMERICS,
-    loras: Collection[str] = (),
+    installed: Installed = NOTHING_INSTALLED,
 ) -> Claims:
     """Claims of `worker`."""
-    return Claims(worker, worker.connection, models, dict.fromkeys(models, numerics), loras=loras)
+    return Claims(worker, worker.connection, models, dict.fromkeys(models, numerics), installed=installed)
 
 
 def claim(worker: BatchWorker) -> JobRun:
