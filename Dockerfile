@@ -18,14 +18,21 @@ COPY core/version.py core/
 RUN python -m venv /opt/venv && mkdir contract jobs latentd models service workers
 
 FROM install AS install-gateway
-RUN /opt/venv/bin/pip install -c constraints.txt -e .
+COPY deploy/requirements-gateway.txt ./
+# Every archive by its hash (python -m deploy.requirements); the package itself is in /app.
+RUN /opt/venv/bin/pip install --require-hashes --no-deps -r requirements-gateway.txt \
+    && /opt/venv/bin/pip install --no-deps --no-build-isolation -e .
 # Of each model its card and its tokenizer: the gateway counts tokens and never reads weights.
 COPY models/weights /weights
 RUN find /weights -type f ! -name card.json ! -name tokenizer.json -delete
 
 FROM install AS install-worker
 ARG PIP_EXTRA_INDEX_URL
-RUN /opt/venv/bin/pip install -c constraints.txt -e '.[worker]'
+COPY deploy/requirements-worker.txt ./
+# torch's build, and with it the GPU's libraries, is the choice of pip's configuration, and has no hash here.
+RUN /opt/venv/bin/pip install --require-hashes --no-deps -r requirements-worker.txt \
+    && /opt/venv/bin/pip install -c constraints.txt torch \
+    && /opt/venv/bin/pip install --no-deps --no-build-isolation -e '.[worker]'
 
 FROM base AS gateway
 COPY --from=install-gateway /opt/venv /opt/venv

@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 # Those that kill processes or measure want both cores.
 ALONE := tests/deploy/test_live_metrics.py tests/faults tests/perf tests/soak
 
-.PHONY: run test test-fast lint bench soak clean
+.PHONY: run test test-fast lint bench gpu soak clean
 
 run: .venv/.worker
 	@$(BIN)/latentd up
@@ -30,10 +30,19 @@ lint: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/latentd bench
+	$(BIN)/latentd bench engine
+	$(BIN)/latentd bench serve
+	$(BIN)/latentd bench paper
 	$(BIN)/python -m tests.perf.gateway_rate
 	$(BIN)/python -m tests.perf.gateway_limits
 	$(BIN)/python -m tests.perf.redis_limits
 	$(BIN)/python -m tests.perf.validate_plan
+
+# Tests and benches that want a CUDA device, in half an hour; their tables go into docs/benchmarks.md.
+# On a machine that files are carried to: python -m tests.gpu.pack.
+gpu: .venv/.dev
+	@$(BIN)/python -m tests.gpu.run --out build/gpu; status=$$?; \
+	test ! -f build/gpu/summary.json || $(BIN)/python -m tests.gpu.tables build/gpu; exit $$status
 
 soak: .venv/.dev
 	$(BIN)/python -m tests.soak --log docs/soak.md
@@ -63,5 +72,5 @@ tools:
 	@touch $@
 
 .venv/.dev: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install -q -c constraints.txt -e '.[worker,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[worker,train,dev]'
 	@touch $@ .venv/.worker

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from contract.base import Kind, Wire
+from contract.samplers import Schedule
 
 CARD = "card.json"
 ADD_ON_CARD = ".card.json"  # after the name of a LoRA or ControlNet, beside its file
@@ -27,6 +28,7 @@ class CardDefaults(Wire):
     sampler: str
     guidance_scale: float = 1.0
     eta: float = 0.0
+    schedule: Schedule | None = Field(default=None, exclude_if=lambda schedule: schedule is None)
     strength: float = 1.0
     img2img_strength: float = 0.75
     noise_level: int | None = None
@@ -54,6 +56,11 @@ class ModelCard(Wire):
     samplers: tuple[str, ...]
     token_window: int | None = Field(default=None, description="Tokens of a prompt that are read, specials included.")
     tokenizer: str | None = Field(default=None, description="tokenizer.json, relative to the card.")
+    guidance_embedded: bool = Field(
+        default=False,
+        exclude_if=lambda embedded: not embedded,
+        description="The network reads guidance_scale itself (latent consistency models): one row a step.",
+    )
     context_width: int | None = Field(
         default=None, exclude_if=lambda width: width is None, description="Width of what cross-attention reads."
     )

@@ -5,11 +5,14 @@ Sums are over one execution: the newest of them is enough, however many steps we
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from pydantic import Field
 
 from contract.base import Wire
 
 STEP_EVENTS_KEPT = 1000
+TELL_S = 0.25  # between a worker's step events: steps that follow each other faster are told together
 TRACE = "trace"  # field of a stream entry with what is noted for the trace; type of entries that have nothing else
 
 
@@ -26,6 +29,17 @@ class Returned(Wire):
     why: Literal["handed_back", "worker_died"]
 
 
+class EarlierStep(NamedTuple):
+    """A step that is told with the one it came before, as an array of numbers: most of a stream would be names else."""
+
+    step: int
+    ago_ms: int  # before the entry was written
+    rows: int
+    call_rows: int
+    jobs: int
+    call_ms: float
+
+
 class Shared(Wire):
     """The UNet call that ended a step, and what the job's calls have cost so far."""
 
@@ -36,6 +50,7 @@ class Shared(Wire):
     encode_s: float
     denoise_s: float
     gpu_s: float  # its rows' part of the seconds of each call
+    before: tuple[EarlierStep, ...] = Field(default=(), exclude_if=lambda steps: not steps)
 
 
 class Kept(Wire):

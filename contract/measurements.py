@@ -100,14 +100,15 @@ class JobWork:
     kind: Kind
     width: int
     height: int
-    steps: int  # of each image
-    rows: int  # of all images in one step
+    steps: int  # calls of `rows` rows that its evaluations come to
+    rows: int  # of all images in one call
     images: int
 
     @classmethod
     def of(cls, request: JobRequest) -> JobWork:
-        steps = request.run_steps // request.num_images
-        return cls(request.kind, request.width, request.height, steps, request.rows // steps, request.num_images)
+        rows = request.rows_per_call
+        steps = max(1, round(request.rows / rows))
+        return cls(request.kind, request.width, request.height, steps, rows, request.num_images)
 
     @classmethod
     def parse(cls, text: str) -> JobWork:

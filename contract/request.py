@@ -9,6 +9,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from contract.base import Kind, Wire
 from contract.lanes import Lane
+from contract.samplers import Schedule, evaluations
 
 OutputFormat: TypeAlias = Literal["png", "jpeg", "webp"]
 MaskMode: TypeAlias = Literal["white", "black", "alpha", "auto"]
@@ -17,6 +18,7 @@ Determinism: TypeAlias = Literal["fast", "strict"]
 Pair: TypeAlias = tuple[int, int]
 Span: TypeAlias = tuple[float, float]
 SEEDS = 2**32
+CONTROL = "control_"  # begins the names of controls' pictures among a request's files
 SCORES = (6.0, 2.5)  # aesthetic scores of the prompt and of what guidance leads away from
 
 
@@ -37,10 +39,6 @@ class Upload(Wire):
     bytes: int
     width: int
     height: int
-
-
-def _unplaced(upload: Upload) -> Upload:
-    return upload.model_copy(update={"path": ""})
 
 
 class Numerics(Wire):
@@ -79,12 +77,7 @@ class AppliedControl(Wire):
 
 def control_name(number: int) -> str:
     """Name the picture of control `number`, from 0, among a request's files."""
-    return f"control_{number}"
-
-
-def is_control_name(name: str) -> bool:
-    """Tell the names that `control_name` makes."""
-    return name.startswith("control_")
+    return f"{CONTROL}{number}"
 
 
 class BaseRequest(Wire):
@@ -100,6 +93,8 @@ class BaseRequest(Wire):
     steps: int
     sampler: str
     eta: float = 0.0
+    schedule: Schedule | None = Field(default=None, exclude_if=lambda schedule: schedule is None)
+    timesteps: tuple[int, ...] | None = Field(default=None, exclude_if=lambda timesteps: timesteps is None)
     seed: int = Field(ge=0, lt=SEEDS)
     num_images: int = 1
     output_format: OutputFormat = "png"
@@ -152,6 +147,11 @@ class BaseRequest(Wire):
         return 1.0
 
     @property
+    def guided_within(self) -> tuple[float, float] | None:
+        """Shares of the training timesteps, 0 clean and 1 noise, between which the condition leads; None: always."""
+        return None
+
+    @property
     def denoising_strength(self) -> float:
         """How much of an uploaded picture is forgotten; 1: all of it."""
         return 1.0
@@ -193,18 +193,31 @@ class BaseRequest(Wire):
         return max(1, int(self.steps * self.denoising_strength * (end - start))) * self.num_images
 
     @property
+    def rows_per_call(self) -> int:
+        """Rows of all images in one call while they are guided, or aren't at all."""
+        return self.num_images * (2 if self.guided else 1)
+
+    @property
     def rows(self) -> int:
-        """Network evaluations of the whole job, the unit of queue estimates."""
-        return self.run_steps * (2 if self.guided else 1)
+        """Network evaluations of the whole job, the unit of queue estimates; with `guided_within` about as many."""
+        calls = evaluations(self.sampler, self.run_steps // self.num_images) * self.num_images
+        return calls + (round(calls * self._guided_share) if self.guided else 0)
+
+    @property
+    def _guided_share(self) -> float:
+        """The share of the steps that are guided, were they evenly spread over the timesteps of this strength."""
+        if self.guided_within is None:
+            return 1.0
+        low, high = self.guided_within
+        return max(0.0, min(high, self.denoising_strength) - low) / self.denoising_strength
 
     def for_clients(self) -> Self:
         """Copy the request without where its uploads are stored."""
-        changed: dict[str, Any] = {name: _unplaced(value) for name, value in self if isinstance(value, Upload)}
-        if self.applied_controls:
-            changed["controls"] = tuple(
-                control.model_copy(update={"image": _unplaced(control.image)}) for control in self.applied_controls
-            )
-        return self.model_copy(update=changed)
+        out: dict[str, Any] = {"path": ""}
+        changed = {name: value.model_copy(update=out) for name, value in self if isinstance(value, Upload)}
+        controls = [c.model_copy(update={"image": c.image.model_copy(update=out)}) for c in self.applied_controls]
+        changed |= {"controls": tuple(controls)} if controls else {}
+        return self.model_copy(update=changed) if changed else self
 
     def arguments(self) -> dict[str, Any]:
         """Dump as JSON for the RQ job."""
@@ -215,10 +228,21 @@ class GuidedRequest(BaseRequest):
     """What the kinds have that can be led by a condition."""
 
     guidance_scale: float = 1.0
+    guidance_interval: tuple[float, float] | None = Field(default=None, exclude_if=lambda interval: interval is None)
+    # The network reads guidance_scale itself, as latent consistency models do: one row a step.
+    guidance_embedded: SkipJsonSchema[bool] = Field(default=False, exclude_if=lambda embedded: not embedded)
 
     @property
     def guidance(self) -> float:
         return self.guidance_scale
+
+    @property
+    def guided(self) -> bool:
+        return not self.guidance_embedded and super().guided
+
+    @property
+    def guided_within(self) -> tuple[float, float] | None:
+        return self.guidance_interval
 
 
 class PromptedRequest(GuidedRequest):

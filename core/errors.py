@@ -147,6 +147,12 @@ class TooManyStreams(QueueFull):
     slug, title = "too-many-streams", "Too many event streams"
 
 
+class DecodersBusy(QueueFull):
+    """More pictures wait to be decoded than this gateway decodes in a moment."""
+
+    status, slug, title = 503, "decoders-busy", "Decoders busy"
+
+
 class Unavailable(LatentdError):
     """Redis or the object storage doesn't answer."""
 

@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
         description="Precision of the networks: float32, bfloat16, float16 or auto, which is bfloat16 on CUDA (float16 "
-        "below compute capability 8.0) and float32 on CPU.",
+        "below compute capability 8.0) and on CPUs that multiply it (AVX512-BF16, AMX), else float32.",
     )
     lora_mb: int = Field(
         default=1024,
@@ -177,6 +177,17 @@ class Settings(BaseSettings):
         if value and parsed is None:
             raise ValueError("must be an origin with or without a path, as https://example.org/draw")
         return None if parsed is None else f"{parsed[0]}{parsed[1]}"
+
+    @field_validator("storage_public_url")
+    @classmethod
+    def check_endpoints(cls, value: str | None) -> str | None:
+        """The object storage's client puts one variable before what it is given."""
+        if value and os.environ.get("AWS_ENDPOINT_URL_S3"):
+            raise ValueError(
+                "goes with AWS_ENDPOINT_URL for the service's own way to S3, not with AWS_ENDPOINT_URL_S3, which would "
+                "take the place of both"
+            )
+        return value
 
     @field_validator("log_level", "dtype", mode="before")
     @classmethod

@@ -7,10 +7,12 @@ gateway), `states/{job}/{execution}/{step}` (savepoints of large pictures, by th
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -72,7 +74,7 @@ def private_folder(folder: Path, variable: str) -> Path:
 def open_public(url: str, public_url: str) -> S3Store:
     """The store at `url` as clients reach it, at the endpoint `public_url`: it signs URLs and is never asked.
 
-    Whatever the environment says of endpoints.
+    Whatever AWS_ENDPOINT_URL says; settings refuse AWS_ENDPOINT_URL_S3 beside it, which no option of obstore overrides.
 
     Raises:
         ConfigurationError: `url` isn't S3, or `public_url` is no HTTP URL.
@@ -86,21 +88,12 @@ def open_public(url: str, public_url: str) -> S3Store:
             bound="the URL of an S3 endpoint",
         )
     insecure = public_url.startswith("http://")
-    with _unset("AWS_ENDPOINT_URL_S3"):  # it would win over the endpoint that is given
-        return S3Store.from_url(
-            url, endpoint=public_url.rstrip("/"), client_options={"allow_http": insecure}, retry_config=RETRIES
-        )
-
-
-@contextmanager
-def _unset(variable: str) -> Iterator[None]:
-    """The environment without a variable, for stores opened meanwhile; obstore has no option that overrides it."""
-    value = os.environ.pop(variable, None)
-    try:
-        yield
-    finally:
-        if value is not None:
-            os.environ[variable] = value
+    return S3Store.from_url(
+        url,
+        endpoint=public_url.rstrip("/"),
+        client_options={"allow_http": insecure},
+        retry_config=RETRIES,
+    )
 
 
 def put_image(store: Store, path: str, data: bytes, media_type: str) -> None:
@@ -114,6 +107,21 @@ def put_image(store: Store, path: str, data: bytes, media_type: str) -> None:
         store.put(path, data, mode="create", attributes={"Content-Type": media_type})
     else:
         store.put(path, data, mode="create")
+
+
+def lacks_room(store: Store, size: int) -> bool:
+    """Tell whether a put of that many bytes failed because a local disk, or a quota on it, is full.
+
+    obstore's errors carry no errno, so that the same bytes are written once more, to a file without a name.
+    """
+    if isinstance(store, S3Store) or store.prefix is None:
+        return False
+    try:
+        with tempfile.TemporaryFile(dir=store.prefix, buffering=0) as probe:
+            os.posix_fallocate(probe.fileno(), 0, max(size, 1))
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return False
 
 
 def delete(store: Store, paths: Sequence[str]) -> None:

@@ -60,36 +60,37 @@ local record = holder and redis.call('HGET', '{job_key("")}' .. holder, 'record'
 """
 
 # One script, so that the limit and the budget are exact whatever gateways race; RQ's own script runs inside, last.
-# KEYS: record, RQ's job, all jobs, work of the lane, events, deadlines, waiting list, RQ's queues, spent by the owner
-# today, the owner's jobs, who waits for work, layout; the Idempotency-Key, where there is one.
+# KEYS: record, RQ's job, work of the lane, events, waiting list, spent by the owner today, the owner's jobs, who waits
+# for work; the Idempotency-Key, where there is one.
 # ARGV: id, record, created ms, rows, steps, deadline in ms of Unix time or '', limit of the lane, GPU-seconds charged,
-# budget of the day or '', RQ's fields that differ. RQ_FIELDS are those that don't.
+# budget of the day or '', values of RQ's fields that differ. RQ_FIELDS are those that don't.
 _CREATE = f"""
 local function enqueue(KEYS, ARGV) {UNIQUE_ENQUEUE_SCRIPT} end
-if redis.call('EXISTS', KEYS[1]) == 1 then return {{'made', tostring(redis.call('LPOS', KEYS[7], ARGV[1]) or 0)}} end
-{_FIND.format(key="KEYS[13]")}
+if redis.call('EXISTS', KEYS[1]) == 1 then return {{'made', tostring(redis.call('LPOS', KEYS[5], ARGV[1]) or 0)}} end
+{_FIND.format(key="KEYS[9]")}
 if record then return {{'found', record}} end
-local waiting = redis.call('LLEN', KEYS[7])
+local waiting = redis.call('LLEN', KEYS[5])
 if waiting >= tonumber(ARGV[7]) then return {{'full', tostring(waiting)}} end
 if ARGV[9] ~= '' then
-  local spent = tonumber(redis.call('GET', KEYS[9]) or 0)
+  local spent = tonumber(redis.call('GET', KEYS[6]) or 0)
   if spent + ARGV[8] > tonumber(ARGV[9]) then return {{'spent', tostring(spent)}} end
-  redis.call('INCRBYFLOAT', KEYS[9], ARGV[8])
-  redis.call('EXPIRE', KEYS[9], {SPENT_KEPT_S})
+  redis.call('INCRBYFLOAT', KEYS[6], ARGV[8])
+  redis.call('EXPIRE', KEYS[6], {SPENT_KEPT_S})
 end
 redis.call('HSET', KEYS[1], 'record', ARGV[2], 'status', 'queued', 'step', 0, 'steps', ARGV[5])
-if KEYS[13] then redis.call('SET', KEYS[13], ARGV[1]) end
-redis.call('SET', KEYS[12], {CONTRACT_VERSION}, 'NX')
-redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
-redis.call('ZADD', KEYS[10], ARGV[3], ARGV[1])
-redis.call('HSET', KEYS[4], ARGV[1], ARGV[4])
-if ARGV[6] ~= '' then redis.call('ZADD', KEYS[6], ARGV[6], ARGV[1]) end
-redis.call('XADD', KEYS[5], '*', 'type', 'queued', 'data', '{{}}')
-redis.call('SADD', KEYS[8], KEYS[7])
-enqueue({{KEYS[2], KEYS[7]}}, {{ARGV[1], 'R', -1, RQ_FIELDS, unpack(ARGV, 10)}})
-if redis.call('LLEN', KEYS[11]) < {WAKES} then redis.call('RPUSH', KEYS[11], '') end
+if KEYS[9] then redis.call('SET', KEYS[9], ARGV[1]) end
+redis.call('SET', '{LAYOUT_KEY}', {CONTRACT_VERSION}, 'NX')
+redis.call('ZADD', '{JOBS_KEY}', ARGV[3], ARGV[1])
+if KEYS[7] ~= '{JOBS_KEY}' then redis.call('ZADD', KEYS[7], ARGV[3], ARGV[1]) end
+redis.call('HSET', KEYS[3], ARGV[1], ARGV[4])
+if ARGV[6] ~= '' then redis.call('ZADD', '{DEADLINES_KEY}', ARGV[6], ARGV[1]) end
+redis.call('XADD', KEYS[4], '*', 'type', 'queued', 'data', '{{}}')
+redis.call('SADD', '{Queue.redis_queues_keys}', KEYS[5])
+enqueue({{KEYS[2], KEYS[5]}}, {{ARGV[1], 'R', -1, RQ_FIELDS}})
+if redis.call('LLEN', KEYS[8]) < {WAKES} then redis.call('RPUSH', KEYS[8], '') end
 return {{'made', tostring(waiting)}}
 """
+_RQ_VALUES_AT = 10  # in ARGV
 
 Answer: TypeAlias = Literal["made", "found", "full", "spent"]
 
@@ -190,14 +191,15 @@ class Script:
 
 @cache
 def _script(retention_s: int) -> Script:
-    """Of jobs that are kept for `retention_s`; its ARGV ends with the fields that differ, of `_rq_fields`."""
+    """Of jobs that are kept for `retention_s`; its ARGV ends with what differs, of `_rq_values`."""
     constant = [f"'{part}'" for pair in _constant_fields(retention_s).items() for part in pair]
-    text = _CREATE.replace("RQ_FIELDS", ", ".join(constant))
+    varying = [f"'{name}', ARGV[{place}]" for place, name in enumerate(VARYING, _RQ_VALUES_AT)]
+    text = _CREATE.replace("RQ_FIELDS", ", ".join([*constant, *varying]))
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 def _constant_fields(retention_s: int) -> dict[str, str]:
-    """What RQ itself writes of a job, but for what `_rq_fields` gives. Nothing is sent to the connection."""
+    """What RQ itself writes of a job, but for what `_rq_values` gives. Nothing is sent to the connection."""
     job = RQJob.create(
         JOB_FUNCTION,
         args=[],
@@ -218,13 +220,12 @@ def _text(value: Any) -> str:
     return str(value.value) if isinstance(value, JobStatus) else str(value)
 
 
-def _rq_fields(record: JobRecord) -> dict[str, Any]:
-    """Give RQ's fields of this job: its call is (contract version, job id) as JSON, never a pickle."""
+def _rq_values(record: JobRecord) -> tuple[str | bytes, ...]:
+    """Give the VARYING fields of this job: its call is (contract version, job id) as JSON, never a pickle."""
     request, made = record.request, utcformat(record.created_at)
     call = f'["{JOB_FUNCTION}", null, [{CONTRACT_VERSION}, "{record.id}"], {{}}]'
     origin = queue_name(request.model, request.priority)
-    values = (made, made, zlib.compress(call.encode(), 1), origin, f"{request.kind} {record.id}")
-    return dict(zip(VARYING, values, strict=True))
+    return made, made, zlib.compress(call.encode(), 1), origin, f"{request.kind} {record.id}"
 
 
 async def _write(
@@ -232,8 +233,7 @@ async def _write(
 ) -> tuple[Answer, str]:
     script, keys = _script(settings.retention_s), _create_keys(record)
     limits = (settings.queue_limit, record.charged_s, "" if budget_s is None else budget_s)
-    fields = (part for pair in _rq_fields(record).items() for part in pair)
-    values = (*keys, *_create_values(record), *limits, *fields)
+    values = (*keys, *_create_values(record), *limits, *_rq_values(record))
     try:
         answer: Any = await redis.evalsha(script.sha, len(keys), *values)
     except NoScriptError:  # a new Redis, or one that was restarted
@@ -242,14 +242,11 @@ async def _write(
 
 
 def _create_keys(record: JobRecord) -> list[str]:
-    request, rq_key = record.request, RQJob.key_for(record.id)
-    work = work_key(request.model, request.priority)
-    ours = [job_key(record.id), rq_key, JOBS_KEY, work, events_key(record.id), DEADLINES_KEY]
-    spent = spent_key(record.owner, record.created_at)
-    queue = queue_name(request.model, request.priority)
-    unique = [idempotency_key(record.key_digest)] if record.key_digest else []
-    lists = [queue_key(queue), Queue.redis_queues_keys, spent, list_key(record.owner), wake_key(queue), LAYOUT_KEY]
-    return [*ours, *lists, *unique]
+    request, queue = record.request, queue_name(record.request.model, record.request.priority)
+    ours = (job_key(record.id), RQJob.key_for(record.id), work_key(request.model, request.priority))
+    owner = (spent_key(record.owner, record.created_at), list_key(record.owner))
+    unique = (idempotency_key(record.key_digest),) if record.key_digest else ()
+    return [*ours, events_key(record.id), queue_key(queue), *owner, wake_key(queue), *unique]
 
 
 def _create_values(record: JobRecord) -> list[str | int]:

@@ -1,4 +1,4 @@
-"""The end of a job, one transaction: our record, RQ's state and the terminal event change together or not at all.
+"""The end of a job, one script: our record, RQ's state and the terminal event change together or not at all.
 
 A running job is ended by its worker, if its execution still is the live one: a job whose worker was taken for dead and
 came back has exactly one published result. A waiting job is ended by whoever finds that it shall not run.
@@ -6,13 +6,16 @@ came back has exactly one published result. A waiting job is ended by whoever fi
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import structlog
 from redis import Redis
 from redis.client import Pipeline
+from redis.exceptions import NoScriptError
 from redis.typing import EncodableT, FieldT
 from rq.job import Job, JobStatus
 from rq.registry import CanceledJobRegistry
@@ -44,10 +47,9 @@ from core.errors import Problem
 from core.text import as_text
 from jobs.requeue import requeue
 from jobs.run import JobRun
-from jobs.stored_job import StoredJob, transact
+from jobs.stored_job import StoredJob
 from jobs.worker import BatchWorker
 
-Standing: TypeAlias = Literal["live", "ended", "stale"]
 log = structlog.get_logger()
 
 
@@ -87,6 +89,26 @@ class Retention:
     gone_s: int
 
 
+# Runs commands if an execution is the live one, which RQ, our record and the heartbeat registry all still name.
+# KEYS: RQ's job, record, registry. ARGV: the execution, as the registry names it, and the commands, each behind its
+# length. What RQ writes of an end are its own commands, which no script of ours repeats.
+_END = """
+local status, execution = unpack(redis.call('HMGET', KEYS[2], 'status', 'execution'))
+if execution ~= ARGV[1] then return 'stale' end
+if status ~= 'running' then return 'ended' end
+local started = redis.call('HGET', KEYS[1], 'status') == 'started'
+if not started or not redis.call('ZSCORE', KEYS[3], ARGV[2]) then return 'stale' end
+local at = 3
+while ARGV[at] do
+  local last = at + tonumber(ARGV[at])
+  redis.call(unpack(ARGV, at + 1, last))
+  at = last + 1
+end
+return 'live'
+"""
+_END_SHA = hashlib.sha1(_END.encode(), usedforsecurity=False).hexdigest()
+
+
 class Publisher:
     """Ends jobs of one worker, each alone."""
 
@@ -96,25 +118,41 @@ class Publisher:
         self._retention = retention
 
     def end(self, run: JobRun, ending: Ending) -> bool:
-        """Write how `run` ended; False if another execution has the job by now and nothing was written.
+        """Write how `run` ended. Answers and raises as `end_all`."""
+        return self.end_all([(run, ending)])[0]
+
+    def end_all(self, endings: Sequence[tuple[JobRun, Ending]]) -> list[bool]:
+        """Write how runs ended, in one round trip; False for one whose job another execution has by now.
 
         Safe to call again after a lost connection: an ending already written is recognised.
 
         Raises:
             RedisError: if Redis is away.
         """
+        with self._redis.pipeline(transaction=False) as pipe:
+            for run, ending in endings:
+                pipe.evalsha(_END_SHA, 3, *self._arguments(run, ending))
+            answers = pipe.execute(raise_on_error=False)
+        return [self._ended(*each, answer) for each, answer in zip(endings, answers, strict=True)]
 
-        def body(pipe: Pipeline) -> bool:
-            standing = _standing(pipe, run)
-            pipe.multi()
-            if standing == "live":
-                self._write(pipe, run, ending)
-            return standing != "stale"
-
-        written = transact(self._redis, run.job_id, body)
+    def _ended(self, run: JobRun, ending: Ending, answer: Any) -> bool:
+        if isinstance(answer, NoScriptError):  # a new Redis, or one that was restarted
+            answer = self._redis.eval(_END, 3, *self._arguments(run, ending))
+        elif isinstance(answer, Exception):
+            raise answer
+        written = as_text(answer) != "stale"
         self._worker.executions.pop(run.execution.id, None)
         log.info("job ended" if written else "job lost to another execution", **run.names, status=ending.status)
         return written
+
+    def _arguments(self, run: JobRun, ending: Ending) -> list[EncodableT]:
+        """Of the script: keys, the execution, and what it is to write."""
+        with self._redis.pipeline() as pipe:
+            self._write(pipe, run, ending)
+            commands = [command for command, _ in pipe.command_stack]
+        keys = (run.job.key, job_key(run.job_id), run.job.started_job_registry.key)
+        parts = (part for command in commands for part in (len(command), *command))
+        return [*keys, run.execution.id, run.execution.composite_key, *parts]
 
     def _write(self, pipe: Pipeline, run: JobRun, ending: Ending) -> None:
         run.execution.delete(run.job, pipe)
@@ -211,18 +249,6 @@ def _end_here(pipe: Pipeline, head: JobHead, ending: End, retention: Retention) 
         pipe.expire(idempotency_key(head.key_digest), retention.keep_s)
     # The record names the owner only while it lasts: its 410 is written with the end.
     pipe.set(gone_key(job_id), head.owner, ex=retention.keep_s + retention.gone_s)
-
-
-def _standing(pipe: Pipeline, run: JobRun) -> Standing:
-    """Whether this execution may write: RQ, our record and the heartbeat registry all still name it."""
-    rq_status = pipe.hget(run.job.key, "status")
-    status, execution = pipe.hmget(job_key(run.job_id), ["status", "execution"])
-    if execution is None or as_text(execution) != run.execution.id:
-        return "stale"
-    if status != b"running":
-        return "ended"
-    beating = pipe.zscore(run.job.started_job_registry.key, run.execution.composite_key)
-    return "live" if rq_status == b"started" and beating is not None else "stale"
 
 
 def _data(ending: End) -> str:

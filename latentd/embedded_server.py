@@ -62,10 +62,10 @@ def server_command(binary: Path, data: Path, socket: Path) -> list[str]:
     """Append-only file synced at every write, a Unix socket in 0700 folders, no TCP.
 
     Raises:
-        ConfigurationError: a folder can't be made.
+        ConfigurationError: a folder can't be made, or written.
     """
     for folder in (data, socket.parent):
-        os.chmod(private_folder(folder, "LATENTD_DATA_DIR"), 0o700)
+        _close_to_others(private_folder(folder, "LATENTD_DATA_DIR"))
     options = {
         "port": "0",
         "unixsocket": str(socket),
@@ -79,6 +79,16 @@ def server_command(binary: Path, data: Path, socket: Path) -> list[str]:
         "loglevel": "warning",
     }
     return [str(binary), *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+
+def _close_to_others(folder: Path) -> None:
+    try:
+        os.chmod(folder, 0o700)
+    except OSError as error:
+        detail = f"LATENTD_DATA_DIR: folder {folder} can't be written: {error.strerror}"
+        raise ConfigurationError(
+            detail, field="LATENTD_DATA_DIR", value=str(folder), bound="a folder that can be written"
+        ) from error
 
 
 def wait_until_up(url: str, timeout_s: float, check: Callable[[], None] = lambda: None) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.captured import CapturedCalls
 from models.inputs import Inputs
 from models.networks.adapters import RowAdapters, adapted
 from models.networks.controlnet import RowControls
@@ -15,11 +16,16 @@ from models.networks.unet import UNet
 
 @dataclass(frozen=True, slots=True)
 class Denoiser:
-    """The UNet of one model on its device, in the precision of its weights."""
+    """The UNet of one model on its device, in the precision of its weights.
+
+    `captured` repeats calls of shapes that it knows; whatever a call carries beside tensors of `Inputs` goes to the
+    UNet itself.
+    """
 
     unet: UNet
     device: torch.device
     dtype: torch.dtype
+    captured: CapturedCalls | None = None
 
     def __call__(
         self,
@@ -35,8 +41,9 @@ class Denoiser:
         """
         given = inputs.to(self.device, self.dtype)
         x, t = z_t.to(self.device, self.dtype), timesteps.to(self.device)
-        residuals = [] if controls is None else controls.residuals(x, t, given)
         x = x if given.concat is None else torch.cat([x, given.concat], dim=1)  # b c+k h w
+        network = self.unet if adapters is not None or self.captured is None else self.captured
         with adapted(self.unet, adapters):
-            out: Tensor = self.unet(x, t, given.context, given.labels, given.added, residuals)
-        return out.float()
+            call = (x, t, given.context, given.labels, given.added, given.guidance_scale)
+            out: Tensor = network(*call) if controls is None else self.unet(*call, controls.residuals(x, t, given))
+        return out.to(torch.float32, copy=True)  # a captured call's output is overwritten by the next

@@ -17,6 +17,7 @@ class Inputs:
     concat: Tensor | None = None  # k h w, follows z_t on the channels
     labels: Tensor | None = None  # a class number or noise level, added to the time embedding
     added: Tensor | None = None  # p, projected and added to the time embedding: pooled text, sizes, crop, scores
+    guidance_scale: Tensor | None = None  # a number, where the network reads it itself (latent consistency models)
 
     @classmethod
     def stack(cls, rows: Sequence[Inputs]) -> Inputs:
@@ -38,8 +39,13 @@ class Inputs:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Inputs:
         """Move every tensor; only those of floating point change their dtype."""
-        placed = {name: t.to(device, dtype if t.is_floating_point() else t.dtype) for name, t in _given(self).items()}
+        placed = {name: t.to(device, _dtype(name, t, dtype)) for name, t in _given(self).items()}
         return Inputs(**placed)
+
+
+def _dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    # A thousand times the scale is taken the sine of: half precision would lose all of it.
+    return dtype if tensor.is_floating_point() and name != "guidance_scale" else tensor.dtype
 
 
 def _given(inputs: Inputs) -> dict[str, Tensor]:

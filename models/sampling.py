@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -34,7 +34,8 @@ def trajectory(
     history: list[Tensor] = []
     z_t = z_t.to(model.device)
     for i, row in enumerate(plan.rows):
-        out = guided(model, z_t, torch.full((len(z_t),), row.t), conditioning)
+        told = conditioning if row.guided else replace(conditioning, unconditional=None)
+        out = guided(model, z_t, torch.full((len(z_t),), row.t), told)
         c = stack_rows([row] * len(z_t), model.device)
         stored = stack_history([[p[b] for p in history] for b in range(len(z_t))], c.depth, z_t[0])
         drawn = noise(i).to(z_t) if noise is not None and c.noise is not None else None

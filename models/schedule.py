@@ -37,7 +37,9 @@ _COMPVIS_BETAS: Mapping[str, BetaSchedule] = {
 }
 # Schedulers of diffusers that clamp x0 unless told otherwise, and those whose steps are spread by linspace.
 _CLIPPING = ("DDIMScheduler", "DDPMScheduler")
-_LEADING = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")
+_LEADING = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LCMScheduler", "TCDScheduler")
+# Those whose betas are Stable Diffusion's unless told otherwise.
+_SCALED = ("LCMScheduler", "TCDScheduler")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +84,12 @@ class ScheduleConfig:
             raise CheckpointError("scheduler_config.json: thresholding is for pixel models and is not supported")
         betas = config.get("trained_betas")
         clips = kind in _CLIPPING and config.get("clip_sample", True)
+        shape, start, end = ("scaled_linear", 0.00085, 0.012) if kind in _SCALED else ("linear", 0.0001, 0.02)
         return cls(
             timesteps=int(config.get("num_train_timesteps", 1000)),
-            beta_schedule=_lookup("beta_schedule", config.get("beta_schedule", "linear"), _DIFFUSERS_BETAS),
-            beta_start=float(config.get("beta_start", 0.0001)),
-            beta_end=float(config.get("beta_end", 0.02)),
+            beta_schedule=_lookup("beta_schedule", config.get("beta_schedule", shape), _DIFFUSERS_BETAS),
+            beta_start=float(config.get("beta_start", start)),
+            beta_end=float(config.get("beta_end", end)),
             trained_betas=None if betas is None else tuple(float(beta) for beta in betas),
             prediction=_lookup("prediction_type", config.get("prediction_type", "epsilon"), _PREDICTIONS),
             zero_terminal_snr=bool(config.get("rescale_betas_zero_snr", False)),
@@ -147,27 +150,6 @@ class NoiseSchedule:
     @cached_property
     def alphas_cumprod(self) -> Array:
         return _frozen(np.cumprod(1.0 - self.betas))
-
-    @cached_property
-    def alphas_cumprod_prev(self) -> Array:
-        return _frozen(np.append(1.0, self.alphas_cumprod[:-1]))
-
-    @cached_property
-    def posterior_variance(self) -> Array:
-        """Return β̃_t of q(z_{t−1} | z_t, z_0): Ho et al. 2020, Eq. 7."""
-        return _frozen(self.betas * (1.0 - self.alphas_cumprod_prev) / (1.0 - self.alphas_cumprod))
-
-    @cached_property
-    def posterior_mean_coef1(self) -> Array:
-        """Return what z_0 weighs in the posterior's mean: Ho et al. 2020, Eq. 7."""
-        return _frozen(self.betas * np.sqrt(self.alphas_cumprod_prev) / (1.0 - self.alphas_cumprod))
-
-    @cached_property
-    def posterior_mean_coef2(self) -> Array:
-        """Return what z_t weighs in the posterior's mean: Ho et al. 2020, Eq. 7."""
-        return _frozen(
-            (1.0 - self.alphas_cumprod_prev) * np.sqrt(1.0 - self.betas) / (1.0 - self.alphas_cumprod),
-        )
 
     @property
     def final_alpha_cumprod(self) -> float:

@@ -73,9 +73,9 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.gateway = gateway
-    app.include_router(health.router)
-    for routes in (tasks, jobs, images, models, addons, metrics, document):
+    for routes in (tasks, jobs, images, models, addons, metrics, document):  # as often as they are asked for
         app.include_router(routes.router, dependencies=[Depends(current_caller)])
+    app.include_router(health.router)
     app.frontend("/", directory=health.STATIC, fallback=None, check_dir=False)
     handlers.install(app)
     openapi.install(app, settings.public_path)

@@ -50,6 +50,7 @@ class Gateway:
     public: S3Store | None  # signs URLs of images, where clients may fetch them from the storage
     streams: OpenStreams
     keys_required: bool  # by the address listened on; once a key was made they are anyway
+    prefix: str  # the path of LATENTD_PUBLIC_URL
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     decoders: Decoders = field(default_factory=Decoders)
 
@@ -90,6 +91,7 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
     keys_made = SingleFlight(any_key)
     backlogs, waiters, metrics = Backlogs(redis), Waiters(redis), Metrics()
     streams = OpenStreams(settings.event_streams)
+    required, prefix = keys_required, settings.public_path
     return Gateway(
         settings,
         redis,
@@ -104,7 +106,8 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
         metrics,
         public,
         streams,
-        keys_required,
+        required,
+        prefix,
     )
 
 

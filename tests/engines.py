@@ -38,13 +38,24 @@ def make_engine(
     *,
     max_rows: int = 16,
     strict_rows: int = 4,
+    as_gpu: bool = False,
     clock: Callable[[], float] = time.monotonic,
     loras: LoraLibrary | None = None,
     controlnets: ControlLibrary | None = None,
 ) -> Engine:
+    """An engine on the CPU; `as_gpu`: its calls padded to few sizes and read late, as a GPU's are."""
     models = tiny_models() if models is None else models
     rows = {"max_rows": max_rows, "strict_rows": strict_rows}
-    return Engine(models, device="cpu", threads=1, loras=loras, controlnets=controlnets, clock=clock, **rows)
+    return Engine(
+        models,
+        device="cpu",
+        threads=1,
+        loras=loras,
+        controlnets=controlnets,
+        as_gpu=as_gpu,
+        clock=clock,
+        **rows,
+    )
 
 
 def make_request(**changes: object) -> JobRequest:

@@ -8,7 +8,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "CONTRIBUTING.md"
-PACKAGES = ("contract", "core", "jobs", "service", "workers", "models", "latentd", "deploy")
+PACKAGES = (
+    "contract",
+    "core",
+    "jobs",
+    "service",
+    "workers",
+    "models",
+    "latentd",
+    "clients/python/latentd_client",
+    "deploy",
+)
 BETWEEN = re.compile(r"(?<=<!-- modules -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -16,16 +17,19 @@ import torch
 from core.errors import CheckpointError, ConfigurationError
 from core.settings import Settings
 from models.addons import Kept
+from models.captured import CapturedCalls
 from models.checkpoints.detect import loaded_files
 from models.checkpoints.load import load
 from models.controls.library import ControlLibrary
 from models.loras.library import LoraLibrary
+from models.networks.layers import can_pack, pack
 from models.pipeline import LatentDiffusion
 from workers.catalogue import FoundModels, choose, default_model, find_cards, find_controlnets, find_loras
 from workers.engine.engine import Engine
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BFLOAT16_CAPABILITY = (8, 0)  # the first cards that multiply it
+BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")  # of CPUs that do
 STRICT_ROWS_CPU, STRICT_ROWS_GPU = 4, 16
 WIDENING = 2  # half-precision files take twice their size in memory
 SHARE = 0.5  # of the free memory that models beyond the default ones may fill; the rest is for pictures
@@ -58,11 +62,12 @@ def _no_device(name: str, reason: str, bound: str) -> ConfigurationError:
 
 
 def choose_dtype(name: str, device: str) -> torch.dtype:
-    """Return the precision of networks on a device; `auto` is what it computes fast and well, float32 on CPU."""
+    """Return the precision of networks on a device; `auto` is the half precision that it multiplies, else float32."""
     if name != "auto":
         return DTYPES[name]
     if torch.device(device).type != "cuda":
-        return torch.float32
+        known = torch.cpu.get_capabilities()
+        return torch.bfloat16 if any(known.get(flag) for flag in BFLOAT16_FLAGS) else torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= BFLOAT16_CAPABILITY else torch.float16
 
 
@@ -78,17 +83,19 @@ def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> En
     """
     device = choose_device(device)
     dtype = choose_dtype(settings.dtype, device)
+    on_cpu = torch.device(device).type == "cpu"
+    if not on_cpu:
+        torch.cuda.set_device(device)  # streams and captured calls are those of the current one
     found = find_cards(settings.models_dir)
     chosen = choose(found, model_ids, default_model(found, settings))
     if any(found[model][0].token_window is not None for model in chosen):
         # transformers takes seconds to import: it starts beside the reading of weights, and who needs it first waits.
         Thread(target=import_module, args=("models.networks.text_encoders",)).start()
     if model_ids:
-        models = {model: load(found[model][1], device, dtype) for model in chosen}
+        models = {model: load_ready(found[model][1], device, dtype) for model in chosen}
     else:
         models = load_all(found, chosen, device, dtype)
     kept = Kept(settings.lora_mb << 20)
-    on_cpu = torch.device(device).type == "cpu"
     return Engine(
         models,
         device=device,
@@ -98,6 +105,7 @@ def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> En
         max_pixels=settings.max_pixels,
         loras=LoraLibrary(find_loras(settings.models_dir), kept),
         controlnets=ControlLibrary(find_controlnets(settings.models_dir), kept),
+        as_gpu=not on_cpu,
     )
 
 
@@ -114,13 +122,31 @@ def load_all(found: FoundModels, first: Sequence[str], device: str, dtype: torch
             log.info("model not loaded: no room beside the others", model=model, use=f"latentd worker --model {model}")
             continue
         try:
-            models[model] = load(folder, device, dtype)
+            models[model] = load_ready(folder, device, dtype)
         except CheckpointError as error:
             log.warning("checkpoint left out", model=model, error=error.detail)
     if not models:
         detail = f"none of the checkpoints {', '.join(found)} loads"
         raise ConfigurationError(detail, field="models_dir", value=list(found))
     return models
+
+
+def load_ready(folder: Path, device: str, dtype: torch.dtype) -> LatentDiffusion:
+    """Load a model that will only draw: its UNet's weights as the device reads them fastest.
+
+    Raises:
+        CheckpointError: it doesn't load.
+    """
+    model = load(folder, device, dtype)
+    if can_pack(model.device, model.dtype):
+        pack(model.unet)
+    if model.device.type != "cuda":
+        return model
+
+    def not_captured(error: Exception) -> None:
+        log.warning("UNet calls aren't captured: they run one kernel after another", model=model.id, error=str(error))
+
+    return replace(model, denoiser=replace(model.denoiser, captured=CapturedCalls(model.unet, not_captured)))
 
 
 def _fits(folder: Path, device: str) -> bool:

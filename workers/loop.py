@@ -60,7 +60,7 @@ class Loop:
         self._clock = clock
         self._breaker = breaker
         self._table = table
-        self._events = EventWriter(redis)
+        self._events = EventWriter(redis, clock)
         self._saving = Saving(table, engine, savepoints, save_s, clock)
         self._isolation = Isolation(table, engine, self._saving, redis, breaker)
         parts = (table, worker, engine, storing, self._events, self._isolation, metrics)

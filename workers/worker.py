@@ -71,16 +71,18 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     metrics = WorkerMetrics(gpu_of(device, next(iter(engine.models.values())).dtype))
     metrics.serves({model: card.tasks for model, card in cards.items()}, row_flops_of(engine.models), settings.max_rows)
     addons = _addons(settings)
+    metrics.paths.models = engine.models
     store, hashes = open_store(settings.storage), {model: card.hash for model, card in cards.items()}
     savepoints = Savepoints(connect(settings.redis), store, hashes)
     storing = Storing(store, hashes, savepoints, metrics.storage_errors.inc)
     retention = Retention(settings.retention_s, settings.gone_s)
     loop = Loop(worker, engine, list(cards), storing, savepoints, metrics, retention=retention)
     metrics_port = None if port is None else metrics.serve(port)
+    beating = connect(settings.redis)
     heart = Heartbeat(
         worker,
-        connect(settings.redis),
-        Reaper(connect(settings.redis), loop.claims.queues.values(), retention, worker.name),
+        beating,
+        Reaper(beating, loop.claims.queues.values(), retention, worker.name),
         list(cards),
         kind,
         loop.runs,

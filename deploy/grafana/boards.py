@@ -69,6 +69,12 @@ GPU = Board(
             unit="s",
         ),
         Panel(
+            "Precision and path",
+            "What each model's UNet computes in, and how: plain, packed (CPU in bfloat16) or captured (GPU).",
+            one("sum by (model, dtype, path) (latentd_network_info)", "{{model}} {{dtype}} {{path}}"),
+            kind="stacked",
+        ),
+        Panel(
             "GPU utilisation",
             "Share of time with a kernel running, as NVML tells.",
             one("latentd_gpu_utilization_ratio", "{{instance}} GPU {{gpu}}"),

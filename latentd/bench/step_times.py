@@ -92,7 +92,7 @@ class ModelBench:
 
     def images_per_s(self, kind: Kind, max_rows: int) -> float:
         """Of one job of the default request with as many images as fill a call."""
-        rows = make_request(self.card, kind, 0).rows // self.card.defaults.steps
+        rows = make_request(self.card, kind, 0).rows_per_call
         images = max(1, max_rows // rows)
         return images / self.play(kind, num_images=images)
 
@@ -154,6 +154,7 @@ def make_request(card: ModelCard, kind: Kind, number: int, **changes: object) ->
         "steps": defaults.steps,
         "guidance_scale": defaults.guidance_scale,
         "sampler": defaults.sampler,
+        "schedule": defaults.schedule,
         "seed": number,
     }
     body, size = REQUESTS[kind], side // card.scale

@@ -10,7 +10,7 @@ import typer
 
 from core.errors import LatentdError
 from core.version import __version__
-from latentd.cli import bench, draw, info, keys, models, plan, serve
+from latentd.cli import bench, draw, info, keys, models, plan, serve, train
 from latentd.cli.console import plain
 
 FAULT_EXIT = 70  # EX_SOFTWARE
@@ -25,6 +25,7 @@ for module in (serve, draw, info, bench, plan):
     module.register(app)
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
+app.add_typer(train.app, name="train")
 
 
 def _show_version(wanted: bool) -> None:

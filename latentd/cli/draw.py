@@ -1,4 +1,4 @@
-"""Commands that draw without any server: generate, inpaint, upscale. Same rules and engine as the service."""
+"""Commands that draw without any server, one a kind of task. Same rules and engine as the service."""
 
 from __future__ import annotations
 
@@ -41,8 +41,13 @@ Model = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps, 1–1000. Default: the model's.")]
 Sampler = Annotated[str | None, typer.Option(help="Sampler. Default: the model's.")]
-Eta = Annotated[float | None, typer.Option(help="DDIM's share of fresh noise, 0–1.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of the first image; drawn and shown if absent.")]
+Eta = Annotated[float | None, typer.Option(help="ddim's share of fresh noise, 0–1; tcd's γ.")]
+Schedule = Annotated[str | None, typer.Option(help="Noise levels: karras, normal, … Default: the model's.")]
+Interval = Annotated[
+    tuple[float, float] | None,
+    typer.Option("--guidance-interval", help="Guide between these shares of the noise levels, 0–1 each."),
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of the first image; drawn and shown if absent or -1.")]
 Count = Annotated[int, typer.Option("--num-images", "-n", help="Images to make, 1–16.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale, 0–50; 0 and 1: none. Default: the model's.")]
 Negative = Annotated[str | None, typer.Option(help="What the picture must not show.")]
@@ -62,9 +67,11 @@ def generate(
     height: Annotated[int | None, typer.Option(help="Pixels, from 64.")] = None,
     negative_prompt: Negative = None,
     guidance_scale: Guidance = None,
+    guidance_interval: Interval = None,
     steps: Steps = None,
     sampler: Sampler = None,
     eta: Eta = None,
+    schedule: Schedule = None,
     seed: Seed = None,
     num_images: Count = 1,
     lora: Lora = [],  # noqa: B006 (typer copies it)
@@ -78,7 +85,7 @@ def generate(
         prompt=prompt, class_id=class_id, label=label, width=width, height=height, steps=steps
     )
     fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale, sampler=sampler, eta=eta, seed=seed)
-    fields |= dict(loras=read_loras(lora))
+    fields |= dict(schedule=schedule, guidance_interval=guidance_interval, loras=read_loras(lora))
     draw(kind, fields | dict(num_images=num_images, model=model), {}, out, device, force=force, json=json)
 
 
@@ -95,9 +102,11 @@ def inpaint(
     strength: Annotated[float | None, typer.Option(help="How much of the old picture is forgotten, up to 1.")] = None,
     negative_prompt: Negative = None,
     guidance_scale: Guidance = None,
+    guidance_interval: Interval = None,
     steps: Steps = None,
     sampler: Sampler = None,
     eta: Eta = None,
+    schedule: Schedule = None,
     seed: Seed = None,
     num_images: Count = 1,
     lora: Lora = [],  # noqa: B006 (typer copies it)
@@ -110,8 +119,51 @@ def inpaint(
         prompt=prompt, mask_mode=mask_mode, feather=feather, strength=strength, sampler=sampler, eta=eta
     )
     fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale, steps=steps, seed=seed)
-    fields |= dict(num_images=num_images, model=model, loras=read_loras(lora))
+    fields |= dict(num_images=num_images, model=model, schedule=schedule, guidance_interval=guidance_interval)
+    fields |= dict(loras=read_loras(lora))
     draw("inpaint", fields, {"image": image, "mask": mask}, out, device, force=force, json=json)
+
+
+def img2img(
+    image: Path,
+    prompt: Prompt = None,
+    out: Out = Path("img2img.png"),
+    model: Model = None,
+    strength: Annotated[float | None, typer.Option(help="How much of the picture is forgotten, up to 1.")] = None,
+    negative_prompt: Negative = None,
+    guidance_scale: Guidance = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    eta: Eta = None,
+    seed: Seed = None,
+    num_images: Count = 1,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Draw over a picture, of which as much is kept as the strength leaves."""
+    fields: dict[str, Any] = dict(prompt=prompt, strength=strength, sampler=sampler, eta=eta, steps=steps, seed=seed)
+    fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale)
+    fields |= dict(num_images=num_images, model=model)
+    draw("img2img", fields, {"image": image}, out, device, force=force, json=json)
+
+
+def semantic2img(
+    image: Annotated[Path, typer.Argument(help="A PNG of one channel whose pixels are numbers of classes.")],
+    out: Out = Path("semantic2img.png"),
+    model: Model = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    eta: Eta = None,
+    seed: Seed = None,
+    num_images: Count = 1,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Draw a picture from a map of classes, at its size."""
+    fields = dict(model=model, steps=steps, sampler=sampler, eta=eta, seed=seed, num_images=num_images)
+    draw("semantic2img", fields, {"image": image}, out, device, force=force, json=json)
 
 
 def upscale(
@@ -121,13 +173,14 @@ def upscale(
     steps: Steps = None,
     sampler: Sampler = None,
     eta: Eta = None,
+    schedule: Schedule = None,
     seed: Seed = None,
     device: Device = "auto",
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Make a picture four times as large."""
-    fields = dict(model=model, steps=steps, sampler=sampler, eta=eta, seed=seed)
+    fields = dict(model=model, steps=steps, sampler=sampler, eta=eta, schedule=schedule, seed=seed)
     draw("upscale", fields, {"image": image}, out, device, force=force, json=json)
 
 
@@ -269,5 +322,5 @@ def write(
 
 
 def register(app: typer.Typer) -> None:
-    for command in (generate, inpaint, upscale):
+    for command in (generate, inpaint, img2img, semantic2img, upscale):
         app.command()(command)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import CheckpointError
+from models.networks.layers import HALF
 
 State = dict[str, Tensor]
 M = TypeVar("M", bound=nn.Module)
@@ -20,10 +21,10 @@ def build(
     state: Mapping[str, Tensor],
     what: str,
     device: str,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     origin: Mapping[int, str] | None = None,
 ) -> M:
-    """Make a module with these weights in evaluation mode.
+    """Make a module with these weights in evaluation mode, in the precision that they have if `dtype` is None.
 
     It is made on the meta device, so that nothing is allocated or initialised twice. `origin` are the file's own keys
     by the ids of its tensors.
@@ -41,12 +42,17 @@ def build(
     return module.eval().requires_grad_(False)
 
 
-def _placed(value: Tensor, device: str, dtype: torch.dtype) -> Tensor:
+def _placed(value: Tensor, device: str, dtype: torch.dtype | None) -> Tensor:
     """Place a weight; a view of a larger storage is copied, so as not to keep all of it."""
     layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
     view = value.untyped_storage().nbytes() > value.nbytes
-    kind = dtype if value.is_floating_point() else value.dtype
+    kind = (dtype or stored_dtype(value)) if value.is_floating_point() else value.dtype
     return value.to(device, kind, copy=view, memory_format=layout)
+
+
+def stored_dtype(value: Tensor) -> torch.dtype:
+    """Return the precision in which a weight is kept as it is: half where its file has half, else float32."""
+    return value.dtype if value.dtype in HALF else torch.float32
 
 
 def fit(

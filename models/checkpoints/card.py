@@ -24,6 +24,7 @@ from models.schedule import NoiseSchedule
 from models.tokenizers.prompts import save_tokenizer
 
 TOKENIZER = "tokenizer/tokenizer.json"
+NO_TOKENIZER = "no tokenizer: put tokenizer.json beside it in a folder tokenizer/"
 BLOCK = 1 << 20  # bytes read at a time
 COMMON = (
     *("steps", "sampler", "eta", "seed", "num_images", "output_format", "priority", "deadline_ms"),
@@ -33,6 +34,7 @@ STEPS, UPSCALE_STEPS = 50, 100  # of the original scripts
 XL_GUIDANCE, REFINER_STRENGTH = 5.0, 0.3  # of diffusers' pipelines of SDXL
 GUIDANCE = {"clip": 7.5, "ldm": 5.0, "bert": 4.0}
 CLASS_GUIDANCE, UPSCALE_GUIDANCE = 3.0, 9.0
+LCM_STEPS, LCM_GUIDANCE = 4, 8.5  # of the latent consistency pipeline
 NOISE_LEVEL, MAX_NOISE_LEVEL = 20, 350  # of the SD x4 upscaler
 DEFAULT_LATENT = 32  # height and width of training latents where no file says
 
@@ -109,7 +111,7 @@ def write_card(
         found = default_card(checkpoint, model_id, digest)
         files = stamps(weight_files(weights))
         write_json(folder / CARD, {**found, **(kept or {}), "id": model_id, "hash": digest})
-        save_detected(folder, Detected(found, files, checkpoint.assumptions))
+        save_detected(folder, Detected(found, files, notes_of(checkpoint)))
     except OSError as error:
         raise CheckpointError(f"{folder / CARD}: can't be written ({error})") from error
     return folder / CARD
@@ -127,7 +129,7 @@ def settle(folder: Path, checkpoint: Checkpoint) -> None:
     with suppress(OSError):
         write_json(folder / CARD, {**found, **user_set(folder)})
         decided = {"prediction_type": found["prediction_type"]}
-        save_detected(folder, Detected(found, record.files, checkpoint.assumptions, decided))
+        save_detected(folder, Detected(found, record.files, notes_of(checkpoint), decided))
 
 
 def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str, Any]:
@@ -147,6 +149,7 @@ def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str
             "steps": UPSCALE_STEPS if upscales and config.low_res_schedule is None else STEPS,
             "sampler": sampler,
             "guidance_scale": _guidance(config),
+            **_noise_levels(checkpoint, samplers),
         },
         "fields": _fields(config, tasks),
         "prediction_type": config.schedule.prediction,
@@ -165,11 +168,27 @@ def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str
         card["defaults"]["negative_prompt"] = None
     if config.low_res_schedule is not None:
         card["defaults"]["noise_level"], card["noise_levels"] = NOISE_LEVEL, MAX_NOISE_LEVEL + 1
+    if config.unet.guidance_dim is not None:
+        card["guidance_embedded"] = True
+        card["defaults"] |= {"steps": LCM_STEPS, "guidance_scale": LCM_GUIDANCE}
     if config.classes is not None:
         card["classes"] = config.classes
     if isinstance(config.conditioner, RescalerConfig):
         card["map_classes"] = config.conditioner.in_channels
     return card
+
+
+def _noise_levels(checkpoint: Checkpoint, samplers: Collection[str]) -> dict[str, Any]:
+    """The rest of what the authors chose with their sampler, where it is one of ours."""
+    if checkpoint.variant is not None or checkpoint.sampler not in samplers:
+        return {}
+    chosen = {"schedule": checkpoint.levels, "eta": checkpoint.eta or None}
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def is_mute(checkpoint: Checkpoint) -> bool:
+    """Tell whether it reads text, and nothing says how a text becomes tokens."""
+    return isinstance(checkpoint.config.conditioner, TextConfig) and not checkpoint.tokenizers
 
 
 def notes_of(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -32,6 +32,8 @@ class Checkpoint:
     prediction_assumed: bool = False  # nothing tells eps from v: the network is asked when it is loaded
     origin: Mapping[int, str] = field(default_factory=dict)  # the file's own keys by the ids of its tensors
     sampler: str | None = None  # that the authors chose, where it is one of ours
+    levels: str | None = None  # that they chose, one of `models.samplers.SCHEDULES`; None: the schedule's own spacing
+    eta: float = 0.0
     variant: Variant | None = None  # of SDXL, distilled to few steps
 
 

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from models.checkpoints import native
 from models.checkpoints.build import State
-from models.checkpoints.card import describe, notes_of, tasks_of
+from models.checkpoints.card import NO_TOKENIZER, describe, is_mute, notes_of, tasks_of
 from models.checkpoints.checkpoint import Checkpoint, fitted
 from models.checkpoints.compvis.first_stage import read_first_stage
 from models.checkpoints.compvis.model import FIRST_STAGE, UNET, below, load_compvis
 from models.checkpoints.compvis.single_file import SingleFile, read_single
 from models.checkpoints.detect import checked, load_checkpoint, single_file
 from models.checkpoints.files.weights import holds_safetensors, understood
+from models.checkpoints.first_stage import holds_first_stage, load_first_stage
+from models.networks.autoencoder import AutoencoderConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +52,16 @@ def inspect(path: Path) -> Report:
 
 
 def _inspect(path: Path) -> Report:
+    if holds_first_stage(path):
+        first = load_first_stage(path, data=False)
+        return _alone(path, "latentd first stage", first.config, first.state)
     file = single_file(path)
     if file is None:
         checkpoint = load_checkpoint(path, data=False)
     else:
         single = read_single(file, data=False)
-        if not below(single.state, UNET) and (first := _first_stage(single)) is not None:
-            return first
+        if not below(single.state, UNET) and (report := _first_stage(single)) is not None:
+            return report
         checkpoint = checked(load_compvis(single), file)
     config, first_stage = checkpoint.config, checkpoint.config.first_stage
     facts = {
@@ -75,11 +80,14 @@ def _first_stage(file: SingleFile) -> Report | None:
     state = below(file.state, FIRST_STAGE) or file.state
     if "encoder.conv_in.weight" not in state:
         return None
-    config, names = read_first_stage(state)
+    return _alone(file.path, _format(file.path, file.path), *read_first_stage(state))
+
+
+def _alone(path: Path, form: str, config: AutoencoderConfig, names: State) -> Report:
     kind = "KL" if config.kind == "kl" else f"VQ, {config.codebook} codes"
     text = f"First stage alone: {kind}, f={config.factor}, {config.embed_dim} channels."
     notes = ("a first stage alone draws no pictures; it needs a UNet",)
-    return Report(file.path, _format(file.path, file.path), text, (), (_part("first_stage", names),), {}, notes)
+    return Report(path, form, text, (), (_part("first_stage", names),), {}, notes)
 
 
 def _part(name: str, state: State) -> Part:
@@ -94,10 +102,4 @@ def _format(path: Path, file: Path | None) -> str:
 
 
 def _notes(checkpoint: Checkpoint) -> tuple[str, ...]:
-    missing = ("no tokenizer: put tokenizer.json beside it in a folder tokenizer/",)
-    text = (
-        checkpoint.config.conditioner is not None
-        and not checkpoint.tokenizers
-        and "txt2img" in tasks_of(checkpoint.config)
-    )
-    return (*notes_of(checkpoint), *(missing if text else ()))
+    return (*notes_of(checkpoint), *([NO_TOKENIZER] if is_mute(checkpoint) else []))

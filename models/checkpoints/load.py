@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from models.checkpoints.build import build
+from models.checkpoints.build import State, build
 from models.checkpoints.card import card_folder, checkpoint_id, load_as_set, settle
 from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.compvis.families import SD2, UNSURE, V_SIZE
@@ -16,9 +17,10 @@ from models.checkpoints.files.weights import understood
 from models.denoiser import Denoiser
 from models.inputs import Inputs
 from models.networks.autoencoder import Autoencoder
-from models.networks.conditioning import ConditionerModule
+from models.networks.conditioning import Conditioner, ConditionerModule, TextConfig
 from models.networks.make import make_conditioner
 from models.networks.unet import UNet
+from models.networks.widening import compute_in_float32
 from models.pipeline import LatentDiffusion
 from models.schedule import NoiseSchedule, Prediction
 
@@ -76,10 +78,7 @@ def assemble(
     config, states, origin = checkpoint.config, checkpoint.states, checkpoint.origin
     conditioner: ConditionerModule | None = None
     if config.conditioner is not None:
-        cond = config.conditioner
-        conditioner = build(
-            lambda: make_conditioner(cond), states.pop("conditioner"), "conditioner", device, dtype, origin
-        )
+        conditioner = _conditioner(config.conditioner, states.pop("conditioner"), device, dtype, origin)
     unet = build(lambda: UNet(config.unet), states.pop("unet"), "unet", device, dtype, origin)
     precision, make = config.first_stage.weights_dtype(dtype), lambda: Autoencoder(config.first_stage)
     return LatentDiffusion(
@@ -91,3 +90,15 @@ def assemble(
         conditioner=conditioner,
         tokenizers=checkpoint.tokenizers,
     )
+
+
+def _conditioner(
+    config: Conditioner, state: State, device: str, dtype: torch.dtype, origin: Mapping[int, str]
+) -> ConditionerModule:
+    """Make τθ. In a model of half precision a text encoder keeps the precision of its file and computes in float32:
+    a rounded context moves the last latent more than all rounding in the UNet does (docs/performance.md)."""
+    text = isinstance(config, TextConfig) and dtype != torch.float32
+    module = build(lambda: make_conditioner(config), state, "conditioner", device, None if text else dtype, origin)
+    if text:
+        compute_in_float32(module)
+    return module

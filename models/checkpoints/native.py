@@ -86,13 +86,13 @@ def _to_json(config: ModelConfig) -> dict[str, Any]:
 def _from_json(index: dict[str, Any]) -> ModelConfig:
     low_res = index.get("low_res_schedule")
     return ModelConfig(
-        unet=_make(UNetConfig, index["unet"]),
-        first_stage=_make(AutoencoderConfig, index["first_stage"]),
-        schedule=_make(ScheduleConfig, index["schedule"]),
+        unet=made_of(UNetConfig, index["unet"]),
+        first_stage=made_of(AutoencoderConfig, index["first_stage"]),
+        schedule=made_of(ScheduleConfig, index["schedule"]),
         scale_factor=float(index["scale_factor"]),
         conditioner=_conditioner(index.get("conditioner")),
         concat=index.get("concat"),
-        low_res_schedule=None if low_res is None else _make(ScheduleConfig, low_res),
+        low_res_schedule=None if low_res is None else made_of(ScheduleConfig, low_res),
         latent_size=index.get("latent_size"),
         zeros_for_no_prompt=bool(index.get("zeros_for_no_prompt", False)),
     )
@@ -103,13 +103,18 @@ def _conditioner(data: dict[str, Any] | None) -> Conditioner | None:
         return None
     kind, fields_ = data.get("type", ""), {key: value for key, value in data.items() if key != "type"}
     if kind == "text":  # one tower's fields alone before version 3
-        return TextConfig(tuple(_make(TowerConfig, tower) for tower in fields_.get("towers", [fields_])))
+        return TextConfig(tuple(made_of(TowerConfig, tower) for tower in fields_.get("towers", [fields_])))
     if kind not in CONDITIONERS:
         raise CheckpointError(f"{INDEX}: conditioner type {kind!r} is unknown", field="conditioner")
-    return _make(CONDITIONERS[kind], fields_)
+    return made_of(CONDITIONERS[kind], fields_)
 
 
-def _make(cls: type[T], data: dict[str, Any]) -> T:
+def made_of(cls: type[T], data: dict[str, Any]) -> T:
+    """Make a config of what `asdict` gave.
+
+    Raises:
+        CheckpointError: naming a field that it does not have.
+    """
     assert is_dataclass(cls)
     unknown = data.keys() - {f.name for f in fields(cls)}
     if unknown:

@@ -9,7 +9,16 @@ from pathlib import Path
 
 from contract.card import CARD, model_folders
 from core.errors import CheckpointError
-from models.checkpoints.card import card_folder, checkpoint_id, id_of, weight_files, write_card
+from models.checkpoints.card import (
+    NO_TOKENIZER,
+    card_folder,
+    checkpoint_id,
+    id_of,
+    is_mute,
+    notes_of,
+    weight_files,
+    write_card,
+)
 from models.checkpoints.checkpoint import fitted
 from models.checkpoints.detect import is_indexed, load_checkpoint, preferred, single_file
 from models.checkpoints.detected import read_detected, stamps, user_set
@@ -89,8 +98,10 @@ def _renewed(path: Path, card: Path, models_dir: Path, taken: dict[str, Path]) -
     with understood(path):
         checkpoint = load_checkpoint(path, data=False)
         fitted(checkpoint)  # a card promises that the model can be served
+        if is_mute(checkpoint):
+            raise CheckpointError(NO_TOKENIZER, field="tokenizer")
         write_card(checkpoint, path, card.parent, model_id, kept)
-    return ScannedCheckpoint(path, card, written=True, notes=checkpoint.assumptions)
+    return ScannedCheckpoint(path, card, written=True, notes=notes_of(checkpoint))
 
 
 def _name(path: Path, models_dir: Path) -> str:

@@ -156,7 +156,7 @@ def load_control(file: ControlFile, model: LatentDiffusion) -> ControlNet:
 
 def config_for(file: ControlFile, model: LatentDiffusion) -> ControlNetConfig:
     """Return the shape that a file must have to fit a model."""
-    unet = replace(model.config.unet, in_channels=model.latent_channels, num_classes=None)
+    unet = replace(model.config.unet, in_channels=model.latent_channels, num_classes=None, guidance_dim=None)
     return ControlNetConfig(unet, file.state[f"{HINT}.conv_in.weight"].shape[1], file.hint_widths)
 
 

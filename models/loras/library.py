@@ -98,7 +98,9 @@ def load_lora(path: Path, model: LatentDiffusion) -> Adapters:
     layers: dict[str, dict[str, LowRank]] = {"unet": {}, "text": {}}
     for (part, layer), fused in fit(read_lora(path), table, shapes).items():
         product = low_rank(fused, counts[part, layer], shapes[part, layer])
-        layers[part][layer] = LowRank(_placed(product.down, model), _placed(product.up, model))
+        # Text encoders compute in float32, whatever precision their weights are kept in.
+        dtype = model.dtype if part == "unet" else torch.float32
+        layers[part][layer] = LowRank(*(_placed(each, model.device, dtype) for each in (product.down, product.up)))
     return Adapters("", layers["unet"], layers["text"])
 
 
@@ -115,9 +117,9 @@ def _shapes(*networks: tuple[str, nn.Module | None]) -> dict[tuple[str, str], to
     }
 
 
-def _placed(value: Tensor, model: LatentDiffusion) -> Tensor:
+def _placed(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
-    return value.to(model.device, model.dtype, memory_format=layout)
+    return value.to(device, dtype, memory_format=layout)
 
 
 def _sum(parts: Sequence[tuple[Layers, float]]) -> dict[str, LowRank]:

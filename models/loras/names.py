@@ -74,6 +74,16 @@ def places(unet: UNet, text: TextEncoder | None) -> Places:
     return found
 
 
+def layers(unet: UNet, text: TextEncoder | None) -> Iterator[tuple[Place, str, str]]:
+    """Yield every layer with its network (`unet`, `te1`, …) and its name in diffusers and transformers."""
+    for place, ours in _fused_apart(unet, "unet"):
+        yield place, "unet", _renamed(ours, TO_DIFFUSERS)
+    for network, prefix in () if text is None else towers(text):
+        for place, theirs in _fused_apart(text, "text"):
+            if theirs.startswith(prefix):
+                yield place, network, theirs.removeprefix(prefix)
+
+
 def towers(text: TextEncoder) -> Sequence[tuple[str, str]]:
     """List the text towers of a conditioner: what files call each, and where its modules are."""
     return [(f"te{i + 1}", f"towers.{i}.") for i in range(len(text.towers))]

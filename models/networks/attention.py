@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from models.networks.blocks import GroupNorm
+from models.networks.layers import Linear
 
 
 class SelfAttention(nn.Module):
@@ -19,8 +20,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         inner = heads * (head_dim or channels // heads)
         self.heads = heads
-        self.to_qkv = nn.Linear(channels, 3 * inner, bias=bias)
-        self.to_out = nn.Linear(inner, channels)
+        self.to_qkv = Linear(channels, 3 * inner, bias=bias)
+        self.to_out = Linear(inner, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = rearrange(self.to_qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
@@ -34,9 +35,9 @@ class CrossAttention(nn.Module):
     def __init__(self, channels: int, context_dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(channels, channels, bias=False)
-        self.to_kv = nn.Linear(context_dim, 2 * channels, bias=False)
-        self.to_out = nn.Linear(channels, channels)
+        self.to_q = Linear(channels, channels, bias=False)
+        self.to_kv = Linear(context_dim, 2 * channels, bias=False)
+        self.to_out = Linear(channels, channels)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         q = rearrange(self.to_q(x), "b n (h d) -> b h n d", h=self.heads)
@@ -50,8 +51,8 @@ class GEGLU(nn.Module):
 
     def __init__(self, channels: int, mult: int = 4) -> None:
         super().__init__()
-        self.proj_in = nn.Linear(channels, 2 * mult * channels)
-        self.proj_out = nn.Linear(mult * channels, channels)
+        self.proj_in = Linear(channels, 2 * mult * channels)
+        self.proj_out = Linear(mult * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         x, gate = self.proj_in(x).chunk(2, dim=-1)  # b n 4c
@@ -94,11 +95,11 @@ class SpatialTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = GroupNorm(groups, channels, eps=1e-6)
-        self.proj_in = nn.Linear(channels, channels)
+        self.proj_in = Linear(channels, channels)
         self.transformer_blocks = nn.ModuleList(
             TransformerBlock(channels, context_dim, heads, only_cross_attention) for _ in range(depth)
         )
-        self.proj_out = nn.Linear(channels, channels)
+        self.proj_out = Linear(channels, channels)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         h: Tensor = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.networks.attention import AttentionBlock
 from models.networks.blocks import Downsample, GroupNorm, ResBlock, Upsample
+from models.networks.layers import Conv2d
 from models.networks.quantize import Quantizer
 
 LOGVAR = (-30.0, 20.0)  # bounds of the posterior's log variance
@@ -88,7 +89,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(config.in_channels, config.stem, 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels, config.stem, 3, padding=1)
         self.down_blocks = nn.ModuleList()
         width = config.stem
         for i, channels in enumerate(config.channels):
@@ -99,7 +100,7 @@ class Encoder(nn.Module):
             width = channels
         self.mid_block = AutoencoderMiddle(width, config)
         self.conv_norm_out = GroupNorm(config.norm_groups, width, eps=EPS)
-        self.conv_out = nn.Conv2d(width, config.z_channels * (2 if config.kind == "kl" else 1), 3, padding=1)
+        self.conv_out = Conv2d(width, config.z_channels * (2 if config.kind == "kl" else 1), 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)  # b c H W
@@ -115,7 +116,7 @@ class Decoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         width = config.channels[-1]
-        self.conv_in = nn.Conv2d(config.z_channels, width, 3, padding=1)
+        self.conv_in = Conv2d(config.z_channels, width, 3, padding=1)
         self.mid_block = AutoencoderMiddle(width, config)
         self.up_blocks = nn.ModuleList()
         for i in reversed(range(len(config.channels))):
@@ -126,7 +127,7 @@ class Decoder(nn.Module):
             self.up_blocks.append(level)
             width = channels
         self.conv_norm_out = GroupNorm(config.norm_groups, width, eps=EPS)
-        self.conv_out = nn.Conv2d(width, config.out_channels, 3, padding=1)
+        self.conv_out = Conv2d(width, config.out_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid_block(self.conv_in(z))  # b c h w
@@ -144,10 +145,10 @@ class Autoencoder(nn.Module):
         moments = 2 if config.kind == "kl" else 1
         z, embed = config.z_channels, config.embed_dim
         self.encoder = Encoder(config)
-        self.quant_conv = nn.Conv2d(moments * z, moments * embed, 1) if config.quant_conv else nn.Identity()
+        self.quant_conv = Conv2d(moments * z, moments * embed, 1) if config.quant_conv else nn.Identity()
         if config.kind == "vq":
             self.quantize = Quantizer(config.codebook, embed)
-        self.post_quant_conv = nn.Conv2d(embed, z, 1) if config.post_quant_conv else nn.Identity()
+        self.post_quant_conv = Conv2d(embed, z, 1) if config.post_quant_conv else nn.Identity()
         self.decoder = Decoder(config)
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:

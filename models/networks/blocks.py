@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
+from models.networks.layers import HALF, Conv2d, Linear
+
 Resample = Literal["up", "down"]
 LARGE_MAP = 64 * 64  # pixels
 STRIP = 128  # rows whose statistics are taken at a time
@@ -21,8 +23,11 @@ class GroupNorm(nn.GroupNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or x[0, 0].numel() <= LARGE_MAP or x.is_contiguous():
+        if x.device.type != "cpu" or x.is_contiguous():
             return super().forward(x)
+        if x[0, 0].numel() <= LARGE_MAP:
+            # In half precision torch's kernel for channels-last maps takes up to ten times as long as this copy.
+            return super().forward(x.contiguous() if x.dtype in HALF else x)
         slope, offset = group_affine(self, x)
         return torch.addcmul(offset, x, slope)
 
@@ -41,6 +46,7 @@ def _statistics(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     mean = square = torch.zeros((), dtype=torch.float64, device=x.device)
     for strip in torch.tensor_split(x, -(-x.shape[2] // STRIP), dim=2):
         share = strip.shape[2] / x.shape[2]
+        strip = strip.float()  # half precision has too few digits for a mean
         center = strip.mean(dim=(2, 3), keepdim=True)  # b c 1 1
         spread = (strip - center).square_().mean(dim=(2, 3)).double()  # b c
         center = rearrange(center, "b c 1 1 -> b c").double()
@@ -71,12 +77,12 @@ class ResBlock(nn.Module):
         self.scale_shift = scale_shift
         self.resample = resample
         self.norm1 = GroupNorm(groups, in_channels, eps=eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
         if emb_channels is not None:
-            self.time_emb_proj = nn.Linear(emb_channels, out_channels * (2 if scale_shift else 1))
+            self.time_emb_proj = Linear(emb_channels, out_channels * (2 if scale_shift else 1))
         self.norm2 = GroupNorm(groups, out_channels, eps=eps)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         """Take a feature map and the already activated embedding SiLU(emb)."""
@@ -107,13 +113,27 @@ class Embedding(nn.Embedding):
             super().reset_parameters()
 
 
+class PooledDownsample(nn.Module):
+    """The mean of 2 × 2 pixels: a UNet's halving without weights (`conv_resample: false`)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 2)  # b c h/2 w/2
+
+
+class NearestUpsample(nn.Module):
+    """Nearest neighbour to `size` alone: a UNet's doubling without weights."""
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        return F.interpolate(x, size=size or (2 * x.shape[2], 2 * x.shape[3]), mode="nearest")  # b c 2h 2w
+
+
 class Downsample(nn.Module):
     """Strided convolution. First stages pad right and bottom only, as VQGAN does; UNets pad all around."""
 
     def __init__(self, channels: int, *, symmetric: bool) -> None:
         super().__init__()
         self.symmetric = symmetric
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if symmetric else 0)
+        self.conv = Conv2d(channels, channels, 3, stride=2, padding=1 if symmetric else 0)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))  # type: ignore[no-any-return]
@@ -124,7 +144,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         size = size or (2 * x.shape[2], 2 * x.shape[3])

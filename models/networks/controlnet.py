@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.inputs import Inputs
+from models.networks.layers import Conv2d
 from models.networks.unet import Residuals, UNetConfig, UNetTrunk
 
 
@@ -34,11 +35,11 @@ class HintEmbedding(nn.Module):
     def __init__(self, config: ControlNetConfig) -> None:
         super().__init__()
         widths = config.hint_widths
-        self.conv_in = nn.Conv2d(config.hint_channels, widths[0], 3, padding=1)
+        self.conv_in = Conv2d(config.hint_channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList()
         for a, b in pairwise(widths):
-            self.blocks.extend([nn.Conv2d(a, a, 3, padding=1), nn.Conv2d(a, b, 3, padding=1, stride=2)])
-        self.conv_out = nn.Conv2d(widths[-1], config.unet.channels[0], 3, padding=1)
+            self.blocks.extend([Conv2d(a, a, 3, padding=1), Conv2d(a, b, 3, padding=1, stride=2)])
+        self.conv_out = Conv2d(widths[-1], config.unet.channels[0], 3, padding=1)
 
     def forward(self, picture: Tensor) -> Tensor:
         h = F.silu(self.conv_in(picture))  # b c H W
@@ -54,8 +55,8 @@ class ControlNet(UNetTrunk):
         super().__init__(config.unet)
         self.hints = config
         self.controlnet_cond_embedding = HintEmbedding(config)
-        self.controlnet_down_blocks = nn.ModuleList(nn.Conv2d(c, c, 1) for c in self.skip_channels)
-        self.controlnet_mid_block = nn.Conv2d(config.unet.channels[-1], config.unet.channels[-1], 1)
+        self.controlnet_down_blocks = nn.ModuleList(Conv2d(c, c, 1) for c in self.skip_channels)
+        self.controlnet_mid_block = Conv2d(config.unet.channels[-1], config.unet.channels[-1], 1)
 
     def embed(self, picture: Tensor) -> Tensor:
         """Embed a picture, b 3 H W in [0, 1], to b c h w."""
@@ -68,7 +69,7 @@ class ControlNet(UNetTrunk):
 
         z_t: b c h w; timesteps: b; context: b n d; added: b p, where the config has `added_dim`; hint: b c h w.
         """
-        emb = self._embedding(z_t, timesteps, None, added)  # b 4c
+        emb = self._embedding(z_t, timesteps, None, added, None)  # b 4c
         h, skips = self._down(self.conv_in(z_t) + hint, emb, context)
         h = self.mid_block(h, emb, context)
         across = [conv(skip) for conv, skip in zip(self.controlnet_down_blocks, skips, strict=True)]

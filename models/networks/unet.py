@@ -11,7 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.networks.attention import AttentionBlock, SpatialTransformer
-from models.networks.blocks import Downsample, Embedding, GroupNorm, ResBlock, Upsample
+from models.networks.blocks import (
+    Downsample,
+    Embedding,
+    GroupNorm,
+    NearestUpsample,
+    PooledDownsample,
+    ResBlock,
+    Upsample,
+)
+from models.networks.layers import Conv2d, Linear
 
 MAX_PERIOD = 10000.0
 
@@ -37,9 +46,11 @@ class UNetConfig:
     scale_shift_norm: bool = False
     res_down: tuple[bool, ...] = ()  # levels halved by a residual block instead of a convolution
     res_up: tuple[bool, ...] = ()  # levels doubled by one
+    conv_resample: bool = True  # else levels are halved by means and doubled by nearest neighbours, without weights
     num_classes: int | None = None  # class labels or noise levels added to the time embedding
     added_dim: int | None = None  # width of a vector that is projected and added to the time embedding (SDXL)
     added_sinusoids: int = 256  # channels of each number in that vector: sizes, crop, score
+    guidance_dim: int | None = None  # of the embedded guidance scale that a distilled network reads
     norm_groups: int = 32
     norm_eps: float = 1e-5
 
@@ -53,15 +64,32 @@ def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
     return F.pad(emb, (0, dim % 2))
 
 
+def guidance_embedding(guidance_scale: Tensor, dim: int) -> Tensor:
+    """Return sinusoids b dim of 1000·(s − 1) for scales s (b), [sin | cos] (Luo et al. 2023, latent consistency).
+
+    Unlike those of t, their periods end at exactly 2π·10000.
+    """
+    half = dim // 2
+    exponent = torch.arange(half, dtype=torch.float32, device=guidance_scale.device) * (
+        -math.log(MAX_PERIOD) / (half - 1)
+    )
+    args = 1000.0 * (guidance_scale.float() - 1.0)[:, None] * exponent.exp()  # b half
+    return F.pad(torch.cat([args.sin(), args.cos()], dim=1), (0, dim % 2))
+
+
 class TimeEmbedding(nn.Module):
-    """Two linear layers over the sinusoids."""
+    """Two linear layers over the sinusoids, to which those of a guidance scale may be added."""
 
-    def __init__(self, channels: int, emb_channels: int) -> None:
+    def __init__(self, channels: int, emb_channels: int, guidance_dim: int | None = None) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(channels, emb_channels)
-        self.linear_2 = nn.Linear(emb_channels, emb_channels)
+        if guidance_dim is not None:
+            self.cond_proj = Linear(guidance_dim, channels, bias=False)
+        self.linear_1 = Linear(channels, emb_channels)
+        self.linear_2 = Linear(emb_channels, emb_channels)
 
-    def forward(self, sinusoids: Tensor) -> Tensor:
+    def forward(self, sinusoids: Tensor, guidance: Tensor | None = None) -> Tensor:
+        if guidance is not None:
+            sinusoids = sinusoids + self.cond_proj(guidance)  # b c
         return self.linear_2(F.silu(self.linear_1(sinusoids)))  # type: ignore[no-any-return]  # b e
 
 
@@ -132,8 +160,8 @@ class UNetTrunk(nn.Module):
         super().__init__()
         self.config = config
         channels = config.channels
-        self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
-        self.time_embedding = TimeEmbedding(channels[0], 4 * channels[0])
+        self.conv_in = Conv2d(config.in_channels, channels[0], 3, padding=1)
+        self.time_embedding = TimeEmbedding(channels[0], 4 * channels[0], config.guidance_dim)
         if config.num_classes is not None:
             self.class_embedding = Embedding(config.num_classes, 4 * channels[0])
         if config.added_dim is not None:
@@ -153,14 +181,27 @@ class UNetTrunk(nn.Module):
                 if config.res_down and config.res_down[i]:
                     level.downsamplers.append(_res_block(config, channels, channels, "down"))
                 else:
-                    level.downsamplers.append(Downsample(channels, symmetric=True))
+                    level.downsamplers.append(
+                        Downsample(channels, symmetric=True) if config.conv_resample else PooledDownsample()
+                    )
                 skips.append(channels)
             self.down_blocks.append(level)
             width = channels
         return skips
 
-    def _embedding(self, z_t: Tensor, timesteps: Tensor, labels: Tensor | None, added: Tensor | None) -> Tensor:
-        emb = self.time_embedding(timestep_embedding(timesteps, self.config.channels[0]).to(z_t.dtype))
+    def _embedding(
+        self,
+        z_t: Tensor,
+        timesteps: Tensor,
+        labels: Tensor | None,
+        added: Tensor | None,
+        guidance_scale: Tensor | None,
+    ) -> Tensor:
+        sinusoids = timestep_embedding(timesteps, self.config.channels[0]).to(z_t.dtype)  # b c
+        dim, guidance = self.config.guidance_dim, None
+        if guidance_scale is not None and dim is not None:
+            guidance = guidance_embedding(guidance_scale, dim).to(z_t.dtype)
+        emb = self.time_embedding(sinusoids, guidance)
         if labels is not None:
             emb = emb + self.class_embedding(labels)
         if added is not None:
@@ -202,7 +243,7 @@ class UNet(UNetTrunk):
         self.up_blocks = nn.ModuleList()
         self._build_up(list(self.skip_channels))
         self.conv_norm_out = GroupNorm(config.norm_groups, config.channels[0], eps=config.norm_eps)
-        self.conv_out = nn.Conv2d(config.channels[0], config.out_channels, 3, padding=1)
+        self.conv_out = Conv2d(config.channels[0], config.out_channels, 3, padding=1)
 
     def _build_up(self, skips: list[int]) -> None:
         config, width = self.config, self.config.channels[-1]
@@ -212,7 +253,8 @@ class UNet(UNetTrunk):
             level = UNetLevel(config, i, [(a + skips.pop(), channels) for a in inputs])
             if i > 0:
                 res = config.res_up and config.res_up[i]
-                level.upsamplers.append(_res_block(config, channels, channels, "up") if res else Upsample(channels))
+                plain = Upsample(channels) if config.conv_resample else NearestUpsample()
+                level.upsamplers.append(_res_block(config, channels, channels, "up") if res else plain)
             self.up_blocks.append(level)
             width = channels
 
@@ -223,15 +265,16 @@ class UNet(UNetTrunk):
         context: Tensor | None = None,
         labels: Tensor | None = None,
         added: Tensor | None = None,
+        guidance_scale: Tensor | None = None,
         residuals: Sequence[Residuals] = (),
     ) -> Tensor:
         """Return the raw prediction b c h w.
 
         z_t: b c_in h w, concatenated conditioning included; timesteps: b; context: b n d;
-        labels: b, class numbers or noise levels; added: b p, where the config has `added_dim`;
-        residuals: what ControlNets add to some rows.
+        labels: b, class numbers or noise levels; added: b p, where the config has `added_dim`; guidance_scale: b, where
+        the network was distilled to read it; residuals: what ControlNets add to some rows.
         """
-        emb = self._embedding(z_t, timesteps, labels, added)  # b 4c
+        emb = self._embedding(z_t, timesteps, labels, added, guidance_scale)  # b 4c
         h = self.conv_in(z_t)  # b c h w
         h, skips = self._down(h, emb, context)
         h = self.mid_block(h, emb, context)  # b c h/2ⁿ w/2ⁿ

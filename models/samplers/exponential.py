@@ -1,4 +1,4 @@
-"""Exponential integrators over stored x0: DPM-Solver++(2M) and UniPC-2.
+"""Exponential integrators over stored x0: DPM-Solver++(2M), its stochastic forms, and UniPC-2.
 
 Both solve z' = (σ'/σ)·z + σ'·∫ e^λ x0(λ) dλ over h = λ' − λ, the growth of the log signal-to-noise ratio. `gain` is
 α'·(1 − e^−h) = α' − α·σ'/σ, which stays finite from zero signal (h = ∞) and to no noise (h = ∞).
@@ -7,7 +7,8 @@ Both solve z' = (σ'/σ)·z + σ'·∫ e^λ x0(λ) dλ over h = λ' − λ, the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from models.samplers.single_step import x0_row
 from models.samplers.steps import Interval
@@ -33,6 +34,69 @@ def unipc(intervals: Sequence[Interval], config: ScheduleConfig) -> tuple[Row, .
         x0_row(interval, config, i + 1, _keep(interval), _corrected(intervals, i))
         for i, interval in enumerate(intervals)
     )
+
+
+def dpmpp_2m_sde(intervals: Sequence[Interval], config: ScheduleConfig) -> tuple[Row, ...]:
+    """The stochastic DPM-Solver++(2M), midpoint, η = 1: Lu et al. 2022 (DPM-Solver++), Eq. 18, and k-diffusion's code.
+
+    z' = (σ'/σ)·e^−h·z + α'·(1 − e^−2h)·(x0 + (x0 − x0₋₁)·h/2h₋₁) + σ'·√(1 − e^−2h)·n; first order in the last step.
+    """
+    return _stochastic(intervals, config, _midpoint)
+
+
+def dpmpp_3m_sde(intervals: Sequence[Interval], config: ScheduleConfig) -> tuple[Row, ...]:
+    """Third order of the same, as k-diffusion has it: φ_2 and φ_3 of 2h weigh the first and second differences."""
+    return _stochastic(intervals, config, lambda intervals, i: _differences(intervals, i, 0.0))
+
+
+def dpmpp_3m_sde_diffusers(intervals: Sequence[Interval], config: ScheduleConfig, steps: int) -> tuple[Row, ...]:
+    """Third order as diffusers has it, for folders that were made with it: its second difference weighs 1 less than
+    φ_3 says, its second step is the midpoint's, and so is, below 15 `steps` of the whole run, the last but one."""
+
+    def weights(intervals: Sequence[Interval], i: int) -> list[float]:
+        early = i < 2 or (steps < 15 and i == len(intervals) - 2)
+        return _midpoint(intervals, i) if early else _differences(intervals, i, 1.0)
+
+    return _stochastic(intervals, config, weights)
+
+
+def _stochastic(
+    intervals: Sequence[Interval],
+    config: ScheduleConfig,
+    weights: Callable[[Sequence[Interval], int], list[float]],
+) -> tuple[Row, ...]:
+    rows = []
+    for i, interval in enumerate(intervals):
+        decay = math.exp(-_growth(interval))
+        last = i == len(intervals) - 1
+        predictions = [interval.end.alpha * -math.expm1(-2 * _growth(interval))] if last else weights(intervals, i)
+        row = x0_row(interval, config, i + 1, _keep(interval) * decay, tuple(predictions))
+        rows.append(replace(row, noise=interval.end.sigma * math.sqrt(-math.expm1(-2 * _growth(interval)))))
+    return tuple(rows)
+
+
+def _midpoint(intervals: Sequence[Interval], i: int) -> list[float]:
+    gain = intervals[i].end.alpha * -math.expm1(-2 * _growth(intervals[i]))
+    w = _ratio(intervals, i) / 2
+    return [gain * (1 + w), -gain * w] if w else [gain]
+
+
+def _differences(intervals: Sequence[Interval], i: int, less: float) -> list[float]:
+    """Weights of (p_0, p_1, p_2) by divided differences of x0 over λ, as far back as steps have a length."""
+    alpha, h = intervals[i].end.alpha, _growth(intervals[i])
+    gain = alpha * -math.expm1(-2 * h)
+    a = _ratio(intervals, i)  # 1/r_0
+    if not a:
+        return [gain]
+    phi2 = 1.0 + math.expm1(-2 * h) / (2 * h)
+    before = _growth(intervals[i - 2]) if i > 1 else 0.0
+    b = h / before if before > 0.0 else 0.0  # 1/r_1
+    if not b:
+        return [gain + alpha * phi2 * a, -alpha * phi2 * a]
+    # d1 = d10 + (d10 − d11)·r_0/(r_0 + r_1), d2 = (d10 − d11)/(r_0 + r_1); d10 = a·(p_0 − p_1), d11 = b·(p_1 − p_2)
+    phi3, share, scale = phi2 / (2 * h) - 0.5 + less, b / (a + b), a * b / (a + b)
+    d10, d11 = phi2 * (1 + share) - phi3 * scale, phi3 * scale - phi2 * share
+    return [gain + alpha * d10 * a, alpha * (d11 * b - d10 * a), -alpha * d11 * b]
 
 
 def _predictor(intervals: Sequence[Interval], i: int) -> tuple[float, ...]:

@@ -42,13 +42,13 @@ def _improved_euler(intervals: Sequence[Interval], config: ScheduleConfig, step:
     _, weight = _transfer(first)
     return (
         _euler_row(first, config, step),
-        _eps_row(there, config, step, 1.0, (weight / 2, -weight / 2)),
+        eps_row(there, config, step, 1.0, (weight / 2, -weight / 2)),
     )
 
 
 def _euler_row(interval: Interval, config: ScheduleConfig, step: int) -> Row:
     keep, weight = _transfer(interval)
-    return _eps_row(interval, config, step, keep, (weight,))
+    return eps_row(interval, config, step, keep, (weight,))
 
 
 def _adams_row(interval: Interval, config: ScheduleConfig, step: int, m: int) -> Row:
@@ -57,7 +57,7 @@ def _adams_row(interval: Interval, config: ScheduleConfig, step: int, m: int) ->
     series = [weight * c for c in _ADAMS_BASHFORTH[min(m, 3) - 1]]
     if m < len(series):
         series.insert(m, 0.0)
-    return _eps_row(interval, config, step, keep, tuple(series))
+    return eps_row(interval, config, step, keep, tuple(series))
 
 
 def _transfer(interval: Interval) -> tuple[float, float]:
@@ -66,7 +66,8 @@ def _transfer(interval: Interval) -> tuple[float, float]:
     return keep, interval.end.sigma - keep * interval.start.sigma
 
 
-def _eps_row(interval: Interval, config: ScheduleConfig, step: int, keep: float, predictions: tuple[float, ...]) -> Row:
+def eps_row(interval: Interval, config: ScheduleConfig, step: int, keep: float, predictions: tuple[float, ...]) -> Row:
+    """A row that stores eps."""
     level = interval.start
     out, z = eps_form(config.prediction, level)
     x0 = (-level.sigma / level.alpha, 1.0 / level.alpha)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from models.samplers.steps import Interval
 from models.samplers.table import Row, eps_form, x0_form
-from models.schedule import ScheduleConfig
+from models.schedule import NoiseLevel, ScheduleConfig
 
 
 def ddim(intervals: Sequence[Interval], config: ScheduleConfig, eta: float) -> tuple[Row, ...]:
@@ -35,6 +35,19 @@ def euler(intervals: Sequence[Interval], config: ScheduleConfig) -> tuple[Row, .
     return tuple(_ddim_row(interval, config, 0.0, step) for step, interval in enumerate(intervals, 1))
 
 
+def ancestral(intervals: Sequence[Interval], config: ScheduleConfig) -> tuple[Row, ...]:
+    """Euler's step down to σ_down and noise up to σ' (k-diffusion's `euler_a`), σ'² = σ_down² + σ_up²; in
+    variance-preserving coordinates it is DDIM with eta 1."""
+    return tuple(_ddim_row(interval, config, 1.0, step) for step, interval in enumerate(intervals, 1))
+
+
+def transfer(start: NoiseLevel, end: NoiseLevel, eta: float) -> tuple[float, float, float]:
+    """(a, b, s) of z' = a·z + b·x0 + s·n from one level to another, with eta's share of ancestral noise."""
+    spread = eta * _posterior_std(start, end)
+    keep = math.sqrt(max(end.sigma**2 - spread**2, 0.0)) / start.sigma
+    return keep, end.alpha - keep * start.alpha, spread
+
+
 def x0_row(interval: Interval, config: ScheduleConfig, step: int, keep: float, predictions: tuple[float, ...]) -> Row:
     """A row that stores x0."""
     out, z = x0_form(config.prediction, interval.start)
@@ -43,16 +56,13 @@ def x0_row(interval: Interval, config: ScheduleConfig, step: int, keep: float, p
 
 
 def _ddim_row(interval: Interval, config: ScheduleConfig, eta: float, step: int) -> Row:
-    start, end = interval.start, interval.end
-    spread = eta * _posterior_std(interval)
-    direction = math.sqrt(max(end.sigma**2 - spread**2, 0.0))
-    keep = direction / start.sigma
-    return replace(x0_row(interval, config, step, keep, (end.alpha - keep * start.alpha,)), noise=spread)
+    keep, weight, spread = transfer(interval.start, interval.end, eta)
+    return replace(x0_row(interval, config, step, keep, (weight,)), noise=spread)
 
 
 def _clamped_ddim_row(interval: Interval, config: ScheduleConfig, eta: float, step: int) -> Row:
     start, end = interval.start, interval.end
-    spread = eta * _posterior_std(interval)
+    spread = eta * _posterior_std(start, end)
     direction = math.sqrt(max(end.sigma**2 - spread**2, 0.0))
     out, z = eps_form(config.prediction, start)
     row = x0_row(interval, config, step, direction * z, (end.alpha,))
@@ -64,9 +74,8 @@ def _ddpm_row(interval: Interval, config: ScheduleConfig, step: int) -> Row:
     alpha = (start.alpha / end.alpha) ** 2  # of the whole step, 1 − β
     mean_z = math.sqrt(alpha) * end.sigma**2 / start.sigma**2
     mean_x0 = end.alpha * (1.0 - alpha) / start.sigma**2
-    return replace(x0_row(interval, config, step, mean_z, (mean_x0,)), noise=_posterior_std(interval))
+    return replace(x0_row(interval, config, step, mean_z, (mean_x0,)), noise=_posterior_std(start, end))
 
 
-def _posterior_std(interval: Interval) -> float:
-    start, end = interval.start, interval.end
+def _posterior_std(start: NoiseLevel, end: NoiseLevel) -> float:
     return end.sigma / start.sigma * math.sqrt(max(1.0 - (start.alpha / end.alpha) ** 2, 0.0))

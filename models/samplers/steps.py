@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -84,6 +85,20 @@ def solver_intervals(schedule: NoiseSchedule, steps: int) -> list[Interval]:
     return _between(schedule, ts, NoiseLevel(1.0, 0.0))
 
 
+def given_intervals(schedule: NoiseSchedule, ts: Sequence[int], final: NoiseLevel, floor: float) -> list[Interval]:
+    """Steps from each given timestep to the next, the last to `final`; ᾱ starts from at least `floor`.
+
+    Raises:
+        InvalidRequest: they don't fall, or leave the table.
+    """
+    T = schedule.config.timesteps
+    falling = all(later < t for t, later in pairwise(ts))
+    if not ts or not falling or ts[0] >= T or ts[-1] < 0:
+        detail = f"timesteps are {list(ts)}; they must fall, from at most {T - 1} to at least 0"
+        raise InvalidRequest(detail, field="timesteps", value=list(ts), bound=[T - 1, 0])
+    return _between(schedule, ts, final, floor)
+
+
 def check_steps(steps: int, most: int) -> None:
     """Check the number of steps.
 
@@ -119,5 +134,10 @@ def _trailing(T: int, steps: int) -> list[int]:
 def _between(schedule: NoiseSchedule, ts: Sequence[float], final: NoiseLevel, floor: float = 0.0) -> list[Interval]:
     levels = [schedule.level(t) for t in ts]
     levels = [level if level.alpha**2 >= floor else NoiseLevel.of(floor) for level in levels]
+    return chain(ts, levels, final)
+
+
+def chain(ts: Sequence[float], levels: Sequence[NoiseLevel], final: NoiseLevel) -> list[Interval]:
+    """Make the steps from each level to the next, the last one to `final`."""
     ends = [*levels[1:], final]
     return [Interval(t, start, end) for t, start, end in zip(ts, levels, ends, strict=True)]

@@ -6,7 +6,8 @@ A row is one network evaluation. With z_t the latent and `network` the (guided) 
     z_next = keep · z_t + Σ_k predictions[k] · p_k + raw · network + noise · n
     x0     = preview_p · p + preview_z · z_t
 
-p_0 is this row's p, p_1 that of the row before, …; `raw` serves DDIM where x0 is clamped and eps is not.
+p_0 is this row's p, p_1 that of the row before, …; `raw` serves DDIM where x0 is clamped and eps is not, and the first
+of two rows of a step (`two_rows`), which stores z_t itself: of such a row x0 isn't told.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Row:
     """One network evaluation and the update after it.
 
     `alpha` and `sigma` are the noise level of the latent that enters (z_t = alpha·x0 + sigma·noise), for blending in
-    known regions; `step` counts the user's steps from 1 (two rows may share one).
+    known regions; `step` counts the user's steps from 1 (two rows may share one). A row that isn't `guided` is
+    evaluated with the condition alone, whatever the guidance scale.
     """
 
     t: float
@@ -41,6 +43,7 @@ class Row:
     noise: float = 0.0
     clamp: float | None = None
     raw: float = 0.0
+    guided: bool = True
 
     def finite(self) -> bool:
         values = (self.out, self.z, self.keep, *self.predictions, self.noise, self.raw, self.preview_p, self.preview_z)
@@ -53,7 +56,8 @@ class Plan:
 
     `history[i]` is how many stored predictions, newest first, must be there when row i starts for it and the rows
     after it; `history[len(rows)]` is 0. `start` is the noise level that the first row expects, `end` that which the
-    last one leaves.
+    last one leaves; where nothing but noise is there, it starts from `noise_scale` times x_T (1 but for k-diffusion's
+    schedules, which give x_T that level's σ).
     """
 
     sampler: str
@@ -61,6 +65,12 @@ class Plan:
     rows: tuple[Row, ...]
     history: tuple[int, ...]
     end: NoiseLevel
+    noise_scale: float = 1.0
+
+    @property
+    def unguided(self) -> frozenset[int]:
+        """The rows that are evaluated with the condition alone."""
+        return frozenset(i for i, row in enumerate(self.rows) if not row.guided)
 
     @property
     def start(self) -> NoiseLevel:

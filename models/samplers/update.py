@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from models.samplers.table import Row
+from models.samplers.table import MAX_PREDICTIONS, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,23 @@ def stack_rows(
     rows: Sequence[Row], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Coefficients:
     """Stack the coefficients of one row a slot, by a single copy to `device`; rounded from float64 to `dtype`."""
+    return coefficients(rows, table_of(rows, device, dtype))
+
+
+def table_of(rows: Sequence[Row], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return a plan's coefficients, r k of any plan's width, for `coefficients` to take rows from."""
+    return torch.tensor([_values(row, MAX_PREDICTIONS) for row in rows], dtype=dtype).to(device)
+
+
+def coefficients(rows: Sequence[Row], table: Tensor) -> Coefficients:
+    """Name the coefficients of one row a slot; `table` is n k, its rows those of `table_of`."""
     taps = max(len(row.predictions) for row in rows)
-    table = torch.tensor([_values(row, taps) for row in rows], dtype=dtype).to(device, non_blocking=True)
     timesteps, *columns = rearrange(table, "n k -> k n").unbind()
     out, z, keep, preview_p, preview_z, noise, clamp, raw, *predictions = (
         rearrange(column, "n -> n 1 1 1") for column in columns
     )
     return Coefficients(
-        timesteps, out, z, keep, preview_p, preview_z, tuple(predictions),
+        timesteps, out, z, keep, preview_p, preview_z, tuple(predictions[:taps]),
         noise if any(row.noise for row in rows) else None,
         clamp if any(row.clamp is not None for row in rows) else None,
         raw if any(row.raw for row in rows) else None,

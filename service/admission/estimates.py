@@ -134,8 +134,8 @@ def _rounded(seconds: float | None) -> float | None:
 
 def queued_eta(request: JobRequest, backlog: Backlog, position: int) -> float | None:
     """Seconds to the end of a waiting job; `backlog` holds its own work and that of jobs behind it."""
-    fleet, all_s = backlog.fleet, backlog.wait_s
-    own_s, idle_s = fleet.shared(fleet.gpu_seconds(JobWork.of(request))), idle_seconds(request, fleet)
+    fleet, all_s, work = backlog.fleet, backlog.wait_s, JobWork.of(request)
+    own_s, idle_s = fleet.shared(fleet.gpu_seconds(work)), fleet.expected(fleet.idle_seconds(work))
     if all_s is None or own_s is None or idle_s is None:
         return None
     behind_s = max(backlog.queued - 1 - position, 0) * all_s / max(backlog.jobs, 1)

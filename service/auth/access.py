@@ -115,7 +115,7 @@ def _token(headers: Headers) -> str | None:
 
 
 def _missing(token: str | None) -> str:
-    what = "no API key was sent" if token is None else "the API key isn't known, or it is revoked"
+    what = "no API key was sent" if token is None else "the API key isn't known, is revoked or has expired"
     return f"{what}; send `Authorization: Bearer <key>` (`latentd keys create` makes keys)"
 
 

@@ -1,4 +1,4 @@
-"""API keys: made, listed and revoked in Redis alone; what a key may do, how often, and how much it may compute.
+"""API keys: made, listed and revoked in Redis alone; what a key may do, how often, how much it may compute, until when.
 
 A key is 256 random bits, so that one SHA-256 is enough at rest: there is nothing to guess. Keys are asked for on other
 addresses than loopback and wherever one was ever made (revoked ones count: revoking the last key opens nothing).
@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
@@ -40,6 +40,7 @@ class ApiKey(BaseModel):
     created_at: datetime
     requests_per_minute: int | None = None
     gpu_s_per_day: float | None = None
+    expires_at: datetime | None = None
     revoked_at: datetime | None = None
 
     def may(self, scope: Scope) -> bool:
@@ -48,11 +49,11 @@ class ApiKey(BaseModel):
 
     @property
     def accepted(self) -> bool:
-        """Whether the key lets anyone in: it isn't revoked."""
-        return self.revoked_at is None
+        """Whether the key lets anyone in: it is neither revoked nor expired."""
+        return self.revoked_at is None and (self.expires_at is None or CLOCK.now() < self.expires_at)
 
     def accepts(self, secret: str) -> bool:
-        """Tell whether this is the key's secret, compared in constant time, and it isn't revoked."""
+        """Tell whether this is the key's secret, compared in constant time, and it is accepted."""
         return hmac.compare_digest(self.digest, digest_of(secret)) and self.accepted
 
 
@@ -82,18 +83,21 @@ def create(
     scopes: Sequence[Scope],
     requests_per_minute: int | None = None,
     gpu_s_per_day: float | None = None,
+    lifetime: timedelta | None = None,
 ) -> tuple[ApiKey, str]:
     """Make a key; its token is seen here and never again."""
     CLOCK.sync(redis)
+    now = CLOCK.now()
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(SECRET_BYTES)
     key = ApiKey(
         id=key_id,
         name=name,
         scopes=tuple(dict.fromkeys(scopes)),
         digest=digest_of(secret),
-        created_at=CLOCK.now(),
+        created_at=now,
         requests_per_minute=requests_per_minute,
         gpu_s_per_day=gpu_s_per_day,
+        expires_at=None if lifetime is None else now + lifetime,
     )
     redis.hset(KEYS_KEY, key_id, key.model_dump_json())
     return key, f"{PREFIX}_{key_id}_{secret}"

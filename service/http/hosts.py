@@ -32,6 +32,13 @@ def known_hosts(settings: Settings) -> Set[str]:
     return frozenset({*named, host_name(settings.host) or settings.host})
 
 
+@lru_cache(maxsize=256)
+def named_host(sent: str) -> str | None:
+    """Read the host of a `Host` header; None for what can be none."""
+    authority = parse_authority("http", sent)
+    return None if authority is None else authority.host
+
+
 def check_host(path: str, headers: Headers, known: Set[str]) -> None:
     """Check that the gateway answers to the Host that was sent.
 
@@ -39,8 +46,8 @@ def check_host(path: str, headers: Headers, known: Set[str]) -> None:
         Forbidden: it isn't loopback, the address listened on, the public one or one of LATENTD_ALLOWED_HOSTS.
     """
     sent = headers.get("host", "")
-    authority = parse_authority("http", sent)
-    served = authority is not None and (is_loopback(authority.host) or authority.host in known)
+    host = named_host(sent)
+    served = host is not None and (is_loopback(host) or host in known)
     if not served and path not in OPEN_TO_ANY:
         detail = f"host {shown(sent)!r} is not served; add it to LATENTD_ALLOWED_HOSTS"
         raise Forbidden(detail, field="Host", value=sent, bound="loopback or LATENTD_ALLOWED_HOSTS")

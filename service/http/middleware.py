@@ -6,11 +6,12 @@ import asyncio
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Protocol
 from urllib.parse import urlsplit
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -63,7 +64,7 @@ class EdgeMiddleware:
         self._app = app
         self._settings = settings
         self._counts = counts
-        self._safe = safe_headers(settings)
+        self._safe = _encoded(safe_headers(settings))
         self._hosts = known_hosts(settings)
         self._origins = OriginPolicy(settings)
         self._prefix = settings.public_path
@@ -85,10 +86,11 @@ class EdgeMiddleware:
             self._count(routed, scope["method"], answer)
             structlog.contextvars.unbind_contextvars("request_id")
 
-    def _headers(self, headers: Headers) -> dict[str, str]:
+    def _headers(self, headers: Headers) -> Mapping[bytes, bytes]:
         """Make the headers of an answer to these."""
         closing = {"Connection": "close"} if self._stopping.is_set() else {}
-        return {**self._safe, **self._origins.cors_headers(headers), **closing}
+        more = {**self._origins.cors_headers(headers), **closing}
+        return {**self._safe, **_encoded(more)} if more else self._safe
 
     async def _guarded(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         """Answer a request that passes every check; `scope` becomes what routes read."""
@@ -126,10 +128,15 @@ class EdgeMiddleware:
         log.info("request", route=route, method=method, status=answer.status, seconds=round(seconds, 4))
 
 
+def _encoded(headers: Mapping[str, str]) -> Mapping[bytes, bytes]:
+    """Write headers as ASGI has them."""
+    return {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in headers.items()}
+
+
 class _Answer:
     """`send` with the safe headers and the request's id added; remembers the status. HEAD ends with the headers."""
 
-    def __init__(self, send: Send, request_id: str, safe: dict[str, str], *, head: bool) -> None:
+    def __init__(self, send: Send, request_id: str, safe: Mapping[bytes, bytes], *, head: bool) -> None:
         self._send = send
         self._safe = safe
         self._head = head
@@ -140,11 +147,10 @@ class _Answer:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            for name, value in self._safe.items():
-                headers.setdefault(name, value)
-            headers["X-Request-ID"] = self.request_id
-            await self._send(message)
+            sent = {name.lower() for name, _ in message["headers"]}
+            added = [item for item in self._safe.items() if item[0] not in sent]
+            headers = [*message["headers"], *added, (b"x-request-id", self.request_id.encode())]
+            await self._send({**message, "headers": headers})
             if self._head:  # at once: an event stream's first bytes, or its end, may be far away
                 await self._send({"type": "http.response.body"})
         elif not self._head:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -13,6 +14,55 @@ from service.http.problems import MEDIA_TYPE
 HEAD_S = 10.0  # from a connection's start, or a request's first byte, until its head is complete
 UNREAD_S = 60.0  # how long an answer may wait for a client that doesn't read it
 HEAD_BYTES = 32 * 1024
+HELD_BYTES = 64 * 1024
+
+
+class OneWrite(asyncio.Transport):
+    """A transport that sends at once what is written at once: an answer's head and body, which uvicorn writes apart."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        """Hold the data until the loop's next turn, or until it is much."""
+        if not data:
+            return
+        if not self._held:
+            self._loop.call_soon(self._send)
+        self._held.append(bytes(data))
+        self._size += len(data)
+        if self._size >= HELD_BYTES:  # so that a client that doesn't read is noticed
+            self._send()
+
+    def _send(self) -> None:
+        if self._held:
+            data = b"".join(self._held)
+            self._held, self._size = [], 0
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._held, self._size = [], 0
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
 
 
 class PatientProtocol(H11Protocol):
@@ -24,8 +74,8 @@ class PatientProtocol(H11Protocol):
     _unread_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._head_timer = self.loop.call_later(self.head_s, transport.abort)
+        super().connection_made(OneWrite(transport, self.loop))
+        self._head_timer = self.loop.call_later(self.head_s, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()

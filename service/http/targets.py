@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from starlette.types import Scope
 
-from core.errors import MalformedRequest
+from core.errors import MalformedRequest, NotFound
 from service.http.problems import shown
 
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)(/.*)?", re.IGNORECASE | re.DOTALL)
@@ -19,17 +19,23 @@ _SLASHED = re.compile(r"(/v1/.+|/livez|/readyz|/metrics|/openapi\.json)/")
 def normalised(scope: Scope, prefix: str) -> Scope:
     """Copy a scope with the path that routes know; `prefix` is the path of LATENTD_PUBLIC_URL.
 
-    A proxy may have cut the prefix off or not. HEAD is asked as GET; its body is dropped where it is sent.
+    A proxy may have cut the prefix off or not; a base URL that ends with a slash makes two of the first. HEAD is asked
+    as GET; its body is dropped where it is sent. Answers are whole (RFC 9110, 14.2: a server may ignore Range).
 
     Raises:
         MalformedRequest: the target is neither a path nor an absolute http(s) URL.
+        NotFound: a part of the path is `.` or `..`, which a client resolves itself (RFC 3986, 5.2.4).
     """
     asked = {**scope, **_absolute(scope)}
-    path = str(asked["path"])
+    if any(name == b"range" for name, _ in asked["headers"]):
+        asked["headers"] = [item for item in asked["headers"] if item[0] != b"range"]
+    path = "/" + str(asked["path"]).lstrip("/")
     if prefix and path.startswith(f"{prefix}/"):
         path = path[len(prefix) :]
     if slashed := _SLASHED.fullmatch(path):
         path = slashed[1]
+    if "/." in path and not {".", ".."}.isdisjoint(path.split("/")):
+        raise NotFound(f"nothing is served at {shown(path)}", value=path)
     return {**asked, "path": path, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
 
 

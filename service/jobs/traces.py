@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, Field
@@ -68,7 +68,7 @@ class Trace(BaseModel):
     preemptions: int = Field(description="Runs that a living worker handed back.")
     worker_deaths: int = Field(description="Runs that ended with their worker.")
     runs: list[Run]
-    steps: list[TracedStep] = Field(description=f"The newest {STEP_EVENTS_KEPT}.")
+    steps: list[TracedStep] = Field(description=f"Those of the newest {STEP_EVENTS_KEPT} events.")
 
 
 @dataclass(slots=True)
@@ -145,22 +145,25 @@ def _runs(entries: Iterable[Entry]) -> list[_Run]:
 def _note(run: _Run, at: datetime, kind: str, fields: Mapping[str, str]) -> None:
     note = fields.get(TRACE, "")
     if kind == "step":
-        run.shared = shared = Shared.read(note)
-        run.steps.append(
-            TracedStep(
-                step=Progress.read(fields["data"]).step,
-                at=at,
-                rows=shared.rows,
-                call_rows=shared.call_rows,
-                jobs=shared.jobs,
-                call_s=shared.call_s,
-            )
-        )
+        run.shared = Shared.read(note)
+        run.steps += _steps(Progress.read(fields["data"]).step, at, run.shared)
     elif kind == "image":
         run.kept = Kept.read(note)
     elif run.end is None:  # a job may end while it waits, behind its last run
         run.end = Returned.read(note).why if kind == TRACE else kind
         run.ended_at = at
+
+
+def _steps(newest: int, at: datetime, shared: Shared) -> Iterator[TracedStep]:
+    """Those that were told together, oldest first."""
+    for step, ago_ms, rows, call_rows, jobs, call_ms in shared.before:
+        ago = timedelta(milliseconds=ago_ms)
+        yield TracedStep(
+            step=step, at=at - ago, rows=rows, call_rows=call_rows, jobs=jobs, call_s=round(call_ms / 1000, 4)
+        )
+    yield TracedStep(
+        step=newest, at=at, rows=shared.rows, call_rows=shared.call_rows, jobs=shared.jobs, call_s=shared.call_s
+    )
 
 
 def _stages(record: JobRecord, runs: Sequence[_Run]) -> Stages:

@@ -113,23 +113,31 @@ def _view(
         request = request.model_copy(update={"numerics": Numerics.read(values["numerics"])})
     result = JobResult.read(values["result"]) if "result" in values else None
     error = Problem.model_validate_json(values["error"], extra="ignore") if "error" in values else None
+    status, step, steps = values["status"], int(values.get("step", 0)), int(values["steps"])
+    started_at, position = _time(values, "started_at"), positions.get(record.id)
+    backlog = backlogs.get((request.model, request.priority))
+    eta = None
+    if backlog is not None and status == "running" and started_at is not None:
+        eta = running_eta(step, steps, started_at, request, backlog.fleet)
+    elif backlog is not None and status == "queued":
+        eta = queued_eta(request, backlog, position or 0)
     fields: dict[str, Any] = {
         "id": record.id,
         "kind": request.kind,
-        "status": values["status"],
+        "status": status,
         "created_at": record.created_at,
-        "started_at": _time(values, "started_at"),
+        "started_at": started_at,
         "ended_at": _time(values, "ended_at"),
-        "position": positions.get(record.id),
-        "progress": Progress(step=int(values.get("step", 0)), steps=int(values["steps"])),
+        "position": position,
+        "eta_s": None if eta is None else round(eta, 3),
+        "progress": Progress(step=step, steps=steps),
         "request": request.for_clients(),
         "images": _with_urls(result.images, urls) if result else (),
         "error": error,
         "warnings": record.warnings,
         "timings": result.timings if result else Timings(),
     }
-    job = Job(**fields)
-    return job.model_copy(update={"eta_s": _eta(job, backlogs.get((request.model, request.priority)))})
+    return Job(**fields)
 
 
 def _with_urls(images: tuple[ImageInfo, ...], urls: ImageUrls) -> tuple[ImageInfo, ...]:
@@ -138,17 +146,6 @@ def _with_urls(images: tuple[ImageInfo, ...], urls: ImageUrls) -> tuple[ImageInf
 
 def _time(values: Hash, field: str) -> datetime | None:
     return datetime.fromisoformat(values[field]) if values.get(field) else None
-
-
-def _eta(job: Job, backlog: Backlog | None) -> float | None:
-    if backlog is None:
-        return None
-    if job.status == "running" and job.started_at is not None:
-        progress = job.progress
-        eta = running_eta(progress.step, progress.steps, job.started_at, job.request, backlog.fleet)
-    else:
-        eta = queued_eta(job.request, backlog, job.position or 0)
-    return None if eta is None else round(eta, 3)
 
 
 async def list_jobs(redis: Redis, backlogs: Backlogs, caller: Caller, query: ListQuery) -> JobPage:

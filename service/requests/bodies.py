@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from contract.base import Kind
-from contract.request import control_name, is_control_name
+from contract.request import CONTROL, control_name
 from core.errors import InvalidRequest, MalformedRequest, UnsupportedMedia
 from service.http.problems import invalid, refusal, shown
 from service.requests.forms import read_form
@@ -167,7 +167,7 @@ def _body(task: TaskKind[Any], post: Post, files: Mapping[str, bytes]) -> Body:
 def _check_controls(post: Post, files: Mapping[str, bytes]) -> None:
     """Check that each control has its picture, and each such picture its control."""
     count = len(post.controls or ()) if isinstance(post, Drawn) else 0
-    wanted, sent = {control_name(i) for i in range(count)}, {name for name in files if is_control_name(name)}
+    wanted, sent = {control_name(i) for i in range(count)}, {name for name in files if name.startswith(CONTROL)}
     for name in sorted(wanted - sent):
         number = name.rpartition("_")[2]
         detail = f"controls.{number}.image is required; in forms it is the file {name}"

@@ -29,6 +29,7 @@ from contract.redis_keys import CARDS_KEY, serving_key
 from core.clock import CLOCK
 from core.errors import InvalidRequest, NoCheckpoint, NotFound
 from service.http.problems import shown
+from service.single_flight import SingleFlight
 
 CONVERT = "latentd models convert PATH $LATENTD_MODELS_DIR/NAME --to native"
 RECENT_S = 1.0
@@ -83,11 +84,12 @@ class CardRegistry:
         self._models_dir = models_dir
         self._folders: dict[str, Path | None] = {}
         self._recent: tuple[float, dict[str, ModelCard]] = (-math.inf, {})  # when it was read
+        self._reading = SingleFlight(self.all)
 
     async def recent(self) -> dict[str, ModelCard]:
         """Return what `all` does, at most RECENT_S old."""
         read_at, cards = self._recent
-        return cards if time.monotonic() - read_at < RECENT_S else await self.all()
+        return cards if time.monotonic() - read_at < RECENT_S else await self._reading.answer()
 
     async def all(self) -> dict[str, ModelCard]:
         """Read cards by model id, in order of their ids; what a worker published wins."""

@@ -12,21 +12,23 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import IO
 
 import structlog
 from pydantic import BaseModel
 
 from contract.job import JobWarning
-from core.errors import InvalidRequest, Problem
+from core.errors import DecodersBusy, InvalidRequest, Problem
 from service.requests.decoding import Encoded, Reading, Size, decode, encode
 
 DECODERS = 2  # a picture of 16 MP takes seconds and hundreds of MiB to decode
 DECODE_S = 2.0  # of CPU time for files of up to USUAL_PIXELS; the largest honest picture takes a third of it
 USUAL_PIXELS = 2**24
+WAIT_S = 2.0  # for a process that is free; then the client is told to come back
+RETRY_AFTER_S = 2
 PATIENCE_S = 30.0  # of real time, on a machine that has no CPU left
 
 log = structlog.get_logger("service")
@@ -108,6 +110,7 @@ class Decoders:
     """At most `count` processes, started when first needed."""
 
     def __init__(self, count: int = DECODERS) -> None:
+        self._count = count
         self._slots = asyncio.Semaphore(count)
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="decoding")
         self._idle: list[Decoder] = []
@@ -117,9 +120,10 @@ class Decoders:
         """Have files decoded by the next process that is free.
 
         Raises:
+            DecodersBusy: none is free for WAIT_S.
             InvalidRequest: as `decode` refuses them, or it takes more than DECODE_S, or breaks the decoder.
         """
-        async with self._slots:
+        async with self._free():
             decoder, fit = self._idle.pop() if self._idle else Decoder(), False
             self._busy.add(decoder)
             try:
@@ -138,6 +142,20 @@ class Decoders:
                 else:
                     decoder.close()
             return answer
+
+    @asynccontextmanager
+    async def _free(self) -> AsyncIterator[None]:
+        """Hold one of the processes; bodies that wait take memory, and their clients would rather know."""
+        try:
+            async with asyncio.timeout(WAIT_S):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            detail = f"all decoders of pictures were busy for {WAIT_S:g} s"
+            raise DecodersBusy(detail, retry_after=RETRY_AFTER_S, value=f"{self._count} decoders") from error
+        try:
+            yield
+        finally:
+            self._slots.release()
 
     async def _ask(self, decoder: Decoder, files: Mapping[str, bytes], reading: Reading) -> Encoded:
         asked = asyncio.get_running_loop().run_in_executor(self._threads, decoder.ask, files, reading)

@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from contract.job import JobWarning
-from contract.request import is_control_name
+from contract.request import CONTROL
 from core.pictures import MaskMode, lossless, mask_remark, open_upload, read_label_map, read_mask
 
 Size: TypeAlias = tuple[int, int]  # width and height after EXIF rotation
@@ -54,7 +54,7 @@ def decode(files: Mapping[str, bytes], reading: Reading) -> Decoded:
             with a class that the model hasn't.
     """
     decoded = _WAYS[reading.how](files, reading)
-    controls = {name: open_upload(files[name], reading.max_pixels, name) for name in files if is_control_name(name)}
+    controls = {name: open_upload(files[name], reading.max_pixels, name) for name in files if name.startswith(CONTROL)}
     return replace(decoded, pictures={**decoded.pictures, **controls}) if controls else decoded
 
 

@@ -52,9 +52,28 @@ def no_parameters(_post: Post, _card: ModelCard) -> dict[str, Any]:
 
 
 def guided(post: Guided, card: ModelCard) -> dict[str, Any]:
-    """Return the guidance; 1 for a model that has none."""
+    """Return the guidance; 1 for a model that has none.
+
+    Raises:
+        InvalidRequest: an interval that ends before it starts, or for a model that it can't be used with.
+    """
     default = card.defaults.guidance_scale if "guidance_scale" in card.fields else 1.0
-    return {"guidance_scale": default if post.guidance_scale is None else post.guidance_scale}
+    scale = default if post.guidance_scale is None else post.guidance_scale
+    interval = _interval(post.guidance_interval, card)
+    return {"guidance_scale": scale, "guidance_interval": interval, "guidance_embedded": card.guidance_embedded}
+
+
+def _interval(sent: list[float] | None, card: ModelCard) -> tuple[float, float] | None:
+    if sent is None:
+        return None
+    interval = (sent[0], sent[1])
+    if "guidance_scale" not in card.fields or card.guidance_embedded:
+        detail = f"guidance_interval is of no use to model {card.id}, whose steps have no unguided half"
+        raise InvalidRequest(detail, field="guidance_interval", value=sent, bound=None)
+    if interval[0] >= interval[1]:
+        detail = f"guidance_interval is {sent}; its first number must be below its second"
+        raise InvalidRequest(detail, field="guidance_interval", value=sent, bound=[0, 1])
+    return interval
 
 
 def prompted(post: Prompted, card: ModelCard) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pydantic_core import from_json
 
 from contract.lanes import Lane
 from contract.request import SEEDS, Determinism, MaskMode, OutputFormat, Preprocess
+from contract.samplers import MOST_TIMESTEPS, Schedule
 
 PROMPT_CHARACTERS = 4000
 URL_CHARACTERS = 2000
@@ -31,6 +32,9 @@ DRAWN = -1  # as a seed: what other tools write for none
 def _without_drawn(seed: int | None) -> int | None:
     """Read -1 as absent, so that both are one request."""
     return None if seed == DRAWN else seed
+
+
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
 
 class LoraPost(BaseModel):
@@ -113,7 +117,21 @@ class Post(BaseModel):
         default=None, min_length=1, max_length=64, description="One of the model's samplers; default: the model's."
     )
     eta: float | None = Field(
-        default=None, ge=0, le=1, description="DDIM's share of fresh noise in each step: 0 deterministic, 1 as DDPM."
+        default=None,
+        ge=0,
+        le=1,
+        description="ddim's share of fresh noise in each step: 0 deterministic, 1 as DDPM; tcd's γ (0.3).",
+    )
+    schedule: Schedule | None = Field(
+        default=None,
+        description="Which noise levels the steps visit. Default: the model's with its default sampler, else its "
+        "training's own spacing. normal, karras, exponential and sgm_uniform are k-diffusion's and the web UIs'.",
+    )
+    timesteps: list[Annotated[int, Field(ge=0, lt=MOST_TIMESTEPS)]] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MOST_TIMESTEPS,
+        description="The training timesteps to visit, falling, instead of steps and schedule.",
     )
     seed: Annotated[
         int | None,
@@ -154,6 +172,13 @@ class Guided(Post):
         ge=0,
         le=50,
         description="How strongly the condition leads; 0, 1: no guidance. Default: the model's.",
+    )
+    guidance_interval: list[Share] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=2,
+        description="Guide only where a step's timestep is between these shares of all, [from, to]: 0 is no noise, "
+        "1 nothing else. Steps outside cost one row instead of two. Default: everywhere.",
     )
 
 

@@ -5,30 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as made
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 from contract.card import ControlNetCard, LoraCard, ModelCard
 from contract.job import JobWarning
 from contract.request import (
+    CONTROL,
     AppliedControl,
     AppliedLora,
     JobRequest,
     OutputFormat,
     Upload,
     control_name,
-    is_control_name,
     parse_request,
 )
+from contract.samplers import ETA, ORIGINAL_STEPS
 from core.errors import InvalidRequest, NotFound
 from core.pictures import check_control_size, check_sides
 from service.http.problems import shown
 from service.requests.bodies import Body
-from service.requests.posts import ControlPost, Drawn, LoraPost, Prompted
+from service.requests.posts import ControlPost, Drawn, LoraPost, Post, Prompted
 from service.requests.tokens import count_tokens
 from service.requests.uploads import Pictures
 
-ETA_SAMPLERS = ("ddim",)
 SHOWN_ADD_ONS = 20  # of those that are known, in a refusal
 A = TypeVar("A", LoraCard, ControlNetCard)
 
@@ -63,14 +64,14 @@ def resolve(
     width, height = body.task.size(body.post, card, pictures.size)
     sized_by = "image" if body.files else "width" if width >= height else "height"
     check_sides((width, height), output_format, max_pixels, sized_by)
-    post, defaults = body.post, card.defaults
+    post = body.post
     sampler = _sampler(post.sampler, card)
     values: dict[str, Any] = {
         "kind": body.kind,
         "model": card.id,
         "width": width,
         "height": height,
-        "steps": post.steps or defaults.steps,
+        **_steps(post, sampler, card),
         "sampler": sampler,
         "eta": _eta(post.eta, sampler, card),
         "seed": seed,
@@ -88,7 +89,7 @@ def resolve(
         values["controls"] = _applied_controls(post.controls, known.controlnets, card, pictures.uploads)
         for control in values["controls"]:
             check_control_size(control.id, (control.image.width, control.image.height), (width, height))
-    uploads = {name: upload for name, upload in pictures.uploads.items() if not is_control_name(name)}
+    uploads = {name: upload for name, upload in pictures.uploads.items() if not name.startswith(CONTROL)}
     return parse_request(values | body.task.resolve(post, card) | uploads)
 
 
@@ -138,14 +139,16 @@ def _known(name: str, known: Mapping[str, A], model: ModelCard, what: str, field
 
 
 def _check_fields(body: Body, card: ModelCard) -> None:
-    sent = body.post.model_dump(exclude_unset=True, exclude_none=True)
-    for field in sorted(body.task.model_fields & sent.keys() - set(card.fields)):
-        raise InvalidRequest(
-            f"{field} is of no use to model {card.id}, which uses {', '.join(card.fields)}",
-            field=field,
-            value=sent[field],
-            bound=list(card.fields),
-        )
+    foreign = body.task.model_fields & body.post.model_fields_set - set(card.fields)
+    sent = {field: getattr(body.post, field) for field in sorted(foreign)}
+    for field, value in sent.items():
+        if value is not None:
+            raise InvalidRequest(
+                f"{field} is of no use to model {card.id}, which uses {', '.join(card.fields)}",
+                field=field,
+                value=value,
+                bound=list(card.fields),
+            )
 
 
 def _sampler(name: str | None, card: ModelCard) -> str:
@@ -162,14 +165,42 @@ def _sampler(name: str | None, card: ModelCard) -> str:
 
 
 def _eta(sent: float | None, sampler: str, card: ModelCard) -> float:
-    if sampler in ETA_SAMPLERS:
-        return card.defaults.eta if sent is None else sent
+    if sampler in ETA:
+        own = sampler == card.defaults.sampler or not ETA[sampler]
+        default = card.defaults.eta if own else ETA[sampler]
+        return default if sent is None else sent
     if sent:
-        can = ", ".join(ETA_SAMPLERS)
-        raise InvalidRequest(
-            f"eta is of no use to sampler {sampler}; {can} uses it", field="eta", value=sent, bound=can
-        )
+        can = ", ".join(ETA)
+        raise InvalidRequest(f"eta is of no use to sampler {sampler}; {can} use it", field="eta", value=sent, bound=can)
     return 0.0
+
+
+def _steps(post: Post, sampler: str, card: ModelCard) -> dict[str, Any]:
+    """Return how many steps there are and where: a schedule, a list, or the checkpoint's own spacing."""
+    most = ORIGINAL_STEPS.get(sampler)
+    if post.timesteps is not None:
+        return {"steps": len(post.timesteps), "timesteps": _timesteps(post, post.timesteps)}
+    steps = post.steps or (card.defaults.steps if most is None else min(card.defaults.steps, most))
+    if most is not None and steps > most:
+        raise InvalidRequest(
+            f"steps is {steps}; sampler {sampler} takes 1 to {most}", field="steps", value=steps, bound=[1, most]
+        )
+    if most is not None and post.schedule is not None:
+        detail = f"schedule is {post.schedule!r}; sampler {sampler} has timesteps of its own, or takes a list of them"
+        raise InvalidRequest(detail, field="schedule", value=post.schedule, bound=None)
+    own = card.defaults.schedule if sampler == card.defaults.sampler and most is None else None
+    return {"steps": steps, "schedule": post.schedule or own}
+
+
+def _timesteps(post: Post, timesteps: Sequence[int]) -> tuple[int, ...]:
+    for field, sent in (("steps", post.steps), ("schedule", post.schedule)):
+        if sent is not None:
+            detail = f"timesteps say which steps there are; leave out {field}, which is {sent}"
+            raise InvalidRequest(detail, field=field, value=sent, bound=None)
+    if any(later >= t for t, later in pairwise(timesteps)):
+        detail = "timesteps must fall, each below the one before it"
+        raise InvalidRequest(detail, field="timesteps", value=list(timesteps), bound="falling")
+    return tuple(timesteps)
 
 
 def warnings_of(request: JobRequest, card: ModelCard, folder: Path | None) -> tuple[JobWarning, ...]:
@@ -182,6 +213,7 @@ def warnings_of(request: JobRequest, card: ModelCard, folder: Path | None) -> tu
             message = f"{field} is longer than the model's {card.token_window} tokens; cut: “{cut}”"
             found.append(JobWarning(field=field, message=message))
     if request.negative_text and not request.guided:
-        message = f"negative_prompt has no effect at guidance_scale {request.guidance:g}"
+        at = f"at guidance_scale {request.guidance:g}"
+        message = f"negative_prompt has no effect {'on this model' if card.guidance_embedded else at}"
         found.append(JobWarning(field="negative_prompt", message=message))
     return tuple(found)

@@ -16,7 +16,7 @@ from contract.card import ModelCard
 from contract.job import JobWarning
 from contract.request import Upload
 from core.errors import DiskFull, Unavailable
-from core.storage import Store, delete, upload_path
+from core.storage import Store, delete, lacks_room, upload_path
 from service.requests.bodies import Body
 from service.requests.decoders import Decoders
 from service.requests.decoding import ANY_CLASS, Encoded, Reading, decode, encode
@@ -98,7 +98,7 @@ async def store_pictures(store: Store, pictures: Pictures) -> None:
         try:
             await store.put_async(upload.path, pictures.data[name])
         except (OSError, BaseError) as error:
-            if "No space left" in str(error):
+            if await asyncio.to_thread(lacks_room, store, len(pictures.data[name])):
                 raise DiskFull("no room for the upload on the data disk", field=name) from error
             raise Unavailable("the object storage doesn't take the upload", field=name) from error
 

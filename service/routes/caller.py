@@ -14,10 +14,8 @@ async def current_caller(request: Request) -> Caller:
     """Find out who calls, before the body is read. Raises as `authorize`."""
     gateway = await current(request)  # not a dependency: FastAPI solves those of a cached one again and again
     required = gateway.keys_required
-    prefix = gateway.settings.public_path
-    return await authorize(
-        gateway.redis, gateway.keys_made, request.scope, request.headers, required=required, prefix=prefix
-    )
+    scope, headers = request.scope, request.headers
+    return await authorize(gateway.redis, gateway.keys_made, scope, headers, required=required, prefix=gateway.prefix)
 
 
 CurrentCaller: TypeAlias = Annotated[Caller, Depends(current_caller)]

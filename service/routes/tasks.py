@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from contract.job import Job
 from core.errors import Conflict, JobFailed, Problem
@@ -17,12 +20,10 @@ from service.jobs.images import picture_response
 from service.requests.bodies import read_body
 from service.requests.kinds import KINDS, TaskKind
 from service.requests.preferences import Preferences, read_preferences
-from service.routes.caller import CurrentCaller
+from service.routes.caller import CurrentCaller, current_caller
 from service.routes.openapi import task_body, task_responses
 from service.state import Gateway, current
 from service.submit import DryRun, Submitted, submit
-
-router = APIRouter(prefix="/v1", tags=["tasks"])
 
 
 class TaskQuery(BaseModel):
@@ -34,6 +35,40 @@ class TaskQuery(BaseModel):
 
 
 Options = Annotated[TaskQuery, Query()]
+NO_OPTIONS = TaskQuery()
+
+
+class TaskRoute(APIRoute):
+    """A route whose signature describes it in the document, while a post finds its caller and its query itself.
+
+    FastAPI solves both anew for the router and for the route: a fifth of what the gateway does for a job.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        async def handle(request: Request) -> Response:
+            caller = await current_caller(request)
+            answer: Response = await self.endpoint(request, caller, read_query(request))
+            return answer
+
+        return handle
+
+
+def read_query(request: Request) -> TaskQuery:
+    """Read the query, which most posts lack.
+
+    Raises:
+        RequestValidationError: a parameter is unknown or of the wrong type.
+    """
+    if not request.scope["query_string"]:
+        return NO_OPTIONS
+    try:
+        return TaskQuery.model_validate(dict(request.query_params))
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        raise RequestValidationError([{**item, "loc": ("query", *item["loc"])} for item in found]) from error
+
+
+router = APIRouter(prefix="/v1", tags=["tasks"], route_class=TaskRoute)
 
 
 def add_route(task: TaskKind[Any]) -> None:
@@ -67,7 +102,7 @@ def add_route(task: TaskKind[Any]) -> None:
 
 async def _answer(gateway: Gateway, caller: Caller, preferences: Preferences, submitted: Submitted) -> Response:
     job = submitted.job
-    headers = {"Location": f"{gateway.settings.public_path}/v1/jobs/{job.id}"}
+    headers = {"Location": f"{gateway.prefix}/v1/jobs/{job.id}"}
     if submitted.replayed:
         headers["Idempotency-Replayed"] = "true"
     if preferences.wait_preferred:

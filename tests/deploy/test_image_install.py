@@ -7,14 +7,18 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
+from deploy.requirements import FILES, canonical, hashed, wanted
 from tests.deploy.files import ROOT
 
 STAGES = dict(re.findall(r"^FROM \S+ AS (\S+)\n(.*?)(?=^FROM|\Z)", (ROOT / "Dockerfile").read_text(), re.S | re.M))
 
+AGAIN = "run: python -m deploy.requirements"
 CACHE = Path.home() / ".cache" / "pip"
 
 
@@ -83,8 +87,46 @@ def test_it_holds_cards_and_tokenizers_alone(image: Image) -> None:
     assert names == {"card.json", "tokenizer.json"}
 
 
-def test_the_worker_image_installs_as_make_does() -> None:
-    """Its steps are those that made the environment of these tests, so they aren't run once more."""
+def test_the_worker_image_installs_what_make_does() -> None:
+    """It made the environment of these tests, so it isn't installed once more."""
     made = re.search(r"\$\(BIN\)/pip install -q (.+)\n\s+@touch \$@\n", (ROOT / "Makefile").read_text("utf-8"))
     assert made is not None
-    assert f"RUN /opt/venv/bin/pip install {made[1]}\n" in STAGES["install-worker"]
+    assert made[1] == "-c constraints.txt -e '.[worker]'"
+    steps = re.sub(r"\s*\\\n\s*", " ", STAGES["install-worker"])
+    hashed, torch, package = re.findall(r"/opt/venv/bin/pip install (.+?)(?: &&|\n)", steps)
+    assert hashed == "--require-hashes --no-deps -r requirements-worker.txt"
+    assert torch == "-c constraints.txt torch"
+    assert package == "--no-deps --no-build-isolation -e '.[worker]'"
+
+
+@pytest.mark.parametrize("image", FILES)
+def test_what_images_install_is_current_and_hashed(image: str) -> None:
+    """As of what is installed here, where packages that pyproject.toml or constraints.txt names were added."""
+    text = FILES[image].read_text("utf-8").replace("\\\n", "")
+    found = [
+        re.fullmatch(r"([\w-]+)==(\S+)((?:\s+--hash=sha256:[0-9a-f]{64})+)", line) for line in text.splitlines()[1:]
+    ]
+    pins = {match[1]: match[2] for match in found if match is not None}
+    assert len(pins) == len(found)
+    said = re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
+    exact = {canonical(name): version for name, version in said}
+    assert {name for name in pins if exact.get(name, pins[name]) != pins[name]} == set(), AGAIN
+    assert {name for name in needed(wanted(image)) if hashed(name)} <= set(pins), AGAIN
+
+
+def needed(requirements: list[str]) -> set[str]:
+    """The names of packages that are installed for these requirements, and of those that they need; builders alone."""
+    names: set[str] = set()
+    left = [Requirement(text) for text in requirements if not text.startswith(("editables", "hatchling"))]
+    while left:
+        requirement = left.pop()
+        name = canonical(requirement.name)
+        if name in names and not requirement.extras:
+            continue
+        names.add(name)
+        for text in distribution(name).requires or () if hashed(name) else ():
+            below = Requirement(text)
+            extras = [{"extra": extra} for extra in ("", *requirement.extras)]
+            if below.marker is None or any(below.marker.evaluate(extra) for extra in extras):
+                left.append(below)
+    return names

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +17,7 @@ from redis import Redis
 from contract.job import ImageInfo, StoredImage
 from contract.redis_keys import job_key, stored_field
 from core.errors import ConfigurationError
+from core.settings import read_settings
 from core.storage import delete, image_path, open_public, open_store
 from tests.gateway import finish, mask, png, running, settings_for
 from tests.s3 import S3Server
@@ -79,7 +79,7 @@ def test_waiting_clients_get_bytes_and_a_purge_leaves_nothing(service: Service, 
 
 def test_public_urls_need_s3(s3: S3Server) -> None:
     for url, public in (("/data", "https://s3.example.org"), (s3.env["LATENTD_STORAGE_URL"], "s3.example.org")):
-        with pytest.raises(ConfigurationError, match="LATENTD_STORAGE_PUBLIC_URL"):
+        with pytest.raises(ConfigurationError, match=r"LATENTD_STORAGE_PUBLIC_URL"):
             open_public(url, public)
     assert isinstance(open_public(s3.env["LATENTD_STORAGE_URL"], "https://s3.example.org/"), S3Store)
 
@@ -101,10 +101,12 @@ def test_redirects_are_kept_once_the_job_has_ended(s3: S3Server, redis: Redis, r
 def test_the_public_endpoint_wins_over_the_environment(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in s3.env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.url)
     public = open_public(s3.env["LATENTD_STORAGE_URL"], "https://s3.example.org")
     assert obstore.sign(public, "GET", "a", timedelta(seconds=60)).startswith("https://s3.example.org/")
-    assert os.environ["AWS_ENDPOINT_URL_S3"] == s3.url
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.url)  # nothing that is given would win over it
+    monkeypatch.setenv("LATENTD_STORAGE_PUBLIC_URL", "https://s3.example.org")
+    with pytest.raises(ConfigurationError, match=r"LATENTD_STORAGE_PUBLIC_URL=.*not with AWS_ENDPOINT_URL_S3"):
+        read_settings()
 
 
 @pytest.mark.usefixtures("s3")

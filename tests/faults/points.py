@@ -77,8 +77,8 @@ POINTS: dict[str, tuple[type, str, Wrapper]] = {
     "decode": (Engine, "_decode", before),
     "store: before": (Storing, "_put", before),
     "store: after": (Storing, "_put", after),
-    "publish: before": (Publisher, "end", before),
-    "publish: after": (Publisher, "end", after),
+    "publish: before": (Publisher, "end_all", before),
+    "publish: after": (Publisher, "end_all", after),
 }
 
 

@@ -1,4 +1,4 @@
-"""A TCP proxy before a test's Redis that can be slow, cut its connections, close them halfway or lose an answer."""
+"""A TCP proxy before a test's server that can be slow, cut its connections, close them halfway or lose an answer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CHUNK = 65_536
 
 
 class Proxy:
-    """Listens on loopback, forwards to a Unix socket; its faults can be changed while it runs."""
+    """Listens on loopback, forwards to a Unix socket or a TCP address; its faults can be changed while it runs."""
 
-    def __init__(self, upstream: Path) -> None:
+    def __init__(self, upstream: Path | tuple[str, int]) -> None:
         self.latency_s = 0.0  # of every answer
         self.refusing = False
         self.lose_answer_to = b""  # once: what is sent with this arrives, the answer doesn't, the connection breaks
@@ -23,7 +23,8 @@ class Proxy:
         self.upstream = upstream  # of the connections made from now on
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._server = socket.create_server(("127.0.0.1", 0))
-        self.url = f"redis://127.0.0.1:{self._server.getsockname()[1]}"
+        self.port: int = self._server.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
@@ -48,8 +49,7 @@ class Proxy:
                 if self.refusing:
                     client.close()
                     continue
-                server = socket.socket(socket.AF_UNIX)
-                server.connect(str(self.upstream))
+                server = _connect(self.upstream)
                 self._pairs.append((client, server))
                 threading.Thread(target=self._serve, args=(client, server), daemon=True).start()
 
@@ -83,6 +83,14 @@ class Proxy:
         _shut(self._server, socket.SHUT_RDWR)
         self._server.close()
         self.cut()
+
+
+def _connect(address: Path | tuple[str, int]) -> socket.socket:
+    if isinstance(address, Path):
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(str(address))
+        return server
+    return socket.create_connection(address)
 
 
 def _shut(one: socket.socket, how: int) -> None:

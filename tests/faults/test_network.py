@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,14 +8,19 @@ import pytest
 from redis import Redis
 
 from contract.job import JobResult
-from contract.redis_keys import JOBS_KEY
+from contract.redis_keys import JOBS_KEY, sweeping_key
 from core.settings import Settings
+from core.storage import open_store
+from jobs.end import Retention
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.faults.proxy import Proxy
 from tests.gateway import running, settings_for
 from tests.integration.rig import Rig
 from tests.redis_server import RedisServer
+from tests.unit.workers.parts import claim, make_worker
+from workers.objects.sweep import Sweeper, Sweeping
 from workers.queue.circuit_breaker import CircuitBreaker, connect
+from workers.queue.savepoints import Savepoints
 
 MakeRig = Callable[..., Rig]
 
@@ -172,3 +178,26 @@ def test_a_worker_finds_the_new_master_behind_the_same_address() -> None:
             assert breaker.attempt(lambda: redis.set("a", 2)) is None
             now[0] += 1.0
             assert breaker.attempt(lambda: redis.set("a", 2))
+
+
+def test_savepoints_and_sweeps_find_the_new_master_behind_the_same_address(tmp_path: Path) -> None:
+    with RedisServer() as old, RedisServer() as new, Proxy(old.socket) as proxy, old.connect() as demoted:
+        enqueue(demoted, "a", make_request())
+        run = claim(make_worker(demoted))
+        store, saving, sweeping = open_store(str(tmp_path)), connect(proxy.url), connect(proxy.url)
+        savepoints = Savepoints(saving, store, {run.model: "hash"})
+        retention = Retention(1, 1)
+        sweep = Sweeping(sweeping, Sweeper(sweeping, store, retention), retention)
+        assert saving.info("replication")["role"] == sweeping.info("replication")["role"] == "master"
+        demoted.replicaof("127.0.0.1", 1)
+        proxy.upstream = new.socket
+        savepoints.write(run, b"state")
+        sweep.start()
+        with new.connect() as promoted:
+            until = time.monotonic() + 20
+            while not promoted.exists(sweeping_key("expired")):
+                assert time.monotonic() < until
+                time.sleep(0.02)
+        sweep.stop()
+        savepoints.close()
+        assert saving.info("replication")["role"] == "master"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from itertools import takewhile
 from pathlib import Path
 
@@ -225,19 +226,38 @@ def test_a_key_that_is_revoked_or_removed_loses_its_open_streams(
     client: httpx2.Client, redis: Redis, end: Callable[[Redis, str], object]
 ) -> None:
     headers = bearer(redis, "generate", "read")
-    job = client.post("/v1/txt2img", json={"prompt": "red heart"}, headers=headers).json()
     key_id = headers["Authorization"].split("_")[1]
+    assert seconds_of_stream(client, redis, headers, lambda: end(redis, key_id)) < 15
+
+
+def test_a_key_that_expires_is_refused_and_loses_its_open_streams(client: httpx2.Client, redis: Redis) -> None:
+    key, token = keys.create(redis, "guest", ["generate", "read"], lifetime=timedelta(seconds=3))
+    assert key.expires_at is not None
+    headers = {"Authorization": f"Bearer {token}"}
+    assert client.get("/v1/jobs", headers=headers).status_code == 200
+    assert seconds_of_stream(client, redis, headers, lambda: None) < 3 + 15
+    refused = client.get("/v1/jobs", headers=headers)
+    assert (refused.status_code, refused.json()["field"]) == (401, "Authorization")
+    assert "expired" in refused.json()["detail"]
+    assert client.get("/v1/jobs").status_code == 401  # it turned keys on, and they stay on
+
+
+def seconds_of_stream(
+    client: httpx2.Client, redis: Redis, headers: dict[str, str], then: Callable[[], object]
+) -> float:
+    """How long a stream that is never silent stays open after `then`."""
+    job = client.post("/v1/txt2img", json={"prompt": "red heart"}, headers=headers).json()
     with client.stream("GET", f"/v1/jobs/{job['id']}/events", headers=headers, timeout=30) as stream:
         lines = stream.iter_lines()
         assert next(lines).startswith("id:")
-        end(redis, key_id)
+        then()
         began = time.monotonic()
-        for step in range(1000):  # a stream that is never silent is no way around
+        for step in range(1000):
             redis.xadd(events_key(job["id"]), {"type": "step", "data": json.dumps({"step": step, "steps": 1000})})
-            if list(takewhile(bool, lines)) == [] or time.monotonic() - began > 15:
+            if list(takewhile(bool, lines)) == [] or time.monotonic() - began > 30:
                 break
             time.sleep(0.05)
-        assert time.monotonic() - began < 15
+        return time.monotonic() - began
 
 
 def test_rates_are_exact_and_say_when_to_come_back(client: httpx2.Client, redis: Redis) -> None:
@@ -294,6 +314,14 @@ def test_commands_make_list_and_revoke(redis: Redis, redis_url: str) -> None:
     assert "60" in listed
     assert token.split("_", 2)[2] not in listed
     run("revoke", key_id)
-    (key,) = keys.all_keys(redis)
+    assert "until 20" in run("create", "guest", "--expires-in", "30d")
+    guest = keys.all_keys(redis)[-1]
+    assert guest.expires_at == guest.created_at + timedelta(days=30)
+    assert f"{guest.expires_at:%Y-%m-%d %H:%M}" in run("list")
+    for wrong in ("30", "0s", "1w", "-1d", "4000d", "999999999d"):
+        words = ["keys", "create", "x", f"--expires-in={wrong}"]
+        refused = CliRunner().invoke(commands, words, env={"REDIS_URL": redis_url, "COLUMNS": "200"})
+        assert (refused.exit_code, "is no time from 1s to 3650d" in refused.output) == (2, True), refused.output
+    key, _ = keys.all_keys(redis)
     assert (key.name, key.scopes, key.revoked_at is None) == ("phone", ("read",), False)
-    assert "1 keys removed" in run("clear")
+    assert "2 keys removed" in run("clear")

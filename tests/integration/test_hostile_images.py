@@ -72,14 +72,17 @@ def test_broken_bytes_are_never_a_5xx(gateway: GatewayProcess, kind: str, change
 
 
 def test_memory_stays_bounded(gateway: GatewayProcess, redis: Redis) -> None:  # noqa: ARG001 (empties)
-    """The largest pictures that are allowed, several at once, and bombs among them."""
+    """The largest pictures that are allowed, several at once, and bombs among them; who is told to come back does."""
     large = saved(Image.new("RGBA", (4096, 4096), (9, 8, 7, 6)), "PNG", compress_level=1)
     bomb = HOSTILE["30,000 × 30,000 pixels in 110 kB"]
 
     def inpaint(data: bytes) -> int:
         hole = mask((4096, 4096))
         files = {"image": ("i.png", data, "image/png"), "mask": ("m.png", hole, "image/png")}
-        return gateway.client.post("/v1/inpaint", files=files).status_code
+        while (answer := gateway.client.post("/v1/inpaint", files=files)).status_code == 503:
+            assert answer.json()["type"] == "urn:latentd:problem:decoders-busy"
+            time.sleep(float(answer.headers["retry-after"]))
+        return answer.status_code
 
     with ThreadPoolExecutor(4) as pool:
         statuses = list(pool.map(inpaint, [large, bomb] * 2))
@@ -87,3 +90,17 @@ def test_memory_stays_bounded(gateway: GatewayProcess, redis: Redis) -> None:  #
     assert gateway.process.poll() is None
     assert gateway.peak_mb() < PEAK_MB
     assert all(peak_mb(pid) < DECODER_PEAK_MB for pid in gateway.children())
+
+
+def test_who_can_not_be_served_soon_is_told_so(gateway: GatewayProcess, redis: Redis) -> None:  # noqa: ARG001 (empties)
+    """Eight honest JPEGs of 16.8 million noisy pixels at once: seconds of two decoders' work each."""
+    noise = Image.effect_noise((4096, 4096), 60)
+    photo, hole = saved(Image.merge("RGB", [noise, noise, noise]), "JPEG", quality=60), mask((4096, 4096))
+
+    def post(_: int) -> tuple[int, bool]:
+        files = {"image": ("i.jpg", photo, "image/jpeg"), "mask": ("m.png", hole, "image/png")}
+        answer = gateway.client.post("/v1/inpaint", files=files)
+        return answer.status_code, "retry-after" in answer.headers
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(post, range(8))) == {(202, False), (503, True)}

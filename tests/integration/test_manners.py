@@ -100,6 +100,22 @@ def test_a_trailing_slash_means_the_same(client: httpx2.Client) -> None:
         assert client.get(path).headers["content-type"] == MEDIA_TYPE
 
 
+def test_paths_are_taken_as_they_are_meant(client: httpx2.Client) -> None:
+    """Two slashes are a base URL's and a path's; dots are the client's to resolve; answers are whole."""
+
+    def answer(target: bytes) -> tuple[int, str]:
+        line = b"GET " + target + b" HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+        status, headers, _ = sent(client, line)
+        return status, headers["content-type"]
+
+    for target in (b"//livez", b"///v1/models", b"//v1/jobs/"):
+        assert answer(target) == (200, "application/json"), target
+    for target in (b"/.", b"/..", b"/js/../index.html", b"/v1/models/..%2f.."):
+        assert answer(target) == (404, MEDIA_TYPE), target
+    for value in ("bytes=0-3", "bytes=9-1", "bytes", "pages=1"):
+        assert client.get("/docs", headers={"Range": value}).status_code == 200, value
+
+
 def test_health_is_told_under_any_host(client: httpx2.Client) -> None:
     for path, status in (("/livez", 200), ("/readyz", 200), ("/v1/jobs", 403), ("/metrics", 403), ("/", 403)):
         for host in ("10.3.2.1:8000", "", "["):

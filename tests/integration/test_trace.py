@@ -60,7 +60,7 @@ def test_jobs_share_calls_and_their_seconds(client: httpx2.Client, rig: Rig) -> 
 def test_a_job_that_is_handed_back_has_two_runs_and_one_trace(
     client: httpx2.Client, make_rig: MakeRig, redis: Redis
 ) -> None:
-    job_id, leaving = post(client, steps=20), make_rig("leaving")
+    job_id, leaving = post(client, steps=100), make_rig("leaving")
     leaving.until(lambda: leaving.step(job_id) >= 3)
     leaving.loop.stop(0)
     leaving.loop.run()
@@ -82,7 +82,7 @@ def test_a_job_that_is_handed_back_has_two_runs_and_one_trace(
 def test_a_key_s_budget_has_paid_what_the_trace_tells(client: httpx2.Client, make_rig: MakeRig, redis: Redis) -> None:
     key, token = keys.create(redis, "k", ["generate", "read"], None, 1000.0)
     client.headers["Authorization"] = f"Bearer {token}"
-    job_id, leaving = post(client, steps=20), make_rig("leaving")
+    job_id, leaving = post(client, steps=100), make_rig("leaving")
     leaving.until(lambda: leaving.step(job_id) >= 3)
     leaving.loop.stop(0)
     leaving.loop.run()

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from core.settings import Settings
 from latentd.child import die_with_parent
 from latentd.data_lock import lock
 from latentd.embedded_server import find_server, server_command, wait_until_up
+from tests.disks import small_disk
 from tests.redis_server import RedisServer
 from tests.service import Service, free_port
 
@@ -129,6 +130,42 @@ def test_a_damaged_append_only_file_is_named_with_what_mends_it(tiny_models: Pat
     subprocess.run(["sh", "-c", line.partition("with: ")[2]], input="y\n", text=True, check=True, capture_output=True)
     with embedded(data) as redis:
         assert redis.get("kept:180") == b"value"
+
+
+@pytest.mark.parametrize("place", [".", "redis"])
+def test_a_folder_that_can_not_be_written_ends_up_with_a_line(tiny_models: Path, data: Path, place: str) -> None:
+    """Root may write what permissions forbid, but no file system that is mounted to be read."""
+    service = data / "service"
+    with small_disk(service, 8) if place == "." else nullcontext():
+        service.mkdir(exist_ok=True)
+        with small_disk(service / "redis", 8):
+            subprocess.run(["mount", "-o", "remount,ro", str(service / place)], check=True)
+            line = refusal(up(tiny_models, service))
+    assert "can't be written: Read-only file system" in line
+    assert "LATENTD_DATA_DIR" in line
+
+
+def test_a_damaged_base_of_the_append_only_file_is_named_as_well(tiny_models: Path, data: Path) -> None:
+    with embedded(data) as redis:
+        for number in range(200):
+            redis.set(f"kept:{number}", "value")
+        redis.bgrewriteaof()
+        until = time.monotonic() + 20
+        while (
+            redis.info("persistence")["aof_rewrite_in_progress"] or redis.info("persistence")["aof_current_size"] == 0
+        ):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    (file,) = (data / "redis/appendonlydir").glob("*.base.rdb")
+    whole = file.read_bytes()
+    assert len(whole) > 1000
+    file.write_bytes(whole[:500] + b"\xff" * 100 + whole[600:])
+    line = refusal(up(tiny_models, data))
+    assert f"{file} is damaged" in line
+    assert f"Put {file.parent} back from a backup, or move it away" in line
+    file.parent.rename(data / "moved")
+    with embedded(data) as redis:
+        assert redis.dbsize() == 0
 
 
 def test_a_second_signal_ends_up_at_once_and_says_what_it_waits_for(tiny_models: Path) -> None:

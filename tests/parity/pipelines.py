@@ -25,6 +25,7 @@ SAMPLERS = {
     "EulerDiscreteScheduler": "euler",
     "DPMSolverMultistepScheduler": "dpmpp_2m",
     "UniPCMultistepScheduler": "unipc",
+    "LCMScheduler": "lcm",
 }
 
 

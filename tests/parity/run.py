@@ -20,6 +20,7 @@ from tests.parity.case import Case, Compute, NotCoveredError
 from tests.parity.controlled import Controlled
 from tests.parity.modules import module
 from tests.parity.pipelines import Pipeline
+from tests.parity.samplers import FullLcm, SamplerRuns
 from tests.parity.schedules import Schedules
 from tests.parity.whole import Whole
 from tests.parity.xl import XL
@@ -54,6 +55,10 @@ def computation(case: Case) -> Compute:
         return Controlled(case)
     if case.folder.name.startswith("sdxl"):
         return XL(case)
+    if case.config.get("pipeline") == "LatentConsistencyModelPipeline":
+        return FullLcm(case)
+    if any("scheduler" in run or "sigmas" in run for run in case.runs().values()):
+        return SamplerRuns(case)
     if "pipeline" in case.config:
         return Pipeline(case)
     if "model" in case.config:

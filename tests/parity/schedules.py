@@ -56,13 +56,19 @@ class Schedules:
 
 def buffer(schedule: NoiseSchedule, table: str) -> Array | None:
     """A table of the original's DDPM class by its name there, or None."""
-    bar = schedule.alphas_cumprod
+    betas, bar = schedule.betas, schedule.alphas_cumprod
+    before = np.append(1.0, bar[:-1])
+    variance = betas * (1 - before) / (1 - bar)  # of q(z_{t−1} | z_t, z_0): Ho et al. 2020, Eq. 7
     derived = {
+        "alphas_cumprod_prev": before,
+        "posterior_variance": variance,
+        "posterior_mean_coef1": betas * np.sqrt(before) / (1 - bar),
+        "posterior_mean_coef2": (1 - before) * np.sqrt(1 - betas) / (1 - bar),
         "sqrt_alphas_cumprod": np.sqrt(bar),
         "sqrt_one_minus_alphas_cumprod": np.sqrt(1 - bar),
         "log_one_minus_alphas_cumprod": np.log(1 - bar),
         "sqrt_recip_alphas_cumprod": np.sqrt(1 / bar),
         "sqrt_recipm1_alphas_cumprod": np.sqrt(1 / bar - 1),
-        "posterior_log_variance_clipped": np.log(np.maximum(schedule.posterior_variance, 1e-20)),
+        "posterior_log_variance_clipped": np.log(np.maximum(variance, 1e-20)),
     }
     return derived[table] if table in derived else getattr(schedule, table, None)

@@ -123,11 +123,13 @@ class XL:
         return self.model.decode(z) if kind == "image" else z
 
     def latent(self, strength: float, variant: str | None) -> Tensor:
-        plan = compile_plan("euler", self.model.schedule, self.steps, 0.0, strength)
-        noise = self.drawn_noise
+        step_noise, noise = self.case.noise(self.sampling), self.drawn_noise
+        sampler = "lcm" if self.case.optional("step_noise") is not None else "euler"
+        plan = compile_plan(sampler, self.model.schedule, self.steps, 0.0, strength)
         latent = self.image_latent if strength < 1.0 else torch.zeros_like(noise)
         z_t = plan.start.alpha * latent + (plan.start.sigma if strength < 1.0 else 1.0) * noise
-        return sample(self.model, plan, z_t, self.conditioning(variant))
+        drawn = None if step_noise is None else lambda row: step_noise[row]
+        return sample(self.model, plan, z_t, self.conditioning(variant), drawn)
 
     def finished(self, start: float) -> Tensor:
         """What another model began: the picture's latent is taken as noisy, as x₀ + σ/α · noise."""

@@ -34,6 +34,7 @@ from workers.queue.reaper import Reaper
 
 RESULT = Succeeded(JobResult(execution="", images=(), timings=Timings()))
 SHARED = Shared(rows=2, call_rows=16, jobs=8, call_s=0.05, encode_s=0.01, denoise_s=1.0, gpu_s=0.1)
+CALLS = 20  # of a GPU, a second
 BATCH = 8  # jobs that share a round, as in a full call
 WORKERS, SECONDS = 60, 20.0  # of the small fleet whose hearts are measured
 
@@ -61,7 +62,8 @@ class Bench:
         self.worker = make_worker(self.redis)
         self.claims = make_claims(self.worker)
         self._publisher = Publisher(self.worker, self.redis, RETENTION)
-        self._progress = EventWriter(self.redis)
+        self._now = 0.0
+        self._progress = EventWriter(self.redis, lambda: self._now)
         self._loop = asyncio.new_event_loop()
         self._gateway = AsyncRedis.from_url(server.url, decode_responses=True)
         self._settings = Settings(queue_limit=10**9)
@@ -81,6 +83,11 @@ class Bench:
         self.claims.rest()
         self._publisher.end(self.hold(self.claims), RESULT)
 
+    def jobs(self, number: int) -> None:
+        """A full call's jobs: enqueued and claimed one by one, as they come, and ended in one round."""
+        runs = self.held(self.claims, f"round-{number}")
+        self._publisher.end_all([(run, RESULT) for run in runs])
+
     @staticmethod
     def hold(claims: Claims) -> JobRun:
         held = claims.next(TINY)
@@ -94,10 +101,11 @@ class Bench:
         return [self.hold(claims) for _ in range(BATCH)]
 
     def rounds(self, count: int) -> float:
-        """Step events a second, of rounds that BATCH jobs share."""
+        """Steps told a second, of rounds that BATCH jobs share, CALLS a second."""
         helds = {held.job_id: held for held in self.held(self.claims, "rounds")}
 
         def round_(number: int) -> None:
+            self._now += 1 / CALLS
             for held in helds.values():
                 self._progress.step(held, number + 1, None, SHARED)
             self._progress.flush(helds)
@@ -146,7 +154,9 @@ def main() -> None:
             "looks of a worker for jobs", f"{per_second(bench.redis, lambda _: bench.claims.next(TINY), 5000):,.0f}"
         )
         table.add_row("jobs: enqueued, woken for, claimed, ended", f"{per_second(bench.redis, bench.job, 1000):,.0f}")
-        table.add_row(f"step events, {BATCH} a round", f"{bench.rounds(1000):,.0f}")
+        ended = per_second(bench.redis, bench.jobs, 125, BATCH)
+        table.add_row(f"jobs: enqueued, claimed, {BATCH} ended a round", f"{ended:,.0f}")
+        table.add_row(f"steps told, {BATCH} a round, {CALLS} rounds a second", f"{bench.rounds(1000):,.0f}")
         table.add_row(f"workers kept alive, {BATCH} jobs each", f"{bench.workers():,.0f}")
         bench.close()
     Console(highlight=False).print(table)

@@ -12,6 +12,7 @@ from tests.modules import BETWEEN, FILE, ROOT, list_of_modules
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)")
 NAMED = re.compile(r"`((?:contract|core|jobs|service|workers|models|latentd|deploy|tests)/[\w./-]*)`")
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 RUN = re.compile(r"python -m ((?:tests|deploy)[\w.]*)")
 
 
@@ -50,3 +51,10 @@ def test_every_redis_key_has_its_row_in_the_architecture() -> None:
     table = (ROOT / "docs" / "architecture.md").read_text("utf-8").split("## Keys in Redis")[1]
     rows = set(re.findall(r"`(latentd:[a-z:]+[a-z])", table))
     assert set(keys) == rows
+
+
+def test_every_test_that_reliability_names_exists() -> None:
+    named = TEST.findall((ROOT / "docs" / "reliability.md").read_text("utf-8"))
+    assert len(named) > 80
+    missing = {f"{file}::{name}" for file, name in named if f"\ndef {name}(" not in (ROOT / file).read_text("utf-8")}
+    assert missing == set()

@@ -45,6 +45,16 @@ class Conditions:
     known: Known | None = None
 
 
+def placed(conditions: Conditions, model: LatentDiffusion) -> Conditions:
+    """Put what the network reads where it computes, in its precision, so that no call has to."""
+    null = conditions.unconditional
+    return replace(
+        conditions,
+        inputs=conditions.inputs.to(model.device, model.dtype),
+        unconditional=None if null is None else null.to(model.device, model.dtype),
+    )
+
+
 @dataclass(slots=True)
 class PromptCache:
     """What prompts became, by model, prompt and LoRAs, the least recently used dropped.
@@ -106,7 +116,7 @@ def mapped(spec: JobSpec, prompts: PromptCache) -> Conditions:
 
 def _conditions(spec: JobSpec, prompts: PromptCache, concat: Tensor | None) -> Conditions:
     """Make the inputs of the condition and, where guided, of what it is led away from: their contexts differ."""
-    inputs = Inputs(concat=concat, labels=_labels(spec))
+    inputs = Inputs(concat=concat, labels=_labels(spec), guidance_scale=_guidance_scale(spec))
     conditioner, request, config = spec.model.config.conditioner, spec.request, spec.model.config
     if isinstance(conditioner, TextConfig):
         score, negative_score = request.scores
@@ -150,6 +160,13 @@ def _labels(spec: JobSpec) -> Tensor | None:
         return None
     number = spec.request.class_label
     return None if number is None else torch.tensor(number, device=spec.model.device)
+
+
+def _guidance_scale(spec: JobSpec) -> Tensor | None:
+    """Return what a network that was distilled with guidance is told of it."""
+    if spec.model.config.unet.guidance_dim is None:
+        return None
+    return torch.tensor(spec.request.guidance, device=spec.model.device)
 
 
 def _starts_noised(spec: JobSpec) -> bool:
@@ -217,7 +234,7 @@ def starting_noise(spec: JobSpec, seed: int) -> Tensor:
 def starting_latent(spec: JobSpec, conditions: Conditions, x_T: Tensor) -> Tensor:
     """Return z at the plan's first row, c h w: noise, or the picture's latent under it (SDEdit, Meng et al. 2022)."""
     if conditions.latent is None:
-        return x_T
+        return spec.plan.noise_scale * x_T
     start = spec.plan.start
     if spec.request.span[0] > 0.0:
         # The picture has its noise already: x0 + σ/α·ξ, as samplers in σ keep it (diffusers' Euler).

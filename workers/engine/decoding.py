@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from workers.engine.device import Aside, Side
 from workers.engine.job_spec import JobSpec
 from workers.engine.pictures import PREVIEW_SIDE
 
@@ -23,10 +24,10 @@ class UndecodedImage:
     latent: Tensor
 
 
-def decode(chunk: Sequence[UndecodedImage]) -> Tensor:
-    """Decode to b 3 H W images of one model and latent shape."""
-    z = torch.stack([image.latent for image in chunk])  # b c h w
-    return chunk[0].spec.model.decode(z).float()
+def decode(chunk: Sequence[UndecodedImage], side: Side) -> Aside:
+    """Begin to decode images of one model and latent shape to b 3 H W, beside the calls of others."""
+    model = chunk[0].spec.model
+    return side.run(lambda z: model.decode(z).float(), torch.stack([image.latent for image in chunk]))  # b c h w
 
 
 def decode_preview(spec: JobSpec, x0: Tensor) -> Tensor:

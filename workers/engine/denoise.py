@@ -11,8 +11,7 @@ from models.inputs import Inputs
 from models.networks.adapters import RowAdapters
 from models.networks.controlnet import RowControls
 from models.pipeline import LatentDiffusion
-from models.samplers.noise import STEP, noise
-from models.samplers.update import apply, guide, stack_history, stack_rows
+from models.samplers.update import apply, coefficients, guide, stack_history
 from workers.engine.latent_state import LatentState
 
 
@@ -23,9 +22,10 @@ def denoise(
 
     In a strict one what is added to a row is computed apart from the others'.
 
-    Nothing changes if the call fails for want of memory.
+    Nothing changes if the call fails for want of memory. Nothing is copied from or to the host, but noise for some
+    rows at a time.
     """
-    c = stack_rows([picture.row for picture in pictures], model.device)
+    c = coefficients([picture.row for picture in pictures], torch.stack([p.coefficients() for p in pictures]))
     z_t = torch.stack([picture.entering() for picture in pictures])  # n c h w
     out = _guided(model, pictures, z_t, c.timesteps, padded_rows, strict)  # n c h w
     history = stack_history([picture.predictions for picture in pictures], c.depth, z_t[0])
@@ -49,14 +49,23 @@ def _guided(
     rows = [*guided, *range(len(pictures))]
     adapters, controls = _adapters(pictures, rows, strict), _controls(pictures, rows, strict)
     rows += rows[-1:] * (padded_rows - len(rows))
-    index = torch.tensor(rows, device=z_t.device)  # r
-    out = model.predict(z_t[index], timesteps[index], _inputs(pictures, rows, len(guided)), adapters, controls)
+    inputs = _inputs(pictures, rows, len(guided))
+    out = model.predict(_rows(z_t, rows), _rows(timesteps, rows), inputs, adapters, controls)
     eps_c = out[len(guided) : len(guided) + len(pictures)]  # n c h w
     if not guided:
         return eps_c
-    scales = torch.tensor([pictures[i].guidance_scale for i in guided], device=z_t.device)[:, None, None, None]
-    eps_c[guided] = guide(out[: len(guided)], eps_c[guided], scales, [pictures[i].guidance_rescale for i in guided])
-    return eps_c
+    scales = torch.stack([scale for i in guided if (scale := pictures[i].scale) is not None])[:, None, None, None]
+    rescales = [pictures[i].guidance_rescale for i in guided]
+    led = guide(out[: len(guided)], _rows(eps_c, guided), scales, rescales)
+    if len(guided) == len(pictures):
+        return led
+    places = {i: k for k, i in enumerate(guided)}
+    return torch.stack([led[places[i]] if i in places else eps_c[i] for i in range(len(pictures))])
+
+
+def _rows(x: Tensor, numbers: Sequence[int]) -> Tensor:
+    """Gather rows by numbers of the host, which an index tensor would have to copy to the device."""
+    return x if list(numbers) == list(range(len(x))) else torch.stack([x[i] for i in numbers])
 
 
 def _inputs(pictures: Sequence[LatentState], rows: Sequence[int], unconditional: int) -> Inputs:
@@ -79,9 +88,6 @@ def _controls(pictures: Sequence[LatentState], rows: Sequence[int], strict: bool
 
 
 def _noises(pictures: Sequence[LatentState], z_t: Tensor) -> Tensor:
-    """Draw n c h w; zeros where a row adds none."""
-    drawn = torch.zeros(z_t.shape)
-    for i, picture in enumerate(pictures):
-        if picture.row.noise:
-            drawn[i] = noise(picture.seed, STEP, picture.position, z_t.shape[1:])
-    return drawn.to(z_t.device)
+    """Return n c h w; zeros where a row adds none."""
+    zero = torch.zeros_like(z_t[0])
+    return torch.stack([picture.noise() if picture.row.noise else zero for picture in pictures])

@@ -6,8 +6,8 @@ It knows neither queue nor storage; the queue's worker and the commands without 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
@@ -23,8 +23,8 @@ from models.pipeline import LatentDiffusion
 from workers.engine.conditioning import Conditions, PromptCache, controls
 from workers.engine.decoding import UndecodedImage, decode, decode_preview
 from workers.engine.denoise import denoise
-from workers.engine.device import configure, numerics_of, or_none
-from workers.engine.engine_job import EngineJob
+from workers.engine.device import Aside, Side, Timed, configure, numerics_of, or_none, to_host
+from workers.engine.engine_job import EngineJob, Passed
 from workers.engine.kinds import job_spec_of, prepare
 from workers.engine.latent_state import LatentState
 from workers.engine.messages import Aborted, Admission, Called, Finished, Outcome, OutOfMemory, Prepared
@@ -35,10 +35,34 @@ from workers.engine.turn_policy import CallUNet, Decode, EndLate, Prepare, Previ
 MAX_PIXELS = 16_777_216
 
 
+@dataclass(frozen=True, slots=True)
+class UNetCall:
+    """A call that was begun, and what there is to report of it."""
+
+    batch: Batch
+    jobs: Sequence[EngineJob]
+    images: Sequence[LatentState]
+    passed: Mapping[EngineJob, Passed]  # as it was when the call was begun
+    x0: Tensor  # n c h w
+    finite: Tensor  # n, on the host once `timed` has ended
+    timed: Timed
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Images whose decoding was begun at `began`."""
+
+    images: Sequence[UndecodedImage]
+    pixels: Aside
+    began: float
+
+
 class Engine:
     """Denoises and decodes the images of many jobs on one device.
 
     `max_rows` bounds a UNet call in fast mode; calls that carry a strict slot have exactly `strict_rows` rows.
+    `as_gpu`: what a call or a decoding gave is read after the next call was begun, so that the device never waits, and
+    fast calls are padded to few sizes, as captured ones need it.
     """
 
     def __init__(
@@ -52,20 +76,26 @@ class Engine:
         max_pixels: int = MAX_PIXELS,
         loras: LoraLibrary | None = None,
         controlnets: ControlLibrary | None = None,
+        as_gpu: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         configure(threads)
         self.numerics: Mapping[str, Numerics] = {
-            name: numerics_of(device, model.dtype, threads, strict_rows) for name, model in models.items()
+            name: numerics_of(model, threads, strict_rows) for name, model in models.items()
         }
         self._models = dict(models)
         self._max_pixels = max_pixels
         self._clock = clock
-        self._policy = TurnPolicy(clock, max_rows=max_rows, strict_rows=strict_rows)
+        self._policy = TurnPolicy(clock, max_rows=max_rows, strict_rows=strict_rows, buckets=as_gpu)
         self._prompts = PromptCache()
         self._loras = loras or LoraLibrary({}, Kept(0))
         self._controlnets = controlnets or ControlLibrary({}, Kept(0))
         self._jobs: dict[str, EngineJob] = {}
+        self._device = torch.device(device)
+        self._side = Side(self._device)
+        self._reads_late = as_gpu
+        self._call: UNetCall | None = None
+        self._chunk: Chunk | None = None
 
     @property
     def models(self) -> Mapping[str, LatentDiffusion]:
@@ -124,19 +154,29 @@ class Engine:
 
     @torch.inference_mode()
     def turn(self) -> list[Outcome]:
-        """Do one preparation, one preview, one decoding chunk or one UNet call; nothing when idle."""
-        match self._policy.next():
+        """Do one preparation, one preview, one decoding chunk or one UNet call; nothing when idle.
+
+        Of a call or chunk on a GPU the outcomes come with a later turn, so that the next call is there before it ends.
+        """
+        if self._chunk is not None and self._chunk.pixels.ready():
+            return self._decoded()
+        turn = self._policy.next()
+        if isinstance(turn, CallUNet):
+            return self._denoise(turn.batch)
+        outcomes = self._read()
+        match turn:
             case EndLate(job_ids):
-                return [self._abort(job, _deadline_missed(job)) for job in map(self._jobs.__getitem__, job_ids)]
+                jobs = [job for job_id in job_ids if (job := self._jobs.get(job_id)) is not None]
+                outcomes += [self._abort(job, _deadline_missed(job)) for job in jobs]
             case Prepare(job_id):
-                return self._prepare(self._jobs[job_id])
+                outcomes += self._prepare(self._jobs[job_id])
             case Preview(job_id):
-                return self._preview(self._jobs[job_id])
+                outcomes += self._preview(job_id)
             case Decode(slots):
-                return self._decode(slots)
-            case CallUNet(batch):
-                return self._denoise(batch)
-        return []
+                outcomes += self._decode(slots)
+            case None:
+                outcomes += self._decoded()
+        return outcomes
 
     def _abort(self, job: EngineJob, error: LatentdError) -> Outcome:
         self.drop(job.job_id)
@@ -160,36 +200,52 @@ class Engine:
         return prepare(job.spec, self._prompts)
 
     def _denoise(self, batch: Batch) -> list[Outcome]:
-        began = self._clock()
+        timed = Timed(self._device, self._clock)
         jobs = [self._jobs[slot.job_id] for slot in batch.slots]
         images = [job.images[slot.index] for job, slot in zip(jobs, batch.slots, strict=True)]
-        x0 = or_none(lambda: self._call(batch, images))  # n c h w
+        x0 = or_none(lambda: self._denoised(batch, images))  # n c h w
         if x0 is None:
-            return self._split(batch)
-        finite = torch.stack([image.z_t for image in images]).isfinite().flatten(1).all(1).tolist()
-        seconds = self._clock() - began
-        for image in images:
-            image.denoise_s += seconds
+            return self._read() + self._split(batch)
+        finite = to_host(torch.stack([image.z_t for image in images]).isfinite().flatten(1).all(1))
+        timed.stop()
         self._policy.advance(batch)
-        broken = dict.fromkeys(job for job, good in zip(jobs, finite, strict=True) if not good)
-        aborted = [self._abort(job, _not_finite(job)) for job in broken]
-        return [_called(batch, seconds), *aborted, *self._progress(batch, x0, seconds)]
+        passed = {job: job.passed() for job in jobs}
+        before, self._call = self._call, UNetCall(batch, jobs, images, passed, x0, finite, timed)
+        return self._report(before) if self._reads_late else self._read()
 
-    def _call(self, batch: Batch, images: list[LatentState]) -> Tensor:
+    def _denoised(self, batch: Batch, images: list[LatentState]) -> Tensor:
         return denoise(self._models[batch.model], images, batch.padded_rows, strict=batch.strict)
 
-    def _progress(self, batch: Batch, x0: Tensor, seconds: float) -> list[Outcome]:
+    def _read(self) -> list[Outcome]:
+        """Report the call that hasn't been yet."""
+        call, self._call = self._call, None
+        return self._report(call)
+
+    def _report(self, call: UNetCall | None) -> list[Outcome]:
+        if call is None:
+            return []
+        seconds = call.timed.seconds()
+        for image in call.images:
+            image.denoise_s += seconds
+        here = [job for job in call.jobs if self._jobs.get(job.job_id) is job]
+        finite = call.finite.tolist()
+        broken = dict.fromkeys(job for job, good in zip(call.jobs, finite, strict=True) if job in here and not good)
+        aborted = [self._abort(job, _not_finite(job)) for job in broken]
+        return [_called(call.batch, seconds), *aborted, *self._progress(call, seconds)]
+
+    def _progress(self, call: UNetCall, seconds: float) -> list[Outcome]:
         """Report how far each job of a call is; where its preview is due that comes with it, next turn."""
-        firsts = {slot.job_id: x0[i] for i, slot in enumerate(batch.slots) if slot.index == 0}
+        firsts = {slot.job_id: call.x0[i] for i, slot in enumerate(call.batch.slots) if slot.index == 0}
         outcomes: list[Outcome] = []
-        for job_id in dict.fromkeys(slot.job_id for slot in batch.slots if slot.job_id in self._jobs):
-            job = self._jobs[job_id]
-            stepped = job.progress(job.share(batch, seconds))
+        for job, passed in call.passed.items():
+            if self._jobs.get(job.job_id) is not job:
+                continue
+            stepped = job.progress(job.share(call.batch, seconds), passed.step)
             if stepped is None:
                 continue
-            if job_id in firsts and job.wants_preview():
-                job.due_preview = stepped, firsts[job_id].clone()
-                self._policy.preview(job_id)
+            if job.job_id in firsts and passed.preview:
+                job.due_preview = stepped, firsts[job.job_id].clone()
+                self._policy.preview(job.job_id)
             else:
                 outcomes.append(stepped)
         return outcomes
@@ -200,33 +256,46 @@ class Engine:
         if batch.strict or len(batch.slots) == 1:
             stuck = [slot.job_id for slot in batch.slots if slot.strict or not batch.strict]
             error = _too_large(f"a call of {batch.padded_rows} rows")
-            return outcomes + [self._abort(self._jobs[job_id], error) for job_id in dict.fromkeys(stuck)]
+            jobs = [job for job_id in dict.fromkeys(stuck) if (job := self._jobs.get(job_id)) is not None]
+            return outcomes + [self._abort(job, error) for job in jobs]
         self._policy.halve_call(batch)
         return outcomes
 
-    def _preview(self, job: EngineJob) -> list[Outcome]:
-        if job.due_preview is None:
+    def _preview(self, job_id: str) -> list[Outcome]:
+        job = self._jobs.get(job_id)
+        if job is None or job.due_preview is None:
             return []
         (stepped, x0), job.due_preview = job.due_preview, None
         picture = or_none(lambda: decode_preview(job.spec, x0))
         return [stepped if picture is None else replace(stepped, preview=preview(picture))]
 
     def _decode(self, slots: tuple[Slot, ...]) -> list[Outcome]:
-        began = self._clock()
-        chunk = [self._jobs[slot.job_id].undecoded(slot.index) for slot in slots]
-        pictures = or_none(lambda: decode(chunk))
-        if pictures is None:
-            return self._decode_fewer(slots)
-        share = (self._clock() - began) / len(chunk)
+        """Begin a chunk, after the one before has ended."""
+        outcomes, began = self._decoded(), self._clock()
+        images = [self._jobs[slot.job_id].undecoded(slot.index) for slot in slots if slot.job_id in self._jobs]
+        pixels = or_none(lambda: decode(images, self._side)) if images else None
+        if pixels is not None:
+            self._chunk = Chunk(images, pixels, began)
+        elif images:
+            outcomes += self._decode_fewer(slots)
+        return outcomes if self._reads_late else outcomes + self._decoded()
+
+    def _decoded(self) -> list[Outcome]:
+        """Report the chunk that was begun, once it has ended."""
+        chunk, self._chunk = self._chunk, None
+        if chunk is None:
+            return []
+        pictures = chunk.pixels.result()  # b 3 H W
+        share = (self._clock() - chunk.began) / len(chunk.images)
         outcomes: list[Outcome] = []
-        for image, decoded in zip(chunk, pictures, strict=True):
+        for image, decoded in zip(chunk.images, pictures, strict=True):
             outcomes += self._finish(image, decoded, share)
         return outcomes
 
     def _finish(self, image: UndecodedImage, decoded: Tensor, share: float) -> list[Outcome]:
         job, began = self._jobs.get(image.job_id), self._clock()
-        if job is None:
-            return []  # an image of the same chunk failed it
+        if job is None or job.spec is not image.spec:
+            return []  # an image of the same chunk failed it, or it was dropped meanwhile
         try:
             picture = job.answer(decoded)
         except LatentdError as error:

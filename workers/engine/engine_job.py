@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 from torch import Tensor
 
-from workers.engine.conditioning import Conditions, ending_latent, of_image, starting_latent, starting_noise
+from workers.engine.conditioning import Conditions, ending_latent, of_image, placed, starting_latent, starting_noise
 from workers.engine.decoding import UndecodedImage
 from workers.engine.job_spec import JobSpec
 from workers.engine.kinds import finish
@@ -16,6 +16,14 @@ from workers.engine.latent_state import LatentState, restore, snapshot
 from workers.engine.messages import Admission, Share, Stepped
 from workers.engine.pictures import to_picture
 from workers.engine.scheduler import Batch, Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """How far a call takes a job: the user's steps over all images, and whether image 0 passes one to be shown."""
+
+    step: int
+    preview: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +50,7 @@ class EngineJob:
 
     def start(self, conditions: Conditions) -> None:
         """Make the images' first latents, or those of the snapshot. A snapshot of another plan starts anew."""
-        request = self.admission.request
+        request, conditions = self.admission.request, placed(conditions, self.spec.model)
         self.unfinished = set(range(request.num_images))
         self.images = [self._image(seed, conditions) for seed in request.seeds]
         if self.admission.snapshot is not None:
@@ -81,6 +89,7 @@ class EngineJob:
             position=image.position,
             lane=self.admission.request.priority,
             strict=self.admission.request.determinism == "strict",
+            unguided=self.spec.plan.unguided,
         )
 
     def undecoded(self, index: int) -> UndecodedImage:
@@ -89,21 +98,25 @@ class EngineJob:
 
     def share(self, batch: Batch, seconds: float) -> Share:
         """Return its part in a call of `seconds`, and add it to what it cost so far."""
-        rows = sum(slot.rows_per_step for slot in batch.slots if slot.job_id == self.job_id)
+        shares = zip(batch.slots, batch.slot_rows, strict=True)
+        rows = sum(rows for slot, rows in shares if slot.job_id == self.job_id)
         jobs = len({slot.job_id for slot in batch.slots})
         self.denoise_s += seconds
         self.gpu_s += seconds * rows / batch.rows
         return Share(rows, batch.rows, jobs, seconds, self.denoise_s, self.gpu_s)
 
-    def progress(self, share: Share) -> Stepped | None:
-        """Return what to report after a call; None if no user's step ended in it."""
-        step = sum(image.step for image in self.images)
+    def passed(self) -> Passed:
+        """Tell where a call that was just begun takes it."""
+        return Passed(sum(image.step for image in self.images), self._wants_preview())
+
+    def progress(self, share: Share, step: int) -> Stepped | None:
+        """Return what to report after a call that took it to `step`; None if no user's step ended in it."""
         if step == self.step:
             return None
         self.step = step
         return Stepped(self.job_id, step, self.steps, share)
 
-    def wants_preview(self) -> bool:
+    def _wants_preview(self) -> bool:
         """Tell whether image 0 just passed a step whose preview was asked for."""
         every, first = self.admission.request.preview_every, self.images[0]
         return every > 0 and not first.done and first.step % every == 0

@@ -154,11 +154,14 @@ def job_spec_of(request: JobRequest, files: Mapping[str, Picture], model: Latent
     size = pictures["image"].size if "image" in pictures else (request.width, request.height)
     scale = kind.scale(model)
     check_sides((size[0] * scale, size[1] * scale), request.output_format, max_pixels)
-    strength, span = request.denoising_strength, request.span
-    plan = compile_plan(request.sampler, model.schedule, request.steps, request.eta, strength, span)
+    plan = compile_plan(
+        request.sampler, model.schedule, request.steps, request.eta, request.denoising_strength,
+        request.schedule, request.timesteps, request.guided_within, request.span,
+    )  # fmt: skip
     stride = 2 ** (len(config.unet.channels) - 1)
     frame = Frame(*size, stride * model.latent_factor // scale)
-    guided = request.guided and (isinstance(config.conditioner, TextConfig) or config.null_class is not None)
+    leads = isinstance(config.conditioner, TextConfig) or config.null_class is not None
+    guided = request.guided and leads and config.unet.guidance_dim is None
     return JobSpec(model, request, plan, frame, scale, pictures, guided)
 
 

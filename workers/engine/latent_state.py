@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from safetensors import SafetensorError
@@ -16,7 +17,12 @@ from torch import Tensor
 from models.networks.adapters import Layers
 from models.networks.controlnet import Control
 from models.samplers import Plan, Row
+from models.samplers.noise import STEP, noise
+from models.samplers.update import table_of
 from workers.engine.conditioning import Conditions, blend_known
+from workers.engine.device import to_device
+
+NOISE_AHEAD = 8  # rows
 
 
 @dataclass(slots=True, eq=False)
@@ -26,7 +32,7 @@ class LatentState:
     seed: int
     plan: Plan
     conditions: Conditions
-    guidance_scale: float | None  # None: one row, without guidance
+    guidance: float | None  # its scale; None: one row, without guidance
     starting_noise: Tensor  # c h w
     z_t: Tensor  # c h w
     position: int = 0
@@ -35,10 +41,24 @@ class LatentState:
     denoise_s: float = 0.0
     adapters: Layers | None = None  # that the UNet's layers get for its rows
     controls: Sequence[Control] = ()
+    # What every row reads, on the device before the first one: a copy in between would stop it.
+    table: Tensor = field(init=False)  # r k
+    scale: Tensor | None = field(init=False)  # of guidance
+    ahead: dict[int, Tensor] = field(default_factory=dict, init=False)  # noise c h w of the next rows that add any
+
+    def __post_init__(self) -> None:
+        device = self.z_t.device
+        self.table = table_of(self.plan.rows, device)
+        self.scale = None if self.guidance is None else torch.tensor(self.guidance, device=device)
 
     @property
     def row(self) -> Row:
         return self.plan.rows[self.position]
+
+    @property
+    def guidance_scale(self) -> float | None:
+        """That of the next call; None outside the plan's guidance interval, too."""
+        return self.guidance if self.row.guided else None
 
     @property
     def done(self) -> bool:
@@ -46,8 +66,8 @@ class LatentState:
 
     @property
     def step(self) -> int:
-        """The user's steps that are done."""
-        return self.plan.rows[self.position - 1].step if self.position else 0
+        """The user's steps that are done: with all of their rows."""
+        return self.plan.steps if self.done else self.row.step - 1
 
     @property
     def acting(self) -> list[Control]:
@@ -62,6 +82,19 @@ class LatentState:
             if known is None
             else blend_known(self.z_t, known, self.starting_noise, self.row.alpha, self.row.sigma)
         )
+
+    def coefficients(self) -> Tensor:
+        """Return this row of the table, k."""
+        return self.table[self.position]
+
+    def noise(self) -> Tensor:
+        """Return what this row adds, c h w; drawn for some rows at a time, so that they are copied together."""
+        if self.position not in self.ahead:
+            left = range(self.position, len(self.plan.rows))
+            numbers = list(islice((i for i in left if self.plan.rows[i].noise), NOISE_AHEAD))
+            drawn = torch.stack([noise(self.seed, STEP, i, self.z_t.shape) for i in numbers])  # k c h w
+            self.ahead = dict(zip(numbers, to_device(drawn, self.z_t.device), strict=True))
+        return self.ahead[self.position]
 
     def advance(self, z_next: Tensor, p: Tensor) -> None:
         """Go to the next row, keeping what that and later rows read."""

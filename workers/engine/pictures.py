@@ -22,7 +22,14 @@ from core.version import __version__
 PREVIEW_SIDE = 256  # longest side of a preview, in pixels
 JPEG_QUALITY = 95
 # What `parameters` says of fields that only some kinds have.
-NOTES = {"class_id": "Class", "noise_level": "Noise level", "strength": "Denoising strength"}
+NOTES = {
+    "class_id": "Class",
+    "noise_level": "Noise level",
+    "strength": "Denoising strength",
+    "schedule": "Schedule type",
+    "timesteps": "Timesteps",
+    "guidance_interval": "Guidance interval",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,4 +248,6 @@ def _control_notes(controls: Sequence[AppliedControl]) -> dict[str, str]:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, tuple):  # commas would part them from their name
+        return " ".join(str(_plain(one)) for one in value)
     return f"{value:g}" if isinstance(value, float) else value

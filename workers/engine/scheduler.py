@@ -21,8 +21,8 @@ Shape: TypeAlias = tuple[int, ...]
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One image while it is denoised. `shape` is its latent's (c, h, w), `rows_per_step` 2 with guidance, else 1;
-    `variant` names what the network computes with that can't be gathered per row.
+    """One image while it is denoised. `shape` is its latent's (c, h, w), `rows_per_step` 2 with guidance, else 1, and 1
+    in the calls of `unguided` positions; `variant` names what the network computes with that can't be gathered per row.
     """
 
     job_id: str
@@ -35,12 +35,18 @@ class Slot:
     lane: Lane = "interactive"
     strict: bool = False
     variant: str = ""
+    unguided: frozenset[int] = frozenset()
     served: float = field(default=0.0, init=False)
     turn: int = field(default=0, init=False)
 
     @property
     def done(self) -> bool:
         return self.position >= self.plan_len
+
+    @property
+    def rows(self) -> int:
+        """Its rows in the next call."""
+        return 1 if self.position in self.unguided else self.rows_per_step
 
     @property
     def group(self) -> Group:
@@ -58,10 +64,11 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One UNet call: `rows` real rows, and `padded_rows` with the padding that fills a strict size."""
+    """One UNet call: the rows of each slot in it, and `padded_rows` with the padding that fills a strict size."""
 
     group: Group
     slots: tuple[Slot, ...]
+    slot_rows: tuple[int, ...]
     padded_rows: int
     strict: bool
 
@@ -71,14 +78,15 @@ class Batch:
 
     @property
     def rows(self) -> int:
-        return _rows(self.slots)
+        return sum(self.slot_rows)
 
 
 class StepScheduler:
     """Keeps the slots of a worker and hands out one call at a time.
 
-    `max_rows` bounds a fast call; a call that carries a strict slot has exactly `strict_rows` rows. `ageing_s` is how
-    much longer a bulk slot waits than an interactive one before it goes first.
+    `max_rows` bounds a fast call; a call that carries a strict slot has exactly `strict_rows` rows. With `buckets` fast
+    calls are padded to 1, 2, 4, 8, … rows, so that few shapes have to be captured or compiled. `ageing_s` is how much
+    longer a bulk slot waits than an interactive one before it goes first.
     """
 
     def __init__(
@@ -87,6 +95,7 @@ class StepScheduler:
         *,
         max_rows: int,
         strict_rows: int,
+        buckets: bool = False,
         ageing_s: float = AGEING_S,
     ) -> None:
         if max_rows < 1 or strict_rows < 2:
@@ -94,6 +103,7 @@ class StepScheduler:
         self._clock = clock
         self._max_rows = max_rows
         self._strict_rows = strict_rows
+        self._buckets = buckets
         self._ageing_s = ageing_s
         self._slots: dict[tuple[str, int], Slot] = {}
         self._ceilings: dict[tuple[str, Shape], int] = {}
@@ -189,11 +199,17 @@ class StepScheduler:
         group = peers[0].group
         limit = self.ceiling(group.model, group.shape)
         slots = _fill([slot for slot in peers if not slot.strict], limit)
-        return Batch(group, slots, _rows(slots), strict=False)
+        rows = tuple(slot.rows for slot in slots)
+        return Batch(group, slots, rows, self._padded(sum(rows), limit), strict=False)
+
+    def _padded(self, rows: int, limit: int) -> int:
+        """Return the rows of a call with padding, where there is any: a power of two, or the most that is allowed."""
+        return max(rows, min(1 << (rows - 1).bit_length(), limit)) if self._buckets else rows
 
     def _strict_batch(self, peers: Sequence[Slot]) -> Batch:
         strict_first = sorted(peers, key=lambda slot: not slot.strict)
-        return Batch(peers[0].group, _fill(strict_first, self._strict_rows), self._strict_rows, strict=True)
+        slots = _fill(strict_first, self._strict_rows)
+        return Batch(peers[0].group, slots, tuple(slot.rows for slot in slots), self._strict_rows, strict=True)
 
     def _next_turn(self) -> int:
         self._turn += 1
@@ -205,9 +221,9 @@ def _fill(slots: Sequence[Slot], limit: int) -> tuple[Slot, ...]:
     taken: list[Slot] = []
     rows = 0
     for slot in slots:
-        if not taken or rows + slot.rows_per_step <= limit:
+        if not taken or rows + slot.rows <= limit:
             taken.append(slot)
-            rows += slot.rows_per_step
+            rows += slot.rows
     return tuple(taken)
 
 

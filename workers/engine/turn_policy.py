@@ -68,10 +68,18 @@ class TurnPolicy:
     """
 
     def __init__(
-        self, clock: Callable[[], float], *, max_rows: int, strict_rows: int, ageing_s: float = AGEING_S
+        self,
+        clock: Callable[[], float],
+        *,
+        max_rows: int,
+        strict_rows: int,
+        buckets: bool = False,
+        ageing_s: float = AGEING_S,
     ) -> None:
         self._clock = clock
-        self._scheduler = StepScheduler(clock, max_rows=max_rows, strict_rows=strict_rows, ageing_s=ageing_s)
+        self._scheduler = StepScheduler(
+            clock, max_rows=max_rows, strict_rows=strict_rows, buckets=buckets, ageing_s=ageing_s
+        )
         self._deadlines: dict[str, float] = {}
         self._unprepared: dict[str, Unprepared] = {}
         self._previews: dict[str, None] = {}

@@ -19,6 +19,7 @@ from jobs.run import JobRun
 from workers.engine.messages import Called
 from workers.metrics.flops import RowFlops
 from workers.metrics.gpu import Gpu, GpuCollector
+from workers.metrics.paths import PathCollector
 
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 64)
 STAGES = ("encode", "denoise", "decode", "store")
@@ -105,6 +106,8 @@ class WorkerMetrics:
             "latentd_storage_errors", "Tries that storage did not answer; they are repeated.", registry=registry
         )
         registry.register(GpuCollector(gpu))
+        self.paths = PathCollector()
+        registry.register(self.paths)
         self._row_flops: Mapping[str, RowFlops] = {}
 
     def serves(self, models: Mapping[str, tuple[Kind, ...]], row_flops: Mapping[str, RowFlops], max_rows: int) -> None:

@@ -12,7 +12,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.denoiser import Denoiser
 from models.inputs import Inputs
+from models.networks.unet import UNet
 from models.pipeline import LatentDiffusion
 from workers.engine.scheduler import Shape
 
@@ -60,23 +62,26 @@ def row_flops_of(models: Mapping[str, LatentDiffusion]) -> dict[str, RowFlops]:
 
 @torch.inference_mode()
 def row_flops(model: LatentDiffusion) -> RowFlops:
-    """Counted once, in calls of one row on small latents."""
+    """Counted once, in calls of one row on small latents, which nothing computes."""
+    with torch.device("meta"):
+        unet = UNet(model.config.unet).to(model.dtype).eval()
     unit = 2 ** (len(model.config.unet.channels) - 1)
     sides = [unit * size for size in SIZES]
-    counts = [count_flops(model, side) for side in sides]
+    counts = [count_flops(unet, model.token_window or 1, side) for side in sides]
     areas = torch.tensor([[1.0, side**2, side**4] for side in sides], dtype=torch.float64)
     constant, linear, quadratic = torch.linalg.solve(areas, torch.tensor(counts, dtype=torch.float64)).tolist()
     return RowFlops(constant, linear, quadratic)
 
 
-def count_flops(model: LatentDiffusion, side: int) -> float:
-    """Count the FLOPs of one row on a latent side × side, by a call with zeros."""
-    config = model.config.unet
-    z_t = torch.zeros(1, config.in_channels, side, side)
-    shape = (1, model.token_window or 1, config.context_dim or 1)
-    context = None if config.context_dim is None else torch.zeros(shape, device=model.device, dtype=model.dtype)
-    labels = None if config.num_classes is None else torch.zeros(1, dtype=torch.long, device=model.device)
-    added = None if config.added_dim is None else torch.zeros(1, config.added_dim)
+def count_flops(unet: UNet, tokens: int, side: int) -> float:
+    """Count the FLOPs of one row on a latent side × side, by a call on the meta device."""
+    config = unet.config
+    shape = (1, tokens, config.context_dim or 1)
+    context = None if config.context_dim is None else torch.zeros(shape, device="meta")
+    labels = None if config.num_classes is None else torch.zeros(1, dtype=torch.long, device="meta")
+    added = None if config.added_dim is None else torch.zeros(1, config.added_dim, device="meta")
+    inputs = Inputs(context, labels=labels, added=added)
+    denoiser = Denoiser(unet, torch.device("meta"), next(unet.parameters()).dtype)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused kernels go uncounted
-        model.predict(z_t, torch.zeros(1), Inputs(context, labels=labels, added=added))
+        denoiser(torch.zeros(1, config.in_channels, side, side), torch.zeros(1), inputs)
     return float(counter.get_total_flops())

@@ -19,7 +19,7 @@ from PIL import Image
 from contract.job import ImageInfo, image_id
 from contract.request import Upload
 from core.errors import DiskFull, JobFailed, LatentdError
-from core.storage import Store, delete, image_path, put_image
+from core.storage import Store, delete, image_path, lacks_room, put_image
 from jobs.run import JobRun
 from workers.claim_policy import STORING_THREADS
 from workers.engine.pictures import encode_picture, picture_text
@@ -162,7 +162,7 @@ class Storing:
         data = encode_picture(picture, request.output_format, text)
         encoded_s = time.monotonic() - began
         path = image_path(run.job_id, run.execution.id, index, request.output_format)
-        put_s = self._patiently(run, lambda: self._put(path, data, f"image/{request.output_format}"))
+        put_s = self._patiently(run, lambda: self._put(path, data, f"image/{request.output_format}"), len(data))
         if run.closed:
             self._discard([path])
             raise Closed
@@ -187,8 +187,8 @@ class Storing:
             log.info("object was there already", path=path)
         return time.monotonic() - began
 
-    def _patiently(self, run: JobRun, work: Callable[[], T]) -> T:
-        """Try until storage answers.
+    def _patiently(self, run: JobRun, work: Callable[[], T], size: int = 0) -> T:
+        """Try until storage answers; `size` is how many bytes are put.
 
         Raises:
             FileNotFoundError: there is no such object.
@@ -202,7 +202,7 @@ class Storing:
             except FileNotFoundError:
                 raise
             except (BaseError, OSError) as error:
-                if "No space left" in str(error):
+                if size and lacks_room(self._store, size):
                     raise DiskFull("no space is left for the image", field="LATENTD_STORAGE_URL") from error
                 self._away()
                 log.warning("storage is away", **run.names, error=type(error).__name__, retry_s=wait)

@@ -143,7 +143,7 @@ class Sweeping(threading.Thread):
         self._done = threading.Event()
 
     def run(self) -> None:
-        breaker = CircuitBreaker()
+        breaker = CircuitBreaker(redis=self._redis)
         while not self._done.is_set():
             try:
                 breaker.attempt(self.turn)

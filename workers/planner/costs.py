@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from contract.lanes import Lane
-from contract.measurements import Curve, SizeTimes, StepTimes, predict
+from contract.measurements import Curve, JobWork, SizeTimes, StepTimes, predict
 from core.errors import ConfigurationError
 from workers.claim_policy import CLAIMS_A_ROUND
 from workers.engine.scheduler import Shape
@@ -26,7 +26,7 @@ class JobCost:
     shape: Shape
     strict: bool
     images: int
-    steps: int
+    steps: int  # calls that its evaluations come to
     rows: int
     encode_s: float
     decode_s: float
@@ -126,8 +126,8 @@ def _price(
         shape=times.shape,
         strict=one.determinism == "strict",
         images=one.num_images,
-        steps=request.run_steps // one.num_images,
-        rows=2 if request.guided else 1,
+        steps=JobWork.of(request).steps,
+        rows=request.rows_per_call // one.num_images,
         encode_s=_need(times.encode_s, one, "an encoding time for this kind of job"),
         decode_s=_need(times.decode_s, one, "a decoding time"),
         store_s=_need(times.store_s, one, "a storing time"),

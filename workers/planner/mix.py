@@ -30,6 +30,7 @@ class MixEntry(Wire):
     steps: int | None = Field(default=None, ge=1, le=1000)
     weight: float = Field(default=1.0, gt=0)
     guidance_scale: float | None = Field(default=None, ge=0, le=50)
+    sampler: str | None = Field(default=None, min_length=1, max_length=64)
     strength: float | None = Field(default=None, gt=0, le=1)
     num_images: int = Field(default=1, ge=1, le=16)
     priority: Lane = "interactive"
@@ -51,7 +52,7 @@ class JobClass(MixEntry):
     def request(self) -> JobRequest:
         """A job of this class, for what the contract says of it."""
         body = REQUESTS[self.kind]
-        # The first stand for what a job's price doesn't depend on.
+        # The first stand for what a job's price doesn't depend on, or where nothing says it.
         values = {"sampler": "ddim", "seed": 0, "class_id": 0} | dict.fromkeys(body.file_names(), _PICTURE)
         values |= self.model_dump(exclude={"weight"}, exclude_none=True)
         return parse_request({name: values[name] for name in body.model_fields.keys() & values})
@@ -80,10 +81,10 @@ def _resolve(place: int, one: MixEntry, card: ModelCard | None) -> JobClass:
     return JobClass.model_validate(_defaults(one.kind, card) | given)
 
 
-def _defaults(kind: Kind, card: ModelCard) -> dict[str, float]:
+def _defaults(kind: Kind, card: ModelCard) -> dict[str, object]:
     """Return them as `service.requests.resolution` has them."""
     fields = REQUESTS[kind].model_fields
-    found: dict[str, float] = {"steps": card.defaults.steps}
+    found: dict[str, object] = {"steps": card.defaults.steps, "sampler": card.defaults.sampler}
     if "guidance_scale" in fields and "guidance_scale" in card.fields:
         found["guidance_scale"] = card.defaults.guidance_scale
     if "strength" in fields:

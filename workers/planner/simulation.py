@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from contract.events import TELL_S
 from contract.lanes import LANES
 from workers.claim_policy import CLAIMS_A_ROUND, ModelLane
 from workers.planner.costs import Costs
@@ -117,9 +118,16 @@ class Simulation:
         looks = self.now + WAKE_S
         self.plan(worker, looks if worker.next_stored is None else min(looks, worker.next_stored))
 
+    def _told(self, worker: SimWorker, events: int) -> int:
+        """Return how many events are written: of the rounds of TELL_S one tells the steps of all."""
+        if not events or self.now - worker.told_at < TELL_S:
+            return 0
+        worker.told_at = self.now
+        return events
+
     def round(self, worker: SimWorker) -> None:
         """End a turn: what it did, who ended, who is claimed, and the next turn."""
-        events = worker.finish()
+        events = self._told(worker, worker.finish())
         ended = worker.ended()
         for rank, job in enumerate(ended, start=1):
             job.ended = self.now + rank * self.costs.move_s

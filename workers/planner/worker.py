@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from contract.events import TELL_S
 from workers.claim_policy import STORING_THREADS, ClaimOrder, ModelLane
 from workers.engine.scheduler import AGEING_S, Batch, Slot
 from workers.engine.turn_policy import CallUNet, Decode, Prepare, TurnPolicy
@@ -67,6 +68,7 @@ class SimWorker:
     def __init__(self, costs: Costs, policy: Policy, clock: Callable[[], float]) -> None:
         self.order = ClaimOrder(costs.models)
         self.work = Work()
+        self.told_at = -TELL_S  # when it last wrote step events
         self.ticket = 0  # of the newest event that was planned for it; older ones are void
         self._costs = costs
         self._clock = clock

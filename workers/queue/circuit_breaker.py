@@ -27,6 +27,12 @@ def connect(url: str) -> Redis:
     return Redis.from_url(url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S, retry=retry)
 
 
+def forget_replica(redis: Redis, error: RedisError) -> None:
+    """Drop idle connections to a server that says it has become a replica: the next ask its address anew."""
+    if is_read_only(error):
+        redis.connection_pool.disconnect(inuse_connections=False)
+
+
 class CircuitBreaker:
     """Runs Redis work unless Redis is away; after a failure it waits 0.1 s, doubling to 2 s, before the next try.
 
@@ -65,7 +71,7 @@ class CircuitBreaker:
     def _lost(self, error: RedisError) -> None:
         if not self._wait:
             log.warning("redis is away", error=str(error))
-        if self._redis is not None and is_read_only(error):
-            self._redis.connection_pool.disconnect(inuse_connections=False)
+        if self._redis is not None:
+            forget_replica(self._redis, error)
         self._wait = min(self._wait * 2 or FIRST_WAIT_S, LONGEST_WAIT_S)
         self._next_try = self._clock() + self._wait

@@ -1,20 +1,23 @@
-"""Step and image events, previews and cancellations of all job runs, in one round trip a turn.
+"""Step and image events, previews and cancellations of all job runs.
 
-Events of an execution that is no longer the live one are refused by Redis itself, in the script that writes them.
+Steps that follow each other fast are told together, of all jobs in one round trip every TELL_S: an event each would be
+half of what a busy Redis does, and clients see no difference. Events of an execution that is no longer the live one are
+refused by Redis itself, in the script that writes them.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from redis import Redis
 
 from contract.base import Wire
-from contract.events import STEP_EVENTS_KEPT, TRACE, Kept, Shared
+from contract.events import STEP_EVENTS_KEPT, TELL_S, TRACE, EarlierStep, Kept, Shared
 from contract.job import ImageInfo, StoredImage
 from contract.redis_keys import CANCELING_KEY, events_key, job_key, preview_key, stored_field
 from core.text import as_text
@@ -23,16 +26,14 @@ from workers.engine.messages import Share
 
 PREVIEW_S = 300
 
-# Events of many jobs, and who is to be cancelled. Answers for each event its id, or nothing if the execution may not
-# write any more; then for each id asked about 1 or 0.
-# KEYS: jobs to be cancelled; of each event the record, the stream and the preview.
-# ARGV: how many events; of each execution, type, data, trace, step, preview, field and value of an image, old step
-# events; the ids asked about.
-FLUSH = f"""
-local answers, count = {{}}, tonumber(ARGV[1])
-for i = 0, count - 1 do
-  local record, stream, preview = KEYS[3 * i + 2], KEYS[3 * i + 3], KEYS[3 * i + 4]
-  local execution, type, data, trace, step, picture, field, value, old = unpack(ARGV, 9 * i + 2, 9 * i + 10)
+# Events of many jobs. Answers for each its id, or nothing if the execution may not write any more.
+# KEYS: of each event the record, the stream and the preview.
+# ARGV: of each execution, type, data, trace, step, preview, field and value of an image, old step events.
+WRITE = f"""
+local answers = {{}}
+for i = 0, #KEYS / 3 - 1 do
+  local record, stream, preview = unpack(KEYS, 3 * i + 1, 3 * i + 3)
+  local execution, type, data, trace, step, picture, field, value, old = unpack(ARGV, 9 * i + 1, 9 * i + 9)
   local state = redis.call('HMGET', record, 'status', 'execution')
   local id = false
   if state[1] == 'running' and state[2] == execution then
@@ -43,9 +44,6 @@ for i = 0, count - 1 do
     for surplus in string.gmatch(old, '%S+') do redis.call('XDEL', stream, surplus) end
   end
   answers[i + 1] = id
-end
-for i = 9 * count + 2, #ARGV do
-  answers[#answers + 1] = redis.call('SISMEMBER', KEYS[1], ARGV[i])
 end
 return answers
 """
@@ -73,32 +71,62 @@ class News:
     """Jobs that another execution has."""
 
 
-class EventWriter:
-    """Collects events of a turn; a flush that fails keeps them for the next."""
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step that waits to be told."""
 
-    def __init__(self, redis: Redis) -> None:
-        self._flush = redis.register_script(FLUSH)
+    step: int
+    at: float
+    shared: Shared
+
+    def before(self, now: float) -> EarlierStep:
+        """As it is noted beside a later one that is told now."""
+        shared, ago_ms = self.shared, round(1000 * (now - self.at))
+        return EarlierStep(
+            self.step, ago_ms, shared.rows, shared.call_rows, shared.jobs, round(1000 * shared.call_s, 1)
+        )
+
+
+@dataclass(slots=True)
+class Steps:
+    """Those of a run, and the newest preview."""
+
+    steps: list[Step] = field(default_factory=list)
+    preview: str = ""
+
+
+class EventWriter:
+    """Collects events of all runs; a write that fails keeps them for the next."""
+
+    def __init__(self, redis: Redis, clock: Callable[[], float] = time.monotonic) -> None:
+        self._redis = redis
+        self._write = redis.register_script(WRITE)
+        self._clock = clock
+        self._steps: dict[JobRun, Steps] = {}
         self._waiting: list[Event] = []
+        self._told_at = -TELL_S
 
     def step(self, run: JobRun, step: int, preview: bytes | None, shared: Shared) -> None:
         """Note that a step was taken; `step` counts over all images of the job."""
-        data = json.dumps({"step": step, "steps": run.steps})
-        picture = {"step": step, "image": base64.b64encode(preview).decode()} if preview else None
-        preview_text = json.dumps(picture) if picture else ""
-        self._waiting.append(Event(run, "step", data, shared, str(step), preview_text))
+        steps = self._steps.setdefault(run, Steps())
+        steps.steps.append(Step(step, self._clock(), shared))
+        if preview:
+            steps.preview = json.dumps({"step": step, "image": base64.b64encode(preview).decode()})
 
     def image(self, run: JobRun, index: int, info: ImageInfo) -> None:
-        """Note that image `index` was stored."""
+        """Note that image `index` was stored, behind the steps before it."""
+        self._tell_steps()
         stored = StoredImage(execution=run.execution.id, info=info).to_json()
         kept = Kept(decode_s=run.decode_s, store_s=run.store_s)
         self._waiting.append(Event(run, "image", info.to_json(), kept, image=(stored_field(index), stored)))
 
     def forget(self, run: JobRun) -> None:
         """Drop what waits of a job that has ended."""
+        self._steps.pop(run, None)
         self._waiting = [event for event in self._waiting if event.run is not run]
 
     def flush(self, job_ids: Collection[str]) -> News:
-        """Write what waits and ask which of the jobs a client wants ended.
+        """Ask which of the jobs a client wants ended; write what waits, if images do or the last time is TELL_S ago.
 
         Raises:
             RedisError: if Redis is away; everything is kept for the next flush.
@@ -106,30 +134,54 @@ class EventWriter:
         ids = list(job_ids)
         if not ids:
             return News()
+        wanted: Any = self._redis.smismember(CANCELING_KEY, ids)
+        canceled = frozenset(job_id for job_id, each in zip(ids, wanted, strict=True) if each)
+        due = self._waiting or self._clock() - self._told_at >= TELL_S
+        return News(canceled, self.write() if due else frozenset())
+
+    def write(self) -> frozenset[str]:
+        """Write what waits; the jobs that another execution has.
+
+        Raises:
+            RedisError: if Redis is away; everything is kept for the next time.
+        """
+        self._tell_steps()
+        if not self._waiting:
+            return frozenset()
         old = {event.run: self._surplus(event.run) for event in self._waiting}
         trimmed = {run: len(surplus) for run, surplus in old.items()}
         values = [part for event in self._waiting for part in _values(event, old.pop(event.run, []))]
         keys = [key for event in self._waiting for key in _keys(event.run.job_id)]
-        answers: Any = self._flush([CANCELING_KEY, *keys], [len(self._waiting), *values, *ids])
+        answers: Any = self._write(keys, values)
+        self._told_at = self._clock()
         for run, count in trimmed.items():
             del run.step_ids[:count]
-        return self._read(answers, ids)
+        return self._read(answers)
+
+    def _tell_steps(self) -> None:
+        """Make one event of each run's steps: it tells the newest, and its note the others."""
+        now, told = self._clock(), self._steps
+        self._steps = {}
+        for run, waiting in told.items():
+            *before, newest = waiting.steps
+            note = newest.shared.model_copy(update={"before": tuple(step.before(now) for step in before)})
+            data = json.dumps({"step": newest.step, "steps": run.steps})
+            self._waiting.append(Event(run, "step", data, note, str(newest.step), waiting.preview))
 
     def _surplus(self, run: JobRun) -> list[str]:
         """Return ids of step events older than the newest 1,000; the other events are never trimmed."""
         coming = sum(event.run is run and event.type == "step" for event in self._waiting)
         return run.step_ids[: max(0, len(run.step_ids) + coming - STEP_EVENTS_KEPT)]
 
-    def _read(self, answers: list[Any], ids: list[str]) -> News:
+    def _read(self, answers: list[Any]) -> frozenset[str]:
         written, self._waiting = self._waiting, []
         lost = set()
-        for event, answer in zip(written, answers, strict=False):
+        for event, answer in zip(written, answers, strict=True):
             if answer is None:
                 lost.add(event.run.job_id)
             elif event.type == "step":
                 event.run.step_ids.append(as_text(answer))
-        canceled = {job_id for job_id, wanted in zip(ids, answers[len(written) :], strict=True) if wanted}
-        return News(frozenset(canceled), frozenset(lost))
+        return frozenset(lost)
 
 
 def _keys(job_id: str) -> tuple[str, str, str]:
@@ -137,7 +189,7 @@ def _keys(job_id: str) -> tuple[str, str, str]:
 
 
 def _values(event: Event, old: Sequence[str]) -> tuple[str, ...]:
-    """Return the arguments of one event, as FLUSH reads them."""
+    """Return the arguments of one event, as WRITE reads them."""
     about = (event.run.execution.id, event.type, event.data, event.note.to_json(), event.step, event.preview)
     return (*about, *event.image, " ".join(old))
 

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from core.storage import Store, delete, state_path
 from jobs.run import JobRun
 from jobs.save import read_saved, save
+from workers.queue.circuit_breaker import forget_replica
 
 INLINE_BYTES = 1024 * 1024  # of one image
 
@@ -63,6 +64,8 @@ class Savepoints:
             if not run.closed and self._keep(run, step, data):
                 run.saved_step, run.passed = step, True
         except (RedisError, BaseError, OSError) as error:  # the next savepoint is seconds away
+            if isinstance(error, RedisError):
+                forget_replica(self._redis, error)
             log.warning("savepoint not written", **run.names, error=type(error).__name__)
         finally:
             run.saving = False

@@ -50,18 +50,22 @@ class Publishing:
 
     def publish(self) -> int:
         """Publish what ended; the number of runs that are gone now."""
-        count = 0
-        for run, ending in self._runs.ending():
-            written = self._breaker.attempt(partial(self._publisher.end, run, ending))
-            if written is None:
-                return count
-            if written:
-                self._metrics.ended(run, ending.status)
-            self.release(run, keep=written and isinstance(ending, Succeeded | HandedBack))
-            if written and run.state_path and not isinstance(ending, HandedBack):
-                self._storing.discard([run.state_path])
-            count += 1
-        return count
+        endings = self._runs.ending()
+        if not endings or self._breaker.attempt(self._events.write) is None:  # their last steps come first
+            return 0
+        written = self._breaker.attempt(partial(self._publisher.end_all, endings))
+        if written is None:
+            return 0
+        for (run, ending), each in zip(endings, written, strict=True):
+            self._published(run, ending, each)
+        return len(endings)
+
+    def _published(self, run: JobRun, ending: Ending, written: bool) -> None:
+        if written:
+            self._metrics.ended(run, ending.status)
+        self.release(run, keep=written and isinstance(ending, Succeeded | HandedBack))
+        if written and run.state_path and not isinstance(ending, HandedBack):
+            self._storing.discard([run.state_path])
 
     def release(self, run: JobRun, keep: bool = False) -> None:
         """Forget a run; its objects too, unless its record names them."""

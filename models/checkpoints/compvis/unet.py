@@ -46,6 +46,7 @@ class Layout:
 
     levels: int
     res_blocks: int
+    conv_resample: bool  # else no key tells of what halves and doubles: an input block is missing
 
     def down(self, level: int, block: int) -> str:
         return f"input_blocks.{1 + level * (self.res_blocks + 1) + block}"
@@ -64,7 +65,7 @@ def read_unet(state: Mapping[str, Tensor], params: Params) -> tuple[UNetConfig, 
         CheckpointError: naming the key that doesn't fit.
     """
     _check(state, params)
-    layout = _layout(state)
+    layout = _layout(state, params)
     config = _config(state, layout, params)
     new_order = bool(params.get("use_new_attention_order", False))
     return config, _renamed(state, _names(state, layout), None if new_order else config)
@@ -77,7 +78,8 @@ def renamed_trunk(state: Mapping[str, Tensor]) -> State:
         CheckpointError: naming a key that has no place.
     """
     levels = 1 + sum(bool(re.fullmatch(r"input_blocks\.\d+\.0\.op\.weight", key)) for key in state)
-    return _renamed(state, _names(state, Layout(levels, _count(state, "input_blocks") // levels - 1)), None)
+    layout = Layout(levels, _count(state, "input_blocks") // levels - 1, conv_resample=True)
+    return _renamed(state, _names(state, layout), None)
 
 
 def _check(state: Mapping[str, Tensor], params: Params) -> None:
@@ -87,18 +89,21 @@ def _check(state: Mapping[str, Tensor], params: Params) -> None:
     alike = (-1, params.get("num_heads", -1))
     if params.get("num_head_channels", -1) in (-1, None) and params.get("num_heads_upsample", -1) not in alike:
         raise CheckpointError("unet: num_heads_upsample other than num_heads is not supported")
-    if not params.get("conv_resample", True):
-        raise CheckpointError("unet: conv_resample false is not supported")
 
 
-def _layout(state: Mapping[str, Tensor]) -> Layout:
+def _layout(state: Mapping[str, Tensor], params: Params) -> Layout:
     inputs, outputs = _count(state, "input_blocks"), _count(state, "output_blocks")
+    present = {int(key.split(".")[1]) for key in state if key.startswith("input_blocks.")}
+    bare = [i for i in range(inputs) if i not in present]
     ups = sum(1 for i in range(outputs) if _last(state, f"output_blocks.{i}")[1] in ("res", "conv"))
-    levels = ups + 1
+    if bare and (ups or params.get("conv_resample", True)):
+        key = f"input_blocks.{bare[0]}.0.op.weight"
+        raise CheckpointError(f"unet: lacks {key}, and the config doesn't say conv_resample: false", field=key)
+    levels = (ups or len(bare)) + 1
     res_blocks = outputs // levels - 1
     if outputs != levels * (res_blocks + 1) or inputs != outputs:
         raise CheckpointError(f"unet: {inputs} input and {outputs} output blocks don't make {levels} levels")
-    return Layout(levels, res_blocks)
+    return Layout(levels, res_blocks, conv_resample=not bare)
 
 
 def _count(state: Mapping[str, Tensor], blocks: str) -> int:
@@ -140,6 +145,7 @@ def _config(state: Mapping[str, Tensor], layout: Layout, params: Params) -> UNet
         scale_shift_norm=len(emb) == 2 * channels[-1],
         res_down=tuple(i < layout.levels - 1 and _is_res(state, layout.down(i, layout.res_blocks)) for i in levels),
         res_up=tuple(i > 0 and _last(state, layout.up(i, layout.res_blocks))[1] == "res" for i in levels),
+        conv_resample=layout.conv_resample,
         added_dim=state[ADDED].shape[1] if ADDED in state else None,
         num_classes=len(state["label_emb.weight"]) if "label_emb.weight" in state else None,
         norm_groups=NORM_GROUPS,

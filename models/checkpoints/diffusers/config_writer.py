@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from core.errors import CheckpointError
 from models.networks.autoencoder import AutoencoderConfig
 from models.networks.conditioning import TowerConfig
 from models.networks.unet import UNetConfig
@@ -15,7 +16,13 @@ BETAS = {"scaled_linear": "scaled_linear", "linear": "linear", "cosine": "square
 
 
 def unet_json(config: UNetConfig, latent_size: int | None) -> Json:
-    """Write UNet2DConditionModel where there is a context, UNet2DModel otherwise."""
+    """Write UNet2DConditionModel where there is a context, UNet2DModel otherwise.
+
+    Raises:
+        CheckpointError: it has no name for how the UNet changes its resolution.
+    """
+    if not config.conv_resample:
+        raise CheckpointError("unet: diffusers' UNets have no conv_resample: false", field="conv_resample")
     cross = config.context_dim is not None
     levels = range(len(config.channels))
     down = [_block("Down", cross, config.attention[i], bool(config.res_down and config.res_down[i])) for i in levels]
@@ -64,6 +71,7 @@ def _conditional(config: UNetConfig) -> Json:
         "transformer_layers_per_block": _same(config.depth),
         "only_cross_attention": _same(config.only_cross_attention),
         "use_linear_projection": config.linear_projection,
+        **({} if config.guidance_dim is None else {"time_cond_proj_dim": config.guidance_dim}),
     }
 
 

@@ -87,6 +87,8 @@ def load_diffusers(folder: Path, *, data: bool = True) -> Checkpoint:
         scheduler.notes,
         origin=origin,
         sampler=scheduler.sampler,
+        levels=scheduler.levels,
+        eta=scheduler.eta,
         variant=variant,
     )
 

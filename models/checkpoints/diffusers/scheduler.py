@@ -1,4 +1,5 @@
-"""scheduler_config.json: the noise schedule, the sampler that its class stands for, and what of it isn't followed."""
+"""scheduler_config.json: the noise schedule, the sampler and the noise levels that its class and options stand for, and
+what of it isn't followed."""
 
 from __future__ import annotations
 
@@ -14,13 +15,23 @@ SAMPLERS = {
     "DDPMScheduler": "ddpm",
     "PNDMScheduler": "plms",
     "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler_a",
+    "HeunDiscreteScheduler": "heun",
+    "KDPM2DiscreteScheduler": "dpm2",
+    "KDPM2AncestralDiscreteScheduler": "dpm2_a",
+    "LMSDiscreteScheduler": "lms",
     "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "DPMSolverSDEScheduler": "dpmpp_sde",
     "UniPCMultistepScheduler": "unipc",
+    "LCMScheduler": "lcm",
+    "TCDScheduler": "tcd",
 }
+# Of the stochastic multistep solver, by its order.
+STOCHASTIC = {2: "dpmpp_2m_sde", 3: "dpmpp_3m_sde_diffusers"}
+LEVELS = {"use_karras_sigmas": "diffusers_karras", "use_exponential_sigmas": "diffusers_exponential"}
+ETA = {"TCDScheduler": 0.3}  # of its step, where nobody says another
 # What our samplers do; other values of these options are told, for their pictures differ.
 FOLLOWED: Mapping[str, Any] = {
-    "use_karras_sigmas": False,
-    "use_exponential_sigmas": False,
     "use_beta_sigmas": False,
     "use_lu_lambdas": False,
     "solver_order": 2,
@@ -30,6 +41,8 @@ FOLLOWED: Mapping[str, Any] = {
     "variance_type": None,
     "final_sigmas_type": None,
     "timestep_type": "discrete",
+    "original_inference_steps": 50,
+    "timestep_scaling": 10.0,
 }
 ALSO: Mapping[str, tuple[Any, ...]] = {
     "solver_type": ("midpoint", "bh2"),
@@ -44,10 +57,13 @@ FLOW = ("FlowMatch", "EDM", "Flow")  # of networks that predict neither eps nor 
 
 @dataclass(frozen=True, slots=True)
 class Scheduler:
-    """A folder's schedule, our sampler of that name (None: there is none), and notes for people."""
+    """A folder's schedule, our sampler of that name (None: there is none), its noise levels where they aren't the
+    schedule's own spacing, its eta, and notes for people."""
 
     schedule: ScheduleConfig
     sampler: str | None
+    levels: str | None
+    eta: float
     notes: tuple[str, ...]
 
 
@@ -65,8 +81,19 @@ def read_scheduler(config: Mapping[str, Any], pipeline: str) -> Scheduler:
         given["steps_offset"] = 1
     if pipeline in UNCLIPPING:
         given["clip_sample"] = False
-    sampler = SAMPLERS.get(kind)
-    return Scheduler(ScheduleConfig.from_diffusers(given), sampler, (*_replaced(kind), *_dropped(config)))
+    levels = next((name for option, name in LEVELS.items() if config.get(option)), None)
+    schedule, sampler = ScheduleConfig.from_diffusers(given), _sampler(kind, config)
+    return Scheduler(schedule, sampler, levels, ETA.get(kind, 0.0), (*_replaced(kind), *_dropped(config)))
+
+
+def _sampler(kind: str, config: Mapping[str, Any]) -> str | None:
+    if _stochastic(config):
+        return STOCHASTIC[config.get("solver_order", 2)]
+    return SAMPLERS.get(kind)
+
+
+def _stochastic(config: Mapping[str, Any]) -> bool:
+    return config.get("algorithm_type") == "sde-dpmsolver++" and config.get("solver_order", 2) in STOCHASTIC
 
 
 def _replaced(kind: str) -> tuple[str, ...]:
@@ -78,7 +105,8 @@ def _replaced(kind: str) -> tuple[str, ...]:
 
 
 def _dropped(config: Mapping[str, Any]) -> tuple[str, ...]:
-    options = ((key, config.get(key), same) for key, same in FOLLOWED.items())
+    told = ("algorithm_type", "solver_order") if _stochastic(config) else ()
+    options = ((key, config.get(key), same) for key, same in FOLLOWED.items() if key not in told)
     others = [
         f"{key} {value!r}"
         for key, value, same in options

@@ -28,6 +28,8 @@ from models.tokenizers.prompts import save_tokenizer
 Json = dict[str, Any]
 TEXT_RENAMES = {"bert": TO_BERT, "clip": TO_CLIP, "ldm": TO_LDM_BERT}
 TOKENIZERS = {"bert": "BertTokenizer", "clip": "CLIPTokenizer", "ldm": "BertTokenizer"}
+CONSISTENCY = "LatentConsistencyModelPipeline"
+SCHEDULERS = {CONSISTENCY: "LCMScheduler"}  # but for SDXL's, all others get DDIM's
 TOWERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2", "bert": "tokenizer"}
 LDM_NAMES = {"vae": "vqvae", "text_encoder": "bert"}  # what LDM pipelines call their components
 
@@ -71,6 +73,8 @@ def pipeline_class(config: ModelConfig) -> str:
         inpaints = "Inpaint" if config.concat else ""
         return f"StableDiffusionXL{'Img2Img' if config.refines else inpaints}Pipeline"
     if text and config.concat is None:
+        if config.unet.guidance_dim is not None:
+            return CONSISTENCY
         ldm = isinstance(config.conditioner, TextConfig) and config.conditioner.kind == "ldm"
         return "LDMTextToImagePipeline" if ldm else "StableDiffusionPipeline"
     if text and config.concat == "mask-latent":
@@ -90,6 +94,7 @@ def components(checkpoint: Checkpoint, pipeline: str) -> dict[str, tuple[Json, S
     """
     config, states = checkpoint.config, fitted(checkpoint)
     xl = config.unet.added_dim is not None
+    own = "EulerDiscreteScheduler" if xl else "DDIMScheduler"
     ldm = LDM_NAMES if pipeline.startswith("LDM") else {}
     unet = _agreeing(unet_json(config.unet, config.latent_size), config.unet, unet_config, "unet")
     vae = autoencoder_json(config.first_stage, config.scale_factor, config.latent_size)
@@ -97,7 +102,7 @@ def components(checkpoint: Checkpoint, pipeline: str) -> dict[str, tuple[Json, S
     parts: dict[str, tuple[Json, State | None]] = {
         "unet": (unet, _unet_state(states["unet"], config)),
         ldm.get("vae", "vae"): (vae, renamed(split(states["first_stage"]), TO_DIFFUSERS)),
-        "scheduler": (_schedule(config.schedule, "EulerDiscreteScheduler" if xl else "DDIMScheduler"), None),
+        "scheduler": (_schedule(config.schedule, SCHEDULERS.get(pipeline, own)), None),
     }
     if config.low_res_schedule is not None:
         parts["low_res_scheduler"] = (_schedule(config.low_res_schedule, "DDPMScheduler"), None)
@@ -152,7 +157,7 @@ def _index(pipeline: str, components: Mapping[str, tuple[Json, State | None]]) -
         index[name] = [libraries.get(name, "diffusers"), cls]
     if pipeline.startswith("StableDiffusionXL"):
         return index | {"feature_extractor": [None, None]}
-    if pipeline.startswith("StableDiffusion"):
+    if pipeline.startswith("StableDiffusion") or pipeline == CONSISTENCY:
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
         index |= {} if pipeline.endswith("UpscalePipeline") else {"requires_safety_checker": False}
     return index

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from contract.base import Kind
+from contract.measurements import JobWork
 from contract.request import REQUESTS, Img2ImgRequest, InpaintRequest, Upload, parse_request
 
 COMMON = {"model": "m", "width": 64, "height": 64, "steps": 10, "sampler": "ddim", "seed": 2**32 - 1}
@@ -36,6 +37,32 @@ def test_a_request_travels_as_it_is(kind: str) -> None:
     fields = REQUESTS[kind].model_fields.items()
     written = {name for name, info in fields if info.exclude_if is None or not info.exclude_if(getattr(request, name))}
     assert set(request.arguments()) == written
+
+
+def test_where_steps_are_taken_and_guided_travels_too() -> None:
+    changes = {"schedule": "karras", "timesteps": (900, 500, 3), "guidance_interval": (0.2, 0.8)}
+    request = parse_request({"kind": "txt2img", **COMMON, "guidance_embedded": True, **changes})
+    assert parse_request(request.arguments()) == request
+    assert request.guided_within == (0.2, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "calls", "rows"),
+    [
+        ({}, 1, 20),
+        ({"guidance_scale": 4.0}, 2, 40),
+        ({"sampler": "heun"}, 1, 38),  # two images of ten steps, the last of one evaluation
+        ({"sampler": "dpmpp_sde", "guidance_scale": 4.0}, 2, 76),
+        ({"guidance_scale": 4.0, "guidance_interval": (0.2, 0.7)}, 2, 30),
+        ({"guidance_scale": 8.5, "guidance_embedded": True}, 1, 20),
+    ],
+)
+def test_estimates_know_how_often_the_network_is_asked(changes: dict[str, Any], calls: int, rows: int) -> None:
+    request = parse_request({"kind": "txt2img", **COMMON, "num_images": 2, **changes})
+    assert (request.rows_per_call, request.rows, request.run_steps) == (2 * calls, rows, 20)
+    work = JobWork.of(request)
+    assert work.rows == 2 * calls
+    assert abs(work.steps * work.rows - rows) <= calls
 
 
 @pytest.mark.parametrize(("kind", "field"), [(kind, field) for kind in OWN for own in OWN.values() for field in own])

@@ -18,7 +18,18 @@ from contract.base import CONTRACT_VERSION
 from contract.job import JOB_FUNCTION, JobRecord
 from contract.redis_keys import spent_key
 from core.settings import Settings
-from jobs.create import RETRIES, Created, _constant_fields, _rq_fields, create, drawn_seed, find, key_digest, new_id
+from jobs.create import (
+    RETRIES,
+    VARYING,
+    Created,
+    _constant_fields,
+    _rq_values,
+    create,
+    drawn_seed,
+    find,
+    key_digest,
+    new_id,
+)
 from tests.enqueue import make_request
 
 
@@ -42,7 +53,7 @@ def test_fields_are_those_of_rq() -> None:
     )
     job.enqueued_at = job.created_at = now
     expected: dict[str, Any] = {name: value for name, value in job.to_dict().items() if value is not None}
-    written = _constant_fields(60) | _rq_fields(record)
+    written = _constant_fields(60) | dict(zip(VARYING, _rq_values(record), strict=True))
     assert written.keys() == expected.keys()
     for name in expected.keys() - {"data"}:
         assert _bytes(written[name]) == _bytes(expected[name]), name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,31 @@ def test_models_that_read_no_text_can_be_drawn_from(run: Any, models: Path) -> N
         assert run(*command.split(), *model, "--steps", "1", "-o", "o.png").endswith("\n")
     assert {path.name for path in Path().glob("o*.png")} == {"o.png", "o-1.png", "o-2.png"}
     assert "model class can't txt2img" in run("generate", "--model", "class", code=1)
+
+
+def test_every_kind_is_a_command_and_minus_one_draws_a_seed(run: Any, models: Path) -> None:
+    for kind in ("map", "plain"):
+        write_tiny(kind, models / kind)
+    Image.new("RGB", (32, 32), "white").save("white.png")
+    Image.new("L", (32, 32), 1).save("classes.png")
+    drawn = json.loads(
+        run("img2img", "white.png", "red", "--strength", "0.5", "--seed", "-1", "--steps", "2", "--json")
+    )
+    assert (drawn["request"]["kind"], drawn["images"][0]["path"]) == ("img2img", "img2img.png")
+    assert drawn["images"][0]["seed"] >= 0
+    mapped = json.loads(run("semantic2img", "classes.png", "--steps", "1", "--json"))
+    assert (mapped["request"]["kind"], mapped["images"][0]["width"]) == ("semantic2img", 32)
+
+
+def test_a_text_model_without_a_tokenizer_is_left_out_with_what_it_needs(run: Any, models: Path) -> None:
+    for name in ("model.json", "unet.safetensors", "first_stage.safetensors", "conditioner.safetensors"):
+        (models / "mute").mkdir(exist_ok=True)
+        shutil.copy(models / "tiny" / name, models / "mute" / name)
+    needed = "no tokenizer: put tokenizer.json beside it in a folder tokenizer/"
+    assert needed in " ".join(run("models", "list").split())
+    assert (
+        "no such model" in run("generate", "red", "--model", "mute", code=1) or not (models / "mute/card.json").exists()
+    )
+    assert needed in " ".join(run("models", "inspect", str(models / "mute")).split())
+    shutil.copytree(models / "tiny" / "tokenizer", models / "mute" / "tokenizer")
+    run("generate", "red", "--model", "mute", "--steps", "1")

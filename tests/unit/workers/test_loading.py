@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from core.errors import CheckpointError, ConfigurationError
 from core.settings import Settings
+from models.networks.layers import can_pack, packed
 from tests.engines import make_request
 from tests.tiny import write_tiny
 from workers import loading
@@ -51,12 +52,31 @@ def test_auto_is_the_half_precision_that_a_card_multiplies(
     assert choose_dtype("float32", "cuda:0") == torch.float32
 
 
-def test_auto_is_float32_on_cpu_and_any_precision_can_be_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": False, "avx512_f": True}, torch.float32),
+        ({"architecture": "arm"}, torch.float32),
+    ],
+)
+def test_auto_on_a_cpu_is_what_it_multiplies(
+    flags: dict[str, object], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    assert choose_dtype("auto", "cpu") == dtype
+    assert choose_dtype("float32", "cpu") == torch.float32
+
+
+def test_any_precision_can_be_asked_for(tmp_path: Path) -> None:
     write_tiny("plain", tmp_path / "plain")
-    assert choose_dtype("auto", "cpu") == torch.float32
     settings = Settings(models_dir=tmp_path, threads=1, dtype="bfloat16")
     engine = load_engine(settings, ["plain"], "cpu")
-    assert engine.models["plain"].dtype == torch.bfloat16
+    model = engine.models["plain"]
+    assert model.dtype == torch.bfloat16
+    assert packed(model.unet) == can_pack(model.device, model.dtype)
+    assert engine.numerics["plain"].memory_format == ("onednn" if packed(model.unet) else "channels_last")
     request = make_request(model="plain")
     [picture] = run(engine, Admission("a", request), lambda _: None)
     assert picture.size == (64, 64)

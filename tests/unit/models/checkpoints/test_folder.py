@@ -28,7 +28,10 @@ FOLDER = CASES / "diffusers" / "stable_diffusion_1" / "pipeline"
 
 
 def put(path: Path, source: Path = SD1) -> Path:
+    """Copy a checkpoint to a place, with a tokenizer beside it where there is none yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not (path.parent / "tokenizer").exists():
+        shutil.copytree(FOLDER / "tokenizer", path.parent / "tokenizer")
     return Path(shutil.copy(source, path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.errors import CheckpointError
 from models.checkpoints.build import build
 from models.checkpoints.compvis.conditioner import read_conditioner
 from models.checkpoints.compvis.unet import head_count, read_unet
 from models.checkpoints.diffusers.config import autoencoder_config, unet_config
+from models.checkpoints.diffusers.config_writer import unet_json
 from models.checkpoints.diffusers.reader import _concat
 from models.checkpoints.files.rename import DIFFUSERS, renamed
 from models.checkpoints.files.weights import read_json, read_weights
@@ -24,6 +27,7 @@ from models.networks.make import make_conditioner
 from models.networks.unet import UNet
 from tests.unit.models.checkpoints import compvis_keys as keys
 
+RESAMPLE = re.compile(r"blocks\.\d+\.\d\.(op|conv)\.")
 BASE: dict[str, Any] = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 8}
 CROSS = {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
 ATTN = {"down_block_types": ("AttnDownBlock2D",) * 2, "up_block_types": ("AttnUpBlock2D",) * 2}
@@ -114,3 +118,39 @@ def test_rescalers_halve_once_unless_told_and_may_keep_the_channels() -> None:
     module = make_conditioner(kept[0])
     assert isinstance(module, SpatialRescaler)
     assert module(torch.ones(1, 4, 8, 12)).shape == (1, 4, 2, 3)
+
+
+POOLED = {**keys.SR_UNET, "model_channels": 32, "channel_mult": [1, 1, 2], "num_res_blocks": 1, "num_head_channels": 8}
+
+
+def test_levels_without_convolutions_are_means_and_nearest_neighbours() -> None:
+    """Written out as convolutions: [0 ½ ½] of stride 2 is the mean of two pixels, the unit kernel changes nothing."""
+    torch.manual_seed(3)
+    whole = {key: 0.1 * torch.randn(shape) for key, shape in keys.unet_shapes(POOLED).items()}
+    bare = {key: value for key, value in whole.items() if not RESAMPLE.search(key)}
+    assert len(bare) == len(whole) - 2 * 2 * 2
+    for key, value in whole.items():
+        if RESAMPLE.search(key):
+            whole[key] = torch.zeros_like(value)
+        if key.endswith(".op.weight"):
+            whole[key][range(len(value)), range(len(value)), 1:, 1:] = 0.25
+        elif key.endswith(".conv.weight"):
+            whole[key][range(len(value)), range(len(value)), 1, 1] = 1.0
+    config, weights = read_unet(bare, {**POOLED, "conv_resample": False})
+    assert (config.conv_resample, config.channels) == (False, (32, 32, 64))
+    ours = build(lambda: UNet(config), weights, "unet", "cpu", torch.float32)
+    written_out = read_unet(whole, POOLED)
+    theirs = build(lambda: UNet(written_out[0]), written_out[1], "unet", "cpu", torch.float32)
+    x, t = torch.randn(2, POOLED["in_channels"], 8, 12), torch.tensor([7, 901])
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(x, t), theirs(x, t), atol=1e-5, rtol=1e-4)
+        assert ours(torch.randn(1, POOLED["in_channels"], 7, 9), t[:1]).shape[2:] == (7, 9)
+    with pytest.raises(CheckpointError, match="conv_resample: false"):
+        unet_json(config, 8)
+
+
+def test_what_lacks_its_resampling_is_damaged_unless_the_config_says_so() -> None:
+    whole = {key: torch.zeros(shape) for key, shape in keys.unet_shapes(POOLED).items()}
+    bare = {key: value for key, value in whole.items() if not RESAMPLE.search(key)}
+    with pytest.raises(CheckpointError, match=r"lacks input_blocks\.2\.0\.op\.weight"):
+        read_unet(bare, POOLED)

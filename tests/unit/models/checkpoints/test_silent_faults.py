@@ -75,6 +75,8 @@ def test_marker_keys_tell_v_and_zero_terminal_snr(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", [SD1, SD1_FOLDER])
 def test_what_people_set_in_the_card_wins(path: Path, tmp_path: Path) -> None:
     (shutil.copytree if path.is_dir() else shutil.copy)(path, tmp_path / ("m" + path.suffix))
+    if path.is_file():
+        shutil.copytree(SD1_FOLDER / "tokenizer", tmp_path / "tokenizer")
     (found,) = scan(tmp_path)
     assert load(found.card.parent).schedule.config.prediction == "eps"
     edit(found.card, prediction_type="v")
@@ -158,8 +160,16 @@ def test_the_upscalers_old_scaling_factor_is_not_its_own(tmp_path: Path) -> None
         ({"_class_name": "PNDMScheduler", "skip_prk_steps": True}, "plms", ""),
         ({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 2}, "dpmpp_2m", ""),
         ({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}, "dpmpp_2m", "solver_order 3"),
-        ({"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": True}, "euler", "use_karras_sigmas True"),
-        ({"_class_name": "HeunDiscreteScheduler"}, None, "there is no sampler for HeunDiscreteScheduler"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}, "dpmpp_2m_sde", ""),
+        (
+            {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++", "solver_order": 3},
+            "dpmpp_3m_sde_diffusers",
+            "",
+        ),
+        ({"_class_name": "EulerDiscreteScheduler", "use_beta_sigmas": True}, "euler", "use_beta_sigmas True"),
+        ({"_class_name": "HeunDiscreteScheduler"}, "heun", ""),
+        ({"_class_name": "LCMScheduler", "original_inference_steps": 25}, "lcm", "original_inference_steps 25"),
+        ({"_class_name": "DEISMultistepScheduler"}, None, "there is no sampler for DEISMultistepScheduler"),
         ({"_class_name": "DDIMScheduler", "timestep_spacing": None}, "ddim", ""),
     ],
 )
@@ -179,8 +189,9 @@ def test_the_folders_scheduler_is_the_cards_default(tmp_path: Path) -> None:
     folder = shutil.copytree(SD1_FOLDER, tmp_path / "m")
     edit(folder / "scheduler" / "scheduler_config.json", _class_name="EulerDiscreteScheduler", use_karras_sigmas=True)
     (found,) = scan(tmp_path)
-    assert json.loads(found.card.read_text("utf-8"))["defaults"]["sampler"] == "euler"
-    assert "use_karras_sigmas" in found.notes[0]
+    defaults = json.loads(found.card.read_text("utf-8"))["defaults"]
+    assert (defaults["sampler"], defaults["schedule"]) == ("euler", "diffusers_karras")
+    assert not found.notes
 
 
 def test_added_tokens_are_read(tmp_path: Path) -> None:

@@ -24,8 +24,10 @@ def run_table(plan: Plan, z: Array, noise: Noise) -> Array:
     stored: list[Array] = []
     for i, row in enumerate(plan.rows):
         assert len(stored) >= plan.history[i] >= len(row.predictions) - 1
-        stored = [row.out * network(z, row.t) + row.z * z, *stored[: plan.history[i]]]
-        z = row.keep * z + sum(c * p for c, p in zip(row.predictions, stored, strict=False)) + row.noise * noise[i]
+        out = network(z, row.t)
+        stored = [row.out * out + row.z * z, *stored[: plan.history[i]]]
+        z = row.keep * z + sum(c * p for c, p in zip(row.predictions, stored, strict=False)) + row.raw * out
+        z = z + row.noise * noise[i]
     return z
 
 

@@ -53,7 +53,7 @@ def test_the_update_is_the_equation() -> None:
 
 def test_timesteps_and_depth_are_what_the_rows_say() -> None:
     c = stack_rows(ROWS)
-    assert c.timesteps.tolist() == [row.t for row in ROWS]
+    assert c.timesteps.tolist() == pytest.approx([row.t for row in ROWS])
     assert c.depth == max(len(row.predictions) for row in ROWS) - 1
 
 

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import pytest
 from PIL import Image
 
-from core.errors import InvalidRequest
+from core.errors import DecodersBusy, InvalidRequest
 from service.requests import decoders
 from service.requests.decoders import Decoder, Decoders, read_message, write_message
 from service.requests.decoding import Encoded, Reading
@@ -174,3 +174,20 @@ def test_a_closed_decoder_says_that_it_died() -> None:
     decoder.close()
     with pytest.raises(decoders.DecoderDied):
         decoder.ask({"image": png()}, PICTURE)
+
+
+def test_who_would_wait_long_is_told_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoders, "WAIT_S", 0.0)
+    slow = png_of(4000, 4000, 8, 2, b"\0" * (4000 * 12001))
+
+    async def work(pool: Decoders) -> None:
+        reading = Reading(how="picture", max_pixels=2**24)
+        first = asyncio.create_task(pool.decode({"image": slow}, reading))
+        await asyncio.sleep(0)
+        with pytest.raises(DecodersBusy, match="all decoders") as busy:
+            await pool.decode({"image": png()}, PICTURE)
+        assert busy.value.retry_after > 0
+        await first
+        await pool.decode({"image": png()}, PICTURE)
+
+    run(work)

@@ -133,3 +133,49 @@ def test_deadlines() -> None:
         check_deadline(request, Backlog(FLEET, {"cpu": 4.0}))
     with pytest.raises(InvalidRequest, match="with nothing before it"):
         check_deadline(resolved(Txt2ImgPost(deadline_ms=1000)), Backlog(FLEET, {"cpu": 0.0}))
+
+
+def refused(post: Post) -> tuple[str | None, str]:
+    with pytest.raises(InvalidRequest) as caught:
+        resolved(post)
+    return caught.value.field, caught.value.detail
+
+
+def test_schedules_and_timesteps() -> None:
+    assert resolved(Txt2ImgPost(sampler="ddim", schedule="karras")).schedule == "karras"
+    listed = resolved(Txt2ImgPost(sampler="ddim", timesteps=[999, 500, 3]))
+    assert (listed.steps, listed.timesteps, listed.schedule, listed.run_steps) == (3, (999, 500, 3), None, 3)
+    assert refused(Txt2ImgPost(timesteps=[5, 5]))[0] == "timesteps"
+    assert refused(Txt2ImgPost(timesteps=[5], steps=3)) == (
+        "steps",
+        "timesteps say which steps there are; leave out steps, which is 3",
+    )
+    assert refused(Txt2ImgPost(timesteps=[5], schedule="karras"))[0] == "schedule"
+
+
+def test_distilled_samplers_have_steps_of_their_own() -> None:
+    card = PAINTER.model_copy(update={"samplers": (*PAINTER.samplers, "lcm", "tcd")})
+    card = card.model_copy(update={"defaults": card.defaults.model_copy(update={"steps": 80, "schedule": "karras"})})
+
+    def of(post: Txt2ImgPost) -> JobRequest:
+        return resolve(Body("txt2img", post, {}), card, Pictures({}, {}), 7, "png", 2**24)
+
+    assert (of(Txt2ImgPost(sampler="lcm")).steps, of(Txt2ImgPost(sampler="lcm")).schedule) == (50, None)
+    assert (of(Txt2ImgPost()).steps, of(Txt2ImgPost()).schedule) == (80, "karras")
+    assert of(Txt2ImgPost(sampler="tcd", steps=4)).eta == 0.3
+    for post, field in (
+        (Txt2ImgPost(sampler="lcm", steps=51), "steps"),
+        (Txt2ImgPost(sampler="tcd", steps=4, schedule="normal"), "schedule"),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            of(post)
+        assert caught.value.field == field
+
+
+def test_guidance_intervals() -> None:
+    request = resolved(Txt2ImgPost(guidance_interval=[0.2, 0.7]))
+    assert request.guided_within == (0.2, 0.7)
+    assert request.rows == 30
+    assert refused(Txt2ImgPost(guidance_interval=[0.7, 0.2]))[0] == "guidance_interval"
+    with pytest.raises(InvalidRequest, match="of no use to model"):
+        resolved(UpscalePost(guidance_interval=[0.2, 0.7]), "upscale", (8, 8))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.engines import tiny_models
 from workers.engine.device import configure, numerics_of, or_none
 
 
@@ -36,7 +37,9 @@ def test_other_errors_and_results_pass() -> None:
 
 def test_numerics_name_what_bytes_depend_on() -> None:
     configure(1)
-    numerics = numerics_of("cpu", torch.float32, 1, 4)
+    model = tiny_models()["paint"]
+    numerics = numerics_of(model, 1, 4)
     assert (numerics.device, numerics.dtype, numerics.threads, numerics.rows) == ("cpu", "float32", 1, 4)
     assert numerics.torch.startswith(torch.__version__)
+    assert numerics.memory_format == "channels_last"
     assert torch.get_num_threads() == 1

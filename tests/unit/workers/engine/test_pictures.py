@@ -148,6 +148,9 @@ def test_png_carries_parameters_and_json() -> None:
     stored = json.loads(png.info["latentd"])
     assert stored["model_hash"] == "abcdef0123456789"
     assert parse_request(stored["request"]) == request
+    changed = _request(schedule="karras", timesteps=(9, 3), guidance_interval=(0.25, 1.0))
+    noted = picture_text(changed, 0, "abcdef0123456789")["parameters"]
+    assert "Schedule type: karras, Timesteps: 9 3, Guidance interval: 0.25 1," in noted
 
 
 def test_png_names_loras_by_their_files() -> None:

@@ -227,3 +227,23 @@ def test_a_slot_that_cannot_run_is_refused() -> None:
 def test_it_needs_no_torch() -> None:
     code = "import sys, workers.engine.scheduler; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_with_buckets_calls_are_padded_to_few_sizes() -> None:
+    scheduler = StepScheduler(lambda: 0.0, max_rows=12, strict_rows=6, buckets=True)
+    padded = []
+    for i in range(6):
+        scheduler.add(Slot(f"j{i}", 0, "m", (4, 8, 8), 2, 5))
+        batch = scheduler.next_batch()
+        assert batch is not None
+        padded.append((batch.rows, batch.padded_rows))
+    assert padded == [(2, 2), (4, 4), (6, 8), (8, 8), (10, 12), (12, 12)]
+    scheduler.lower_ceiling("m", (4, 8, 8), 7)
+    batch = scheduler.next_batch()
+    assert batch is not None
+    assert (batch.rows, batch.padded_rows) == (6, 7)
+    scheduler.add(Slot("strict", 0, "m", (4, 8, 8), 1, 5, strict=True))
+    scheduler.lower_ceiling("m", (4, 8, 8), 1)
+    batch = scheduler.next_batch()
+    assert batch is not None
+    assert (batch.rows, batch.padded_rows) == (2, 2)  # a guided slot's rows are never parted

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import urllib.request
+from dataclasses import replace
 
 import pytest
 from prometheus_client import generate_latest
 
 from core.errors import ConfigurationError
+from models.captured import CapturedCalls
+from tests.engines import tiny_models
 from workers.engine.messages import Called
 from workers.metrics.families import WorkerMetrics, listen
 from workers.metrics.flops import RowFlops
@@ -27,6 +30,7 @@ FAMILIES = {
     "latentd_gpu_memory_total_bytes": "gauge",
     "latentd_gpu_power_watts": "gauge",
     "latentd_gpu_peak_flops": "gauge",
+    "latentd_network_info": "gauge",
 }
 
 
@@ -35,6 +39,22 @@ def test_every_family_is_visible_from_the_start() -> None:
     for name, kind in FAMILIES.items():
         assert f"# HELP {name} " in text
         assert f"# TYPE {name} {kind}\n" in text
+
+
+def test_how_networks_are_computed_is_told_as_it_is_now() -> None:
+    metrics, model = WorkerMetrics(), tiny_models()["paint"]
+
+    def told(path: str) -> float | None:
+        labels = {"model": "paint", "dtype": "float32", "path": path}
+        return metrics.registry.get_sample_value("latentd_network_info", labels)
+
+    metrics.paths.models = {"paint": model}
+    assert told("plain") == 1
+    calls = CapturedCalls(model.unet, lambda _: None)
+    metrics.paths.models = {"paint": replace(model, denoiser=replace(model.denoiser, captured=calls))}
+    assert (told("captured"), told("plain")) == (1, None)
+    calls.broken = True
+    assert (told("captured"), told("plain")) == (None, 1)
 
 
 def test_rows_leave_fillers_out_and_steps_count_images() -> None:

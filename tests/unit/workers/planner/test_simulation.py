@@ -115,7 +115,7 @@ def test_calls_are_shared_under_load() -> None:
 def test_a_slow_redis_holds_everybody_up() -> None:
     mix, costs = (make_class(),), make_costs()
     stream = arrivals(mix, 20, 300, 0)
-    slow = simulate(costs, stream, 4, Policy(), limits=RedisLimits(10_000, 22, 1000))
+    slow = simulate(costs, stream, 4, Policy(), limits=RedisLimits(10_000, 20, 1000))
     fast = simulate(costs, stream, 4, Policy(), limits=NO_LIMITS)
     assert slow.redis_load > 0.8
     assert fast.redis_load < 0.01

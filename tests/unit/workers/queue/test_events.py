@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import base64
 import json
+from typing import Any
 
 import pytest
 from redis import Redis
 
-from contract.events import STEP_EVENTS_KEPT
+from contract.events import STEP_EVENTS_KEPT, TELL_S, Shared
 from contract.job import ImageInfo
 from contract.redis_keys import CANCELING_KEY, events_key, job_key, preview_key
 from jobs.end import HandedBack, Publisher, Succeeded
@@ -37,13 +38,45 @@ def test_steps_images_and_previews_are_written_in_one_flush(redis: Redis) -> Non
     assert 0 < int(redis.ttl(preview_key("a"))) <= 300
 
 
+def test_steps_that_follow_each_other_fast_are_told_together_and_none_is_lost_to_the_trace(redis: Redis) -> None:
+    enqueue(redis, "a", make_request(num_images=2))
+    now = [0.0]
+    run, progress = claim(make_worker(redis)), EventWriter(redis, lambda: now[0])
+    for step in range(1, 8):
+        progress.step(run, step, b"webp" if step == 3 else None, SHARED.model_copy(update={"gpu_s": step / 10}))
+        progress.flush(["a"])
+        now[0] += TELL_S / 3.5
+    progress.image(run, 0, IMAGE)
+    progress.flush(["a"])
+    assert event_types(redis, "a") == ["queued", "started", "step", "step", "step", "image"]
+    told = [(json.loads(fields[b"data"])["step"], Shared.read(fields[b"trace"])) for fields in steps_of(redis)]
+    assert [(step, [each.step for each in note.before]) for step, note in told] == [(1, []), (5, [2, 3, 4]), (7, [6])]
+    assert [each.ago_ms for each in told[1][1].before] == [214, 143, 71]
+    assert earlier(redis, "a").gpu_s == pytest.approx(SHARED.encode_s + 0.7), "sums are the newest step's"
+    assert json.loads(redis.get(preview_key("a")) or "")["step"] == 3
+
+
+def test_what_waits_of_an_ending_job_is_written_before_its_end(redis: Redis) -> None:
+    enqueue(redis, "a", make_request())
+    run, progress = claim(make_worker(redis)), EventWriter(redis, lambda: 0.0)
+    for step in (1, 2, 3):
+        progress.step(run, step, None, SHARED)
+        progress.flush(["a"])
+    assert job_state(redis, "a")["step"] == "1"
+    assert progress.write() == frozenset()
+    assert job_state(redis, "a")["step"] == "3"
+    assert progress.write() == frozenset(), "once is enough"
+    assert event_types(redis, "a") == ["queued", "started", "step", "step"]
+
+
 def test_only_the_newest_steps_are_kept_and_nothing_else_is_trimmed(redis: Redis) -> None:
     enqueue(redis, "a", make_request(steps=1000, num_images=2))
-    run, progress = claim(make_worker(redis)), EventWriter(redis)
+    now = [0.0]
+    run, progress = claim(make_worker(redis)), EventWriter(redis, lambda: now[0])
     for step in range(1, 1301):
         progress.step(run, step, None, SHARED)
-        if step % 2 == 0:
-            progress.flush(["a"])
+        progress.flush(["a"])
+        now[0] += TELL_S
         if step == 100:
             progress.image(run, 0, IMAGE)
     types = event_types(redis, "a")
@@ -58,10 +91,12 @@ def test_only_the_newest_steps_are_kept_and_nothing_else_is_trimmed(redis: Redis
 def test_a_resumed_job_trims_what_earlier_executions_wrote(redis: Redis) -> None:
     worker = make_worker(redis)
     enqueue(redis, "a", make_request(steps=1000, num_images=2))
-    first, progress = claim(worker), EventWriter(redis)
+    now = [0.0]
+    first, progress = claim(worker), EventWriter(redis, lambda: now[0])
     for step in range(1, 1001):
         progress.step(first, step, None, SHARED)
-    progress.flush(["a"])
+        progress.flush(["a"])
+        now[0] += TELL_S
     Publisher(worker, redis, RETENTION).end(first, HandedBack())
     second = claim(worker)
     found = earlier(redis, "a")
@@ -70,6 +105,12 @@ def test_a_resumed_job_trims_what_earlier_executions_wrote(redis: Redis) -> None
     progress.step(second, 1, None, SHARED)
     progress.flush(["a"])
     assert event_types(redis, "a").count("step") == STEP_EVENTS_KEPT
+
+
+def steps_of(redis: Redis) -> list[dict[Any, Any]]:
+    """Fields of the step events of job a."""
+    entries = redis.xrange(events_key("a")) or []
+    return [dict(fields) for _, fields in entries if fields and fields[b"type"] == b"step"]
 
 
 def test_cancellations_of_this_worker_s_runs_are_answered(redis: Redis) -> None:

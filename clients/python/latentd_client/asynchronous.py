@@ -1,0 +1,153 @@
+"""The client for asyncio; method for method that of `synchronous`."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import httpx
+from PIL import Image as Pillow
+
+from latentd_client.calls import Call, Patience, connection
+from latentd_client.following import SILENCE_S, Following
+from latentd_client.records import Event, Image, Job
+from latentd_client.synchronous import ended
+from latentd_client.tasks import DryRun, Tasks, task_call
+
+
+class AsyncClient(Tasks[Awaitable[Job]]):
+    """One service and one key: `server` and `api_key` default to LATENTD_SERVER and LATENTD_API_KEY.
+
+    A call that gets no answer, or "later", is tried again for `patience_s`; each answer may take `timeout_s`. Methods
+    raise `Refused` for a problem, `Unreachable` for none.
+    """
+
+    def __init__(
+        self,
+        server: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 30.0,
+        patience_s: float = 60.0,
+    ) -> None:
+        self._http = httpx.AsyncClient(**connection(server, api_key, timeout_s))
+        self._patience_s = patience_s
+
+    async def submit(self, kind: str, **fields: Any) -> Job:
+        return Job.of((await self._send(task_call(kind, fields))).json())
+
+    async def dry_run(self, kind: str, **fields: Any) -> DryRun:
+        """Return the resolved request, its tokens, and the predicted wait and GPU-seconds; no job is made."""
+        return await self._mapping(task_call(kind, fields, dry_run=True))
+
+    async def job(self, id: str) -> Job:
+        """Return a job as it is now."""
+        return Job.of((await self._send(Call("GET", f"/v1/jobs/{id}"))).json())
+
+    async def jobs(self, **filters: str | int) -> AsyncIterator[Job]:
+        """Yield the key's jobs, newest first; `filters` are those of GET /v1/jobs."""
+        cursor: str | None = ""
+        while cursor is not None:
+            page = await self._mapping(
+                Call("GET", "/v1/jobs", params={**filters, **({"cursor": cursor} if cursor else {})})
+            )
+            for item in page["items"]:
+                yield Job.of(item)
+            cursor = page["next_cursor"]
+
+    async def models(self) -> list[Mapping[str, Any]]:
+        """Return the cards of the installed checkpoints."""
+        return list((await self._mapping(Call("GET", "/v1/models")))["items"])
+
+    async def events(self, job: Job) -> AsyncIterator[Event]:
+        """Yield a job's events from its first on, as they happen, to the one that ends it; reconnects where need be."""
+        following = Following(job.id)
+        patience = Patience(self._patience_s)
+        while not following.ended:
+            try:
+                async for event in self._followed(following, patience):
+                    patience = Patience(self._patience_s)
+                    yield event
+            except httpx.TransportError as error:
+                await asyncio.sleep(patience.after_failure(error))
+
+    async def _followed(self, following: Following, patience: Patience) -> AsyncIterator[Event]:
+        call = following.call
+        async with self._http.stream(call.method, call.path, headers=call.headers, timeout=SILENCE_S) as answer:
+            if not answer.is_success:
+                await answer.aread()
+                await asyncio.sleep(patience.after(answer) or 0.0)
+                return
+            following.begin(answer.status_code)
+            async for line in answer.aiter_lines():
+                if (event := following.read(line)) is not None:
+                    yield event
+                if following.ended:
+                    return
+        if not following.ended:
+            raise httpx.RemoteProtocolError("the event stream ended before its job")
+
+    async def wait(self, job: Job, on_event: Callable[[Event], None] | None = None) -> Job:
+        """Return the job once it has succeeded.
+
+        Raises:
+            JobFailed, JobCanceled: it ended otherwise.
+        """
+        async for event in self.events(job):
+            if on_event is not None:
+                on_event(event)
+        return ended(await self.job(job.id))
+
+    async def images(self, job: Job) -> list[Pillow.Image]:
+        """Wait for a job and return its pictures.
+
+        Raises:
+            JobFailed, JobCanceled: there are none.
+        """
+        done = job if job.status == "succeeded" else await self.wait(job)
+        return [Pillow.open(io.BytesIO(await self.image_file(image))) for image in done.images]
+
+    async def image_file(self, image: Image) -> bytes:
+        """Return a picture's file, as it is stored."""
+        return (await self._send(Call("GET", f"/v1/images/{image.id}"))).content
+
+    async def cancel(self, job: Job) -> Job:
+        """Cancel a job: at once where it waits, at its next step where it runs; one that ended stays as it is."""
+        return Job.of((await self._send(Call("DELETE", f"/v1/jobs/{job.id}"))).json())
+
+    async def purge(self, job: Job) -> None:
+        """Remove an ended job for good: images, uploads and record."""
+        await self._send(Call("DELETE", f"/v1/jobs/{job.id}", params={"purge": "true"}))
+
+    async def _mapping(self, call: Call) -> Mapping[str, Any]:
+        value: Mapping[str, Any] = (await self._send(call)).json()
+        return value
+
+    async def _send(self, call: Call) -> httpx.Response:
+        patience = Patience(self._patience_s)
+        while True:
+            try:
+                answer = await self._http.request(
+                    call.method, call.path, json=call.json, params=dict(call.params), headers=call.headers
+                )
+                pause = patience.after(answer)
+            except httpx.TransportError as error:
+                pause = patience.after_failure(error)
+            if pause is None:
+                return answer
+            await asyncio.sleep(pause)
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()

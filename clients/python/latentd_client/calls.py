@@ -1,0 +1,95 @@
+"""HTTP without input and output: what is sent, what an answer means, and when to ask again. Both clients share it."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from latentd_client.errors import Refused, Unreachable
+from latentd_client.records import Problem
+from latentd_client.version import __version__
+
+SERVER = "http://127.0.0.1:8000"
+AGAIN = frozenset({429, 502, 503, 504})  # busy, away, or a proxy that found nobody
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 8.0
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request, which may be sent any number of times."""
+
+    method: str
+    path: str
+    json: Mapping[str, Any] | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def connection(server: str | None, api_key: str | None, timeout_s: float) -> dict[str, Any]:
+    """Return what an httpx client is made with; the environment stands in for what isn't given."""
+    key = api_key if api_key is not None else os.environ.get("LATENTD_API_KEY")
+    headers = {"User-Agent": f"latentd-client/{__version__}"}
+    headers |= {"Authorization": f"Bearer {key}"} if key else {}
+    base = server or os.environ.get("LATENTD_SERVER") or SERVER
+    # The storage may be elsewhere; httpx sends no key to another host.
+    return {"base_url": base, "headers": headers, "timeout": timeout_s, "follow_redirects": True}
+
+
+class Patience:
+    """How long one call is tried, in seconds, and how long to pause before the next time."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+        self._seconds = seconds
+        self._tries = 0
+
+    def after_failure(self, error: httpx.TransportError) -> float:
+        """Return the pause after no answer.
+
+        Raises:
+            Unreachable: patience is over.
+        """
+        pause = self._pause()
+        if time.monotonic() + pause > self._until:
+            raise Unreachable(f"no answer in {self._seconds:g} s: {type(error).__name__} {error}".rstrip()) from error
+        return pause
+
+    def after(self, answer: httpx.Response) -> float | None:
+        """Return the pause before asking again, None where the answer holds.
+
+        Raises:
+            Refused: it is a problem, or one that would pass, but not in time.
+        """
+        if answer.is_success:
+            return None
+        if answer.status_code in AGAIN:
+            pause = _told(answer) or self._pause()
+            if time.monotonic() + pause <= self._until:
+                return pause
+        raise Refused(_problem(answer))
+
+    def _pause(self) -> float:
+        self._tries += 1
+        # Apart by chance, so that clients that failed together don't come back together.
+        return min(FIRST_PAUSE_S * 2.0**self._tries, LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
+
+
+def _told(answer: httpx.Response) -> float | None:
+    seconds = answer.headers.get("Retry-After", "")
+    return float(seconds) if seconds.isdigit() else None
+
+
+def _problem(answer: httpx.Response) -> Problem:
+    try:
+        raw = answer.json()
+    except ValueError:
+        raw = None
+    if not isinstance(raw, dict):  # a proxy's page
+        raw = {"detail": f"{answer.status_code} {answer.reason_phrase} from {answer.request.url}"}
+    return Problem.of({"status": answer.status_code} | raw)

@@ -1,0 +1,46 @@
+"""A job's event stream, read line by line and taken up again where it broke off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from latentd_client.calls import Call
+from latentd_client.records import Event
+
+SILENCE_S = 60.0  # the service sends a comment every few seconds
+
+
+class Following:
+    """Where one reader of a job's events has got to."""
+
+    def __init__(self, job_id: str) -> None:
+        self._job_id = job_id
+        self._fields: dict[str, str] = {}
+        self._last_id = ""
+        self.ended = False
+
+    @property
+    def call(self) -> Call:
+        """What asks for the events that are still to come."""
+        headers: Mapping[str, str] = {"Last-Event-ID": self._last_id} if self._last_id else {}
+        return Call("GET", f"/v1/jobs/{self._job_id}/events", headers=headers)
+
+    def begin(self, status: int) -> None:
+        """Forget half an event of the connection before; 204 says that none follows."""
+        self._fields = {}
+        self.ended = status == 204
+
+    def read(self, line: str) -> Event | None:
+        """Take one line; return the event that it ends."""
+        if line:
+            name, _, value = line.partition(":")
+            self._fields[name] = value.removeprefix(" ")
+            return None
+        fields, self._fields = self._fields, {}
+        if "event" not in fields:
+            return None
+        self._last_id = fields.get("id", self._last_id)
+        event = Event(self._last_id, fields["event"], json.loads(fields.get("data") or "{}"))
+        self.ended = event.last
+        return event

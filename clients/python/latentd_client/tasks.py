@@ -1,0 +1,146 @@
+"""The kinds of task as methods, written once for both clients: `Result` is a job here and an awaited job there."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, TypeVar
+
+from PIL import Image
+
+from latentd_client.calls import Call
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Picture: TypeAlias = Image.Image | bytes | str | os.PathLike[str]  # text is a path
+DryRun: TypeAlias = Mapping[str, Any]
+
+PICTURES = frozenset({"image", "mask"})  # fields whose text is a path
+
+Result = TypeVar("Result", covariant=True)
+
+
+class Fields(TypedDict, total=False):
+    """What every kind takes; GET /v1/models says which of them a model uses, and its defaults."""
+
+    model: str
+    steps: int
+    sampler: str
+    eta: float
+    seed: int
+    num_images: int
+    output_format: str
+    priority: str
+    deadline_ms: int
+    determinism: str
+    preview_every: int
+    webhook_url: str
+    idempotency_key: str  # drawn for each call where it isn't given, so that trying again makes no second job
+
+
+class Guided(Fields, total=False):
+    guidance_scale: float
+
+
+class Prompted(Guided, total=False):
+    negative_prompt: str
+
+
+class Drawn(Prompted, total=False):
+    width: int
+    height: int
+
+
+class Repainted(Prompted, total=False):
+    mask_mode: str
+    feather: int
+    strength: float
+
+
+class DrawnOver(Prompted, total=False):
+    strength: float
+
+
+class Enlarged(Prompted, total=False):
+    prompt: str
+    noise_level: int
+
+
+class Classed(Guided, total=False):
+    class_id: int
+    label: str
+    width: int
+    height: int
+
+
+class Tasks(ABC, Generic[Result]):
+    """One method a kind; each submits a job and comes back at once."""
+
+    @abstractmethod
+    def submit(self, kind: str, **fields: Any) -> Result:
+        """Submit a job of any kind, also of one that this client doesn't know yet; pictures by their fields' names."""
+
+    def txt2img(self, prompt: str = "", **fields: Unpack[Drawn]) -> Result:
+        """Draw a picture from a text."""
+        return self.submit("txt2img", prompt=prompt, **fields)
+
+    def img2img(self, image: Picture, prompt: str = "", **fields: Unpack[DrawnOver]) -> Result:
+        """Draw over a picture."""
+        return self.submit("img2img", image=image, prompt=prompt, **fields)
+
+    def inpaint(self, image: Picture, mask: Picture, prompt: str = "", **fields: Unpack[Repainted]) -> Result:
+        """Repaint the masked part of a picture: the white pixels of the mask, unless `mask_mode` says otherwise."""
+        return self.submit("inpaint", image=image, mask=mask, prompt=prompt, **fields)
+
+    def upscale(self, image: Picture, **fields: Unpack[Enlarged]) -> Result:
+        """Enlarge a picture by the model's scale."""
+        return self.submit("upscale", image=image, **fields)
+
+    def class2img(self, **fields: Unpack[Classed]) -> Result:
+        """Draw a picture of a class, by `class_id` or `label`."""
+        return self.submit("class2img", **fields)
+
+    def semantic2img(self, image: Picture, **fields: Unpack[Fields]) -> Result:
+        """Draw a picture from a label map."""
+        return self.submit("semantic2img", image=image, **fields)
+
+
+def task_call(kind: str, fields: Mapping[str, Any], *, dry_run: bool = False) -> Call:
+    """Return what submits a job, or asks what it would cost."""
+    sent = dict(fields)
+    key = sent.pop("idempotency_key", None) or str(uuid.uuid4())
+    json = {name: _encoded(_opened(name, value)) for name, value in sent.items() if value is not None}
+    return Call(
+        "POST",
+        f"/v1/{kind}",
+        json,
+        params={"dry_run": "true"} if dry_run else {},
+        headers={} if dry_run else {"Idempotency-Key": key},
+    )
+
+
+def _opened(name: str, value: Any) -> Any:
+    return Path(value) if name in PICTURES and isinstance(value, str) else value
+
+
+def _encoded(value: Any) -> Any:
+    """Make JSON of a field: pictures, at any depth, become base64."""
+    if isinstance(value, Image.Image):
+        file = io.BytesIO()
+        value.save(file, "PNG")
+        value = file.getvalue()
+    if isinstance(value, os.PathLike):
+        value = Path(value).read_bytes()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, Mapping):
+        return {name: _encoded(each) for name, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_encoded(each) for each in value]
+    return value

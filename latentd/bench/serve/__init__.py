@@ -1,0 +1,1 @@
+"""`latentd bench serve`: what clients wait under a Poisson load, by how requests are batched and by which server."""

@@ -1,0 +1,102 @@
+"""Calls of a network over buffers that stay where they are, which a GPU records once and then repeats as one launch.
+
+A UNet is hundreds of small kernels; at few rows a GPU waits for the host to launch them. CUDA graphs need the same
+addresses every time: each shape gets its own buffers, and inputs are copied into them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+WARM_UP = 3  # calls before recording: libraries choose their kernels and take their memory
+KEPT = 32  # shapes; the least recently used leave
+
+Arguments: TypeAlias = Sequence[Tensor | None]  # the network's, in their order; the first one is a tensor
+Network: TypeAlias = Callable[..., Tensor]
+
+
+class CapturedCall:
+    """One shape of a call: its buffers and, on a GPU, what was recorded over them; elsewhere the network runs."""
+
+    def __init__(self, network: Network, given: Arguments, pool: Any) -> None:
+        self._network = network
+        self._buffers = [None if value is None else value.clone() for value in given]
+        self._recorded: tuple[torch.cuda.CUDAGraph, Tensor] | None = None
+        if _on_gpu(given):
+            self._record(pool)
+
+    def __call__(self, given: Arguments) -> Tensor:
+        """Return the network's output, which the next call of the same pool overwrites."""
+        for buffer, value in zip(self._buffers, given, strict=True):
+            if buffer is not None and value is not None:
+                buffer.copy_(value)
+        if self._recorded is None:
+            return self._network(*self._buffers)
+        graph, out = self._recorded
+        graph.replay()
+        return out
+
+    def _record(self, pool: Any) -> None:
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                self._network(*self._buffers)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            out = self._network(*self._buffers)
+        self._recorded = graph, out
+
+
+@dataclass(slots=True, eq=False)
+class CapturedCalls:
+    """The calls of one network by shapes and precisions of their arguments, at most `kept` of them.
+
+    What can't be recorded is called plainly from then on, after `failed` was told why; a lack of memory isn't caught.
+    """
+
+    network: Network
+    failed: Callable[[Exception], None]
+    kept: int = KEPT
+    calls: OrderedDict[tuple[object, ...], CapturedCall] = field(default_factory=OrderedDict)
+    _pool: Any = None  # of memory, which calls that follow each other share
+    broken: bool = False  # what can't be recorded is called plainly
+
+    def __call__(self, *given: Tensor | None) -> Tensor:
+        """Return the network's output; the next call overwrites it."""
+        if self.broken:
+            return self.network(*given)
+        key = tuple(None if value is None else (value.shape, value.dtype) for value in given)
+        call = self.calls.get(key) or self._capture(key, given)
+        if call is None:
+            return self.network(*given)
+        self.calls.move_to_end(key)
+        return call(given)
+
+    def _capture(self, key: tuple[object, ...], given: Arguments) -> CapturedCall | None:
+        if len(self.calls) >= self.kept:
+            self.calls.popitem(last=False)
+        if self._pool is None and _on_gpu(given):
+            self._pool = torch.cuda.graph_pool_handle()
+        try:
+            self.calls[key] = CapturedCall(self.network, given, self._pool)
+        except torch.OutOfMemoryError:
+            self.calls.clear()  # what they hold may be all that is missing
+            raise
+        except RuntimeError as error:
+            self.broken = True
+            self.calls.clear()
+            self.failed(error)
+            return None
+        return self.calls[key]
+
+
+def _on_gpu(given: Arguments) -> bool:
+    return any(value is not None and value.device.type == "cuda" for value in given)

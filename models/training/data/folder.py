@@ -1,0 +1,165 @@
+"""A folder of pictures: `metadata.jsonl` as imagefolder has it, or `.txt` files beside them, or folders of classes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.errors import ConfigurationError
+
+METADATA = "metadata.jsonl"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+CAPTIONS = ("text", "caption")  # columns, the first that a line has
+HELD_OUT_STEPS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A picture and what is known of it; one of its captions is drawn each time."""
+
+    file: Path
+    captions: tuple[str, ...] = ()
+    label: str | None = None
+    map: Path | None = None  # a label map: one channel of class numbers, as large as the picture
+    weights: dict[str, float] = field(default_factory=dict)  # every numeric column
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The pictures of a data set in a fixed order, and the names of their classes."""
+
+    path: Path
+    items: tuple[Item, ...]
+    classes: tuple[str, ...]
+    fingerprint: str  # of names, captions, labels and the files' sizes
+
+    def label(self, index: int) -> int:
+        """Return the class number of a picture."""
+        return self.classes.index(str(self.items[index].label))
+
+
+def read_folder(path: Path, *, captions: bool = False, labels: bool = False, maps: bool = False) -> Folder:
+    """Read what a folder holds; pictures are not decoded yet.
+
+    Raises:
+        ConfigurationError: there are no pictures, a file is missing, or some have none of what is needed.
+    """
+    if not path.is_dir():
+        raise ConfigurationError(f"{path}: no such folder", field="data.folder", value=str(path))
+    metadata = path / METADATA
+    items = tuple(_listed(metadata) if metadata.is_file() else _found(path))
+    if not items:
+        detail = f"{path}: no pictures ({METADATA}, or files that end in {', '.join(SUFFIXES)})"
+        raise ConfigurationError(detail, field="data.folder", value=str(path))
+    for wanted, what, has in (
+        (captions, "caption", [bool(item.captions) for item in items]),
+        (labels, "label", [item.label is not None for item in items]),
+        (maps, "map", [item.map is not None for item in items]),
+    ):
+        if wanted and not all(has):
+            raise _lacking(path, what, [item for item, there in zip(items, has, strict=True) if not there], len(items))
+    classes = tuple(sorted({item.label for item in items if item.label is not None}))
+    return Folder(path, items, classes, _fingerprint(path, items))
+
+
+def split_held_out(folder: Folder, share: float) -> tuple[Folder, Folder]:
+    """Split off about `share` of the pictures, by a hash of their names, for measures: training and held out.
+
+    Pictures with one label stay together: the same thing in another style would be seen otherwise.
+    """
+    held = [_hashed(item.label or _relative(folder.path, item.file)) < share for item in folder.items]
+    parts = [tuple(i for i, out in zip(folder.items, held, strict=True) if out is side) for side in (False, True)]
+    if not parts[0]:
+        detail = f"held_out is {share}; no picture of {len(folder.items)} is left to train on"
+        raise ConfigurationError(detail, field="data.held_out", value=share)
+    return (
+        Folder(folder.path, parts[0], folder.classes, f"{folder.fingerprint}-{share}"),
+        Folder(folder.path, parts[1], folder.classes, f"{folder.fingerprint}+{share}"),
+    )
+
+
+def weights_of(folder: Folder, column: str) -> list[float]:
+    """Return a column of weights.
+
+    Raises:
+        ConfigurationError: a picture has no such number, or none weighs anything.
+    """
+    lacking = [item for item in folder.items if column not in item.weights]
+    if lacking:
+        raise _lacking(folder.path, column, lacking, len(folder.items))
+    values = [item.weights[column] for item in folder.items]
+    if min(values) < 0 or sum(values) <= 0:
+        detail = f"{folder.path / METADATA}: column {column!r} must be ≥ 0 and somewhere more"
+        raise ConfigurationError(detail, field="data.weights", value=column)
+    return values
+
+
+def _listed(metadata: Path) -> Iterable[Item]:
+    for number, line in enumerate(metadata.read_text("utf-8").splitlines(), 1):
+        if line.strip():
+            yield _item(metadata, number, line)
+
+
+def _item(metadata: Path, number: int, line: str) -> Item:
+    where = f"{metadata}, line {number}"
+    try:
+        row: dict[str, Any] = json.loads(line)
+        name = str(row["file_name"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{where}: must be a JSON object with file_name") from error
+    text = next((row[key] for key in CAPTIONS if key in row), ())
+    told = [text] if isinstance(text, str) else text
+    if not isinstance(told, list | tuple) or not all(isinstance(caption, str) for caption in told):
+        raise ConfigurationError(f"{where}: text must be a caption or a list of captions", value=text)
+    label = row.get("label")
+    return Item(
+        _there(metadata.parent / name, where),
+        tuple(told),
+        None if label is None else str(label),
+        _there(metadata.parent / str(row["map"]), where) if "map" in row else None,
+        {key: float(value) for key, value in row.items() if isinstance(value, int | float)},
+    )
+
+
+def _there(file: Path, where: str) -> Path:
+    if not file.is_file():
+        raise ConfigurationError(f"{where}: {file} is not there", value=str(file))
+    return file
+
+
+def _found(path: Path) -> Iterable[Item]:
+    """Read pictures without metadata: captions are the lines of X.txt beside X.png, labels the folders' names."""
+    for file in sorted(path.rglob("*")):
+        if file.suffix.lower() in SUFFIXES and file.is_file():
+            beside = file.with_suffix(".txt")
+            lines = beside.read_text("utf-8").splitlines() if beside.is_file() else []
+            captions = tuple(line.strip() for line in lines if line.strip())
+            yield Item(file, captions, file.parent.name if file.parent != path else None)
+
+
+def _lacking(path: Path, what: str, items: Sequence[Item], total: int) -> ConfigurationError:
+    first = _relative(path, items[0].file)
+    detail = (
+        f"{path}: {len(items)} of {total} pictures have no {what}, {first} first; {METADATA} or files beside say it"
+    )
+    return ConfigurationError(detail, field="data.folder", value=str(path))
+
+
+def _fingerprint(path: Path, items: Iterable[Item]) -> str:
+    digest = hashlib.sha256()
+    for item in items:
+        told = [_relative(path, item.file), item.file.stat().st_size, item.captions, item.label, str(item.map)]
+        digest.update(json.dumps(told).encode())
+    return digest.hexdigest()[:16]
+
+
+def _hashed(name: str) -> float:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:2], "little") / HELD_OUT_STEPS
+
+
+def _relative(path: Path, file: Path) -> str:
+    return file.relative_to(path).as_posix()

@@ -1,0 +1,169 @@
+"""Pictures as they are trained on: decoded, cropped or composed on a ground, by the sample's own generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from core.errors import ConfigurationError
+from models.training.configs.base import ComposeConfig, DataConfig
+from models.training.data.folder import Folder, Item
+
+Pixels = NDArray[np.uint8]
+Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of the canvas
+WHITE = (255, 255, 255)
+GROUNDS = {
+    "white": WHITE,
+    "black": (20, 20, 24),
+    "gray": (190, 190, 195),
+    "red": (230, 80, 80),
+    "orange": (255, 170, 90),
+    "yellow": (255, 222, 89),
+    "green": (120, 200, 120),
+    "mint green": (180, 240, 210),
+    "teal": (60, 160, 165),
+    "light blue": (178, 216, 255),
+    "sky blue": (96, 176, 240),
+    "navy": (40, 55, 110),
+    "purple": (170, 130, 220),
+    "lavender": (215, 200, 250),
+    "pink": (255, 182, 205),
+    "beige": (240, 225, 200),
+}
+PAIR = 0.47  # of the canvas: each of two things
+SIDE_BY_SIDE = 0.65  # of the pairs; the others are one above the other
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A picture H W 3, its captions (any of them is true), where its thing is, and its label map H W if it has one."""
+
+    pixels: Pixels
+    captions: tuple[str, ...]
+    box: Box = (0.0, 0.0, 1.0, 1.0)
+    map: Pixels | None = None
+
+
+def draw(folder: Folder, index: int, config: DataConfig, rng: np.random.Generator) -> Drawn:
+    """Draw picture `index` as the configuration says.
+
+    Raises:
+        ConfigurationError: a file can't be decoded, or a label map has another size than its picture.
+    """
+    item = folder.items[index]
+    if config.compose is not None:
+        return _composed(folder, item, config.compose, config.size, rng)
+    picture = flattened(read_picture(item.file))
+    label_map = None if item.map is None else _map_of(item.map, picture.size)
+    box = _crop(picture.size, config, rng)
+    turned = config.flip and rng.random() < 0.5
+    pixels = _cut(picture, box, config.size, Image.Resampling.BOX, turned)
+    marks = None if label_map is None else _cut(label_map, box, config.size, Image.Resampling.NEAREST, turned)
+    return Drawn(pixels, item.captions, map=marks)
+
+
+def read_picture(file: Path) -> Image.Image:
+    """Decode a picture as RGB or RGBA, turned as its EXIF says.
+
+    Raises:
+        ConfigurationError: naming the file.
+    """
+    try:
+        with Image.open(file) as opened:
+            picture = ImageOps.exif_transpose(opened)
+            return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise ConfigurationError(f"{file}: is no readable picture ({error})", value=str(file)) from error
+
+
+def flattened(picture: Image.Image, ground: tuple[int, int, int] = WHITE) -> Image.Image:
+    """Lay a transparent picture on a ground."""
+    if picture.mode != "RGBA":
+        return picture
+    canvas = Image.new("RGB", picture.size, ground)
+    canvas.paste(picture, mask=picture.getchannel("A"))
+    return canvas
+
+
+def _map_of(file: Path, size: tuple[int, int]) -> Image.Image:
+    try:
+        with Image.open(file) as opened:
+            labels = opened.copy() if opened.mode in ("L", "P") else opened.convert("L")
+    except (OSError, UnidentifiedImageError) as error:
+        raise ConfigurationError(f"{file}: is no readable label map ({error})", value=str(file)) from error
+    if labels.size != size:
+        detail = f"{file}: is {labels.size[0]}×{labels.size[1]}; its picture is {size[0]}×{size[1]}"
+        raise ConfigurationError(detail, value=labels.size, bound=size)
+    return labels
+
+
+def _crop(size: tuple[int, int], config: DataConfig, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Choose a square: the largest in the middle, or a random one of at least `zoom` of it."""
+    width, height = size
+    side = min(size)
+    if config.crop == "center":
+        left, top = (width - side) // 2, (height - side) // 2
+        return left, top, left + side, top + side
+    side = max(1, round(side * rng.uniform(config.zoom, 1.0)))
+    left, top = int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1))
+    return left, top, left + side, top + side
+
+
+def _cut(
+    picture: Image.Image, box: tuple[int, int, int, int], size: int, how: Image.Resampling, turned: bool
+) -> Pixels:
+    """Resize a square: by area downwards, as SR3's pipeline does, and bicubic upwards."""
+    small = box[2] - box[0] < size and how == Image.Resampling.BOX
+    cut = picture.resize((size, size), Image.Resampling.BICUBIC if small else how, box)
+    return np.asarray(ImageOps.mirror(cut) if turned else cut).copy()
+
+
+def _composed(folder: Folder, item: Item, config: ComposeConfig, size: int, rng: np.random.Generator) -> Drawn:
+    if rng.random() < config.scenes:
+        other = folder.items[int(rng.integers(len(folder.items)))]
+        return _scene(item, other, size, rng)
+    ground, told = _ground(config, rng)
+    canvas = Image.new("RGB", (size, size), GROUNDS[ground])
+    scale = rng.uniform(*config.scale)
+    box = _placed(canvas, read_picture(item.file), scale, rng.uniform(-1, 1, 2) * (1 - scale) / 2 + 0.5)
+    ending = f" on a {ground} background" if told else ""
+    return Drawn(np.asarray(canvas).copy(), tuple(caption + ending for caption in item.captions), box)
+
+
+def _ground(config: ComposeConfig, rng: np.random.Generator) -> tuple[str, bool]:
+    if rng.random() >= config.coloured:
+        return "white", False
+    return str(rng.choice(list(GROUNDS))), bool(rng.random() < config.told)
+
+
+def _scene(first: Item, second: Item, size: int, rng: np.random.Generator) -> Drawn:
+    """Draw two things and say how they stand; the box is the second's."""
+    canvas = Image.new("RGB", (size, size), WHITE)
+    beside = rng.random() < SIDE_BY_SIDE
+    for item, side in ((first, -1), (second, 1)):
+        along, across = 0.5 + side * rng.uniform(0.235, 0.265), 0.5 + rng.uniform(-0.12, 0.12)
+        centre = np.array([along, across] if beside else [across, along])
+        box = _placed(canvas, read_picture(item.file), PAIR, centre)
+    a, b = first.captions[0] if first.captions else "", second.captions[0] if second.captions else ""
+    captions: tuple[str, ...]
+    if beside:
+        captions = (f"{a} and {b}", f"{a} to the left of {b}", f"{b} to the right of {a}")
+    else:
+        captions = (f"{a} above {b}", f"{b} below {a}")
+    return Drawn(np.asarray(canvas).copy(), captions if a and b else (), box)
+
+
+def _placed(canvas: Image.Image, thing: Image.Image, scale: float, centre: NDArray[Any]) -> Box:
+    """Paste a thing whose longer side is `scale` of the canvas around `centre`; return where it is."""
+    side = canvas.size[0]
+    ratio = scale * side / max(thing.size)
+    size = (max(1, round(thing.width * ratio)), max(1, round(thing.height * ratio)))
+    small = thing.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    left, top = round(float(centre[0]) * side - size[0] / 2), round(float(centre[1]) * side - size[1] / 2)
+    canvas.paste(small, (left, top), small.getchannel("A") if small.mode == "RGBA" else None)
+    return left / side, top / side, (left + size[0]) / side, (top + size[1]) / side

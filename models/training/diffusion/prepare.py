@@ -1,0 +1,132 @@
+"""Data, caches and grids of a run on latents: everything that is there before its first step."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.networks.conditioning import ClassConfig, ConditionerModule, TextConfig, TextEncoder
+from models.pipeline import LatentDiffusion
+from models.training.configs.diffusion import LatentRun
+from models.training.data.folder import Folder
+from models.training.data.masks import draw_mask
+from models.training.data.order import order_of
+from models.training.data.pictures import Drawn
+from models.training.diffusion.cache import Cache, cache_of, text_cache
+from models.training.diffusion.model import weights_digest
+from models.training.diffusion.samples import Samples
+from models.training.diffusion.show import Shown
+from models.training.loop.draws import generator
+from models.training.loop.processes import Processes
+from models.training.loop.trainer import Progress, Report
+
+SHOWN = 16  # pictures of a grid where no prompts are given
+
+
+def prepare(
+    run: LatentRun,
+    folder: Folder,
+    model: LatentDiffusion,
+    frozen: ConditionerModule | None,
+    processes: Processes,
+    report: Report,
+) -> tuple[Samples, Shown]:
+    """Encode what isn't encoded yet. Returns the run's samples and what its grids show.
+
+    frozen: the conditioner, if it isn't trained; texts that it encodes are kept.
+    """
+    cache, texts = _caches(run, folder, model, frozen, processes, report)
+    side = run.data.size // model.latent_factor
+    blank = model.blank_concat(side, side).cpu() if model.config.concat == "mask-latent" else None
+    order = order_of(folder, run.data, run.seed, run.steps * run.batch)
+    samples = Samples(run, folder, cache, order, model, texts, blank)
+    return samples, _shown(run, folder, cache, blank, model)
+
+
+def _caches(
+    run: LatentRun,
+    folder: Folder,
+    model: LatentDiffusion,
+    frozen: ConditionerModule | None,
+    processes: Processes,
+    report: Report,
+) -> tuple[Cache, NDArray[Any] | None]:
+    """Encode what isn't yet, in the first process; the others wait and read."""
+    if not processes.first:
+        processes.wait()
+    digest = weights_digest(model.first_stage.state_dict())
+    identity = json.dumps([digest, model.config.scale_factor, model.config.concat])
+    encoder = _Encoder(run, model)
+    cache = cache_of(run.cache, run.data, run.seed, folder, identity, encoder, _told(report, "latents"))
+    texts = None
+    if isinstance(frozen, TextEncoder):
+        name = weights_digest(frozen.state_dict())
+
+        @torch.inference_mode()
+        def encode(prompts: list[str]) -> Tensor:
+            return model.encode_prompts(prompts).context
+
+        texts = text_cache(cache, name, encode, _told(report, "texts"))
+    if processes.first:
+        processes.wait()
+    return cache, texts
+
+
+def _told(report: Report, what: str) -> Any:
+    return lambda done, total: report(Progress(done, total, {}, what))
+
+
+class _Encoder:
+    """Pictures → the arrays of the cache: latent, and what is concatenated to z_t."""
+
+    def __init__(self, run: LatentRun, model: LatentDiffusion) -> None:
+        self.run, self.model = run, model
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor, drawn: list[Drawn], entries: list[int]) -> dict[str, Tensor]:
+        arrays = {"latent": self.model.encode_images(x)}
+        kind = self.model.config.concat
+        if kind == "low-res":
+            arrays["concat"] = low_res(x, self.model.latent_factor)
+        elif kind == "map":
+            arrays["map"] = torch.stack([torch.from_numpy(d.map) for d in drawn if d.map is not None])
+        elif kind is not None:
+            arrays["concat"] = self.model.inpaint_concat(x, self._masks(drawn, entries))
+        return arrays
+
+    def _masks(self, drawn: list[Drawn], entries: list[int]) -> Tensor:
+        masks = [
+            draw_mask(self.run.data.size, d.box, generator(self.run.seed, "mask", entry))
+            for d, entry in zip(drawn, entries, strict=True)
+        ]
+        return torch.stack([torch.from_numpy(mask) for mask in masks])[:, None].float()
+
+
+def low_res(x: Tensor, factor: int) -> Tensor:
+    """Reduce pictures b 3 H W in [−1, 1] by antialiased bicubic, in 8 bits, as SR3's pairs are made."""
+    size = (x.shape[2] // factor, x.shape[3] // factor)
+    small = F.interpolate(x, size, mode="bicubic", antialias=True).clamp(-1, 1)
+    return ((small + 1) * 127.5).round() / 127.5 - 1
+
+
+def _shown(run: LatentRun, folder: Folder, cache: Cache, blank: Tensor | None, model: LatentDiffusion) -> Shown:
+    """Choose what grids show: the run's prompts, else conditions of pictures spread over the data set."""
+    count = len(run.prompts) or min(SHOWN, len(folder.items))
+    entries = [(i * len(folder.items) // count) * cache.variants for i in range(count)]
+    given = model.config.conditioner
+    prompts = labels = concat = None
+    if isinstance(given, TextConfig):
+        prompts = run.prompts or tuple(cache.texts[next(iter(cache.captions[e]), 0)] for e in entries)
+    if isinstance(given, ClassConfig):
+        labels = torch.tensor([folder.label(e // cache.variants) for e in entries])
+    if blank is not None:
+        concat = blank.expand(count, -1, -1, -1)
+    elif "concat" in cache.arrays:
+        concat = cache.rows("concat", entries)
+    maps = cache.rows("map", entries) if "map" in cache.arrays else None
+    return Shown(count, prompts, labels, concat, maps)

@@ -1,0 +1,62 @@
+"""Samples of a model in training, for its grids: always of the same conditions and from the same noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.inputs import Inputs
+from models.pipeline import LatentDiffusion
+from models.samplers.compile import compile_plan
+from models.samplers.noise import X_T, noise
+from models.sampling import Conditioning, sample
+from models.training.configs.diffusion import LatentRun
+
+AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the pictures of a grid are conditioned on: `prompts`, or `labels` b; `concat` b k h w or `maps` b H W."""
+
+    count: int
+    prompts: tuple[str, ...] | None = None
+    labels: Tensor | None = None
+    concat: Tensor | None = None
+    maps: Tensor | None = None
+
+
+@torch.no_grad()
+def sampled(model: LatentDiffusion, run: LatentRun, shown: Shown) -> Tensor:
+    """Sample pictures b 3 H W, about [−1, 1], on the CPU."""
+    parts = [range(i, min(i + AT_ONCE, shown.count)) for i in range(0, shown.count, AT_ONCE)]
+    return torch.cat([_sampled(model, run, shown, part) for part in parts])
+
+
+def _sampled(model: LatentDiffusion, run: LatentRun, shown: Shown, part: range) -> Tensor:
+    size = run.data.size // model.latent_factor
+    shape = (model.latent_channels, size, size)
+    z = torch.stack([noise(run.seed + k, X_T, 0, shape) for k in part])
+    plan = compile_plan("ddim", model.schedule, run.sample_steps)
+    z = sample(model, plan, z, _conditioning(model, run, shown, part))
+    return model.decode(z).float().cpu()
+
+
+def _conditioning(model: LatentDiffusion, run: LatentRun, shown: Shown, part: range) -> Conditioning:
+    chosen = slice(part.start, part.stop)
+    concat = None if shown.concat is None else shown.concat[chosen]
+    if shown.maps is not None:
+        concat = model.map_concat(shown.maps[chosen])
+    context = blank = None
+    if shown.prompts is not None:
+        context, blank = (
+            model.encode_prompts(shown.prompts[chosen]).context,
+            model.encode_prompts([""] * len(part)).context,
+        )
+    if shown.labels is not None and model.config.null_class is not None:
+        nothing = torch.full((len(part),), model.config.null_class)
+        context, blank = model.encode_labels(shown.labels[chosen]), model.encode_labels(nothing)
+    unconditional = None if blank is None else Inputs(context=blank, concat=concat)
+    return Conditioning(Inputs(context=context, concat=concat), unconditional, run.guidance_scale)

@@ -1,0 +1,51 @@
+"""The checkpoint of a run: the averaged weights in the internal form, with a card, ready to be served."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.checkpoints.card import write_card
+from models.checkpoints.checkpoint import Checkpoint
+from models.checkpoints.native import save_native
+from models.pipeline import LatentDiffusion
+from models.training.configs.diffusion import CardConfig, DiffusionRun
+
+FOLDER = "checkpoint"  # of a run
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+def write_checkpoint(run: DiffusionRun, model: LatentDiffusion) -> None:
+    """Write the run's checkpoint whole; the one before is replaced."""
+    dtype = DTYPES[run.save_dtype]
+    states = {"unet": _state(model.unet, dtype), "first_stage": _state(model.first_stage, dtype)}
+    if model.conditioner is not None:
+        states["conditioner"] = _state(model.conditioner, dtype)
+    checkpoint = Checkpoint(model.config, states, model.tokenizers)
+    folder, unfinished, old = (run.out / name for name in (FOLDER, f".{FOLDER}.unfinished", f".{FOLDER}.old"))
+    for left in (unfinished, old):
+        shutil.rmtree(left, ignore_errors=True)
+    save_native(checkpoint, unfinished)
+    write_card(checkpoint, unfinished, unfinished, run.out.name, kept=_told(run.card))
+    if folder.exists():
+        folder.rename(old)
+    unfinished.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _state(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    return {
+        key: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype)
+        for key, value in module.state_dict().items()
+    }
+
+
+def _told(card: CardConfig) -> dict[str, Any]:
+    defaults = {"steps": card.steps, "sampler": card.sampler, "guidance_scale": card.guidance_scale}
+    told: dict[str, Any] = {"licence": card.licence, "defaults": defaults}
+    if card.attribution:
+        told["attribution"] = list(card.attribution)
+    return told | ({"description": card.description} if card.description else {})

@@ -1,0 +1,92 @@
+"""Codebooks that don't collapse: filled by k-means, dead codes moved to where latents are."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from models.networks.autoencoder import Autoencoder
+from models.networks.quantize import CHUNK
+
+
+@torch.no_grad()
+def standardise(network: Autoencoder, vectors: Tensor) -> Tensor:
+    """Make latents of mean 0 and deviation 1, decoded to the same. Returns the vectors n d as they are then.
+
+    Euclidean distance sees all channels alike only if they spread alike.
+    """
+    mean, std = vectors.mean(0), vectors.std(0).clamp(min=1e-6)
+    into, out = network.quant_conv, network.post_quant_conv
+    assert isinstance(into, nn.Conv2d)
+    assert isinstance(out, nn.Conv2d)
+    assert into.bias is not None
+    assert out.bias is not None
+    into.weight.div_(std[:, None, None, None])
+    into.bias.copy_((into.bias - mean) / std)
+    out.bias.add_(torch.einsum("o i y x, i -> o", out.weight, mean))
+    out.weight.mul_(std[None, :, None, None])
+    return (vectors - mean) / std
+
+
+@torch.no_grad()
+def k_means(vectors: Tensor, entries: int, rounds: int, seed: int) -> Tensor:
+    """Return `entries` centres of vectors n d; a centre that nothing is nearest to moves to a vector."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = vectors[_choice(len(vectors), entries, generator).to(vectors.device)]
+    for _ in range(rounds):
+        nearest = assign(vectors, centres)  # n
+        counts = torch.bincount(nearest, minlength=entries).float()
+        sums = torch.zeros_like(centres).index_add_(0, nearest, vectors)
+        spare = vectors[_choice(len(vectors), entries, generator).to(vectors.device)]
+        centres = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), spare)
+    return centres
+
+
+def assign(vectors: Tensor, centres: Tensor) -> Tensor:
+    """Return which centre k d each vector n d is nearest to, n."""
+    norms = centres.square().sum(1)
+    return torch.cat([torch.addmm(norms, part, centres.T, alpha=-2).argmin(1) for part in torch.split(vectors, CHUNK)])
+
+
+def flat(z: Tensor) -> Tensor:
+    """Return latents b d h w as vectors n d."""
+    return rearrange(z.detach().float(), "b d h w -> (b h w) d")
+
+
+class CodeUse(nn.Module):
+    """Whether the codebook is filled, for how many steps each code was idle, and the moving of idle ones."""
+
+    filled: Tensor
+    idle: Tensor
+
+    def __init__(self, entries: int) -> None:
+        super().__init__()
+        self.register_buffer("filled", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("idle", torch.zeros(entries, dtype=torch.int64))
+
+    @torch.no_grad()
+    def restart(self, codes: list[Tensor], vectors: Tensor, after: int, seed: int) -> int:
+        """Move codes that were idle for `after` steps to some of `vectors` n d. Returns how many.
+
+        codes: the codebook k d, and its average.
+        """
+        dead = (self.idle >= after).nonzero()[:, 0]
+        if len(dead):
+            chosen = vectors[_choice(len(vectors), len(dead), torch.Generator().manual_seed(seed)).to(vectors.device)]
+            for table in codes:
+                table[dead] = chosen.to(table.dtype)
+            self.idle[dead] = 0
+        return len(dead)
+
+    @torch.no_grad()
+    def note(self, counts: Tensor) -> None:
+        """Note how often each code was used in a step, k."""
+        self.idle.copy_(torch.where(counts > 0, 0, self.idle + 1))
+
+
+def _choice(count: int, wanted: int, generator: torch.Generator) -> Tensor:
+    """Choose numbers below `count`, each once if there are enough."""
+    if wanted <= count:
+        return torch.randperm(count, generator=generator)[:wanted]
+    return torch.randint(count, (wanted,), generator=generator)

@@ -1,0 +1,96 @@
+"""The state of a run on disk: weights, averages, optimisers, the next step. Tensors are safetensors; no pickle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core.errors import ConfigurationError
+from models.training.loop.players import Player
+
+FOLDER, INDEX = "state", "state.json"
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
+
+
+def save_state(folder: Path, step: int, players: Mapping[str, Player], config: str) -> None:
+    """Write the state before `step` whole or not at all; what was there is replaced."""
+    unfinished = folder / f".{FOLDER}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    for name, player in players.items():
+        save_file(_tensors(player), unfinished / f"{name}.safetensors")
+    (unfinished / INDEX).write_text(json.dumps({"step": step, "config": config}), "utf-8")
+    kept, old = folder / FOLDER, folder / f".{FOLDER}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if kept.exists():
+        kept.rename(old)
+    unfinished.rename(kept)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_state(folder: Path, players: Mapping[str, Player], config: str) -> int:
+    """Read the state if there is one. Returns the next step.
+
+    Raises:
+        ConfigurationError: the state is another configuration's, or doesn't fit.
+    """
+    kept = next((f for f in (folder / FOLDER, folder / f".{FOLDER}.old") if (f / INDEX).is_file()), None)
+    if kept is None:
+        return 0
+    index = json.loads((kept / INDEX).read_text("utf-8"))
+    if index["config"] != config:
+        detail = f"{kept}: was made by another configuration; go on with that one or choose another `out`"
+        raise ConfigurationError(detail, field="out", value=str(folder))
+    for name, player in players.items():
+        _restore(player, load_file(kept / f"{name}.safetensors"), kept / f"{name}.safetensors")
+    return int(index["step"])
+
+
+def _tensors(player: Player) -> dict[str, Tensor]:
+    state = _prefixed("module", player.module.state_dict())
+    if player.average is not None:
+        state |= _prefixed("average", player.average.state_dict())
+    for number, moments in player.optimizer.state_dict()["state"].items():
+        state |= _prefixed(f"optimizer.{number}", {key: moments[key] for key in MOMENTS})
+    return {key: value.detach().contiguous() for key, value in state.items()}
+
+
+def _restore(player: Player, state: dict[str, Tensor], file: Path) -> None:
+    try:
+        player.module.load_state_dict(_below("module", state))
+        if player.average is not None:
+            player.average.load_state_dict(_below("average", state))
+    except RuntimeError as error:
+        raise ConfigurationError(f"{file}: doesn't fit the networks ({' '.join(str(error).split())})") from error
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in _below("optimizer", state).items():
+        number, _, name = key.partition(".")
+        moments.setdefault(int(number), {})[name] = value
+    groups: list[dict[str, Any]] = player.optimizer.state_dict()["param_groups"]
+    player.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _prefixed(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{key}": value.clone() for key, value in state.items()}
+
+
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{prefix}."): value for key, value in state.items() if key.startswith(f"{prefix}.")}
+
+
+def state_bytes(players: Mapping[str, Player]) -> int:
+    """Return how large a state is: weights, averages and two moments."""
+    copies = 4
+    return copies * sum(p.nbytes for player in players.values() for p in player.module.parameters())
+
+
+def to_device(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Move a batch."""
+    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}

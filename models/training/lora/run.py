@@ -1,0 +1,87 @@
+"""A run of LoRA fine-tuning, from its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from core.errors import ConfigurationError
+from models.checkpoints.load import load
+from models.denoiser import Denoiser
+from models.networks.conditioning import TextEncoder
+from models.pipeline import LatentDiffusion
+from models.training.configs.base import write_config
+from models.training.configs.diffusion import LoraRun
+from models.training.data.folder import Folder, read_folder, split_held_out
+from models.training.diffusion.prepare import prepare
+from models.training.diffusion.show import sampled
+from models.training.diffusion.stage import NETWORK, DiffusionTraining
+from models.training.loop.processes import Processes, join, leave
+from models.training.loop.trainer import Report, Stop, train
+from models.training.lora.products import Products
+from models.training.lora.write import write_lora
+
+
+class LoraTraining(DiffusionTraining):
+    """The same objective; what learns are the products."""
+
+    run: LoraRun
+
+    @property
+    def products(self) -> Products:
+        """The averaged products."""
+        average = self.players[NETWORK].average
+        assert isinstance(average, Products)
+        return average
+
+    @property
+    def averaged(self) -> LatentDiffusion:
+        model = self.samples.model
+        unet = self.products.merged(model.unet, "unet")
+        text = model.conditioner
+        if self.run.text and text is not None:
+            text = self.products.merged(text, "text")
+        return replace(model, denoiser=Denoiser(unet, model.device, torch.float32), conditioner=text)
+
+    def pictures(self) -> Tensor:
+        return sampled(self.averaged, self.run, self.shown)
+
+    def save(self) -> None:
+        write_lora(self.run, self.products)
+
+
+def run_lora(run: LoraRun, device: str, *, report: Report, stop: Stop) -> bool:
+    """Train, or go on training, a LoRA of a text model. Returns whether the run is done.
+
+    Raises:
+        ConfigurationError: naming what of configuration, data or machine is wrong.
+        CheckpointError: the model doesn't read.
+    """
+    folder = split_held_out(read_folder(run.data.folder, captions=True), run.data.held_out)[0]
+    processes, place = join(device)
+    try:
+        run.out.mkdir(parents=True, exist_ok=True)
+        if processes.first:
+            write_config(run, run.out / "config.yaml")
+        stage = _stage(run, folder, processes, place, report)
+        return train(run, stage, processes, report=report, stop=stop)
+    finally:
+        leave(processes)
+
+
+def _stage(run: LoraRun, folder: Folder, processes: Processes, device: torch.device, report: Report) -> LoraTraining:
+    model = load(run.model, str(device))
+    text = model.conditioner
+    if not isinstance(text, TextEncoder) or len(model.tokenizers) != 1 or model.config.unet.added_dim is not None:
+        detail = f"{run.model}: a LoRA is trained of a model with one text tower; SDXL's two are not trained yet"
+        raise ConfigurationError(detail, field="model", value=str(run.model))
+    if run.data.size % (model.latent_factor * 2 ** (len(model.config.unet.channels) - 1)):
+        detail = f"data.size is {run.data.size}; first stage and UNet must halve it evenly"
+        raise ConfigurationError(detail, field="data.size", value=run.data.size)
+    samples, shown = prepare(run, folder, model, None if run.text else text, processes, report)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        products = Products(model, run).to(device)
+    return LoraTraining(run, products, text, samples, shown, processes, device)

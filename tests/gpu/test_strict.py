@@ -1,0 +1,53 @@
+"""`strict` on a device: a job's bytes are the same alone, among others, and when another process resumes it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from latentd.bench.engine_speed import half_precision
+from tests.engines import finished, play
+from tests.gpu.devices import DEVICES, STRICT_ROWS, engine
+from tests.gpu.test_parity import jobs
+from tests.gpu.victim import STATE, strict_job
+from tests.modules import ROOT
+from workers.engine.messages import Admission, Called, Prepared
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "half"])
+def test_strict_bytes_do_not_depend_on_the_others(device: str, half: bool) -> None:
+    dtype = half_precision(device) if half else torch.float32
+    outcomes = play(engine(device, dtype), jobs("strict"))
+    together = finished(outcomes)
+    assert {one.padded_rows for one in outcomes if isinstance(one, Called)} == {STRICT_ROWS}
+    for job in jobs("strict"):
+        alone = finished(play(engine(device, dtype), [job]))
+        assert together[job.job_id, 0].tobytes() == alone[job.job_id, 0].tobytes(), job.job_id
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_job_of_a_killed_process_resumes_to_the_same_bytes(device: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.gpu.victim", device, str(tmp_path)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1, env=env) as victim:
+        assert victim.stdout is not None
+        assert victim.stdin is not None
+        steps = iter(victim.stdout)
+        while next(steps).strip() != "3":
+            victim.stdin.write("on\n")
+        victim.send_signal(signal.SIGKILL)
+    assert victim.returncode == -signal.SIGKILL
+    job = strict_job()
+    state = (tmp_path / STATE).read_bytes()
+    outcomes = play(engine(device, torch.float32), [Admission(job.job_id, job.request, snapshot=state)])
+    assert next(one.step for one in outcomes if isinstance(one, Prepared)) == 3
+    unbroken = finished(play(engine(device, torch.float32), [job]))
+    assert finished(outcomes)[job.job_id, 0].tobytes() == unbroken[job.job_id, 0].tobytes()

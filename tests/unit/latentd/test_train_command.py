@@ -1,0 +1,56 @@
+"""`latentd train`: a recipe from data on, in pieces; what is wrong is one line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from latentd.cli import main
+from models.training.configs.base import write_config
+from tests.training import autoencoder_run, ldm_run, losses, write_balls
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run `latentd train` and return its exit status."""
+    monkeypatch.setattr(sys, "argv", ["latentd", "train", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return int(caught.value.code or 0)
+
+
+def test_a_recipe_runs_its_phases_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No minutes are one step each; the phase after an unfinished one waits."""
+    write_balls(tmp_path / "data")
+    recipe = tmp_path / "recipe"
+    recipe.mkdir()
+    write_config(autoencoder_run(tmp_path, steps=2), recipe / "autoencoder.yaml")
+    write_config(ldm_run(tmp_path, steps=2), recipe / "ldm.yaml")
+    seen = []
+    for _ in range(4):
+        assert command(monkeypatch, "recipe", str(recipe), "--minutes", "0", "--device", "cpu") == 0
+        seen.append((len(losses(tmp_path / "first")), len(losses(tmp_path / "ldm"))))
+    assert seen == [(1, 0), (2, 1), (2, 2), (2, 2)]
+    said = capsys.readouterr().err
+    assert "first: stopped; the same command goes on" in said
+    assert "ldm: done" in said
+
+
+def test_what_is_wrong_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.yaml"
+    write_config(autoencoder_run(tmp_path), file)
+    for arguments, named in (
+        (("autoencoder", "--config", str(file)), "data: no such folder"),
+        (("ldm", "--config", str(file)), "autoencoder is unknown"),
+        (("recipe", str(tmp_path)), "has none of data.yaml"),
+        (("upscaler", "--config", str(tmp_path / "no.yaml")), "can't be read"),
+    ):
+        assert command(monkeypatch, *arguments) == 1
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert named in last
+        assert last.startswith("latentd: ")

@@ -1,0 +1,101 @@
+"""Configurations: unknown keys are refused by name, the recipes are read, rates follow from the step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import models.training
+from core.errors import ConfigurationError
+from models.training.configs.autoencoder import AutoencoderRun
+from models.training.configs.base import OptimizerConfig, Strict, read_config, write_config
+from models.training.configs.diffusion import LdmRun, UpscalerRun
+from models.training.configs.emoji import EmojiConfig
+from models.training.loop.rates import learning_rate
+from tests.training import autoencoder_run, ldm_run
+
+RECIPES = Path(models.training.__file__).parent / "recipes"
+KINDS: dict[str, type[Strict]] = {
+    "data": EmojiConfig, "autoencoder": AutoencoderRun, "ldm": LdmRun, "upscaler": UpscalerRun,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.rglob("*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_recipes_are_read(file: Path) -> None:
+    read_config(file, KINDS[file.stem])
+
+
+def test_the_recipe_is_the_default_checkpoints_shape() -> None:
+    """The UNet and first stage that it trains have every key and shape of the committed weights."""
+    from models.checkpoints.checkpoint import shapes
+    from models.checkpoints.detect import load_checkpoint
+    from models.checkpoints.first_stage import FirstStage
+    from models.config import ModelConfig
+    from models.training.diffusion.model import Condition, model_config
+
+    for name, kind, task in (("emoji", LdmRun, "ldm"), ("emoji-upscale", UpscalerRun, "upscaler")):
+        given = load_checkpoint(Path(models.training.__file__).parents[1] / "weights" / name, data=False).config
+        run = read_config(RECIPES / name / f"{task}.yaml", kind)
+        network = read_config(RECIPES / name / "autoencoder.yaml", AutoencoderRun).autoencoder.network()
+        first = FirstStage(network, {}, given.scale_factor)
+        ours = model_config(run, first, Condition(given.conditioner))
+        assert isinstance(ours, ModelConfig)
+        assert shapes(ours) == shapes(given)
+        assert ours.schedule == replace(given.schedule, steps_offset=0)  # trailing steps have no offset
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("stepz: 3", "stepz is unknown"),
+        ("autoencoder: {kind: kl, channels: [8], z_channels: 3, chanels: 4}", "autoencoder.chanels is unknown"),
+        ("steps: 0", "steps is 0"),
+        ("[1, 2]", "a mapping of keys is expected"),
+        ("a: [", "is no YAML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
+    file = tmp_path / "run.yaml"
+    write_config(autoencoder_run(tmp_path), file)
+    lines = file.read_text("utf-8").splitlines()
+    key = text.partition(":")[0]
+    kept = [line for line in lines if not line.startswith(key)] if ":" in text and text != "a: [" else []
+    if key == "autoencoder":
+        kept = [line for line in kept if line.startswith(("out", "steps", "batch"))]
+        kept += [f"data: {{folder: {tmp_path}}}", "optimizer: {learning_rate: 0.1}"]
+    file.write_text("\n".join([*kept, text]), "utf-8")
+    with pytest.raises(ConfigurationError, match=named):
+        read_config(file, AutoencoderRun)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"none\.yaml: can't be read"):
+        read_config(tmp_path / "none.yaml", LdmRun)
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    run = ldm_run(tmp_path, condition={"kind": "class", "width": 16})
+    write_config(run, tmp_path / "run.yaml")
+    assert read_config(tmp_path / "run.yaml", LdmRun) == run
+
+
+def test_fields_that_contradict_one_another_are_refused(tmp_path: Path) -> None:
+    for changes, named in (
+        ({"crops": (30,)}, "multiples of 4"),
+        ({"batch": 5, "accumulate": 2}, "must divide"),
+        ({"autoencoder": {"kind": "vq", "channels": (8, 8), "z_channels": 3, "norm_groups": 1}}, "needs entries"),
+        ({"crops": (16,), "losses": {"adversarial": 0.5}}, "discriminator sees 32"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            autoencoder_run(tmp_path, **changes)
+
+
+def test_the_rate_warms_up_holds_and_falls_along_a_cosine() -> None:
+    config = OptimizerConfig(learning_rate=1.0, warmup=10, decay_from=0.5, final=0.1)
+    rates = [learning_rate(config, step, 100) for step in range(100)]
+    assert rates[:2] == pytest.approx([0.1, 0.2])
+    assert set(rates[9:51]) == {1.0}
+    assert rates[75] == pytest.approx(0.55)
+    assert rates[99] == pytest.approx(0.1, abs=2e-3)

@@ -1,0 +1,161 @@
+"""Data: what a folder says, orders that resume, drawing and composing, and errors that name what is missing."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core.errors import ConfigurationError
+from models.training.configs.base import ComposeConfig, DataConfig
+from models.training.data.folder import read_folder, split_held_out
+from models.training.data.loader import picture_batches
+from models.training.data.masks import draw_mask
+from models.training.data.order import Order
+from models.training.data.pictures import GROUNDS, draw
+from models.training.loop.draws import generator, normals
+from models.training.loop.processes import Processes
+from tests.training import autoencoder_run, write_balls
+
+
+def test_an_epoch_shows_every_picture_once_and_the_next_in_another_order() -> None:
+    order = Order(10, seed=1)
+    first, second = ([order.index(n) for n in range(start, start + 10)] for start in (0, 10))
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+    assert [Order(10, seed=1).index(n) for n in range(7, 12)] == [*first[7:], *second[:2]]
+
+
+def test_weights_decide_how_often_and_may_change_in_the_run() -> None:
+    order = Order(3, 1, {0: [1.0, 0.0, 3.0], 4000: [0.0, 1.0, 0.0]})
+    seen = Counter(order.index(n) for n in range(4000))
+    assert seen[1] == 0
+    assert seen[2] / seen[0] == pytest.approx(3, rel=0.15)
+    assert {order.index(n) for n in range(4000, 4100)} == {1}
+
+
+def test_batches_resume_and_are_shared_out(tmp_path: Path) -> None:
+    """From step 3 on come the pictures that an unbroken run has there; two processes have halves of them."""
+    folder = read_folder(write_balls(tmp_path / "data"))
+    run = autoencoder_run(tmp_path, steps=6)
+    whole = list(picture_batches(run, folder, Processes(), 0))
+    later = list(picture_batches(run, folder, Processes(), 3))
+    assert [list(numbers) for numbers, _ in later] == [list(numbers) for numbers, _ in whole[3:]]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(later, whole[3:], strict=True))
+    halves = [list(picture_batches(run, folder, Processes(rank, 2), 0)) for rank in (0, 1)]
+    assert torch.equal(torch.cat([half[4][1] for half in halves]), whole[4][1])
+
+
+def test_helper_processes_draw_the_same_pictures(tmp_path: Path) -> None:
+    folder = read_folder(write_balls(tmp_path / "data"))
+    alone = autoencoder_run(tmp_path, steps=2)
+    helped = autoencoder_run(tmp_path, steps=2, data=alone.data.model_dump() | {"workers": 1})
+    for (_, a), (_, b) in zip(*(picture_batches(run, folder, Processes(), 0) for run in (alone, helped)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_noise_is_a_function_of_the_sample() -> None:
+    both = normals(1, "noise", [5, 6], (2, 3))
+    assert torch.equal(both[1:], normals(1, "noise", [6], (2, 3)))
+    assert not torch.equal(both, normals(2, "noise", [5, 6], (2, 3)))
+
+
+def test_captions_may_lie_in_files_beside_and_labels_in_folders(tmp_path: Path) -> None:
+    for name in ("cats/a.png", "dogs/b.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+        (tmp_path / name).with_suffix(".txt").write_text(f"one\n two of {name}\n\n", "utf-8")
+    folder = read_folder(tmp_path, captions=True, labels=True)
+    assert folder.classes == ("cats", "dogs")
+    assert folder.items[1].captions == ("one", "two of dogs/b.png")
+    assert folder.label(1) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ('{"file_name": "no.png"}', "no.png is not there"),
+        ("{", "line 1: must be a JSON object"),
+        ('{"file_name": "a.png", "text": 3}', "text must be a caption"),
+        ('{"file_name": "a.png"}', "1 of 1 pictures have no caption, a.png first"),
+        ("", "no pictures"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path, line: str, named: str) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text(line + "\n", "utf-8")
+    with pytest.raises(ConfigurationError, match=named):
+        read_folder(tmp_path, captions=True)
+
+
+def test_a_missing_folder_and_a_damaged_picture_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no such folder"):
+        read_folder(tmp_path / "none")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    folder = read_folder(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"bad\.png: is no readable picture"):
+        draw(folder, 0, DataConfig(folder=tmp_path, size=16), np.random.default_rng(0))
+
+
+def test_held_out_pictures_are_told_by_their_names_and_keep_labels_together(tmp_path: Path) -> None:
+    folder = read_folder(write_balls(tmp_path / "data"))
+    kept, held = split_held_out(folder, 0.5)
+    assert len(kept.items) + len(held.items) == 12
+    assert not {item.label for item in kept.items} & {item.label for item in held.items}
+    assert split_held_out(folder, 0.0)[1].items == ()
+
+
+def test_composing_puts_transparent_things_on_grounds_and_says_so(tmp_path: Path) -> None:
+    thing = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    thing.paste((255, 0, 0, 255), (0, 0, 32, 32))
+    thing.save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("square", "utf-8")
+    folder = read_folder(tmp_path)
+    compose = ComposeConfig(scale=(0.5, 0.5), coloured=1.0, told=1.0, scenes=0.0)
+    drawn = draw(folder, 0, DataConfig(folder=tmp_path, size=64, compose=compose), generator(0, "test", 1))
+    ground = drawn.captions[0].removeprefix("square on a ").removesuffix(" background")
+    left, top, right, bottom = (round(side * 64) for side in drawn.box)
+    assert (right - left, bottom - top) == (32, 32)
+    assert (drawn.pixels[top:bottom, left:right] == (255, 0, 0)).all()
+    outside = np.ones((64, 64), bool)
+    outside[top:bottom, left:right] = False
+    assert (drawn.pixels[outside] == GROUNDS[ground]).all()
+
+
+def test_scenes_say_how_their_things_stand(tmp_path: Path) -> None:
+    folder = read_folder(write_balls(tmp_path / "data"))
+    config = DataConfig(folder=tmp_path / "data", size=64, compose=ComposeConfig(scenes=1.0))
+    drawn = [draw(folder, 0, config, generator(0, "scene", n)) for n in range(8)]
+    told = {caption.split(" ball ")[1].split()[0] for d in drawn for caption in d.captions}
+    assert told == {"and", "to", "above", "below"}
+
+
+def test_crops_and_flips_take_the_label_map_along(tmp_path: Path) -> None:
+    """Where the map has a class the picture has its colour, whatever was cut."""
+    folder = read_folder(write_balls(tmp_path / "data"))
+    config = DataConfig(folder=tmp_path / "data", size=32, crop="random", zoom=0.6, flip=True)
+    drawn = draw(folder, 1, config, generator(0, "crop", 4))
+    assert drawn.map is not None
+    assert set(np.unique(drawn.map)) == {0, 2}
+    inside = drawn.pixels[drawn.map == 2].mean(0)
+    assert inside[1] > inside[0] + 60
+
+
+def test_masks_cover_something() -> None:
+    shares = [draw_mask(32, (0.2, 0.2, 0.8, 0.8), generator(0, "mask", n)).mean() for n in range(40)]
+    assert 0.1 < np.mean(shares) < 0.6
+
+
+def test_metadata_may_list_many_captions(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    row = {"file_name": "a.png", "text": ["one", "two"], "weight": 2}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row), "utf-8")
+    (item,) = islice(read_folder(tmp_path, captions=True).items, 2)
+    assert item.captions == ("one", "two")
+    assert item.weights == {"weight": 2.0}

@@ -1,0 +1,140 @@
+"""Pieces of stage 2: targets, weights, gradients that reach τθ, conditions of every kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from core.errors import ConfigurationError
+from models.checkpoints.inspect import inspect
+from models.checkpoints.load import load
+from models.networks.make import make_conditioner
+from models.networks.unet import UNet
+from models.schedule import NoiseSchedule, Prediction, ScheduleConfig
+from models.training.configs.diffusion import ScheduleShape
+from models.training.data.folder import read_folder
+from models.training.diffusion.model import Trained, condition_of, first_stage_of, model_config
+from models.training.diffusion.objective import noised, signal_and_noise, target, timestep_weights
+from models.training.diffusion.prepare import low_res
+from models.training.diffusion.start import fresh, take_over
+from tests.training import autoencoder_run, ldm_run, train, upscaler_run, write_balls
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data and a first stage."""
+    made = tmp_path_factory.mktemp("diffusion")
+    write_balls(made / "data")
+    train(autoencoder_run(made, steps=2))
+    return made
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+def test_min_snr_weighs_the_error_in_x0_alike_whatever_is_predicted(prediction: Prediction) -> None:
+    """An error δ in the output is one of factor·δ in x0, so that weight / factor² is min(SNR, γ) for all."""
+    schedule = NoiseSchedule(ScheduleConfig(prediction=prediction))
+    signal = schedule.alphas_cumprod
+    snr = signal / (1 - signal)
+    factor = {"eps": 1 / np.sqrt(snr), "v": np.sqrt(1 - signal), "x0": np.ones_like(snr)}[prediction]
+    weights = timestep_weights(schedule, 5.0, 0.0).double().numpy()
+    assert weights / factor**2 == pytest.approx(np.minimum(snr, 5.0), rel=1e-4)
+
+
+def test_pure_noise_has_the_floors_weight() -> None:
+    schedule = ScheduleShape(prediction="v", zero_terminal_snr=True).schedule()
+    assert timestep_weights(schedule, 5.0, 0.05)[-1] == pytest.approx(0.05)
+    assert timestep_weights(schedule, None, 0.05).tolist() == [1.0] * 1000
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+def test_targets_give_back_the_latent(prediction: Prediction) -> None:
+    alpha, sigma = (t[[100, 900]][:, None, None, None] for t in signal_and_noise(ScheduleShape().schedule()))
+    x0, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    z_t, told = noised(x0, noise, alpha, sigma), target(prediction, x0, noise, alpha, sigma)
+    back = {"eps": (z_t - sigma * told) / alpha, "v": alpha * z_t - sigma * told, "x0": told}[prediction]
+    assert torch.allclose(back, x0, atol=1e-4)
+
+
+def test_eps_at_zero_terminal_snr_is_refused() -> None:
+    with pytest.raises(ValueError, match="zero_terminal_snr: false"):
+        ScheduleShape(prediction="eps")
+
+
+CONDITIONS: dict[str, dict[str, Any]] = {
+    "text": {"kind": "text", "width": 16, "layers": 1, "heads": 2, "window": 8, "trained": True},
+    "class": {"kind": "class", "width": 16},
+    "map": {"kind": "map", "classes": 4},
+}
+
+
+@pytest.mark.parametrize("kind", CONDITIONS)
+def test_gradients_reach_the_conditioner(folder: Path, kind: str) -> None:
+    """Eq. 3: τθ and ε_θ are optimised together, so one step moves the conditioner's weights."""
+    run = ldm_run(folder, condition=CONDITIONS[kind], out=folder / kind, steps=3, save_every=3)
+    condition = condition_of(run, read_folder(run.data.folder))
+    assert condition.config is not None
+    train(run)
+    states = load(run.out / "checkpoint").conditioner
+    assert states is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        fresh(UNet(model_config(run, first_stage_of(run.first_stage), condition).unet))
+        before = make_conditioner(condition.config).state_dict()
+    moved = [key for key, value in states.state_dict().items() if not torch.equal(value, before[key])]
+    assert len(moved) > 0.9 * len(before)
+    tasks = {"text": "txt2img", "class": "class2img", "map": "semantic2img"}
+    assert tasks[kind] in inspect(run.out / "checkpoint").tasks
+
+
+def test_a_frozen_encoder_is_saved_as_it_was_and_its_outputs_are_encoded_once(folder: Path) -> None:
+    run = ldm_run(folder, condition=CONDITIONS["text"], out=folder / "joint", steps=1, save_every=1)
+    train(run)
+    encoder = run.out / "checkpoint"
+    frozen = ldm_run(folder, condition={"kind": "text", "encoder": encoder}, out=folder / "frozen", steps=2)
+    train(frozen)
+    given, kept = load(encoder).conditioner, load(frozen.out / "checkpoint").conditioner
+    assert given is not None
+    assert kept is not None
+    assert all(torch.equal(value, given.state_dict()[key]) for key, value in kept.state_dict().items())
+    assert len([*(folder / "cache").rglob("text-*.npy")]) == 1
+
+
+def test_ldms_own_inpainting_and_the_upscaler_are_trained_too(folder: Path) -> None:
+    train(ldm_run(folder, concat="latent-mask", out=folder / "lama", steps=1))
+    assert inspect(folder / "lama" / "checkpoint").tasks == ("inpaint",)
+    train(upscaler_run(folder, steps=1))
+    assert inspect(folder / "up" / "checkpoint").tasks == ("upscale",)
+
+
+def test_fitting_weights_are_taken_over(folder: Path) -> None:
+    train(ldm_run(folder, out=folder / "old", steps=2))
+    shape = ldm_run(folder).unet
+    wider = UNet(shape.network(7, 3, None))
+    taken = take_over(wider, folder / "old" / "checkpoint")
+    assert taken.left == ("conv_in.weight",)
+    same = load(folder / "old" / "checkpoint").unet.state_dict()
+    assert torch.equal(wider.state_dict()["mid_block.resnets.0.conv1.weight"], same["mid_block.resnets.0.conv1.weight"])
+
+
+def test_small_pictures_are_the_mean_of_large_ones_in_eight_bits() -> None:
+    small = low_res(torch.full((1, 3, 16, 16), 0.25), 4)
+    assert small.shape == (1, 3, 4, 4)
+    levels = (small + 1) * 127.5
+    assert torch.allclose(levels, levels.round(), atol=1e-4)
+    assert torch.allclose(small, torch.full_like(small, 0.25), atol=1 / 255)
+
+
+def test_the_network_starts_by_answering_nothing(folder: Path) -> None:
+    run = ldm_run(folder)
+    network = Trained(fresh(UNet(run.unet.network(3, 3, None))), None)
+    assert torch.equal(network(torch.randn(1, 3, 8, 8), torch.tensor([5]), {}), torch.zeros(1, 3, 8, 8))
+
+
+def test_sizes_that_dont_come_out_even_are_refused_early(folder: Path) -> None:
+    run = ldm_run(folder, data={"folder": folder / "data", "size": 36})
+    with pytest.raises(ConfigurationError, match=r"data\.size is 36"):
+        train(run)

@@ -1,0 +1,103 @@
+"""Pieces of stage 1: codebooks, the pass-through start, losses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from core.errors import ConfigurationError
+from models.networks.autoencoder import Autoencoder
+from models.training.configs.autoencoder import AutoencoderShape
+from models.training.first_stage.codebook import CodeUse, assign, flat, k_means, standardise
+from models.training.first_stage.discriminator import PatchDiscriminator, adaptive_weight, hinge
+from models.training.first_stage.losses import edge, kl_divergence, psnr
+from models.training.first_stage.start import pass_through
+from models.training.loop.processes import Processes
+
+
+def network(channels: tuple[int, ...] = (8, 8, 16), kind: str = "vq") -> Autoencoder:
+    torch.manual_seed(0)
+    codebook = 8 if kind == "vq" else 0
+    fields = dict(kind=kind, channels=channels, z_channels=3, norm_groups=1, codebook=codebook)
+    return Autoencoder(AutoencoderShape.model_validate(fields).network())
+
+
+def test_dead_codes_move_to_vectors_and_live_ones_stay() -> None:
+    use, vectors = CodeUse(4), torch.arange(10.0)[:, None].expand(10, 2) + 100
+    codes, average = torch.zeros(4, 2), torch.zeros(4, 2)
+    for _ in range(3):
+        use.note(torch.tensor([5.0, 0, 1, 0]))
+    assert use.restart([codes, average], vectors, after=4, seed=1) == 0
+    use.note(torch.tensor([1.0, 0, 0, 0]))
+    assert use.restart([codes, average], vectors, after=4, seed=1) == 2
+    assert (codes[[1, 3]] >= 100).all()
+    assert (codes[[0, 2]] == 0).all()
+    assert torch.equal(codes, average)
+    assert use.idle.tolist() == [0, 0, 1, 0]
+
+
+def test_k_means_finds_clusters_and_leaves_no_centre_dead() -> None:
+    torch.manual_seed(0)
+    middles = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0], [9.0, 9.0]])
+    vectors = (middles[:, None] + 0.1 * torch.randn(4, 50, 2)).flatten(0, 1)
+    centres = k_means(vectors, 4, rounds=10, seed=3)
+    nearest = torch.cdist(vectors, centres).min(1)
+    assert len(set(assign(vectors, centres).tolist())) == len(centres)
+    assert float(nearest.values.mean()) < 5
+
+
+def test_standardising_latents_changes_their_spread_and_not_the_picture() -> None:
+    model, x = network(), torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        before = model.decode(model.encode(x), quantize=False)
+        unit = standardise(model, flat(model.encode(x)))
+        z = flat(model.encode(x))
+        after = model.decode(model.encode(x), quantize=False)
+    assert torch.allclose(z, unit, atol=1e-4)
+    assert torch.allclose(z.mean(0), torch.zeros(3), atol=1e-4)
+    assert torch.allclose(z.std(0), torch.ones(3), atol=1e-4)
+    assert torch.allclose(before, after, atol=1e-4)
+
+
+def test_the_pass_through_start_shows_the_picture() -> None:
+    """Nothing but scale and offset lies between a smooth picture and its reconstruction; not so from torch's start."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="ij")
+    picture = torch.stack([x, y, torch.cos(3 * x) * y])[None]
+    for kind, start, least in (("vq", True, 0.9), ("kl", True, 0.9), ("vq", False, -1.0)):
+        model = network(kind=kind)
+        if start:
+            pass_through(model)
+        with torch.no_grad():
+            made = model.decode(model.encode(picture), quantize=False)
+        likeness = [
+            float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
+            for a, b in zip(picture[0], made[0], strict=True)
+        ]
+        assert min(likeness) > least
+        assert start or min(likeness) < 0.9
+
+
+def test_levels_too_narrow_to_pass_a_picture_through_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="6 channels a level"):
+        pass_through(network(channels=(4, 8)))
+
+
+def test_losses_are_what_their_formulas_say() -> None:
+    assert psnr(torch.full((1, 3, 4, 4), 0.2), torch.zeros(1, 3, 4, 4))[0] == pytest.approx(20.0, abs=1e-4)
+    assert kl_divergence(torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3))[0] == 0
+    assert kl_divergence(torch.ones(1, 2, 3, 3), torch.zeros(1, 2, 3, 3))[0] == pytest.approx(9.0)
+    step = torch.cat([torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)], dim=3)
+    assert edge(step)[0] == pytest.approx(1 / 3)
+    assert hinge(torch.full((1, 1, 2, 2), 2.0), torch.full((1, 1, 2, 2), 0.0))[0] == pytest.approx(0.5)
+
+
+def test_the_adaptive_weight_balances_gradients_at_the_last_layer() -> None:
+    last = torch.ones(3, requires_grad=True)
+    weight = adaptive_weight((3 * last).sum(), (0.5 * last).sum(), last, Processes())
+    assert float(weight) == pytest.approx(6.0, rel=1e-3)
+
+
+def test_a_pictures_logits_dont_depend_on_its_neighbours() -> None:
+    torch.manual_seed(0)
+    critic, x = PatchDiscriminator(width=8), torch.randn(3, 3, 32, 32)
+    assert torch.allclose(critic(x)[:1], critic(x[:1]), atol=1e-5)

@@ -1,0 +1,116 @@
+"""A run that was killed goes on as if it hadn't been; processes that share a batch compute what one would."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors import ConfigurationError
+from models.training.configs.base import write_config
+from models.training.configs.diffusion import UpscalerRun
+from models.training.diffusion.run import run_diffusion
+from models.training.loop.state import FOLDER
+from models.training.loop.trainer import Progress
+from tests.training import autoencoder_run, ldm_run, losses, train, upscaler_run, write_balls
+
+ADVERSARIAL = {"perceptual": 0.0, "adversarial": 0.1, "adversarial_from": 0.3}
+VQ: dict[str, Any] = {
+    "autoencoder": {"kind": "vq", "channels": (8, 8, 16), "z_channels": 3, "norm_groups": 1, "codebook": 16},
+    "codebook": {"continuous": 0.5, "then": "all", "restart_every": 2, "noise": 0.1, "vectors": 500, "rounds": 2},
+    "losses": ADVERSARIAL,
+    "latent_noise": 0.02,
+    "crops": (32,),
+}
+TEXT = {"kind": "text", "width": 16, "layers": 1, "heads": 2, "window": 8, "trained": True}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data and a first stage of a few steps, adversarial and quantised, in one piece."""
+    folder = tmp_path_factory.mktemp("resume")
+    write_balls(folder / "data")
+    train(autoencoder_run(folder, **VQ))
+    return folder
+
+
+def test_a_quantised_adversarial_first_stage_goes_on_where_it_stopped(prepared: Path) -> None:
+    """Stopped before the codebook is filled, and again after it and the discriminator began."""
+    pieces = autoencoder_run(prepared, **VQ, out=prepared / "pieces")
+    train(pieces, until=5)
+    train(pieces, until=9)
+    assert train(pieces) == pytest.approx(losses(prepared / "first"), abs=1e-6)
+
+
+def test_latent_diffusion_goes_on_where_it_stopped(prepared: Path) -> None:
+    whole = ldm_run(prepared, condition=TEXT, concat="mask-latent", accumulate=2)
+    pieces = ldm_run(prepared, condition=TEXT, concat="mask-latent", accumulate=2, out=prepared / "ldm-pieces")
+    train(pieces, until=random.SystemRandom().randrange(1, 11))
+    assert train(pieces) == pytest.approx(train(whole), abs=1e-6)
+
+
+def test_a_run_killed_at_any_moment_loses_nothing_but_time(prepared: Path) -> None:
+    """By SIGKILL after a random step: what it wrote beyond its last state is written again, the same."""
+    run = upscaler_run(prepared, out=prepared / "killed", crops=(4, 8))
+    whole = train(upscaler_run(prepared, crops=(4, 8)))
+    process = get_context("spawn").Process(target=killed, args=(run, random.SystemRandom().randrange(1, 12)))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert train(run) == pytest.approx(whole, abs=1e-6)
+
+
+def killed(run: UpscalerRun, after: int) -> None:
+    """Train and be killed in step `after`, once it was logged and before any state of it is saved."""
+
+    def report(progress: Progress) -> None:
+        if progress.what == "steps" and progress.step == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run_diffusion(run, "cpu", report=report, stop=lambda: False)
+
+
+def test_two_processes_compute_what_one_does(prepared: Path) -> None:
+    """At an equal global batch, over gloo: both players of a first stage, and the UNet with its text encoder.
+
+    Not with a codebook: of two codes that are equally near, rounding decides.
+    """
+    kl = {"losses": ADVERSARIAL, "steps": 8}
+    first, ldm = autoencoder_run(prepared, **kl, out=prepared / "first-two"), {"condition": TEXT, "steps": 6}
+    second = ldm_run(prepared, **ldm, out=prepared / "ldm-two")
+    for run, what in ((first, "autoencoder"), (second, "ldm")):
+        done = torchrun(run, what, prepared)
+        assert done.returncode == 0, done.stderr
+    assert losses(first.out) == pytest.approx(
+        train(autoencoder_run(prepared, **kl, out=prepared / "first-one")), abs=1e-4
+    )
+    assert losses(second.out) == pytest.approx(train(ldm_run(prepared, **ldm, out=prepared / "ldm-one")), abs=1e-4)
+
+
+def torchrun(run: Any, what: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `latentd train` in two processes."""
+    file = folder / f"{run.out.name}.yaml"
+    write_config(run, file)
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m"]
+    command = [*start, "latentd", "train", what, "--config", str(file), "--device", "cpu"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=env, text=True, capture_output=True, timeout=250, check=False)
+
+
+def test_a_state_of_another_configuration_is_refused(prepared: Path) -> None:
+    with pytest.raises(ConfigurationError, match="another configuration"):
+        train(autoencoder_run(prepared, **VQ | {"latent_noise": 0.5}))
+
+
+def test_a_state_is_whole_or_not_there(prepared: Path) -> None:
+    state = json.loads((prepared / "first" / FOLDER / "state.json").read_text("utf-8"))
+    assert state["step"] == 12
+    assert not (prepared / "first" / f".{FOLDER}.old").exists()
