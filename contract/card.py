@@ -53,6 +53,11 @@ class ModelCard(Wire):
     defaults: CardDefaults
     fields: tuple[str, ...] = Field(description="Request fields that this model uses.")
     prediction_type: Literal["eps", "v", "x0"]
+    vae: str | None = Field(
+        default=None,
+        exclude_if=lambda name: name is None,
+        description="Name of the first stage in the model's place, beside it or in the folder VAE.",
+    )
     samplers: tuple[str, ...]
     token_window: int | None = Field(default=None, description="Tokens of a prompt that are read, specials included.")
     tokenizer: str | None = Field(default=None, description="tokenizer.json, relative to the card.")
