@@ -214,7 +214,9 @@ class BaseRequest(Wire):
     def for_clients(self) -> Self:
         """Copy the request without where its uploads are stored."""
         out: dict[str, Any] = {"path": ""}
-        changed = {name: value.model_copy(update=out) for name, value in self if isinstance(value, Upload)}
+        changed: dict[str, Any] = {
+            name: value.model_copy(update=out) for name, value in self if isinstance(value, Upload)
+        }
         controls = [c.model_copy(update={"image": c.image.model_copy(update=out)}) for c in self.applied_controls]
         changed |= {"controls": tuple(controls)} if controls else {}
         return self.model_copy(update=changed) if changed else self
