@@ -187,6 +187,8 @@ def test_openapi_is_complete(client: httpx2.Client) -> None:
     assert set(document["paths"]) == {
         "/v1/txt2img",
         "/v1/inpaint",
+        "/v1/loras",
+        "/v1/controlnets",
         "/v1/upscale",
         "/v1/img2img",
         "/v1/class2img",
