@@ -132,12 +132,16 @@ def load_all(found: FoundModels, first: Sequence[str], device: str, dtype: torch
 
 
 def load_ready(folder: Path, device: str, dtype: torch.dtype) -> LatentDiffusion:
-    """Load a model that will only draw: its UNet's weights as the device reads them fastest.
+    """Load a model that will only draw.
 
     Raises:
         CheckpointError: it doesn't load.
     """
-    model = load(folder, device, dtype)
+    return ready(load(folder, device, dtype))
+
+
+def ready(model: LatentDiffusion) -> LatentDiffusion:
+    """Let a model run as its device does it fastest: its UNet's weights packed, or its calls captured on a GPU."""
     if can_pack(model.device, model.dtype):
         pack(model.unet)
     if model.device.type != "cuda":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -12,7 +13,7 @@ import torch
 
 from contract.card import ModelCard
 from core.settings import Settings
-from latentd.bench.in_diffusers import check_diffusers, in_diffusers
+from latentd.bench.in_diffusers import check_diffusers, in_diffusers, repeated
 from latentd.bench.machine import peak_flops, seconds, this_machine
 from latentd.bench.one_run import Timing, engine_of, run
 from latentd.bench.random_model import card_of, loaded, unallocated
@@ -20,7 +21,6 @@ from latentd.bench.report import Plot, Report, Row, Value
 from latentd.bench.shapes import SHAPES
 from latentd.bench.step_times import admission, make_request
 from models.checkpoints.checkpoint import Checkpoint
-from models.pipeline import LatentDiffusion
 from models.samplers.noise import X_T, noise
 from workers.engine.device import or_none
 from workers.loading import BFLOAT16_CAPABILITY
@@ -113,16 +113,14 @@ def _channels_last(subject: Subject, dtype: torch.dtype) -> DiffusersModel:
 
 
 def _theirs(subject: Subject, model: DiffusersModel, dtype: torch.dtype) -> Run:
-    conditioned = loaded(subject.checkpoint, subject.name, subject.device, dtype)
-    shape = (conditioned.latent_channels, *[subject.side // conditioned.latent_factor] * 2)
-    prompt = make_request(subject.card, "txt2img", SEED).text
+    condition, shape = conditioned(subject, dtype)
 
     def run_loop(batch: int, steps: int) -> Timing | None:
         drawn = torch.stack([noise(SEED + i, X_T, 0, shape) for i in range(batch)])
-        z_t, condition = drawn.to(subject.device, dtype), _condition(conditioned, prompt, batch, shape)
+        z_t, given = drawn.to(subject.device, dtype), condition(batch)
         # The engine fixes cuDNN to algorithms that repeat; nobody else would.
         with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False):
-            return or_none(lambda: _timed(subject, model, z_t, condition, steps))
+            return or_none(lambda: _timed(subject, model, z_t, given, steps))
 
     return run_loop
 
@@ -135,16 +133,15 @@ def _timed(subject: Subject, model: DiffusersModel, z_t: torch.Tensor, condition
 
 
 @torch.inference_mode()
-def _condition(model: LatentDiffusion, prompt: str, batch: int, shape: Sequence[int]) -> Condition:
-    from latentd.bench.diffusers_loop import Condition
-
-    context, null = model.encode_prompts([prompt, ""]).to(model.dtype).chunk(2)
-    concat = None if model.config.concat is None else model.blank_concat(*shape[1:]).to(model.dtype)
-    return Condition(
-        context.expand(batch, -1, -1),
-        null.expand(batch, -1, -1),
-        None if concat is None else concat.expand(batch, -1, -1, -1),
-    )
+def conditioned(subject: Subject, dtype: torch.dtype) -> tuple[Callable[[int], Condition], tuple[int, ...]]:
+    """Encode the prompt by our model, which isn't kept. What is returned repeats it for a batch; a latent's shape."""
+    model = loaded(subject.checkpoint, subject.name, subject.device, dtype)
+    request = make_request(subject.card, "txt2img", SEED, width=subject.side, height=subject.side)
+    shape = (model.latent_channels, *[subject.side // model.latent_factor] * 2)
+    given = model.encode_prompts([request.text])
+    null = model.no_prompt() if model.config.zeros_for_no_prompt else model.encode_prompts([""])
+    concat = None if model.config.concat is None else model.blank_concat(*shape[1:])
+    return partial(repeated, given, null, concat, request.told_sizes, dtype), shape
 
 
 _ALL = (
@@ -264,8 +261,7 @@ def _row(
 
 
 def _row_flops(subject: Subject) -> float:
-    config, tokenizer = subject.checkpoint.config, subject.checkpoint.tokenizer
-    model = unallocated(config, subject.name, None if tokenizer is None else tokenizer.window)
+    model = unallocated(subject.checkpoint.config, subject.name, subject.checkpoint.tokenizers)
     side = subject.side // model.latent_factor
     return row_flops(model)((model.latent_channels, side, side))
 

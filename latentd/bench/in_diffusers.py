@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,10 @@ from torch import Tensor
 from core.errors import ConfigurationError
 from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.diffusers.writer import components
+from models.networks.conditioning import Encoded
 
 if TYPE_CHECKING:
-    from latentd.bench.diffusers_loop import DiffusersModel
+    from latentd.bench.diffusers_loop import Condition, DiffusersModel
 
 
 def check_diffusers() -> None:
@@ -59,3 +60,25 @@ def _module(cls: Any, config: dict[str, Any], state: Mapping[str, Tensor], devic
     placed = {name: value.to(device, dtype).contiguous() for name, value in state.items()}
     module.load_state_dict(placed, strict=True, assign=True)
     return module.eval().requires_grad_(False)
+
+
+def repeated(
+    given: Encoded, null: Encoded, concat: Tensor | None, sizes: Sequence[int], dtype: torch.dtype, batch: int
+) -> Condition:
+    """Make what diffusers' UNet reads beside `batch` guided latents, of what it reads beside one.
+
+    sizes: what a model that also reads a pooled vector, SDXL's, is told of the picture.
+    """
+    from latentd.bench.diffusers_loop import Condition
+
+    more: dict[str, Any] = {}
+    if given.pooled is not None and null.pooled is not None:
+        pooled = torch.cat([_times(null.pooled, batch), _times(given.pooled, batch)]).to(dtype)  # 2b p
+        times = torch.tensor([sizes] * len(pooled), device=pooled.device, dtype=dtype)  # 2b 6
+        more["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": times}
+    context, away = (_times(one.context.to(dtype), batch) for one in (given, null))
+    return Condition(context, away, None if concat is None else _times(concat.to(dtype), batch), more)
+
+
+def _times(x: Tensor, batch: int) -> Tensor:
+    return x.expand(batch, *x.shape[1:])

@@ -10,7 +10,7 @@ import torch
 
 from models.pipeline import LatentDiffusion
 from workers.engine.engine import Engine
-from workers.engine.messages import Aborted, Admission, Called, OutOfMemory, Prepared
+from workers.engine.messages import Aborted, Admission, Finished, OutOfMemory, Prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ def engine_of(model: LatentDiffusion, max_rows: int) -> Engine:
         threads=threads,
         max_rows=max_rows,
         strict_rows=max(2, max_rows),
+        as_gpu=model.device.type == "cuda",
     )
 
 
@@ -43,17 +44,15 @@ def run(engine: Engine, jobs: Sequence[Admission]) -> Timing:
     began = time.perf_counter()
     for job in jobs:
         engine.admit(job)
-    prepared = stepped = began
-    split = False
+    rest_s, split = time.perf_counter() - began, False
     while engine.busy:
         for outcome in engine.turn():
             if isinstance(outcome, Aborted):
                 raise outcome.error
-            # A call is reported once it has ended: nothing has to be waited for here.
+            # On a GPU the last call is reported when decoding has begun, which is timed from that call's end on.
             if isinstance(outcome, Prepared):
-                prepared = time.perf_counter()
-            elif isinstance(outcome, Called):
-                stepped = time.perf_counter()
+                rest_s += outcome.seconds
+            elif isinstance(outcome, Finished):
+                rest_s += outcome.decode_s
             split = split or isinstance(outcome, OutOfMemory)
-    steps_s = stepped - prepared
-    return Timing(steps_s, time.perf_counter() - began - steps_s, split)
+    return Timing(time.perf_counter() - began - rest_s, rest_s, split)

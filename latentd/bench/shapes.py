@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from core.settings import Settings
 from latentd.bench.random_model import random_checkpoint, stand_in_text, tiny
@@ -82,9 +82,39 @@ def text_model(context_dim: int, latent_size: int) -> ModelConfig:
     )
 
 
+# The UNet of Stable Diffusion XL, 2567 million parameters: no attention at the latent's resolution.
+XL_UNET = UNetConfig(
+    in_channels=4,
+    out_channels=4,
+    channels=(320, 640, 1280),
+    res_blocks=2,
+    attention=(False, True, True),
+    heads=(5, 10, 20),
+    mid_heads=20,
+    context_dim=2048,
+    depth=(1, 2, 10),
+    mid_depth=10,
+    only_cross_attention=(False,) * 3,
+    linear_projection=True,
+    added_dim=2816,
+    res_down=(False,) * 3,
+    res_up=(False,) * 3,
+)
+XL = ModelConfig(
+    unet=XL_UNET,
+    first_stage=replace(KL_F8, force_upcast=True),
+    schedule=ScheduleConfig(),
+    scale_factor=0.13025,
+    conditioner=stand_in_text(768, 1280, pooled=1280),
+    zeros_for_no_prompt=True,
+    latent_size=128,
+)
+
+
 _ALL = (
     Shape("emoji", 256, 12, 4.0, _of_file("emoji")),
     Shape("sd15", 512, 50, 7.5, _random(text_model(768, 64))),
+    Shape("sdxl", 1024, 30, 5.0, _random(XL)),
     Shape("ldm-text-large", 256, 50, 5.0, _random(text_model(1280, 32))),
 )
 SHAPES: Mapping[str, Shape] = {shape.name: shape for shape in _ALL}

@@ -149,6 +149,7 @@ def make_request(card: ModelCard, kind: Kind, number: int, **changes: object) ->
         "kind": kind,
         "model": card.id,
         "prompt": f"red heart {number}" if "prompt" in card.fields else "",
+        "negative_prompt": defaults.negative_prompt,
         "width": side,
         "height": side,
         "steps": defaults.steps,

@@ -73,7 +73,7 @@ def bench(context: typer.Context, model: Model = None, device: Device = "auto", 
 def engine(
     model: Annotated[
         list[str] | None,
-        typer.Option(help="emoji, sd15 or ldm-text-large; repeatable. Default: all on a GPU, emoji on a CPU."),
+        typer.Option(help="emoji, sd15, sdxl or ldm-text-large; repeatable. Default: all on a GPU, emoji on a CPU."),
     ] = None,
     side: Annotated[
         list[str] | None, typer.Option(help="Side to measure; repeatable. Default: all, on a CPU not the compiled one.")

@@ -68,7 +68,7 @@ def plan(
     costs = replace(costs, assumed=(measured.whose, *costs.assumed))
     load = Load(classes, rate, enough_jobs(classes), seed)
     planner = Planner(load, costs, _limits(redis_jobs, redis_steps))
-    policy = _policy(settings)
+    policy = _policy(settings, measured.device_kind)
     best = planner.outlook(workers, policy) if workers else planner.least(p99, policy)
     others = planner.compare(best.workers, policy)
     if json:
@@ -87,10 +87,11 @@ def _bounded(**options: float | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Step-time tables and cards, by model, and a sentence on whose they are."""
+    """Step-time tables and cards, by model, of one kind of device, and a sentence on whose they are."""
 
     tables: Mapping[str, StepTimes]
     cards: Mapping[str, ModelCard]
+    device_kind: str
     whose: str
 
 
@@ -106,20 +107,22 @@ def tables_of(settings: Settings, file: Path | None, models: set[str], device_ki
             check_version(redis)
             live, cards = live_tables(redis, models, device_kind), live_cards(redis, models)
         others = f" (measured as well: {', '.join(live.others)})" if live.others else ""
-        return Tables(live.tables, cards, f"step times of workers on {live.device_kind}{others}")
+        return Tables(live.tables, cards, live.device_kind, f"step times of workers on {live.device_kind}{others}")
     report = read_report(file)
     if device_kind not in (None, report.device):
         detail = f"--device-kind {device_kind!r}: {file} was measured on {report.device}"
         raise ConfigurationError(detail, field="device_kind", value=device_kind, bound=report.device)
     tables = {table.model: table for table in report.tables}
-    return Tables(tables, {card.id: card for card in report.cards}, f"step times of {file.name}, on {report.device}")
+    cards = {card.id: card for card in report.cards}
+    return Tables(tables, cards, report.device, f"step times of {file.name}, on {report.device}")
 
 
-def _policy(settings: Settings) -> Policy:
+def _policy(settings: Settings, device_kind: str) -> Policy:
     from workers.planner.worker import Policy
 
     given = {"max_rows": settings.max_rows, "strict_rows": settings.strict_rows}
-    return Policy(**{name: value for name, value in given.items() if value is not None})
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return Policy(**chosen, buckets=device_kind != "cpu")
 
 
 def _limits(jobs: float | None, steps: float | None) -> Any:

@@ -55,6 +55,9 @@ def stages(out: Path, tiny: bool) -> list[Stage]:
     sizes = [word for size in ((1, 2) if tiny else (1, 16, 4, 32)) for word in ("--batch", str(size))]
     tests = ("pytest", "tests/gpu", "--confcutdir=tests/gpu", "-q", "-rs", "-p", "no:cacheprovider", "-W", "default")
     sd15, ldm, emoji = (("--model", name, *sizes, *toy) for name in ("sd15", "ldm-text-large", "emoji"))
+    # Compiling it takes minutes a size, and diffusers decodes a batch of such pictures at once.
+    xl_sides = [word for side in ("latentd", "diffusers", "diffusers channels_last") for word in ("--side", side)]
+    xl = ("--model", "sdxl", "--batch", "1", "--batch", "2" if tiny else "4", *toy, *xl_sides)
 
     def bench(name: str, what: str, options: Sequence[str], most_s: float, needs: Callable[[], str] = str) -> Stage:
         files = ("--json", str(out / f"{name}.json"), "--plot", str(out / f"{name}.png"))
@@ -64,13 +67,14 @@ def stages(out: Path, tiny: bool) -> list[Stage]:
         return ("--budget", str(0.75 * seconds))  # the rest is for what has begun
 
     return [
-        Stage("tests", tests if not tiny else (*tests, "-m", "not gpu"), 240),
+        Stage("tests", tests if not tiny else (*tests, "-m", "not gpu"), 210),
         bench("engine-sd15", "engine", (*sd15, *within(420)), 420),
-        bench("engine-ldm", "engine", (*ldm, *within(240)), 240),
+        bench("engine-ldm", "engine", (*ldm, *within(200)), 200),
         bench("paper", "paper", (*toy, *within(240)), 240),
+        bench("engine-sdxl", "engine", (*xl, *within(180)), 180),
         bench("serve-engine", "serve", (*small, "--no-http"), 240, weights),
-        bench("engine-emoji", "engine", (*emoji, *within(180)), 180, weights),
-        bench("serve-http", "serve", (*small, "--no-policies", "--peers", str(out / "peers")), 300, serving),
+        bench("engine-emoji", "engine", (*emoji, *within(140)), 140, weights),
+        bench("serve-http", "serve", (*small, "--no-policies", "--peers", str(out / "peers")), 270, serving),
     ]
 
 

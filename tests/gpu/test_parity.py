@@ -11,13 +11,12 @@ import torch
 from PIL import Image
 
 from latentd.bench.engine_speed import half_precision
-from models.checkpoints.load import load
 from models.samplers import SAMPLERS
 from tests.engines import finished, inpaint, make_request, mask_bytes, picture_bytes, play, upscale
-from tests.gpu.devices import DEVICES, ON_GPU, STRICT_ROWS, engine
+from tests.gpu.devices import DEVICES, ON_GPU, engine, engine_over, models
 from tests.modules import ROOT
-from workers.engine.engine import Engine
 from workers.engine.messages import Admission
+from workers.loading import load_ready
 
 LEVELS = 2  # of 255, by which float32 may differ between devices
 HALF_DB = 40.0
@@ -61,6 +60,16 @@ def test_float32_is_the_same_in_calls_of_every_size(
         assert difference <= LEVELS, key
 
 
+@pytest.mark.parametrize("device", [ON_GPU])
+def test_calls_are_captured(device: str) -> None:
+    play(engine(device, torch.float32), jobs())
+    for model in models(device, torch.float32).values():
+        captured = model.denoiser.captured
+        assert captured is not None
+        assert captured.calls
+        assert not captured.broken
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_half_precision_is_close(device: str, reference: Mapping[tuple[str, int], Image.Image]) -> None:
     """But for the upscaler, whose latents jump to the nearest entry of a random codebook."""
@@ -78,7 +87,6 @@ def test_the_default_model_is_close_in_half_precision(device: str) -> None:
     job = Admission("a", make_request(model="emoji", width=256, height=256, steps=12))
     pictures = []
     for where, dtype in (("cpu", torch.float32), (device, half_precision(device))):
-        model = load(EMOJI, where, dtype)
-        one = Engine({"emoji": model}, device=where, threads=8, max_rows=2, strict_rows=STRICT_ROWS)
+        one = engine_over({"emoji": load_ready(EMOJI, where, dtype)}, where, max_rows=2)
         pictures.append(finished(play(one, [job]))["a", 0])
     assert psnr(*pictures) >= HALF_DB

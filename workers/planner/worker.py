@@ -15,11 +15,15 @@ from workers.planner.costs import Costs, JobCost
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How workers batch; what `latentd plan` compares. `ageing_s`: how much longer bulk waits for its step."""
+    """How workers batch; what `latentd plan` compares. `ageing_s`: how much longer bulk waits for its step.
+
+    `buckets`: calls are padded to 1, 2, 4, 8, … rows, as those of GPUs are.
+    """
 
     max_rows: int = 16
     strict_rows: int = 16
     ageing_s: float = AGEING_S
+    buckets: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -73,7 +77,11 @@ class SimWorker:
         self._costs = costs
         self._clock = clock
         self._policy = TurnPolicy(
-            clock, max_rows=policy.max_rows, strict_rows=policy.strict_rows, ageing_s=policy.ageing_s
+            clock,
+            max_rows=policy.max_rows,
+            strict_rows=policy.strict_rows,
+            buckets=policy.buckets,
+            ageing_s=policy.ageing_s,
         )
         self._jobs: dict[str, SimJob] = {}
         self._finish: Callable[[], int] | None = None

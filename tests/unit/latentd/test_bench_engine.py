@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -9,44 +11,70 @@ from PIL import Image
 
 from core.errors import ConfigurationError
 from core.settings import Settings
-from latentd.bench.engine_speed import SIDES, Plan, bench, half_precision, rounds_of
+from latentd.bench.engine_speed import SEED, SIDES, Plan, Subject, bench, conditioned, half_precision, rounds_of
 from latentd.bench.in_diffusers import check_diffusers, in_diffusers
-from latentd.bench.one_run import Timing
-from latentd.bench.random_model import random_checkpoint, tiny, unallocated
-from latentd.bench.shapes import SHAPES, text_model
-from tests.engines import finished, make_request, play
-from workers.engine.engine import Engine
+from latentd.bench.one_run import Timing, engine_of, run
+from latentd.bench.random_model import card_of, loaded, random_checkpoint, stand_in_tokenizers, tiny, unallocated
+from latentd.bench.shapes import SHAPES, XL, text_model
+from latentd.bench.step_times import make_request as bench_request
+from models.checkpoints.checkpoint import Checkpoint, check
+from models.checkpoints.diffusers.config import unet_config
+from models.config import ModelConfig
+from models.networks.layers import can_pack, packed
+from models.samplers.noise import X_T, noise
+from tests.engines import finished, make_engine, make_request, play
+from tests.unit.models.checkpoints.test_full_size import PUBLISHED_XL
 from workers.engine.messages import Admission
 from workers.metrics.flops import row_flops
 
 
 @pytest.mark.parametrize(
-    ("context_dim", "side", "gflop", "millions"), [(768, 64, 803.3, 859.5), (1280, 32, 182.1, 872.3)]
+    ("config", "gflop", "millions"),
+    [(text_model(768, 64), 803.3, 859.5), (text_model(1280, 32), 182.1, 872.3), (XL, 6761.2, 2567.5)],
+    ids=["sd15", "ldm-text-large", "sdxl"],
 )
-def test_the_shapes_are_those_of_sd_1_5_and_of_ldm_text2img_large(
-    context_dim: int, side: int, gflop: float, millions: float
-) -> None:
-    model = unallocated(text_model(context_dim, side), "a", 77)
+def test_the_shapes_are_the_published_ones(config: ModelConfig, gflop: float, millions: float) -> None:
+    model = unallocated(config, "a", stand_in_tokenizers(config))
+    side = config.latent_size or 0
     assert row_flops(model)((4, side, side)) / 1e9 == pytest.approx(gflop, abs=0.1)
     assert sum(p.numel() for p in model.unet.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
+    assert check(Checkpoint(config, {}, stand_in_tokenizers(config))).config.added_numbers == (6 if config is XL else 0)
 
 
-def test_diffusers_draws_the_same_picture_with_the_same_weights() -> None:
-    from latentd.bench.diffusers_loop import Condition
-    from models.checkpoints.load import assemble
-    from models.samplers.noise import X_T, noise
+def test_sdxl_is_the_network_that_its_authors_published_for_diffusers() -> None:
+    assert unet_config(PUBLISHED_XL["sdxl"]) == XL.unet
 
-    checkpoint = random_checkpoint(tiny(text_model(768, 16)), "cpu")
+
+@pytest.mark.parametrize("config", [text_model(768, 16), XL], ids=["text", "sdxl"])
+def test_diffusers_draws_the_same_picture_with_the_same_weights(config: ModelConfig) -> None:
+    checkpoint = random_checkpoint(tiny(config), "cpu")
+    card = card_of(checkpoint, "plain")
+    subject = Subject("plain", checkpoint, card, side=64, steps=5, guidance_scale=3.0, device="cpu", most=1)
     theirs = in_diffusers(checkpoint, "cpu", torch.float32)
-    ours = assemble(checkpoint, "plain")
-    engine = Engine({"plain": ours}, device="cpu", threads=1, max_rows=4, strict_rows=4)
-    request = make_request(model="plain", steps=5, guidance_scale=3.0, seed=3)
+    condition, shape = conditioned(subject, torch.float32)
+    (other,) = theirs.decode(theirs.denoise(noise(SEED, X_T, 0, shape)[None], condition(1), 5, 3.0))
+    request = bench_request(card, "txt2img", SEED, width=64, height=64, steps=5, guidance_scale=3.0, sampler="ddim")
+    engine = engine_of(loaded(checkpoint, "plain", "cpu", torch.float32), 2)
     mine = finished(play(engine, [Admission("a", request)]))["a", 0]
-    z_t = noise(3, X_T, 0, (4, 8, 8))[None]
-    with torch.inference_mode():
-        condition = Condition(ours.encode_prompts([request.text]), ours.encode_prompts([""]))
-    (other,) = theirs.decode(theirs.denoise(z_t, condition, 5, 3.0))
     assert levels(mine, other) <= 2
+    assert np.asarray(mine).std() > 1
+
+
+def test_models_are_made_ready_as_workers_make_them() -> None:
+    model = loaded(random_checkpoint(tiny(text_model(768, 16)), "cpu"), "a", "cpu", torch.bfloat16)
+    assert packed(model.unet) is can_pack(model.device, torch.bfloat16)
+
+
+@pytest.mark.parametrize("as_gpu", [False, True])
+def test_steps_and_the_rest_make_the_whole_time(as_gpu: bool) -> None:
+    engine = make_engine(as_gpu=as_gpu, max_rows=4)
+    jobs = [Admission(str(i), make_request(steps=6, num_images=3, seed=i)) for i in range(2)]
+    began = time.perf_counter()
+    timing = run(engine, jobs)
+    whole_s = time.perf_counter() - began
+    assert timing.rest_s > 0
+    assert timing.steps_s > 0
+    assert 0.5 * whole_s < timing.steps_s + timing.rest_s <= whole_s
 
 
 def levels(a: Image.Image, b: Image.Image) -> int:
@@ -101,7 +129,7 @@ def test_a_side_that_does_not_fit_in_memory_is_not_asked_again() -> None:
 
 
 def test_every_side_and_shape_is_named_once() -> None:
-    assert {"emoji", "sd15", "ldm-text-large"} <= set(SHAPES)
+    assert {"emoji", "sd15", "sdxl", "ldm-text-large"} <= set(SHAPES)
     assert {"latentd", "diffusers", "diffusers channels_last", "diffusers compiled"} <= set(SIDES)
     assert half_precision("cpu") == torch.bfloat16
 

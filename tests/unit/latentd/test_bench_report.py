@@ -74,7 +74,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("engine", "--model", "sd16"), "--model 'sd16': there are emoji, sd15, ldm-text-large"),
+        (("engine", "--model", "sd16"), "--model 'sd16': there are emoji, sd15, sdxl, ldm-text-large"),
         (("engine", "--side", "them"), "--side 'them': there are latentd"),
         (("serve", "--model", "nothing"), "--model 'nothing': there are"),
     ],

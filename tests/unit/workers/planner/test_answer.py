@@ -150,6 +150,7 @@ def test_the_command_answers_for_people_and_programs(tmp_path: Path) -> None:
     told = CliRunner().invoke(app, [*arguments, "--workers", "2", "--json"])
     answer = json.loads(told.output)
     assert answer["outlook"]["workers"] == 2
+    assert answer["outlook"]["policy"]["buckets"] is False
     assert answer["met"] is True
     assert "all interactive" in answer["outlook"]["groups"]
 
@@ -170,6 +171,8 @@ def test_it_says_whose_step_times_it_took(tmp_path: Path, redis: Redis, redis_ur
     shown = CliRunner().invoke(app, live, env=environment)
     assert shown.exit_code == 0, shown.output
     assert "· step times of workers on NVIDIA H100 (measured as well: cpu)" in shown.output
+    told = CliRunner().invoke(app, [*live, "--json"], env=environment)
+    assert json.loads(told.output)["outlook"]["policy"]["buckets"] is True
 
 
 def make_card(fields: tuple[str, ...] = ("prompt", "guidance_scale", "strength")) -> ModelCard:

@@ -112,6 +112,16 @@ def test_calls_are_shared_under_load() -> None:
     assert run(make_class(), rate=60.0).rows_per_call > 6
 
 
+def test_calls_of_gpus_take_as_long_as_their_padded_rows() -> None:
+    mix = make_class(num_images=5, steps=10)
+    call_s = make_costs(mix).call_s
+    exact, padded = (run(mix, rate=1.0, count=1, policy=Policy(buckets=buckets)) for buckets in (False, True))
+    waste = call_s("m", (4, 32, 32), 16) - call_s("m", (4, 32, 32), 10)
+    assert waste > 0
+    assert padded.busy_s - exact.busy_s == pytest.approx(10 * waste)
+    assert padded.rows == exact.rows
+
+
 def test_a_slow_redis_holds_everybody_up() -> None:
     mix, costs = (make_class(),), make_costs()
     stream = arrivals(mix, 20, 300, 0)
