@@ -22,7 +22,7 @@ from contract.card import (
 )
 from core.errors import ConfigurationError
 from core.settings import Settings
-from models.addons import Found
+from models.addons import Found, Scanned
 from models.checkpoints.scan import scan
 from models.controls.scan import scan_controls
 from models.loras.scan import scan_loras
@@ -46,7 +46,9 @@ def write_missing_cards(models_dir: Path) -> None:
             log.warning("checkpoint left out", path=str(item.path), error=item.error)
         elif item.written:
             log.info("card written", path=str(item.card), notes=item.notes)
-    for addon in (*scan_loras(models_dir), *scan_controls(models_dir)):
+    addons: list[Scanned[InstalledLora] | Scanned[InstalledControlNet]]
+    addons = [*scan_loras(models_dir), *scan_controls(models_dir)]
+    for addon in addons:
         if addon.card is None:
             log.warning("add-on left out", path=str(addon.path), error=addon.error)
         elif addon.written:

@@ -142,8 +142,8 @@ def _arrive(
     worker.arrive()
     redis.hset(CARDS_KEY, mapping={model: card.to_json() for model, card in cards.items()})
     for key, published in addons.items():
-        if published:
-            redis.hset(key, mapping=dict(published))
+        for name, card in published.items():
+            redis.hset(key, name, card)
 
 
 def _leave(worker: BatchWorker, redis: Redis, models: Sequence[str], kind: str) -> None:

@@ -41,7 +41,8 @@ def list_models(json: Json = False) -> None:
 
     settings, console = settings_with(), plain()
     found = scan(settings.models_dir)
-    addons = (*scan_loras(settings.models_dir), *scan_controls(settings.models_dir))
+    scanned = [(lora.path, lora.error) for lora in scan_loras(settings.models_dir)]
+    scanned += [(control.path, control.error) for control in scan_controls(settings.models_dir)]
     cards, loras = installed_cards(settings.models_dir), installed_loras(settings.models_dir)
     controlnets = installed_controlnets(settings.models_dir)
     if json:
@@ -56,9 +57,9 @@ def list_models(json: Json = False) -> None:
     console.print(table)
     _print_loras(loras, console)
     _print_controlnets(controlnets, console)
-    for addon in addons:
-        if addon.error is not None:
-            console.print(f"{addon.path.name}: {addon.error}", soft_wrap=True)
+    for path, error in scanned:
+        if error is not None:
+            console.print(f"{path.name}: {error}", soft_wrap=True)
     for item in found:
         lines = [*(["card written"] if item.written else []), *item.notes, *([item.error] if item.error else [])]
         for line in lines:

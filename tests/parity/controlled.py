@@ -42,7 +42,8 @@ class Controlled:
         t = torch.full((len(z),), 501.0)
         if match := re.fullmatch(r"control_(?:down_(\d)|mid)", output):
             hint = self.networks[0].embed(self.case.inputs["control_image"])
-            return self.networks[0](z, t, context, None, hint)[-1 if match[1] is None else int(match[1])]
+            residuals: list[Tensor] = self.networks[0](z, t, context, None, hint)
+            return residuals[-1 if match[1] is None else int(match[1])]
         if output == "unet_output_t501":
             controls = RowControls([self.controls(row, (1.0,)) for row in range(len(z))], apart=False)
             return self.model.predict(z, t, Inputs(context), controls=controls)

@@ -88,7 +88,8 @@ PUBLISHED: dict[str, tuple[float, dict[str, Any]]] = {
 def test_published_networks_have_our_keys_and_shapes_at_full_size(name: str) -> None:
     millions, config = PUBLISHED[name]
     with torch.device("meta"):
-        theirs = ControlNetModel(**config)
+        made: Any = ControlNetModel
+        theirs = made(**config)
         ours = ControlNet(ControlNetConfig(_unet(config)))
     shapes = {key: value.shape for key, value in ours.state_dict().items()}
     fit(renamed(theirs.state_dict(), DIFFUSERS), shapes, name)
