@@ -193,9 +193,9 @@ class Prompted(Guided):
     )
     loras: Annotated[
         list[LoraPost] | None,
+        Field(max_length=MAX_LORAS, description="What is added to the model for this request; in forms JSON text."),
         BeforeValidator(_parsed),
         AfterValidator(_each_once),
-        Field(max_length=MAX_LORAS, description="What is added to the model for this request; in forms JSON text."),
     ] = None
 
 
@@ -220,13 +220,13 @@ class Drawn(Prompted):
     )
     controls: Annotated[
         list[ControlPost] | None,
-        BeforeValidator(_parsed),
-        AfterValidator(_in_order),
         Field(
             max_length=MAX_CONTROLS,
             description="ControlNets that lead by a picture of the answer's size; in forms JSON text, the pictures "
             "beside it as files control_0, control_1, ….",
         ),
+        BeforeValidator(_parsed),
+        AfterValidator(_in_order),
     ] = None
 
 

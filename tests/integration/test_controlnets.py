@@ -61,6 +61,7 @@ def test_a_request_is_resolved_to_file_and_stored_picture(controlnets: httpx2.Cl
     assert control == wanted
     assert (image["width"], image["height"], image["bytes"], "path" in image) == (64, 64, len(MAP), False)
     assert "controls" not in post(controlnets).json()["request"]
+    assert "controls" not in post(controlnets, controls=None, loras=None).json()["request"]
 
 
 def test_forms_carry_the_pictures_beside_them(controlnets: httpx2.Client) -> None:
