@@ -12,11 +12,12 @@ from contract.base import Kind, Wire
 from contract.samplers import Schedule
 
 CARD = "card.json"
-ADD_ON_CARD = ".card.json"  # after the name of a LoRA or ControlNet, beside its file
+ADD_ON_CARD = ".card.json"  # after the name of a LoRA, ControlNet or embedding, beside its file
 LORA_FOLDERS = frozenset(("lora", "loras"))  # of LATENTD_MODELS_DIR, whatever the case
 CONTROLNET_FOLDERS = frozenset(("controlnet", "controlnets"))
+EMBEDDING_FOLDERS = frozenset(("embeddings",))
 # Folders of LATENTD_MODELS_DIR that hold no models; kept for what they will hold.
-RESERVED = LORA_FOLDERS | CONTROLNET_FOLDERS | {"embeddings", "vae"}
+RESERVED = LORA_FOLDERS | CONTROLNET_FOLDERS | EMBEDDING_FOLDERS | {"vae"}
 ID = r"^[A-Za-z0-9_-]+$"
 DEPTH = 4  # of folders in folders
 
@@ -125,6 +126,32 @@ class InstalledControlNet(ControlNetCard, InstalledAddOn):
     def card(self) -> ControlNetCard:
         """What others need to know."""
         return ControlNetCard(**{name: getattr(self, name) for name in ControlNetCard.model_fields})
+
+
+class EmbeddingCard(Wire):
+    """What a textual inversion is for; workers publish it to Redis, the gateway checks requests by it."""
+
+    name: str = Field(min_length=1, max_length=128, description="What prompts call it by: the file's, in any case.")
+    description: str = ""
+    hash: str = Field(description="SHA-256 of the file.")
+    family: str | None = Field(default=None, description="sd1, sd2, sdxl; null where the widths don't tell.")
+    widths: tuple[int, ...] = Field(default=(), description="It fits models whose text towers are as wide.")
+    vectors: int = Field(default=0, description="Tokens whose place it takes in a prompt.")
+    licence: str = "unknown"
+    unserved: str | None = Field(default=None, description="Why it can't be used: a broken file.")
+
+
+class InstalledEmbedding(EmbeddingCard):
+    """`NAME.card.json` beside the file NAME.pt; size and time of change tell when that was replaced."""
+
+    file: str
+    size: int
+    changed_ns: int
+
+    @property
+    def card(self) -> EmbeddingCard:
+        """What others need to know."""
+        return EmbeddingCard(**{name: getattr(self, name) for name in EmbeddingCard.model_fields})
 
 
 def model_folders(models_dir: Path, depth: int = DEPTH) -> Iterator[Path]:

@@ -13,6 +13,7 @@ DEPLOYMENT_KEY = "latentd:deployment"  # string: the id that this Redis shares w
 CARDS_KEY = "latentd:cards"  # hash: model id → card JSON
 LORAS_KEY = "latentd:loras"  # hash: LoRA id → card JSON
 CONTROLNETS_KEY = "latentd:controlnets"  # hash: ControlNet id → card JSON
+EMBEDDINGS_KEY = "latentd:embeddings"  # hash: embedding name → card JSON
 OUTBOX_KEY = "latentd:outbox"  # stream of (job, type): ended jobs with a webhook_url, type as their status
 DEADLINES_KEY = "latentd:deadlines"  # sorted set: job id → deadline in Unix milliseconds
 RETRIES_KEY = "latentd:retries"  # hash: why (events.Returned) → jobs queued again, ever
@@ -77,6 +78,12 @@ def keys_of(job_id: str) -> tuple[str, ...]:
 def list_key(owner: str) -> str:
     """Sorted set: job id → created_at in Unix milliseconds, of one API key's jobs; of all jobs for the empty owner."""
     return f"{JOBS_KEY}:{owner}" if owner else JOBS_KEY
+
+
+def attended_key(owner: str) -> str:
+    """Sorted set: job id → created_at in Unix milliseconds, of one API key's jobs (empty: where keys are off) that a
+    call of another API waits for; lives a little longer than such a call may take."""
+    return f"latentd:attended:{owner}"
 
 
 def work_key(model: str, lane: Lane) -> str:

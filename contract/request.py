@@ -9,6 +9,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from contract.base import Kind, Wire
 from contract.lanes import Lane
+from contract.prompts import PromptSyntax
 from contract.samplers import Schedule, evaluations
 
 OutputFormat: TypeAlias = Literal["png", "jpeg", "webp"]
@@ -80,6 +81,13 @@ def control_name(number: int) -> str:
     return f"{CONTROL}{number}"
 
 
+class AppliedEmbedding(Wire):
+    """An embedding that a prompt names, in any case: the file with this hash."""
+
+    name: str
+    hash: str
+
+
 class BaseRequest(Wire):
     """What jobs of every kind have; image k has seed (seed + k) mod 2³².
 
@@ -139,6 +147,21 @@ class BaseRequest(Wire):
     @property
     def applied_controls(self) -> tuple[AppliedControl, ...]:
         """The ControlNets that lead this job by pictures."""
+        return ()
+
+    @property
+    def syntax(self) -> PromptSyntax:
+        """How its texts are read."""
+        return "plain"
+
+    @property
+    def skip(self) -> int | None:
+        """The layer from the last, 1, whose output is what a text tower made of them; None: the model's own."""
+        return None
+
+    @property
+    def applied_embeddings(self) -> tuple[AppliedEmbedding, ...]:
+        """What its texts name that vectors stand for."""
         return ()
 
     @property
@@ -253,10 +276,25 @@ class PromptedRequest(GuidedRequest):
     prompt: str = ""
     negative_prompt: str | None = Field(default="", description="null: none, for models that tell none from empty.")
     loras: tuple[AppliedLora, ...] = Field(default=(), exclude_if=lambda loras: not loras)
+    prompt_syntax: PromptSyntax = Field(default="plain", exclude_if=lambda syntax: syntax == "plain")
+    clip_skip: int | None = Field(default=None, exclude_if=_unset)
+    embeddings: tuple[AppliedEmbedding, ...] = Field(default=(), exclude_if=lambda embeddings: not embeddings)
 
     @property
     def applied_loras(self) -> tuple[AppliedLora, ...]:
         return self.loras
+
+    @property
+    def syntax(self) -> PromptSyntax:
+        return self.prompt_syntax
+
+    @property
+    def skip(self) -> int | None:
+        return self.clip_skip
+
+    @property
+    def applied_embeddings(self) -> tuple[AppliedEmbedding, ...]:
+        return self.embeddings
 
     @property
     def text(self) -> str:

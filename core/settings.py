@@ -85,6 +85,12 @@ class Settings(BaseSettings):
         "with a presigned URL. Default: the gateway streams them.",
     )
     max_wait_s: float = Field(default=120, gt=0, description="Longest `Prefer: wait`, in seconds.")
+    compat_wait_s: float = Field(
+        default=600,
+        gt=0,
+        description="Longest that a call of the OpenAI or AUTOMATIC1111 API waits for its job, in seconds; then the "
+        "job is canceled.",
+    )
     queue_limit: int = Field(default=1000, ge=1, description="Jobs that may wait in one lane of one model.")
     event_streams: int | None = Field(
         default=None,
@@ -104,6 +110,13 @@ class Settings(BaseSettings):
         default="auto",
         description="Precision of the networks: float32, bfloat16, float16 or auto, which is bfloat16 on CUDA (float16 "
         "below compute capability 8.0) and on CPUs that multiply it (AVX512-BF16, AMX), else float32.",
+    )
+    models_mb: int = Field(
+        default=0,
+        ge=0,
+        description="Memory of the models that a worker holds at a time, in MiB; others that it offers are loaded when "
+        "a job asks for them, and the least recently used leave. 0: half of the memory that is free at its start, and "
+        "no less than the default models take.",
     )
     lora_mb: int = Field(
         default=1024,

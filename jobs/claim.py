@@ -32,7 +32,7 @@ from jobs.run import JobRun
 from jobs.stored_job import LaneQueue, StoredJob, read_stored, transact
 from jobs.worker import HEARTBEAT_TTL_S, BatchWorker
 
-Refusal: TypeAlias = Literal["contract", "numerics", "loras", "controlnets"]
+Refusal: TypeAlias = Literal["contract", "numerics", "loras", "embeddings", "controlnets"]
 RQ_STATUS = {"succeeded": JobStatus.FINISHED, "failed": JobStatus.FAILED, "canceled": JobStatus.CANCELED}
 
 # One round trip, and never more than one job: the first non-empty queue in the caller's order.
@@ -50,14 +50,12 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Installed:
-    """What a worker can add to its models, by id."""
+class Holdings:
+    """What a worker has that jobs may name beside their model: LoRAs and ControlNets by id, embeddings by name."""
 
     loras: Collection[str] = ()
+    embeddings: Collection[str] = ()
     controlnets: Collection[str] = ()
-
-
-NOTHING_INSTALLED = Installed()
 
 
 class Claimer:
@@ -78,10 +76,8 @@ class Claimer:
         popped: Any = self._pop([WORKERS_SUSPENDED, *pairs]) if pairs else None
         return None if popped is None else (as_text(popped[0]), as_text(popped[1]))
 
-    def start(
-        self, queue: LaneQueue, job_id: str, numerics: Numerics, installed: Installed = NOTHING_INSTALLED
-    ) -> JobRun | Refusal | None:
-        """Start a popped job; `installed` is what the worker has.
+    def start(self, queue: LaneQueue, job_id: str, numerics: Numerics, holdings: Holdings) -> JobRun | Refusal | None:
+        """Start a popped job; `holdings` are the worker's.
 
         Returns None for one that is not to run, and why it went back to the end of its queue for one that another
         worker has to run.
@@ -98,7 +94,7 @@ class Claimer:
                 _drop(pipe, stored)
                 return None
             record = stored.readable_record()
-            refusal = _refusal(stored, record, numerics, installed)
+            refusal = _refusal(stored, record, numerics, holdings)
             if record is None or refusal is not None:
                 pipe.rpush(queue.key, job_id)
                 return refusal
@@ -153,16 +149,18 @@ def _fixed(record: JobRecord, numerics: Numerics) -> JobRecord:
     return record.model_copy(update={"request": record.request.model_copy(update={"numerics": numerics})})
 
 
-def _refusal(stored: StoredJob, record: JobRecord | None, numerics: Numerics, installed: Installed) -> Refusal | None:
+def _refusal(stored: StoredJob, record: JobRecord | None, numerics: Numerics, holdings: Holdings) -> Refusal | None:
     """Say why another worker has to run a job."""
     if record is None:
         return "contract"
     if _foreign_numerics(stored, numerics):
         return "numerics"
-    if any(lora.id not in installed.loras for lora in record.request.applied_loras):
+    if any(lora.id not in holdings.loras for lora in record.request.applied_loras):
         return "loras"
+    if any(each.name not in holdings.embeddings for each in record.request.applied_embeddings):
+        return "embeddings"
     controls = record.request.applied_controls
-    return "controlnets" if any(control.id not in installed.controlnets for control in controls) else None
+    return "controlnets" if any(control.id not in holdings.controlnets for control in controls) else None
 
 
 def _foreign_numerics(stored: StoredJob, numerics: Numerics) -> bool:

@@ -33,6 +33,26 @@ class Named(Protocol):
     def hash(self) -> str: ...
 
 
+class Stamped(Protocol):
+    """A card of a file, with the hash that it had at a size and time of change."""
+
+    @property
+    def hash(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def changed_ns(self) -> int: ...
+
+
+class OnDisk(Protocol):
+    """A file with its card."""
+
+    @property
+    def card(self) -> Stamped: ...
+    @property
+    def path(self) -> Path: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Found(Generic[I]):
     """An add-on on the disk."""
@@ -142,7 +162,7 @@ def path_of(found: Mapping[str, Found[I]], what: str, field: str, named: Named) 
     return there.path
 
 
-def current_hash(found: Found[I]) -> str:
+def current_hash(found: OnDisk) -> str:
     """Return a file's hash: the card's, unless size or time of change say that it was replaced since.
 
     Raises:

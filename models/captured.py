@@ -50,7 +50,8 @@ class CapturedCall:
                 self._network(*self._buffers)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        # Another thread may load a model meanwhile: what it allocates must not end the recording.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             out = self._network(*self._buffers)
         self._recorded = graph, out
 

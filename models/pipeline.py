@@ -25,6 +25,7 @@ from models.networks.conditioning import (
     SpatialRescaler,
     TextEncoder,
     Tokens,
+    Told,
 )
 from models.networks.controlnet import RowControls
 from models.networks.tiling import decode_tiled, encode_tiled
@@ -96,8 +97,8 @@ class LatentDiffusion:
             raise CheckpointError(f"{self.id}: no tokenizer; prompts can't be encoded")
         return self.encode_tokens([tokenizer(prompts) for tokenizer in self.tokenizers])
 
-    def encode_tokens(self, tokens: Sequence[Tokens]) -> Encoded:
-        """Encode token numbers and mask, both b n, of every tower.
+    def encode_tokens(self, tokens: Sequence[Tokens], told: Sequence[Told] | None = None) -> Encoded:
+        """Encode token numbers and mask, both b n, of every tower, which is `told` more.
 
         Raises:
             CheckpointError: the checkpoint has no text encoder.
@@ -105,7 +106,7 @@ class LatentDiffusion:
         if not isinstance(self.conditioner, TextEncoder):
             raise CheckpointError(f"{self.id}: no text encoder")
         placed = [(ids.to(self.device), None if mask is None else mask.to(self.device)) for ids, mask in tokens]
-        return self.conditioner(placed)  # type: ignore[no-any-return]
+        return self.conditioner(placed, told)  # type: ignore[no-any-return]
 
     def no_prompt(self) -> Encoded:
         """Return what stands for no prompt at all where the model was trained with that: zeros, b = 1.

@@ -22,6 +22,7 @@ from core.errors import ConfigurationError
 from core.settings import Settings
 from core.version import __version__
 from jobs.layout import check_layout
+from service.compat.install import install as install_compat
 from service.http import handlers
 from service.http.hosts import is_loopback
 from service.http.listen import listen
@@ -78,6 +79,7 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
     app.include_router(health.router)
     app.frontend("/", directory=health.STATIC, fallback=None, check_dir=False)
     handlers.install(app)
+    install_compat(app)
     openapi.install(app, settings.public_path)
     app.add_middleware(EdgeMiddleware, settings=settings, counts=gateway.metrics, stopping=gateway.stopping)
     return app

@@ -14,8 +14,8 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from contract.card import ControlNetCard, LoraCard
-from contract.redis_keys import CONTROLNETS_KEY, KEYS_KEY, LORAS_KEY
+from contract.card import ControlNetCard, EmbeddingCard, LoraCard
+from contract.redis_keys import CONTROLNETS_KEY, EMBEDDINGS_KEY, KEYS_KEY, LORAS_KEY
 from core.settings import Settings
 from core.storage import Store, open_public, open_store
 from jobs.layout import check_connection
@@ -23,7 +23,13 @@ from service.admission.backlogs import Backlogs
 from service.jobs.streams import OpenStreams
 from service.jobs.waiting import Waiters
 from service.metrics.families import Metrics
-from service.requests.cards import AddOnRegistry, CardRegistry, installed_controlnets, installed_loras
+from service.requests.cards import (
+    AddOnRegistry,
+    CardRegistry,
+    installed_controlnets,
+    installed_embeddings,
+    installed_loras,
+)
 from service.requests.decoders import Decoders
 from service.single_flight import SingleFlight
 
@@ -42,6 +48,7 @@ class Gateway:
     store: Store
     cards: CardRegistry
     loras: AddOnRegistry[LoraCard]
+    embeddings: AddOnRegistry[EmbeddingCard]
     controlnets: AddOnRegistry[ControlNetCard]
     backlogs: Backlogs
     waiters: Waiters
@@ -83,6 +90,7 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
     folder = settings.models_dir
     cards = CardRegistry(redis, folder)
     loras = AddOnRegistry(redis, LORAS_KEY, LoraCard, partial(installed_loras, folder))
+    embeddings = AddOnRegistry(redis, EMBEDDINGS_KEY, EmbeddingCard, partial(installed_embeddings, folder))
     controlnets = AddOnRegistry(redis, CONTROLNETS_KEY, ControlNetCard, partial(installed_controlnets, folder))
 
     async def any_key() -> bool:
@@ -91,23 +99,9 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
     keys_made = SingleFlight(any_key)
     backlogs, waiters, metrics = Backlogs(redis), Waiters(redis), Metrics()
     streams = OpenStreams(settings.event_streams)
-    required, prefix = keys_required, settings.public_path
+    known, required, prefix = (cards, loras, embeddings, controlnets), keys_required, settings.public_path
     return Gateway(
-        settings,
-        redis,
-        rq,
-        store,
-        cards,
-        loras,
-        controlnets,
-        backlogs,
-        waiters,
-        keys_made,
-        metrics,
-        public,
-        streams,
-        required,
-        prefix,
+        settings, redis, rq, store, *known, backlogs, waiters, keys_made, metrics, public, streams, required, prefix
     )
 
 

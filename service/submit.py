@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from contract.card import ModelCard
 from contract.job import Job, JobRecord, JobWarning
@@ -23,8 +24,8 @@ from service.requests.bodies import Body
 from service.requests.cards import choose_card
 from service.requests.posts import Drawn, Prompted
 from service.requests.preferences import Preferences, check_accepted
-from service.requests.resolution import KnownAddOns, resolve, warnings_of
-from service.requests.tokens import Tokens, count_tokens
+from service.requests.resolution import NOTHING, Known, resolve, tokens_of, warnings_of
+from service.requests.tokens import Tokens
 from service.requests.uploads import Pictures, check_disk_space, check_pictures, discard_pictures, store_pictures
 from service.state import Gateway
 from service.webhooks.addresses import check_url
@@ -37,7 +38,11 @@ class DryRun(BaseModel):
 
     request: JobRequest
     tokens: Tokens
+    negative_tokens: Tokens | None = Field(
+        default=None, exclude_if=lambda tokens: tokens is None, description="With prompt_syntax weighted."
+    )
     estimate: Estimate
+    position: int = Field(description="Jobs that would go before it in its lane, running ones included.")
     warnings: tuple[JobWarning, ...] = ()
 
 
@@ -53,6 +58,7 @@ class PlannedJob:
     request: JobRequest
     warnings: tuple[JobWarning, ...]
     backlog: Backlog
+    vectors: Mapping[str, int]  # of the embeddings that it names
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,19 +120,25 @@ async def plan(gateway: Gateway, body: Body, preferences: Preferences) -> Planne
     card = await _choose(gateway, body)
     pictures = await check_pictures(body, card, job_id, settings.max_pixels, gateway.decoders)
     seed = drawn_seed() if body.post.seed is None else body.post.seed
-    known = await _known_addons(gateway, body)
+    known = await _known(gateway, body, card)
     request = resolve(body, card, pictures, seed, preferences.output_format, settings.max_pixels, known)
     backlog = await gateway.backlogs.of(card.id, request.priority)
-    warnings = (*pictures.warnings, *warnings_of(request, card, gateway.cards.folder(card.id)))
+    vectors = known.vectors(request)
+    warnings = (*pictures.warnings, *warnings_of(request, card, gateway.cards.folder(card.id), vectors))
     check_deadline(request, backlog)
-    return PlannedJob(job_id, body, preferences, card, pictures, request, warnings, backlog)
+    return PlannedJob(job_id, body, preferences, card, pictures, request, warnings, backlog, vectors)
 
 
-async def _known_addons(gateway: Gateway, body: Body) -> KnownAddOns:
-    """Read the cards of what the request names a kind of."""
-    loras = await gateway.loras.all() if isinstance(body.post, Prompted) and body.post.loras else {}
-    controlled = isinstance(body.post, Drawn) and body.post.controls
-    return KnownAddOns(loras, await gateway.controlnets.all() if controlled else {})
+async def _known(gateway: Gateway, body: Body, card: ModelCard) -> Known:
+    """Read the cards of what the request may name."""
+    if not isinstance(body.post, Prompted):
+        return NOTHING
+    tagged = body.post.prompt_syntax == "weighted" and "<lora:" in body.post.prompt
+    return Known(
+        await gateway.loras.all() if body.post.loras or tagged else {},
+        await gateway.embeddings.recent() if "prompt_syntax" in card.fields else {},
+        await gateway.controlnets.all() if isinstance(body.post, Drawn) and body.post.controls else {},
+    )
 
 
 async def _choose(gateway: Gateway, body: Body) -> ModelCard:
@@ -172,11 +184,13 @@ def dry_run(gateway: Gateway, caller: Caller, planned: PlannedJob) -> DryRun:
     """
     _charge(caller, planned)
     request, folder = planned.request, gateway.cards.folder(planned.card.id)
-    tokens = count_tokens(planned.card, folder, request.text)
+    counted = partial(tokens_of, request, planned.card, folder, vectors=planned.vectors)
     return DryRun(
         request=request.for_clients(),
-        tokens=tokens,
+        tokens=counted(request.text),
+        negative_tokens=counted(request.negative_text) if request.syntax == "weighted" else None,
         estimate=estimate(request, planned.backlog),
+        position=planned.backlog.jobs,
         warnings=planned.warnings,
     )
 

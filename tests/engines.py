@@ -15,6 +15,7 @@ from PIL import Image
 from contract.request import REQUESTS, JobRequest, Upload, parse_request
 from models.checkpoints.load import load
 from models.controls.library import ControlLibrary
+from models.embeddings.library import EmbeddingLibrary
 from models.loras.library import LoraLibrary
 from models.pipeline import LatentDiffusion
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
@@ -42,20 +43,13 @@ def make_engine(
     clock: Callable[[], float] = time.monotonic,
     loras: LoraLibrary | None = None,
     controlnets: ControlLibrary | None = None,
+    embeddings: EmbeddingLibrary | None = None,
 ) -> Engine:
     """An engine on the CPU; `as_gpu`: its calls padded to few sizes and read late, as a GPU's are."""
     models = tiny_models() if models is None else models
     rows = {"max_rows": max_rows, "strict_rows": strict_rows}
-    return Engine(
-        models,
-        device="cpu",
-        threads=1,
-        loras=loras,
-        controlnets=controlnets,
-        as_gpu=as_gpu,
-        clock=clock,
-        **rows,
-    )
+    libraries = {"loras": loras, "embeddings": embeddings, "controlnets": controlnets}
+    return Engine(models, device="cpu", threads=1, as_gpu=as_gpu, clock=clock, **libraries, **rows)
 
 
 def make_request(**changes: object) -> JobRequest:

@@ -12,9 +12,11 @@ from pydantic import ValidationError
 
 from contract.card import (
     CONTROLNET_FOLDERS,
+    EMBEDDING_FOLDERS,
     LORA_FOLDERS,
     InstalledAddOn,
     InstalledControlNet,
+    InstalledEmbedding,
     InstalledLora,
     ModelCard,
     add_on_card_files,
@@ -25,6 +27,8 @@ from core.settings import Settings
 from models.addons import Found, Scanned
 from models.checkpoints.scan import scan
 from models.controls.scan import scan_controls
+from models.embeddings.library import FoundEmbedding
+from models.embeddings.scan import scan_embeddings
 from models.loras.scan import scan_loras
 
 FoundModels = Mapping[str, tuple[ModelCard, Path]]
@@ -53,6 +57,12 @@ def write_missing_cards(models_dir: Path) -> None:
             log.warning("add-on left out", path=str(addon.path), error=addon.error)
         elif addon.written:
             log.info("card written", path=str(addon.path), id=addon.card.id, unserved=addon.card.unserved)
+    for embedding in scan_embeddings(models_dir):
+        if embedding.card is None:
+            log.warning("add-on left out", path=str(embedding.path), error=embedding.error)
+        elif embedding.written:
+            name, unserved = embedding.card.name, embedding.card.unserved
+            log.info("card written", path=str(embedding.path), name=name, unserved=unserved)
     for file, card in _cards(models_dir):
         if isinstance(card, Exception):
             log.warning("card left out", path=str(file), error=str(card))
@@ -80,6 +90,16 @@ def _find_addons(models_dir: Path, folders: Collection[str], form: type[A]) -> d
         with suppress(ValidationError, UnicodeDecodeError, OSError):
             card = form.model_validate_json(file.read_bytes().decode("utf-8-sig"))
             found[card.id] = Found(card, file.parent / card.file)
+    return found
+
+
+def find_embeddings(models_dir: Path) -> dict[str, FoundEmbedding]:
+    """Embeddings by name, by the cards beside them, as `find_loras`; of one name the first, as they are scanned."""
+    found: dict[str, FoundEmbedding] = {}
+    for file in add_on_card_files(models_dir, EMBEDDING_FOLDERS):
+        with suppress(ValidationError, UnicodeDecodeError, OSError):
+            card = InstalledEmbedding.model_validate_json(file.read_bytes().decode("utf-8-sig"))
+            found.setdefault(card.name, FoundEmbedding(card, file.parent / card.file))
     return found
 
 

@@ -13,8 +13,16 @@ IDLE_S = 0.02  # how long a worker waits for its storing threads before it looks
 REST_S = 0.5  # how long one without jobs waits to be woken before it looks
 BULK_FIRST_EVERY = 5  # claims: bulk isn't starved by interactive jobs that keep coming
 STORING_THREADS = 2
+COLD_FIRST_EVERY = 10  # claims: models that aren't in memory aren't starved by jobs of those that are
+LOAD_SHARE = 5  # a busy worker spends at most one in so many seconds on changing its models …
+LEAST_PAUSE_S = 5.0  # … nor changes them more often, as each change empties calls
 
 ModelLane: TypeAlias = tuple[str, Lane]
+
+
+def load_pause(seconds: float) -> float:
+    """Return how long after a load of `seconds` a busy worker stays with the models that it has."""
+    return max(LEAST_PAUSE_S, (LOAD_SHARE - 1) * seconds)
 
 
 @dataclass(slots=True)
@@ -24,11 +32,13 @@ class ClaimOrder:
     models: list[str]
     count: int = 0
 
-    def of(self, lanes: Collection[ModelLane]) -> list[ModelLane]:
-        """Put these lanes of models into the order in which they are asked."""
+    def of(self, lanes: Collection[ModelLane], cold: Collection[str] = ()) -> list[ModelLane]:
+        """Put these lanes of models into the order in which they are asked; the `cold` ones have to be loaded first."""
         bulk_first = self.count % BULK_FIRST_EVERY == BULK_FIRST_EVERY - 1
+        cold_first = self.count % COLD_FIRST_EVERY == COLD_FIRST_EVERY - 1
         order = LANES[::-1] if bulk_first else LANES
-        return [(model, lane) for lane in order for model in self.models if (model, lane) in lanes]
+        asked = [(model, lane) for lane in order for model in self.models if (model, lane) in lanes]
+        return sorted(asked, key=lambda each: (each[0] in cold) is not cold_first)
 
     def took(self, model: str) -> None:
         """Note that a job of `model` was claimed."""

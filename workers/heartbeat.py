@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 
 class Heartbeat(threading.Thread):
-    """Beats every 4 s for what `runs` and `times` answer at that moment.
+    """Beats every 4 s for what `models`, `runs` and `times` answer at that moment.
 
     It ends the process once the loop has been in one round for longer than `hang_s`.
     """
@@ -43,7 +43,7 @@ class Heartbeat(threading.Thread):
         worker: BatchWorker,
         redis: Redis,
         reaper: Reaper,
-        models: Sequence[str],
+        models: Callable[[], Sequence[str]],
         device_kind: str,
         runs: Callable[[], Sequence[JobRun]],
         times: Callable[[], Mapping[str, Mapping[str, float]]],
@@ -115,7 +115,7 @@ class Heartbeat(threading.Thread):
         if identity := own_identity():
             pipe.hset(processes_key(machine()), self._worker.name, identity)
             pipe.expire(processes_key(machine()), PROCESSES_TTL_S)
-        for model in self._models:
+        for model in self._models():
             pipe.zadd(serving_key(model), {self._member: moment + HEARTBEAT_TTL_S})
             pipe.zremrangebyscore(serving_key(model), 0, moment)
         for model, cells in self._times().items():

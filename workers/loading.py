@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -18,21 +18,21 @@ from core.errors import CheckpointError, ConfigurationError
 from core.settings import Settings
 from models.addons import Kept
 from models.captured import CapturedCalls
-from models.checkpoints.detect import loaded_files
 from models.checkpoints.load import load
 from models.controls.library import ControlLibrary
+from models.embeddings.library import EmbeddingLibrary
 from models.loras.library import LoraLibrary
 from models.networks.layers import can_pack, pack
 from models.pipeline import LatentDiffusion
-from workers.catalogue import FoundModels, choose, default_model, find_cards, find_controlnets, find_loras
+from workers.catalogue import choose, default_model, find_cards, find_controlnets, find_embeddings, find_loras
 from workers.engine.engine import Engine
+from workers.library import MIB, ModelLibrary, Offered, offered
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BFLOAT16_CAPABILITY = (8, 0)  # the first cards that multiply it
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")  # of CPUs that do
 STRICT_ROWS_CPU, STRICT_ROWS_GPU = 4, 16
-WIDENING = 2  # half-precision files take twice their size in memory
-SHARE = 0.5  # of the free memory that models beyond the default ones may fill; the rest is for pictures
+SHARE = 0.5  # of the free memory that models may fill; the rest is for pictures
 
 log = structlog.get_logger()
 
@@ -72,63 +72,109 @@ def choose_dtype(name: str, device: str) -> torch.dtype:
 
 
 def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> Engine:
-    """Make an engine that holds these models of LATENTD_MODELS_DIR.
-
-    None given: the default ones, then the others in order of their names while they fit in half of the free memory;
-    those that don't load are left out with a log line.
+    """Make an engine that holds all of these models of LATENTD_MODELS_DIR; none given: as many as a worker starts with.
 
     Raises:
         ConfigurationError: there is no such model or device, or none that loads.
         CheckpointError: one that was asked for doesn't load.
     """
-    device = choose_device(device)
-    dtype = choose_dtype(settings.dtype, device)
-    on_cpu = torch.device(device).type == "cpu"
-    if not on_cpu:
-        torch.cuda.set_device(device)  # streams and captured calls are those of the current one
-    found = find_cards(settings.models_dir)
-    chosen = choose(found, model_ids, default_model(found, settings))
-    if any(found[model][0].token_window is not None for model in chosen):
-        # transformers takes seconds to import: it starts beside the reading of weights, and who needs it first waits.
-        Thread(target=import_module, args=("models.networks.text_encoders",)).start()
-    if model_ids:
-        models = {model: load_ready(found[model][1], device, dtype) for model in chosen}
-    else:
-        models = load_all(found, chosen, device, dtype)
-    kept = Kept(settings.lora_mb << 20)
+    library = open_library(settings.model_copy(update={"models_mb": 0}), model_ids, device)
+    library.close()
+    return engine_of(settings, library)
+
+
+def engine_of(settings: Settings, library: ModelLibrary) -> Engine:
+    """Make the engine that computes with what a library has in memory."""
+    device = next(iter(library.offered.values())).device
+    on_cpu, kept = device.type == "cpu", Kept(settings.lora_mb << 20)
     return Engine(
-        models,
-        device=device,
+        library.resident,
+        device=str(device),
         threads=settings.threads or os.cpu_count() or 1,
         max_rows=settings.max_rows,
         strict_rows=settings.strict_rows or (STRICT_ROWS_CPU if on_cpu else STRICT_ROWS_GPU),
         max_pixels=settings.max_pixels,
         loras=LoraLibrary(find_loras(settings.models_dir), kept),
+        embeddings=EmbeddingLibrary(find_embeddings(settings.models_dir)),
         controlnets=ControlLibrary(find_controlnets(settings.models_dir), kept),
         as_gpu=not on_cpu,
     )
 
 
-def load_all(found: FoundModels, first: Sequence[str], device: str, dtype: torch.dtype) -> dict[str, LatentDiffusion]:
-    """Load the models of `first`, then those of the others that fit beside them.
+def open_library(settings: Settings, model_ids: Sequence[str], device: str) -> ModelLibrary:
+    """Offer these models of LATENTD_MODELS_DIR (none given: all) and load those that fit into LATENTD_MODELS_MB.
+
+    The default ones come first, then the others in order of their names. Where the setting is 0, the budget is half of
+    the free memory, and what was asked for or is a default one is loaded whatever is free. What doesn't load or can't
+    fit is left out with a log line.
 
     Raises:
-        ConfigurationError: none of them loads.
+        ConfigurationError: there is no such model or device, none that loads, or one that was asked for can't fit.
+        CheckpointError: one that was asked for doesn't load.
     """
-    models: dict[str, LatentDiffusion] = {}
-    for model in dict.fromkeys([*first, *found]):
-        folder = found[model][1]
-        if model not in first and not _fits(folder, device):
-            log.info("model not loaded: no room beside the others", model=model, use=f"latentd worker --model {model}")
-            continue
+    device = choose_device(device)
+    dtype = choose_dtype(settings.dtype, device)
+    if torch.device(device).type == "cuda":
+        torch.cuda.set_device(device)  # streams and captured calls are those of the current one
+    found = find_cards(settings.models_dir)
+    first = choose(found, model_ids, default_model(found, settings))
+    names = list(first if model_ids else dict.fromkeys([*first, *found]))
+    models = _readable({name: found[name][1] for name in names}, device, dtype, asked=bool(model_ids))
+    budget = settings.models_mb * MIB or _budget([model for model in models if model.id in first], device)
+    library = ModelLibrary(_fitting(models, budget, asked=bool(model_ids)), budget, load_offered)
+    if any(model.token_window is not None for model in library.offered.values()):
+        # transformers takes seconds to import: it starts beside the reading of weights, and who needs it first waits.
+        Thread(target=import_module, args=("models.networks.text_encoders",)).start()
+    for name in library.names():
+        _load_first(library, name, asked=bool(model_ids))
+    if not library.resident:
+        detail = f"none of the checkpoints {', '.join(names)} loads"
+        raise ConfigurationError(detail, field="models_dir", value=names)
+    return library
+
+
+def _readable(folders: Mapping[str, Path], device: str, dtype: torch.dtype, *, asked: bool) -> list[Offered]:
+    models = []
+    for name, folder in folders.items():
         try:
-            models[model] = load_ready(folder, device, dtype)
+            models.append(offered(name, folder, device, dtype))
         except CheckpointError as error:
-            log.warning("checkpoint left out", model=model, error=error.detail)
-    if not models:
-        detail = f"none of the checkpoints {', '.join(found)} loads"
-        raise ConfigurationError(detail, field="models_dir", value=list(found))
+            if asked:
+                raise
+            log.warning("checkpoint left out", model=name, error=error.detail)
     return models
+
+
+def _budget(first: Sequence[Offered], device: str) -> int:
+    return max(int(SHARE * free_memory(device)), sum(model.size for model in first))
+
+
+def _fitting(models: Sequence[Offered], budget: int, *, asked: bool) -> list[Offered]:
+    """Leave out what wouldn't fit even by itself."""
+    for model in models:
+        if model.size <= budget:
+            continue
+        needs, has = -(-model.size // MIB), budget // MIB
+        if asked:
+            detail = f"LATENTD_MODELS_MB={has}: model {model.id} takes {needs} MiB"
+            raise ConfigurationError(detail, field="LATENTD_MODELS_MB", value=has, bound=needs)
+        log.warning("model not offered: it doesn't fit", model=model.id, needs_mb=needs, models_mb=has)
+    return [model for model in models if model.size <= budget]
+
+
+def _load_first(library: ModelLibrary, name: str, *, asked: bool) -> None:
+    try:
+        library.fill(name)
+    except CheckpointError as error:
+        if asked:
+            raise
+        log.warning("checkpoint left out", model=name, error=error.detail)
+        library.withdraw(name)
+
+
+def load_offered(model: Offered) -> LatentDiffusion:
+    """Load a model that a worker offers. Raises as `load_ready`."""
+    return load_ready(model.folder, str(model.device), model.dtype)
 
 
 def load_ready(folder: Path, device: str, dtype: torch.dtype) -> LatentDiffusion:
@@ -151,14 +197,6 @@ def ready(model: LatentDiffusion) -> LatentDiffusion:
         log.warning("UNet calls aren't captured: they run one kernel after another", model=model.id, error=str(error))
 
     return replace(model, denoiser=replace(model.denoiser, captured=CapturedCalls(model.unet, not_captured)))
-
-
-def _fits(folder: Path, device: str) -> bool:
-    try:
-        size = sum(file.stat().st_size for file in loaded_files(folder))
-    except (CheckpointError, OSError):
-        return True  # loading it tells what is wrong
-    return WIDENING * size <= SHARE * free_memory(device)
 
 
 def free_memory(device: str) -> int:

@@ -9,13 +9,14 @@ import structlog
 import torch
 
 from core.errors import DeadlineMissed, JobFailed
-from jobs.claim import Installed
+from jobs.claim import Holdings
 from jobs.end import Canceled, Failed, HandedBack, Retention, Succeeded
 from jobs.run import JobRun
 from jobs.worker import BatchWorker
 from workers.claim_policy import IDLE_S
 from workers.engine.engine import Engine
 from workers.engine.messages import Aborted, Called, Finished, Outcome, OutOfMemory, Prepared, Stepped
+from workers.library import ModelLibrary
 from workers.metrics.families import WorkerMetrics
 from workers.metrics.step_times import StepTimer
 from workers.objects.storing import ImageStored, InputsLoaded, Report, Storing
@@ -41,7 +42,7 @@ class Loop:
         self,
         worker: BatchWorker,
         engine: Engine,
-        models: Sequence[str],
+        library: ModelLibrary,
         storing: Storing,
         savepoints: Savepoints,
         metrics: WorkerMetrics,
@@ -51,9 +52,11 @@ class Loop:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         redis, breaker, table = worker.connection, CircuitBreaker(clock, worker.connection), RunTable()
-        installed = Installed(engine.loras, engine.controlnets)
-        self.claims = Claims(worker, redis, models, engine.numerics, clock, installed)
-        self.times = StepTimer({model: engine.models[model] for model in models})
+        models = library.offered
+        numerics = {name: engine.numerics(model.dtype, model.packed) for name, model in models.items()}
+        holdings = Holdings(engine.loras, engine.embeddings, engine.controlnets)
+        self.claims = Claims(worker, redis, list(models), numerics, clock, holdings)
+        self.times = StepTimer(models)
         self._engine = engine
         self._storing = storing
         self._metrics = metrics
@@ -65,7 +68,7 @@ class Loop:
         self._isolation = Isolation(table, engine, self._saving, redis, breaker)
         parts = (table, worker, engine, storing, self._events, self._isolation, metrics)
         self._publishing = Publishing(*parts, retention=retention, breaker=breaker)
-        feeders = (table, models, self.claims, engine, storing, self._isolation, self._publishing, metrics)
+        feeders = (table, library, self.claims, engine, storing, self._isolation, self._publishing, metrics)
         self._intake = Intake(*feeders, redis=redis, breaker=breaker, clock=clock)
         self._stop_at: float | None = None
         self._round_at = clock()
@@ -105,6 +108,7 @@ class Loop:
         """Claim, one unit of work, tell and publish; whether there was anything to do."""
         began = self._round_at = self._clock()
         claimed = self._intake.claim() if self._stop_at is None else 0
+        self._intake.load_models()
         self._intake.start_isolated()
         turn_began = self._clock()
         outcomes = self._compute() if self._engine.busy else []
@@ -200,12 +204,12 @@ class Loop:
             self._publishing.end(run, Succeeded(run.result()))
 
     def _end_late(self) -> None:
-        """End late jobs whose pictures are loaded or stored; the engine ends those that it has."""
+        """End late jobs whose model or pictures are loaded or stored; the engine ends those that it has."""
         now = self._clock()
         for run in self._table.among(Phase.LOADING, Phase.WAITING, Phase.STORING):
             if run.deadline is not None and run.deadline <= now:
                 bound = run.request.deadline_ms
-                detail = f"deadline_ms {bound} passed while the job's pictures were loaded or stored"
+                detail = f"deadline_ms {bound} passed while the job's model or pictures were loaded or stored"
                 self._publishing.end(run, Failed(DeadlineMissed(detail, field="deadline_ms", value=bound).problem()))
 
     def _tell(self) -> None:

@@ -6,6 +6,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -13,19 +14,27 @@ import torch
 from redis import Redis
 
 from contract.card import ModelCard
-from contract.redis_keys import CARDS_KEY, CONTROLNETS_KEY, LORAS_KEY, processes_key, serving_key, serving_member
+from contract.redis_keys import (
+    CARDS_KEY,
+    CONTROLNETS_KEY,
+    EMBEDDINGS_KEY,
+    LORAS_KEY,
+    processes_key,
+    serving_key,
+    serving_member,
+)
 from core.settings import Settings, check_models_dir
 from core.storage import open_store
 from jobs.end import Retention
 from jobs.layout import check_layout
 from jobs.worker import BatchWorker
-from workers.catalogue import chosen_cards, find_controlnets, find_loras, write_missing_cards
-from workers.engine.engine import Engine
+from models.checkpoints.card import text_fields
+from workers.catalogue import chosen_cards, find_controlnets, find_embeddings, find_loras, write_missing_cards
 from workers.heartbeat import Heartbeat
-from workers.loading import choose_device, load_engine
+from workers.library import ModelLibrary
+from workers.loading import choose_device, engine_of, open_library
 from workers.loop import Loop
 from workers.metrics.families import WorkerMetrics, listen
-from workers.metrics.flops import row_flops_of
 from workers.metrics.gpu import device_kind, gpu_of
 from workers.objects.storing import Storing
 from workers.objects.sweep import Sweeper, Sweeping
@@ -49,7 +58,7 @@ def worker_name(device: str) -> str:
 
 
 def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Signals) -> None:
-    """Work on the queues of `model_ids` (none: the default ones) on `device` until SIGTERM or SIGINT.
+    """Work on the queues of `model_ids` (none: all) on `device` until SIGTERM or SIGINT.
 
     The first signal drains for up to LATENTD_DRAIN_S, a second hands everything back at once. Before it is ready, a
     worker ends at the first one and has claimed nothing.
@@ -63,27 +72,30 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     check_models_dir(settings)
     port = None if settings.metrics_port is None else listen(settings.metrics_port, settings.metrics_host)
     write_missing_cards(settings.models_dir)
-    engine = load_engine(settings, model_ids, device)
-    cards, kind = _served_cards(settings, engine), device_kind(torch.device(device))
+    library = open_library(settings, model_ids, device)
+    engine = engine_of(settings, library)
+    cards, kind = _served_cards(settings, library), device_kind(torch.device(device))
     redis = connect(settings.redis)
     _patiently(lambda: check_layout(redis))
     worker = _patiently(lambda: BatchWorker(worker_name(device), list(cards), redis))
-    metrics = WorkerMetrics(gpu_of(device, next(iter(engine.models.values())).dtype))
-    metrics.serves({model: card.tasks for model, card in cards.items()}, row_flops_of(engine.models), settings.max_rows)
-    addons = _addons(settings)
-    metrics.paths.models = engine.models
+    metrics = WorkerMetrics(gpu_of(device, next(iter(library.offered.values())).dtype))
+    metrics.serves({model: card.tasks for model, card in cards.items()}, settings.max_rows)
+    for model, network in library.resident.items():
+        metrics.came(model, network)
+    addons = _addons(settings.models_dir)
+    metrics.paths.models = library.resident
     store, hashes = open_store(settings.storage), {model: card.hash for model, card in cards.items()}
     savepoints = Savepoints(connect(settings.redis), store, hashes)
     storing = Storing(store, hashes, savepoints, metrics.storage_errors.inc)
     retention = Retention(settings.retention_s, settings.gone_s)
-    loop = Loop(worker, engine, list(cards), storing, savepoints, metrics, retention=retention)
+    loop = Loop(worker, engine, library, storing, savepoints, metrics, retention=retention)
     metrics_port = None if port is None else metrics.serve(port)
     beating = connect(settings.redis)
     heart = Heartbeat(
         worker,
         beating,
         Reaper(beating, loop.claims.queues.values(), retention, worker.name),
-        list(cards),
+        library.names,
         kind,
         loop.runs,
         loop.times.take,
@@ -98,11 +110,19 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
         heart.start()
         sweeping.start()
         seconds = time.monotonic() - began
-        log.info("ready", worker=worker.name, models=list(cards), metrics_port=metrics_port, seconds=seconds)
+        log.info(
+            "ready",
+            worker=worker.name,
+            models=list(cards),
+            resident=list(library.resident),
+            metrics_port=metrics_port,
+            seconds=seconds,
+        )
         loop.run()
     finally:
         sweeping.stop()
         heart.stop()
+        library.close()
         storing.close()
         savepoints.close()
         _leave(worker, redis, list(cards), kind)
@@ -118,20 +138,27 @@ def _patiently(work: Callable[[], T]) -> T:
         time.sleep(0.05)
 
 
-def _served_cards(settings: Settings, engine: Engine) -> dict[str, ModelCard]:
-    """Cards of the loaded models, with what older cards don't say and the networks do."""
+def _served_cards(settings: Settings, library: ModelLibrary) -> dict[str, ModelCard]:
+    """Cards of the offered models, with what older cards don't say and the networks do."""
+    configs = {model: offered.config for model, offered in library.offered.items()}
     return {
-        model: card.model_copy(update={"context_width": engine.models[model].config.unet.context_dim})
-        for model, card in chosen_cards(settings, list(engine.models)).items()
+        model: card.model_copy(
+            update={
+                "context_width": configs[model].unet.context_dim,
+                "fields": tuple(dict.fromkeys((*card.fields, *text_fields(configs[model])))),
+            }
+        )
+        for model, card in chosen_cards(settings, library.names()).items()
     }
 
 
-def _addons(settings: Settings) -> dict[str, dict[str, str]]:
+def _addons(models_dir: Path) -> dict[str, dict[str, str]]:
     """Cards of what may be added to the models as JSON by id, by the keys that they are published under."""
-    loras, controlnets = find_loras(settings.models_dir), find_controlnets(settings.models_dir)
+    loras, embeddings = find_loras(models_dir), find_embeddings(models_dir)
     return {
         LORAS_KEY: {name: found.card.card.to_json() for name, found in loras.items()},
-        CONTROLNETS_KEY: {name: found.card.card.to_json() for name, found in controlnets.items()},
+        EMBEDDINGS_KEY: {name: found.card.card.to_json() for name, found in embeddings.items()},
+        CONTROLNETS_KEY: {name: found.card.card.to_json() for name, found in find_controlnets(models_dir).items()},
     }
 
 

@@ -75,6 +75,26 @@ GPU = Board(
             kind="stacked",
         ),
         Panel(
+            "Models in memory",
+            "How many workers hold each model; they load others that they serve when a job asks.",
+            one(f"sum by (model) (latentd_model_resident{{{MODEL}}})", "{{model}}"),
+            kind="stacked",
+        ),
+        Panel(
+            "Loads and evictions",
+            "Models that came because a job asked, and that left for another: memory is short where it doesn't rest.",
+            (
+                Query(
+                    f"sum by (model, outcome) (increase(latentd_model_loads_total{{{MODEL}}}[$__rate_interval]))",
+                    "{{model}} load {{outcome}}",
+                ),
+                Query(
+                    f"sum by (model) (increase(latentd_model_evictions_total{{{MODEL}}}[$__rate_interval]))",
+                    "{{model}} eviction",
+                ),
+            ),
+        ),
+        Panel(
             "GPU utilisation",
             "Share of time with a kernel running, as NVML tells.",
             one("latentd_gpu_utilization_ratio", "{{instance}} GPU {{gpu}}"),

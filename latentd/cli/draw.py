@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from contract.job import JobWarning
     from contract.request import JobRequest
     from service.requests.bodies import Body
+    from service.requests.resolution import Known
 
 Out = Annotated[
     Path,
@@ -54,6 +55,12 @@ Negative = Annotated[str | None, typer.Option(help="What the picture must not sh
 Lora = Annotated[
     list[str], typer.Option("--lora", help="A LoRA and its scale, as ID:0.8; alone it has scale 1. Repeatable.")
 ]
+Syntax = Annotated[
+    str, typer.Option("--prompt-syntax", help="plain, or weighted: (word:1.2), [word], BREAK, <lora:id:0.8>.")
+]
+Skip = Annotated[
+    int | None, typer.Option("--clip-skip", help="Layer of CLIP, from the last, that is read; 1 is the last.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N. Default: the first GPU, else the CPU.")]
 
 
@@ -75,6 +82,8 @@ def generate(
     seed: Seed = None,
     num_images: Count = 1,
     lora: Lora = [],  # noqa: B006 (typer copies it)
+    prompt_syntax: Syntax = "plain",
+    clip_skip: Skip = None,
     device: Device = "auto",
     force: Force = False,
     json: Json = False,
@@ -85,7 +94,8 @@ def generate(
         prompt=prompt, class_id=class_id, label=label, width=width, height=height, steps=steps
     )
     fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale, sampler=sampler, eta=eta, seed=seed)
-    fields |= dict(schedule=schedule, guidance_interval=guidance_interval, loras=read_loras(lora))
+    fields |= dict(schedule=schedule, guidance_interval=guidance_interval, loras=read_loras(lora), clip_skip=clip_skip)
+    fields |= read_syntax(prompt_syntax)
     draw(kind, fields | dict(num_images=num_images, model=model), {}, out, device, force=force, json=json)
 
 
@@ -110,6 +120,8 @@ def inpaint(
     seed: Seed = None,
     num_images: Count = 1,
     lora: Lora = [],  # noqa: B006 (typer copies it)
+    prompt_syntax: Syntax = "plain",
+    clip_skip: Skip = None,
     device: Device = "auto",
     force: Force = False,
     json: Json = False,
@@ -120,7 +132,7 @@ def inpaint(
     )
     fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale, steps=steps, seed=seed)
     fields |= dict(num_images=num_images, model=model, schedule=schedule, guidance_interval=guidance_interval)
-    fields |= dict(loras=read_loras(lora))
+    fields |= dict(loras=read_loras(lora), clip_skip=clip_skip) | read_syntax(prompt_syntax)
     draw("inpaint", fields, {"image": image, "mask": mask}, out, device, force=force, json=json)
 
 
@@ -193,6 +205,11 @@ def read_loras(options: list[str]) -> list[dict[str, Any]] | None:
     return [_read_lora(option) for option in options] or None
 
 
+def read_syntax(name: str) -> dict[str, Any]:
+    """Say how texts are read, where that isn't as they stand: tasks without texts know no such field."""
+    return {} if name == "plain" else {"prompt_syntax": name}
+
+
 def _read_lora(option: str) -> dict[str, Any]:
     name, _, scale = option.partition(":")
     try:
@@ -230,9 +247,16 @@ def resolve(
     """The request with every parameter, its model's card, the bytes of the files and what to warn of."""
     from service.http.problems import invalid
     from service.requests.bodies import Body
-    from service.requests.cards import card_folder, choose_card, installed_cards
+    from service.requests.cards import (
+        card_folder,
+        choose_card,
+        installed_cards,
+        installed_controlnets,
+        installed_embeddings,
+        installed_loras,
+    )
     from service.requests.kinds import KINDS
-    from service.requests.resolution import warnings_of
+    from service.requests.resolution import Known, warnings_of
     from workers.catalogue import write_missing_cards
 
     write_missing_cards(settings.models_dir)
@@ -245,22 +269,22 @@ def resolve(
     if body.post.model is None:
         check_model(settings, cards)
     card = choose_card(cards, kind, body.post.model, settings.model)
-    request = _planned(body, card, files, settings)
-    return request, card, data, warnings_of(request, card, card_folder(settings.models_dir, card.id))
+    place = settings.models_dir
+    known = Known(installed_loras(place), installed_embeddings(place), installed_controlnets(place))
+    request = _planned(body, card, files, settings, known)
+    folder = card_folder(settings.models_dir, card.id)
+    return request, card, data, warnings_of(request, card, folder, known.vectors(request))
 
 
-def _planned(body: Body, card: ModelCard, files: dict[str, Path], settings: Settings) -> JobRequest:
+def _planned(body: Body, card: ModelCard, files: dict[str, Path], settings: Settings, known: Known) -> JobRequest:
     """Raises InvalidRequest, of a picture by its path: fields of a request have no name on a command line."""
-    from service.requests.cards import installed_controlnets, installed_loras
-    from service.requests.resolution import KnownAddOns, resolve
+    from service.requests.resolution import resolve
     from service.requests.uploads import read_pictures
 
     seed = secrets.randbelow(2**32) if body.post.seed is None else body.post.seed
     try:
         pictures = read_pictures(body, card, "command", settings.max_pixels)
-        known = KnownAddOns(installed_loras(settings.models_dir), installed_controlnets(settings.models_dir))
-        output_format = body.post.output_format or "png"
-        return resolve(body, card, pictures, seed, output_format, settings.max_pixels, known)
+        return resolve(body, card, pictures, seed, body.post.output_format or "png", settings.max_pixels, known)
     except InvalidRequest as error:
         if error.field not in files:
             raise

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
 
-    from contract.card import ControlNetCard, LoraCard
+    from contract.card import ControlNetCard, EmbeddingCard, LoraCard
     from models.checkpoints.inspect import Report
 
 app = typer.Typer(help="List, inspect and convert checkpoints.", no_args_is_help=True)
@@ -33,20 +33,24 @@ class Target(StrEnum):
 
 @app.command("list")
 def list_models(json: Json = False) -> None:
-    """Show checkpoints, LoRAs and ControlNets of LATENTD_MODELS_DIR, each with its card; a missing one is written."""
+    """Show what LATENTD_MODELS_DIR holds: checkpoints, LoRAs, embeddings and ControlNets; missing cards are written."""
     from models.checkpoints.scan import scan
     from models.controls.scan import scan_controls
+    from models.embeddings.scan import scan_embeddings
     from models.loras.scan import scan_loras
-    from service.requests.cards import installed_cards, installed_controlnets, installed_loras
+    from service.requests.cards import installed_cards, installed_controlnets, installed_embeddings, installed_loras
 
     settings, console = settings_with(), plain()
-    found = scan(settings.models_dir)
-    scanned = [(lora.path, lora.error) for lora in scan_loras(settings.models_dir)]
-    scanned += [(control.path, control.error) for control in scan_controls(settings.models_dir)]
-    cards, loras = installed_cards(settings.models_dir), installed_loras(settings.models_dir)
-    controlnets = installed_controlnets(settings.models_dir)
+    folder = settings.models_dir
+    found = scan(folder)
+    errors = [(lora.path, lora.error) for lora in scan_loras(folder)]
+    errors += [(embedding.path, embedding.error) for embedding in scan_embeddings(folder)]
+    errors += [(control.path, control.error) for control in scan_controls(folder)]
+    cards, loras = installed_cards(folder), installed_loras(folder)
+    embeddings, controlnets = installed_embeddings(folder), installed_controlnets(folder)
     if json:
-        shown: dict[str, Mapping[str, BaseModel]] = {"models": cards, "loras": loras, "controlnets": controlnets}
+        shown: dict[str, Mapping[str, BaseModel]]
+        shown = {"models": cards, "loras": loras, "embeddings": embeddings, "controlnets": controlnets}
         listed = {name: [card.model_dump(mode="json") for card in some.values()] for name, some in shown.items()}
         print_json(listed | {"files": list(map(asdict, found))})
         return
@@ -56,8 +60,9 @@ def list_models(json: Json = False) -> None:
         table.add_row(card.id, ", ".join(card.tasks), size, str(defaults.steps), defaults.sampler, card.licence)
     console.print(table)
     _print_loras(loras, console)
+    _print_embeddings(embeddings, console)
     _print_controlnets(controlnets, console)
-    for path, error in scanned:
+    for path, error in errors:
         if error is not None:
             console.print(f"{path.name}: {error}", soft_wrap=True)
     for item in found:
@@ -86,6 +91,16 @@ def _print_controlnets(controlnets: Mapping[str, ControlNetCard], console: Conso
     console.print(table)
 
 
+def _print_embeddings(embeddings: Mapping[str, EmbeddingCard], console: Console) -> None:
+    if not embeddings:
+        return
+    table = table_of("embedding", "family", "vectors", "width", "licence")
+    for card in embeddings.values():
+        licence = card.licence if card.unserved is None else f"can't be used: {card.unserved}"
+        table.add_row(card.name, card.family or "", str(card.vectors), " + ".join(map(str, card.widths)), licence)
+    console.print(table)
+
+
 @app.command("inspect")
 def inspect_model(
     path: Annotated[Path, typer.Argument(help="A checkpoint: file or folder.")], json: Json = False
@@ -93,9 +108,10 @@ def inspect_model(
     """Say what a checkpoint is, having read all of it; nothing in it is executed."""
     from models.checkpoints.inspect import inspect
     from models.controls.inspect import inspect_control
+    from models.embeddings.inspect import inspect_embedding
     from models.loras.inspect import inspect_lora
 
-    report = inspect_lora(path) or inspect_control(path) or inspect(path)
+    report = inspect_lora(path) or inspect_embedding(path) or inspect_control(path) or inspect(path)
     if json:
         print_json(asdict(report))
     else:

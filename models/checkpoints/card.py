@@ -262,8 +262,21 @@ def _fields(config: ModelConfig, tasks: tuple[str, ...]) -> tuple[str, ...]:
         "class2img": ("class_id", "label", "width", "height"),
         "semantic2img": ("image",),
     }
-    fields = (*text, *guided, *told, *(field for task in tasks for field in by_task[task]), *COMMON)
+    fields = (
+        *text,
+        *text_fields(config),
+        *guided,
+        *told,
+        *(field for task in tasks for field in by_task[task]),
+        *COMMON,
+    )
     return tuple(dict.fromkeys(fields))
+
+
+def text_fields(config: ModelConfig) -> tuple[str, ...]:
+    """List what is said of how texts are read, which CLIP alone can do in more than one way."""
+    text = config.conditioner
+    return ("prompt_syntax", "clip_skip") if isinstance(text, TextConfig) and text.kind == "clip" else ()
 
 
 def _told(config: ModelConfig) -> tuple[str, ...]:

@@ -71,6 +71,14 @@ class TextConfig:
         return self.towers[0].kind
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Told:
+    """What a CLIP tower is told beside tokens."""
+
+    clip_skip: int | None = None  # the layer from the last whose output is the context, 1 the last; None: the model's
+    vectors: Tensor | None = None  # k d, of token numbers from vocab_size on
+
+
 class Encoded(NamedTuple):
     """What a prompt became."""
 
@@ -86,8 +94,8 @@ class TextTower(nn.Module, ABC):
         self.config = config
 
     @abstractmethod
-    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Encoded:
-        """Encode ids b n; `mask` b n is 1 at tokens and 0 at padding."""
+    def forward(self, ids: Tensor, mask: Tensor | None = None, told: Told | None = None) -> Encoded:
+        """Encode ids b n; `mask` b n is 1 at tokens and 0 at padding; `told` is for towers of CLIP."""
 
 
 class TextEncoder(nn.Module):
@@ -98,13 +106,14 @@ class TextEncoder(nn.Module):
         self.config = config
         self.towers = nn.ModuleList(towers)
 
-    def forward(self, tokens: Sequence[Tokens]) -> Encoded:
-        """Encode token numbers and masks, both b n, of each tower.
+    def forward(self, tokens: Sequence[Tokens], told: Sequence[Told] | None = None) -> Encoded:
+        """Encode token numbers and masks, both b n, of each tower, which is `told` more.
 
         Raises:
             ValueError: there are more or fewer of them than towers.
         """
-        parts: list[Encoded] = [tower(*own) for tower, own in zip(self.towers, tokens, strict=True)]
+        each = [None] * len(self.towers) if told is None else told
+        parts: list[Encoded] = [tower(*own, more) for tower, own, more in zip(self.towers, tokens, each, strict=True)]
         pooled = next((part.pooled for part in parts if part.pooled is not None), None)
         if len(parts) == 1:
             return parts[0]
@@ -141,7 +150,12 @@ class LdmTower(TextTower):
         self.layers = nn.ModuleList(LdmTextLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
 
-    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Encoded:  # noqa: ARG002 (padding is read)
+    def forward(
+        self,
+        ids: Tensor,
+        mask: Tensor | None = None,  # noqa: ARG002 (padding is read)
+        told: Told | None = None,  # noqa: ARG002
+    ) -> Encoded:
         x: Tensor = self.tokens(ids) + self.positions.weight[: ids.shape[1]]  # b n d
         for layer in self.layers:
             x = layer(x)  # b n d

@@ -6,6 +6,8 @@ so that this module is imported by who needs it (`make`), at best in a thread wh
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from transformers.models.bert.modeling_bert import BertModel
 from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
-from models.networks.conditioning import Encoded, TextTower, TowerConfig
+from models.networks.conditioning import Encoded, TextTower, Told, TowerConfig
 
 
 class BertTower(TextTower):
@@ -27,7 +29,12 @@ class BertTower(TextTower):
         # Buffers that no file holds would stay on the meta device; `forward` says what they say.
         del self.bert.embeddings.position_ids, self.bert.embeddings.token_type_ids
 
-    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Encoded:
+    def forward(
+        self,
+        ids: Tensor,
+        mask: Tensor | None = None,
+        told: Told | None = None,  # noqa: ARG002 (CLIP's)
+    ) -> Encoded:
         """Encode ids b n; `mask` b n is 1 at tokens and 0 at padding."""
         seen = mask if self.config.masked else None
         types = torch.zeros_like(ids)
@@ -51,16 +58,41 @@ class ClipTower(TextTower):
         if config.pooled is not None:
             self.text_projection = nn.Linear(config.width, config.pooled, bias=False)
 
-    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Encoded:  # noqa: ARG002 (causal: padding comes last)
-        """Encode ids b n."""
-        config = self.config
-        out = self.text_model(ids, position_ids=_positions(ids), output_hidden_states=True)
-        state = out.hidden_states[-1 - config.skip]  # b n d
+    def forward(
+        self,
+        ids: Tensor,
+        mask: Tensor | None = None,  # noqa: ARG002 (causal: padding comes last)
+        told: Told | None = None,
+    ) -> Encoded:
+        """Encode ids b n, of which those from vocab_size on are vectors that it is `told`."""
+        config, told = self.config, told or Told()
+        with self._knowing(ids, told.vectors):
+            known = ids if told.vectors is None else ids.clamp(max=config.vocab_size - 1)
+            out = self.text_model(known, position_ids=_positions(ids), output_hidden_states=True)
+        state = out.hidden_states[-1 - config.skip if told.clip_skip is None else -told.clip_skip]  # b n d
         context = self.text_model.final_layer_norm(state) if config.final_norm else state
         if config.pooled is None:
             return Encoded(context)
         end = (ids == config.end_token).int().argmax(dim=1)  # b, the first one where padding is the same token
         return Encoded(context, self.text_projection(out.last_hidden_state[torch.arange(len(ids)), end]))
+
+    @contextmanager
+    def _knowing(self, ids: Tensor, vectors: Tensor | None) -> Iterator[None]:
+        """Let vectors k d take their places among the embeddings of ids b n, before positions are added."""
+        if vectors is None:
+            yield
+            return
+        own = (ids - self.config.vocab_size)[..., None]  # b n 1
+
+        def put(_module: nn.Module, _args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+            given = vectors.to(out)[own.squeeze(-1).clamp(min=0)]  # b n d
+            return torch.where(own >= 0, given, out)
+
+        hook = self.text_model.embeddings.token_embedding.register_forward_hook(put)
+        try:
+            yield
+        finally:
+            hook.remove()
 
 
 def _fields(config: TowerConfig) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Samplers that ask the network twice a step: heun, dpm2, dpm2_a, dpmpp_2s_a and dpmpp_sde of k-diffusion.
 
-The first row goes from z to the latent at which the network is asked again, and stores z itself, p = z_t: its x0
-enters by `raw`. The second row starts there and takes the step from the stored z. A step to no noise is a single row,
-and so is one from (nearly) no signal, where σ → ∞ magnifies what the two answers differ by.
+The first row goes from z to the latent z_m at which the network is asked again. The second row starts there; what it
+needs of the first one is stored: the network's output, or z itself where z_m has fresh noise in it or isn't read. A
+step to no noise is a single row, and so is one from (nearly) no signal, where σ → ∞ magnifies what the two answers
+differ by.
 """
 
 from __future__ import annotations
@@ -93,11 +94,20 @@ def _pair(
     start = interval.start
     keep, weight, spread = transfer(start, middle, eta)
     out, z = x0_form(schedule.config.prediction, start)
-    first = Row(
-        interval.t, start.alpha, start.sigma, 0.0, 1.0, keep + weight * z, (0.0,), step,
-        noise=spread, raw=weight * out,
-    )  # fmt: skip
-    ending = x0_row(Interval(t, middle, interval.end), schedule.config, step, second.keep, (second.x0, second.stored))
+    to_middle, by_output = keep + weight * z, weight * out  # z_m = to_middle·z + by_output·network
+    if spread or not second.keep:
+        last = (second.keep, second.x0, second.stored)
+        first = Row(
+            interval.t, start.alpha, start.sigma, 0.0, 1.0, to_middle, (0.0,), step, noise=spread, raw=by_output,
+        )  # fmt: skip
+    else:
+        # z and z_m are nearly the same, with large weights that nearly cancel: z is taken from z_m and the output.
+        per_z = second.stored / to_middle
+        last = (second.keep + per_z, second.x0, -per_z * by_output)
+        first = Row(
+            interval.t, start.alpha, start.sigma, 1.0, 0.0, to_middle, (by_output,), step, preview_p=out, preview_z=z,
+        )  # fmt: skip
+    ending = x0_row(Interval(t, middle, interval.end), schedule.config, step, last[0], last[1:])
     return first, replace(ending, noise=second.noise)
 
 

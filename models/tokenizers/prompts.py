@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ CLIP_FILE = PACKAGE / "tokenizers" / "clip" / "tokenizer.json"
 BERT_FILE = PACKAGE / "tokenizers" / "bert" / "tokenizer.json"  # bert-base-uncased's vocabulary
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PromptTokenizer:
     """`tokenizers` with truncation and padding to `window`."""
 
@@ -34,6 +35,24 @@ class PromptTokenizer:
         ids = torch.tensor([e.ids for e in encodings], dtype=torch.int64)  # b n
         mask = torch.tensor([e.attention_mask for e in encodings], dtype=torch.int64)  # b n
         return ids, mask
+
+    def pieces(self, text: str) -> list[tuple[int, str]]:
+        """Return the tokens of a part of a prompt, however many, each with its text from the end of the one before."""
+        encoding = self._whole.encode(text, add_special_tokens=False)
+        ends = [end for _, end in encoding.offsets]
+        return [(number, text[a:b]) for number, a, b in zip(encoding.ids, [0, *ends], ends, strict=False)]
+
+    def framed(self, numbers: Sequence[int]) -> list[int]:
+        """Put up to window - 2 tokens between start and end, and pad."""
+        start, end, *padding = self.tokenizer.encode("").ids
+        return [start, *numbers, end, *padding[len(numbers) :]]
+
+    @cached_property
+    def _whole(self) -> Tokenizer:
+        whole = Tokenizer.from_str(self.tokenizer.to_str())
+        whole.no_truncation()
+        whole.no_padding()
+        return whole
 
 
 def load_tokenizer(folder: Path, positions: int, *, special_pad: bool = False) -> PromptTokenizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from service.http.origins import SAFE_METHODS
 from service.single_flight import SingleFlight
 
 _BEARER = re.compile(r"Bearer +(\S+)", re.IGNORECASE)
+_BASIC = re.compile(r"Basic +(\S+)", re.IGNORECASE)
+_BY_PASSWORD = ("/sdapi/", "/internal/")  # the web UI's clients know no other way
 _IMAGE = "/v1/images/"
 
 # Generic cell rate algorithm: one number a key, when its allowance is whole again. A burst of one minute's requests.
@@ -89,7 +92,7 @@ async def authorize(
         Forbidden: the key lacks the scope; a signed URL expired or was changed.
         RateLimited: the key's requests a minute are used up.
     """
-    token = _token(headers)
+    token = _token(headers, asked["path"])
     made, key = (await keys_made.answer(), None) if token is None else await _look_up(redis, token)
     if not (required or made):
         return Caller(urls=ImageUrls(prefix))
@@ -105,13 +108,22 @@ async def authorize(
     return Caller(key, ImageUrls(prefix, signer))
 
 
-def _token(headers: Headers) -> str | None:
-    """Return the bearer token as sent; None without the header."""
+def _token(headers: Headers, path: str) -> str | None:
+    """Return the token as sent, bearer or, to the web UI's paths, the password; None without the header."""
     sent = headers.get("authorization")
     if sent is None:
         return None
+    if path.startswith(_BY_PASSWORD) and (basic := _BASIC.fullmatch(sent.strip())) is not None:
+        return _password(basic[1])
     found = _BEARER.fullmatch(sent.strip())
     return found[1] if found else ""
+
+
+def _password(credentials: str) -> str:
+    try:
+        return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _missing(token: str | None) -> str:

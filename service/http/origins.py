@@ -40,7 +40,7 @@ class OriginPolicy:
         sent = headers.get("origin")
         if scope["method"] in SAFE_METHODS or sent is None or self.other(headers) is not None:
             return
-        own, origin = self._own(scope, headers), parse_origin(sent)
+        own, origin = self.own(scope, headers), parse_origin(sent)
         if origin is None or origin != own:
             bound = "the service's own origin" if own is None else str(own)
             detail = f"origin {shown(sent)!r} may not change anything here; the service's own is {bound}"
@@ -72,7 +72,7 @@ class OriginPolicy:
         asks = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
         return asks and self.other(headers) is not None
 
-    def _own(self, scope: Scope, headers: Headers) -> Origin | None:
+    def own(self, scope: Scope, headers: Headers) -> Origin | None:
         """Return the origin at which the client sees the service."""
         return self._public or parse_authority(self._scheme(scope, headers), headers.get("host", ""))
 

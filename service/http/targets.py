@@ -13,7 +13,7 @@ from service.http.problems import shown
 
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)(/.*)?", re.IGNORECASE | re.DOTALL)
 # A client that adds a slash means the same; pages aren't here, whose relative URLs would change their meaning.
-_SLASHED = re.compile(r"(/v1/.+|/livez|/readyz|/metrics|/openapi\.json)/")
+_SLASHED = re.compile(r"((?:/sdapi)?/v1/.+|/livez|/readyz|/metrics|/openapi\.json)/")
 
 
 def normalised(scope: Scope, prefix: str) -> Scope:

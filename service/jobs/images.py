@@ -98,17 +98,30 @@ async def picture_response(
         return Response(status_code=304, headers=kept)
     if download:  # a presigned URL can't name the file
         kept["Content-Disposition"] = f'attachment; filename="{image_id}.{info.format}"'
-    try:
-        stored = await store.get_async(found.path)
-    except FileNotFoundError as error:
-        raise Gone(f"the file of image {image_id} is gone", field="id", value=image_id) from error
-    if stored.meta["size"] != info.bytes:
-        raise _damaged(info, f"{stored.meta['size']} bytes", f"{info.bytes} bytes")
+    stored = await _open(store, found)
     if info.bytes <= CHUNK:
         data = b"".join([chunk async for chunk in _checked(stored, info)])
         return Response(data, media_type=MEDIA_TYPES[info.format], headers=kept)
     kept["Content-Length"] = str(info.bytes)
     return StreamingResponse(_checked(stored, info), media_type=MEDIA_TYPES[info.format], headers=kept)
+
+
+async def read_image(redis: Redis, store: Store, caller: Caller, image_id: str) -> bytes:
+    """Read a whole image. Raises as `picture_response`."""
+    found = await find_image(redis, caller, image_id)
+    return b"".join([chunk async for chunk in _checked(await _open(store, found), found.info)])
+
+
+async def _open(store: Store, found: LocatedImage) -> GetResult:
+    """Begin to read a file that is as long as it was told."""
+    info = found.info
+    try:
+        stored = await store.get_async(found.path)
+    except FileNotFoundError as error:
+        raise Gone(f"the file of image {info.id} is gone", field="id", value=info.id) from error
+    if stored.meta["size"] != info.bytes:
+        raise _damaged(info, f"{stored.meta['size']} bytes", f"{info.bytes} bytes")
+    return stored
 
 
 async def redirect(public: S3Store, redis: Redis, caller: Caller, image_id: str) -> Response:

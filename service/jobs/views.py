@@ -24,6 +24,7 @@ from service.auth.signing import PLAIN, ImageUrls
 from service.http.problems import shown
 
 PAGE = 100  # ids read at once while a filtered list looks for matches
+MOST_PAGES = 20  # of ids that one call looks through: what it hasn't found by then, the next page goes on with
 
 Hash = Mapping[str, str]
 
@@ -42,6 +43,12 @@ class ListQuery(BaseModel):
 
     status: Status | None = Field(default=None, description="Jobs in this state only.")
     kind: Kind | None = Field(default=None, description="Jobs of this kind only.")
+    q: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="Jobs whose prompt or negative prompt holds this text only; case is ignored.",
+    )
     limit: int = Field(default=20, ge=1, le=100, description="Most jobs in the answer.")
     cursor: str | None = Field(default=None, max_length=200, description="`next_cursor` of the page before.")
 
@@ -151,27 +158,41 @@ def _time(values: Hash, field: str) -> datetime | None:
 async def list_jobs(redis: Redis, backlogs: Backlogs, caller: Caller, query: ListQuery) -> JobPage:
     """List jobs, newest first, from the cursor on. Expired ones are passed over until a worker sweeps them.
 
+    A page is shorter than its limit, but has a next one, where MOST_PAGES of ids had no more that match.
+
     Raises:
         InvalidRequest: the cursor is none that a list gave.
     """
+    found, rest = await _find(redis, caller.listed, query)
+    page = found[: query.limit]
+    jobs = await views(redis, backlogs, caller.urls, [values for _, values in page])
+    return JobPage(items=jobs, next_cursor=page[-1][0] if len(found) > query.limit else rest)
+
+
+async def _find(redis: Redis, owner: str, query: ListQuery) -> tuple[list[tuple[str, Hash]], str | None]:
+    """Find matching jobs, one more than the limit if there are, and where to go on if not all ids were looked at."""
     found: list[tuple[str, Hash]] = []
     position = _parse_cursor(query.cursor)
-    while len(found) <= query.limit:
-        batch = await _after(redis, caller.listed, position)
+    for _ in range(MOST_PAGES):
+        batch = await _after(redis, owner, position)
         if not batch:
-            break
+            return found, None
         found += [(_cursor(job_id, score), h) for job_id, score, h in batch if h is not None and _matches(h, query)]
         position = (batch[-1][1], batch[-1][0])
-    page = found[: query.limit]
-    more = len(found) > query.limit
-    jobs = await views(redis, backlogs, caller.urls, [values for _, values in page])
-    return JobPage(items=jobs, next_cursor=page[-1][0] if more else None)
+        if len(found) > query.limit:
+            break
+    return found, None if position is None else _cursor(position[1], position[0])
 
 
 def _matches(values: Hash, query: ListQuery) -> bool:
     if query.status is not None and values["status"] != query.status:
         return False
-    return query.kind is None or JobRecord.read(values["record"]).request.kind == query.kind
+    if query.kind is None and query.q is None:
+        return True
+    request = JobRecord.read(values["record"]).request
+    if query.kind is not None and request.kind != query.kind:
+        return False
+    return query.q is None or query.q.casefold() in f"{request.text}\n{request.negative_text}".casefold()
 
 
 async def _after(redis: Redis, owner: str, position: tuple[int, str] | None) -> list[tuple[str, int, Hash | None]]:

@@ -77,9 +77,9 @@ async def read_body(request: Request, task: TaskKind[Any]) -> Body:
 def _from_json(data: bytes, *, task: TaskKind[Any]) -> Body:
     if len(data) > SHORT_BYTES:
         _check_long(data, task)
-    fields = _parse(data)
+    fields = parse_object(data)
     _check_known(fields, task)
-    files = {name: _decode(name, fields.pop(name)) for name in task.files if fields.get(name) is not None}
+    files = {name: decode_base64(name, fields.pop(name)) for name in task.files if fields.get(name) is not None}
     if task.controlled:
         files |= _control_pictures(fields)
     try:
@@ -93,11 +93,17 @@ def _control_pictures(fields: dict[str, Any]) -> dict[str, bytes]:
     controls, files = fields.get("controls"), {}
     for number, control in enumerate(controls if isinstance(controls, list) else ()):
         if isinstance(control, dict) and control.get("image") is not None:
-            files[control_name(number)] = _decode("controls", control.pop("image"), f"controls.{number}.image")
+            picture = decode_base64("controls", control.pop("image"), f"controls.{number}.image")
+            files[control_name(number)] = picture
     return files
 
 
-def _parse(data: bytes) -> dict[str, Any]:
+def parse_object(data: bytes) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        MalformedRequest: it isn't JSON, or no object.
+    """
     try:
         fields = from_json(data, allow_inf_nan=False)
     except ValueError as error:
@@ -113,6 +119,15 @@ def _check_long(data: bytes, task: TaskKind[Any]) -> None:
         beginning = from_json(data[:SHORT_BYTES], allow_inf_nan=False, allow_partial=True)
         if isinstance(beginning, dict):
             _check_known(beginning, task)
+    check_marks(data)
+
+
+def check_marks(data: bytes) -> None:
+    """Check that a JSON body makes no more objects than a request can have.
+
+    Raises:
+        MalformedRequest: it does.
+    """
     marks = sum(data.count(mark) for mark in (b",", b":", b"[", b"{"))
     if marks > MAX_MARKS:
         detail = f"the body has {marks} commas, colons and brackets; at most {MAX_MARKS}"
@@ -137,7 +152,7 @@ def _from_form(data: bytes, *, content_type: str, task: TaskKind[Any]) -> Body:
             _check_part(part.name, task)
             files[part.name] = part.data
         elif part.name in _file_names(task):
-            files[part.name] = _decode(part.name, part.text)
+            files[part.name] = decode_base64(part.name, part.text)
         else:
             fields[part.name] = part.text
     try:
@@ -176,8 +191,12 @@ def _check_controls(post: Post, files: Mapping[str, bytes]) -> None:
         raise InvalidRequest(f"{name} is the picture of no control; there are {count}", field="controls", value=name)
 
 
-def _decode(field: str, value: Any, name: str | None = None) -> bytes:
-    """Decode base64, with or without a `data:` prefix and line breaks; `name` is more exact than the field's."""
+def decode_base64(field: str, value: Any, name: str | None = None) -> bytes:
+    """Decode base64, with or without a `data:` prefix and line breaks; `name` is more exact than the field's.
+
+    Raises:
+        InvalidRequest: `value` is none.
+    """
     name = name or field
     if not isinstance(value, str):
         raise InvalidRequest(f"{name} must be base64 text", field=field, value=shown(value), bound="base64 text")

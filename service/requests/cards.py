@@ -16,9 +16,12 @@ from redis.asyncio import Redis
 from contract.base import Kind, Wire
 from contract.card import (
     CONTROLNET_FOLDERS,
+    EMBEDDING_FOLDERS,
     LORA_FOLDERS,
     ControlNetCard,
+    EmbeddingCard,
     InstalledControlNet,
+    InstalledEmbedding,
     InstalledLora,
     LoraCard,
     ModelCard,
@@ -39,11 +42,14 @@ log = structlog.get_logger("service")
 
 
 class ListedCard(ModelCard):
-    """A card and whether a live worker holds the model."""
+    """A card and whether a live worker serves the model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    loaded: bool = Field(description="Whether a live worker holds it; requests for others are accepted and wait.")
+    loaded: bool = Field(
+        description="Whether a live worker serves it, from memory or by loading it; requests for others "
+        "are accepted and wait."
+    )
 
 
 def installed_cards(models_dir: Path) -> dict[str, ModelCard]:
@@ -139,24 +145,37 @@ def installed_controlnets(models_dir: Path) -> dict[str, ControlNetCard]:
     return {card.id: card.card for card in found if card is not None}
 
 
+def installed_embeddings(models_dir: Path) -> dict[str, EmbeddingCard]:
+    """Read the cards of a models directory's embeddings by name; one that doesn't validate is logged once, left out."""
+    found = (_load(path, InstalledEmbedding) for path in add_on_card_files(models_dir, EMBEDDING_FOLDERS))
+    return {card.name: card.card for card in found if card is not None}
+
+
 class AddOnRegistry(Generic[C]):
-    """All LoRAs known now, or all ControlNets."""
+    """All LoRAs known now, or all embeddings, or all ControlNets."""
 
     def __init__(self, redis: Redis, key: str, form: type[C], installed: Callable[[], dict[str, C]]) -> None:
         self._redis = redis
         self._key = key
         self._form = form
         self._installed = installed
+        self._recent: tuple[float, dict[str, C]] = (-math.inf, {})  # when it was read
+
+    async def recent(self) -> dict[str, C]:
+        """Return what `all` does, at most RECENT_S old: every prompt of a model with CLIP may name embeddings."""
+        read_at, cards = self._recent
+        return cards if time.monotonic() - read_at < RECENT_S else await self.all()
 
     async def all(self) -> dict[str, C]:
-        """Read cards by id, in order of their ids; what a worker published wins."""
+        """Read cards by id or name, in order of them; what a worker published wins."""
         published: Any = await self._redis.hgetall(self._key)
         cards = self._installed()
         for name, text in published.items():
             card = _parse(text, "published by a worker", self._form.read)
             if card is not None:
                 cards[name] = card
-        return dict(sorted(cards.items()))
+        self._recent = time.monotonic(), dict(sorted(cards.items()))
+        return self._recent[1]
 
 
 def find_card(cards: Mapping[str, ModelCard], model: str) -> ModelCard:

@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict
 from contract.job import JobWarning
 from contract.request import CONTROL
 from core.pictures import MaskMode, lossless, mask_remark, open_upload, read_label_map, read_mask
+from core.reframing import Frame, reframe
 
 Size: TypeAlias = tuple[int, int]  # width and height after EXIF rotation
-How: TypeAlias = Literal["nothing", "picture", "picture_and_mask", "label_map"]
+How: TypeAlias = Literal["nothing", "picture", "picture_and_mask", "label_map", "framed"]
 ANY_CLASS = 2**16  # where the card doesn't say how many there are
 
 
@@ -27,6 +28,7 @@ class Reading(BaseModel):
     max_pixels: int
     mask_mode: MaskMode = "white"
     classes: int = ANY_CLASS
+    frame: Frame = Frame()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,15 @@ def _label_map(files: Mapping[str, bytes], reading: Reading) -> Decoded:
     return Decoded({"image": read_label_map(files["image"], reading.classes, reading.max_pixels)})
 
 
+def _framed(files: Mapping[str, bytes], reading: Reading) -> Decoded:
+    """Bring the image, and the mask over it if there is one, to the size that other APIs' requests name."""
+    return Decoded(reframe(files["image"], files.get("mask"), reading.frame, reading.max_pixels))
+
+
 _WAYS: Mapping[How, Callable[[Mapping[str, bytes], Reading], Decoded]] = {
     "nothing": _nothing,
     "picture": _picture,
     "picture_and_mask": _picture_and_mask,
     "label_map": _label_map,
+    "framed": _framed,
 }

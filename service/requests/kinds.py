@@ -26,7 +26,7 @@ Examples: TypeAlias = Mapping[str, Mapping[str, object]]
 # Fields that a model may lack; all others concern the job.
 DRAWING = frozenset({"steps", "sampler", "eta"})
 GUIDANCE = frozenset({"guidance_scale"})
-TEXT = frozenset({"prompt", "negative_prompt"}) | GUIDANCE
+TEXT = frozenset({"prompt", "negative_prompt", "clip_skip"}) | GUIDANCE
 TOLD = TEXT | frozenset(parameters.TOLD)
 SIZE = frozenset({"width", "height"})
 _PICTURE = "iVBORw0KGgo…"

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import from_json
 
 from contract.lanes import Lane
+from contract.prompts import PromptSyntax
 from contract.request import SEEDS, Determinism, MaskMode, OutputFormat, Preprocess
 from contract.samplers import MOST_TIMESTEPS, Schedule
 
@@ -26,6 +27,7 @@ MAX_LORAS = 8
 MAX_LORA_SCALE = 4.0
 MAX_CONTROLS = 4
 MAX_CONTROL_SCALE = 2.0
+MAX_CLIP_SKIP = 12
 DRAWN = -1  # as a seed: what other tools write for none
 
 
@@ -197,6 +199,17 @@ class Prompted(Guided):
         BeforeValidator(_parsed),
         AfterValidator(_each_once),
     ] = None
+    prompt_syntax: PromptSyntax = Field(
+        default="plain",
+        description="weighted: (word:1.2), [word], BREAK and <lora:id:0.8> as in AUTOMATIC1111, of any length; for "
+        "models that read text by CLIP.",
+    )
+    clip_skip: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_CLIP_SKIP,
+        description="Layer of CLIP, from the last, that is read: 1 is the last. Default: the model's.",
+    )
 
 
 class Drawn(Prompted):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from dataclasses import field as made
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
-from contract.card import ControlNetCard, LoraCard, ModelCard
+from pydantic import ValidationError
+
+from contract.card import ControlNetCard, EmbeddingCard, LoraCard, ModelCard
 from contract.job import JobWarning
+from contract.prompts import named, split_loras
 from contract.request import (
     CONTROL,
     AppliedControl,
+    AppliedEmbedding,
     AppliedLora,
     JobRequest,
     OutputFormat,
@@ -26,8 +31,8 @@ from core.errors import InvalidRequest, NotFound
 from core.pictures import check_control_size, check_sides
 from service.http.problems import shown
 from service.requests.bodies import Body
-from service.requests.posts import ControlPost, Drawn, LoraPost, Post, Prompted
-from service.requests.tokens import count_tokens
+from service.requests.posts import MAX_LORAS, ControlPost, Drawn, LoraPost, Post, Prompted
+from service.requests.tokens import Tokens, count_chunks, count_tokens
 from service.requests.uploads import Pictures
 
 SHOWN_ADD_ONS = 20  # of those that are known, in a refusal
@@ -35,14 +40,19 @@ A = TypeVar("A", LoraCard, ControlNetCard)
 
 
 @dataclass(frozen=True, slots=True)
-class KnownAddOns:
-    """The LoRAs and ControlNets that a request may name, by id."""
+class Known:
+    """What requests may name beside a model: LoRAs and ControlNets by id, embeddings by name."""
 
-    loras: Mapping[str, LoraCard] = made(default_factory=dict)
-    controlnets: Mapping[str, ControlNetCard] = made(default_factory=dict)
+    loras: Mapping[str, LoraCard]
+    embeddings: Mapping[str, EmbeddingCard]
+    controlnets: Mapping[str, ControlNetCard]
+
+    def vectors(self, request: JobRequest) -> dict[str, int]:
+        """Count the vectors of the embeddings that a request names, by their lower-case names."""
+        return {each.name.lower(): self.embeddings[each.name].vectors for each in request.applied_embeddings}
 
 
-NONE_KNOWN = KnownAddOns()
+NOTHING = Known({}, {}, {})
 
 
 def resolve(
@@ -52,12 +62,13 @@ def resolve(
     seed: int,
     output_format: OutputFormat,
     max_pixels: int,
-    known: KnownAddOns = NONE_KNOWN,
+    known: Known = NOTHING,
 ) -> JobRequest:
     """Fill in every parameter.
 
     Raises:
-        InvalidRequest: a field, sampler, size, add-on or map that the model, the format or the service can't do.
+        InvalidRequest: a field, sampler, size, prompt, add-on or map that the model, the format or the service can't
+            do.
         NotFound: a LoRA or ControlNet that isn't known.
     """
     _check_fields(body, card)
@@ -83,14 +94,69 @@ def resolve(
         "preview_every": post.preview_every,
         "webhook_url": post.webhook_url,
     }
-    if isinstance(post, Prompted) and post.loras:
-        values["loras"] = [_applied(lora, known.loras, card) for lora in post.loras]
     if isinstance(post, Drawn) and post.controls:
         values["controls"] = _applied_controls(post.controls, known.controlnets, card, pictures.uploads)
         for control in values["controls"]:
             check_control_size(control.id, (control.image.width, control.image.height), (width, height))
     uploads = {name: upload for name, upload in pictures.uploads.items() if not name.startswith(CONTROL)}
-    return parse_request(values | body.task.resolve(post, card) | uploads)
+    values |= body.task.resolve(post, card) | uploads
+    return parse_request(values | _texts(post, values, card, known) if isinstance(post, Prompted) else values)
+
+
+def _texts(post: Prompted, values: Mapping[str, Any], card: ModelCard, known: Known) -> dict[str, Any]:
+    """Resolve what the texts name, and say how they are read."""
+    texts = {name: values[name] or "" for name in ("prompt", "negative_prompt")}
+    loras, clip = list(post.loras or ()), "prompt_syntax" in card.fields
+    if post.prompt_syntax == "weighted":
+        if not clip:
+            detail = f"prompt_syntax is weighted; model {card.id} has no text encoder of CLIP and reads plain prompts"
+            raise InvalidRequest(detail, field="prompt_syntax", value=post.prompt_syntax, bound="plain")
+        texts["prompt"], tags = split_loras(texts["prompt"])
+        loras = _with_tags(loras, tags, known.loras)
+    resolved: dict[str, Any] = {"prompt": texts["prompt"], "loras": [_applied(x, known.loras, card) for x in loras]}
+    if clip:
+        embeddings = _embeddings(texts, post, card, known.embeddings)
+        resolved |= {"prompt_syntax": post.prompt_syntax, "clip_skip": post.clip_skip, "embeddings": embeddings}
+    return resolved
+
+
+def _with_tags(
+    loras: list[LoraPost], tags: Sequence[tuple[str, str | None]], known: Mapping[str, LoraCard]
+) -> list[LoraPost]:
+    """Add the LoRAs that a prompt names, within the bounds of the field `loras`."""
+    for name, scale in tags:
+        plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name)  # as ids are made of files' names
+        try:
+            loras.append(LoraPost.model_validate({"id": name if name in known else plain, "scale": scale or 1.0}))
+        except ValidationError as error:
+            detail = f"<lora:{name}:{scale or ''}> in prompt: must be <lora:ID:SCALE>, {error.errors()[0]['msg']}"
+            raise InvalidRequest(detail, field="prompt", value=scale, bound="<lora:ID:SCALE>") from error
+    ids = [lora.id for lora in loras]
+    if len(set(ids)) < len(ids) or len(ids) > MAX_LORAS:
+        detail = f"prompt and loras name {', '.join(ids)}: must be each LoRA once, at most {MAX_LORAS}"
+        raise InvalidRequest(detail, field="loras", value=ids, bound=MAX_LORAS)
+    return loras
+
+
+def _embeddings(
+    texts: Mapping[str, str], post: Prompted, card: ModelCard, known: Mapping[str, EmbeddingCard]
+) -> list[AppliedEmbedding]:
+    """Find the embeddings that the texts name."""
+    by_name = {embedding.name.lower(): embedding for embedding in known.values()}
+    found = [name for where, text in texts.items() for name in named(text, post.prompt_syntax, by_name, where)]
+    return [_embedding(by_name[name], card) for name in sorted(set(found))]
+
+
+def _embedding(embedding: EmbeddingCard, model: ModelCard) -> AppliedEmbedding:
+    if embedding.unserved is not None:
+        detail = f"embedding {embedding.name!r} can't be used: {embedding.unserved}"
+        raise InvalidRequest(detail, field="prompt", value=embedding.name)
+    width = sum(embedding.widths)
+    if model.context_width is not None and width != model.context_width:
+        of = embedding.family or "another family"
+        detail = f"embedding {embedding.name!r} is for {of}, {width} wide; model {model.id} reads {model.context_width}"
+        raise InvalidRequest(detail, field="prompt", value=embedding.name, bound=model.context_width)
+    return AppliedEmbedding(name=embedding.name, hash=embedding.hash)
 
 
 def _applied(post: LoraPost, known: Mapping[str, LoraCard], model: ModelCard) -> AppliedLora:
@@ -203,12 +269,23 @@ def _timesteps(post: Post, timesteps: Sequence[int]) -> tuple[int, ...]:
     return tuple(timesteps)
 
 
-def warnings_of(request: JobRequest, card: ModelCard, folder: Path | None) -> tuple[JobWarning, ...]:
-    """Quote what the model won't read or use."""
+def tokens_of(
+    request: JobRequest, card: ModelCard, folder: Path | None, text: str, vectors: Mapping[str, int]
+) -> Tokens:
+    """Count the tokens of a text as this request has it read; `vectors` are those of `Known`."""
+    if request.syntax == "plain" and not vectors:
+        return count_tokens(card, folder, text)
+    return count_chunks(card, folder, text, request.syntax, vectors)
+
+
+def warnings_of(
+    request: JobRequest, card: ModelCard, folder: Path | None, vectors: Mapping[str, int] = MappingProxyType({})
+) -> tuple[JobWarning, ...]:
+    """Quote what the model won't read or use; `vectors` are those of `Known`."""
     texts: Mapping[str, str] = {"prompt": request.text, "negative_prompt": request.negative_text}
     found = []
     for field, text in texts.items():
-        cut = count_tokens(card, folder, text).cut if text else None
+        cut = tokens_of(request, card, folder, text, vectors).cut if text else None
         if cut is not None:
             message = f"{field} is longer than the model's {card.token_window} tokens; cut: “{cut}”"
             found.append(JobWarning(field=field, message=message))

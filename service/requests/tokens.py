@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from stat import S_ISREG
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from tokenizers import Tokenizer
 
 from contract.card import ModelCard
+from contract.prompts import COMMA_REACH, NO_TOKEN, PromptSyntax, Unit, chunks, read, units
+
+
+class Part(BaseModel):
+    """Part of a chunk: text of one weight, or an embedding's name."""
+
+    text: str
+    tokens: int
+    weight: float = 1.0
+    embedding: bool = Field(default=False, exclude_if=lambda embedding: not embedding)
 
 
 class Tokens(BaseModel):
@@ -18,12 +30,29 @@ class Tokens(BaseModel):
 
     count: int | None
     cut: str | None = None
+    chunks: list[list[Part]] | None = Field(
+        default=None,
+        exclude_if=lambda chunks: chunks is None,
+        description="Of a weighted prompt, or one that names embeddings: what is encoded at once, by weights.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Counter:
+    """A tokenizer, and how many special tokens it sets around a prompt."""
+
     tokenizer: Tokenizer
     specials: int
+
+    def kept(self, window: int) -> int:
+        """Return how many tokens of a prompt fit into a window."""
+        return max(window - self.specials, 0)
+
+    def pieces(self, text: str) -> list[tuple[int, str]]:
+        """Return tokens, each with its text from the end of the one before."""
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        ends = [end for _, end in encoding.offsets]
+        return [(number, text[a:b]) for number, a, b in zip(encoding.ids, [0, *ends], ends, strict=False)]
 
 
 @lru_cache(maxsize=32)
@@ -56,6 +85,41 @@ def count_tokens(card: ModelCard, folder: Path | None, prompt: str) -> Tokens:
     if counter is None or card.token_window is None:
         return Tokens(count=None)
     offsets = counter.tokenizer.encode(prompt, add_special_tokens=False).offsets
-    kept = max(card.token_window - counter.specials, 0)
+    kept = counter.kept(card.token_window)
     cut = prompt[offsets[kept][0] :].strip() if len(offsets) > kept else None
     return Tokens(count=len(offsets) + counter.specials, cut=cut)
+
+
+def count_chunks(
+    card: ModelCard, folder: Path | None, prompt: str, syntax: PromptSyntax, vectors: Mapping[str, int]
+) -> Tokens:
+    """Count a weighted prompt, or one with embeddings, of as many `vectors` by their lower-case names.
+
+    A weighted prompt is read in as many chunks as it needs, of a plain one the first.
+    """
+    counter = None if card.token_window is None else _read(card, folder)
+    if counter is None or card.token_window is None:
+        return Tokens(count=None)
+    comma = next((number for number, _ in counter.pieces(",")), NO_TOKEN)
+    places = {name: range(count) for name, count in vectors.items()}
+    reach = COMMA_REACH if syntax == "weighted" else 0
+    found = chunks(units(read(prompt, syntax), counter.pieces, places), comma, counter.kept(card.token_window), reach)
+    shown = found if syntax == "weighted" else found[:1]
+    left = "".join(unit.text for chunk in found[len(shown) :] for unit in chunk).strip()
+    count = sum(len(unit.numbers) for chunk in found for unit in chunk) + counter.specials * len(shown)
+    return Tokens(count=count, cut=left or None, chunks=[_parts(chunk) for chunk in shown])
+
+
+def _of_one_part(unit: Unit) -> tuple[float, bool, int | None]:
+    return unit.weight, unit.embedding, id(unit) if unit.embedding else None
+
+
+def _parts(chunk: Sequence[Unit]) -> list[Part]:
+    """Join neighbouring tokens of one weight."""
+    parts = []
+    for (weight, embedding, _), own in groupby(chunk, _of_one_part):
+        same = list(own)
+        text = "".join(unit.text for unit in same).strip()
+        count = sum(len(unit.numbers) for unit in same)
+        parts.append(Part(text=text, tokens=count, weight=round(weight, 6), embedding=embedding))
+    return parts

@@ -40,6 +40,16 @@ PROBLEMS: dict[int, str] = {
     507: "The data disk is full.",
 }
 KEY = {"type": "http", "scheme": "bearer", "description": "An API key, where keys are on (`latentd keys create`)."}
+PASSWORD = {"type": "http", "scheme": "basic", "description": "The same key as a password, with any user name."}
+OTHER_APIS = frozenset(("openai", "a1111"))
+TAGS = [
+    {"name": "tasks", "description": "Requests that become jobs."},
+    {"name": "jobs", "description": "Jobs, their events, and where their time went."},
+    {"name": "images", "description": "The bytes of images."},
+    {"name": "models", "description": "What is installed."},
+    {"name": "openai", "description": "OpenAI's Images API, for its clients: calls that wait, errors in its form."},
+    {"name": "a1111", "description": "AUTOMATIC1111's API, for its clients: calls that wait, errors in its form."},
+]
 _JOB_ENDED = {
     "operationId": "job_ended",
     "summary": "A job has ended",
@@ -161,14 +171,15 @@ def install(app: FastAPI, prefix: str) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = plain()
-            document["components"]["securitySchemes"] = {"key": KEY}
+            document["components"]["securitySchemes"] = {"key": KEY, "password": PASSWORD}
             document["components"]["schemas"] |= _named_schemas()
+            document["tags"] = TAGS
             document["webhooks"] = {"job-ended": {"post": _JOB_ENDED}}
             if prefix:
                 document["servers"] = [{"url": prefix}]
             for path in document["paths"].values():
                 for operation in path.values():
-                    _mark_problems(operation["responses"])
+                    _mark_problems(operation)
                     _mark_key(operation)
         return plain()
 
@@ -178,10 +189,14 @@ def install(app: FastAPI, prefix: str) -> None:
 def _mark_key(operation: dict[str, Any]) -> None:
     """Ask for a key, or none where keys are off."""
     if "401" in operation["responses"]:
-        operation["security"] = [{"key": []}, {}]
+        password: list[dict[str, list[str]]] = [{"password": []}] if "a1111" in operation.get("tags", ()) else []
+        operation["security"] = [{"key": []}, *password, {}]
 
 
-def _mark_problems(responses: dict[str, Any]) -> None:
-    for status, response in responses.items():
+def _mark_problems(operation: dict[str, Any]) -> None:
+    """Give problems their media type; errors of other APIs have a form of their own."""
+    if OTHER_APIS & set(operation.get("tags", ())):
+        return
+    for status, response in operation["responses"].items():
         if int(status) >= 400:
             response["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}

@@ -2,7 +2,7 @@
  * Draws openapi.json: every call with its parameters, body fields, examples and answers. No library, no foreign asset.
  */
 
-import { request } from "./js/api.js";
+import { request } from "./js/lib/api.js";
 
 const node = (tag, attributes = {}, ...children) => {
   const element = Object.assign(document.createElement(tag), attributes);

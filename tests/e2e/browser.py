@@ -73,8 +73,27 @@ def choose_picture(page: Page, name: str, content: bytes) -> None:
 
 def job_id(page: Page) -> str:
     """The job that the address names."""
-    expect(page).to_have_url(re.compile("#job="))
-    return page.url.split("#job=")[1]
+    expect(page).to_have_url(re.compile("[#&]job="))
+    return re.split("[#&]job=", page.url)[1]
+
+
+def unfold(page: Page) -> None:
+    """Open everything that the form has folded away."""
+    page.locator("#more").wait_for()
+    page.locator("#form details").evaluate_all("(all) => all.forEach((details) => (details.open = true))")
+
+
+def drop_file(page: Page, name: str, content: bytes, media_type: str = "image/png") -> None:
+    """Let a file fall onto the middle of the page."""
+    page.locator("#submit").wait_for()
+    page.evaluate(
+        """([name, type, bytes]) => {
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(new File([new Uint8Array(bytes)], name, { type }));
+          document.body.dispatchEvent(new DragEvent('drop', { dataTransfer, bubbles: true, cancelable: true }));
+        }""",
+        [name, media_type, list(content)],
+    )
 
 
 def canvas_pixels(page: Page, selector: str) -> list[int]:

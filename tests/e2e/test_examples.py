@@ -48,7 +48,7 @@ def run(script: str, folder: Path, service: Service) -> None:
     assert ended.returncode == 0, f"{script}\n{ended.stdout.decode()}\n{ended.stderr.decode()}"
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/http.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/http.md", "docs/clients.md"])
 def test_examples_run_in_an_empty_folder_in_their_order(document: str, service: Service, tmp_path: Path) -> None:
     blocks = examples(document)
     assert "curl" in "".join(blocks)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import signal
+import subprocess
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,12 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.browser import choose_picture, chromium, job_id, open_page
-from tests.gateway import png
+from tests.e2e.browser import choose_picture, drop_file, job_id, open_page, unfold
+from tests.gateway import png, same_pixels
 from tests.service import Service
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 
+NO_SHIFT = 0.001  # of the score that counts as good up to 0.1
 LONG = "1000"  # steps that no test waits for
 
 
@@ -31,16 +35,20 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield started
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
-
-
 @pytest.fixture
 def page(browser: Browser, service: Service) -> Iterator[Page]:
     with open_page(browser, service.url, accept_downloads=True) as opened:
         yield opened
+
+
+# Shifts of the layout that nobody asked for: those within half a second of a click or key are answers to it.
+WATCH_SHIFTS = """() => {
+  window.shifts = [];
+  const note = (list) => window.shifts.push(...list.getEntries().filter((entry) => !entry.hadRecentInput));
+  new PerformanceObserver(note).observe({ type: 'layout-shift' });
+}"""
+SHIFTS = """() => window.shifts.map(({ value, sources }) =>
+  [value, ...sources.map(({ node }) => node?.outerHTML?.slice(0, 80))])"""
 
 
 def job_of(page: Page, service: Service) -> dict[str, Any]:
@@ -54,7 +62,7 @@ def picture_of(job: dict[str, Any], service: Service) -> Image.Image:
 
 def create(page: Page, prompt: str, **fields: str) -> None:
     page.fill("#field-prompt", prompt)
-    page.locator("#more").evaluate("(details) => (details.open = true)")
+    unfold(page)
     for name, value in fields.items():
         page.fill(f"#field-{name}", value)
     page.press("#field-prompt", "Enter")
@@ -72,6 +80,8 @@ def expect_shown(page: Page, picture: Image.Image) -> None:
 def test_a_prompt_becomes_a_picture(page: Page, service: Service, tmp_path: Path) -> None:
     expect(page.locator("#service")).to_have_text("Ready")
     create(page, "red heart", steps="120", seed="7")
+    expect(page).to_have_title(re.compile(r"^\d+ % · latentd$"))
+    expect(page.locator("link[rel=icon]")).to_have_attribute("href", re.compile("^data:image/png"))
     expect(page.locator("progress")).to_have_attribute("value", re.compile(r"\d+"))
     expect(page.locator(".preview")).to_have_attribute("src", re.compile("data:image/webp;base64,.+"))
     expect(page.locator("#download")).to_be_visible()
@@ -88,15 +98,20 @@ def test_a_prompt_becomes_a_picture(page: Page, service: Service, tmp_path: Path
 
 def test_several_pictures_and_a_cut_prompt(page: Page, service: Service) -> None:
     create(page, "red heart " * 40, num_images="3", steps="4")
-    expect(page.locator(".choices .thumb")).to_have_count(3)
-    expect(page.locator(".warnings")).to_contain_text("heart")
-    page.locator(".choices .thumb").nth(2).click()
-    expect(page.locator(".picture")).to_have_attribute("src", job_of(page, service)["images"][2]["url"])
+    expect(page.locator(".tile")).to_have_count(3)
+    expect(page.locator(".warnings summary")).to_contain_text("heart")
+    urls = [image["url"] for image in job_of(page, service)["images"]]
+    page.locator(".tile").nth(1).click()
+    expect(page.locator(".picture")).to_have_attribute("src", urls[1])
+    page.locator(".result").press("ArrowRight")
+    expect(page.locator(".picture")).to_have_attribute("src", urls[2])
+    page.get_by_role("button", name="All pictures").click()
+    expect(page.locator(".tile")).to_have_count(3)
 
 
 def test_repainting_changes_nothing_outside_the_mask(page: Page, service: Service) -> None:
     create(page, "blue star", steps="4", seed="3")
-    page.click("#repaint")
+    page.click("#use-inpaint")
     before = picture_of(service.client.get("/v1/jobs?limit=1").json()["items"][0], service)
     box = page.locator("#mask").bounding_box()
     assert box is not None
@@ -120,8 +135,24 @@ def test_repainting_changes_nothing_outside_the_mask(page: Page, service: Servic
     assert bottom <= 33
 
 
-def test_an_upload_is_enlarged_and_compared(page: Page, service: Service) -> None:
+def copied(page: Page, name: str) -> str:
+    """The call of the picture on the stage, as one of the menu's languages."""
+    page.click("#copy-as summary")
+    page.locator("#copy-as button", has_text=name).click()
+    expect(page.locator("#announce")).to_have_text(f"Copied as {name}")
+    call: str = page.evaluate("navigator.clipboard.readText()")
+    return call
+
+
+def run_copied(command: str, job: dict[str, Any], folder: Path) -> bytes:
+    """What a copied curl saves, run in `folder`."""
+    subprocess.run(["/bin/sh", "-c", command], cwd=folder, check=True)
+    return (folder / f"{job['id']}-0.png").read_bytes()
+
+
+def test_an_upload_is_enlarged_and_compared(page: Page, service: Service, tmp_path: Path) -> None:
     page.click("#tab-upscale")
+    (tmp_path / "image.png").write_bytes(png((20, 14)))
     choose_picture(page, "small.png", png((20, 14)))
     expect(page.locator("figcaption")).to_have_text("20 × 14 becomes 80 × 56")
     page.click("#submit")
@@ -130,6 +161,9 @@ def test_an_upload_is_enlarged_and_compared(page: Page, service: Service) -> Non
     divider.press("Home")
     assert page.locator(".compare").evaluate("(node) => node.style.getPropertyValue('--at')") == "0%"
     assert picture_of(job_of(page, service), service).size == (80, 56)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    job = job_of(page, service)
+    assert same_pixels(run_copied(copied(page, "curl"), job, tmp_path), service.image(job))
     page.reload()
     expect(page.locator(".divider")).to_be_visible()
     expect(page.locator("#tab-upscale")).to_have_attribute("aria-selected", "true")
@@ -137,7 +171,7 @@ def test_an_upload_is_enlarged_and_compared(page: Page, service: Service) -> Non
 
 def test_a_running_job_is_canceled(page: Page, service: Service) -> None:
     create(page, "green cat", steps=LONG, num_images="4")
-    expect(page.locator(".count")).to_contain_text("of 4000")
+    expect(page.locator(".numbers .count")).to_contain_text("of 4000")
     page.click("#cancel")
     expect(page.locator(".ending")).to_contain_text("Canceled")
     assert job_of(page, service)["status"] == "canceled"
@@ -159,3 +193,76 @@ def test_a_job_survives_reloads_and_a_dead_gateway(page: Page, service: Service)
     expect(page.locator("#download")).to_be_visible()
     page.reload()
     expect_shown(page, picture_of(job_of(page, service), service))
+
+
+def test_a_newcomer_makes_repaints_enlarges_varies_reads_and_saves(
+    page: Page, service: Service, tmp_path: Path
+) -> None:
+    create(page, "red heart", steps="30", seed="3")
+    page.evaluate(WATCH_SHIFTS)
+    download = page.locator("#download")
+    expect(download).to_be_visible()
+    shifts = page.evaluate(SHIFTS)
+    assert sum(shift[0] for shift in shifts) < NO_SHIFT, shifts
+    assert page.title() == "latentd"
+    made = service.image(job_of(page, service))
+
+    page.click("#use-inpaint")
+    page.locator(".choice", has_text="Rectangle").click()
+    page.get_by_role("button", name="By numbers").click()
+    page.get_by_role("button", name="Add rectangle").click()
+    page.fill("#field-prompt", "blue star")
+    unfold(page)
+    page.fill("#field-steps", "200")  # long enough to be seen
+    page.click("#submit")
+    expect(page.locator(".running .base")).to_be_visible()  # the picture, with noise where it is repainted
+    assert page.locator(".cover").evaluate("(node) => getComputedStyle(node).maskImage").startswith("url(")
+    expect(page.locator(".compare")).to_be_visible()
+    before = page.locator(".compare")
+    page.locator("#hold").dispatch_event("pointerdown")
+    assert before.evaluate("(node) => node.style.getPropertyValue('--at')") == "100%"
+    page.locator("#hold").dispatch_event("pointerup")
+    assert before.evaluate("(node) => node.style.getPropertyValue('--at')") == "0%"
+
+    page.click("#use-upscale")
+    page.click("#submit")
+    expect(page.locator(".divider")).to_have_value("50")
+    assert picture_of(job_of(page, service), service).size == (256, 256)
+
+    page.locator(".history .thumb").nth(2).click()
+    page.get_by_role("button", name="1:1").click()
+    assert page.locator(".canvas").evaluate("(node) => node.getBoundingClientRect().width") == pytest.approx(64)
+    page.get_by_role("button", name="Fit").click()
+    page.click("#variations")
+    expect(page.locator(".tile")).to_have_count(4)
+    assert len(set(job_of(page, service)["request"]["seeds"])) == 4
+
+    drop_file(page, "mine.png", made)
+    page.click("#read-settings")
+    expect(page.locator("#field-seed")).to_have_value("3")
+    assert (page.input_value("#field-prompt"), page.input_value("#field-steps")) == ("red heart", "30")
+
+    page.go_back()
+    expect(page.locator(".tile")).to_have_count(4)
+    page.click("#save-as summary")
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="All 4 as ZIP").click()
+    saved.value.save_as(tmp_path / "all.zip")
+    with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+        assert archive.testzip() is None
+        assert len(archive.namelist()) == 4
+
+
+def test_calls_are_copied_that_make_the_picture_again(page: Page, service: Service, tmp_path: Path) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    create(page, "it's a red heart", steps="4")
+    expect(page.locator("#download")).to_be_visible()
+    job = job_of(page, service)
+    again = service.post("/v1/txt2img", **json.loads(copied(page, "JSON")))
+    assert same_pixels(service.image(again), service.image(job))
+    assert same_pixels(run_copied(copied(page, "curl"), job, tmp_path), service.image(job))
+    python = copied(page, "Python")
+    compile(python, "copied", "exec")
+    assert """client.txt2img("it's a red heart", """ in python
+    by_page = page.evaluate(f"async () => {{ {copied(page, 'JavaScript')} return picture.type; }}")
+    assert by_page == "image/png"

@@ -12,14 +12,8 @@ from redis import Redis
 
 from core.storage import open_store
 from service.auth import keys
-from tests.e2e.browser import chromium, job_id, open_page
+from tests.e2e.browser import job_id, open_page
 from tests.gateway import finish, png
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture
@@ -37,7 +31,7 @@ def test_the_page_asks_for_a_key_and_then_works(page: Page, token: str, redis: R
     expect(page.locator("dialog.api-key")).to_have_count(1)
     page.fill("#api-key", "lat_wrong_key")
     page.press("#api-key", "Enter")
-    expect(page.locator("dialog.api-key p")).to_contain_text("isn't known")
+    expect(page.locator("dialog.api-key .error")).to_contain_text("isn't known")
     page.fill("#api-key", token)
     page.press("#api-key", "Enter")
     expect(page.locator("#field-prompt")).to_be_visible()

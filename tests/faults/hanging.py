@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 
 from core import logs
 from core.settings import Settings
 from workers import loading, worker
 from workers.engine.engine import Engine
 from workers.engine.messages import Outcome
+from workers.library import ModelLibrary
 from workers.signals import Signals
 
 
@@ -25,15 +25,15 @@ class Hanging(Engine):
         return super().turn()
 
 
-def load_hanging(settings: Settings, model_ids: Sequence[str], device: str) -> Engine:
-    engine = loading.load_engine(settings, model_ids, device)
+def hanging_of(settings: Settings, library: ModelLibrary) -> Engine:
+    engine = loading.engine_of(settings, library)
     engine.__class__ = Hanging
     return engine
 
 
 def run(settings: Settings) -> None:
     """Serve the tiny model until the device hangs."""
-    worker.load_engine = load_hanging  # type: ignore[attr-defined]
+    worker.engine_of = hanging_of  # type: ignore[attr-defined]
     logs.configure("critical")
     worker.serve(settings, ["tiny"], "cpu", Signals())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from obstore.store import LocalStore
@@ -17,7 +17,7 @@ from jobs.worker import BatchWorker
 from tests.enqueue import RETENTION_S, job_state
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 from workers.catalogue import find_cards
-from workers.loading import load_engine
+from workers.loading import engine_of, open_library
 from workers.loop import Loop
 from workers.metrics.families import WorkerMetrics
 from workers.objects.storing import Storing
@@ -45,19 +45,27 @@ def tiny_settings(models_dir: Path, redis_url: str, data_dir: Path) -> Settings:
 class Rig:
     """One worker; several may share a Redis."""
 
-    def __init__(self, redis: Redis, settings: Settings, name: str = "rig", save_s: float = SAVE_S) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        settings: Settings,
+        name: str = "rig",
+        save_s: float = SAVE_S,
+        models: Sequence[str] = MODELS,
+    ) -> None:
         self.redis = redis
         self.store = open_store(settings.storage)
-        self.engine = load_engine(settings, MODELS, "cpu")
-        self.worker = BatchWorker(name, MODELS, redis)
+        self.library = open_library(settings, models, "cpu")
+        self.engine = engine_of(settings, self.library)
+        self.worker = BatchWorker(name, models, redis)
         self.worker.arrive()
         self.metrics = WorkerMetrics()
         cards = find_cards(settings.models_dir)
-        hashes = {model: cards[model][0].hash for model in MODELS}
+        hashes = {model: cards[model][0].hash for model in models}
         self.savepoints = Savepoints(redis, self.store, hashes)
         self.storing = Storing(self.store, hashes, self.savepoints)
         retention = Retention(settings.retention_s, settings.gone_s)
-        parts = (self.worker, self.engine, MODELS, self.storing, self.savepoints, self.metrics)
+        parts = (self.worker, self.engine, self.library, self.storing, self.savepoints, self.metrics)
         self.loop = Loop(*parts, retention=retention, save_s=save_s)
         self.reaper = Reaper(
             redis, self.loop.claims.queues.values(), retention, "rig"
@@ -65,6 +73,7 @@ class Rig:
 
     def close(self) -> None:
         """End its threads."""
+        self.library.close()
         self.storing.close()
         self.savepoints.close()
 

@@ -10,16 +10,25 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from redis import Redis
 from schemathesis import GenerationMode
-from schemathesis.checks import not_a_server_error
+from schemathesis.checks import CheckContext, not_a_server_error
 from schemathesis.core.result import Ok
+from schemathesis.core.transport import Response
 from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi import checks
 
 from tests.times import cells, publish
 
+
+def no_fault(context: CheckContext, response: Response, case: schemathesis.Case[Any]) -> bool | None:
+    """No 5xx; but calls of other APIs wait for their job, and without a worker that is a 504 that they document."""
+    if response.status_code == 504 and {"a1111", "openai"} & set(case.operation.tags or ()):
+        return None
+    return not_a_server_error(context, response, case)
+
+
 # `positive_data_acceptance` is left out: which fields a model uses and whether base64 is a picture aren't in a schema.
 CHECKS = [
-    not_a_server_error,
+    no_fault,
     checks.status_code_conformance,
     checks.content_type_conformance,
     checks.response_headers_conformance,
@@ -34,7 +43,7 @@ EXAMPLES = 15  # an operation and mode
 
 @pytest.fixture(scope="module")
 def gateway_settings() -> dict[str, object]:
-    return {"max_wait_s": 0.05, "queue_limit": 20}
+    return {"max_wait_s": 0.05, "compat_wait_s": 0.05, "queue_limit": 20}
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
@@ -42,7 +51,7 @@ def test_answers_are_as_documented(client: httpx2.Client, redis: Redis, mode: Ge
     publish(redis, "painter", cells(row_s=0.01, decode=0.1))
     schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
     operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
-    assert len(operations) >= 14
+    assert len(operations) >= 50
     for operation in operations:
         if mode is GenerationMode.POSITIVE or operation.query or operation.body:  # any text may be an id
             fuzz(operation, mode, str(client.base_url))

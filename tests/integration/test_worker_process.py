@@ -125,7 +125,7 @@ LOADING = """
 import time
 from latentd.cli import serve
 from workers import worker
-worker.load_engine = lambda *_: print("loading", flush=True) or time.sleep(60)
+worker.open_library = lambda *_: print("loading", flush=True) or time.sleep(60)
 serve.worker(["tiny"])
 """
 

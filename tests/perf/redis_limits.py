@@ -128,7 +128,7 @@ class Bench:
         claims = make_claims(worker)
         held = self.held(claims, worker.name)
         reaper = Reaper(redis, claims.queues.values(), RETENTION, worker.name)
-        heart = Heartbeat(worker, redis, reaper, ["tiny"], "cpu", lambda: held, dict)
+        heart = Heartbeat(worker, redis, reaper, lambda: ["tiny"], "cpu", lambda: held, dict)
 
         def live(until: float) -> None:
             beat_at = sweep_at = time.monotonic()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,15 +13,14 @@ from contract.request import PromptedRequest, control_name
 from models.controls.canny import edges
 from models.controls.library import ControlLibrary
 from models.inputs import Inputs
-from models.loras.library import Adapters
 from models.networks.conditioning import ClassConfig, Encoded, TextConfig
 from models.networks.controlnet import Control
 from models.pipeline import LatentDiffusion
 from models.samplers.noise import X_T, noise
 from workers.engine.job_spec import JobSpec
 from workers.engine.pictures import mask_tensor, to_tensor
+from workers.prompts import PromptCache, Reading
 
-PROMPTS_KEPT = 256
 LOW_RES = "low_res"  # purpose of the noise over an upscaler's input
 
 
@@ -53,27 +50,6 @@ def placed(conditions: Conditions, model: LatentDiffusion) -> Conditions:
         inputs=conditions.inputs.to(model.device, model.dtype),
         unconditional=None if null is None else null.to(model.device, model.dtype),
     )
-
-
-@dataclass(slots=True)
-class PromptCache:
-    """What prompts became, by model, prompt and LoRAs, the least recently used dropped.
-
-    Prompts are encoded one at a time, so that a context has the same bits whoever asked for it.
-    """
-
-    kept: OrderedDict[tuple[str, str | None, str], Encoded] = field(default_factory=OrderedDict)
-
-    def encoded(self, model: LatentDiffusion, prompt: str | None, adapters: Adapters | None = None) -> Encoded:
-        """Return context and pooled vector with b = 1; None is no prompt at all."""
-        key = (model.id, prompt, adapters.key if adapters is not None and adapters.text else "")
-        if key not in self.kept:
-            with nullcontext() if adapters is None else adapters.over_text(model):
-                self.kept[key] = model.no_prompt() if prompt is None else model.encode_prompts([prompt])
-        self.kept.move_to_end(key)
-        if len(self.kept) > PROMPTS_KEPT:
-            self.kept.popitem(last=False)
-        return self.kept[key]
 
 
 def prompted(spec: JobSpec, prompts: PromptCache) -> Conditions:
@@ -130,7 +106,9 @@ def _conditions(spec: JobSpec, prompts: PromptCache, concat: Tensor | None) -> C
 
 def _read(spec: JobSpec, prompts: PromptCache, prompt: str | None, inputs: Inputs, score: float) -> Inputs:
     """Add what the network reads of a prompt, and is told of the picture."""
-    encoded = prompts.encoded(spec.model, prompt, spec.adapters)
+    request = spec.request
+    reading = Reading(request.syntax, request.skip, spec.embeddings, spec.adapters)
+    encoded = prompts.encoded(spec.model, prompt, reading)
     return replace(inputs, context=encoded.context[0], added=_added(spec, encoded, score))
 
 

@@ -20,7 +20,9 @@ def denoise(
 ) -> Tensor:
     """Evaluate one row of every picture in a single call of `padded_rows` rows; return x0 as predicted, n c h w.
 
-    In a strict one what is added to a row is computed apart from the others'.
+    Where prompts of some were longer than a chunk there is a call for each length of context: padding would change
+    the picture. In a strict one each has `padded_rows` rows, and what is added to a row is computed apart from the
+    others'.
 
     Nothing changes if the call fails for want of memory. Nothing is copied from or to the host, but noise for some
     rows at a time.
@@ -47,10 +49,7 @@ def _guided(
     """Return the output, guided where asked, n c h w: rows are [unconditional of the guided, all, padding]."""
     guided = [i for i, picture in enumerate(pictures) if picture.guidance_scale is not None]
     rows = [*guided, *range(len(pictures))]
-    adapters, controls = _adapters(pictures, rows, strict), _controls(pictures, rows, strict)
-    rows += rows[-1:] * (padded_rows - len(rows))
-    inputs = _inputs(pictures, rows, len(guided))
-    out = model.predict(_rows(z_t, rows), _rows(timesteps, rows), inputs, adapters, controls)
+    out = _predicted(model, pictures, z_t, timesteps, rows, len(guided), padded_rows, strict)
     eps_c = out[len(guided) : len(guided) + len(pictures)]  # n c h w
     if not guided:
         return eps_c
@@ -68,11 +67,49 @@ def _rows(x: Tensor, numbers: Sequence[int]) -> Tensor:
     return x if list(numbers) == list(range(len(x))) else torch.stack([x[i] for i in numbers])
 
 
-def _inputs(pictures: Sequence[LatentState], rows: Sequence[int], unconditional: int) -> Inputs:
-    """Make a batch of r rows; the first `unconditional` ones are what guidance leads away from."""
+def _predicted(
+    model: LatentDiffusion,
+    pictures: Sequence[LatentState],
+    z_t: Tensor,
+    timesteps: Tensor,
+    rows: Sequence[int],
+    unconditional: int,
+    padded_rows: int,
+    strict: bool,
+) -> Tensor:
+    """Return the network's output of r rows, and of padding behind them where one call has them all."""
+    inputs = _inputs(pictures, rows, unconditional)
+    calls, outs = _by_length(inputs), []
+    for places in calls:
+        own, told = [rows[place] for place in places], [inputs[place] for place in places]
+        adapters, controls = _adapters(pictures, own, strict), _controls(pictures, own, strict)
+        missing = padded_rows - len(own) if strict or len(calls) == 1 else 0
+        padded, batch = [*own, *own[-1:] * missing], Inputs.stack([*told, *told[-1:] * missing])
+        outs.append(model.predict(_rows(z_t, padded), _rows(timesteps, padded), batch, adapters, controls))
+    return _in_order(outs, calls)
+
+
+def _inputs(pictures: Sequence[LatentState], rows: Sequence[int], unconditional: int) -> list[Inputs]:
+    """List what r rows are told; the first `unconditional` ones are what guidance leads away from."""
     conditions = [pictures[i].conditions for i in rows]
     led_away = [c.unconditional for c in conditions[:unconditional] if c.unconditional is not None]
-    return Inputs.stack([*led_away, *(c.inputs for c in conditions[unconditional:])])
+    return [*led_away, *(c.inputs for c in conditions[unconditional:])]
+
+
+def _by_length(inputs: Sequence[Inputs]) -> list[list[int]]:
+    """Group rows by the length of their contexts, which one call has to share."""
+    groups: dict[int | None, list[int]] = {}
+    for place, row in enumerate(inputs):
+        groups.setdefault(None if row.context is None else len(row.context), []).append(place)
+    return list(groups.values())
+
+
+def _in_order(outs: Sequence[Tensor], calls: Sequence[Sequence[int]]) -> Tensor:
+    """Bring the rows of several calls, each padded or not, back to their places."""
+    if len(outs) == 1:
+        return outs[0]
+    found = {place: out[k] for out, places in zip(outs, calls, strict=True) for k, place in enumerate(places)}
+    return torch.stack([found[place] for place in sorted(found)])
 
 
 def _adapters(pictures: Sequence[LatentState], rows: Sequence[int], strict: bool) -> RowAdapters | None:

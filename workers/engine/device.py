@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 
 from contract.request import Numerics
-from models.networks.layers import packed
-from models.pipeline import LatentDiffusion
 
 CPU_WORDS = ("allocate memory", "could not create a primitive")
 
@@ -28,17 +26,19 @@ def configure(threads: int) -> None:
     torch.backends.cudnn.deterministic = True
 
 
-def numerics_of(model: LatentDiffusion, threads: int, strict_rows: int) -> Numerics:
+def numerics_of(
+    device: torch.device, dtype: torch.dtype, *, is_packed: bool, threads: int, strict_rows: int
+) -> Numerics:
     """Name what a strict job's bytes depend on beside its request and the model's weights."""
-    device, kind = model.device, model.device.type
+    kind = device.type
     # The same build of torch picks its CPU kernels by the instruction set that it finds.
     chip = torch.cuda.get_device_name(device) if kind == "cuda" else torch.backends.cpu.get_cpu_capability()
     return Numerics(
         device=kind,
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=str(dtype).removeprefix("torch."),
         threads=threads,
         rows=strict_rows,
-        memory_format="onednn" if packed(model.unet) else "channels_last",
+        memory_format="onednn" if is_packed else "channels_last",
         compiled=False,
         torch=f"{torch.__version__} {chip}",
     )

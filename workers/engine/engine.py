@@ -18,9 +18,10 @@ from contract.request import Numerics
 from core.errors import DeadlineMissed, JobFailed, LatentdError
 from models.addons import Kept
 from models.controls.library import ControlLibrary
+from models.embeddings.library import EmbeddingLibrary
 from models.loras.library import LoraLibrary
 from models.pipeline import LatentDiffusion
-from workers.engine.conditioning import Conditions, PromptCache, controls
+from workers.engine.conditioning import Conditions, controls
 from workers.engine.decoding import UndecodedImage, decode, decode_preview
 from workers.engine.denoise import denoise
 from workers.engine.device import Aside, Side, Timed, configure, numerics_of, or_none, to_host
@@ -31,6 +32,7 @@ from workers.engine.messages import Aborted, Admission, Called, Finished, Outcom
 from workers.engine.pictures import preview
 from workers.engine.scheduler import Batch, Slot
 from workers.engine.turn_policy import CallUNet, Decode, EndLate, Prepare, Preview, TurnPolicy
+from workers.prompts import PromptCache
 
 MAX_PIXELS = 16_777_216
 
@@ -60,9 +62,9 @@ class Chunk:
 class Engine:
     """Denoises and decodes the images of many jobs on one device.
 
-    `max_rows` bounds a UNet call in fast mode; calls that carry a strict slot have exactly `strict_rows` rows.
-    `as_gpu`: what a call or a decoding gave is read after the next call was begun, so that the device never waits, and
-    fast calls are padded to few sizes, as captured ones need it.
+    `models` may change between turns, but for those of admitted jobs. `max_rows` bounds a UNet call in fast mode; calls
+    that carry a strict slot have exactly `strict_rows` rows. `as_gpu`: what a call or a decoding gave is read after the
+    next call was begun, so that the device never waits, and fast calls are padded to few sizes, as captured ones need.
     """
 
     def __init__(
@@ -75,20 +77,20 @@ class Engine:
         strict_rows: int,
         max_pixels: int = MAX_PIXELS,
         loras: LoraLibrary | None = None,
+        embeddings: EmbeddingLibrary | None = None,
         controlnets: ControlLibrary | None = None,
         as_gpu: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         configure(threads)
-        self.numerics: Mapping[str, Numerics] = {
-            name: numerics_of(model, threads, strict_rows) for name, model in models.items()
-        }
-        self._models = dict(models)
+        self._models = models
+        self._threads, self._strict_rows = threads, strict_rows
         self._max_pixels = max_pixels
         self._clock = clock
         self._policy = TurnPolicy(clock, max_rows=max_rows, strict_rows=strict_rows, buckets=as_gpu)
         self._prompts = PromptCache()
         self._loras = loras or LoraLibrary({}, Kept(0))
+        self._embeddings = embeddings or EmbeddingLibrary({})
         self._controlnets = controlnets or ControlLibrary({}, Kept(0))
         self._jobs: dict[str, EngineJob] = {}
         self._device = torch.device(device)
@@ -99,13 +101,24 @@ class Engine:
 
     @property
     def models(self) -> Mapping[str, LatentDiffusion]:
-        """The models that are loaded, by id."""
+        """The models that are loaded now, by id."""
         return self._models
+
+    def numerics(self, dtype: torch.dtype, is_packed: bool) -> Numerics:
+        """Name what strict bytes of a model in this precision depend on here."""
+        return numerics_of(
+            self._device, dtype, is_packed=is_packed, threads=self._threads, strict_rows=self._strict_rows
+        )
 
     @property
     def loras(self) -> frozenset[str]:
         """The LoRAs that jobs may name, by id."""
         return self._loras.ids
+
+    @property
+    def embeddings(self) -> frozenset[str]:
+        """The embeddings that prompts may name."""
+        return self._embeddings.names
 
     @property
     def controlnets(self) -> frozenset[str]:
@@ -195,8 +208,11 @@ class Engine:
         return [Prepared(job.job_id, self._clock() - began, job.step, job.spec.latent_shape)]
 
     def _conditions(self, job: EngineJob) -> Conditions:
-        adapters = self._loras.adapters(job.spec.model, job.admission.request.applied_loras)
-        job.spec = replace(job.spec, adapters=adapters, controls=controls(job.spec, self._controlnets))
+        model, request = job.spec.model, job.admission.request
+        adapters = self._loras.adapters(model, request.applied_loras)
+        embeddings = self._embeddings.embeddings(model, request.applied_embeddings)
+        acting = controls(job.spec, self._controlnets)
+        job.spec = replace(job.spec, adapters=adapters, embeddings=embeddings, controls=acting)
         return prepare(job.spec, self._prompts)
 
     def _denoise(self, batch: Batch) -> list[Outcome]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from contract.request import JobRequest
+from models.embeddings.library import Embeddings
 from models.loras.library import Adapters
 from models.networks.controlnet import Control
 from models.pipeline import LatentDiffusion
@@ -28,6 +29,7 @@ class JobSpec:
     guided: bool
     adapters: Adapters | None = None  # of its LoRAs, once it is prepared
     controls: tuple[Control, ...] = ()  # once it is prepared
+    embeddings: Embeddings | None = None  # that its texts name, likewise
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -17,9 +17,10 @@ from models.networks.conditioning import RescalerConfig, TextConfig
 from models.pipeline import LatentDiffusion
 from models.samplers import compile_plan
 from workers.engine import conditioning
-from workers.engine.conditioning import Conditions, PromptCache
+from workers.engine.conditioning import Conditions
 from workers.engine.job_spec import JobSpec
 from workers.engine.pictures import Frame, enlarge_alpha, paste
+from workers.prompts import PromptCache
 
 Pictures: TypeAlias = Mapping[str, Image.Image]
 
@@ -76,6 +77,27 @@ def check_below(field: str, value: int | None, bound: int | None) -> None:
     if value is None or bound is None or not 0 <= value < bound:
         limit = "nothing" if bound is None else f"0 to {bound - 1}"
         raise InvalidRequest(f"{field} is {value}; the model has {limit}", field=field, value=value, bound=limit)
+
+
+def check_text(request: JobRequest, config: ModelConfig) -> None:
+    """Check how texts are to be read against the towers that read them.
+
+    Raises:
+        InvalidRequest: only CLIP reads so, or the tower has fewer layers.
+    """
+    text = config.conditioner
+    clip = isinstance(text, TextConfig) and text.kind == "clip"
+    asked = {"prompt_syntax": request.syntax, "embeddings": request.applied_embeddings}
+    for name, value in asked.items():
+        if value not in ("plain", ()) and not clip:
+            detail = f"{name} is of no use to a model without a text encoder of CLIP"
+            raise InvalidRequest(detail, field=name, value=request.model, bound="a model with CLIP")
+    if request.skip is not None:
+        layers = min(tower.layers for tower in text.towers) if clip and isinstance(text, TextConfig) else None
+        if layers is None or not 1 <= request.skip <= layers:
+            bound = "nothing" if layers is None else f"1 to {layers}"
+            detail = f"clip_skip is {request.skip}; the model has {bound}"
+            raise InvalidRequest(detail, field="clip_skip", value=request.skip, bound=bound)
 
 
 def _as_decoded(_spec: JobSpec, picture: Image.Image) -> Image.Image:
@@ -148,6 +170,7 @@ def job_spec_of(request: JobRequest, files: Mapping[str, Picture], model: Latent
     """
     kind, config = KINDS[request.kind], model.config
     kind.check(request, config)
+    check_text(request, config)
     if config.low_res_schedule is not None:
         check_below("noise_level", request.class_label, config.unet.num_classes)
     pictures = _decoded(kind, files, UploadReader(request, config, max_pixels))

@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from contract.request import AppliedControl, AppliedLora, JobRequest, OutputFormat
+from contract.request import AppliedControl, AppliedEmbedding, AppliedLora, JobRequest, OutputFormat
 from core.errors import JobFailed
 from core.version import __version__
 
@@ -29,6 +29,7 @@ NOTES = {
     "schedule": "Schedule type",
     "timesteps": "Timesteps",
     "guidance_interval": "Guidance interval",
+    "clip_skip": "Clip skip",
 }
 
 
@@ -216,6 +217,7 @@ def _parameters(request: JobRequest, index: int, model_hash: str) -> str:
         **{note: _plain(value) for name, value in request if (note := NOTES.get(name)) is not None},
         **_lora_notes(request.applied_loras),
         **_control_notes(request.applied_controls),
+        **_embedding_notes(request.applied_embeddings),
         "Version": f"latentd {__version__}",
     }
     lines = [request.text, f"Negative prompt: {request.negative_text}" if request.negative_text else ""]
@@ -245,6 +247,12 @@ def _control_notes(controls: Sequence[AppliedControl]) -> dict[str, str]:
         }
         notes[f"ControlNet {number}"] = '"' + ", ".join(f"{name}: {value}" for name, value in facts.items()) + '"'
     return notes
+
+
+def _embedding_notes(embeddings: Sequence[AppliedEmbedding]) -> dict[str, str]:
+    """Name embeddings as existing tools read them."""
+    hashes = ", ".join(f"{each.name}: {each.hash[:12]}" for each in embeddings)
+    return {"TI hashes": f'"{hashes}"'} if embeddings else {}
 
 
 def _plain(value: object) -> object:

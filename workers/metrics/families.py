@@ -17,12 +17,13 @@ from core.clock import AHEAD, AHEAD_MEANS, CLOCK
 from core.errors import ConfigurationError
 from jobs.run import JobRun
 from workers.engine.messages import Called
-from workers.metrics.flops import RowFlops
+from workers.metrics.flops import Described, RowFlops, row_flops
 from workers.metrics.gpu import Gpu, GpuCollector
 from workers.metrics.paths import PathCollector
 
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 64)
 STAGES = ("encode", "denoise", "decode", "store")
+LOADED = ("succeeded", "failed")
 OUTCOMES: tuple[Status, ...] = ("succeeded", "failed", "canceled")
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -102,25 +103,54 @@ class WorkerMetrics:
         self.flops = Counter(
             "latentd_unet_flops", "FLOPs of UNet calls, fillers left out.", ("model",), registry=registry
         )
+        self.resident = Gauge(
+            "latentd_model_resident",
+            "1: the model is in this worker's memory; 0: it is loaded when a job asks for it.",
+            ("model",),
+            registry=registry,
+        )
+        self.loads = Counter(
+            "latentd_model_loads",
+            "Loads of models that jobs asked for, after the worker's start.",
+            ("model", "outcome"),
+            registry=registry,
+        )
+        self.evictions = Counter(
+            "latentd_model_evictions", "Models that left memory for another.", ("model",), registry=registry
+        )
         self.storage_errors = Counter(
             "latentd_storage_errors", "Tries that storage did not answer; they are repeated.", registry=registry
         )
         registry.register(GpuCollector(gpu))
         self.paths = PathCollector()
         registry.register(self.paths)
-        self._row_flops: Mapping[str, RowFlops] = {}
+        self._row_flops: dict[str, RowFlops] = {}
 
-    def serves(self, models: Mapping[str, tuple[Kind, ...]], row_flops: Mapping[str, RowFlops], max_rows: int) -> None:
+    def serves(self, models: Mapping[str, tuple[Kind, ...]], max_rows: int) -> None:
         """Begin the series of this worker's models, and of the kinds that each draws, at 0: a first one counts."""
-        self._row_flops = row_flops
         for model, kinds in models.items():
             self.rows_limit.labels(model).set(max_rows)
             for family in (self.steps, self.rows, self.step_seconds, self.slots, self.out_of_memory, self.flops):
                 family.labels(model)
+            self.resident.labels(model)
+            self.evictions.labels(model)
+            for outcome in LOADED:
+                self.loads.labels(model, outcome)
             for stage in STAGES:
                 self.stages.labels(stage, model)
             for kind in kinds:
                 self._expect(kind, model)
+
+    def came(self, model: str, network: Described) -> None:
+        """Note that a model is in memory; what a row of it costs is counted the first time."""
+        self.resident.labels(model).set(1)
+        if model not in self._row_flops:
+            self._row_flops[model] = row_flops(network)
+
+    def left(self, model: str) -> None:
+        """Note that a model isn't in memory any more."""
+        self.resident.labels(model).set(0)
+        self.evictions.labels(model).inc()
 
     def _expect(self, kind: Kind, model: str) -> None:
         self.images.labels(kind, model)

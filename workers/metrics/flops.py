@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.config import ModelConfig
 from models.denoiser import Denoiser
 from models.inputs import Inputs
 from models.networks.unet import UNet
-from models.pipeline import LatentDiffusion
 from workers.engine.scheduler import Shape
 
 SIZES = (2, 3, 4)  # in units of the smallest latent that the UNet can halve (not every norm takes that one pixel)
@@ -55,13 +56,19 @@ class RowFlops:
         return self.constant + self.linear * area + self.quadratic * area**2
 
 
-def row_flops_of(models: Mapping[str, LatentDiffusion]) -> dict[str, RowFlops]:
-    """Return what a row of each model's UNet costs."""
-    return {model: row_flops(loaded) for model, loaded in models.items()}
+class Described(Protocol):
+    """A model whose network is known, in memory or not."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def token_window(self) -> int | None: ...
 
 
 @torch.inference_mode()
-def row_flops(model: LatentDiffusion) -> RowFlops:
+def row_flops(model: Described) -> RowFlops:
     """Counted once, in calls of one row on small latents, which nothing computes."""
     with torch.device("meta"):
         unet = UNet(model.config.unet).to(model.dtype).eval()

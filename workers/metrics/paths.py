@@ -31,6 +31,6 @@ class PathCollector(Collector):
             "1: the precision of a model's UNet, and how it is computed: plain, packed or captured.",
             labels=("model", "dtype", "path"),
         )
-        for name, model in self.models.items():
+        for name, model in list(self.models.items()):
             family.add_metric((name, str(model.dtype).removeprefix("torch."), path_of(model)), 1)
         yield family

@@ -43,8 +43,8 @@ class Requested(Protocol):
     def request(self) -> JobRequest: ...
 
 
-class Resident(Protocol):
-    """A loaded model, as far as its table needs it."""
+class Served(Protocol):
+    """A model, as far as its table needs it."""
 
     @property
     def latent_factor(self) -> int: ...
@@ -68,7 +68,7 @@ class Average:
 class StepTimer:
     """Averages, in seconds, of all that a worker does for some models."""
 
-    def __init__(self, models: Mapping[str, Resident]) -> None:
+    def __init__(self, models: Mapping[str, Served]) -> None:
         self._models = dict(models)
         self._device_kinds = {model: device_kind(loaded.device) for model, loaded in models.items()}
         self._shapes: OrderedDict[tuple[str, Shape], dict[str, Average]] = OrderedDict()

@@ -12,7 +12,7 @@ from contract.base import CONTRACT_VERSION
 from contract.lanes import LANES
 from contract.redis_keys import wake_key
 from contract.request import Numerics
-from jobs.claim import NOTHING_INSTALLED, Claimer, Installed, Refusal
+from jobs.claim import Claimer, Holdings, Refusal
 from jobs.run import JobRun
 from jobs.stored_job import LaneQueue, lane_queue
 from jobs.worker import BatchWorker
@@ -33,10 +33,10 @@ class Claims:
         models: Sequence[str],
         numerics: Mapping[str, Numerics],
         clock: Callable[[], float] = time.monotonic,
-        installed: Installed = NOTHING_INSTALLED,
+        holdings: Holdings | None = None,
     ) -> None:
         self._redis = redis
-        self._installed = installed
+        self._holdings = holdings or Holdings()
         self._claimer = Claimer(worker, redis)
         self._numerics = numerics
         self._clock = clock
@@ -50,13 +50,13 @@ class Claims:
         self._passed: set[str] = set()  # refused since the last pause
         self._paused: dict[str, float] = {}  # queue key → until when
 
-    def next(self, lanes: Collection[ModelLane]) -> JobRun | None:
-        """Start the next job of one of these models and lanes on this worker; None if none waits.
+    def next(self, lanes: Collection[ModelLane], cold: Collection[str] = ()) -> JobRun | None:
+        """Start the next job of one of these models and lanes here, those of `cold` models last; None if none waits.
 
         Raises:
             RedisError: if Redis is away; a job popped meanwhile returns by the reaper.
         """
-        while (popped := self._pop(lanes)) is not None:
+        while (popped := self._pop(lanes, cold)) is not None:
             key, job_id = popped
             run = self._take(self.queues[key], job_id)
             if run is not None:
@@ -72,12 +72,12 @@ class Claims:
         """
         self._redis.blpop(self._wakes, timeout=REST_S)
 
-    def _pop(self, lanes: Collection[ModelLane]) -> tuple[str, str] | None:
-        keys = [self._keys[lane] for lane in self._order.of(lanes)]
+    def _pop(self, lanes: Collection[ModelLane], cold: Collection[str]) -> tuple[str, str] | None:
+        keys = [self._keys[lane] for lane in self._order.of(lanes, cold)]
         return self._claimer.pop([key for key in keys if self._paused.get(key, 0.0) <= self._clock()])
 
     def _take(self, queue: LaneQueue, job_id: str) -> JobRun | None:
-        taken = self._claimer.start(queue, job_id, self._numerics[self._models[queue.key]], self._installed)
+        taken = self._claimer.start(queue, job_id, self._numerics[self._models[queue.key]], self._holdings)
         if taken is None or isinstance(taken, JobRun):
             return taken
         self._refuse(queue, job_id, taken)

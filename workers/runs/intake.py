@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import structlog
@@ -16,6 +16,7 @@ from jobs.run import JobRun
 from workers.claim_policy import CLAIMS_A_ROUND, ModelLane
 from workers.engine.engine import Engine
 from workers.engine.messages import Admission
+from workers.library import Arrival, ModelLibrary
 from workers.metrics.families import WorkerMetrics
 from workers.objects.storing import InputsLoaded, Storing
 from workers.queue.circuit_breaker import CircuitBreaker
@@ -24,6 +25,8 @@ from workers.queue.events import earlier
 from workers.runs.isolation import Isolation
 from workers.runs.publishing import Publishing
 from workers.runs.table import Phase, RunTable
+
+STARTING = (Phase.LOADING, Phase.WAITING)
 
 log = structlog.get_logger()
 
@@ -34,7 +37,7 @@ class Intake:
     def __init__(
         self,
         runs: RunTable,
-        models: Sequence[str],
+        library: ModelLibrary,
         claims: Claims,
         engine: Engine,
         storing: Storing,
@@ -47,7 +50,7 @@ class Intake:
         clock: Callable[[], float],
     ) -> None:
         self._runs = runs
-        self._models = models
+        self._library = library
         self._claims = claims
         self._engine = engine
         self._storing = storing
@@ -57,13 +60,14 @@ class Intake:
         self._redis = redis
         self._breaker = breaker
         self._clock = clock
+        self._cold: list[InputsLoaded] = []  # of runs that wait for their models
         self._singly = 0  # how many jobs are still claimed only while no other runs
 
     def claim(self) -> int:
         """Claim and start jobs, a few a round; how many."""
         for count in range(CLAIMS_A_ROUND):
             lanes = self._lanes()
-            run = self._breaker.attempt(partial(self._claims.next, lanes)) if lanes else None
+            run = self._breaker.attempt(partial(self._claims.next, lanes, self._missing())) if lanes else None
             if run is None:
                 return count
             self._begin(run)
@@ -74,11 +78,43 @@ class Intake:
         self._singly = count
 
     def loaded(self, inputs: InputsLoaded) -> None:
-        """Start a run whose files and state are here, an isolated one once the others are saved."""
-        if inputs.run.isolated:
+        """Start a run whose files and state are here, once its model is; an isolated one once the others are saved."""
+        if inputs.run.model not in self._library.resident:
+            self._cold.append(inputs)
+        elif inputs.run.isolated:
             self._isolation.wait(inputs)
         else:
             self._admit(inputs)
+
+    def load_models(self) -> None:
+        """Let the model of the oldest run that lacks one come, and runs start whose model came."""
+        arrival = self._library.arrived()
+        if arrival is not None:
+            self._came(arrival)
+        lacking = (run.model for run in self._runs.among(*STARTING) if run.model not in self._library.resident)
+        self._library.want(next(lacking, None), self._used())
+        for model in self._library.take_evicted():
+            self._metrics.left(model)
+
+    def _came(self, arrival: Arrival) -> None:
+        self._metrics.loads.labels(arrival.model, "failed" if arrival.error else "succeeded").inc()
+        if arrival.error is None:
+            self._metrics.came(arrival.model, self._library.offered[arrival.model])
+        cold, self._cold = self._cold, []
+        for inputs in cold:
+            if inputs.run.closed:
+                continue
+            if arrival.error is not None and inputs.run.model == arrival.model:
+                self._publishing.end(inputs.run, Failed(arrival.error.problem()))
+            else:
+                self.loaded(inputs)
+
+    def _used(self) -> set[str]:
+        """Return the models that runs need in memory, now or once they come."""
+        return {run.model for run in self._runs.among(*STARTING, Phase.COMPUTING)}
+
+    def _missing(self) -> list[str]:
+        return [model for model in self._library.offered if model not in self._library.resident]
 
     def start_isolated(self) -> None:
         """Start the run that waited to be isolated, if all is ready for it."""
@@ -95,7 +131,12 @@ class Intake:
         """Return models and lanes with room for one more image; one that isn't stored yet keeps its slot."""
         if self._isolation.wanted or (self._singly and self._runs.among(Phase.LOADING, Phase.COMPUTING)):
             return []
-        return [(model, lane) for model in self._models for lane in LANES if self._has_room((model, lane))]
+        return [
+            (model, lane)
+            for model in self._library.claimable(self._used())
+            for lane in LANES
+            if self._has_room((model, lane))
+        ]
 
     def _has_room(self, lane: ModelLane) -> bool:
         model = lane[0]
@@ -141,4 +182,5 @@ class Intake:
             return
         if run.isolated:
             self._engine.isolate(run.job_id)
+        self._library.use(run.model)
         self._runs.move(run, Phase.COMPUTING)

@@ -153,6 +153,18 @@ class _OrderedDict:
         return OrderedDict((_plain(key), value) for key, value in items)
 
 
+class _Parameters(dict[Any, Any]):
+    """torch.nn.ParameterDict, of which the parameters by name are kept: the first embeddings were saved as one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        parameters = state.get("_parameters") if isinstance(state, dict) else None
+        self.update(parameters if isinstance(parameters, dict) else {})
+
+
 def _plain(key: Any) -> Any:
     """Refuse containers as keys: hashing tuples of tuples of tuples takes time exponential in the file's size."""
     if not isinstance(key, str | int | float | bytes | NoneType | type | Opaque):
@@ -220,6 +232,7 @@ _MADE: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _Rebuild(),
     ("torch._utils", "_rebuild_tensor_v3"): _RebuildTyped(),
     ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
+    ("torch.nn.modules.container", "ParameterDict"): _Parameters,
 }
 Wanted = Callable[[str], bool]
 

@@ -1,125 +1,245 @@
 /**
- * The playground: joins the request form, the stage and the history. The address (#job=id) says what the stage shows.
+ * The page: joins the request form, the stage and the gallery. The address says which task and which job are open.
  */
 
-import * as api from "./api.js";
-import { announce, button, byId } from "./dom.js";
-import { fieldsOf } from "./fields.js";
-import { Form } from "./form.js";
-import { History } from "./history.js";
-import { openPicture, pictureRow, takeDropsAndPastes } from "./picture.js";
-import { resultView } from "./result.js";
-import { Service } from "./service.js";
-import * as sources from "./sources.js";
-import { notice, sourceView, stage } from "./stage.js";
-import { listenToTabs, markTab } from "./tabs.js";
-import { ended, watch } from "./watch.js";
+import { Cost, standIn } from "./form/cost.js";
+import { filesOfSchema } from "./form/fields.js";
+import { Form } from "./form/form.js";
+import { openPicture, pictureRow } from "./form/picture.js";
+import { markTab, showTabs } from "./form/tabs.js";
+import { Desk } from "./form/desk.js";
+import { Gallery } from "./gallery/gallery.js";
+import { address, goTo } from "./lib/address.js";
+import * as api from "./lib/api.js";
+import { announce, button, byId, reveal } from "./lib/dom.js";
+import * as keep from "./lib/keep.js";
+import { takeDropsAndPastes } from "./shell/drops.js";
+import { listenToRail, showRail } from "./shell/rail.js";
+import { Service } from "./shell/service.js";
+import { listenToShortcuts } from "./shell/shortcuts.js";
+import { notifyEnd, showShare } from "./shell/signals.js";
+import { listenToTheme } from "./shell/theme.js";
+import { notice, sourceView, stage } from "./stage/stage.js";
 
-const PICTURE_KINDS = { inpaint: "Picture and mask", upscale: "Picture" };
+const NOTHING_SHOWN = "";
 
-const app = { kind: "txt2img", models: {}, picture: null, shown: "", watching: new AbortController() };
-const service = new Service();
-const form = new Form(byId("form"), { onSubmit: submit, onModel: (id) => ((app.models[app.kind] = id), showForm()) });
-const history = new History(byId("history"));
+const app = { shown: null, watching: new AbortController(), lastSeed: Math.floor(Math.random() * 2 ** 32), before: "" };
+const service = new Service(modelsChanged);
+const form = new Form(byId("form"), {
+  onSubmit: submit,
+  onModel: (id) => (desk.chooseModel(id), showForm()),
+  onChange: changed,
+  lastSeed: () => app.lastSeed,
+});
+const desk = new Desk(form, service);
+const cost = new Cost(form.cost, costRequest, (answer) => form.tokens.tell(answer?.tokens, desk.card?.token_window));
+const gallery = new Gallery(byId("history"), { onCompare: showPair });
+const draw = { onChange: () => desk.keepPicture(), feather: () => form.values().feather ?? 0 };
 
-const currentCard = () => service.card(app.kind, app.models[app.kind]);
+/**
+ * What shows jobs: asked for as soon as somebody turns to the form, and there before a job is, so that it can be shown
+ * whatever becomes of the connection meanwhile.
+ */
+async function jobViews() {
+  try {
+    return await Promise.all([import("./stage/watch.js"), import("./stage/result.js")]);
+  } catch (cause) {
+    throw new api.Problem({ title: "No answer", detail: "The gateway doesn't answer. Is latentd running?" });
+  }
+}
+
+const files = (kind = desk.kind) => filesOfSchema(service.schemas[kind]);
 
 async function start() {
+  listenToTheme();
+  listenToRail();
   try {
     await service.start();
   } catch (problem) {
-    stage(
-      notice("The service doesn't answer", problem.message, button("Try again", { onclick: () => location.reload() })),
-    );
+    const again = button("Try again", { onclick: () => location.reload() });
+    stage(notice("The service doesn't answer", problem.message, again));
     return;
   }
-  listenToTabs((kind) => (selectKind(kind), leaveJob()));
-  takeDropsAndPastes({ accepts: () => app.kind in PICTURE_KINDS, onFile: takePicture });
+  if (!service.kinds.length) {
+    stage(notice("No model is installed", "Put a checkpoint into the models folder; the README says how."));
+    return;
+  }
+  const drafted = await desk.restore();
+  showTabs(service.kinds, openTask);
+  gallery.filters.tasks(service.kinds);
+  takeDropsAndPastes(dropped);
+  byId("form").addEventListener("focusin", () => jobViews().catch(() => undefined), { once: true }); // asked for again
+  listenToShortcuts({
+    prompt: () => (showRail(true), form.focus()),
+    search: () => gallery.filters.focus(),
+    send: () => byId("form").requestSubmit(),
+    tab: (index) => service.kinds[index] && openTask(service.kinds[index]),
+  });
   addEventListener("hashchange", () => openAddress());
-  addEventListener("popstate", () => openAddress());
-  selectKind(app.kind);
-  history.refresh();
+  addEventListener("pagehide", () => desk.keepValues());
+  const asked = address();
+  selectKind(service.kinds.includes(asked.task) ? asked.task : drafted);
+  gallery.refresh();
   const job = await openAddress();
-  if (job) await fillFrom(job);
+  if (job && !asked.task) await fillFrom(job); // a link that somebody gave: the form is as its job had it
+}
+
+/** A model was installed or removed. */
+function modelsChanged() {
+  if (!service.able(desk.kind).length) location.reload(); // there was nothing to do, or what is done has no model now
+  showTabs(service.kinds, openTask);
+  markTab(desk.kind);
+  gallery.filters.tasks(service.kinds);
 }
 
 function selectKind(kind) {
-  app.kind = kind;
+  desk.select(kind);
   markTab(kind);
   showForm();
 }
 
+/** A tab was chosen: the stage shows what its request starts from. */
+function openTask(kind) {
+  selectKind(kind);
+  leaveJob();
+}
+
 function showForm() {
-  const card = currentCard();
-  byId("form").hidden = !card;
-  if (!card) return;
-  const action = { txt2img: "Create", inpaint: "Repaint", upscale: `Upscale ×${card.scale}` }[app.kind];
-  form.show(fieldsOf(app.kind, card, service.schemas, service.openapi), {
-    cards: service.able(app.kind),
-    card,
-    action,
-  });
+  byId("form").hidden = !desk.card;
+  if (!desk.card) return;
+  desk.show();
   showPictureRow();
 }
 
 function showPictureRow() {
-  const label = PICTURE_KINDS[app.kind];
-  const showLabel = app.kind === "inpaint" ? "Mask" : "Show";
-  form.slot.replaceChildren(
-    ...(label ? [pictureRow(app.picture, { label, showLabel, onFile: takePicture, onShow: leaveJob })] : []),
-  );
+  const needed = files();
+  const label = needed.includes("mask") ? "Picture and mask" : "Picture";
+  const showLabel = needed.includes("mask") ? "Mask" : "Show";
+  const row = () => pictureRow(desk.picture, { label, showLabel, onFile: takePicture, onShow: leaveJob });
+  form.slot.replaceChildren(...(needed.length ? [row()] : []));
+}
+
+function changed(event) {
+  desk.keepSoon();
+  cost.changed();
+  if (event.target.name === "feather") document.dispatchEvent(new Event("feather"));
+}
+
+async function costRequest() {
+  const needed = files();
+  if (!desk.card || (needed.length && !desk.picture)) return null;
+  const pictures = await Promise.all(needed.map(async (name) => [name, await standIn(desk.picture, "#fff")]));
+  return {
+    kind: desk.kind,
+    fields: { ...form.values(), model: form.model.value },
+    files: Object.fromEntries(pictures),
+  };
 }
 
 /** Leaves the job on the stage for what the next request starts from. */
-function leaveJob() {
+async function leaveJob() {
+  leave(NOTHING_SHOWN);
+  goTo({ task: desk.kind });
+  await showSource();
+  reveal(byId("stage"));
+}
+
+async function showSource() {
+  const { kind, picture, card } = desk;
+  const onIdea = (values) => (form.fill(values), byId("form").requestSubmit());
+  const view = await sourceView(kind, { picture, card, files: files(), draw, onIdea, onFile: takePicture });
+  if (app.shown === NOTHING_SHOWN && desk.kind === kind && desk.picture === picture) stage(view);
+}
+
+function leave(shown) {
   app.watching.abort();
-  app.shown = "";
-  history.select("");
-  if (location.hash) window.history.pushState(null, "", location.pathname);
-  const onIdea = (prompt) => (form.fill({ prompt }), form.focus());
-  stage(sourceView(app.kind, app.picture, currentCard(), { onIdea, onFile: takePicture }));
+  app.watching = new AbortController();
+  app.shown = shown;
+  showShare(null);
+  gallery.select(shown);
+  showRail(false);
 }
 
 async function takePicture(file) {
   try {
-    app.picture = await openPicture(file);
+    desk.picture = await openPicture(file);
   } catch (error) {
     form.showProblem({ message: error.message, field: "image" });
     return;
   }
+  desk.keepPicture();
+  cost.changed();
   showPictureRow();
-  leaveJob();
+  await leaveJob();
+}
+
+const useFor = (kind) => async (file) => (selectKind(kind), await takePicture(file));
+
+/** What a picture can be used for, by the tasks of the installed models. */
+function uses() {
+  const labels = {
+    inpaint: ["Repaint a part", "brush"],
+    img2img: ["Start from it", "picture"],
+    upscale: [`Upscale ×${service.card("upscale")?.scale}`, "upscale"],
+  };
+  return service.kinds
+    .filter((kind) => files(kind).length && kind in labels)
+    .map((kind) => ({ kind, label: labels[kind][0], icon: labels[kind][1], use: useFor(kind) }));
+}
+
+async function dropped(file, onPlace) {
+  if (onPlace) return takePicture(file);
+  const { askWhatFor } = await import("./shell/dropped.js");
+  return askWhatFor(file, uses(), takeSettings);
+}
+
+/** Fills the form with what a picture says of itself. */
+async function takeSettings(settings) {
+  const { settle } = await import("./lib/settle.js");
+  const { kind, values, missing } = settle(settings, service);
+  desk.keepValues();
+  if (values.model) desk.chooseModel(values.model, kind);
+  selectKind(kind);
+  await leaveJob();
+  form.fill(values);
+  form.showProblem(missing.length ? { message: missing.join(" ") } : null);
+  showRail(true);
+  form.focus();
+  announce("Settings filled in");
 }
 
 async function submit() {
-  if (form.submit.disabled) return;
+  if (form.submit.disabled || !desk.card) return;
   form.busy(true);
   form.showProblem(null);
   try {
-    const files = await filesOf(app.kind);
-    const fields = { ...form.values(), model: form.model.value, ...(files.mask && { mask_mode: "white" }) };
-    await accepted(await api.submit(app.kind, fields, files), files.image);
+    const [pictures] = await Promise.all([picturesOf(), jobViews()]);
+    const fields = { ...form.values(), model: form.model.value, ...(pictures.mask && { mask_mode: "white" }) };
+    await accepted(await api.submit(desk.kind, fields, pictures), pictures);
   } catch (problem) {
+    showRail(true);
     form.showProblem(problem);
   }
   form.busy(false);
 }
 
-async function accepted(job, file) {
-  sources.rememberMine(job.id);
-  const lost = file && (await sources.keepSource(job.id, file).then(() => null, String));
+async function accepted(job, pictures) {
+  keep.rememberMine(job.id);
+  keep.rememberPrompt(job.request.prompt);
+  desk.keepValues();
+  const lost = pictures.image && (await keep.keepSource(job.id, pictures).then(() => null, String));
   open(job);
-  history.refresh();
-  if (byId("stage").getBoundingClientRect().top < 0 || innerWidth <= 900)
-    byId("stage").scrollIntoView({ block: "start", behavior: "smooth" });
+  gallery.refresh();
+  reveal(byId("stage"));
   if (lost) form.showProblem({ message: `The job runs, but this browser can't keep its picture: ${lost}` });
 }
 
-async function filesOf(kind) {
-  const { picture } = app;
-  if (!(kind in PICTURE_KINDS)) return {};
+async function picturesOf() {
+  const needed = files();
+  const { picture } = desk;
+  if (!needed.length) return {};
   if (!picture) throw new api.Problem({ detail: "Choose a picture first.", field: "image" });
-  if (kind === "upscale") return { image: picture.file };
+  if (!needed.includes("mask")) return { image: picture.file };
   if (!picture.mask || picture.mask.empty)
     throw new api.Problem({ detail: "Draw on the picture what is to be repainted.", field: "mask" });
   return { image: picture.file, mask: await picture.mask.file() };
@@ -127,71 +247,95 @@ async function filesOf(kind) {
 
 /** Shows a job on the stage and in the address, and follows it to its end. */
 async function open(job) {
-  app.watching.abort();
-  app.watching = new AbortController();
+  leave(job.id);
   const { signal } = app.watching;
-  app.shown = job.id;
-  if (location.hash !== `#job=${job.id}`) window.history.pushState(null, "", `#job=${job.id}`);
-  history.select(job.id);
+  goTo({ task: desk.kind, job: job.id });
   try {
-    const last = ended(job) ? job : await watch(job, { show: stage, serves: (model) => service.serves(model), signal });
-    const source = last && (await sources.sourceOf(job.id));
-    if (last && !signal.aborted) showResult(last, source);
+    const [[{ ended, watch }, { resultView }], source] = await Promise.all([jobViews(), keep.sourceOf(job.id)]);
+    if (signal.aborted) return;
+    const last = ended(job) ? job : await follow(job, watch, source, signal);
+    if (last && !signal.aborted) stage(resultView(last, ...resultParts(last, source)));
+    if (!ended(job)) gallery.refresh();
   } catch (problem) {
     if (!signal.aborted) stage(notice("The job can't be shown", problem.message));
   }
-  if (!ended(job)) history.refresh();
 }
 
-function showResult(job, source) {
-  const use = (kind) => async (image) => (selectKind(kind), takePicture(await api.imageFile(image)));
-  stage(
-    resultView(job, job.kind !== "txt2img" && source, {
-      scale: service.card("upscale")?.scale,
-      onRepaint: service.card("inpaint") && use("inpaint"),
-      onUpscale: job.kind === "upscale" ? undefined : use("upscale"),
-      onReuse: reuse,
-      onAgain: job.kind === "txt2img" ? again : undefined,
-    }),
-  );
+async function follow(job, watch, source, signal) {
+  const stages = gallery.stages(job);
+  const serves = (model) => service.serves(model);
+  const onShare = (share) => signal.aborted || showShare(share);
+  const last = await watch(job, { show: stage, serves, signal, source, stages, onShare });
+  if (!last || signal.aborted) return undefined;
+  showShare(null);
+  notifyEnd(last);
+  gallery.know(last);
+  return last;
 }
 
-/** Fills the form as the job had it, its picture too where this browser still has it. */
+/** URL of the picture before, and what can be done with the pictures of a job. */
+function resultParts(job, source) {
+  if (app.before) URL.revokeObjectURL(app.before);
+  app.before = source?.file && job.images.length ? URL.createObjectURL(source.file) : "";
+  app.lastSeed = job.images[0]?.seed ?? app.lastSeed;
+  const able = uses().filter(({ kind }) => kind !== "upscale" || job.kind !== "upscale");
+  const withFile = ({ use, ...others }) => ({ ...others, use: async (image) => use(await api.imageFile(image)) });
+  const again = job.kind !== "upscale" && service.able(job.kind).length && (!files(job.kind).length || source);
+  const card = service.cards.find(({ id }) => id === job.request.model);
+  return [app.before, { uses: able.map(withFile), card, onReuse: reuse, onVariations: again ? variations : undefined }];
+}
+
+async function showPair(first, second) {
+  const { pairView } = await import("./stage/pair.js");
+  leave(NOTHING_SHOWN);
+  goTo({ task: desk.kind });
+  stage(pairView(first, second, leaveJob));
+  reveal(byId("stage"));
+}
+
+/** Fills the form as the job had it, its picture and mask too where this browser still has them. */
 async function fillFrom(job, image) {
-  const { request } = job;
-  const source = await sources.sourceOf(job.id);
-  if (source && !isSame(source, app.picture?.file)) app.picture = await openPicture(source);
-  app.models[job.kind] = request.model;
+  if (!service.able(job.kind).length) throw new Error("No installed model can do this task any more.");
+  await desk.takeSource(await keep.sourceOf(job.id), draw);
+  desk.chooseModel(job.request.model, job.kind);
   selectKind(job.kind);
-  form.fill({ ...request, seed: image?.seed ?? request.seed });
+  const label = desk.card.class_names?.[job.request.class_id]; // chosen by its name
+  form.fill({ ...job.request, seed: image?.seed ?? job.request.seed, ...(label && { label }) });
+  goTo({ task: job.kind, job: job.id }, true);
 }
-
-// The picture in the editor keeps its mask if it is the one that the job started from.
-const isSame = (file, other) => other && file.size === other.size && file.name === other.name;
 
 async function reuse(job, image) {
   await fillFrom(job, image);
+  showRail(true);
   form.focus();
   announce("Settings filled in");
 }
 
-async function again(job) {
+/** Four more of the same request, each from noise of its own. */
+async function variations(job) {
   await fillFrom(job);
-  form.fill({ seed: "" });
+  form.fill({ seed: "", num_images: 4 });
   byId("form").requestSubmit();
 }
 
+/** Shows what the address says; resolves with its job, if it names one that was not shown. */
 async function openAddress() {
-  const id = /^#job=([\w-]+)$/.exec(location.hash)?.[1];
-  if (!id) return leaveJob();
+  const { task, job: id } = address();
+  if (task && task !== desk.kind && service.kinds.includes(task)) selectKind(task);
+  if (!id) {
+    if (app.shown !== NOTHING_SHOWN) leave(NOTHING_SHOWN);
+    goTo({ task: desk.kind }, true);
+    await showSource();
+    return undefined;
+  }
   if (id === app.shown) return undefined;
   try {
     const job = await api.job(id);
     open(job);
+    reveal(byId("stage"));
     return job;
   } catch (problem) {
-    app.watching.abort();
-    app.shown = id;
+    leave(id);
     stage(notice(problem.status === 410 ? "This job has expired" : "This job can't be shown", problem.message));
     return undefined;
   }

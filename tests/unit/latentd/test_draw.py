@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from core.errors import ConfigurationError, InvalidRequest
 from core.settings import WEIGHTS_DIR, Settings
 from latentd.cli import draw
 from service.requests.cards import installed_cards
+from tests import embeddings
+from tests.embeddings import write_embeddings
 from tests.enqueue import make_request
-from tests.loras import applied, write_loras, write_middle
+from tests.loras import CASE, applied, write_loras, write_middle
 from tests.tiny import write_tiny_inpaint
 
 FIELDS = {"prompt": "cat", "steps": 1, "num_images": 2}
@@ -39,5 +42,21 @@ def test_loras_are_named_with_their_scales(tmp_path: Path) -> None:
     request, *_ = draw.resolve("txt2img", sent, {}, settings)
     assert list(request.applied_loras) == applied(tmp_path, middle=0.5, style=1.0)
     assert draw.read_loras([]) is None
+
+
+def test_prompts_are_read_as_the_options_say(tmp_path: Path) -> None:
+    shutil.copytree(CASE / "sd1_kohya" / "pipeline", tmp_path / "tiny")
+    write_loras(tmp_path)
+    write_embeddings(tmp_path)
+    settings = Settings(models_dir=tmp_path, model="tiny")
+    sent = {"prompt": "(webui-style:1.2) <lora:style:0.5>", "clip_skip": 2} | draw.read_syntax("weighted")
+    request, *_ = draw.resolve("txt2img", sent, {}, settings)
+    assert list(request.applied_loras) == applied(tmp_path, style=0.5)
+    assert list(request.applied_embeddings) == embeddings.applied(tmp_path, "webui-style")
+    assert (request.text, request.syntax, request.skip) == ("(webui-style:1.2) ", "weighted", 2)
+    assert draw.read_syntax("plain") == {}
+
+
+def test_a_scale_of_a_lora_is_a_number() -> None:
     with pytest.raises(InvalidRequest, match="--lora 'a:b': must be ID or ID:NUMBER"):
         draw.read_loras(["a:b"])

@@ -8,7 +8,7 @@ from redis import Redis
 
 from contract.events import Shared
 from contract.request import Numerics
-from jobs.claim import NOTHING_INSTALLED, Installed
+from jobs.claim import Holdings
 from jobs.end import Retention
 from jobs.run import JobRun
 from jobs.worker import BatchWorker
@@ -34,10 +34,10 @@ def make_claims(
     worker: BatchWorker,
     models: Sequence[str] = ("tiny",),
     numerics: Numerics = NUMERICS,
-    installed: Installed = NOTHING_INSTALLED,
+    holdings: Holdings | None = None,
 ) -> Claims:
     """Claims of `worker`."""
-    return Claims(worker, worker.connection, models, dict.fromkeys(models, numerics), installed=installed)
+    return Claims(worker, worker.connection, models, dict.fromkeys(models, numerics), holdings=holdings)
 
 
 def claim(worker: BatchWorker) -> JobRun:

@@ -25,7 +25,7 @@ def make_heartbeat(worker: BatchWorker, runs: list[JobRun]) -> Heartbeat:
         worker,
         redis,
         Reaper(redis, [one.queue for one in runs], RETENTION, worker.name),
-        ["tiny"],
+        lambda: ["tiny"],
         "cpu",
         runs=lambda: runs,
         times=lambda: {"tiny": {"store@cpu": 0.25}},
@@ -84,7 +84,7 @@ def test_the_thread_beats_sweeps_and_stops(redis: Redis) -> None:
     ended = CanceledJobRegistry(queue=queue)
     redis.zadd(ended.key, {"expired": 1})
     heartbeat = Heartbeat(
-        worker, redis, Reaper(redis, [queue], RETENTION, worker.name), ["tiny"], "cpu", lambda: [], dict
+        worker, redis, Reaper(redis, [queue], RETENTION, worker.name), lambda: ["tiny"], "cpu", lambda: [], dict
     )
     heartbeat.start()
     ends = time.monotonic() + 5

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from structlog.testing import capture_logs
 
 from core.errors import CheckpointError, ConfigurationError
 from core.settings import Settings
+from models.checkpoints.load import load
 from models.networks.layers import can_pack, packed
 from tests.engines import make_request
 from tests.tiny import write_tiny
@@ -15,7 +17,8 @@ from workers import loading
 from workers.catalogue import find_cards, write_missing_cards
 from workers.engine.engine import run
 from workers.engine.messages import Admission
-from workers.loading import choose_device, choose_dtype, load_all, load_engine
+from workers.library import offered
+from workers.loading import choose_device, choose_dtype, load_engine, open_library
 
 
 def test_the_cpu_is_taken_by_name() -> None:
@@ -76,7 +79,10 @@ def test_any_precision_can_be_asked_for(tmp_path: Path) -> None:
     model = engine.models["plain"]
     assert model.dtype == torch.bfloat16
     assert packed(model.unet) == can_pack(model.device, model.dtype)
-    assert engine.numerics["plain"].memory_format == ("onednn" if packed(model.unet) else "channels_last")
+    [known] = open_library(settings, ["plain"], "cpu").offered.values()
+    assert (known.packed, known.dtype) == (packed(model.unet), model.dtype)
+    told = engine.numerics(known.dtype, known.packed).memory_format
+    assert told == ("onednn" if packed(model.unet) else "channels_last")
     request = make_request(model="plain")
     [picture] = run(engine, Admission("a", request), lambda _: None)
     assert picture.size == (64, 64)
@@ -105,11 +111,38 @@ def test_a_damaged_checkpoint_does_not_harm_the_others(broken: Path) -> None:
 def test_models_beyond_the_default_ones_are_loaded_while_there_is_room(
     broken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = find_cards(broken)
-    monkeypatch.setattr(loading, "free_memory", lambda _: 0)
-    assert list(load_all(found, ["plain"], "cpu", torch.float32)) == ["plain"]
+    settings = Settings(models_dir=broken, threads=1, model="plain")
     monkeypatch.setattr(loading, "free_memory", lambda _: 1 << 30)
-    assert list(load_all(found, ["plain"], "cpu", torch.float32)) == ["plain", "bare", "map"]
+    library = open_library(settings, [], "cpu")
+    assert list(library.resident) == list(library.offered) == ["plain", "map", "bare"]
+    sizes = {model.id: model.size for model in library.offered.values()}
+    monkeypatch.setattr(loading, "free_memory", lambda _: 2 * (sizes["plain"] + sizes["map"]))
+    library = open_library(settings, [], "cpu")
+    assert (list(library.resident), list(library.offered)) == (["plain", "map"], ["plain", "map", "bare"])
+
+
+def test_what_can_not_fit_is_told_and_not_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny("plain", tmp_path / "plain")
+    write_tiny("bare", tmp_path / "bare")
+    size = offered("bare", tmp_path / "bare", "cpu", torch.float32).size
+    monkeypatch.setattr(loading, "MIB", size)
+    settings = Settings(models_dir=tmp_path, threads=1, model="plain", models_mb=1, dtype="float32")
+    with capture_logs() as lines:
+        library = open_library(settings, [], "cpu")
+    assert list(library.resident) == list(library.offered) == ["bare"]
+    assert [(line["event"], line["model"]) for line in lines] == [("model not offered: it doesn't fit", "plain")]
+    with pytest.raises(ConfigurationError, match="LATENTD_MODELS_MB=1: model plain takes 2 MiB") as raised:
+        open_library(settings, ["plain"], "cpu")
+    assert (raised.value.field, raised.value.value, raised.value.bound) == ("LATENTD_MODELS_MB", 1, 2)
+
+
+def test_a_size_is_what_the_weights_take(tmp_path: Path) -> None:
+    for kind in ("plain", "bare", "class"):
+        folder = write_tiny(kind, tmp_path / kind)
+        model = load(folder, "cpu", torch.float32)
+        parts = [part for part in (model.unet, model.first_stage, model.conditioner) if part is not None]
+        taken = sum(value.nbytes for part in parts for value in part.state_dict().values())
+        assert offered(kind, folder, "cpu", torch.float32).size == pytest.approx(taken, rel=0.05), kind
 
 
 def test_free_memory_is_less_than_there_is() -> None:
@@ -118,9 +151,10 @@ def test_free_memory_is_less_than_there_is() -> None:
 
 
 def test_where_nothing_loads_the_names_are_said(broken: Path) -> None:
-    found = {"x4": find_cards(broken)["x4"]}
+    for kind in ("plain", "map", "bare"):
+        rmtree(broken / kind)
     with pytest.raises(ConfigurationError, match="none of the checkpoints x4 loads"):
-        load_all(found, ["x4"], "cpu", torch.float32)
+        open_library(Settings(models_dir=broken, threads=1, model="x4"), [], "cpu")
 
 
 def test_scanning_writes_cards_and_names_what_it_leaves_out(broken: Path) -> None:

@@ -57,7 +57,8 @@ def test_a_declaration_agrees_with_the_contract(kind: Kind) -> None:
     assert task.files == tuple(name for name, info in fields.items() if info.annotation is Upload)
     assert task.model_fields <= task.post.model_fields.keys()
     posted = set(task.post.model_fields) - {"label"} | {"width", "height"}  # named for its number; a picture's own
-    assert posted == fields.keys() - {"kind", "numerics", "guidance_embedded", *task.files}  # the card's
+    given = {"kind", "numerics", "embeddings", "guidance_embedded"}  # by prompts and cards
+    assert posted == fields.keys() - given - set(task.files)
 
 
 def test_scanned_cards_say_what_each_model_is_for(cards: dict[str, ModelCard]) -> None:

@@ -38,7 +38,7 @@ def test_other_errors_and_results_pass() -> None:
 def test_numerics_name_what_bytes_depend_on() -> None:
     configure(1)
     model = tiny_models()["paint"]
-    numerics = numerics_of(model, 1, 4)
+    numerics = numerics_of(model.device, model.dtype, is_packed=False, threads=1, strict_rows=4)
     assert (numerics.device, numerics.dtype, numerics.threads, numerics.rows) == ("cpu", "float32", 1, 4)
     assert numerics.torch.startswith(torch.__version__)
     assert numerics.memory_format == "channels_last"

@@ -23,11 +23,12 @@ from models.samplers.noise import noise
 from models.schedule import NoiseSchedule
 from tests.engines import finished, inpaint, make_engine, make_request, mask_bytes, picture_bytes, play, png
 from tests.tiny import CLASSES, MAP_CLASSES, configs, write_tiny
-from workers.engine.conditioning import LOW_RES, Conditions, PromptCache, of_image
+from workers.engine.conditioning import LOW_RES, Conditions, of_image
 from workers.engine.job_spec import JobSpec
 from workers.engine.kinds import job_spec_of, prepare
 from workers.engine.messages import Admission
 from workers.engine.pictures import to_tensor
+from workers.prompts import PromptCache
 
 NATIVE = 64
 

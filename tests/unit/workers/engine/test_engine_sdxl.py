@@ -15,9 +15,9 @@ from models.pipeline import LatentDiffusion
 from models.sampling import Conditioning, sample
 from tests.engines import finished, make_engine, make_request, picture_bytes, play
 from tests.parity.run import CASES
-from workers.engine.conditioning import PromptCache
 from workers.engine.kinds import job_spec_of, prepare
 from workers.engine.messages import Admission, Stepped
+from workers.prompts import PromptCache
 
 
 @lru_cache

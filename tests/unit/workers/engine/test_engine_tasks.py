@@ -30,9 +30,9 @@ from tests.engines import (
     upscale,
 )
 from tests.tiny import random_weights
-from workers.engine.conditioning import PROMPTS_KEPT, PromptCache
 from workers.engine.kinds import job_spec_of, prepare
 from workers.engine.messages import Admission
+from workers.prompts import PROMPTS_KEPT, PromptCache
 
 
 def _one(admission: Admission, models: dict[str, LatentDiffusion] | None = None) -> Image.Image:

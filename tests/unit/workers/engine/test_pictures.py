@@ -153,11 +153,16 @@ def test_png_carries_parameters_and_json() -> None:
     assert "Schedule type: karras, Timesteps: 9 3, Guidance interval: 0.25 1," in noted
 
 
-def test_png_names_loras_by_their_files() -> None:
+def test_png_names_loras_and_embeddings_by_their_files() -> None:
     loras = [{"id": "dogs", "scale": 0.8, "hash": "a" * 64}, {"id": "ink", "scale": -1.0, "hash": "b" * 64}]
-    text = picture_text(make_request(loras=loras), 0, "f" * 64)
+    embeddings = [{"name": "Bad-Hand", "hash": "c" * 64}]
+    text = picture_text(make_request(loras=loras, embeddings=embeddings, clip_skip=2), 0, "f" * 64)
     assert f'Lora hashes: "dogs: {"a" * 12}, ink: {"b" * 12}", Lora scales: "dogs: 0.8, ink: -1"' in text["parameters"]
-    assert json.loads(text["latentd"])["request"]["loras"] == loras
+    assert "Clip skip: 2, Lora hashes" in text["parameters"]
+    assert f'TI hashes: "Bad-Hand: {"c" * 12}"' in text["parameters"]
+    stored = json.loads(text["latentd"])["request"]
+    assert (stored["loras"], stored["embeddings"], stored["clip_skip"]) == (loras, embeddings, 2)
+    assert "prompt_syntax" not in stored
     assert "ora" not in "".join(picture_text(make_request(), 0, "f" * 64).values())
 
 

@@ -11,7 +11,7 @@ from models.captured import CapturedCalls
 from tests.engines import tiny_models
 from workers.engine.messages import Called
 from workers.metrics.families import WorkerMetrics, listen
-from workers.metrics.flops import RowFlops
+from workers.metrics.flops import row_flops
 
 FAMILIES = {
     "latentd_jobs_total": "counter",
@@ -31,6 +31,9 @@ FAMILIES = {
     "latentd_gpu_power_watts": "gauge",
     "latentd_gpu_peak_flops": "gauge",
     "latentd_network_info": "gauge",
+    "latentd_model_resident": "gauge",
+    "latentd_model_loads_total": "counter",
+    "latentd_model_evictions_total": "counter",
 }
 
 
@@ -69,14 +72,26 @@ def test_rows_leave_fillers_out_and_steps_count_images() -> None:
 
 def test_series_of_served_models_begin_at_zero() -> None:
     metrics = WorkerMetrics()
-    metrics.serves({"tiny": ("txt2img", "inpaint")}, {"tiny": RowFlops(1, 2, 3)}, 16)
+    metrics.serves({"paint": ("txt2img", "inpaint")}, 16)
     value = metrics.registry.get_sample_value
-    job = {"kind": "inpaint", "model": "tiny", "lane": "bulk", "outcome": "failed"}
+    job = {"kind": "inpaint", "model": "paint", "lane": "bulk", "outcome": "failed"}
     assert value("latentd_jobs_total", job) == 0
-    assert value("latentd_oom_total", {"model": "tiny"}) == 0
-    assert value("latentd_step_rows_limit", {"model": "tiny"}) == 16
-    metrics.called(Called("tiny", 3, 4, True, 0.02, 2, (4, 2, 2)))
-    assert value("latentd_unet_flops_total", {"model": "tiny"}) == 3 * (1 + 2 * 4 + 3 * 16)
+    assert value("latentd_oom_total", {"model": "paint"}) == 0
+    assert value("latentd_step_rows_limit", {"model": "paint"}) == 16
+    assert value("latentd_model_resident", {"model": "paint"}) == 0
+    assert value("latentd_model_loads_total", {"model": "paint", "outcome": "failed"}) == 0
+
+
+def test_flops_are_counted_of_models_that_came() -> None:
+    metrics, model = WorkerMetrics(), tiny_models()["paint"]
+    value = metrics.registry.get_sample_value
+    metrics.came("paint", model)
+    assert value("latentd_model_resident", {"model": "paint"}) == 1
+    metrics.called(Called("paint", 3, 4, True, 0.02, 2, (4, 8, 8)))
+    assert value("latentd_unet_flops_total", {"model": "paint"}) == 3 * row_flops(model)((4, 8, 8))
+    metrics.left("paint")
+    assert value("latentd_model_resident", {"model": "paint"}) == 0
+    assert value("latentd_model_evictions_total", {"model": "paint"}) == 1
 
 
 def test_metrics_are_served_on_loopback() -> None:

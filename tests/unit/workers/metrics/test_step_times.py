@@ -144,3 +144,12 @@ def test_interactive_is_asked_first_but_every_fifth_time_and_models_take_turns()
     for _ in range(3):
         order.took("b")
     assert order.of(lanes)[0] == ("a", "bulk")
+
+
+def test_models_in_memory_are_asked_before_others_but_every_tenth_time() -> None:
+    order = ClaimOrder(["a", "b"])
+    lanes: list[ModelLane] = [("a", "interactive"), ("b", "bulk")]
+    assert order.of(lanes, cold=["a"]) == [("b", "bulk"), ("a", "interactive")]
+    for _ in range(9):
+        order.took("b")
+    assert order.of(lanes, cold=["a"]) == [("a", "interactive"), ("b", "bulk")]

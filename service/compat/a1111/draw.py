@@ -1,0 +1,186 @@
+"""txt2img and img2img of the web UI as jobs of ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from contract.base import Kind
+from contract.card import ModelCard
+from contract.job import JobWarning
+from core.errors import InvalidRequest
+from core.reframing import Fill, Fit, Frame
+from service.compat.a1111.catalog import find_model
+from service.compat.a1111.ignored import ignored
+from service.compat.a1111.pictures import Region, scaled_feather
+from service.compat.a1111.posts import MAX_IMAGES, DrawingPost, Img2ImgSent, Txt2ImgSent
+from service.compat.a1111.prompts import read_prompt
+from service.compat.a1111.samplers import WITH_ETA, choose
+from service.compat.fields import card_of, decoded, post_body, told
+from service.requests.bodies import Body
+from service.requests.decoding import Reading
+from service.requests.kinds import KINDS
+from service.state import Gateway
+
+PREVIEW_EVERY = 5
+MASK_BLUR = 4
+FITS: tuple[Fit, ...] = ("stretch", "crop", "pad", "stretch")  # by resize_mode
+FILLS: tuple[Fill, ...] = ("surroundings", "original", "original", "grey")  # by inpainting_fill
+NOISE, LATENT_RESIZE = 2, 3
+CHECKPOINT = "sd_model_checkpoint"
+CLIP_SKIP = "CLIP_stop_at_last_layers"
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A request of the web UI's, translated."""
+
+    body: Body
+    warnings: tuple[JobWarning, ...]
+    region: Region | None = None
+
+
+@dataclass(slots=True)
+class _Fields:
+    """Fields of our post, and what the client is told."""
+
+    card: ModelCard
+    values: dict[str, Any]
+    warnings: list[JobWarning]
+
+
+async def txt2img(gateway: Gateway, post: Txt2ImgSent) -> Drawing:
+    """Translate text to image. Raises LatentdError as our own endpoint refuses it."""
+    found = await _fields(gateway, post, "txt2img")
+    found.values |= {"width": post.width, "height": post.height}
+    return Drawing(_body(found, "txt2img", {}), tuple(found.warnings))
+
+
+async def img2img(gateway: Gateway, post: Img2ImgSent) -> Drawing:
+    """Translate a picture to draw over, or with a mask to repaint: whole, or the masked region alone.
+
+    Raises:
+        LatentdError: as our own endpoint refuses it.
+    """
+    kind: Kind = "img2img" if post.mask is None else "inpaint"
+    found = await _fields(gateway, post, kind)
+    frame = _frame(post)
+    files = {"image": await decoded("init_images", post.init_images[0])}
+    if post.mask is not None:
+        files["mask"] = await decoded("mask", post.mask)
+    reading = Reading(how="framed", max_pixels=gateway.settings.max_pixels, frame=frame)
+    framed = (await gateway.decoders.decode(files, reading)).data
+    found.values |= _repainting(post, found.warnings)
+    region = _region(post, framed)
+    if region is not None:
+        found.values["feather"] = await asyncio.to_thread(scaled_feather, region, framed["image"])
+    if post.resize_mode == LATENT_RESIZE:
+        found.warnings.append(told("resize_mode", "resize_mode 3 is of latents; the picture was stretched as by 0"))
+    drawn = {name: framed[name] for name in ("image", "mask") if name in framed}
+    body = _body(found, kind, drawn)
+    return Drawing(body, tuple(found.warnings), region)
+
+
+def _frame(post: Img2ImgSent) -> Frame:
+    sides = (post.width, post.height)
+    if (sides[0] is None) != (sides[1] is None):
+        raise InvalidRequest("width and height go together", field="width", value=sides[0], bound="both, or none")
+    fit = FITS[post.resize_mode or 0]
+    size = None if sides[0] is None or sides[1] is None else (sides[0], sides[1])
+    if post.mask is None:
+        return Frame(size=size, fit=fit)
+    full = post.inpaint_full_res is None or bool(post.inpaint_full_res)
+    return Frame(
+        size=size,
+        fit=fit,
+        mask_rule="black" if post.inpainting_mask_invert else "white",
+        fill=FILLS[post.inpainting_fill or 0],
+        padding=(post.inpaint_full_res_padding or 0) if full else None,
+    )
+
+
+def _repainting(post: Img2ImgSent, warnings: list[JobWarning]) -> dict[str, Any]:
+    """Return strength, and with a mask how it is blended."""
+    strength = post.denoising_strength
+    if post.mask is None:
+        return {"strength": strength}
+    if post.inpainting_fill == NOISE:
+        if strength not in (None, 1.0):
+            warnings.append(told("denoising_strength", "inpainting_fill 2 begins with noise: denoising_strength 1"))
+        strength = 1.0
+    return {"strength": strength, "mask_mode": "white", "feather": _feather(post)}
+
+
+def _feather(post: Img2ImgSent) -> int:
+    both = [blur for blur in (post.mask_blur_x, post.mask_blur_y) if blur is not None]
+    return post.mask_blur if post.mask_blur is not None else max(both, default=MASK_BLUR)
+
+
+def _region(post: Img2ImgSent, framed: Mapping[str, bytes]) -> Region | None:
+    if "whole" not in framed:
+        return None
+    return Region(framed["whole"], framed["whole_mask"], post.inpaint_full_res_padding or 0, _feather(post))
+
+
+async def _fields(gateway: Gateway, post: DrawingPost, kind: Kind) -> _Fields:
+    """Translate what both have.
+
+    Raises:
+        InvalidRequest: no such sampler, scheduler, checkpoint or script; too many images.
+        LatentdError: no model for the task.
+    """
+    _check(post)
+    overrides = post.override_settings or {}
+    model = find_model(await gateway.cards.all(), str(overrides[CHECKPOINT])) if overrides.get(CHECKPOINT) else None
+    card = await card_of(gateway, kind, model)
+    chosen = choose(post.sampler_name or post.sampler_index, post.scheduler, card)
+    prompt = read_prompt(post.prompt or "")
+    warnings = [*prompt.warnings, *ignored(post.extras), *ignored(overrides, frozenset((CHECKPOINT, CLIP_SKIP)))]
+    values = {
+        "prompt": prompt.text,
+        "negative_prompt": post.negative_prompt or None,
+        "model": model,
+        "seed": post.seed,
+        "sampler": chosen.sampler,
+        "schedule": chosen.schedule,
+        "steps": post.steps,
+        "guidance_scale": post.cfg_scale,
+        "num_images": post.images,
+        "eta": post.eta if _reads_eta(chosen.sampler, card) else None,
+        "preview_every": PREVIEW_EVERY,
+        "prompt_syntax": "weighted" if "prompt_syntax" in card.fields else None,
+        "clip_skip": overrides.get(CLIP_SKIP) if "clip_skip" in card.fields else None,
+        **prompt.fields,
+    }
+    return _Fields(card, values, warnings)
+
+
+def _body(found: _Fields, kind: Kind, files: Mapping[str, bytes]) -> Body:
+    """Make our body of what the model uses: clients send every field that they know, whatever the model."""
+    for name in sorted(KINDS[kind].model_fields - set(found.card.fields)):
+        if found.values.pop(name, None) not in (None, ""):
+            found.warnings.append(told(name, f"{name} is of no use to model {found.card.id}; it was ignored"))
+    return post_body(kind, found.values, files)
+
+
+def _reads_eta(sampler: str | None, card: ModelCard) -> bool:
+    return (sampler or card.defaults.sampler) in WITH_ETA
+
+
+def _check(post: DrawingPost) -> None:
+    if post.images > MAX_IMAGES:
+        detail = f"batch_size times n_iter is {post.images}; at most {MAX_IMAGES} images are made at once"
+        raise InvalidRequest(detail, field="batch_size", value=post.images, bound=MAX_IMAGES)
+    always = (post.alwayson_scripts or {}).items()
+    scripts = [post.script_name] if post.script_name else [name for name, asked in always if _asks(asked)]
+    if scripts:
+        detail = f"script {scripts[0]!r} not found; there are none here"
+        raise InvalidRequest(detail, field="script_name", value=scripts[0], bound="no script")
+
+
+def _asks(script: Any) -> bool:
+    """Tell whether a script is asked for anything: clients name some without arguments, or with `false` alone."""
+    arguments = script.get("args") if isinstance(script, dict) else script
+    return any(arguments) if isinstance(arguments, list) else bool(arguments)

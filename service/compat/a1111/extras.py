@@ -1,0 +1,84 @@
+"""extra-single-image and extra-batch-images: pictures made larger by a model of ours, or resized."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from core.errors import Conflict, Problem
+from core.reframing import Fit, Frame
+from service.compat.a1111.catalog import PLAIN_UPSCALERS, find_upscaler
+from service.compat.a1111.pictures import resized, size_of
+from service.compat.a1111.posts import ExtrasPost
+from service.compat.attended import Session, attend, fault
+from service.compat.fields import decoded, post_body
+from service.compat.files import read_images
+from service.requests.decoding import Reading
+
+FACTOR, SIDE = 2.0, 512
+
+
+async def enlarged(session: Session, post: ExtrasPost, pictures: Sequence[str]) -> list[bytes] | Problem:
+    """Enlarge pictures, all at once; if one can't be the others end, and its job's problem is returned.
+
+    Raises:
+        LatentdError: as our own endpoint refuses them.
+        Conflict: a job was canceled.
+    """
+    upscaler = find_upscaler(await session.gateway.cards.all(), post.upscaler_1)
+    files = [await decoded("image", picture) for picture in pictures]
+    tasks = [asyncio.ensure_future(_one(session, post, upscaler, file)) for file in files]
+    try:
+        answers = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+    problem = next((each for each in answers if isinstance(each, Problem)), None)
+    return problem or [each for each in answers if isinstance(each, bytes)]
+
+
+async def _one(session: Session, post: ExtrasPost, upscaler: str, file: bytes) -> bytes | Problem:
+    if upscaler in PLAIN_UPSCALERS:
+        return await _resized(session, _frame(post, upscaler), file)
+    upload = await _resized(session, Frame(), file)
+    job = await attend(session, post_body("upscale", {"model": upscaler}, {"image": upload}))
+    if (problem := fault(job)) is not None:
+        return problem
+    if not job.images:
+        raise Conflict(f"job {job.id} was canceled; there is no image", value=job.id)
+    made = (await read_images(session.gateway, session.caller, job))[0]
+    width, height = size_of(upload)
+    return await asyncio.to_thread(resized, made, _size(post, width, height), _fit(post))
+
+
+async def _resized(session: Session, frame: Frame, file: bytes) -> bytes:
+    reading = Reading(how="framed", max_pixels=session.gateway.settings.max_pixels, frame=frame)
+    return (await session.gateway.decoders.decode({"image": file}, reading)).data["image"]
+
+
+def _frame(post: ExtrasPost, upscaler: str) -> Frame:
+    """Return what plain resizing does: None leaves a picture as it is."""
+    if upscaler == "None":
+        return Frame()
+    nearest = upscaler == "Nearest"
+    if post.resize_mode:
+        return Frame(size=_sides(post), fit=_fit(post), nearest=nearest)
+    return Frame(scale=post.upscaling_resize or FACTOR, nearest=nearest)
+
+
+def _size(post: ExtrasPost, width: int, height: int) -> tuple[int, int]:
+    if post.resize_mode:
+        return _sides(post)
+    factor = post.upscaling_resize or FACTOR
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def _sides(post: ExtrasPost) -> tuple[int, int]:
+    return post.upscaling_resize_w or SIDE, post.upscaling_resize_h or SIDE
+
+
+def _fit(post: ExtrasPost) -> Fit:
+    """Return how a size of another shape is met: cut to it, or as the larger side asks."""
+    if not post.resize_mode:
+        return "stretch"
+    return "crop" if post.upscaling_crop is None or post.upscaling_crop else "cover"

@@ -1,0 +1,39 @@
+"""How the OpenAPI document describes the web UI's calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from service.compat.a1111.answers import A1111Error
+from service.compat.fields import HEADER_DOCUMENT
+from service.routes.openapi import PROBLEMS, Responses
+
+
+def answers(*statuses: int) -> Responses:
+    """Describe a call's answers: its errors have the web UI's form."""
+    refused: Responses = {
+        status: {"model": A1111Error, "description": PROBLEMS[status]}
+        for status in sorted({*statuses, 401, 403, 422, 429, 431, 503})
+    }
+    return {200: {"headers": HEADER_DOCUMENT}, **refused} if statuses else refused
+
+
+def body(model: type[BaseModel]) -> dict[str, Any]:
+    """Describe a JSON body."""
+    schema = _inlined(model.model_json_schema())
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """Put the schemas that a schema refers to into it: the document has no place for them."""
+    inner: dict[str, Any] = schema.pop("$defs", {})
+
+    def put(value: Any) -> Any:
+        if isinstance(value, dict):
+            reference = value.get("$ref")
+            return inner[reference.rpartition("/")[2]] if reference else {k: put(v) for k, v in value.items()}
+        return [put(item) for item in value] if isinstance(value, list) else value
+
+    return {name: put(value) for name, value in schema.items()}

@@ -1,0 +1,138 @@
+"""POST /sdapi/v1/txt2img, img2img, extra-single-image, extra-batch-images and png-info."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
+
+from contract.job import JobWarning
+from core.errors import Problem
+from service.compat.a1111.answers import (
+    ExtraBatchAnswer,
+    ExtraSingleAnswer,
+    ImagesAnswer,
+    PngInfoAnswer,
+    error_response,
+)
+from service.compat.a1111.draw import Drawing, img2img, txt2img
+from service.compat.a1111.extras import enlarged
+from service.compat.a1111.ignored import ignored
+from service.compat.a1111.infotext import parse, read_texts
+from service.compat.a1111.pictures import PARAMETERS
+from service.compat.a1111.posts import (
+    DrawingPost,
+    ExtraBatchPost,
+    ExtraSinglePost,
+    Img2ImgSent,
+    PngInfoPost,
+    Txt2ImgSent,
+)
+from service.compat.a1111.results import images_answer
+from service.compat.a1111.routes.document import answers, body
+from service.compat.attended import Session, attend, fault
+from service.compat.fields import decoded, read_json, warning_headers
+from service.compat.files import as_text
+from service.routes.caller import CurrentCaller
+from service.state import Current
+
+router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
+
+
+@router.post(
+    "/txt2img",
+    name="a1111_txt2img",
+    summary="Text to image, as the web UI's",
+    response_model=ImagesAnswer,
+    responses=answers(400, 404, 408, 409, 413, 415, 500, 504, 507),
+    openapi_extra=body(Txt2ImgSent),
+)
+async def draw(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
+    """Waits for the end; a client that leaves before cancels the job."""
+    caller.check_reads()
+    post = await read_json(request, Txt2ImgSent)
+    drawing = await txt2img(gateway, post)
+    return await _drawn(Session(gateway, caller, request.is_disconnected), post, drawing)
+
+
+@router.post(
+    "/img2img",
+    name="a1111_img2img",
+    summary="Draw over or repaint a picture, as the web UI's",
+    response_model=ImagesAnswer,
+    responses=answers(400, 404, 408, 409, 413, 415, 500, 504, 507),
+    openapi_extra=body(Img2ImgSent),
+)
+async def draw_over(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
+    """Waits for the end; a client that leaves before cancels the job."""
+    caller.check_reads()
+    post = await read_json(request, Img2ImgSent)
+    drawing = await img2img(gateway, post)
+    return await _drawn(Session(gateway, caller, request.is_disconnected), post, drawing)
+
+
+async def _drawn(asked: Session, post: DrawingPost, drawing: Drawing) -> Response:
+    job = await attend(asked, drawing.body)
+    warnings = (*drawing.warnings, *job.warnings)
+    if (problem := fault(job)) is not None:
+        return error_response(problem, warning_headers(warnings))
+    return _json(await images_answer(asked, post, drawing, job), warnings)
+
+
+@router.post(
+    "/extra-single-image",
+    name="a1111_extra_single",
+    summary="Enlarge a picture, as the web UI's",
+    response_model=ExtraSingleAnswer,
+    responses=answers(400, 404, 408, 409, 413, 415, 500, 504, 507),
+    openapi_extra=body(ExtraSinglePost),
+)
+async def extra_single(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
+    """Waits for the end; a client that leaves before cancels the job."""
+    caller.check_reads()
+    post = await read_json(request, ExtraSinglePost)
+    files = await enlarged(Session(gateway, caller, request.is_disconnected), post, [post.image])
+    if isinstance(files, Problem):
+        return error_response(files, {})
+    return _json(ExtraSingleAnswer(html_info="", image=as_text(files[0])), ignored(post.extras))
+
+
+@router.post(
+    "/extra-batch-images",
+    name="a1111_extra_batch",
+    summary="Enlarge pictures, as the web UI's",
+    response_model=ExtraBatchAnswer,
+    responses=answers(400, 404, 408, 409, 413, 415, 500, 504, 507),
+    openapi_extra=body(ExtraBatchPost),
+)
+async def extra_batch(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
+    """Waits for the end; a client that leaves before cancels the jobs."""
+    caller.check_reads()
+    post = await read_json(request, ExtraBatchPost)
+    pictures = [file.data for file in post.imageList]
+    files = await enlarged(Session(gateway, caller, request.is_disconnected), post, pictures)
+    if isinstance(files, Problem):
+        return error_response(files, {})
+    return _json(ExtraBatchAnswer(html_info="", images=[as_text(file) for file in files]), ignored(post.extras))
+
+
+@router.post(
+    "/png-info",
+    name="a1111_png_info",
+    summary="What a PNG says of how it was made",
+    response_model=PngInfoAnswer,
+    responses=answers(400, 408, 413, 415),
+    openapi_extra=body(PngInfoPost),
+)
+async def png_info(request: Request) -> Response:
+    post = await read_json(request, PngInfoPost)
+    texts = await asyncio.to_thread(read_texts, await decoded("image", post.image))
+    info = texts.get(PARAMETERS, "")
+    return _json(PngInfoAnswer(info=info, items=texts, parameters=parse(info)), ())
+
+
+def _json(answer: BaseModel, warnings: Iterable[JobWarning]) -> Response:
+    return JSONResponse(answer.model_dump(mode="json"), headers=warning_headers(warnings))

@@ -1,0 +1,133 @@
+"""What other APIs' clients send, read within our own bounds, and what of it has no meaning here, told in a header."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+
+from contract.base import Kind
+from contract.card import ModelCard
+from contract.job import JobWarning
+from core.errors import InvalidRequest, LatentdError, UnsupportedMedia
+from service.http.problems import cut, invalid, shown
+from service.requests.bodies import SHORT_BYTES, Body, check_marks, decode_base64, parse_object
+from service.requests.cards import choose_card
+from service.requests.forms import Part, read_form
+from service.requests.kinds import KINDS
+from service.state import Gateway
+
+HEADER = "Latentd-Warnings"
+HEADER_DOCUMENT = {
+    HEADER: {
+        "description": "JSON list of {field, message}: what was ignored, cut or changed.",
+        "schema": {"type": "string"},
+    }
+}
+HEADER_CHARACTERS = 4000  # clients bound a header's line: aiohttp at 8190 bytes
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def media_type(request: Request) -> str:
+    """Return the body's content type without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_json(request: Request, model: type[M]) -> M:
+    """Read a JSON body; a long one in a thread.
+
+    Raises:
+        UnsupportedMedia, MalformedRequest, InvalidRequest, BodyTooLarge: it is none that `model` takes.
+    """
+    media = media_type(request)
+    if media not in ("application/json", ""):
+        bound = "application/json"
+        raise UnsupportedMedia(f"Content-Type is {shown(media)!r}", field="Content-Type", value=media, bound=bound)
+    data = await request.body()
+    if len(data) <= SHORT_BYTES:
+        return _parsed(data, model)
+    return await asyncio.to_thread(_parsed, data, model)
+
+
+def _parsed(data: bytes, model: type[M]) -> M:
+    if len(data) > SHORT_BYTES:
+        check_marks(data)
+    try:
+        return model.model_validate(parse_object(data), strict=True)
+    except ValidationError as error:
+        raise invalid(error, model) from error
+
+
+async def read_parts(request: Request) -> list[Part]:
+    """Read a multipart form.
+
+    Raises:
+        UnsupportedMedia, MalformedRequest, BodyTooLarge: it is none.
+    """
+    media, bound = media_type(request), "multipart/form-data"
+    if media != bound:
+        raise UnsupportedMedia(f"Content-Type is {shown(media)!r}", field="Content-Type", value=media, bound=bound)
+    return await asyncio.to_thread(read_form, request.headers["content-type"], await request.body())
+
+
+async def decoded(name: str, text: str) -> bytes:
+    """Decode a file's base64; a long one in a thread. Raises as `decode_base64`."""
+    if len(text) <= SHORT_BYTES:
+        return decode_base64(name, text)
+    return await asyncio.to_thread(decode_base64, name, text)
+
+
+def post_body(kind: Kind, fields: Mapping[str, Any], files: Mapping[str, bytes]) -> Body:
+    """Make the body that our own endpoint would have read; fields that are None are absent.
+
+    Raises:
+        InvalidRequest: a value is out of its bounds.
+    """
+    post = KINDS[kind].post
+    try:
+        sent = {name: value for name, value in fields.items() if value is not None}
+        return Body(kind, post.model_validate(sent), files)
+    except ValidationError as error:
+        raise invalid(error, post) from error
+
+
+async def card_of(gateway: Gateway, kind: Kind, model: str | None) -> ModelCard:
+    """Choose the card of the model that will run a request. Raises as `choose_card`."""
+    try:
+        return choose_card(await gateway.cards.recent(), kind, model, gateway.settings.model)
+    except LatentdError:
+        return choose_card(await gateway.cards.all(), kind, model, gateway.settings.model)
+
+
+def once(parts: Iterable[Part], names: Iterable[str]) -> None:
+    """Check that no part but those of `names` is there twice.
+
+    Raises:
+        InvalidRequest: one is.
+    """
+    seen: set[str] = set()
+    for part in parts:
+        if part.name in seen and part.name not in names:
+            raise InvalidRequest(f"{part.name} is there twice", field=part.name, bound="once")
+        seen.add(part.name)
+
+
+def told(field: str, message: str) -> JobWarning:
+    """Make a warning."""
+    return JobWarning(field=cut(field), message=cut(message))
+
+
+def warning_headers(warnings: Iterable[JobWarning]) -> dict[str, str]:
+    """Make the header that tells of warnings, those that fit; none for none."""
+    shown_ones: list[dict[str, str]] = []
+    for warning in warnings:
+        item = {"field": cut(warning.field), "message": cut(warning.message)}
+        if len(json.dumps([*shown_ones, item])) > HEADER_CHARACTERS:
+            break
+        shown_ones.append(item)
+    return {HEADER: json.dumps(shown_ones)} if shown_ones else {}

@@ -1,0 +1,131 @@
+"""OpenAI's requests as jobs of ours, and the images of those as OpenAI's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from pydantic import ValidationError
+
+from contract.base import Kind
+from contract.job import Job, JobWarning
+from core.errors import InvalidRequest
+from core.reframing import Frame
+from service.compat.attended import Session
+from service.compat.fields import card_of, once, post_body, read_parts
+from service.compat.files import as_text, read_images
+from service.compat.openai.answers import ImagesAnswer, OpenAIImage, Usage, usage_of
+from service.compat.openai.posts import EditPost, GenerationPost
+from service.http.origins import OriginPolicy
+from service.http.problems import invalid
+from service.requests.bodies import Body
+from service.requests.decoding import Reading
+from service.requests.forms import Part
+from service.requests.tokens import count_tokens
+from service.state import Gateway
+
+FILES = ("image", "image[]", "mask")
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A request of OpenAI's, translated."""
+
+    post: GenerationPost
+    body: Body
+    edit: bool
+    warnings: tuple[JobWarning, ...]
+
+
+async def generation(gateway: Gateway, post: GenerationPost) -> Drawing:
+    """Translate text to image. Raises LatentdError as our own endpoint refuses it."""
+    fields = post.drawing()
+    if post.sides is not None:
+        fields["width"], fields["height"] = post.sides
+    fields["preview_every"] = await _preview_every(gateway, post, "txt2img")
+    return Drawing(post, post_body("txt2img", fields, {}), False, tuple(post.warnings()))
+
+
+async def edit(gateway: Gateway, post: EditPost, files: Mapping[str, bytes]) -> Drawing:
+    """Translate a picture with its mask: transparent pixels of the mask, or of the picture itself, are repainted.
+
+    Without any transparency the whole picture is drawn over.
+
+    Raises:
+        LatentdError: as our own endpoint refuses it.
+    """
+    frame = Frame(size=post.sides, fit="crop", mask_rule="transparent", own_alpha=True)
+    reading = Reading(how="framed", max_pixels=gateway.settings.max_pixels, frame=frame)
+    framed = (await gateway.decoders.decode(files, reading)).data
+    kind: Kind = "inpaint" if "mask" in framed else "img2img"
+    fields = {**post.drawing(), "strength": post.strength}
+    fields["preview_every"] = await _preview_every(gateway, post, kind)
+    return Drawing(post, post_body(kind, fields, framed), True, tuple(post.warnings()))
+
+
+async def _preview_every(gateway: Gateway, post: GenerationPost, kind: Kind) -> int | None:
+    """Return between how many steps a preview is made, so that as many partial images come as were asked for."""
+    if not (post.stream and post.partial_images):
+        return None
+    steps = post.steps or (await card_of(gateway, kind, post.own_model)).defaults.steps
+    return max(1, steps // (post.partial_images + 1))
+
+
+async def read_edit(request: Request) -> tuple[EditPost, dict[str, bytes]]:
+    """Read the form of an edit.
+
+    Raises:
+        UnsupportedMedia, MalformedRequest, InvalidRequest, BodyTooLarge: it is none.
+    """
+    parts = await read_parts(request)
+    once(parts, FILES[:2])
+    files = {part.name.removesuffix("[]"): part.data for part in parts if part.name in FILES and part.is_file}
+    pictures = [part for part in parts if part.name in FILES[:2] and part.is_file]
+    if len(pictures) != 1:
+        raise InvalidRequest(
+            f"{len(pictures)} images were sent; one is edited", field="image", value=len(pictures), bound="1 file"
+        )
+    return _edit_post([part for part in parts if not (part.name in FILES and part.is_file)]), files
+
+
+def _edit_post(parts: list[Part]) -> EditPost:
+    fields: dict[str, Any] = {part.name: part.text for part in parts}
+    try:
+        return EditPost.model_validate_strings(fields)
+    except ValidationError as error:
+        raise invalid(error, EditPost) from error
+
+
+async def answer(session: Session, request: Request, drawing: Drawing, job: Job) -> ImagesAnswer:
+    """Write the images of a job that succeeded. Raises as `read_images`."""
+    gateway = session.gateway
+    if drawing.post.base64:
+        data = [OpenAIImage(b64_json=as_text(file)) for file in await read_images(gateway, session.caller, job)]
+    else:
+        origin = OriginPolicy(gateway.settings).own(request.scope, request.headers)
+        data = [OpenAIImage(url=f"{origin}{image.url}") for image in job.images]
+    return ImagesAnswer(
+        created=int(job.created_at.timestamp()),
+        data=data,
+        output_format=job.request.output_format,
+        size=size_of(job),
+        usage=await usage(gateway, job),
+    )
+
+
+def size_of(job: Job) -> str:
+    """Write the size of a job's images."""
+    return f"{job.request.width}x{job.request.height}"
+
+
+async def usage(gateway: Gateway, job: Job) -> Usage:
+    """Count the prompt's tokens."""
+    card = await card_of(gateway, job.kind, job.request.model)
+    return usage_of(count_tokens(card, gateway.cards.folder(card.id), job.request.text).count or 0)
+
+
+def warnings_of(drawing: Drawing, job: Job) -> tuple[JobWarning, ...]:
+    """Collect what the client is told: what was ignored, and what the job warns of."""
+    return (*drawing.warnings, *job.warnings)

@@ -1,0 +1,99 @@
+"""OpenAI's event stream: partial images out of our previews, then the finished ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from starlette.requests import ClientDisconnect
+
+from contract.job import Job
+from contract.request import OutputFormat
+from core.errors import LatentdError, Problem
+from service.compat.attended import Session, attended, fault, finished
+from service.compat.files import as_text, read_images, read_preview
+from service.compat.openai.answers import ImageEvent, envelope
+from service.compat.openai.draw import Drawing, size_of, usage
+from service.jobs.events import StopSignals, follow
+
+
+@dataclass(slots=True)
+class _Partials:
+    """Which previews were sent."""
+
+    wanted: int
+    sent: int = 0
+    step: int = 0
+
+
+async def server_sent(session: Session, drawing: Drawing) -> AsyncIterator[bytes]:
+    """Make the job, tell so in a comment, then write its events; the last one is its end, whatever that is.
+
+    A client that leaves ends the job.
+
+    Raises:
+        LatentdError: before the first piece, as `submit`.
+    """
+    async with attended(session, drawing.body, drawing.post.output_format or "png") as job:
+        yield b": accepted\n\n"
+        try:
+            async for piece in _events(session, drawing, job):
+                yield piece
+        except LatentdError as error:
+            yield wire_error(error.problem())
+        except ClientDisconnect:
+            return
+
+
+async def _events(session: Session, drawing: Drawing, job: Job) -> AsyncIterator[bytes]:
+    name, began = "image_edit" if drawing.edit else "image_generation", time.monotonic()
+    async for event in _partial_images(session, drawing, job, name):
+        yield wire(event)
+    ended = await finished(session, job.id, time.monotonic() - began)
+    problem = fault(ended)
+    if problem is not None:
+        yield wire_error(problem)
+        return
+    for file in await read_images(session.gateway, session.caller, ended):
+        yield wire(await _completed(session, ended, name, file))
+
+
+async def _partial_images(session: Session, drawing: Drawing, job: Job, name: str) -> AsyncIterator[ImageEvent]:
+    """Follow the job while partial images are wanted."""
+    gateway, partials = session.gateway, _Partials(drawing.post.partial_images or 0)
+    until = time.monotonic() + gateway.settings.compat_wait_s
+    async for events in follow(gateway.redis, job.id, "0-0", StopSignals(gateway.waiters, gateway.stopping)):
+        if partials.sent >= partials.wanted or time.monotonic() > until or await session.left():
+            return
+        if any(kind == "step" for _, kind, _ in events):
+            preview = await read_preview(gateway, job.id, job.request.output_format)
+            if preview is not None and preview.step > partials.step:
+                yield _event(job, f"{name}.partial_image", preview.data, job.request.output_format, partials.sent)
+                partials.sent, partials.step = partials.sent + 1, preview.step
+
+
+async def _completed(session: Session, job: Job, name: str, file: bytes) -> ImageEvent:
+    event = _event(job, f"{name}.completed", file, job.request.output_format)
+    return event.model_copy(update={"usage": await usage(session.gateway, job)})
+
+
+def _event(job: Job, kind: str, file: bytes, output_format: OutputFormat, index: int | None = None) -> ImageEvent:
+    return ImageEvent(
+        type=kind,
+        b64_json=as_text(file),
+        created_at=int(job.created_at.timestamp()),
+        output_format=output_format,
+        size=size_of(job),
+        partial_image_index=index,
+    )
+
+
+def wire(event: ImageEvent) -> bytes:
+    """Write one event."""
+    return f"event: {event.type}\ndata: {event.model_dump_json()}\n\n".encode()
+
+
+def wire_error(problem: Problem) -> bytes:
+    """Write the event of a failure."""
+    return f"event: error\ndata: {envelope(problem).model_dump_json()}\n\n".encode()

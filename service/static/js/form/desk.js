@@ -1,0 +1,115 @@
+/**
+ * What is being worked on: the task, its model, its values and its picture. All of it is kept by this browser, so that
+ * Back and reload find it again.
+ */
+
+import { fieldsOf } from "./fields.js";
+import { openPicture } from "./picture.js";
+import { announce, debounced } from "../lib/dom.js";
+import * as keep from "../lib/keep.js";
+
+const PAUSE_MS = 250;
+const WORDS = ["prompt", "negative_prompt"]; // go from task to task
+// Numbers belong to a model's card: only what a person wants of any model goes with them to another.
+const OF_ANY_MODEL = [...WORDS, "num_images", "seed", "output_format", "priority", "preview_every", "determinism"];
+
+const ACTIONS = { txt2img: "Create", inpaint: "Repaint", img2img: "Create from it" };
+
+export class Desk {
+  kind = "";
+  picture = null;
+  #drafts = {}; // by kind: {model, values}
+  #shown = ""; // the kind whose fields the form has
+
+  constructor(form, service) {
+    Object.assign(this, { form, service });
+    this.keepSoon = debounced(PAUSE_MS, () => this.keepValues());
+    this.keepPicture = debounced(PAUSE_MS, () => this.#keepPicture());
+  }
+
+  get card() {
+    return this.service.card(this.kind, this.#drafts[this.kind]?.model);
+  }
+
+  /** Brings back what was there when the page was left; the task that was open, or the first. */
+  async restore() {
+    const { kind, drafts } = keep.stored("desk", {});
+    this.#drafts = drafts ?? {};
+    const kept = await keep.draft();
+    if (kept) await this.#restorePicture(kept);
+    return this.service.kinds.includes(kind) ? kind : this.service.kinds[0];
+  }
+
+  async #restorePicture({ file, operations }) {
+    try {
+      this.picture = await openPicture(file);
+    } catch (error) {
+      await keep.keepDraft(null); // the browser has lost its bytes: it would fail at every visit
+      return;
+    }
+    if (!operations?.length) return;
+    const { maskOf } = await import("../mask/editor.js");
+    await maskOf(this.picture, { onChange: () => this.keepPicture() }).restore(operations);
+  }
+
+  select(kind) {
+    this.keepValues();
+    const words = this.#drafts[this.#shown]?.values ?? {};
+    this.kind = kind;
+    const draft = (this.#drafts[kind] ??= { values: {} });
+    for (const name of WORDS) if (name in words || this.#shown) draft.values[name] = words[name] ?? draft.values[name];
+  }
+
+  chooseModel(id, kind = this.kind) {
+    this.keepValues();
+    this.#drafts[kind] = { values: {}, ...this.#drafts[kind], model: id };
+  }
+
+  /** Shows the fields of task and model, with what was entered before. */
+  show() {
+    const { kind, card, service } = this;
+    const { values } = this.#drafts[kind];
+    const same = this.#drafts[kind].of === card.id;
+    const carried = same
+      ? values
+      : Object.fromEntries(OF_ANY_MODEL.filter((name) => name in values).map((name) => [name, values[name]]));
+    this.#shown = kind;
+    this.form.show(fieldsOf(kind, card, service.schemas, service.openapi), carried, {
+      cards: service.able(kind),
+      card,
+      action: kind === "upscale" ? `Upscale ×${card.scale}` : (ACTIONS[kind] ?? "Create"),
+    });
+    this.#drafts[kind] = { model: card.id, of: card.id, values: carried };
+  }
+
+  /** Notes what the form has, at once. */
+  keepValues() {
+    if (this.#shown) {
+      const draft = this.#drafts[this.#shown];
+      this.#drafts[this.#shown] = { ...draft, of: this.form.card.id, values: this.form.values() };
+    }
+    keep.store("desk", { kind: this.kind, drafts: this.#drafts });
+  }
+
+  async #keepPicture() {
+    const { picture } = this;
+    try {
+      await keep.keepDraft(picture && { file: picture.file, operations: picture.mask?.operations ?? [] });
+    } catch (error) {
+      announce(`This browser can't keep the picture for your next visit: ${error.message}`);
+    }
+  }
+
+  /** Takes picture and mask that a job started from; the one in the editor keeps its mask if it is the same. */
+  async takeSource(source, draw) {
+    if (!source || isSame(source.file, this.picture?.file)) return;
+    this.picture = await openPicture(source.file);
+    if (source.mask) {
+      const { maskOf } = await import("../mask/editor.js");
+      await maskOf(this.picture, draw).addFile(source.mask);
+    }
+    this.keepPicture();
+  }
+}
+
+const isSame = (file, other) => other && file.size === other.size && file.name === other.name;

@@ -1,0 +1,201 @@
+/**
+ * Which fields a request of a kind and model has: what the page knows how to show, joined with the bounds of the
+ * OpenAPI document and the defaults of the model's card. A field of a card that the page doesn't know is shown by its
+ * schema, so that new kinds of task appear by themselves.
+ */
+
+/**
+ * What the page shows, in order. `place` is main, more, or programs (what people seldom need); `soft` is where a slider
+ * ends, because bounds are far wider than what is useful. A switch that is on has the value of `on(values, card)`.
+ */
+const KNOWN = [
+  { name: "prompt", place: "main", control: "text", label: "Prompt", lines: 3, hint: "What the picture shows" },
+  {
+    name: "negative_prompt",
+    place: "main",
+    control: "text",
+    label: "Without",
+    lines: 1,
+    hint: "What it must not show",
+  },
+  {
+    name: "strength",
+    place: "main",
+    control: "slider",
+    label: "Strength",
+    soft: 1,
+    step: 0.01,
+    help: "1 starts from noise; less keeps some of what is there.",
+  },
+  {
+    name: "feather",
+    place: "main",
+    control: "slider",
+    label: "Feather",
+    soft: 64,
+    unit: "px",
+    help: "Pixels outside the mask that may blend into it.",
+  },
+  { name: "width", place: "main", control: "number", label: "Width", unit: "px" },
+  { name: "height", place: "main", control: "number", label: "Height", unit: "px" },
+  { name: "num_images", place: "main", control: "count", label: "Pictures" },
+  { name: "seed", place: "main", control: "seed", label: "Seed", hint: "random" },
+  { name: "steps", place: "more", control: "slider", label: "Steps", soft: 100 },
+  {
+    name: "guidance_scale",
+    place: "more",
+    control: "slider",
+    label: "Guidance",
+    soft: 15,
+    step: 0.1,
+    help: "How closely the prompt is followed.",
+  },
+  { name: "sampler", place: "more", control: "select", label: "Sampler" },
+  { name: "schedule", place: "more", control: "select", label: "Schedule", none: "The model's own" },
+  {
+    name: "preview_every",
+    place: "more",
+    control: "switch",
+    label: "Previews",
+    on: previewEvery,
+    off: 0,
+    help: "See the picture while it is painted.",
+  },
+  {
+    name: "eta",
+    place: "programs",
+    control: "number",
+    label: "Eta",
+    step: 0.05,
+    help: "Noise added at each step; 0 adds none.",
+  },
+  { name: "output_format", place: "programs", control: "select", label: "Format" },
+  {
+    name: "priority",
+    place: "programs",
+    control: "select",
+    label: "Priority",
+    help: "Bulk goes behind interactive requests.",
+  },
+  {
+    name: "deadline_ms",
+    place: "programs",
+    control: "number",
+    label: "Deadline",
+    unit: "ms",
+    hint: "none",
+    help: "Given up if it isn't done by then.",
+  },
+  {
+    name: "determinism",
+    place: "programs",
+    control: "switch",
+    label: "Same bytes every time",
+    on: () => "strict",
+    off: "fast",
+    help: "Strict: equal bytes whatever else runs. A little slower.",
+  },
+];
+
+// Uploads, and what the page sets itself or has no use for.
+const UNSHOWN = new Set(["image", "mask", "mask_mode", "webhook_url", "timesteps", "model"]);
+
+// A preview costs one decode: six a picture are cheap beside its steps.
+const PREVIEWS = 6;
+
+function previewEvery({ steps }, card) {
+  return Math.max(1, Math.round((steps ?? card.defaults.steps) / PREVIEWS));
+}
+
+// Fields that concern the job, not the model; all others are shown only where the card lists them.
+const COMMON = new Set([
+  "num_images",
+  "seed",
+  "output_format",
+  "priority",
+  "deadline_ms",
+  "preview_every",
+  "determinism",
+]);
+const WITH_SAMPLER = new Set(["schedule"]); // whoever has samplers has schedules
+
+/** Schemas of the request bodies by kind, references followed. */
+export function requestSchemas(openapi) {
+  const schemas = {};
+  for (const [path, item] of Object.entries(openapi.paths)) {
+    const [, kind] = /^\/v1\/(\w+)$/.exec(path) ?? [];
+    const content = item.post?.requestBody?.content;
+    if (kind && content?.["application/json"]) schemas[kind] = resolve(content["application/json"].schema, openapi);
+  }
+  return schemas;
+}
+
+/** Names of the pictures that a request of this schema needs. */
+export const filesOfSchema = ({ properties }) => ["image", "mask"].filter((name) => name in properties);
+
+function resolve(schema, openapi) {
+  if (!schema.$ref) return schema;
+  const path = schema.$ref.slice(2).split("/");
+  return resolve(
+    path.reduce((node, key) => node[key], openapi),
+    openapi,
+  );
+}
+
+// Optional fields are written as anyOf with null; the other branch holds the bounds.
+function branch(property, openapi) {
+  const options = property.anyOf?.filter((option) => option.type !== "null") ?? [property];
+  return { ...property, ...resolve(options[0], openapi) };
+}
+
+/** Fields of a request of `kind` by the model of `card`: `{name, label, control, default, min, max, options, …}`. */
+export function fieldsOf(kind, card, schemas, openapi) {
+  const { properties } = schemas[kind];
+  const uses = (name) =>
+    COMMON.has(name) || card.fields.includes(name) || (WITH_SAMPLER.has(name) && card.fields.includes("sampler"));
+  const known = KNOWN.filter(({ name }) => name in properties && uses(name));
+  const names = new Set(KNOWN.map(({ name }) => name));
+  const others = card.fields.filter((name) => name in properties && !names.has(name) && !UNSHOWN.has(name));
+  const all = [...known, ...others.map((name) => described(name, branch(properties[name], openapi), card))];
+  return all.filter(Boolean).map((field) => withBounds(field, branch(properties[field.name], openapi), kind, card));
+}
+
+function withBounds(field, property, kind, card) {
+  const step = field.step ?? 1;
+  const options = field.name === "sampler" ? card.samplers : (field.options ?? property.enum);
+  return {
+    ...field,
+    description: property.description,
+    step,
+    min: property.minimum ?? (property.exclusiveMinimum === undefined ? undefined : property.exclusiveMinimum + step),
+    max: property.maximum ?? (property.exclusiveMaximum === undefined ? undefined : property.exclusiveMaximum - step),
+    options: field.none && options ? ["", ...options] : options,
+    default: defaultOf(field.name, kind, card, property),
+  };
+}
+
+/** A field that the page doesn't know, by its schema alone; null for what no control could show. */
+function described(name, property, card) {
+  const words = name.replaceAll("_", " ");
+  const field = { name, place: "main", label: words[0].toUpperCase() + words.slice(1), help: property.description };
+  if (name === "class_id" && card.class_names) return null; // its name is chosen instead
+  if (name === "label")
+    return card.class_names
+      ? { ...field, label: "Class", control: "select", options: card.class_names, help: "" }
+      : null;
+  if (property.enum) return { ...field, control: "select" };
+  if (property.type === "integer") return { ...field, control: "number" };
+  if (property.type === "number") return { ...field, control: "number", step: 0.01 };
+  return property.type === "string" ? { ...field, control: "text", lines: 1 } : null;
+}
+
+function defaultOf(name, kind, card, property) {
+  if (name === "width" || name === "height") return card.native_size;
+  if (name === "preview_every") return previewEvery({}, card);
+  if (name === "strength" && kind === "img2img") return card.defaults.img2img_strength;
+  if (name === "schedule") return "";
+  if (name === "label") return card.class_names[0];
+  if (name === "class_id") return 0;
+  if (name in card.defaults) return card.defaults[name] ?? "";
+  return property.default ?? property.enum?.[0] ?? "";
+}

@@ -1,0 +1,101 @@
+/**
+ * The picture that a request starts from: chosen, dropped or pasted, or taken from a result.
+ */
+
+import { button, bytes, h } from "../lib/dom.js";
+
+const TYPES = "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/tiff";
+
+/** A file with its decoded size, EXIF rotation applied as the service does. Throws an Error that says what is wrong. */
+export async function openPicture(file) {
+  try {
+    const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
+    return { file, bitmap, width: bitmap.width, height: bitmap.height };
+  } catch (cause) {
+    throw new Error(`${file.name || "The file"} is not a picture that this browser can read.`, { cause });
+  }
+}
+
+/** Large place to drop a picture on, for an empty stage. */
+export function dropPlace(title, text, onFile) {
+  const input = fileInput(onFile);
+  return h(
+    "label",
+    { className: "drop" },
+    input,
+    h("span", { className: "drop-title" }, title),
+    h("span", { className: "drop-text" }, text),
+    h("span", { className: "button", "aria-hidden": "true" }, "Choose a picture"),
+  );
+}
+
+function fileInput(onFile) {
+  return h("input", {
+    type: "file",
+    accept: TYPES,
+    className: "hidden",
+    "aria-label": "Choose a picture",
+    onchange: (event) => {
+      const [file] = event.target.files;
+      event.target.value = "";
+      if (file) onFile(file);
+    },
+  });
+}
+
+/** The form's row for the picture: thumbnail, name and size, and how to replace it. */
+export function pictureRow(picture, { label, onFile, onShow, showLabel }) {
+  const input = fileInput(onFile);
+  const choose = button(
+    picture ? "Replace" : "Choose",
+    { className: "button small", onclick: () => input.click() },
+    "picture",
+  );
+  const edit = picture && button(showLabel, { className: "button small", onclick: onShow });
+  return h(
+    "div",
+    { className: "field picture", id: "row-image" },
+    h("span", { className: "label" }, label),
+    input,
+    h(
+      "div",
+      { className: "picture-row" },
+      picture ? thumbnail(picture) : h("span", { className: "thumb empty" }),
+      facts(picture),
+      choose,
+      edit,
+    ),
+    h("p", { className: "error", id: "error-image", hidden: true }),
+    h("p", { className: "error", id: "error-mask", hidden: true }),
+  );
+}
+
+const facts = (picture) =>
+  h(
+    "span",
+    { className: "facts" },
+    picture ? `${picture.width} × ${picture.height}` : "None yet",
+    h("small", {}, picture ? bytes(picture.file.size) : "drop, paste or choose"),
+  );
+
+function thumbnail({ bitmap }) {
+  const side = 96;
+  const canvas = h("canvas", { className: "thumb", width: side, height: side, "aria-hidden": "true" });
+  const crop = Math.min(bitmap.width, bitmap.height);
+  canvas
+    .getContext("2d")
+    .drawImage(bitmap, (bitmap.width - crop) / 2, (bitmap.height - crop) / 2, crop, crop, 0, 0, side, side);
+  return canvas;
+}
+
+/** Asks for a file of the disk. */
+export function chooseFile(onFile) {
+  fileInput(onFile).click();
+}
+
+/** The picture itself on a canvas of its own size. */
+export function pictureCanvas({ bitmap, width, height }) {
+  const canvas = h("canvas", { width, height, className: "base", role: "img", "aria-label": "Your picture" });
+  canvas.getContext("2d").drawImage(bitmap, 0, 0);
+  return canvas;
+}

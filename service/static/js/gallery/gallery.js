@@ -1,0 +1,154 @@
+/**
+ * The newest jobs as thumbnails by day: this browser's, or all that the service shows; filtered, searched, selected.
+ */
+
+import * as api from "../lib/api.js";
+import { announce, button, h } from "../lib/dom.js";
+import { mine, store, stored } from "../lib/keep.js";
+import { Filters } from "./filters.js";
+import { Days } from "./days.js";
+import { Selection } from "./selection.js";
+
+const PAGE = 24;
+const PAGES_AT_ONCE = 5;
+const REFRESH_MS = 3000;
+const PAINT = 0.9; // of a job's time, where none of its kind was measured
+
+const isUnderway = ({ status }) => status === "queued" || status === "running";
+
+export class Gallery {
+  #jobs = new Map();
+  #cursor = null;
+  #timer = 0;
+  #loads = 0; // a load that another has overtaken must not be shown
+  #days = new Days();
+  #empty = h("p", { className: "help" });
+  #more = button("Show more", { className: "button small", hidden: true, onclick: () => this.#load(this.#cursor) });
+  #cancelAll = button("", {
+    className: "button small",
+    id: "cancel-all",
+    hidden: true,
+    onclick: () => this.#cancelMine(),
+  });
+
+  /** `onCompare(first, second)` shows two pictures side by side. */
+  constructor(root, { onCompare }) {
+    this.all = stored("everyone", false);
+    this.filters = new Filters(() => this.#again());
+    const loaded = (ids) => ids.map((id) => this.#jobs.get(id)).filter(Boolean);
+    this.selection = new Selection(this.#days.node, { loaded, onCompare, onDeleted: () => this.#again() });
+    const scope = h(
+      "div",
+      { className: "segmented", role: "radiogroup", "aria-label": "Whose jobs" },
+      this.#scope("Mine", "This browser's", false),
+      this.#scope("All", "Everyone's", true),
+    );
+    root.append(
+      h(
+        "div",
+        { className: "history-head" },
+        h("h2", { id: "history-title" }, "Gallery"),
+        scope,
+        this.selection.toggle,
+      ),
+      this.filters.node,
+      this.selection.bar,
+      this.#cancelAll,
+      this.#empty,
+      this.#days.node,
+      this.#more,
+    );
+  }
+
+  #scope(label, title, all) {
+    const onchange = () => {
+      this.all = all;
+      store("everyone", all);
+      this.#again();
+    };
+    const input = h("input", { type: "radio", name: "scope", checked: this.all === all, onchange });
+    return h("label", { className: "choice", title }, input, h("span", {}, label));
+  }
+
+  /** Marks the job that the stage shows. */
+  select(id) {
+    this.#days.mark(id);
+  }
+
+  /** Takes a job out, whose end is known before the list says so. */
+  know(job) {
+    if (this.#jobs.has(job.id)) this.#jobs.set(job.id, job);
+  }
+
+  /** Shares of painting and of the rest in jobs of a kind and model, as the newest of them measured them. */
+  stages({ kind, request }) {
+    const of = [...this.#jobs.values()].filter((job) => job.kind === kind && job.request.model === request.model);
+    const { timings } = of.find((job) => job.timings.denoise_s) ?? {};
+    if (!timings) return { paint: PAINT };
+    const { denoise_s: paint, decode_s: decode, store_s: stored_ } = timings;
+    return { paint: paint / (paint + (decode ?? 0) + (stored_ ?? 0)) };
+  }
+
+  #again() {
+    this.#jobs.clear();
+    this.#cursor = null;
+    return this.refresh();
+  }
+
+  /** Reads the newest page again, and goes on doing so while jobs of it are under way. */
+  async refresh() {
+    clearTimeout(this.#timer);
+    await this.#load(null);
+    clearTimeout(this.#timer);
+    if ([...this.#jobs.values()].some(isUnderway)) this.#timer = setTimeout(() => this.refresh(), REFRESH_MS);
+  }
+
+  // Pages are the service's, and jobs of others are left out here: one call may take a few pages to find some.
+  async #load(cursor) {
+    const load = ++this.#loads;
+    const own = new Set(mine());
+    const known = this.#jobs.size;
+    const again = cursor === null && known > 0;
+    const { model, ...query } = this.filters.query;
+    try {
+      for (let pages = 0; pages < PAGES_AT_ONCE; pages++) {
+        const page = await api.jobs({ ...query, limit: PAGE, cursor });
+        if (load !== this.#loads) return;
+        for (const job of page.items)
+          if ((this.all || own.has(job.id)) && (!model || job.request.model === model)) this.#jobs.set(job.id, job);
+        cursor = page.next_cursor;
+        if (!again) this.#cursor = cursor;
+        if (again || !cursor || this.#jobs.size >= known + PAGE) break;
+      }
+      this.#render("");
+    } catch (problem) {
+      if (load === this.#loads) this.#render(problem.message);
+    }
+  }
+
+  #render(problem) {
+    const jobs = [...this.#jobs.values()].sort((a, b) => Date.parse(b.created_at) - Date.parse(a.created_at));
+    this.#days.show(jobs);
+    this.filters.offer(jobs);
+    const nothing = this.filters.any ? "Nothing matches." : "What you make appears here.";
+    this.#empty.textContent = problem || (jobs.length ? "" : nothing);
+    this.#empty.hidden = this.#empty.textContent === "";
+    this.#more.hidden = !this.#cursor;
+    const running = this.#mineUnderway();
+    this.#cancelAll.hidden = running.length < 2;
+    this.#cancelAll.querySelector("span").textContent = `Cancel all ${running.length} of mine`;
+    this.selection.refresh();
+  }
+
+  #mineUnderway() {
+    const own = new Set(mine());
+    return [...this.#jobs.values()].filter((job) => isUnderway(job) && own.has(job.id));
+  }
+
+  async #cancelMine() {
+    const ends = await Promise.allSettled(this.#mineUnderway().map(({ id }) => api.cancel(id)));
+    const failed = ends.filter(({ status }) => status === "rejected");
+    announce(failed.length ? failed[0].reason.message : "Canceled");
+    await this.refresh();
+  }
+}

@@ -1,0 +1,111 @@
+/**
+ * Every call to the gateway goes through here, so that headers have one place. What isn't 2xx is thrown as a `Problem`.
+ */
+
+import { askForKey, authorization } from "./key.js";
+
+/** RFC 9457 problem of an answer, or of no answer at all (status 0). */
+export class Problem extends Error {
+  constructor({ status = 0, title = "", detail = "", field = null, retryAfter = null }) {
+    super(detail || title);
+    this.status = status;
+    this.title = title;
+    this.field = field;
+    this.retryAfter = retryAfter;
+  }
+}
+
+/** fetch that resolves for 2xx only, and asks for an API key where one is missing. Throws Problem, or AbortError. */
+export async function request(path, options = {}) {
+  let answer;
+  try {
+    const headers = { ...options.headers, ...authorization() };
+    answer = await fetch(path, { credentials: "same-origin", ...options, headers });
+  } catch (cause) {
+    if (options.signal?.aborted) throw cause;
+    throw new Problem({ title: "No answer", detail: "The gateway doesn't answer. Is latentd running?" });
+  }
+  if (answer.ok) return answer;
+  const problem = await problemOf(answer);
+  if (problem.status === 401 && (await askForKey(problem.message))) return request(path, options);
+  throw problem;
+}
+
+async function problemOf(answer) {
+  const retryAfter = Number(answer.headers.get("Retry-After")) || null;
+  if (!answer.headers.get("Content-Type")?.includes("json"))
+    return new Problem({ status: answer.status, title: answer.statusText, retryAfter });
+  return new Problem({ ...(await answer.json()), status: answer.status, retryAfter });
+}
+
+const json = async (path, options) => (await request(path, options)).json();
+
+/**
+ * Posts a request of `kind`; `files` are the pictures (image, mask) that travel as multipart parts.
+ * Returns the accepted job. Each submission has its own idempotency key: a retry after a lost answer makes no second
+ * job.
+ */
+export async function submit(kind, fields, files) {
+  const options = post(fields, files);
+  options.headers["Idempotency-Key"] = newKey();
+  try {
+    return await json(`v1/${kind}`, options);
+  } catch (problem) {
+    if (problem.status !== 0) throw problem;
+    return json(`v1/${kind}`, options);
+  }
+}
+
+/** What a request would do: `{request, tokens, estimate, position, warnings}`; nothing is made. */
+export const dryRun = (kind, fields, files, signal) =>
+  json(`v1/${kind}?dry_run=true`, { ...post(fields, files), signal });
+
+function post(fields, files) {
+  const headers = { Accept: "application/json" };
+  if (Object.keys(files).length) return { method: "POST", headers, body: multipart(fields, files) };
+  headers["Content-Type"] = "application/json";
+  return { method: "POST", headers, body: JSON.stringify(fields) };
+}
+
+// crypto.randomUUID exists on secure origins only; the page must also work on http://machine:8000.
+function newKey() {
+  const random = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function multipart(fields, files) {
+  const body = new FormData();
+  for (const [name, value] of Object.entries(fields)) body.append(name, String(value));
+  for (const [name, file] of Object.entries(files)) body.append(name, file, file.name ?? `${name}.png`);
+  return body;
+}
+
+const jobPath = (id) => `v1/jobs/${encodeURIComponent(id)}`;
+
+export const job = (id) => json(jobPath(id));
+export const cancel = (id) => json(jobPath(id), { method: "DELETE" });
+/** Removes an ended job for good, its pictures with it. */
+export const purge = (id) => request(`${jobPath(id)}?purge=true`, { method: "DELETE" });
+export const openapi = () => json("openapi.json");
+export const models = () => json("v1/models");
+
+/** One page of the newest jobs: `{items, next_cursor}`; `query` has limit, cursor, kind, status and q, where set. */
+export function jobs(query) {
+  const set = Object.entries(query).filter(([, value]) => value);
+  return json(`v1/jobs?${new URLSearchParams(set)}`);
+}
+
+/** The job's event stream from after `lastId`; status 204 means that it has ended before. */
+export function events(id, lastId, signal) {
+  const headers = { Accept: "text/event-stream" };
+  if (lastId) headers["Last-Event-ID"] = lastId;
+  return request(`${jobPath(id)}/events`, { headers, signal, cache: "no-store" });
+}
+
+/** A stored picture as a File, to be posted again; a download always comes from our own origin. */
+export async function imageFile(image) {
+  const blob = await (await request(downloadUrl(image))).blob();
+  return new File([blob], `${image.id}.${image.format}`, { type: blob.type });
+}
+
+export const downloadUrl = (image) => `${image.url}${image.url.includes("?") ? "&" : "?"}download`;

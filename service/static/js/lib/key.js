@@ -1,0 +1,54 @@
+/**
+ * The API key of this tab, where the gateway wants one: asked for in a dialog, kept until the tab is closed.
+ */
+
+import { h } from "./dom.js";
+
+const NAME = "latentd.key";
+let asking = null;
+
+/** The header that carries the key; none where there is no key. */
+export function authorization() {
+  const key = sessionStorage.getItem(NAME);
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
+/** Asks for a key, once for all calls that wait; resolves to whether one was given. */
+export function askForKey(detail) {
+  asking ??= ask(detail).finally(() => (asking = null));
+  return asking;
+}
+
+// The first time nobody has done anything wrong yet; later the service says what is wrong with the key.
+const told = (detail) => `That key doesn't open it: ${detail}`;
+
+function ask(detail) {
+  const given = sessionStorage.getItem(NAME) !== null;
+  const input = h("input", { id: "api-key", type: "password", autocomplete: "off", required: true, spellcheck: false });
+  const form = h(
+    "form",
+    { method: "dialog" },
+    h("h2", { id: "api-key-title" }, "Sign in with your key"),
+    h(
+      "p",
+      { className: "help" },
+      "This service is open to people who have a key. Whoever runs it gives you one; it looks like lat_… and stays in " +
+        "this tab until you close it.",
+    ),
+    given && h("p", { className: "error", role: "alert" }, told(detail)),
+    h("label", { htmlFor: "api-key" }, "Your key"),
+    input,
+    h("button", { type: "submit", className: "button primary" }, h("span", {}, "Continue")),
+  );
+  const dialog = h("dialog", { className: "api-key", "aria-labelledby": "api-key-title" }, form);
+  return new Promise((resolve) => {
+    let entered = false;
+    form.addEventListener("submit", () => {
+      entered = true;
+      sessionStorage.setItem(NAME, input.value.trim());
+    });
+    dialog.addEventListener("close", () => (dialog.remove(), resolve(entered)));
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}

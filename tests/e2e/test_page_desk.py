@@ -1,0 +1,179 @@
+"""What is being worked on: tabs of installed tasks, drafts that outlive reloads, settings of a picture, costs."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from playwright.sync_api import Browser, Page, expect
+from redis import Redis
+
+from tests.e2e.browser import canvas_pixels, choose_picture, drop_file, job_id, open_page, unfold
+from tests.gateway import PAINTER, UPSCALER, png, write_cards
+from tests.times import cells, publish
+
+TASKS = ["Create", "From a picture", "Repaint", "Upscale", "Of a class"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cards of more tasks than the default ones."""
+    made = tmp_path_factory.mktemp("gateway")
+    painter = PAINTER.model_copy(update={"tasks": ("txt2img", "inpaint", "img2img")})
+    changes = {"id": "classes", "tasks": ("class2img",), "fields": ("steps", "sampler", "label", "class_id")}
+    named = {"classes": 2, "class_names": ("cat", "dog"), "tokenizer": None, "token_window": None}
+    write_cards(made / "models", painter, UPSCALER, PAINTER.model_copy(update=changes | named))
+    return made
+
+
+@pytest.fixture
+def page(browser: Browser, client: httpx2.Client, redis: Redis) -> Iterator[Page]:  # noqa: ARG001 (emptied)
+    with open_page(browser, str(client.base_url)) as opened:
+        yield opened
+
+
+def with_text(**texts: str) -> bytes:
+    chunks, data = PngInfo(), io.BytesIO()
+    for keyword, text in texts.items():
+        chunks.add_itxt(keyword, text) if not text.isascii() else chunks.add_text(keyword, text)
+    Image.new("RGB", (16, 16), "navy").save(data, "PNG", pnginfo=chunks)
+    return data.getvalue()
+
+
+def test_tabs_are_the_tasks_of_installed_cards_and_stand_in_the_address(page: Page) -> None:
+    tabs = page.locator("[role=tab]")
+    expect(tabs).to_have_text(TASKS)
+    tabs.nth(2).click()
+    expect(page).to_have_url(re.compile("#task=inpaint$"))
+    tabs.nth(4).click()
+    assert page.locator("#field-label option").all_inner_texts() == ["cat", "dog"]
+    page.go_back()
+    expect(page.locator("#tab-inpaint")).to_have_attribute("aria-selected", "true")
+    page.reload()
+    expect(page.locator("#tab-inpaint")).to_have_attribute("aria-selected", "true")
+    expect(page.locator(".drop-title")).to_have_text("A picture to repaint")
+
+
+def test_a_link_to_a_job_opens_its_task_and_settings(page: Page, client: httpx2.Client) -> None:
+    files = {"image": ("a.png", png((64, 64)), "image/png")}
+    job = client.post("/v1/img2img", data={"prompt": "red heart", "steps": "9"}, files=files).json()["id"]
+    page.goto("about:blank")
+    page.goto(f"{client.base_url}#job={job}")
+    expect(page.locator("#tab-img2img")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#submit")).to_have_text("Create from it")
+    expect(page.locator("#field-prompt")).to_have_value("red heart")
+    expect(page.locator("#field-steps")).to_have_value("9")
+
+
+def test_a_class_is_chosen_and_found_again_by_its_name(page: Page, client: httpx2.Client) -> None:
+    job = client.post("/v1/class2img", json={"class_id": 1}).json()["id"]
+    page.goto("about:blank")
+    page.goto(f"{client.base_url}#job={job}")
+    expect(page.locator("#tab-class2img")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#field-label")).to_have_value("dog")
+
+
+def test_drafts_outlive_a_reload_with_picture_and_mask(page: Page) -> None:
+    page.fill("#field-prompt", "red heart")
+    page.get_by_role("button", name="4 pictures").click()
+    page.click("#tab-inpaint")
+    expect(page.locator("#field-prompt")).to_have_value("red heart")
+    page.fill("#field-feather", "7")
+    choose_picture(page, "mine.png", png((40, 30)))
+    page.get_by_role("button", name="Invert").click()
+    page.wait_for_timeout(1000)  # what is drawn is kept a moment later
+    page.reload()
+    expect(page.locator("#field-feather")).to_have_value("7")
+    expect(page.locator("#mask")).to_be_visible()
+    assert set(canvas_pixels(page, "#mask")[3::4]) == {255}
+    page.get_by_role("button", name="Undo").click()
+    page.click("#tab-upscale")
+    expect(page.locator("figcaption")).to_have_text("40 × 30 becomes 160 × 120")
+    expect(page.locator("#field-num_images")).to_have_value("1")  # four pictures are a wish for another task
+    page.click("#tab-txt2img")
+    expect(page.locator("#field-num_images")).to_have_value("4")
+
+
+def test_settings_are_read_from_a_dropped_picture_of_ours(page: Page) -> None:
+    request = {"kind": "txt2img", "model": "painter", "prompt": "navy heart", "steps": 7, "sampler": "euler"}
+    request |= {"seed": 5, "seeds": [5, 6], "width": 128, "height": 64}
+    drop_file(page, "ours.png", with_text(latentd=json.dumps({"index": 1, "request": request})))
+    page.click("#read-settings")
+    expect(page.locator("#field-prompt")).to_have_value("navy heart")
+    found = {name: page.input_value(f"#field-{name}") for name in ("steps", "sampler", "seed", "width", "height")}
+    assert found == {"steps": "7", "sampler": "euler", "seed": "6", "width": "128", "height": "64"}
+    expect(page.locator("#seed-lock")).to_have_attribute("aria-pressed", "true")
+
+
+def test_settings_are_read_as_other_programs_write_them(page: Page) -> None:
+    facts = "Steps: 30, Sampler: Euler, CFG scale: 6.5, Seed: 99, Size: 192x128, Model: elsewhere"
+    drop_file(page, "theirs.png", with_text(parameters=f"red heart, größer\nNegative prompt: stars\n{facts}"))
+    page.click("#read-settings")
+    expect(page.locator("#field-prompt")).to_have_value("red heart, größer")
+    names = ("negative_prompt", "steps", "sampler", "guidance_scale", "seed", "width", "height")
+    found = [page.input_value(f"#field-{name}") for name in names]
+    assert found == ["stars", "30", "euler", "6.5", "99", "192", "128"]
+    expect(page.locator("#problem")).to_have_text("Its model, elsewhere, isn't installed here.")
+
+
+def test_a_dropped_picture_is_used_for_any_task(page: Page) -> None:
+    expect(page.locator("#submit")).to_be_visible()
+    drop_file(page, "mine.png", png((40, 30)))
+    expect(page.get_by_role("dialog")).to_contain_text("no settings")
+    page.get_by_role("button", name="Start from it").click()
+    expect(page.locator("#tab-img2img")).to_have_attribute("aria-selected", "true")
+    expect(page.locator(".picture-row .facts")).to_contain_text("40 × 30")
+
+
+def test_the_cost_is_told_before_and_what_of_the_prompt_is_cut(page: Page, client: httpx2.Client, redis: Redis) -> None:
+    publish(redis, "painter", cells(row_s=0.25))
+    client.post("/v1/txt2img", json={"prompt": "red"})
+    page.get_by_role("button", name="2 pictures").click()
+    page.fill("#field-prompt", "red heart on a navy background with stars")
+    expect(page.locator("#cost")).to_have_text(re.compile("^2 pictures · about [0-9]+ s · behind 1 job$"))
+    expect(page.locator(".tokens")).to_contain_text("10 of 8 tokens")
+    expect(page.locator(".tokens del")).to_have_text("with stars")
+    page.fill("#field-width", "96")
+    page.click("#swap")
+    assert (page.input_value("#field-width"), page.input_value("#field-height")) == ("64", "96")
+    unfold(page)
+    page.fill("#field-steps", "0")
+    expect(page.locator("#cost")).to_have_text("")
+
+
+def test_earlier_prompts_can_be_taken_again(page: Page) -> None:
+    page.fill("#field-prompt", "red heart")
+    page.press("#field-prompt", "Enter")
+    job_id(page)
+    page.fill("#field-prompt", "")
+    page.get_by_role("button", name="Earlier").click()
+    page.locator("#prompt-history button").first.click()
+    expect(page.locator("#field-prompt")).to_have_value("red heart")
+
+
+def test_a_mask_comes_from_a_file_or_from_numbers(page: Page) -> None:
+    page.click("#tab-inpaint")
+    choose_picture(page, "mine.png", png((40, 20)))
+    page.get_by_role("button", name="By numbers").click()
+    page.get_by_role("button", name="Add rectangle").click()
+    alphas = canvas_pixels(page, "#mask")[3::4]
+    assert sum(alpha == 255 for alpha in alphas) == 20 * 10
+    page.get_by_role("button", name="Clear").click()
+    half = Image.new("L", (20, 10), 0)
+    half.paste(255, (0, 0, 10, 10))
+    data = io.BytesIO()
+    half.save(data, "PNG")
+    with page.expect_file_chooser() as chosen:
+        page.get_by_role("button", name="From file").click()
+    chosen.value.set_files(files={"name": "mask.png", "mimeType": "image/png", "buffer": data.getvalue()})
+    expect(page.get_by_role("button", name="Clear")).to_be_enabled()
+    page.wait_for_function("() => !document.querySelector('.toolbar button[disabled]')?.textContent.includes('Undo')")
+    alphas = canvas_pixels(page, "#mask")[3::4]
+    assert [alphas[y * 40 + x] for y in (2, 17) for x in (3, 36)] == [255, 0, 255, 0]

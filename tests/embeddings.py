@@ -1,0 +1,36 @@
+"""Embeddings of the reference cases, for tests of what reads them; they fit `tests.loras.small_sd`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from contract.request import AppliedEmbedding
+from models.embeddings.library import EmbeddingLibrary, FoundEmbedding
+from models.embeddings.scan import scan_embeddings
+from tests.parity.run import CASES
+
+CASE = CASES / "text"
+SD1 = CASE / "textual_inversion_sd1"
+FILES = ("diffusers_style.safetensors", "webui-style.pt", "webui-tensors.safetensors")
+
+
+def write_embeddings(models_dir: Path) -> Path:
+    """Fill the folder embeddings of a models directory. Returns it."""
+    folder = models_dir / "embeddings"
+    folder.mkdir(parents=True)
+    for name in FILES:
+        shutil.copy(SD1 / name, folder)
+    return folder
+
+
+def library_of(models_dir: Path) -> EmbeddingLibrary:
+    """The embeddings of a models directory, found as a worker finds them."""
+    scanned = scan_embeddings(models_dir)
+    return EmbeddingLibrary({item.card.name: FoundEmbedding(item.card, item.path) for item in scanned if item.card})
+
+
+def applied(models_dir: Path, *names: str) -> list[AppliedEmbedding]:
+    """What requests that name these resolve to."""
+    cards = {item.card.name: item.card for item in scan_embeddings(models_dir) if item.card is not None}
+    return [AppliedEmbedding(name=name, hash=cards[name].hash) for name in names]

@@ -1,0 +1,235 @@
+"""Calls of other APIs at a gateway without a worker: who waits, who leaves, whose jobs are whose, what is told."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from redis import Redis
+
+from contract.redis_keys import JOBS_KEY, attended_key, job_key
+from core.errors import JobFailed
+from core.storage import open_store
+from service.auth import keys
+from tests.gateway import PAINTER, fail, finish, mask, png, running, settings_for
+
+GENERATIONS, TXT2IMG = "/v1/images/generations", "/sdapi/v1/txt2img"
+
+
+def job_made(redis: Redis, owner: str = "") -> str:
+    """The id of the job that a call waits for, as soon as there is one."""
+    return str(_within(lambda: next(iter(listed(redis, attended_key(owner))), "")))
+
+
+def listed(redis: Redis, key: str) -> list[str]:
+    """The ids of a sorted set."""
+    ids: Any = redis.zrange(key, 0, -1)
+    return [each.decode() for each in ids]
+
+
+def ends_as(redis: Redis, job_id: str, status: str) -> bool:
+    return bool(_within(lambda: redis.hget(job_key(job_id), "status") == status.encode()))
+
+
+def _within(found: Callable[[], Any], seconds: float = 5.0) -> Any:
+    until = time.monotonic() + seconds
+    while not (value := found()) and time.monotonic() < until:
+        time.sleep(0.01)
+    return value
+
+
+def leave(client: httpx2.Client, redis: Redis, path: str, body: dict[str, Any]) -> str:
+    """Send a request, hang up when its job is there, and return the job's id."""
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", client.base_url.port)) as connection:
+        connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        return job_made(redis)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (GENERATIONS, {"prompt": "red heart"}),
+        (GENERATIONS, {"prompt": "red heart", "stream": True, "partial_images": 1}),
+        (TXT2IMG, {"prompt": "red heart"}),
+        ("/sdapi/v1/extra-single-image", {"image": base64.b64encode(png()).decode(), "upscaler_1": "upscaler"}),
+    ],
+)
+def test_a_client_that_leaves_cancels_its_job(
+    client: httpx2.Client, redis: Redis, path: str, body: dict[str, Any]
+) -> None:
+    job_id = leave(client, redis, path, body)
+    assert job_id
+    assert ends_as(redis, job_id, "canceled")
+    assert redis.zcard(attended_key("")) == 0
+
+
+def test_a_wait_that_runs_out_cancels_its_job(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    with running(settings_for(redis_url, tmp_path, compat_wait_s=0.2)) as client:
+        answers = [client.post(path, json={"prompt": "x"}) for path in (GENERATIONS, TXT2IMG)]
+        stream = client.post(GENERATIONS, json={"prompt": "x", "stream": True})
+    assert [answer.status_code for answer in answers] == [504, 504]
+    assert answers[0].headers["x-should-retry"] == "false"
+    assert "LATENTD_COMPAT_WAIT_S=0.2" in answers[0].json()["error"]["message"]
+    assert "LATENTD_COMPAT_WAIT_S=0.2" in answers[1].json()["detail"]
+    assert "event: error\ndata: " in stream.text
+    statuses = {redis.hget(job_key(job_id), "status") for job_id in listed(redis, JOBS_KEY)}
+    assert statuses == {b"canceled"}
+
+
+def test_a_failed_job_is_its_problem_in_the_api_s_form(client: httpx2.Client, redis: Redis) -> None:
+    problem = JobFailed("the latents are NaN").problem()
+    with ThreadPoolExecutor(1) as threads:
+        for path in (GENERATIONS, TXT2IMG):
+            waiting = threads.submit(client.post, path, json={"prompt": "red heart"})
+            fail(redis, job_made(redis), problem)
+            answer = waiting.result()
+            assert answer.status_code == 500
+            assert "the latents are NaN" in answer.text
+            assert ("error" in answer.json()) is True
+
+
+def test_what_is_ignored_or_cut_is_told(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    store = open_store(str(folder / "data" / "objects"))
+    long = "red heart on a navy background with stars"
+    calls: list[tuple[str, dict[str, Any], set[str]]] = [
+        (GENERATIONS, {"prompt": long, "background": "auto", "moderation": "low"}, {"moderation", "prompt"}),
+        (
+            TXT2IMG,
+            {"prompt": f"{long} <lora:none:1>", "tiling": True, "enable_hr": True, "hr_scale": 3, "s_noise": 1},
+            {"tiling", "enable_hr", "prompt"},
+        ),
+        (TXT2IMG, {"alwayson_scripts": {"ControlNet": {"args": []}, "a": {"args": [False]}}}, set()),
+        (TXT2IMG, {"prompt": "x", "override_settings": {"sd_vae": "a", "samples_format": "png"}}, {"sd_vae"}),
+    ]
+    with ThreadPoolExecutor(1) as threads:
+        for path, body, fields in calls:
+            waiting = threads.submit(client.post, path, json=body)
+            finish(redis, store, job_made(redis), png((64, 64)))
+            answer = waiting.result()
+            assert answer.status_code == 200, answer.text
+            assert {item["field"] for item in json.loads(answer.headers.get("latentd-warnings", "[]"))} == fields
+
+
+def test_fields_that_the_model_lacks_don_t_stop_the_web_ui_s_clients(
+    redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    card = PAINTER.model_copy(update={"fields": ("prompt", "steps", "sampler")})
+    settings = settings_for(redis_url, tmp_path, card)
+    with running(settings) as client, ThreadPoolExecutor(1) as threads:
+        sent = {"prompt": "x", "negative_prompt": "hat", "cfg_scale": 7, "width": 64, "height": 64}
+        waiting = threads.submit(client.post, TXT2IMG, json=sent)
+        finish(redis, open_store(settings.storage), job_made(redis), png((64, 64)))
+        told = {item["field"] for item in json.loads(waiting.result().headers["latentd-warnings"])}
+        assert told == {"guidance_scale", "height", "negative_prompt", "width"}
+
+
+def test_urls_are_absolute_by_the_public_origin(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    settings = settings_for(redis_url, tmp_path, public_url="https://example.org/draw")
+    with running(settings) as client, ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(client.post, f"/draw{GENERATIONS}", json={"prompt": "red heart"})
+        job_id = job_made(redis)
+        finish(redis, open_store(settings.storage), job_id, png((64, 64)))
+        assert waiting.result().json()["data"] == [{"url": f"https://example.org/draw/v1/images/{job_id}-0"}]
+
+
+def test_progress_and_interrupt_are_of_the_caller_s_own_jobs(client: httpx2.Client, redis: Redis) -> None:
+    first, second = (keys.create(redis, name, ["generate", "read"]) for name in ("first", "second"))
+    theirs, mine = (httpx2.BasicAuth("any", token) for _, token in (first, second))
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(client.post, TXT2IMG, json={"prompt": "x"}, auth=theirs)
+        job_id = job_made(redis, first[0].id)
+        assert client.get("/sdapi/v1/progress", auth=mine).json()["state"]["job_count"] == 0
+        for path in ("interrupt", "skip"):
+            assert client.post(f"/sdapi/v1/{path}", auth=mine).json() == {}
+        assert redis.hget(job_key(job_id), "status") == b"queued"
+        assert client.get("/sdapi/v1/progress", auth=theirs).json()["state"]["job"] == job_id
+        client.post("/sdapi/v1/interrupt", auth=theirs)
+        assert waiting.result().json()["images"] == []
+
+
+def test_a_page_s_jobs_aren_t_interrupted(client: httpx2.Client, redis: Redis) -> None:
+    job_id = client.post("/v1/txt2img", json={"prompt": "x"}).json()["id"]
+    client.post("/sdapi/v1/interrupt")
+    assert client.get("/sdapi/v1/progress").json()["progress"] == 0
+    assert redis.hget(job_key(job_id), "status") == b"queued"
+
+
+def test_a_password_is_a_key_for_the_web_ui_s_paths_alone(client: httpx2.Client, redis: Redis) -> None:
+    auth = httpx2.BasicAuth("any", keys.create(redis, "key", ["generate", "read"])[1])
+    assert client.get("/sdapi/v1/samplers", auth=auth).status_code == 200
+    assert client.get("/internal/ping", auth=auth).status_code == 200
+    assert client.get("/v1/jobs", auth=auth).status_code == 401
+    broken = client.get("/sdapi/v1/samplers", headers={"Authorization": "Basic =="})
+    assert (broken.status_code, set(broken.json())) == (401, {"error", "detail", "body", "errors"})
+
+
+def test_who_may_not_read_gets_no_picture(client: httpx2.Client, redis: Redis) -> None:
+    headers = {"Authorization": f"Bearer {keys.create(redis, 'key', ['generate'])[1]}"}
+    for path, body in ((TXT2IMG, {}), (GENERATIONS, {"prompt": "x", "response_format": "b64_json"})):
+        assert client.post(path, json=body, headers=headers).status_code == 403
+
+
+def _picture(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "told"),
+    [
+        (TXT2IMG, {"batch_size": 16, "n_iter": 2}, "batch_size times n_iter is 32; at most 16"),
+        (TXT2IMG, {"scheduler": "sideways"}, "scheduler 'sideways' not found; there are Automatic"),
+        (TXT2IMG, {"alwayson_scripts": {"ControlNet": {"args": [{"model": "x"}]}}}, "script 'ControlNet' not found"),
+        (TXT2IMG, {"override_settings": {"sd_model_checkpoint": "x"}}, "checkpoint 'x' not found; there are painter"),
+        (TXT2IMG, {"steps": "many"}, "steps is 'many'; it must be an integer from 1 to 1000"),
+        ("/sdapi/v1/img2img", {}, "init_images is required"),
+        (
+            "/sdapi/v1/img2img",
+            {"init_images": [_picture(png())], "mask": _picture(mask(inside=False))},
+            "the mask is empty",
+        ),
+        ("/sdapi/v1/img2img", {"init_images": [_picture(png())], "mask": _picture(mask()), "width": 64}, "go together"),
+        ("/sdapi/v1/extra-single-image", {"image": _picture(png()), "upscaler_1": "x"}, "there are None, Lanczos"),
+        ("/sdapi/v1/png-info", {"image": _picture(b"none")}, "image is no PNG file"),
+    ],
+)
+def test_refusals_of_the_web_ui_s_calls(client: httpx2.Client, path: str, body: dict[str, Any], told: str) -> None:
+    answer = client.post(path, json=body)
+    assert (answer.status_code, set(answer.json())) == (422, {"error", "detail", "body", "errors"})
+    assert told in answer.json()["detail"]
+
+
+def test_refusals_of_openai_s_calls(client: httpx2.Client) -> None:
+    edits = "/v1/images/edits"
+    opaque = {"image": ("a.png", png()), "mask": ("m.png", png(mode="L", colour=0))}
+    answers = {
+        "the mask has no alpha channel": client.post(edits, files=opaque, data={"prompt": "x"}),
+        "0 images were sent": client.post(edits, files={"mask": ("m.png", png())}, data={"prompt": "x"}),
+        "Content-Type is 'application/json'": client.post(edits, json={"prompt": "x"}),
+        "n is 11": client.post(GENERATIONS, json={"prompt": "x", "n": 11}),
+        "prompt is required": client.post(GENERATIONS, json={}),
+        "body is not JSON": client.post(GENERATIONS, content=b"{", headers={"Content-Type": "application/json"}),
+    }
+    assert client.post("/v1/images/variations", files={"image": png()}).json()["error"]["code"]
+    for told, answer in answers.items():
+        assert answer.status_code in (400, 415), answer.text
+        assert told in answer.json()["error"]["message"]
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_models_are_listed_in_both_shapes(client: httpx2.Client) -> None:
+    listed = client.get("/v1/models").json()
+    assert [item["id"] for item in listed["items"]] == ["painter", "upscaler"]
+    assert listed["object"] == "list"
+    assert listed["data"][0] == {"id": "painter", "object": "model", "created": 0, "owned_by": "latentd"}
+    one = client.get("/v1/models/painter").json()
+    assert (one["object"], one["native_size"], one["loaded"]) == ("model", 64, False)

@@ -1,0 +1,142 @@
+"""Several models in the memory of one worker that holds two: each is served in turn, and leaves for the next."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from contract.request import JobRequest
+from tests.enqueue import enqueue, job_state, make_request
+from tests.integration.rig import Rig, tiny_settings
+from tests.integration.test_resume import break_at, digests
+from tests.tiny import write_tiny
+from workers import loading
+from workers.library import TRIES, offered
+from workers.loading import choose_dtype
+
+NAMES = ("one", "two", "three")
+
+MakeRig = Callable[..., Rig]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three models of the same shape and other weights."""
+    folder = tmp_path_factory.mktemp("three")
+    for seed, name in enumerate(NAMES):
+        write_tiny("plain", folder / name, seed)
+    return folder
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "models"))
+
+
+@pytest.fixture
+def make(
+    redis: Redis, folder: Path, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MakeRig]:
+    """Makes workers with room for as many of the three models as asked."""
+    settings = tiny_settings(folder, redis_url, tmp_path)
+    size = offered("one", folder / "one", "cpu", choose_dtype(settings.dtype, "cpu")).size
+    rigs: list[Rig] = []
+
+    def made(room: int, name: str = "rig", save_s: float = 2.0, models: Sequence[str] = NAMES) -> Rig:
+        monkeypatch.setattr(loading, "MIB", size)
+        used = settings.model_copy(update={"models_mb": room})
+        rigs.append(Rig(redis, used, name, save_s, models))
+        return rigs[-1]
+
+    yield made
+    for rig in rigs:
+        rig.close()
+
+
+def asked(model: str, **fields: object) -> JobRequest:
+    return make_request(model, **fields)
+
+
+def test_three_models_are_served_where_two_fit(redis: Redis, make: MakeRig) -> None:
+    rig = make(2)
+    assert list(rig.library.resident) == ["one", "two"]
+    before = {}
+    for turn in ("first", "second"):
+        for name in NAMES:
+            enqueue(redis, f"{name}-{turn}", asked(name, determinism="strict"))
+            assert rig.finish(f"{name}-{turn}") == ["succeeded"]
+            assert len(rig.library.resident) == 2
+            assert before.setdefault(name, digests(redis, f"{name}-{turn}")) == digests(redis, f"{name}-{turn}")
+    assert len({tuple(each) for each in before.values()}) == 3
+    assert rig.sample("latentd_model_loads_total", model="three", outcome="succeeded") == 2
+    assert rig.sample("latentd_model_evictions_total", model="one") == 2
+    assert [rig.sample("latentd_model_resident", model=name) for name in NAMES] == [0, 1, 1]
+    assert rig.sample("latentd_unet_flops_total", model="three") > 0
+
+
+def test_all_are_served_at_once_where_one_fits(redis: Redis, make: MakeRig) -> None:
+    rig = make(1)
+    jobs = {f"{name}-{index}": asked(name, seed=index) for index in range(3) for name in NAMES}
+    for job_id, request in jobs.items():
+        enqueue(redis, job_id, request)
+    assert set(rig.finish(*jobs)) == {"succeeded"}
+    assert len(rig.library.resident) == 1
+    loads = sum(rig.sample("latentd_model_loads_total", model=name, outcome="succeeded") for name in NAMES)
+    assert loads <= 4, "jobs of a model that is there go first"
+
+
+def test_steady_work_does_not_starve_a_model_that_is_not_there(redis: Redis, make: MakeRig) -> None:
+    rig = make(1, models=("one", "two"))
+    for index in range(40):
+        enqueue(redis, f"steady-{index}", asked("one", seed=index, steps=8))
+    rig.until(lambda: rig.sample("latentd_denoising_steps_total", model="one") > 0)
+    enqueue(redis, "rare", asked("two"))
+    assert rig.finish("rare") == ["succeeded"]
+    assert job_state(redis, "steady-39")["status"] == "queued"
+    assert set(rig.finish(*(f"steady-{index}" for index in range(40)))) == {"succeeded"}
+
+
+def test_a_strict_job_goes_on_where_its_model_has_to_be_loaded(redis: Redis, make: MakeRig) -> None:
+    request = asked("three", determinism="strict", steps=8, num_images=2)
+    first, second = make(3, "first", save_s=0), make(2, "second")
+    enqueue(redis, "whole", request)
+    assert first.finish("whole") == ["succeeded"]
+    enqueue(redis, "broken", request)
+    step = break_at(redis, first, "broken", 4)
+    second.reaper.turn()
+    assert second.finish("broken") == ["succeeded"]
+    assert step >= 4
+    assert "three" in second.library.resident
+    assert second.sample("latentd_denoising_steps_total", model="three") == 16 - step
+    assert digests(redis, "broken") == digests(redis, "whole")
+
+
+@pytest.mark.parametrize("lost", ["gone", "replaced", "damaged"])
+def test_a_model_that_is_not_what_it_was_fails_its_job_by_name(
+    redis: Redis, make: MakeRig, folder: Path, lost: str
+) -> None:
+    rig = make(2)
+    weights = next((folder / "three").rglob("unet*.safetensors"))
+    if lost == "gone":
+        shutil.rmtree(folder / "three")
+    elif lost == "replaced":
+        weights.write_bytes((folder / "one" / weights.relative_to(folder / "three")).read_bytes())
+    else:
+        weights.write_bytes(weights.read_bytes()[:-100])
+    for index in range(TRIES):
+        assert "three" in rig.library.names()
+        enqueue(redis, f"lost-{index}", asked("three"))
+        assert rig.finish(f"lost-{index}") == ["failed"]
+        told = job_state(redis, f"lost-{index}")["error"]
+        assert "model 'three' can't be loaded" in told
+        assert str(folder) not in told
+    assert rig.library.names() == ["one", "two"]
+    assert list(rig.library.resident) == ["one", "two"], "nothing left in vain"
+    enqueue(redis, "waits", asked("three"))
+    enqueue(redis, "drawn", asked("one"))
+    assert rig.finish("drawn") == ["succeeded"]
+    assert job_state(redis, "waits")["status"] == "queued"

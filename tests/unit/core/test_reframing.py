@@ -1,0 +1,128 @@
+"""Pictures brought to a size with their masks, whole or by the masked region, and put back."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from PIL import Image, ImageChops
+
+from core.errors import InvalidRequest
+from core.reframing import Fit, Frame, MaskRule, fitted, put_back, reframe, region
+
+PIXELS = 10**6
+NAVY, RED = (20, 40, 90), (250, 20, 20)
+
+
+def png(image: Image.Image) -> bytes:
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return data.getvalue()
+
+
+def drawn(mode: str, size: tuple[int, int], ground: Any, inside: Any, box: tuple[int, int, int, int]) -> Image.Image:
+    image = Image.new(mode, size, ground)
+    image.paste(inside, box)
+    return image
+
+
+def spot(size: tuple[int, int] = (60, 40), box: tuple[int, int, int, int] = (20, 10, 30, 20)) -> Image.Image:
+    return drawn("L", size, 0, 255, box)
+
+
+@pytest.mark.parametrize(
+    ("fit", "size"),
+    [("stretch", (30, 30)), ("crop", (30, 30)), ("pad", (30, 30)), ("pad", (90, 30)), ("cover", (45, 30))],
+)
+def test_pictures_get_the_size_that_was_asked_for(fit: Fit, size: tuple[int, int]) -> None:
+    asked = (30, 30) if fit == "cover" else size
+    answer = fitted(Image.new("RGB", (60, 40), NAVY), asked, fit)
+    assert answer.size == size
+    assert answer.getcolors() == [(size[0] * size[1], NAVY)]  # padded by its own edges, nothing is black
+
+
+def test_padding_keeps_the_whole_picture_in_the_middle() -> None:
+    halves = drawn("RGB", (40, 20), NAVY, RED, (20, 0, 40, 20))
+    tall, wide = fitted(halves, (40, 40), "pad"), fitted(halves, (80, 20), "pad")
+    assert tall.crop((0, 10, 40, 30)).tobytes() == halves.tobytes()
+    assert [tall.getpixel(at) for at in ((5, 0), (35, 39))] == [NAVY, RED]
+    assert wide.crop((20, 0, 60, 20)).tobytes() == halves.tobytes()
+    assert [wide.getpixel(at) for at in ((0, 5), (79, 19))] == [NAVY, RED]
+
+
+@pytest.mark.parametrize(
+    ("mask", "rule"),
+    [
+        (spot(), "white"),
+        (ImageChops.invert(spot()), "black"),
+        (drawn("LA", (60, 40), (0, 255), (0, 0), (20, 10, 30, 20)), "transparent"),
+        (drawn("LA", (60, 40), (0, 0), (0, 255), (20, 10, 30, 20)), "white"),  # an alpha channel that varies counts
+        (drawn("RGBA", (60, 40), (0, 0, 0, 255), (255, 255, 255, 255), (20, 10, 30, 20)), "white"),
+    ],
+)
+def test_masks_are_read_as_each_api_means_them(mask: Image.Image, rule: MaskRule) -> None:
+    framed = reframe(png(Image.new("RGB", (60, 40), NAVY)), png(mask), Frame(mask_rule=rule), PIXELS)
+    assert framed["mask"].tobytes() == spot().tobytes()
+    assert set(framed) == {"image", "mask"}
+
+
+def test_a_picture_s_own_transparency_is_its_mask() -> None:
+    picture = Image.new("RGBA", (60, 40), (*NAVY, 255))
+    assert set(reframe(png(picture), None, Frame(own_alpha=True), PIXELS)) == {"image"}
+    picture.putalpha(ImageChops.invert(spot()))
+    assert reframe(png(picture), None, Frame(own_alpha=True), PIXELS)["mask"].tobytes() == spot().tobytes()
+    assert set(reframe(png(picture), None, Frame(), PIXELS)) == {"image"}
+
+
+def test_what_is_under_the_mask_is_filled() -> None:
+    picture = drawn("RGB", (60, 40), NAVY, RED, (20, 10, 30, 20))
+    fills = {
+        fill: reframe(png(picture), png(spot()), Frame(fill=fill), PIXELS)["image"]
+        for fill in ("original", "surroundings", "grey")
+    }
+    for image, colour in zip(fills.values(), (RED, NAVY, (127, 127, 127)), strict=True):
+        assert image.getpixel((25, 15)) == pytest.approx(colour, abs=2)
+    assert all(image.getpixel((5, 5)) == NAVY for image in fills.values())
+
+
+@pytest.mark.parametrize(
+    ("mask", "padding", "size", "box"),
+    [
+        (spot(), 0, (10, 10), (20, 10, 30, 20)),
+        (spot(), 5, (10, 10), (15, 5, 35, 25)),
+        (spot(), 0, (20, 10), (15, 10, 35, 20)),
+        (spot(), 0, (10, 20), (20, 5, 30, 25)),
+        (spot(box=(0, 0, 10, 10)), 0, (40, 10), (0, 0, 40, 10)),  # moved inside
+        (spot(box=(0, 0, 60, 10)), 0, (10, 10), (0, 0, 60, 40)),  # as far as there is room
+        (spot(), 100, (60, 40), (0, 0, 60, 40)),
+    ],
+)
+def test_a_region_holds_the_mask_and_has_the_shape_of_the_answer(
+    mask: Image.Image, padding: int, size: tuple[int, int], box: tuple[int, int, int, int]
+) -> None:
+    assert region(mask, padding, size) == box
+
+
+def test_a_region_is_put_back_where_the_mask_is() -> None:
+    whole = Image.effect_noise((60, 40), 90).convert("RGB")
+    framed = reframe(png(whole), png(spot()), Frame(size=(64, 64), padding=4), PIXELS)
+    assert framed["image"].size == framed["mask"].size == (64, 64)
+    painted = Image.new("RGB", (64, 64), RED)
+    for feather, reach in ((0, 0), (3, 3)):
+        answer = put_back(framed["whole"], framed["whole_mask"], painted, 4, feather)
+        changed = ImageChops.difference(answer, whole).convert("L").point(lambda value: 255 if value else 0)
+        assert answer.getpixel((25, 15)) == RED
+        assert changed.getbbox() == (20 - reach, 10 - reach, 30 + reach, 20 + reach)
+
+
+def test_refusals() -> None:
+    picture = png(Image.new("RGB", (60, 40), NAVY))
+    with pytest.raises(InvalidRequest, match="the mask has no alpha channel"):
+        reframe(picture, png(spot()), Frame(mask_rule="transparent"), PIXELS)
+    with pytest.raises(InvalidRequest, match="the mask is empty"):
+        reframe(picture, png(Image.new("L", (60, 40), 0)), Frame(), PIXELS)
+    with pytest.raises(InvalidRequest, match="at most 1000000 are made"):
+        reframe(picture, None, Frame(scale=50.0), PIXELS)
+    with pytest.raises(InvalidRequest, match="aspect ratios differ"):
+        reframe(picture, png(spot((40, 40))), Frame(), PIXELS)

@@ -1,0 +1,128 @@
+"""Names, prompts and texts of the web UI, translated."""
+
+from __future__ import annotations
+
+import io
+import time
+import zlib
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from core.errors import InvalidRequest
+from core.pictures import lossless
+from service.compat.a1111.ignored import ignored
+from service.compat.a1111.infotext import MAX_CHUNKS, MAX_TEXT, MAX_TEXTS, SIGNATURE, parse, read_texts
+from service.compat.a1111.pictures import Region, scaled_feather
+from service.compat.a1111.prompts import read_prompt
+from service.compat.a1111.samplers import choose, name_of, offered_samplers, offered_schedulers
+from service.compat.fields import HEADER, HEADER_CHARACTERS, told, warning_headers
+from service.requests.posts import Prompted
+from tests.gateway import PAINTER
+
+CARD = PAINTER.model_copy(update={"samplers": ("ddim", "euler", "euler_a", "dpmpp_2m", "novel")})
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("Euler a", "euler_a"),
+        ("euler A", "euler_a"),
+        ("k_euler_ancestral", "euler_a"),
+        ("DPM++ 2M", "dpmpp_2m"),
+        ("dpmpp_2m", "dpmpp_2m"),
+        ("DDIM", "ddim"),
+        ("novel", "novel"),
+        (None, None),
+    ],
+)
+def test_samplers_resolve_by_what_the_card_lists(name: str | None, ours: str | None) -> None:
+    assert choose(name, None, CARD) == choose(name, "Automatic", CARD) == (ours, None)
+
+
+def test_unknown_names_are_refused_with_those_that_are_known() -> None:
+    with pytest.raises(InvalidRequest, match="model painter runs DPM\\+\\+ 2M, Euler a, Euler, DDIM, novel") as wrong:
+        choose("Heun", None, CARD)  # known, but not to this model
+    assert wrong.value.field == "sampler_name"
+    with pytest.raises(InvalidRequest, match="there are Automatic"):
+        choose("Euler", "sideways", CARD)
+
+
+def test_schedules_are_offered_as_requests_have_them() -> None:
+    for scheduler in offered_schedulers():
+        assert choose("Euler", scheduler.label, CARD).schedule == scheduler.ours
+        if scheduler.ours is not None:
+            assert choose(f"DPM++ 2M {scheduler.label}", None, CARD) == ("dpmpp_2m", scheduler.ours)
+
+
+def test_samplers_are_listed_by_their_names_there() -> None:
+    assert [named.name for named in offered_samplers([PAINTER, CARD])][-2:] == ["PLMS", "novel"]
+    assert (name_of("euler_a"), name_of("novel")) == ("Euler a", "novel")
+
+
+def test_prompts_name_loras() -> None:
+    prompt = read_prompt("red heart <lora:ink:0.5>, <lora:gold> <lora:ink:2>")
+    assert prompt.text == "red heart,"
+    if "loras" in Prompted.model_fields:
+        assert prompt.fields == {"loras": [{"id": "ink", "scale": 0.5}, {"id": "gold", "scale": 1.0}]}
+    else:
+        assert prompt.warnings == (told("prompt", "no LoRA can be added here; ignored: ink, gold"),)
+    assert read_prompt("(a:1.2) [b] <c>") == ("(a:1.2) [b] <c>", {}, ())
+
+
+def test_texts_of_a_png_are_read_and_cut() -> None:
+    chunks, data = PngInfo(), io.BytesIO()
+    text = 'a cat, "b"\nand a dog\nNegative prompt: hat\nx\nSteps: 5, Sampler: DPM++ 2M, Size: 64x32, Note: "a, b: c"'
+    chunks.add_text("parameters", text)
+    chunks.add_itxt("Café", "naïve", zip=True)
+    chunks.add_text("packed", "z" * 100, zip=True)
+    Image.new("RGB", (4, 4)).save(data, "PNG", pnginfo=chunks)
+    texts = read_texts(data.getvalue())
+    assert texts == {"parameters": text, "Café": "naïve", "packed": "z" * 100}
+    assert parse(texts["parameters"]) == {
+        "Prompt": 'a cat, "b"\nand a dog',
+        "Negative prompt": "hat\nx",
+        "Steps": "5",
+        "Sampler": "DPM++ 2M",
+        "Size-1": "64",
+        "Size-2": "32",
+        "Note": "a, b: c",
+    }
+    assert parse("a cat, large: yes") == {"Prompt": "a cat, large: yes", "Negative prompt": ""}
+    assert parse("") == {}
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + kind + data + b"\0\0\0\0"
+
+
+def test_texts_of_a_hostile_png_stay_small() -> None:
+    bomb = _chunk(b"zTXt", b"bomb\0\0" + zlib.compress(b"a" * (8 * MAX_TEXT)))
+    assert len(read_texts(SIGNATURE + bomb)["bomb"]) == MAX_TEXT
+    assert read_texts(SIGNATURE + _chunk(b"zTXt", b"broken\0\0none") + b"\xff\xff") == {"broken": ""}
+    with pytest.raises(InvalidRequest, match="more than 64 texts"):
+        read_texts(SIGNATURE + b"".join(_chunk(b"tEXt", b"%d\0" % k) for k in range(MAX_TEXTS + 1)))
+    with pytest.raises(InvalidRequest, match="more than 20000 chunks"):
+        read_texts(SIGNATURE + _chunk(b"IDAT", b"") * (MAX_CHUNKS + 1))
+    began = time.process_time()
+    assert "Steps" not in parse(f"a cat\n{'x' * MAX_TEXT}")
+    assert time.process_time() - began < 1.0
+
+
+def test_a_region_blends_as_far_as_was_asked_for_in_the_picture() -> None:
+    mask, drawn = Image.new("L", (100, 100), 0), Image.new("RGB", (80, 80))
+    mask.paste(255, (30, 30, 50, 50))
+    place = Region(b"", lossless(mask), padding=0, feather=3)
+    assert scaled_feather(place, lossless(drawn)) == 12  # a region of 20 pixels is drawn at 80
+
+
+def test_neutral_fields_aren_t_told() -> None:
+    sent = {"tiling": False, "styles": [], "s_noise": 1, "hr_scale": 2.0, "enable_hr": True, "unheard_of": "x"}
+    assert [warning.field for warning in ignored(sent)] == ["enable_hr", "unheard_of"]
+
+
+def test_a_header_of_warnings_stays_within_what_clients_read() -> None:
+    assert warning_headers([]) == {}
+    header = warning_headers([told(f"field{k}", "x" * 500) for k in range(100)])[HEADER]
+    assert 100 < len(header) <= HEADER_CHARACTERS
