@@ -47,9 +47,18 @@ def make_engine(
 ) -> Engine:
     """An engine on the CPU; `as_gpu`: its calls padded to few sizes and read late, as a GPU's are."""
     models = tiny_models() if models is None else models
-    rows = {"max_rows": max_rows, "strict_rows": strict_rows}
-    libraries = {"loras": loras, "embeddings": embeddings, "controlnets": controlnets}
-    return Engine(models, device="cpu", threads=1, as_gpu=as_gpu, clock=clock, **libraries, **rows)
+    return Engine(
+        models,
+        device="cpu",
+        threads=1,
+        max_rows=max_rows,
+        strict_rows=strict_rows,
+        loras=loras,
+        embeddings=embeddings,
+        controlnets=controlnets,
+        as_gpu=as_gpu,
+        clock=clock,
+    )
 
 
 def make_request(**changes: object) -> JobRequest:

@@ -191,6 +191,7 @@ def test_openapi_is_complete(client: httpx2.Client) -> None:
         "/v1/txt2img",
         "/v1/inpaint",
         "/v1/loras",
+        "/v1/embeddings",
         "/v1/controlnets",
         "/v1/upscale",
         "/v1/img2img",
