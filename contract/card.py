@@ -12,11 +12,12 @@ from contract.base import Kind, Wire
 from contract.samplers import Schedule
 
 CARD = "card.json"
-ADDED_CARD = ".card.json"  # after a LoRA's or an embedding's name, beside its file
+ADD_ON_CARD = ".card.json"  # after the name of a LoRA, ControlNet or embedding, beside its file
 LORA_FOLDERS = frozenset(("lora", "loras"))  # of LATENTD_MODELS_DIR, whatever the case
+CONTROLNET_FOLDERS = frozenset(("controlnet", "controlnets"))
 EMBEDDING_FOLDERS = frozenset(("embeddings",))
 # Folders of LATENTD_MODELS_DIR that hold no models; kept for what they will hold.
-RESERVED = frozenset(("lora", "loras", "embeddings", "controlnet", "vae"))
+RESERVED = LORA_FOLDERS | CONTROLNET_FOLDERS | EMBEDDING_FOLDERS | {"vae"}
 ID = r"^[A-Za-z0-9_-]+$"
 DEPTH = 4  # of folders in folders
 
@@ -53,6 +54,11 @@ class ModelCard(Wire):
     defaults: CardDefaults
     fields: tuple[str, ...] = Field(description="Request fields that this model uses.")
     prediction_type: Literal["eps", "v", "x0"]
+    vae: str | None = Field(
+        default=None,
+        exclude_if=lambda name: name is None,
+        description="Name of the first stage in the model's place, beside it or in the folder VAE.",
+    )
     samplers: tuple[str, ...]
     token_window: int | None = Field(default=None, description="Tokens of a prompt that are read, specials included.")
     tokenizer: str | None = Field(default=None, description="tokenizer.json, relative to the card.")
@@ -72,32 +78,54 @@ class ModelCard(Wire):
     attribution: tuple[str, ...] = ()
 
 
-class LoraCard(Wire):
-    """What a LoRA is for; workers publish it to Redis, the gateway checks requests by it."""
+class AddOnCard(Wire):
+    """What all have that is added to a model: workers publish cards to Redis, the gateway checks requests by them."""
 
     id: str = Field(pattern=ID)
     description: str = ""
     hash: str = Field(description="SHA-256 of the file.")
     family: str | None = Field(default=None, description="sd1, sd2, sdxl; null where neither names nor widths tell.")
     context_width: int | None = Field(default=None, description="It fits models whose context is as wide.")
-    rank: int = Field(default=0, description="Of its widest layer.")
-    parts: tuple[Literal["unet", "text"], ...] = Field(default=(), description="The networks that it changes.")
-    trigger_words: tuple[str, ...] = Field(default=(), description="What prompts name to call for it.")
     licence: str = "unknown"
     unserved: str | None = Field(default=None, description="Why it can't be used: LoHa, DoRA, a broken file.")
 
 
-class InstalledLora(LoraCard):
+class LoraCard(AddOnCard):
+    """What a LoRA is for."""
+
+    rank: int = Field(default=0, description="Of its widest layer.")
+    parts: tuple[Literal["unet", "text"], ...] = Field(default=(), description="The networks that it changes.")
+    trigger_words: tuple[str, ...] = Field(default=(), description="What prompts name to call for it.")
+
+
+class ControlNetCard(AddOnCard):
+    """What a ControlNet is for; which maps it reads, its name says."""
+
+
+class InstalledAddOn(AddOnCard):
     """`NAME.card.json` beside the file NAME.safetensors; size and time of change tell when that was replaced."""
 
     file: str
     size: int
     changed_ns: int
 
+
+class InstalledLora(LoraCard, InstalledAddOn):
+    """A LoRA's card beside its file."""
+
     @property
     def card(self) -> LoraCard:
         """What others need to know."""
         return LoraCard(**{name: getattr(self, name) for name in LoraCard.model_fields})
+
+
+class InstalledControlNet(ControlNetCard, InstalledAddOn):
+    """A ControlNet's card beside its file."""
+
+    @property
+    def card(self) -> ControlNetCard:
+        """What others need to know."""
+        return ControlNetCard(**{name: getattr(self, name) for name in ControlNetCard.model_fields})
 
 
 class EmbeddingCard(Wire):
@@ -142,32 +170,14 @@ def card_files(models_dir: Path) -> list[Path]:
     return [folder / CARD for folder in folders if (folder / CARD).is_file()]
 
 
-def lora_folders(models_dir: Path) -> Iterator[Path]:
-    """Yield the folders of a models directory that hold LoRAs, and those below them."""
-    return _added_folders(models_dir, LORA_FOLDERS)
-
-
-def embedding_folders(models_dir: Path) -> Iterator[Path]:
-    """Yield the folders of a models directory that hold embeddings, and those below them."""
-    return _added_folders(models_dir, EMBEDDING_FOLDERS)
-
-
-def _added_folders(models_dir: Path, names: Collection[str]) -> Iterator[Path]:
+def add_on_folders(models_dir: Path, names: Collection[str]) -> Iterator[Path]:
+    """Yield the folders of a models directory with one of these names in any case, and those below them."""
     for entry in sorted(models_dir.iterdir()) if models_dir.is_dir() else ():
         if entry.name.lower() in names:
             yield from model_folders(entry)
 
 
-def lora_card_files(models_dir: Path) -> list[Path]:
-    """List the cards of a models directory's LoRAs."""
-    return _added_cards(lora_folders(models_dir))
-
-
-def embedding_card_files(models_dir: Path) -> list[Path]:
-    """List the cards of a models directory's embeddings."""
-    return _added_cards(embedding_folders(models_dir))
-
-
-def _added_cards(folders: Iterator[Path]) -> list[Path]:
-    entries = (entry for folder in folders for entry in sorted(folder.iterdir()))
-    return [entry for entry in entries if entry.name.endswith(ADDED_CARD) and entry.is_file()]
+def add_on_card_files(models_dir: Path, names: Collection[str]) -> list[Path]:
+    """List the cards in those folders."""
+    entries = (entry for folder in add_on_folders(models_dir, names) for entry in sorted(folder.iterdir()))
+    return [entry for entry in entries if entry.name.endswith(ADD_ON_CARD) and entry.is_file()]

@@ -12,6 +12,7 @@ LAYOUT_KEY = "latentd:layout"  # string: contract version of the newest release 
 DEPLOYMENT_KEY = "latentd:deployment"  # string: the id that this Redis shares with its storage
 CARDS_KEY = "latentd:cards"  # hash: model id → card JSON
 LORAS_KEY = "latentd:loras"  # hash: LoRA id → card JSON
+CONTROLNETS_KEY = "latentd:controlnets"  # hash: ControlNet id → card JSON
 EMBEDDINGS_KEY = "latentd:embeddings"  # hash: embedding name → card JSON
 OUTBOX_KEY = "latentd:outbox"  # stream of (job, type): ended jobs with a webhook_url, type as their status
 DEADLINES_KEY = "latentd:deadlines"  # sorted set: job id → deadline in Unix milliseconds

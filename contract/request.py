@@ -14,10 +14,12 @@ from contract.samplers import Schedule, evaluations
 
 OutputFormat: TypeAlias = Literal["png", "jpeg", "webp"]
 MaskMode: TypeAlias = Literal["white", "black", "alpha", "auto"]
+Preprocess: TypeAlias = Literal["canny"]
 Determinism: TypeAlias = Literal["fast", "strict"]
 Pair: TypeAlias = tuple[int, int]
 Span: TypeAlias = tuple[float, float]
 SEEDS = 2**32
+CONTROL = "control_"  # begins the names of controls' pictures among a request's files
 SCORES = (6.0, 2.5)  # aesthetic scores of the prompt and of what guidance leads away from
 
 
@@ -58,6 +60,25 @@ class AppliedLora(Wire):
     id: str
     scale: float
     hash: str
+
+
+class AppliedControl(Wire):
+    """A ControlNet of a job: the file with this hash, what it reads, how much of it, and between which parts of the
+    steps. `preprocess` canny: its map is drawn from the picture; null: the picture is the map.
+    """
+
+    id: str
+    image: Upload
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    preprocess: Preprocess | None = Field(default=None, exclude_if=_unset)
+    hash: str
+
+
+def control_name(number: int) -> str:
+    """Name the picture of control `number`, from 0, among a request's files."""
+    return f"{CONTROL}{number}"
 
 
 class AppliedEmbedding(Wire):
@@ -104,8 +125,9 @@ class BaseRequest(Wire):
 
     @property
     def files(self) -> dict[str, Upload]:
-        """Uploads by the name of their field."""
-        return {name: value for name, value in self if isinstance(value, Upload)}
+        """Uploads by the name of their field; those of controls by `control_name`."""
+        own = {name: value for name, value in self if isinstance(value, Upload)}
+        return own | {control_name(i): control.image for i, control in enumerate(self.applied_controls)}
 
     @property
     def text(self) -> str:
@@ -120,6 +142,11 @@ class BaseRequest(Wire):
     @property
     def applied_loras(self) -> tuple[AppliedLora, ...]:
         """What is added to the networks' weights for this job."""
+        return ()
+
+    @property
+    def applied_controls(self) -> tuple[AppliedControl, ...]:
+        """The ControlNets that lead this job by pictures."""
         return ()
 
     @property
@@ -209,8 +236,13 @@ class BaseRequest(Wire):
 
     def for_clients(self) -> Self:
         """Copy the request without where its uploads are stored."""
-        files = {name: upload.model_copy(update={"path": ""}) for name, upload in self.files.items()}
-        return self.model_copy(update=files) if files else self
+        out: dict[str, Any] = {"path": ""}
+        changed: dict[str, Any] = {
+            name: value.model_copy(update=out) for name, value in self if isinstance(value, Upload)
+        }
+        controls = [c.model_copy(update={"image": c.image.model_copy(update=out)}) for c in self.applied_controls]
+        changed |= {"controls": tuple(controls)} if controls else {}
+        return self.model_copy(update=changed) if changed else self
 
     def arguments(self) -> dict[str, Any]:
         """Dump as JSON for the RQ job."""
@@ -285,6 +317,11 @@ class DrawnRequest(PromptedRequest):
     aesthetic_score: float | None = Field(default=None, exclude_if=_unset)
     negative_aesthetic_score: float | None = Field(default=None, exclude_if=_unset)
     guidance_rescale: float | None = Field(default=None, exclude_if=_unset)
+    controls: tuple[AppliedControl, ...] = Field(default=(), exclude_if=lambda controls: not controls)
+
+    @property
+    def applied_controls(self) -> tuple[AppliedControl, ...]:
+        return self.controls
 
     @property
     def told_sizes(self) -> tuple[int, int, int, int, int, int]:

@@ -147,6 +147,18 @@ def lossless(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def check_control_size(name: str, size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    """Check that a control's picture has the answer's size.
+
+    Raises:
+        InvalidRequest: it hasn't.
+    """
+    if size != wanted:
+        has, asked = (f"{width}x{height}" for width, height in (size, wanted))
+        detail = f"controls: {name} has {has} pixels, the picture to be made {asked}; they must have the same"
+        raise InvalidRequest(detail, field="controls", value=has, bound=asked)
+
+
 def check_sides(size: tuple[int, int], output_format: str, max_pixels: int, field: str = "width") -> None:
     """Check the size (width, height) of an answer; `field` is what of the request makes it so large.
 

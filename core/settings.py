@@ -121,7 +121,8 @@ class Settings(BaseSettings):
     lora_mb: int = Field(
         default=1024,
         ge=0,
-        description="Memory of LoRAs that a worker keeps for later jobs, in MiB; running jobs keep theirs beside it.",
+        description="Memory of LoRAs and ControlNets that a worker keeps for later jobs, in MiB; running jobs keep "
+        "theirs beside it.",
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads of a worker; default: all cores.")
     drain_s: float = Field(default=30, ge=0, description="Grace period in which a stopping worker finishes jobs.")

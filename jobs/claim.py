@@ -32,7 +32,7 @@ from jobs.run import JobRun
 from jobs.stored_job import LaneQueue, StoredJob, read_stored, transact
 from jobs.worker import HEARTBEAT_TTL_S, BatchWorker
 
-Refusal: TypeAlias = Literal["contract", "numerics", "loras", "embeddings"]
+Refusal: TypeAlias = Literal["contract", "numerics", "loras", "embeddings", "controlnets"]
 RQ_STATUS = {"succeeded": JobStatus.FINISHED, "failed": JobStatus.FAILED, "canceled": JobStatus.CANCELED}
 
 # One round trip, and never more than one job: the first non-empty queue in the caller's order.
@@ -51,10 +51,11 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What a worker has that jobs may name beside their model: LoRAs by id, embeddings by name."""
+    """What a worker has that jobs may name beside their model: LoRAs and ControlNets by id, embeddings by name."""
 
     loras: Collection[str] = ()
     embeddings: Collection[str] = ()
+    controlnets: Collection[str] = ()
 
 
 class Claimer:
@@ -156,8 +157,10 @@ def _refusal(stored: StoredJob, record: JobRecord | None, numerics: Numerics, ho
         return "numerics"
     if any(lora.id not in holdings.loras for lora in record.request.applied_loras):
         return "loras"
-    named = record.request.applied_embeddings
-    return "embeddings" if any(each.name not in holdings.embeddings for each in named) else None
+    if any(each.name not in holdings.embeddings for each in record.request.applied_embeddings):
+        return "embeddings"
+    controls = record.request.applied_controls
+    return "controlnets" if any(control.id not in holdings.controlnets for control in controls) else None
 
 
 def _foreign_numerics(stored: StoredJob, numerics: Numerics) -> bool:

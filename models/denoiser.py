@@ -10,6 +10,7 @@ from torch import Tensor
 from models.captured import CapturedCalls
 from models.inputs import Inputs
 from models.networks.adapters import RowAdapters, adapted
+from models.networks.controlnet import RowControls
 from models.networks.unet import UNet
 
 
@@ -26,17 +27,23 @@ class Denoiser:
     dtype: torch.dtype
     captured: CapturedCalls | None = None
 
-    def __call__(self, z_t: Tensor, timesteps: Tensor, inputs: Inputs, adapters: RowAdapters | None = None) -> Tensor:
+    def __call__(
+        self,
+        z_t: Tensor,
+        timesteps: Tensor,
+        inputs: Inputs,
+        adapters: RowAdapters | None = None,
+        controls: RowControls | None = None,
+    ) -> Tensor:
         """Return the raw network output b c h w (eps, v or x0), float32, since guidance and samplers compute in it.
 
-        z_t: b c h w; timesteps: b; inputs: a batch of b rows; adapters: of those that have one.
+        z_t: b c h w; timesteps: b; inputs: a batch of b rows; adapters, controls: of those rows that have some.
         """
         given = inputs.to(self.device, self.dtype)
-        x = z_t.to(self.device, self.dtype)
+        x, t = z_t.to(self.device, self.dtype), timesteps.to(self.device)
         x = x if given.concat is None else torch.cat([x, given.concat], dim=1)  # b c+k h w
         network = self.unet if adapters is not None or self.captured is None else self.captured
         with adapted(self.unet, adapters):
-            out: Tensor = network(
-                x, timesteps.to(self.device), given.context, given.labels, given.added, given.guidance_scale
-            )
+            call = (x, t, given.context, given.labels, given.added, given.guidance_scale)
+            out: Tensor = network(*call) if controls is None else self.unet(*call, controls.residuals(x, t, given))
         return out.to(torch.float32, copy=True)  # a captured call's output is overwritten by the next

@@ -27,6 +27,7 @@ from models.networks.conditioning import (
     Tokens,
     Told,
 )
+from models.networks.controlnet import RowControls
 from models.networks.tiling import decode_tiled, encode_tiled
 from models.networks.unet import UNet, timestep_embedding
 from models.schedule import NoiseSchedule
@@ -157,12 +158,19 @@ class LatentDiffusion:
             return decode_tiled(self.first_stage, z, TILE)
         return self.first_stage.decode(z)
 
-    def predict(self, z_t: Tensor, timesteps: Tensor, inputs: Inputs, adapters: RowAdapters | None = None) -> Tensor:
+    def predict(
+        self,
+        z_t: Tensor,
+        timesteps: Tensor,
+        inputs: Inputs,
+        adapters: RowAdapters | None = None,
+        controls: RowControls | None = None,
+    ) -> Tensor:
         """Return the raw network output b c h w, float32 (eps, v or x0: `config.schedule.prediction`).
 
-        z_t: b c h w; timesteps: b; inputs: a batch of b rows; adapters: of those that have one.
+        z_t: b c h w; timesteps: b; inputs: a batch of b rows; adapters, controls: of those rows that have some.
         """
-        return self.denoiser(z_t, timesteps, inputs, adapters)
+        return self.denoiser(z_t, timesteps, inputs, adapters, controls)
 
     def inpaint_concat(self, image: Tensor, mask: Tensor) -> Tensor:
         """Return what an inpainting UNet reads beside z_t, b k h w.

@@ -28,7 +28,7 @@ from service.http.hosts import is_loopback
 from service.http.listen import listen
 from service.http.middleware import EdgeMiddleware
 from service.http.protocol import HEAD_BYTES, PatientProtocol
-from service.routes import document, embeddings, health, images, jobs, loras, metrics, models, openapi, tasks
+from service.routes import addons, document, health, images, jobs, metrics, models, openapi, tasks
 from service.routes.caller import current_caller
 from service.routes.metrics_port import metrics_port
 from service.state import TIMEOUT_S, Gateway, open_gateway
@@ -74,7 +74,7 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.gateway = gateway
-    for routes in (tasks, jobs, images, models, loras, embeddings, metrics, document):  # as often as they are asked for
+    for routes in (tasks, jobs, images, models, addons, metrics, document):  # as often as they are asked for
         app.include_router(routes.router, dependencies=[Depends(current_caller)])
     app.include_router(health.router)
     app.frontend("/", directory=health.STATIC, fallback=None, check_dir=False)

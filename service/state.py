@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, TypeAlias
 
 from fastapi import Depends, Request
@@ -13,7 +14,8 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from contract.redis_keys import KEYS_KEY
+from contract.card import ControlNetCard, EmbeddingCard, LoraCard
+from contract.redis_keys import CONTROLNETS_KEY, EMBEDDINGS_KEY, KEYS_KEY, LORAS_KEY
 from core.settings import Settings
 from core.storage import Store, open_public, open_store
 from jobs.layout import check_connection
@@ -21,7 +23,13 @@ from service.admission.backlogs import Backlogs
 from service.jobs.streams import OpenStreams
 from service.jobs.waiting import Waiters
 from service.metrics.families import Metrics
-from service.requests.cards import CardRegistry, EmbeddingRegistry, LoraRegistry
+from service.requests.cards import (
+    AddOnRegistry,
+    CardRegistry,
+    installed_controlnets,
+    installed_embeddings,
+    installed_loras,
+)
 from service.requests.decoders import Decoders
 from service.single_flight import SingleFlight
 
@@ -39,8 +47,9 @@ class Gateway:
     rq: Redis
     store: Store
     cards: CardRegistry
-    loras: LoraRegistry
-    embeddings: EmbeddingRegistry
+    loras: AddOnRegistry[LoraCard]
+    embeddings: AddOnRegistry[EmbeddingCard]
+    controlnets: AddOnRegistry[ControlNetCard]
     backlogs: Backlogs
     waiters: Waiters
     keys_made: SingleFlight[bool]  # whether any API key was ever made
@@ -78,8 +87,11 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
     public = None
     if settings.storage_public_url is not None:
         public = open_public(settings.storage, settings.storage_public_url)
-    cards, loras = CardRegistry(redis, settings.models_dir), LoraRegistry(redis, settings.models_dir)
-    embeddings = EmbeddingRegistry(redis, settings.models_dir)
+    folder = settings.models_dir
+    cards = CardRegistry(redis, folder)
+    loras = AddOnRegistry(redis, LORAS_KEY, LoraCard, partial(installed_loras, folder))
+    embeddings = AddOnRegistry(redis, EMBEDDINGS_KEY, EmbeddingCard, partial(installed_embeddings, folder))
+    controlnets = AddOnRegistry(redis, CONTROLNETS_KEY, ControlNetCard, partial(installed_controlnets, folder))
 
     async def any_key() -> bool:
         return bool(await redis.hlen(KEYS_KEY))
@@ -87,7 +99,7 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
     keys_made = SingleFlight(any_key)
     backlogs, waiters, metrics = Backlogs(redis), Waiters(redis), Metrics()
     streams = OpenStreams(settings.event_streams)
-    known, required, prefix = (cards, loras, embeddings), keys_required, settings.public_path
+    known, required, prefix = (cards, loras, embeddings, controlnets), keys_required, settings.public_path
     return Gateway(
         settings, redis, rq, store, *known, backlogs, waiters, keys_made, metrics, public, streams, required, prefix
     )

@@ -22,7 +22,7 @@ from service.jobs.events import StopSignals, wait_end
 from service.jobs.views import accepted, read_job
 from service.requests.bodies import Body
 from service.requests.cards import choose_card
-from service.requests.posts import Prompted
+from service.requests.posts import Drawn, Prompted
 from service.requests.preferences import Preferences, check_accepted
 from service.requests.resolution import NOTHING, Known, resolve, tokens_of, warnings_of
 from service.requests.tokens import Tokens
@@ -137,6 +137,7 @@ async def _known(gateway: Gateway, body: Body, card: ModelCard) -> Known:
     return Known(
         await gateway.loras.all() if body.post.loras or tagged else {},
         await gateway.embeddings.recent() if "prompt_syntax" in card.fields else {},
+        await gateway.controlnets.all() if isinstance(body.post, Drawn) and body.post.controls else {},
     )
 
 

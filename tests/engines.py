@@ -14,6 +14,7 @@ from PIL import Image
 
 from contract.request import REQUESTS, JobRequest, Upload, parse_request
 from models.checkpoints.load import load
+from models.controls.library import ControlLibrary
 from models.embeddings.library import EmbeddingLibrary
 from models.loras.library import LoraLibrary
 from models.pipeline import LatentDiffusion
@@ -41,6 +42,7 @@ def make_engine(
     as_gpu: bool = False,
     clock: Callable[[], float] = time.monotonic,
     loras: LoraLibrary | None = None,
+    controlnets: ControlLibrary | None = None,
     embeddings: EmbeddingLibrary | None = None,
 ) -> Engine:
     """An engine on the CPU; `as_gpu`: its calls padded to few sizes and read late, as a GPU's are."""
@@ -51,9 +53,10 @@ def make_engine(
         threads=1,
         max_rows=max_rows,
         strict_rows=strict_rows,
-        as_gpu=as_gpu,
         loras=loras,
         embeddings=embeddings,
+        controlnets=controlnets,
+        as_gpu=as_gpu,
         clock=clock,
     )
 

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from contract.request import AppliedLora
+from models.addons import Found, Kept
 from models.checkpoints.load import load
-from models.loras.library import FoundLora, LoraLibrary
+from models.loras.library import LoraLibrary
 from models.loras.scan import scan_loras
 from models.pipeline import LatentDiffusion
 from tests.parity.run import CASES
@@ -36,10 +37,12 @@ def write_loras(models_dir: Path) -> Path:
     return folder
 
 
-def library_of(models_dir: Path, budget: int = 1 << 30) -> LoraLibrary:
+def library_of(models_dir: Path, kept: Kept | None = None) -> LoraLibrary:
     """The LoRAs of a models directory, found as a worker finds them."""
     scanned = [item for item in scan_loras(models_dir) if item.card is not None]
-    return LoraLibrary({item.card.id: FoundLora(item.card, item.path) for item in scanned if item.card}, budget)
+    return LoraLibrary(
+        {item.card.id: Found(item.card, item.path) for item in scanned if item.card}, kept or Kept(1 << 30)
+    )
 
 
 def applied(models_dir: Path, **scales: float) -> list[AppliedLora]:

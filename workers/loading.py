@@ -16,13 +16,15 @@ import torch
 
 from core.errors import CheckpointError, ConfigurationError
 from core.settings import Settings
+from models.addons import Kept
 from models.captured import CapturedCalls
 from models.checkpoints.load import load
+from models.controls.library import ControlLibrary
 from models.embeddings.library import EmbeddingLibrary
 from models.loras.library import LoraLibrary
 from models.networks.layers import can_pack, pack
 from models.pipeline import LatentDiffusion
-from workers.catalogue import choose, default_model, find_cards, find_embeddings, find_loras
+from workers.catalogue import choose, default_model, find_cards, find_controlnets, find_embeddings, find_loras
 from workers.engine.engine import Engine
 from workers.library import MIB, ModelLibrary, Offered, offered
 
@@ -84,7 +86,7 @@ def load_engine(settings: Settings, model_ids: Sequence[str], device: str) -> En
 def engine_of(settings: Settings, library: ModelLibrary) -> Engine:
     """Make the engine that computes with what a library has in memory."""
     device = next(iter(library.offered.values())).device
-    on_cpu = device.type == "cpu"
+    on_cpu, kept = device.type == "cpu", Kept(settings.lora_mb << 20)
     return Engine(
         library.resident,
         device=str(device),
@@ -92,8 +94,9 @@ def engine_of(settings: Settings, library: ModelLibrary) -> Engine:
         max_rows=settings.max_rows,
         strict_rows=settings.strict_rows or (STRICT_ROWS_CPU if on_cpu else STRICT_ROWS_GPU),
         max_pixels=settings.max_pixels,
-        loras=LoraLibrary(find_loras(settings.models_dir), settings.lora_mb << 20),
+        loras=LoraLibrary(find_loras(settings.models_dir), kept),
         embeddings=EmbeddingLibrary(find_embeddings(settings.models_dir)),
+        controlnets=ControlLibrary(find_controlnets(settings.models_dir), kept),
         as_gpu=not on_cpu,
     )
 

@@ -54,7 +54,7 @@ class Loop:
         redis, breaker, table = worker.connection, CircuitBreaker(clock, worker.connection), RunTable()
         models = library.offered
         numerics = {name: engine.numerics(model.dtype, model.packed) for name, model in models.items()}
-        holdings = Holdings(engine.loras, engine.embeddings)
+        holdings = Holdings(engine.loras, engine.embeddings, engine.controlnets)
         self.claims = Claims(worker, redis, list(models), numerics, clock, holdings)
         self.times = StepTimer(models)
         self._engine = engine

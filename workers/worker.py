@@ -6,21 +6,30 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import structlog
 import torch
 from redis import Redis
 
-from contract.card import EmbeddingCard, LoraCard, ModelCard
-from contract.redis_keys import CARDS_KEY, EMBEDDINGS_KEY, LORAS_KEY, processes_key, serving_key, serving_member
+from contract.card import ModelCard
+from contract.redis_keys import (
+    CARDS_KEY,
+    CONTROLNETS_KEY,
+    EMBEDDINGS_KEY,
+    LORAS_KEY,
+    processes_key,
+    serving_key,
+    serving_member,
+)
 from core.settings import Settings, check_models_dir
 from core.storage import open_store
 from jobs.end import Retention
 from jobs.layout import check_layout
 from jobs.worker import BatchWorker
 from models.checkpoints.card import text_fields
-from workers.catalogue import chosen_cards, find_embeddings, find_loras, write_missing_cards
+from workers.catalogue import chosen_cards, find_controlnets, find_embeddings, find_loras, write_missing_cards
 from workers.heartbeat import Heartbeat
 from workers.library import ModelLibrary
 from workers.loading import choose_device, engine_of, open_library
@@ -73,9 +82,8 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     metrics.serves({model: card.tasks for model, card in cards.items()}, settings.max_rows)
     for model, network in library.resident.items():
         metrics.came(model, network)
-    loras = {name: lora.card.card for name, lora in find_loras(settings.models_dir).items()}
+    addons = _addons(settings.models_dir)
     metrics.paths.models = library.resident
-    embeddings = {name: found.card.card for name, found in find_embeddings(settings.models_dir).items()}
     store, hashes = open_store(settings.storage), {model: card.hash for model, card in cards.items()}
     savepoints = Savepoints(connect(settings.redis), store, hashes)
     storing = Storing(store, hashes, savepoints, metrics.storage_errors.inc)
@@ -97,7 +105,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     sweeper_redis = connect(settings.redis)
     sweeping = Sweeping(sweeper_redis, Sweeper(sweeper_redis, store, retention), retention)
     try:
-        _patiently(lambda: _arrive(worker, redis, cards, loras, embeddings))
+        _patiently(lambda: _arrive(worker, redis, cards, addons))
         signals.drain(loop, settings.drain_s)
         heart.start()
         sweeping.start()
@@ -144,20 +152,25 @@ def _served_cards(settings: Settings, library: ModelLibrary) -> dict[str, ModelC
     }
 
 
+def _addons(models_dir: Path) -> dict[str, dict[str, str]]:
+    """Cards of what may be added to the models as JSON by id, by the keys that they are published under."""
+    loras, embeddings = find_loras(models_dir), find_embeddings(models_dir)
+    return {
+        LORAS_KEY: {name: found.card.card.to_json() for name, found in loras.items()},
+        EMBEDDINGS_KEY: {name: found.card.card.to_json() for name, found in embeddings.items()},
+        CONTROLNETS_KEY: {name: found.card.card.to_json() for name, found in find_controlnets(models_dir).items()},
+    }
+
+
 def _arrive(
-    worker: BatchWorker,
-    redis: Redis,
-    cards: Mapping[str, ModelCard],
-    loras: Mapping[str, LoraCard],
-    embeddings: Mapping[str, EmbeddingCard],
+    worker: BatchWorker, redis: Redis, cards: Mapping[str, ModelCard], addons: Mapping[str, Mapping[str, str]]
 ) -> None:
-    """Show the worker to RQ, and its models, LoRAs and embeddings to the gateway."""
+    """Show the worker to RQ, and its models and what may be added to them to the gateway."""
     worker.arrive()
     redis.hset(CARDS_KEY, mapping={model: card.to_json() for model, card in cards.items()})
-    if loras:
-        redis.hset(LORAS_KEY, mapping={name: card.to_json() for name, card in loras.items()})
-    if embeddings:
-        redis.hset(EMBEDDINGS_KEY, mapping={name: card.to_json() for name, card in embeddings.items()})
+    for key, published in addons.items():
+        for name, card in published.items():
+            redis.hset(key, name, card)
 
 
 def _leave(worker: BatchWorker, redis: Redis, models: Sequence[str], kind: str) -> None:

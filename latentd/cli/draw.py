@@ -251,6 +251,7 @@ def resolve(
         card_folder,
         choose_card,
         installed_cards,
+        installed_controlnets,
         installed_embeddings,
         installed_loras,
     )
@@ -268,7 +269,8 @@ def resolve(
     if body.post.model is None:
         check_model(settings, cards)
     card = choose_card(cards, kind, body.post.model, settings.model)
-    known = Known(installed_loras(settings.models_dir), installed_embeddings(settings.models_dir))
+    place = settings.models_dir
+    known = Known(installed_loras(place), installed_embeddings(place), installed_controlnets(place))
     request = _planned(body, card, files, settings, known)
     folder = card_folder(settings.models_dir, card.id)
     return request, card, data, warnings_of(request, card, folder, known.vectors(request))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
 
-    from contract.card import EmbeddingCard, LoraCard
+    from contract.card import ControlNetCard, EmbeddingCard, LoraCard
     from models.checkpoints.inspect import Report
 
 app = typer.Typer(help="List, inspect and convert checkpoints.", no_args_is_help=True)
@@ -33,19 +33,24 @@ class Target(StrEnum):
 
 @app.command("list")
 def list_models(json: Json = False) -> None:
-    """Show the checkpoints, LoRAs and embeddings of LATENTD_MODELS_DIR with their cards; missing ones are written."""
+    """Show what LATENTD_MODELS_DIR holds: checkpoints, LoRAs, embeddings and ControlNets; missing cards are written."""
     from models.checkpoints.scan import scan
+    from models.controls.scan import scan_controls
     from models.embeddings.scan import scan_embeddings
     from models.loras.scan import scan_loras
-    from service.requests.cards import installed_cards, installed_embeddings, installed_loras
+    from service.requests.cards import installed_cards, installed_controlnets, installed_embeddings, installed_loras
 
     settings, console = settings_with(), plain()
-    found = scan(settings.models_dir)
-    scanned, cards = scan_loras(settings.models_dir), installed_cards(settings.models_dir)
-    loras, named = installed_loras(settings.models_dir), scan_embeddings(settings.models_dir)
-    embeddings = installed_embeddings(settings.models_dir)
+    folder = settings.models_dir
+    found = scan(folder)
+    errors = [(lora.path, lora.error) for lora in scan_loras(folder)]
+    errors += [(embedding.path, embedding.error) for embedding in scan_embeddings(folder)]
+    errors += [(control.path, control.error) for control in scan_controls(folder)]
+    cards, loras = installed_cards(folder), installed_loras(folder)
+    embeddings, controlnets = installed_embeddings(folder), installed_controlnets(folder)
     if json:
-        shown: dict[str, Mapping[str, BaseModel]] = {"models": cards, "loras": loras, "embeddings": embeddings}
+        shown: dict[str, Mapping[str, BaseModel]]
+        shown = {"models": cards, "loras": loras, "embeddings": embeddings, "controlnets": controlnets}
         listed = {name: [card.model_dump(mode="json") for card in some.values()] for name, some in shown.items()}
         print_json(listed | {"files": list(map(asdict, found))})
         return
@@ -56,7 +61,7 @@ def list_models(json: Json = False) -> None:
     console.print(table)
     _print_loras(loras, console)
     _print_embeddings(embeddings, console)
-    errors = [(lora.path, lora.error) for lora in scanned] + [(each.path, each.error) for each in named]
+    _print_controlnets(controlnets, console)
     for path, error in errors:
         if error is not None:
             console.print(f"{path.name}: {error}", soft_wrap=True)
@@ -76,6 +81,16 @@ def _print_loras(loras: Mapping[str, LoraCard], console: Console) -> None:
     console.print(table)
 
 
+def _print_controlnets(controlnets: Mapping[str, ControlNetCard], console: Console) -> None:
+    if not controlnets:
+        return
+    table = table_of("ControlNet", "family", "note", "licence")
+    for card in controlnets.values():
+        note = card.description if card.unserved is None else f"can't be used: {card.unserved}"
+        table.add_row(card.id, card.family or "", note, card.licence)
+    console.print(table)
+
+
 def _print_embeddings(embeddings: Mapping[str, EmbeddingCard], console: Console) -> None:
     if not embeddings:
         return
@@ -92,10 +107,11 @@ def inspect_model(
 ) -> None:
     """Say what a checkpoint is, having read all of it; nothing in it is executed."""
     from models.checkpoints.inspect import inspect
+    from models.controls.inspect import inspect_control
     from models.embeddings.inspect import inspect_embedding
     from models.loras.inspect import inspect_lora
 
-    report = inspect_lora(path) or inspect_embedding(path) or inspect(path)
+    report = inspect_lora(path) or inspect_embedding(path) or inspect_control(path) or inspect(path)
     if json:
         print_json(asdict(report))
     else:

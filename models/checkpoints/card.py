@@ -17,6 +17,7 @@ from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.detect import load_checkpoint, single_file
 from models.checkpoints.detected import Detected, as_set, read_detected, save_detected, stamps, user_set, write_json
 from models.checkpoints.files.weights import is_weights, read_json
+from models.checkpoints.vae import vae_files, vae_of
 from models.config import ModelConfig
 from models.networks.conditioning import RescalerConfig, TextConfig
 from models.samplers import samplers_for
@@ -67,12 +68,17 @@ def load_as_set(path: Path) -> Checkpoint:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """List the weight files of a folder in order of their relative names; a folder with none has its file beside it."""
+    """List the weight files of a folder in order of their relative names; a folder with none has its file beside it.
+
+    Last comes what takes the first stage's place.
+    """
     single = single_file(path)
+    place = vae_of(card_folder(path), single)
+    vae = vae_files(place) if place is not None else []
     if single is not None:
-        return [single]
+        return [single, *vae]
     inside = [file for file in path.rglob("*") if is_weights(file)]
-    return sorted(inside, key=lambda file: file.relative_to(path).as_posix())
+    return sorted(inside, key=lambda file: file.relative_to(path).as_posix()) + vae
 
 
 def weights_hash(path: Path) -> str:

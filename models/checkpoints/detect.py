@@ -9,11 +9,12 @@ from pathlib import Path
 from core.errors import CheckpointError
 from models.checkpoints import native
 from models.checkpoints.checkpoint import Checkpoint, check
-from models.checkpoints.compvis.model import load_compvis
+from models.checkpoints.compvis.model import FIRST_STAGE, load_compvis
 from models.checkpoints.compvis.single_file import read_single
 from models.checkpoints.detected import read_detected
 from models.checkpoints.diffusers.reader import load_diffusers
 from models.checkpoints.files.weights import SUFFIXES, component_files, is_weights, understood
+from models.checkpoints.vae import is_companion, read_vae, replaced, vae_files, vae_of
 
 INDEX = "model_index.json"
 COMPONENTS = ("unet", "vae", "vqvae", "text_encoder", "text_encoder_2", "bert")  # of a diffusers folder that are read
@@ -27,15 +28,26 @@ def load_checkpoint(path: Path, *, data: bool = True) -> Checkpoint:
     """
     with understood(path):
         file = single_file(path)
-        if file is not None:
-            return checked(load_compvis(read_single(file, data=data)), file)
-        if (path / native.INDEX).is_file():
-            return checked(native.load_native(path, data=data), path)
-        if (path / INDEX).is_file():
-            return checked(load_diffusers(path, data=data), path)
+        if file is not None or is_indexed(path):
+            return checked(_read(path, file, data), file or path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
     raise CheckpointError(f"{path}: has neither {native.INDEX} nor {INDEX} nor exactly one of {', '.join(SUFFIXES)}")
+
+
+def _read(path: Path, file: Path | None, data: bool) -> Checkpoint:
+    """Read a file or a folder that says what it holds, with the first stage that takes its own's place."""
+    place = vae_of(path.with_suffix("") if path.is_file() else path, file)
+    vae = None if place is None else read_vae(place, data=data)
+    if file is not None:
+        single = read_single(file, data=data)
+        whole = any(key.startswith(FIRST_STAGE) for key in single.state)
+        checkpoint = load_compvis(single, lacking=None if whole else vae)
+    elif (path / native.INDEX).is_file():
+        checkpoint = native.load_native(path, data=data)
+    else:
+        checkpoint = load_diffusers(path, data=data)
+    return checkpoint if place is None or vae is None else replaced(checkpoint, place, vae)
 
 
 def checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
@@ -68,9 +80,9 @@ def single_file(path: Path) -> Path | None:
 
 
 def preferred(entries: Iterable[Path], stem: str | None = None) -> list[Path]:
-    """List weight files, of those with one stem the safetensors before the pickle."""
+    """List weight files but models' VAEs, of those with one stem the safetensors before the pickle."""
     order = {suffix: place for place, suffix in enumerate(SUFFIXES)}
-    files = [entry for entry in entries if is_weights(entry) and stem in (None, entry.stem)]
+    files = [entry for entry in entries if is_weights(entry) and stem in (None, entry.stem) and not is_companion(entry)]
     best: dict[str, Path] = {}
     for file in sorted(files, key=lambda file: (file.stem, order[file.suffix.lower()])):
         best.setdefault(file.stem, file)
@@ -83,7 +95,13 @@ def loaded_files(path: Path) -> list[Path]:
     Raises:
         CheckpointError: a component has none.
     """
-    if (file := single_file(path)) is not None:
+    file = single_file(path)
+    place = vae_of(path.with_suffix("") if path.is_file() else path, file)
+    return [*_own_files(path, file), *(vae_files(place) if place is not None else ())]
+
+
+def _own_files(path: Path, file: Path | None) -> list[Path]:
+    if file is not None:
         return [file]
     if (path / native.INDEX).is_file():
         return [file for part in native.PARTS if (file := path / f"{part}.safetensors").is_file()]

@@ -11,9 +11,9 @@ from models.checkpoints.build import State
 from models.checkpoints.card import NO_TOKENIZER, describe, is_mute, notes_of, tasks_of
 from models.checkpoints.checkpoint import Checkpoint, fitted
 from models.checkpoints.compvis.first_stage import read_first_stage
-from models.checkpoints.compvis.model import FIRST_STAGE, UNET, below, load_compvis
+from models.checkpoints.compvis.model import FIRST_STAGE, UNET, below
 from models.checkpoints.compvis.single_file import SingleFile, read_single
-from models.checkpoints.detect import checked, load_checkpoint, single_file
+from models.checkpoints.detect import load_checkpoint, single_file
 from models.checkpoints.files.weights import holds_safetensors, understood
 from models.checkpoints.first_stage import holds_first_stage, load_first_stage
 from models.networks.autoencoder import AutoencoderConfig
@@ -62,7 +62,7 @@ def _inspect(path: Path) -> Report:
         single = read_single(file, data=False)
         if not below(single.state, UNET) and (report := _first_stage(single)) is not None:
             return report
-        checkpoint = checked(load_compvis(single), file)
+        checkpoint = load_checkpoint(path, data=False)
     config, first_stage = checkpoint.config, checkpoint.config.first_stage
     facts = {
         "latent": f"{first_stage.embed_dim} channels, f = {first_stage.factor}, scale factor {config.scale_factor:g}",
@@ -86,7 +86,10 @@ def _first_stage(file: SingleFile) -> Report | None:
 def _alone(path: Path, form: str, config: AutoencoderConfig, names: State) -> Report:
     kind = "KL" if config.kind == "kl" else f"VQ, {config.codebook} codes"
     text = f"First stage alone: {kind}, f={config.factor}, {config.embed_dim} channels."
-    notes = ("a first stage alone draws no pictures; it needs a UNet",)
+    notes = (
+        "a first stage alone draws no pictures; as NAME.vae.safetensors beside NAME.safetensors, or in the folder VAE "
+        "and named in a card as `vae`, it takes the place of that model's own",
+    )
     return Report(path, form, text, (), (_part("first_stage", names),), {}, notes)
 
 

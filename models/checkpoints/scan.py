@@ -23,6 +23,7 @@ from models.checkpoints.checkpoint import fitted
 from models.checkpoints.detect import is_indexed, load_checkpoint, preferred, single_file
 from models.checkpoints.detected import read_detected, stamps, user_set
 from models.checkpoints.files.weights import is_weights, understood
+from models.checkpoints.vae import MARK, is_companion
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,18 @@ def scan(models_dir: Path) -> list[ScannedCheckpoint]:
     """
     paths = sorted(_checkpoints(models_dir))
     taken = _ids_in_use(paths)
-    return [_scanned(path, models_dir, taken) for path in paths]
+    return [*(_scanned(path, models_dir, taken) for path in paths), *_lone_vaes(models_dir)]
+
+
+def _lone_vaes(models_dir: Path) -> list[ScannedCheckpoint]:
+    """Name VAEs whose model isn't there."""
+    beside = [file for folder in model_folders(models_dir) for file in sorted(folder.iterdir())]
+    vaes = [file for file in beside if is_weights(file) and is_companion(file)]
+    lone = [file for file in vaes if not any(model.stem == file.stem.removesuffix(MARK) for model in beside)]
+    return [
+        ScannedCheckpoint(file, file.with_suffix("") / CARD, error=f"{file}: a VAE whose model is not beside it")
+        for file in lone
+    ]
 
 
 def _checkpoints(models_dir: Path) -> Iterator[Path]:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from contract.card import InstalledEmbedding
 from core.errors import CheckpointError
+from models.addons import current_hash
 from models.chunks import clip_of
 from models.embeddings.files import EmbeddingFile, read_embedding
-from models.loras.library import current_hash
 from models.pipeline import LatentDiffusion
 
 KEPT = 256  # of some kilobytes each

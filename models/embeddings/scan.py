@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contract.card import ADDED_CARD, InstalledEmbedding, embedding_folders
+from contract.card import ADD_ON_CARD, EMBEDDING_FOLDERS, InstalledEmbedding, add_on_folders
 from core.errors import CheckpointError
+from models.addons import file_hash
 from models.checkpoints.detect import preferred
 from models.checkpoints.detected import write_json
 from models.embeddings.files import read_embedding
-from models.loras.library import file_hash
 
 FAMILIES = {(768,): "sd1", (1024,): "sd2", (768, 1280): "sdxl"}  # by the widths of the towers
 BY_PEOPLE = ("description", "licence")  # of a card, kept when the file is replaced
@@ -36,7 +36,7 @@ def scan_embeddings(models_dir: Path) -> list[ScannedEmbedding]:
     """
     taken: set[str] = set()
     found = []
-    for root in embedding_folders(models_dir):
+    for root in add_on_folders(models_dir, EMBEDDING_FOLDERS):
         for path in preferred(root.iterdir()):
             item = _scanned(path, taken)
             found.append(item)
@@ -45,7 +45,7 @@ def scan_embeddings(models_dir: Path) -> list[ScannedEmbedding]:
 
 
 def _scanned(path: Path, taken: Collection[str]) -> ScannedEmbedding:
-    place = path.with_name(path.stem + ADDED_CARD)
+    place = path.with_name(path.stem + ADD_ON_CARD)
     if path.stem.lower() in taken:
         return ScannedEmbedding(path, error=f"{path}: another embedding has its name, whatever the case; rename one")
     try:

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from core.errors import CheckpointError
-from models.checkpoints.files.foreign import refuse_foreign
-from models.checkpoints.files.pickles import read_pickle
-from models.checkpoints.files.weights import holds_safetensors, read_metadata, read_safetensors, understood
+from models.checkpoints.files.weights import holds_safetensors, read_metadata, read_tensors, understood
 from models.loras.names import PREFIXES, Place, Places, normal
 from models.networks.adapters import LowRank
 
@@ -83,24 +81,10 @@ def read_lora(path: Path, *, data: bool = True) -> LoraFile:
         CheckpointError: it is damaged, no LoRA, or of a kind that isn't served, by that kind's name.
     """
     with understood(path):
-        state = read_state(path, data=data)
+        state = read_tensors(path, data=data)
         refuse_unserved(path, state)
         metadata = read_metadata(path) if holds_safetensors(path) else {}
         return LoraFile(path, _layers(path, state, metadata), metadata)
-
-
-def read_state(path: Path, *, data: bool = True) -> dict[str, Tensor]:
-    """Read a file's tensors by its own keys.
-
-    Raises:
-        CheckpointError: it is damaged or no file of tensors.
-    """
-    with understood(path):
-        refuse_foreign(path)
-        state = read_safetensors(path, data=data) if holds_safetensors(path) else read_pickle(path, data=data)
-        if not isinstance(state, dict):
-            raise CheckpointError(f"{path}: not a state dict of tensors")
-        return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def refuse_unserved(path: Path, keys: Iterable[str]) -> None:

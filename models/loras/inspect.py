@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from models.checkpoints.files.weights import holds_safetensors, is_weights
+from models.checkpoints.files.weights import holds_safetensors, is_weights, read_tensors
 from models.checkpoints.inspect import Part, Report
-from models.loras.files import LoraFile, is_lora, read_lora, read_state
+from models.loras.files import LoraFile, is_lora, read_lora
 from models.loras.scan import family_of, trigger_words
 
 
@@ -20,7 +20,7 @@ def inspect_lora(path: Path) -> Report | None:
     Raises:
         CheckpointError: it is damaged, or an adapter of a kind that isn't served, by that kind's name.
     """
-    if not is_weights(path) or not is_lora(read_state(path, data=False)):
+    if not is_weights(path) or not is_lora(read_tensors(path, data=False)):
         return None
     file = read_lora(path, data=False)
     layers = len(file.layers)

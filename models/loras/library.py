@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,24 +14,19 @@ from torch import Tensor, nn
 
 from contract.card import InstalledLora
 from core.errors import CheckpointError
+from models.addons import Found, Kept, Named, path_of
 from models.loras.files import fit, low_rank, read_lora
 from models.loras.names import Places, places
 from models.networks.adapters import Layers, LowRank, RowAdapters, adapted
 from models.networks.conditioning import TextEncoder
 from models.pipeline import LatentDiffusion
 
-BLOCK = 1 << 20  # bytes hashed at a time
 
-
-class Applied(Protocol):
+class Applied(Named, Protocol):
     """A LoRA as a request names it."""
 
     @property
-    def id(self) -> str: ...
-    @property
     def scale(self) -> float: ...
-    @property
-    def hash(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -50,35 +43,18 @@ class Adapters:
         return adapted(model.conditioner, RowAdapters([self.text], apart=True))
 
 
-@dataclass(frozen=True, slots=True)
-class FoundLora:
-    """A LoRA on the disk."""
-
-    card: InstalledLora
-    path: Path
-
-
 class LoraLibrary:
-    """Makes the adapters of jobs. Not for threads.
+    """Makes the adapters of jobs. Not for threads."""
 
-    `budget` bounds the bytes of LoRAs that are kept for later jobs; what running jobs use is beside it.
-    """
-
-    def __init__(self, found: Mapping[str, FoundLora], budget: int) -> None:
+    def __init__(self, found: Mapping[str, Found[InstalledLora]], kept: Kept) -> None:
         self._found = dict(found)
-        self._budget = budget
-        self._loaded: OrderedDict[tuple[str, str], Adapters] = OrderedDict()  # by model and hash, at scale 1
+        self._kept = kept
         self._combined: WeakValueDictionary[tuple[str, str], Adapters] = WeakValueDictionary()
 
     @property
     def ids(self) -> frozenset[str]:
         """The LoRAs that it can load."""
         return frozenset(self._found)
-
-    @property
-    def bytes(self) -> int:
-        """Size of what is kept."""
-        return sum(_bytes(adapters) for adapters in self._loaded.values())
 
     def adapters(self, model: LatentDiffusion, applied: Sequence[Applied]) -> Adapters | None:
         """Make what `applied` add to a model, on its device and in its precision; None of none.
@@ -99,24 +75,13 @@ class LoraLibrary:
         return combined
 
     def _lora(self, model: LatentDiffusion, lora: Applied) -> Adapters:
-        key = (model.id, lora.hash)
-        if key not in self._loaded:
-            self._loaded[key] = self._load(model, lora)
-        self._loaded.move_to_end(key)
-        adapters = self._loaded[key]
-        while self.bytes > self._budget and self._loaded:
-            self._loaded.popitem(last=False)
-        return adapters
+        """Return a LoRA at scale 1."""
+        return self._kept.get(("lora", model.id, lora.hash), lambda: self._load(model, lora), _bytes)
 
     def _load(self, model: LatentDiffusion, lora: Applied) -> Adapters:
-        found = self._found.get(lora.id)
-        if found is None:
-            raise CheckpointError(f"lora {lora.id!r} isn't here", field="loras", value=lora.id)
-        if (now := current_hash(found)) != lora.hash:
-            detail = f"lora {lora.id!r} was replaced since the job was accepted: {lora.hash[:10]} then, {now[:10]} now"
-            raise CheckpointError(detail, field="loras", value=lora.id, bound=lora.hash)
+        path = path_of(self._found, "lora", "loras", lora)
         try:
-            return load_lora(found.path, model)
+            return load_lora(path, model)
         except CheckpointError as error:
             raise CheckpointError(f"lora {lora.id!r}: {error.detail}", field="loras", value=lora.id) from error
 
@@ -181,47 +146,3 @@ def _tensors(adapters: Adapters) -> Iterable[Tensor]:
 
 def _bytes(adapters: Adapters) -> int:
     return sum(tensor.nbytes for tensor in _tensors(adapters))
-
-
-class Stamped(Protocol):
-    """A card of a file, with the hash that it had at a size and time of change."""
-
-    @property
-    def hash(self) -> str: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def changed_ns(self) -> int: ...
-
-
-class OnDisk(Protocol):
-    """A file with its card."""
-
-    @property
-    def card(self) -> Stamped: ...
-    @property
-    def path(self) -> Path: ...
-
-
-def current_hash(found: OnDisk) -> str:
-    """Return a file's hash: the card's, unless size or time of change say that it was replaced since.
-
-    Raises:
-        CheckpointError: it can't be read.
-    """
-    try:
-        stat = found.path.stat()
-        if (stat.st_size, stat.st_mtime_ns) == (found.card.size, found.card.changed_ns):
-            return found.card.hash
-        return file_hash(found.path)
-    except OSError as error:
-        raise CheckpointError(f"{found.path}: {error}") from error
-
-
-def file_hash(path: Path) -> str:
-    """Hash (SHA-256) a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

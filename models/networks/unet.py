@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -152,8 +153,8 @@ class UNetMiddle(nn.Module):
         return self.resnets[1](h, emb)  # type: ignore[no-any-return]
 
 
-class UNet(nn.Module):
-    """Predicts eps, v or x0 (the checkpoint's choice) for every row's own timestep."""
+class UNetTrunk(nn.Module):
+    """The way down and the middle: what a ControlNet has a copy of."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -166,12 +167,8 @@ class UNet(nn.Module):
         if config.added_dim is not None:
             self.add_embedding = TimeEmbedding(config.added_dim, 4 * channels[0])
         self.down_blocks = nn.ModuleList()
-        skips = self._build_down()
+        self.skip_channels = self._build_down()  # of what goes across to the way up
         self.mid_block = UNetMiddle(config)
-        self.up_blocks = nn.ModuleList()
-        self._build_up(skips)
-        self.conv_norm_out = GroupNorm(config.norm_groups, channels[0], eps=config.norm_eps)
-        self.conv_out = Conv2d(channels[0], config.out_channels, 3, padding=1)
 
     def _build_down(self) -> list[int]:
         config, width = self.config, self.config.channels[0]
@@ -191,41 +188,6 @@ class UNet(nn.Module):
             self.down_blocks.append(level)
             width = channels
         return skips
-
-    def _build_up(self, skips: list[int]) -> None:
-        config, width = self.config, self.config.channels[-1]
-        for i in reversed(range(len(config.channels))):
-            channels = config.channels[i]
-            inputs = [width] + [channels] * config.res_blocks
-            level = UNetLevel(config, i, [(a + skips.pop(), channels) for a in inputs])
-            if i > 0:
-                res = config.res_up and config.res_up[i]
-                plain = Upsample(channels) if config.conv_resample else NearestUpsample()
-                level.upsamplers.append(_res_block(config, channels, channels, "up") if res else plain)
-            self.up_blocks.append(level)
-            width = channels
-
-    def forward(
-        self,
-        z_t: Tensor,
-        timesteps: Tensor,
-        context: Tensor | None = None,
-        labels: Tensor | None = None,
-        added: Tensor | None = None,
-        guidance_scale: Tensor | None = None,
-    ) -> Tensor:
-        """Return the raw prediction b c h w.
-
-        z_t: b c_in h w, concatenated conditioning included; timesteps: b; context: b n d;
-        labels: b, class numbers or noise levels; added: b p, where the config has `added_dim`; guidance_scale: b, where
-        the network was distilled to read it.
-        """
-        emb = self._embedding(z_t, timesteps, labels, added, guidance_scale)  # b 4c
-        h = self.conv_in(z_t)  # b c h w
-        h, skips = self._down(h, emb, context)
-        h = self.mid_block(h, emb, context)  # b c h/2ⁿ w/2ⁿ
-        h = self._up(h, skips, emb, context)  # b c h w
-        return self.conv_out(F.silu(self.conv_norm_out(h)))  # type: ignore[no-any-return]
 
     def _embedding(
         self,
@@ -257,6 +219,69 @@ class UNet(nn.Module):
                 h = down(h, emb) if isinstance(down, ResBlock) else down(h)
                 skips.append(h)
         return h, skips
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Residuals:
+    """What a ControlNet adds to some rows: b' c h w each for all that goes across, and for the middle's output."""
+
+    rows: Tensor  # b', their numbers in the call, each once
+    across: Sequence[Tensor]
+    middle: Tensor
+
+    def add(self, skips: Sequence[Tensor], h: Tensor) -> None:
+        """Add to these rows alone, in place; the others keep their bits."""
+        for whole, part in zip((*skips, h), (*self.across, self.middle), strict=True):
+            whole.index_add_(0, self.rows, part)
+
+
+class UNet(UNetTrunk):
+    """Predicts eps, v or x0 (the checkpoint's choice) for every row's own timestep."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__(config)
+        self.up_blocks = nn.ModuleList()
+        self._build_up(list(self.skip_channels))
+        self.conv_norm_out = GroupNorm(config.norm_groups, config.channels[0], eps=config.norm_eps)
+        self.conv_out = Conv2d(config.channels[0], config.out_channels, 3, padding=1)
+
+    def _build_up(self, skips: list[int]) -> None:
+        config, width = self.config, self.config.channels[-1]
+        for i in reversed(range(len(config.channels))):
+            channels = config.channels[i]
+            inputs = [width] + [channels] * config.res_blocks
+            level = UNetLevel(config, i, [(a + skips.pop(), channels) for a in inputs])
+            if i > 0:
+                res = config.res_up and config.res_up[i]
+                plain = Upsample(channels) if config.conv_resample else NearestUpsample()
+                level.upsamplers.append(_res_block(config, channels, channels, "up") if res else plain)
+            self.up_blocks.append(level)
+            width = channels
+
+    def forward(
+        self,
+        z_t: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None = None,
+        labels: Tensor | None = None,
+        added: Tensor | None = None,
+        guidance_scale: Tensor | None = None,
+        residuals: Sequence[Residuals] = (),
+    ) -> Tensor:
+        """Return the raw prediction b c h w.
+
+        z_t: b c_in h w, concatenated conditioning included; timesteps: b; context: b n d;
+        labels: b, class numbers or noise levels; added: b p, where the config has `added_dim`; guidance_scale: b, where
+        the network was distilled to read it; residuals: what ControlNets add to some rows.
+        """
+        emb = self._embedding(z_t, timesteps, labels, added, guidance_scale)  # b 4c
+        h = self.conv_in(z_t)  # b c h w
+        h, skips = self._down(h, emb, context)
+        h = self.mid_block(h, emb, context)  # b c h/2ⁿ w/2ⁿ
+        for each in residuals:
+            each.add(skips, h)
+        h = self._up(h, skips, emb, context)  # b c h w
+        return self.conv_out(F.silu(self.conv_norm_out(h)))  # type: ignore[no-any-return]
 
     def _up(self, h: Tensor, skips: list[Tensor], emb: Tensor, context: Tensor | None) -> Tensor:
         for level in self.up_blocks:

@@ -18,11 +18,12 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from contract.base import Kind
+from contract.request import CONTROL, control_name
 from core.errors import InvalidRequest, MalformedRequest, UnsupportedMedia
 from service.http.problems import invalid, refusal, shown
 from service.requests.forms import read_form
 from service.requests.kinds import KINDS, TaskKind
-from service.requests.posts import Post
+from service.requests.posts import MAX_CONTROLS, Drawn, Post
 
 SHORT_BYTES = 64 * 1024  # what is parsed on the event loop
 MAX_MARKS = 20_000  # commas, colons and brackets of a JSON body: five times what the longest prompt can have
@@ -63,10 +64,10 @@ async def read_body(request: Request, task: TaskKind[Any]) -> Body:
     media = content_type.partition(";")[0].strip().lower()
     if media == "application/json":
         parse = partial(_from_json, task=task)
-    elif media == "multipart/form-data" and task.files:
+    elif media == "multipart/form-data" and task.in_forms:
         parse = partial(_from_form, content_type=content_type, task=task)
     else:
-        accepted = "application/json" + (" or multipart/form-data" if task.files else "")
+        accepted = "application/json" + (" or multipart/form-data" if task.in_forms else "")
         detail = f"Content-Type is {shown(media)!r}; {task.kind} reads {accepted}"
         raise UnsupportedMedia(detail, field="Content-Type", value=media, bound=accepted)
     data = await request.body()
@@ -79,10 +80,22 @@ def _from_json(data: bytes, *, task: TaskKind[Any]) -> Body:
     fields = parse_object(data)
     _check_known(fields, task)
     files = {name: decode_base64(name, fields.pop(name)) for name in task.files if fields.get(name) is not None}
+    if task.controlled:
+        files |= _control_pictures(fields)
     try:
         return _body(task, task.post.model_validate(fields, strict=True), files)
     except ValidationError as error:
         raise invalid(error, task.post) from error
+
+
+def _control_pictures(fields: dict[str, Any]) -> dict[str, bytes]:
+    """Take the pictures of controls out of them; what else is wrong with them is found as they are validated."""
+    controls, files = fields.get("controls"), {}
+    for number, control in enumerate(controls if isinstance(controls, list) else ()):
+        if isinstance(control, dict) and control.get("image") is not None:
+            picture = decode_base64("controls", control.pop("image"), f"controls.{number}.image")
+            files[control_name(number)] = picture
+    return files
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
@@ -138,7 +151,7 @@ def _from_form(data: bytes, *, content_type: str, task: TaskKind[Any]) -> Body:
         if part.is_file:
             _check_part(part.name, task)
             files[part.name] = part.data
-        elif part.name in task.files:
+        elif part.name in _file_names(task):
             files[part.name] = decode_base64(part.name, part.text)
         else:
             fields[part.name] = part.text
@@ -148,9 +161,13 @@ def _from_form(data: bytes, *, content_type: str, task: TaskKind[Any]) -> Body:
         raise invalid(error, task.post) from error
 
 
+def _file_names(task: TaskKind[Any]) -> tuple[str, ...]:
+    return (*task.files, *(control_name(i) for i in range(MAX_CONTROLS if task.controlled else 0)))
+
+
 def _check_part(name: str, task: TaskKind[Any]) -> None:
-    if name not in task.files:
-        known = ", ".join(task.files)
+    if name not in _file_names(task):
+        known = ", ".join(_file_names(task))
         raise InvalidRequest(f"{name!r} is no file part of {task.kind}; those are {known}", field=name, bound=known)
 
 
@@ -158,19 +175,33 @@ def _body(task: TaskKind[Any], post: Post, files: Mapping[str, bytes]) -> Body:
     for name in task.files:
         if name not in files:
             raise InvalidRequest(f"{name} is required", field=name, bound="a PNG, JPEG or WebP file")
+    _check_controls(post, files)
     return Body(task.kind, post, files)
 
 
-def decode_base64(name: str, value: Any) -> bytes:
-    """Decode base64, with or without a `data:` prefix and line breaks.
+def _check_controls(post: Post, files: Mapping[str, bytes]) -> None:
+    """Check that each control has its picture, and each such picture its control."""
+    count = len(post.controls or ()) if isinstance(post, Drawn) else 0
+    wanted, sent = {control_name(i) for i in range(count)}, {name for name in files if name.startswith(CONTROL)}
+    for name in sorted(wanted - sent):
+        number = name.rpartition("_")[2]
+        detail = f"controls.{number}.image is required; in forms it is the file {name}"
+        raise InvalidRequest(detail, field="controls", bound="a PNG, JPEG or WebP file")
+    for name in sorted(sent - wanted):
+        raise InvalidRequest(f"{name} is the picture of no control; there are {count}", field="controls", value=name)
+
+
+def decode_base64(field: str, value: Any, name: str | None = None) -> bytes:
+    """Decode base64, with or without a `data:` prefix and line breaks; `name` is more exact than the field's.
 
     Raises:
         InvalidRequest: `value` is none.
     """
+    name = name or field
     if not isinstance(value, str):
-        raise InvalidRequest(f"{name} must be base64 text", field=name, value=shown(value), bound="base64 text")
+        raise InvalidRequest(f"{name} must be base64 text", field=field, value=shown(value), bound="base64 text")
     text = value.partition(",")[2] if value.startswith("data:") else value
     try:
         return base64.b64decode(text.encode("ascii").translate(None, _SPACE), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(f"{name} is not base64", field=name, value=shown(value), bound="base64 text") from error
+        raise InvalidRequest(f"{name} is not base64", field=field, value=shown(value), bound="base64 text") from error

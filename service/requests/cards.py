@@ -1,4 +1,4 @@
-"""Cards of models, LoRAs and embeddings: from Redis, where workers publish them, then from LATENTD_MODELS_DIR."""
+"""Cards of models and add-ons: from Redis, where workers publish them, then from the folders of LATENTD_MODELS_DIR."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 from pydantic import ConfigDict, Field, ValidationError
@@ -15,16 +15,20 @@ from redis.asyncio import Redis
 
 from contract.base import Kind, Wire
 from contract.card import (
+    CONTROLNET_FOLDERS,
+    EMBEDDING_FOLDERS,
+    LORA_FOLDERS,
+    ControlNetCard,
     EmbeddingCard,
+    InstalledControlNet,
     InstalledEmbedding,
     InstalledLora,
     LoraCard,
     ModelCard,
+    add_on_card_files,
     card_files,
-    embedding_card_files,
-    lora_card_files,
 )
-from contract.redis_keys import CARDS_KEY, EMBEDDINGS_KEY, LORAS_KEY, serving_key
+from contract.redis_keys import CARDS_KEY, serving_key
 from core.clock import CLOCK
 from core.errors import InvalidRequest, NoCheckpoint, NotFound
 from service.http.problems import shown
@@ -131,55 +135,45 @@ def _parse(text: str, source: str, read: Callable[[str], C]) -> C | None:
 
 def installed_loras(models_dir: Path) -> dict[str, LoraCard]:
     """Read the cards of a models directory's LoRAs by id; one that doesn't validate is logged once and left out."""
-    found = (_load(path, InstalledLora) for path in lora_card_files(models_dir))
+    found = (_load(path, InstalledLora) for path in add_on_card_files(models_dir, LORA_FOLDERS))
     return {card.id: card.card for card in found if card is not None}
 
 
-class LoraRegistry:
-    """All LoRAs known now."""
-
-    def __init__(self, redis: Redis, models_dir: Path) -> None:
-        self._redis = redis
-        self._models_dir = models_dir
-
-    async def all(self) -> dict[str, LoraCard]:
-        """Read cards by id, in order of their ids; what a worker published wins."""
-        published: Any = await self._redis.hgetall(LORAS_KEY)
-        cards = installed_loras(self._models_dir)
-        for text in published.values():
-            card = _parse(text, "published by a worker", LoraCard.read)
-            if card is not None:
-                cards[card.id] = card
-        return dict(sorted(cards.items()))
+def installed_controlnets(models_dir: Path) -> dict[str, ControlNetCard]:
+    """Read those of its ControlNets as `installed_loras` does."""
+    found = (_load(path, InstalledControlNet) for path in add_on_card_files(models_dir, CONTROLNET_FOLDERS))
+    return {card.id: card.card for card in found if card is not None}
 
 
 def installed_embeddings(models_dir: Path) -> dict[str, EmbeddingCard]:
     """Read the cards of a models directory's embeddings by name; one that doesn't validate is logged once, left out."""
-    found = (_load(path, InstalledEmbedding) for path in embedding_card_files(models_dir))
+    found = (_load(path, InstalledEmbedding) for path in add_on_card_files(models_dir, EMBEDDING_FOLDERS))
     return {card.name: card.card for card in found if card is not None}
 
 
-class EmbeddingRegistry:
-    """All embeddings known now."""
+class AddOnRegistry(Generic[C]):
+    """All LoRAs known now, or all embeddings, or all ControlNets."""
 
-    def __init__(self, redis: Redis, models_dir: Path) -> None:
+    def __init__(self, redis: Redis, key: str, form: type[C], installed: Callable[[], dict[str, C]]) -> None:
         self._redis = redis
-        self._models_dir = models_dir
-        self._recent: tuple[float, dict[str, EmbeddingCard]] = (-math.inf, {})  # when it was read
+        self._key = key
+        self._form = form
+        self._installed = installed
+        self._recent: tuple[float, dict[str, C]] = (-math.inf, {})  # when it was read
 
-    async def recent(self) -> dict[str, EmbeddingCard]:
-        """Return what `all` does, at most RECENT_S old: every prompt of a model with CLIP may name some."""
+    async def recent(self) -> dict[str, C]:
+        """Return what `all` does, at most RECENT_S old: every prompt of a model with CLIP may name embeddings."""
         read_at, cards = self._recent
         return cards if time.monotonic() - read_at < RECENT_S else await self.all()
 
-    async def all(self) -> dict[str, EmbeddingCard]:
-        """Read cards by name, in order of their names; what a worker published wins."""
-        published: Any = await self._redis.hgetall(EMBEDDINGS_KEY)
-        cards = installed_embeddings(self._models_dir)
-        for text in published.values():
-            card = _parse(text, "published by a worker", EmbeddingCard.read)
+    async def all(self) -> dict[str, C]:
+        """Read cards by id or name, in order of them; what a worker published wins."""
+        published: Any = await self._redis.hgetall(self._key)
+        cards = self._installed()
+        for name, text in published.items():
+            card = _parse(text, "published by a worker", self._form.read)
             if card is not None:
-                cards[card.name] = card
+                cards[name] = card
         self._recent = time.monotonic(), dict(sorted(cards.items()))
         return self._recent[1]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from contract.job import JobWarning
+from contract.request import CONTROL
 from core.pictures import MaskMode, lossless, mask_remark, open_upload, read_label_map, read_mask
 from core.reframing import Frame, reframe
 
@@ -54,7 +55,9 @@ def decode(files: Mapping[str, bytes], reading: Reading) -> Decoded:
         InvalidRequest: unreadable or oversized files; a mask that is empty, ambiguous or of another shape; a label map
             with a class that the model hasn't.
     """
-    return _WAYS[reading.how](files, reading)
+    decoded = _WAYS[reading.how](files, reading)
+    controls = {name: open_upload(files[name], reading.max_pixels, name) for name in files if name.startswith(CONTROL)}
+    return replace(decoded, pictures={**decoded.pictures, **controls}) if controls else decoded
 
 
 def encode(decoded: Decoded) -> Encoded:

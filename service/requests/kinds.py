@@ -47,6 +47,16 @@ class TaskKind(Generic[P]):
     model_fields: frozenset[str] = DRAWING  # refused where the model's card doesn't list them
     examples: Examples = field(default_factory=dict)
 
+    @property
+    def controlled(self) -> bool:
+        """Whether ControlNets can lead it, each by a picture."""
+        return "controls" in self.post.model_fields
+
+    @property
+    def in_forms(self) -> bool:
+        """Whether it has pictures, and so comes in forms, too."""
+        return bool(self.files) or self.controlled
+
 
 TXT2IMG = TaskKind(
     kind="txt2img",

@@ -21,7 +21,7 @@ from service.requests.posts import (
     UpscalePost,
 )
 
-TOLD = tuple(name for name in Drawn.model_fields if name not in Prompted.model_fields)
+TOLD = tuple(name for name in Drawn.model_fields if name not in {*Prompted.model_fields, "controls"})
 
 
 def chosen_size(post: Sized, card: ModelCard, _image: Size | None) -> Size:

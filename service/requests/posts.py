@@ -14,7 +14,7 @@ from pydantic_core import from_json
 
 from contract.lanes import Lane
 from contract.prompts import PromptSyntax
-from contract.request import SEEDS, Determinism, MaskMode, OutputFormat
+from contract.request import SEEDS, Determinism, MaskMode, OutputFormat, Preprocess
 from contract.samplers import MOST_TIMESTEPS, Schedule
 
 PROMPT_CHARACTERS = 4000
@@ -25,6 +25,8 @@ MAX_CLASS = 2**20
 MAX_SIZE = 2**20  # of one side; LATENTD_MAX_PIXELS bounds both together
 MAX_LORAS = 8
 MAX_LORA_SCALE = 4.0
+MAX_CONTROLS = 4
+MAX_CONTROL_SCALE = 2.0
 MAX_CLIP_SKIP = 12
 DRAWN = -1  # as a seed: what other tools write for none
 
@@ -46,6 +48,26 @@ class LoraPost(BaseModel):
     scale: float = Field(
         default=1.0, ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE, description="1: as it was trained; below 0: its opposite."
     )
+
+
+class ControlPost(BaseModel):
+    """A ControlNet and what it reads; its picture stands beside it as `image`, in forms as the file `control_N`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    id: str = Field(min_length=1, max_length=128, description="ControlNet id, from GET /v1/controlnets.")
+    scale: float = Field(default=1.0, ge=0, le=MAX_CONTROL_SCALE, description="How much of what it adds.")
+    start: float = Field(default=0.0, ge=0, lt=1, description="It acts from this part of the steps on.")
+    end: float = Field(default=1.0, gt=0, le=1, description="It acts until this part of the steps.")
+    preprocess: Preprocess | None = Field(
+        default=None, description="canny: edges of the picture are drawn first; absent: the picture is the map."
+    )
+
+
+def _in_order(controls: list[ControlPost] | None) -> list[ControlPost] | None:
+    if any(control.end <= control.start for control in controls or ()):
+        raise ValueError("a list in which each end is above its start")
+    return controls
 
 
 def _parsed(value: object) -> object:
@@ -209,6 +231,16 @@ class Drawn(Prompted):
     guidance_rescale: float | None = Field(
         default=None, ge=0, le=1, description="How much of the contrast that guidance adds is taken back; default: 0."
     )
+    controls: Annotated[
+        list[ControlPost] | None,
+        Field(
+            max_length=MAX_CONTROLS,
+            description="ControlNets that lead by a picture of the answer's size; in forms JSON text, the pictures "
+            "beside it as files control_0, control_1, ….",
+        ),
+        BeforeValidator(_parsed),
+        AfterValidator(_in_order),
+    ] = None
 
 
 class Sized(Post):

@@ -8,39 +8,51 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from contract.card import EmbeddingCard, LoraCard, ModelCard
+from contract.card import ControlNetCard, EmbeddingCard, LoraCard, ModelCard
 from contract.job import JobWarning
 from contract.prompts import named, split_loras
-from contract.request import AppliedEmbedding, AppliedLora, JobRequest, OutputFormat, parse_request
+from contract.request import (
+    CONTROL,
+    AppliedControl,
+    AppliedEmbedding,
+    AppliedLora,
+    JobRequest,
+    OutputFormat,
+    Upload,
+    control_name,
+    parse_request,
+)
 from contract.samplers import ETA, ORIGINAL_STEPS
 from core.errors import InvalidRequest, NotFound
-from core.pictures import check_sides
+from core.pictures import check_control_size, check_sides
 from service.http.problems import shown
 from service.requests.bodies import Body
-from service.requests.posts import MAX_LORAS, LoraPost, Post, Prompted
+from service.requests.posts import MAX_LORAS, ControlPost, Drawn, LoraPost, Post, Prompted
 from service.requests.tokens import Tokens, count_chunks, count_tokens
 from service.requests.uploads import Pictures
 
-SHOWN_LORAS = 20  # of those that are known, in a refusal
+SHOWN_ADD_ONS = 20  # of those that are known, in a refusal
+A = TypeVar("A", LoraCard, ControlNetCard)
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What requests may name beside a model: LoRAs by id, embeddings by name."""
+    """What requests may name beside a model: LoRAs and ControlNets by id, embeddings by name."""
 
     loras: Mapping[str, LoraCard]
     embeddings: Mapping[str, EmbeddingCard]
+    controlnets: Mapping[str, ControlNetCard]
 
     def vectors(self, request: JobRequest) -> dict[str, int]:
         """Count the vectors of the embeddings that a request names, by their lower-case names."""
         return {each.name.lower(): self.embeddings[each.name].vectors for each in request.applied_embeddings}
 
 
-NOTHING = Known({}, {})
+NOTHING = Known({}, {}, {})
 
 
 def resolve(
@@ -55,9 +67,9 @@ def resolve(
     """Fill in every parameter.
 
     Raises:
-        InvalidRequest: a field, sampler, size, prompt, LoRA or embedding that the model, the format or the service
-            can't do.
-        NotFound: a LoRA that isn't known.
+        InvalidRequest: a field, sampler, size, prompt, add-on or map that the model, the format or the service can't
+            do.
+        NotFound: a LoRA or ControlNet that isn't known.
     """
     _check_fields(body, card)
     width, height = body.task.size(body.post, card, pictures.size)
@@ -82,7 +94,12 @@ def resolve(
         "preview_every": post.preview_every,
         "webhook_url": post.webhook_url,
     }
-    values |= body.task.resolve(post, card) | dict(pictures.uploads)
+    if isinstance(post, Drawn) and post.controls:
+        values["controls"] = _applied_controls(post.controls, known.controlnets, card, pictures.uploads)
+        for control in values["controls"]:
+            check_control_size(control.id, (control.image.width, control.image.height), (width, height))
+    uploads = {name: upload for name, upload in pictures.uploads.items() if not name.startswith(CONTROL)}
+    values |= body.task.resolve(post, card) | uploads
     return parse_request(values | _texts(post, values, card, known) if isinstance(post, Prompted) else values)
 
 
@@ -143,26 +160,48 @@ def _embedding(embedding: EmbeddingCard, model: ModelCard) -> AppliedEmbedding:
 
 
 def _applied(post: LoraPost, known: Mapping[str, LoraCard], model: ModelCard) -> AppliedLora:
-    if "prompt" not in model.fields:
-        raise InvalidRequest(f"loras are of no use to model {model.id}", field="loras", bound=list(model.fields))
-    lora = known.get(post.id)
-    if lora is None:
-        listed = ", ".join([*known][:SHOWN_LORAS]) or "none"
-        more = f" and {len(known) - SHOWN_LORAS} more" if len(known) > SHOWN_LORAS else ""
-        raise NotFound(
-            f"no LoRA {shown(post.id)!r}; known ones: {listed}{more}",
-            field="loras",
-            value=post.id,
-            bound="GET /v1/loras",
-        )
-    if lora.unserved is not None:
-        raise InvalidRequest(f"LoRA {lora.id} can't be used: {lora.unserved}", field="loras", value=lora.id)
-    widths = (lora.context_width, model.context_width)
-    if None not in widths and widths[0] != widths[1]:
-        of = lora.family or "another family"
-        detail = f"LoRA {lora.id} is for {of}, with a context of width {widths[0]}; model {model.id} reads {widths[1]}"
-        raise InvalidRequest(detail, field="loras", value=lora.id, bound=widths[1])
+    lora = _known(post.id, known, model, "LoRA", "loras")
     return AppliedLora(id=lora.id, scale=post.scale, hash=lora.hash)
+
+
+def _applied_controls(
+    posts: Sequence[ControlPost],
+    known: Mapping[str, ControlNetCard],
+    model: ModelCard,
+    uploads: Mapping[str, Upload],
+) -> list[AppliedControl]:
+    cards = [_known(post.id, known, model, "ControlNet", "controls") for post in posts]
+    return [
+        AppliedControl(**post.model_dump(), hash=card.hash, image=uploads[control_name(i)])
+        for i, (post, card) in enumerate(zip(posts, cards, strict=True))
+    ]
+
+
+def _known(name: str, known: Mapping[str, A], model: ModelCard, what: str, field: str) -> A:
+    """Find the card of an add-on that fits a model.
+
+    Raises:
+        NotFound: it isn't known.
+        InvalidRequest: it can't be used, or not with this model.
+    """
+    if "prompt" not in model.fields:
+        raise InvalidRequest(f"{field} are of no use to model {model.id}", field=field, bound=list(model.fields))
+    card = known.get(name)
+    if card is None:
+        listed = ", ".join([*known][:SHOWN_ADD_ONS]) or "none"
+        more = f" and {len(known) - SHOWN_ADD_ONS} more" if len(known) > SHOWN_ADD_ONS else ""
+        bound = "GET /v1/loras" if field == "loras" else "GET /v1/controlnets"
+        raise NotFound(f"no {what} {shown(name)!r}; known ones: {listed}{more}", field=field, value=name, bound=bound)
+    if card.unserved is not None:
+        raise InvalidRequest(f"{what} {card.id} can't be used: {card.unserved}", field=field, value=card.id)
+    widths = (card.context_width, model.context_width)
+    if None not in widths and widths[0] != widths[1]:
+        of = card.family or "another family"
+        detail = (
+            f"{what} {card.id} is for {of}, with a context of width {widths[0]}; model {model.id} reads {widths[1]}"
+        )
+        raise InvalidRequest(detail, field=field, value=card.id, bound=widths[1])
+    return card
 
 
 def _check_fields(body: Body, card: ModelCard) -> None:

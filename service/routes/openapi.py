@@ -8,11 +8,12 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from contract.job import Job
+from contract.request import control_name
 from core.errors import Problem
 from service.http.problems import MEDIA_TYPE
 from service.jobs.payloads import EVENTS
 from service.requests.kinds import KINDS, TaskKind
-from service.requests.posts import LoraPost
+from service.requests.posts import MAX_CONTROLS, ControlPost, LoraPost
 from service.requests.preferences import MEDIA_TYPES
 from service.webhooks.outbox import JobEnded
 
@@ -104,7 +105,7 @@ def task_body(task: TaskKind[Any]) -> dict[str, Any]:
     content: dict[str, Any] = {
         "application/json": {"schema": _reference(task.post.__name__), "examples": task.examples}
     }
-    if task.files:
+    if task.in_forms:
         content["multipart/form-data"] = {"schema": _reference(_form_name(task))}
     headers = [
         _header("Prefer", "wait=N: answer when the job ends, or after N seconds.", "wait=30"),
@@ -124,13 +125,14 @@ def _form_name(task: TaskKind[Any]) -> str:
 def _bodies(task: TaskKind[Any]) -> dict[str, Any]:
     """Name the schemas of a kind's bodies: generated clients call their classes so."""
     found = {task.post.__name__: _schema(task, task.post.__name__, _base64_picture())}
-    return {**found, **({_form_name(task): _schema(task, _form_name(task), BINARY)} if task.files else {})}
+    return {**found, **({_form_name(task): _schema(task, _form_name(task), BINARY)} if task.in_forms else {})}
 
 
 def _schema(task: TaskKind[Any], title: str, picture: dict[str, Any]) -> dict[str, Any]:
     schema: dict[str, Any] = {**task.post.model_json_schema(ref_template=REFERENCE), "title": title}
     schema.pop("$defs", None)  # named beside it
-    schema["properties"] |= dict.fromkeys(task.files, picture)
+    controls = [control_name(i) for i in range(MAX_CONTROLS)] if task.controlled and picture is BINARY else []
+    schema["properties"] |= dict.fromkeys([*task.files, *controls], picture)
     schema["required"] = [*schema.get("required", []), *task.files]
     return schema
 
@@ -155,8 +157,10 @@ def _header(name: str, description: str, example: str) -> dict[str, Any]:
 def _named_schemas() -> dict[str, Any]:
     """Collect the schemas that only other parts of the document name: bodies and what events carry."""
     models: list[Any] = [(model, "serialization") for model in (*EVENTS.values(), JobEnded)]
-    models.append((LoraPost, "validation"))
+    models += [(LoraPost, "validation"), (ControlPost, "validation")]
     _, events = models_json_schema(models, ref_template=REFERENCE)
+    control = events["$defs"]["ControlPost"]  # in forms its picture is a file beside it
+    control["properties"]["image"] = _base64_picture()
     return {**events["$defs"], **{name: body for task in KINDS.values() for name, body in _bodies(task).items()}}
 
 

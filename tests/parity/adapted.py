@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from contract.card import InstalledLora
-from models.loras.library import Adapters, FoundLora, LoraLibrary
+from models.addons import Found, Kept
+from models.loras.library import Adapters, LoraLibrary
 from models.networks.adapters import RowAdapters, adapted
 from tests.parity.case import Case
 from tests.parity.pipelines import Pipeline
@@ -54,8 +55,8 @@ def library(case: Case) -> LoraLibrary:
         stat = (case.folder / name).stat()
         stamp = {"file": name, "size": stat.st_size, "changed_ns": stat.st_mtime_ns}
         card = InstalledLora.model_construct(id=name, hash=name, **stamp)
-        found[name] = FoundLora(card, case.folder / name)
-    return LoraLibrary(found, budget=1 << 30)
+        found[name] = Found(card, case.folder / name)
+    return LoraLibrary(found, Kept(1 << 30))
 
 
 @contextmanager

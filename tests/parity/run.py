@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from tests.parity.adapted import Adapted
 from tests.parity.case import Case, Compute, NotCoveredError
+from tests.parity.controlled import Controlled
 from tests.parity.modules import module
+from tests.parity.overridden import Overridden
 from tests.parity.pipelines import Pipeline
 from tests.parity.samplers import FullLcm, SamplerRuns
 from tests.parity.schedules import Schedules
@@ -56,6 +58,10 @@ def computation(case: Case) -> Compute:
     """By what the config describes: a pipeline, with LoRAs or without, a whole model, one class, or schedules alone."""
     if "lora_runs" in case.spec:
         return Adapted(case)
+    if isinstance(case.spec["files"].get("vae"), list):
+        return Overridden(case)
+    if "controlnet" in case.spec["files"]:
+        return Controlled(case)
     if "parsed" in case.spec or "embeddings" in case.spec["files"] or case.folder.name in UNPARSED:
         return Texts(case)
     if case.folder.name.startswith("sdxl"):

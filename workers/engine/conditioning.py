@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from contract.request import PromptedRequest
+from contract.request import PromptedRequest, control_name
+from models.controls.canny import edges
+from models.controls.library import ControlLibrary
 from models.inputs import Inputs
 from models.networks.conditioning import ClassConfig, Encoded, TextConfig
+from models.networks.controlnet import Control
 from models.pipeline import LatentDiffusion
 from models.samplers.noise import X_T, noise
 from workers.engine.job_spec import JobSpec
@@ -170,6 +173,24 @@ def _padded(spec: JobSpec) -> Tensor:
 
 def _hole(spec: JobSpec) -> Tensor:
     return spec.frame.pad(mask_tensor(spec.pictures["mask"]))  # 1 1 H W
+
+
+def controls(spec: JobSpec, library: ControlLibrary) -> tuple[Control, ...]:
+    """Load the ControlNets that the request names, and let each read its picture, once for all steps.
+
+    Raises:
+        CheckpointError: as `ControlLibrary.network`.
+    """
+    return tuple(_control(spec, library, number) for number in range(len(spec.request.applied_controls)))
+
+
+def _control(spec: JobSpec, library: ControlLibrary, number: int) -> Control:
+    applied = spec.request.applied_controls[number]
+    network, picture = library.network(spec.model, applied), spec.pictures[control_name(number)]
+    shown = edges(picture) if applied.preprocess == "canny" else picture
+    x = (spec.frame.pad(to_tensor(shown)) + 1.0) / 2.0  # 1 3 H W
+    hint = network.embed(x.to(spec.model.device, spec.model.dtype))[0]  # c h w
+    return Control(network, hint, applied.scale, applied.start, applied.end)
 
 
 def of_image(spec: JobSpec, conditions: Conditions, seed: int) -> Conditions:

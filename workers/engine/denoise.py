@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.inputs import Inputs
 from models.networks.adapters import RowAdapters
+from models.networks.controlnet import RowControls
 from models.pipeline import LatentDiffusion
 from models.samplers.update import apply, coefficients, guide, stack_history
 from workers.engine.latent_state import LatentState
@@ -81,10 +82,10 @@ def _predicted(
     calls, outs = _by_length(inputs), []
     for places in calls:
         own, told = [rows[place] for place in places], [inputs[place] for place in places]
-        adapters = _adapters(pictures, own, strict)
+        adapters, controls = _adapters(pictures, own, strict), _controls(pictures, own, strict)
         missing = padded_rows - len(own) if strict or len(calls) == 1 else 0
         padded, batch = [*own, *own[-1:] * missing], Inputs.stack([*told, *told[-1:] * missing])
-        outs.append(model.predict(_rows(z_t, padded), _rows(timesteps, padded), batch, adapters))
+        outs.append(model.predict(_rows(z_t, padded), _rows(timesteps, padded), batch, adapters, controls))
     return _in_order(outs, calls)
 
 
@@ -115,6 +116,12 @@ def _adapters(pictures: Sequence[LatentState], rows: Sequence[int], strict: bool
     """Gather what is added to each row; padding gets nothing."""
     layers = [pictures[i].adapters for i in rows]
     return None if all(each is None for each in layers) else RowAdapters(layers, apart=strict)
+
+
+def _controls(pictures: Sequence[LatentState], rows: Sequence[int], strict: bool) -> RowControls | None:
+    """Gather the ControlNets that act on each row; padding gets none."""
+    acting = [picture.acting for picture in pictures]
+    return RowControls([acting[i] for i in rows], apart=strict) if any(acting) else None
 
 
 def _noises(pictures: Sequence[LatentState], z_t: Tensor) -> Tensor:

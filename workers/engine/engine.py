@@ -16,10 +16,12 @@ from torch import Tensor
 from contract.lanes import Lane
 from contract.request import Numerics
 from core.errors import DeadlineMissed, JobFailed, LatentdError
+from models.addons import Kept
+from models.controls.library import ControlLibrary
 from models.embeddings.library import EmbeddingLibrary
 from models.loras.library import LoraLibrary
 from models.pipeline import LatentDiffusion
-from workers.engine.conditioning import Conditions
+from workers.engine.conditioning import Conditions, controls
 from workers.engine.decoding import UndecodedImage, decode, decode_preview
 from workers.engine.denoise import denoise
 from workers.engine.device import Aside, Side, Timed, configure, numerics_of, or_none, to_host
@@ -76,6 +78,7 @@ class Engine:
         max_pixels: int = MAX_PIXELS,
         loras: LoraLibrary | None = None,
         embeddings: EmbeddingLibrary | None = None,
+        controlnets: ControlLibrary | None = None,
         as_gpu: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -86,8 +89,9 @@ class Engine:
         self._clock = clock
         self._policy = TurnPolicy(clock, max_rows=max_rows, strict_rows=strict_rows, buckets=as_gpu)
         self._prompts = PromptCache()
-        self._loras = loras or LoraLibrary({}, 0)
+        self._loras = loras or LoraLibrary({}, Kept(0))
         self._embeddings = embeddings or EmbeddingLibrary({})
+        self._controlnets = controlnets or ControlLibrary({}, Kept(0))
         self._jobs: dict[str, EngineJob] = {}
         self._device = torch.device(device)
         self._side = Side(self._device)
@@ -115,6 +119,11 @@ class Engine:
     def embeddings(self) -> frozenset[str]:
         """The embeddings that prompts may name."""
         return self._embeddings.names
+
+    @property
+    def controlnets(self) -> frozenset[str]:
+        """The ControlNets that jobs may name, by id."""
+        return self._controlnets.ids
 
     @property
     def busy(self) -> bool:
@@ -202,7 +211,8 @@ class Engine:
         model, request = job.spec.model, job.admission.request
         adapters = self._loras.adapters(model, request.applied_loras)
         embeddings = self._embeddings.embeddings(model, request.applied_embeddings)
-        job.spec = replace(job.spec, adapters=adapters, embeddings=embeddings)
+        acting = controls(job.spec, self._controlnets)
+        job.spec = replace(job.spec, adapters=adapters, embeddings=embeddings, controls=acting)
         return prepare(job.spec, self._prompts)
 
     def _denoise(self, batch: Batch) -> list[Outcome]:

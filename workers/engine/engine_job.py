@@ -67,6 +67,7 @@ class EngineJob:
         rescale, adapters = self.admission.request.rescale, self.spec.adapters
         state = LatentState(seed, self.spec.plan, conditions, scale, x_T, z_t, guidance_rescale=rescale)
         state.adapters = None if adapters is None else adapters.unet
+        state.controls = self.spec.controls
         return state
 
     def snapshot(self) -> bytes | None:

@@ -10,6 +10,7 @@ from PIL import Image
 from contract.request import JobRequest
 from models.embeddings.library import Embeddings
 from models.loras.library import Adapters
+from models.networks.controlnet import Control
 from models.pipeline import LatentDiffusion
 from models.samplers import Plan
 from workers.engine.pictures import Frame
@@ -27,6 +28,7 @@ class JobSpec:
     pictures: Mapping[str, Image.Image]  # decoded uploads, by the names of their fields
     guided: bool
     adapters: Adapters | None = None  # of its LoRAs, once it is prepared
+    controls: tuple[Control, ...] = ()  # once it is prepared
     embeddings: Embeddings | None = None  # that its texts name, likewise
 
     @property

@@ -9,9 +9,9 @@ from typing import TypeAlias
 from PIL import Image
 
 from contract.base import Kind
-from contract.request import InpaintRequest, JobRequest
+from contract.request import InpaintRequest, JobRequest, control_name
 from core.errors import InvalidRequest
-from core.pictures import Picture, check_sides, open_upload, read_label_map, read_mask
+from core.pictures import Picture, check_control_size, check_sides, open_upload, read_label_map, read_mask
 from models.config import ModelConfig
 from models.networks.conditioning import RescalerConfig, TextConfig
 from models.pipeline import LatentDiffusion
@@ -194,4 +194,14 @@ def _decoded(kind: EngineKind, files: Mapping[str, Picture], reader: UploadReade
         if name not in files:
             raise InvalidRequest(f"{kind.kind} needs a file {name}", field=name, value=None, bound="a picture")
         pictures[name] = read(reader, files[name], pictures)
+    for number in range(len(reader.request.applied_controls)):
+        pictures[control_name(number)] = _control_map(reader, files, control_name(number))
     return pictures
+
+
+def _control_map(reader: UploadReader, files: Mapping[str, Picture], name: str) -> Image.Image:
+    if name not in files:
+        raise InvalidRequest(f"a control needs its picture {name}", field="controls", value=None, bound="a picture")
+    picture, request = open_upload(files[name], reader.max_pixels, name), reader.request
+    check_control_size(name, picture.size, (request.width, request.height))
+    return picture

@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from models.networks.adapters import Layers
+from models.networks.controlnet import Control
 from models.samplers import Plan, Row
 from models.samplers.noise import STEP, noise
 from models.samplers.update import table_of
@@ -39,6 +40,7 @@ class LatentState:
     predictions: list[Tensor] = field(default_factory=list)  # c h w each, newest first
     denoise_s: float = 0.0
     adapters: Layers | None = None  # that the UNet's layers get for its rows
+    controls: Sequence[Control] = ()
     # What every row reads, on the device before the first one: a copy in between would stop it.
     table: Tensor = field(init=False)  # r k
     scale: Tensor | None = field(init=False)  # of guidance
@@ -66,6 +68,11 @@ class LatentState:
     def step(self) -> int:
         """The user's steps that are done: with all of their rows."""
         return self.plan.steps if self.done else self.row.step - 1
+
+    @property
+    def acting(self) -> list[Control]:
+        """The ControlNets that act in this step."""
+        return [control for control in self.controls if control.acts(self.step, self.plan.steps)]
 
     def entering(self) -> Tensor:
         """Return z_t as the network gets it, c h w: where the picture is known, at this row's noise level."""

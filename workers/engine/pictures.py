@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from contract.request import AppliedEmbedding, AppliedLora, JobRequest, OutputFormat
+from contract.request import AppliedControl, AppliedEmbedding, AppliedLora, JobRequest, OutputFormat
 from core.errors import JobFailed
 from core.version import __version__
 
@@ -192,11 +192,11 @@ def picture_text(request: JobRequest, index: int, model_hash: str) -> dict[str, 
 
     Where an upload was stored and who is told aren't part of them: a request sent again has equal bytes.
     """
-    resolved = request.model_dump(
+    resolved = request.for_clients().model_dump(
         mode="json",
         round_trip=True,
         exclude_none=True,
-        exclude={"webhook_url": True} | {name: {"path"} for name in request.files},
+        exclude={"webhook_url": True},
     )
     facts = {"version": __version__, "model_hash": model_hash, "index": index, "request": resolved}
     return {
@@ -216,6 +216,7 @@ def _parameters(request: JobRequest, index: int, model_hash: str) -> str:
         "Model": request.model,
         **{note: _plain(value) for name, value in request if (note := NOTES.get(name)) is not None},
         **_lora_notes(request.applied_loras),
+        **_control_notes(request.applied_controls),
         **_embedding_notes(request.applied_embeddings),
         "Version": f"latentd {__version__}",
     }
@@ -231,6 +232,21 @@ def _lora_notes(loras: Sequence[AppliedLora]) -> dict[str, str]:
     hashes = ", ".join(f"{lora.id}: {lora.hash[:12]}" for lora in loras)
     scales = ", ".join(f"{lora.id}: {lora.scale:g}" for lora in loras)
     return {"Lora hashes": f'"{hashes}"', "Lora scales": f'"{scales}"'}
+
+
+def _control_notes(controls: Sequence[AppliedControl]) -> dict[str, str]:
+    """Name ControlNets as existing tools read them: what each is and does, in quotes."""
+    notes = {}
+    for number, control in enumerate(controls):
+        facts = {
+            "Module": control.preprocess or "none",
+            "Model": f"{control.id} [{control.hash[:8]}]",
+            "Weight": f"{control.scale:g}",
+            "Guidance Start": f"{control.start:g}",
+            "Guidance End": f"{control.end:g}",
+        }
+        notes[f"ControlNet {number}"] = '"' + ", ".join(f"{name}: {value}" for name, value in facts.items()) + '"'
+    return notes
 
 
 def _embedding_notes(embeddings: Sequence[AppliedEmbedding]) -> dict[str, str]:

@@ -42,31 +42,43 @@ LOW_RES_BETAS = (1e-4, 2e-2)  # of the SD x4 upscaler's noise augmentation
 Params = Mapping[str, Any]
 
 
-def load_compvis(file: SingleFile, *, ema: bool | None = None) -> Checkpoint:
-    """Read a whole model; `ema` chooses the averaged weights, None does as the original's scripts.
+NO_FIRST_STAGE = (
+    f"has no first stage ({FIRST_STAGE}*): put a VAE beside it as NAME.vae.safetensors, or name one of the folder VAE "
+    'in its card as "vae"'
+)
+FirstStage = tuple[AutoencoderConfig, State]
+
+
+def load_compvis(file: SingleFile, *, ema: bool | None = None, lacking: FirstStage | None = None) -> Checkpoint:
+    """Read a whole model; `ema` chooses the averaged weights, None does as the original's scripts; `lacking` is the
+    first stage of a file that has none.
 
     Raises:
         CheckpointError: naming the file and the key, shape or config field that doesn't fit.
     """
     try:
-        return _load(file, ema)
+        return _load(file, ema, lacking)
     except CheckpointError as error:
         raise CheckpointError(f"{file.path}: {error.detail}", field=error.field, value=error.value) from error
 
 
-def _load(file: SingleFile, ema: bool | None) -> Checkpoint:
+def _load(file: SingleFile, ema: bool | None, lacking: FirstStage | None) -> Checkpoint:
     params: Params = file.config.get("model", {}).get("params", {})
     state = file.state
     unet_state = below(state, UNET) or averaged_alone(state)
-    if not unet_state or not below(state, FIRST_STAGE):
+    conditioner = below(state, CONDITIONER) or below(state, XL_CONDITIONER)
+    if unet_state and conditioner and not (below(state, FIRST_STAGE) or lacking):
+        refuse_family(state)
+        raise CheckpointError(NO_FIRST_STAGE, field="vae")
+    if not unet_state or not (below(state, FIRST_STAGE) or lacking):
         raise CheckpointError(f"lacks {UNET}* or {FIRST_STAGE}*; not a whole latent diffusion model{what_it_is(state)}")
     refuse_family(state)
-    family = family_of(unet_state, below(state, CONDITIONER) or below(state, XL_CONDITIONER))
+    family = family_of(unet_state, conditioner)
     ema = ema if ema is not None else bool(params.get("use_ema", True) if params else family.ema)
     if ema and has_average(state) and below(state, UNET):
         unet_state = averaged(state, unet_state)
     unet, unet_weights = read_unet(unet_state, unet_params(params) or family.heads())
-    first, first_weights = read_first_stage(below(state, FIRST_STAGE))
+    first, first_weights = lacking or read_first_stage(below(state, FIRST_STAGE))
     if family.xl:
         unet, first = replace(unet, added_sinusoids=sinusoids(params)), replace(first, force_upcast=True)
     cond = _conditioner(file, params, first)

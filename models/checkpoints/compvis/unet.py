@@ -68,7 +68,18 @@ def read_unet(state: Mapping[str, Tensor], params: Params) -> tuple[UNetConfig, 
     layout = _layout(state, params)
     config = _config(state, layout, params)
     new_order = bool(params.get("use_new_attention_order", False))
-    return config, _renamed(state, _names(state, layout), config, new_order)
+    return config, _renamed(state, _names(state, layout), None if new_order else config)
+
+
+def renamed_trunk(state: Mapping[str, Tensor]) -> State:
+    """Rename the way down and the middle alone, of networks with cross-attention: what a ControlNet copies.
+
+    Raises:
+        CheckpointError: naming a key that has no place.
+    """
+    levels = 1 + sum(bool(re.fullmatch(r"input_blocks\.\d+\.0\.op\.weight", key)) for key in state)
+    layout = Layout(levels, _count(state, "input_blocks") // levels - 1, conv_resample=True)
+    return _renamed(state, _names(state, layout), None)
 
 
 def _check(state: Mapping[str, Tensor], params: Params) -> None:
@@ -210,15 +221,16 @@ def _names(state: Mapping[str, Tensor], layout: Layout) -> dict[str, str]:
     return names
 
 
-def _renamed(state: Mapping[str, Tensor], names: dict[str, str], config: UNetConfig, new_order: bool) -> State:
+def _renamed(state: Mapping[str, Tensor], names: dict[str, str], old_order: UNetConfig | None) -> State:
+    """Rename all keys; `old_order` is set where q, k and v lie head by head."""
     out: State = {}
     for key, value in state.items():
         match = SUBMODULE.match(key)
         if match is None or match[1] not in names:
             raise CheckpointError(f"unet: has no place for {key}", field=key)
         prefix = names[match[1]]
-        if key.endswith((".qkv.weight", ".qkv.bias")) and not new_order:
-            value = _heads_last(value, config, prefix)
+        if key.endswith((".qkv.weight", ".qkv.bias")) and old_order is not None:
+            value = _heads_last(value, old_order, prefix)
         rest = key[match.end() :]
         if f"{match[1]}.qkv.weight" in state:
             name, _, kind = rest.partition(".")

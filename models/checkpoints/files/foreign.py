@@ -20,6 +20,8 @@ BYTES: tuple[tuple[bytes, str], ...] = (
     (rb"^(Rar!|7z\xbc\xaf|\x1f\x8b)", "a packed archive; unpack it"),
 )
 
+CONTROLNET = "a ControlNet; its place is the folder ControlNet of LATENTD_MODELS_DIR"
+VAE = "a VAE (first stage) alone; it belongs beside a model as NAME.vae.safetensors, or in the folder VAE"
 # By keys, the most telling first; those of WHOLE have a UNet and a first stage under the prefixes of ours.
 WHOLE: tuple[tuple[str, str], ...] = (
     (r"^noise_augmentor\.|^embedder\.model\.visual", "unCLIP"),
@@ -28,17 +30,17 @@ WHOLE: tuple[tuple[str, str], ...] = (
     (r"joint_blocks\.\d", "Stable Diffusion 3"),
     (r"double_blocks\.\d|single_transformer_blocks\.\d", "Flux"),
     (r"adaln_single\.|^(model\.)?blocks\.\d+\.scale_shift_table", "PixArt"),
-    (r"^control_model\.", "a ControlNet"),
+    (r"^control_model\.", CONTROLNET),
 )
 LORA = "a LoRA; its place is the folder Lora of LATENTD_MODELS_DIR"
 KEYS: tuple[tuple[str, str], ...] = (
     (r"lora_(up|down|A|B)\b|\.lora\.(up|down)|^lora_(unet|te)|hada_w1|lokr_w|dora_scale", LORA),
     *WHOLE,
-    (r"controlnet_(cond_embedding|down_blocks|mid_block)|input_hint_block|^zero_convs\.", "a ControlNet"),
+    (r"controlnet_(cond_embedding|down_blocks|mid_block)|input_hint_block|^zero_convs\.", CONTROLNET),
     (r"^(string_to_param|emb_params|clip_[lg])$", "an embedding (textual inversion)"),
     (r"RRDB_trunk|^conv_first\.|^body\.\d+\.rdb\d|^model\.1\.sub\.", "ESRGAN, an upscaler"),
     (r"^(320|640|768|1024|1280)(\.|$)", "a hypernetwork"),
-    (r"^(encoder|decoder)\.(conv_in|down|up|mid)|^(post_)?quant_conv\.", "a VAE (first stage) alone"),
+    (r"^(encoder|decoder)\.(conv_in|down|up|mid)|^(post_)?quant_conv\.", VAE),
     (r"^(input_blocks|down_blocks)\.0\.|^model\.diffusion_model\.", "a UNet without its first stage"),
     (r"^(text_model|transformer\.text_model)\.|^encoder\.block\.0\.layer", "a text encoder alone"),
 )

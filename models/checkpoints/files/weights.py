@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from core.errors import CheckpointError
+from models.checkpoints.files.foreign import refuse_foreign
 from models.checkpoints.files.pickles import read_pickle, read_tensor, without_data
 
 # What interpreting a file of another form ends in, wherever a config lacks a key or holds another type than usual.
@@ -109,6 +110,21 @@ def _stored(stream: IO[bytes], entry: dict[str, Any], begin: int, data: bool) ->
         return torch.empty(shape, dtype=dtype, device="meta")
     stream.seek(begin + entry["data_offsets"][0])
     return read_tensor(stream, dtype, math.prod(shape)).reshape(shape)
+
+
+def read_tensors(path: Path, *, data: bool = True) -> dict[str, Tensor]:
+    """Read the tensors of a file of either form by its own keys, those below a lone `state_dict` as their own.
+
+    Raises:
+        CheckpointError: it is damaged or no file of tensors.
+    """
+    with understood(path):
+        refuse_foreign(path)
+        state = read_safetensors(path, data=data) if holds_safetensors(path) else read_pickle(path, data=data)
+        state = state.get("state_dict", state) if isinstance(state, dict) else state
+        if not isinstance(state, dict):
+            raise CheckpointError(f"{path}: not a state dict of tensors")
+        return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from redis import Redis
 
@@ -34,11 +34,9 @@ def make_claims(
     worker: BatchWorker,
     models: Sequence[str] = ("tiny",),
     numerics: Numerics = NUMERICS,
-    loras: Collection[str] = (),
-    embeddings: Collection[str] = (),
+    holdings: Holdings | None = None,
 ) -> Claims:
     """Claims of `worker`."""
-    holdings = Holdings(loras, embeddings)
     return Claims(worker, worker.connection, models, dict.fromkeys(models, numerics), holdings=holdings)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from core.errors import CheckpointError
+from models.addons import Kept
 from tests.loras import applied, library_of, small_sd, write_loras
 
 
@@ -50,15 +51,16 @@ def test_the_least_recently_used_goes_when_the_budget_is_spent(models_dir: Path)
     model = small_sd()
     sizes = {}
     for name in ("style", "conv", "peft"):
-        library = library_of(models_dir)
-        library.adapters(model, applied(models_dir, **{name: 1.0}))
-        sizes[name] = library.bytes
-    library = library_of(models_dir, sizes["style"] + sizes["peft"])
+        kept = Kept(1 << 30)
+        library_of(models_dir, kept).adapters(model, applied(models_dir, **{name: 1.0}))
+        sizes[name] = kept.bytes
+    kept = Kept(sizes["style"] + sizes["peft"])
+    library = library_of(models_dir, kept)
     for name in ("style", "conv", "style", "peft"):
         library.adapters(model, applied(models_dir, **{name: 1.0}))
-    assert library.bytes == sizes["style"] + sizes["peft"]
-    nothing = library_of(models_dir, 0)
-    assert nothing.adapters(model, applied(models_dir, style=1.0)) is not None
+    assert kept.bytes == sizes["style"] + sizes["peft"]
+    nothing = Kept(0)
+    assert library_of(models_dir, nothing).adapters(model, applied(models_dir, style=1.0)) is not None
     assert nothing.bytes == 0
 
 

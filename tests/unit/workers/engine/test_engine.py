@@ -213,12 +213,12 @@ class _Faulty:
     def __getattr__(self, name: str) -> object:
         return getattr(self._model, name)
 
-    def predict(self, z_t: torch.Tensor, timesteps: torch.Tensor, inputs: Inputs, adapters: None) -> torch.Tensor:
+    def predict(self, z_t: torch.Tensor, timesteps: torch.Tensor, inputs: Inputs, *none: None) -> torch.Tensor:
         if len(z_t) > self.most_rows:
             raise RuntimeError(
                 "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
             )
-        out = self._model.predict(z_t, timesteps, inputs, adapters)
+        out = self._model.predict(z_t, timesteps, inputs, *none)
         return torch.where((timesteps == self.nan_at)[:, None, None, None], torch.nan, out)
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from contract.base import CONTRACT_VERSION
 from contract.lanes import LANES
 from contract.redis_keys import events_key, job_key
 from contract.request import Numerics
+from jobs.claim import Holdings
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.unit.workers.parts import NUMERICS, TINY, claim, make_claims, make_worker
 from workers.claim_policy import REST_S
@@ -114,18 +115,28 @@ def test_a_job_is_left_to_a_worker_that_has_its_loras(redis: Redis) -> None:
     loras = [{"id": name, "scale": 1.0, "hash": "0"} for name in ("style", "dogs")]
     enqueue(redis, "a", make_request(loras=loras))
     worker = make_worker(redis)
-    assert make_claims(worker, loras={"style"}).next(TINY) is None
+    assert make_claims(worker, holdings=Holdings(loras={"style"})).next(TINY) is None
     assert job_state(redis, "a")["status"] == "queued"
-    run = make_claims(worker, loras={"style", "dogs"}).next(TINY)
+    run = make_claims(worker, holdings=Holdings(loras={"style", "dogs"})).next(TINY)
     assert run is not None
     assert [lora.id for lora in run.request.applied_loras] == ["style", "dogs"]
+
+
+def test_a_job_is_left_to_a_worker_that_has_its_controlnets(redis: Redis) -> None:
+    image = {"path": "x", "sha256": "0", "bytes": 1, "width": 64, "height": 64}
+    enqueue(redis, "a", make_request(controls=[{"id": "canny", "hash": "0", "image": image}]))
+    worker = make_worker(redis)
+    assert make_claims(worker, holdings=Holdings(loras={"canny"})).next(TINY) is None
+    run = make_claims(worker, holdings=Holdings(controlnets={"canny"})).next(TINY)
+    assert run is not None
+    assert [control.id for control in run.request.applied_controls] == ["canny"]
 
 
 def test_a_job_is_left_to_a_worker_that_has_its_embeddings(redis: Redis) -> None:
     enqueue(redis, "a", make_request(embeddings=[{"name": "style", "hash": "0"}]))
     worker = make_worker(redis)
-    assert make_claims(worker, loras={"style"}).next(TINY) is None
-    run = make_claims(worker, embeddings={"style"}).next(TINY)
+    assert make_claims(worker, holdings=Holdings(loras={"style"})).next(TINY) is None
+    run = make_claims(worker, holdings=Holdings(embeddings={"style"})).next(TINY)
     assert run is not None
     assert [each.name for each in run.request.applied_embeddings] == ["style"]
 

@@ -1,0 +1,1 @@
+"""ControlNets: files in the layouts that people have, and the networks that jobs name."""

@@ -1,0 +1,48 @@
+"""ControlNets of the reference cases and their model, for tests of what runs them."""
+
+from __future__ import annotations
+
+import shutil
+from functools import lru_cache
+from pathlib import Path
+
+from contract.request import AppliedControl
+from models.addons import Found, Kept
+from models.checkpoints.load import load
+from models.controls.library import ControlLibrary
+from models.controls.scan import scan_controls
+from models.pipeline import LatentDiffusion
+from tests.engines import NOWHERE
+from tests.parity.run import CASES
+
+CASE = CASES / "controlnet"
+
+
+@lru_cache
+def controlled_sd() -> LatentDiffusion:
+    """A tiny SD 1 that both ControlNets of `write_controls` fit; its id is `pipeline`."""
+    return load(CASE / "two_controlnets" / "pipeline")
+
+
+def write_controls(models_dir: Path) -> Path:
+    """Fill the folder ControlNet of a models directory with `lines`, a folder, and `any`, a file. Returns it."""
+    folder = models_dir / "ControlNet"
+    folder.mkdir(parents=True)
+    shutil.copytree(CASE / "two_controlnets" / "controlnet_1", folder / "lines")
+    weights = CASE / "two_controlnets" / "controlnet_2" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(weights, folder / "any.safetensors")
+    return folder
+
+
+def library_of(models_dir: Path) -> ControlLibrary:
+    """The ControlNets of a models directory, found as a worker finds them."""
+    scanned = scan_controls(models_dir)
+    found = {item.card.id: Found(item.card, item.path) for item in scanned if item.card is not None}
+    return ControlLibrary(found, Kept(1 << 30))
+
+
+def applied(models_dir: Path, name: str, **fields: object) -> AppliedControl:
+    """What a request of this ControlNet resolves to; its picture is as large as `tests.engines`' requests."""
+    [card] = [item.card for item in scan_controls(models_dir) if item.card is not None and item.card.id == name]
+    image = NOWHERE.model_copy(update={"width": 64, "height": 64})
+    return AppliedControl.model_validate({"id": name, "hash": card.hash, "image": image, **fields})
