@@ -87,7 +87,7 @@ def test_every_call_but_the_open_ones_needs_a_key(redis_server: RedisServer, fol
             for method in operations:
                 if client.request(method, path.replace("{id}", "x")).status_code != 401:
                     opened.add(path)
-        for path in ("/", "/js/api.js", "/docs.js"):
+        for path in ("/", "/js/lib/api.js", "/docs.js"):
             assert client.get(path).status_code == 200
         for path in ("/v1/txt2img", "/v1/jobs/x", "/v1/images/x-0", "/metrics", "/openapi.json"):
             assert client.get(path).status_code in (401, 405)

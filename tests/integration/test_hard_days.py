@@ -60,7 +60,7 @@ def test_jobs_go_on_when_redis_takes_writes_again(
 ) -> None:
     with connect(server.url) as redis:
         rig = Rig(redis, tiny_settings(tiny_models, server.url, tmp_path))
-        enqueue(redis, "a", make_request(steps=40))
+        enqueue(redis, "a", make_request(steps=400))
         rig.until(lambda: rig.step("a") >= 5)
         send(server, refuse)
         rig.until(lambda: not rig.engine.busy)

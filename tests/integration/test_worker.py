@@ -168,7 +168,7 @@ def test_rq_sees_what_runs(redis: Redis, redis_url: str, rig: Rig) -> None:
 
 def test_an_execution_that_lost_its_job_leaves_nothing(redis: Redis, make_rig: Callable[[str], Rig]) -> None:
     first, second = make_rig("first"), make_rig("second")
-    enqueue(redis, "a", make_request(steps=40))
+    enqueue(redis, "a", make_request(steps=400))
     first.until(lambda: first.step("a") > 2)
     redis.delete(first.loop.runs()[0].execution.key)
     assert second.reaper.turn() == 1

@@ -137,7 +137,7 @@ async def _fields(gateway: Gateway, post: DrawingPost, kind: Kind) -> _Fields:
     card = await card_of(gateway, kind, model)
     chosen = choose(post.sampler_name or post.sampler_index, post.scheduler, card)
     prompt = read_prompt(post.prompt or "")
-    warnings = [*prompt.warnings, *ignored(post.extras), *ignored(overrides, frozenset((CHECKPOINT, CLIP_SKIP)))]
+    warnings = [*ignored(post.extras), *ignored(overrides, frozenset((CHECKPOINT, CLIP_SKIP)))]
     values = {
         "prompt": prompt.text,
         "negative_prompt": post.negative_prompt or None,

@@ -5,19 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-from contract.job import JobWarning
-from service.compat.fields import told
-from service.requests.posts import Prompted
-
 _LORA = re.compile(r"\s*<lora:([^:<>]{1,128})(?::([-+]?\d+(?:\.\d+)?))?(?::[^<>]{0,64})?>")
 
 
 class Prompt(NamedTuple):
-    """The text that is read, fields of our post for what it named, and what can't be followed."""
+    """The text that is read, and fields of our post for what it named."""
 
     text: str
     fields: dict[str, Any]
-    warnings: tuple[JobWarning, ...] = ()
 
 
 def read_prompt(prompt: str) -> Prompt:
@@ -27,8 +22,5 @@ def read_prompt(prompt: str) -> Prompt:
         found.setdefault(name, float(scale or 1))
     if not found:
         return Prompt(prompt, {})
-    text = _LORA.sub("", prompt).strip()
-    if "loras" not in Prompted.model_fields:
-        names = ", ".join(found)
-        return Prompt(text, {}, (told("prompt", f"no LoRA can be added here; ignored: {names}"),))
-    return Prompt(text, {"loras": [{"id": name, "scale": scale} for name, scale in found.items()]})
+    loras = [{"id": name, "scale": scale} for name, scale in found.items()]
+    return Prompt(_LORA.sub("", prompt).strip(), {"loras": loras})

@@ -105,7 +105,7 @@ def test_what_is_ignored_or_cut_is_told(client: httpx2.Client, redis: Redis, fol
         (GENERATIONS, {"prompt": long, "background": "auto", "moderation": "low"}, {"moderation", "prompt"}),
         (
             TXT2IMG,
-            {"prompt": f"{long} <lora:none:1>", "tiling": True, "enable_hr": True, "hr_scale": 3, "s_noise": 1},
+            {"prompt": long, "tiling": True, "enable_hr": True, "hr_scale": 3, "s_noise": 1},
             {"tiling", "enable_hr", "prompt"},
         ),
         (TXT2IMG, {"alwayson_scripts": {"ControlNet": {"args": []}, "a": {"args": [False]}}}, set()),

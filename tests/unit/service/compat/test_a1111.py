@@ -18,7 +18,6 @@ from service.compat.a1111.pictures import Region, scaled_feather
 from service.compat.a1111.prompts import read_prompt
 from service.compat.a1111.samplers import choose, name_of, offered_samplers, offered_schedulers
 from service.compat.fields import HEADER, HEADER_CHARACTERS, told, warning_headers
-from service.requests.posts import Prompted
 from tests.gateway import PAINTER
 
 CARD = PAINTER.model_copy(update={"samplers": ("ddim", "euler", "euler_a", "dpmpp_2m", "novel")})
@@ -64,11 +63,8 @@ def test_samplers_are_listed_by_their_names_there() -> None:
 def test_prompts_name_loras() -> None:
     prompt = read_prompt("red heart <lora:ink:0.5>, <lora:gold> <lora:ink:2>")
     assert prompt.text == "red heart,"
-    if "loras" in Prompted.model_fields:
-        assert prompt.fields == {"loras": [{"id": "ink", "scale": 0.5}, {"id": "gold", "scale": 1.0}]}
-    else:
-        assert prompt.warnings == (told("prompt", "no LoRA can be added here; ignored: ink, gold"),)
-    assert read_prompt("(a:1.2) [b] <c>") == ("(a:1.2) [b] <c>", {}, ())
+    assert prompt.fields == {"loras": [{"id": "ink", "scale": 0.5}, {"id": "gold", "scale": 1.0}]}
+    assert read_prompt("(a:1.2) [b] <c>") == ("(a:1.2) [b] <c>", {})
 
 
 def test_texts_of_a_png_are_read_and_cut() -> None:
