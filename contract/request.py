@@ -7,39 +7,25 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 from pydantic import Field, TypeAdapter, computed_field
 from pydantic.json_schema import SkipJsonSchema
 
+from contract.add_ons import AppliedControl, AppliedEmbedding, AppliedLora
 from contract.base import Kind, Wire
 from contract.lanes import Lane
 from contract.prompts import PromptSyntax
 from contract.samplers import Schedule, evaluations
+from contract.uploads import Upload, control_name
 
 OutputFormat: TypeAlias = Literal["png", "jpeg", "webp"]
 MaskMode: TypeAlias = Literal["white", "black", "alpha", "auto"]
-Preprocess: TypeAlias = Literal["canny"]
 Determinism: TypeAlias = Literal["fast", "strict"]
 Pair: TypeAlias = tuple[int, int]
 Span: TypeAlias = tuple[float, float]
 SEEDS = 2**32
-CONTROL = "control_"  # begins the names of controls' pictures among a request's files
 SCORES = (6.0, 2.5)  # aesthetic scores of the prompt and of what guidance leads away from
 
 
 def _unset(value: object) -> bool:
     """Tell a field that changes nothing, which isn't written: releases before it read the request."""
     return value is None
-
-
-class Upload(Wire):
-    """An uploaded picture: digest and length of the file as it came, size after EXIF rotation.
-
-    At `path` is what it was decoded to, as PNG; the file itself where a gateway of the release before stored it.
-    """
-
-    # Where the storage has it: in records alone, since it is nothing that a client could ask for.
-    path: SkipJsonSchema[str] = Field(default="", exclude_if=lambda path: not path)
-    sha256: str
-    bytes: int
-    width: int
-    height: int
 
 
 class Numerics(Wire):
@@ -52,40 +38,6 @@ class Numerics(Wire):
     memory_format: str
     compiled: bool
     torch: str
-
-
-class AppliedLora(Wire):
-    """A LoRA of a job: the file with this hash, by whatever name, times `scale`."""
-
-    id: str
-    scale: float
-    hash: str
-
-
-class AppliedControl(Wire):
-    """A ControlNet of a job: the file with this hash, what it reads, how much of it, and between which parts of the
-    steps. `preprocess` canny: its map is drawn from the picture; null: the picture is the map.
-    """
-
-    id: str
-    image: Upload
-    scale: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
-    preprocess: Preprocess | None = Field(default=None, exclude_if=_unset)
-    hash: str
-
-
-def control_name(number: int) -> str:
-    """Name the picture of control `number`, from 0, among a request's files."""
-    return f"{CONTROL}{number}"
-
-
-class AppliedEmbedding(Wire):
-    """An embedding that a prompt names, in any case: the file with this hash."""
-
-    name: str
-    hash: str
 
 
 class BaseRequest(Wire):

@@ -6,7 +6,7 @@ import shutil
 from functools import lru_cache
 from pathlib import Path
 
-from contract.request import AppliedControl
+from contract.add_ons import AppliedControl
 from models.addons import Found, Kept
 from models.checkpoints.load import load
 from models.controls.library import ControlLibrary

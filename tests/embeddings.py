@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from contract.request import AppliedEmbedding
+from contract.add_ons import AppliedEmbedding
 from models.embeddings.library import EmbeddingLibrary, FoundEmbedding
 from models.embeddings.scan import scan_embeddings
 from tests.parity.run import CASES

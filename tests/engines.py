@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from contract.request import REQUESTS, JobRequest, Upload, parse_request
+from contract.request import REQUESTS, JobRequest, parse_request
+from contract.uploads import Upload
 from models.checkpoints.load import load
 from models.controls.library import ControlLibrary
 from models.embeddings.library import EmbeddingLibrary

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from contract.card import CardDefaults, ModelCard
 from contract.job import ImageInfo, JobRecord, JobResult, Timings, image_id
 from contract.redis_keys import ENDED_CHANNEL, events_key, job_key, work_key
-from contract.request import Upload
+from contract.uploads import Upload
 from core.errors import Problem
 from core.settings import Settings
 from core.storage import Store, image_path

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from contract.request import AppliedLora
+from contract.add_ons import AppliedLora
 from models.addons import Found, Kept
 from models.checkpoints.load import load
 from models.loras.library import LoraLibrary

@@ -18,7 +18,8 @@ from PIL import Image
 from contract.base import Kind
 from contract.card import ModelCard
 from contract.measurements import StepTimes, shape_cell, step_times
-from contract.request import REQUESTS, JobRequest, Upload, parse_request
+from contract.request import REQUESTS, JobRequest, parse_request
+from contract.uploads import Upload
 from workers.engine.engine import Engine
 from workers.engine.kinds import KINDS, ReadUpload, UploadReader
 from workers.engine.messages import Aborted, Admission, Finished

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from contract.base import Kind
-from contract.request import CONTROL, control_name
+from contract.uploads import CONTROL, control_name
 from core.errors import InvalidRequest, MalformedRequest, UnsupportedMedia
 from service.http.problems import invalid, refusal, shown
 from service.requests.forms import read_form

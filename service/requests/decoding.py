@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from contract.job import JobWarning
-from contract.request import CONTROL
+from contract.uploads import CONTROL
 from core.pictures import MaskMode, lossless, mask_remark, open_upload, read_label_map, read_mask
 from core.reframing import Frame, reframe
 

@@ -12,9 +12,10 @@ from typing import Annotated, TypeAlias
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import from_json
 
+from contract.add_ons import Preprocess
 from contract.lanes import Lane
 from contract.prompts import PromptSyntax
-from contract.request import SEEDS, Determinism, MaskMode, OutputFormat, Preprocess
+from contract.request import SEEDS, Determinism, MaskMode, OutputFormat
 from contract.samplers import MOST_TIMESTEPS, Schedule
 
 PROMPT_CHARACTERS = 4000

@@ -12,21 +12,13 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from contract.add_ons import AppliedControl, AppliedEmbedding, AppliedLora
 from contract.card import ControlNetCard, EmbeddingCard, LoraCard, ModelCard
 from contract.job import JobWarning
 from contract.prompts import named, split_loras
-from contract.request import (
-    CONTROL,
-    AppliedControl,
-    AppliedEmbedding,
-    AppliedLora,
-    JobRequest,
-    OutputFormat,
-    Upload,
-    control_name,
-    parse_request,
-)
+from contract.request import JobRequest, OutputFormat, parse_request
 from contract.samplers import ETA, ORIGINAL_STEPS
+from contract.uploads import CONTROL, Upload, control_name
 from core.errors import InvalidRequest, NotFound
 from core.pictures import check_control_size, check_sides
 from service.http.problems import shown

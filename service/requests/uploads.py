@@ -14,7 +14,7 @@ from obstore.exceptions import BaseError
 
 from contract.card import ModelCard
 from contract.job import JobWarning
-from contract.request import Upload
+from contract.uploads import Upload
 from core.errors import DiskFull, Unavailable
 from core.storage import Store, delete, lacks_room, upload_path
 from service.requests.bodies import Body

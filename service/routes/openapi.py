@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from contract.job import Job
-from contract.request import control_name
+from contract.uploads import control_name
 from core.errors import Problem
 from service.http.problems import MEDIA_TYPE
 from service.jobs.payloads import EVENTS

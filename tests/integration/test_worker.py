@@ -18,7 +18,8 @@ from rq.worker.base import BaseWorker
 
 from contract.job import JobResult
 from contract.redis_keys import CANCELING_KEY, job_key
-from contract.request import JobRequest, Upload
+from contract.request import JobRequest
+from contract.uploads import Upload
 from core.storage import upload_path
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.integration.rig import Rig

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from contract.request import PromptedRequest, control_name
+from contract.request import PromptedRequest
+from contract.uploads import control_name
 from models.controls.canny import edges
 from models.controls.library import ControlLibrary
 from models.inputs import Inputs

@@ -9,7 +9,8 @@ from typing import TypeAlias
 from PIL import Image
 
 from contract.base import Kind
-from contract.request import InpaintRequest, JobRequest, control_name
+from contract.request import InpaintRequest, JobRequest
+from contract.uploads import control_name
 from core.errors import InvalidRequest
 from core.pictures import Picture, check_control_size, check_sides, open_upload, read_label_map, read_mask
 from models.config import ModelConfig

@@ -15,7 +15,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from contract.request import AppliedControl, AppliedEmbedding, AppliedLora, JobRequest, OutputFormat
+from contract.add_ons import AppliedControl, AppliedEmbedding, AppliedLora
+from contract.request import JobRequest, OutputFormat
 from core.errors import JobFailed
 from core.version import __version__
 

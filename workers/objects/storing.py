@@ -17,7 +17,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from PIL import Image
 
 from contract.job import ImageInfo, image_id
-from contract.request import Upload
+from contract.uploads import Upload
 from core.errors import DiskFull, JobFailed, LatentdError
 from core.storage import Store, delete, image_path, lacks_room, put_image
 from jobs.run import JobRun

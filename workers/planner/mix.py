@@ -11,7 +11,8 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from contract.base import Kind, Wire
 from contract.card import ModelCard
 from contract.lanes import Lane
-from contract.request import REQUESTS, Determinism, JobRequest, Upload, parse_request
+from contract.request import REQUESTS, Determinism, JobRequest, parse_request
+from contract.uploads import Upload
 from core.errors import ConfigurationError
 
 PRICED = ("steps", "guidance_scale", "strength")  # defaults that a job's price depends on

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from contract.base import Kind
 from contract.measurements import JobWork
-from contract.request import REQUESTS, Img2ImgRequest, InpaintRequest, Upload, parse_request
+from contract.request import REQUESTS, Img2ImgRequest, InpaintRequest, parse_request
+from contract.uploads import Upload
 
 COMMON = {"model": "m", "width": 64, "height": 64, "steps": 10, "sampler": "ddim", "seed": 2**32 - 1}
 IMAGE = Upload(path="image", sha256="0", bytes=1, width=8, height=8)

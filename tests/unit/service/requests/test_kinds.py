@@ -11,7 +11,8 @@ from PIL import Image
 
 from contract.base import Kind
 from contract.card import ModelCard
-from contract.request import REQUESTS, JobRequest, Upload
+from contract.request import REQUESTS, JobRequest
+from contract.uploads import Upload
 from core.errors import InvalidRequest
 from service.requests.bodies import Body
 from service.requests.cards import installed_cards

@@ -9,7 +9,8 @@ import pytest
 
 from contract.base import Kind
 from contract.measurements import step_times
-from contract.request import JobRequest, Txt2ImgRequest, Upload
+from contract.request import JobRequest, Txt2ImgRequest
+from contract.uploads import Upload
 from core.errors import InvalidRequest, NoCheckpoint, NotFound, QueueFull
 from service.admission.estimates import Backlog, Fleet, estimate, idle_seconds, queued_eta
 from service.requests.bodies import Body

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from contract.request import control_name
+from contract.uploads import control_name
 from core.errors import InvalidRequest
 from models.networks.controlnet import ControlNet
 from tests.controls import applied, controlled_sd, library_of, write_controls

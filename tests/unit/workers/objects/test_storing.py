@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from redis import Redis
 
-from contract.request import Upload
+from contract.uploads import Upload
 from core.errors import JobFailed
 from core.storage import image_path, open_store
 from jobs.run import JobRun
