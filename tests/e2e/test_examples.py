@@ -62,4 +62,4 @@ def test_examples_run_in_an_empty_folder_in_their_order(document: str, service: 
 def test_every_example_of_a_call_is_run() -> None:
     documents = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     found = {os.path.relpath(path, ROOT) for path in documents if "curl -" in path.read_text("utf-8")}
-    assert found == {"README.md", "docs/http.md"}
+    assert found == {"README.md", "docs/http.md", "docs/clients.md"}

@@ -70,10 +70,10 @@ def test_passing_a_savepoint_clears_a_suspect_and_lets_others_in(redis: Redis, m
 
 
 def test_while_a_suspect_runs_the_others_stand_still_saved(redis: Redis, make_rig: MakeRig) -> None:
-    enqueue(redis, "running", make_request(steps=60))
+    enqueue(redis, "running", make_request(steps=600))
     rig = make_rig("worker")
     rig.until(lambda: rig.step("running") > 1)
-    suspect(redis, steps=20)
+    suspect(redis, steps=200)
     rig.until(lambda: rig.step("suspect") > 0)
     assert redis.get(isolated_key("worker")) == b"suspect"
     assert int(redis.hget(state_key("running"), "step") or 0) > 1
@@ -86,10 +86,10 @@ def test_while_a_suspect_runs_the_others_stand_still_saved(redis: Redis, make_ri
 
 
 def test_a_death_while_a_suspect_runs_is_not_the_others(redis: Redis, make_rig: MakeRig) -> None:
-    enqueue(redis, "running", make_request(steps=60))
+    enqueue(redis, "running", make_request(steps=600))
     rig = make_rig("worker")
     rig.until(lambda: rig.step("running") > 1)
-    suspect(redis, steps=200)
+    suspect(redis, steps=900)
     rig.until(lambda: rig.step("suspect") > 0)
     kill(redis, rig)
     assert rig.reaper.turn() == 2
