@@ -18,8 +18,8 @@ from PIL import Image
 from tests.service import Service
 
 HEADROOM = 12 * 2**20  # bytes that a worker may still map: enough for two rows of LARGE, not for sixteen
-# Freed tensors return to the system at once, so that what is mapped is what is used.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+# Freed tensors return to the system at once, so that what is mapped is what is used; HEADROOM is for float32.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "LATENTD_DTYPE": "float32"}
 LARGE: dict[str, Any] = {"width": 640, "height": 640, "steps": 2, "guidance_scale": 4.0}
 
 
