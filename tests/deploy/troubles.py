@@ -17,8 +17,11 @@ from PIL import Image
 
 from tests.service import Service
 
-HEADROOM = 12 * 2**20  # bytes that a worker may still map: enough for two rows of LARGE, not for sixteen
-# Freed tensors return to the system at once, so that what is mapped is what is used; HEADROOM is for float32.
+HEADROOM, NOTCH = 24 * 2**20, 2**20  # bytes that a worker may still map: more than sixteen rows of LARGE need; then less
+    24 * 2**20,
+    2**20,
+)  # bytes that a worker may still map: more than sixteen rows of LARGE need, then less
+# Freed tensors return to the system at once, so that what is mapped is what is used.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "LATENTD_DTYPE": "float32"}
 LARGE: dict[str, Any] = {"width": 640, "height": 640, "steps": 2, "guidance_scale": 4.0}
 
@@ -111,11 +114,16 @@ def split_a_batch(service: Service) -> None:
     assert finish(service, post(service, **LARGE, num_images=8)) == ["succeeded"]
     (worker,) = service.named("worker")
     unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-    resource.prlimit(worker, resource.RLIMIT_AS, (kept(worker) + HEADROOM, resource.RLIM_INFINITY))
+    room = kept(worker) + HEADROOM
     try:
         # Steps enough that memory is there again before pictures are decoded, of which not even one would fit.
         job_id = post(service, **LARGE | {"steps": 100}, num_images=8)
-        wait_for(lambda: "out of memory" in service.log_path.read_text(), 20, "a call that ran out of memory")
+        while "out of memory" not in service.log_path.read_text():
+            # Notch by notch, so that it is the largest call that doesn't fit, and smaller ones do.
+            room -= NOTCH
+            resource.prlimit(worker, resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
+            time.sleep(0.15)
+            assert service.client.get(f"/v1/jobs/{job_id}").json()["status"] in ("queued", "running")
     finally:
         with suppress(ProcessLookupError):
             resource.prlimit(worker, resource.RLIMIT_AS, unlimited)
