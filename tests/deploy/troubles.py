@@ -17,10 +17,8 @@ from PIL import Image
 
 from tests.service import Service
 
-HEADROOM, NOTCH = 24 * 2**20, 2**20  # bytes that a worker may still map: more than sixteen rows of LARGE need; then less
-    24 * 2**20,
-    2**20,
-)  # bytes that a worker may still map: more than sixteen rows of LARGE need, then less
+# Bytes that a worker may still map: more than sixteen rows of LARGE need; then less.
+HEADROOM, NOTCH = 24 * 2**20, 2**20
 # Freed tensors return to the system at once, so that what is mapped is what is used.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "LATENTD_DTYPE": "float32"}
 LARGE: dict[str, Any] = {"width": 640, "height": 640, "steps": 2, "guidance_scale": 4.0}
