@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from core.errors import CheckpointError
-from models.checkpoints.files.pickles import LEGACY_MAGIC, LEGACY_VERSION, Opaque, read_pickle
+from models.checkpoints.files.pickles import LEGACY_MAGIC, LEGACY_VERSION, read_pickle
+from models.checkpoints.files.unpickler import Opaque
 
 DTYPES = (
     *(torch.float16, torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.int32, torch.uint8),
