@@ -40,6 +40,7 @@ from service.routes.caller import CurrentCaller
 from service.state import Current
 
 router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
+WAITED = answers(400, 404, 408, 409, 413, 415, 500, 504, 507)  # of calls that read pictures and wait for a job
 
 
 @router.post(
@@ -47,7 +48,7 @@ router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
     name="a1111_txt2img",
     summary="Text to image, as the web UI's",
     response_model=ImagesAnswer,
-    responses=answers(400, 404, 408, 409, 413, 415, 500, 504, 507),
+    responses=WAITED,
     openapi_extra=body(Txt2ImgSent),
 )
 async def draw(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
@@ -63,7 +64,7 @@ async def draw(request: Request, gateway: Current, caller: CurrentCaller) -> Res
     name="a1111_img2img",
     summary="Draw over or repaint a picture, as the web UI's",
     response_model=ImagesAnswer,
-    responses=answers(400, 404, 408, 409, 413, 415, 500, 504, 507),
+    responses=WAITED,
     openapi_extra=body(Img2ImgSent),
 )
 async def draw_over(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
@@ -87,7 +88,7 @@ async def _drawn(asked: Session, post: DrawingPost, drawing: Drawing) -> Respons
     name="a1111_extra_single",
     summary="Enlarge a picture, as the web UI's",
     response_model=ExtraSingleAnswer,
-    responses=answers(400, 404, 408, 409, 413, 415, 500, 504, 507),
+    responses=WAITED,
     openapi_extra=body(ExtraSinglePost),
 )
 async def extra_single(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
@@ -105,7 +106,7 @@ async def extra_single(request: Request, gateway: Current, caller: CurrentCaller
     name="a1111_extra_batch",
     summary="Enlarge pictures, as the web UI's",
     response_model=ExtraBatchAnswer,
-    responses=answers(400, 404, 408, 409, 413, 415, 500, 504, 507),
+    responses=WAITED,
     openapi_extra=body(ExtraBatchPost),
 )
 async def extra_batch(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
