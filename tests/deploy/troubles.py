@@ -115,13 +115,15 @@ def split_a_batch(service: Service) -> None:
     room = kept(worker) + HEADROOM
     try:
         # Steps enough that memory is there again before pictures are decoded, of which not even one would fit.
-        job_id = post(service, **LARGE | {"steps": 100}, num_images=8)
+        job_id, seen = post(service, **LARGE | {"steps": 100}, num_images=8), 0
         while "out of memory" not in service.log_path.read_text():
-            # Notch by notch, so that it is the largest call that doesn't fit, and smaller ones do.
-            room -= NOTCH
-            resource.prlimit(worker, resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
-            time.sleep(0.15)
-            assert service.client.get(f"/v1/jobs/{job_id}").json()["status"] in ("queued", "running")
+            # A notch after each whole call, however long that takes, so that the largest call is what doesn't fit first.
+            job = service.client.get(f"/v1/jobs/{job_id}").json()
+            assert job["status"] in ("queued", "running"), job
+            if job["progress"]["step"] >= seen + 2 * 8:
+                seen, room = job["progress"]["step"], room - NOTCH
+                resource.prlimit(worker, resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
+            time.sleep(0.02)
     finally:
         with suppress(ProcessLookupError):
             resource.prlimit(worker, resource.RLIMIT_AS, unlimited)

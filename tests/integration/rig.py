@@ -90,8 +90,13 @@ class Rig:
         return [job_state(self.redis, job_id)["status"] for job_id in job_ids]
 
     def step(self, job_id: str) -> int:
-        """The step that clients see."""
-        return int(job_state(self.redis, job_id)["step"])
+        """The step that the engine has reached; 0 where no run of the job is here. Clients are told a little later."""
+        return max((run.step for run in self.loop.runs() if run.job_id == job_id), default=0)
+
+    def settle(self) -> None:
+        """Wait for the savepoints that are on their way."""
+        while any(run.saving for run in self.loop.runs()):
+            time.sleep(0.001)
 
     def objects(self) -> list[str]:
         """Paths of all stored objects."""

@@ -42,7 +42,12 @@ def saved_step(redis: Redis, job_id: str) -> int:
 
 def break_at(redis: Redis, rig: Rig, job_id: str, step: int) -> int:
     """Let `rig` compute up to a savepoint at `step` or later, and die; that savepoint's step."""
-    rig.until(lambda: saved_step(redis, job_id) >= step)
+
+    def saved() -> bool:
+        rig.settle()
+        return saved_step(redis, job_id) >= step
+
+    rig.until(saved)
     kill(redis, rig)
     return saved_step(redis, job_id)
 
@@ -135,7 +140,8 @@ def test_a_state_of_other_weights_is_not_used(redis: Redis, make_rig: MakeRig) -
 def test_an_execution_that_lost_its_job_saves_nothing(redis: Redis, make_rig: MakeRig) -> None:
     first, second = make_rig("first", save_s=0), make_rig("second")
     enqueue(redis, "a", make_request(steps=30))
-    first.until(lambda: saved_step(redis, "a") > 5)
+    first.until(lambda: first.step("a") > 5)
+    first.settle()
     (run,) = first.loop.runs()
     redis.delete(run.execution.key)
     second.reaper.turn()
