@@ -17,6 +17,7 @@ from redis.retry import Retry
 from contract.card import ControlNetCard, EmbeddingCard, LoraCard
 from contract.redis_keys import CONTROLNETS_KEY, EMBEDDINGS_KEY, KEYS_KEY, LORAS_KEY
 from core.settings import Settings
+from core.single_flight import SingleFlight
 from core.storage import Store, open_public, open_store
 from jobs.layout import check_connection
 from service.admission.backlogs import Backlogs
@@ -31,7 +32,6 @@ from service.requests.cards import (
     installed_loras,
 )
 from service.requests.decoders import Decoders
-from service.single_flight import SingleFlight
 
 # Every event stream takes one connection.
 MAX_CONNECTIONS = 8192

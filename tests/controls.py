@@ -7,11 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from contract.add_ons import AppliedControl
-from models.addons import Found, Kept
+from models.add_ons.controls.library import ControlLibrary
+from models.add_ons.controls.scan import scan_controls
+from models.add_ons.shelf import Found, Kept
 from models.checkpoints.load import load
-from models.controls.library import ControlLibrary
-from models.controls.scan import scan_controls
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from tests.engines import NOWHERE
 from tests.parity.run import CASES
 

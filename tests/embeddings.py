@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from contract.add_ons import AppliedEmbedding
-from models.embeddings.library import EmbeddingLibrary, FoundEmbedding
-from models.embeddings.scan import scan_embeddings
+from models.add_ons.embeddings.library import EmbeddingLibrary, FoundEmbedding
+from models.add_ons.embeddings.scan import scan_embeddings
 from tests.parity.run import CASES
 
 CASE = CASES / "text"

@@ -14,11 +14,11 @@ from PIL import Image
 
 from contract.request import REQUESTS, JobRequest, parse_request
 from contract.uploads import Upload
+from models.add_ons.controls.library import ControlLibrary
+from models.add_ons.embeddings.library import EmbeddingLibrary
+from models.add_ons.loras.library import LoraLibrary
 from models.checkpoints.load import load
-from models.controls.library import ControlLibrary
-from models.embeddings.library import EmbeddingLibrary
-from models.loras.library import LoraLibrary
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 from workers.engine.engine import Engine
 from workers.engine.messages import Aborted, Admission, Finished, Outcome

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from contract.add_ons import AppliedLora
-from models.addons import Found, Kept
+from models.add_ons.loras.library import LoraLibrary
+from models.add_ons.loras.scan import scan_loras
+from models.add_ons.shelf import Found, Kept
 from models.checkpoints.load import load
-from models.loras.library import LoraLibrary
-from models.loras.scan import scan_loras
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from tests.parity.run import CASES
 
 CASE = CASES / "lora"

@@ -11,12 +11,12 @@ import torch
 
 from models.checkpoints.card import weights_hash, write_card
 from models.checkpoints.checkpoint import Checkpoint
-from models.checkpoints.native import save_native
-from models.config import ModelConfig
+from models.checkpoints.layouts.native import save_native
 from models.networks.autoencoder import Autoencoder, AutoencoderConfig
 from models.networks.conditioning import ClassConfig, RescalerConfig, TextConfig, TowerConfig
 from models.networks.make import make_conditioner
 from models.networks.unet import UNet, UNetConfig
+from models.pipeline.config import ModelConfig
 from models.schedule import ScheduleConfig
 from models.tokenizers.prompts import PromptTokenizer, padded
 from models.tokenizers.vocabularies import bert_tokenizer

@@ -16,7 +16,7 @@ from jobs.worker import BatchWorker
 from workers.claim_policy import IDLE_S
 from workers.engine.engine import Engine
 from workers.engine.messages import Aborted, Called, Finished, Outcome, OutOfMemory, Prepared, Stepped
-from workers.library import ModelLibrary
+from workers.library.library import ModelLibrary
 from workers.metrics.families import WorkerMetrics
 from workers.metrics.step_times import StepTimer
 from workers.objects.storing import ImageStored, InputsLoaded, Report, Storing

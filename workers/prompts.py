@@ -8,11 +8,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from contract.prompts import COMMA_REACH, NO_TOKEN, PromptSyntax, Unit, chunks, read, units
-from models.chunks import Chunk, clip_of, encode_chunks
-from models.embeddings.library import Embeddings
-from models.loras.library import Adapters
+from models.add_ons.embeddings.library import Embeddings
+from models.add_ons.loras.library import Adapters
 from models.networks.conditioning import Encoded, Told
-from models.pipeline import LatentDiffusion
+from models.pipeline.chunks import Chunk, clip_of, encode_chunks
+from models.pipeline.pipeline import LatentDiffusion
 
 PROMPTS_KEPT = 256
 SPECIALS = 2  # start and end of a chunk

@@ -29,10 +29,10 @@ from jobs.end import Retention
 from jobs.layout import check_layout
 from jobs.worker import BatchWorker
 from models.checkpoints.card import text_fields
-from workers.catalogue import chosen_cards, find_controlnets, find_embeddings, find_loras, write_missing_cards
 from workers.heartbeat import Heartbeat
-from workers.library import ModelLibrary
-from workers.loading import choose_device, engine_of, open_library
+from workers.library.catalogue import chosen_cards, find_controlnets, find_embeddings, find_loras, write_missing_cards
+from workers.library.library import ModelLibrary
+from workers.library.loading import choose_device, engine_of, open_library
 from workers.loop import Loop
 from workers.metrics.families import WorkerMetrics, listen
 from workers.metrics.gpu import device_kind, gpu_of

@@ -23,7 +23,7 @@ from latentd.bench.step_times import admission, make_request
 from models.checkpoints.checkpoint import Checkpoint
 from models.samplers.noise import X_T, noise
 from workers.engine.device import or_none
-from workers.loading import BFLOAT16_CAPABILITY
+from workers.library.loading import BFLOAT16_CAPABILITY
 from workers.metrics.flops import row_flops
 
 if TYPE_CHECKING:

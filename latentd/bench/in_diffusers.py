@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.errors import ConfigurationError
 from models.checkpoints.checkpoint import Checkpoint
-from models.checkpoints.diffusers.writer import components
+from models.checkpoints.layouts.diffusers.writer import components
 from models.networks.conditioning import Encoded
 
 if TYPE_CHECKING:

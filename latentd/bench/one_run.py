@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from workers.engine.engine import Engine
 from workers.engine.messages import Aborted, Admission, Finished, OutOfMemory, Prepared
 

@@ -19,7 +19,7 @@ from latentd.bench.step_times import admission, make_request
 from models.checkpoints.card import default_card
 from models.checkpoints.checkpoint import Checkpoint
 from workers.engine.messages import Admission
-from workers.loading import choose_dtype
+from workers.library.loading import choose_dtype
 
 PLOT = Plot(x="model", y="× paper", series="px", panel="table")
 TINY_SIDE = 32

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from contract.base import Kind
 from latentd.bench.random_model import loaded, random_checkpoint, tiny
-from models.config import ModelConfig
 from models.networks.autoencoder import Autoencoder, AutoencoderConfig
 from models.networks.unet import UNetConfig
-from models.pipeline import LatentDiffusion
+from models.pipeline.config import ModelConfig
+from models.pipeline.pipeline import LatentDiffusion
 from models.schedule import ScheduleConfig
 
 KL_F4 = AutoencoderConfig(

@@ -11,16 +11,16 @@ from contract.card import ModelCard
 from models.checkpoints.card import default_card
 from models.checkpoints.checkpoint import Checkpoint, makers
 from models.checkpoints.load import assemble
-from models.config import ModelConfig
-from models.denoiser import Denoiser
 from models.networks.autoencoder import Autoencoder, AutoencoderConfig
 from models.networks.conditioning import TextConfig, TowerConfig
 from models.networks.unet import UNet, UNetConfig
-from models.pipeline import LatentDiffusion
+from models.pipeline.config import ModelConfig
+from models.pipeline.denoiser import Denoiser
+from models.pipeline.pipeline import LatentDiffusion
 from models.schedule import NoiseSchedule
 from models.tokenizers.prompts import PromptTokenizer, padded
 from models.tokenizers.vocabularies import bert_tokenizer
-from workers.loading import ready
+from workers.library.loading import ready
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[MASK]")
 END = "[SEP]"  # the last one of the vocabulary, where CLIP has it

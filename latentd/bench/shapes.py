@@ -9,11 +9,11 @@ from core.settings import Settings
 from latentd.bench.random_model import random_checkpoint, stand_in_text, tiny
 from models.checkpoints.card import load_as_set
 from models.checkpoints.checkpoint import Checkpoint
-from models.config import ModelConfig
 from models.networks.autoencoder import AutoencoderConfig
 from models.networks.unet import UNetConfig
+from models.pipeline.config import ModelConfig
 from models.schedule import ScheduleConfig
-from workers.catalogue import find_cards
+from workers.library.catalogue import find_cards
 
 TINY_SIDE = 64
 

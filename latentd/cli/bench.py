@@ -55,8 +55,8 @@ def bench(context: typer.Context, model: Model = None, device: Device = "auto", 
     if context.invoked_subcommand is not None:
         return
     from latentd.bench.step_times import measure, turns
-    from workers.catalogue import chosen_cards
-    from workers.loading import load_engine
+    from workers.library.catalogue import chosen_cards
+    from workers.library.loading import load_engine
 
     settings = settings_with()
     cards = list(chosen_cards(settings, model or []).values())
@@ -96,7 +96,7 @@ def engine(
     check_files(json, plot)
     from latentd.bench import engine_speed
     from latentd.bench.shapes import SHAPES
-    from workers.loading import choose_device
+    from workers.library.loading import choose_device
 
     settings, where = settings_with(), choose_device(device)
     on_cpu = where == "cpu"
@@ -135,7 +135,7 @@ def serve(
     """Compare what clients wait at 50, 70 and 90 % of capacity: Poisson arrivals of mixed steps and tasks."""
     check_files(json, plot)
     from latentd.bench.serve import bench as serving
-    from workers.catalogue import find_cards
+    from workers.library.catalogue import find_cards
 
     settings = settings_with()
     _known("model", [model], list(find_cards(settings.models_dir)))
@@ -162,7 +162,7 @@ def paper(
     """Rebuild the throughput tables of the latent diffusion paper, random weights: inpainting and super-resolution."""
     check_files(json, plot)
     from latentd.bench import paper as tables
-    from workers.loading import choose_device
+    from workers.library.loading import choose_device
 
     settings, where = settings_with(), choose_device(device)
     on_cpu = where == "cpu"

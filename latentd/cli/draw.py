@@ -257,7 +257,7 @@ def resolve(
     )
     from service.requests.kinds import KINDS
     from service.requests.resolution import Known, warnings_of
-    from workers.catalogue import write_missing_cards
+    from workers.library.catalogue import write_missing_cards
 
     write_missing_cards(settings.models_dir)
     data = {name: read_file(path) for name, path in files.items()}
@@ -303,7 +303,7 @@ def compute(request: JobRequest, data: dict[str, bytes], settings: Settings, dev
     """Load the model, run the job under a progress bar and return its pictures."""
     from workers.engine.engine import run
     from workers.engine.messages import Admission, Outcome, Stepped
-    from workers.loading import load_engine
+    from workers.library.loading import load_engine
 
     columns = (
         TextColumn("{task.description}"),

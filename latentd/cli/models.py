@@ -34,10 +34,10 @@ class Target(StrEnum):
 @app.command("list")
 def list_models(json: Json = False) -> None:
     """Show what LATENTD_MODELS_DIR holds: checkpoints, LoRAs, embeddings and ControlNets; missing cards are written."""
+    from models.add_ons.controls.scan import scan_controls
+    from models.add_ons.embeddings.scan import scan_embeddings
+    from models.add_ons.loras.scan import scan_loras
     from models.checkpoints.scan import scan
-    from models.controls.scan import scan_controls
-    from models.embeddings.scan import scan_embeddings
-    from models.loras.scan import scan_loras
     from service.requests.cards import installed_cards, installed_controlnets, installed_embeddings, installed_loras
 
     settings, console = settings_with(), plain()
@@ -106,10 +106,10 @@ def inspect_model(
     path: Annotated[Path, typer.Argument(help="A checkpoint: file or folder.")], json: Json = False
 ) -> None:
     """Say what a checkpoint is, having read all of it; nothing in it is executed."""
+    from models.add_ons.controls.inspect import inspect_control
+    from models.add_ons.embeddings.inspect import inspect_embedding
+    from models.add_ons.loras.inspect import inspect_lora
     from models.checkpoints.inspect import inspect
-    from models.controls.inspect import inspect_control
-    from models.embeddings.inspect import inspect_embedding
-    from models.loras.inspect import inspect_lora
 
     report = inspect_lora(path) or inspect_embedding(path) or inspect_control(path) or inspect(path)
     if json:

@@ -14,12 +14,20 @@ from typing import Any
 from contract.card import CARD
 from core.errors import CheckpointError
 from models.checkpoints.checkpoint import Checkpoint
-from models.checkpoints.detect import load_checkpoint, single_file
-from models.checkpoints.detected import Detected, as_set, read_detected, save_detected, stamps, user_set, write_json
 from models.checkpoints.files.weights import is_weights, read_json
-from models.checkpoints.vae import vae_files, vae_of
-from models.config import ModelConfig
+from models.checkpoints.layouts.detect import load_checkpoint, single_file
+from models.checkpoints.layouts.detected import (
+    Detected,
+    as_set,
+    read_detected,
+    save_detected,
+    stamps,
+    user_set,
+    write_json,
+)
+from models.checkpoints.layouts.vae import vae_files, vae_of
 from models.networks.conditioning import RescalerConfig, TextConfig
+from models.pipeline.config import ModelConfig
 from models.samplers import samplers_for
 from models.schedule import NoiseSchedule
 from models.tokenizers.prompts import save_tokenizer

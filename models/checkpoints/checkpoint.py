@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from core.errors import CheckpointError
 from models.checkpoints.build import State, fit
 from models.checkpoints.variants import Variant
-from models.config import SCORED, SIZED, ModelConfig
 from models.networks.autoencoder import Autoencoder
 from models.networks.conditioning import ClassConfig, TextConfig
 from models.networks.make import make_conditioner
 from models.networks.unet import UNet
+from models.pipeline.config import SCORED, SIZED, ModelConfig
 from models.tokenizers.prompts import PromptTokenizer
 
 LAYOUT_TOKENS = 8192  # of LDM's layout models: corners of boxes and classes

@@ -8,9 +8,9 @@ from typing import Any, Literal, TypeAlias
 
 from core.errors import CheckpointError
 from models.checkpoints.card import card_folder, load_as_set, write_card
-from models.checkpoints.detected import user_set
-from models.checkpoints.diffusers.writer import save_diffusers
-from models.checkpoints.native import save_native
+from models.checkpoints.layouts.detected import user_set
+from models.checkpoints.layouts.diffusers.writer import save_diffusers
+from models.checkpoints.layouts.native import save_native
 
 Target: TypeAlias = Literal["native", "diffusers"]
 

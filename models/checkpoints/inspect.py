@@ -6,16 +6,16 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.checkpoints import native
 from models.checkpoints.build import State
 from models.checkpoints.card import NO_TOKENIZER, describe, is_mute, notes_of, tasks_of
 from models.checkpoints.checkpoint import Checkpoint, fitted
-from models.checkpoints.compvis.first_stage import read_first_stage
-from models.checkpoints.compvis.model import FIRST_STAGE, UNET, below
-from models.checkpoints.compvis.single_file import SingleFile, read_single
-from models.checkpoints.detect import load_checkpoint, single_file
 from models.checkpoints.files.weights import holds_safetensors, understood
-from models.checkpoints.first_stage import holds_first_stage, load_first_stage
+from models.checkpoints.layouts import native
+from models.checkpoints.layouts.compvis.first_stage import read_first_stage
+from models.checkpoints.layouts.compvis.model import FIRST_STAGE, UNET, below
+from models.checkpoints.layouts.compvis.single_file import SingleFile, read_single
+from models.checkpoints.layouts.detect import load_checkpoint, single_file
+from models.checkpoints.layouts.first_stage import holds_first_stage, load_first_stage
 from models.networks.autoencoder import AutoencoderConfig
 
 

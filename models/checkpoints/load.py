@@ -11,17 +11,17 @@ import torch
 from models.checkpoints.build import State, build
 from models.checkpoints.card import card_folder, checkpoint_id, load_as_set, settle
 from models.checkpoints.checkpoint import Checkpoint
-from models.checkpoints.compvis.families import SD2, UNSURE, V_SIZE
-from models.checkpoints.compvis.prediction import tell_prediction
 from models.checkpoints.files.weights import understood
-from models.denoiser import Denoiser
+from models.checkpoints.layouts.compvis.families import SD2, UNSURE, V_SIZE
+from models.checkpoints.layouts.compvis.prediction import tell_prediction
 from models.inputs import Inputs
 from models.networks.autoencoder import Autoencoder
 from models.networks.conditioning import Conditioner, ConditionerModule, TextConfig
 from models.networks.make import make_conditioner
 from models.networks.unet import UNet
 from models.networks.widening import compute_in_float32
-from models.pipeline import LatentDiffusion
+from models.pipeline.denoiser import Denoiser
+from models.pipeline.pipeline import LatentDiffusion
 from models.schedule import NoiseSchedule, Prediction
 
 

@@ -20,10 +20,10 @@ from models.checkpoints.card import (
     write_card,
 )
 from models.checkpoints.checkpoint import fitted
-from models.checkpoints.detect import is_indexed, load_checkpoint, preferred, single_file
-from models.checkpoints.detected import read_detected, stamps, user_set
 from models.checkpoints.files.weights import is_weights, understood
-from models.checkpoints.vae import MARK, is_companion
+from models.checkpoints.layouts.detect import is_indexed, load_checkpoint, preferred, single_file
+from models.checkpoints.layouts.detected import read_detected, stamps, user_set
+from models.checkpoints.layouts.vae import MARK, is_companion
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from models.config import ModelConfig
+from models.pipeline.config import ModelConfig
 from models.schedule import Spacing
 
 STEPS = re.compile(r"(?<!\d)(\d{1,2})[ _-]?steps?(?![a-z])")

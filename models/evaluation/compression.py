@@ -18,7 +18,7 @@ from models.evaluation.distributions import distances
 from models.evaluation.networks import Embedder, Weights, networks_of
 from models.evaluation.paired import paired
 from models.evaluation.parts import eight_bit
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.autoencoder import AutoencoderRun, AutoencoderShape
 from models.training.configs.compression import CHANNELS, CompressionStudy
 from models.training.configs.diffusion import CacheConfig, LdmRun

@@ -19,7 +19,7 @@ from models.evaluation.figures import Figure, as_data
 from models.evaluation.networks import Weights, networks_of
 from models.evaluation.parts import Part, Subject, parts_of
 from models.evaluation.retrieval import kept_contrastive
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.base import DataConfig
 from models.training.data.folder import Folder, read_folder, split_held_out
 from models.training.data.loader import fixed_pictures

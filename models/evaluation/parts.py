@@ -15,7 +15,7 @@ from models.evaluation.masks import KINDS, draw_masks
 from models.evaluation.networks import Embedder, Networks
 from models.evaluation.paired import distance_name, paired
 from models.evaluation.retrieval import ContrastiveModel, contrastive_name, retrieval
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.base import DataConfig
 from models.training.data.folder import Folder
 from models.training.data.loader import fixed_pictures, spread

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import ConfigurationError
-from models.checkpoints.compvis.single_file import read_single
+from models.checkpoints.layouts.compvis.single_file import read_single
 
 SIDE = 299
 CLASSES = 1008

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import ConfigurationError
-from models.checkpoints.compvis.single_file import read_single
+from models.checkpoints.layouts.compvis.single_file import read_single
 from models.features.network import FeatureNetwork
 
 # Channels of the convolutions; "M" halves. A feature map is taken before each halving and at the end.

@@ -14,8 +14,8 @@ from contract.lanes import LANES, Lane, queue_name
 from contract.measurements import WRITTEN_AT, JobWork, SizeTimes, StepTimes, read_tables
 from contract.redis_keys import queue_key, serving_key, step_times_key, work_key
 from core.clock import CLOCK
+from core.single_flight import SingleFlight
 from service.admission.estimates import Backlog, Fleet, Size, work_seconds
-from service.single_flight import SingleFlight
 
 # For a gateway, backlogs take no more than 2 % of Redis' time, which counts a job in 0.1 to 0.4 µs and a worker in 0.3,
 # nor of the gateway's own, which reads a cell of a table in 1.5 µs. Where all sizes differ, pricing jobs is slow.

@@ -15,10 +15,10 @@ from starlette.types import Scope as AsgiScope
 
 from contract.redis_keys import KEYS_KEY, rate_key
 from core.errors import Forbidden, NotFound, RateLimited, Unauthorized
+from core.single_flight import SingleFlight
 from service.auth.keys import ApiKey, Scope, split
 from service.auth.signing import PLAIN, ImageUrls, Signer, read_signer
 from service.http.origins import SAFE_METHODS
-from service.single_flight import SingleFlight
 
 _BEARER = re.compile(r"Bearer +(\S+)", re.IGNORECASE)
 _BASIC = re.compile(r"Basic +(\S+)", re.IGNORECASE)

@@ -31,8 +31,8 @@ from contract.card import (
 from contract.redis_keys import CARDS_KEY, serving_key
 from core.clock import CLOCK
 from core.errors import InvalidRequest, NoCheckpoint, NotFound
+from core.single_flight import SingleFlight
 from service.http.problems import shown
-from service.single_flight import SingleFlight
 
 CONVERT = "latentd models convert PATH $LATENTD_MODELS_DIR/NAME --to native"
 RECENT_S = 1.0

@@ -117,7 +117,7 @@ def split_a_batch(service: Service) -> None:
         # Steps enough that memory is there again before pictures are decoded, of which not even one would fit.
         job_id, seen = post(service, **LARGE | {"steps": 100}, num_images=8), 0
         while "out of memory" not in service.log_path.read_text():
-            # A notch after each whole call, however long that takes, so that the largest call is what doesn't fit first.
+            # A notch after each whole call, however long that takes: the largest is then what doesn't fit first.
             job = service.client.get(f"/v1/jobs/{job_id}").json()
             assert job["status"] in ("queued", "running"), job
             if job["progress"]["step"] >= seen + 2 * 8:

@@ -11,7 +11,7 @@ from PIL import Image
 
 import models
 from models.checkpoints.load import load
-from models.pipeline import TILE, LatentDiffusion
+from models.pipeline.pipeline import TILE, LatentDiffusion
 from tests.engines import NOWHERE, finished, inpaint, make_request, play, png
 from tests.pictures import array, drawing
 from workers.engine.engine import Engine

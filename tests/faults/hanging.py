@@ -6,10 +6,11 @@ import threading
 
 from core import logs
 from core.settings import Settings
-from workers import loading, worker
+from workers import worker
 from workers.engine.engine import Engine
 from workers.engine.messages import Outcome
-from workers.library import ModelLibrary
+from workers.library import loading
+from workers.library.library import ModelLibrary
 from workers.signals import Signals
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 from workers.engine.engine import Engine
-from workers.loading import load_ready
+from workers.library.loading import load_ready
 
 GPU = "cuda:0"
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

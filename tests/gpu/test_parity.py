@@ -16,7 +16,7 @@ from tests.engines import finished, inpaint, make_request, mask_bytes, picture_b
 from tests.gpu.devices import DEVICES, ON_GPU, engine, engine_over, models
 from tests.modules import ROOT
 from workers.engine.messages import Admission
-from workers.loading import load_ready
+from workers.library.loading import load_ready
 
 LEVELS = 2  # of 255, by which float32 may differ between devices
 HALF_DB = 40.0

@@ -16,8 +16,8 @@ from jobs.end import Retention
 from jobs.worker import BatchWorker
 from tests.enqueue import RETENTION_S, job_state
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
-from workers.catalogue import find_cards
-from workers.loading import engine_of, open_library
+from workers.library.catalogue import find_cards
+from workers.library.loading import engine_of, open_library
 from workers.loop import Loop
 from workers.metrics.families import WorkerMetrics
 from workers.objects.storing import Storing

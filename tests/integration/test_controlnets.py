@@ -23,7 +23,7 @@ from tests.gateway import PAINTER
 from tests.integration.rig import Rig, tiny_settings
 from tests.integration.test_resume import digests
 from tests.tiny import write_tiny_upscale
-from workers.catalogue import write_missing_cards
+from workers.library.catalogue import write_missing_cards
 
 CANNY = ControlNetCard(id="canny", hash="a" * 64, family="sd1", context_width=768)
 XL = ControlNetCard(id="xl", hash="b" * 64, family="sdxl", context_width=2048)

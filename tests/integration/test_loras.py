@@ -14,7 +14,7 @@ from contract.card import LoraCard
 from contract.events import TRACE
 from contract.redis_keys import CARDS_KEY, LORAS_KEY, events_key
 from core.settings import Settings
-from models.loras.scan import scan_loras
+from models.add_ons.loras.scan import scan_loras
 from tests.enqueue import enqueue, job_state, make_request
 from tests.gateway import PAINTER, mask, png
 from tests.integration.conftest import MakeRig

@@ -14,9 +14,9 @@ from tests.enqueue import enqueue, job_state, make_request
 from tests.integration.rig import Rig, tiny_settings
 from tests.integration.test_resume import break_at, digests
 from tests.tiny import write_tiny
-from workers import loading
-from workers.library import TRIES, offered
-from workers.loading import choose_dtype
+from workers.library import loading
+from workers.library.library import TRIES, offered
+from workers.library.loading import choose_dtype
 
 NAMES = ("one", "two", "three")
 

@@ -13,8 +13,8 @@ from redis import Redis
 from contract.card import EmbeddingCard, LoraCard
 from contract.redis_keys import CARDS_KEY, EMBEDDINGS_KEY, LORAS_KEY
 from core.settings import Settings
+from models.add_ons.embeddings.scan import scan_embeddings
 from models.checkpoints.scan import scan
-from models.embeddings.scan import scan_embeddings
 from tests.embeddings import applied, write_embeddings
 from tests.enqueue import enqueue, job_state, make_request
 from tests.gateway import PAINTER, mask, png

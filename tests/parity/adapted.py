@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from contract.card import InstalledLora
-from models.addons import Found, Kept
-from models.loras.library import Adapters, LoraLibrary
+from models.add_ons.loras.library import Adapters, LoraLibrary
+from models.add_ons.shelf import Found, Kept
 from models.networks.adapters import RowAdapters, adapted
 from tests.parity.case import Case
 from tests.parity.pipelines import Pipeline

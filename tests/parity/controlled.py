@@ -8,8 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from models.add_ons.controls.files import load_control, read_control
 from models.checkpoints.files.weights import component_files
-from models.controls.files import load_control, read_control
 from models.inputs import Inputs
 from models.networks.controlnet import Control, ControlNet, RowControls
 from models.samplers import compile_plan

@@ -12,11 +12,11 @@ from einops import rearrange
 from torch import Tensor
 
 from models.checkpoints.build import build
-from models.checkpoints.compvis.conditioner import read_conditioner
-from models.checkpoints.compvis.first_stage import read_first_stage
-from models.checkpoints.compvis.model import CONDITIONER, FIRST_STAGE, UNET, below
-from models.checkpoints.compvis.single_file import read_single
-from models.checkpoints.compvis.unet import read_unet
+from models.checkpoints.layouts.compvis.conditioner import read_conditioner
+from models.checkpoints.layouts.compvis.first_stage import read_first_stage
+from models.checkpoints.layouts.compvis.model import CONDITIONER, FIRST_STAGE, UNET, below
+from models.checkpoints.layouts.compvis.single_file import read_single
+from models.checkpoints.layouts.compvis.unet import read_unet
 from models.networks.autoencoder import Autoencoder
 from models.networks.conditioning import ConditionerModule, SpatialRescaler, TextEncoder
 from models.networks.make import make_conditioner

@@ -6,10 +6,10 @@ from functools import cache
 
 from torch import Tensor
 
-from models.checkpoints.detect import load_checkpoint
+from models.checkpoints.layouts.detect import load_checkpoint
+from models.checkpoints.layouts.vae import read_vae, replaced
 from models.checkpoints.load import assemble
-from models.checkpoints.vae import read_vae, replaced
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from tests.parity.case import Case, NotCoveredError
 from tests.parity.pipelines import Pipeline
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from models.checkpoints.files.weights import read_json
 from models.checkpoints.load import load
 from models.inputs import Inputs
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
+from models.pipeline.sampling import Conditioning, sample
 from models.samplers import compile_plan
-from models.sampling import Conditioning, sample
 from tests.parity.case import Case, NotCoveredError
 
 SAMPLERS = {

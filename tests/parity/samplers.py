@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.checkpoints.diffusers.scheduler import read_scheduler
+from models.checkpoints.layouts.diffusers.scheduler import read_scheduler
 from models.checkpoints.load import load
 from models.inputs import Inputs
 from models.networks.unet import guidance_embedding
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
+from models.pipeline.sampling import Conditioning, sample
 from models.samplers import Plan, compile_plan
 from models.samplers.levels import SIGMAS, SigmaTable
 from models.samplers.table import history_of
-from models.sampling import Conditioning, sample
 from models.schedule import NoiseSchedule
 from tests.parity.case import Case, NotCoveredError
 

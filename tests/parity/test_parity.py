@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoints.compvis.single_file import read_single
+from models.checkpoints.layouts.compvis.single_file import read_single
 from models.checkpoints.load import load
 from models.tokenizers.prompts import load_tokenizer, load_vocabulary
 from tests.parity.case import Case

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from contract.prompts import COMMA_REACH, PromptSyntax
+from models.add_ons.embeddings.files import read_embedding
+from models.add_ons.embeddings.library import Embeddings, combined
 from models.checkpoints.load import load
-from models.embeddings.files import read_embedding
-from models.embeddings.library import Embeddings, combined
 from models.inputs import Inputs
 from models.networks.conditioning import Encoded
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from models.samplers import compile_plan
 from models.samplers.update import apply, guide, stack_history, stack_rows
 from tests.parity.case import Case, NotCoveredError

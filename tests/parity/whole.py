@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.checkpoints.compvis.model import load_compvis
-from models.checkpoints.compvis.single_file import read_single
+from models.checkpoints.layouts.compvis.model import load_compvis
+from models.checkpoints.layouts.compvis.single_file import read_single
 from models.checkpoints.load import assemble
 from models.inputs import Inputs
 from models.networks.conditioning import ClassEmbedder, TextEncoder
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
+from models.pipeline.sampling import Conditioning, trajectory
 from models.samplers import Plan, compile_plan
 from models.samplers.update import apply, stack_rows
-from models.sampling import Conditioning, trajectory
 from models.schedule import NoiseSchedule
 from tests.parity.case import Case, NotCoveredError
 

@@ -23,7 +23,7 @@ from contract.request import parse_request
 from core.settings import Settings
 from workers.engine.engine import run
 from workers.engine.messages import Admission
-from workers.loading import load_engine
+from workers.library.loading import load_engine
 
 EMOJI = Path(__file__).parents[2] / "models" / "weights" / "emoji"
 PROMPT, STEPS, GUIDANCE, SIDE = "red heart", 12, 4.0, 256

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from contract.request import PromptedRequest
 from contract.uploads import control_name
-from models.controls.canny import edges
-from models.controls.library import ControlLibrary
+from models.add_ons.controls.canny import edges
+from models.add_ons.controls.library import ControlLibrary
 from models.inputs import Inputs
 from models.networks.conditioning import ClassConfig, Encoded, TextConfig
 from models.networks.controlnet import Control
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from models.samplers.noise import X_T, noise
 from workers.engine.job_spec import JobSpec
 from workers.engine.pictures import mask_tensor, to_tensor

@@ -10,7 +10,7 @@ from torch import Tensor
 from models.inputs import Inputs
 from models.networks.adapters import RowAdapters
 from models.networks.controlnet import RowControls
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from models.samplers.update import apply, coefficients, guide, stack_history
 from workers.engine.latent_state import LatentState
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from contract.lanes import Lane
 from contract.request import Numerics
 from core.errors import DeadlineMissed, JobFailed, LatentdError
-from models.addons import Kept
-from models.controls.library import ControlLibrary
-from models.embeddings.library import EmbeddingLibrary
-from models.loras.library import LoraLibrary
-from models.pipeline import LatentDiffusion
+from models.add_ons.controls.library import ControlLibrary
+from models.add_ons.embeddings.library import EmbeddingLibrary
+from models.add_ons.loras.library import LoraLibrary
+from models.add_ons.shelf import Kept
+from models.pipeline.pipeline import LatentDiffusion
 from workers.engine.conditioning import Conditions, controls
 from workers.engine.decoding import UndecodedImage, decode, decode_preview
 from workers.engine.denoise import denoise

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from PIL import Image
 
 from contract.request import JobRequest
-from models.embeddings.library import Embeddings
-from models.loras.library import Adapters
+from models.add_ons.embeddings.library import Embeddings
+from models.add_ons.loras.library import Adapters
 from models.networks.controlnet import Control
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from models.samplers import Plan
 from workers.engine.pictures import Frame
 

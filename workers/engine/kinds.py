@@ -13,9 +13,9 @@ from contract.request import InpaintRequest, JobRequest
 from contract.uploads import control_name
 from core.errors import InvalidRequest
 from core.pictures import Picture, check_control_size, check_sides, open_upload, read_label_map, read_mask
-from models.config import ModelConfig
 from models.networks.conditioning import RescalerConfig, TextConfig
-from models.pipeline import LatentDiffusion
+from models.pipeline.config import ModelConfig
+from models.pipeline.pipeline import LatentDiffusion
 from models.samplers import compile_plan
 from workers.engine import conditioning
 from workers.engine.conditioning import Conditions

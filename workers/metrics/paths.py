@@ -8,7 +8,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from models.networks.layers import packed
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 
 
 def path_of(model: LatentDiffusion) -> str:

@@ -16,7 +16,7 @@ from jobs.run import JobRun
 from workers.claim_policy import CLAIMS_A_ROUND, ModelLane
 from workers.engine.engine import Engine
 from workers.engine.messages import Admission
-from workers.library import Arrival, ModelLibrary
+from workers.library.library import Arrival, ModelLibrary
 from workers.metrics.families import WorkerMetrics
 from workers.objects.storing import InputsLoaded, Storing
 from workers.queue.circuit_breaker import CircuitBreaker

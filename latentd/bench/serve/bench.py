@@ -16,8 +16,8 @@ from latentd.bench.report import Plot, Report, Row
 from latentd.bench.serve import client, policies, servers
 from latentd.bench.serve.environment import python_of
 from latentd.bench.serve.load import Question, Side, default_mix, measure, runs_of
-from workers.catalogue import find_cards
-from workers.loading import choose_device, choose_dtype, load_engine
+from workers.library.catalogue import find_cards
+from workers.library.loading import choose_device, choose_dtype, load_engine
 
 PLOT = Plot(x="load", y="mean, s", series="side", panel="where")
 NOTE = (

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from core.errors import ConfigurationError
 from models.checkpoints.build import build
 from models.checkpoints.checkpoint import fitted
-from models.checkpoints.detect import load_checkpoint
-from models.checkpoints.first_stage import FirstStage, load_first_stage
-from models.config import IMAGENET, Concat, ModelConfig
-from models.denoiser import Denoiser
+from models.checkpoints.layouts.detect import load_checkpoint
+from models.checkpoints.layouts.first_stage import FirstStage, load_first_stage
 from models.inputs import Inputs
 from models.networks.autoencoder import Autoencoder
 from models.networks.conditioning import (
@@ -31,7 +29,9 @@ from models.networks.conditioning import (
 )
 from models.networks.make import make_conditioner
 from models.networks.unet import UNet
-from models.pipeline import LatentDiffusion
+from models.pipeline.config import IMAGENET, Concat, ModelConfig
+from models.pipeline.denoiser import Denoiser
+from models.pipeline.pipeline import LatentDiffusion
 from models.schedule import NoiseSchedule
 from models.tokenizers.prompts import PromptTokenizer, shipped_bert
 from models.training.configs.diffusion import DiffusionRun, LdmRun, MapCondition, TextCondition

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.networks.conditioning import ClassConfig, ConditionerModule, TextConfig, TextEncoder
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.diffusion import LatentRun
 from models.training.data.folder import Folder
 from models.training.data.masks import draw_mask

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.networks.conditioning import ClassConfig
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.diffusion import Conditioned, LatentRun, UpscalerRun
 from models.training.data.folder import Folder
 from models.training.data.order import Order

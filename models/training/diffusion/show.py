@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from models.inputs import Inputs
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
+from models.pipeline.sampling import Conditioning, sample
 from models.samplers.compile import compile_plan
 from models.samplers.noise import X_T, noise
-from models.sampling import Conditioning, sample
 from models.training.configs.diffusion import LatentRun
 
 AT_ONCE = 8

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.networks.autoencoder import Autoencoder
 from models.networks.conditioning import ConditionerModule
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.diffusion import DiffusionRun, LatentRun
 from models.training.data.loader import parts_of
 from models.training.diffusion.model import Trained, pipeline

@@ -10,7 +10,7 @@ from torch import nn
 
 from core.errors import ConfigurationError
 from models.checkpoints.checkpoint import fitted
-from models.checkpoints.detect import load_checkpoint
+from models.checkpoints.layouts.detect import load_checkpoint
 from models.networks.attention import AttentionBlock, SpatialTransformer
 from models.networks.blocks import ResBlock
 from models.networks.unet import UNet

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from models.checkpoints.card import write_card
 from models.checkpoints.checkpoint import Checkpoint
-from models.checkpoints.native import save_native
-from models.pipeline import LatentDiffusion
+from models.checkpoints.layouts.native import save_native
+from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.diffusion import CardConfig, DiffusionRun
 
 FOLDER = "checkpoint"  # of a run

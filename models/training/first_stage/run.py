@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from core.errors import ConfigurationError
-from models.checkpoints.first_stage import load_first_stage
+from models.checkpoints.layouts.first_stage import load_first_stage
 from models.networks.autoencoder import Autoencoder
 from models.training.configs.autoencoder import AutoencoderRun
 from models.training.configs.base import write_config

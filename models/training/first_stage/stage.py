@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.checkpoints.first_stage import save_first_stage
+from models.checkpoints.layouts.first_stage import save_first_stage
 from models.features.network import FeatureNetwork
 from models.networks.autoencoder import Autoencoder
 from models.networks.quantize import Quantizer

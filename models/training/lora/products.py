@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import ConfigurationError
-from models.denoiser import Denoiser
+from models.add_ons.loras.names import Part, Place, layers
 from models.inputs import Inputs
-from models.loras.names import Part, Place, layers
 from models.networks.adapters import LowRank, RowAdapters, adapted
 from models.networks.conditioning import TextEncoder
-from models.pipeline import LatentDiffusion
+from models.pipeline.denoiser import Denoiser
+from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.diffusion import LoraRun
 
 ATTENTION = re.compile(r"attn|attention")

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from core.errors import ConfigurationError
 from models.checkpoints.load import load
-from models.denoiser import Denoiser
 from models.networks.conditioning import TextEncoder
-from models.pipeline import LatentDiffusion
+from models.pipeline.denoiser import Denoiser
+from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.base import write_config
 from models.training.configs.diffusion import LoraRun
 from models.training.data.folder import Folder, read_folder, split_held_out

@@ -18,9 +18,9 @@ from latentd.bench.random_model import card_of, loaded, random_checkpoint, stand
 from latentd.bench.shapes import SHAPES, XL, text_model
 from latentd.bench.step_times import make_request as bench_request
 from models.checkpoints.checkpoint import Checkpoint, check
-from models.checkpoints.diffusers.config import unet_config
-from models.config import ModelConfig
+from models.checkpoints.layouts.diffusers.config import unet_config
 from models.networks.layers import can_pack, packed
+from models.pipeline.config import ModelConfig
 from models.samplers.noise import X_T, noise
 from tests.engines import finished, make_engine, make_request, play
 from tests.unit.models.checkpoints.test_full_size import PUBLISHED_XL

@@ -153,8 +153,8 @@ def test_a_missing_diffusers_is_found_out_before_anything_is_installed(
 
 def test_a_peer_answers_a_mixed_batch_in_its_order(tmp_path: Path, card: ModelCard) -> None:
     from latentd.bench.peers.painter import Painter
-    from models.checkpoints.diffusers.writer import save_diffusers
-    from models.checkpoints.native import load_native
+    from models.checkpoints.layouts.diffusers.writer import save_diffusers
+    from models.checkpoints.layouts.native import load_native
 
     folder = write_tiny_inpaint(tmp_path / "native")
     native = load_native(folder)

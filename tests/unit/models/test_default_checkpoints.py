@@ -18,9 +18,9 @@ from contract.card import ModelCard
 from models.checkpoints.card import weights_hash
 from models.checkpoints.load import load
 from models.inputs import Inputs
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
+from models.pipeline.sampling import Conditioning, sample
 from models.samplers import compile_plan
-from models.sampling import Conditioning, sample
 
 WEIGHTS = Path(models.__file__).parent / "weights"
 EMOJI, UPSCALE = WEIGHTS / "emoji", WEIGHTS / "emoji-upscale"

@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.checkpoints.diffusers.config import autoencoder_config
-from models.checkpoints.diffusers.config_writer import autoencoder_json
+from models.checkpoints.layouts.diffusers.config import autoencoder_config
+from models.checkpoints.layouts.diffusers.config_writer import autoencoder_json
+from models.checkpoints.layouts.native import load_native, save_native
 from models.checkpoints.load import assemble, load
-from models.checkpoints.native import load_native, save_native
 from models.inputs import Inputs
 from models.networks.quantize import Quantizer
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
+from models.pipeline.sampling import Conditioning, sample
 from models.samplers import compile_plan
 from models.samplers.noise import X_T, noise
-from models.sampling import Conditioning, sample
 from tests.tiny import configs, random_weights, tiny_tokenizer, write_tiny
 
 EMOJI = Path(__file__).parents[3] / "models" / "weights" / "emoji"

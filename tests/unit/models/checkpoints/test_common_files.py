@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.errors import CheckpointError
-from models.checkpoints.compvis.ema import ROOT, averaged_alone
-from models.checkpoints.detect import load_checkpoint
 from models.checkpoints.inspect import inspect
+from models.checkpoints.layouts.compvis.ema import ROOT, averaged_alone
+from models.checkpoints.layouts.detect import load_checkpoint
 from models.checkpoints.load import load
 from models.checkpoints.scan import scan
 from tests.parity.run import CASES

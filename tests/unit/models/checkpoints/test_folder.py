@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from contract.card import card_files
 from models.checkpoints.convert import convert
-from models.checkpoints.detect import load_checkpoint, loaded_files
 from models.checkpoints.inspect import inspect
+from models.checkpoints.layouts.detect import load_checkpoint, loaded_files
 from models.checkpoints.load import load
 from models.checkpoints.scan import ScannedCheckpoint, scan
 from service.requests.cards import installed_cards
 from tests.parity.run import CASES
 from tests.tiny import write_tiny
-from workers.catalogue import find_cards, write_missing_cards
+from workers.library.catalogue import find_cards, write_missing_cards
 
 SD1 = CASES / "single_file" / "sd1_single_file" / "model.safetensors"
 FOLDER = CASES / "diffusers" / "stable_diffusion_1" / "pipeline"

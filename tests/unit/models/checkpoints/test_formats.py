@@ -18,13 +18,13 @@ from contract.card import ModelCard
 from core.errors import CheckpointError
 from models.checkpoints.checkpoint import Checkpoint, fitted
 from models.checkpoints.convert import convert
-from models.checkpoints.detect import load_checkpoint
 from models.checkpoints.inspect import inspect
+from models.checkpoints.layouts.detect import load_checkpoint
 from models.checkpoints.load import load
 from models.checkpoints.scan import scan
 from models.inputs import Inputs
+from models.pipeline.sampling import Conditioning, sample
 from models.samplers import compile_plan
-from models.sampling import Conditioning, sample
 from tests.parity.run import CASES
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 from tests.unit.models.checkpoints.compvis_keys import random_state, sd_shapes

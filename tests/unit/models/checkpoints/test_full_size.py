@@ -15,15 +15,15 @@ from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelW
 
 from models.checkpoints.build import fit
 from models.checkpoints.checkpoint import Checkpoint, fitted, makers
-from models.checkpoints.compvis.model import load_compvis
-from models.checkpoints.compvis.single_file import SingleFile
-from models.checkpoints.compvis.unet import read_unet
-from models.checkpoints.diffusers.config import unet_config
-from models.checkpoints.diffusers.writer import components, pipeline_class
 from models.checkpoints.files.rename import CLIP, DIFFUSERS, renamed
-from models.config import ModelConfig
+from models.checkpoints.layouts.compvis.model import load_compvis
+from models.checkpoints.layouts.compvis.single_file import SingleFile
+from models.checkpoints.layouts.compvis.unet import read_unet
+from models.checkpoints.layouts.diffusers.config import unet_config
+from models.checkpoints.layouts.diffusers.writer import components, pipeline_class
 from models.networks.conditioning import TextConfig
 from models.networks.unet import UNet
+from models.pipeline.config import ModelConfig
 from tests.unit.models.checkpoints import compvis_keys as keys
 
 KL_F8 = keys.first_stage_shapes([1, 2, 4, 4], 4)

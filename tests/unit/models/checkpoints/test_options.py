@@ -13,13 +13,13 @@ from torch import Tensor
 
 from core.errors import CheckpointError
 from models.checkpoints.build import build
-from models.checkpoints.compvis.conditioner import read_conditioner
-from models.checkpoints.compvis.unet import head_count, read_unet
-from models.checkpoints.diffusers.config import autoencoder_config, unet_config
-from models.checkpoints.diffusers.config_writer import unet_json
-from models.checkpoints.diffusers.reader import _concat
 from models.checkpoints.files.rename import DIFFUSERS, renamed
 from models.checkpoints.files.weights import read_json, read_weights
+from models.checkpoints.layouts.compvis.conditioner import read_conditioner
+from models.checkpoints.layouts.compvis.unet import head_count, read_unet
+from models.checkpoints.layouts.diffusers.config import autoencoder_config, unet_config
+from models.checkpoints.layouts.diffusers.config_writer import unet_json
+from models.checkpoints.layouts.diffusers.reader import _concat
 from models.networks.attention import SelfAttention
 from models.networks.autoencoder import Autoencoder
 from models.networks.conditioning import RescalerConfig, SpatialRescaler

@@ -15,10 +15,10 @@ from torch import Tensor
 from core.errors import CheckpointError
 from core.settings import WEIGHTS_DIR
 from models.checkpoints import load as loading
-from models.checkpoints.compvis.conditioner import read_conditioner
-from models.checkpoints.compvis.prediction import tell_prediction
-from models.checkpoints.detect import load_checkpoint
-from models.checkpoints.diffusers.scheduler import read_scheduler
+from models.checkpoints.layouts.compvis.conditioner import read_conditioner
+from models.checkpoints.layouts.compvis.prediction import tell_prediction
+from models.checkpoints.layouts.detect import load_checkpoint
+from models.checkpoints.layouts.diffusers.scheduler import read_scheduler
 from models.checkpoints.load import load
 from models.checkpoints.scan import scan
 from models.networks.conditioning import TextConfig

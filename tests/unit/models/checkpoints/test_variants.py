@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import CheckpointError
 from models.checkpoints.card import default_card, notes_of
-from models.checkpoints.detect import load_checkpoint
+from models.checkpoints.layouts.detect import load_checkpoint
 from models.checkpoints.variants import variant_of
 from tests.parity.run import CASES
 from tests.tiny import configs

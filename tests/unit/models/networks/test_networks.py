@@ -15,9 +15,9 @@ from transformers.models.clip.modeling_clip import CLIPTextModel
 
 from core.errors import CheckpointError
 from models.checkpoints.build import build
-from models.checkpoints.diffusers.config import autoencoder_config, tower_config, unet_config
-from models.checkpoints.diffusers.reader import TEXT_RENAMES
 from models.checkpoints.files.rename import DIFFUSERS, renamed
+from models.checkpoints.layouts.diffusers.config import autoencoder_config, tower_config, unet_config
+from models.checkpoints.layouts.diffusers.reader import TEXT_RENAMES
 from models.checkpoints.towers import together
 from models.networks.autoencoder import Autoencoder
 from models.networks.conditioning import TextEncoder, TextTower

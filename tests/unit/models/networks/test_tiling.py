@@ -14,7 +14,7 @@ import models
 from models.checkpoints.load import load
 from models.networks.autoencoder import Autoencoder, AutoencoderConfig
 from models.networks.tiling import decode_tiled, encode_tiled
-from models.pipeline import TILE
+from models.pipeline.pipeline import TILE
 
 SEAM = 2 * 2 / 255  # two grey levels, pictures lie in [−1, 1]
 UPSCALE = Path(models.__file__).parent / "weights" / "emoji-upscale"

@@ -13,10 +13,10 @@ from torch import Tensor
 from models.checkpoints.inspect import inspect
 from models.checkpoints.load import load
 from models.inputs import Inputs
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
+from models.pipeline.sampling import Conditioning, sample
 from models.samplers.compile import compile_plan
 from models.samplers.noise import X_T, noise
-from models.sampling import Conditioning, sample
 from models.training.data.folder import read_folder
 from models.training.data.loader import fixed_pictures
 from models.training.diffusion.show import Sampling, Shown, sampled

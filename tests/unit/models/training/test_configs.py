@@ -32,9 +32,9 @@ def test_recipes_are_read(file: Path) -> None:
 def test_the_recipe_is_the_default_checkpoints_shape() -> None:
     """The UNet and first stage that it trains have every key and shape of the committed weights."""
     from models.checkpoints.checkpoint import shapes
-    from models.checkpoints.detect import load_checkpoint
-    from models.checkpoints.first_stage import FirstStage
-    from models.config import ModelConfig
+    from models.checkpoints.layouts.detect import load_checkpoint
+    from models.checkpoints.layouts.first_stage import FirstStage
+    from models.pipeline.config import ModelConfig
     from models.training.diffusion.model import Condition, model_config
 
     for name, kind, task in (("emoji", LdmRun, "ldm"), ("emoji-upscale", UpscalerRun, "upscaler")):

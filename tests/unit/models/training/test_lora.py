@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from core.errors import ConfigurationError
+from models.add_ons.loras.inspect import inspect_lora
+from models.add_ons.loras.library import load_lora
 from models.checkpoints.load import load
 from models.inputs import Inputs
-from models.loras.inspect import inspect_lora
-from models.loras.library import load_lora
 from models.networks.adapters import RowAdapters, adapted
 from models.networks.conditioning import TextEncoder
 from models.training.configs.diffusion import LoraRun

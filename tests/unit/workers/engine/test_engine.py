@@ -11,7 +11,7 @@ from PIL import Image
 
 from core.errors import DeadlineMissed, InvalidRequest, JobFailed
 from models.inputs import Inputs
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from models.samplers import compile_plan
 from tests.engines import (
     NOWHERE,

@@ -18,7 +18,7 @@ from contract.request import REQUESTS
 from core.errors import InvalidRequest
 from models.checkpoints.load import load
 from models.networks.conditioning import SpatialRescaler
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from models.samplers.noise import noise
 from models.schedule import NoiseSchedule
 from tests.engines import finished, inpaint, make_engine, make_request, mask_bytes, picture_bytes, play, png

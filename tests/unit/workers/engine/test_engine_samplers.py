@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import InvalidRequest
 from models.checkpoints.load import load
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from tests.engines import finished, make_engine, make_request, play
 from tests.parity.run import CASES
 from workers.engine.messages import Admission, Called, Outcome, Stepped

@@ -11,8 +11,8 @@ import torch
 
 from core.errors import InvalidRequest
 from models.checkpoints.load import load
-from models.pipeline import LatentDiffusion
-from models.sampling import Conditioning, sample
+from models.pipeline.pipeline import LatentDiffusion
+from models.pipeline.sampling import Conditioning, sample
 from tests.engines import finished, make_engine, make_request, picture_bytes, play
 from tests.parity.run import CASES
 from workers.engine.kinds import job_spec_of, prepare

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from models.samplers import SAMPLERS
 from tests.engines import finished, inpaint, make_engine, make_request, mask_bytes, picture_bytes, play, upscale
 from tests.tiny import write_tiny_inpaint
 from workers.engine.messages import Admission, Called, Finished, Outcome, Prepared
-from workers.loading import load_ready
+from workers.library.loading import load_ready
 
 FAST_BOUND = 2  # levels of 255 by which a fast picture may differ with its neighbours
 

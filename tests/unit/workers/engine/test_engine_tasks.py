@@ -15,7 +15,7 @@ from PIL import Image
 
 from core.errors import InvalidRequest
 from models.checkpoints.load import assemble
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from models.samplers import SAMPLERS
 from tests.engines import (
     finished,

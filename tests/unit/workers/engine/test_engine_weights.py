@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from core.settings import WEIGHTS_DIR
 from models.checkpoints.load import load
-from models.pipeline import LatentDiffusion
+from models.pipeline.pipeline import LatentDiffusion
 from tests.engines import finished, inpaint, make_engine, make_request, play, png, upscale
 from workers.engine.messages import Admission, Called
 

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from core.errors import ConfigurationError
-from models.captured import CapturedCalls
+from models.pipeline.captured import CapturedCalls
 from tests.engines import tiny_models
 from workers.engine.messages import Called
 from workers.metrics.families import WorkerMetrics, listen

@@ -1,0 +1,186 @@
+"""What is added to models from files of its own, LoRAs and ControlNets: carded, found, kept for later."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+from weakref import WeakValueDictionary
+
+from contract.card import ADD_ON_CARD, InstalledAddOn
+from core.errors import CheckpointError
+from models.checkpoints.card import id_of
+from models.checkpoints.layouts.detected import write_json
+
+BLOCK = 1 << 20  # bytes hashed at a time
+BY_PEOPLE = ("id", "description", "licence", "trigger_words")  # of a card, kept when the file is replaced
+FAMILIES = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # by the width of the context
+
+I = TypeVar("I", bound=InstalledAddOn)  # noqa: E741 (a card as it is installed)
+T = TypeVar("T")
+
+
+class Named(Protocol):
+    """An add-on as a request names it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def hash(self) -> str: ...
+
+
+class Stamped(Protocol):
+    """A card of a file, with the hash that it had at a size and time of change."""
+
+    @property
+    def hash(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def changed_ns(self) -> int: ...
+
+
+class OnDisk(Protocol):
+    """A file with its card."""
+
+    @property
+    def card(self) -> Stamped: ...
+    @property
+    def path(self) -> Path: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[I]):
+    """An add-on on the disk."""
+
+    card: I
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned(Generic[I]):
+    """An add-on of the directory: whether its card was written now, or why it can't be."""
+
+    path: Path
+    card: I | None = None
+    written: bool = False
+    error: str | None = None
+
+
+def scan_addons(
+    files: Iterable[tuple[Path, str]], form: type[I], describe: Callable[[Path], Mapping[str, Any]]
+) -> list[Scanned[I]]:
+    """Make a card of `form` beside each file that has none or was replaced; files come with the names of their ids.
+
+    Never raises for a file: one that can't be used has a card that says why.
+    """
+    taken: set[str] = set()
+    found = []
+    for path, name in files:
+        item = _scanned(path, name, taken, form, describe)
+        found.append(item)
+        taken |= {item.card.id} if item.card is not None else set()
+    return found
+
+
+def _scanned(
+    path: Path, name: str, taken: Collection[str], form: type[I], describe: Callable[[Path], Mapping[str, Any]]
+) -> Scanned[I]:
+    place = path.with_name(path.stem + ADD_ON_CARD)
+    try:
+        stat, said = path.stat(), _read(place)
+        stamp = {"file": path.name, "size": stat.st_size, "changed_ns": stat.st_mtime_ns}
+        if said is not None and stamp.items() <= said.items():
+            return Scanned(path, form.model_validate(said))
+        kept = {key: said[key] for key in BY_PEOPLE if said is not None and said.get(key)}
+        card = {"id": id_of(name, taken), **_described(path, describe), **kept, **stamp, "hash": file_hash(path)}
+        checked = form.model_validate(card)
+        write_json(place, checked.model_dump(mode="json"))
+        return Scanned(path, checked, written=True)
+    except (CheckpointError, OSError, ValueError) as error:
+        return Scanned(path, error=f"{place}: {' '.join(str(error).split())}")
+
+
+def _described(path: Path, describe: Callable[[Path], Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the fields of a card that a file tells; of one that can't be used, why."""
+    try:
+        return describe(path)
+    except CheckpointError as error:
+        return {"unserved": error.detail.removeprefix(f"{path}: ")}
+
+
+def _read(card: Path) -> dict[str, Any] | None:
+    if not card.is_file():
+        return None
+    value = json.loads(card.read_text("utf-8-sig"))
+    return value if isinstance(value, dict) else None
+
+
+class Kept:
+    """Loaded add-ons, the least recently used dropped over a budget of bytes; what running jobs hold is beside it."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._held: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
+
+    @property
+    def bytes(self) -> int:
+        """Size of what is kept."""
+        return sum(size for _, size in self._kept.values())
+
+    def get(self, key: Hashable, load: Callable[[], T], size: Callable[[T], int]) -> T:
+        """Return what is kept, or held by a job still, under `key`; else load it."""
+        held: T | None = self._held.get(key)
+        value = load() if held is None else held
+        if key not in self._kept:
+            self._kept[key] = value, size(value)
+            self._held[key] = value
+        self._kept.move_to_end(key)
+        while self.bytes > self._budget and self._kept:
+            self._kept.popitem(last=False)
+        return value
+
+
+def path_of(found: Mapping[str, Found[I]], what: str, field: str, named: Named) -> Path:
+    """Find the file of an add-on that a request names.
+
+    Raises:
+        CheckpointError: it isn't there, or was replaced since the request was accepted, by its id.
+    """
+    there = found.get(named.id)
+    if there is None:
+        raise CheckpointError(f"{what} {named.id!r} isn't here", field=field, value=named.id)
+    if (now := current_hash(there)) != named.hash:
+        was = f"{named.hash[:10]} then, {now[:10]} now"
+        detail = f"{what} {named.id!r} was replaced since the job was accepted: {was}"
+        raise CheckpointError(detail, field=field, value=named.id, bound=named.hash)
+    return there.path
+
+
+def current_hash(found: OnDisk) -> str:
+    """Return a file's hash: the card's, unless size or time of change say that it was replaced since.
+
+    Raises:
+        CheckpointError: it can't be read.
+    """
+    try:
+        stat = found.path.stat()
+        if (stat.st_size, stat.st_mtime_ns) == (found.card.size, found.card.changed_ns):
+            return found.card.hash
+        return file_hash(found.path)
+    except OSError as error:
+        raise CheckpointError(f"{found.path}: {error}") from error
+
+
+def file_hash(path: Path) -> str:
+    """Hash (SHA-256) a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,100 @@
+"""First stages in files of their own, which take a model's place: beside it, or in the folder VAE by its card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from contract.card import CARD, DEPTH
+from core.errors import CheckpointError
+from models.checkpoints.build import State
+from models.checkpoints.checkpoint import Checkpoint
+from models.checkpoints.files.rename import DIFFUSERS, renamed
+from models.checkpoints.files.weights import component_files, is_weights, read_json, read_weights
+from models.checkpoints.layouts.compvis.first_stage import read_first_stage
+from models.checkpoints.layouts.compvis.model import FIRST_STAGE, below
+from models.checkpoints.layouts.compvis.single_file import read_single
+from models.checkpoints.layouts.diffusers.config import autoencoder_config
+from models.networks.autoencoder import AutoencoderConfig
+
+MARK = ".vae"  # ends the stem of a file that belongs to the model of that name
+FIELD = "vae"  # of a model's card
+FOLDERS = ("VAE", "vae")
+SUFFIXES = (".safetensors", ".pt", ".ckpt")
+
+
+def is_companion(file: Path) -> bool:
+    """Tell `NAME.vae.safetensors` and its like, which are no models by themselves."""
+    return file.stem.lower().endswith(MARK)
+
+
+def vae_of(card_folder: Path, file: Path | None) -> Path | None:
+    """Find what replaces the first stage of a model with this card: what that names, else what lies beside the file.
+
+    Raises:
+        CheckpointError: the card names one that isn't there, or doesn't read.
+    """
+    card = card_folder / CARD
+    name = read_json(card).get(FIELD) if card.is_file() else None
+    if name is not None:
+        return _named(card, str(name))
+    beside = [] if file is None else [file.with_name(f"{file.stem}{MARK}{suffix}") for suffix in SUFFIXES]
+    return next((path for path in beside if is_weights(path)), None)
+
+
+def _named(card: Path, name: str) -> Path:
+    for folder in _places(card.parent) if Path(name).name == name and not name.startswith(".") else ():
+        if is_weights(folder / name) or (folder / name / "config.json").is_file():
+            return folder / name
+    detail = f"{card}: {FIELD} {name!r} is neither beside the model nor in a folder VAE above it"
+    raise CheckpointError(detail, field=FIELD, value=name)
+
+
+def _places(folder: Path) -> Iterator[Path]:
+    """Yield where a card's VAE may lie: its folder, the one above, then the folders VAE up to the models directory."""
+    yield from (folder, folder.parent)
+    yield from (above / name for above in list(folder.parents)[: DEPTH + 1] for name in FOLDERS)
+
+
+def vae_files(path: Path) -> list[Path]:
+    """List the weight files of a first stage, a file or a folder as diffusers writes it.
+
+    Raises:
+        CheckpointError: the folder holds none.
+    """
+    return [path] if path.is_file() else component_files(path)
+
+
+def read_vae(path: Path, *, data: bool = True) -> tuple[AutoencoderConfig, State]:
+    """Read config and weights under our names; without `data` large tensors are shapes alone.
+
+    Raises:
+        CheckpointError: naming the file and the key that is missing.
+    """
+    if path.is_dir():
+        return autoencoder_config(read_json(path / "config.json")), renamed(read_weights(path, data=data), DIFFUSERS)
+    state = read_single(path, data=data).state
+    try:
+        return read_first_stage(below(state, FIRST_STAGE) or state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error.detail}", field=error.field) from error
+
+
+def replaced(checkpoint: Checkpoint, path: Path, vae: tuple[AutoencoderConfig, State]) -> Checkpoint:
+    """Give a checkpoint the first stage that was read from `path`, and say so.
+
+    Raises:
+        CheckpointError: its latents have another shape than the model's own.
+    """
+    own, (config, state) = checkpoint.config.first_stage, vae
+    if (config.factor, config.embed_dim) != (own.factor, own.embed_dim):
+        shapes = [f"f = {each.factor} with {each.embed_dim} channels" for each in (config, own)]
+        raise CheckpointError(f"{path}: its latents have {shapes[0]}, the model's {shapes[1]}", field=FIELD)
+    first = replace(config, force_upcast=config.force_upcast or own.force_upcast)
+    return replace(
+        checkpoint,
+        config=replace(checkpoint.config, first_stage=first),
+        states=checkpoint.states | {"first_stage": state},
+        assumptions=(*checkpoint.assumptions, f"its first stage is that of {path.name}"),
+    )

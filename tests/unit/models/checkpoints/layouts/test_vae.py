@@ -1,0 +1,173 @@
+"""First stages in files of their own: beside a model, by its card, for models without one; a folder of A1111's."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core.errors import CheckpointError
+from models.checkpoints.inspect import inspect
+from models.checkpoints.layouts.detect import load_checkpoint, loaded_files
+from models.checkpoints.load import load
+from models.checkpoints.scan import ScannedCheckpoint, scan
+from service.requests.cards import installed_cards, installed_controlnets, installed_loras
+from tests.controls import write_controls
+from tests.loras import write_loras
+from tests.parity.run import CASES
+from workers.library.catalogue import find_cards, find_controlnets, find_loras, write_missing_cards
+
+SD1 = CASES / "single_file" / "sd1_single_file" / "model.safetensors"
+FOLDER = CASES / "diffusers" / "stable_diffusion_1" / "pipeline"
+PREFIX = "first_stage_model."
+
+
+def another_vae() -> dict[str, Tensor]:
+    """A first stage for `SD1` with other weights than its own, under original names."""
+    own = {key.removeprefix(PREFIX): value for key, value in load_file(SD1).items() if key.startswith(PREFIX)}
+    return {key: value * 2 for key, value in own.items()}
+
+
+def write_lightning(path: Path) -> None:
+    """Write it as Lightning does, in a pickle with what else the training had."""
+    state = another_vae() | {"loss.logvar": torch.zeros(1), "model_ema.decay": torch.zeros(1)}
+    torch.save({"state_dict": state, "epoch": 3, "global_step": 7}, path)
+
+
+def first_stage(path: Path) -> Tensor:
+    weight: Tensor = load(path).first_stage.decoder.conv_out.weight
+    return weight
+
+
+def by_name(models_dir: Path) -> dict[str, ScannedCheckpoint]:
+    return {item.path.name: item for item in scan(models_dir)}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    shutil.copytree(FOLDER / "tokenizer", tmp_path / "tokenizer")  # the tiny model's, whose vocabulary isn't shipped
+    return Path(shutil.copy(SD1, tmp_path / "dream.safetensors"))
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors", "ckpt"])
+def test_what_lies_beside_a_model_is_its_first_stage(model: Path, suffix: str) -> None:
+    plain, vae = first_stage(model), model.with_name(f"dream.vae.{suffix}")
+    if suffix == "safetensors":
+        save_file(another_vae(), vae)
+    else:
+        write_lightning(vae)
+    torch.testing.assert_close(first_stage(model), plain * 2)
+    assert loaded_files(model) == [model, vae]
+    [found] = scan(model.parent)
+    assert (found.path, found.error) == (model, None)
+    assert f"its first stage is that of dream.vae.{suffix}" in found.notes
+    torch.testing.assert_close(first_stage(found.card.parent), plain * 2)
+    assert any(vae.name in note for note in inspect(model).notes)
+
+
+def test_a_vae_that_comes_goes_or_changes_renews_card_and_hash(model: Path) -> None:
+    def card_hash() -> str:
+        [found] = scan(model.parent)
+        return str(json.loads(found.card.read_text("utf-8"))["hash"])
+
+    vae = model.with_name("dream.vae.pt")
+    plain = card_hash()
+    write_lightning(vae)
+    with_vae = card_hash()
+    torch.save({key: value * 3 for key, value in another_vae().items()}, vae)
+    changed = card_hash()
+    vae.unlink()
+    assert len({plain, with_vae, changed}) == 3
+    assert card_hash() == plain
+
+
+def test_a_card_names_one_of_the_folder_vae(model: Path) -> None:
+    plain, [found] = first_stage(model), scan(model.parent)
+    (model.parent / "VAE").mkdir()
+    save_file(another_vae(), model.parent / "VAE" / "mse.safetensors")
+    shutil.copytree(FOLDER / "vae", model.parent / "VAE" / "folder")
+    assert len(scan(model.parent)) == 1
+
+    def name(vae: str) -> None:
+        card = json.loads(found.card.read_text("utf-8"))
+        found.card.write_text(json.dumps({**card, "vae": vae}), "utf-8")
+
+    name("mse.safetensors")
+    torch.testing.assert_close(first_stage(model), plain * 2)
+    assert scan(model.parent)[0].written
+    assert installed_cards(model.parent)["dream"].vae == "mse.safetensors"
+    name("folder")
+    with pytest.raises(CheckpointError, match="its latents have f = 8 with 4 channels, the model's f = 4"):
+        load(model)
+    for bad in ("gone.safetensors", "../dream.safetensors", ".hidden"):
+        name(bad)
+        with pytest.raises(CheckpointError, match="is neither beside the model nor in a folder VAE"):
+            load(model)
+        assert "folder VAE" in str(scan(model.parent)[0].error)
+
+
+def test_a_folder_of_diffusers_takes_one_by_its_card(tmp_path: Path) -> None:
+    folder = shutil.copytree(FOLDER, tmp_path / "m")
+    (tmp_path / "VAE").mkdir()
+    other = {key: value * 2 for key, value in load_file(FOLDER / "vae" / "diffusion_pytorch_model.safetensors").items()}
+    vae = shutil.copytree(FOLDER / "vae", tmp_path / "VAE" / "mse")
+    save_file(other, vae / "diffusion_pytorch_model.safetensors")
+    [found] = scan(tmp_path)
+    found.card.write_text(json.dumps({**json.loads(found.card.read_text("utf-8")), "vae": "mse"}), "utf-8")
+    torch.testing.assert_close(first_stage(folder), first_stage(FOLDER) * 2)
+
+
+def test_a_model_without_one_is_named_and_runs_with_one_beside_it(tmp_path: Path) -> None:
+    state = {key: value for key, value in load_file(SD1).items() if not key.startswith(PREFIX)}
+    model = tmp_path / "bare.safetensors"
+    save_file(state, model)
+    with pytest.raises(CheckpointError, match=r"has no first stage .* as NAME\.vae\.safetensors"):
+        inspect(model)
+    assert "has no first stage" in str(scan(tmp_path)[0].error)
+    save_file(another_vae(), tmp_path / "bare.vae.safetensors")
+    torch.testing.assert_close(first_stage(model), first_stage(SD1) * 2)
+    assert load_checkpoint(model).config.first_stage == load_checkpoint(SD1).config.first_stage
+
+
+def test_a_folder_as_an_a1111_user_has_it(model: Path) -> None:
+    models = model.parent
+    write_lightning(models / "dream.vae.pt")
+    write_lightning(models / "lost.vae.pt")
+    shutil.copy(SD1, models / "old.ckpt")
+    (models / "cut.ckpt").write_bytes(SD1.read_bytes()[:1000])
+    lora, controls = write_loras(models), write_controls(models)
+    shutil.copy(CASES / "controlnet" / "canny_single_file" / "control_canny.pth", controls / "control_canny.pth")
+    (models / "VAE").mkdir()
+    save_file(another_vae(), models / "VAE" / "mse.safetensors")
+    (models / "embeddings").mkdir()
+    torch.save({"string_to_param": {"*": torch.zeros(1, 32)}}, models / "embeddings" / "style.pt")
+    for folder, name in ((models, "dream"), (models, "old"), (lora, "style"), (controls, "control_canny")):
+        Image.new("RGB", (8, 8)).save(folder / f"{name}.preview.png")
+        (folder / f"{name}.civitai.info").write_text('{"id": 1, "model": {"name": "x"}}', "utf-8")
+        (folder / f"{name}.txt").write_text("sks, dog", "utf-8")
+        (folder / f"{name}.yaml").write_text("model:\n  target: cldm.cldm.ControlLDM\n", "utf-8")
+    (models / "Put Stable Diffusion checkpoints here.txt").touch()
+    os.mkfifo(models / "pipe.vae.pt")
+    write_missing_cards(models)
+    assert list(installed_cards(models)) == list(find_cards(models)) == ["dream", "old"]
+    assert list(installed_loras(models)) == list(find_loras(models)) == ["conv", "peft", "style"]
+    assert set(installed_controlnets(models)) == set(find_controlnets(models)) == {"any", "lines", "control_canny"}
+    assert not any(
+        card.unserved for card in (*installed_loras(models).values(), *installed_controlnets(models).values())
+    )
+    found = by_name(models)
+    assert sorted(found) == ["cut.ckpt", "dream.safetensors", "lost.vae.pt", "old.ckpt"]
+    assert "its first stage is that of dream.vae.pt" in found["dream.safetensors"].notes
+    assert "a VAE whose model is not beside it" in str(found["lost.vae.pt"].error)
+    assert found["cut.ckpt"].error is not None
+    torch.testing.assert_close(first_stage(model), first_stage(models / "old.ckpt") * 2)
+    assert inspect(models / "VAE" / "mse.safetensors").description.startswith("First stage alone")
+    with pytest.raises(CheckpointError, match="an embedding"):
+        inspect(models / "embeddings" / "style.pt")

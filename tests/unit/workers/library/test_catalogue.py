@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from contract.base import Kind
+from contract.card import CardDefaults, ModelCard
+from core.errors import ConfigurationError
+from core.settings import Settings
+from workers.library.catalogue import choose, chosen_cards, default_model, find_cards, write_missing_cards
+
+
+def write_card(models_dir: Path, model: str, *tasks: Kind) -> None:
+    card = ModelCard(
+        id=model,
+        description="",
+        hash="0",
+        tasks=tasks,
+        native_size=64,
+        latent_factor=8,
+        defaults=CardDefaults(steps=4, sampler="ddim"),
+        fields=(),
+        prediction_type="eps",
+        samplers=("ddim",),
+        licence="none",
+    )
+    (models_dir / model).mkdir()
+    (models_dir / model / "card.json").write_text(card.to_json())
+
+
+def test_by_default_the_first_model_of_each_task_that_the_default_one_lacks(tmp_path: Path) -> None:
+    write_card(tmp_path, "art", "txt2img", "inpaint")
+    write_card(tmp_path, "big", "upscale")
+    write_card(tmp_path, "bigger", "upscale")
+    write_card(tmp_path, "other", "txt2img")
+    assert choose(find_cards(tmp_path), [], "art") == ["art", "big"]
+    assert choose(find_cards(tmp_path), ["other", "bigger", "other"], "art") == ["other", "bigger"]
+    assert list(chosen_cards(Settings(models_dir=tmp_path, model="art"), [])) == ["art", "big"]
+
+
+def test_an_unknown_model_names_those_that_are_there(tmp_path: Path) -> None:
+    write_card(tmp_path, "art", "txt2img")
+    with pytest.raises(ConfigurationError, match="no model 'none'; there are: art"):
+        choose(find_cards(tmp_path), ["none"], "art")
+    with pytest.raises(ConfigurationError, match="there are: none"):
+        choose(find_cards(tmp_path / "empty"), [], "art")
+
+
+def test_a_card_that_does_not_read_is_left_out_with_one_line(tmp_path: Path) -> None:
+    write_card(tmp_path, "art", "txt2img")
+    write_card(tmp_path, "big", "upscale")
+    (tmp_path / "art" / "card.json").write_text("{}")
+    with capture_logs() as lines:
+        write_missing_cards(tmp_path)
+        assert list(find_cards(tmp_path)) == ["big"]
+    assert [(line["event"], line["path"]) for line in lines] == [("card left out", str(tmp_path / "art" / "card.json"))]
+
+
+def test_another_default_is_taken_only_where_none_was_chosen(tmp_path: Path) -> None:
+    write_card(tmp_path, "big", "upscale")
+    write_card(tmp_path, "sketch", "txt2img")
+    found = find_cards(tmp_path)
+    assert default_model(found, Settings(models_dir=tmp_path)) == "sketch"
+    assert default_model(found, Settings(models_dir=tmp_path, model="gone")) == "gone"
+    assert default_model({}, Settings(models_dir=tmp_path)) == "emoji"
+    assert list(chosen_cards(Settings(models_dir=tmp_path), [])) == ["sketch", "big"]
