@@ -11,9 +11,9 @@ export function attempt(call, changed) {
   const output = h("div", { className: "answer", role: "status" });
   const send = button("Send", { type: "submit", className: "button primary" });
   const fields = [
-    ...call.parameters.map((parameter) => parameterField(call, parameter, changed)),
-    ...(call.choosesAnswer ? [answerField(call, changed)] : []),
     ...(call.media ? bodyFields(call, changed) : []),
+    ...(call.choosesAnswer ? [answerField(call, changed)] : []),
+    ...call.parameters.map((parameter) => parameterField(call, parameter, changed)),
   ];
   const form = h("form", {}, ...fields, send);
   let running = null;
@@ -74,7 +74,7 @@ function answerField(call, changed) {
 function bodyFields(call, changed) {
   const id = `${call.id}-body`;
   const written = () => JSON.stringify(call.fields, null, 2);
-  const input = h("textarea", { id, value: written(), rows: 7, spellcheck: false });
+  const input = h("textarea", { id, value: written(), rows: 5, spellcheck: false });
   input.addEventListener("input", () => {
     const fields = objectOf(input.value);
     input.setCustomValidity(fields === null ? "Write a JSON object." : "");
@@ -88,8 +88,12 @@ function bodyFields(call, changed) {
     changed();
   };
   const label = call.media === "multipart/form-data" ? "Fields of the form, as JSON" : "Body, as JSON";
+  const fields = (wanted) =>
+    call.pictures.filter((each) => each.wanted === wanted).map((each) => pictureField(call, each, changed));
+  const more = fields(false);
   return [
-    ...call.pictures.map((each) => pictureField(call, each, changed)),
+    ...fields(true),
+    ...(more.length ? [h("details", {}, h("summary", {}, "More files"), ...more)] : []),
     ...(call.examples.length > 1 ? [exampleField(call, use)] : []),
     labelled(id, label, null, input),
   ];

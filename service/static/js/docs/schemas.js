@@ -32,7 +32,7 @@ export class Schemas {
     const schema = this.resolved(given);
     if (schema.name) return [h("a", { href: `#schema-${schema.name}` }, title(schema))];
     const choices = (schema.anyOf ?? schema.oneOf)?.filter((each) => each.type !== "null");
-    if (choices) return [...choices.flatMap((each, i) => [i && " or ", ...this.words(each)]), default_(schema)];
+    if (choices) return [...choices.flatMap((each, i) => [i > 0 && " or ", ...this.words(each)]), default_(schema)];
     if (schema.const !== undefined) return [JSON.stringify(schema.const)];
     const type = schema.enum?.join(" | ") ?? schema.format ?? schema.type ?? "anything";
     const items = schema.type === "array" && schema.items ? [" of ", ...this.words(schema.items)] : [];
