@@ -29,6 +29,7 @@ WRITTEN = re.compile(r"-o (\w[\w.-]*\.\w+)|\.save\(\"([\w.-]+)\"\)")
 SIDE = 64  # tiny models draw pictures of 512 pixels, too, but not soon
 PLACES = {
     "=512": f"={SIDE}",
+    "> 245": "> 128",  # what is white: they draw noise around grey
     "localhost:8000": "127.0.0.1:PORT",
     ".venv/bin/latentd": f"{sys.executable} -m latentd",
 }
