@@ -18,6 +18,7 @@ from contract.redis_keys import events_key
 from core.errors import Problem
 from core.storage import open_store
 from service.webhooks.outbox import JobEnded
+from service.webhooks.send import signed_headers
 from tests.gateway import fail, finish, png, running, settings_for
 
 
@@ -93,6 +94,16 @@ def test_a_webhook_is_as_described(client: httpx2.Client, document: dict[str, An
     body = document["webhooks"]["job-ended"]["post"]["requestBody"]["content"]["application/json"]
     check(document, body["schema"], sent)
     assert sent["timestamp"].endswith("Z")
+    described = {each["name"] for each in document["webhooks"]["job-ended"]["post"]["parameters"]}
+    assert described == set(signed_headers(b"secret", "id", 0, b""))
+
+
+def test_each_call_has_an_example_of_its_body(document: dict[str, Any]) -> None:
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    bodies = [operation["requestBody"]["content"] for operation in operations if "requestBody" in operation]
+    assert len(bodies) > 10
+    for body in bodies:
+        assert any("examples" in content for content in body.values()), body
 
 
 def test_below_a_path_the_server_is_named(redis_url: str, tmp_path: Path) -> None:
