@@ -7,13 +7,13 @@ import { h } from "./js/lib/dom.js";
 import { attempt } from "./js/docs/attempt.js";
 import { Call, learn } from "./js/docs/call.js";
 import { Code } from "./js/docs/code.js";
-import { code, Schemas, table } from "./js/docs/schemas.js";
+import { code, prose, Schemas, table } from "./js/docs/schemas.js";
 
 const heading = (text) => h("h4", {}, text);
 const method = (name) => h("span", { className: `method ${name.toLowerCase()}` }, name.toUpperCase());
 const section = (id, title, ...children) => h("section", { id }, h("h3", {}, ...title), ...children);
 
-const said = ({ summary, description }) => [summary && h("p", { className: "summary" }, summary), description && h("p", {}, description)];
+const said = ({ summary, description }) => [summary && h("p", { className: "summary" }, summary), description && h("p", {}, ...prose(description))];
 
 /** Folded away until it is asked for, and drawn then. */
 function folded(title, draw) {
@@ -26,7 +26,7 @@ const parameterRows = (call, schemas) =>
   call.parameters.map(({ name, in: place, required, schema, description }) => [
     code(name),
     [`${place}${required ? ", required" : ""}: `, ...schemas.words(schema)],
-    description ?? schema.description ?? "",
+    prose(description ?? schema.description),
   ]);
 
 function bodies({ requestBody }, schemas) {
@@ -39,10 +39,10 @@ const contents = (content, schemas) =>
   ]);
 
 const answerRows = ({ responses }, schemas) =>
-  Object.entries(responses).map(([status, { description, content }]) => [code(status), contents(content, schemas), description ?? ""]);
+  Object.entries(responses).map(([status, { description, content }]) => [code(status), contents(content, schemas), prose(description)]);
 
 const headerRows = ({ responses }) =>
-  Object.entries(responses["200"]?.headers ?? {}).map(([name, { description }]) => [code(name), description ?? ""]);
+  Object.entries(responses["200"]?.headers ?? {}).map(([name, { description }]) => [code(name), prose(description)]);
 
 function reference(call, schemas) {
   const rows = parameterRows(call, schemas);
@@ -88,7 +88,7 @@ const webhooks = (document_, schemas) =>
       [method("post"), " ", code("webhook_url")],
       ...said(post),
       heading("Headers"),
-      table(["Header", "Means"], post.parameters.map((each) => [code(each.name), each.description])),
+      table(["Header", "Means"], post.parameters.map((each) => [code(each.name), prose(each.description)])),
       ...bodies(post, schemas),
       heading("What you answer"),
       table(["Status", "Means"], Object.entries(post.responses).map(([status, { description }]) => [code(status), description])),

@@ -46,7 +46,7 @@ export class Schemas {
     const rows = Object.entries(properties).map(([name, field]) => [
       code(name),
       [...this.words(field), required.includes(name) && ", required"],
-      field.description ?? "",
+      prose(field.description),
     ]);
     return rows.length ? table(["Field", "Is", "Means"], rows) : h("p", { className: "help" }, "No fields.");
   }
@@ -58,7 +58,7 @@ export class Schemas {
         "section",
         { id: `schema-${name}` },
         h("h3", {}, title({ name })),
-        schema.description && h("p", {}, schema.description),
+        schema.description && h("p", {}, ...prose(schema.description)),
         schema.properties ? this.fields(schema) : h("p", {}, ...this.words(schema)),
       ),
     );
@@ -71,6 +71,9 @@ const title = ({ name }) => name.split("__").pop();
 const default_ = (schema) => schema.default !== undefined && schema.default !== null && `, default ${JSON.stringify(schema.default)}`;
 
 export const code = (text) => h("code", {}, text);
+
+/** A description, whose `names` are code. */
+export const prose = (text) => (text ?? "").split("`").map((part, i) => (i % 2 ? code(part) : part));
 
 /** A table whose rows a narrow window stacks. */
 export const table = (heads, rows) =>
