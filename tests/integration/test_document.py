@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 from jsonschema import Draft202012Validator
+from latentd_client import Client
 from openapi_spec_validator import validate
 from redis import Redis
 
@@ -96,6 +97,13 @@ def test_a_webhook_is_as_described(client: httpx2.Client, document: dict[str, An
     assert sent["timestamp"].endswith("Z")
     described = {each["name"] for each in document["webhooks"]["job-ended"]["post"]["parameters"]}
     assert described == set(signed_headers(b"secret", "id", 0, b""))
+
+
+def test_each_task_is_a_method_of_the_client_as_the_code_of_docs_has_it(document: dict[str, Any]) -> None:
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    tasks = {operation["operationId"] for operation in operations if operation.get("tags") == ["tasks"]}
+    assert "txt2img" in tasks
+    assert {task for task in tasks if not hasattr(Client, task)} == set()
 
 
 def test_each_call_has_an_example_of_its_body(document: dict[str, Any]) -> None:
