@@ -50,6 +50,9 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
 CMD ["latentd", "gateway"]
 
 FROM base AS worker
+# Triton builds with it what fuses a UNet's kernels; without it they run one by one.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 COPY --from=install-worker /opt/venv /opt/venv
 COPY contract contract
 COPY core core
