@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from core.errors import ConfigurationError, DiskFull
+from core.errors import ConfigurationError, DiskFull, LatentdError
 from latentd.preference.study import Method, Showing, Study
 
 TASKS = (1, 2)
@@ -41,6 +41,7 @@ class Answer:
 
 
 COLUMNS = [field.name for field in fields(Answer)]
+HEADER = ",".join(COLUMNS) + "\n"
 
 
 def read_answers(path: Path) -> list[Answer]:
@@ -67,18 +68,24 @@ class AnswerFile:
         self._study = study
         self._lock = threading.Lock()
         self._file = _opened(path)
-        data = self._file.read()
+        try:
+            answers = self._resumed(path)
+        except LatentdError:
+            self._file.close()
+            raise
+        self._answered = {(answer.participant, answer.picture) for answer in answers}
+
+    def _resumed(self, path: Path) -> list[Answer]:
+        study, data = self._study, self._file.read()
+        answers = _parsed(path, data)
+        own = (study.task, study.a, study.b, study.seed)
+        for task, a, b, seed in {(*answer.study, answer.seed) for answer in answers} - {own}:
+            raise _refused(path, f"has answers to --task {task} of {a} and {b} by --seed {seed}; name another --out")
         whole = data.rfind(b"\n") + 1
         os.ftruncate(self._file.fileno(), whole)  # a line without its end was never confirmed to anybody
-        answers = _parsed(path, data)
-        for other in {(*answer.study, answer.seed) for answer in answers} - {
-            (study.task, study.a, study.b, study.seed)
-        }:
-            task, a, b, seed = other
-            raise _refused(path, f"has answers to --task {task} of {a} and {b} by --seed {seed}; name another --out")
-        self._answered = {(answer.participant, answer.picture) for answer in answers}
         if not whole:
-            self._append(",".join(COLUMNS) + "\n")
+            self._append(HEADER)
+        return answers
 
     @property
     def count(self) -> int:
@@ -139,10 +146,10 @@ def _line(answer: Answer) -> str:
 
 def _parsed(path: Path, data: bytes) -> list[Answer]:
     try:
-        rows = csv.reader(io.StringIO(data[: data.rfind(b"\n") + 1].decode(), newline=""), strict=True)
-        if next(rows, COLUMNS) != COLUMNS:
+        text = data[: data.rfind(b"\n") + 1].decode()
+        if not (text or data.decode()).startswith(HEADER[: len(data)]):
             raise ValueError("other columns")
-        return list(_answers(rows))
+        return list(_answers(csv.reader(io.StringIO(text.removeprefix(HEADER), newline=""), strict=True)))
     except (ValueError, csv.Error) as error:
         raise _refused(path, "is no file of answers that `latentd preference` wrote") from error
 
