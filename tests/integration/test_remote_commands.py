@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,9 +25,11 @@ from redis import Redis
 from latentd.child import die_with_parent
 from latentd.cli import main
 from service.auth import keys
-from tests.controls import write_controls
+from tests.controls import CASE, write_controls
+from tests.faults.proxy import Proxy
 from tests.integration.processes import wait_for
 from tests.integration.rig import write_models
+from tests.loras import write_middle
 from tests.service import Service, free_port
 from tests.tiny import write_tiny
 
@@ -46,7 +50,10 @@ class Said:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_models(tmp_path_factory.mktemp("models"))
     write_tiny("map", folder / "map")
+    shutil.copytree(CASE / "two_controlnets" / "pipeline", folder / "led")
     write_controls(folder)
+    (folder / "Lora").mkdir()
+    write_middle(folder / "Lora" / "middle.safetensors")
     return folder
 
 
@@ -68,6 +75,7 @@ def run(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (64, 32), "navy").save("picture.png")
     Image.new("L", (64, 32), 255).save("mask.png")
+    Image.new("RGB", (64, 64), "red").save("square.png")
     Image.new("L", (32, 32), 1).save("classes.png")
 
     def run(command: str, code: int = 0) -> Said:
@@ -96,8 +104,10 @@ def texts(path: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "command",
     [
-        "generate cat --seed 7 --steps 2 -n 2 --schedule karras --guidance-interval 0.2 0.8",
+        "generate cat --seed 7 --steps 2 -n 2 --schedule karras --guidance-interval 0.2 0.8 --lora middle:0.5",
+        "generate cat --seed 7 --steps 2 --model led --width 64 --height 64 --control lines=square.png:0.5:canny",
         "inpaint picture.png mask.png cat --seed 7 --steps 2 --feather 2",
+        "img2img picture.png cat --seed 7 --steps 2 --model led --control any=mask.png --control lines=mask.png",
         "upscale picture.png --seed 7 --steps 1",
         "semantic2img classes.png --seed 7 --steps 1 --schedule karras",
     ],
@@ -109,8 +119,8 @@ def test_a_server_draws_what_would_be_drawn_here(command: str, service: Service,
     files = sorted(path.name for path in Path().glob("here*.png"))
     assert files == [path.name.replace("there", "here") for path in sorted(Path().glob("there*.png"))]
     assert [texts(file) for file in files] == [texts(file.replace("here", "there")) for file in files]
-    assert f"{here.last.split('━')[0].rstrip()} " in there.err  # kind and seed before the bar
-    assert there.last.rpartition(" ")[0].endswith(here.last.split()[-2])
+    bar = re.compile(r"^(\w+ seed 7) ━+ (\d+/\d+)", re.MULTILINE)
+    assert bar.findall(there.err) == bar.findall(here.err) != []
 
 
 def test_the_environment_names_the_server_and_an_option_wins(
@@ -128,12 +138,10 @@ def test_the_environment_names_the_server_and_an_option_wins(
     ]
 
 
-def test_loras_and_controls_go_to_the_server(service: Service, run: Run) -> None:
+def test_loras_and_controls_are_the_server_s(service: Service, run: Run) -> None:
     there = f"--server {service.url}"
-    assert "controls.0.id" not in run(f"generate cat --control lines=mask.png:0.5:canny {there}", 1).err
     assert run(f"generate cat --lora none:0.5 {there}", 1).err.startswith("latentd: no LoRA")
     assert run(f"generate cat --control none=mask.png {there}", 1).err.startswith("latentd: no ControlNet")
-    assert run("generate cat --control none=mask.png", 1).err.startswith("latentd: no ControlNet")
 
 
 def test_errors_are_one_line(service: Service, run: Run) -> None:
@@ -189,13 +197,37 @@ def test_nothing_is_loaded_that_draws(service: Service, tmp_path: Path) -> None:
 
 def test_ctrl_c_cancels_the_job_there(service: Service) -> None:
     process = start(f"generate cat --steps 1000 -n 16 --server {service.url}")
-    newest = lambda: service.client.get("/v1/jobs", params={"limit": 1}).json()["items"][0]  # noqa: E731
-    wait_for(lambda: newest()["status"] == "running" and newest()["progress"]["steps"] == 16_000, 30, "start")
+    wait_for(lambda: state(service) == ("running", 16_000), 30, "start")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
-    job = newest()["id"]
-    assert (process.returncode, f"job {job} is canceled" in said, "Traceback" in said) == (130, True, False)
-    wait_for(lambda: newest()["status"] == "canceled", 10, "end")
+    told = f"job {jobs(service)[0]['id']} is canceled"
+    assert (process.returncode, told in said, "Traceback" in said) == (130, True, False)
+    wait_for(lambda: state(service)[0] == "canceled", 10, "end")
+
+
+def test_ctrl_c_before_the_answer_cancels_the_job_that_it_was_about(service: Service) -> None:
+    before = {job["id"] for job in jobs(service)}
+    with Proxy(("127.0.0.1", service.port)) as proxy:
+        proxy.latency_s = 20
+        process = start(f"generate cat --steps 1000 -n 16 --server http://127.0.0.1:{proxy.port}")
+        wait_for(lambda: len(jobs(service)) > len(before), 30, "submission")
+        proxy.latency_s = 0
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=15)
+        assert process.returncode == 130
+    [job] = [job for job in jobs(service) if job["id"] not in before]
+    wait_for(lambda: service.client.get(f"/v1/jobs/{job['id']}").json()["status"] == "canceled", 10, "end")
+
+
+def state(service: Service) -> tuple[str, int]:
+    """Of the newest job, with its steps."""
+    newest = jobs(service)[0]
+    return newest["status"], newest["progress"]["steps"]
+
+
+def jobs(service: Service) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = service.client.get("/v1/jobs", params={"limit": 100}).json()["items"]
+    return found
 
 
 def test_a_key_is_sent_and_a_job_that_waits_is_canceled(client: httpx2.Client, redis: Redis, run: Run) -> None:
