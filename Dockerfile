@@ -37,6 +37,7 @@ RUN /opt/venv/bin/pip install --require-hashes --no-deps -r requirements-worker.
 FROM base AS gateway
 COPY --from=install-gateway /opt/venv /opt/venv
 COPY --from=install-gateway /weights models/weights
+COPY clients clients
 COPY contract contract
 COPY core core
 COPY jobs jobs
@@ -51,6 +52,7 @@ CMD ["latentd", "gateway"]
 
 FROM base AS worker
 COPY --from=install-worker /opt/venv /opt/venv
+COPY clients clients
 COPY contract contract
 COPY core core
 COPY jobs jobs
