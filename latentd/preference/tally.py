@@ -61,4 +61,4 @@ def sign_test(k: int, n: int) -> float:
     tail, ways = 0, 1
     for heads in range(min(k, n - k) + 1):
         tail, ways = tail + ways, ways * (n - heads) // (heads + 1)
-    return min(1.0, 2 * tail / 2**n)
+    return min(1.0, tail / (1 << (n - 1)))

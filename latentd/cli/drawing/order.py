@@ -28,7 +28,7 @@ class Order:
 
     def by_path(self, field: str | None, detail: str) -> str:
         """Tell what is wrong with a picture by its path: fields of a request have no name on a command line."""
-        return f"{self.files[field]}: {detail}" if field in self.files else detail
+        return f"{self.files[field]}: {detail}" if field is not None and field in self.files else detail
 
 
 def _read(path: Path) -> bytes:

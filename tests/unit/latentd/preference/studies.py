@@ -34,7 +34,8 @@ def write_pictures(folder: Path, count: int = 6) -> tuple[Path, Path]:
 
 def make_study(folder: Path, count: int = 6, **fields: Any) -> Study:
     ours, theirs = write_pictures(folder, count)
-    return Study(**{"task": 2, "a": str(ours), "b": str(theirs), "pairs": read_pairs(ours, theirs)} | fields)
+    values: dict[str, Any] = {"task": 2, "a": str(ours), "b": str(theirs), "pairs": read_pairs(ours, theirs)}
+    return Study(**values | fields)
 
 
 def answer(participant: str, picture: str, preferred: Any, task: int = 2) -> Answer:
