@@ -63,8 +63,8 @@ def settled(library: ModelLibrary) -> None:
 
 def test_the_least_recently_used_leaves(models: list[Offered], clock: Clock) -> None:
     library = library_of(models, clock, room=2, resident=2)
-    library.use("one")
-    library.want("three", used=["three"])
+    library.use(["one"])
+    library.want(["three"], used=["three"])
     assert list(library.resident) == ["one"]
     assert library.take_evicted() == ["two"]
     settled(library)
@@ -75,10 +75,10 @@ def test_the_least_recently_used_leaves(models: list[Offered], clock: Clock) -> 
 def test_what_has_jobs_stays_and_is_given_no_more_until_it_leaves(models: list[Offered], clock: Clock) -> None:
     library = library_of(models, clock, room=2, resident=2)
     used = ["one", "two", "three"]
-    library.want("three", used)
+    library.want(["three"], used)
     assert list(library.resident) == ["one", "two"]
     assert library.claimable(used) == ["two", "three"]
-    library.want("three", ["two", "three"])
+    library.want(["three"], ["two", "three"])
     assert list(library.resident) == ["two"]
     settled(library)
     assert list(library.resident) == ["two", "three"]
@@ -86,7 +86,7 @@ def test_what_has_jobs_stays_and_is_given_no_more_until_it_leaves(models: list[O
 
 def test_one_without_jobs_leaves_before_one_that_was_used_less_recently(models: list[Offered], clock: Clock) -> None:
     library = library_of(models, clock, room=2, resident=2)
-    library.want("three", used=["one", "three"])
+    library.want(["three"], used=["one", "three"])
     assert library.take_evicted() == ["two"]
     settled(library)
 
@@ -94,7 +94,7 @@ def test_one_without_jobs_leaves_before_one_that_was_used_less_recently(models: 
 def test_a_busy_worker_rests_between_loads(models: list[Offered], clock: Clock) -> None:
     library = library_of(models, clock, room=1, resident=1)
     assert library.claimable(["one"]) == ["one", "two", "three"]
-    library.want("two", ["two"])
+    library.want(["two"], ["two"])
     clock.now += 3.0
     settled(library)
     assert library.claimable(["two"]) == ["two"]
@@ -106,9 +106,9 @@ def test_a_busy_worker_rests_between_loads(models: list[Offered], clock: Clock) 
 
 def test_nobody_who_waits_lets_all_stay(models: list[Offered], clock: Clock) -> None:
     library = library_of(models, clock, room=1, resident=1)
-    library.want("two", ["one", "two"])
+    library.want(["two"], ["one", "two"])
     assert library.claimable(["one", "two"]) == ["two"]
-    library.want(None, ["one"])
+    library.want((), ["one"])
     assert library.claimable(["one"]) == ["one", "two", "three"]
     assert list(library.resident) == ["one"]
 
