@@ -84,6 +84,10 @@ def generate(
     lora: Lora = [],  # noqa: B006 (typer copies it)
     prompt_syntax: Syntax = "plain",
     clip_skip: Skip = None,
+    hires: Annotated[float | None, typer.Option(help="Draw once more, over the picture enlarged so much.")] = None,
+    hires_strength: Annotated[float | None, typer.Option(help="How much of that is forgotten, up to 1.")] = None,
+    hires_steps: Annotated[int | None, typer.Option(help="Steps of it. Default: as before.")] = None,
+    hires_upscaler: Annotated[str | None, typer.Option(help="latent, lanczos or a model that upscales.")] = None,
     device: Device = "auto",
     force: Force = False,
     json: Json = False,
@@ -96,6 +100,8 @@ def generate(
     fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale, sampler=sampler, eta=eta, seed=seed)
     fields |= dict(schedule=schedule, guidance_interval=guidance_interval, loras=read_loras(lora), clip_skip=clip_skip)
     fields |= read_syntax(prompt_syntax)
+    second = dict(scale=hires, strength=hires_strength, steps=hires_steps, upscaler=hires_upscaler)
+    fields["hires"] = {name: value for name, value in second.items() if value is not None} or None
     draw(kind, fields | dict(num_images=num_images, model=model), {}, out, device, force=force, json=json)
 
 
@@ -270,7 +276,7 @@ def resolve(
         check_model(settings, cards)
     card = choose_card(cards, kind, body.post.model, settings.model)
     place = settings.models_dir
-    known = Known(installed_loras(place), installed_embeddings(place), installed_controlnets(place))
+    known = Known(installed_loras(place), installed_embeddings(place), installed_controlnets(place), cards)
     request = _planned(body, card, files, settings, known)
     folder = card_folder(settings.models_dir, card.id)
     return request, card, data, warnings_of(request, card, folder, known.vectors(request))
@@ -301,6 +307,7 @@ def read_file(path: Path) -> bytes:
 
 def compute(request: JobRequest, data: dict[str, bytes], settings: Settings, device: str) -> list[Image]:
     """Load the model, run the job under a progress bar and return its pictures."""
+    from contract.stages import models_of
     from workers.engine.engine import run
     from workers.engine.messages import Admission, Outcome, Stepped
     from workers.library.loading import load_engine
@@ -312,13 +319,13 @@ def compute(request: JobRequest, data: dict[str, bytes], settings: Settings, dev
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=plain(stderr=True)) as progress:
-        bar = progress.add_task(f"{request.kind} seed {request.seed}", total=request.steps * request.num_images)
+        bar = progress.add_task(f"{request.kind} seed {request.seed}", total=request.run_steps)
 
         def on_outcome(outcome: Outcome) -> None:
             if isinstance(outcome, Stepped):
                 progress.update(bar, completed=outcome.step, total=outcome.steps)
 
-        engine = load_engine(settings, [request.model], device)
+        engine = load_engine(settings, models_of(request), device)
         return run(engine, Admission("command", request, data), on_outcome)
 
 

@@ -119,7 +119,7 @@ def test_a_model_that_fails_again_and_again_is_offered_no_more(models: list[Offe
 
     library = ModelLibrary(models, models[0].size, broken, clock)
     for tries in range(1, TRIES + 1):
-        library.want("one", ["one"])
+        library.want(["one"], ["one"])
         arrival = ended(library)
         assert arrival.error is not None
         assert "model 'one' can't be loaded" in arrival.error.detail
@@ -142,7 +142,7 @@ def test_memory_returns_as_models_leave(tmp_path: Path, clock: Clock) -> None:
     assert models[0].size > 20 * MIB
     library, sizes = ModelLibrary(models, models[0].size, load_offered, clock), []
     for name in NAMES * 2:
-        library.want(name, [name])
+        library.want([name], [name])
         ended(library)
         assert list(library.resident) == [name]
         gc.collect()
