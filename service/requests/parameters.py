@@ -148,15 +148,12 @@ def second_pass(
     """Return the pass at a higher resolution that follows what is `drawn` by other parameters; None of none.
 
     Raises:
-        InvalidRequest: a size or number of steps, or a picture that is left unfinished, or a model that can't do it.
+        InvalidRequest: a size or number of steps that can't be done, or a picture that is left unfinished.
         NotFound: an upscaler that isn't known.
     """
     sent = post.hires
     if sent is None:
         return None
-    if "img2img" not in card.tasks:
-        detail = f"hires draws over what was drawn, which model {card.id} can't: it has no img2img"
-        raise InvalidRequest(detail, field="hires", value=card.id, bound="a model with img2img")
     if post.denoising_end is not None:
         detail = "hires enlarges a finished picture; with denoising_end it is left unfinished"
         raise InvalidRequest(detail, field="hires", value=post.denoising_end, bound="without denoising_end")

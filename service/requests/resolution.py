@@ -39,14 +39,14 @@ class Known:
     loras: Mapping[str, LoraCard]
     embeddings: Mapping[str, EmbeddingCard]
     controlnets: Mapping[str, ControlNetCard]
-    models: Mapping[str, ModelCard] = MappingProxyType({})
+    models: Mapping[str, ModelCard]
 
     def vectors(self, request: JobRequest) -> dict[str, int]:
         """Count the vectors of the embeddings that a request names, by their lower-case names."""
         return {each.name.lower(): self.embeddings[each.name].vectors for each in request.applied_embeddings}
 
 
-NOTHING = Known({}, {}, {})
+NOTHING = Known({}, {}, {}, {})
 
 
 def resolve(

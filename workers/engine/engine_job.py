@@ -107,6 +107,8 @@ class EngineJob:
         if saved.stage >= len(self.specs):
             raise ValueError(f"a state of stage {saved.stage} for a job of {len(self.specs)}")
         spec = replace(self.specs[saved.stage], latent=saved.latents[0])  # for a first latent, which isn't kept
+        if saved.picture is None and spec.scale > 1:
+            raise ValueError(f"a state of stage {saved.stage} without the picture that it enlarges")
         if saved.picture is not None:
             picture = Image.fromarray(saved.picture.numpy(), "RGB")
             spec = replace(spec, pictures={**spec.pictures, "image": picture})

@@ -1,0 +1,98 @@
+"""A job of two passes on whole workers: broken in each, needing a second model, and told to clients."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from redis import Redis
+
+from contract.add_ons import AppliedUpscaler, Hires
+from contract.redis_keys import CANCELING_KEY, events_key
+from contract.request import JobRequest
+from core.settings import Settings
+from tests.enqueue import enqueue, job_state, make_request
+from tests.integration.rig import MODELS, Rig
+from tests.integration.test_resume import break_at, digests, shown_steps
+from workers.library import loading
+from workers.library.library import offered
+from workers.library.loading import choose_dtype
+
+MakeRig = Callable[..., Rig]
+UP = AppliedUpscaler(id="tiny-upscale", hash="x", scale=4, steps=4, sampler="ddim")
+
+
+def asked(upscaler: str = "latent", **changes: object) -> JobRequest:
+    by = UP if upscaler == UP.id else None
+    hires = Hires(scale=2.0, strength=0.5, steps=16, upscaler=upscaler, enlarged_by=by)
+    return make_request(hires=hires, steps=8, determinism="strict", num_images=2, **changes)
+
+
+@pytest.mark.parametrize("upscaler", ["latent", "lanczos", UP.id])
+def test_it_resumes_in_either_pass_with_the_bytes_of_an_unbroken_run(
+    redis: Redis, make_rig: MakeRig, upscaler: str
+) -> None:
+    request = asked(upscaler)
+    rigs = [make_rig(f"rig-{k}", save_s=0) for k in range(3)]
+    enqueue(redis, "whole", request)
+    assert rigs[2].finish("whole") == ["succeeded"]
+    whole = rigs[2].sample("latentd_denoising_steps_total", model="tiny")
+    enqueue(redis, "broken", request)
+    assert break_at(redis, rigs[0], "broken", 5) < 16
+    rigs[2].reaper.turn()
+    assert break_at(redis, rigs[1], "broken", request.run_steps - 6) > 16
+    rigs[2].reaper.turn()
+    assert rigs[2].finish("broken") == ["succeeded"]
+    assert digests(redis, "broken") == digests(redis, "whole")
+    assert rigs[2].sample("latentd_denoising_steps_total", model="tiny") < whole * 1.5
+    shown = shown_steps(redis, "broken")
+    assert shown == sorted(set(shown))
+    assert shown[-1] == request.run_steps
+    images = json.loads(job_state(redis, "broken")["result"])["images"]
+    assert [(image["width"], image["height"]) for image in images] == [(128, 128)] * 2
+
+
+def test_it_is_canceled_in_its_second_pass(redis: Redis, make_rig: MakeRig) -> None:
+    rig = make_rig("rig")
+    enqueue(redis, "a", asked())
+    rig.until(lambda: rig.step("a") > 16)
+    redis.sadd(CANCELING_KEY, "a")
+    assert rig.finish("a") == ["canceled"]
+    assert redis.exists(events_key("a"))
+
+
+def test_it_is_claimed_by_a_worker_that_holds_both_models_alone(
+    redis: Redis, settings: Settings, make_rig: MakeRig
+) -> None:
+    one = Rig(redis, settings, "one", models=("tiny",))
+    try:
+        enqueue(redis, "two-models", asked(UP.id))
+        enqueue(redis, "one-model", asked())
+        assert one.finish("one-model") == ["succeeded"]
+        assert job_state(redis, "two-models")["status"] == "queued"
+    finally:
+        one.close()
+    assert make_rig("both").finish("two-models") == ["succeeded"]
+
+
+def test_its_second_model_is_loaded_beside_the_first_or_left_to_others(
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "MIB", 1 << 10)
+    dtype = choose_dtype(settings.dtype, "cpu")
+    sizes = {name: offered(name, settings.models_dir / name, "cpu", dtype).size >> 10 for name in MODELS}
+    room = max(sizes.values()) + 1
+    small = Rig(redis, settings.model_copy(update={"models_mb": room}), "small")
+    large = Rig(redis, settings.model_copy(update={"models_mb": sum(sizes.values()) + 2}), "large")
+    try:
+        enqueue(redis, "a", asked(UP.id))
+        for _ in range(20):
+            small.loop.round()
+        assert job_state(redis, "a")["status"] == "queued"
+        del large.library.resident[UP.id]
+        assert large.finish("a") == ["succeeded"]
+        assert large.sample("latentd_model_loads_total", model=UP.id, outcome="succeeded") == 1
+    finally:
+        small.close()
+        large.close()
