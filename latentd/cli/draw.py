@@ -87,7 +87,7 @@ def generate(
     hires: Annotated[float | None, typer.Option(help="Draw once more, over the picture enlarged so much.")] = None,
     hires_strength: Annotated[float | None, typer.Option(help="How much of that is forgotten, up to 1.")] = None,
     hires_steps: Annotated[int | None, typer.Option(help="Steps of it. Default: as before.")] = None,
-    hires_upscaler: Annotated[str | None, typer.Option(help="latent, lanczos or a model that upscales.")] = None,
+    hires_upscaler: Annotated[str | None, typer.Option(help="lanczos, latent or a model that upscales.")] = None,
     device: Device = "auto",
     force: Force = False,
     json: Json = False,

@@ -12,7 +12,7 @@ from typing import Annotated, TypeAlias
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import from_json
 
-from contract.add_ons import LATENT, Preprocess
+from contract.add_ons import LANCZOS, Preprocess
 from contract.lanes import Lane
 from contract.prompts import PromptSyntax
 from contract.request import SEEDS, Determinism, MaskMode, OutputFormat
@@ -82,10 +82,10 @@ class HiresPost(BaseModel):
         default=None, ge=1, le=1000, description="Of which the last int(steps · strength) are run; default: as before."
     )
     upscaler: str = Field(
-        default=LATENT,
+        default=LANCZOS,
         min_length=1,
         max_length=128,
-        description="latent (the latents, bilinearly), lanczos (the pixels), or the id of a model that upscales.",
+        description="lanczos (the pixels), latent (the latents, bilinearly), or the id of a model that upscales.",
     )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import httpx2
 import pytest
 from redis import Redis
 
 from contract.add_ons import AppliedUpscaler, Hires
-from contract.redis_keys import CANCELING_KEY, events_key
+from contract.job import JobRecord
+from contract.redis_keys import CANCELING_KEY, JOBS_KEY, events_key, serving_key, work_key
 from contract.request import JobRequest
 from core.settings import Settings
 from tests.enqueue import enqueue, job_state, make_request
@@ -96,3 +98,45 @@ def test_its_second_model_is_loaded_beside_the_first_or_left_to_others(
     finally:
         small.close()
         large.close()
+
+
+def test_it_is_posted_as_json_or_a_form_and_belongs_to_what_an_idempotency_key_stands_for(
+    client: httpx2.Client, redis: Redis
+) -> None:
+    sent, once = {"prompt": "red heart", "hires": {"scale": 1.5, "steps": 10}}, {"Idempotency-Key": "k"}
+    job = client.post("/v1/txt2img", json=sent, headers=once).json()
+    assert job["request"]["hires"] == {"scale": 1.5, "strength": 0.5, "steps": 10, "upscaler": "lanczos"}
+    assert (job["progress"], job["request"]["width"]) == ({"step": 0, "steps": 25}, 64)
+    assert redis.hget(work_key("painter", "interactive"), job["id"]) == b"txt2img 96 96 14 2 1"
+    record = JobRecord.read(job_state(redis, job["id"])["record"])
+    assert record.request.run_steps == 25
+    form = {"prompt": (None, "red heart"), "hires": (None, '{"scale": 1.5, "steps": 10}')}
+    again = client.post("/v1/txt2img", files=form, headers=once)
+    assert (again.json()["id"], again.headers["idempotency-replayed"]) == (job["id"], "true")
+    other = client.post("/v1/txt2img", json=sent | {"hires": {"scale": 1.5, "steps": 11}}, headers=once)
+    assert other.status_code == 409
+
+
+def test_what_the_model_can_t_is_refused_by_name_and_nothing_is_enqueued(client: httpx2.Client, redis: Redis) -> None:
+    cases = [
+        ({"scale": 1.1}, 422, "hires.scale"),
+        ({"scale": 4, "upscaler": "latent"}, 422, "hires.scale"),
+        ({"upscaler": "painter"}, 404, "hires.upscaler"),
+    ]
+    for hires, status, field in cases:
+        answer = client.post("/v1/txt2img", json={"width": 2048, "height": 1040, "hires": hires})
+        assert (answer.status_code, answer.json()["field"]) == (status, field)
+        assert answer.json()["bound"]
+    assert redis.zcard(JOBS_KEY) == 0
+
+
+def test_a_model_that_enlarges_must_be_where_the_job_s_own_is(client: httpx2.Client, redis: Redis) -> None:
+    def post() -> httpx2.Response:
+        return client.post("/v1/txt2img", json={"prompt": "red heart", "hires": {"upscaler": "upscaler"}})
+
+    redis.zadd(serving_key("painter"), {"one@cpu": 2e10})
+    assert (post().status_code, post().json()["field"]) == (422, "hires.upscaler")
+    redis.zadd(serving_key("upscaler"), {"two@cpu": 2e10})
+    assert "which no worker has that runs painter" in post().json()["detail"]
+    redis.zadd(serving_key("upscaler"), {"one@cpu": 2e10})
+    assert post().status_code == 202

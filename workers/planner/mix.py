@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from contract.add_ons import LATENT, Hires
+from contract.add_ons import LANCZOS, Hires
 from contract.base import Kind, Wire
 from contract.card import ModelCard
 from contract.lanes import Lane
@@ -73,7 +73,7 @@ class JobClass(MixEntry):
         values = {"sampler": "ddim", "seed": 0, "class_id": 0} | dict.fromkeys(body.file_names(), _PICTURE)
         values |= self.model_dump(exclude={"weight", "hires"}, exclude_none=True)
         if self.hires is not None:
-            second = self.hires.model_dump() | {"steps": self.hires.steps or self.steps, "upscaler": LATENT}
+            second = self.hires.model_dump() | {"steps": self.hires.steps or self.steps, "upscaler": LANCZOS}
             values["hires"] = Hires.model_validate(second)
         return parse_request({name: values[name] for name in body.model_fields.keys() & values})
 

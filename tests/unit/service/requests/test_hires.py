@@ -32,7 +32,7 @@ def resolved(hires: HiresPost | None, max_pixels: int = 2**24, **fields: object)
 def test_defaults_are_the_requests() -> None:
     request = resolved(HiresPost(), steps=12)
     assert request.hires is not None
-    assert request.hires.model_dump() == {"scale": 2.0, "strength": 0.5, "steps": 12, "upscaler": "latent"}
+    assert request.hires.model_dump() == {"scale": 2.0, "strength": 0.5, "steps": 12, "upscaler": "lanczos"}
     assert (request.run_steps, request.width, models_of(request)) == (18, 64, ("painter",))
     assert resolved(None).hires is None
     assert "hires" not in resolved(None).arguments()

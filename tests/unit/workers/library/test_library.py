@@ -148,3 +148,19 @@ def test_memory_returns_as_models_leave(tmp_path: Path, clock: Clock) -> None:
         gc.collect()
         sizes.append(rss())
     assert max(sizes[3:]) < sizes[0] + 1.5 * models[0].size
+
+
+def test_models_of_one_job_come_one_after_another_and_neither_leaves_for_the_other(
+    models: list[Offered], clock: Clock
+) -> None:
+    library = library_of(models, clock, room=2, resident=2)
+    assert library.holds(["one", "three"])
+    assert not library.holds(NAMES), "not at once"
+    assert not library.holds(["one", "four"])
+    for _ in range(2):
+        library.want(["one", "three"], used=["one", "two", "three"])
+        assert library.claimable(["two"]) == ["one", "three"], "the other makes room, though it was used later"
+    library.want(["one", "three"], used=["one", "three"])
+    settled(library)
+    assert list(library.resident) == ["one", "three"]
+    assert not library.lacking(["three", "one"])
