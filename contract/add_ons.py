@@ -1,5 +1,4 @@
-"""What a job adds to its model, as it was resolved: LoRAs, ControlNets, embeddings, each by its file's hash; a second
-pass at a higher resolution."""
+"""What a job adds to its model, as it was resolved: LoRAs, ControlNets, embeddings by their hashes; a second pass."""
 
 from __future__ import annotations
 
