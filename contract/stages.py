@@ -25,6 +25,16 @@ def models_of(request: JobRequest) -> tuple[str, ...]:
     return (request.model, *more)
 
 
+def share_done(request: JobRequest, step: int) -> float:
+    """Return how much of a job's computing `step` of its steps are, of 0 to 1: those of a larger stage take longer."""
+    done, left = 0.0, float(step)
+    parts = [(stage.run_steps, stage.width * stage.height) for stage in stages(request)]
+    for steps, pixels in parts:
+        done += min(steps, max(0.0, left)) * pixels
+        left -= steps
+    return done / sum(steps * pixels for steps, pixels in parts)
+
+
 def _enlarging(first: Txt2ImgRequest, by: AppliedUpscaler) -> UpscaleRequest:
     """What concerns the job is as before; what is drawn, and how, is the model's alone."""
     values = {name: value for name, value in first if name in BaseRequest.model_fields}

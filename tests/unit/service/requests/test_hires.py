@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from contract.measurements import JobWork, step_times
 from contract.request import Txt2ImgRequest
-from contract.stages import models_of, stages
+from contract.stages import models_of, share_done, stages
 from core.errors import InvalidRequest, LatentdError, NotFound
 from service.admission.estimates import Backlog, Fleet, estimate
 from service.requests.bodies import Body
@@ -92,6 +92,12 @@ def test_bounds(bad: dict[str, object]) -> None:
 def test_forms_have_it_as_json_text() -> None:
     post = Txt2ImgPost.model_validate_strings({"hires": '{"scale": 2.5, "steps": 3}'})
     assert post.hires == HiresPost(scale=2.5, steps=3)
+
+
+def test_steps_of_the_second_pass_count_by_their_pixels() -> None:
+    twice = resolved(HiresPost(strength=1.0), num_images=2)
+    assert [share_done(twice, step) for step in (0, 40, 60, 80)] == pytest.approx([0, 1 / 5, 3 / 5, 1])
+    assert share_done(resolved(None), 5) == 0.25
 
 
 def test_estimates_count_both_passes_and_what_enlarges() -> None:
