@@ -117,7 +117,8 @@ class CardRegistry:
 
     async def live_workers(self, model: str) -> set[str]:
         """Name the workers that offer the model and beat within their time."""
-        return set(await self._redis.zrangebyscore(serving_key(model), CLOCK.unix(), "+inf"))
+        workers: Any = await self._redis.zrangebyscore(serving_key(model), CLOCK.unix(), "+inf")
+        return set(workers)
 
     async def listed(self, card: ModelCard) -> ListedCard:
         loaded = bool(await self.live_workers(card.id))

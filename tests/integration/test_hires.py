@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import httpx2
 import pytest
@@ -25,7 +26,7 @@ MakeRig = Callable[..., Rig]
 UP = AppliedUpscaler(id="tiny-upscale", hash="x", scale=4, steps=4, sampler="ddim")
 
 
-def asked(upscaler: str = "latent", **changes: object) -> JobRequest:
+def asked(upscaler: str = "latent", **changes: Any) -> JobRequest:
     by = UP if upscaler == UP.id else None
     hires = Hires(scale=2.0, strength=0.5, steps=16, upscaler=upscaler, enlarged_by=by)
     return make_request(hires=hires, steps=8, determinism="strict", num_images=2, **changes)

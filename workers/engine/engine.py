@@ -201,33 +201,29 @@ class Engine:
 
     def _prepare(self, job: EngineJob) -> list[Outcome]:
         began, shape = self._clock(), job.specs[0].latent_shape
-        if failed := self._failed(job, lambda: self._start(job), "encoding its pictures"):
-            return failed
-        self._policy.start(job.slots())
-        return [Prepared(job.job_id, self._clock() - began, job.step, shape)]
+        failed = self._begin(job, lambda: self._start(job), "encoding its pictures")
+        return failed or [Prepared(job.job_id, self._clock() - began, job.step, shape)]
 
     def _enlarge(self, job: EngineJob, slot: Slot) -> list[Outcome]:
-        began, started = self._clock(), list[Slot]()
-        if failed := self._failed(
-            job, lambda: started.append(job.enlarge(slot.index, self._conditions)), "enlarging its picture"
-        ):
-            return failed
-        self._policy.start(started)
-        return [Enlarged(job.job_id, self._clock() - began)]
+        began = self._clock()
+        failed = self._begin(job, lambda: [job.enlarge(slot.index, self._conditions)], "enlarging its picture")
+        return failed or [Enlarged(job.job_id, self._clock() - began)]
 
-    def _failed(self, job: EngineJob, work: Callable[[], None], what: str) -> list[Outcome]:
-        """Do `work` before a stage of a job; what there is to report if that can't be done, else nothing."""
+    def _begin(self, job: EngineJob, work: Callable[[], list[Slot]], what: str) -> list[Outcome]:
+        """Let those images take part that `work` brings to a stage; what there is to report if it can't, else none."""
         try:
-            done = or_none(lambda: (work(),))
+            slots = or_none(work)
         except LatentdError as error:
             return [self._abort(job, error)]
-        if done is None:
+        if slots is None:
             return [OutOfMemory(job.admission.request.model, "encode", 1), self._abort(job, _too_large(what))]
+        self._policy.start(slots)
         return []
 
-    def _start(self, job: EngineJob) -> None:
+    def _start(self, job: EngineJob) -> list[Slot]:
         job.specs = [self._equipped(spec) for spec in job.specs]
         job.start(self._conditions)
+        return [*job.slots()]
 
     def _equipped(self, spec: JobSpec) -> JobSpec:
         """Load what is added to the model of a stage."""
