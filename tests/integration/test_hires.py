@@ -12,8 +12,9 @@ from redis import Redis
 
 from contract.add_ons import AppliedUpscaler, Hires
 from contract.job import JobRecord
-from contract.redis_keys import CANCELING_KEY, JOBS_KEY, events_key, serving_key, work_key
+from contract.redis_keys import CANCELING_KEY, JOBS_KEY, events_key, serving_key, state_key, work_key
 from contract.request import JobRequest
+from contract.stages import models_of
 from core.settings import Settings
 from tests.enqueue import enqueue, job_state, make_request
 from tests.integration.rig import MODELS, Rig
@@ -43,6 +44,8 @@ def test_it_resumes_in_either_pass_with_the_bytes_of_an_unbroken_run(
     whole = rigs[2].sample("latentd_denoising_steps_total", model="tiny")
     enqueue(redis, "broken", request)
     assert break_at(redis, rigs[0], "broken", 5) < 16
+    hashes = (redis.hget(state_key("broken"), "model") or b"").split(b"+")
+    assert len(set(hashes)) == len(models_of(request)), "a state is of the weights of both models"
     rigs[2].reaper.turn()
     assert break_at(redis, rigs[1], "broken", request.run_steps - 6) > 16
     rigs[2].reaper.turn()
