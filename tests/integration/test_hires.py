@@ -16,6 +16,7 @@ from contract.redis_keys import CANCELING_KEY, JOBS_KEY, events_key, serving_key
 from contract.request import JobRequest
 from contract.stages import models_of
 from core.settings import Settings
+from core.text import as_text
 from tests.enqueue import enqueue, job_state, make_request
 from tests.integration.rig import MODELS, Rig
 from tests.integration.test_resume import break_at, digests, shown_steps
@@ -44,7 +45,7 @@ def test_it_resumes_in_either_pass_with_the_bytes_of_an_unbroken_run(
     whole = rigs[2].sample("latentd_denoising_steps_total", model="tiny")
     enqueue(redis, "broken", request)
     assert break_at(redis, rigs[0], "broken", 5) < 16
-    hashes = (redis.hget(state_key("broken"), "model") or b"").split(b"+")
+    hashes = as_text(redis.hget(state_key("broken"), "model") or "").split("+")
     assert len(set(hashes)) == len(models_of(request)), "a state is of the weights of both models"
     rigs[2].reaper.turn()
     assert break_at(redis, rigs[1], "broken", request.run_steps - 6) > 16
