@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 
-from tests.e2e.browser import open_page
-from tests.e2e.test_page_access import serious
+from tests.e2e.browser import open_page, serious
 from tests.gateway import mask, png
 from tests.modules import ROOT
 from tests.service import Service
