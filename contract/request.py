@@ -370,8 +370,21 @@ class Semantic2ImgRequest(BaseRequest):
     image: Upload
 
 
+class Layout2ImgRequest(BaseRequest):
+    """A picture from boxes with their classes, as the numbers that the network reads."""
+
+    kind: Literal["layout2img"]
+    tokens: tuple[int, ...]
+
+
 JobRequest: TypeAlias = Annotated[
-    Txt2ImgRequest | InpaintRequest | UpscaleRequest | Img2ImgRequest | Class2ImgRequest | Semantic2ImgRequest,
+    Txt2ImgRequest
+    | InpaintRequest
+    | UpscaleRequest
+    | Img2ImgRequest
+    | Class2ImgRequest
+    | Semantic2ImgRequest
+    | Layout2ImgRequest,
     Field(discriminator="kind"),
 ]
 _REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)

@@ -69,10 +69,16 @@ def _inspect(path: Path) -> Report:
         "prediction": config.schedule.prediction,
         "schedule": f"{config.schedule.beta_schedule} {config.schedule.beta_start:g} … {config.schedule.beta_end:g}",
         "channels": f"{config.unet.in_channels} in, {config.unet.out_channels} out, widths {config.unet.channels}",
-        "tokens": f"{checkpoint.tokenizers[0].window} a prompt" if checkpoint.tokenizers else "no tokenizer",
+        "tokens": _tokens(checkpoint),
     }
     parts = tuple(_part(name, state) for name, state in fitted(checkpoint).items())
     return Report(path, _format(path, file), describe(config), tasks_of(config), parts, facts, _notes(checkpoint))
+
+
+def _tokens(checkpoint: Checkpoint) -> str:
+    if (layout := checkpoint.config.layout) is not None:
+        return f"{layout.positions} a layout, below {layout.vocab_size}"
+    return f"{checkpoint.tokenizers[0].window} a prompt" if checkpoint.tokenizers else "no tokenizer"
 
 
 def _first_stage(file: SingleFile) -> Report | None:

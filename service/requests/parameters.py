@@ -7,13 +7,14 @@ from typing import Any
 from contract.card import ModelCard
 from core.errors import InvalidRequest
 from service.requests.decoding import Size
-from service.requests.labels import check_below, class_of
+from service.requests.labels import check_below, class_of, layout_of
 from service.requests.posts import (
     Class2ImgPost,
     Drawn,
     Guided,
     Img2ImgPost,
     InpaintPost,
+    Layout2ImgPost,
     Post,
     Prompted,
     Sized,
@@ -135,3 +136,8 @@ def enlarged(post: UpscalePost, card: ModelCard) -> dict[str, Any]:
 def classed(post: Class2ImgPost, card: ModelCard) -> dict[str, Any]:
     """Return the class and the guidance. Raises as `class_of`."""
     return {"class_id": class_of(post, card), **guided(post, card)}
+
+
+def laid_out(post: Layout2ImgPost, card: ModelCard) -> dict[str, Any]:
+    """Return the numbers of the boxes. Raises as `layout_of`."""
+    return {"tokens": layout_of(post, card)}

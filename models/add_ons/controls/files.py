@@ -23,6 +23,7 @@ CONFIG, CLASS = "config.json", "ControlNetModel"
 PREFIX = "control_model."  # of whole models that hold one
 UNSERVED: tuple[tuple[str, str], ...] = (
     (r"^lora_controlnet$", "Control-LoRA"),
+    (r"^lllite_", "ControlNet-LLLite"),
     (r"^(control_add_embedding|task_embedding|transformer_layes)\b", "ControlNet Union"),
     (r"^(adapter\.)?body\.\d+\.(resnets|block)|^adapter\.", "a T2I-Adapter"),
     (r"^(ip_adapter|image_proj)\b", "an IP-Adapter"),
@@ -39,6 +40,7 @@ ONLY = {
     "encoder_hid_dim_type": None,
 }
 HINT = "controlnet_cond_embedding"
+PICTURE = 3  # channels: red, green, blue
 ORIGINAL_HINT = re.compile(r"^input_hint_block\.(\d+)\.")
 ORIGINAL: Renames = (
     (r"^zero_convs\.(\d+)\.0\.", r"controlnet_down_blocks.\1."),
@@ -65,6 +67,16 @@ class ControlFile:
         return "add_embedding.linear_1.weight" in self.state
 
     @property
+    def mid_res_blocks(self) -> int:
+        """Residual blocks of the middle."""
+        return 1 if "mid_block.resnets.1.conv1.weight" not in self.state else 2
+
+    def depth(self, block: str) -> int:
+        """Transformer blocks of a level or the middle; 0: it doesn't attend."""
+        numbers = (re.match(rf"{block}\.attentions\.0\.transformer_blocks\.(\d+)\.", key) for key in self.state)
+        return 1 + max((int(found[1]) for found in numbers if found), default=-1)
+
+    @property
     def hint_widths(self) -> tuple[int, ...]:
         """Widths that its picture passes."""
         blocks = sum(key.startswith(f"{HINT}.blocks.") and key.endswith(".weight") for key in self.state)
@@ -86,12 +98,14 @@ def read_control(path: Path, *, data: bool = True) -> ControlFile:
         origin = {id(value): key for key, value in state.items()}
         if is_folder(path.parent):
             _check_config(path.with_name(CONFIG))
-        return ControlFile(path, renamed_control(path, state), origin)
+        file = ControlFile(path, renamed_control(path, state), origin)
+        _check_picture(file)
+        return file
 
 
 def is_control(keys: Mapping[str, Tensor]) -> bool:
     """Tell ControlNets of both layouts, and kinds that aren't served, by their keys."""
-    telling = (rf"^({PREFIX})?(input_hint_block|{HINT})\.", *(pattern for pattern, _ in UNSERVED[:3]))
+    telling = (rf"^({PREFIX})?(input_hint_block|{HINT})\.", *(pattern for pattern, _ in UNSERVED[:4]))
     return any(re.search(pattern, key) for pattern in telling for key in keys)
 
 
@@ -111,6 +125,13 @@ def _check_config(path: Path) -> None:
     for key, value in ONLY.items():
         if (got := config.get(key, value)) != value:
             raise CheckpointError(f"{path}: {key} is {got!r}; only {value!r} is supported", field=key, value=got)
+
+
+def _check_picture(file: ControlFile) -> None:
+    key = f"{HINT}.conv_in.weight"
+    if (channels := file.state[key].shape[1]) != PICTURE:
+        detail = f"{file.path}: conditioning_channels is {channels}; only pictures of {PICTURE} channels are supported"
+        raise CheckpointError(detail, field=file.origin.get(id(file.state[key]), key), value=channels)
 
 
 def renamed_control(path: Path, state: State) -> State:
@@ -155,9 +176,24 @@ def load_control(file: ControlFile, model: LatentDiffusion) -> ControlNet:
 
 
 def config_for(file: ControlFile, model: LatentDiffusion) -> ControlNetConfig:
-    """Return the shape that a file must have to fit a model."""
-    unet = replace(model.config.unet, in_channels=model.latent_channels, num_classes=None, guidance_dim=None)
-    return ControlNetConfig(unet, file.state[f"{HINT}.conv_in.weight"].shape[1], file.hint_widths)
+    """Return the shape that a file must have to fit a model: its UNet's, or with fewer transformer blocks (SDXL's small
+    ones have none).
+    """
+    whole, levels = model.config.unet, range(len(model.config.unet.channels))
+    depth = [file.depth(f"down_blocks.{i}") for i in levels]
+    middle = file.depth("mid_block")
+    unet = replace(
+        whole,
+        in_channels=model.latent_channels,
+        num_classes=None,
+        guidance_dim=None,
+        attention=tuple(own and deep > 0 for own, deep in zip(whole.attention, depth, strict=True)),
+        depth=tuple(map(min, whole.depth, depth)),
+        mid_attention=whole.mid_attention and middle > 0,
+        mid_depth=min(whole.mid_depth, middle),
+    )
+    hints = file.state[f"{HINT}.conv_in.weight"].shape[1]
+    return ControlNetConfig(unet, hints, file.hint_widths, file.mid_res_blocks)
 
 
 def size_of(network: torch.nn.Module) -> int:

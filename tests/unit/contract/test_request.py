@@ -21,6 +21,7 @@ OWN: dict[str, dict[str, Any]] = {
     "img2img": {"image": IMAGE, "strength": 0.5, "denoising_start": 0.5, "denoising_end": 0.9},
     "class2img": {"class_id": 3, "guidance_scale": 4.0},
     "semantic2img": {"image": IMAGE},
+    "layout2img": {"tokens": (3, 0, 99)},
 }
 
 

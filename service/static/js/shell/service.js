@@ -8,6 +8,7 @@ import { inOrder } from "../form/tabs.js";
 import { requestSchemas } from "../form/fields.js";
 
 const REFRESH_MS = 5000;
+const FORMLESS = new Set(["layout2img"]); // boxes are drawn by programs
 
 export class Service {
   cards = [];
@@ -21,7 +22,7 @@ export class Service {
 
   /** Tasks that the installed models can do. */
   get kinds() {
-    return inOrder(Object.keys(this.schemas).filter((kind) => this.able(kind).length));
+    return inOrder(Object.keys(this.schemas).filter((kind) => this.able(kind).length && !FORMLESS.has(kind)));
   }
 
   /** Reads the models and the OpenAPI document, then the models again and again. Throws Problem if nobody answers. */

@@ -17,6 +17,8 @@ from core.errors import CheckpointError
 from models.checkpoints.inspect import inspect
 from models.checkpoints.layouts.compvis.ema import ROOT, averaged_alone
 from models.checkpoints.layouts.detect import load_checkpoint
+from models.checkpoints.layouts.diffusers.writer import save_diffusers
+from models.checkpoints.layouts.native import save_native
 from models.checkpoints.load import load
 from models.checkpoints.scan import scan
 from tests.parity.run import CASES
@@ -174,10 +176,22 @@ def test_what_would_fail_at_the_first_picture_is_refused(tmp_path: Path) -> None
         inspect(folder)
 
 
-def test_layout_models_are_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", [None, {"use_tokenizer": False}])
+def test_layout_models_are_told_by_their_vocabulary_or_config(tmp_path: Path, config: dict[str, bool] | None) -> None:
     unet = keys.unet_shapes({**keys.CLASS_UNET, "model_channels": 32, "channel_mult": [1, 1], "num_res_blocks": 1})
-    text = keys.bert_shapes(512, 1, vocab=8192, positions=92)
+    text = keys.bert_shapes(512, 1, vocab=8192 if config is None else 4000, positions=92)
     stage = keys.first_stage_shapes([1, 1, 1], 3, ch=32, blocks=1, codes=16)
     save_file(keys.random_state(keys.whole(unet, stage, text)), tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match="a layout model"):
-        inspect(tmp_path / "a.safetensors")
+    if config is not None:
+        heads = {"params": {"num_head_channels": 32}}
+        beside = {"model": {"params": {"unet_config": heads, "cond_stage_config": {"params": config}}}}
+        (tmp_path / "a.json").write_text(json.dumps(beside), "utf-8")
+    report = inspect(tmp_path / "a.safetensors")
+    assert report.tasks == ("layout2img",)
+    assert "conditioned on boxes" in report.description
+    assert not any("tokenizer" in note for note in report.notes)
+    folder = tmp_path / "native"
+    save_native(load_checkpoint(tmp_path / "a.safetensors"), folder)
+    assert inspect(folder).tasks == ("layout2img",)
+    with pytest.raises(CheckpointError, match="no pipeline for class labels, label maps and boxes"):
+        save_diffusers(load_checkpoint(folder), tmp_path / "diffusers")

@@ -28,7 +28,7 @@ NAMES = ("tench", "Crane", "goldfish", "crane", "shark", "hen", "owl", "robin", 
 def cards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelCard]:
     """As scanning writes them; `named` is `class` with names."""
     folder = tmp_path_factory.mktemp("models")
-    for kind in ("plain", "sd-inpaint", "ldm-inpaint", "x4", "class", "label", "map", "bare"):
+    for kind in ("plain", "sd-inpaint", "ldm-inpaint", "x4", "class", "label", "map", "layout", "bare"):
         write_tiny(kind, folder / kind)
     found = installed_cards(folder)
     return found | {"named": found["class"].model_copy(update={"class_names": NAMES})}
@@ -57,7 +57,8 @@ def test_a_declaration_agrees_with_the_contract(kind: Kind) -> None:
     task, fields = KINDS[kind], REQUESTS[kind].model_fields
     assert task.files == tuple(name for name, info in fields.items() if info.annotation is Upload)
     assert task.model_fields <= task.post.model_fields.keys()
-    posted = set(task.post.model_fields) - {"label"} | {"width", "height"}  # named for its number; a picture's own
+    spoken = {"boxes", "crop"} if kind == "layout2img" else {"label"}  # what becomes numbers
+    posted = set(task.post.model_fields) - spoken | {"width", "height"}  # a picture's own
     given = {"kind", "numerics", "embeddings", "guidance_embedded"}  # by prompts and cards
     assert posted == fields.keys() - given - set(task.files)
 
@@ -75,6 +76,7 @@ def test_scanned_cards_say_what_each_model_is_for(cards: dict[str, ModelCard]) -
         "label": ("class2img",),
         "named": ("class2img",),
         "map": ("semantic2img",),
+        "layout": ("layout2img",),
     }
     assert (cards["class"].classes, cards["label"].classes, cards["map"].map_classes) == (CLASSES, CLASSES, MAP_CLASSES)
     assert (cards["x4"].noise_levels, cards["x4"].scale) == (351, 4)
