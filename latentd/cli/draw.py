@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -178,6 +179,37 @@ def semantic2img(
     draw("semantic2img", fields, {"image": image}, out, device, force=force, json=json)
 
 
+def layout2img(
+    boxes: Annotated[Path, typer.Argument(help="JSON: a list of boxes as POST /v1/layout2img has them.")],
+    out: Out = Path("layout2img.png"),
+    model: Model = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    eta: Eta = None,
+    seed: Seed = None,
+    num_images: Count = 1,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Draw a picture from boxes with their classes."""
+    fields = dict(model=model, steps=steps, sampler=sampler, eta=eta, seed=seed, num_images=num_images)
+    draw("layout2img", fields | dict(boxes=read_boxes(boxes)), {}, out, device, force=force, json=json)
+
+
+def read_boxes(path: Path) -> Any:
+    """Read a file of boxes, which are checked as a request's.
+
+    Raises:
+        InvalidRequest: it isn't JSON.
+    """
+    try:
+        return loads(read_file(path))
+    except ValueError as error:
+        detail = f"{path} isn't JSON: it must be a list of boxes"
+        raise InvalidRequest(detail, field="boxes", value=str(path), bound="a list, in JSON") from error
+
+
 def upscale(
     image: Path,
     out: Out = Path("upscale.png"),
@@ -346,5 +378,5 @@ def write(
 
 
 def register(app: typer.Typer) -> None:
-    for command in (generate, inpaint, img2img, semantic2img, upscale):
+    for command in (generate, inpaint, img2img, semantic2img, layout2img, upscale):
         app.command()(command)

@@ -110,16 +110,16 @@ def _object(i: int, box: BoxPost, card: ModelCard, layout: LayoutCard) -> int:
     try:
         number = class_of(box, card)
     except InvalidRequest as error:
-        field = f"boxes.{i}.{error.field}"
-        raise InvalidRequest(f"boxes.{i}: {error.detail}", field=field, value=error.value, bound=error.bound) from error
+        detail = f"boxes.{i}: {error.detail}"
+        raise InvalidRequest(detail, field="boxes", value=error.value, bound=error.bound) from error
     said = box.group | box.occluded << 1 | box.depiction << 2 | box.inside << 3
     if said and card.classes is None:
         detail = f"boxes.{i}: group, occluded, depiction and inside need `classes` in the card of model {card.id}"
-        raise InvalidRequest(detail, field=f"boxes.{i}", value=number, bound="a class alone")
+        raise InvalidRequest(detail, field="boxes", value=number, bound="a class alone")
     number += said * (card.classes or 0)
     if number >= layout.none:
         detail = f"boxes.{i}: what it is has number {number}; the model's go up to {layout.none - 1}"
-        raise InvalidRequest(detail, field=f"boxes.{i}.class_id", value=number, bound=layout.none - 1)
+        raise InvalidRequest(detail, field="boxes", value=number, bound=layout.none - 1)
     return number
 
 

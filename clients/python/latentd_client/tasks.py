@@ -79,6 +79,14 @@ class Classed(Guided, total=False):
     height: int
 
 
+class LaidOut(Fields, total=False):
+    boxes: Sequence[Mapping[str, Any]]
+    crop: Sequence[float]
+    tokens: Sequence[int]
+    width: int
+    height: int
+
+
 class Tasks(ABC, Generic[Result]):
     """One method a kind; each submits a job and comes back at once."""
 
@@ -109,6 +117,10 @@ class Tasks(ABC, Generic[Result]):
     def semantic2img(self, image: Picture, **fields: Unpack[Fields]) -> Result:
         """Draw a picture from a label map."""
         return self.submit("semantic2img", image=image, **fields)
+
+    def layout2img(self, **fields: Unpack[LaidOut]) -> Result:
+        """Draw a picture from boxes with their classes, as `{"box": [left, top, right, bottom], "class_id": 3}`."""
+        return self.submit("layout2img", **fields)
 
 
 def task_call(kind: str, fields: Mapping[str, Any], *, dry_run: bool = False) -> Call:
