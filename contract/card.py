@@ -186,12 +186,16 @@ class InstalledEmbedding(EmbeddingCard):
 
 
 def model_folders(models_dir: Path, depth: int = DEPTH) -> Iterator[Path]:
-    """Yield a models directory and the folders below it, in order of their names, but for hidden and reserved ones."""
+    """Yield a models directory and the folders below it, in order of their names, but for hidden and reserved ones and
+    links that lead back up.
+    """
     if not models_dir.is_dir():
         return
     yield models_dir
     for entry in sorted(models_dir.iterdir()) if depth else ():
-        if not entry.name.startswith(".") and entry.name.lower() not in RESERVED and entry.is_dir():
+        if entry.name.startswith(".") or entry.name.lower() in RESERVED or not entry.is_dir():
+            continue
+        if not (entry.is_symlink() and models_dir.resolve().is_relative_to(entry.resolve())):
             yield from model_folders(entry, depth - 1)
 
 
