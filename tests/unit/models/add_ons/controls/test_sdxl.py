@@ -24,7 +24,9 @@ from tests.parity.run import CASES
 
 PIPELINE = CASES / "sdxl" / "sdxl_base" / "pipeline"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-SMALL = {"down_block_types": ("DownBlock2D",) * 2, "mid_block_type": "UNetMidBlock2D"}
+SMALL = {"down_block_types": ("DownBlock2D",) * 2, "transformer_layers_per_block": (0, 0)}
+MIDDLING = {"transformer_layers_per_block": (0, 1)}
+BARE = {"down_block_types": ("DownBlock2D",) * 2, "mid_block_type": "UNetMidBlock2D"}
 
 
 @cache
@@ -94,7 +96,7 @@ def our_inputs() -> Inputs:
     return Inputs(inputs()["context"], added=xl().added(inputs()["pooled"], inputs()["numbers"]))
 
 
-@pytest.mark.parametrize("changes", [{}, SMALL], ids=["whole", "small"])
+@pytest.mark.parametrize("changes", [{}, SMALL, MIDDLING, BARE], ids=["whole", "small", "mid", "bare"])
 def test_residuals_are_diffusers(tmp_path: Path, changes: dict[str, Any]) -> None:
     theirs = their_control(1, **changes)
     network = ours(theirs, tmp_path)
