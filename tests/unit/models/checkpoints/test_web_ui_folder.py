@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from contract.card import AddOnCard, EmbeddingCard
 from core.errors import CheckpointError
 from models.add_ons.controls.inspect import inspect_control
 from models.add_ons.controls.scan import scan_controls
@@ -90,8 +92,9 @@ def test_each_is_served_or_named_and_none_stops_the_others(models: Path) -> None
     assert list(find_loras(models)) == ["conv", "peft", "style"]
     assert set(find_controlnets(models)) == {"any", "lines", "control-canny"}
     assert {"diffusers_style", "webui-style", "webui-tensors"} <= set(find_embeddings(models))
-    add_ons = (*scan_loras(models), *scan_controls(models), *scan_embeddings(models))
-    assert all(item.card is not None and item.card.unserved is None for item in add_ons)
+    assert _usable(item.card for item in scan_loras(models))
+    assert _usable(item.card for item in scan_controls(models))
+    assert _usable(item.card for item in scan_embeddings(models))
     errors = {item.path.relative_to(models).as_posix(): item.error for item in scan(models)}
     assert errors.pop("Stable-diffusion/dream.safetensors") is None
     assert "not a torch checkpoint" in str(errors["Stable-diffusion/empty.ckpt"])
@@ -101,6 +104,10 @@ def test_each_is_served_or_named_and_none_stops_the_others(models: Path) -> None
         said = errors.get(place) or errors.get(folder)  # a folder of one file is that file
         assert said is not None, place
         assert what in said, (place, said)
+
+
+def _usable(cards: Iterable[AddOnCard | EmbeddingCard | None]) -> bool:
+    return all(card is not None and card.unserved is None for card in cards)
 
 
 def test_inspect_says_of_each_what_it_is_or_why_it_isnt_served(models: Path) -> None:

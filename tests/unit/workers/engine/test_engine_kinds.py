@@ -65,8 +65,8 @@ def label_map(width: int, height: int) -> bytes:
 def test_text_and_unconditional_models_draw_without_a_picture(kind: str) -> None:
     config = configs()[kind]
     task = "layout2img" if config.layout else "txt2img" if config.classes is None else "class2img"
-    changes: dict[str, Any] = {"class2img": {"class_id": 0}, "layout2img": {"tokens": LAID_OUT}}.get(task, {})
-    [picture] = drawn(admission(task, kind, width=96, height=72, **changes))
+    own: dict[str, dict[str, Any]] = {"class2img": {"class_id": 0}, "layout2img": {"tokens": LAID_OUT}}
+    [picture] = drawn(admission(task, kind, width=96, height=72, **own.get(task, {})))
     assert picture.size == (96, 72)
 
 
