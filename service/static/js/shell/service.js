@@ -22,7 +22,7 @@ export class Service {
 
   /** Tasks that the installed models can do. */
   get kinds() {
-    return inOrder(Object.keys(this.schemas).filter((kind) => this.able(kind).length && !FORMLESS.has(kind)));
+    return inOrder(Object.keys(this.schemas).filter((kind) => this.able(kind).length));
   }
 
   /** Reads the models and the OpenAPI document, then the models again and again. Throws Problem if nobody answers. */
@@ -34,8 +34,9 @@ export class Service {
     setInterval(() => this.#refresh(), REFRESH_MS);
   }
 
+  /** Cards of the models that can do `kind` from this page. */
   able(kind) {
-    return kind in this.schemas ? this.cards.filter((card) => card.tasks.includes(kind)) : [];
+    return kind in this.schemas && !FORMLESS.has(kind) ? this.cards.filter((card) => card.tasks.includes(kind)) : [];
   }
 
   /** The card of `model` if it can do `kind`, else the service's default if that can, else the first that can. */
