@@ -33,12 +33,13 @@ class CardDefaults(Wire):
     strength: float = 1.0
     img2img_strength: float = 0.75
     noise_level: int | None = None
+    image_guidance_scale: float | None = Field(default=None, exclude_if=lambda scale: scale is None)
     # null: no prompt at all, which the model was trained with and which isn't the empty one.
     negative_prompt: str | None = Field(default="", exclude_if=lambda text: text == "")
 
     def strength_of(self, kind: Kind) -> float:
         """Return the strength that a request of this kind gets."""
-        return self.img2img_strength if kind == "img2img" else self.strength
+        return self.img2img_strength if kind in ("img2img", "depth2img") else self.strength
 
 
 class ModelCard(Wire):

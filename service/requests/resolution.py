@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from contract.add_ons import AppliedControl, AppliedEmbedding, AppliedLora
 from contract.card import ControlNetCard, EmbeddingCard, LoraCard, ModelCard
+from contract.common import OutputFormat
 from contract.job import JobWarning
 from contract.prompts import named, split_loras
-from contract.request import JobRequest, OutputFormat, parse_request
+from contract.request import JobRequest, parse_request
 from contract.samplers import ETA, ORIGINAL_STEPS
 from contract.uploads import CONTROL, Upload, control_name
 from core.errors import InvalidRequest, NotFound
@@ -281,6 +282,9 @@ def warnings_of(
         if cut is not None:
             message = f"{field} is longer than the model's {card.token_window} tokens; cut: “{cut}”"
             found.append(JobWarning(field=field, message=message))
+    if request.image_guidance > 1.0 and not request.guided:
+        message = f"image_guidance_scale has no effect at guidance_scale {request.guidance:g}"
+        found.append(JobWarning(field="image_guidance_scale", message=message))
     if request.negative_text and not request.guided:
         at = f"at guidance_scale {request.guidance:g}"
         message = f"negative_prompt has no effect {'on this model' if card.guidance_embedded else at}"

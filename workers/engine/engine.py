@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from contract.common import Numerics
 from contract.lanes import Lane
-from contract.request import Numerics
 from core.errors import DeadlineMissed, JobFailed, LatentdError
 from models.add_ons.controls.library import ControlLibrary
 from models.add_ons.embeddings.library import EmbeddingLibrary

@@ -68,6 +68,7 @@ class EngineJob:
         state = LatentState(seed, self.spec.plan, conditions, scale, x_T, z_t, guidance_rescale=rescale)
         state.adapters = None if adapters is None else adapters.unet
         state.controls = self.spec.controls
+        state.image_guidance = self.admission.request.image_guidance
         return state
 
     def snapshot(self) -> bytes | None:
@@ -84,7 +85,7 @@ class EngineJob:
             index=index,
             model=self.spec.model.id,
             shape=self.spec.latent_shape,
-            rows_per_step=2 if self.spec.guided else 1,
+            rows_per_step=self.spec.rows_per_step,
             plan_len=len(self.spec.plan.rows),
             position=image.position,
             lane=self.admission.request.priority,

@@ -10,8 +10,9 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from contract.base import Kind, Wire
 from contract.card import ModelCard
+from contract.common import Determinism
 from contract.lanes import Lane
-from contract.request import REQUESTS, Determinism, JobRequest, parse_request
+from contract.request import REQUESTS, JobRequest, parse_request
 from contract.uploads import Upload
 from core.errors import ConfigurationError
 
@@ -31,6 +32,7 @@ class MixEntry(Wire):
     steps: int | None = Field(default=None, ge=1, le=1000)
     weight: float = Field(default=1.0, gt=0)
     guidance_scale: float | None = Field(default=None, ge=0, le=50)
+    image_guidance_scale: float | None = Field(default=None, ge=1, le=50)
     sampler: str | None = Field(default=None, min_length=1, max_length=64)
     strength: float | None = Field(default=None, gt=0, le=1)
     num_images: int = Field(default=1, ge=1, le=16)
@@ -88,6 +90,8 @@ def _defaults(kind: Kind, card: ModelCard) -> dict[str, object]:
     found: dict[str, object] = {"steps": card.defaults.steps, "sampler": card.defaults.sampler}
     if "guidance_scale" in fields and "guidance_scale" in card.fields:
         found["guidance_scale"] = card.defaults.guidance_scale
+    if "image_guidance_scale" in fields and card.defaults.image_guidance_scale is not None:
+        found["image_guidance_scale"] = card.defaults.image_guidance_scale
     if "strength" in fields:
         found["strength"] = card.defaults.strength_of(kind)
     return found

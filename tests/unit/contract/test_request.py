@@ -18,9 +18,16 @@ OWN: dict[str, dict[str, Any]] = {
     "txt2img": {"prompt": "red", "negative_prompt": "hat", "guidance_scale": 4.0, "original_size": (9, 8)},
     "inpaint": {"image": IMAGE, "mask": IMAGE, "mask_mode": "auto", "feather": 3, "strength": 0.5},
     "upscale": {"image": IMAGE, "noise_level": 20},
-    "img2img": {"image": IMAGE, "strength": 0.5, "denoising_start": 0.5, "denoising_end": 0.9},
+    "img2img": {
+        "image": IMAGE,
+        "strength": 0.5,
+        "denoising_start": 0.5,
+        "denoising_end": 0.9,
+        "image_guidance_scale": 1.5,
+    },
     "class2img": {"class_id": 3, "guidance_scale": 4.0},
     "semantic2img": {"image": IMAGE},
+    "depth2img": {"image": IMAGE, "depth": IMAGE, "strength": 0.5},
 }
 
 
