@@ -17,7 +17,7 @@ LORA_FOLDERS = frozenset(("lora", "loras"))  # of LATENTD_MODELS_DIR, whatever t
 CONTROLNET_FOLDERS = frozenset(("controlnet", "controlnets"))
 EMBEDDING_FOLDERS = frozenset(("embeddings",))
 # Folders of LATENTD_MODELS_DIR that hold no models; kept for what they will hold.
-RESERVED = LORA_FOLDERS | CONTROLNET_FOLDERS | EMBEDDING_FOLDERS | {"vae"}
+RESERVED = LORA_FOLDERS | CONTROLNET_FOLDERS | EMBEDDING_FOLDERS | {"vae", "vae-approx", "vae_approx"}
 ID = r"^[A-Za-z0-9_-]+$"
 DEPTH = 4  # of folders in folders
 
@@ -59,6 +59,11 @@ class ModelCard(Wire):
         default=None,
         exclude_if=lambda name: name is None,
         description="Name of the first stage in the model's place, beside it or in the folder VAE.",
+    )
+    preview_decoder: str | None = Field(
+        default=None,
+        exclude_if=lambda name: name is None,
+        description="Name of the tiny decoder (TAESD) that previews are made by instead of the first stage.",
     )
     samplers: tuple[str, ...]
     token_window: int | None = Field(default=None, description="Tokens of a prompt that are read, specials included.")

@@ -15,7 +15,7 @@ from torch import Tensor
 from core.errors import CheckpointError
 from models.inputs import Inputs
 from models.networks.adapters import RowAdapters
-from models.networks.autoencoder import Autoencoder
+from models.networks.autoencoder import Autoencoder, TinyDecoder
 from models.networks.conditioning import (
     ClassEmbedder,
     ConditionerModule,
@@ -54,6 +54,7 @@ class LatentDiffusion:
     first_stage: Autoencoder
     conditioner: ConditionerModule | None
     tokenizers: tuple[PromptTokenizer, ...]  # of each text tower; none where prompts can't be encoded
+    tiny_decoder: TinyDecoder | None = None  # of previews
     _blank: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     @property
@@ -158,6 +159,10 @@ class LatentDiffusion:
         if max(z.shape[2:]) * self.latent_factor > TILE:
             return decode_tiled(self.first_stage, z, TILE)
         return self.first_stage.decode(z)
+
+    def preview(self, z: Tensor) -> Tensor:
+        """Decode scaled latents b c h w as `decode` does, but roughly where there is a small decoder for that."""
+        return self.decode(z) if self.tiny_decoder is None else self.tiny_decoder(self._placed(z))
 
     def predict(
         self,
