@@ -95,6 +95,11 @@ class AddOnCard(Wire):
     licence: str = "unknown"
     unserved: str | None = Field(default=None, description="Why it can't be used: LoHa, DoRA, a broken file.")
 
+    @property
+    def called(self) -> str:
+        """What requests call it by."""
+        return self.id
+
 
 class LoraCard(AddOnCard):
     """What a LoRA is for."""
@@ -102,6 +107,11 @@ class LoraCard(AddOnCard):
     rank: int = Field(default=0, description="Of its widest layer.")
     parts: tuple[Literal["unet", "text"], ...] = Field(default=(), description="The networks that it changes.")
     trigger_words: tuple[str, ...] = Field(default=(), description="What prompts name to call for it.")
+    names: tuple[str, ...] = Field(
+        default=(),
+        exclude_if=lambda names: not names,
+        description="What `<lora:…>` may call it beside its id: its file's name, and the one that its training gave.",
+    )
 
 
 class ControlNetCard(AddOnCard):
@@ -121,8 +131,9 @@ class InstalledLora(LoraCard, InstalledAddOn):
 
     @property
     def card(self) -> LoraCard:
-        """What others need to know."""
-        return LoraCard(**{name: getattr(self, name) for name in LoraCard.model_fields})
+        """What others need to know; the file's name comes first."""
+        names = tuple(dict.fromkeys((Path(self.file).stem, *self.names)))
+        return LoraCard(**{name: getattr(self, name) for name in LoraCard.model_fields} | {"names": names})
 
 
 class InstalledControlNet(ControlNetCard, InstalledAddOn):
@@ -145,6 +156,11 @@ class EmbeddingCard(Wire):
     vectors: int = Field(default=0, description="Tokens whose place it takes in a prompt.")
     licence: str = "unknown"
     unserved: str | None = Field(default=None, description="Why it can't be used: a broken file.")
+
+    @property
+    def called(self) -> str:
+        """What prompts call it by."""
+        return self.name
 
 
 class InstalledEmbedding(EmbeddingCard):

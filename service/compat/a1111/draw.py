@@ -137,7 +137,7 @@ async def _fields(gateway: Gateway, post: DrawingPost, kind: Kind) -> _Fields:
     model = find_model(await gateway.cards.all(), str(overrides[CHECKPOINT])) if overrides.get(CHECKPOINT) else None
     card = await card_of(gateway, kind, model)
     chosen = choose(post.sampler_name or post.sampler_index, post.scheduler, card)
-    prompt = read_prompt(post.prompt or "")
+    prompt = read_prompt(post.prompt or "", await gateway.loras.recent())
     warnings = [*ignored(post.extras), *ignored(overrides, frozenset((CHECKPOINT, CLIP_SKIP)))]
     values = {
         "prompt": prompt.text,
