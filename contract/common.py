@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, TypeAlias
 from pydantic import Field, computed_field
 from pydantic.json_schema import SkipJsonSchema
 
-from contract.add_ons import AppliedControl, AppliedEmbedding, AppliedLora
+from contract.add_ons import CONTROL_ROW, AppliedControl, AppliedEmbedding, AppliedLora
 from contract.base import Kind, Wire
 from contract.lanes import Lane
 from contract.prompts import PromptSyntax
@@ -184,9 +184,13 @@ class BaseRequest(Wire):
 
     @property
     def rows(self) -> int:
-        """Network evaluations of the whole job, the unit of queue estimates; with `guided_within` about as many."""
+        """Network evaluations of the whole job, the unit of queue estimates; with `guided_within` about as many.
+
+        One of a ControlNet counts as CONTROL_ROW of the UNet's.
+        """
         calls = evaluations(self.sampler, self.run_steps // self.num_images) * self.num_images
-        return calls + self.null_rows * round(calls * self._guided_share)
+        rows = calls + self.null_rows * round(calls * self._guided_share)
+        return rows + round(CONTROL_ROW * rows * sum(control.end - control.start for control in self.applied_controls))
 
     @property
     def _guided_share(self) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
+from contract.add_ons import AppliedControl
 from contract.base import Kind, Wire
 from contract.card import ModelCard
 from contract.common import Determinism
@@ -36,6 +37,7 @@ class MixEntry(Wire):
     sampler: str | None = Field(default=None, min_length=1, max_length=64)
     strength: float | None = Field(default=None, gt=0, le=1)
     num_images: int = Field(default=1, ge=1, le=16)
+    controls: int = Field(default=0, ge=0, le=4, description="ControlNets that act in all steps.")
     priority: Lane = "interactive"
     determinism: Determinism = "fast"
 
@@ -58,6 +60,7 @@ class JobClass(MixEntry):
         # The first stand for what a job's price doesn't depend on, or where nothing says it.
         values = {"sampler": "ddim", "seed": 0, "class_id": 0} | dict.fromkeys(body.file_names(), _PICTURE)
         values |= self.model_dump(exclude={"weight"}, exclude_none=True)
+        values["controls"] = [AppliedControl(id="any", image=_PICTURE, hash="")] * self.controls
         return parse_request({name: values[name] for name in body.model_fields.keys() & values})
 
 

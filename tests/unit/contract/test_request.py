@@ -73,6 +73,16 @@ def test_estimates_know_how_often_the_network_is_asked(changes: dict[str, Any], 
     assert abs(work.steps * work.rows - rows) <= calls
 
 
+def test_estimates_count_controlnets_and_what_a_picture_leads() -> None:
+    control = {"id": "a", "hash": "", "image": IMAGE}
+    request = parse_request(
+        {"kind": "txt2img", **COMMON, "guidance_scale": 4.0, "controls": [control, control | {"start": 0.5}]}
+    )
+    assert (request.rows_per_call, request.rows, JobWork.of(request).steps) == (2, 20 + 12, 16)
+    edit = parse_request({"kind": "img2img", **COMMON, **OWN["img2img"], "guidance_scale": 4.0, "strength": 1.0})
+    assert (edit.rows_per_call, edit.rows) == (3, edit.run_steps * 3)
+
+
 @pytest.mark.parametrize(("kind", "field"), [(kind, field) for kind in OWN for own in OWN.values() for field in own])
 def test_fields_of_other_kinds_are_refused(kind: str, field: str) -> None:
     known = field in REQUESTS[kind].model_fields
