@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
-from contract.card import ADD_ON_CARD, InstalledAddOn, InstalledEmbedding
+from contract.card import ADD_ON_CARD, InstalledControlNet, InstalledEmbedding, InstalledLora
 from core.errors import CheckpointError
 from models.checkpoints.card import id_of
 from models.checkpoints.layouts.detected import write_json
@@ -20,8 +20,8 @@ BLOCK = 1 << 20  # bytes hashed at a time
 BY_PEOPLE = ("id", "description", "licence", "trigger_words")  # of a card, kept when the file is replaced
 FAMILIES = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # by the width of the context
 
-I = TypeVar("I", bound=InstalledAddOn | InstalledEmbedding)  # noqa: E741 (a card as it is installed)
-A = TypeVar("A", bound=InstalledAddOn)
+I = TypeVar("I", InstalledLora, InstalledControlNet, InstalledEmbedding)  # noqa: E741 (a card as it is installed)
+A = TypeVar("A", InstalledLora, InstalledControlNet)
 T = TypeVar("T")
 
 

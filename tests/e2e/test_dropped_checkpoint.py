@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import FilePayload, expect
 from safetensors.torch import load_file, save_file
 
 from tests.e2e.browser import chromium, job_id, open_page
@@ -26,6 +26,7 @@ KINDS = ("bare", "class", "depth", "edit", "label", "map", "x4")
 LONG = "a red heart on a very long road " * 12
 
 DEPTH = base64.b64encode(png(Image.linear_gradient("L").resize((16, 12)))).decode()
+BLUE = Image.new("RGB", (64, 64), "blue")
 ONE_CLASS_TOO_HIGH = base64.b64encode(png(Image.new("L", (4, 4), MAP_CLASSES))).decode()
 
 
@@ -135,11 +136,12 @@ def test_what_a_kind_cannot_do_is_refused(service: Service, kind: str, fields: d
         assert (answer.json()["value"], answer.json()["bound"]) == (f"{MAP_CLASSES} at (0, 0)", MAP_CLASSES - 1)
 
 
+def uploaded(picture: Image.Image) -> FilePayload:
+    return {"name": "x.png", "mimeType": "image/png", "buffer": png(picture)}
+
+
 def test_depth_has_a_tab_of_its_own_that_takes_two_pictures(service: Service) -> None:
-    flat, depth = (
-        {"name": "x.png", "mimeType": "image/png", "buffer": png(picture)}
-        for picture in (Image.new("RGB", (64, 64), "blue"), Image.linear_gradient("L").resize((64, 64)))
-    )
+    flat, depth = uploaded(BLUE), uploaded(Image.linear_gradient("L").resize((64, 64)))
     with chromium() as browser, open_page(browser, service.url) as page:
         page.get_by_role("tab", name="By depth").click()
         page.locator("#row-image input").set_input_files(flat)
@@ -157,7 +159,7 @@ def test_depth_has_a_tab_of_its_own_that_takes_two_pictures(service: Service) ->
 
 
 def test_a_picture_is_changed_by_the_model_of_that(service: Service) -> None:
-    flat = {"name": "x.png", "mimeType": "image/png", "buffer": png(Image.new("RGB", (64, 64), "blue"))}
+    flat = uploaded(BLUE)
     with chromium() as browser, open_page(browser, service.url) as page:
         page.get_by_role("tab", name="From a picture").click()
         page.locator("#row-image input").set_input_files(flat)

@@ -14,7 +14,6 @@ from contract.card import (
     CONTROLNET_FOLDERS,
     EMBEDDING_FOLDERS,
     LORA_FOLDERS,
-    InstalledAddOn,
     InstalledControlNet,
     InstalledEmbedding,
     InstalledLora,
@@ -31,7 +30,7 @@ from models.add_ons.shelf import Found, Scanned
 from models.checkpoints.scan import scan
 
 FoundModels = Mapping[str, tuple[ModelCard, Path]]
-A = TypeVar("A", bound=InstalledAddOn | InstalledEmbedding)
+A = TypeVar("A", InstalledLora, InstalledControlNet, InstalledEmbedding)
 
 log = structlog.get_logger()
 

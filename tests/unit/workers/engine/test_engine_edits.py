@@ -30,9 +30,10 @@ from workers.engine.messages import Admission, Called
 from workers.prompts import PromptCache
 
 SEED, STEPS = 7, 4
-CLASSES = {
-    "edit": (diffusers.StableDiffusionInstructPix2PixPipeline, 8, {"requires_safety_checker": False}),
-    "depth": (diffusers.StableDiffusionDepth2ImgPipeline, 5, {}),
+DIFFUSERS: Any = diffusers
+CLASSES: dict[str, tuple[Any, int, dict[str, Any]]] = {
+    "edit": (DIFFUSERS.StableDiffusionInstructPix2PixPipeline, 8, {"requires_safety_checker": False}),
+    "depth": (DIFFUSERS.StableDiffusionDepth2ImgPipeline, 5, {}),
 }
 PICTURE = picture_bytes(64, 64)
 DEPTH = png(Image.linear_gradient("L").resize((64, 64)).rotate(30))
@@ -42,11 +43,11 @@ DEPTH = png(Image.linear_gradient("L").resize((64, 64)).rotate(30))
 def pair(name: str) -> tuple[Any, LatentDiffusion]:
     """A pipeline of random weights, and what we read of the folder that it writes."""
     cls, channels, options = CLASSES[name]
-    base = diffusers.StableDiffusionPipeline.from_pretrained(CASE / "two_controlnets" / "pipeline").to(torch.float32)
+    base = DIFFUSERS.StableDiffusionPipeline.from_pretrained(CASE / "two_controlnets" / "pipeline").to(torch.float32)
     torch.manual_seed(channels)
-    unet = diffusers.UNet2DConditionModel.from_config({**base.unet.config, "in_channels": channels}).eval()
+    unet = DIFFUSERS.UNet2DConditionModel.from_config({**base.unet.config, "in_channels": channels}).eval()
     parts = {part: getattr(base, part) for part in ("vae", "text_encoder", "tokenizer")}
-    scheduler = diffusers.DDIMScheduler.from_config(base.scheduler.config)
+    scheduler = DIFFUSERS.DDIMScheduler.from_config(base.scheduler.config)
     missing = "safety_checker" if name == "edit" else "depth_estimator"
     made = cls(unet=unet, scheduler=scheduler, feature_extractor=None, **{missing: None}, **parts, **options)
     made.set_progress_bar_config(disable=True)
@@ -177,9 +178,8 @@ def test_three_rows_of_a_strict_job_keep_together_where_calls_are_smaller() -> N
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_savepoint_goes_on_to_the_same_bytes(name: str) -> None:
     model = pair(name)[1]
-    admission = job(
-        name, determinism="strict", **({"image_guidance_scale": 2.0} if name == "edit" else {"strength": 0.8})
-    )
+    changes: dict[str, Any] = {"image_guidance_scale": 2.0} if name == "edit" else {"strength": 0.8}
+    admission = job(name, determinism="strict", **changes)
     engine = make_engine({model.id: model})
     engine.admit(admission)
     while not (engine._jobs["a"].images and engine._jobs["a"].step == 2):
