@@ -104,6 +104,8 @@ def configs() -> dict[str, ModelConfig]:
         "layout": replace(plain, unet=_unet(3, 3, 16), first_stage=vq, scale_factor=1.0, conditioner=_layout()),
         "map": replace(bare, unet=_unet(6, 3, None), conditioner=rescaler, concat="map"),
         "bare": bare,
+        "edit": replace(plain, unet=_unet(8, 4, 16), concat="source"),
+        "depth": replace(plain, unet=_unet(5, 4, 16), concat="depth"),
     }
 
 

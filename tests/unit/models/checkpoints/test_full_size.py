@@ -42,6 +42,14 @@ MODELS: dict[str, tuple[keys.Shapes, dict[str, float]]] = {
         keys.whole(keys.unet_shapes(keys.SD2_UNET), KL_F8, keys.open_clip_shapes(1024, 24)),
         {"unet": 865.9, "first_stage": 83.7, "conditioner": 340.4},
     ),
+    "instruct_pix2pix": (
+        keys.whole(keys.unet_shapes({**keys.SD1_UNET, "in_channels": 8}), KL_F8, keys.clip_shapes(768, 12)),
+        {"unet": 859.5, "first_stage": 83.7, "conditioner": 123.1},
+    ),
+    "sd2_depth": (
+        keys.whole(keys.unet_shapes({**keys.SD2_UNET, "in_channels": 5}), KL_F8, keys.open_clip_shapes(1024, 24)),
+        {"unet": 865.9, "first_stage": 83.7, "conditioner": 340.4},
+    ),
     "text2img_large": (
         keys.whole(keys.unet_shapes(keys.TEXT_LARGE_UNET), KL_F8, keys.bert_shapes(1280, 32)),
         {"unet": 872.3, "first_stage": 83.7, "conditioner": 542.9},
@@ -182,6 +190,8 @@ def test_tasks_and_schedules_follow_from_the_keys() -> None:
     assert facts["x4_upscaler"] == ("low-res", "v", 0.02, 0.08333)
     assert facts["sdxl"] == facts["sdxl_refiner"] == (None, "eps", 0.012, 0.13025)
     assert facts["sdxl_inpainting"] == ("mask-latent", "eps", 0.012, 0.13025)
+    assert facts["instruct_pix2pix"] == ("source", "eps", 0.012, 0.18215)
+    assert facts["sd2_depth"] == ("depth", "eps", 0.012, 0.18215)
     assert facts["bsr_sr"][0] == "low-res"
     assert facts["inpainting_big"][0] == "latent-mask"
     assert facts["text2img_large"] == (None, "eps", 0.012, 0.18215)
@@ -218,7 +228,10 @@ def test_published_unets_of_sdxl_are_those_of_single_files(name: str) -> None:
     fit(diffusers_keys, {key: value.shape for key, value in ours.items()}, "unet")
 
 
-@pytest.mark.parametrize("name", ["sd15", "sd21", "text2img_large", "x4_upscaler", "bsr_sr", "celeba", *PUBLISHED_XL])
+IN_DIFFUSERS = ("sd15", "sd21", "instruct_pix2pix", "sd2_depth", "text2img_large", "x4_upscaler", "bsr_sr", "celeba")
+
+
+@pytest.mark.parametrize("name", [*IN_DIFFUSERS, *PUBLISHED_XL])
 def test_diffusers_networks_have_the_keys_and_shapes_that_we_write(name: str) -> None:
     loaded = _load(name)
     for part, (config, state) in components(loaded, pipeline_class(loaded.config)).items():
