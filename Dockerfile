@@ -37,6 +37,7 @@ RUN /opt/venv/bin/pip install --require-hashes --no-deps -r requirements-worker.
 FROM base AS gateway
 COPY --from=install-gateway /opt/venv /opt/venv
 COPY --from=install-gateway /weights models/weights
+COPY clients clients
 COPY contract contract
 COPY core core
 COPY jobs jobs
@@ -50,7 +51,11 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
 CMD ["latentd", "gateway"]
 
 FROM base AS worker
+# Triton builds with it what fuses a UNet's kernels; without it they run one by one.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 COPY --from=install-worker /opt/venv /opt/venv
+COPY clients clients
 COPY contract contract
 COPY core core
 COPY jobs jobs

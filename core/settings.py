@@ -155,6 +155,12 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr | None = Field(
         default=None, description="Signs webhooks (Standard Webhooks): whsec_ and at least 24 bytes as base64."
     )
+    server: str | None = Field(
+        default=None,
+        description="Service that `latentd generate` and the other commands that draw send their work to, as "
+        "https://draw.example.org. Default: they draw themselves.",
+    )
+    api_key: SecretStr | None = Field(default=None, description="API key that they send to it.")
     log_prompts: bool = Field(default=False, description="Let the gateway's log name prompts.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug, info, warning or error."
@@ -201,6 +207,14 @@ class Settings(BaseSettings):
                 "take the place of both"
             )
         return value
+
+    @field_validator("server")
+    @classmethod
+    def check_server(cls, value: str | None) -> str | None:
+        """An empty one is none."""
+        if value and parse_public_url(value) is None:
+            raise ValueError("must be http:// or https://, a host, and a port and a path where it has them")
+        return value or None
 
     @field_validator("log_level", "dtype", mode="before")
     @classmethod

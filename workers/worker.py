@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 import uuid
@@ -75,6 +76,8 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     check_models_dir(settings)
     port = None if settings.metrics_port is None else listen(settings.metrics_port, settings.metrics_host)
     write_missing_cards(settings.models_dir)
+    # Where inductor keeps what it fused, so that a restarted worker needn't make it again.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.data_dir.resolve() / "fused"))
     library = open_library(settings, model_ids, device)
     engine = engine_of(settings, library)
     cards, kind = _served_cards(settings, library), device_kind(torch.device(device))

@@ -20,6 +20,7 @@ from contract.card import ModelCard
 from contract.measurements import StepTimes, shape_cell, step_times
 from contract.request import REQUESTS, JobRequest, parse_request
 from contract.uploads import Upload
+from latentd.bench.one_run import run
 from workers.engine.engine import Engine
 from workers.engine.kinds import KINDS, ReadUpload, UploadReader
 from workers.engine.messages import Aborted, Admission, Finished
@@ -49,6 +50,7 @@ class ModelBench:
         guided = each > 1 and rows % each == 0
         scale = self.card.defaults.guidance_scale if guided else 1.0
         images = rows // each if guided else rows
+        self._settle(num_images=images, guidance_scale=scale)
         self.play(self.card.tasks[0], num_images=images, steps=WARM_UP + CALLS, guidance_scale=scale)
 
     def kinds(self) -> None:
@@ -56,6 +58,13 @@ class ModelBench:
         for kind in self.card.tasks:
             for _ in range(WARM_UP + CALLS):
                 self.play(kind, steps=1)
+
+    def _settle(self, **changes: object) -> None:
+        """Let a call's size be fused first where a device does that."""
+        denoiser = self.engine.models[self.card.id].denoiser
+        if denoiser.captured is not None:
+            run(self.engine, [admission("settle", make_request(self.card, self.card.tasks[0], 0, steps=1, **changes))])
+            denoiser.settle()
 
     def play(self, kind: Kind, **changes: object) -> float:
         """One job, timed turn by turn; its seconds from admission to pictures."""

@@ -10,8 +10,9 @@ import typer
 
 from core.errors import LatentdError
 from core.version import __version__
-from latentd.cli import bench, draw, evaluate, info, keys, models, plan, serve, train
+from latentd.cli import bench, evaluate, info, keys, models, plan, preference, serve, train
 from latentd.cli.console import plain
+from latentd.cli.drawing import commands
 
 FAULT_EXIT = 70  # EX_SOFTWARE
 
@@ -21,12 +22,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for module in (serve, draw, info, bench, plan):
+for module in (serve, commands, info, bench, plan):
     module.register(app)
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(preference.app, name="preference")
 
 
 def _show_version(wanted: bool) -> None:

@@ -7,17 +7,18 @@ addresses every time: each shape gets its own buffers, and inputs are copied int
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from models.pipeline.fused import Arguments, FusedNetwork, Shape
+
 WARM_UP = 3  # calls before recording: libraries choose their kernels and take their memory
 KEPT = 32  # shapes; the least recently used leave
 
-Arguments: TypeAlias = Sequence[Tensor | None]  # the network's, in their order; the first one is a tensor
 Network: TypeAlias = Callable[..., Tensor]
 
 
@@ -61,33 +62,38 @@ class CapturedCalls:
     """The calls of one network by shapes and precisions of their arguments, at most `kept` of them.
 
     What can't be recorded is called plainly from then on, after `failed` was told why; a lack of memory isn't caught.
+    The fused network takes over the shapes that it has, but those of exact calls: its roundings are others.
     """
 
     network: Network
     failed: Callable[[Exception], None]
+    fused: FusedNetwork | None = None
     kept: int = KEPT
-    calls: OrderedDict[tuple[object, ...], CapturedCall] = field(default_factory=OrderedDict)
+    calls: OrderedDict[Shape, CapturedCall] = field(default_factory=OrderedDict)
     _pool: Any = None  # of memory, which calls that follow each other share
     broken: bool = False  # what can't be recorded is called plainly
 
-    def __call__(self, *given: Tensor | None) -> Tensor:
+    def __call__(self, *given: Tensor | None, exact: bool = False) -> Tensor:
         """Return the network's output; the next call overwrites it."""
+        shape = tuple(None if value is None else (value.shape, value.dtype) for value in given)
+        fused = self.fused if self.fused is not None and not exact and self.fused.has(shape, given) else None
+        network = fused or self.network
         if self.broken:
-            return self.network(*given)
-        key = tuple(None if value is None else (value.shape, value.dtype) for value in given)
-        call = self.calls.get(key) or self._capture(key, given)
+            return network(*given)
+        key = (network is fused, *shape)
+        call = self.calls.get(key) or self._capture(key, network, given)
         if call is None:
-            return self.network(*given)
+            return network(*given)
         self.calls.move_to_end(key)
         return call(given)
 
-    def _capture(self, key: tuple[object, ...], given: Arguments) -> CapturedCall | None:
+    def _capture(self, key: Shape, network: Network, given: Arguments) -> CapturedCall | None:
         if len(self.calls) >= self.kept:
             self.calls.popitem(last=False)
         if self._pool is None and _on_gpu(given):
             self._pool = torch.cuda.graph_pool_handle()
         try:
-            self.calls[key] = CapturedCall(self.network, given, self._pool)
+            self.calls[key] = CapturedCall(network, given, self._pool)
         except torch.OutOfMemoryError:
             self.calls.clear()  # what they hold may be all that is missing
             raise

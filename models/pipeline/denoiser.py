@@ -27,6 +27,11 @@ class Denoiser:
     dtype: torch.dtype
     captured: CapturedCalls | None = None
 
+    def settle(self) -> None:
+        """Wait until calls run as they will from now on: until what is being fused is there."""
+        if self.captured is not None and self.captured.fused is not None:
+            self.captured.fused.wait()
+
     def __call__(
         self,
         z_t: Tensor,
@@ -34,16 +39,21 @@ class Denoiser:
         inputs: Inputs,
         adapters: RowAdapters | None = None,
         controls: RowControls | None = None,
+        *,
+        exact: bool = False,
     ) -> Tensor:
         """Return the raw network output b c h w (eps, v or x0), float32, since guidance and samplers compute in it.
 
-        z_t: b c h w; timesteps: b; inputs: a batch of b rows; adapters, controls: of those rows that have some.
+        z_t: b c h w; timesteps: b; inputs: a batch of b rows; adapters, controls: of those rows that have some;
+        exact: with the same kernels at all times, however much faster others are.
         """
         given = inputs.to(self.device, self.dtype)
         x, t = z_t.to(self.device, self.dtype), timesteps.to(self.device)
         x = x if given.concat is None else torch.cat([x, given.concat], dim=1)  # b c+k h w
-        network = self.unet if adapters is not None or self.captured is None else self.captured
-        with adapted(self.unet, adapters):
-            call = (x, t, given.context, given.labels, given.added, given.guidance_scale)
-            out: Tensor = network(*call) if controls is None else self.unet(*call, controls.residuals(x, t, given))
+        call = (x, t, given.context, given.labels, given.added, given.guidance_scale)
+        if self.captured is not None and adapters is None and controls is None:
+            out: Tensor = self.captured(*call, exact=exact)
+        else:
+            with adapted(self.unet, adapters):
+                out = self.unet(*call, () if controls is None else controls.residuals(x, t, given))
         return out.to(torch.float32, copy=True)  # a captured call's output is overwritten by the next

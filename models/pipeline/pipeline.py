@@ -171,12 +171,14 @@ class LatentDiffusion:
         inputs: Inputs,
         adapters: RowAdapters | None = None,
         controls: RowControls | None = None,
+        *,
+        exact: bool = False,
     ) -> Tensor:
         """Return the raw network output b c h w, float32 (eps, v or x0: `config.schedule.prediction`).
 
-        z_t: b c h w; timesteps: b; inputs: a batch of b rows; adapters, controls: of those rows that have some.
+        Its arguments are those of `Denoiser`.
         """
-        return self.denoiser(z_t, timesteps, inputs, adapters, controls)
+        return self.denoiser(z_t, timesteps, inputs, adapters, controls, exact=exact)
 
     def inpaint_concat(self, image: Tensor, mask: Tensor) -> Tensor:
         """Return what an inpainting UNet reads beside z_t, b k h w.

@@ -83,7 +83,7 @@ def test_a_worker_has_longer_to_stop_than_it_drains() -> None:
 def test_the_gateway_image_holds_neither_torch_nor_weights() -> None:
     stage = DOCKERFILE.split("AS gateway\n")[1].split("\nFROM")[0]
     copied = re.findall(r"^COPY (?:--from=\S+ )?(\S+)", stage, re.MULTILINE)
-    assert copied == ["/opt/venv", "/weights", "contract", "core", "jobs", "latentd", "service"]
+    assert copied == ["/opt/venv", "/weights", "clients", "contract", "core", "jobs", "latentd", "service"]
     install = DOCKERFILE.split("AS install-gateway\n")[1].split("\nFROM")[0]
     assert "worker" not in install
 

@@ -82,6 +82,14 @@ def test_the_command_works_in_it(image: Image) -> None:
     assert "not installed: this machine can run the gateway" in " ".join(image.run("latentd", "doctor").split())
 
 
+def test_it_draws_by_a_server_alone(image: Image) -> None:
+    image.run("python", "-c", "import latentd.cli.drawing.remote")
+    line, ended = image.run("sh", "-c", "latentd generate cat 2>&1 || echo ended with $?").splitlines()
+    assert line.startswith("latentd: workers")
+    assert line.endswith("installs what drawing here needs; --server names a service that draws")
+    assert ended == "ended with 1"
+
+
 def test_it_holds_cards_and_tokenizers_alone(image: Image) -> None:
     names = {file.name for file in (image.app / "models" / "weights").rglob("*") if file.is_file()}
     assert names == {"card.json", "tokenizer.json"}

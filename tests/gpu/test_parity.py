@@ -70,6 +70,24 @@ def test_calls_are_captured(device: str) -> None:
         assert not captured.broken
 
 
+@pytest.mark.parametrize("device", [ON_GPU])
+def test_fused_calls_come_and_give_the_same_pictures(
+    device: str, reference: Mapping[tuple[str, int], Image.Image]
+) -> None:
+    model = models(device, torch.float32)["paint"]
+    assert model.denoiser.captured is not None
+    fused, drawn = model.denoiser.captured.fused, [job for job in jobs() if job.request.model == "paint"]
+    assert fused is not None
+    pictures = finished(play(engine(device, torch.float32, 2), drawn))
+    for _ in range(3):  # 1 and 2 rows are made one after the other
+        model.denoiser.settle()
+        pictures = finished(play(engine(device, torch.float32, 2), drawn))
+    assert (fused.there >= 2, fused.broken) == (True, False)
+    for key, picture in pictures.items():
+        difference = np.abs(np.asarray(picture, np.int16) - np.asarray(reference[key], np.int16)).max()
+        assert difference <= LEVELS, key
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_half_precision_is_close(device: str, reference: Mapping[tuple[str, int], Image.Image]) -> None:
     """But for the upscaler, whose latents jump to the nearest entry of a random codebook."""

@@ -87,7 +87,8 @@ def _predicted(
         adapters, controls = _adapters(pictures, own, strict), _controls(pictures, own, strict)
         missing = padded_rows - len(own) if strict or len(calls) == 1 else 0
         padded, batch = [*own, *own[-1:] * missing], Inputs.stack([*told, *told[-1:] * missing])
-        outs.append(model.predict(_rows(z_t, padded), _rows(timesteps, padded), batch, adapters, controls))
+        z, t = _rows(z_t, padded), _rows(timesteps, padded)
+        outs.append(model.predict(z, t, batch, adapters, controls, exact=strict))
     return _in_order(outs, calls)
 
 

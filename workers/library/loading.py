@@ -24,6 +24,7 @@ from models.checkpoints.layouts.taesd import load_tiny_decoder, tiny_decoder_of
 from models.checkpoints.load import load
 from models.networks.layers import can_pack, pack
 from models.pipeline.captured import CapturedCalls
+from models.pipeline.fused import FusedNetwork
 from models.pipeline.pipeline import LatentDiffusion
 from workers.engine.engine import Engine
 from workers.library.catalogue import choose, default_model, find_cards, find_controlnets, find_embeddings, find_loras
@@ -201,7 +202,7 @@ def _with_tiny_decoder(model: LatentDiffusion, folder: Path) -> LatentDiffusion:
 
 
 def ready(model: LatentDiffusion) -> LatentDiffusion:
-    """Let a model run as its device does it fastest: its UNet's weights packed, or its calls captured on a GPU."""
+    """Let a model run as its device does it fastest: its UNet's weights packed, or its calls fused and captured."""
     if can_pack(model.device, model.dtype):
         pack(model.unet)
     if model.device.type != "cuda":
@@ -210,7 +211,11 @@ def ready(model: LatentDiffusion) -> LatentDiffusion:
     def not_captured(error: Exception) -> None:
         log.warning("UNet calls aren't captured: they run one kernel after another", model=model.id, error=str(error))
 
-    return replace(model, denoiser=replace(model.denoiser, captured=CapturedCalls(model.unet, not_captured)))
+    def not_fused(error: Exception) -> None:
+        log.warning("no more UNet calls are fused", model=model.id, error=str(error))
+
+    calls = CapturedCalls(model.unet, not_captured, FusedNetwork(model.unet, not_fused))
+    return replace(model, denoiser=replace(model.denoiser, captured=calls))
 
 
 def free_memory(device: str) -> int:

@@ -12,8 +12,10 @@ from models.pipeline.pipeline import LatentDiffusion
 
 
 def path_of(model: LatentDiffusion) -> str:
-    """Return captured (GPUs), packed (CPUs in bfloat16), else plain."""
+    """Return fused or captured (GPUs), packed (CPUs in bfloat16), else plain."""
     captured = model.denoiser.captured
+    if captured is not None and captured.fused is not None and captured.fused.there:
+        return "fused"
     if captured is not None and not captured.broken:
         return "captured"
     return "packed" if packed(model.unet) else "plain"
@@ -28,7 +30,7 @@ class PathCollector(Collector):
     def collect(self) -> Iterable[GaugeMetricFamily]:
         family = GaugeMetricFamily(
             "latentd_network_info",
-            "1: the precision of a model's UNet, and how it is computed: plain, packed or captured.",
+            "1: the precision of a model's UNet, and how it is computed: plain, packed, captured or fused.",
             labels=("model", "dtype", "path"),
         )
         for name, model in list(self.models.items()):

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from PIL import Image as Pillow
 
-from latentd_client.calls import Call, Patience, connection
+from latentd_client.calls import Call, Patience, connection, document
 from latentd_client.following import SILENCE_S, Following
 from latentd_client.records import Event, Image, Job
 from latentd_client.synchronous import ended
@@ -37,7 +37,7 @@ class AsyncClient(Tasks[Awaitable[Job]]):
         self._patience_s = patience_s
 
     async def submit(self, kind: str, **fields: Any) -> Job:
-        return Job.of((await self._send(task_call(kind, fields))).json())
+        return Job.of(document(await self._send(task_call(kind, fields))))
 
     async def dry_run(self, kind: str, **fields: Any) -> DryRun:
         """Return the resolved request, its tokens, and the predicted wait and GPU-seconds; no job is made."""
@@ -45,7 +45,7 @@ class AsyncClient(Tasks[Awaitable[Job]]):
 
     async def job(self, id: str) -> Job:
         """Return a job as it is now."""
-        return Job.of((await self._send(Call("GET", f"/v1/jobs/{id}"))).json())
+        return Job.of(document(await self._send(Call("GET", f"/v1/jobs/{id}"))))
 
     async def jobs(self, **filters: str | int) -> AsyncIterator[Job]:
         """Yield the key's jobs, newest first; `filters` are those of GET /v1/jobs."""
@@ -116,15 +116,14 @@ class AsyncClient(Tasks[Awaitable[Job]]):
 
     async def cancel(self, job: Job) -> Job:
         """Cancel a job: at once where it waits, at its next step where it runs; one that ended stays as it is."""
-        return Job.of((await self._send(Call("DELETE", f"/v1/jobs/{job.id}"))).json())
+        return Job.of(document(await self._send(Call("DELETE", f"/v1/jobs/{job.id}"))))
 
     async def purge(self, job: Job) -> None:
         """Remove an ended job for good: images, uploads and record."""
         await self._send(Call("DELETE", f"/v1/jobs/{job.id}", params={"purge": "true"}))
 
     async def _mapping(self, call: Call) -> Mapping[str, Any]:
-        value: Mapping[str, Any] = (await self._send(call)).json()
-        return value
+        return document(await self._send(call))
 
     async def _send(self, call: Call) -> httpx.Response:
         patience = Patience(self._patience_s)

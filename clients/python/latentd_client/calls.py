@@ -80,6 +80,22 @@ class Patience:
         return min(FIRST_PAUSE_S * 2.0**self._tries, LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
 
 
+def document(answer: httpx.Response) -> dict[str, Any]:
+    """Read the JSON object of an answer that holds.
+
+    Raises:
+        Unreachable: it has none, so that what answers is no latentd.
+    """
+    try:
+        value = answer.json()
+    except ValueError:
+        value = None
+    if isinstance(value, dict):
+        return value
+    found = answer.headers.get("Content-Type", "no content type")
+    raise Unreachable(f"{answer.request.url} answered {answer.status_code} with {found}: is it latentd's address?")
+
+
 def _told(answer: httpx.Response) -> float | None:
     seconds = answer.headers.get("Retry-After", "")
     return float(seconds) if seconds.isdigit() else None

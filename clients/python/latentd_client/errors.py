@@ -10,7 +10,7 @@ class ClientError(Exception):
 
 
 class Unreachable(ClientError):
-    """No answer in the time that the client waits, however often it asked; what it asked for may have been done."""
+    """No answer in the time that the client waits, or none of latentd's; what it asked for may have been done."""
 
 
 class Refused(ClientError):

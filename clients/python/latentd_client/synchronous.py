@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from PIL import Image as Pillow
 
-from latentd_client.calls import Call, Patience, connection
+from latentd_client.calls import Call, Patience, connection, document
 from latentd_client.errors import JobCanceled, JobFailed
 from latentd_client.following import SILENCE_S, Following
 from latentd_client.records import Event, Image, Job
@@ -37,7 +37,7 @@ class Client(Tasks[Job]):
         self._patience_s = patience_s
 
     def submit(self, kind: str, **fields: Any) -> Job:
-        return Job.of(self._send(task_call(kind, fields)).json())
+        return Job.of(document(self._send(task_call(kind, fields))))
 
     def dry_run(self, kind: str, **fields: Any) -> DryRun:
         """Return the resolved request, its tokens, and the predicted wait and GPU-seconds; no job is made."""
@@ -45,7 +45,7 @@ class Client(Tasks[Job]):
 
     def job(self, id: str) -> Job:
         """Return a job as it is now."""
-        return Job.of(self._send(Call("GET", f"/v1/jobs/{id}")).json())
+        return Job.of(document(self._send(Call("GET", f"/v1/jobs/{id}"))))
 
     def jobs(self, **filters: str | int) -> Iterator[Job]:
         """Yield the key's jobs, newest first; `filters` are those of GET /v1/jobs."""
@@ -113,15 +113,14 @@ class Client(Tasks[Job]):
 
     def cancel(self, job: Job) -> Job:
         """Cancel a job: at once where it waits, at its next step where it runs; one that ended stays as it is."""
-        return Job.of(self._send(Call("DELETE", f"/v1/jobs/{job.id}")).json())
+        return Job.of(document(self._send(Call("DELETE", f"/v1/jobs/{job.id}"))))
 
     def purge(self, job: Job) -> None:
         """Remove an ended job for good: images, uploads and record."""
         self._send(Call("DELETE", f"/v1/jobs/{job.id}", params={"purge": "true"}))
 
     def _mapping(self, call: Call) -> Mapping[str, Any]:
-        value: Mapping[str, Any] = self._send(call).json()
-        return value
+        return document(self._send(call))
 
     def _send(self, call: Call) -> httpx.Response:
         patience = Patience(self._patience_s)

@@ -16,6 +16,7 @@ BAD_SETTINGS = {
     "LATENTD_MAX_ROWS": ("many", "LATENTD_MAX_ROWS='many': input should be a valid integer"),
     "LATENTD_PORT": ("70000", "LATENTD_PORT='70000': input should be less than or equal to 65535"),
     "LATENTD_DRAIN_S": ("inf", "LATENTD_DRAIN_S='inf': input should be a finite number"),
+    "LATENTD_SERVER": ("draw.example.org", "LATENTD_SERVER='draw.example.org': must be http:// or https://, a host"),
     "LATENTD_LOG_LEVEL": ("verbose", "LATENTD_LOG_LEVEL='verbose': input should be 'debug', 'info'"),
     "REDIS_URL": ("localhost:6379", "REDIS_URL='localhost:6379': must be redis://"),
 }
@@ -26,6 +27,11 @@ BAD_COMMANDS = {
     "generate cat --out /missing/o.png": "--out /missing/o.png: /missing is no folder",
     "upscale picture.png --out /missing/o.webp": "--out /missing/o.webp: /missing is no folder",
     "inpaint a.png b.png cat --out o.txt": "--out o.txt: ends in none of .png",
+    "generate cat --server http://h --device cpu": "--device cpu: can't be told to http://h, which draws by --server",
+    "generate cat --server ftp://h": "--server 'ftp://h': must be http:// or https://",
+    "generate cat --control lines": "--control 'lines': must be ID=FILE",
+    "preference a b": "a: no such folder",
+    "preference report none.csv": "none.csv: No such file or directory",
     "worker --device meta": "--device 'meta': must be auto, cpu, cuda or cuda:N",
 }
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import ConfigurationError
-from latentd.cli import draw
-from latentd.cli.outputs import paths_for, write_file
+from latentd.cli.drawing import commands
+from latentd.cli.drawing.outputs import Drawn, paths_for, write, write_file
 
 
 def names(out: Path, images: int, *, force: bool = False) -> list[str]:
@@ -46,6 +46,12 @@ def test_force_overwrites_no_folder(tmp_path: Path) -> None:
 
 
 def test_commands_have_default_names_of_their_own() -> None:
-    commands = (draw.generate, draw.inpaint, draw.upscale)
-    defaults = {str(inspect.signature(command).parameters["out"].default) for command in commands}
+    drawing = (commands.generate, commands.inpaint, commands.upscale)
+    defaults = {str(inspect.signature(command).parameters["out"].default) for command in drawing}
     assert defaults == {"generate.png", "inpaint.png", "upscale.png"}
+
+
+def test_a_file_that_cannot_be_written_after_all_is_named(tmp_path: Path) -> None:
+    gone = [tmp_path / "gone" / "o.png"]
+    with pytest.raises(ConfigurationError, match=r"--out .*/gone/o\.png: No such file or directory"):
+        write([Drawn(b"drawn", 8, 8, 1)], gone, {}, force=False, json=False)

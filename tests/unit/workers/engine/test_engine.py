@@ -213,12 +213,14 @@ class _Faulty:
     def __getattr__(self, name: str) -> object:
         return getattr(self._model, name)
 
-    def predict(self, z_t: torch.Tensor, timesteps: torch.Tensor, inputs: Inputs, *none: None) -> torch.Tensor:
+    def predict(
+        self, z_t: torch.Tensor, timesteps: torch.Tensor, inputs: Inputs, *none: None, exact: bool
+    ) -> torch.Tensor:
         if len(z_t) > self.most_rows:
             raise RuntimeError(
                 "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
             )
-        out = self._model.predict(z_t, timesteps, inputs, *none)
+        out = self._model.predict(z_t, timesteps, inputs, *none, exact=exact)
         return torch.where((timesteps == self.nan_at)[:, None, None, None], torch.nan, out)
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
@@ -309,7 +311,7 @@ def test_decoding_that_runs_out_of_memory_takes_fewer_at_a_time(as_gpu: bool) ->
 def test_other_errors_of_a_network_are_not_hidden() -> None:
     faulty, models = _faulty()
     engine = make_engine(models)
-    faulty.predict = lambda *_: 1 / 0  # type: ignore[assignment, method-assign]
+    faulty.predict = lambda *_, **__: 1 / 0  # type: ignore[assignment, method-assign]
     engine.admit(_job("a"))
     engine.turn()
     with pytest.raises(ZeroDivisionError):

@@ -8,6 +8,7 @@ from prometheus_client import generate_latest
 
 from core.errors import ConfigurationError
 from models.pipeline.captured import CapturedCalls
+from models.pipeline.fused import FusedNetwork
 from tests.engines import tiny_models
 from workers.engine.messages import Called
 from workers.metrics.families import WorkerMetrics, listen
@@ -56,6 +57,11 @@ def test_how_networks_are_computed_is_told_as_it_is_now() -> None:
     calls = CapturedCalls(model.unet, lambda _: None)
     metrics.paths.models = {"paint": replace(model, denoiser=replace(model.denoiser, captured=calls))}
     assert (told("captured"), told("plain")) == (1, None)
+    calls.fused = FusedNetwork(model.unet, lambda _: None)
+    assert (told("fused"), told("captured")) == (None, 1)
+    calls.fused._ready.add(("a shape",))
+    assert (told("fused"), told("captured")) == (1, None)
+    calls.fused = None
     calls.broken = True
     assert (told("captured"), told("plain")) == (None, 1)
 

@@ -1,15 +1,61 @@
-"""Files that commands draw into: named so that nothing is overwritten unasked, and looked at before work begins."""
+"""What commands that draw show and write; files are looked at first, and none is overwritten unasked."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from core.errors import ConfigurationError, InvalidRequest
+from latentd.cli.console import plain, print_json
 
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+
+
+class Drawn(NamedTuple):
+    """A picture's file, and what is told of it."""
+
+    data: bytes
+    width: int
+    height: int
+    seed: int
+
+
+def progress_bar() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=plain(stderr=True))
+
+
+def warn(messages: Iterable[str]) -> None:
+    for message in messages:
+        plain(stderr=True).print(f"warning: {message}", style="yellow")
+
+
+def write(
+    drawn: Iterable[Drawn], paths: Sequence[Path], request: Mapping[str, Any], *, force: bool, json: bool
+) -> None:
+    """Write each picture as it comes, and say where it is.
+
+    Raises:
+        ConfigurationError: a file can't be written after all, as on a full disk.
+    """
+    console, images = plain(), []
+    for picture, path in zip(drawn, paths, strict=True):
+        written = write_file(path, picture.data, force=force)
+        images.append({"path": written, "seed": picture.seed, "width": picture.width, "height": picture.height})
+        if not json:
+            console.print(f"{written}: {picture.width}×{picture.height}, seed {picture.seed}", soft_wrap=True)
+    if json:
+        print_json({"images": images, "request": request})
 
 
 def paths_for(out: Path, images: int, *, force: bool) -> list[Path]:
