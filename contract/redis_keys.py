@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from contract.lanes import Lane
+from contract.base import Lane
 
 WAKES = 64
 JOBS_KEY = "latentd:jobs"  # sorted set: job id → created_at in Unix milliseconds
@@ -41,7 +41,7 @@ def events_key(job_id: str) -> str:
 
 
 def state_key(job_id: str) -> str:
-    """Hash: what a later execution goes on from: execution, step, model (its hash), and `data` or its `path`."""
+    """Hash: what a later execution goes on from: execution, step, model (hash, or hashes), and `data` or its `path`."""
     return f"latentd:state:{job_id}"
 
 

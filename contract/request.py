@@ -6,19 +6,25 @@ from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import Field, TypeAdapter
 
+from contract.add_ons import Hires
 from contract.common import BaseRequest, DrawnRequest, GuidedRequest, MaskMode, PromptedRequest, Span, unset
 from contract.uploads import Upload
 
 
 class Txt2ImgRequest(DrawnRequest):
-    """Text to image."""
+    """Text to image; with `hires` drawn over once it is enlarged (`contract.stages`)."""
 
     kind: Literal["txt2img"]
     denoising_end: float | None = Field(default=None, exclude_if=unset)
+    hires: Hires | None = Field(default=None, exclude_if=unset)
 
     @property
     def span(self) -> Span:
         return 0.0, 1.0 if self.denoising_end is None else self.denoising_end
+
+    @property
+    def run_steps(self) -> int:
+        return super().run_steps + (self.hires.run_steps * self.num_images if self.hires else 0)
 
 
 class InpaintRequest(DrawnRequest):

@@ -11,10 +11,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
 
-from contract.base import Kind
+from contract.base import Kind, Lane, queue_name
 from contract.common import Numerics
 from contract.job import ImageInfo, Job, JobRecord, JobResult, Progress, Status, Timings
-from contract.lanes import Lane, queue_name
 from contract.redis_keys import gone_key, job_key, list_key, queue_key
 from core.errors import Gone, InvalidRequest, NotFound, Problem
 from service.admission.backlogs import Backlogs
@@ -125,7 +124,7 @@ def _view(
     backlog = backlogs.get((request.model, request.priority))
     eta = None
     if backlog is not None and status == "running" and started_at is not None:
-        eta = running_eta(step, steps, started_at, request, backlog.fleet)
+        eta = running_eta(step, started_at, request, backlog.fleet)
     elif backlog is not None and status == "queued":
         eta = queued_eta(request, backlog, position or 0)
     fields: dict[str, Any] = {

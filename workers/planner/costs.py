@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from contract.lanes import Lane
+from contract.base import Lane
 from contract.measurements import Curve, JobWork, SizeTimes, StepTimes, predict
 from core.errors import ConfigurationError
 from workers.claim_policy import CLAIMS_A_ROUND
@@ -154,7 +154,8 @@ def _table(tables: Mapping[str, StepTimes], model: str) -> StepTimes:
 
 
 def _times(one: JobClass, table: StepTimes) -> SizeTimes:
-    times = predict(table, one.kind, one.width, one.height)
+    work = JobWork.of(one.request)
+    times = predict(table, one.kind, work.width, work.height)
     assert times is not None  # `_table` saw calls
     least = min(times.calls.seconds)
     if least <= 0:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
 
+from core.errors import CheckpointError
 from models.checkpoints.build import fit
-from models.checkpoints.checkpoint import Checkpoint, fitted, makers
+from models.checkpoints.checkpoint import Checkpoint, check, fitted, makers
 from models.checkpoints.files.rename import CLIP, DIFFUSERS, renamed
 from models.checkpoints.layouts.compvis.model import load_compvis
 from models.checkpoints.layouts.compvis.single_file import SingleFile
@@ -195,6 +196,12 @@ def test_tasks_and_schedules_follow_from_the_keys() -> None:
     assert facts["bsr_sr"][0] == "low-res"
     assert facts["inpainting_big"][0] == "latent-mask"
     assert facts["text2img_large"] == (None, "eps", 0.012, 0.18215)
+
+
+def test_sdxl_that_edits_is_named() -> None:
+    shapes = keys.whole_xl(keys.unet_shapes({**keys.SDXL_UNET, "in_channels": 8}), KL_F8, CLIP_L, BIG_G)
+    with pytest.raises(CheckpointError, match="8 channels; InstructPix2Pix of XL isn't served"):
+        check(load_compvis(SingleFile(Path("m.safetensors"), keys.meta_state(shapes))))
 
 
 def _meta(cls: Any, config: dict[str, Any]) -> dict[str, Tensor]:
