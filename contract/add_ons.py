@@ -1,4 +1,4 @@
-"""What a job adds to its model, as it was resolved: LoRAs, ControlNets and embeddings, each by its file's hash."""
+"""What a job adds to its model, as it was resolved: LoRAs, ControlNets, embeddings by their hashes; a second pass."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Literal, TypeAlias
 from pydantic import Field
 
 from contract.base import Wire
+from contract.samplers import Schedule
 from contract.uploads import Upload
 
 Preprocess: TypeAlias = Literal["canny"]
+LATENT, LANCZOS = "latent", "lanczos"  # ways to enlarge without a model
 
 
 class AppliedLora(Wire):
@@ -39,3 +41,38 @@ class AppliedEmbedding(Wire):
 
     name: str
     hash: str
+
+
+class AppliedUpscaler(Wire):
+    """A model that enlarges what the first pass drew: the weights with this hash, run by that model's defaults."""
+
+    id: str
+    hash: str
+    scale: int
+    steps: int
+    sampler: str
+    eta: float = 0.0
+    schedule: Schedule | None = None
+    guidance_scale: float = 1.0
+    noise_level: int | None = None
+
+
+class Hires(Wire):
+    """A second pass: the picture is enlarged `scale` times by `upscaler` (latent, lanczos or a model's id), then drawn
+    over with `strength`: the last int(steps · strength) of `steps`.
+    """
+
+    scale: float
+    strength: float
+    steps: int
+    upscaler: str
+    enlarged_by: AppliedUpscaler | None = Field(default=None, exclude_if=lambda upscaler: upscaler is None)
+
+    @property
+    def run_steps(self) -> int:
+        """Steps of one image behind the first pass."""
+        return max(1, int(self.steps * self.strength)) + (self.enlarged_by.steps if self.enlarged_by else 0)
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the width and height that a picture has in the end."""
+        return round(width * self.scale), round(height * self.scale)

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field
 
 from contract.base import Kind, Wire
 from contract.request import JobRequest
+from contract.stages import stages
 
 T = TypeVar("T")
 Shape: TypeAlias = tuple[int, int, int]  # c, h, w of a latent
@@ -95,7 +96,11 @@ def _shape_times(shape: Shape, cells: Mapping[str, float]) -> ShapeTimes:
 
 @dataclass(frozen=True, slots=True)
 class JobWork:
-    """What a job asks of a worker, as far as its seconds depend on it."""
+    """What a job asks of a worker, as far as its seconds depend on it.
+
+    Of a job with stages the last one's size stands for all, calls of the others counted by their pixels, and a second
+    model's as the first one's.
+    """
 
     kind: Kind
     width: int
@@ -106,9 +111,11 @@ class JobWork:
 
     @classmethod
     def of(cls, request: JobRequest) -> JobWork:
-        rows = request.rows_per_call
-        steps = max(1, round(request.rows / rows))
-        return cls(request.kind, request.width, request.height, steps, rows, request.num_images)
+        parts = stages(request)
+        width, height, rows = parts[-1].width, parts[-1].height, request.rows_per_call
+        evaluations = sum(part.rows * part.width * part.height for part in parts) / (width * height)
+        steps = max(1, round(evaluations / rows))
+        return cls(request.kind, width, height, steps, rows, request.num_images)
 
     @classmethod
     def parse(cls, text: str) -> JobWork:

@@ -41,7 +41,7 @@ def events_key(job_id: str) -> str:
 
 
 def state_key(job_id: str) -> str:
-    """Hash: what a later execution goes on from: execution, step, model (its hash), and `data` or its `path`."""
+    """Hash: what a later execution goes on from: execution, step, model (hash, or hashes), and `data` or its `path`."""
     return f"latentd:state:{job_id}"
 
 

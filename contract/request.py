@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 from pydantic import Field, TypeAdapter, computed_field
 from pydantic.json_schema import SkipJsonSchema
 
-from contract.add_ons import AppliedControl, AppliedEmbedding, AppliedLora
+from contract.add_ons import AppliedControl, AppliedEmbedding, AppliedLora, Hires
 from contract.base import Kind, Wire
 from contract.lanes import Lane
 from contract.prompts import PromptSyntax
@@ -297,14 +297,19 @@ class DrawnRequest(PromptedRequest):
 
 
 class Txt2ImgRequest(DrawnRequest):
-    """Text to image."""
+    """Text to image; with `hires` drawn over once it is enlarged (`contract.stages`)."""
 
     kind: Literal["txt2img"]
     denoising_end: float | None = Field(default=None, exclude_if=_unset)
+    hires: Hires | None = Field(default=None, exclude_if=_unset)
 
     @property
     def span(self) -> Span:
         return 0.0, 1.0 if self.denoising_end is None else self.denoising_end
+
+    @property
+    def run_steps(self) -> int:
+        return super().run_steps + (self.hires.run_steps * self.num_images if self.hires else 0)
 
 
 class InpaintRequest(DrawnRequest):

@@ -7,7 +7,7 @@ abandoned job several times. A crash between the two leaves the id in the interm
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
@@ -26,13 +26,14 @@ from contract.events import TRACE, Claimed
 from contract.job import JobRecord
 from contract.redis_keys import events_key, job_key
 from contract.request import Numerics
+from contract.stages import models_of
 from core.clock import CLOCK
 from core.text import as_text
 from jobs.run import JobRun
 from jobs.stored_job import LaneQueue, StoredJob, read_stored, transact
 from jobs.worker import HEARTBEAT_TTL_S, BatchWorker
 
-Refusal: TypeAlias = Literal["contract", "numerics", "loras", "embeddings", "controlnets"]
+Refusal: TypeAlias = Literal["contract", "numerics", "models", "loras", "embeddings", "controlnets"]
 RQ_STATUS = {"succeeded": JobStatus.FINISHED, "failed": JobStatus.FAILED, "canceled": JobStatus.CANCELED}
 
 # One round trip, and never more than one job: the first non-empty queue in the caller's order.
@@ -51,11 +52,15 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What a worker has that jobs may name beside their model: LoRAs and ControlNets by id, embeddings by name."""
+    """What a worker has that jobs may name beside their model: LoRAs and ControlNets by id, embeddings by name.
+
+    `together` tells whether it can hold several models at once.
+    """
 
     loras: Collection[str] = ()
     embeddings: Collection[str] = ()
     controlnets: Collection[str] = ()
+    together: Callable[[Collection[str]], bool] = lambda models: len(models) == 1
 
 
 class Claimer:
@@ -155,6 +160,8 @@ def _refusal(stored: StoredJob, record: JobRecord | None, numerics: Numerics, ho
         return "contract"
     if _foreign_numerics(stored, numerics):
         return "numerics"
+    if not holdings.together(models_of(record.request)):
+        return "models"
     if any(lora.id not in holdings.loras for lora in record.request.applied_loras):
         return "loras"
     if any(each.name not in holdings.embeddings for each in record.request.applied_embeddings):

@@ -11,6 +11,7 @@ from rq.job import Job
 from contract.job import ImageInfo, JobRecord, JobResult, Timings
 from contract.lanes import Lane
 from contract.request import JobRequest
+from contract.stages import models_of
 from jobs.stored_job import LaneQueue
 
 
@@ -68,6 +69,11 @@ class JobRun:
     @property
     def model(self) -> str:
         return self.request.model
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Those that it needs in memory, the one whose queue it was in first."""
+        return models_of(self.request)
 
     @property
     def lane(self) -> Lane:

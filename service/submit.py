@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from contract.card import ModelCard
 from contract.job import Job, JobRecord, JobWarning
 from contract.request import JobRequest
+from contract.stages import models_of
 from core.clock import CLOCK
 from core.errors import Conflict, InvalidRequest, LatentdError, QueueFull, RateLimited
 from jobs.create import Created, LaneFull, create, drawn_seed, find, key_digest, new_id, replay
@@ -22,7 +23,7 @@ from service.jobs.events import StopSignals, wait_end
 from service.jobs.views import accepted, read_job
 from service.requests.bodies import Body
 from service.requests.cards import choose_card
-from service.requests.posts import Drawn, Prompted
+from service.requests.posts import Drawn, Prompted, Txt2ImgPost
 from service.requests.preferences import Preferences, check_accepted
 from service.requests.resolution import NOTHING, Known, resolve, tokens_of, warnings_of
 from service.requests.tokens import Tokens
@@ -126,6 +127,7 @@ async def plan(gateway: Gateway, body: Body, preferences: Preferences) -> Planne
     vectors = known.vectors(request)
     warnings = (*pictures.warnings, *warnings_of(request, card, gateway.cards.folder(card.id), vectors))
     check_deadline(request, backlog)
+    await _check_served(gateway, request)
     return PlannedJob(job_id, body, preferences, card, pictures, request, warnings, backlog, vectors)
 
 
@@ -138,7 +140,24 @@ async def _known(gateway: Gateway, body: Body, card: ModelCard) -> Known:
         await gateway.loras.all() if body.post.loras or tagged else {},
         await gateway.embeddings.recent() if "prompt_syntax" in card.fields else {},
         await gateway.controlnets.all() if isinstance(body.post, Drawn) and body.post.controls else {},
+        await gateway.cards.all() if isinstance(body.post, Txt2ImgPost) and body.post.hires else {},
     )
+
+
+async def _check_served(gateway: Gateway, request: JobRequest) -> None:
+    """Check that, of the workers with a job's model, one has the model too that enlarges in between.
+
+    Without any worker a job waits, as all do.
+
+    Raises:
+        InvalidRequest: none has it.
+    """
+    own, *others = models_of(request)
+    workers = await gateway.cards.live_workers(own) if others else set()
+    for model in others:
+        if workers and not workers & await gateway.cards.live_workers(model):
+            detail = f"hires.upscaler is {model!r}, which no worker has that runs {own}"
+            raise InvalidRequest(detail, field="hires.upscaler", value=model, bound=f"a model beside {own}")
 
 
 async def _choose(gateway: Gateway, body: Body) -> ModelCard:

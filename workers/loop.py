@@ -15,7 +15,7 @@ from jobs.run import JobRun
 from jobs.worker import BatchWorker
 from workers.claim_policy import IDLE_S
 from workers.engine.engine import Engine
-from workers.engine.messages import Aborted, Called, Finished, Outcome, OutOfMemory, Prepared, Stepped
+from workers.engine.messages import Aborted, Called, Enlarged, Finished, Outcome, OutOfMemory, Prepared, Stepped
 from workers.library.library import ModelLibrary
 from workers.metrics.families import WorkerMetrics
 from workers.metrics.step_times import StepTimer
@@ -54,7 +54,7 @@ class Loop:
         redis, breaker, table = worker.connection, CircuitBreaker(clock, worker.connection), RunTable()
         models = library.offered
         numerics = {name: engine.numerics(model.dtype, model.packed) for name, model in models.items()}
-        holdings = Holdings(engine.loras, engine.embeddings, engine.controlnets)
+        holdings = Holdings(engine.loras, engine.embeddings, engine.controlnets, library.holds)
         self.claims = Claims(worker, redis, list(models), numerics, clock, holdings)
         self.times = StepTimer(models)
         self._engine = engine
@@ -156,7 +156,7 @@ class Loop:
         elif (run := self._table.find(outcome.job_id, Phase.COMPUTING)) is not None:
             self._take_of(run, outcome)
 
-    def _take_of(self, run: JobRun, outcome: Prepared | Stepped | Finished | Aborted) -> None:
+    def _take_of(self, run: JobRun, outcome: Prepared | Enlarged | Stepped | Finished | Aborted) -> None:
         """Note what the engine did for one job."""
         if isinstance(outcome, Prepared):
             self._metrics.stages.labels("encode", run.model).observe(outcome.seconds)
@@ -164,6 +164,9 @@ class Loop:
             self._saving.prepared(run, outcome.step)
             if run.resumed:
                 log.info("job resumed", **run.names, step=outcome.step, steps=run.steps)
+        elif isinstance(outcome, Enlarged):
+            self._metrics.stages.labels("encode", run.model).observe(outcome.seconds)
+            run.encode_s += outcome.seconds
         elif isinstance(outcome, Stepped):
             run.step, run.gpu_s = outcome.step, outcome.share.gpu_s
             if outcome.step > run.shown:  # a resumed job repeats steps that clients have seen

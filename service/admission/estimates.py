@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from contract.base import Kind
 from contract.measurements import JobWork, SizeTimes, StepTimes, predict
 from contract.request import JobRequest
+from contract.stages import share_done
 from core.clock import CLOCK
 
 Size: TypeAlias = tuple[Kind, int, int]  # kind of job, width and height of its answer
@@ -142,10 +143,11 @@ def queued_eta(request: JobRequest, backlog: Backlog, position: int) -> float | 
     return max(all_s - behind_s, own_s) - own_s + idle_s
 
 
-def running_eta(step: int, steps: int, started_at: datetime, request: JobRequest, fleet: Fleet) -> float | None:
+def running_eta(step: int, started_at: datetime, request: JobRequest, fleet: Fleet) -> float | None:
     """Seconds to the end of a running job, from its own steps so far, else from the measured times."""
     if step == 0:
         return idle_seconds(request, fleet)
     work, elapsed_s = JobWork.of(request), max((CLOCK.now() - started_at).total_seconds(), 0.0)
     tail_s = fleet.expected(fleet.seconds(work, lambda times: times.tail_s(work)))
-    return elapsed_s * (steps - step) / step + (tail_s or 0.0)
+    share = share_done(request, step)
+    return elapsed_s * (1.0 - share) / share + (tail_s or 0.0)

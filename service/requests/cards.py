@@ -115,12 +115,13 @@ class CardRegistry:
             folder = self._folders[model] = card_folder(self._models_dir, model)
         return folder
 
-    async def live_workers(self, model: str) -> int:
-        """Count the workers that hold the model and beat within their time."""
-        return int(await self._redis.zcount(serving_key(model), CLOCK.unix(), "+inf"))
+    async def live_workers(self, model: str) -> set[str]:
+        """Name the workers that offer the model and beat within their time."""
+        workers: Any = await self._redis.zrangebyscore(serving_key(model), CLOCK.unix(), "+inf")
+        return set(workers)
 
     async def listed(self, card: ModelCard) -> ListedCard:
-        loaded = await self.live_workers(card.id) > 0
+        loaded = bool(await self.live_workers(card.id))
         return ListedCard(**card.model_dump(), loaded=loaded)
 
 

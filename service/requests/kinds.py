@@ -68,6 +68,7 @@ TXT2IMG = TaskKind(
     model_fields=DRAWING | TOLD | SIZE | {"denoising_end"},
     examples={
         "short": {"summary": "A prompt alone", "value": {"prompt": "red heart"}},
+        "larger": {"summary": "Once more, larger", "value": {"prompt": "red heart", "hires": {"scale": 2}}},
         "full": {
             "summary": "Everything chosen",
             "value": {

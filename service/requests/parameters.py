@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from contract.add_ons import LANCZOS, LATENT, AppliedUpscaler, Hires
 from contract.card import ModelCard
-from core.errors import InvalidRequest
+from contract.samplers import ORIGINAL_STEPS
+from core.errors import InvalidRequest, NotFound
+from core.pictures import check_sides
 from service.requests.decoding import Size
 from service.requests.labels import check_below, class_of, layout_of
 from service.requests.posts import (
     Class2ImgPost,
     Drawn,
     Guided,
+    HiresPost,
     Img2ImgPost,
     InpaintPost,
     Layout2ImgPost,
@@ -141,3 +146,77 @@ def classed(post: Class2ImgPost, card: ModelCard) -> dict[str, Any]:
 def laid_out(post: Layout2ImgPost, card: ModelCard) -> dict[str, Any]:
     """Return the numbers of the boxes. Raises as `layout_of`."""
     return {"tokens": layout_of(post, card)}
+
+
+def second_pass(
+    post: Txt2ImgPost, drawn: Mapping[str, Any], card: ModelCard, models: Mapping[str, ModelCard], max_pixels: int
+) -> Hires | None:
+    """Return the pass at a higher resolution that follows what is `drawn` by other parameters; None of none.
+
+    Raises:
+        InvalidRequest: a size or number of steps that can't be done, or a picture that is left unfinished.
+        NotFound: an upscaler that isn't known.
+    """
+    sent = post.hires
+    if sent is None:
+        return None
+    if post.denoising_end is not None:
+        detail = "hires enlarges a finished picture; with denoising_end it is left unfinished"
+        raise InvalidRequest(detail, field="hires", value=post.denoising_end, bound="without denoising_end")
+    by = _upscaler(sent, models)
+    hires = Hires(
+        scale=sent.scale,
+        strength=sent.strength,
+        steps=_second_steps(sent, drawn),
+        upscaler=sent.upscaler,
+        enlarged_by=by,
+    )
+    _check_enlarged(hires, drawn, card, max_pixels)
+    return hires
+
+
+def _second_steps(sent: HiresPost, drawn: Mapping[str, Any]) -> int:
+    steps: int = sent.steps or drawn["steps"]
+    most = ORIGINAL_STEPS.get(drawn["sampler"])
+    if most is not None and steps > most:
+        detail = f"hires.steps is {steps}; sampler {drawn['sampler']} takes 1 to {most}"
+        raise InvalidRequest(detail, field="hires.steps", value=steps, bound=[1, most])
+    return steps
+
+
+def _check_enlarged(hires: Hires, drawn: Mapping[str, Any], card: ModelCard, max_pixels: int) -> None:
+    first = drawn["width"], drawn["height"]
+    size, factor = hires.size(*first), card.latent_factor
+    shown = f"{first[0]}×{first[1]} become {size[0]}×{size[1]}"
+    if any(side % factor for side in size):
+        detail = f"hires.scale is {hires.scale:g}: {shown}; both must be multiples of {factor}"
+        raise InvalidRequest(detail, field="hires.scale", value=hires.scale, bound=f"multiples of {factor} pixels")
+    if size[0] * size[1] > max_pixels:
+        detail = f"hires.scale is {hires.scale:g}: {shown}; at most {max_pixels} pixels are made"
+        raise InvalidRequest(detail, field="hires.scale", value=hires.scale, bound=max_pixels)
+    check_sides(size, drawn["output_format"], max_pixels, "hires.scale")
+    if hires.enlarged_by is not None:
+        between = first[0] * hires.enlarged_by.scale, first[1] * hires.enlarged_by.scale
+        check_sides(between, "png", max_pixels, "hires.upscaler")
+
+
+def _upscaler(sent: HiresPost, models: Mapping[str, ModelCard]) -> AppliedUpscaler | None:
+    if sent.upscaler in (LATENT, LANCZOS):
+        return None
+    known = {card.id: card for card in models.values() if "upscale" in card.tasks}
+    card, names = known.get(sent.upscaler), [LATENT, LANCZOS, *known]
+    if card is None:
+        detail = f"hires.upscaler is {sent.upscaler!r}; it must be one of {', '.join(names)}"
+        raise NotFound(detail, field="hires.upscaler", value=sent.upscaler, bound=names)
+    own = card.defaults
+    return AppliedUpscaler(
+        id=card.id,
+        hash=card.hash,
+        scale=card.scale,
+        steps=own.steps,
+        sampler=own.sampler,
+        eta=own.eta,
+        schedule=own.schedule,
+        guidance_scale=own.guidance_scale if "guidance_scale" in card.fields else 1.0,
+        noise_level=own.noise_level,
+    )

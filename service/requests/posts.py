@@ -12,7 +12,7 @@ from typing import Annotated, TypeAlias
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import from_json
 
-from contract.add_ons import Preprocess
+from contract.add_ons import LANCZOS, Preprocess
 from contract.lanes import Lane
 from contract.prompts import PromptSyntax
 from contract.request import SEEDS, Determinism, MaskMode, OutputFormat
@@ -30,6 +30,8 @@ MAX_LORA_SCALE = 4.0
 MAX_CONTROLS = 4
 MAX_CONTROL_SCALE = 2.0
 MAX_CLIP_SKIP = 12
+MAX_HIRES_SCALE = 4.0
+HIRES_STRENGTH = 0.5
 DRAWN = -1  # as a seed: what other tools write for none
 
 
@@ -66,6 +68,28 @@ class ControlPost(BaseModel):
     )
 
 
+class HiresPost(BaseModel):
+    """A second pass: what was drawn is enlarged, then drawn over."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    scale: float = Field(
+        default=2.0, gt=1, le=MAX_HIRES_SCALE, description="How many times larger than width × height the answer is."
+    )
+    strength: float = Field(
+        default=HIRES_STRENGTH, gt=0, le=1, description="How much of the enlarged picture is forgotten."
+    )
+    steps: int | None = Field(
+        default=None, ge=1, le=1000, description="Of which the last int(steps · strength) are run; default: as before."
+    )
+    upscaler: str = Field(
+        default=LANCZOS,
+        min_length=1,
+        max_length=128,
+        description="lanczos (the pixels), latent (the latents, bilinearly), or the id of a model that upscales.",
+    )
+
+
 def _in_order(controls: list[ControlPost] | None) -> list[ControlPost] | None:
     if any(control.end <= control.start for control in controls or ()):
         raise ValueError("a list in which each end is above its start")
@@ -73,7 +97,7 @@ def _in_order(controls: list[ControlPost] | None) -> list[ControlPost] | None:
 
 
 def _parsed(value: object) -> object:
-    """Read the list where it comes as text, which is all that forms have."""
+    """Read the list or object where it comes as text, which is all that forms have."""
     if not isinstance(value, str):
         return value
     with suppress(ValueError):
@@ -266,6 +290,11 @@ class Txt2ImgPost(Drawn, Sized):
     """Text to image; models without a text encoder draw whatever they like."""
 
     denoising_end: float | None = DENOISING_END
+    hires: Annotated[
+        HiresPost | None,
+        Field(description="Draw once more, over the enlarged picture; in forms JSON text."),
+        BeforeValidator(_parsed),
+    ] = None
 
 
 class InpaintPost(Drawn):

@@ -23,7 +23,8 @@ from core.errors import InvalidRequest, NotFound
 from core.pictures import check_control_size, check_sides
 from service.http.problems import shown
 from service.requests.bodies import Body
-from service.requests.posts import MAX_LORAS, ControlPost, Drawn, LoraPost, Post, Prompted
+from service.requests.parameters import second_pass
+from service.requests.posts import MAX_LORAS, ControlPost, Drawn, LoraPost, Post, Prompted, Txt2ImgPost
 from service.requests.tokens import Tokens, count_chunks, count_tokens
 from service.requests.uploads import Pictures
 
@@ -33,18 +34,19 @@ A = TypeVar("A", LoraCard, ControlNetCard)
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What requests may name beside a model: LoRAs and ControlNets by id, embeddings by name."""
+    """What requests may name beside a model: LoRAs, ControlNets and models that enlarge by id, embeddings by name."""
 
     loras: Mapping[str, LoraCard]
     embeddings: Mapping[str, EmbeddingCard]
     controlnets: Mapping[str, ControlNetCard]
+    models: Mapping[str, ModelCard]
 
     def vectors(self, request: JobRequest) -> dict[str, int]:
         """Count the vectors of the embeddings that a request names, by their lower-case names."""
         return {each.name.lower(): self.embeddings[each.name].vectors for each in request.applied_embeddings}
 
 
-NOTHING = Known({}, {}, {})
+NOTHING = Known({}, {}, {}, {})
 
 
 def resolve(
@@ -61,7 +63,7 @@ def resolve(
     Raises:
         InvalidRequest: a field, sampler, size, prompt, add-on or map that the model, the format or the service can't
             do.
-        NotFound: a LoRA or ControlNet that isn't known.
+        NotFound: a LoRA, ControlNet or upscaler that isn't known.
     """
     _check_fields(body, card)
     width, height = body.task.size(body.post, card, pictures.size)
@@ -90,6 +92,8 @@ def resolve(
         values["controls"] = _applied_controls(post.controls, known.controlnets, card, pictures.uploads)
         for control in values["controls"]:
             check_control_size(control.id, (control.image.width, control.image.height), (width, height))
+    if isinstance(post, Txt2ImgPost):
+        values["hires"] = second_pass(post, values, card, known.models, max_pixels)
     uploads = {name: upload for name, upload in pictures.uploads.items() if not name.startswith(CONTROL)}
     values |= body.task.resolve(post, card) | uploads
     return parse_request(values | _texts(post, values, card, known) if isinstance(post, Prompted) else values)

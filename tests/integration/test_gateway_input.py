@@ -103,6 +103,11 @@ BAD: list[tuple[str, Any]] = [
     ("image", "AAAA"),
     ("mask_mode", "white"),
     ("strength", 0.5),
+    ("hires", {"scale": 1}),
+    ("hires", {"scale": 4.5}),
+    ("hires", {"strength": 0}),
+    ("hires", {"sharpen": True}),
+    ("hires", 2),
     ("webhook_url", "https://example.org/"),
 ]
 

@@ -160,7 +160,7 @@ def _starts_noised(spec: JobSpec) -> bool:
 
 
 def _latent(spec: JobSpec) -> Tensor:
-    return spec.model.encode_images(_padded(spec))[0]  # c h w
+    return spec.model.encode_images(_padded(spec))[0] if spec.latent is None else spec.latent  # c h w
 
 
 def _known(spec: JobSpec, latent: Tensor) -> Known:
@@ -206,7 +206,7 @@ def of_image(spec: JobSpec, conditions: Conditions, seed: int) -> Conditions:
     level, low_res = spec.request.class_label, conditions.inputs.concat
     if spec.model.config.low_res_schedule is None or level is None or low_res is None:
         return conditions
-    drawn = noise(seed, LOW_RES, 0, low_res.shape)[None]  # 1 3 h w
+    drawn = noise(seed, spec.purpose + LOW_RES, 0, low_res.shape)[None]  # 1 3 h w
     concat, null = spec.model.low_res_concat(low_res[None], level, drawn)[0], conditions.unconditional
     unconditional = None if null is None else replace(null, concat=concat)
     return replace(conditions, inputs=replace(conditions.inputs, concat=concat), unconditional=unconditional)
@@ -214,7 +214,7 @@ def of_image(spec: JobSpec, conditions: Conditions, seed: int) -> Conditions:
 
 def starting_noise(spec: JobSpec, seed: int) -> Tensor:
     """Draw x_T of an image, c h w."""
-    return noise(seed, X_T, 0, spec.latent_shape).to(spec.model.device)
+    return noise(seed, spec.purpose + X_T, 0, spec.latent_shape).to(spec.model.device)
 
 
 def starting_latent(spec: JobSpec, conditions: Conditions, x_T: Tensor) -> Tensor:

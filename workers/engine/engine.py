@@ -15,23 +15,25 @@ from torch import Tensor
 
 from contract.lanes import Lane
 from contract.request import Numerics
+from contract.stages import models_of
 from core.errors import DeadlineMissed, JobFailed, LatentdError
 from models.add_ons.controls.library import ControlLibrary
 from models.add_ons.embeddings.library import EmbeddingLibrary
 from models.add_ons.loras.library import LoraLibrary
 from models.add_ons.shelf import Kept
 from models.pipeline.pipeline import LatentDiffusion
-from workers.engine.conditioning import Conditions, controls
+from workers.engine.conditioning import Conditions, controls, placed
 from workers.engine.decoding import UndecodedImage, decode, decode_preview
 from workers.engine.denoise import denoise
 from workers.engine.device import Aside, Side, Timed, configure, numerics_of, or_none, to_host
 from workers.engine.engine_job import EngineJob, Passed
-from workers.engine.kinds import job_spec_of, prepare
+from workers.engine.job_spec import JobSpec
+from workers.engine.kinds import prepare, stages_of
 from workers.engine.latent_state import LatentState
-from workers.engine.messages import Aborted, Admission, Called, Finished, Outcome, OutOfMemory, Prepared
+from workers.engine.messages import Aborted, Admission, Called, Enlarged, Finished, Outcome, OutOfMemory, Prepared
 from workers.engine.pictures import preview
 from workers.engine.scheduler import Batch, Slot
-from workers.engine.turn_policy import CallUNet, Decode, EndLate, Prepare, Preview, TurnPolicy
+from workers.engine.turn_policy import CallUNet, Decode, EndLate, Enlarge, Prepare, Preview, TurnPolicy
 from workers.prompts import PromptCache
 
 MAX_PIXELS = 16_777_216
@@ -140,12 +142,12 @@ class Engine:
             LatentdError: the job can't succeed however often it runs.
         """
         request = admission.request
-        model = self._models.get(request.model)
-        if model is None:
-            raise JobFailed(f"model {request.model} isn't loaded here", field="model", bound=[*self._models])
-        job = EngineJob(admission, job_spec_of(request, admission.files, model, self._max_pixels))
+        for model in models_of(request):
+            if model not in self._models:
+                raise JobFailed(f"model {model} isn't loaded here", field="model", bound=[*self._models])
+        job = EngineJob(admission, stages_of(request, admission.files, self._models, self._max_pixels))
         self._jobs[job.job_id] = job
-        self._policy.admit(job.job_id, model.id, request.num_images, admission.deadline)
+        self._policy.admit(job.job_id, request.model, request.num_images, admission.deadline)
 
     def drop(self, job_id: str) -> None:
         """Forget a job; no outcome of it comes any more. A job that isn't here is let pass."""
@@ -183,6 +185,8 @@ class Engine:
                 outcomes += [self._abort(job, _deadline_missed(job)) for job in jobs]
             case Prepare(job_id):
                 outcomes += self._prepare(self._jobs[job_id])
+            case Enlarge(slot):
+                outcomes += self._enlarge(self._jobs[slot.job_id], slot)
             case Preview(job_id):
                 outcomes += self._preview(job_id)
             case Decode(slots):
@@ -196,24 +200,41 @@ class Engine:
         return Aborted(job.job_id, error)
 
     def _prepare(self, job: EngineJob) -> list[Outcome]:
+        began, shape = self._clock(), job.specs[0].latent_shape
+        failed = self._begin(job, lambda: self._start(job), "encoding its pictures")
+        return failed or [Prepared(job.job_id, self._clock() - began, job.step, shape)]
+
+    def _enlarge(self, job: EngineJob, slot: Slot) -> list[Outcome]:
         began = self._clock()
+        failed = self._begin(job, lambda: [job.enlarge(slot.index, self._conditions)], "enlarging its picture")
+        return failed or [Enlarged(job.job_id, self._clock() - began)]
+
+    def _begin(self, job: EngineJob, work: Callable[[], list[Slot]], what: str) -> list[Outcome]:
+        """Let those images take part that `work` brings to a stage; what there is to report if it can't, else none."""
         try:
-            conditions = or_none(lambda: self._conditions(job))
+            slots = or_none(work)
         except LatentdError as error:
             return [self._abort(job, error)]
-        if conditions is None:
-            return [OutOfMemory(job.spec.model.id, "encode", 1), self._abort(job, _too_large("encoding its pictures"))]
-        job.start(conditions)
-        self._policy.start(job.slots())
-        return [Prepared(job.job_id, self._clock() - began, job.step, job.spec.latent_shape)]
+        if slots is None:
+            return [OutOfMemory(job.admission.request.model, "encode", 1), self._abort(job, _too_large(what))]
+        self._policy.start(slots)
+        return []
 
-    def _conditions(self, job: EngineJob) -> Conditions:
-        model, request = job.spec.model, job.admission.request
+    def _start(self, job: EngineJob) -> list[Slot]:
+        job.specs = [self._equipped(spec) for spec in job.specs]
+        job.start(self._conditions)
+        return [*job.slots()]
+
+    def _equipped(self, spec: JobSpec) -> JobSpec:
+        """Load what is added to the model of a stage."""
+        model, request = spec.model, spec.request
         adapters = self._loras.adapters(model, request.applied_loras)
         embeddings = self._embeddings.embeddings(model, request.applied_embeddings)
-        acting = controls(job.spec, self._controlnets)
-        job.spec = replace(job.spec, adapters=adapters, embeddings=embeddings, controls=acting)
-        return prepare(job.spec, self._prompts)
+        acting = controls(spec, self._controlnets)
+        return replace(spec, adapters=adapters, embeddings=embeddings, controls=acting)
+
+    def _conditions(self, spec: JobSpec) -> Conditions:
+        return placed(prepare(spec, self._prompts), spec.model)
 
     def _denoise(self, batch: Batch) -> list[Outcome]:
         timed = Timed(self._device, self._clock)
@@ -260,7 +281,7 @@ class Engine:
             if stepped is None:
                 continue
             if job.job_id in firsts and passed.preview:
-                job.due_preview = stepped, firsts[job.job_id].clone()
+                job.due_preview = stepped, job.spec(0), firsts[job.job_id].clone()
                 self._policy.preview(job.job_id)
             else:
                 outcomes.append(stepped)
@@ -281,8 +302,8 @@ class Engine:
         job = self._jobs.get(job_id)
         if job is None or job.due_preview is None:
             return []
-        (stepped, x0), job.due_preview = job.due_preview, None
-        picture = or_none(lambda: decode_preview(job.spec, x0))
+        (stepped, spec, x0), job.due_preview = job.due_preview, None
+        picture = or_none(lambda: decode_preview(spec, x0))
         return [stepped if picture is None else replace(stepped, preview=preview(picture))]
 
     def _decode(self, slots: tuple[Slot, ...]) -> list[Outcome]:
@@ -310,7 +331,7 @@ class Engine:
 
     def _finish(self, image: UndecodedImage, decoded: Tensor, share: float) -> list[Outcome]:
         job, began = self._jobs.get(image.job_id), self._clock()
-        if job is None or job.spec is not image.spec:
+        if job is None or job.last is not image.spec:
             return []  # an image of the same chunk failed it, or it was dropped meanwhile
         try:
             picture = job.answer(decoded)
@@ -321,7 +342,7 @@ class Engine:
         if not job.unfinished:
             self.drop(job.job_id)
         denoise_s = job.images[image.index].denoise_s
-        return [Finished(job.job_id, image.index, picture, denoise_s, seconds, job.spec.latent_shape)]
+        return [Finished(job.job_id, image.index, picture, denoise_s, seconds, job.last.latent_shape)]
 
     def _decode_fewer(self, slots: tuple[Slot, ...]) -> list[Outcome]:
         """Answer a chunk that ran out of memory: smaller ones from now on; an image that doesn't fit alone fails."""

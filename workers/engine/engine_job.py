@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
+import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
-from workers.engine.conditioning import Conditions, ending_latent, of_image, placed, starting_latent, starting_noise
-from workers.engine.decoding import UndecodedImage
+from contract.add_ons import LATENT
+from contract.request import Txt2ImgRequest
+from workers.engine.conditioning import Conditions, ending_latent, of_image, starting_latent, starting_noise
+from workers.engine.decoding import UndecodedImage, handed_on
 from workers.engine.job_spec import JobSpec
 from workers.engine.kinds import finish
-from workers.engine.latent_state import LatentState, restore, snapshot
+from workers.engine.latent_state import LatentState, Saved, restore, saved_of, snapshot
 from workers.engine.messages import Admission, Share, Stepped
 from workers.engine.pictures import to_picture
 from workers.engine.scheduler import Batch, Slot
@@ -28,13 +32,14 @@ class Passed:
 
 @dataclass(slots=True, eq=False)
 class EngineJob:
-    """One admitted job. `images` is empty until it is prepared; `unfinished` are those without an answer yet."""
+    """One admitted job. `specs` are its stages, through which each image goes by itself. `images` is empty until it is
+    prepared; `unfinished` are those without an answer yet."""
 
     admission: Admission
-    spec: JobSpec
+    specs: list[JobSpec]
     images: list[LatentState] = field(default_factory=list)
     unfinished: set[int] = field(default_factory=set)
-    due_preview: tuple[Stepped, Tensor] | None = None  # of image 0: the step that it comes with, and x0 c h w
+    due_preview: tuple[Stepped, JobSpec, Tensor] | None = None  # of image 0: its step, its stage, and x0 c h w
     step: int = 0
     denoise_s: float = 0.0  # of all calls that it took part in
     gpu_s: float = 0.0  # its rows' part of them
@@ -46,29 +51,79 @@ class EngineJob:
     @property
     def steps(self) -> int:
         """The user's steps over all images."""
-        return self.spec.plan.steps * self.admission.request.num_images
+        return sum(spec.plan.steps for spec in self.specs) * self.admission.request.num_images
 
-    def start(self, conditions: Conditions) -> None:
-        """Make the images' first latents, or those of the snapshot. A snapshot of another plan starts anew."""
-        request, conditions = self.admission.request, placed(conditions, self.spec.model)
+    def spec(self, index: int) -> JobSpec:
+        """Return the stage that image `index` is in."""
+        return self.specs[self.images[index].stage]
+
+    @property
+    def last(self) -> JobSpec:
+        """The stage whose pictures are the answers."""
+        return self.specs[-1]
+
+    def start(self, prepare: Callable[[JobSpec], Conditions]) -> None:
+        """Make the images' first latents, or those of the snapshot. A snapshot of another plan starts anew.
+
+        Raises:
+            LatentdError: as `prepare`, which runs the networks that come before a stage's first step.
+        """
+        request, conditions = self.admission.request, prepare(self.specs[0])
         self.unfinished = set(range(request.num_images))
-        self.images = [self._image(seed, conditions) for seed in request.seeds]
+        self.images = [self._image(0, self.specs[0], seed, conditions) for seed in request.seeds]
         if self.admission.snapshot is not None:
             try:
-                restore(self.images, self.admission.snapshot)
+                saved = saved_of(self.admission.snapshot, request.num_images)
+                pairs = zip(self.images, saved, strict=True)
+                self.images = [self._resumed(image, each, prepare) for image, each in pairs]
             except ValueError:  # another version's state: `Prepared.step` says that nothing was resumed
-                self.images = [self._image(seed, conditions) for seed in request.seeds]
-        self.step = sum(image.step for image in self.images)
+                self.images = [self._image(0, self.specs[0], seed, conditions) for seed in request.seeds]
+        self.step = self.passed().step
 
-    def _image(self, seed: int, conditions: Conditions) -> LatentState:
-        x_T, conditions = starting_noise(self.spec, seed), of_image(self.spec, conditions, seed)
-        scale = self.admission.request.guidance if self.spec.guided else None
-        z_t = starting_latent(self.spec, conditions, x_T)
-        rescale, adapters = self.admission.request.rescale, self.spec.adapters
-        state = LatentState(seed, self.spec.plan, conditions, scale, x_T, z_t, guidance_rescale=rescale)
-        state.adapters = None if adapters is None else adapters.unet
-        state.controls = self.spec.controls
+    def _image(self, stage: int, spec: JobSpec, seed: int, conditions: Conditions) -> LatentState:
+        """Make an image that begins a stage; `spec` has what that begins with."""
+        conditions, x_T = of_image(spec, conditions, seed), starting_noise(spec, seed)
+        scale, z_t = spec.request.guidance if spec.guided else None, starting_latent(spec, conditions, x_T)
+        state = LatentState(seed, spec.plan, conditions, scale, x_T, z_t, guidance_rescale=spec.request.rescale)
+        state.adapters = None if spec.adapters is None else spec.adapters.unet
+        state.controls, state.purpose, state.stage = spec.controls, spec.purpose, stage
+        state.passed = sum(before.plan.steps for before in self.specs[:stage])
+        if stage and conditions.inputs.concat is not None and "image" in spec.pictures:
+            state.picture = torch.from_numpy(np.array(spec.pictures["image"]))
         return state
+
+    def _resumed(self, image: LatentState, saved: Saved, prepare: Callable[[JobSpec], Conditions]) -> LatentState:
+        """Return an image as it was saved.
+
+        Raises:
+            ValueError: the state is of other stages or another plan.
+        """
+        if saved.stage:
+            image = self._begun(image.seed, saved, prepare)
+        restore(image, saved)
+        return image
+
+    def _begun(self, seed: int, saved: Saved, prepare: Callable[[JobSpec], Conditions]) -> LatentState:
+        if saved.stage >= len(self.specs):
+            raise ValueError(f"a state of stage {saved.stage} for a job of {len(self.specs)}")
+        spec = replace(self.specs[saved.stage], latent=saved.latents[0])  # for a first latent, which isn't kept
+        if saved.picture is None and spec.scale > 1:
+            raise ValueError(f"a state of stage {saved.stage} without the picture that it enlarges")
+        if saved.picture is not None:
+            picture = Image.fromarray(saved.picture.numpy(), "RGB")
+            spec = replace(spec, pictures={**spec.pictures, "image": picture})
+        return self._image(saved.stage, spec, seed, prepare(spec))
+
+    def enlarge(self, index: int, prepare: Callable[[JobSpec], Conditions]) -> Slot:
+        """Bring an image that is at the end of its stage into the next. Raises as `start`; JobFailed: NaN pixels."""
+        image, request = self.images[index], self.admission.request
+        assert isinstance(request, Txt2ImgRequest)
+        assert request.hires is not None
+        before, after = self.specs[image.stage : image.stage + 2]
+        spec = handed_on(before, after, image.z_t, by_latents=request.hires.upscaler == LATENT)
+        begun = self._image(image.stage + 1, spec, image.seed, prepare(spec))
+        begun.denoise_s, self.images[index] = image.denoise_s, begun
+        return self._slot(index, begun)
 
     def snapshot(self) -> bytes | None:
         """Return its state, for the admission of a later execution; None before it is prepared."""
@@ -79,22 +134,24 @@ class EngineJob:
         return (self._slot(index, image) for index, image in enumerate(self.images))
 
     def _slot(self, index: int, image: LatentState) -> Slot:
+        spec = self.specs[image.stage]
         return Slot(
             job_id=self.job_id,
             index=index,
-            model=self.spec.model.id,
-            shape=self.spec.latent_shape,
-            rows_per_step=2 if self.spec.guided else 1,
-            plan_len=len(self.spec.plan.rows),
+            model=spec.model.id,
+            shape=spec.latent_shape,
+            rows_per_step=2 if spec.guided else 1,
+            plan_len=len(spec.plan.rows),
             position=image.position,
             lane=self.admission.request.priority,
             strict=self.admission.request.determinism == "strict",
-            unguided=self.spec.plan.unguided,
+            unguided=spec.plan.unguided,
+            goes_on=spec is not self.last,
         )
 
     def undecoded(self, index: int) -> UndecodedImage:
         """Return image `index`, denoised."""
-        return UndecodedImage(self.job_id, index, self.spec, ending_latent(self.spec, self.images[index].z_t))
+        return UndecodedImage(self.job_id, index, self.last, ending_latent(self.last, self.images[index].z_t))
 
     def share(self, batch: Batch, seconds: float) -> Share:
         """Return its part in a call of `seconds`, and add it to what it cost so far."""
@@ -107,7 +164,7 @@ class EngineJob:
 
     def passed(self) -> Passed:
         """Tell where a call that was just begun takes it."""
-        return Passed(sum(image.step for image in self.images), self._wants_preview())
+        return Passed(sum(image.passed + image.step for image in self.images), self._wants_preview())
 
     def progress(self, share: Share, step: int) -> Stepped | None:
         """Return what to report after a call that took it to `step`; None if no user's step ended in it."""
@@ -119,7 +176,8 @@ class EngineJob:
     def _wants_preview(self) -> bool:
         """Tell whether image 0 just passed a step whose preview was asked for."""
         every, first = self.admission.request.preview_every, self.images[0]
-        return every > 0 and not first.done and first.step % every == 0
+        ended = first.done and self.spec(0) is self.last
+        return every > 0 and not ended and (first.passed + first.step) % every == 0
 
     def answer(self, decoded: Tensor) -> Image.Image:
         """Return the picture that the client gets, of a decoded one 3 H W.
@@ -127,4 +185,4 @@ class EngineJob:
         Raises:
             JobFailed: NaN or infinite pixels.
         """
-        return finish(self.spec, to_picture(self.spec.frame.crop(decoded, self.spec.scale)))
+        return finish(self.last, to_picture(self.last.frame.crop(decoded, self.last.scale)))

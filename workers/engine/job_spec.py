@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from PIL import Image
+from torch import Tensor
 
 from contract.request import JobRequest
 from models.add_ons.embeddings.library import Embeddings
@@ -18,7 +19,7 @@ from workers.engine.pictures import Frame
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """What a request means for its model."""
+    """What a request, or a stage of one, means for its model."""
 
     model: LatentDiffusion
     request: JobRequest
@@ -30,6 +31,8 @@ class JobSpec:
     adapters: Adapters | None = None  # of its LoRAs, once it is prepared
     controls: tuple[Control, ...] = ()  # once it is prepared
     embeddings: Embeddings | None = None  # that its texts name, likewise
+    purpose: str = ""  # begins those of its noise: each stage of a job draws its own
+    latent: Tensor | None = None  # c h w of what the stage before made, where that isn't among the pictures
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

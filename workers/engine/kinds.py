@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from PIL import Image
 
 from contract.base import Kind
 from contract.request import InpaintRequest, JobRequest, Layout2ImgRequest
+from contract.stages import stages
 from contract.uploads import control_name
 from core.errors import InvalidRequest
 from core.pictures import Picture, check_control_size, check_sides, open_upload, read_label_map, read_mask
@@ -181,14 +182,49 @@ def job_spec_of(request: JobRequest, files: Mapping[str, Picture], model: Latent
         InvalidRequest: a sampler, size, class, noise level, picture or mask that can't be used, naming field, value and
             bound.
     """
-    kind, config = KINDS[request.kind], model.config
-    kind.check(request, config)
+    _check(request, model.config)
+    pictures = _decoded(KINDS[request.kind], files, UploadReader(request, model.config, max_pixels))
+    size = pictures["image"].size if "image" in pictures else (request.width, request.height)
+    return _planned(request, model, pictures, size, max_pixels)
+
+
+def stages_of(
+    request: JobRequest, files: Mapping[str, Picture], models: Mapping[str, LatentDiffusion], max_pixels: int
+) -> list[JobSpec]:
+    """Check and plan all stages of a job; later ones lack the pictures that those before them make.
+
+    Raises:
+        InvalidRequest: as `job_spec_of`.
+    """
+    own, *later = stages(request)
+    first = job_spec_of(own, files, models[own.model], max_pixels)
+    return [first, *(_later(stage, first, models[stage.model], max_pixels) for stage in later)]
+
+
+def _later(request: JobRequest, first: JobSpec, model: LatentDiffusion, max_pixels: int) -> JobSpec:
+    """Plan a later stage: what enlarges takes the picture as it is, what draws over it takes it, and maps, larger."""
+    _check(request, model.config)
+    kind, size = KINDS[request.kind], (request.width, request.height)
+    if kind.scale(model) > 1:
+        size = first.frame.width, first.frame.height
+    maps = [control_name(number) for number in range(len(request.applied_controls))]
+    pictures = {name: first.pictures[name].resize(size, Image.Resampling.LANCZOS) for name in maps}
+    spec = _planned(request, model, pictures, size, max_pixels)
+    return replace(spec, purpose=f"hires {request.kind} ")
+
+
+def _check(request: JobRequest, config: ModelConfig) -> None:
+    KINDS[request.kind].check(request, config)
     check_text(request, config)
     if config.low_res_schedule is not None:
         check_below("noise_level", request.class_label, config.unet.num_classes)
-    pictures = _decoded(kind, files, UploadReader(request, config, max_pixels))
-    size = pictures["image"].size if "image" in pictures else (request.width, request.height)
-    scale = kind.scale(model)
+
+
+def _planned(
+    request: JobRequest, model: LatentDiffusion, pictures: Pictures, size: tuple[int, int], max_pixels: int
+) -> JobSpec:
+    """Plan a job, or a stage of one; `size` is that of its frame."""
+    config, scale = model.config, KINDS[request.kind].scale(model)
     check_sides((size[0] * scale, size[1] * scale), request.output_format, max_pixels)
     plan = compile_plan(
         request.sampler, model.schedule, request.steps, request.eta, request.denoising_strength,

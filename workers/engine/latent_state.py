@@ -5,7 +5,7 @@ The bytes are safetensors, float32, of what noise and the request don't say agai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -41,6 +41,10 @@ class LatentState:
     denoise_s: float = 0.0
     adapters: Layers | None = None  # that the UNet's layers get for its rows
     controls: Sequence[Control] = ()
+    stage: int = 0  # of its job
+    passed: int = 0  # the user's steps of the stages before
+    purpose: str = ""  # begins those of its noise
+    picture: Tensor | None = None  # h w 3, uint8: what the stage before made, where every row reads it
     # What every row reads, on the device before the first one: a copy in between would stop it.
     table: Tensor = field(init=False)  # r k
     scale: Tensor | None = field(init=False)  # of guidance
@@ -66,7 +70,7 @@ class LatentState:
 
     @property
     def step(self) -> int:
-        """The user's steps that are done: with all of their rows."""
+        """The user's steps of this stage that are done: with all of their rows."""
         return self.plan.steps if self.done else self.row.step - 1
 
     @property
@@ -92,7 +96,7 @@ class LatentState:
         if self.position not in self.ahead:
             left = range(self.position, len(self.plan.rows))
             numbers = list(islice((i for i in left if self.plan.rows[i].noise), NOISE_AHEAD))
-            drawn = torch.stack([noise(self.seed, STEP, i, self.z_t.shape) for i in numbers])  # k c h w
+            drawn = torch.stack([noise(self.seed, self.purpose + STEP, i, self.z_t.shape) for i in numbers])  # k c h w
             self.ahead = dict(zip(numbers, to_device(drawn, self.z_t.device), strict=True))
         return self.ahead[self.position]
 
@@ -105,38 +109,68 @@ class LatentState:
         self.z_t = blend_known(z_next, known, self.starting_noise, 1.0, 0.0) if ended and known is not None else z_next
 
 
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a savepoint has of an image: `latents` are z_t and the stored predictions, 1+k c h w."""
+
+    position: int
+    latents: Tensor
+    stage: int = 0
+    picture: Tensor | None = None  # h w 3, uint8
+
+
 def snapshot(images: Sequence[LatentState]) -> bytes:
-    """Serialise position, latent and stored predictions of every image of a job, in their order."""
+    """Serialise position, latent and stored predictions of every image of a job, in their order.
+
+    Of a later stage its number too, and the picture that it reads.
+    """
     tensors: dict[str, Tensor] = {}
     for index, image in enumerate(images):
         tensors[f"{index}.position"] = torch.tensor([image.position])
         latents = [image.z_t, *image.predictions]
         tensors[f"{index}.latents"] = torch.stack(latents).cpu().clone()  # 1+k c h w
+        if image.stage:
+            tensors[f"{index}.stage"] = torch.tensor([image.stage])
+        if image.picture is not None:
+            tensors[f"{index}.picture"] = image.picture
     return save(tensors)
 
 
-def restore(images: Sequence[LatentState], state: bytes) -> None:
-    """Bring freshly made images to the state that `snapshot` saved.
+def saved_of(state: bytes, images: int) -> list[Saved]:
+    """Read what `snapshot` wrote of so many images.
 
     Raises:
-        ValueError: the state is of another plan or latent shape.
+        ValueError: it is of another number of images, or none.
     """
     try:
         tensors = load(state)
     except SafetensorError as error:
         raise ValueError(f"no state of a job: {error}") from error
-    if len(tensors) != 2 * len(images):
-        raise ValueError(f"a state of {len(tensors) / 2:g} images for {len(images)}")
-    for index, image in enumerate(images):
-        position = int(tensors[f"{index}.position"].item())
-        z_t, *predictions = tensors[f"{index}.latents"].to(image.z_t.device)
-        _check(index, image, position, [z_t, *predictions])
-        image.position, image.z_t, image.predictions = position, z_t, predictions
+    count = sum(name.endswith(".position") for name in tensors)
+    if count != images or any(f"{index}.latents" not in tensors for index in range(count)):
+        raise ValueError(f"a state of {count} images for {images}")
+    return [_saved(tensors, index) for index in range(count)]
 
 
-def _check(index: int, image: LatentState, position: int, latents: Sequence[Tensor]) -> None:
-    history = image.plan.history
-    fits = position < len(history) and len(latents) == 1 + history[position]
+def _saved(tensors: Mapping[str, Tensor], index: int) -> Saved:
+    stage = tensors.get(f"{index}.stage")
+    return Saved(
+        int(tensors[f"{index}.position"].item()),
+        tensors[f"{index}.latents"],
+        0 if stage is None else int(stage.item()),
+        tensors.get(f"{index}.picture"),
+    )
+
+
+def restore(image: LatentState, saved: Saved) -> None:
+    """Bring a freshly made image, of the stage that was saved, to the state that was.
+
+    Raises:
+        ValueError: the state is of another plan or latent shape.
+    """
+    history, latents = image.plan.history, saved.latents
+    fits = saved.position < len(history) and len(latents) == 1 + history[saved.position]
     if not fits or latents[0].shape != image.z_t.shape:
-        shape = [len(latents), *latents[0].shape]
-        raise ValueError(f"image {index} at row {position} has a state of {shape}, which isn't one of its plan's")
+        raise ValueError(f"a state of {[*latents.shape]} at row {saved.position}, which isn't one of its plan's")
+    z_t, *predictions = latents.to(image.z_t.device)
+    image.position, image.z_t, image.predictions = saved.position, z_t, predictions

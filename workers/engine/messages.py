@@ -44,6 +44,14 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class Enlarged:
+    """An image of the job is in its next stage, for which it was decoded and encoded in `seconds`."""
+
+    job_id: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Share:
     """A job's part in a UNet call: `rows` of `call_rows` real ones; `denoise_s` sums the seconds of all its calls so
     far, `gpu_s` its rows' part of them."""
@@ -115,4 +123,4 @@ class OutOfMemory:
     size: int
 
 
-Outcome: TypeAlias = Prepared | Stepped | Finished | Aborted | Called | OutOfMemory
+Outcome: TypeAlias = Prepared | Enlarged | Stepped | Finished | Aborted | Called | OutOfMemory

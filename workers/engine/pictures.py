@@ -15,8 +15,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from contract.add_ons import AppliedControl, AppliedEmbedding, AppliedLora
-from contract.request import JobRequest, OutputFormat
+from contract.add_ons import LANCZOS, LATENT, AppliedControl, AppliedEmbedding, AppliedLora
+from contract.request import JobRequest, OutputFormat, Txt2ImgRequest
 from core.errors import JobFailed
 from core.version import __version__
 
@@ -219,6 +219,7 @@ def _parameters(request: JobRequest, index: int, model_hash: str) -> str:
         **_lora_notes(request.applied_loras),
         **_control_notes(request.applied_controls),
         **_embedding_notes(request.applied_embeddings),
+        **_hires_notes(request),
         "Version": f"latentd {__version__}",
     }
     lines = [request.text, f"Negative prompt: {request.negative_text}" if request.negative_text else ""]
@@ -254,6 +255,20 @@ def _embedding_notes(embeddings: Sequence[AppliedEmbedding]) -> dict[str, str]:
     """Name embeddings as existing tools read them."""
     hashes = ", ".join(f"{each.name}: {each.hash[:12]}" for each in embeddings)
     return {"TI hashes": f'"{hashes}"'} if embeddings else {}
+
+
+def _hires_notes(request: JobRequest) -> dict[str, str | int]:
+    """Say of a second pass what existing tools read of theirs."""
+    hires = request.hires if isinstance(request, Txt2ImgRequest) else None
+    if hires is None:
+        return {}
+    named = hires.upscaler.capitalize() if hires.upscaler in (LATENT, LANCZOS) else hires.upscaler
+    return {
+        "Denoising strength": f"{hires.strength:g}",
+        "Hires upscale": f"{hires.scale:g}",
+        "Hires steps": hires.steps,
+        "Hires upscaler": named,
+    }
 
 
 def _plain(value: object) -> object:

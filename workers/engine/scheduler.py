@@ -36,6 +36,7 @@ class Slot:
     strict: bool = False
     variant: str = ""
     unguided: frozenset[int] = frozenset()
+    goes_on: bool = False  # behind its last row another stage of the image begins
     served: float = field(default=0.0, init=False)
     turn: int = field(default=0, init=False)
 

@@ -30,6 +30,13 @@ class Prepare:
 
 
 @dataclass(frozen=True, slots=True)
+class Enlarge:
+    """Make what this image's next stage begins with."""
+
+    slot: Slot
+
+
+@dataclass(frozen=True, slots=True)
 class Preview:
     """Show what a job's first image will be."""
 
@@ -50,7 +57,7 @@ class CallUNet:
     batch: Batch
 
 
-Turn: TypeAlias = EndLate | Prepare | Preview | Decode | CallUNet
+Turn: TypeAlias = EndLate | Prepare | Enlarge | Preview | Decode | CallUNet
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,7 @@ class TurnPolicy:
         self._unprepared: dict[str, Unprepared] = {}
         self._previews: dict[str, None] = {}
         self._undecoded: list[Slot] = []
+        self._between: list[Slot] = []  # at the end of a stage that isn't their last
         self._chunks: dict[tuple[str, Shape], int] = {}  # most images of a decoding chunk, where that was learned
         self._isolated: dict[str, None] = {}
         self._decoded_last = False
@@ -98,7 +106,7 @@ class TurnPolicy:
         if self._isolated:
             return 0
         waiting = sum(job.images for job in self._unprepared.values() if job.model == model)
-        waiting += sum(slot.model == model for slot in self._undecoded)
+        waiting += sum(slot.model == model for slot in (*self._undecoded, *self._between))
         return max(0, self._scheduler.capacity(model, lane) - waiting)
 
     def admit(self, job_id: str, model: str, images: int, deadline: float | None = None) -> None:
@@ -116,10 +124,10 @@ class TurnPolicy:
         self._isolated.pop(self.isolated or "", None)
 
     def start(self, slots: Iterable[Slot]) -> None:
-        """Take the images of a prepared job; those without rows left only have to be decoded."""
+        """Take the images of a prepared job, or one in its next stage; those without rows left only have to end it."""
         for slot in slots:
             if slot.done:
-                self._undecoded.append(slot)
+                self._end(slot)
             else:
                 self._scheduler.add(slot)
 
@@ -128,13 +136,15 @@ class TurnPolicy:
         self._previews[job_id] = None
 
     def advance(self, batch: Batch) -> None:
-        """Count a UNet call; images at the end of their plans are decoded next."""
-        self._undecoded += self._scheduler.advance(batch)
+        """Count a UNet call; images at the end of their plans are decoded next, or go on to another stage."""
+        for slot in self._scheduler.advance(batch):
+            self._end(slot)
 
     def drop(self, job_id: str) -> None:
         """Forget all of a job."""
         self._scheduler.remove(job_id)
         self._undecoded = [slot for slot in self._undecoded if slot.job_id != job_id]
+        self._between = [slot for slot in self._between if slot.job_id != job_id]
         for waiting in (self._unprepared, self._previews, self._deadlines, self._isolated):
             waiting.pop(job_id, None)
 
@@ -159,11 +169,22 @@ class TurnPolicy:
             return Preview(job_id)
         batch = self._scheduler.next_batch(self.isolated)
         # Calls and decoding chunks alternate, so that neither those who wait for pixels nor the others stall.
-        if self._decodable() and not (self._decoded_last and batch is not None):
+        if not (self._decoded_last and batch is not None) and (pixels := self._next_pixels()) is not None:
             self._decoded_last = True
-            return Decode(self._next_chunk())
+            return pixels
         self._decoded_last = False
         return None if batch is None else CallUNet(batch)
+
+    def _next_pixels(self) -> Enlarge | Decode | None:
+        """Choose whose first stage is left, else what is decoded."""
+        slot = next((slot for slot in self._between if self._runs(slot.job_id)), None)
+        if slot is None:
+            return Decode(self._next_chunk()) if self._decodable() else None
+        self._between.remove(slot)
+        return Enlarge(slot)
+
+    def _end(self, slot: Slot) -> None:
+        (self._between if slot.goes_on else self._undecoded).append(slot)
 
     def _late(self) -> tuple[str, ...]:
         now = self._clock()

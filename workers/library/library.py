@@ -158,18 +158,31 @@ class ModelLibrary:
         cold = [model for model in self.offered if model not in self.resident]
         return [*self.resident, *(model for model in cold if not patient or self._fits(model, used))]
 
-    def use(self, model: str) -> None:
-        """Note that a job of a model begins."""
-        self.resident.move_to_end(model)
+    def holds(self, models: Collection[str]) -> bool:
+        """Tell whether these models are offered and fit into memory together."""
+        offered = [self.offered[model] for model in models if model in self.offered]
+        return len(offered) == len(models) and (len(models) == 1 or sum(each.size for each in offered) <= self.budget)
 
-    def want(self, model: str | None, used: Collection[str]) -> None:
-        """Let a model come as soon as those that leave for it have no jobs left; `used` have some. None: no more."""
+    def lacking(self, models: Collection[str]) -> bool:
+        """Tell whether one of these isn't in memory."""
+        return any(model not in self.resident for model in models)
+
+    def use(self, models: Collection[str]) -> None:
+        """Note that a job of these models begins."""
+        for model in models:
+            self.resident.move_to_end(model)
+
+    def want(self, models: Collection[str], used: Collection[str]) -> None:
+        """Let the models of a job come, one after another, each as soon as those that leave for it have no jobs left;
+        `used` have some. None of `models`: no more.
+        """
+        model = next((model for model in models if model not in self.resident), None)
         self._wanted, self._leaving = model, frozenset()
-        if model is None or self._loading is not None or model in self.resident:
+        if model is None or self._loading is not None:
             return
         changed = self._changed(model)
         if not changed:  # of those that did nothing has to leave: the load fails by name
-            self._leaving = self._leavers(model, used)
+            self._leaving = self._leavers(model, used, models)
             for name in self._leaving - set(used):
                 self._evict(name)
         if changed or self._fits(model, self.resident):
@@ -219,10 +232,11 @@ class ModelLibrary:
     def _size(self, models: Collection[str]) -> int:
         return sum(self.offered[model].size for model in self.resident if model in models)
 
-    def _leavers(self, model: str, used: Collection[str]) -> frozenset[str]:
-        """Choose who leaves: those without jobs first, of both kinds the least recently used."""
+    def _leavers(self, model: str, used: Collection[str], kept: Collection[str]) -> frozenset[str]:
+        """Choose who leaves, of all but `kept`: those without jobs first, of both kinds the least recently used."""
         staying, leaving = list(self.resident), set[str]()
-        for name in sorted(self.resident, key=lambda name: name in used):
+        others = [name for name in self.resident if name not in kept]
+        for name in sorted(others, key=lambda name: name in used):
             if self._fits(model, staying):
                 break
             staying.remove(name)

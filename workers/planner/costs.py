@@ -154,7 +154,8 @@ def _table(tables: Mapping[str, StepTimes], model: str) -> StepTimes:
 
 
 def _times(one: JobClass, table: StepTimes) -> SizeTimes:
-    times = predict(table, one.kind, one.width, one.height)
+    work = JobWork.of(one.request)
+    times = predict(table, one.kind, work.width, work.height)
     assert times is not None  # `_table` saw calls
     least = min(times.calls.seconds)
     if least <= 0:

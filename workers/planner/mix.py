@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
+from contract.add_ons import LANCZOS, Hires
 from contract.base import Kind, Wire
 from contract.card import ModelCard
 from contract.lanes import Lane
@@ -19,8 +20,20 @@ PRICED = ("steps", "guidance_scale", "strength")  # defaults that a job's price 
 _PICTURE = Upload(path="", sha256="", bytes=0, width=1, height=1)
 
 
+class MixHires(Wire):
+    """A second pass of an entry, its defaults those of requests."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    scale: float = Field(default=2.0, gt=1, le=4)
+    strength: float = Field(default=0.5, gt=0, le=1)
+    steps: int | None = Field(default=None, ge=1, le=1000)
+
+
 class MixEntry(Wire):
-    """One entry of the mix file; `width` and `height` are the answer's, in pixels. None: the model's default."""
+    """One entry of the mix file; `width` and `height` are the answer's, in pixels, before a second pass. None: the
+    model's default.
+    """
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -33,6 +46,7 @@ class MixEntry(Wire):
     guidance_scale: float | None = Field(default=None, ge=0, le=50)
     sampler: str | None = Field(default=None, min_length=1, max_length=64)
     strength: float | None = Field(default=None, gt=0, le=1)
+    hires: MixHires | None = None
     num_images: int = Field(default=1, ge=1, le=16)
     priority: Lane = "interactive"
     determinism: Determinism = "fast"
@@ -47,7 +61,9 @@ class JobClass(MixEntry):
     @property
     def name(self) -> str:
         images = f" ×{self.num_images}" if self.num_images > 1 else ""
-        return f"{self.model} {self.kind} {self.width}×{self.height}, {self.steps} steps{images}, {self.priority}"
+        second = f" and ×{self.hires.scale:g}" if self.hires else ""
+        size = f"{self.width}×{self.height}{second}"
+        return f"{self.model} {self.kind} {size}, {self.steps} steps{images}, {self.priority}"
 
     @property
     def request(self) -> JobRequest:
@@ -55,7 +71,10 @@ class JobClass(MixEntry):
         body = REQUESTS[self.kind]
         # The first stand for what a job's price doesn't depend on, or where nothing says it.
         values = {"sampler": "ddim", "seed": 0, "class_id": 0} | dict.fromkeys(body.file_names(), _PICTURE)
-        values |= self.model_dump(exclude={"weight"}, exclude_none=True)
+        values |= self.model_dump(exclude={"weight", "hires"}, exclude_none=True)
+        if self.hires is not None:
+            second = self.hires.model_dump() | {"steps": self.hires.steps or self.steps, "upscaler": LANCZOS}
+            values["hires"] = Hires.model_validate(second)
         return parse_request({name: values[name] for name in body.model_fields.keys() & values})
 
 

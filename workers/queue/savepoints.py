@@ -50,7 +50,7 @@ class Savepoints:
             obstore.exceptions.BaseError: as above.
         """
         try:
-            found = read_saved(self._redis, run.job_id, self._hashes[run.model])
+            found = read_saved(self._redis, run.job_id, self._hash(run))
         except RedisError as error:
             raise ConnectionError("redis is away") from error
         return self._fetch(found) if isinstance(found, str) else found
@@ -75,12 +75,16 @@ class Savepoints:
         path = state_path(run.job_id, run.execution.id, step) if large else ""
         if path:
             self._store.put(path, data)
-        kept = save(self._redis, run, step, self._hashes[run.model], path or data)
+        kept = save(self._redis, run, step, self._hash(run), path or data)
         if kept:
             path, run.state_path = run.state_path, path
         if path:  # of a state that is outdated, or was refused
             delete(self._store, [path])
         return kept
+
+    def _hash(self, run: JobRun) -> str:
+        """Name the weights that a state is of."""
+        return "+".join(self._hashes[model] for model in run.models)
 
     def _fetch(self, path: str) -> bytes | None:
         try:

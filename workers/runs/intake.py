@@ -79,7 +79,7 @@ class Intake:
 
     def loaded(self, inputs: InputsLoaded) -> None:
         """Start a run whose files and state are here, once its model is; an isolated one once the others are saved."""
-        if inputs.run.model not in self._library.resident:
+        if self._library.lacking(inputs.run.models):
             self._cold.append(inputs)
         elif inputs.run.isolated:
             self._isolation.wait(inputs)
@@ -87,12 +87,12 @@ class Intake:
             self._admit(inputs)
 
     def load_models(self) -> None:
-        """Let the model of the oldest run that lacks one come, and runs start whose model came."""
+        """Let a model of the oldest run that lacks one come, and runs start whose models came."""
         arrival = self._library.arrived()
         if arrival is not None:
             self._came(arrival)
-        lacking = (run.model for run in self._runs.among(*STARTING) if run.model not in self._library.resident)
-        self._library.want(next(lacking, None), self._used())
+        lacking = (run.models for run in self._runs.among(*STARTING) if self._library.lacking(run.models))
+        self._library.want(next(lacking, ()), self._used())
         for model in self._library.take_evicted():
             self._metrics.left(model)
 
@@ -104,14 +104,14 @@ class Intake:
         for inputs in cold:
             if inputs.run.closed:
                 continue
-            if arrival.error is not None and inputs.run.model == arrival.model:
+            if arrival.error is not None and arrival.model in inputs.run.models:
                 self._publishing.end(inputs.run, Failed(arrival.error.problem()))
             else:
                 self.loaded(inputs)
 
     def _used(self) -> set[str]:
         """Return the models that runs need in memory, now or once they come."""
-        return {run.model for run in self._runs.among(*STARTING, Phase.COMPUTING)}
+        return {model for run in self._runs.among(*STARTING, Phase.COMPUTING) for model in run.models}
 
     def _missing(self) -> list[str]:
         return [model for model in self._library.offered if model not in self._library.resident]
@@ -182,5 +182,5 @@ class Intake:
             return
         if run.isolated:
             self._engine.isolate(run.job_id)
-        self._library.use(run.model)
+        self._library.use(run.models)
         self._runs.move(run, Phase.COMPUTING)

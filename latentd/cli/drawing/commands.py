@@ -63,6 +63,10 @@ def generate(
     control: Controls = NONE,
     prompt_syntax: Syntax = "plain",
     clip_skip: Skip = None,
+    hires: Annotated[float | None, typer.Option(help="Draw once more, over the picture enlarged so much.")] = None,
+    hires_strength: Annotated[float | None, typer.Option(help="How much of that is forgotten, up to 1.")] = None,
+    hires_steps: Annotated[int | None, typer.Option(help="Steps of it. Default: as before.")] = None,
+    hires_upscaler: Annotated[str | None, typer.Option(help="lanczos, latent or a model that upscales.")] = None,
     server: Server = None,
     device: Device = None,
     force: Force = False,
@@ -75,6 +79,8 @@ def generate(
     fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale, guidance_interval=guidance_interval)
     fields |= dict(model=model, steps=steps, sampler=sampler, eta=eta, schedule=schedule, seed=seed)
     fields |= dict(num_images=num_images) | read_texts(lora, prompt_syntax, clip_skip) | controls
+    second = dict(scale=hires, strength=hires_strength, steps=hires_steps, upscaler=hires_upscaler)
+    fields["hires"] = {name: value for name, value in second.items() if value is not None} or None
     draw(Order(kind, fields, files, out, force, json), server, device)
 
 

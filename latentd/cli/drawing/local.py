@@ -61,7 +61,7 @@ def resolve(order: Order, settings: Settings) -> tuple[JobRequest, ModelCard, di
         check_model(settings, cards)
     card = choose_card(cards, order.kind, body.post.model, settings.model)
     place = settings.models_dir
-    known = Known(installed_loras(place), installed_embeddings(place), installed_controlnets(place))
+    known = Known(installed_loras(place), installed_embeddings(place), installed_controlnets(place), cards)
     request = _planned(body, card, order, settings, known)
     folder = card_folder(settings.models_dir, card.id)
     return request, card, data, warnings_of(request, card, folder, known.vectors(request))
@@ -83,18 +83,19 @@ def _planned(body: Body, card: ModelCard, order: Order, settings: Settings, know
 
 def compute(request: JobRequest, data: dict[str, bytes], settings: Settings, device: str) -> list[Image]:
     """Load the model, run the job under a progress bar and return its pictures."""
+    from contract.stages import models_of
     from workers.engine.engine import run
     from workers.engine.messages import Admission, Outcome, Stepped
     from workers.library.loading import load_engine
 
     with progress_bar() as progress:
-        bar = progress.add_task(f"{request.kind} seed {request.seed}", total=request.steps * request.num_images)
+        bar = progress.add_task(f"{request.kind} seed {request.seed}", total=request.run_steps)
 
         def on_outcome(outcome: Outcome) -> None:
             if isinstance(outcome, Stepped):
                 progress.update(bar, completed=outcome.step, total=outcome.steps)
 
-        engine = load_engine(settings, [request.model], device)
+        engine = load_engine(settings, models_of(request), device)
         return run(engine, Admission("command", request, data), on_outcome)
 
 

@@ -12,6 +12,7 @@ from service.http.problems import shown
 from service.state import Gateway
 
 DRAWING = frozenset(("txt2img", "img2img", "inpaint"))
+LATENT_MODE = "Latent"  # of the high-resolution pass alone
 PLAIN_UPSCALERS = ("None", "Lanczos", "Nearest")
 HASH_CHARACTERS = 10
 
@@ -79,6 +80,11 @@ def find_upscaler(cards: Mapping[str, ModelCard], name: str | None) -> str:
             return known
     detail = f"upscaler {shown(name)!r} not found; there are {', '.join(names)}"
     raise InvalidRequest(detail, field="upscaler_1", value=name, bound=names)
+
+
+def hires_upscalers(cards: Mapping[str, ModelCard]) -> list[str]:
+    """List the models that may enlarge between two passes."""
+    return [card.id for card in _upscaling(cards.values())]
 
 
 def _upscaling(cards: Iterable[ModelCard]) -> list[ModelCard]:

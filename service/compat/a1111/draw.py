@@ -13,6 +13,7 @@ from contract.job import JobWarning
 from core.errors import InvalidRequest
 from core.reframing import Fill, Fit, Frame
 from service.compat.a1111.catalog import find_model
+from service.compat.a1111.hires import fixed, second_pass
 from service.compat.a1111.ignored import ignored
 from service.compat.a1111.pictures import Region, scaled_feather
 from service.compat.a1111.posts import MAX_IMAGES, DrawingPost, Img2ImgSent, Txt2ImgSent
@@ -55,6 +56,8 @@ async def txt2img(gateway: Gateway, post: Txt2ImgSent) -> Drawing:
     """Translate text to image. Raises LatentdError as our own endpoint refuses it."""
     found = await _fields(gateway, post, "txt2img")
     found.values |= {"width": post.width, "height": post.height}
+    found.values["hires"] = second_pass(post, found.card, await gateway.cards.all())
+    found.warnings += fixed(post)
     return Drawing(_body(found, "txt2img", {}), tuple(found.warnings))
 
 

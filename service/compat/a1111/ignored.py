@@ -19,7 +19,6 @@ SILENT = frozenset(
         "override_settings_restore_afterwards",
         "refiner_switch_at",
         "comments",
-        "denoising_strength",  # of txt2img: it belongs to enable_hr
         "firstphase_width",
         "firstphase_height",
         "hr_scale",

@@ -59,7 +59,19 @@ class DrawingPost(Sent):
 
 
 class Txt2ImgSent(DrawingPost):
-    """Text to image, as the web UI's."""
+    """Text to image, as the web UI's; the other fields are read with `enable_hr` alone."""
+
+    enable_hr: Flag | None = Field(default=None, description="Draw once more, over the enlarged picture.")
+    denoising_strength: float | None = Field(
+        default=None, ge=0, le=1, description="How much of the enlarged picture is forgotten; default: 0.75."
+    )
+    hr_scale: float | None = Field(default=None, ge=0, le=16, description="How many times larger; default: 2.")
+    hr_resize_x: int | None = Field(default=None, ge=0, le=MAX_SIZE, description="Its width instead; 0: hr_scale.")
+    hr_resize_y: int | None = Field(default=None, ge=0, le=MAX_SIZE, description="Its height instead; 0: hr_scale.")
+    hr_upscaler: str | None = Field(
+        default=None, max_length=128, description="Latent (the default), Lanczos, or a model that upscales."
+    )
+    hr_second_pass_steps: int | None = Field(default=None, ge=0, le=1000, description="0: as many as before.")
 
 
 class Img2ImgSent(DrawingPost):

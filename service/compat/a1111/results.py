@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contract.job import Job
-from contract.request import JobRequest
+from contract.request import JobRequest, Txt2ImgRequest
 from core.version import __version__
 from service.compat.a1111.answers import ImagesAnswer, ProgressAnswer, ProgressState
 from service.compat.a1111.catalog import HASH_CHARACTERS
@@ -43,7 +43,7 @@ def _echo(post: DrawingPost) -> dict[str, Any]:
 
 
 def _info(request: JobRequest, model_hash: str, infotexts: Sequence[str]) -> dict[str, Any]:
-    count = request.num_images
+    count, hires = request.num_images, request.hires if isinstance(request, Txt2ImgRequest) else None
     return {
         "prompt": request.text,
         "all_prompts": [request.text] * count,
@@ -68,7 +68,7 @@ def _info(request: JobRequest, model_hash: str, infotexts: Sequence[str]) -> dic
         "sd_vae_hash": None,
         "seed_resize_from_w": -1,
         "seed_resize_from_h": -1,
-        "denoising_strength": request.denoising_strength,
+        "denoising_strength": request.denoising_strength if hires is None else hires.strength,
         "extra_generation_params": {},
         "index_of_first_image": 0,
         "infotexts": infotexts,

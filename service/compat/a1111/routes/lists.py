@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from service.compat.a1111.answers import LoraItem, ModelItem, SamplerItem, SchedulerItem, UpscalerItem
-from service.compat.a1111.catalog import drawing_cards, lora_items, model_items, upscaler_items
+from service.compat.a1111.catalog import LATENT_MODE, drawing_cards, lora_items, model_items, upscaler_items
 from service.compat.a1111.routes.document import answers
 from service.compat.a1111.samplers import offered_samplers, offered_schedulers
 from service.state import Current
@@ -17,18 +17,18 @@ from service.state import Current
 router = APIRouter(tags=["a1111"])
 SDAPI = "/sdapi/v1"
 
-# What there is none of here, as a client that looks for it reads it.
-EMPTY: Mapping[str, Any] = {
+# What is always the same here, mostly none, as a client that looks for it reads it.
+FIXED: Mapping[str, Any] = {
     "sd-vae": [],
     "sd-modules": [],
     "hypernetworks": [],
     "face-restorers": [],
     "realesrgan-models": [],
-    "latent-upscale-modes": [],
     "prompt-styles": [],
     "extensions": [],
     "script-info": [],
     "scripts": {"txt2img": [], "img2img": []},
+    "latent-upscale-modes": [{"name": LATENT_MODE}],
     "embeddings": {"loaded": {}, "skipped": {}},
     "cmd-flags": {"api": True, "nowebui": True},
 }
@@ -107,7 +107,7 @@ def _add_refresh(name: str) -> None:
     )
 
 
-for each, value in EMPTY.items():
+for each, value in FIXED.items():
     _add_empty(each, value)
 for each in REFRESHED:
     _add_refresh(each)

@@ -12,13 +12,15 @@ from PIL.PngImagePlugin import PngInfo
 
 from core.errors import InvalidRequest
 from core.pictures import lossless
+from service.compat.a1111.hires import fixed, second_pass
 from service.compat.a1111.ignored import ignored
 from service.compat.a1111.infotext import MAX_CHUNKS, MAX_TEXT, MAX_TEXTS, SIGNATURE, parse, read_texts
 from service.compat.a1111.pictures import Region, scaled_feather
+from service.compat.a1111.posts import Txt2ImgSent
 from service.compat.a1111.prompts import read_prompt
 from service.compat.a1111.samplers import choose, name_of, offered_samplers, offered_schedulers
 from service.compat.fields import HEADER, HEADER_CHARACTERS, told, warning_headers
-from tests.gateway import PAINTER
+from tests.gateway import PAINTER, UPSCALER
 
 CARD = PAINTER.model_copy(update={"samplers": ("ddim", "euler", "euler_a", "dpmpp_2m", "novel")})
 
@@ -122,3 +124,53 @@ def test_a_header_of_warnings_stays_within_what_clients_read() -> None:
     assert warning_headers([]) == {}
     header = warning_headers([told(f"field{k}", "x" * 500) for k in range(100)])[HEADER]
     assert 100 < len(header) <= HEADER_CHARACTERS
+
+
+def test_the_high_resolution_pass_is_translated() -> None:
+    cards = {card.id: card for card in (PAINTER, UPSCALER)}
+
+    def asked(**fields: object) -> dict[str, object] | None:
+        return second_pass(Txt2ImgSent.model_validate({"enable_hr": True, **fields}), PAINTER, cards)
+
+    assert asked() == {"scale": 2.0, "strength": 0.75, "steps": None, "upscaler": "latent"}
+    chosen = asked(hr_scale=1.5, denoising_strength=0.4, hr_second_pass_steps=7, hr_upscaler="Upscaler")
+    assert chosen == {"scale": 1.5, "strength": 0.4, "steps": 7, "upscaler": "upscaler"}
+    assert [(asked(hr_upscaler=name) or {})["upscaler"] for name in ("Latent (bicubic)", "Lanczos", "None")] == [
+        "latent",
+        "lanczos",
+        "lanczos",
+    ]
+    assert (asked(hr_resize_x=96, hr_resize_y=0) or {})["scale"] == 1.5
+    assert (asked(width=128, height=64, hr_resize_x=256, hr_resize_y=128) or {})["scale"] == 2.0
+    assert asked(enable_hr=False, denoising_strength=0, hr_scale=0, hr_upscaler="unheard") is None
+
+
+@pytest.mark.parametrize(
+    ("sent", "field"),
+    [
+        ({"hr_upscaler": "Nearest"}, "hr_upscaler"),
+        ({"hr_scale": 1}, "hr_scale"),
+        ({"hr_scale": 5}, "hr_scale"),
+        ({"hr_resize_x": 32}, "hr_resize_x"),
+        ({"hr_resize_x": 128, "hr_resize_y": 200}, "hr_resize_y"),
+        ({"denoising_strength": 0}, "denoising_strength"),
+    ],
+)
+def test_a_high_resolution_pass_that_can_t_be_is_refused_by_its_name_there(sent: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidRequest) as wrong:
+        second_pass(Txt2ImgSent.model_validate({"enable_hr": True, **sent}), PAINTER, {UPSCALER.id: UPSCALER})
+    assert wrong.value.field == field
+    assert wrong.value.bound
+
+
+def test_what_the_second_pass_takes_from_the_first_is_told() -> None:
+    own = {
+        "hr_sampler_name": "Euler",
+        "hr_prompt": "",
+        "hr_scheduler": "Use same scheduler",
+        "hr_upscaler": "Latent (x)",
+    }
+    own["hr_upscaler"] = "Latent (x)"
+    told_of = fixed(Txt2ImgSent.model_validate({"enable_hr": True, **own}))
+    assert [warning.field for warning in told_of] == ["hr_sampler_name", "hr_upscaler"]
+    assert not list(fixed(Txt2ImgSent.model_validate(own)))

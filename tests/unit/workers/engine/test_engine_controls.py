@@ -139,3 +139,13 @@ def test_a_size_that_is_no_multiple_of_the_stride_and_large_maps_work(models_dir
     files = {"control_0": picture_bytes(72, 88)}
     [picture] = finished(play(_engine(models_dir), [Admission("a", job.request, files)])).values()
     assert picture.size == (72, 88)
+
+
+@pytest.mark.parametrize("name", ["lines", "edges"])
+def test_maps_are_enlarged_for_a_second_pass(models_dir: Path, name: str) -> None:
+    hires = {"scale": 2.0, "strength": 0.5, "steps": 4, "upscaler": "latent"}
+    led, free = (_job(models_dir, each, "strict", hires=hires) for each in (name, "none"))
+    pictures = finished(play(_engine(models_dir), [led, free]))
+    assert {picture.size for picture in pictures.values()} == {(128, 128)}
+    alone = finished(play(_engine(models_dir), [led]))
+    assert alone[name, 0].tobytes() == pictures[name, 0].tobytes()

@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from workers.engine.scheduler import Batch, Slot
-from workers.engine.turn_policy import DECODE_CHUNK, CallUNet, Decode, EndLate, Prepare, Preview, Turn, TurnPolicy
+from workers.engine.turn_policy import (
+    DECODE_CHUNK,
+    CallUNet,
+    Decode,
+    EndLate,
+    Enlarge,
+    Prepare,
+    Preview,
+    Turn,
+    TurnPolicy,
+)
 
 T = TypeVar("T")
 SHAPE = (4, 32, 32)
@@ -227,3 +237,19 @@ def test_rejoining_without_an_isolated_job_changes_nothing() -> None:
 def test_it_needs_no_torch() -> None:
     code = "import sys, workers.engine.turn_policy; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_an_image_between_two_stages_waits_with_those_to_decode_and_keeps_its_place() -> None:
+    bench = PolicyBench(max_rows=4)
+    first = Slot("two", 0, "m", SHAPE, 1, 1, goes_on=True)
+    bench.admit(first)
+    bench.admit(Slot("other", 0, "m", SHAPE, 1, 9))
+    assert bench.until(Enlarge).slot is first
+    bench.policy.start([Slot("two", 0, "m", (4, 64, 64), 1, 2)])
+    assert bench.until(Decode).slots[0].shape == (4, 64, 64)
+    room = bench.policy.capacity("m")
+    bench.policy.start([Slot("late", 0, "m", SHAPE, 1, 1, position=1, goes_on=True)])
+    assert bench.policy.capacity("m") == room - 1
+    bench.policy.drop("late")
+    assert bench.policy.capacity("m") == room
+    assert bench.until(Decode).slots[0].job_id == "other"

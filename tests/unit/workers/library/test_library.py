@@ -63,8 +63,8 @@ def settled(library: ModelLibrary) -> None:
 
 def test_the_least_recently_used_leaves(models: list[Offered], clock: Clock) -> None:
     library = library_of(models, clock, room=2, resident=2)
-    library.use("one")
-    library.want("three", used=["three"])
+    library.use(["one"])
+    library.want(["three"], used=["three"])
     assert list(library.resident) == ["one"]
     assert library.take_evicted() == ["two"]
     settled(library)
@@ -75,10 +75,10 @@ def test_the_least_recently_used_leaves(models: list[Offered], clock: Clock) -> 
 def test_what_has_jobs_stays_and_is_given_no_more_until_it_leaves(models: list[Offered], clock: Clock) -> None:
     library = library_of(models, clock, room=2, resident=2)
     used = ["one", "two", "three"]
-    library.want("three", used)
+    library.want(["three"], used)
     assert list(library.resident) == ["one", "two"]
     assert library.claimable(used) == ["two", "three"]
-    library.want("three", ["two", "three"])
+    library.want(["three"], ["two", "three"])
     assert list(library.resident) == ["two"]
     settled(library)
     assert list(library.resident) == ["two", "three"]
@@ -86,7 +86,7 @@ def test_what_has_jobs_stays_and_is_given_no_more_until_it_leaves(models: list[O
 
 def test_one_without_jobs_leaves_before_one_that_was_used_less_recently(models: list[Offered], clock: Clock) -> None:
     library = library_of(models, clock, room=2, resident=2)
-    library.want("three", used=["one", "three"])
+    library.want(["three"], used=["one", "three"])
     assert library.take_evicted() == ["two"]
     settled(library)
 
@@ -94,7 +94,7 @@ def test_one_without_jobs_leaves_before_one_that_was_used_less_recently(models: 
 def test_a_busy_worker_rests_between_loads(models: list[Offered], clock: Clock) -> None:
     library = library_of(models, clock, room=1, resident=1)
     assert library.claimable(["one"]) == ["one", "two", "three"]
-    library.want("two", ["two"])
+    library.want(["two"], ["two"])
     clock.now += 3.0
     settled(library)
     assert library.claimable(["two"]) == ["two"]
@@ -106,9 +106,9 @@ def test_a_busy_worker_rests_between_loads(models: list[Offered], clock: Clock) 
 
 def test_nobody_who_waits_lets_all_stay(models: list[Offered], clock: Clock) -> None:
     library = library_of(models, clock, room=1, resident=1)
-    library.want("two", ["one", "two"])
+    library.want(["two"], ["one", "two"])
     assert library.claimable(["one", "two"]) == ["two"]
-    library.want(None, ["one"])
+    library.want((), ["one"])
     assert library.claimable(["one"]) == ["one", "two", "three"]
     assert list(library.resident) == ["one"]
 
@@ -119,7 +119,7 @@ def test_a_model_that_fails_again_and_again_is_offered_no_more(models: list[Offe
 
     library = ModelLibrary(models, models[0].size, broken, clock)
     for tries in range(1, TRIES + 1):
-        library.want("one", ["one"])
+        library.want(["one"], ["one"])
         arrival = ended(library)
         assert arrival.error is not None
         assert "model 'one' can't be loaded" in arrival.error.detail
@@ -142,9 +142,25 @@ def test_memory_returns_as_models_leave(tmp_path: Path, clock: Clock) -> None:
     assert models[0].size > 20 * MIB
     library, sizes = ModelLibrary(models, models[0].size, load_offered, clock), []
     for name in NAMES * 2:
-        library.want(name, [name])
+        library.want([name], [name])
         ended(library)
         assert list(library.resident) == [name]
         gc.collect()
         sizes.append(rss())
     assert max(sizes[3:]) < sizes[0] + 1.5 * models[0].size
+
+
+def test_models_of_one_job_come_one_after_another_and_neither_leaves_for_the_other(
+    models: list[Offered], clock: Clock
+) -> None:
+    library = library_of(models, clock, room=2, resident=2)
+    assert library.holds(["one", "three"])
+    assert not library.holds(NAMES), "not at once"
+    assert not library.holds(["one", "four"])
+    for _ in range(2):
+        library.want(["one", "three"], used=["one", "two", "three"])
+        assert library.claimable(["two"]) == ["one", "three"], "the other makes room, though it was used later"
+    library.want(["one", "three"], used=["one", "three"])
+    settled(library)
+    assert list(library.resident) == ["one", "three"]
+    assert not library.lacking(["three", "one"])

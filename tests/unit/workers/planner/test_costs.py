@@ -92,3 +92,11 @@ def test_a_wrong_mix_file_names_the_entry(tmp_path: Path) -> None:
         read_mix(tmp_path / "none.json")
     with pytest.raises(ConfigurationError, match="--table"):
         read_report(file)
+
+
+def test_a_second_pass_is_priced_at_its_size() -> None:
+    one = make_costs(make_class()).jobs[0]
+    two = make_costs(make_class(hires={"scale": 2.0, "strength": 0.5}))
+    assert (two.jobs[0].shape, two.jobs[0].steps) == ((4, 64, 64), round(5 + 10 / 4))
+    assert two.jobs[0].decode_s == pytest.approx(4 * one.decode_s)
+    assert "256×256 and ×2, 10 steps" in two.jobs[0].name
