@@ -42,7 +42,7 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "LyCORIS/loha.safetensors": (["lora_unet_mid_block_x.hada_w1_a"], "a LoRA; its place is the folder Lora"),
     "ESRGAN/4x.pth": (["model.1.sub.0.RDB1.conv1.0.weight"], "ESRGAN"),
     "hypernetworks/mood.pt": (["320.0.linear.weight"], "a hypernetwork"),
-    "VAE-approx/model.pt": (["conv1.weight", "conv2.weight"], "its keys: conv1.weight, conv2.weight"),
+    "BLIP/model.pt": (["conv1.weight", "conv2.weight"], "its keys: conv1.weight, conv2.weight"),
     "GFPGAN/GFPGANv1.4.pth": (["stylegan_decoder.conv_body_first.weight"], "its keys: stylegan_decoder"),
     "deepbooru/model-resnet_custom_v3.pt": (["n_Conv_0.weight"], "its keys: n_Conv_0.weight"),
     "karlo/ViT-L-14_stats.th.pt": (["clip_mean", "clip_std"], "the prior of unCLIP or Kandinsky"),
