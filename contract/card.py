@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,7 @@ LORA_FOLDERS = frozenset(("lora", "loras"))  # of LATENTD_MODELS_DIR, whatever t
 CONTROLNET_FOLDERS = frozenset(("controlnet", "controlnets"))
 EMBEDDING_FOLDERS = frozenset(("embeddings",))
 # Folders of LATENTD_MODELS_DIR that hold no models; kept for what they will hold.
-RESERVED = LORA_FOLDERS | CONTROLNET_FOLDERS | EMBEDDING_FOLDERS | {"vae"}
+RESERVED = LORA_FOLDERS | CONTROLNET_FOLDERS | EMBEDDING_FOLDERS | {"vae", "vae-approx", "vae_approx"}
 ID = r"^[A-Za-z0-9_-]+$"
 DEPTH = 4  # of folders in folders
 
@@ -33,12 +34,40 @@ class CardDefaults(Wire):
     strength: float = 1.0
     img2img_strength: float = 0.75
     noise_level: int | None = None
+    image_guidance_scale: float | None = Field(default=None, exclude_if=lambda scale: scale is None)
     # null: no prompt at all, which the model was trained with and which isn't the empty one.
     negative_prompt: str | None = Field(default="", exclude_if=lambda text: text == "")
 
     def strength_of(self, kind: Kind) -> float:
         """Return the strength that a request of this kind gets."""
-        return self.img2img_strength if kind == "img2img" else self.strength
+        return self.img2img_strength if kind in ("img2img", "depth2img") else self.strength
+
+
+class LayoutCard(Wire):
+    """The row of numbers that a layout model reads: three for each box, and two of the crop where two are left."""
+
+    vocabulary: int = Field(ge=2, description="Numbers are below it; the last one stands where there is no box.")
+    length: int = Field(ge=1, description="Numbers in a row.")
+
+    @property
+    def objects(self) -> int:
+        """How many boxes it has room for."""
+        return self.length // 3
+
+    @property
+    def crops(self) -> bool:
+        """Whether its end says which part of the scene is shown."""
+        return self.length % 3 == 2
+
+    @property
+    def sections(self) -> int:
+        """Corners are told on a square grid with as many points a side."""
+        return math.isqrt(self.vocabulary)
+
+    @property
+    def none(self) -> int:
+        """What stands where there is no box."""
+        return self.vocabulary - 1
 
 
 class ModelCard(Wire):
@@ -59,6 +88,11 @@ class ModelCard(Wire):
         exclude_if=lambda name: name is None,
         description="Name of the first stage in the model's place, beside it or in the folder VAE.",
     )
+    preview_decoder: str | None = Field(
+        default=None,
+        exclude_if=lambda name: name is None,
+        description="Name of the tiny decoder (TAESD) that previews are made by instead of the first stage.",
+    )
     samplers: tuple[str, ...]
     token_window: int | None = Field(default=None, description="Tokens of a prompt that are read, specials included.")
     tokenizer: str | None = Field(default=None, description="tokenizer.json, relative to the card.")
@@ -73,6 +107,9 @@ class ModelCard(Wire):
     classes: int | None = Field(default=None, description="class_id is below it.")
     class_names: tuple[str, ...] | None = Field(default=None, description="Names by class_id, for `label`.")
     map_classes: int | None = Field(default=None, description="Pixels of a label map are below it.")
+    layout: LayoutCard | None = Field(
+        default=None, exclude_if=lambda layout: layout is None, description="What boxes become, for `layout2img`."
+    )
     noise_levels: int | None = Field(default=None, description="noise_level is below it.")
     licence: str
     attribution: tuple[str, ...] = ()
@@ -89,6 +126,11 @@ class AddOnCard(Wire):
     licence: str = "unknown"
     unserved: str | None = Field(default=None, description="Why it can't be used: LoHa, DoRA, a broken file.")
 
+    @property
+    def called(self) -> str:
+        """What requests call it by."""
+        return self.id
+
 
 class LoraCard(AddOnCard):
     """What a LoRA is for."""
@@ -96,6 +138,11 @@ class LoraCard(AddOnCard):
     rank: int = Field(default=0, description="Of its widest layer.")
     parts: tuple[Literal["unet", "text"], ...] = Field(default=(), description="The networks that it changes.")
     trigger_words: tuple[str, ...] = Field(default=(), description="What prompts name to call for it.")
+    names: tuple[str, ...] = Field(
+        default=(),
+        exclude_if=lambda names: not names,
+        description="What `<lora:…>` may call it beside its id: its file's name, and the one that its training gave.",
+    )
 
 
 class ControlNetCard(AddOnCard):
@@ -115,8 +162,9 @@ class InstalledLora(LoraCard, InstalledAddOn):
 
     @property
     def card(self) -> LoraCard:
-        """What others need to know."""
-        return LoraCard(**{name: getattr(self, name) for name in LoraCard.model_fields})
+        """What others need to know; the file's name comes first."""
+        names = tuple(dict.fromkeys((Path(self.file).stem, *self.names)))
+        return LoraCard(**{name: getattr(self, name) for name in LoraCard.model_fields} | {"names": names})
 
 
 class InstalledControlNet(ControlNetCard, InstalledAddOn):
@@ -140,6 +188,11 @@ class EmbeddingCard(Wire):
     licence: str = "unknown"
     unserved: str | None = Field(default=None, description="Why it can't be used: a broken file.")
 
+    @property
+    def called(self) -> str:
+        """What prompts call it by."""
+        return self.name
+
 
 class InstalledEmbedding(EmbeddingCard):
     """`NAME.card.json` beside the file NAME.pt; size and time of change tell when that was replaced."""
@@ -155,12 +208,16 @@ class InstalledEmbedding(EmbeddingCard):
 
 
 def model_folders(models_dir: Path, depth: int = DEPTH) -> Iterator[Path]:
-    """Yield a models directory and the folders below it, in order of their names, but for hidden and reserved ones."""
+    """Yield a models directory and the folders below it, in order of their names, but for hidden and reserved ones and
+    links that lead back up.
+    """
     if not models_dir.is_dir():
         return
     yield models_dir
     for entry in sorted(models_dir.iterdir()) if depth else ():
-        if not entry.name.startswith(".") and entry.name.lower() not in RESERVED and entry.is_dir():
+        if entry.name.startswith(".") or entry.name.lower() in RESERVED or not entry.is_dir():
+            continue
+        if not (entry.is_symlink() and models_dir.resolve().is_relative_to(entry.resolve())):
             yield from model_folders(entry, depth - 1)
 
 

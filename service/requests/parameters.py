@@ -11,14 +11,16 @@ from contract.samplers import ORIGINAL_STEPS
 from core.errors import InvalidRequest, NotFound
 from core.pictures import check_sides
 from service.requests.decoding import Size
-from service.requests.labels import check_below, class_of
+from service.requests.labels import check_below, class_of, layout_of
 from service.requests.posts import (
     Class2ImgPost,
+    Depth2ImgPost,
     Drawn,
     Guided,
     HiresPost,
     Img2ImgPost,
     InpaintPost,
+    Layout2ImgPost,
     Post,
     Prompted,
     Sized,
@@ -123,7 +125,20 @@ def drawn_over(post: Img2ImgPost, card: ModelCard) -> dict[str, Any]:
         raise InvalidRequest(detail, field="denoising_end", value=end, bound=start)
     default = card.defaults.img2img_strength if start is None else 1.0
     strength = default if post.strength is None else post.strength
-    return {"strength": strength, "denoising_start": start, "denoising_end": end, **drawn(post, card)}
+    ends = {"denoising_start": start, "denoising_end": end}
+    return {"strength": strength, "image_guidance_scale": _image_guidance(post, card), **ends, **drawn(post, card)}
+
+
+def _image_guidance(post: Img2ImgPost, card: ModelCard) -> float | None:
+    if "image_guidance_scale" not in card.fields or post.image_guidance_scale is not None:
+        return post.image_guidance_scale
+    return card.defaults.image_guidance_scale
+
+
+def led_by_depth(post: Depth2ImgPost, card: ModelCard) -> dict[str, Any]:
+    """Return the strength, beside what is drawn."""
+    strength = card.defaults.strength_of("depth2img") if post.strength is None else post.strength
+    return {"strength": strength, **drawn(post, card)}
 
 
 def enlarged(post: UpscalePost, card: ModelCard) -> dict[str, Any]:
@@ -140,6 +155,11 @@ def enlarged(post: UpscalePost, card: ModelCard) -> dict[str, Any]:
 def classed(post: Class2ImgPost, card: ModelCard) -> dict[str, Any]:
     """Return the class and the guidance. Raises as `class_of`."""
     return {"class_id": class_of(post, card), **guided(post, card)}
+
+
+def laid_out(post: Layout2ImgPost, card: ModelCard) -> dict[str, Any]:
+    """Return the numbers of the boxes. Raises as `layout_of`."""
+    return {"tokens": layout_of(post, card)}
 
 
 def second_pass(

@@ -9,11 +9,11 @@ from typing import TypeAlias
 from PIL import Image
 
 from contract.base import Kind
-from contract.request import InpaintRequest, JobRequest
+from contract.request import InpaintRequest, JobRequest, Layout2ImgRequest
 from contract.stages import stages
 from contract.uploads import control_name
 from core.errors import InvalidRequest
-from core.pictures import Picture, check_control_size, check_sides, open_upload, read_label_map, read_mask
+from core.pictures import Picture, check_control_size, check_sides, open_upload, read_depth, read_label_map, read_mask
 from models.networks.conditioning import RescalerConfig, TextConfig
 from models.pipeline.config import ModelConfig
 from models.pipeline.pipeline import LatentDiffusion
@@ -44,6 +44,10 @@ class UploadReader:
         assert isinstance(self.request, InpaintRequest)
         return read_mask(data, self.request.mask_mode, others["image"].size, self.max_pixels)
 
+    def depth(self, data: Picture, others: Pictures) -> Image.Image:
+        """Decode how near each pixel of `image` is."""
+        return read_depth(data, others["image"].size, self.max_pixels)
+
     def label_map(self, data: Picture, _others: Pictures) -> Image.Image:
         """Decode the number of a class at every pixel."""
         conditioner = self.config.conditioner
@@ -68,6 +72,17 @@ def _any_numbers(_request: JobRequest, _config: ModelConfig) -> None:
 
 def _known_class(request: JobRequest, config: ModelConfig) -> None:
     check_below("class_id", request.class_label, config.classes)
+
+
+def _known_tokens(request: JobRequest, config: ModelConfig) -> None:
+    assert isinstance(request, Layout2ImgRequest)
+    tower, tokens = config.layout, request.tokens
+    if tower is None or len(tokens) != tower.positions:
+        bound = 0 if tower is None else tower.positions
+        detail = f"tokens are {len(tokens)}; the model reads {bound}"
+        raise InvalidRequest(detail, field="tokens", value=len(tokens), bound=bound)
+    for number in tokens:
+        check_below("tokens", number, tower.vocab_size)
 
 
 def check_below(field: str, value: int | None, bound: int | None) -> None:
@@ -145,6 +160,12 @@ _ALL = (
     EngineKind("img2img", conditioning.drawn_over, files={"image": UploadReader.picture}),
     EngineKind("class2img", conditioning.classed, check=_known_class),
     EngineKind("semantic2img", conditioning.mapped, files={"image": UploadReader.label_map}),
+    EngineKind(
+        "depth2img",
+        conditioning.led_by_depth,
+        files={"image": UploadReader.picture, "depth": UploadReader.depth},
+    ),
+    EngineKind("layout2img", conditioning.laid_out, check=_known_tokens),
 )
 KINDS: Mapping[Kind, EngineKind] = {kind.kind: kind for kind in _ALL}
 

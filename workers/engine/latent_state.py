@@ -41,6 +41,7 @@ class LatentState:
     denoise_s: float = 0.0
     adapters: Layers | None = None  # that the UNet's layers get for its rows
     controls: Sequence[Control] = ()
+    image_guidance: float = 1.0  # its scale, where the conditions have a row without the picture
     stage: int = 0  # of its job
     passed: int = 0  # the user's steps of the stages before
     purpose: str = ""  # begins those of its noise

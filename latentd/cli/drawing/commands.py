@@ -1,4 +1,4 @@
-"""`latentd generate`, `inpaint`, `img2img`, `semantic2img` and `upscale`: their options, put into an order."""
+"""The commands that draw, from `generate` to `upscale`: their options, put into an order."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from latentd.cli.drawing.options import (
     Steps,
     Strength,
     Syntax,
+    read_boxes,
     read_controls,
     read_texts,
 )
@@ -127,6 +128,9 @@ def img2img(
     out: Out = Path("img2img.png"),
     model: Model = None,
     strength: Strength = None,
+    image_guidance_scale: Annotated[
+        float | None, typer.Option(help="How much is kept of it by a model that edits (InstructPix2Pix), 1–50.")
+    ] = None,
     negative_prompt: Negative = None,
     guidance_scale: Guidance = None,
     guidance_interval: Interval = None,
@@ -145,13 +149,47 @@ def img2img(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Draw over a picture, of which as much is kept as the strength leaves."""
+    """Draw over a picture, of which as much is kept as the strength leaves; or change it as the prompt says."""
+    controls, files = read_controls(control)
+    fields: dict[str, Any] = dict(prompt=prompt, strength=strength, image_guidance_scale=image_guidance_scale)
+    fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale, guidance_interval=guidance_interval)
+    fields |= dict(model=model, steps=steps, sampler=sampler, eta=eta, schedule=schedule, seed=seed)
+    fields |= dict(num_images=num_images) | read_texts(lora, prompt_syntax, clip_skip) | controls
+    draw(Order("img2img", fields, {"image": image, **files}, out, force, json), server, device)
+
+
+def depth2img(
+    image: Path,
+    depth: Annotated[Path, typer.Argument(help="A grey picture of the image's size, the nearer the brighter.")],
+    prompt: Prompt = None,
+    out: Out = Path("depth2img.png"),
+    model: Model = None,
+    strength: Strength = None,
+    negative_prompt: Negative = None,
+    guidance_scale: Guidance = None,
+    guidance_interval: Interval = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    eta: Eta = None,
+    schedule: Schedule = None,
+    seed: Seed = None,
+    num_images: Count = 1,
+    lora: Lora = NONE,
+    control: Controls = NONE,
+    prompt_syntax: Syntax = "plain",
+    clip_skip: Skip = None,
+    server: Server = None,
+    device: Device = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Draw over a picture, led by how near each of its pixels is."""
     controls, files = read_controls(control)
     fields: dict[str, Any] = dict(prompt=prompt, strength=strength)
     fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale, guidance_interval=guidance_interval)
     fields |= dict(model=model, steps=steps, sampler=sampler, eta=eta, schedule=schedule, seed=seed)
     fields |= dict(num_images=num_images) | read_texts(lora, prompt_syntax, clip_skip) | controls
-    draw(Order("img2img", fields, {"image": image, **files}, out, force, json), server, device)
+    draw(Order("depth2img", fields, {"image": image, "depth": depth, **files}, out, force, json), server, device)
 
 
 def semantic2img(
@@ -173,6 +211,30 @@ def semantic2img(
     fields: dict[str, Any] = dict(model=model, steps=steps, sampler=sampler, eta=eta, schedule=schedule, seed=seed)
     fields |= dict(num_images=num_images)
     draw(Order("semantic2img", fields, {"image": image}, out, force, json), server, device)
+
+
+def layout2img(
+    boxes: Annotated[Path, typer.Argument(help="JSON: a list of boxes as POST /v1/layout2img has them.")],
+    out: Out = Path("layout2img.png"),
+    model: Model = None,
+    width: Annotated[int | None, typer.Option(help="Pixels, from 64.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels, from 64.")] = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    eta: Eta = None,
+    schedule: Schedule = None,
+    seed: Seed = None,
+    num_images: Count = 1,
+    server: Server = None,
+    device: Device = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Draw a picture from boxes with their classes."""
+    fields: dict[str, Any] = dict(boxes=read_boxes(boxes), width=width, height=height)
+    fields |= dict(model=model, steps=steps, sampler=sampler, eta=eta, schedule=schedule, seed=seed)
+    fields |= dict(num_images=num_images)
+    draw(Order("layout2img", fields, {}, out, force, json), server, device)
 
 
 def upscale(
@@ -206,5 +268,5 @@ def upscale(
 
 
 def register(app: typer.Typer) -> None:
-    for command in (generate, inpaint, img2img, semantic2img, upscale):
+    for command in (generate, inpaint, img2img, depth2img, semantic2img, layout2img, upscale):
         app.command()(command)

@@ -116,7 +116,8 @@ function showPictureRow() {
   const label = needed.includes("mask") ? "Picture and mask" : "Picture";
   const showLabel = needed.includes("mask") ? "Mask" : "Show";
   const row = () => pictureRow(desk.picture, { label, showLabel, onFile: takePicture, onShow: leaveJob });
-  form.slot.replaceChildren(...(needed.length ? [row()] : []));
+  const depth = () => pictureRow(desk.depth, { name: "depth", label: "Depth map", onFile: takeDepth });
+  form.slot.replaceChildren(...(needed.length ? [row()] : []), ...(needed.includes("depth") ? [depth()] : []));
 }
 
 function changed(event) {
@@ -171,6 +172,17 @@ async function takePicture(file) {
   cost.changed();
   showPictureRow();
   await leaveJob();
+}
+
+async function takeDepth(file) {
+  try {
+    desk.depth = await openPicture(file);
+  } catch (error) {
+    form.showProblem({ message: error.message, field: "depth" });
+    return;
+  }
+  cost.changed();
+  showPictureRow();
 }
 
 const useFor = (kind) => async (file) => (selectKind(kind), await takePicture(file));
@@ -239,6 +251,10 @@ async function picturesOf() {
   const { picture } = desk;
   if (!needed.length) return {};
   if (!picture) throw new api.Problem({ detail: "Choose a picture first.", field: "image" });
+  if (needed.includes("depth")) {
+    if (!desk.depth) throw new api.Problem({ detail: "Choose a depth map first.", field: "depth" });
+    return { image: picture.file, depth: desk.depth.file };
+  }
   if (!needed.includes("mask")) return { image: picture.file };
   if (!picture.mask || picture.mask.empty)
     throw new api.Problem({ detail: "Draw on the picture what is to be repainted.", field: "mask" });

@@ -12,7 +12,8 @@ from models.schedule import Prediction, ScheduleConfig
 
 SD2_EPS_STEP = 875_000  # global_step of the 512-base models, which predict eps
 V_SIZE = 96
-INPAINTING_CHANNELS = 9
+SD2_EPS_CHANNELS = (9, 5)  # of SD 2's models of inpainting and depth, which all predict eps
+LAYOUT_TOKENS = 8192  # of LDM's layout models: corners of boxes and classes
 UNSURE = (
     "prediction_type: eps or v can't be told from the file; v is assumed until a worker that loads it has asked the "
     "network. What you set in card.json goes before it"
@@ -62,7 +63,7 @@ SD2 = Family(
     ema=False,
     known_prediction=None,
 )
-SD2_INPAINT = replace(SD2, name="Stable Diffusion 2 inpainting", known_prediction="eps")
+SD2_EPS = replace(SD2, name="Stable Diffusion 2 inpainting or depth", known_prediction="eps")
 SD_X4 = Family(
     "Stable Diffusion x4 upscaler",
     num_heads=8,
@@ -84,7 +85,8 @@ SDXL = Family(
 LDM_TEXT_LARGE = Family(
     "LDM text2img-large", num_heads=8, scale_factor=0.18215, betas=(0.00085, 0.012), ema=False, size=32
 )
-LDM_TEXT = Family("LDM text or layout to image", num_head_channels=32)
+LDM_TEXT = Family("LDM text to image", num_head_channels=32)
+LDM_LAYOUT = Family("LDM layout to image", num_head_channels=32, betas=(0.0015, 0.0205))
 LDM_CLASS_V2 = Family("LDM cin256-v2", num_heads=1)
 LDM_CLASS = Family("LDM cin256", num_head_channels=32, size=32)
 LDM_SEMANTIC = Family("LDM semantic synthesis", num_heads=8, betas=(0.0015, 0.0205))
@@ -97,11 +99,14 @@ def family_of(unet: Mapping[str, Tensor], conditioner: Mapping[str, Tensor]) -> 
     if any(key.startswith("embedders.") for key in conditioner):
         return SDXL
     if any(key.startswith("model.transformer.") for key in conditioner):
-        return SD_X4 if "label_emb.weight" in unet else SD2_INPAINT if _takes_mask(unet) else SD2
+        return SD_X4 if "label_emb.weight" in unet else SD2_EPS if _predicts_eps(unet) else SD2
     if any(key.startswith(("transformer.text_model.", "transformer.embeddings.")) for key in conditioner):
         return SD1
     if "transformer.token_emb.weight" in conditioner:
-        wide = conditioner["transformer.token_emb.weight"].shape[1] >= 1280
+        vocabulary, width = conditioner["transformer.token_emb.weight"].shape
+        if vocabulary == LAYOUT_TOKENS:
+            return LDM_LAYOUT
+        wide = width >= 1280
         return LDM_TEXT_LARGE if wide else LDM_TEXT
     if "embedding.weight" in conditioner:
         # The later model counts a null class, 1001.
@@ -112,6 +117,6 @@ def family_of(unet: Mapping[str, Tensor], conditioner: Mapping[str, Tensor]) -> 
     return LDM_UPDOWN if resampled else LDM_PLAIN
 
 
-def _takes_mask(unet: Mapping[str, Tensor]) -> bool:
+def _predicts_eps(unet: Mapping[str, Tensor]) -> bool:
     first = unet.get("input_blocks.0.0.weight")
-    return first is not None and first.shape[1] == INPAINTING_CHANNELS
+    return first is not None and first.shape[1] in SD2_EPS_CHANNELS

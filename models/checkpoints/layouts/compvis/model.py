@@ -15,7 +15,7 @@ from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.files.foreign import refuse_family, what_it_is
 from models.checkpoints.layouts.compvis.conditioner import read_conditioner, read_embedders
 from models.checkpoints.layouts.compvis.ema import averaged, averaged_alone, has_average
-from models.checkpoints.layouts.compvis.families import UNSURE, Family, family_of
+from models.checkpoints.layouts.compvis.families import LAYOUT_TOKENS, UNSURE, Family, family_of
 from models.checkpoints.layouts.compvis.first_stage import read_first_stage
 from models.checkpoints.layouts.compvis.prediction import ZERO_SNR_MARKER, told_by_scaling, told_prediction
 from models.checkpoints.layouts.compvis.schedule import read_schedule
@@ -100,6 +100,8 @@ def _load(file: SingleFile, ema: bool | None, lacking: FirstStage | None) -> Che
     variant = variant_of(config, names)
     config = as_variant(config, variant, spaced=False)
     tokenizers = _tokenizers(file, config.conditioner)
+    if not tokenizers:
+        config = replace(config, conditioner=_told_boxes(config.conditioner, _params(params, "cond_stage_config")))
     assumptions = family.assumptions() if not params else ()
     assumptions += (UNSURE,) if unsure else ()
     origin = {id(value): key for key, value in state.items()}
@@ -154,6 +156,15 @@ def _tokenizer(file: SingleFile, text: TowerConfig, name: str) -> PromptTokenize
     return shipped_bert(text.positions) if text.vocab_size == BERT_VOCABULARY else None
 
 
+def _told_boxes(text: Conditioner | None, params: Params) -> Conditioner | None:
+    """Mark a text transformer that reads boxes, by its config or its vocabulary, which no tokenizer has."""
+    if not isinstance(text, TextConfig) or text.kind != "ldm":
+        return text
+    (tower,) = text.towers
+    boxes = not params.get("use_tokenizer", tower.vocab_size != LAYOUT_TOKENS)
+    return TextConfig((replace(tower, boxes=boxes),))
+
+
 def _schedule(file: SingleFile, params: Params, family: Family) -> tuple[ScheduleConfig, bool]:
     """Make the schedule, and tell whether nothing says what the network predicts."""
     configured = "linear_start" in params or "linear_end" in params
@@ -186,9 +197,12 @@ def _concat(unet: UNetConfig, first: AutoencoderConfig, conditioner: Conditioner
         return "mask-latent" if isinstance(conditioner, TextConfig) else "latent-mask"
     if extra == first.in_channels:
         return "low-res"
+    if isinstance(conditioner, TextConfig) and extra in (1, first.embed_dim):
+        return "depth" if extra == 1 else "source"
     raise CheckpointError(
         f"unet: takes {unet.in_channels} channels, {extra} more than the latent's; known are 0, "
-        f"{first.embed_dim + 1} (inpainting) and {first.in_channels} (low-resolution picture)",
+        f"{first.embed_dim + 1} (inpainting), {first.in_channels} (low-resolution picture) and with text "
+        f"{first.embed_dim} (InstructPix2Pix) and 1 (depth)",
         field="in_channels",
         value=unet.in_channels,
     )

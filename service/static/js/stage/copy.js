@@ -6,7 +6,8 @@ import { announce } from "../lib/dom.js";
 import { menu } from "./files.js";
 
 // What the service adds to a request when it resolves it; a call must not send it.
-const RESOLVED = new Set(["kind", "seeds", "numerics", "image", "mask", "webhook_url", "deadline_ms", "preview_every"]);
+const FILES = ["image", "mask", "depth"];
+const RESOLVED = new Set(["kind", "seeds", "numerics", ...FILES, "webhook_url", "deadline_ms", "preview_every"]);
 const FROM_PICTURE = new Set(["width", "height"]); // of kinds whose answer has its upload's size
 // Fields that a model refuses where its card doesn't list them.
 const OF_MODELS = new Set([
@@ -45,7 +46,7 @@ export function fieldsFor({ request, images }, image, card) {
   return { ...fields, seed: request.seeds?.[index] ?? image.seed };
 }
 
-const files = (request) => ["image", "mask"].filter((name) => name in request);
+const files = (request) => FILES.filter((name) => name in request);
 const base = () => new URL(".", location.href).href;
 const quoted = (text) => `'${text.replaceAll("'", String.raw`'\''`)}'`;
 
