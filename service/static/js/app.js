@@ -229,10 +229,11 @@ function showSource() {
   return showing.source(kind, { picture, card, files: order.starts(), draw, onIdea, onFile: takePicture });
 }
 
-/** Shows a job on the stage and in the address. */
-function open(job) {
+/** Shows a job on the stage and in the address; once it has ended, the next one costs something else. */
+async function open(job) {
   goTo({ task: desk.kind, job: job.id });
-  return showing.open(job);
+  await showing.open(job);
+  cost.changed();
 }
 
 function compare(first, second) {

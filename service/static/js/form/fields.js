@@ -38,6 +38,8 @@ const KNOWN = [
   },
   { name: "width", place: "main", control: "number", label: "Width", unit: "px" },
   { name: "height", place: "main", control: "number", label: "Height", unit: "px" },
+  { name: "num_images", place: "main", control: "count", label: "Pictures" },
+  { name: "seed", place: "main", control: "seed", label: "Seed", hint: "random" },
   { name: "loras", place: "main", label: "Styles and characters (LoRA)" },
   {
     name: "controls",
@@ -45,8 +47,6 @@ const KNOWN = [
     label: "Led by a picture (ControlNet)",
     help: "Its picture is cropped to the size that is made.",
   },
-  { name: "num_images", place: "main", control: "count", label: "Pictures" },
-  { name: "seed", place: "main", control: "seed", label: "Seed", hint: "random" },
   { name: "steps", place: "more", control: "slider", label: "Steps", soft: 100 },
   {
     name: "guidance_scale",
