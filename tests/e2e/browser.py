@@ -22,7 +22,7 @@ FLAGS = (
 )
 WAIT_MS = 30_000
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
-SERIOUS = """async () => (await axe.run()).violations
+SERIOUS = """async (inside) => (await axe.run(inside ? { include: inside } : document)).violations
   .filter(({ impact }) => impact === 'serious' || impact === 'critical')
   .map(({ id, nodes }) => [id, nodes.map(({ html }) => html)])"""
 LOCAL_SCHEMES = ("blob:", "data:")
@@ -108,8 +108,8 @@ def canvas_pixels(page: Page, selector: str) -> list[int]:
     return pixels
 
 
-def serious(page: Page) -> list[Any]:
-    """What axe finds serious or worse, with the elements."""
+def serious(page: Page, *inside: str) -> list[Any]:
+    """What axe finds serious or worse on the page, or in some parts of it, with the elements."""
     page.evaluate(AXE)
-    found: list[Any] = page.evaluate(SERIOUS)
+    found: list[Any] = page.evaluate(SERIOUS, list(inside) or None)
     return found

@@ -39,8 +39,8 @@ function settleSampler(values, card, properties, missing) {
 
 /** Those of a list that are installed and fit the model, by their ids here. */
 function settleAddOns(what, sent, addOns, missing) {
-  const ids = (addOns?.cards ?? []).map(({ id }) => id);
-  const found = sent.map((each) => ({ ...each, id: named(ids, each.id), was: each.id }));
+  const cardOf = (name) => (addOns?.cards ?? []).find(({ id, names = [] }) => named([id, ...names], name));
+  const found = sent.map((each) => ({ ...each, id: cardOf(each.id)?.id, was: each.id }));
   for (const { was } of found.filter(({ id }) => !id))
     missing.push(`Its ${what}, ${was}, isn't installed here or doesn't fit the model.`);
   return found.filter(({ id }) => id);
