@@ -11,55 +11,72 @@ import { fileInput, openPicture, thumbnail } from "./picture.js";
 
 const UNSET = "";
 
-/** LoRAs of the model's family. */
-export const loraList = (field) => list(field, "Add a LoRA", loraLine);
+/** LoRAs of the model's family, each at most once. */
+export const loraList = (field) => new AddOns(field, { verb: "Add a LoRA", lineOf: loraLine, once: true }).node;
 
 /** ControlNets of it; `picture` of their values is the id under which this browser keeps the picture. */
-export const controlList = (field) => list(field, "Add a ControlNet", controlLine);
+export const controlList = (field) =>
+  new AddOns(field, { verb: "Add a ControlNet", lineOf: controlLine, once: false }).node;
 
-/** A line for each that was chosen, and what chooses one more; `lineOf(card, value)` gives `{node, read}`. */
-function list(field, verb, lineOf) {
-  const lines = new Map(); // by id
-  const place = h("div", { className: "lines" });
-  const add = h("select", { "aria-label": verb, name: field.name });
-  const node = groupOf(field, get, set, place, add);
+/** A line for each that was chosen, and what chooses one more; `lineOf(card, value, changed)` gives `{nodes, read}`. */
+class AddOns {
+  #lines = []; // {id, read, box}
+  #place = h("div", { className: "lines" });
 
-  function get() {
-    return lines.size ? [...lines].map(([id, { read }]) => ({ id, ...read() })) : UNSET;
+  constructor(field, { verb, lineOf, once }) {
+    Object.assign(this, { cards: field.cards, verb, lineOf, once });
+    this.add = h("select", { "aria-label": verb, name: field.name, onchange: () => this.#choose(this.add.value) });
+    const get = () => (this.#lines.length ? this.#lines.map(({ id, read }) => ({ id, ...read() })) : UNSET);
+    this.node = groupOf(field, get, (values) => this.#show(values || []), this.#place, this.add);
+    this.#offer();
   }
 
-  function set(values) {
-    lines.clear();
-    place.replaceChildren();
-    for (const value of values || []) put(value);
-    offer();
+  #show(values) {
+    this.#lines = [];
+    this.#place.replaceChildren();
+    for (const value of values) this.#put(value);
+    this.#offer();
   }
 
   // One that isn't here any more, or doesn't fit this model, can't be asked for.
-  function put(value) {
-    const card = field.cards.find(({ id }) => id === value.id);
-    if (!card || lines.has(card.id)) return;
-    const line = lineOf(card, value, changed);
-    const remove = () => (lines.delete(card.id), box.remove(), offer(), changed(), add.focus());
-    const props = { className: "plain", title: "Remove", "aria-label": `Remove ${card.id}`, onclick: remove };
+  #put(value) {
+    const card = this.cards.find(({ id }) => id === value.id);
+    if (!card) return;
+    const line = { id: card.id, ...this.lineOf(card, value, () => this.#changed()) };
+    const remove = button("×", { className: "plain", title: "Remove", onclick: () => this.#remove(line) });
+    remove.ariaLabel = `Remove ${card.id}`;
     const name = h("span", { className: "clamped", title: card.description }, card.id);
-    const head = h("div", { className: "line-head" }, name, h("button", { type: "button", ...props }, "×"));
-    const box = h("div", { className: "line", role: "group", "aria-label": card.id }, head, line.nodes);
-    lines.set(card.id, line);
-    place.append(box);
+    const head = h("div", { className: "line-head" }, name, remove);
+    line.box = h("div", { className: "line", role: "group", "aria-label": card.id }, head, line.nodes);
+    this.#lines.push(line);
+    this.#place.append(line.box);
   }
 
-  function offer() {
-    const left = field.cards.filter(({ id }) => !lines.has(id));
+  #choose(id) {
+    this.#put({ id });
+    this.#offer();
+    if (this.add.hidden) this.#lines.at(-1).box.querySelector("[type=number]").focus();
+    this.#changed();
+  }
+
+  #remove(line) {
+    this.#lines = this.#lines.filter((other) => other !== line);
+    line.box.remove();
+    this.#offer();
+    this.add.focus();
+    this.#changed();
+  }
+
+  #offer() {
+    const left = this.cards.filter(({ id }) => !this.once || this.#lines.every((line) => line.id !== id));
     const options = left.map(({ id }) => h("option", { value: id }, id));
-    add.replaceChildren(h("option", { value: UNSET }, `${verb} …`), ...options);
-    add.hidden = !left.length;
+    this.add.replaceChildren(h("option", { value: UNSET }, `${this.verb} …`), ...options);
+    this.add.hidden = !left.length;
   }
 
-  const changed = () => node.dispatchEvent(new Event("input", { bubbles: true }));
-  add.addEventListener("change", () => (put({ id: add.value }), offer(), changed()));
-  offer();
-  return node;
+  #changed() {
+    this.node.dispatchEvent(new Event("input", { bubbles: true }));
+  }
 }
 
 function loraLine({ id, trigger_words: words }, { scale = 1 }) {
@@ -124,7 +141,12 @@ function pictureOf(id, key, changed) {
     const facts = picture ? `${picture.width} × ${picture.height}` : "No picture yet";
     const said = h("span", { className: problem ? "facts error" : "facts" }, problem ?? facts);
     const choose = button(picture ? "Replace" : "Choose", { className: "button small", onclick: () => input.click() });
-    row.node.replaceChildren(input, picture ? thumbnail(picture) : h("span", { className: "thumb empty" }), said, choose);
+    row.node.replaceChildren(
+      input,
+      picture ? thumbnail(picture) : h("span", { className: "thumb empty" }),
+      said,
+      choose,
+    );
   };
   show();
   if (key) opened(key).then(() => show());

@@ -39,7 +39,8 @@ export function groupOf(field, get, set, ...controls) {
 
 /** Two numbers from 0 to 1, between which something acts; UNSET where that is always. */
 function span(field) {
-  const end = (label) => numberInput({ min: 0, max: 1, step: field.step, hint: label === "from" ? "0" : "1", spoken: label });
+  const end = (label) =>
+    numberInput({ min: 0, max: 1, step: field.step, hint: label === "from" ? "0" : "1", spoken: label });
   const ends = ["from", "to"].map(end);
   const get = () => {
     const [low, high] = [ends[0].value || 0, ends[1].value || 1].map(Number);

@@ -68,7 +68,11 @@ export function styleChips(styles, prompt) {
     prompt.dispatchEvent(new Event("input", { bubbles: true }));
   };
   const chips = styles.map((style) =>
-    h("button", { type: "button", className: "chip", title: style.suffix.trim(), onclick: () => turn(style) }, style.name),
+    h(
+      "button",
+      { type: "button", className: "chip", title: style.suffix.trim(), onclick: () => turn(style) },
+      style.name,
+    ),
   );
   const mark = () => chips.forEach((chip, i) => chip.setAttribute("aria-pressed", String(has(styles[i]))));
   prompt.addEventListener("input", mark);

@@ -40,7 +40,7 @@ export async function readSettings(file) {
   if (texts.latentd) {
     try {
       const { request, index } = JSON.parse(texts.latentd);
-      return { ...request, seed: request.seeds?.[index] ?? request.seed };
+      return { ...request, seed: request.seeds?.[index] ?? request.seed, num_images: 1 }; // of its job this one alone
     } catch (error) {
       if (!(error instanceof SyntaxError)) throw error;
     }

@@ -27,7 +27,9 @@ function python_(value) {
   if (value === null) return "None";
   if (Array.isArray(value)) return `[${value.map(python_).join(", ")}]`;
   if (typeof value !== "object") return JSON.stringify(value);
-  return `{${Object.entries(value).map(([name, each]) => `${JSON.stringify(name)}: ${python_(each)}`).join(", ")}}`;
+  return `{${Object.entries(value)
+    .map(([name, each]) => `${JSON.stringify(name)}: ${python_(each)}`)
+    .join(", ")}}`;
 }
 
 export function python({ kind, fields: { prompt, controls, ...fields }, uploads, name }) {
@@ -85,7 +87,9 @@ export function openai({ kind, fields: { prompt = "", width, height, ...fields }
   const extra = Object.fromEntries(pick(OPENAI_EXTRA));
   const unsaid = Object.keys(fields).filter((field) => ![...OPENAI_OWN, ...OPENAI_EXTRA, "mask_mode"].includes(field));
   const given = [
-    ...uploads.filter((upload) => !upload.startsWith("control_")).map((upload) => `${upload}=open("${upload}.png", "rb")`),
+    ...uploads
+      .filter((upload) => !upload.startsWith("control_"))
+      .map((upload) => `${upload}=open("${upload}.png", "rb")`),
     `prompt=${python_(prompt)}`,
     ...pick(OPENAI_OWN).map(([field, value]) => `${field}=${python_(value)}`),
     ...(width && height ? [`size="${width}x${height}"`] : []),
