@@ -12,22 +12,25 @@ import { fileInput, openPicture, thumbnail } from "./picture.js";
 const UNSET = "";
 
 /** LoRAs of the model's family, each at most once. */
-export const loraList = (field) => new AddOns(field, { verb: "Add a LoRA", lineOf: loraLine, once: true }).node;
+export const loraList = (field) => new AddOns(field, { what: "LoRA", lineOf: loraLine, once: true }).node;
 
 /** ControlNets of it; `picture` of their values is the id under which this browser keeps the picture. */
-export const controlList = (field) =>
-  new AddOns(field, { verb: "Add a ControlNet", lineOf: controlLine, once: false }).node;
+export const controlList = (field) => new AddOns(field, { what: "ControlNet", lineOf: controlLine, once: false }).node;
 
 /** A line for each that was chosen, and what chooses one more; `lineOf(card, value, changed)` gives `{nodes, read}`. */
 class AddOns {
   #lines = []; // {id, read, box}
   #place = h("div", { className: "lines" });
 
-  constructor(field, { verb, lineOf, once }) {
-    Object.assign(this, { cards: field.cards, verb, lineOf, once });
-    this.add = h("select", { "aria-label": verb, name: field.name, onchange: () => this.#choose(this.add.value) });
+  constructor(field, { what, lineOf, once }) {
+    Object.assign(this, { cards: field.cards, lineOf, once });
+    this.choice = h("select", { "aria-label": what, name: field.name });
+    // A select that acted by itself would add whatever arrow keys pass.
+    this.add = button("Add", { className: "button small", onclick: () => this.#choose(this.choice.value) });
+    this.add.ariaLabel = `Add this ${what}`;
+    this.more = h("div", { className: "slide" }, this.choice, this.add);
     const get = () => (this.#lines.length ? this.#lines.map(({ id, read }) => ({ id, ...read() })) : UNSET);
-    this.node = groupOf(field, get, (values) => this.#show(values || []), this.#place, this.add);
+    this.node = groupOf(field, get, (values) => this.#show(values || []), this.#place, this.more);
     this.#offer();
   }
 
@@ -55,7 +58,7 @@ class AddOns {
   #choose(id) {
     this.#put({ id });
     this.#offer();
-    if (this.add.hidden) this.#lines.at(-1).box.querySelector("[type=number]").focus();
+    if (this.more.hidden) this.#lines.at(-1).box.querySelector("[type=number]").focus();
     this.#changed();
   }
 
@@ -69,9 +72,8 @@ class AddOns {
 
   #offer() {
     const left = this.cards.filter(({ id }) => !this.once || this.#lines.every((line) => line.id !== id));
-    const options = left.map(({ id }) => h("option", { value: id }, id));
-    this.add.replaceChildren(h("option", { value: UNSET }, `${this.verb} …`), ...options);
-    this.add.hidden = !left.length;
+    this.choice.replaceChildren(...left.map(({ id }) => h("option", { value: id }, id)));
+    this.more.hidden = !left.length;
   }
 
   #changed() {
