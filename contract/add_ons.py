@@ -10,6 +10,8 @@ from contract.base import Wire
 from contract.uploads import Upload
 
 Preprocess: TypeAlias = Literal["canny"]
+# What a row of a ControlNet costs, in rows of its UNet: by arithmetic 0.33 of Stable Diffusion 1 and 2, 0.44 of XL.
+CONTROL_ROW = 0.4
 
 
 class AppliedLora(Wire):

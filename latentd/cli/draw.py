@@ -61,6 +61,7 @@ Syntax = Annotated[
 Skip = Annotated[
     int | None, typer.Option("--clip-skip", help="Layer of CLIP, from the last, that is read; 1 is the last.")
 ]
+Strength = Annotated[float | None, typer.Option(help="How much of the picture is forgotten, up to 1.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N. Default: the first GPU, else the CPU.")]
 
 
@@ -141,7 +142,10 @@ def img2img(
     prompt: Prompt = None,
     out: Out = Path("img2img.png"),
     model: Model = None,
-    strength: Annotated[float | None, typer.Option(help="How much of the picture is forgotten, up to 1.")] = None,
+    strength: Strength = None,
+    image_guidance_scale: Annotated[
+        float | None, typer.Option(help="How much is kept of it by a model that edits (InstructPix2Pix), 1–50.")
+    ] = None,
     negative_prompt: Negative = None,
     guidance_scale: Guidance = None,
     steps: Steps = None,
@@ -153,11 +157,36 @@ def img2img(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Draw over a picture, of which as much is kept as the strength leaves."""
+    """Draw over a picture, of which as much is kept as the strength leaves; or change it as the prompt says."""
+    fields: dict[str, Any] = dict(prompt=prompt, strength=strength, sampler=sampler, eta=eta, steps=steps, seed=seed)
+    fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale)
+    fields |= dict(num_images=num_images, model=model, image_guidance_scale=image_guidance_scale)
+    draw("img2img", fields, {"image": image}, out, device, force=force, json=json)
+
+
+def depth2img(
+    image: Path,
+    depth: Annotated[Path, typer.Argument(help="A grey picture of the image's size, the nearer the brighter.")],
+    prompt: Prompt = None,
+    out: Out = Path("depth2img.png"),
+    model: Model = None,
+    strength: Strength = None,
+    negative_prompt: Negative = None,
+    guidance_scale: Guidance = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    eta: Eta = None,
+    seed: Seed = None,
+    num_images: Count = 1,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Draw over a picture, led by how near each of its pixels is."""
     fields: dict[str, Any] = dict(prompt=prompt, strength=strength, sampler=sampler, eta=eta, steps=steps, seed=seed)
     fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale)
     fields |= dict(num_images=num_images, model=model)
-    draw("img2img", fields, {"image": image}, out, device, force=force, json=json)
+    draw("depth2img", fields, {"image": image, "depth": depth}, out, device, force=force, json=json)
 
 
 def semantic2img(
@@ -346,5 +375,5 @@ def write(
 
 
 def register(app: typer.Typer) -> None:
-    for command in (generate, inpaint, img2img, semantic2img, upscale):
+    for command in (generate, inpaint, img2img, semantic2img, depth2img, upscale):
         app.command()(command)

@@ -13,9 +13,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import from_json
 
 from contract.add_ons import Preprocess
+from contract.common import SEEDS, Determinism, MaskMode, OutputFormat
 from contract.lanes import Lane
 from contract.prompts import PromptSyntax
-from contract.request import SEEDS, Determinism, MaskMode, OutputFormat
 from contract.samplers import MOST_TIMESTEPS, Schedule
 
 PROMPT_CHARACTERS = 4000
@@ -298,6 +298,21 @@ class Img2ImgPost(Drawn):
         "`strength`.",
     )
     denoising_end: float | None = DENOISING_END
+    image_guidance_scale: float | None = Field(
+        default=None,
+        ge=1,
+        le=50,
+        description="How much the answer keeps to the picture, by models that change it as the prompt says "
+        "(InstructPix2Pix); above 1 a step has a third row. Default: the model's.",
+    )
+
+
+class Depth2ImgPost(Drawn):
+    """Draw over a picture, led by a depth map of its size: grey, 8 or 16 bits, the nearer the brighter."""
+
+    strength: float | None = Field(
+        default=None, gt=0, le=1, description="How much of the picture is forgotten; 1: all. Default: the model's."
+    )
 
 
 class Class2ImgPost(Guided, Sized):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from PIL import Image
 from torch import Tensor
 
+from contract.add_ons import CONTROL_ROW
 from workers.engine.conditioning import Conditions, ending_latent, of_image, placed, starting_latent, starting_noise
 from workers.engine.decoding import UndecodedImage
 from workers.engine.job_spec import JobSpec
@@ -68,6 +69,7 @@ class EngineJob:
         state = LatentState(seed, self.spec.plan, conditions, scale, x_T, z_t, guidance_rescale=rescale)
         state.adapters = None if adapters is None else adapters.unet
         state.controls = self.spec.controls
+        state.image_guidance = self.admission.request.image_guidance
         return state
 
     def snapshot(self) -> bytes | None:
@@ -84,7 +86,7 @@ class EngineJob:
             index=index,
             model=self.spec.model.id,
             shape=self.spec.latent_shape,
-            rows_per_step=2 if self.spec.guided else 1,
+            rows_per_step=self.spec.rows_per_step,
             plan_len=len(self.spec.plan.rows),
             position=image.position,
             lane=self.admission.request.priority,
@@ -96,13 +98,18 @@ class EngineJob:
         """Return image `index`, denoised."""
         return UndecodedImage(self.job_id, index, self.spec, ending_latent(self.spec, self.images[index].z_t))
 
-    def share(self, batch: Batch, seconds: float) -> Share:
-        """Return its part in a call of `seconds`, and add it to what it cost so far."""
-        shares = zip(batch.slots, batch.slot_rows, strict=True)
-        rows = sum(rows for slot, rows in shares if slot.job_id == self.job_id)
+    def share(self, batch: Batch, acting: Sequence[int], seconds: float) -> Share:
+        """Return its part in a call of `seconds`, and add it to what it cost so far.
+
+        `acting` are how many ControlNets each slot had.
+        """
+        shares = list(zip(batch.slots, batch.slot_rows, acting, strict=True))
+        rows = sum(rows for slot, rows, _ in shares if slot.job_id == self.job_id)
+        costs = [(slot.job_id, rows * (1.0 + CONTROL_ROW * controls)) for slot, rows, controls in shares]
+        part = sum(cost for job_id, cost in costs if job_id == self.job_id) / sum(cost for _, cost in costs)
         jobs = len({slot.job_id for slot in batch.slots})
         self.denoise_s += seconds
-        self.gpu_s += seconds * rows / batch.rows
+        self.gpu_s += seconds * part
         return Share(rows, batch.rows, jobs, seconds, self.denoise_s, self.gpu_s)
 
     def passed(self) -> Passed:

@@ -41,6 +41,7 @@ class LatentState:
     denoise_s: float = 0.0
     adapters: Layers | None = None  # that the UNet's layers get for its rows
     controls: Sequence[Control] = ()
+    image_guidance: float = 1.0  # its scale, where the conditions have a row without the picture
     # What every row reads, on the device before the first one: a copy in between would stop it.
     table: Tensor = field(init=False)  # r k
     scale: Tensor | None = field(init=False)  # of guidance

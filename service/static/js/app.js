@@ -111,7 +111,8 @@ function showPictureRow() {
   const label = needed.includes("mask") ? "Picture and mask" : "Picture";
   const showLabel = needed.includes("mask") ? "Mask" : "Show";
   const row = () => pictureRow(desk.picture, { label, showLabel, onFile: takePicture, onShow: leaveJob });
-  form.slot.replaceChildren(...(needed.length ? [row()] : []));
+  const depth = () => pictureRow(desk.depth, { name: "depth", label: "Depth map", onFile: takeDepth });
+  form.slot.replaceChildren(...(needed.length ? [row()] : []), ...(needed.includes("depth") ? [depth()] : []));
 }
 
 function changed(event) {
@@ -178,6 +179,17 @@ async function takePicture(file) {
   cost.changed();
   showPictureRow();
   await leaveJob();
+}
+
+async function takeDepth(file) {
+  try {
+    desk.depth = await openPicture(file);
+  } catch (error) {
+    form.showProblem({ message: error.message, field: "depth" });
+    return;
+  }
+  cost.changed();
+  showPictureRow();
 }
 
 const useFor = (kind) => async (file) => (selectKind(kind), await takePicture(file));

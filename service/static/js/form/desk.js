@@ -13,11 +13,12 @@ const WORDS = ["prompt", "negative_prompt"]; // go from task to task
 // Numbers belong to a model's card: only what a person wants of any model goes with them to another.
 const OF_ANY_MODEL = [...WORDS, "num_images", "seed", "output_format", "priority", "preview_every", "determinism"];
 
-const ACTIONS = { txt2img: "Create", inpaint: "Repaint", img2img: "Create from it" };
+const ACTIONS = { txt2img: "Create", inpaint: "Repaint", img2img: "Create from it", depth2img: "Create from it" };
 
 export class Desk {
   kind = "";
   picture = null;
+  depth = null; // how near each pixel of the picture is; for this visit alone
   #drafts = {}; // by kind: {model, values}
   #shown = ""; // the kind whose fields the form has
 

@@ -152,7 +152,7 @@ function worded(name) {
 }
 
 // Uploads, and what the page sets itself or has no use for.
-const UNSHOWN = new Set(["image", "mask", "mask_mode", "webhook_url", "timesteps", "model"]);
+const UNSHOWN = new Set(["image", "mask", "depth", "mask_mode", "webhook_url", "timesteps", "model"]);
 
 // A preview costs one decode: six a picture are cheap beside its steps.
 const PREVIEWS = 6;
@@ -184,7 +184,7 @@ export function requestSchemas(openapi) {
 }
 
 /** Names of the pictures that a request of this schema needs. */
-export const filesOfSchema = ({ properties }) => ["image", "mask"].filter((name) => name in properties);
+export const filesOfSchema = ({ properties }) => ["image", "mask", "depth"].filter((name) => name in properties);
 
 function resolve(schema, openapi) {
   if (!schema.$ref) return schema;
@@ -254,7 +254,7 @@ function described(name, property, card) {
 function defaultOf(name, kind, card, property) {
   if (name === "width" || name === "height") return card.native_size;
   if (name === "preview_every") return previewEvery({}, card);
-  if (name === "strength" && kind === "img2img") return card.defaults.img2img_strength;
+  if (name === "strength" && ["img2img", "depth2img"].includes(kind)) return card.defaults.img2img_strength;
   if (name === "schedule") return "";
   if (name === "label") return card.class_names[0];
   if (name === "class_id") return 0;

@@ -41,7 +41,7 @@ async function problemOf(answer) {
 const json = async (path, options) => (await request(path, options)).json();
 
 /**
- * Posts a request of `kind`; `files` are the pictures (image, mask) that travel as multipart parts.
+ * Posts a request of `kind`; `files` are the pictures (image, mask, depth) that travel as multipart parts.
  * Returns the accepted job. Each submission has its own idempotency key: a retry after a lost answer makes no second
  * job.
  */
