@@ -103,6 +103,7 @@ export class Desk {
 
   /** Takes picture and mask that a job started from; the one in the editor keeps its mask if it is the same. */
   async takeSource(source, draw) {
+    if (source?.depth) this.depth = await openPicture(source.depth);
     if (!source?.file || isSame(source.file, this.picture?.file)) return;
     this.picture = await openPicture(source.file);
     if (source.mask) {

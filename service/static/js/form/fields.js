@@ -58,6 +58,15 @@ const KNOWN = [
     help: "How closely the prompt is followed.",
   },
   {
+    name: "image_guidance_scale",
+    place: "more",
+    control: "slider",
+    label: "Picture guidance",
+    soft: 5,
+    step: 0.1,
+    help: "How much is kept of the picture.",
+  },
+  {
     name: "guidance_interval",
     place: "more",
     control: "span",

@@ -60,10 +60,16 @@ export class Order {
     const { picture } = this.desk;
     if (!needed.length) return {};
     if (!picture) throw new Problem({ detail: "Choose a picture first.", field: "image" });
+    if (needed.includes("depth")) return { image: picture.file, depth: this.#depth.file };
     if (!needed.includes("mask")) return { image: picture.file };
     if (!picture.mask || picture.mask.empty)
       throw new Problem({ detail: "Draw on the picture what is to be repainted.", field: "mask" });
     return { image: picture.file, mask: await picture.mask.file() };
+  }
+
+  get #depth() {
+    if (!this.desk.depth) throw new Problem({ detail: "Choose a depth map first.", field: "depth" });
+    return this.desk.depth;
   }
 
   async #controlFiles(fields) {

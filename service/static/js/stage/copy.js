@@ -7,12 +7,12 @@ import { curl, javascript, openai, python, speaksOpenai } from "./calls.js";
 import { menu } from "./files.js";
 
 // What the service adds to a request when it resolves it; a call must not send it.
+const FILES = ["image", "mask", "depth"];
 const RESOLVED = new Set([
   "kind",
   "seeds",
   "numerics",
-  "image",
-  "mask",
+  ...FILES,
   "embeddings",
   "webhook_url",
   "deadline_ms",
@@ -60,7 +60,7 @@ export function fieldsFor({ request, images }, image, card) {
 
 function callOf(job, image, card) {
   const { kind, request } = job;
-  const starts = ["image", "mask"].filter((name) => name in request);
+  const starts = FILES.filter((name) => name in request);
   const uploads = [...starts, ...(request.controls ?? []).map((_, i) => `control_${i}`)];
   return { kind, fields: fieldsFor(job, image, card), uploads, name: image.id };
 }
