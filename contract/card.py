@@ -17,7 +17,7 @@ LORA_FOLDERS = frozenset(("lora", "loras"))  # of LATENTD_MODELS_DIR, whatever t
 CONTROLNET_FOLDERS = frozenset(("controlnet", "controlnets"))
 EMBEDDING_FOLDERS = frozenset(("embeddings",))
 # Folders of LATENTD_MODELS_DIR that hold no models; kept for what they will hold.
-RESERVED = LORA_FOLDERS | CONTROLNET_FOLDERS | EMBEDDING_FOLDERS | {"vae"}
+RESERVED = LORA_FOLDERS | CONTROLNET_FOLDERS | EMBEDDING_FOLDERS | {"vae", "vae-approx", "vae_approx"}
 ID = r"^[A-Za-z0-9_-]+$"
 DEPTH = 4  # of folders in folders
 
@@ -33,12 +33,20 @@ class CardDefaults(Wire):
     strength: float = 1.0
     img2img_strength: float = 0.75
     noise_level: int | None = None
+    image_guidance_scale: float | None = Field(default=None, exclude_if=lambda scale: scale is None)
     # null: no prompt at all, which the model was trained with and which isn't the empty one.
     negative_prompt: str | None = Field(default="", exclude_if=lambda text: text == "")
 
     def strength_of(self, kind: Kind) -> float:
         """Return the strength that a request of this kind gets."""
-        return self.img2img_strength if kind == "img2img" else self.strength
+        return self.img2img_strength if kind in ("img2img", "depth2img") else self.strength
+
+
+class Style(Wire):
+    """Words that give a model's pictures a look; the page offers them beside the prompt."""
+
+    name: str = Field(min_length=1, max_length=40, description="What people call it.")
+    suffix: str = Field(min_length=1, max_length=200, description="What follows the prompt, as in training.")
 
 
 class ModelCard(Wire):
@@ -59,6 +67,11 @@ class ModelCard(Wire):
         exclude_if=lambda name: name is None,
         description="Name of the first stage in the model's place, beside it or in the folder VAE.",
     )
+    preview_decoder: str | None = Field(
+        default=None,
+        exclude_if=lambda name: name is None,
+        description="Name of the tiny decoder (TAESD) that previews are made by instead of the first stage.",
+    )
     samplers: tuple[str, ...]
     token_window: int | None = Field(default=None, description="Tokens of a prompt that are read, specials included.")
     tokenizer: str | None = Field(default=None, description="tokenizer.json, relative to the card.")
@@ -74,6 +87,11 @@ class ModelCard(Wire):
     class_names: tuple[str, ...] | None = Field(default=None, description="Names by class_id, for `label`.")
     map_classes: int | None = Field(default=None, description="Pixels of a label map are below it.")
     noise_levels: int | None = Field(default=None, description="noise_level is below it.")
+    styles: tuple[Style, ...] = Field(
+        default=(),
+        exclude_if=lambda styles: not styles,
+        description="Looks that the model knows by words, those first that prompts name first.",
+    )
     licence: str
     attribution: tuple[str, ...] = ()
 
@@ -89,6 +107,11 @@ class AddOnCard(Wire):
     licence: str = "unknown"
     unserved: str | None = Field(default=None, description="Why it can't be used: LoHa, DoRA, a broken file.")
 
+    @property
+    def called(self) -> str:
+        """What requests call it by."""
+        return self.id
+
 
 class LoraCard(AddOnCard):
     """What a LoRA is for."""
@@ -96,6 +119,11 @@ class LoraCard(AddOnCard):
     rank: int = Field(default=0, description="Of its widest layer.")
     parts: tuple[Literal["unet", "text"], ...] = Field(default=(), description="The networks that it changes.")
     trigger_words: tuple[str, ...] = Field(default=(), description="What prompts name to call for it.")
+    names: tuple[str, ...] = Field(
+        default=(),
+        exclude_if=lambda names: not names,
+        description="What `<lora:…>` may call it beside its id: its file's name, and the one that its training gave.",
+    )
 
 
 class ControlNetCard(AddOnCard):
@@ -115,8 +143,9 @@ class InstalledLora(LoraCard, InstalledAddOn):
 
     @property
     def card(self) -> LoraCard:
-        """What others need to know."""
-        return LoraCard(**{name: getattr(self, name) for name in LoraCard.model_fields})
+        """What others need to know; the file's name comes first."""
+        names = tuple(dict.fromkeys((Path(self.file).stem, *self.names)))
+        return LoraCard(**{name: getattr(self, name) for name in LoraCard.model_fields} | {"names": names})
 
 
 class InstalledControlNet(ControlNetCard, InstalledAddOn):
@@ -139,6 +168,11 @@ class EmbeddingCard(Wire):
     vectors: int = Field(default=0, description="Tokens whose place it takes in a prompt.")
     licence: str = "unknown"
     unserved: str | None = Field(default=None, description="Why it can't be used: a broken file.")
+
+    @property
+    def called(self) -> str:
+        """What prompts call it by."""
+        return self.name
 
 
 class InstalledEmbedding(EmbeddingCard):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contract.add_ons import AppliedUpscaler, Hires
-from contract.request import BaseRequest, Img2ImgRequest, JobRequest, Txt2ImgRequest, UpscaleRequest
+from contract.common import BaseRequest
+from contract.request import Img2ImgRequest, JobRequest, Txt2ImgRequest, UpscaleRequest
 from contract.uploads import Upload
 
 _MADE = Upload(path="", sha256="", bytes=0, width=0, height=0)  # stands for what the stage before made

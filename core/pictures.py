@@ -127,6 +127,30 @@ def read_mask(data: Picture, mode: MaskMode, size: tuple[int, int], max_pixels: 
     return inside
 
 
+def read_depth(data: Picture, size: tuple[int, int], max_pixels: int, field: str = "depth") -> Image.Image:
+    """Decode how near each pixel of a picture of `size` is, the nearer the brighter: mode I, 16 bits of grey.
+
+    What this returned before is returned again.
+
+    Raises:
+        InvalidRequest: unreadable, of another size, coloured, or the same everywhere.
+    """
+    if isinstance(data, Image.Image):
+        depth = data
+        _check_pixels(depth, max_pixels, field)
+    else:
+        _check_scans(data, field)
+        depth = _decoded(data, max_pixels, field, FORMATS, lambda image: _depth(image, field))
+    if depth.size != size:
+        has, wanted = (f"{width}×{height}" for width, height in (depth.size, size))
+        detail = f"{field} has {has} pixels, the image {wanted}; they must have the same"
+        raise InvalidRequest(detail, field=field, value=has, bound=wanted)
+    low, high = depth.getextrema()
+    if low == high:
+        raise InvalidRequest(f"{field} is the same everywhere", field=field, value=low, bound="different depths")
+    return depth
+
+
 def mask_remark(mask: Image.Image, inside: Image.Image, mode: MaskMode) -> str | None:
     """What is odd about a mask, as `open_upload` decoded it and as `read_mask` read it, and yet may be meant."""
     if mode != "alpha" and "A" in mask.getbands() and mask.getchannel("A").getextrema() == (0, 0):
@@ -137,7 +161,7 @@ def mask_remark(mask: Image.Image, inside: Image.Image, mode: MaskMode) -> str |
 
 
 def lossless(picture: Image.Image) -> bytes:
-    """The PNG of a decoded picture, quickly written, that decodes to the same pixels; label maps are 16-bit grey.
+    """The PNG of a decoded picture, quickly written, that decodes to the same pixels; of mode I as 16-bit grey.
 
     Runs alone are looked for (Z_RLE): a third faster than all matches and, behind PNG's filters, no larger.
     """
@@ -269,6 +293,17 @@ def _labels(file: ImageFile.ImageFile, field: str) -> Image.Image:
     image = Image.frombytes("L", file.size, file.tobytes()) if file.mode == "P" else file
     wide = image.convert("I")
     return wide if factor == 1 else wide.point([value // factor for value in range(65_536)], "L").convert("I")
+
+
+def _depth(file: ImageFile.ImageFile, field: str) -> Image.Image:
+    file.load()
+    if file.mode.startswith("I"):
+        return file.convert("I")
+    red, green, blue = file.convert("RGB").split()
+    if any(ImageChops.difference(red, other).getbbox() is not None for other in (green, blue)):
+        detail = f"{field} has colours; a depth map is grey, the nearer the brighter"
+        raise InvalidRequest(detail, field=field, value=file.mode, bound="a grey picture")
+    return red.convert("I").point(lambda value: value * 257)  # 255 becomes 65535
 
 
 def _rotated(image: Image.Image, orientation: int | None) -> Image.Image:

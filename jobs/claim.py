@@ -22,10 +22,10 @@ from rq.job import JobStatus
 from rq.suspension import WORKERS_SUSPENDED
 from rq.worker.base import WorkerStatus
 
+from contract.common import Numerics
 from contract.events import TRACE, Claimed
 from contract.job import JobRecord
 from contract.redis_keys import events_key, job_key
-from contract.request import Numerics
 from contract.stages import models_of
 from core.clock import CLOCK
 from core.text import as_text

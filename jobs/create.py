@@ -27,6 +27,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import utcformat
 
 from contract.base import CONTRACT_VERSION, Kind
+from contract.common import SEEDS
 from contract.job import JOB_FUNCTION, JobRecord
 from contract.lanes import queue_name
 from contract.measurements import JobWork
@@ -45,7 +46,6 @@ from contract.redis_keys import (
     wake_key,
     work_key,
 )
-from contract.request import SEEDS
 from core.errors import Conflict, RateLimited
 from core.settings import Settings
 

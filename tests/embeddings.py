@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 from contract.add_ons import AppliedEmbedding
-from models.add_ons.embeddings.library import EmbeddingLibrary, FoundEmbedding
+from models.add_ons.embeddings.library import EmbeddingLibrary
 from models.add_ons.embeddings.scan import scan_embeddings
+from models.add_ons.shelf import Found
 from tests.parity.run import CASES
 
 CASE = CASES / "text"
@@ -27,7 +28,7 @@ def write_embeddings(models_dir: Path) -> Path:
 def library_of(models_dir: Path) -> EmbeddingLibrary:
     """The embeddings of a models directory, found as a worker finds them."""
     scanned = scan_embeddings(models_dir)
-    return EmbeddingLibrary({item.card.name: FoundEmbedding(item.card, item.path) for item in scanned if item.card})
+    return EmbeddingLibrary({item.card.name: Found(item.card, item.path) for item in scanned if item.card})
 
 
 def applied(models_dir: Path, *names: str) -> list[AppliedEmbedding]:

@@ -76,6 +76,7 @@ def make_request(**changes: object) -> JobRequest:
         "seed": 7,
         "image": NOWHERE,
         "mask": NOWHERE,
+        "depth": NOWHERE,
         "mask_mode": "auto",
         "class_id": 0,
     }

@@ -102,6 +102,8 @@ def configs() -> dict[str, ModelConfig]:
         "label": replace(bare, unet=_unet(3, 3, None, classes=CLASSES)),
         "map": replace(bare, unet=_unet(6, 3, None), conditioner=rescaler, concat="map"),
         "bare": bare,
+        "edit": replace(plain, unet=_unet(8, 4, 16), concat="source"),
+        "depth": replace(plain, unet=_unet(5, 4, 16), concat="depth"),
     }
 
 

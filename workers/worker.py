@@ -7,6 +7,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,15 +25,17 @@ from contract.redis_keys import (
     serving_key,
     serving_member,
 )
+from core.errors import CheckpointError
 from core.settings import Settings, check_models_dir
 from core.storage import open_store
 from jobs.end import Retention
 from jobs.layout import check_layout
 from jobs.worker import BatchWorker
 from models.checkpoints.card import text_fields
+from models.checkpoints.layouts.taesd import read_tiny_decoder, tiny_decoder_of
 from workers.heartbeat import Heartbeat
 from workers.library.catalogue import chosen_cards, find_controlnets, find_embeddings, find_loras, write_missing_cards
-from workers.library.library import ModelLibrary
+from workers.library.library import ModelLibrary, Offered
 from workers.library.loading import choose_device, engine_of, open_library
 from workers.loop import Loop
 from workers.metrics.families import WorkerMetrics, listen
@@ -144,15 +147,27 @@ def _patiently(work: Callable[[], T]) -> T:
 def _served_cards(settings: Settings, library: ModelLibrary) -> dict[str, ModelCard]:
     """Cards of the offered models, with what older cards don't say and the networks do."""
     configs = {model: offered.config for model, offered in library.offered.items()}
+    previews = {model: _preview_decoder(offered) for model, offered in library.offered.items()}
     return {
         model: card.model_copy(
             update={
                 "context_width": configs[model].unet.context_dim,
+                "preview_decoder": previews[model],
                 "fields": tuple(dict.fromkeys((*card.fields, *text_fields(configs[model])))),
             }
         )
         for model, card in chosen_cards(settings, library.names()).items()
     }
+
+
+def _preview_decoder(offered: Offered) -> str | None:
+    """Name the file that makes a model's previews, if it can."""
+    with suppress(CheckpointError):  # loading tells why
+        place = tiny_decoder_of(offered.folder, offered.config)
+        if place is not None:
+            read_tiny_decoder(place, offered.config.first_stage.embed_dim, data=False)
+            return f"{place.parent.name}/{place.name}"
+    return None
 
 
 def _addons(models_dir: Path) -> dict[str, dict[str, str]]:

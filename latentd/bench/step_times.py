@@ -46,9 +46,10 @@ class ModelBench:
 
     def rows(self, rows: int) -> None:
         """Calls of exactly `rows` rows: guided as the model's default is, where that divides."""
-        guided = self.card.defaults.guidance_scale != 1.0 and rows % 2 == 0
+        each = make_request(self.card, self.card.tasks[0], 0).rows_per_call
+        guided = each > 1 and rows % each == 0
         scale = self.card.defaults.guidance_scale if guided else 1.0
-        images = rows // 2 if guided else rows
+        images = rows // each if guided else rows
         self._settle(num_images=images, guidance_scale=scale)
         self.play(self.card.tasks[0], num_images=images, steps=WARM_UP + CALLS, guidance_scale=scale)
 
@@ -170,6 +171,7 @@ def make_request(card: ModelCard, kind: Kind, number: int, **changes: object) ->
     }
     body, size = REQUESTS[kind], side // card.scale
     values |= {"class_id": 0, "noise_level": defaults.noise_level}
+    values |= {"image_guidance_scale": defaults.image_guidance_scale}
     values |= dict.fromkeys(body.file_names(), Upload(path="bench", sha256="", bytes=0, width=size, height=size))
     return parse_request({name: value for name, value in values.items() if name in body.model_fields} | changes)
 
@@ -193,6 +195,10 @@ def _middle(upload: Upload, _seed: int) -> Image.Image:
     return mask
 
 
+def _nearing(upload: Upload, _seed: int) -> Image.Image:
+    return Image.linear_gradient("L").resize((upload.width, upload.height))
+
+
 def _one_class(upload: Upload, _seed: int) -> Image.Image:
     return Image.new("L", (upload.width, upload.height))
 
@@ -201,6 +207,7 @@ def _one_class(upload: Upload, _seed: int) -> Image.Image:
 DRAWN: Mapping[ReadUpload, Callable[[Upload, int], Image.Image]] = {
     UploadReader.picture: _noise,
     UploadReader.mask: _middle,
+    UploadReader.depth: _nearing,
     UploadReader.label_map: _one_class,
 }
 

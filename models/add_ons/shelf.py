@@ -1,17 +1,17 @@
-"""What is added to models from files of its own, LoRAs and ControlNets: carded, found, kept for later."""
+"""What is added to models from files of its own, LoRAs, ControlNets and embeddings: carded, found, kept for later."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
-from contract.card import ADD_ON_CARD, InstalledAddOn
+from contract.card import ADD_ON_CARD, InstalledControlNet, InstalledEmbedding, InstalledLora
 from core.errors import CheckpointError
 from models.checkpoints.card import id_of
 from models.checkpoints.layouts.detected import write_json
@@ -20,7 +20,8 @@ BLOCK = 1 << 20  # bytes hashed at a time
 BY_PEOPLE = ("id", "description", "licence", "trigger_words")  # of a card, kept when the file is replaced
 FAMILIES = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # by the width of the context
 
-I = TypeVar("I", bound=InstalledAddOn)  # noqa: E741 (a card as it is installed)
+I = TypeVar("I", InstalledLora, InstalledControlNet, InstalledEmbedding)  # noqa: E741 (a card as it is installed)
+A = TypeVar("A", InstalledLora, InstalledControlNet)
 T = TypeVar("T")
 
 
@@ -72,8 +73,8 @@ class Scanned(Generic[I]):
 
 
 def scan_addons(
-    files: Iterable[tuple[Path, str]], form: type[I], describe: Callable[[Path], Mapping[str, Any]]
-) -> list[Scanned[I]]:
+    files: Iterable[tuple[Path, str]], form: type[A], describe: Callable[[Path], Mapping[str, Any]]
+) -> list[Scanned[A]]:
     """Make a card of `form` beside each file that has none or was replaced; files come with the names of their ids.
 
     Never raises for a file: one that can't be used has a card that says why.
@@ -81,15 +82,16 @@ def scan_addons(
     taken: set[str] = set()
     found = []
     for path, name in files:
-        item = _scanned(path, name, taken, form, describe)
+        item = scanned(path, {"id": id_of(name, taken)}, form, describe)
         found.append(item)
         taken |= {item.card.id} if item.card is not None else set()
     return found
 
 
-def _scanned(
-    path: Path, name: str, taken: Collection[str], form: type[I], describe: Callable[[Path], Mapping[str, Any]]
+def scanned(
+    path: Path, called: Mapping[str, str], form: type[I], describe: Callable[[Path], Mapping[str, Any]]
 ) -> Scanned[I]:
+    """Make a card of `form` beside one file; `called` is the field that requests name it by."""
     place = path.with_name(path.stem + ADD_ON_CARD)
     try:
         stat, said = path.stat(), _read(place)
@@ -97,7 +99,7 @@ def _scanned(
         if said is not None and stamp.items() <= said.items():
             return Scanned(path, form.model_validate(said))
         kept = {key: said[key] for key in BY_PEOPLE if said is not None and said.get(key)}
-        card = {"id": id_of(name, taken), **_described(path, describe), **kept, **stamp, "hash": file_hash(path)}
+        card = {**called, **_described(path, describe), **kept, **stamp, "hash": file_hash(path)}
         checked = form.model_validate(card)
         write_json(place, checked.model_dump(mode="json"))
         return Scanned(path, checked, written=True)

@@ -42,6 +42,7 @@ COMMON = (
 STEPS, UPSCALE_STEPS = 50, 100  # of the original scripts
 XL_GUIDANCE, REFINER_STRENGTH = 5.0, 0.3  # of diffusers' pipelines of SDXL
 GUIDANCE = {"clip": 7.5, "ldm": 5.0, "bert": 4.0}
+EDIT_STEPS, IMAGE_GUIDANCE, DEPTH_STRENGTH = 100, 1.5, 0.8  # of the pipelines of InstructPix2Pix and depth
 CLASS_GUIDANCE, UPSCALE_GUIDANCE = 3.0, 9.0
 LCM_STEPS, LCM_GUIDANCE = 4, 8.5  # of the latent consistency pipeline
 NOISE_LEVEL, MAX_NOISE_LEVEL = 20, 350  # of the SD x4 upscaler
@@ -178,6 +179,11 @@ def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str
         card["defaults"] |= {"steps": variant.steps, "guidance_scale": 1.0}
     if config.refines:
         card["defaults"]["img2img_strength"] = REFINER_STRENGTH
+    if config.concat == "source":
+        edits = {"steps": EDIT_STEPS, "img2img_strength": 1.0, "image_guidance_scale": IMAGE_GUIDANCE}
+        card["defaults"] |= edits
+    if config.concat == "depth":
+        card["defaults"]["img2img_strength"] = DEPTH_STRENGTH
     if config.zeros_for_no_prompt:
         card["defaults"]["negative_prompt"] = None
     if config.low_res_schedule is not None:
@@ -230,7 +236,9 @@ def tasks_of(config: ModelConfig) -> tuple[str, ...]:
         return ("class2img",)
     if config.concat == "latent-mask":
         return ("inpaint",)
-    if config.refines:
+    if config.concat == "depth":
+        return ("depth2img",)
+    if config.refines or config.concat == "source":
         return ("img2img",)
     return ("txt2img", "inpaint", "img2img")
 
@@ -242,7 +250,13 @@ def describe(config: ModelConfig) -> str:
     if config.unet.added_dim is not None:
         sizes = "sizes and a score (Stable Diffusion XL refiner)" if config.refines else "sizes (Stable Diffusion XL)"
         by = f"text and {sizes}"
-    concat = {"mask-latent": ", inpainting", "latent-mask": ", inpainting", "low-res": ", upscaling"}
+    concat = {
+        "mask-latent": ", inpainting",
+        "latent-mask": ", inpainting",
+        "low-res": ", upscaling",
+        "source": ", changing a picture as told (InstructPix2Pix)",
+        "depth": ", led by depth",
+    }
     first = config.first_stage
     return (
         f"Latent diffusion conditioned on {by}{concat.get(config.concat or '', '')}; "
@@ -265,10 +279,11 @@ def _fields(config: ModelConfig, tasks: tuple[str, ...]) -> tuple[str, ...]:
     by_task = {
         "txt2img": ("width", "height"),
         "inpaint": ("image", "mask", "mask_mode", "feather", "strength"),
-        "img2img": ("image", "strength"),
+        "img2img": ("image", "image_guidance_scale" if config.concat == "source" else "strength"),
         "upscale": ("image", *(("noise_level",) if config.low_res_schedule is not None else ())),
         "class2img": ("class_id", "label", "width", "height"),
         "semantic2img": ("image",),
+        "depth2img": ("image", "depth", "strength"),
     }
     fields = (
         *text,

@@ -90,6 +90,9 @@ def check(checkpoint: Checkpoint) -> Checkpoint:
     if unet.context_dim != width:
         raise CheckpointError(f"unet: reads a context of width {unet.context_dim}; the conditioner's is {width}")
     _check_added(checkpoint.config)
+    if unet.added_dim is not None and checkpoint.config.concat in ("source", "depth"):
+        detail = f"unet: Stable Diffusion XL of {unet.in_channels} channels; InstructPix2Pix of XL isn't served"
+        raise CheckpointError(detail, field="in_channels", value=unet.in_channels)
     layout = isinstance(conditioner, TextConfig) and conditioner.towers[0].vocab_size == LAYOUT_TOKENS
     if layout and not checkpoint.tokenizers:
         raise CheckpointError("a layout model, whose tokens are boxes and not text; latentd has no task for it")

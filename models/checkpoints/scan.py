@@ -23,7 +23,7 @@ from models.checkpoints.checkpoint import fitted
 from models.checkpoints.files.weights import is_weights, understood
 from models.checkpoints.layouts.detect import is_indexed, load_checkpoint, preferred, single_file
 from models.checkpoints.layouts.detected import read_detected, stamps, user_set
-from models.checkpoints.layouts.vae import MARK, is_companion
+from models.checkpoints.layouts.vae import COMPANIONS, is_companion
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +44,21 @@ def scan(models_dir: Path) -> list[ScannedCheckpoint]:
     """
     paths = sorted(_checkpoints(models_dir))
     taken = _ids_in_use(paths)
-    return [*(_scanned(path, models_dir, taken) for path in paths), *_lone_vaes(models_dir)]
+    return [*(_scanned(path, models_dir, taken) for path in paths), *_lone_companions(models_dir)]
 
 
-def _lone_vaes(models_dir: Path) -> list[ScannedCheckpoint]:
-    """Name VAEs whose model isn't there."""
+def _lone_companions(models_dir: Path) -> list[ScannedCheckpoint]:
+    """Name VAEs and decoders of previews whose model isn't there."""
     beside = [file for folder in model_folders(models_dir) for file in sorted(folder.iterdir())]
-    vaes = [file for file in beside if is_weights(file) and is_companion(file)]
-    lone = [file for file in vaes if not any(model.stem == file.stem.removesuffix(MARK) for model in beside)]
+    companions = [(file, Path(file.stem)) for file in beside if is_weights(file) and is_companion(file)]
+    lone = [(file, own.suffix) for file, own in companions if not any(own.stem == model.stem for model in beside)]
     return [
-        ScannedCheckpoint(file, file.with_suffix("") / CARD, error=f"{file}: a VAE whose model is not beside it")
-        for file in lone
+        ScannedCheckpoint(
+            file,
+            file.with_suffix("") / CARD,
+            error=f"{file}: {COMPANIONS[mark.lower()]} whose model is not beside it",
+        )
+        for file, mark in lone
     ]
 
 

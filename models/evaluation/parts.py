@@ -57,6 +57,8 @@ def parts_of(subject: Subject) -> Iterator[Part]:
     if concat == "low-res":
         yield from enlarged(subject)
         return
+    if concat in ("source", "depth"):  # the held-out pictures have neither what was told nor a depth
+        return
     yield samples(subject)
     if concat in ("mask-latent", "latent-mask"):
         for kind in KINDS:

@@ -1,4 +1,7 @@
-"""First stages E and D of the paper (§3.1, App. G): KL- and VQ-regularised autoencoders, f = 2^(levels − 1)."""
+"""First stages E and D of the paper (§3.1, App. G): KL- and VQ-regularised autoencoders, f = 2^(levels − 1).
+
+And a small decoder that stands for D where a rough picture is enough.
+"""
 
 from __future__ import annotations
 
@@ -176,3 +179,32 @@ class Autoencoder(nn.Module):
         if self.config.kind == "vq" and quantize:
             z = self.quantize(z)  # b d h w
         return self.post_quant_conv(z)  # type: ignore[no-any-return]
+
+
+class TinyBlock(nn.Module):
+    """Three convolutions beside the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        convs = [Conv2d(width, width, 3, padding=1) for _ in range(3)]
+        self.conv = nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.ReLU(), convs[2])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.relu(self.conv(x) + x)
+
+
+class TinyDecoder(nn.Module):
+    """A distilled decoder for previews (O. B. Bohan's TAESD): f = 8, of latents as the UNet sees them, scaled."""
+
+    def __init__(self, z_channels: int, width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [Conv2d(z_channels, width, 3, padding=1), nn.ReLU()]
+        for _ in range(3):
+            layers += [TinyBlock(width) for _ in range(3)]
+            layers += [nn.Upsample(scale_factor=2), Conv2d(width, width, 3, padding=1, bias=False)]
+        self.layers = nn.Sequential(*layers, TinyBlock(width), Conv2d(width, 3, 3, padding=1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Decode z, b d h w, to b 3 H W, about [−1, 1]."""
+        bounded = 3.0 * torch.tanh(z / 3.0)
+        return 2.0 * self.layers(bounded) - 1.0  # type: ignore[no-any-return]

@@ -15,7 +15,9 @@ from models.schedule import ScheduleConfig
 #   latent-mask   latent of the masked picture, mask in {−1, 1}         (LDM inpainting, 7 channels)
 #   low-res       the small picture in [−1, 1]                          (LDM-SR 6, SD x4 upscaler 7 channels)
 #   map           the rescaled label map                                (semantic synthesis)
-Concat: TypeAlias = Literal["mask-latent", "latent-mask", "low-res", "map"]
+#   source        unscaled latent of the picture that is changed        (InstructPix2Pix, 8 channels)
+#   depth         how near each pixel is, in [−1, 1]                    (SD 2 depth, 5 channels)
+Concat: TypeAlias = Literal["mask-latent", "latent-mask", "low-res", "map", "source", "depth"]
 
 SIZED, SCORED = 6, 5  # numbers beside the pooled text of SDXL: two sizes and a crop; a size, a crop and a score
 IMAGENET = 1000  # classes of the one published embedder without a null class

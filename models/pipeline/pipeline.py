@@ -15,7 +15,7 @@ from torch import Tensor
 from core.errors import CheckpointError
 from models.inputs import Inputs
 from models.networks.adapters import RowAdapters
-from models.networks.autoencoder import Autoencoder
+from models.networks.autoencoder import Autoencoder, TinyDecoder
 from models.networks.conditioning import (
     ClassEmbedder,
     ConditionerModule,
@@ -35,6 +35,7 @@ from models.tokenizers.prompts import PromptTokenizer
 
 TILE = 512  # pixels a side; larger pictures go through the first stage in tiles, to bound its memory
 STRIP = 8  # rows of a rescaled label map made at a time: 182 classes of a large map, one-hot, are gigabytes
+DEPTH_RANGE = 1e-6  # the least difference of depths that is told from none
 BLANKS_KEPT = 16  # sizes; a latent of 128×128 is 320 KB
 
 
@@ -53,6 +54,7 @@ class LatentDiffusion:
     first_stage: Autoencoder
     conditioner: ConditionerModule | None
     tokenizers: tuple[PromptTokenizer, ...]  # of each text tower; none where prompts can't be encoded
+    tiny_decoder: TinyDecoder | None = None  # of previews
     _blank: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     @property
@@ -158,6 +160,10 @@ class LatentDiffusion:
             return decode_tiled(self.first_stage, z, TILE)
         return self.first_stage.decode(z)
 
+    def preview(self, z: Tensor) -> Tensor:
+        """Decode scaled latents b c h w as `decode` does, but roughly where there is a small decoder for that."""
+        return self.decode(z) if self.tiny_decoder is None else self.tiny_decoder(self._placed(z))
+
     def predict(
         self,
         z_t: Tensor,
@@ -234,6 +240,34 @@ class LatentDiffusion:
         return torch.cat(
             [self._rescaled(self.conditioner, rows) for rows in torch.split(label_map, strip, dim=1)], dim=2
         )
+
+    def source_concat(self, image: Tensor) -> Tensor:
+        """Return the picture to be changed, b 3 H W in [−1, 1], as InstructPix2Pix reads it beside z_t: b c h w.
+
+        It is the mode of the first stage's posterior and isn't scaled (Brooks et al. 2023, §3.2, as their code has it).
+
+        Raises:
+            CheckpointError: the UNet takes no picture to be changed.
+        """
+        if self.config.concat != "source":
+            raise CheckpointError(f"{self.id}: the UNet takes no picture to be changed")
+        return self._encode(image)
+
+    def depth_concat(self, depth: Tensor) -> Tensor:
+        """Return depth b 1 H W of any scale, the nearer the larger, as a depth UNet reads it beside z_t: b 1 h w.
+
+        Each picture's own smallest and largest value become −1 and 1.
+
+        Raises:
+            CheckpointError: the UNet takes no depth.
+        """
+        if self.config.concat != "depth":
+            raise CheckpointError(f"{self.id}: the UNet takes no depth")
+        size = (depth.shape[2] // self.latent_factor, depth.shape[3] // self.latent_factor)
+        small = F.interpolate(depth, size=size, mode="bicubic", align_corners=False)  # b 1 h w
+        low, high = small.amin((1, 2, 3), keepdim=True), small.amax((1, 2, 3), keepdim=True)
+        # What is the same everywhere at this size says nothing: all of it is −1, and not 0/0.
+        return self._placed(2.0 * (small - low) / (high - low).clamp(min=DEPTH_RANGE) - 1.0)
 
     def _rescaled(self, rescaler: SpatialRescaler, label_map: Tensor) -> Tensor:
         labels = label_map.long().to(self.device)[:, None]  # b 1 H W

@@ -102,6 +102,15 @@ def guide(eps_u: Tensor, eps_c: Tensor, guidance_scale: Tensor, rescale: Sequenc
     return guided
 
 
+def lead_by_picture(led: Tensor, eps_u: Tensor, eps_bare: Tensor, image_guidance_scale: float) -> Tensor:
+    """Guide by the picture that is changed, too: led + (s_I − 1)·(eps_u − eps_bare), c h w each.
+
+    Brooks et al. 2023, Eq. 3, whose text part `guide` has made: `eps_u` is told of the picture alone, `eps_bare` of
+    neither picture nor text.
+    """
+    return led + (image_guidance_scale - 1.0) * (eps_u - eps_bare)
+
+
 def stack_history(histories: Sequence[Sequence[Tensor]], depth: int, like: Tensor) -> Tensor | None:
     """Stack each slot's newest `depth` stored predictions (c h w) as n k c h w, None where depth is 0.
 

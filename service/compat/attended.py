@@ -12,9 +12,9 @@ import structlog
 from redis.exceptions import RedisError
 from starlette.requests import ClientDisconnect
 
+from contract.common import OutputFormat
 from contract.job import TERMINAL, Job
 from contract.redis_keys import attended_key, job_key
-from contract.request import OutputFormat
 from core.clock import CLOCK
 from core.errors import DeadlineMissed, JobFailed, Problem, Unavailable
 from jobs.cancel import cancel

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from contract.common import OutputFormat
 from contract.job import Job
 from contract.redis_keys import preview_key
-from contract.request import OutputFormat
 from service.auth.access import Caller
 from service.jobs.images import read_image
 from service.state import Gateway

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
 
 from contract.base import Kind
+from contract.common import Numerics
 from contract.job import ImageInfo, Job, JobRecord, JobResult, Progress, Status, Timings
 from contract.lanes import Lane, queue_name
 from contract.redis_keys import gone_key, job_key, list_key, queue_key
-from contract.request import Numerics
 from core.errors import Gone, InvalidRequest, NotFound, Problem
 from service.admission.backlogs import Backlogs
 from service.admission.estimates import Backlog, queued_eta, running_eta

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict
 
 from contract.job import JobWarning
 from contract.uploads import CONTROL
-from core.pictures import MaskMode, lossless, mask_remark, open_upload, read_label_map, read_mask
+from core.pictures import MaskMode, lossless, mask_remark, open_upload, read_depth, read_label_map, read_mask
 from core.reframing import Frame, reframe
 
 Size: TypeAlias = tuple[int, int]  # width and height after EXIF rotation
-How: TypeAlias = Literal["nothing", "picture", "picture_and_mask", "label_map", "framed"]
+How: TypeAlias = Literal["nothing", "picture", "picture_and_mask", "label_map", "picture_and_depth", "framed"]
 ANY_CLASS = 2**16  # where the card doesn't say how many there are
 
 
@@ -89,6 +89,11 @@ def _label_map(files: Mapping[str, bytes], reading: Reading) -> Decoded:
     return Decoded({"image": read_label_map(files["image"], reading.classes, reading.max_pixels)})
 
 
+def _picture_and_depth(files: Mapping[str, bytes], reading: Reading) -> Decoded:
+    image = open_upload(files["image"], reading.max_pixels)
+    return Decoded({"image": image, "depth": read_depth(files["depth"], image.size, reading.max_pixels)})
+
+
 def _framed(files: Mapping[str, bytes], reading: Reading) -> Decoded:
     """Bring the image, and the mask over it if there is one, to the size that other APIs' requests name."""
     return Decoded(reframe(files["image"], files.get("mask"), reading.frame, reading.max_pixels))
@@ -99,5 +104,6 @@ _WAYS: Mapping[How, Callable[[Mapping[str, bytes], Reading], Decoded]] = {
     "picture": _picture,
     "picture_and_mask": _picture_and_mask,
     "label_map": _label_map,
+    "picture_and_depth": _picture_and_depth,
     "framed": _framed,
 }

@@ -12,6 +12,7 @@ from service.requests import parameters
 from service.requests.decoding import How, Size
 from service.requests.posts import (
     Class2ImgPost,
+    Depth2ImgPost,
     Img2ImgPost,
     InpaintPost,
     Post,
@@ -121,12 +122,12 @@ IMG2IMG = TaskKind(
     kind="img2img",
     post=Img2ImgPost,
     summary="Draw over a picture",
-    description="SDEdit: noise by `strength` over the picture, then the last steps of a drawing. Transparency is left "
-    "out.",
+    description="SDEdit: noise by `strength` over the picture, then the last steps of a drawing. Models of "
+    "InstructPix2Pix change it as the prompt says, led by `image_guidance_scale` too. Transparency is left out.",
     files=("image",),
     decode="picture",
     resolve=parameters.drawn_over,
-    model_fields=DRAWING | TOLD | {"strength", "denoising_start", "denoising_end"},
+    model_fields=DRAWING | TOLD | {"strength", "image_guidance_scale", "denoising_start", "denoising_end"},
     examples={
         "base64": {
             "summary": "Picture as base64",
@@ -155,6 +156,23 @@ SEMANTIC2IMG = TaskKind(
     decode="label_map",
     examples={"base64": {"summary": "Label map as base64", "value": {"image": _PICTURE}}},
 )
+DEPTH2IMG = TaskKind(
+    kind="depth2img",
+    post=Depth2ImgPost,
+    summary="Draw over a picture by its depth",
+    description="`depth` is a grey picture of the image's size, 8 or 16 bits, the nearer the brighter, as MiDaS writes "
+    "it; it comes ready. Shapes stay where they are while `strength` forgets the rest.",
+    files=("image", "depth"),
+    decode="picture_and_depth",
+    resolve=parameters.led_by_depth,
+    model_fields=DRAWING | TOLD | {"strength"},
+    examples={
+        "base64": {
+            "summary": "Picture and depth as base64",
+            "value": {"prompt": "red heart", "image": _PICTURE, "depth": _PICTURE},
+        }
+    },
+)
 
-_ALL: tuple[TaskKind[Any], ...] = (TXT2IMG, INPAINT, UPSCALE, IMG2IMG, CLASS2IMG, SEMANTIC2IMG)
+_ALL: tuple[TaskKind[Any], ...] = (TXT2IMG, INPAINT, UPSCALE, IMG2IMG, CLASS2IMG, SEMANTIC2IMG, DEPTH2IMG)
 KINDS: Mapping[Kind, TaskKind[Any]] = {task.kind: task for task in _ALL}

@@ -14,6 +14,7 @@ from service.requests.decoding import Size
 from service.requests.labels import check_below, class_of
 from service.requests.posts import (
     Class2ImgPost,
+    Depth2ImgPost,
     Drawn,
     Guided,
     HiresPost,
@@ -123,7 +124,20 @@ def drawn_over(post: Img2ImgPost, card: ModelCard) -> dict[str, Any]:
         raise InvalidRequest(detail, field="denoising_end", value=end, bound=start)
     default = card.defaults.img2img_strength if start is None else 1.0
     strength = default if post.strength is None else post.strength
-    return {"strength": strength, "denoising_start": start, "denoising_end": end, **drawn(post, card)}
+    ends = {"denoising_start": start, "denoising_end": end}
+    return {"strength": strength, "image_guidance_scale": _image_guidance(post, card), **ends, **drawn(post, card)}
+
+
+def _image_guidance(post: Img2ImgPost, card: ModelCard) -> float | None:
+    if "image_guidance_scale" not in card.fields or post.image_guidance_scale is not None:
+        return post.image_guidance_scale
+    return card.defaults.image_guidance_scale
+
+
+def led_by_depth(post: Depth2ImgPost, card: ModelCard) -> dict[str, Any]:
+    """Return the strength, beside what is drawn."""
+    strength = card.defaults.strength_of("depth2img") if post.strength is None else post.strength
+    return {"strength": strength, **drawn(post, card)}
 
 
 def enlarged(post: UpscalePost, card: ModelCard) -> dict[str, Any]:

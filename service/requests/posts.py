@@ -13,9 +13,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import from_json
 
 from contract.add_ons import LANCZOS, Preprocess
+from contract.common import SEEDS, Determinism, MaskMode, OutputFormat
 from contract.lanes import Lane
 from contract.prompts import PromptSyntax
-from contract.request import SEEDS, Determinism, MaskMode, OutputFormat
 from contract.samplers import MOST_TIMESTEPS, Schedule
 
 PROMPT_CHARACTERS = 4000
@@ -113,7 +113,7 @@ def _each_once(loras: list[LoraPost] | None) -> list[LoraPost] | None:
 
 
 def _pair(value: object) -> object:
-    """Read a form's `1024,768` or `1024x768`."""
+    """Read a form's `1024,768` or `1024x768`, or its `0.2,0.8`."""
     return value.replace("x", ",").split(",") if isinstance(value, str) else value
 
 
@@ -123,6 +123,7 @@ Size: TypeAlias = Annotated[
 Corner: TypeAlias = Annotated[
     list[Annotated[int, Field(ge=0, le=MAX_SIZE)]] | None, Field(min_length=2, max_length=2), BeforeValidator(_pair)
 ]
+Interval: TypeAlias = Annotated[list[Share] | None, Field(min_length=2, max_length=2), BeforeValidator(_pair)]
 DENOISING_END: float | None = Field(
     default=None,
     gt=0,
@@ -200,10 +201,8 @@ class Guided(Post):
         le=50,
         description="How strongly the condition leads; 0, 1: no guidance. Default: the model's.",
     )
-    guidance_interval: list[Share] | None = Field(
+    guidance_interval: Interval = Field(
         default=None,
-        min_length=2,
-        max_length=2,
         description="Guide only where a step's timestep is between these shares of all, [from, to]: 0 is no noise, "
         "1 nothing else. Steps outside cost one row instead of two. Default: everywhere.",
     )
@@ -328,6 +327,21 @@ class Img2ImgPost(Drawn):
         "`strength`.",
     )
     denoising_end: float | None = DENOISING_END
+    image_guidance_scale: float | None = Field(
+        default=None,
+        ge=1,
+        le=50,
+        description="How much the answer keeps to the picture, by models that change it as the prompt says "
+        "(InstructPix2Pix); above 1 a step has a third row. Default: the model's.",
+    )
+
+
+class Depth2ImgPost(Drawn):
+    """Draw over a picture, led by a depth map of its size: grey, 8 or 16 bits, the nearer the brighter."""
+
+    strength: float | None = Field(
+        default=None, gt=0, le=1, description="How much of the picture is forgotten; 1: all. Default: the model's."
+    )
 
 
 class Class2ImgPost(Guided, Sized):

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from starlette.datastructures import Headers
 
-from contract.request import OutputFormat
+from contract.common import OutputFormat
 from core.errors import InvalidRequest, NotAcceptable
 from service.http.problems import MEDIA_TYPE as PROBLEM_TYPE
 from service.http.problems import cut

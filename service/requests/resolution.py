@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from contract.add_ons import AppliedControl, AppliedEmbedding, AppliedLora
 from contract.card import ControlNetCard, EmbeddingCard, LoraCard, ModelCard
+from contract.common import OutputFormat
 from contract.job import JobWarning
 from contract.prompts import named, split_loras
-from contract.request import JobRequest, OutputFormat, parse_request
+from contract.request import JobRequest, parse_request
 from contract.samplers import ETA, ORIGINAL_STEPS
 from contract.uploads import CONTROL, Upload, control_name
 from core.errors import InvalidRequest, NotFound
@@ -121,9 +122,8 @@ def _with_tags(
 ) -> list[LoraPost]:
     """Add the LoRAs that a prompt names, within the bounds of the field `loras`."""
     for name, scale in tags:
-        plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name)  # as ids are made of files' names
         try:
-            loras.append(LoraPost.model_validate({"id": name if name in known else plain, "scale": scale or 1.0}))
+            loras.append(LoraPost.model_validate({"id": lora_named(name, known), "scale": scale or 1.0}))
         except ValidationError as error:
             detail = f"<lora:{name}:{scale or ''}> in prompt: must be <lora:ID:SCALE>, {error.errors()[0]['msg']}"
             raise InvalidRequest(detail, field="prompt", value=scale, bound="<lora:ID:SCALE>") from error
@@ -132,6 +132,25 @@ def _with_tags(
         detail = f"prompt and loras name {', '.join(ids)}: must be each LoRA once, at most {MAX_LORAS}"
         raise InvalidRequest(detail, field="loras", value=ids, bound=MAX_LORAS)
     return loras
+
+
+def lora_named(name: str, known: Mapping[str, LoraCard]) -> str:
+    """Return the id of the LoRA that a prompt calls so: by its id, else by its file's name, else by its training's.
+
+    One that is nobody's is returned as an id would be made of it.
+
+    Raises:
+        InvalidRequest: several have it.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name)
+    stems = [card.id for card in known.values() if card.names[:1] == (name,)]
+    found = stems or [card.id for card in known.values() if name in card.names]
+    if name in known or plain in known or not found:
+        return name if name in known else plain
+    if len(found) > 1:
+        detail = f"<lora:{name}> names {', '.join(found)}; choose by id"
+        raise InvalidRequest(detail, field="prompt", value=name, bound=found)
+    return found[0]
 
 
 def _embeddings(
@@ -285,6 +304,9 @@ def warnings_of(
         if cut is not None:
             message = f"{field} is longer than the model's {card.token_window} tokens; cut: “{cut}”"
             found.append(JobWarning(field=field, message=message))
+    if request.image_guidance > 1.0 and not request.guided:
+        message = f"image_guidance_scale has no effect at guidance_scale {request.guidance:g}"
+        found.append(JobWarning(field="image_guidance_scale", message=message))
     if request.negative_text and not request.guided:
         at = f"at guidance_scale {request.guidance:g}"
         message = f"negative_prompt has no effect {'on this model' if card.guidance_embedded else at}"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import FilePayload, expect
 from safetensors.torch import load_file, save_file
 
 from tests.e2e.browser import chromium, job_id, open_page
@@ -22,9 +22,11 @@ from tests.service import Service
 from tests.tiny import CLASSES, MAP_CLASSES, write_tiny
 
 TOKENS = 49_408
-KINDS = ("bare", "class", "label", "map", "x4")
+KINDS = ("bare", "class", "depth", "edit", "label", "map", "x4")
 LONG = "a red heart on a very long road " * 12
 
+DEPTH = base64.b64encode(png(Image.linear_gradient("L").resize((16, 12)))).decode()
+BLUE = Image.new("RGB", (64, 64), "blue")
 ONE_CLASS_TOO_HIGH = base64.b64encode(png(Image.new("L", (4, 4), MAP_CLASSES))).decode()
 
 
@@ -103,6 +105,8 @@ def test_every_kind_answers_over_http(service: Service) -> None:
         ("class2img", "tiny-label", {"class_id": 3, "width": 96}, None),
         ("semantic2img", "tiny-map", {}, labels),
         ("upscale", "tiny-x4", {"noise_level": 40, "prompt": "red", "guidance_scale": 2.0}, small),
+        ("img2img", "tiny-edit", {"prompt": "red", "image_guidance_scale": 2.0}, small),
+        ("depth2img", "tiny-depth", {"prompt": "red", "depth": DEPTH}, small),
     ]
     sizes = []
     for kind, model, fields, image in asked:
@@ -110,7 +114,7 @@ def test_every_kind_answers_over_http(service: Service) -> None:
         picture = {} if image is None else {"image": base64.b64encode(image).decode()}
         job = service.post(f"/v1/{kind}", **sent, **picture)
         sizes.append(Image.open(io.BytesIO(service.image(job))).size)
-    assert sizes == [(64, 64), (64, 64), (96, 64), (70, 50), (64, 48)]
+    assert sizes == [(64, 64), (64, 64), (96, 64), (70, 50), (64, 48), (16, 12), (16, 12)]
 
 
 @pytest.mark.parametrize(
@@ -130,6 +134,44 @@ def test_what_a_kind_cannot_do_is_refused(service: Service, kind: str, fields: d
     assert (answer.status_code, answer.json()["field"]) == (422, field)
     if kind == "semantic2img":
         assert (answer.json()["value"], answer.json()["bound"]) == (f"{MAP_CLASSES} at (0, 0)", MAP_CLASSES - 1)
+
+
+def uploaded(picture: Image.Image) -> FilePayload:
+    return {"name": "x.png", "mimeType": "image/png", "buffer": png(picture)}
+
+
+def test_depth_has_a_tab_of_its_own_that_takes_two_pictures(service: Service) -> None:
+    flat, depth = uploaded(BLUE), uploaded(Image.linear_gradient("L").resize((64, 64)))
+    with chromium() as browser, open_page(browser, service.url) as page:
+        page.get_by_role("tab", name="By depth").click()
+        page.locator("#row-image input").set_input_files(flat)
+        page.press("#field-prompt", "Enter")
+        expect(page.locator("#error-depth")).to_have_text("Choose a depth map first.")
+        page.locator("#row-depth input").set_input_files(depth)
+        expect(page.locator("#row-depth")).to_contain_text("64 × 64")
+        expect(page.locator("#cost")).to_contain_text("1 picture")
+        page.locator("#more").evaluate("(details) => (details.open = true)")
+        page.fill("#field-steps", "2")
+        page.press("#field-prompt", "Enter")
+        expect(page.locator("#download")).to_be_visible()
+        job = service.client.get(f"/v1/jobs/{job_id(page)}").json()
+    assert (job["status"], job["kind"], job["request"]["strength"]) == ("succeeded", "depth2img", 0.8)
+
+
+def test_a_picture_is_changed_by_the_model_of_that(service: Service) -> None:
+    flat = uploaded(BLUE)
+    with chromium() as browser, open_page(browser, service.url) as page:
+        page.get_by_role("tab", name="From a picture").click()
+        page.locator("#row-image input").set_input_files(flat)
+        page.select_option("#field-model", "tiny-edit")
+        expect(page.locator("#field-strength")).to_have_count(0)
+        page.locator("#more").evaluate("(details) => (details.open = true)")
+        expect(page.locator("#field-image_guidance_scale")).to_have_value("1.5")
+        page.fill("#field-steps", "2")
+        page.press("#field-prompt", "Enter")
+        expect(page.locator("#download")).to_be_visible()
+        job = service.client.get(f"/v1/jobs/{job_id(page)}").json()
+    assert (job["status"], job["request"]["image_guidance_scale"]) == ("succeeded", 1.5)
 
 
 def test_it_is_chosen_and_draws_from_the_page(service: Service) -> None:

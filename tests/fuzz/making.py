@@ -15,7 +15,7 @@ from typing import Any
 from tests.fuzz import nasty
 
 KINDS = {"txt2img": (), "inpaint": ("image", "mask"), "upscale": ("image",), "img2img": ("image",), "class2img": (),
-         "semantic2img": ("image",)}  # fmt: skip
+         "semantic2img": ("image",), "depth2img": ("image", "depth")}  # fmt: skip
 WITH_FILES = tuple(kind for kind, files in KINDS.items() if files)
 FIELDS: dict[str, tuple[Any, ...]] = {
     "prompt": ("red heart", ""),

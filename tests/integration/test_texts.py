@@ -66,6 +66,30 @@ def test_a_weighted_request_is_resolved(texts: httpx2.Client) -> None:
     assert answer.json()["request"]["clip_skip"] == 1
 
 
+def test_loras_are_named_as_the_web_ui_does(texts: httpx2.Client, redis: Redis) -> None:
+    others = {
+        "animals-my-dogs": ("my dogs", "old-dogs"),
+        "new-dogs": ("dogs", "old-dogs"),
+        "named-dogs": ("cats", "my dogs"),
+    }
+    for name, names in others.items():
+        redis.hset(LORAS_KEY, name, LoraCard(id=name, hash="e" * 64, names=names).to_json())
+
+    def chosen(name: str) -> httpx2.Response:
+        return post(texts, prompt=f"red <lora:{name}:0.5>", prompt_syntax="weighted", dry=True)
+
+    said = {name: chosen(name).json()["request"]["loras"][0]["id"] for name in ("new-dogs", "my dogs", "dogs", "cats")}
+    assert said == {
+        "new-dogs": "new-dogs",
+        "my dogs": "animals-my-dogs",  # a file's name goes before another's alias
+        "dogs": "new-dogs",
+        "cats": "named-dogs",
+    }
+    both = chosen("old-dogs")
+    assert (both.status_code, both.json()["field"]) == (422, "prompt")
+    assert both.json()["detail"] == "<lora:old-dogs> names animals-my-dogs, new-dogs; choose by id"
+
+
 def test_a_plain_request_has_no_word_of_it(texts: httpx2.Client) -> None:
     sent = {"prompt": "(red:1.2) heart <lora:none> BREAK ((((", "prompt_syntax": "plain"}
     request = post(texts, **sent).json()["request"]

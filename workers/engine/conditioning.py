@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from contract.request import PromptedRequest
+from contract.common import PromptedRequest
 from contract.uploads import control_name
 from models.add_ons.controls.canny import edges
 from models.add_ons.controls.library import ControlLibrary
@@ -19,7 +19,7 @@ from models.networks.controlnet import Control
 from models.pipeline.pipeline import LatentDiffusion
 from models.samplers.noise import X_T, noise
 from workers.engine.job_spec import JobSpec
-from workers.engine.pictures import mask_tensor, to_tensor
+from workers.engine.pictures import depth_tensor, mask_tensor, to_tensor
 from workers.prompts import PromptCache, Reading
 
 LOW_RES = "low_res"  # purpose of the noise over an upscaler's input
@@ -39,18 +39,19 @@ class Conditions:
 
     inputs: Inputs
     unconditional: Inputs | None = None  # of the negative prompt or the null class, where guided
+    bare: Inputs | None = None  # the same without the picture that is changed, where that leads, too
     latent: Tensor | None = None  # c h w of the uploaded picture, where noise is added to it
     known: Known | None = None
 
 
 def placed(conditions: Conditions, model: LatentDiffusion) -> Conditions:
     """Put what the network reads where it computes, in its precision, so that no call has to."""
-    null = conditions.unconditional
-    return replace(
-        conditions,
-        inputs=conditions.inputs.to(model.device, model.dtype),
-        unconditional=None if null is None else null.to(model.device, model.dtype),
-    )
+
+    def put(inputs: Inputs | None) -> Inputs | None:
+        return None if inputs is None else inputs.to(model.device, model.dtype)
+
+    inputs = conditions.inputs.to(model.device, model.dtype)
+    return replace(conditions, inputs=inputs, unconditional=put(conditions.unconditional), bare=put(conditions.bare))
 
 
 def prompted(spec: JobSpec, prompts: PromptCache) -> Conditions:
@@ -61,8 +62,23 @@ def prompted(spec: JobSpec, prompts: PromptCache) -> Conditions:
 
 
 def drawn_over(spec: JobSpec, prompts: PromptCache) -> Conditions:
-    """Condition on the prompt, and start from the picture's latent."""
-    return replace(prompted(spec, prompts), latent=_latent(spec) if _starts_noised(spec) else None)
+    """Condition on the prompt, and start from the picture's latent; InstructPix2Pix reads that beside z_t."""
+    conditions = _edited(spec, prompts) if spec.model.config.concat == "source" else prompted(spec, prompts)
+    return replace(conditions, latent=_latent(spec) if _starts_noised(spec) else None)
+
+
+def _edited(spec: JobSpec, prompts: PromptCache) -> Conditions:
+    conditions = _conditions(spec, prompts, spec.model.source_concat(_padded(spec))[0])
+    null = conditions.unconditional
+    if null is None or null.concat is None or spec.request.image_guidance == 1.0:
+        return conditions
+    return replace(conditions, bare=replace(null, concat=torch.zeros_like(null.concat)))
+
+
+def led_by_depth(spec: JobSpec, prompts: PromptCache) -> Conditions:
+    """Condition on the prompt and on how near each pixel is, and start from the picture's latent."""
+    concat = spec.model.depth_concat(spec.frame.pad(depth_tensor(spec.pictures["depth"])))[0]
+    return replace(_conditions(spec, prompts, concat), latent=_latent(spec) if _starts_noised(spec) else None)
 
 
 def repainted(spec: JobSpec, prompts: PromptCache) -> Conditions:

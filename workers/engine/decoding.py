@@ -35,7 +35,7 @@ def decode_preview(spec: JobSpec, x0: Tensor) -> Tensor:
     """Make a picture 3 h w of at most preview size, of the predicted x0 c h w; large latents are averaged first."""
     longest = max(x0.shape[1:]) * spec.model.latent_factor
     z = F.avg_pool2d(x0[None], max(1, longest // PREVIEW_SIDE), ceil_mode=True)  # 1 c h w
-    return spec.model.decode(z).float()[0]
+    return spec.model.preview(z).float()[0]
 
 
 def handed_on(before: JobSpec, after: JobSpec, z: Tensor, *, by_latents: bool) -> JobSpec:

@@ -11,7 +11,7 @@ from models.inputs import Inputs
 from models.networks.adapters import RowAdapters
 from models.networks.controlnet import RowControls
 from models.pipeline.pipeline import LatentDiffusion
-from models.samplers.update import apply, coefficients, guide, stack_history
+from models.samplers.update import apply, coefficients, guide, lead_by_picture, stack_history
 from workers.engine.latent_state import LatentState
 
 
@@ -46,19 +46,22 @@ def _guided(
     padded_rows: int,
     strict: bool,
 ) -> Tensor:
-    """Return the output, guided where asked, n c h w: rows are [unconditional of the guided, all, padding]."""
+    """Return the output, guided where asked, n c h w: rows are [bare and unconditional of the guided, all, padding]."""
     guided = [i for i, picture in enumerate(pictures) if picture.guidance_scale is not None]
-    rows = [*guided, *range(len(pictures))]
-    out = _predicted(model, pictures, z_t, timesteps, rows, len(guided), padded_rows, strict)
-    eps_c = out[len(guided) : len(guided) + len(pictures)]  # n c h w
+    pictured = [i for i in guided if pictures[i].conditions.bare is not None]
+    nulls = len(pictured) + len(guided)
+    rows, told = [*pictured, *guided, *range(len(pictures))], _inputs(pictures, pictured, guided)
+    out = _predicted(model, pictures, z_t, timesteps, rows, told, padded_rows, strict)
+    eps_c = out[nulls : nulls + len(pictures)]  # n c h w
     if not guided:
         return eps_c
+    eps_u, places = out[len(pictured) : nulls], {i: k for k, i in enumerate(guided)}
     scales = torch.stack([scale for i in guided if (scale := pictures[i].scale) is not None])[:, None, None, None]
-    rescales = [pictures[i].guidance_rescale for i in guided]
-    led = guide(out[: len(guided)], _rows(eps_c, guided), scales, rescales)
+    led = guide(eps_u, _rows(eps_c, guided), scales, [pictures[i].guidance_rescale for i in guided])
+    for i, eps_bare in zip(pictured, out, strict=False):
+        led[places[i]] = lead_by_picture(led[places[i]], eps_u[places[i]], eps_bare, pictures[i].image_guidance)
     if len(guided) == len(pictures):
         return led
-    places = {i: k for k, i in enumerate(guided)}
     return torch.stack([led[places[i]] if i in places else eps_c[i] for i in range(len(pictures))])
 
 
@@ -73,12 +76,11 @@ def _predicted(
     z_t: Tensor,
     timesteps: Tensor,
     rows: Sequence[int],
-    unconditional: int,
+    inputs: Sequence[Inputs],
     padded_rows: int,
     strict: bool,
 ) -> Tensor:
     """Return the network's output of r rows, and of padding behind them where one call has them all."""
-    inputs = _inputs(pictures, rows, unconditional)
     calls, outs = _by_length(inputs), []
     for places in calls:
         own, told = [rows[place] for place in places], [inputs[place] for place in places]
@@ -90,11 +92,11 @@ def _predicted(
     return _in_order(outs, calls)
 
 
-def _inputs(pictures: Sequence[LatentState], rows: Sequence[int], unconditional: int) -> list[Inputs]:
-    """List what r rows are told; the first `unconditional` ones are what guidance leads away from."""
-    conditions = [pictures[i].conditions for i in rows]
-    led_away = [c.unconditional for c in conditions[:unconditional] if c.unconditional is not None]
-    return [*led_away, *(c.inputs for c in conditions[unconditional:])]
+def _inputs(pictures: Sequence[LatentState], pictured: Sequence[int], guided: Sequence[int]) -> list[Inputs]:
+    """List what rows are told: what some are led away from without their picture, then with it, then all conditions."""
+    bare = [told for i in pictured if (told := pictures[i].conditions.bare) is not None]
+    led_away = [told for i in guided if (told := pictures[i].conditions.unconditional) is not None]
+    return [*bare, *led_away, *(picture.conditions.inputs for picture in pictures)]
 
 
 def _by_length(inputs: Sequence[Inputs]) -> list[list[int]]:

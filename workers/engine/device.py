@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from contract.request import Numerics
+from contract.common import Numerics
 
 CPU_WORDS = ("allocate memory", "could not create a primitive")
 

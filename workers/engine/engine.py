@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from contract.common import Numerics
 from contract.lanes import Lane
-from contract.request import Numerics
 from contract.stages import models_of
 from core.errors import DeadlineMissed, JobFailed, LatentdError
 from models.add_ons.controls.library import ControlLibrary
@@ -46,6 +46,7 @@ class UNetCall:
     batch: Batch
     jobs: Sequence[EngineJob]
     images: Sequence[LatentState]
+    acting: Sequence[int]  # ControlNets of each image
     passed: Mapping[EngineJob, Passed]  # as it was when the call was begun
     x0: Tensor  # n c h w
     finite: Tensor  # n, on the host once `timed` has ended
@@ -240,6 +241,7 @@ class Engine:
         timed = Timed(self._device, self._clock)
         jobs = [self._jobs[slot.job_id] for slot in batch.slots]
         images = [job.images[slot.index] for job, slot in zip(jobs, batch.slots, strict=True)]
+        acting = [len(image.acting) for image in images]
         x0 = or_none(lambda: self._denoised(batch, images))  # n c h w
         if x0 is None:
             return self._read() + self._split(batch)
@@ -247,7 +249,7 @@ class Engine:
         timed.stop()
         self._policy.advance(batch)
         passed = {job: job.passed() for job in jobs}
-        before, self._call = self._call, UNetCall(batch, jobs, images, passed, x0, finite, timed)
+        before, self._call = self._call, UNetCall(batch, jobs, images, acting, passed, x0, finite, timed)
         return self._report(before) if self._reads_late else self._read()
 
     def _denoised(self, batch: Batch, images: list[LatentState]) -> Tensor:
@@ -268,7 +270,7 @@ class Engine:
         finite = call.finite.tolist()
         broken = dict.fromkeys(job for job, good in zip(call.jobs, finite, strict=True) if job in here and not good)
         aborted = [self._abort(job, _not_finite(job)) for job in broken]
-        return [_called(call.batch, seconds), *aborted, *self._progress(call, seconds)]
+        return [_called(call, seconds), *aborted, *self._progress(call, seconds)]
 
     def _progress(self, call: UNetCall, seconds: float) -> list[Outcome]:
         """Report how far each job of a call is; where its preview is due that comes with it, next turn."""
@@ -277,7 +279,7 @@ class Engine:
         for job, passed in call.passed.items():
             if self._jobs.get(job.job_id) is not job:
                 continue
-            stepped = job.progress(job.share(call.batch, seconds), passed.step)
+            stepped = job.progress(job.share(call.batch, call.acting, seconds), passed.step)
             if stepped is None:
                 continue
             if job.job_id in firsts and passed.preview:
@@ -371,9 +373,11 @@ def run(engine: Engine, admission: Admission, on_outcome: Callable[[Outcome], No
     return [pictures[index] for index in sorted(pictures)]
 
 
-def _called(batch: Batch, seconds: float) -> Called:
+def _called(call: UNetCall, seconds: float) -> Called:
+    batch = call.batch
     rows, shape = (batch.rows, batch.padded_rows), batch.group.shape
-    return Called(batch.model, *rows, batch.strict, seconds, len(batch.slots), shape)
+    controlled = sum(count * rows for count, rows in zip(call.acting, batch.slot_rows, strict=True))
+    return Called(batch.model, *rows, batch.strict, seconds, len(batch.slots), shape, controlled)
 
 
 def _deadline_missed(job: EngineJob) -> DeadlineMissed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from contract.add_ons import LATENT
+from contract.add_ons import CONTROL_ROW, LATENT
 from contract.request import Txt2ImgRequest
 from workers.engine.conditioning import Conditions, ending_latent, of_image, starting_latent, starting_noise
 from workers.engine.decoding import UndecodedImage, handed_on
@@ -87,6 +87,7 @@ class EngineJob:
         state = LatentState(seed, spec.plan, conditions, scale, x_T, z_t, guidance_rescale=spec.request.rescale)
         state.adapters = None if spec.adapters is None else spec.adapters.unet
         state.controls, state.purpose, state.stage = spec.controls, spec.purpose, stage
+        state.image_guidance = spec.request.image_guidance
         state.passed = sum(before.plan.steps for before in self.specs[:stage])
         if stage and conditions.inputs.concat is not None and "image" in spec.pictures:
             state.picture = torch.from_numpy(np.array(spec.pictures["image"]))
@@ -140,7 +141,7 @@ class EngineJob:
             index=index,
             model=spec.model.id,
             shape=spec.latent_shape,
-            rows_per_step=2 if spec.guided else 1,
+            rows_per_step=spec.rows_per_step,
             plan_len=len(spec.plan.rows),
             position=image.position,
             lane=self.admission.request.priority,
@@ -153,13 +154,18 @@ class EngineJob:
         """Return image `index`, denoised."""
         return UndecodedImage(self.job_id, index, self.last, ending_latent(self.last, self.images[index].z_t))
 
-    def share(self, batch: Batch, seconds: float) -> Share:
-        """Return its part in a call of `seconds`, and add it to what it cost so far."""
-        shares = zip(batch.slots, batch.slot_rows, strict=True)
-        rows = sum(rows for slot, rows in shares if slot.job_id == self.job_id)
+    def share(self, batch: Batch, acting: Sequence[int], seconds: float) -> Share:
+        """Return its part in a call of `seconds`, and add it to what it cost so far.
+
+        `acting` are how many ControlNets each slot had.
+        """
+        shares = list(zip(batch.slots, batch.slot_rows, acting, strict=True))
+        rows = sum(rows for slot, rows, _ in shares if slot.job_id == self.job_id)
+        costs = [(slot.job_id, rows * (1.0 + CONTROL_ROW * controls)) for slot, rows, controls in shares]
+        part = sum(cost for job_id, cost in costs if job_id == self.job_id) / sum(cost for _, cost in costs)
         jobs = len({slot.job_id for slot in batch.slots})
         self.denoise_s += seconds
-        self.gpu_s += seconds * rows / batch.rows
+        self.gpu_s += seconds * part
         return Share(rows, batch.rows, jobs, seconds, self.denoise_s, self.gpu_s)
 
     def passed(self) -> Passed:

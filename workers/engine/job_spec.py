@@ -35,6 +35,12 @@ class JobSpec:
     latent: Tensor | None = None  # c h w of what the stage before made, where that isn't among the pictures
 
     @property
+    def rows_per_step(self) -> int:
+        """Its rows in a guided call: one, and those that it is led away from."""
+        pictured = self.model.config.concat == "source" and self.request.image_guidance != 1.0
+        return 1 if not self.guided else 3 if pictured else 2
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of z_t."""
         width, height = self.frame.padded

@@ -13,7 +13,7 @@ from contract.request import InpaintRequest, JobRequest
 from contract.stages import stages
 from contract.uploads import control_name
 from core.errors import InvalidRequest
-from core.pictures import Picture, check_control_size, check_sides, open_upload, read_label_map, read_mask
+from core.pictures import Picture, check_control_size, check_sides, open_upload, read_depth, read_label_map, read_mask
 from models.networks.conditioning import RescalerConfig, TextConfig
 from models.pipeline.config import ModelConfig
 from models.pipeline.pipeline import LatentDiffusion
@@ -43,6 +43,10 @@ class UploadReader:
         """Decode a mask over `image`, 255 where it is repainted."""
         assert isinstance(self.request, InpaintRequest)
         return read_mask(data, self.request.mask_mode, others["image"].size, self.max_pixels)
+
+    def depth(self, data: Picture, others: Pictures) -> Image.Image:
+        """Decode how near each pixel of `image` is."""
+        return read_depth(data, others["image"].size, self.max_pixels)
 
     def label_map(self, data: Picture, _others: Pictures) -> Image.Image:
         """Decode the number of a class at every pixel."""
@@ -145,6 +149,11 @@ _ALL = (
     EngineKind("img2img", conditioning.drawn_over, files={"image": UploadReader.picture}),
     EngineKind("class2img", conditioning.classed, check=_known_class),
     EngineKind("semantic2img", conditioning.mapped, files={"image": UploadReader.label_map}),
+    EngineKind(
+        "depth2img",
+        conditioning.led_by_depth,
+        files={"image": UploadReader.picture, "depth": UploadReader.depth},
+    ),
 )
 KINDS: Mapping[Kind, EngineKind] = {kind.kind: kind for kind in _ALL}
 

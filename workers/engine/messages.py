@@ -103,7 +103,7 @@ class Aborted:
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """One UNet call of `rows` rows, to which `padded_rows - rows` fillers were added."""
+    """One UNet call of `rows` rows, to which `padded_rows - rows` fillers were added; rows of ControlNets beside it."""
 
     model: str
     rows: int
@@ -112,6 +112,7 @@ class Called:
     seconds: float
     slots: int
     shape: Shape
+    control_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from contract.add_ons import LANCZOS, LATENT, AppliedControl, AppliedEmbedding, AppliedLora
-from contract.request import JobRequest, OutputFormat, Txt2ImgRequest
+from contract.common import OutputFormat
+from contract.request import JobRequest, Txt2ImgRequest
 from core.errors import JobFailed
 from core.version import __version__
 
@@ -31,6 +32,7 @@ NOTES = {
     "timesteps": "Timesteps",
     "guidance_interval": "Guidance interval",
     "clip_skip": "Clip skip",
+    "image_guidance_scale": "Image CFG scale",
 }
 
 
@@ -77,6 +79,11 @@ def to_tensor(image: Image.Image) -> Tensor:
 def mask_tensor(mask: Image.Image) -> Tensor:
     """Return a mask of 0 and 255 as 1 1 h w of 0 and 1, float32."""
     return torch.from_numpy(np.array(mask, dtype=np.float32))[None, None] / 255.0
+
+
+def depth_tensor(depth: Image.Image) -> Tensor:
+    """Return 16 bits of grey as 1 1 h w in [0, 1], float32."""
+    return torch.from_numpy(np.array(depth, dtype=np.float32))[None, None] / 65_535.0
 
 
 def to_picture(x: Tensor) -> Image.Image:

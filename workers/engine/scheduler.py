@@ -15,14 +15,16 @@ from typing import TypeAlias
 from contract.lanes import Lane
 
 AGEING_S = 2.0
+MAX_ROWS_PER_STEP = 3  # told of text and picture, of the picture alone, of neither
 
 Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One image while it is denoised. `shape` is its latent's (c, h, w), `rows_per_step` 2 with guidance, else 1, and 1
-    in the calls of `unguided` positions; `variant` names what the network computes with that can't be gathered per row.
+    """One image while it is denoised. `shape` is its latent's (c, h, w), `rows_per_step` 2 with guidance (3 where a
+    picture leads beside the text), else 1, and 1 in the calls of `unguided` positions; `variant` names what the network
+    computes with that can't be gathered per row.
     """
 
     job_id: str
@@ -124,8 +126,8 @@ class StepScheduler:
         key = (slot.job_id, slot.index)
         if key in self._slots or slot.done:
             raise ValueError(f"slot {key} is {'ended' if slot.done else 'there already'}")
-        if not 1 <= slot.rows_per_step <= 2:
-            raise ValueError(f"rows_per_step of slot {key} is {slot.rows_per_step}, 1 or 2 (with guidance)")
+        if not 1 <= slot.rows_per_step <= MAX_ROWS_PER_STEP:
+            raise ValueError(f"rows_per_step of slot {key} is {slot.rows_per_step}, 1 to {MAX_ROWS_PER_STEP}")
         slot.served, slot.turn = self._clock(), self._next_turn()
         self._slots[key] = slot
 
@@ -210,7 +212,8 @@ class StepScheduler:
     def _strict_batch(self, peers: Sequence[Slot]) -> Batch:
         strict_first = sorted(peers, key=lambda slot: not slot.strict)
         slots = _fill(strict_first, self._strict_rows)
-        return Batch(peers[0].group, slots, tuple(slot.rows for slot in slots), self._strict_rows, strict=True)
+        rows = tuple(slot.rows for slot in slots)
+        return Batch(peers[0].group, slots, rows, max(self._strict_rows, sum(rows)), strict=True)
 
     def _next_turn(self) -> int:
         self._turn += 1

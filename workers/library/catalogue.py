@@ -14,7 +14,6 @@ from contract.card import (
     CONTROLNET_FOLDERS,
     EMBEDDING_FOLDERS,
     LORA_FOLDERS,
-    InstalledAddOn,
     InstalledControlNet,
     InstalledEmbedding,
     InstalledLora,
@@ -25,14 +24,13 @@ from contract.card import (
 from core.errors import ConfigurationError
 from core.settings import Settings
 from models.add_ons.controls.scan import scan_controls
-from models.add_ons.embeddings.library import FoundEmbedding
 from models.add_ons.embeddings.scan import scan_embeddings
 from models.add_ons.loras.scan import scan_loras
 from models.add_ons.shelf import Found, Scanned
 from models.checkpoints.scan import scan
 
 FoundModels = Mapping[str, tuple[ModelCard, Path]]
-A = TypeVar("A", bound=InstalledAddOn)
+A = TypeVar("A", InstalledLora, InstalledControlNet, InstalledEmbedding)
 
 log = structlog.get_logger()
 
@@ -50,19 +48,13 @@ def write_missing_cards(models_dir: Path) -> None:
             log.warning("checkpoint left out", path=str(item.path), error=item.error)
         elif item.written:
             log.info("card written", path=str(item.card), notes=item.notes)
-    addons: list[Scanned[InstalledLora] | Scanned[InstalledControlNet]]
-    addons = [*scan_loras(models_dir), *scan_controls(models_dir)]
+    addons: list[Scanned[InstalledLora] | Scanned[InstalledControlNet] | Scanned[InstalledEmbedding]]
+    addons = [*scan_loras(models_dir), *scan_controls(models_dir), *scan_embeddings(models_dir)]
     for addon in addons:
         if addon.card is None:
             log.warning("add-on left out", path=str(addon.path), error=addon.error)
         elif addon.written:
-            log.info("card written", path=str(addon.path), id=addon.card.id, unserved=addon.card.unserved)
-    for embedding in scan_embeddings(models_dir):
-        if embedding.card is None:
-            log.warning("add-on left out", path=str(embedding.path), error=embedding.error)
-        elif embedding.written:
-            name, unserved = embedding.card.name, embedding.card.unserved
-            log.info("card written", path=str(embedding.path), name=name, unserved=unserved)
+            log.info("card written", path=str(addon.path), name=addon.card.called, unserved=addon.card.unserved)
     for file, card in _cards(models_dir):
         if isinstance(card, Exception):
             log.warning("card left out", path=str(file), error=str(card))
@@ -83,23 +75,21 @@ def find_controlnets(models_dir: Path) -> dict[str, Found[InstalledControlNet]]:
     return _find_addons(models_dir, CONTROLNET_FOLDERS, InstalledControlNet)
 
 
+def find_embeddings(models_dir: Path) -> dict[str, Found[InstalledEmbedding]]:
+    """Embeddings by name."""
+    return _find_addons(models_dir, EMBEDDING_FOLDERS, InstalledEmbedding)
+
+
 def _find_addons(models_dir: Path, folders: Collection[str], form: type[A]) -> dict[str, Found[A]]:
-    """Find add-ons by the cards beside them; one whose card doesn't read was told of as cards were written."""
-    found = {}
+    """Find add-ons by the cards beside them, of one id or name the first, as they are scanned.
+
+    One whose card doesn't read was told of as cards were written.
+    """
+    found: dict[str, Found[A]] = {}
     for file in add_on_card_files(models_dir, folders):
         with suppress(ValidationError, UnicodeDecodeError, OSError):
             card = form.model_validate_json(file.read_bytes().decode("utf-8-sig"))
-            found[card.id] = Found(card, file.parent / card.file)
-    return found
-
-
-def find_embeddings(models_dir: Path) -> dict[str, FoundEmbedding]:
-    """Embeddings by name, by the cards beside them, as `find_loras`; of one name the first, as they are scanned."""
-    found: dict[str, FoundEmbedding] = {}
-    for file in add_on_card_files(models_dir, EMBEDDING_FOLDERS):
-        with suppress(ValidationError, UnicodeDecodeError, OSError):
-            card = InstalledEmbedding.model_validate_json(file.read_bytes().decode("utf-8-sig"))
-            found.setdefault(card.name, FoundEmbedding(card, file.parent / card.file))
+            found.setdefault(card.called, Found(card, file.parent / card.file))
     return found
 
 

@@ -20,6 +20,7 @@ from models.add_ons.controls.library import ControlLibrary
 from models.add_ons.embeddings.library import EmbeddingLibrary
 from models.add_ons.loras.library import LoraLibrary
 from models.add_ons.shelf import Kept
+from models.checkpoints.layouts.taesd import load_tiny_decoder, tiny_decoder_of
 from models.checkpoints.load import load
 from models.networks.layers import can_pack, pack
 from models.pipeline.captured import CapturedCalls
@@ -184,7 +185,20 @@ def load_ready(folder: Path, device: str, dtype: torch.dtype) -> LatentDiffusion
     Raises:
         CheckpointError: it doesn't load.
     """
-    return ready(load(folder, device, dtype))
+    return ready(_with_tiny_decoder(load(folder, device, dtype), folder))
+
+
+def _with_tiny_decoder(model: LatentDiffusion, folder: Path) -> LatentDiffusion:
+    """Add what decodes its previews, where that is there; a file that doesn't read is told, and left out."""
+    try:
+        place = tiny_decoder_of(folder, model.config)
+        if place is None:
+            return model
+        decoder = load_tiny_decoder(place, model.latent_channels, str(model.device), model.dtype)
+    except CheckpointError as error:
+        log.warning("previews are made by the first stage", model=model.id, error=error.detail)
+        return model
+    return replace(model, tiny_decoder=decoder)
 
 
 def ready(model: LatentDiffusion) -> LatentDiffusion:

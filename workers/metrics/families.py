@@ -16,8 +16,9 @@ from contract.lanes import LANES
 from core.clock import AHEAD, AHEAD_MEANS, CLOCK
 from core.errors import ConfigurationError
 from jobs.run import JobRun
+from models.networks.unet import UNetConfig
 from workers.engine.messages import Called
-from workers.metrics.flops import Described, RowFlops, row_flops
+from workers.metrics.flops import Described, RowFlops, control_flops, row_flops
 from workers.metrics.gpu import Gpu, GpuCollector
 from workers.metrics.paths import PathCollector
 
@@ -125,6 +126,8 @@ class WorkerMetrics:
         self.paths = PathCollector()
         registry.register(self.paths)
         self._row_flops: dict[str, RowFlops] = {}
+        self._control_flops: dict[str, RowFlops] = {}
+        self._told: dict[str, tuple[UNetConfig, int]] = {}  # a model's network, and the tokens that it reads
 
     def serves(self, models: Mapping[str, tuple[Kind, ...]], max_rows: int) -> None:
         """Begin the series of this worker's models, and of the kinds that each draws, at 0: a first one counts."""
@@ -146,6 +149,7 @@ class WorkerMetrics:
         self.resident.labels(model).set(1)
         if model not in self._row_flops:
             self._row_flops[model] = row_flops(network)
+            self._told[model] = network.config.unet, network.token_window or 1
 
     def left(self, model: str) -> None:
         """Note that a model isn't in memory any more."""
@@ -165,6 +169,15 @@ class WorkerMetrics:
         self.steps.labels(call.model).inc(call.slots)
         if call.model in self._row_flops:
             self.flops.labels(call.model).inc(call.rows * self._row_flops[call.model](call.shape))
+            self.flops.labels(call.model).inc(self._of_controls(call))
+
+    def _of_controls(self, call: Called) -> float:
+        """Count the ControlNets' part, which no call has before a job names one."""
+        if not call.control_rows:
+            return 0.0
+        if call.model not in self._control_flops:
+            self._control_flops[call.model] = control_flops(*self._told[call.model])
+        return call.control_rows * self._control_flops[call.model](call.shape)
 
     def ended(self, run: JobRun, status: Status) -> None:
         """Note that a job ended; `queued`: it was handed back."""

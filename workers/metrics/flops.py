@@ -5,8 +5,9 @@ Counted as is usual: 2 per multiplication with addition, of convolutions, linear
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -14,7 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.inputs import Inputs
-from models.networks.unet import UNet
+from models.networks.controlnet import ControlNet, ControlNetConfig
+from models.networks.unet import UNet, UNetConfig
 from models.pipeline.config import ModelConfig
 from models.pipeline.denoiser import Denoiser
 from workers.engine.scheduler import Shape
@@ -72,23 +74,53 @@ def row_flops(model: Described) -> RowFlops:
     """Counted once, in calls of one row on small latents, which nothing computes."""
     with torch.device("meta"):
         unet = UNet(model.config.unet).to(model.dtype).eval()
-    unit = 2 ** (len(model.config.unet.channels) - 1)
+    return _by_area(model.config.unet, lambda side: count_flops(unet, model.token_window or 1, side))
+
+
+@torch.inference_mode()
+def control_flops(config: UNetConfig, tokens: int) -> RowFlops:
+    """Count those of one row of a ControlNet for such a UNet, whose picture was embedded before."""
+    config = replace(config, in_channels=config.out_channels, num_classes=None, guidance_dim=None)
+    with torch.device("meta"):
+        network = ControlNet(ControlNetConfig(config)).eval()
+
+    def count(side: int) -> float:
+        with torch.device("meta"), _counting() as counter:
+            z, hint = torch.zeros(1, config.in_channels, side, side), torch.zeros(1, config.channels[0], side, side)
+            given = _inputs(config, tokens)
+            network(z, torch.zeros(1), given.context, given.added, hint)
+        return float(counter.get_total_flops())
+
+    return _by_area(config, count)
+
+
+def _by_area(config: UNetConfig, count: Callable[[int], float]) -> RowFlops:
+    unit = 2 ** (len(config.channels) - 1)
     sides = [unit * size for size in SIZES]
-    counts = [count_flops(unet, model.token_window or 1, side) for side in sides]
     areas = torch.tensor([[1.0, side**2, side**4] for side in sides], dtype=torch.float64)
-    constant, linear, quadratic = torch.linalg.solve(areas, torch.tensor(counts, dtype=torch.float64)).tolist()
+    counts = torch.tensor([count(side) for side in sides], dtype=torch.float64)
+    constant, linear, quadratic = torch.linalg.solve(areas, counts).tolist()
     return RowFlops(constant, linear, quadratic)
 
 
 def count_flops(unet: UNet, tokens: int, side: int) -> float:
     """Count the FLOPs of one row on a latent side × side, by a call on the meta device."""
-    config = unet.config
-    shape = (1, tokens, config.context_dim or 1)
-    context = None if config.context_dim is None else torch.zeros(shape, device="meta")
+    denoiser = Denoiser(unet, torch.device("meta"), next(unet.parameters()).dtype)
+    z_t, inputs = torch.zeros(1, unet.config.in_channels, side, side), _inputs(unet.config, tokens)
+    with _counting() as counter:
+        denoiser(z_t, torch.zeros(1), inputs)
+    return float(counter.get_total_flops())
+
+
+def _inputs(config: UNetConfig, tokens: int) -> Inputs:
+    """Make what a row is told of, on the meta device."""
+    context = None if config.context_dim is None else torch.zeros((1, tokens, config.context_dim), device="meta")
     labels = None if config.num_classes is None else torch.zeros(1, dtype=torch.long, device="meta")
     added = None if config.added_dim is None else torch.zeros(1, config.added_dim, device="meta")
-    inputs = Inputs(context, labels=labels, added=added)
-    denoiser = Denoiser(unet, torch.device("meta"), next(unet.parameters()).dtype)
+    return Inputs(context, labels=labels, added=added)
+
+
+@contextmanager
+def _counting() -> Iterator[FlopCounterMode]:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused kernels go uncounted
-        denoiser(torch.zeros(1, config.in_channels, side, side), torch.zeros(1), inputs)
-    return float(counter.get_total_flops())
+        yield counter

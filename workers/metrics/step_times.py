@@ -17,6 +17,7 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.typing import EncodableT, KeyT
 
+from contract.add_ons import CONTROL_ROW
 from contract.measurements import LATENT_FACTOR, WRITTEN_AT, StepTimes, on_device, read_tables, shape_cell
 from contract.redis_keys import step_times_key
 from contract.request import JobRequest
@@ -127,7 +128,9 @@ def timed(
     finished = sum(isinstance(outcome, Finished) for outcome in outcomes)
     for outcome in outcomes:
         if isinstance(outcome, Called):
-            yield outcome.model, outcome.shape, f"rows:{outcome.padded_rows}", seconds
+            # As if there had been no ControlNet, which estimates add as rows.
+            share = outcome.padded_rows / (outcome.padded_rows + CONTROL_ROW * outcome.control_rows)
+            yield outcome.model, outcome.shape, f"rows:{outcome.padded_rows}", seconds * share
         elif isinstance(outcome, Prepared | Finished) and (job := jobs.get(outcome.job_id)) is not None:
             what = "decode" if isinstance(outcome, Finished) else f"encode:{job.request.kind}"
             yield job.request.model, outcome.shape, what, seconds / (finished or 1)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from contract.add_ons import LANCZOS, Hires
+from contract.add_ons import LANCZOS, AppliedControl, Hires
 from contract.base import Kind, Wire
 from contract.card import ModelCard
+from contract.common import Determinism
 from contract.lanes import Lane
-from contract.request import REQUESTS, Determinism, JobRequest, parse_request
+from contract.request import REQUESTS, JobRequest, parse_request
 from contract.uploads import Upload
 from core.errors import ConfigurationError
 
@@ -44,10 +45,12 @@ class MixEntry(Wire):
     steps: int | None = Field(default=None, ge=1, le=1000)
     weight: float = Field(default=1.0, gt=0)
     guidance_scale: float | None = Field(default=None, ge=0, le=50)
+    image_guidance_scale: float | None = Field(default=None, ge=1, le=50)
     sampler: str | None = Field(default=None, min_length=1, max_length=64)
     strength: float | None = Field(default=None, gt=0, le=1)
     hires: MixHires | None = None
     num_images: int = Field(default=1, ge=1, le=16)
+    controls: int = Field(default=0, ge=0, le=4, description="ControlNets that act in all steps.")
     priority: Lane = "interactive"
     determinism: Determinism = "fast"
 
@@ -72,6 +75,7 @@ class JobClass(MixEntry):
         # The first stand for what a job's price doesn't depend on, or where nothing says it.
         values = {"sampler": "ddim", "seed": 0, "class_id": 0} | dict.fromkeys(body.file_names(), _PICTURE)
         values |= self.model_dump(exclude={"weight", "hires"}, exclude_none=True)
+        values["controls"] = [AppliedControl(id="any", image=_PICTURE, hash="")] * self.controls
         if self.hires is not None:
             second = self.hires.model_dump() | {"steps": self.hires.steps or self.steps, "upscaler": LANCZOS}
             values["hires"] = Hires.model_validate(second)
@@ -107,6 +111,8 @@ def _defaults(kind: Kind, card: ModelCard) -> dict[str, object]:
     found: dict[str, object] = {"steps": card.defaults.steps, "sampler": card.defaults.sampler}
     if "guidance_scale" in fields and "guidance_scale" in card.fields:
         found["guidance_scale"] = card.defaults.guidance_scale
+    if "image_guidance_scale" in fields and card.defaults.image_guidance_scale is not None:
+        found["image_guidance_scale"] = card.defaults.image_guidance_scale
     if "strength" in fields:
         found["strength"] = card.defaults.strength_of(kind)
     return found

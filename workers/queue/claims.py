@@ -9,9 +9,9 @@ import structlog
 from redis import Redis
 
 from contract.base import CONTRACT_VERSION
+from contract.common import Numerics
 from contract.lanes import LANES
 from contract.redis_keys import wake_key
-from contract.request import Numerics
 from jobs.claim import Claimer, Holdings, Refusal
 from jobs.run import JobRun
 from jobs.stored_job import LaneQueue, lane_queue

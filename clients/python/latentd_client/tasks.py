@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Picture: TypeAlias = Image.Image | bytes | str | os.PathLike[str]  # text is a path
 DryRun: TypeAlias = Mapping[str, Any]
 
-PICTURES = frozenset({"image", "mask"})  # fields whose text is a path
+PICTURES = frozenset({"image", "mask", "depth"})  # fields whose text is a path
 
 Result = TypeVar("Result", covariant=True)
 
@@ -64,6 +64,11 @@ class Repainted(Prompted, total=False):
 
 
 class DrawnOver(Prompted, total=False):
+    strength: float
+    image_guidance_scale: float
+
+
+class LedByDepth(Prompted, total=False):
     strength: float
 
 
@@ -109,6 +114,10 @@ class Tasks(ABC, Generic[Result]):
     def semantic2img(self, image: Picture, **fields: Unpack[Fields]) -> Result:
         """Draw a picture from a label map."""
         return self.submit("semantic2img", image=image, **fields)
+
+    def depth2img(self, image: Picture, depth: Picture, prompt: str = "", **fields: Unpack[LedByDepth]) -> Result:
+        """Draw over a picture, led by its depth: grey, the nearer the brighter."""
+        return self.submit("depth2img", image=image, depth=depth, prompt=prompt, **fields)
 
 
 def task_call(kind: str, fields: Mapping[str, Any], *, dry_run: bool = False) -> Call:

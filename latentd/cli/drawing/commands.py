@@ -127,6 +127,9 @@ def img2img(
     out: Out = Path("img2img.png"),
     model: Model = None,
     strength: Strength = None,
+    image_guidance_scale: Annotated[
+        float | None, typer.Option(help="How much is kept of it by a model that edits (InstructPix2Pix), 1–50.")
+    ] = None,
     negative_prompt: Negative = None,
     guidance_scale: Guidance = None,
     guidance_interval: Interval = None,
@@ -145,13 +148,45 @@ def img2img(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Draw over a picture, of which as much is kept as the strength leaves."""
+    """Draw over a picture, of which as much is kept as the strength leaves; or change it as the prompt says."""
     controls, files = read_controls(control)
-    fields: dict[str, Any] = dict(prompt=prompt, strength=strength)
+    fields: dict[str, Any] = dict(prompt=prompt, strength=strength, image_guidance_scale=image_guidance_scale)
     fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale, guidance_interval=guidance_interval)
     fields |= dict(model=model, steps=steps, sampler=sampler, eta=eta, schedule=schedule, seed=seed)
     fields |= dict(num_images=num_images) | read_texts(lora, prompt_syntax, clip_skip) | controls
     draw(Order("img2img", fields, {"image": image, **files}, out, force, json), server, device)
+
+
+def depth2img(
+    image: Path,
+    depth: Annotated[Path, typer.Argument(help="A grey picture of the image's size, the nearer the brighter.")],
+    prompt: Prompt = None,
+    out: Out = Path("depth2img.png"),
+    model: Model = None,
+    strength: Strength = None,
+    negative_prompt: Negative = None,
+    guidance_scale: Guidance = None,
+    guidance_interval: Interval = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    eta: Eta = None,
+    schedule: Schedule = None,
+    seed: Seed = None,
+    num_images: Count = 1,
+    lora: Lora = NONE,
+    prompt_syntax: Syntax = "plain",
+    clip_skip: Skip = None,
+    server: Server = None,
+    device: Device = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Draw over a picture, led by how near each of its pixels is."""
+    fields: dict[str, Any] = dict(prompt=prompt, strength=strength)
+    fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale, guidance_interval=guidance_interval)
+    fields |= dict(model=model, steps=steps, sampler=sampler, eta=eta, schedule=schedule, seed=seed)
+    fields |= dict(num_images=num_images) | read_texts(lora, prompt_syntax, clip_skip)
+    draw(Order("depth2img", fields, {"image": image, "depth": depth}, out, force, json), server, device)
 
 
 def semantic2img(
@@ -206,5 +241,5 @@ def upscale(
 
 
 def register(app: typer.Typer) -> None:
-    for command in (generate, inpaint, img2img, semantic2img, upscale):
+    for command in (generate, inpaint, img2img, depth2img, semantic2img, upscale):
         app.command()(command)

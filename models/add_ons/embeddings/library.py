@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from contract.card import InstalledEmbedding
 from core.errors import CheckpointError
 from models.add_ons.embeddings.files import EmbeddingFile, read_embedding
-from models.add_ons.shelf import current_hash
+from models.add_ons.shelf import Found, current_hash
 from models.pipeline.chunks import clip_of
 from models.pipeline.pipeline import LatentDiffusion
 
@@ -39,18 +38,10 @@ class Embeddings:
     vectors: tuple[Tensor, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FoundEmbedding:
-    """An embedding on the disk."""
-
-    card: InstalledEmbedding
-    path: Path
-
-
 class EmbeddingLibrary:
     """Makes the embeddings of jobs. Not for threads."""
 
-    def __init__(self, found: Mapping[str, FoundEmbedding]) -> None:
+    def __init__(self, found: Mapping[str, Found[InstalledEmbedding]]) -> None:
         self._found = dict(found)
         self._read: OrderedDict[str, EmbeddingFile] = OrderedDict()  # by hash
 

@@ -14,6 +14,7 @@ from models.add_ons.shelf import FAMILIES, Scanned, scan_addons
 from models.checkpoints.layouts.detect import preferred
 
 MOST_WORDS = 12
+OUTPUT_NAME = "ss_output_name"  # that kohya's training gave a file, whatever it is called since
 
 
 def scan_loras(models_dir: Path) -> list[Scanned[InstalledLora]]:
@@ -44,6 +45,7 @@ def describe(path: Path) -> dict[str, Any]:
         "rank": file.rank,
         "parts": parts_of(file),
         "trigger_words": trigger_words(file.metadata),
+        "names": tuple(filter(None, (file.metadata.get(OUTPUT_NAME),))),
     }
 
 

@@ -22,6 +22,7 @@ BYTES: tuple[tuple[bytes, str], ...] = (
 
 CONTROLNET = "a ControlNet; its place is the folder ControlNet of LATENTD_MODELS_DIR"
 VAE = "a VAE (first stage) alone; it belongs beside a model as NAME.vae.safetensors, or in the folder VAE"
+TAESD = "a decoder of previews (TAESD); its place is the folder VAE-approx, or beside a model as NAME.taesd.safetensors"
 # By keys, the most telling first; those of WHOLE have a UNet and a first stage under the prefixes of ours.
 WHOLE: tuple[tuple[str, str], ...] = (
     (r"^noise_augmentor\.|^embedder\.model\.visual", "unCLIP"),
@@ -40,6 +41,7 @@ KEYS: tuple[tuple[str, str], ...] = (
     (r"^(string_to_param|emb_params|clip_[lg])$", "an embedding (textual inversion)"),
     (r"RRDB_trunk|^conv_first\.|^body\.\d+\.rdb\d|^model\.1\.sub\.", "ESRGAN, an upscaler"),
     (r"^(320|640|768|1024|1280)(\.|$)", "a hypernetwork"),
+    (r"^(taesd_decoder|decoder\.layers|decoder)\.\d+\.|^\d+\.conv\.\d", TAESD),
     (r"^(encoder|decoder)\.(conv_in|down|up|mid)|^(post_)?quant_conv\.", VAE),
     (r"^(input_blocks|down_blocks)\.0\.|^model\.diffusion_model\.", "a UNet without its first stage"),
     (r"^(text_model|transformer\.text_model)\.|^encoder\.block\.0\.layer", "a text encoder alone"),

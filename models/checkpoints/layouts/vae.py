@@ -12,6 +12,7 @@ from models.checkpoints.build import State
 from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.files.rename import DIFFUSERS, renamed
 from models.checkpoints.files.weights import component_files, is_weights, read_json, read_weights
+from models.checkpoints.layouts import taesd
 from models.checkpoints.layouts.compvis.first_stage import read_first_stage
 from models.checkpoints.layouts.compvis.model import FIRST_STAGE, below
 from models.checkpoints.layouts.compvis.single_file import read_single
@@ -19,14 +20,15 @@ from models.checkpoints.layouts.diffusers.config import autoencoder_config
 from models.networks.autoencoder import AutoencoderConfig
 
 MARK = ".vae"  # ends the stem of a file that belongs to the model of that name
+COMPANIONS = {MARK: "a VAE", taesd.MARK: "a decoder of previews"}
 FIELD = "vae"  # of a model's card
 FOLDERS = ("VAE", "vae")
 SUFFIXES = (".safetensors", ".pt", ".ckpt")
 
 
 def is_companion(file: Path) -> bool:
-    """Tell `NAME.vae.safetensors` and its like, which are no models by themselves."""
-    return file.stem.lower().endswith(MARK)
+    """Tell `NAME.vae.safetensors`, `NAME.taesd.safetensors` and their like, which are no models by themselves."""
+    return file.stem.lower().endswith(tuple(COMPANIONS))
 
 
 def vae_of(card_folder: Path, file: Path | None) -> Path | None:

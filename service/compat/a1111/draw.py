@@ -75,7 +75,7 @@ async def img2img(gateway: Gateway, post: Img2ImgSent) -> Drawing:
         files["mask"] = await decoded("mask", post.mask)
     reading = Reading(how="framed", max_pixels=gateway.settings.max_pixels, frame=frame)
     framed = (await gateway.decoders.decode(files, reading)).data
-    found.values |= _repainting(post, found.warnings)
+    found.values |= _repainting(post, found.card, found.warnings)
     region = _region(post, framed)
     if region is not None:
         found.values["feather"] = await asyncio.to_thread(scaled_feather, region, framed["image"])
@@ -104,11 +104,12 @@ def _frame(post: Img2ImgSent) -> Frame:
     )
 
 
-def _repainting(post: Img2ImgSent, warnings: list[JobWarning]) -> dict[str, Any]:
+def _repainting(post: Img2ImgSent, card: ModelCard, warnings: list[JobWarning]) -> dict[str, Any]:
     """Return strength, and with a mask how it is blended."""
     strength = post.denoising_strength
     if post.mask is None:
-        return {"strength": strength}
+        edits = "image_guidance_scale" in card.fields  # clients send a scale whatever the model
+        return {"strength": strength} | ({"image_guidance_scale": post.image_cfg_scale} if edits else {})
     if post.inpainting_fill == NOISE:
         if strength not in (None, 1.0):
             warnings.append(told("denoising_strength", "inpainting_fill 2 begins with noise: denoising_strength 1"))
@@ -139,7 +140,7 @@ async def _fields(gateway: Gateway, post: DrawingPost, kind: Kind) -> _Fields:
     model = find_model(await gateway.cards.all(), str(overrides[CHECKPOINT])) if overrides.get(CHECKPOINT) else None
     card = await card_of(gateway, kind, model)
     chosen = choose(post.sampler_name or post.sampler_index, post.scheduler, card)
-    prompt = read_prompt(post.prompt or "")
+    prompt = read_prompt(post.prompt or "", await gateway.loras.recent())
     warnings = [*ignored(post.extras), *ignored(overrides, frozenset((CHECKPOINT, CLIP_SKIP)))]
     values = {
         "prompt": prompt.text,

@@ -83,6 +83,9 @@ class Img2ImgSent(DrawingPost):
     denoising_strength: float | None = Field(
         default=None, gt=0, le=1, description="How much of the picture is forgotten."
     )
+    image_cfg_scale: float | None = Field(
+        default=None, description="How much is kept of the picture, by models of InstructPix2Pix alone; from 1 to 50."
+    )
     resize_mode: int | None = Field(
         default=None, ge=0, le=3, description="To width and height: 0 stretch, 1 crop, 2 pad; 3 counts as 0."
     )

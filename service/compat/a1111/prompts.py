@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from contract.card import LoraCard
+from service.requests.resolution import lora_named
 
 _LORA = re.compile(r"\s*<lora:([^:<>]{1,128})(?::([-+]?\d+(?:\.\d+)?))?(?::[^<>]{0,64})?>")
 
@@ -15,11 +19,15 @@ class Prompt(NamedTuple):
     fields: dict[str, Any]
 
 
-def read_prompt(prompt: str) -> Prompt:
-    """Take the LoRAs out of a prompt; of one that is named twice the first counts, as everywhere."""
+def read_prompt(prompt: str, known: Mapping[str, LoraCard]) -> Prompt:
+    """Take the LoRAs out of a prompt; of one that is named twice the first counts, as everywhere.
+
+    Raises:
+        InvalidRequest: a name that several have.
+    """
     found: dict[str, float] = {}
     for name, scale in _LORA.findall(prompt):
-        found.setdefault(name, float(scale or 1))
+        found.setdefault(lora_named(name, known), float(scale or 1))
     if not found:
         return Prompt(prompt, {})
     loras = [{"id": name, "scale": scale} for name, scale in found.items()]

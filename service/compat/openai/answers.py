@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from contract.request import OutputFormat
+from contract.common import OutputFormat
 from core.errors import Problem
 
 # What our own posts call what these clients know by another name.

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from contract.common import OutputFormat
 from contract.job import JobWarning
-from contract.request import OutputFormat
 from core.errors import InvalidRequest
 from service.compat.fields import told
 from service.requests.posts import PROMPT_CHARACTERS

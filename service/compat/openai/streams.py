@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect
 
+from contract.common import OutputFormat
 from contract.job import Job
-from contract.request import OutputFormat
 from core.errors import LatentdError, Problem
 from service.compat.attended import Session, attended, fault, finished
 from service.compat.files import as_text, read_images, read_preview

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from redis import Redis
 
-from contract.redis_keys import JOBS_KEY, attended_key, job_key
+from contract.redis_keys import CARDS_KEY, JOBS_KEY, attended_key, job_key
 from core.errors import JobFailed
 from core.storage import open_store
 from service.auth import keys
@@ -177,6 +177,21 @@ def test_who_may_not_read_gets_no_picture(client: httpx2.Client, redis: Redis) -
     headers = {"Authorization": f"Bearer {keys.create(redis, 'key', ['generate'])[1]}"}
     for path, body in ((TXT2IMG, {}), (GENERATIONS, {"prompt": "x", "response_format": "b64_json"})):
         assert client.post(path, json=body, headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize(("edits", "scale"), [(True, 2.5), (False, None)])
+def test_the_guidance_of_a_picture_reaches_models_that_edit(
+    client: httpx2.Client, redis: Redis, edits: bool, scale: float | None
+) -> None:
+    fields = ("prompt", "guidance_scale", "image", "image_guidance_scale" if edits else "strength")
+    name = f"edits-{edits}"
+    card = PAINTER.model_copy(update={"id": name, "tasks": ("img2img",), "fields": fields})
+    redis.hset(CARDS_KEY, name, card.to_json())
+    body = {"init_images": [_picture(png())], "prompt": "winter", "image_cfg_scale": 2.5, "denoising_strength": 0.5}
+    job_id = leave(client, redis, "/sdapi/v1/img2img", body | {"override_settings": {"sd_model_checkpoint": name}})
+    job = client.get(f"/v1/jobs/{job_id}").json()
+    assert job["request"].get("image_guidance_scale") == scale
+    assert (job["request"]["strength"] == 0.5) == (not edits)
 
 
 def _picture(data: bytes) -> str:

@@ -18,9 +18,16 @@ OWN: dict[str, dict[str, Any]] = {
     "txt2img": {"prompt": "red", "negative_prompt": "hat", "guidance_scale": 4.0, "original_size": (9, 8)},
     "inpaint": {"image": IMAGE, "mask": IMAGE, "mask_mode": "auto", "feather": 3, "strength": 0.5},
     "upscale": {"image": IMAGE, "noise_level": 20},
-    "img2img": {"image": IMAGE, "strength": 0.5, "denoising_start": 0.5, "denoising_end": 0.9},
+    "img2img": {
+        "image": IMAGE,
+        "strength": 0.5,
+        "denoising_start": 0.5,
+        "denoising_end": 0.9,
+        "image_guidance_scale": 1.5,
+    },
     "class2img": {"class_id": 3, "guidance_scale": 4.0},
     "semantic2img": {"image": IMAGE},
+    "depth2img": {"image": IMAGE, "depth": IMAGE, "strength": 0.5},
 }
 
 
@@ -64,6 +71,16 @@ def test_estimates_know_how_often_the_network_is_asked(changes: dict[str, Any], 
     work = JobWork.of(request)
     assert work.rows == 2 * calls
     assert abs(work.steps * work.rows - rows) <= calls
+
+
+def test_estimates_count_controlnets_and_what_a_picture_leads() -> None:
+    control = {"id": "a", "hash": "", "image": IMAGE}
+    request = parse_request(
+        {"kind": "txt2img", **COMMON, "guidance_scale": 4.0, "controls": [control, control | {"start": 0.5}]}
+    )
+    assert (request.rows_per_call, request.rows, JobWork.of(request).steps) == (2, 20 + 12, 16)
+    edit = parse_request({"kind": "img2img", **COMMON, **OWN["img2img"], "guidance_scale": 4.0, "strength": 1.0})
+    assert (edit.rows_per_call, edit.rows) == (3, edit.run_steps * 3)
 
 
 @pytest.mark.parametrize(("kind", "field"), [(kind, field) for kind in OWN for own in OWN.values() for field in own])

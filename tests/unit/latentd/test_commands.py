@@ -160,6 +160,20 @@ def test_every_kind_is_a_command_and_minus_one_draws_a_seed(run: Any, models: Pa
     assert (mapped["request"]["kind"], mapped["images"][0]["width"]) == ("semantic2img", 32)
 
 
+def test_pictures_are_changed_as_told_and_drawn_over_by_depth(run: Any, models: Path) -> None:
+    for kind in ("edit", "depth"):
+        write_tiny(kind, models / kind)
+    Image.new("RGB", (32, 32), "white").save("white.png")
+    Image.linear_gradient("L").resize((32, 32)).save("depth.png")
+    edited = json.loads(
+        run("img2img", "white.png", "red", "--model", "edit", "--image-guidance-scale", "2", "--steps", "1", "--json")
+    )
+    assert edited["request"]["image_guidance_scale"] == 2.0
+    deep = json.loads(run("depth2img", "white.png", "depth.png", "red", "--steps", "2", "--json"))
+    assert (deep["request"]["kind"], deep["request"]["strength"]) == ("depth2img", 0.8)
+    assert "white.png: depth is the same everywhere" in run("depth2img", "white.png", "white.png", code=1)
+
+
 def test_a_text_model_without_a_tokenizer_is_left_out_with_what_it_needs(run: Any, models: Path) -> None:
     for name in ("model.json", "unet.safetensors", "first_stage.safetensors", "conditioner.safetensors"):
         (models / "mute").mkdir(exist_ok=True)

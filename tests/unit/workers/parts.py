@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from redis import Redis
 
+from contract.common import Numerics
 from contract.events import Shared
-from contract.request import Numerics
 from jobs.claim import Holdings
 from jobs.end import Retention
 from jobs.run import JobRun

@@ -12,7 +12,7 @@ from models.schedule import Prediction, ScheduleConfig
 
 SD2_EPS_STEP = 875_000  # global_step of the 512-base models, which predict eps
 V_SIZE = 96
-INPAINTING_CHANNELS = 9
+SD2_EPS_CHANNELS = (9, 5)  # of SD 2's models of inpainting and depth, which all predict eps
 UNSURE = (
     "prediction_type: eps or v can't be told from the file; v is assumed until a worker that loads it has asked the "
     "network. What you set in card.json goes before it"
@@ -62,7 +62,7 @@ SD2 = Family(
     ema=False,
     known_prediction=None,
 )
-SD2_INPAINT = replace(SD2, name="Stable Diffusion 2 inpainting", known_prediction="eps")
+SD2_EPS = replace(SD2, name="Stable Diffusion 2 inpainting or depth", known_prediction="eps")
 SD_X4 = Family(
     "Stable Diffusion x4 upscaler",
     num_heads=8,
@@ -97,7 +97,7 @@ def family_of(unet: Mapping[str, Tensor], conditioner: Mapping[str, Tensor]) -> 
     if any(key.startswith("embedders.") for key in conditioner):
         return SDXL
     if any(key.startswith("model.transformer.") for key in conditioner):
-        return SD_X4 if "label_emb.weight" in unet else SD2_INPAINT if _takes_mask(unet) else SD2
+        return SD_X4 if "label_emb.weight" in unet else SD2_EPS if _predicts_eps(unet) else SD2
     if any(key.startswith(("transformer.text_model.", "transformer.embeddings.")) for key in conditioner):
         return SD1
     if "transformer.token_emb.weight" in conditioner:
@@ -112,6 +112,6 @@ def family_of(unet: Mapping[str, Tensor], conditioner: Mapping[str, Tensor]) -> 
     return LDM_UPDOWN if resampled else LDM_PLAIN
 
 
-def _takes_mask(unet: Mapping[str, Tensor]) -> bool:
+def _predicts_eps(unet: Mapping[str, Tensor]) -> bool:
     first = unet.get("input_blocks.0.0.weight")
-    return first is not None and first.shape[1] == INPAINTING_CHANNELS
+    return first is not None and first.shape[1] in SD2_EPS_CHANNELS

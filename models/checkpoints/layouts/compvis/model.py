@@ -186,9 +186,12 @@ def _concat(unet: UNetConfig, first: AutoencoderConfig, conditioner: Conditioner
         return "mask-latent" if isinstance(conditioner, TextConfig) else "latent-mask"
     if extra == first.in_channels:
         return "low-res"
+    if isinstance(conditioner, TextConfig) and extra in (1, first.embed_dim):
+        return "depth" if extra == 1 else "source"
     raise CheckpointError(
         f"unet: takes {unet.in_channels} channels, {extra} more than the latent's; known are 0, "
-        f"{first.embed_dim + 1} (inpainting) and {first.in_channels} (low-resolution picture)",
+        f"{first.embed_dim + 1} (inpainting), {first.in_channels} (low-resolution picture) and with text "
+        f"{first.embed_dim} (InstructPix2Pix) and 1 (depth)",
         field="in_channels",
         value=unet.in_channels,
     )

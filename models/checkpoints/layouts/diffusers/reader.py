@@ -119,13 +119,15 @@ def _scale_factor(pipeline: str, vae: dict[str, Any]) -> float:
 def _concat(unet: dict[str, Any], vae: dict[str, Any], pipeline: str) -> Concat | None:
     """Tell it by the channels beyond the latent's own; two-channel latents need the pipeline's name."""
     extra, z = unet["in_channels"] - unet["out_channels"], vae.get("vq_embed_dim") or vae["latent_channels"]
-    known: dict[int, Concat | None] = {0: None, 3: "low-res", z + 1: "mask-latent"}
+    known: dict[int, Concat | None] = {z: "source", 0: None, 3: "low-res", z + 1: "mask-latent", 1: "depth"}
     if "SuperResolution" in pipeline or "Upscale" in pipeline:
         known[3] = "low-res"
+    if "InstructPix2Pix" in pipeline:
+        known[z] = "source"
     if extra not in known:
         raise CheckpointError(
             f"unet: in_channels {unet['in_channels']} is {extra} more than the latent's; "
-            f"known are 0, {z + 1} (inpainting) and 3 (low-resolution picture)",
+            f"known are 0, {z + 1} (inpainting), 3 (low-resolution picture), {z} (InstructPix2Pix) and 1 (depth)",
             field="in_channels",
             value=unet["in_channels"],
         )

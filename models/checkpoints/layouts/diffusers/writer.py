@@ -30,6 +30,7 @@ TEXT_RENAMES = {"bert": TO_BERT, "clip": TO_CLIP, "ldm": TO_LDM_BERT}
 TOKENIZERS = {"bert": "BertTokenizer", "clip": "CLIPTokenizer", "ldm": "BertTokenizer"}
 CONSISTENCY = "LatentConsistencyModelPipeline"
 SCHEDULERS = {CONSISTENCY: "LCMScheduler"}  # but for SDXL's, all others get DDIM's
+EDITS = {"source": "StableDiffusionInstructPix2PixPipeline", "depth": "StableDiffusionDepth2ImgPipeline"}
 TOWERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2", "bert": "tokenizer"}
 LDM_NAMES = {"vae": "vqvae", "text_encoder": "bert"}  # what LDM pipelines call their components
 
@@ -72,6 +73,8 @@ def pipeline_class(config: ModelConfig) -> str:
     if config.unet.added_dim is not None and config.concat in (None, "mask-latent"):
         inpaints = "Inpaint" if config.concat else ""
         return f"StableDiffusionXL{'Img2Img' if config.refines else inpaints}Pipeline"
+    if text and config.concat in EDITS:
+        return EDITS[config.concat]
     if text and config.concat is None:
         if config.unet.guidance_dim is not None:
             return CONSISTENCY
@@ -157,6 +160,8 @@ def _index(pipeline: str, components: Mapping[str, tuple[Json, State | None]]) -
         index[name] = [libraries.get(name, "diffusers"), cls]
     if pipeline.startswith("StableDiffusionXL"):
         return index | {"feature_extractor": [None, None]}
+    if pipeline == EDITS["depth"]:
+        return index | {"feature_extractor": [None, None], "depth_estimator": [None, None]}
     if pipeline.startswith("StableDiffusion") or pipeline == CONSISTENCY:
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
         index |= {} if pipeline.endswith("UpscalePipeline") else {"requires_safety_checker": False}

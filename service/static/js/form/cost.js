@@ -48,7 +48,7 @@ function words({ request, estimate, position }) {
 // Two digits are all that a prediction is worth.
 const rounded = (value) => (value < 60 ? `${Number(value.toPrecision(value < 1 ? 1 : 2))} s` : seconds(value));
 
-/** Flat pictures of a size stand for one's own: the prediction is the same, and nothing large travels as one types. */
+/** All but flat pictures of a size stand for one's own: the prediction is the same, and nothing large travels as one types. */
 const standIns = new Map();
 
 export async function standIn({ width, height }, colour) {
@@ -58,6 +58,8 @@ export async function standIn({ width, height }, colour) {
     const paint = canvas.getContext("2d");
     paint.fillStyle = colour;
     paint.fillRect(0, 0, width, height);
+    paint.fillStyle = "#000";
+    if (width > 1) paint.fillRect(0, 0, 1, 1); // depths must differ
     const blob = await canvas.convertToBlob({ type: "image/png" });
     standIns.set(name, new File([blob], "size.png", { type: blob.type }));
   }

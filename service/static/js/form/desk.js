@@ -13,11 +13,12 @@ const WORDS = ["prompt", "negative_prompt"]; // go from task to task
 // Numbers belong to a model's card: only what a person wants of any model goes with them to another.
 const OF_ANY_MODEL = [...WORDS, "num_images", "seed", "output_format", "priority", "preview_every", "determinism"];
 
-const ACTIONS = { txt2img: "Create", inpaint: "Repaint", img2img: "Create from it" };
+const ACTIONS = { txt2img: "Create", inpaint: "Repaint", img2img: "Create from it", depth2img: "Create from it" };
 
 export class Desk {
   kind = "";
   picture = null;
+  depth = null; // how near each pixel of the picture is; for this visit alone
   #drafts = {}; // by kind: {model, values}
   #shown = ""; // the kind whose fields the form has
 
@@ -74,7 +75,7 @@ export class Desk {
       ? values
       : Object.fromEntries(OF_ANY_MODEL.filter((name) => name in values).map((name) => [name, values[name]]));
     this.#shown = kind;
-    this.form.show(fieldsOf(kind, card, service.schemas, service.openapi), carried, {
+    this.form.show(fieldsOf(kind, card, service.schemas, service.openapi, service.addOns(card)), carried, {
       cards: service.able(kind),
       card,
       action: kind === "upscale" ? `Upscale ×${card.scale}` : (ACTIONS[kind] ?? "Create"),
@@ -102,7 +103,8 @@ export class Desk {
 
   /** Takes picture and mask that a job started from; the one in the editor keeps its mask if it is the same. */
   async takeSource(source, draw) {
-    if (!source || isSame(source.file, this.picture?.file)) return;
+    if (source?.depth) this.depth = await openPicture(source.depth);
+    if (!source?.file || isSame(source.file, this.picture?.file)) return;
     this.picture = await openPicture(source.file);
     if (source.mask) {
       const { maskOf } = await import("../mask/editor.js");

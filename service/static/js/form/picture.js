@@ -29,12 +29,12 @@ export function dropPlace(title, text, onFile) {
   );
 }
 
-function fileInput(onFile) {
+export function fileInput(onFile, label = "Choose a picture") {
   return h("input", {
     type: "file",
     accept: TYPES,
     className: "hidden",
-    "aria-label": "Choose a picture",
+    "aria-label": label,
     onchange: (event) => {
       const [file] = event.target.files;
       event.target.value = "";
@@ -43,18 +43,18 @@ function fileInput(onFile) {
   });
 }
 
-/** The form's row for the picture: thumbnail, name and size, and how to replace it. */
-export function pictureRow(picture, { label, onFile, onShow, showLabel }) {
+/** The form's row for a picture: thumbnail, name and size, and how to replace it; without `onShow` it isn't shown. */
+export function pictureRow(picture, { name = "image", label, onFile, onShow, showLabel }) {
   const input = fileInput(onFile);
   const choose = button(
     picture ? "Replace" : "Choose",
     { className: "button small", onclick: () => input.click() },
     "picture",
   );
-  const edit = picture && button(showLabel, { className: "button small", onclick: onShow });
+  const edit = picture && onShow && button(showLabel, { className: "button small", onclick: onShow });
   return h(
     "div",
-    { className: "field picture", id: "row-image" },
+    { className: "field picture", id: `row-${name}` },
     h("span", { className: "label" }, label),
     input,
     h(
@@ -65,8 +65,8 @@ export function pictureRow(picture, { label, onFile, onShow, showLabel }) {
       choose,
       edit,
     ),
-    h("p", { className: "error", id: "error-image", hidden: true }),
-    h("p", { className: "error", id: "error-mask", hidden: true }),
+    h("p", { className: "error", id: `error-${name}`, hidden: true }),
+    name === "image" && h("p", { className: "error", id: "error-mask", hidden: true }),
   );
 }
 
@@ -78,7 +78,7 @@ const facts = (picture) =>
     h("small", {}, picture ? bytes(picture.file.size) : "drop, paste or choose"),
   );
 
-function thumbnail({ bitmap }) {
+export function thumbnail({ bitmap }) {
   const side = 96;
   const canvas = h("canvas", { className: "thumb", width: side, height: side, "aria-hidden": "true" });
   const crop = Math.min(bitmap.width, bitmap.height);

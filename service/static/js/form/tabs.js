@@ -8,6 +8,7 @@ const NAMES = {
   txt2img: "Create",
   img2img: "From a picture",
   inpaint: "Repaint",
+  depth2img: "By depth",
   upscale: "Upscale",
   class2img: "Of a class",
   semantic2img: "From a map",

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
 
+from core.errors import CheckpointError
 from models.checkpoints.build import fit
-from models.checkpoints.checkpoint import Checkpoint, fitted, makers
+from models.checkpoints.checkpoint import Checkpoint, check, fitted, makers
 from models.checkpoints.files.rename import CLIP, DIFFUSERS, renamed
 from models.checkpoints.layouts.compvis.model import load_compvis
 from models.checkpoints.layouts.compvis.single_file import SingleFile
@@ -40,6 +41,14 @@ MODELS: dict[str, tuple[keys.Shapes, dict[str, float]]] = {
     ),
     "sd21": (
         keys.whole(keys.unet_shapes(keys.SD2_UNET), KL_F8, keys.open_clip_shapes(1024, 24)),
+        {"unet": 865.9, "first_stage": 83.7, "conditioner": 340.4},
+    ),
+    "instruct_pix2pix": (
+        keys.whole(keys.unet_shapes({**keys.SD1_UNET, "in_channels": 8}), KL_F8, keys.clip_shapes(768, 12)),
+        {"unet": 859.5, "first_stage": 83.7, "conditioner": 123.1},
+    ),
+    "sd2_depth": (
+        keys.whole(keys.unet_shapes({**keys.SD2_UNET, "in_channels": 5}), KL_F8, keys.open_clip_shapes(1024, 24)),
         {"unet": 865.9, "first_stage": 83.7, "conditioner": 340.4},
     ),
     "text2img_large": (
@@ -178,9 +187,17 @@ def test_tasks_and_schedules_follow_from_the_keys() -> None:
     assert facts["x4_upscaler"] == ("low-res", "v", 0.02, 0.08333)
     assert facts["sdxl"] == facts["sdxl_refiner"] == (None, "eps", 0.012, 0.13025)
     assert facts["sdxl_inpainting"] == ("mask-latent", "eps", 0.012, 0.13025)
+    assert facts["instruct_pix2pix"] == ("source", "eps", 0.012, 0.18215)
+    assert facts["sd2_depth"] == ("depth", "eps", 0.012, 0.18215)
     assert facts["bsr_sr"][0] == "low-res"
     assert facts["inpainting_big"][0] == "latent-mask"
     assert facts["text2img_large"] == (None, "eps", 0.012, 0.18215)
+
+
+def test_sdxl_that_edits_is_named() -> None:
+    shapes = keys.whole_xl(keys.unet_shapes({**keys.SDXL_UNET, "in_channels": 8}), KL_F8, CLIP_L, BIG_G)
+    with pytest.raises(CheckpointError, match="8 channels; InstructPix2Pix of XL isn't served"):
+        check(load_compvis(SingleFile(Path("m.safetensors"), keys.meta_state(shapes))))
 
 
 def _meta(cls: Any, config: dict[str, Any]) -> dict[str, Tensor]:
@@ -214,7 +231,10 @@ def test_published_unets_of_sdxl_are_those_of_single_files(name: str) -> None:
     fit(diffusers_keys, {key: value.shape for key, value in ours.items()}, "unet")
 
 
-@pytest.mark.parametrize("name", ["sd15", "sd21", "text2img_large", "x4_upscaler", "bsr_sr", "celeba", *PUBLISHED_XL])
+IN_DIFFUSERS = ("sd15", "sd21", "instruct_pix2pix", "sd2_depth", "text2img_large", "x4_upscaler", "bsr_sr", "celeba")
+
+
+@pytest.mark.parametrize("name", [*IN_DIFFUSERS, *PUBLISHED_XL])
 def test_diffusers_networks_have_the_keys_and_shapes_that_we_write(name: str) -> None:
     loaded = _load(name)
     for part, (config, state) in components(loaded, pipeline_class(loaded.config)).items():

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from contract.card import LoraCard
 from core.errors import InvalidRequest
 from core.pictures import lossless
 from service.compat.a1111.hires import fixed, second_pass
@@ -63,10 +64,11 @@ def test_samplers_are_listed_by_their_names_there() -> None:
 
 
 def test_prompts_name_loras() -> None:
-    prompt = read_prompt("red heart <lora:ink:0.5>, <lora:gold> <lora:ink:2>")
+    known = {"inks-old-gold": LoraCard(id="inks-old-gold", hash="", names=("old gold", "gold"))}
+    prompt = read_prompt("red heart <lora:ink:0.5>, <lora:gold> <lora:ink:2> <lora:old gold:3>", known)
     assert prompt.text == "red heart,"
-    assert prompt.fields == {"loras": [{"id": "ink", "scale": 0.5}, {"id": "gold", "scale": 1.0}]}
-    assert read_prompt("(a:1.2) [b] <c>") == ("(a:1.2) [b] <c>", {})
+    assert prompt.fields == {"loras": [{"id": "ink", "scale": 0.5}, {"id": "inks-old-gold", "scale": 1.0}]}
+    assert read_prompt("(a:1.2) [b] <c>", known) == ("(a:1.2) [b] <c>", {})
 
 
 def test_texts_of_a_png_are_read_and_cut() -> None:

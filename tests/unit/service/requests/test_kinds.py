@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from contract.base import Kind
 from contract.card import ModelCard
@@ -17,7 +18,7 @@ from core.errors import InvalidRequest
 from service.requests.bodies import Body
 from service.requests.cards import installed_cards
 from service.requests.kinds import KINDS
-from service.requests.resolution import resolve
+from service.requests.resolution import resolve, warnings_of
 from service.requests.uploads import read_pictures
 from tests.tiny import CLASSES, MAP_CLASSES, write_tiny
 
@@ -28,14 +29,15 @@ NAMES = ("tench", "Crane", "goldfish", "crane", "shark", "hen", "owl", "robin", 
 def cards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelCard]:
     """As scanning writes them; `named` is `class` with names."""
     folder = tmp_path_factory.mktemp("models")
-    for kind in ("plain", "sd-inpaint", "ldm-inpaint", "x4", "class", "label", "map", "bare"):
+    for kind in ("plain", "sd-inpaint", "ldm-inpaint", "x4", "class", "label", "map", "bare", "edit", "depth"):
         write_tiny(kind, folder / kind)
     found = installed_cards(folder)
     return found | {"named": found["class"].model_copy(update={"class_names": NAMES})}
 
 
-def resolved(kind: Kind, card: ModelCard, image: bytes = b"", **fields: Any) -> JobRequest:
+def resolved(kind: Kind, card: ModelCard, image: bytes = b"", depth: bytes = b"", **fields: Any) -> JobRequest:
     files = {name: image or _png(Image.new("L", (40, 30), 255)) for name in KINDS[kind].files}
+    files |= {"depth": depth or _png(Image.linear_gradient("L").resize((40, 30)))} if "depth" in files else {}
     body = Body(kind, KINDS[kind].post.model_validate(fields), files)
     return resolve(body, card, read_pictures(body, card, "job", 2**20), 7, "png", 2**20)
 
@@ -75,6 +77,8 @@ def test_scanned_cards_say_what_each_model_is_for(cards: dict[str, ModelCard]) -
         "label": ("class2img",),
         "named": ("class2img",),
         "map": ("semantic2img",),
+        "edit": ("img2img",),
+        "depth": ("depth2img",),
     }
     assert (cards["class"].classes, cards["label"].classes, cards["map"].map_classes) == (CLASSES, CLASSES, MAP_CLASSES)
     assert (cards["x4"].noise_levels, cards["x4"].scale) == (351, 4)
@@ -84,6 +88,36 @@ def test_img2img_has_a_strength_and_the_pictures_size(cards: dict[str, ModelCard
     request = resolved("img2img", cards["plain"], prompt="red")
     assert (request.width, request.height, request.denoising_strength, request.guided) == (40, 30, 0.75, True)
     assert resolved("img2img", cards["plain"], strength=0.2, steps=10).run_steps == 2
+
+
+def test_a_picture_is_changed_as_told_and_leads_itself(cards: dict[str, ModelCard]) -> None:
+    request = resolved("img2img", cards["edit"], prompt="make it red")
+    assert (request.steps, request.denoising_strength, request.image_guidance) == (100, 1.0, 1.5)
+    assert (request.rows_per_call, request.rows) == (3, 300)
+    alone = resolved("img2img", cards["edit"], image_guidance_scale=1.0)
+    assert (alone.rows_per_call, warnings_of(alone, cards["edit"], None)) == (2, ())
+    [warning] = warnings_of(resolved("img2img", cards["edit"], guidance_scale=1.0), cards["edit"], None)
+    assert (warning.field, warning.message) == (
+        "image_guidance_scale",
+        "image_guidance_scale has no effect at guidance_scale 1",
+    )
+    assert "image_guidance_scale" not in resolved("img2img", cards["plain"]).arguments()
+    assert _refused("img2img", cards["plain"], image_guidance_scale=2.0).field == "image_guidance_scale"
+    assert _refused("img2img", cards["edit"], strength=0.5).field == "strength"
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        resolved("img2img", cards["edit"], image_guidance_scale=0.9)
+
+
+def test_depths_have_the_pictures_size_and_differ(cards: dict[str, ModelCard]) -> None:
+    request = resolved("depth2img", cards["depth"], prompt="red")
+    assert (request.width, request.height, request.denoising_strength) == (40, 30, 0.8)
+    small, flat = _png(Image.linear_gradient("L").resize((20, 15))), _png(Image.new("L", (40, 30), 9))
+    coloured = _png(Image.new("RGB", (40, 30), "red"))
+    assert [_refused("depth2img", cards["depth"], depth=depth).detail for depth in (small, flat, coloured)] == [
+        "depth has 20×15 pixels, the image 40×30; they must have the same",
+        "depth is the same everywhere",
+        "depth has colours; a depth map is grey, the nearer the brighter",
+    ]
 
 
 def test_classes_by_number_and_by_name(cards: dict[str, ModelCard]) -> None:

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from contract.add_ons import CONTROL_ROW
 from contract.uploads import control_name
 from core.errors import InvalidRequest
 from models.networks.controlnet import ControlNet
 from tests.controls import applied, controlled_sd, library_of, write_controls
 from tests.engines import failures, finished, make_engine, make_request, picture_bytes, play
 from workers.engine.engine import Engine
-from workers.engine.messages import Admission, Called, Prepared
+from workers.engine.messages import Admission, Called, Prepared, Stepped
 
 JOBS: dict[str, dict[str, object]] = {
     "none": {"sampler": "ddim", "guidance_scale": 4.0},
@@ -69,6 +70,17 @@ def test_fast_results_are_within_a_thousandth_of_the_job_alone(models_dir: Path)
         _call(single, 4)
         alone, shared = (each._jobs[job.job_id].images[0].z_t for each in (single, engine))
         torch.testing.assert_close(shared, alone, rtol=1e-3, atol=1e-3)
+
+
+def test_a_jobs_part_of_a_call_counts_its_controlnets(models_dir: Path) -> None:
+    engine = _engine(models_dir)
+    jobs = [_job(models_dir, name, "fast", guidance_scale=1.0, sampler="ddim") for name in ("none", "both")]
+    outcomes = play(engine, jobs)
+    calls = [outcome for outcome in outcomes if isinstance(outcome, Called)]
+    assert [(call.rows, call.control_rows) for call in calls] == [(2, 2)] * 4
+    last = {outcome.job_id: outcome.share for outcome in outcomes if isinstance(outcome, Stepped)}
+    assert last["both"].gpu_s == pytest.approx((1 + 2 * CONTROL_ROW) * last["none"].gpu_s)
+    assert last["both"].gpu_s + last["none"].gpu_s == pytest.approx(sum(call.seconds for call in calls))
 
 
 def _call(engine: Engine, count: int) -> None:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from contract.request import JobRequest, OutputFormat, parse_request
+from contract.common import OutputFormat
+from contract.request import JobRequest, parse_request
 from contract.uploads import Upload
 from core.errors import JobFailed
 from tests.enqueue import make_request

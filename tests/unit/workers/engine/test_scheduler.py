@@ -216,7 +216,7 @@ def test_a_slot_that_cannot_run_is_refused() -> None:
     for wrong, says in (
         (slot("a"), "there already"),
         (slot("b", steps=0), "ended"),
-        (slot("c", rows=3), "rows_per_step of slot .* is 3"),
+        (slot("c", rows=4), "rows_per_step of slot .* is 4"),
     ):
         with pytest.raises(ValueError, match=says):
             bench.add(wrong)

@@ -52,8 +52,8 @@ def table(cells: dict[str, float]) -> StepTimes:
     return read_tables("tiny", {name: str(value) for name, value in cells.items()})["cpu"]
 
 
-def called(rows: int, side: int = 8) -> Called:
-    return Called("tiny", rows, rows, False, 0.0, rows, (4, side, side))
+def called(rows: int, side: int = 8, controls: int = 0) -> Called:
+    return Called("tiny", rows, rows, False, 0.0, rows, (4, side, side), controls)
 
 
 def finished(index: int) -> Finished:
@@ -153,3 +153,10 @@ def test_models_in_memory_are_asked_before_others_but_every_tenth_time() -> None
     for _ in range(9):
         order.took("b")
     assert order.of(lanes, cold=["a"]) == [("a", "interactive"), ("b", "bulk")]
+
+
+def test_calls_with_controlnets_are_measured_as_if_without() -> None:
+    timer = StepTimer(MODELS)
+    for _ in range(2):
+        timer.turned([called(4, controls=5)], 0.6, {})
+    assert taken(timer)["4x8x8:rows:4"] == pytest.approx(0.4)  # five rows of 0.4 beside four

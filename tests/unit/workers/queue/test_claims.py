@@ -15,9 +15,9 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from contract.base import CONTRACT_VERSION
+from contract.common import Numerics
 from contract.lanes import LANES
 from contract.redis_keys import events_key, job_key
-from contract.request import Numerics
 from jobs.claim import Holdings
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.unit.workers.parts import NUMERICS, TINY, claim, make_claims, make_worker

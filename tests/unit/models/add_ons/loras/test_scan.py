@@ -19,6 +19,7 @@ def test_cards_say_what_files_do(tmp_path: Path) -> None:
     folder = write_loras(tmp_path)
     state = load_file(folder / "peft.safetensors")
     metadata = {"ss_tag_frequency": json.dumps(TAGS), "modelspec.title": "Dogs", "modelspec.license": "CC0-1.0"}
+    metadata["ss_output_name"] = "dogs-v2"
     (folder / "animals").mkdir()
     save_file(state, folder / "animals" / "my dogs.safetensors", metadata)
     (folder / "animals" / "my dogs.txt").write_text("notes", "utf-8")
@@ -27,6 +28,8 @@ def test_cards_say_what_files_do(tmp_path: Path) -> None:
     card = items["animals-my-dogs"].card
     assert card is not None
     assert (card.description, card.licence, card.trigger_words) == ("Dogs", "CC0-1.0", ("dog", "sky", "grass"))
+    assert items["animals-my-dogs"].card is not None
+    assert (card.names, card.card.names) == (("dogs-v2",), ("my dogs", "dogs-v2"))
     assert (card.rank, card.parts, card.context_width, card.unserved) == (4, ("unet", "text"), 32, None)
     assert all(item.written for item in items.values())
     assert not any(item.written for item in scan_loras(tmp_path))
