@@ -42,6 +42,13 @@ class CardDefaults(Wire):
         return self.img2img_strength if kind in ("img2img", "depth2img") else self.strength
 
 
+class Style(Wire):
+    """Words that give a model's pictures a look; the page offers them beside the prompt."""
+
+    name: str = Field(min_length=1, max_length=40, description="What people call it.")
+    suffix: str = Field(min_length=1, max_length=200, description="What follows the prompt, as in training.")
+
+
 class ModelCard(Wire):
     """`card.json` beside each checkpoint; workers publish it to Redis, the gateway resolves requests by it."""
 
@@ -80,6 +87,11 @@ class ModelCard(Wire):
     class_names: tuple[str, ...] | None = Field(default=None, description="Names by class_id, for `label`.")
     map_classes: int | None = Field(default=None, description="Pixels of a label map are below it.")
     noise_levels: int | None = Field(default=None, description="noise_level is below it.")
+    styles: tuple[Style, ...] = Field(
+        default=(),
+        exclude_if=lambda styles: not styles,
+        description="Looks that the model knows by words, those first that prompts name first.",
+    )
     licence: str
     attribution: tuple[str, ...] = ()
 

@@ -50,10 +50,26 @@ TAGS = [
     {"name": "openai", "description": "OpenAI's Images API, for its clients: calls that wait, errors in its form."},
     {"name": "a1111", "description": "AUTOMATIC1111's API, for its clients: calls that wait, errors in its form."},
 ]
+
+
+def _sent_header(name: str, description: str) -> dict[str, Any]:
+    """Describe a header that a webhook carries."""
+    return {"name": name, "in": "header", "required": True, "description": description, "schema": {"type": "string"}}
+
+
 _JOB_ENDED = {
     "operationId": "job_ended",
     "summary": "A job has ended",
-    "description": "Sent to the job's `webhook_url`, with the headers of Standard Webhooks.",
+    "description": "Sent to the job's `webhook_url`, with the headers of Standard Webhooks, at least once. `data` is "
+    "the job as GET /v1/jobs/{id} answers it.",
+    "parameters": [
+        _sent_header("webhook-id", "Of the message, the same in every try: drop those that you have seen."),
+        _sent_header("webhook-timestamp", "Seconds since 1970 of this try: refuse old ones."),
+        _sent_header(
+            "webhook-signature",
+            "v1, and base64 of HMAC-SHA256 over `id.timestamp.body` with the bytes of LATENTD_WEBHOOK_SECRET.",
+        ),
+    ],
     "requestBody": {
         "required": True,
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobEnded"}}},

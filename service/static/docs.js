@@ -1,121 +1,157 @@
 /**
- * Draws openapi.json: every call with its parameters, body fields, examples and answers. No library, no foreign asset.
+ * Draws openapi.json: every call with code that runs, a form that sends it, its fields and answers; events and webhooks.
  */
 
-import { request } from "./js/lib/api.js";
+import * as api from "./js/lib/api.js";
+import { h } from "./js/lib/dom.js";
+import { attempt } from "./js/docs/attempt.js";
+import { Call, learn } from "./js/docs/call.js";
+import { Code } from "./js/docs/code.js";
+import { code, prose, Schemas, table } from "./js/docs/schemas.js";
 
-const node = (tag, attributes = {}, ...children) => {
-  const element = Object.assign(document.createElement(tag), attributes);
-  element.append(...children.filter((child) => child !== null && child !== ""));
-  return element;
-};
+const heading = (text) => h("h4", {}, text);
+const method = (name) => h("span", { className: `method ${name.toLowerCase()}` }, name.toUpperCase());
+const section = (id, title, ...children) => h("section", { id }, h("h3", {}, ...title), ...children);
 
-let openapi;
+const said = ({ summary, description }) => [summary && h("p", { className: "summary" }, summary), description && h("p", {}, ...prose(description))];
 
-/** Follows `$ref` to the schema that it names. */
-const resolved = (schema) => {
-  const name = schema?.$ref?.split("/").pop();
-  return name ? { name, ...openapi.components.schemas[name] } : (schema ?? {});
-};
-
-const BOUNDS = [
-  ["minimum", "≥ "],
-  ["exclusiveMinimum", "> "],
-  ["maximum", "≤ "],
-  ["exclusiveMaximum", "< "],
-  ["minLength", "characters ≥ "],
-  ["maxLength", "characters ≤ "],
-];
-
-/** A schema in a few words: its type or choices, bounds and default. */
-function words(given) {
-  const schema = resolved(given);
-  if (schema.anyOf) return schema.anyOf.filter((each) => each.type !== "null").map(words).join(" or ") + default_(schema);
-  if (schema.const !== undefined) return JSON.stringify(schema.const);
-  const type = schema.enum?.join(" | ") ?? schema.name ?? schema.format ?? schema.type ?? "anything";
-  const items = schema.type === "array" ? ` of ${words(schema.items)}` : "";
-  const bounds = BOUNDS.filter(([key]) => key in schema).map(([key, sign]) => `, ${sign}${schema[key]}`);
-  return type + items + bounds.join("") + default_(schema);
+/** Folded away until it is asked for, and drawn then. */
+function folded(title, draw) {
+  const details = h("details", {}, h("summary", {}, title));
+  details.addEventListener("toggle", () => details.append(...draw()), { once: true });
+  return details;
 }
 
-const default_ = (schema) => ("default" in schema && schema.default !== null ? `, default ${JSON.stringify(schema.default)}` : "");
-
-const table = (rows) =>
-  node("table", {}, node("tbody", {}, ...rows.map((cells) => node("tr", {}, ...cells.map((cell) => node("td", {}, cell))))));
-
-const parameterRows = (parameters) =>
-  parameters.map(({ name, in: place, required, schema, description }) => [
-    node("code", { textContent: name }),
-    `${place}${required ? ", required" : ""}: ${words(schema)}`,
-    description ?? schema.description ?? "",
+const parameterRows = (call, schemas) =>
+  call.parameters.map(({ name, in: place, required, schema, description }) => [
+    code(name),
+    [`${place}${required ? ", required" : ""}: `, ...schemas.words(schema)],
+    prose(description ?? schema.description),
   ]);
 
-const fieldRows = ({ properties = {}, required = [] }) =>
-  Object.entries(properties).map(([name, field]) => [
-    node("code", { textContent: name }),
-    words(field) + (required.includes(name) ? ", required" : ""),
-    field.description ?? "",
-  ]);
-
-const heading = (text) => node("h3", { textContent: text });
-
-function bodyParts(content) {
-  return Object.entries(content).flatMap(([type, { schema, examples = {} }]) => [
-    heading(`Body: ${type}`),
-    table(fieldRows(resolved(schema))),
-    ...Object.values(examples).flatMap(({ summary, value }) => [
-      heading(`Example: ${summary}`),
-      node("pre", { textContent: JSON.stringify(value, null, 2) }),
-    ]),
-  ]);
+function bodies({ requestBody }, schemas) {
+  return Object.entries(requestBody?.content ?? {}).flatMap(([type, { schema }]) => [heading(`Body: ${type}`), schemas.fields(schema)]);
 }
 
-const answerRows = (responses) =>
-  Object.entries(responses).map(([status, { description, content = {} }]) => [
-    node("code", { textContent: status }),
-    Object.entries(content).map(([type, { schema }]) => `${type}${schema?.$ref ? `: ${words(schema)}` : ""}`).join(", "),
-    description ?? "",
+const contents = (content, schemas) =>
+  Object.entries(content ?? {}).flatMap(([type, { schema }]) => [
+    h("div", {}, type, ...(schema && !schema.oneOf && type.includes("json") ? [": ", ...schemas.words(schema)] : [])),
   ]);
 
-function call(path, method, operation) {
-  const { summary, description, parameters = [], requestBody, responses } = operation;
-  return node(
-    "section",
-    { id: operation.operationId },
-    node("h2", {}, node("span", { className: "method", textContent: method.toUpperCase() }), node("code", { textContent: path })),
-    node("p", { textContent: [summary, description].filter(Boolean).join(". ") }),
-    ...(parameters.length ? [heading("Parameters"), table(parameterRows(parameters))] : []),
-    ...(requestBody ? bodyParts(requestBody.content) : []),
+const answerRows = ({ responses }, schemas) =>
+  Object.entries(responses).map(([status, { description, content }]) => [code(status), contents(content, schemas), prose(description)]);
+
+const headerRows = ({ responses }) =>
+  Object.entries(responses["200"]?.headers ?? {}).map(([name, { description }]) => [code(name), prose(description)]);
+
+function reference(call, schemas) {
+  const rows = parameterRows(call, schemas);
+  const headers = headerRows(call.operation);
+  return [
+    ...(rows.length ? [heading("Parameters"), table(["Name", "Is", "Means"], rows)] : []),
+    ...bodies(call.operation, schemas),
     heading("Answers"),
-    table(answerRows(responses)),
+    table(["Status", "Body", "When"], answerRows(call.operation, schemas)),
+    ...(headers.length ? [heading("Headers of answers"), table(["Header", "Means"], headers)] : []),
+  ];
+}
+
+function drawn(call, schemas) {
+  const shown = new Code(call);
+  document.addEventListener("places", () => shown.draw());
+  return section(
+    call.id,
+    [method(call.method), " ", code(call.path)],
+    ...said(call.operation),
+    shown.element,
+    folded("Try it", () => [attempt(call, () => shown.draw())]),
+    folded("Fields and answers", () => reference(call, schemas)),
   );
 }
 
-function schemaSection(name, schema) {
-  return node("section", { id: `schema-${name}` }, node("h2", { textContent: name }), node("p", { textContent: schema.description ?? "" }), table(fieldRows(schema)));
+/** The events of a job, one schema each. */
+function events({ paths }, schemas) {
+  const stream = paths["/v1/jobs/{id}/events"].get.responses["200"].content["text/event-stream"].schema;
+  return stream.oneOf
+    .filter(({ properties }) => properties)
+    .map(({ title, properties }) => {
+      const schema = properties.data.contentSchema;
+      const { description } = schemas.resolved(schema);
+      return section(`event-${title}`, [code(`event: ${title}`)], description && h("p", {}, description), schemas.fields(schema));
+    });
 }
 
-function draw() {
+const webhooks = (document_, schemas) =>
+  Object.entries(document_.webhooks).map(([name, { post }]) =>
+    section(
+      `webhook-${name}`,
+      [method("post"), " ", code("webhook_url")],
+      ...said(post),
+      heading("Headers"),
+      table(["Header", "Means"], post.parameters.map((each) => [code(each.name), prose(each.description)])),
+      ...bodies(post, schemas),
+      heading("What you answer"),
+      table(["Status", "Means"], Object.entries(post.responses).map(([status, { description }]) => [code(status), description])),
+    ),
+  );
+
+/** Calls by their first tag, in the document's order; what has no words of its own is called by its tag. */
+function groups({ tags }, calls) {
+  const described = new Map(tags.map(({ name, description }) => [name, description]));
+  const names = new Set([...described.keys(), ...calls.map(({ tag }) => tag)]);
+  return [...names].map((name) => ({ name, description: described.get(name), calls: calls.filter(({ tag }) => tag === name) }));
+}
+
+const TITLES = { openai: "OpenAI's API", a1111: "AUTOMATIC1111's API" };
+const titled = (name) => TITLES[name] ?? name[0].toUpperCase() + name.slice(1);
+
+const part = (id, title, description, children) =>
+  h("div", { className: "part", id }, h("h2", {}, title), description && h("p", {}, description), ...children);
+
+function draw(openapi) {
+  const schemas = new Schemas(openapi);
   const calls = Object.entries(openapi.paths).flatMap(([path, item]) =>
-    Object.entries(item).map(([method, operation]) => ({ path, method, operation })),
+    Object.entries(item).map(([name, operation]) => new Call(path, name, operation, schemas)),
   );
   document.querySelector("#version").textContent = openapi.info.version;
   document.querySelector("#summary").textContent = openapi.info.summary ?? "";
-  document.querySelector("#contents").append(
-    ...calls.map(({ path, method, operation }) =>
-      node("a", { href: `#${operation.operationId}` }, node("span", { className: "method", textContent: method.toUpperCase() }), path),
-    ),
-  );
+  const parts = groups(openapi, calls);
+  document.querySelector("#contents").append(...parts.flatMap(contentsOf), ...others());
   document.querySelector("#calls").replaceChildren(
-    ...calls.map(({ path, method, operation }) => call(path, method, operation)),
-    ...Object.entries(openapi.components.schemas).map(([name, schema]) => schemaSection(name, schema)),
+    ...parts.map((each) =>
+      part(`part-${each.name}`, titled(each.name), each.description, each.calls.map((call) => drawn(call, schemas))),
+    ),
+    part("events", "Events", "What GET /v1/jobs/{id}/events sends: each has an id, a name and JSON as its data.", events(openapi, schemas)),
+    part("webhooks", "Webhooks", "What this service sends to you.", webhooks(openapi, schemas)),
+    part("schemas", "Schemas", null, schemas.sections()),
   );
-  document.getElementById(location.hash.slice(1))?.scrollIntoView();
+  document.getElementById(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
 }
 
+const contentsOf = ({ name, calls }) => [
+  h("a", { className: "group", href: `#part-${name}` }, titled(name)),
+  ...calls.map((call) => h("a", { href: `#${call.id}` }, method(call.method), call.path)),
+];
+
+const others = () => ["Events", "Webhooks", "Schemas"].map((name) => h("a", { className: "group", href: `#${name.toLowerCase()}` }, name));
+
+/** Puts ids that exist here into the code: the newest job that has pictures, and the default model. */
+async function findPlaces() {
+  const [{ items }, models] = await Promise.all([api.jobs({ status: "succeeded", limit: 1 }), api.models()]);
+  const found = { model: models.default };
+  if (items.length) Object.assign(found, { job: items[0].id, image: items[0].images[0].id });
+  learn(found);
+}
+
+const wide = matchMedia("(min-width: 60rem)");
+const unfold = () => (document.querySelector("#fold").open = wide.matches);
+wide.addEventListener("change", unfold);
+unfold();
+
 try {
-  openapi = await (await request("openapi.json")).json();
-  draw();
+  draw(await api.openapi());
 } catch (error) {
   document.querySelector("#calls").textContent = `openapi.json can't be drawn: ${error.message}`;
+  throw error;
 }
+await findPlaces();

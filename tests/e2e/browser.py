@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from typing import Any
 
 from playwright.sync_api import Browser, FilePayload, Page, Request, expect, sync_playwright
@@ -20,6 +21,10 @@ FLAGS = (
     "--disable-sync",
 )
 WAIT_MS = 30_000
+AXE = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
+SERIOUS = """async (inside) => (await axe.run(inside ? { include: inside } : document)).violations
+  .filter(({ impact }) => impact === 'serious' || impact === 'critical')
+  .map(({ id, nodes }) => [id, nodes.map(({ html }) => html)])"""
 LOCAL_SCHEMES = ("blob:", "data:")
 
 # Chromium itself logs every answer ≥ 400 and every broken connection as an error; the page handles them.
@@ -101,3 +106,10 @@ def canvas_pixels(page: Page, selector: str) -> list[int]:
     script = "(canvas) => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
     pixels: list[int] = page.locator(selector).evaluate(script)
     return pixels
+
+
+def serious(page: Page, *inside: str) -> list[Any]:
+    """What axe finds serious or worse on the page, or in some parts of it, with the elements."""
+    page.evaluate(AXE)
+    found: list[Any] = page.evaluate(SERIOUS, list(inside) or None)
+    return found

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,3 +56,17 @@ def test_the_description_of_the_api_asks_too(page: Page, token: str) -> None:
     page.fill("#api-key", token)
     page.press("#api-key", "Enter")
     expect(page.locator("#version")).not_to_be_empty()
+    expect(page.locator("#get_model [role=tabpanel]")).to_contain_text("v1/models/painter")
+    told = {"curl": "Bearer $LATENTD_API_KEY", "Python": "LATENTD_API_KEY", "JavaScript": "Bearer YOUR-KEY"}
+    for language, place in told.items():
+        page.locator("#list_loras").get_by_role("tab", name=language).click()
+        program = page.locator("#list_loras [role=tabpanel]").inner_text()
+        assert place in program
+        assert token not in program
+        if language == "JavaScript":
+            assert page.evaluate(f"async () => {{ {program.replace('YOUR-KEY', token)} return answer.status; }}") == 200
+        else:
+            command = ["bash", "-c"] if language == "curl" else [sys.executable, "-c"]
+            environment = os.environ | {"LATENTD_API_KEY": token}
+            said = subprocess.run([*command, program], env=environment, capture_output=True, timeout=60, check=True)
+            assert b"items" in said.stdout

@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 from jsonschema import Draft202012Validator
+from latentd_client import Client
 from openapi_spec_validator import validate
 from redis import Redis
 
@@ -18,6 +19,7 @@ from contract.redis_keys import events_key
 from core.errors import Problem
 from core.storage import open_store
 from service.webhooks.outbox import JobEnded
+from service.webhooks.send import signed_headers
 from tests.gateway import fail, finish, png, running, settings_for
 
 
@@ -93,6 +95,23 @@ def test_a_webhook_is_as_described(client: httpx2.Client, document: dict[str, An
     body = document["webhooks"]["job-ended"]["post"]["requestBody"]["content"]["application/json"]
     check(document, body["schema"], sent)
     assert sent["timestamp"].endswith("Z")
+    described = {each["name"] for each in document["webhooks"]["job-ended"]["post"]["parameters"]}
+    assert described == set(signed_headers(b"secret", "id", 0, b""))
+
+
+def test_each_task_is_a_method_of_the_client_as_the_code_of_docs_has_it(document: dict[str, Any]) -> None:
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    tasks = {operation["operationId"] for operation in operations if operation.get("tags") == ["tasks"]}
+    assert "txt2img" in tasks
+    assert {task for task in tasks if not hasattr(Client, task)} == set()
+
+
+def test_each_call_has_an_example_of_its_body(document: dict[str, Any]) -> None:
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    bodies = [operation["requestBody"]["content"] for operation in operations if "requestBody" in operation]
+    assert len(bodies) > 10
+    for body in bodies:
+        assert any("examples" in content for content in body.values()), body
 
 
 def test_below_a_path_the_server_is_named(redis_url: str, tmp_path: Path) -> None:

@@ -30,6 +30,17 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{file}#{anchor}"
 
 
+def test_every_document_and_picture_is_reached_from_the_readme() -> None:
+    reached, ahead = set(), [ROOT / "README.md"]
+    while ahead:
+        document = ahead.pop()
+        reached.add(document)
+        if document.suffix == ".md":
+            links = LINK.findall(document.read_text("utf-8"))
+            ahead += {(document.parent / file).resolve() for file, _ in links if file} - reached
+    assert set((ROOT / "docs").rglob("*.*")) - reached == set()
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
 def test_files_and_modules_that_are_named_exist(document: Path) -> None:
     text = document.read_text("utf-8")

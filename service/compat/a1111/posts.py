@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +12,7 @@ from service.requests.posts import MAX_SIZE, MIN_SIZE, PROMPT_CHARACTERS
 MAX_IMAGES = 16
 MAX_FEATHER = 256
 Flag = bool | int
+Base64: TypeAlias = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
 
 
 class Sent(BaseModel):
@@ -77,8 +78,8 @@ class Txt2ImgSent(DrawingPost):
 class Img2ImgSent(DrawingPost):
     """Draw over a picture, or repaint what a mask covers, as the web UI's."""
 
-    init_images: list[str] = Field(min_length=1, max_length=1, description="One picture as base64.")
-    mask: str | None = Field(default=None, description="As base64; white is repainted.")
+    init_images: list[Base64] = Field(min_length=1, max_length=1, description="One picture as base64.")
+    mask: Base64 | None = Field(default=None, description="As base64; white is repainted.")
     denoising_strength: float | None = Field(
         default=None, gt=0, le=1, description="How much of the picture is forgotten."
     )
@@ -127,7 +128,7 @@ class ExtrasPost(Sent):
 class ExtraSinglePost(ExtrasPost):
     """One picture."""
 
-    image: str = Field(description="As base64.")
+    image: Base64 = Field(description="As base64.")
 
 
 class NamedFile(BaseModel):
@@ -135,7 +136,7 @@ class NamedFile(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    data: str = Field(description="As base64.")
+    data: Base64 = Field(description="As base64.")
     name: str | None = Field(default=None, description="Not read.")
 
 
@@ -148,4 +149,4 @@ class ExtraBatchPost(ExtrasPost):
 class PngInfoPost(Sent):
     """A picture whose text is read."""
 
-    image: str = Field(description="A PNG as base64.")
+    image: Base64 = Field(description="A PNG as base64.")

@@ -43,8 +43,9 @@ def _form() -> dict[str, Any]:
     return schema
 
 
-def _body(media: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {media: {"schema": schema}}}}
+def _body(media: str, schema: dict[str, Any], **example: object) -> dict[str, Any]:
+    examples = {"short": {"summary": "A prompt alone", "value": {"prompt": "red heart", **example}}}
+    return {"requestBody": {"required": True, "content": {media: {"schema": schema, "examples": examples}}}}
 
 
 @router.post(
@@ -70,7 +71,7 @@ async def generations(request: Request, gateway: Current, caller: CurrentCaller)
     summary="Repaint or draw over a picture, as OpenAI's",
     response_model=ImagesAnswer,
     responses=_responses(),
-    openapi_extra=_body("multipart/form-data", _form()),
+    openapi_extra=_body("multipart/form-data", _form(), image="iVBORw0KGgo…"),
 )
 async def edits(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
     """Waits for the end; a client that leaves before cancels the job."""

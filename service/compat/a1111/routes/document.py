@@ -20,10 +20,11 @@ def answers(*statuses: int) -> Responses:
     return {200: {"headers": HEADER_DOCUMENT}, **refused} if statuses else refused
 
 
-def body(model: type[BaseModel]) -> dict[str, Any]:
-    """Describe a JSON body."""
+def body(model: type[BaseModel], **example: object) -> dict[str, Any]:
+    """Describe a JSON body; `example` is a short one."""
     schema = _inlined(model.model_json_schema())
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    content = {"schema": schema, "examples": {"short": {"summary": "A short one", "value": example}}}
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from service.routes.caller import CurrentCaller
 from service.state import Current
 
 router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
+PICTURE = "iVBORw0KGgo…"
 WAITED = answers(400, 404, 408, 409, 413, 415, 500, 504, 507)  # of calls that read pictures and wait for a job
 
 
@@ -49,7 +50,7 @@ WAITED = answers(400, 404, 408, 409, 413, 415, 500, 504, 507)  # of calls that r
     summary="Text to image, as the web UI's",
     response_model=ImagesAnswer,
     responses=WAITED,
-    openapi_extra=body(Txt2ImgSent),
+    openapi_extra=body(Txt2ImgSent, prompt="red heart", steps=12),
 )
 async def draw(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
     """Waits for the end; a client that leaves before cancels the job."""
@@ -65,7 +66,7 @@ async def draw(request: Request, gateway: Current, caller: CurrentCaller) -> Res
     summary="Draw over or repaint a picture, as the web UI's",
     response_model=ImagesAnswer,
     responses=WAITED,
-    openapi_extra=body(Img2ImgSent),
+    openapi_extra=body(Img2ImgSent, prompt="red heart", denoising_strength=0.6, init_images=[PICTURE]),
 )
 async def draw_over(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
     """Waits for the end; a client that leaves before cancels the job."""
@@ -89,7 +90,7 @@ async def _drawn(asked: Session, post: DrawingPost, drawing: Drawing) -> Respons
     summary="Enlarge a picture, as the web UI's",
     response_model=ExtraSingleAnswer,
     responses=WAITED,
-    openapi_extra=body(ExtraSinglePost),
+    openapi_extra=body(ExtraSinglePost, upscaler_1="Lanczos", upscaling_resize=2, image=PICTURE),
 )
 async def extra_single(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
     """Waits for the end; a client that leaves before cancels the job."""
@@ -107,7 +108,7 @@ async def extra_single(request: Request, gateway: Current, caller: CurrentCaller
     summary="Enlarge pictures, as the web UI's",
     response_model=ExtraBatchAnswer,
     responses=WAITED,
-    openapi_extra=body(ExtraBatchPost),
+    openapi_extra=body(ExtraBatchPost, upscaler_1="Lanczos", imageList=[{"data": PICTURE}]),
 )
 async def extra_batch(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
     """Waits for the end; a client that leaves before cancels the jobs."""
@@ -126,7 +127,7 @@ async def extra_batch(request: Request, gateway: Current, caller: CurrentCaller)
     summary="What a PNG says of how it was made",
     response_model=PngInfoAnswer,
     responses=answers(400, 408, 413, 415),
-    openapi_extra=body(PngInfoPost),
+    openapi_extra=body(PngInfoPost, image=PICTURE),
 )
 async def png_info(request: Request) -> Response:
     post = await read_json(request, PngInfoPost)

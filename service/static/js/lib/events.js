@@ -9,7 +9,7 @@ const FIRST_DELAY_MS = 400;
 const LONGEST_DELAY_MS = 8000;
 
 /** Events of one answer, `{id, type, data}`; comment lines are skipped. */
-async function* parse(body) {
+export async function* parse(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let buffer = "";
   for (;;) {
