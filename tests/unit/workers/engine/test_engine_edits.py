@@ -24,6 +24,7 @@ from models.pipeline.pipeline import LatentDiffusion
 from models.samplers.noise import X_T, noise
 from tests.controls import CASE
 from tests.engines import failures, finished, make_engine, make_request, picture_bytes, play, png
+from workers.engine.conditioning import placed
 from workers.engine.engine_job import EngineJob
 from workers.engine.kinds import job_spec_of, prepare
 from workers.engine.messages import Admission, Called
@@ -63,8 +64,8 @@ def job(name: str, job_id: str = "a", **changes: object) -> Admission:
 
 
 def prepared(admission: Admission, model: LatentDiffusion) -> EngineJob:
-    made = EngineJob(admission, job_spec_of(admission.request, admission.files, model, 1 << 24))
-    made.start(prepare(made.spec, PromptCache()))
+    made = EngineJob(admission, [job_spec_of(admission.request, admission.files, model, 1 << 24)])
+    made.start(lambda spec: placed(prepare(spec, PromptCache()), model))
     return made
 
 
