@@ -11,9 +11,9 @@ from contract.samplers import Schedule
 from contract.uploads import Upload
 
 Preprocess: TypeAlias = Literal["canny"]
+LATENT, LANCZOS = "latent", "lanczos"  # ways to enlarge without a model
 # What a row of a ControlNet costs, in rows of its UNet: by arithmetic 0.33 of Stable Diffusion 1 and 2, 0.44 of XL.
 CONTROL_ROW = 0.4
-LATENT, LANCZOS = "latent", "lanczos"  # ways to enlarge without a model
 
 
 class AppliedLora(Wire):

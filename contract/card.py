@@ -70,6 +70,13 @@ class LayoutCard(Wire):
         return self.vocabulary - 1
 
 
+class Style(Wire):
+    """Words that give a model's pictures a look; the page offers them beside the prompt."""
+
+    name: str = Field(min_length=1, max_length=40, description="What people call it.")
+    suffix: str = Field(min_length=1, max_length=200, description="What follows the prompt, as in training.")
+
+
 class ModelCard(Wire):
     """`card.json` beside each checkpoint; workers publish it to Redis, the gateway resolves requests by it."""
 
@@ -111,6 +118,11 @@ class ModelCard(Wire):
         default=None, exclude_if=lambda layout: layout is None, description="What boxes become, for `layout2img`."
     )
     noise_levels: int | None = Field(default=None, description="noise_level is below it.")
+    styles: tuple[Style, ...] = Field(
+        default=(),
+        exclude_if=lambda styles: not styles,
+        description="Looks that the model knows by words, those first that prompts name first.",
+    )
     licence: str
     attribution: tuple[str, ...] = ()
 

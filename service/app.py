@@ -10,6 +10,8 @@ from types import FrameType
 import structlog
 import uvicorn
 from fastapi import Depends, FastAPI
+from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.staticfiles import StaticFiles
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.backoff import NoBackoff
@@ -77,6 +79,9 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
     for routes in (tasks, jobs, images, models, addons, metrics, document):  # as often as they are asked for
         app.include_router(routes.router, dependencies=[Depends(current_caller)])
     app.include_router(health.router)
+    for folder in ("css", "js"):  # most of what the page loads first
+        files = StaticFiles(directory=health.STATIC / folder, check_dir=False)
+        app.mount(f"/{folder}", GZipMiddleware(files), name=folder)
     app.frontend("/", directory=health.STATIC, fallback=None, check_dir=False)
     handlers.install(app)
     install_compat(app)

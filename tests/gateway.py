@@ -15,6 +15,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from redis import Redis
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
@@ -83,6 +84,15 @@ def write_tokenizer(path: Path) -> None:
     tokenizer.enable_truncation(WINDOW)
     path.parent.mkdir(parents=True)
     tokenizer.save(str(path))
+
+
+def with_text(**texts: str) -> bytes:
+    """A PNG with these text chunks, by keyword."""
+    chunks, data = PngInfo(), io.BytesIO()
+    for keyword, text in texts.items():
+        chunks.add_itxt(keyword, text) if not text.isascii() else chunks.add_text(keyword, text)
+    Image.new("RGB", (16, 16), "navy").save(data, "PNG", pnginfo=chunks)
+    return data.getvalue()
 
 
 def write_cards(folder: Path, *cards: ModelCard) -> Path:

@@ -120,7 +120,7 @@ def _corners(box: list[float] | None) -> list[float] | None:
 
 
 def _pair(value: object) -> object:
-    """Read a form's `1024,768` or `1024x768`."""
+    """Read a form's `1024,768` or `1024x768`, or its `0.2,0.8`."""
     return value.replace("x", ",").split(",") if isinstance(value, str) else value
 
 
@@ -130,6 +130,7 @@ Size: TypeAlias = Annotated[
 Corner: TypeAlias = Annotated[
     list[Annotated[int, Field(ge=0, le=MAX_SIZE)]] | None, Field(min_length=2, max_length=2), BeforeValidator(_pair)
 ]
+Interval: TypeAlias = Annotated[list[Share] | None, Field(min_length=2, max_length=2), BeforeValidator(_pair)]
 DENOISING_END: float | None = Field(
     default=None,
     gt=0,
@@ -207,10 +208,8 @@ class Guided(Post):
         le=50,
         description="How strongly the condition leads; 0, 1: no guidance. Default: the model's.",
     )
-    guidance_interval: list[Share] | None = Field(
+    guidance_interval: Interval = Field(
         default=None,
-        min_length=2,
-        max_length=2,
         description="Guide only where a step's timestep is between these shares of all, [from, to]: 0 is no noise, "
         "1 nothing else. Steps outside cost one row instead of two. Default: everywhere.",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -12,14 +13,29 @@ from playwright.sync_api import Browser, Page, expect
 from redis import Redis
 
 from contract.redis_keys import events_key, job_key
+from core.storage import open_store
 from tests.e2e.browser import canvas_pixels, choose_picture, job_id, open_page, unfold
-from tests.gateway import png
+from tests.gateway import finish, png
 from tests.times import cells, publish
 
 UNNAMED = """() => [...document.querySelectorAll('button, input, select, textarea, a, canvas[tabindex], progress')]
   .filter((node) => node.checkVisibility() && !node.closest('[aria-hidden=true]'))
   .filter((node) => !(node.labels?.length || node.ariaLabel || node.textContent.trim()))
   .map((node) => node.outerHTML)"""
+
+
+# Headless Chromium has no hidden tabs: the page is told that it is one. What it shows is a notification of Chromium's.
+WATCH_NOTIFICATIONS = """() => {
+  window.shown = [];
+  Object.defineProperty(document, 'hidden', { get: () => window.away === true });
+  const { Notification } = window;
+  window.Notification = class extends Notification {
+    constructor(title, options) {
+      super(title, options);
+      this.addEventListener('show', () => window.shown.push([title, options.body]));
+    }
+  };
+}"""
 
 
 @pytest.fixture
@@ -221,3 +237,22 @@ def test_time_left_holds_decoding_and_stands_still_while_the_service_is_away(
     expect(page.locator(".time")).to_have_text(re.compile("^(40|3[0-9]) s left$"))
     redis.hset(job_key(job), "status", "queued")
     client.delete(f"/v1/jobs/{job}")
+
+
+def test_a_job_that_ends_in_a_hidden_tab_is_told_by_a_notification(page: Page, redis: Redis, folder: Path) -> None:
+    page.add_init_script(f"({WATCH_NOTIFICATIONS})()")
+    page.context.grant_permissions(["notifications"])
+    page.reload()
+    store = open_store(str(folder / "data" / "objects"))
+    for prompt, away in (("seen", False), ("red heart", True)):
+        page.fill("#field-prompt", prompt)
+        page.click("#submit")
+        expect(page.locator(".running q")).to_have_text(prompt)
+        expect(page).to_have_title("0 % · latentd")
+        page.evaluate("(away) => { window.away = away; }", away)
+        finish(redis, store, job_id(page), png((64, 64)))
+        expect(page.locator("#download")).to_be_visible()
+        expect(page).to_have_title("latentd")
+        page.evaluate("() => { window.away = false; }")
+    page.wait_for_function("() => window.shown.length > 0")
+    assert page.evaluate("window.shown") == [["Your picture is done", "red heart"]]

@@ -11,12 +11,11 @@ from pathlib import Path
 import httpx2
 import pytest
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import Browser, Page, expect
 from redis import Redis
 
 from tests.e2e.browser import canvas_pixels, choose_picture, drop_file, job_id, open_page, unfold
-from tests.gateway import PAINTER, UPSCALER, png, write_cards
+from tests.gateway import PAINTER, UPSCALER, png, with_text, write_cards
 from tests.times import cells, publish
 
 TASKS = ["Create", "From a picture", "Repaint", "Upscale", "Of a class"]
@@ -37,14 +36,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(browser: Browser, client: httpx2.Client, redis: Redis) -> Iterator[Page]:  # noqa: ARG001 (emptied)
     with open_page(browser, str(client.base_url)) as opened:
         yield opened
-
-
-def with_text(**texts: str) -> bytes:
-    chunks, data = PngInfo(), io.BytesIO()
-    for keyword, text in texts.items():
-        chunks.add_itxt(keyword, text) if not text.isascii() else chunks.add_text(keyword, text)
-    Image.new("RGB", (16, 16), "navy").save(data, "PNG", pnginfo=chunks)
-    return data.getvalue()
 
 
 def test_tabs_are_the_tasks_of_installed_cards_and_stand_in_the_address(page: Page) -> None:

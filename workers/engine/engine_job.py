@@ -87,10 +87,10 @@ class EngineJob:
         state = LatentState(seed, spec.plan, conditions, scale, x_T, z_t, guidance_rescale=spec.request.rescale)
         state.adapters = None if spec.adapters is None else spec.adapters.unet
         state.controls, state.purpose, state.stage = spec.controls, spec.purpose, stage
+        state.image_guidance = spec.request.image_guidance
         state.passed = sum(before.plan.steps for before in self.specs[:stage])
         if stage and conditions.inputs.concat is not None and "image" in spec.pictures:
             state.picture = torch.from_numpy(np.array(spec.pictures["image"]))
-        state.image_guidance = spec.request.image_guidance
         return state
 
     def _resumed(self, image: LatentState, saved: Saved, prepare: Callable[[JobSpec], Conditions]) -> LatentState:

@@ -41,11 +41,11 @@ class LatentState:
     denoise_s: float = 0.0
     adapters: Layers | None = None  # that the UNet's layers get for its rows
     controls: Sequence[Control] = ()
-    image_guidance: float = 1.0  # its scale, where the conditions have a row without the picture
     stage: int = 0  # of its job
     passed: int = 0  # the user's steps of the stages before
     purpose: str = ""  # begins those of its noise
     picture: Tensor | None = None  # h w 3, uint8: what the stage before made, where every row reads it
+    image_guidance: float = 1.0  # its scale, where the conditions have a row without the picture
     # What every row reads, on the device before the first one: a copy in between would stop it.
     table: Tensor = field(init=False)  # r k
     scale: Tensor | None = field(init=False)  # of guidance

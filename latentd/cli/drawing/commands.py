@@ -1,4 +1,4 @@
-"""The commands that draw, from `generate` to `upscale`: their options, put into an order."""
+"""`latentd generate`, `inpaint`, `img2img`, `semantic2img` and `upscale`: their options, put into an order."""
 
 from __future__ import annotations
 
@@ -175,7 +175,6 @@ def depth2img(
     seed: Seed = None,
     num_images: Count = 1,
     lora: Lora = NONE,
-    control: Controls = NONE,
     prompt_syntax: Syntax = "plain",
     clip_skip: Skip = None,
     server: Server = None,
@@ -184,12 +183,11 @@ def depth2img(
     json: Json = False,
 ) -> None:
     """Draw over a picture, led by how near each of its pixels is."""
-    controls, files = read_controls(control)
     fields: dict[str, Any] = dict(prompt=prompt, strength=strength)
     fields |= dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale, guidance_interval=guidance_interval)
     fields |= dict(model=model, steps=steps, sampler=sampler, eta=eta, schedule=schedule, seed=seed)
-    fields |= dict(num_images=num_images) | read_texts(lora, prompt_syntax, clip_skip) | controls
-    draw(Order("depth2img", fields, {"image": image, "depth": depth, **files}, out, force, json), server, device)
+    fields |= dict(num_images=num_images) | read_texts(lora, prompt_syntax, clip_skip)
+    draw(Order("depth2img", fields, {"image": image, "depth": depth}, out, force, json), server, device)
 
 
 def semantic2img(

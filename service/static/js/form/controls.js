@@ -9,10 +9,10 @@ const COUNTS = [1, 2, 4, 8];
 
 /** A field's input, whose value the form reads. */
 export function inputOf(field) {
-  const input = (INPUTS[field.control] ?? numberInput)(field);
+  const input = (field.input ?? INPUTS[field.control] ?? numberInput)(field);
   input.id = `field-${field.name}`;
   input.name = field.name;
-  input.title = field.description ?? "";
+  if (input.role !== "group") input.title = field.description ?? "";
   input.setAttribute("aria-describedby", `help-${field.name} error-${field.name}`);
   return input;
 }
@@ -27,12 +27,32 @@ const INPUTS = {
       {},
       field.options.map((option) => h("option", { value: option }, option || field.none)),
     ),
+  span,
   switch: () => h("input", { type: "checkbox", role: "switch", className: "toggle" }),
 };
 
-function numberInput({ min, max, step = 1, hint }) {
+/** A group of controls that are one field: `get()` makes its value of them, `set(value)` shows one. */
+export function groupOf(field, get, set, ...controls) {
+  const props = { className: "group-of", role: "group", "aria-label": field.label };
+  return Object.defineProperty(h("div", props, ...controls), "value", { get, set });
+}
+
+/** Two numbers from 0 to 1, between which something acts; UNSET where that is always. */
+function span(field) {
+  const end = (label) =>
+    numberInput({ min: 0, max: 1, step: field.step, hint: label === "from" ? "0" : "1", spoken: label });
+  const ends = ["from", "to"].map(end);
+  const get = () => {
+    const [low, high] = [ends[0].value || 0, ends[1].value || 1].map(Number);
+    return low > 0 || high < 1 ? [low, high] : UNSET;
+  };
+  const set = (value) => ends.forEach((input, i) => (input.value = value?.[i] ?? UNSET));
+  return groupOf(field, get, set, ends[0], h("span", { className: "unit" }, "to"), ends[1]);
+}
+
+export function numberInput({ min, max, step = 1, hint, spoken }) {
   const inputMode = step < 1 ? "decimal" : "numeric";
-  return h("input", { type: "number", inputMode, min, max, step, placeholder: hint ?? "" });
+  return h("input", { type: "number", inputMode, min, max, step, placeholder: hint ?? "", "aria-label": spoken });
 }
 
 /** A row: label, input with its handles, help and the place of its error; `extra` stands below the input. */
@@ -41,7 +61,9 @@ export function rowOf(field, input, handles, ...extra) {
   return h(
     "div",
     { className: `field ${field.control}`, id: `row-${field.name}` },
-    h("label", { htmlFor: input.id }, field.label, unit),
+    input.role === "group"
+      ? h("span", { className: "label", "aria-hidden": "true" }, field.label)
+      : h("label", { htmlFor: input.id }, field.label, unit),
     (HANDLES[field.control] ?? ((_, only) => only))(field, input, handles),
     ...extra,
     h("p", { className: "help", id: `help-${field.name}` }, field.help ?? ""),
@@ -57,7 +79,7 @@ const set = (input, value) => {
 };
 
 // The slider is a second handle for the number beside it: hidden from readers, which have the number.
-function slider({ min = 0, max, soft, step }, input) {
+export function slider({ min = 0, max, soft, step }, input) {
   const top = Math.min(max ?? soft, soft);
   const range = h("input", { type: "range", min, max: top, step, tabIndex: -1, "aria-hidden": "true" });
   range.addEventListener("input", () => set(input, range.value));

@@ -75,7 +75,7 @@ export class Desk {
       ? values
       : Object.fromEntries(OF_ANY_MODEL.filter((name) => name in values).map((name) => [name, values[name]]));
     this.#shown = kind;
-    this.form.show(fieldsOf(kind, card, service.schemas, service.openapi), carried, {
+    this.form.show(fieldsOf(kind, card, service.schemas, service.openapi, service.addOns(card)), carried, {
       cards: service.able(kind),
       card,
       action: kind === "upscale" ? `Upscale ×${card.scale}` : (ACTIONS[kind] ?? "Create"),
@@ -104,7 +104,7 @@ export class Desk {
   /** Takes picture and mask that a job started from; the one in the editor keeps its mask if it is the same. */
   async takeSource(source, draw) {
     if (source?.depth) this.depth = await openPicture(source.depth);
-    if (!source || isSame(source.file, this.picture?.file)) return;
+    if (!source?.file || isSame(source.file, this.picture?.file)) return;
     this.picture = await openPicture(source.file);
     if (source.mask) {
       const { maskOf } = await import("../mask/editor.js");

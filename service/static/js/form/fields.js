@@ -40,6 +40,13 @@ const KNOWN = [
   { name: "height", place: "main", control: "number", label: "Height", unit: "px" },
   { name: "num_images", place: "main", control: "count", label: "Pictures" },
   { name: "seed", place: "main", control: "seed", label: "Seed", hint: "random" },
+  { name: "loras", place: "main", label: "Styles and characters (LoRA)" },
+  {
+    name: "controls",
+    place: "main",
+    label: "Led by a picture (ControlNet)",
+    help: "Its picture is cropped to the size that is made.",
+  },
   { name: "steps", place: "more", control: "slider", label: "Steps", soft: 100 },
   {
     name: "guidance_scale",
@@ -59,8 +66,42 @@ const KNOWN = [
     step: 0.1,
     help: "How much is kept of the picture.",
   },
+  {
+    name: "guidance_interval",
+    place: "more",
+    control: "span",
+    label: "Guidance acts",
+    step: 0.05,
+    help: "Between which shares of noise: 1 is the beginning, 0 the end. Empty: always.",
+  },
+  {
+    name: "guidance_rescale",
+    place: "more",
+    control: "number",
+    label: "Softer contrast",
+    step: 0.05,
+    hint: "0",
+    help: "1 takes back all contrast that guidance adds.",
+  },
   { name: "sampler", place: "more", control: "select", label: "Sampler" },
   { name: "schedule", place: "more", control: "select", label: "Schedule", none: "The model's own" },
+  {
+    name: "prompt_syntax",
+    place: "more",
+    control: "switch",
+    label: "Weights in the prompt",
+    on: () => "weighted",
+    off: "plain",
+    help: "(word:1.2) counts more, [word] less.",
+  },
+  {
+    name: "clip_skip",
+    place: "more",
+    control: "number",
+    label: "CLIP skip",
+    hint: "the model's",
+    help: "2 for many models of anime.",
+  },
   {
     name: "preview_every",
     place: "more",
@@ -78,6 +119,14 @@ const KNOWN = [
     step: 0.05,
     help: "Noise added at each step; 0 adds none.",
   },
+  ...["aesthetic_score", "negative_aesthetic_score", "denoising_start", "denoising_end"].map((name) => ({
+    name,
+    place: "programs",
+    control: "number",
+    label: worded(name),
+    step: name.startsWith("d") ? 0.01 : 0.1,
+    hint: "the model's",
+  })),
   { name: "output_format", place: "programs", control: "select", label: "Format" },
   {
     name: "priority",
@@ -106,6 +155,11 @@ const KNOWN = [
   },
 ];
 
+function worded(name) {
+  const words = name.replaceAll("_", " ");
+  return words[0].toUpperCase() + words.slice(1);
+}
+
 // Uploads, and what the page sets itself or has no use for.
 const UNSHOWN = new Set(["image", "mask", "depth", "mask_mode", "webhook_url", "timesteps", "model"]);
 
@@ -126,7 +180,6 @@ const COMMON = new Set([
   "preview_every",
   "determinism",
 ]);
-const WITH_SAMPLER = new Set(["schedule"]); // whoever has samplers has schedules
 
 /** Schemas of the request bodies by kind, references followed. */
 export function requestSchemas(openapi) {
@@ -157,12 +210,22 @@ function branch(property, openapi) {
   return { ...property, ...resolve(options[0], openapi) };
 }
 
-/** Fields of a request of `kind` by the model of `card`: `{name, label, control, default, min, max, options, …}`. */
-export function fieldsOf(kind, card, schemas, openapi) {
+/**
+ * Fields of a request of `kind` by the model of `card`: `{name, label, control, default, min, max, options, …}`; those
+ * of `addOns` have an `input` of their own.
+ */
+export function fieldsOf(kind, card, schemas, openapi, addOns) {
   const { properties } = schemas[kind];
-  const uses = (name) =>
-    COMMON.has(name) || card.fields.includes(name) || (WITH_SAMPLER.has(name) && card.fields.includes("sampler"));
-  const known = KNOWN.filter(({ name }) => name in properties && uses(name));
+  // Whoever has samplers has schedules, and what guides in steps of two halves can do so now and then.
+  const implied = {
+    schedule: card.fields.includes("sampler"),
+    guidance_interval: card.fields.includes("guidance_scale") && !card.guidance_embedded,
+  };
+  const uses = (name) => COMMON.has(name) || card.fields.includes(name) || implied[name] || name in addOns;
+  const known = KNOWN.filter(({ name }) => name in properties && uses(name)).map((field) => ({
+    ...field,
+    ...addOns[field.name],
+  }));
   const names = new Set(KNOWN.map(({ name }) => name));
   const others = card.fields.filter((name) => name in properties && !names.has(name) && !UNSHOWN.has(name));
   const all = [...known, ...others.map((name) => described(name, branch(properties[name], openapi), card))];
@@ -185,8 +248,7 @@ function withBounds(field, property, kind, card) {
 
 /** A field that the page doesn't know, by its schema alone; null for what no control could show. */
 function described(name, property, card) {
-  const words = name.replaceAll("_", " ");
-  const field = { name, place: "main", label: words[0].toUpperCase() + words.slice(1), help: property.description };
+  const field = { name, place: "main", label: worded(name), help: property.description };
   if (name === "class_id" && card.class_names) return null; // its name is chosen instead
   if (name === "label")
     return card.class_names

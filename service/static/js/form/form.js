@@ -4,7 +4,7 @@
 
 import { h, plural } from "../lib/dom.js";
 import { inputOf, rowOf, sizePresets } from "./controls.js";
-import { promptHistory, tokenBar } from "./prompt.js";
+import { promptHistory, styleChips, tokenBar } from "./prompt.js";
 
 const UNSET = "";
 const FOLDS = { more: "More settings", programs: "For programs" };
@@ -80,6 +80,7 @@ export class Form {
       field,
       input,
       this.#handles,
+      styleChips(this.card.styles ?? [], input),
       h("div", { className: "below" }, this.tokens.node, promptHistory(take)),
     );
     row.classList.add("essential");
@@ -135,10 +136,8 @@ export class Form {
     this.#problemOff();
     if (!problem) return;
     const wait = problem.retryAfter ? ` Try again in ${plural(problem.retryAfter, "second")}.` : "";
-    const name = String(problem.field ?? "")
-      .split(".")
-      .pop();
-    const row = this.#root.querySelector(`#error-${CSS.escape(name)}`);
+    const names = String(problem.field ?? "").split("."); // as controls.0.scale, or body.steps
+    const row = names.map((name) => name && this.#root.querySelector(`#error-${CSS.escape(name)}`)).find(Boolean);
     const place = row ?? this.problem;
     place.textContent = problem.message + wait;
     place.hidden = false;

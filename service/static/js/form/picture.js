@@ -29,12 +29,12 @@ export function dropPlace(title, text, onFile) {
   );
 }
 
-function fileInput(onFile) {
+export function fileInput(onFile, label = "Choose a picture") {
   return h("input", {
     type: "file",
     accept: TYPES,
     className: "hidden",
-    "aria-label": "Choose a picture",
+    "aria-label": label,
     onchange: (event) => {
       const [file] = event.target.files;
       event.target.value = "";
@@ -78,7 +78,7 @@ const facts = (picture) =>
     h("small", {}, picture ? bytes(picture.file.size) : "drop, paste or choose"),
   );
 
-function thumbnail({ bitmap }) {
+export function thumbnail({ bitmap }) {
   const side = 96;
   const canvas = h("canvas", { className: "thumb", width: side, height: side, "aria-hidden": "true" });
   const crop = Math.min(bitmap.width, bitmap.height);

@@ -1,5 +1,6 @@
 /**
- * Below the prompt: how many tokens of the model's window it fills, the end of it that would be cut, and earlier prompts.
+ * Below the prompt: looks that the model knows, how many tokens of its window the prompt fills, the end of it that would
+ * be cut, and earlier prompts.
  */
 
 import { button, h } from "../lib/dom.js";
@@ -54,4 +55,27 @@ export function promptHistory(onChoose) {
     toggle.focus();
   });
   return node;
+}
+
+/** Chips of the looks that a card lists: each adds its words to the end of `prompt`, or takes them out again. */
+export function styleChips(styles, prompt) {
+  const has = ({ suffix }) => prompt.value.includes(suffix);
+  const turn = (style) => {
+    const on = styles.filter((each) => has(each) !== (each === style));
+    const bare = styles.reduce((text, { suffix }) => text.replace(suffix, ""), prompt.value).trimEnd();
+    prompt.value = bare + on.map(({ suffix }) => suffix).join("");
+    prompt.setSelectionRange(bare.length, bare.length); // who goes on typing names the thing
+    prompt.dispatchEvent(new Event("input", { bubbles: true }));
+  };
+  const chips = styles.map((style) =>
+    h(
+      "button",
+      { type: "button", className: "chip", title: style.suffix.trim(), onclick: () => turn(style) },
+      style.name,
+    ),
+  );
+  const mark = () => chips.forEach((chip, i) => chip.setAttribute("aria-pressed", String(has(styles[i]))));
+  prompt.addEventListener("input", mark);
+  mark();
+  return chips.length > 0 && h("div", { className: "chips", role: "group", "aria-label": "Looks" }, chips);
 }

@@ -75,10 +75,13 @@ function newKey() {
 
 function multipart(fields, files) {
   const body = new FormData();
-  for (const [name, value] of Object.entries(fields)) body.append(name, String(value));
+  for (const [name, value] of Object.entries(fields)) body.append(name, inForm(value));
   for (const [name, file] of Object.entries(files)) body.append(name, file, file.name ?? `${name}.png`);
   return body;
 }
+
+/** How a form writes a value: a list of numbers as `0.2,0.8`, one of objects as JSON. */
+export const inForm = (value) => (typeof value?.[0] === "object" ? JSON.stringify(value) : String(value));
 
 const jobPath = (id) => `v1/jobs/${encodeURIComponent(id)}`;
 
@@ -88,6 +91,8 @@ export const cancel = (id) => json(jobPath(id), { method: "DELETE" });
 export const purge = (id) => request(`${jobPath(id)}?purge=true`, { method: "DELETE" });
 export const openapi = () => json("openapi.json");
 export const models = () => json("v1/models");
+export const loras = () => json("v1/loras");
+export const controlnets = () => json("v1/controlnets");
 
 /** One page of the newest jobs: `{items, next_cursor}`; `query` has limit, cursor, kind, status and q, where set. */
 export function jobs(query) {

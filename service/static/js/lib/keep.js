@@ -38,15 +38,15 @@ async function within(name, mode, work) {
   }
 }
 
-/** Keeps the picture of a job, its mask and its depth, and forgets the oldest. */
-export const keepSource = (id, { image, mask, depth }) =>
+/** Keeps the picture of a job, mask, depth, and under which ids those of its controls are; forgets the oldest. */
+export const keepSource = (id, { image, mask, depth, controls }) =>
   within(SOURCES, "readwrite", async (store) => {
-    await done(store.put({ id, file: image, mask, depth, at: Date.now() }));
+    await done(store.put({ id, file: image, mask, depth, controls, at: Date.now() }));
     const oldestFirst = await done(store.index("at").getAllKeys());
     await Promise.all(oldestFirst.slice(0, -PICTURES_KEPT).map((key) => done(store.delete(key))));
   });
 
-/** `{file, mask, depth}` that a job started from; undefined if this browser has none, has no more, or lets us keep nothing. */
+/** `{file, mask, depth, controls}` of a job; undefined if this browser has none, has no more, or lets us keep nothing. */
 export const sourceOf = (id) => within(SOURCES, "readonly", (store) => done(store.get(id))).catch(() => undefined);
 
 /** Keeps the picture that is being worked on, and what was drawn over it. */

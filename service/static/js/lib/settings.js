@@ -40,7 +40,7 @@ export async function readSettings(file) {
   if (texts.latentd) {
     try {
       const { request, index } = JSON.parse(texts.latentd);
-      return { ...request, seed: request.seeds?.[index] ?? request.seed };
+      return { ...request, seed: request.seeds?.[index] ?? request.seed, num_images: 1 }; // of its job this one alone
     } catch (error) {
       if (!(error instanceof SyntaxError)) throw error;
     }
@@ -54,8 +54,11 @@ const NUMBERS = {
   "CFG scale": "guidance_scale",
   Seed: "seed",
   "Denoising strength": "strength",
+  "Clip skip": "clip_skip",
   Eta: "eta",
 };
+const LORA = /<lora:([^<>:]+)(?::([^<>]*))?>/g;
+const WEIGHED = /\([^()]*:\s*[\d.]+\s*\)|(?<!\\)[([]/;
 const NEGATIVE = "Negative prompt: ";
 
 /** Reads A1111's text: the prompt, a line for what it mustn't show, and a line of `Name: value` pairs. */
@@ -64,7 +67,11 @@ export function readParameters(text) {
   const facts = /(^|, )Steps: \d/.test(lines.at(-1)) ? pairs(lines.pop()) : {};
   const cut = lines.findIndex((line) => line.startsWith(NEGATIVE));
   const [positive, negative] = cut < 0 ? [lines, []] : [lines.slice(0, cut), lines.slice(cut)];
-  const settings = { kind: "txt2img", prompt: positive.join("\n").trim() };
+  const prompt = positive.join("\n");
+  const settings = { kind: "txt2img", prompt: prompt.replace(LORA, "").trim() };
+  const loras = [...prompt.matchAll(LORA)].map(([, id, scale]) => ({ id: id.trim(), scale: Number(scale) || 1 }));
+  if (loras.length) settings.loras = loras;
+  if (WEIGHED.test(text)) settings.prompt_syntax = "weighted";
   if (negative.length) settings.negative_prompt = negative.join("\n").slice(NEGATIVE.length).trim();
   for (const [name, field] of Object.entries(NUMBERS))
     if (Number.isFinite(Number(facts[name] ?? NaN))) settings[field] = Number(facts[name]);

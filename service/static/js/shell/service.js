@@ -12,6 +12,9 @@ const FORMLESS = new Set(["layout2img"]); // boxes are drawn by programs
 
 export class Service {
   cards = [];
+  #loras = [];
+  #controlnets = [];
+  #lists = {}; // of form/addons.js, where there is anything to add
   #default = "";
   #onChange;
 
@@ -27,10 +30,13 @@ export class Service {
 
   /** Reads the models and the OpenAPI document, then the models again and again. Throws Problem if nobody answers. */
   async start() {
-    const [openapi, models] = await Promise.all([api.openapi(), api.models()]);
+    const asked = [api.openapi(), api.models(), api.loras(), api.controlnets()];
+    const [openapi, models, loras, controlnets] = await Promise.all(asked);
     this.openapi = openapi;
     this.schemas = requestSchemas(openapi);
     this.#take(models);
+    [this.#loras, this.#controlnets] = [loras.items, controlnets.items];
+    if (loras.items.length || controlnets.items.length) this.#lists = await import("../form/addons.js");
     setInterval(() => this.#refresh(), REFRESH_MS);
   }
 
@@ -43,6 +49,16 @@ export class Service {
   card(kind, model) {
     const able = this.able(kind);
     return able.find(({ id }) => id === model) ?? able.find(({ id }) => id === this.#default) ?? able[0];
+  }
+
+  /** What can be added to the model of `card`, by the request's field: `{cards, input}`; nothing where none fits. */
+  addOns(card) {
+    const fits = ({ unserved, context_width: width }) =>
+      !unserved && (!width || !card.context_width || width === card.context_width);
+    const { loraList, controlList } = this.#lists;
+    const all = { loras: [this.#loras, loraList], controls: [this.#controlnets, controlList] };
+    const found = Object.entries(all).map(([name, [cards, input]]) => [name, { cards: cards.filter(fits), input }]);
+    return Object.fromEntries(found.filter(([, { cards }]) => cards.length && card.fields.includes("prompt")));
   }
 
   /** Whether a live worker holds the model. */

@@ -1,13 +1,23 @@
 /**
- * The call that makes a picture again, for the clipboard: curl, Python, JavaScript, JSON.
+ * Copies the call that makes a picture again: which fields it must name, and the menu of languages.
  */
 
 import { announce } from "../lib/dom.js";
+import { curl, javascript, openai, python, speaksOpenai } from "./calls.js";
 import { menu } from "./files.js";
 
 // What the service adds to a request when it resolves it; a call must not send it.
 const FILES = ["image", "mask", "depth"];
-const RESOLVED = new Set(["kind", "seeds", "numerics", ...FILES, "webhook_url", "deadline_ms", "preview_every"]);
+const RESOLVED = new Set([
+  "kind",
+  "seeds",
+  "numerics",
+  ...FILES,
+  "embeddings",
+  "webhook_url",
+  "deadline_ms",
+  "preview_every",
+]);
 const FROM_PICTURE = new Set(["width", "height"]); // of kinds whose answer has its upload's size
 // Fields that a model refuses where its card doesn't list them.
 const OF_MODELS = new Set([
@@ -31,89 +41,49 @@ const DEFAULTS = {
 
 /** The fields that a call must name to make `image` again; `card` is the model's, if it is still there. */
 export function fieldsFor({ request, images }, image, card) {
-  const uploads = files(request);
   const index = images.findIndex(({ id }) => id === image.id);
   const kept = Object.entries(request).filter(
     ([name, value]) =>
       !RESOLVED.has(name) &&
       value !== null &&
       !(card && OF_MODELS.has(name) && !card.fields.includes(name)) &&
-      !(uploads.length && FROM_PICTURE.has(name)) &&
+      !("image" in request && FROM_PICTURE.has(name)) &&
+      !(request.timesteps && name === "steps") &&
       DEFAULTS[name] !== value,
   );
   const fields = Object.fromEntries(kept);
   delete fields.num_images;
+  if (fields.loras) fields.loras = fields.loras.map(({ hash, ...lora }) => lora);
+  if (fields.controls) fields.controls = fields.controls.map(({ hash, image: _, ...control }) => control);
   return { ...fields, seed: request.seeds?.[index] ?? image.seed };
 }
 
-const files = (request) => FILES.filter((name) => name in request);
-const base = () => new URL(".", location.href).href;
-const quoted = (text) => `'${text.replaceAll("'", String.raw`'\''`)}'`;
-
-function curl(kind, fields, uploads, name) {
-  const call = `curl -s ${quoted(`${base()}v1/${kind}`)} -H 'Accept: image/png' -o ${name}.png`;
-  if (!uploads.length) return `${call} \\\n  --json ${quoted(JSON.stringify(fields))}`;
-  const parts = [
-    ...uploads.map((upload) => `-F ${upload}=@${upload}.png`),
-    ...Object.entries(fields).map(([field, value]) => `--form-string ${quoted(`${field}=${value}`)}`),
-  ];
-  return [call, ...parts].join(" \\\n  ");
+function callOf(job, image, card) {
+  const { kind, request } = job;
+  const starts = FILES.filter((name) => name in request);
+  const uploads = [...starts, ...(request.controls ?? []).map((_, i) => `control_${i}`)];
+  return { kind, fields: fieldsFor(job, image, card), uploads, name: image.id };
 }
 
-// JSON's true, false and null are no Python.
-const python_ = (value) =>
-  value === true ? "True" : value === false ? "False" : value === null ? "None" : JSON.stringify(value);
-
-function python(kind, { prompt, ...fields }, uploads, name) {
-  const given = [
-    ...uploads.map((upload) => `${upload}="${upload}.png"`),
-    ...Object.entries(fields).map(([field, value]) => `${field}=${python_(value)}`),
-  ];
-  const first = prompt === undefined ? [] : [uploads.length ? `prompt=${python_(prompt)}` : python_(prompt)];
-  return [
-    "from latentd_client import Client",
-    "",
-    `with Client(${JSON.stringify(base().replace(/\/$/, ""))}) as client:`,
-    `    job = client.${kind}(${[...first, ...given].join(", ")})`,
-    `    client.images(job)[0].save("${name}.png")`,
-    "",
-  ].join("\n");
-}
-
-function javascript(kind, fields, uploads) {
-  const url = JSON.stringify(`${base()}v1/${kind}`);
-  const body = uploads.length
-    ? [
-        "const body = new FormData();",
-        ...uploads.map((upload) => `body.append("${upload}", ${upload}File);`),
-        `for (const [name, value] of Object.entries(${JSON.stringify(fields)})) body.append(name, value);`,
-        `const answer = await fetch(${url}, { method: "POST", headers: { Accept: "image/png" }, body });`,
-      ]
-    : [
-        `const answer = await fetch(${url}, {`,
-        '  method: "POST",',
-        '  headers: { "Content-Type": "application/json", Accept: "image/png" },',
-        `  body: JSON.stringify(${JSON.stringify(fields)}),`,
-        "});",
-      ];
-  return [...body, "const picture = await answer.blob();", ""].join("\n");
-}
+const LANGUAGES = {
+  curl,
+  Python: python,
+  JavaScript: javascript,
+  "OpenAI call": openai,
+  JSON: ({ fields }) => JSON.stringify(fields, null, 2),
+};
 
 export function copyMenu(job, image, card) {
-  const { kind, request } = job;
-  const copy = (what, text) => async () => {
-    await toClipboard(text());
-    announce(`Copied as ${what}`);
+  const names = Object.keys(LANGUAGES).filter((name) => name !== "OpenAI call" || speaksOpenai(job));
+  const copy = (name) => async () => {
+    await toClipboard(LANGUAGES[name](callOf(job, image, card)));
+    announce(`Copied as ${name}`);
   };
-  const fields = () => fieldsFor(job, image, card);
-  const uploads = files(request);
-  const name = image.id;
-  return menu("Copy as", "copy-as", [
-    ["curl", copy("curl", () => curl(kind, fields(), uploads, name))],
-    ["Python", copy("Python", () => python(kind, fields(), uploads, name))],
-    ["JavaScript", copy("JavaScript", () => javascript(kind, fields(), uploads))],
-    ["JSON", copy("JSON", () => JSON.stringify(fields(), null, 2))],
-  ]);
+  return menu(
+    "Copy as",
+    "copy-as",
+    names.map((name) => [name, copy(name)]),
+  );
 }
 
 // The clipboard is for secure origins only; a page of http://machine:8000 copies a selection.

@@ -3,6 +3,7 @@
  */
 
 import { button, h, pictureBox } from "../lib/dom.js";
+import { nameOf } from "../form/tabs.js";
 import { compare } from "./compare.js";
 
 /** The first pictures of two jobs; `onClose()` leaves. */
@@ -10,7 +11,7 @@ export function pairView(first, second, onClose) {
   const [a, b] = [first.images[0], second.images[0]];
   const close = button("Close", { className: "button", onclick: onClose }, "clear");
   const words = (job) =>
-    h("figcaption", { className: "clamped" }, `${job.request.prompt ?? job.kind} · seed ${job.images[0].seed}`);
+    h("figcaption", { className: "clamped" }, `${job.request.prompt || nameOf(job.kind)} · seed ${job.images[0].seed}`);
   if (a.width * b.height === b.width * a.height) {
     const { frame, hold } = compare(a.url, b.url, second.request.prompt ?? "");
     const place = h("div", { className: "place" }, pictureBox(b, frame));

@@ -78,3 +78,10 @@ def test_values_are_shown_short(value: object, expected: object) -> None:
 
 def test_numbers_without_end_are_shown() -> None:
     assert len(str(shown(10**5000))) <= 200
+
+
+def test_a_form_writes_pairs_with_a_comma() -> None:
+    assert Txt2ImgPost.model_validate_strings({"guidance_interval": "0.2,0.8"}).guidance_interval == [0.2, 0.8]
+    for wrong in ("0.2", "0.2,1.5", "0.2,0.4,0.6", "a,b"):
+        with pytest.raises(ValidationError):
+            Txt2ImgPost.model_validate_strings({"guidance_interval": wrong})

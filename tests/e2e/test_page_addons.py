@@ -1,0 +1,229 @@
+"""What is added to a model on the page: looks of its card, LoRAs, ControlNets; and what only some models read."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, FilePayload, Page, expect
+from redis import Redis
+
+from contract.card import InstalledControlNet, InstalledLora, Style
+from tests.e2e.browser import choose_picture, drop_file, job_id, open_page, serious, unfold
+from tests.gateway import PAINTER, UPSCALER, png, with_text, write_cards
+
+WIDTH = 32  # of the text that the painter reads
+LOOKS = (Style(name="3D", suffix=", 3d style"), Style(name="Navy", suffix=" on a navy background"))
+ABOUT: dict[str, Any] = {"hash": "2" * 64, "file": "x.safetensors", "size": 1, "changed_ns": 1}
+
+
+def write_add_ons(models_dir: Path) -> None:
+    """Cards of add-ons for the painter and for others, as workers leave them beside the files."""
+    fitting, wide = {"context_width": WIDTH, **ABOUT}, {"context_width": 2 * WIDTH, **ABOUT}
+    loras = (
+        InstalledLora(id="watercolour", trigger_words=("wet paper",), **fitting),
+        InstalledLora(id="pixels", **fitting),
+        InstalledLora(id="of-another-family", **wide),
+        InstalledLora(id="broken", unserved="the file is broken", **fitting),
+    )
+    edges = InstalledControlNet(id="edges", **fitting)
+    for folder, cards in (("Lora", loras), ("ControlNet", (edges,))):
+        (models_dir / folder).mkdir()
+        for card in cards:
+            (models_dir / folder / f"{card.id}.card.json").write_text(card.model_dump_json(), "utf-8")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A painter that has looks and reads its text by CLIP, and what can be added to it."""
+    made = tmp_path_factory.mktemp("gateway")
+    fields = (*PAINTER.fields, "prompt_syntax", "clip_skip")
+    changes = {"tasks": ("txt2img", "inpaint", "img2img"), "fields": fields, "context_width": WIDTH, "styles": LOOKS}
+    write_cards(made / "models", PAINTER.model_copy(update=changes), UPSCALER)
+    write_add_ons(made / "models")
+    return made
+
+
+@pytest.fixture
+def page(browser: Browser, client: httpx2.Client, redis: Redis) -> Iterator[Page]:  # noqa: ARG001 (emptied)
+    with open_page(browser, str(client.base_url), reduced_motion="reduce") as opened:
+        yield opened
+
+
+def add(page: Page, field: str, name: str) -> None:
+    page.locator(f"#row-{field} select").select_option(name)
+    page.locator(f"#row-{field}").get_by_role("button", name="Add this").click()
+
+
+def lead(page: Page, picture: bytes) -> None:
+    """Give the ControlNet its picture."""
+    edges: FilePayload = {"name": "edges.png", "mimeType": "image/png", "buffer": picture}
+    page.locator("#row-controls input[type=file]").set_input_files(files=edges)
+    expect(page.locator("#row-controls .facts")).to_have_text("40 × 30")
+
+
+def amount(page: Page, name: str) -> str:
+    return page.get_by_label(f"How much of {name}", exact=True).input_value()
+
+
+def test_looks_are_put_behind_the_prompt_in_the_cards_order_and_taken_out(page: Page) -> None:
+    page.fill("#field-prompt", "red heart")
+    navy, shaded = (page.get_by_role("button", name=name, exact=True) for name in ("Navy", "3D"))
+    navy.click()
+    shaded.click()
+    expect(page.locator("#field-prompt")).to_have_value("red heart, 3d style on a navy background")
+    page.keyboard.type(" ")  # by keyboard: the chip still has the focus
+    expect(page.locator("#field-prompt")).to_have_value("red heart on a navy background")
+    expect(navy).to_have_attribute("aria-pressed", "true")
+    expect(shaded).to_have_attribute("aria-pressed", "false")
+    page.fill("#field-prompt", "stars, 3d style")
+    expect(shaded).to_have_attribute("aria-pressed", "true")
+    page.click("#tab-upscale")
+    expect(page.locator(".chip")).to_have_count(0)
+
+
+def test_add_ons_of_the_models_family_are_chosen_sent_kept_and_found_again(page: Page, client: httpx2.Client) -> None:
+    page.fill("#field-prompt", "(red:1.2) heart")
+    unfold(page)
+    options = page.locator("#row-loras option")
+    assert options.all_inner_texts() == ["pixels", "watercolour"]
+    add(page, "loras", "watercolour")
+    expect(page.locator("#row-loras .line .help")).to_contain_text("wet paper")
+    page.get_by_label("How much of watercolour", exact=True).fill("0.6")
+    add(page, "controls", "edges")
+    lead(page, png((40, 30)))
+    page.get_by_label("edges acts until").fill("0.5")
+    page.get_by_text("Draw the edges").click()
+    page.locator("#field-prompt_syntax").check()
+    page.locator("#field-guidance_interval input").first.fill("0.2")
+    page.select_option("#field-schedule", "karras")
+    assert serious(page) == []
+    assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")  # the form alone scrolls
+    page.set_viewport_size({"width": 320, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.click("#submit")
+    request = client.get(f"/v1/jobs/{job_id(page)}").json()["request"]
+    assert [(each["id"], each["scale"]) for each in request["loras"]] == [("watercolour", 0.6)]
+    (control,) = request["controls"]
+    assert (control["id"], control["scale"], control["start"], control["end"]) == ("edges", 1.0, 0.0, 0.5)
+    assert (control["preprocess"], control["image"]["width"], control["image"]["height"]) == ("canny", 64, 64)
+    assert (request["prompt_syntax"], request["schedule"]) == ("weighted", "karras")
+    assert request["guidance_interval"] == [0.2, 1.0]
+
+    page.reload()  # the draft
+    unfold(page)
+    assert amount(page, "watercolour") == "0.6"
+    expect(page.locator("#row-controls .facts")).to_have_text("40 × 30")
+    page.locator(".line-head button").first.click()
+    expect(options.nth(1)).to_have_text("watercolour")  # it can be added again
+    page.click("#cancel")
+    page.click("#reuse")  # the job
+    assert amount(page, "watercolour") == "0.6"
+    expect(page.locator("#row-controls .facts")).to_have_text("40 × 30")
+    assert page.locator("#field-guidance_interval input").first.input_value() == "0.2"
+
+
+def test_a_control_without_its_picture_is_said_beside_it(page: Page) -> None:
+    page.fill("#field-prompt", "heart")
+    add(page, "controls", "edges")
+    page.click("#submit")
+    expect(page.locator("#error-controls")).to_have_text("Choose the picture that leads edges.")
+    lead(page, png((40, 30)))
+    page.get_by_label("edges acts from").fill("0.7")
+    page.get_by_label("edges acts until").fill("0.3")
+    page.click("#submit")
+    expect(page.locator("#error-controls")).to_contain_text("each end is above its start")
+
+
+def test_a_picture_is_drawn_over_with_what_was_added(page: Page, client: httpx2.Client) -> None:
+    page.click("#tab-img2img")
+    choose_picture(page, "mine.png", png((48, 32)))
+    unfold(page)
+    add(page, "loras", "pixels")
+    add(page, "controls", "edges")
+    lead(page, png((40, 30)))
+    page.locator("#field-guidance_interval input").nth(1).fill("0.8")
+    expect(page.locator("#cost")).to_contain_text("1 picture")  # the dry run takes all of it
+    page.click("#submit")
+    request = client.get(f"/v1/jobs/{job_id(page)}").json()["request"]
+    assert request["loras"][0]["id"] == "pixels"
+    assert (request["controls"][0]["image"]["width"], request["controls"][0]["image"]["height"]) == (48, 32)
+    assert request["guidance_interval"] == [0.0, 0.8]
+
+
+def test_settings_of_a_picture_bring_what_was_added(page: Page) -> None:
+    resolved = {"kind": "txt2img", "model": "painter", "prompt": "heart", "steps": 9, "sampler": "euler", "seed": 3}
+    resolved |= {"schedule": "karras", "guidance_interval": [0.1, 0.9], "prompt_syntax": "weighted", "clip_skip": 2}
+    resolved |= {"loras": [{"id": "pixels", "scale": 0.4, "hash": "x"}, {"id": "gone", "scale": 1, "hash": "x"}]}
+    resolved |= {"controls": [{"id": "edges", "scale": 0.5, "start": 0, "end": 0.6, "image": {}, "hash": "x"}]}
+    drop_file(page, "mine.png", with_text(latentd=json.dumps({"request": resolved, "index": 0})))
+    page.click("#read-settings")
+    expect(page.locator("#problem")).to_have_text(
+        "Its LoRA, gone, isn't installed here or doesn't fit the model. "
+        "The pictures that led it aren't in the file: choose them again."
+    )
+    unfold(page)
+    assert (amount(page, "pixels"), amount(page, "edges")) == ("0.4", "0.5")
+    assert page.get_by_label("edges acts until").input_value() == "0.6"
+    ends = page.locator("#field-guidance_interval input")
+    assert [end.input_value() for end in ends.all()] == ["0.1", "0.9"]
+    assert (page.input_value("#field-schedule"), page.input_value("#field-clip_skip")) == ("karras", "2")
+    expect(page.locator("#field-prompt_syntax")).to_be_checked()
+
+
+def test_weights_and_loras_of_other_programs_are_read(page: Page) -> None:
+    text = "(red:1.3) heart <lora:pixels:0.7>\nSteps: 12, Sampler: Euler, CFG scale: 5, Seed: 4, Clip skip: 2"
+    drop_file(page, "mine.png", with_text(parameters=text))
+    page.click("#read-settings")
+    expect(page.locator("#field-prompt")).to_have_value("(red:1.3) heart")
+    unfold(page)
+    assert amount(page, "pixels") == "0.7"
+    assert page.input_value("#field-clip_skip") == "2"
+    expect(page.locator("#field-prompt_syntax")).to_be_checked()
+
+
+def test_pictures_that_lead_are_cropped_about_their_middle(page: Page, client: httpx2.Client) -> None:
+    halves = Image.new("RGB", (40, 30), "white")
+    halves.paste("black", (0, 0, 20, 30))
+    data = io.BytesIO()
+    halves.save(data, "PNG")
+    add(page, "controls", "edges")
+    lead(page, data.getvalue())
+    cropped = page.evaluate(
+        """async () => {
+          const { controlFile } = await import('./js/form/addons.js');
+          const [value] = document.querySelector('#field-controls').value;
+          const bitmap = await createImageBitmap(await controlFile(value, { width: 64, height: 64 }));
+          const paint = new OffscreenCanvas(64, 64).getContext('2d');
+          paint.drawImage(bitmap, 0, 0);
+          const { data } = paint.getImageData(0, 32, 64, 1);
+          return [4, 28, 36, 60].map((x) => data[4 * x]);
+        }"""
+    )
+    assert cropped == [0, 0, 255, 255]
+    assert client.get("/v1/jobs").json()["items"] == []
+
+
+def test_one_controlnet_leads_twice_and_all_of_it_is_reached_by_keyboard(page: Page) -> None:
+    choice, lines = page.locator("#row-loras select"), page.locator("#row-loras .line-head")
+    choice.focus()
+    page.keyboard.press("ArrowDown")  # passes one, and adds none
+    expect(lines).to_have_count(0)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(lines).to_have_text(["watercolour×"])
+    page.keyboard.press("Enter")
+    expect(choice).to_be_hidden()
+    expect(page.get_by_label("How much of pixels", exact=True)).to_be_focused()
+    page.get_by_role("button", name="Remove pixels").press("Enter")
+    expect(page.get_by_role("button", name="Add this LoRA")).to_be_focused()
+    for _ in range(2):
+        add(page, "controls", "edges")
+    expect(page.locator("#row-controls .line")).to_have_count(2)
