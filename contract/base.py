@@ -1,4 +1,4 @@
-"""What every message has in common, and the version that a worker must share to run a job."""
+"""What every message has in common, the lanes of work, and the version that a worker must share to run a job."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict
 CONTRACT_VERSION = 3
 CONTRACTS_READ = frozenset({2, CONTRACT_VERSION})  # its own and, once there is a release before this one, that one's
 Kind: TypeAlias = Literal["txt2img", "inpaint", "upscale", "img2img", "class2img", "semantic2img", "depth2img"]
+Lane: TypeAlias = Literal["interactive", "bulk"]
+LANES: tuple[Lane, ...] = ("interactive", "bulk")
 
 
 class Wire(BaseModel):
@@ -30,3 +32,8 @@ class Wire(BaseModel):
     def to_json(self) -> str:
         """JSON that validates again: without computed fields."""
         return self.model_dump_json(round_trip=True)
+
+
+def queue_name(model: str, lane: Lane) -> str:
+    """Name the RQ queue of a model's lane."""
+    return f"latentd.{model}.{lane}"

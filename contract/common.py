@@ -8,8 +8,7 @@ from pydantic import Field, computed_field
 from pydantic.json_schema import SkipJsonSchema
 
 from contract.add_ons import CONTROL_ROW, AppliedControl, AppliedEmbedding, AppliedLora
-from contract.base import Kind, Wire
-from contract.lanes import Lane
+from contract.base import Kind, Lane, Wire
 from contract.prompts import PromptSyntax
 from contract.samplers import Schedule, evaluations
 from contract.uploads import Upload, control_name

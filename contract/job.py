@@ -8,9 +8,8 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field
 
-from contract.base import Kind, Wire
+from contract.base import Kind, Lane, Wire
 from contract.common import OutputFormat
-from contract.lanes import Lane
 from contract.request import JobRequest
 from core.errors import Problem
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from contract.lanes import Lane
+from contract.base import Lane
 
 WAKES = 64
 JOBS_KEY = "latentd:jobs"  # sorted set: job id → created_at in Unix milliseconds

@@ -26,10 +26,9 @@ from rq.scripts import UNIQUE_ENQUEUE_SCRIPT, _build_hset_args
 from rq.serializers import JSONSerializer
 from rq.utils import utcformat
 
-from contract.base import CONTRACT_VERSION, Kind
+from contract.base import CONTRACT_VERSION, Kind, queue_name
 from contract.common import SEEDS
 from contract.job import JOB_FUNCTION, JobRecord
-from contract.lanes import queue_name
 from contract.measurements import JobWork
 from contract.redis_keys import (
     DEADLINES_KEY,

@@ -21,9 +21,9 @@ from rq.job import Job, JobStatus
 from rq.registry import CanceledJobRegistry
 from rq.utils import utcformat
 
+from contract.base import queue_name
 from contract.events import Returned
 from contract.job import JobHead, JobResult
-from contract.lanes import queue_name
 from contract.redis_keys import (
     CANCELING_KEY,
     DEADLINES_KEY,

@@ -8,8 +8,8 @@ from datetime import datetime
 from rq.executions import Execution
 from rq.job import Job
 
+from contract.base import Lane
 from contract.job import ImageInfo, JobRecord, JobResult, Timings
-from contract.lanes import Lane
 from contract.request import JobRequest
 from contract.stages import models_of
 from jobs.stored_job import LaneQueue

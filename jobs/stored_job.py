@@ -14,9 +14,8 @@ from rq.job import Job, JobStatus
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
-from contract.base import CONTRACTS_READ
+from contract.base import CONTRACTS_READ, Lane, queue_name
 from contract.job import TERMINAL, JobHead, JobRecord
-from contract.lanes import Lane, queue_name
 from contract.redis_keys import job_key
 from core.text import as_text
 

@@ -13,7 +13,7 @@ from rq.serializers import JSONSerializer
 from rq.worker.base import BaseWorker, WorkerStatus
 from rq.worker_registration import register
 
-from contract.lanes import LANES, queue_name
+from contract.base import LANES, queue_name
 from core.clock import CLOCK
 from core.text import as_text
 from jobs.run import JobRun

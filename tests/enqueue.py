@@ -12,10 +12,9 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.utils import as_text
 
-from contract.base import CONTRACT_VERSION
+from contract.base import CONTRACT_VERSION, queue_name
 from contract.events import TRACE
 from contract.job import JOB_FUNCTION, JobRecord
-from contract.lanes import queue_name
 from contract.measurements import JobWork
 from contract.redis_keys import DEADLINES_KEY, JOBS_KEY, LAYOUT_KEY, events_key, job_key, wake_key, work_key
 from contract.request import REQUESTS, JobRequest, parse_request

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from contract.lanes import LANES, Lane
+from contract.base import LANES, Lane
 
 CLAIMS_A_ROUND = 4  # the others wait for the next round, not the running jobs for the claims
 IDLE_S = 0.02  # how long a worker waits for its storing threads before it looks for jobs again

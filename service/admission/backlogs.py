@@ -10,7 +10,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from contract.lanes import LANES, Lane, queue_name
+from contract.base import LANES, Lane, queue_name
 from contract.measurements import WRITTEN_AT, JobWork, SizeTimes, StepTimes, read_tables
 from contract.redis_keys import queue_key, serving_key, step_times_key, work_key
 from core.clock import CLOCK

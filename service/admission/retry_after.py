@@ -10,8 +10,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from contract.base import LANES, Lane, queue_name
 from contract.job import JobRecord
-from contract.lanes import LANES, Lane, queue_name
 from contract.measurements import JobWork
 from contract.redis_keys import job_key, queue_key, started_key
 from contract.request import JobRequest

@@ -11,10 +11,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
 
-from contract.base import Kind
+from contract.base import Kind, Lane, queue_name
 from contract.common import Numerics
 from contract.job import ImageInfo, Job, JobRecord, JobResult, Progress, Status, Timings
-from contract.lanes import Lane, queue_name
 from contract.redis_keys import gone_key, job_key, list_key, queue_key
 from core.errors import Gone, InvalidRequest, NotFound, Problem
 from service.admission.backlogs import Backlogs

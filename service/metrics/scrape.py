@@ -11,10 +11,10 @@ from prometheus_client.registry import Collector
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
+from contract.base import LANES, Lane, queue_name
 from contract.card import ModelCard
 from contract.events import Returned
 from contract.job import Status
-from contract.lanes import LANES, Lane, queue_name
 from contract.redis_keys import JOBS_KEY, RETRIES_KEY, UNSERVED_KEY, queue_key, serving_key, unserved_field
 from core.clock import AHEAD, AHEAD_MEANS, CLOCK
 from jobs.layout import evicting_policy

@@ -13,8 +13,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import from_json
 
 from contract.add_ons import LANCZOS, Preprocess
+from contract.base import Lane
 from contract.common import SEEDS, Determinism, MaskMode, OutputFormat
-from contract.lanes import Lane
 from contract.prompts import PromptSyntax
 from contract.samplers import MOST_TIMESTEPS, Schedule
 

@@ -17,9 +17,8 @@ from rq.job import Job as RQJob
 from rq.registry import CanceledJobRegistry
 from rq.serializers import JSONSerializer
 
-from contract.base import CONTRACT_VERSION
+from contract.base import CONTRACT_VERSION, queue_name
 from contract.job import JOB_FUNCTION
-from contract.lanes import queue_name
 from contract.redis_keys import (
     CARDS_KEY,
     JOBS_KEY,

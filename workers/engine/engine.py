@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from contract.base import Lane
 from contract.common import Numerics
-from contract.lanes import Lane
 from contract.stages import models_of
 from core.errors import DeadlineMissed, JobFailed, LatentdError
 from models.add_ons.controls.library import ControlLibrary

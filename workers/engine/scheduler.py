@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from contract.lanes import Lane
+from contract.base import Lane
 
 AGEING_S = 2.0
 MAX_ROWS_PER_STEP = 3  # told of text and picture, of the picture alone, of neither

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from contract.lanes import Lane
+from contract.base import Lane
 from workers.engine.scheduler import AGEING_S, Batch, Shape, Slot, StepScheduler
 
 DECODE_CHUNK = 4  # images decoded at a time; activations of a decoder are its largest tensors

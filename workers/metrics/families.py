@@ -10,9 +10,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 
-from contract.base import Kind
+from contract.base import LANES, Kind
 from contract.job import Status
-from contract.lanes import LANES
 from core.clock import AHEAD, AHEAD_MEANS, CLOCK
 from core.errors import ConfigurationError
 from jobs.run import JobRun

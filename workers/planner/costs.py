@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from contract.lanes import Lane
+from contract.base import Lane
 from contract.measurements import Curve, JobWork, SizeTimes, StepTimes, predict
 from core.errors import ConfigurationError
 from workers.claim_policy import CLAIMS_A_ROUND

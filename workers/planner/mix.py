@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from contract.add_ons import LANCZOS, AppliedControl, Hires
-from contract.base import Kind, Wire
+from contract.base import Kind, Lane, Wire
 from contract.card import ModelCard
 from contract.common import Determinism
-from contract.lanes import Lane
 from contract.request import REQUESTS, JobRequest, parse_request
 from contract.uploads import Upload
 from core.errors import ConfigurationError

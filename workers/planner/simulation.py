@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from contract.base import LANES
 from contract.events import TELL_S
-from contract.lanes import LANES
 from workers.claim_policy import CLAIMS_A_ROUND, ModelLane
 from workers.planner.costs import Costs
 from workers.planner.mix import Arrival

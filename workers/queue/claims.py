@@ -8,9 +8,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import structlog
 from redis import Redis
 
-from contract.base import CONTRACT_VERSION
+from contract.base import CONTRACT_VERSION, LANES
 from contract.common import Numerics
-from contract.lanes import LANES
 from contract.redis_keys import wake_key
 from jobs.claim import Claimer, Holdings, Refusal
 from jobs.run import JobRun

@@ -8,7 +8,7 @@ from functools import partial
 import structlog
 from redis import Redis
 
-from contract.lanes import LANES
+from contract.base import LANES
 from core.clock import CLOCK
 from core.errors import LatentdError
 from jobs.end import Canceled, Failed

@@ -9,7 +9,7 @@ import pytest
 import redis.asyncio
 from redis import Redis
 
-from contract.lanes import Lane
+from contract.base import Lane
 from contract.measurements import on_device
 from contract.redis_keys import serving_key, serving_member, step_times_key
 from contract.request import JobRequest

@@ -14,9 +14,8 @@ from rq.queue import Queue
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from contract.base import CONTRACT_VERSION
+from contract.base import CONTRACT_VERSION, LANES
 from contract.common import Numerics
-from contract.lanes import LANES
 from contract.redis_keys import events_key, job_key
 from jobs.claim import Holdings
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
