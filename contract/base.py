@@ -1,4 +1,4 @@
-"""What every message has in common, and the version that a worker must share to run a job."""
+"""What every message has in common, the lanes of work, and the version that a worker must share to run a job."""
 
 from __future__ import annotations
 
