@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict
 # writes: draw another picture, lose a key. A field that such a reader may pass over needs no new version.
 CONTRACT_VERSION = 3
 CONTRACTS_READ = frozenset({2, CONTRACT_VERSION})  # its own and, once there is a release before this one, that one's
-Kind: TypeAlias = Literal["txt2img", "inpaint", "upscale", "img2img", "class2img", "semantic2img", "depth2img"]
+Kind: TypeAlias = Literal[
+    "txt2img", "inpaint", "upscale", "img2img", "class2img", "semantic2img", "depth2img", "layout2img"
+]
 Lane: TypeAlias = Literal["interactive", "bulk"]
 LANES: tuple[Lane, ...] = ("interactive", "bulk")
 

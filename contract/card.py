@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal
@@ -49,6 +50,33 @@ class Style(Wire):
     suffix: str = Field(min_length=1, max_length=200, description="What follows the prompt, as in training.")
 
 
+class LayoutCard(Wire):
+    """The row of numbers that a layout model reads: three for each box, and two of the crop where two are left."""
+
+    vocabulary: int = Field(ge=2, description="Numbers are below it; the last one stands where there is no box.")
+    length: int = Field(ge=1, description="Numbers in a row.")
+
+    @property
+    def objects(self) -> int:
+        """How many boxes it has room for."""
+        return self.length // 3
+
+    @property
+    def crops(self) -> bool:
+        """Whether its end says which part of the scene is shown."""
+        return self.length % 3 == 2
+
+    @property
+    def sections(self) -> int:
+        """Corners are told on a square grid with as many points a side."""
+        return math.isqrt(self.vocabulary)
+
+    @property
+    def none(self) -> int:
+        """What stands where there is no box."""
+        return self.vocabulary - 1
+
+
 class ModelCard(Wire):
     """`card.json` beside each checkpoint; workers publish it to Redis, the gateway resolves requests by it."""
 
@@ -86,6 +114,9 @@ class ModelCard(Wire):
     classes: int | None = Field(default=None, description="class_id is below it.")
     class_names: tuple[str, ...] | None = Field(default=None, description="Names by class_id, for `label`.")
     map_classes: int | None = Field(default=None, description="Pixels of a label map are below it.")
+    layout: LayoutCard | None = Field(
+        default=None, exclude_if=lambda layout: layout is None, description="What boxes become, for `layout2img`."
+    )
     noise_levels: int | None = Field(default=None, description="noise_level is below it.")
     styles: tuple[Style, ...] = Field(
         default=(),
@@ -189,12 +220,16 @@ class InstalledEmbedding(EmbeddingCard):
 
 
 def model_folders(models_dir: Path, depth: int = DEPTH) -> Iterator[Path]:
-    """Yield a models directory and the folders below it, in order of their names, but for hidden and reserved ones."""
+    """Yield a models directory and the folders below it, in order of their names, but for hidden and reserved ones and
+    links that lead back up.
+    """
     if not models_dir.is_dir():
         return
     yield models_dir
     for entry in sorted(models_dir.iterdir()) if depth else ():
-        if not entry.name.startswith(".") and entry.name.lower() not in RESERVED and entry.is_dir():
+        if entry.name.startswith(".") or entry.name.lower() in RESERVED or not entry.is_dir():
+            continue
+        if not (entry.is_symlink() and models_dir.resolve().is_relative_to(entry.resolve())):
             yield from model_folders(entry, depth - 1)
 
 

@@ -111,6 +111,13 @@ class Depth2ImgRequest(DrawnRequest):
         return self.strength
 
 
+class Layout2ImgRequest(BaseRequest):
+    """A picture from boxes with their classes, as the numbers that the network reads."""
+
+    kind: Literal["layout2img"]
+    tokens: tuple[int, ...]
+
+
 JobRequest: TypeAlias = Annotated[
     Txt2ImgRequest
     | InpaintRequest
@@ -118,7 +125,8 @@ JobRequest: TypeAlias = Annotated[
     | Img2ImgRequest
     | Class2ImgRequest
     | Semantic2ImgRequest
-    | Depth2ImgRequest,
+    | Depth2ImgRequest
+    | Layout2ImgRequest,
     Field(discriminator="kind"),
 ]
 _REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)

@@ -23,6 +23,7 @@ from models.tokenizers.vocabularies import bert_tokenizer
 
 WINDOW = 32
 CLASSES, MAP_CLASSES = 10, 6
+LAYOUT_VOCABULARY, LAYOUT_LENGTH = 102, 11  # corners on a grid of 10 × 10; three boxes and a crop
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ("a", "red", "green", "blue", "heart", "cat", "star", "on", "navy", "background")
 SAMPLERS = ("ddim", "ddpm", "plms", "euler", "dpmpp_2m", "unipc")
@@ -76,7 +77,7 @@ def write_tiny_upscale(folder: Path, seed: int = 0) -> Path:
 def write_tiny(kind: str, folder: Path, seed: int = 0) -> Path:
     """A checkpoint of one of the kinds of `configs`, with the card that scanning writes. Returns `folder`."""
     config = configs()[kind]
-    text = isinstance(config.conditioner, TextConfig)
+    text = isinstance(config.conditioner, TextConfig) and config.layout is None
     loaded = random_weights(config, seed, *((tiny_tokenizer(),) if text else ()))
     save_native(loaded, folder)
     write_card(loaded, folder, folder, folder.name)
@@ -100,6 +101,7 @@ def configs() -> dict[str, ModelConfig]:
         ),
         "class": replace(plain, conditioner=ClassConfig(CLASSES + 1, 16)),
         "label": replace(bare, unet=_unet(3, 3, None, classes=CLASSES)),
+        "layout": replace(plain, unet=_unet(3, 3, 16), first_stage=vq, scale_factor=1.0, conditioner=_layout()),
         "map": replace(bare, unet=_unet(6, 3, None), conditioner=rescaler, concat="map"),
         "bare": bare,
         "edit": replace(plain, unet=_unet(8, 4, 16), concat="source"),
@@ -126,6 +128,21 @@ def tiny_tokenizer() -> PromptTokenizer:
     pieces = dict.fromkeys([*SPECIAL, *WORDS, *letters, *(f"##{c}" for c in letters)])
     vocab = {token: i for i, token in enumerate(pieces)}
     return padded(bert_tokenizer(vocab), WINDOW, "[PAD]")
+
+
+def _layout() -> TextConfig:
+    tower = TowerConfig(
+        kind="ldm",
+        vocab_size=LAYOUT_VOCABULARY,
+        width=16,
+        layers=2,
+        heads=2,
+        head_dim=8,
+        mlp=64,
+        positions=LAYOUT_LENGTH,
+        boxes=True,
+    )
+    return TextConfig((tower,))
 
 
 def _text() -> TextConfig:

@@ -170,7 +170,8 @@ def make_request(card: ModelCard, kind: Kind, number: int, **changes: object) ->
         "seed": number,
     }
     body, size = REQUESTS[kind], side // card.scale
-    values |= {"class_id": 0, "noise_level": defaults.noise_level}
+    layout = () if card.layout is None else (card.layout.none,) * card.layout.length
+    values |= {"class_id": 0, "noise_level": defaults.noise_level, "tokens": layout}
     values |= {"image_guidance_scale": defaults.image_guidance_scale}
     values |= dict.fromkeys(body.file_names(), Upload(path="bench", sha256="", bytes=0, width=size, height=size))
     return parse_request({name: value for name, value in values.items() if name in body.model_fields} | changes)

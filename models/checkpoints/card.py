@@ -195,6 +195,8 @@ def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str
         card["classes"] = config.classes
     if isinstance(config.conditioner, RescalerConfig):
         card["map_classes"] = config.conditioner.in_channels
+    if config.layout is not None:
+        card["layout"] = {"vocabulary": config.layout.vocab_size, "length": config.layout.positions}
     return card
 
 
@@ -208,7 +210,8 @@ def _noise_levels(checkpoint: Checkpoint, samplers: Collection[str]) -> dict[str
 
 def is_mute(checkpoint: Checkpoint) -> bool:
     """Tell whether it reads text, and nothing says how a text becomes tokens."""
-    return isinstance(checkpoint.config.conditioner, TextConfig) and not checkpoint.tokenizers
+    config = checkpoint.config
+    return isinstance(config.conditioner, TextConfig) and config.layout is None and not checkpoint.tokenizers
 
 
 def notes_of(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -234,6 +237,8 @@ def tasks_of(config: ModelConfig) -> tuple[str, ...]:
         return ("semantic2img",)
     if config.classes is not None:
         return ("class2img",)
+    if config.layout is not None:
+        return ("layout2img",)
     if config.concat == "latent-mask":
         return ("inpaint",)
     if config.concat == "depth":
@@ -247,6 +252,7 @@ def describe(config: ModelConfig) -> str:
     """Describe a model to people, in one line."""
     names = {TextConfig: "text", RescalerConfig: "label maps", NoneType: "nothing"}
     by = "class labels" if config.classes is not None else names[type(config.conditioner)]
+    by = "boxes" if config.layout is not None else by
     if config.unet.added_dim is not None:
         sizes = "sizes and a score (Stable Diffusion XL refiner)" if config.refines else "sizes (Stable Diffusion XL)"
         by = f"text and {sizes}"
@@ -267,13 +273,16 @@ def describe(config: ModelConfig) -> str:
 def _guidance(config: ModelConfig) -> float:
     if config.unet.added_dim is not None:
         return XL_GUIDANCE
+    if config.layout is not None:
+        return 1.0
     if isinstance(config.conditioner, TextConfig):
         return UPSCALE_GUIDANCE if config.concat == "low-res" else GUIDANCE[config.conditioner.kind]
     return CLASS_GUIDANCE if config.null_class is not None else 1.0
 
 
 def _fields(config: ModelConfig, tasks: tuple[str, ...]) -> tuple[str, ...]:
-    text = ("prompt", "negative_prompt") if isinstance(config.conditioner, TextConfig) else ()
+    reads = isinstance(config.conditioner, TextConfig) and config.layout is None
+    text = ("prompt", "negative_prompt") if reads else ()
     guided = ("guidance_scale",) if _guidance(config) != 1.0 else ()
     told = _told(config)
     by_task = {
@@ -284,6 +293,7 @@ def _fields(config: ModelConfig, tasks: tuple[str, ...]) -> tuple[str, ...]:
         "class2img": ("class_id", "label", "width", "height"),
         "semantic2img": ("image",),
         "depth2img": ("image", "depth", "strength"),
+        "layout2img": ("boxes", "crop", "tokens", "width", "height"),
     }
     fields = (
         *text,

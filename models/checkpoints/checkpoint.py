@@ -18,8 +18,6 @@ from models.networks.unet import UNet
 from models.pipeline.config import SCORED, SIZED, ModelConfig
 from models.tokenizers.prompts import PromptTokenizer
 
-LAYOUT_TOKENS = 8192  # of LDM's layout models: corners of boxes and classes
-
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -93,9 +91,6 @@ def check(checkpoint: Checkpoint) -> Checkpoint:
     if unet.added_dim is not None and checkpoint.config.concat in ("source", "depth"):
         detail = f"unet: Stable Diffusion XL of {unet.in_channels} channels; InstructPix2Pix of XL isn't served"
         raise CheckpointError(detail, field="in_channels", value=unet.in_channels)
-    layout = isinstance(conditioner, TextConfig) and conditioner.towers[0].vocab_size == LAYOUT_TOKENS
-    if layout and not checkpoint.tokenizers:
-        raise CheckpointError("a layout model, whose tokens are boxes and not text; latentd has no task for it")
     return checkpoint
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.errors import CheckpointError
 from models.checkpoints.build import State
 from models.checkpoints.card import NO_TOKENIZER, describe, is_mute, notes_of, tasks_of
 from models.checkpoints.checkpoint import Checkpoint, fitted
@@ -69,10 +70,16 @@ def _inspect(path: Path) -> Report:
         "prediction": config.schedule.prediction,
         "schedule": f"{config.schedule.beta_schedule} {config.schedule.beta_start:g} … {config.schedule.beta_end:g}",
         "channels": f"{config.unet.in_channels} in, {config.unet.out_channels} out, widths {config.unet.channels}",
-        "tokens": f"{checkpoint.tokenizers[0].window} a prompt" if checkpoint.tokenizers else "no tokenizer",
+        "tokens": _tokens(checkpoint),
     }
     parts = tuple(_part(name, state) for name, state in fitted(checkpoint).items())
     return Report(path, _format(path, file), describe(config), tasks_of(config), parts, facts, _notes(checkpoint))
+
+
+def _tokens(checkpoint: Checkpoint) -> str:
+    if (layout := checkpoint.config.layout) is not None:
+        return f"{layout.positions} a layout, below {layout.vocab_size}"
+    return f"{checkpoint.tokenizers[0].window} a prompt" if checkpoint.tokenizers else "no tokenizer"
 
 
 def _first_stage(file: SingleFile) -> Report | None:
@@ -80,7 +87,10 @@ def _first_stage(file: SingleFile) -> Report | None:
     state = below(file.state, FIRST_STAGE) or file.state
     if "encoder.conv_in.weight" not in state:
         return None
-    return _alone(file.path, _format(file.path, file.path), *read_first_stage(state))
+    try:
+        return _alone(file.path, _format(file.path, file.path), *read_first_stage(state))
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.path}: {error.detail}", field=error.field) from error
 
 
 def _alone(path: Path, form: str, config: AutoencoderConfig, names: State) -> Report:
@@ -101,7 +111,7 @@ def _part(name: str, state: State) -> Part:
 def _format(path: Path, file: Path | None) -> str:
     if file is not None:
         return "single file, safetensors" if holds_safetensors(file) else "single file, torch pickle"
-    return "latentd folder" if (path / native.INDEX).is_file() else "diffusers folder"
+    return "latentd folder" if native.is_native(path) else "diffusers folder"
 
 
 def _notes(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -89,6 +89,8 @@ def _check(path: Path, model: LatentDiffusion) -> None:
     if config.added_numbers or config.unet.guidance_dim is not None or config.low_res_schedule is not None:
         detail = f"{path}: reads sizes, a guidance scale or a noise level beside its condition; eval can't measure it"
         raise ConfigurationError(detail, field="model", value=str(path))
+    if config.layout is not None:
+        raise ConfigurationError(f"{path}: reads boxes; eval can't measure it", field="model", value=str(path))
 
 
 def _split(told: Evaluation, model: LatentDiffusion) -> tuple[Folder, Folder]:

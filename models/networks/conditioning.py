@@ -42,6 +42,7 @@ class TowerConfig:
     skip: int = 0  # layers behind the one whose output is the context
     final_norm: bool = True  # over the context
     pooled: int | None = None  # width of the vector that stands for the whole prompt, where the model reads one
+    boxes: bool = False  # of `ldm`: tokens are corners and classes of boxes, not text
 
     @property
     def end_token(self) -> int:

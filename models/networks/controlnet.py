@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.inputs import Inputs
 from models.networks.layers import Conv2d
-from models.networks.unet import Residuals, UNetConfig, UNetTrunk
+from models.networks.unet import Residuals, UNetConfig, UNetMiddle, UNetTrunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class ControlNetConfig:
     unet: UNetConfig
     hint_channels: int = 3
     hint_widths: tuple[int, ...] = (16, 32, 96, 256)
+    mid_res_blocks: int = 2
 
     @property
     def factor(self) -> int:
@@ -54,6 +55,7 @@ class ControlNet(UNetTrunk):
     def __init__(self, config: ControlNetConfig) -> None:
         super().__init__(config.unet)
         self.hints = config
+        self.mid_block = UNetMiddle(config.unet, config.mid_res_blocks)
         self.controlnet_cond_embedding = HintEmbedding(config)
         self.controlnet_down_blocks = nn.ModuleList(Conv2d(c, c, 1) for c in self.skip_channels)
         self.controlnet_mid_block = Conv2d(config.unet.channels[-1], config.unet.channels[-1], 1)

@@ -138,19 +138,21 @@ def _attend(attention: nn.Module, h: Tensor, context: Tensor | None) -> Tensor:
 
 
 class UNetMiddle(nn.Module):
-    """Two residual blocks around the attention of the lowest resolution."""
+    """Two residual blocks around the attention of the lowest resolution; some ControlNets have one and no attention."""
 
-    def __init__(self, config: UNetConfig) -> None:
+    def __init__(self, config: UNetConfig, res_blocks: int = 2) -> None:
         super().__init__()
         width = config.channels[-1]
-        self.resnets = nn.ModuleList(_res_block(config, width, width) for _ in range(2))
+        self.resnets = nn.ModuleList(_res_block(config, width, width) for _ in range(res_blocks))
         self.attentions = nn.ModuleList([_attention(config, None)] if config.mid_attention else [])
 
     def forward(self, h: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
         h = self.resnets[0](h, emb)  # b c h w
         for attention in self.attentions:
             h = _attend(attention, h, context)
-        return self.resnets[1](h, emb)  # type: ignore[no-any-return]
+        for resnet in self.resnets[1:]:
+            h = resnet(h, emb)
+        return h
 
 
 class UNetTrunk(nn.Module):

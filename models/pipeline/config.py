@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from models.networks.autoencoder import AutoencoderConfig
-from models.networks.conditioning import ClassConfig, Conditioner, TextConfig
+from models.networks.conditioning import ClassConfig, Conditioner, TextConfig, TowerConfig
 from models.networks.unet import UNetConfig
 from models.schedule import ScheduleConfig
 
@@ -48,6 +48,12 @@ class ModelConfig:
     def refines(self) -> bool:
         """Whether it is SDXL's refiner, which reads a score of the picture and finishes what another model began."""
         return self.added_numbers == SCORED
+
+    @property
+    def layout(self) -> TowerConfig | None:
+        """What reads boxes with their classes (paper §4.3.1); None where the model isn't drawn by them."""
+        towers = self.conditioner.towers if isinstance(self.conditioner, TextConfig) else ()
+        return next((tower for tower in towers if tower.boxes), None)
 
     @property
     def null_class(self) -> int | None:

@@ -15,6 +15,7 @@ from service.requests.posts import (
     Depth2ImgPost,
     Img2ImgPost,
     InpaintPost,
+    Layout2ImgPost,
     Post,
     Semantic2ImgPost,
     Txt2ImgPost,
@@ -173,6 +174,25 @@ DEPTH2IMG = TaskKind(
         }
     },
 )
+LAYOUT2IMG = TaskKind(
+    kind="layout2img",
+    post=Layout2ImgPost,
+    summary="Boxes and classes to image",
+    size=parameters.chosen_size,
+    resolve=parameters.laid_out,
+    model_fields=DRAWING | SIZE | {"boxes", "crop", "tokens"},
+    examples={
+        "boxes": {
+            "summary": "Two boxes by the numbers of their classes",
+            "value": {
+                "boxes": [
+                    {"box": [0.1, 0.2, 0.5, 0.9], "class_id": 3},
+                    {"box": [0.5, 0.5, 1.0, 1.0], "class_id": 17},
+                ]
+            },
+        }
+    },
+)
 
-_ALL: tuple[TaskKind[Any], ...] = (TXT2IMG, INPAINT, UPSCALE, IMG2IMG, CLASS2IMG, SEMANTIC2IMG, DEPTH2IMG)
+_ALL: tuple[TaskKind[Any], ...] = (TXT2IMG, INPAINT, UPSCALE, IMG2IMG, CLASS2IMG, SEMANTIC2IMG, DEPTH2IMG, LAYOUT2IMG)
 KINDS: Mapping[Kind, TaskKind[Any]] = {task.kind: task for task in _ALL}

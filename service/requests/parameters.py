@@ -11,7 +11,7 @@ from contract.samplers import ORIGINAL_STEPS
 from core.errors import InvalidRequest, NotFound
 from core.pictures import check_sides
 from service.requests.decoding import Size
-from service.requests.labels import check_below, class_of
+from service.requests.labels import check_below, class_of, layout_of
 from service.requests.posts import (
     Class2ImgPost,
     Depth2ImgPost,
@@ -20,6 +20,7 @@ from service.requests.posts import (
     HiresPost,
     Img2ImgPost,
     InpaintPost,
+    Layout2ImgPost,
     Post,
     Prompted,
     Sized,
@@ -154,6 +155,11 @@ def enlarged(post: UpscalePost, card: ModelCard) -> dict[str, Any]:
 def classed(post: Class2ImgPost, card: ModelCard) -> dict[str, Any]:
     """Return the class and the guidance. Raises as `class_of`."""
     return {"class_id": class_of(post, card), **guided(post, card)}
+
+
+def laid_out(post: Layout2ImgPost, card: ModelCard) -> dict[str, Any]:
+    """Return the numbers of the boxes. Raises as `layout_of`."""
+    return {"tokens": layout_of(post, card)}
 
 
 def second_pass(

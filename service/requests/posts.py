@@ -23,6 +23,7 @@ URL_CHARACTERS = 2000
 LIST_CHARACTERS = 4000  # of a list that comes as text
 MIN_SIZE = 64
 MAX_CLASS = 2**20
+MAX_BOXES = 256
 MAX_SIZE = 2**20  # of one side; LATENTD_MAX_PIXELS bounds both together
 MAX_LORAS = 8
 MAX_LORA_SCALE = 4.0
@@ -110,6 +111,12 @@ def _each_once(loras: list[LoraPost] | None) -> list[LoraPost] | None:
     if len(set(ids)) < len(ids):
         raise ValueError("a list that has each LoRA once")
     return loras
+
+
+def _corners(box: list[float] | None) -> list[float] | None:
+    if box is not None and not (box[0] < box[2] and box[1] < box[3]):
+        raise ValueError("left, top, right, bottom, the first two below the others")
+    return box
 
 
 def _pair(value: object) -> object:
@@ -350,6 +357,41 @@ class Class2ImgPost(Guided, Sized):
     class_id: int | None = Field(default=None, ge=0, le=MAX_CLASS, description="Number of the class, from 0.")
     label: str | None = Field(
         default=None, min_length=1, max_length=200, description="One of the card's class_names; case is ignored."
+    )
+
+
+class BoxPost(BaseModel):
+    """Where something is, and what; either `class_id` or `label` names it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    box: Annotated[list[Share], Field(min_length=4, max_length=4), AfterValidator(_corners)] = Field(
+        description="Left, top, right, bottom: shares of the scene's width and height."
+    )
+    class_id: int | None = Field(default=None, ge=0, le=MAX_CLASS, description="Number of its class, from 0.")
+    label: str | None = Field(
+        default=None, min_length=1, max_length=200, description="One of the card's class_names; case is ignored."
+    )
+    group: bool = Field(default=False, description="Several of them that touch each other.")
+    occluded: bool = Field(default=False, description="Something else is before it.")
+    depiction: bool = Field(default=False, description="A drawing or statue of it.")
+    inside: bool = Field(default=False, description="Seen from within.")
+
+
+class Layout2ImgPost(Sized):
+    """A picture from boxes with their classes; either `boxes` or `tokens` is needed."""
+
+    boxes: list[BoxPost] | None = Field(
+        default=None, min_length=1, max_length=MAX_BOXES, description="What is where, in any order."
+    )
+    crop: Annotated[list[Share] | None, Field(min_length=4, max_length=4), AfterValidator(_corners)] = Field(
+        default=None, description="Left, top, right, bottom of what the picture shows of the scene; default: all of it."
+    )
+    tokens: list[Annotated[int, Field(ge=0)]] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=3 * MAX_BOXES + 2,
+        description="The numbers that the network reads, as many as the card's `layout.length`, instead of boxes.",
     )
 
 

@@ -13,7 +13,7 @@ from core.errors import Problem
 from service.http.problems import MEDIA_TYPE
 from service.jobs.payloads import EVENTS
 from service.requests.kinds import KINDS, TaskKind
-from service.requests.posts import MAX_CONTROLS, ControlPost, HiresPost, LoraPost
+from service.requests.posts import MAX_CONTROLS, BoxPost, ControlPost, HiresPost, LoraPost
 from service.requests.preferences import MEDIA_TYPES
 from service.webhooks.outbox import JobEnded
 
@@ -173,7 +173,7 @@ def _header(name: str, description: str, example: str) -> dict[str, Any]:
 def _named_schemas() -> dict[str, Any]:
     """Collect the schemas that only other parts of the document name: bodies and what events carry."""
     models: list[Any] = [(model, "serialization") for model in (*EVENTS.values(), JobEnded)]
-    models += [(post, "validation") for post in (LoraPost, ControlPost, HiresPost)]
+    models += [(post, "validation") for post in (LoraPost, ControlPost, HiresPost, BoxPost)]
     _, events = models_json_schema(models, ref_template=REFERENCE)
     control = events["$defs"]["ControlPost"]  # in forms its picture is a file beside it
     control["properties"]["image"] = _base64_picture()

@@ -15,7 +15,7 @@ from typing import Any
 from tests.fuzz import nasty
 
 KINDS = {"txt2img": (), "inpaint": ("image", "mask"), "upscale": ("image",), "img2img": ("image",), "class2img": (),
-         "semantic2img": ("image",), "depth2img": ("image", "depth")}  # fmt: skip
+         "semantic2img": ("image",), "depth2img": ("image", "depth"), "layout2img": ()}  # fmt: skip
 WITH_FILES = tuple(kind for kind, files in KINDS.items() if files)
 FIELDS: dict[str, tuple[Any, ...]] = {
     "prompt": ("red heart", ""),
@@ -41,6 +41,9 @@ FIELDS: dict[str, tuple[Any, ...]] = {
     "noise_level": (0, 999),
     "class_id": (0, 3),
     "label": ("cat",),
+    "boxes": ([{"box": [0, 0.25, 0.5, 1], "class_id": 1}, {"box": [0.5, 0, 1, 1], "label": "dog"}],),
+    "crop": ([0, 0, 1, 1],),
+    "tokens": ([0, 1, 2, 0, 99],),
 }
 
 

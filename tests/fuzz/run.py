@@ -11,7 +11,7 @@ from pathlib import Path
 
 from redis import Redis
 
-from contract.card import ModelCard
+from contract.card import LayoutCard, ModelCard
 from contract.job import image_id
 from core.storage import open_store
 from service.auth.keys import create
@@ -31,7 +31,8 @@ CARDS: tuple[ModelCard, ...] = (
     PAINTER.model_copy(
         update={
             "id": "classes",
-            "tasks": ("class2img", "semantic2img"),
+            "tasks": ("class2img", "semantic2img", "layout2img"),
+            "layout": LayoutCard(vocabulary=102, length=5),
             "class_names": ("cat", "dog"),
             "map_classes": 4,
             "tokenizer": None,

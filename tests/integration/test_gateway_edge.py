@@ -198,6 +198,7 @@ def test_openapi_is_complete(client: httpx2.Client) -> None:
         "/v1/class2img",
         "/v1/semantic2img",
         "/v1/depth2img",
+        "/v1/layout2img",
         "/v1/jobs",
         "/v1/jobs/{id}",
         "/v1/jobs/{id}/deliveries",

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from contract.common import PromptedRequest
+from contract.request import Layout2ImgRequest
 from contract.uploads import control_name
 from models.add_ons.controls.canny import edges
 from models.add_ons.controls.library import ControlLibrary
@@ -105,6 +106,13 @@ def mapped(spec: JobSpec, prompts: PromptCache) -> Conditions:
     """Condition on a label map."""
     label_map = torch.from_numpy(np.array(spec.pictures["image"], dtype=np.float32))[None, None]  # 1 1 H W
     return _conditions(spec, prompts, spec.model.map_concat(spec.frame.pad(label_map)[:, 0])[0])
+
+
+def laid_out(spec: JobSpec, _prompts: PromptCache) -> Conditions:
+    """Condition on boxes and their classes; LDM's layout models were trained with them always, so nothing guides."""
+    assert isinstance(spec.request, Layout2ImgRequest)
+    tokens = torch.tensor([spec.request.tokens])  # 1 n
+    return Conditions(Inputs(context=spec.model.encode_tokens([(tokens, None)]).context[0]))
 
 
 def _conditions(spec: JobSpec, prompts: PromptCache, concat: Tensor | None) -> Conditions:

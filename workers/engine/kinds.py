@@ -9,7 +9,7 @@ from typing import TypeAlias
 from PIL import Image
 
 from contract.base import Kind
-from contract.request import InpaintRequest, JobRequest
+from contract.request import InpaintRequest, JobRequest, Layout2ImgRequest
 from contract.stages import stages
 from contract.uploads import control_name
 from core.errors import InvalidRequest
@@ -72,6 +72,17 @@ def _any_numbers(_request: JobRequest, _config: ModelConfig) -> None:
 
 def _known_class(request: JobRequest, config: ModelConfig) -> None:
     check_below("class_id", request.class_label, config.classes)
+
+
+def _known_tokens(request: JobRequest, config: ModelConfig) -> None:
+    assert isinstance(request, Layout2ImgRequest)
+    tower, tokens = config.layout, request.tokens
+    if tower is None or len(tokens) != tower.positions:
+        bound = 0 if tower is None else tower.positions
+        detail = f"tokens are {len(tokens)}; the model reads {bound}"
+        raise InvalidRequest(detail, field="tokens", value=len(tokens), bound=bound)
+    for number in tokens:
+        check_below("tokens", number, tower.vocab_size)
 
 
 def check_below(field: str, value: int | None, bound: int | None) -> None:
@@ -154,6 +165,7 @@ _ALL = (
         conditioning.led_by_depth,
         files={"image": UploadReader.picture, "depth": UploadReader.depth},
     ),
+    EngineKind("layout2img", conditioning.laid_out, check=_known_tokens),
 )
 KINDS: Mapping[Kind, EngineKind] = {kind.kind: kind for kind in _ALL}
 

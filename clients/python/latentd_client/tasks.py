@@ -84,6 +84,14 @@ class Classed(Guided, total=False):
     height: int
 
 
+class LaidOut(Fields, total=False):
+    boxes: Sequence[Mapping[str, Any]]
+    crop: Sequence[float]
+    tokens: Sequence[int]
+    width: int
+    height: int
+
+
 class Tasks(ABC, Generic[Result]):
     """One method a kind; each submits a job and comes back at once."""
 
@@ -118,6 +126,10 @@ class Tasks(ABC, Generic[Result]):
     def depth2img(self, image: Picture, depth: Picture, prompt: str = "", **fields: Unpack[LedByDepth]) -> Result:
         """Draw over a picture, led by its depth: grey, the nearer the brighter."""
         return self.submit("depth2img", image=image, depth=depth, prompt=prompt, **fields)
+
+    def layout2img(self, **fields: Unpack[LaidOut]) -> Result:
+        """Draw a picture from boxes with their classes, as `{"box": [left, top, right, bottom], "class_id": 3}`."""
+        return self.submit("layout2img", **fields)
 
 
 def task_call(kind: str, fields: Mapping[str, Any], *, dry_run: bool = False) -> Call:

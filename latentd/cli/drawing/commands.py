@@ -30,6 +30,7 @@ from latentd.cli.drawing.options import (
     Steps,
     Strength,
     Syntax,
+    read_boxes,
     read_controls,
     read_texts,
 )
@@ -210,6 +211,30 @@ def semantic2img(
     draw(Order("semantic2img", fields, {"image": image}, out, force, json), server, device)
 
 
+def layout2img(
+    boxes: Annotated[Path, typer.Argument(help="JSON: a list of boxes as POST /v1/layout2img has them.")],
+    out: Out = Path("layout2img.png"),
+    model: Model = None,
+    width: Annotated[int | None, typer.Option(help="Pixels, from 64.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels, from 64.")] = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    eta: Eta = None,
+    schedule: Schedule = None,
+    seed: Seed = None,
+    num_images: Count = 1,
+    server: Server = None,
+    device: Device = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Draw a picture from boxes with their classes."""
+    fields: dict[str, Any] = dict(boxes=read_boxes(boxes), width=width, height=height)
+    fields |= dict(model=model, steps=steps, sampler=sampler, eta=eta, schedule=schedule, seed=seed)
+    fields |= dict(num_images=num_images)
+    draw(Order("layout2img", fields, {}, out, force, json), server, device)
+
+
 def upscale(
     image: Path,
     prompt: Prompt = None,
@@ -241,5 +266,5 @@ def upscale(
 
 
 def register(app: typer.Typer) -> None:
-    for command in (generate, inpaint, img2img, depth2img, semantic2img, upscale):
+    for command in (generate, inpaint, img2img, depth2img, semantic2img, layout2img, upscale):
         app.command()(command)

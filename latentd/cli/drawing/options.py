@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import loads
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from contract.uploads import control_name
 from core.errors import InvalidRequest
+from latentd.cli.drawing.order import read_file
 
 CANNY = "canny"  # the one thing that can be done to a control's picture first
 
@@ -87,6 +89,20 @@ def read_controls(options: list[str]) -> tuple[dict[str, Any], dict[str, Path]]:
     read = [_control(option) for option in options]
     fields = {"controls": [control for control, _ in read]} if read else {}
     return fields, {control_name(number): file for number, (_, file) in enumerate(read)}
+
+
+def read_boxes(path: Path) -> Any:
+    """Read a file of boxes, which are checked as a request's.
+
+    Raises:
+        ConfigurationError: it can't be read.
+        InvalidRequest: it isn't JSON.
+    """
+    try:
+        return loads(read_file(path))
+    except ValueError as error:
+        detail = f"{path} isn't JSON: it must be a list of boxes"
+        raise InvalidRequest(detail, field="boxes", value=str(path), bound="a list, in JSON") from error
 
 
 def _lora(option: str) -> dict[str, Any]:

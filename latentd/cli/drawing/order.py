@@ -24,14 +24,15 @@ class Order:
 
     def read_files(self) -> dict[str, bytes]:
         """Raises ConfigurationError, of one that can't be read."""
-        return {name: _read(path) for name, path in self.files.items()}
+        return {name: read_file(path) for name, path in self.files.items()}
 
     def by_path(self, field: str | None, detail: str) -> str:
         """Tell what is wrong with a picture by its path: fields of a request have no name on a command line."""
         return f"{self.files[field]}: {detail}" if field is not None and field in self.files else detail
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Raises ConfigurationError, of one that can't be read."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -15,14 +15,18 @@ from models.checkpoints.build import State, build
 from models.checkpoints.files.foreign import what_it_is
 from models.checkpoints.files.rename import DIFFUSERS, Renames, renamed
 from models.checkpoints.files.weights import read_json, read_tensors, understood
+from models.checkpoints.layouts.compvis.single_file import read_yaml
 from models.checkpoints.layouts.compvis.unet import renamed_trunk
 from models.networks.controlnet import ControlNet, ControlNetConfig
+from models.networks.unet import UNetConfig
 from models.pipeline.pipeline import LatentDiffusion
 
 CONFIG, CLASS = "config.json", "ControlNetModel"
+POOLED = "global_average_pooling"  # of the original's configs, as global_pool_conditions of diffusers'
 PREFIX = "control_model."  # of whole models that hold one
 UNSERVED: tuple[tuple[str, str], ...] = (
     (r"^lora_controlnet$", "Control-LoRA"),
+    (r"^lllite_", "ControlNet-LLLite"),
     (r"^(control_add_embedding|task_embedding|transformer_layes)\b", "ControlNet Union"),
     (r"^(adapter\.)?body\.\d+\.(resnets|block)|^adapter\.", "a T2I-Adapter"),
     (r"^(ip_adapter|image_proj)\b", "an IP-Adapter"),
@@ -39,6 +43,8 @@ ONLY = {
     "encoder_hid_dim_type": None,
 }
 HINT = "controlnet_cond_embedding"
+XL_ADDED, XL_WIDTH = 2816, 2048  # SDXL's pooled text with six numbers, and its context
+PICTURE = 3  # channels: red, green, blue
 ORIGINAL_HINT = re.compile(r"^input_hint_block\.(\d+)\.")
 ORIGINAL: Renames = (
     (r"^zero_convs\.(\d+)\.0\.", r"controlnet_down_blocks.\1."),
@@ -56,13 +62,29 @@ class ControlFile:
 
     @property
     def context_width(self) -> int | None:
-        """Width of what its cross-attention reads."""
-        return next((t.shape[1] for key, t in self.state.items() if key.endswith("attn2.to_k.weight")), None)
+        """Width of what its cross-attention reads; of one without any that of its family."""
+        own = next((t.shape[1] for key, t in self.state.items() if key.endswith("attn2.to_k.weight")), None)
+        return XL_WIDTH if own is None and self.added_dim == XL_ADDED else own
 
     @property
-    def pooled(self) -> bool:
-        """Whether it reads what SDXL adds to the time embedding."""
-        return "add_embedding.linear_1.weight" in self.state
+    def added_dim(self) -> int | None:
+        """Width of what SDXL adds to the time embedding, where it reads that."""
+        weight = self.state.get("add_embedding.linear_1.weight")
+        return None if weight is None else weight.shape[1]
+
+    @property
+    def mid_res_blocks(self) -> int:
+        """Residual blocks of the middle."""
+        return 1 if "mid_block.resnets.1.conv1.weight" not in self.state else 2
+
+    def attends(self, block: str) -> bool:
+        """Whether a level or the middle has what stands around transformer blocks, if there are any."""
+        return any(key.startswith(f"{block}.attentions.0.") for key in self.state)
+
+    def depth(self, block: str) -> int:
+        """Transformer blocks of a level or the middle."""
+        numbers = (re.match(rf"{block}\.attentions\.0\.transformer_blocks\.(\d+)\.", key) for key in self.state)
+        return 1 + max((int(found[1]) for found in numbers if found), default=-1)
 
     @property
     def hint_widths(self) -> tuple[int, ...]:
@@ -86,12 +108,15 @@ def read_control(path: Path, *, data: bool = True) -> ControlFile:
         origin = {id(value): key for key, value in state.items()}
         if is_folder(path.parent):
             _check_config(path.with_name(CONFIG))
-        return ControlFile(path, renamed_control(path, state), origin)
+        _check_original(path.with_suffix(".yaml"))
+        file = ControlFile(path, renamed_control(path, state), origin)
+        _check_picture(file)
+        return file
 
 
 def is_control(keys: Mapping[str, Tensor]) -> bool:
     """Tell ControlNets of both layouts, and kinds that aren't served, by their keys."""
-    telling = (rf"^({PREFIX})?(input_hint_block|{HINT})\.", *(pattern for pattern, _ in UNSERVED[:3]))
+    telling = (rf"^({PREFIX})?(input_hint_block|{HINT})\.", *(pattern for pattern, _ in UNSERVED[:4]))
     return any(re.search(pattern, key) for pattern in telling for key in keys)
 
 
@@ -111,6 +136,21 @@ def _check_config(path: Path) -> None:
     for key, value in ONLY.items():
         if (got := config.get(key, value)) != value:
             raise CheckpointError(f"{path}: {key} is {got!r}; only {value!r} is supported", field=key, value=got)
+
+
+def _check_original(path: Path) -> None:
+    """Check the original's config beside a file, where there is one."""
+    model = read_yaml(path).get("model")
+    params = model.get("params") if isinstance(model, Mapping) else None
+    if isinstance(params, Mapping) and params.get(POOLED):
+        raise CheckpointError(f"{path}: {POOLED} is True; only False is supported", field=POOLED, value=True)
+
+
+def _check_picture(file: ControlFile) -> None:
+    key = f"{HINT}.conv_in.weight"
+    if (channels := file.state[key].shape[1]) != PICTURE:
+        detail = f"{file.path}: conditioning_channels is {channels}; only pictures of {PICTURE} channels are supported"
+        raise CheckpointError(detail, field=file.origin.get(id(file.state[key]), key), value=channels)
 
 
 def renamed_control(path: Path, state: State) -> State:
@@ -146,7 +186,7 @@ def load_control(file: ControlFile, model: LatentDiffusion) -> ControlNet:
     Raises:
         CheckpointError: naming the key that doesn't fit the model.
     """
-    config = config_for(file, model)
+    config = config_for(file, model.config.unet)
     if config.factor != model.latent_factor:
         wanted = f"the model's {model.latent_factor}"
         raise CheckpointError(f"its picture is {config.factor} times as large as the latent, {wanted}")
@@ -154,10 +194,21 @@ def load_control(file: ControlFile, model: LatentDiffusion) -> ControlNet:
     return build(lambda: ControlNet(config), file.state, "ControlNet", device, dtype, file.origin)
 
 
-def config_for(file: ControlFile, model: LatentDiffusion) -> ControlNetConfig:
-    """Return the shape that a file must have to fit a model."""
-    unet = replace(model.config.unet, in_channels=model.latent_channels, num_classes=None, guidance_dim=None)
-    return ControlNetConfig(unet, file.state[f"{HINT}.conv_in.weight"].shape[1], file.hint_widths)
+def config_for(file: ControlFile, whole: UNetConfig) -> ControlNetConfig:
+    """Return the shape that a file must have to fit a model's UNet: that, or with fewer transformer blocks, or none."""
+    levels = [f"down_blocks.{i}" for i in range(len(whole.channels))]
+    unet = replace(
+        whole,
+        in_channels=whole.out_channels,
+        num_classes=None,
+        guidance_dim=None,
+        attention=tuple(own and file.attends(level) for own, level in zip(whole.attention, levels, strict=True)),
+        depth=tuple(map(min, whole.depth, map(file.depth, levels))),
+        mid_attention=whole.mid_attention and file.attends("mid_block"),
+        mid_depth=min(whole.mid_depth, file.depth("mid_block")),
+    )
+    hints = file.state[f"{HINT}.conv_in.weight"].shape[1]
+    return ControlNetConfig(unet, hints, file.hint_widths, file.mid_res_blocks)
 
 
 def size_of(network: torch.nn.Module) -> int:

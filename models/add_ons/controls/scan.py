@@ -57,4 +57,4 @@ def family_of(file: ControlFile) -> str | None:
     """Tell what a ControlNet was trained on, by the width of its context, else by what SDXL alone reads."""
     if file.context_width in FAMILIES:
         return FAMILIES[file.context_width]
-    return "sdxl" if file.pooled else None
+    return None if file.added_dim is None else "sdxl"

@@ -29,8 +29,23 @@ WHOLE: tuple[tuple[str, str], ...] = (
     (r"^edm_(mean|std|vpred)", "a relative of Stable Diffusion XL trained on EDM's noise (Playground 2.5, CosXL)"),
     (r"time_stack\.|\.time_mixer\.", "Stable Video Diffusion"),
     (r"joint_blocks\.\d", "Stable Diffusion 3"),
+    (r"distilled_guidance_layer\.", "Chroma"),
+    (r"individual_token_refiner\.|context_embedder\.token_refiner\.", "Hunyuan Video or Hunyuan Image"),
+    (r"(^|\.)mlp_t5\.\d|^text_embedding_padding$", "Hunyuan-DiT"),
+    (r"double_layers\.\d|joint_transformer_blocks\.\d", "AuraFlow"),
+    (r"transformer_blocks\.\d+\.(img|txt)_mod\.", "Qwen-Image"),
     (r"double_blocks\.\d|single_transformer_blocks\.\d", "Flux"),
+    (r"(^|\.)(x|cap)_pad_token$|all_x_embedder\.", "Z-Image"),
+    (r"(^|\.)cap_embedder\.\d|time_caption_embed\.", "Lumina"),
+    (r"mlp\.inverted_conv\.|ff\.conv_inverted\.", "Sana"),
+    (r"patchify_proj\.|(^|\.)head\.modulation$", "a model of videos (LTX, Wan)"),
     (r"adaln_single\.|^(model\.)?blocks\.\d+\.scale_shift_table", "PixArt"),
+    (r"transformer_blocks\.\d+\.attn\.add_[qkv]_proj\.", "Stable Diffusion 3 or another transformer"),
+    (r"effnet_mappers\.|^cond_mapper\.\d", "Wuerstchen"),
+    (r"effnet_mapper\.|clip_txt_mapper\.|clip_txt_pooled_mapper\.", "Stable Cascade"),
+    (r"add_embedding\.image_(norm|proj)\.|visual_transformer_blocks\.\d", "Kandinsky"),
+    (r"^(prior\.)?(prd_embedding|clip_mean)$", "the prior of unCLIP or Kandinsky"),
+    (r"motion_modules\.\d", "AnimateDiff's motion module"),
     (r"^control_model\.", CONTROLNET),
 )
 LORA = "a LoRA; its place is the folder Lora of LATENTD_MODELS_DIR"
@@ -39,6 +54,8 @@ KEYS: tuple[tuple[str, str], ...] = (
     *WHOLE,
     (r"controlnet_(cond_embedding|down_blocks|mid_block)|input_hint_block|^zero_convs\.", CONTROLNET),
     (r"^(string_to_param|emb_params|clip_[lg])$", "an embedding (textual inversion)"),
+    (r"^(image_proj|ip_adapter)\b", "an IP-Adapter"),
+    (r"^adapter\.|^body\.\d+\.(resnets|block1|block2|in_conv|down_opt)\b", "a T2I-Adapter"),
     (r"RRDB_trunk|^conv_first\.|^body\.\d+\.rdb\d|^model\.1\.sub\.", "ESRGAN, an upscaler"),
     (r"^(320|640|768|1024|1280)(\.|$)", "a hypernetwork"),
     (r"^(taesd_decoder|decoder\.layers|decoder)\.\d+\.|^\d+\.conv\.\d", TAESD),
@@ -59,7 +76,19 @@ PIPELINES: tuple[tuple[str, str], ...] = (
     ("Kandinsky", "Kandinsky"),
     ("StableVideoDiffusion", "Stable Video Diffusion"),
     ("StableDiffusionControlNet", "Stable Diffusion with a ControlNet"),
+    ("StableDiffusionAdapter", "Stable Diffusion with a T2I-Adapter"),
     ("StableCascade", "Stable Cascade"),
+    ("Wuerstchen", "Wuerstchen"),
+    ("AuraFlow", "AuraFlow"),
+    ("Chroma", "Chroma"),
+    ("Hunyuan", "Hunyuan"),
+    ("Lumina", "Lumina"),
+    ("QwenImage", "Qwen-Image"),
+    ("ZImage", "Z-Image"),
+    ("Sana", "Sana"),
+    ("Kolors", "Kolors, whose text encoder is a language model"),
+    ("IF", "DeepFloyd IF, which draws pixels"),
+    ("AnimateDiff", "AnimateDiff"),
 )
 
 
@@ -104,8 +133,8 @@ def what_it_holds(value: Any) -> str:
     return what_it_is(map(str, value)) if isinstance(value, dict) and value else ""
 
 
-def refuse_pipeline(name: str, where: Path) -> None:
-    """Look at the class that a diffusers folder names.
+def refuse_pipeline(name: str, has_unet: bool, where: Path) -> None:
+    """Look at the class that a diffusers folder names, and at whether it has a UNet.
 
     Raises:
         CheckpointError: it is of a family that latentd doesn't run.
@@ -113,3 +142,5 @@ def refuse_pipeline(name: str, where: Path) -> None:
     for beginning, family in PIPELINES:
         if name.startswith(beginning):
             raise CheckpointError(f"{where}: {name} is {family}; {NEEDED}", field="_class_name", value=name)
+    if not has_unet:
+        raise CheckpointError(f"{where}: {name} has no part unet; {NEEDED}", field="_class_name", value=name)

@@ -43,7 +43,7 @@ def _read(path: Path, file: Path | None, data: bool) -> Checkpoint:
         single = read_single(file, data=data)
         whole = any(key.startswith(FIRST_STAGE) for key in single.state)
         checkpoint = load_compvis(single, lacking=None if whole else vae)
-    elif (path / native.INDEX).is_file():
+    elif native.is_native(path):
         checkpoint = native.load_native(path, data=data)
     else:
         checkpoint = load_diffusers(path, data=data)
@@ -64,7 +64,7 @@ def checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
 
 def is_indexed(path: Path) -> bool:
     """Tell folders that say what they hold: ours and those of diffusers."""
-    return any((path / name).is_file() for name in (native.INDEX, INDEX))
+    return native.is_native(path) or (path / INDEX).is_file()
 
 
 def single_file(path: Path) -> Path | None:
@@ -103,6 +103,6 @@ def loaded_files(path: Path) -> list[Path]:
 def _own_files(path: Path, file: Path | None) -> list[Path]:
     if file is not None:
         return [file]
-    if (path / native.INDEX).is_file():
+    if native.is_native(path):
         return [file for part in native.PARTS if (file := path / f"{part}.safetensors").is_file()]
     return [file for part in COMPONENTS if (path / part).is_dir() for file in component_files(path / part)]

@@ -48,6 +48,14 @@ def save_native(checkpoint: Checkpoint, folder: Path) -> None:
     (folder / INDEX).write_text(text + "\n", "utf-8")
 
 
+def is_native(folder: Path) -> bool:
+    """Tell folders of this form; a `model.json` without `format` is notes on a file `model.safetensors` beside it."""
+    try:
+        return (folder / INDEX).is_file() and "format" in read_json(folder / INDEX)
+    except CheckpointError:
+        return True  # which reading it will tell
+
+
 def load_native(folder: Path, *, data: bool = True) -> Checkpoint:
     """Read what `save_native` wrote, in this version of the form or those before.
 

@@ -28,6 +28,7 @@ OWN: dict[str, dict[str, Any]] = {
     "class2img": {"class_id": 3, "guidance_scale": 4.0},
     "semantic2img": {"image": IMAGE},
     "depth2img": {"image": IMAGE, "depth": IMAGE, "strength": 0.5},
+    "layout2img": {"tokens": (3, 0, 99)},
 }
 
 

@@ -16,6 +16,7 @@ from latentd.bench.in_diffusers import check_diffusers, in_diffusers
 from latentd.bench.one_run import Timing, engine_of, run
 from latentd.bench.random_model import card_of, loaded, random_checkpoint, stand_in_tokenizers, tiny, unallocated
 from latentd.bench.shapes import SHAPES, XL, text_model
+from latentd.bench.step_times import admission
 from latentd.bench.step_times import make_request as bench_request
 from models.checkpoints.checkpoint import Checkpoint, check
 from models.checkpoints.layouts.diffusers.config import unet_config
@@ -23,7 +24,9 @@ from models.networks.layers import can_pack, packed
 from models.pipeline.config import ModelConfig
 from models.samplers.noise import X_T, noise
 from tests.engines import finished, make_engine, make_request, play
+from tests.tiny import configs, random_weights, tiny_tokenizer
 from tests.unit.models.checkpoints.test_full_size import PUBLISHED_XL
+from workers.engine.kinds import job_spec_of
 from workers.engine.messages import Admission
 from workers.metrics.flops import row_flops
 
@@ -138,3 +141,14 @@ def test_a_missing_diffusers_is_named_with_the_extra_that_has_it(monkeypatch: py
     monkeypatch.setattr("latentd.bench.in_diffusers.find_spec", lambda _name: None)
     with pytest.raises(ConfigurationError, match=r"latentd\[dev\]"):
         check_diffusers()
+
+
+@pytest.mark.parametrize("kind", ["layout", "class", "map", "plain"])
+def test_a_default_request_is_one_that_its_model_takes(kind: str) -> None:
+    config = configs()[kind]
+    tokenizers = (tiny_tokenizer(),) if kind == "plain" else ()
+    checkpoint = random_weights(config, 0, *tokenizers)
+    card = card_of(checkpoint, kind)
+    job = admission("a", bench_request(card, card.tasks[0], 1))
+    model = loaded(checkpoint, kind, "cpu", torch.float32)
+    assert job_spec_of(job.request, job.files, model, 1 << 24).request.model == kind

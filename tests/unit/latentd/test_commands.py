@@ -147,7 +147,7 @@ def test_models_that_read_no_text_can_be_drawn_from(run: Any, models: Path) -> N
 
 
 def test_every_kind_is_a_command_and_minus_one_draws_a_seed(run: Any, models: Path) -> None:
-    for kind in ("map", "plain"):
+    for kind in ("map", "plain", "layout"):
         write_tiny(kind, models / kind)
     Image.new("RGB", (32, 32), "white").save("white.png")
     Image.new("L", (32, 32), 1).save("classes.png")
@@ -158,6 +158,11 @@ def test_every_kind_is_a_command_and_minus_one_draws_a_seed(run: Any, models: Pa
     assert drawn["images"][0]["seed"] >= 0
     mapped = json.loads(run("semantic2img", "classes.png", "--steps", "1", "--json"))
     assert (mapped["request"]["kind"], mapped["images"][0]["width"]) == ("semantic2img", 32)
+    Path("boxes.json").write_text('[{"box": [0, 0, 0.5, 1], "class_id": 3}]', "utf-8")
+    laid_out = json.loads(run("layout2img", "boxes.json", "--steps", "1", "--json"))
+    assert laid_out["request"]["tokens"][:3] == [3, 0, 94]
+    assert "white.png isn't JSON: it must be a list of boxes" in run("layout2img", "white.png", code=1)
+    assert "no.json" in run("layout2img", "no.json", code=1)
 
 
 def test_pictures_are_changed_as_told_and_drawn_over_by_depth(run: Any, models: Path) -> None:

@@ -13,6 +13,7 @@ from models.schedule import Prediction, ScheduleConfig
 SD2_EPS_STEP = 875_000  # global_step of the 512-base models, which predict eps
 V_SIZE = 96
 SD2_EPS_CHANNELS = (9, 5)  # of SD 2's models of inpainting and depth, which all predict eps
+LAYOUT_TOKENS = 8192  # of LDM's layout models: corners of boxes and classes
 UNSURE = (
     "prediction_type: eps or v can't be told from the file; v is assumed until a worker that loads it has asked the "
     "network. What you set in card.json goes before it"
@@ -84,7 +85,8 @@ SDXL = Family(
 LDM_TEXT_LARGE = Family(
     "LDM text2img-large", num_heads=8, scale_factor=0.18215, betas=(0.00085, 0.012), ema=False, size=32
 )
-LDM_TEXT = Family("LDM text or layout to image", num_head_channels=32)
+LDM_TEXT = Family("LDM text to image", num_head_channels=32)
+LDM_LAYOUT = Family("LDM layout to image", num_head_channels=32, betas=(0.0015, 0.0205))
 LDM_CLASS_V2 = Family("LDM cin256-v2", num_heads=1)
 LDM_CLASS = Family("LDM cin256", num_head_channels=32, size=32)
 LDM_SEMANTIC = Family("LDM semantic synthesis", num_heads=8, betas=(0.0015, 0.0205))
@@ -101,7 +103,10 @@ def family_of(unet: Mapping[str, Tensor], conditioner: Mapping[str, Tensor]) -> 
     if any(key.startswith(("transformer.text_model.", "transformer.embeddings.")) for key in conditioner):
         return SD1
     if "transformer.token_emb.weight" in conditioner:
-        wide = conditioner["transformer.token_emb.weight"].shape[1] >= 1280
+        vocabulary, width = conditioner["transformer.token_emb.weight"].shape
+        if vocabulary == LAYOUT_TOKENS:
+            return LDM_LAYOUT
+        wide = width >= 1280
         return LDM_TEXT_LARGE if wide else LDM_TEXT
     if "embedding.weight" in conditioner:
         # The later model counts a null class, 1001.

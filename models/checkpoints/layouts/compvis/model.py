@@ -15,7 +15,7 @@ from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.files.foreign import refuse_family, what_it_is
 from models.checkpoints.layouts.compvis.conditioner import read_conditioner, read_embedders
 from models.checkpoints.layouts.compvis.ema import averaged, averaged_alone, has_average
-from models.checkpoints.layouts.compvis.families import UNSURE, Family, family_of
+from models.checkpoints.layouts.compvis.families import LAYOUT_TOKENS, UNSURE, Family, family_of
 from models.checkpoints.layouts.compvis.first_stage import read_first_stage
 from models.checkpoints.layouts.compvis.prediction import ZERO_SNR_MARKER, told_by_scaling, told_prediction
 from models.checkpoints.layouts.compvis.schedule import read_schedule
@@ -100,6 +100,8 @@ def _load(file: SingleFile, ema: bool | None, lacking: FirstStage | None) -> Che
     variant = variant_of(config, names)
     config = as_variant(config, variant, spaced=False)
     tokenizers = _tokenizers(file, config.conditioner)
+    if not tokenizers:
+        config = replace(config, conditioner=_told_boxes(config.conditioner, _params(params, "cond_stage_config")))
     assumptions = family.assumptions() if not params else ()
     assumptions += (UNSURE,) if unsure else ()
     origin = {id(value): key for key, value in state.items()}
@@ -152,6 +154,15 @@ def _tokenizer(file: SingleFile, text: TowerConfig, name: str) -> PromptTokenize
         pad = CLIP_END if text.activation == "quick_gelu" else OPEN_CLIP_PAD
         return shipped_clip(text.positions, pad, special_pad=text.pooled is not None)
     return shipped_bert(text.positions) if text.vocab_size == BERT_VOCABULARY else None
+
+
+def _told_boxes(text: Conditioner | None, params: Params) -> Conditioner | None:
+    """Mark a text transformer that reads boxes, by its config or its vocabulary, which no tokenizer has."""
+    if not isinstance(text, TextConfig) or text.kind != "ldm":
+        return text
+    (tower,) = text.towers
+    boxes = not params.get("use_tokenizer", tower.vocab_size != LAYOUT_TOKENS)
+    return TextConfig((replace(tower, boxes=boxes),))
 
 
 def _schedule(file: SingleFile, params: Params, family: Family) -> tuple[ScheduleConfig, bool]:

@@ -90,13 +90,13 @@ def config_beside(path: Path, state: Mapping[str, Tensor]) -> Mapping[str, Any]:
     Raises:
         CheckpointError: the file's own .yaml doesn't read.
     """
-    if (config := _form(_yaml(path.with_suffix(".yaml")), state)) or (
+    if (config := _form(read_yaml(path.with_suffix(".yaml")), state)) or (
         config := _form(_json(path.with_suffix(".json")), state)
     ):
         return config
     if not _alone(path):
         return {}
-    return _form(_yaml(path.parent / "config.yaml"), state) or _form(_json(path.parent / "config.json"), state)
+    return _form(read_yaml(path.parent / "config.yaml"), state) or _form(_json(path.parent / "config.json"), state)
 
 
 def _alone(path: Path) -> bool:
@@ -131,7 +131,12 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a mapping; nothing of a file that isn't there or holds something else.
+
+    Raises:
+        CheckpointError: it doesn't read.
+    """
     if not path.is_file():
         return {}
     try:

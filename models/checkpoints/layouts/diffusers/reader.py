@@ -49,7 +49,7 @@ def load_diffusers(folder: Path, *, data: bool = True) -> Checkpoint:
         CheckpointError: naming the file, option or component that doesn't fit.
     """
     index = read_json(folder / "model_index.json")
-    refuse_pipeline(str(index.get("_class_name")), folder)
+    refuse_pipeline(str(index.get("_class_name")), _has(index, "unet"), folder)
     vae_folder = folder / ("vae" if _has(index, "vae") else "vqvae")
     vae, unet = read_json(vae_folder / "config.json"), read_json(folder / "unet" / "config.json")
     pipeline = str(index.get("_class_name"))

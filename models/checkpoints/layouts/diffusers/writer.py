@@ -68,8 +68,8 @@ def pipeline_class(config: ModelConfig) -> str:
         CheckpointError: it is none.
     """
     text = isinstance(config.conditioner, TextConfig)
-    if config.conditioner is not None and not text:
-        raise CheckpointError("diffusers has no latent pipeline for class labels or label maps; convert --to native")
+    if config.layout is not None or (config.conditioner is not None and not text):
+        raise CheckpointError("diffusers has no pipeline for class labels, label maps and boxes; convert --to native")
     if config.unet.added_dim is not None and config.concat in (None, "mask-latent"):
         inpaints = "Inpaint" if config.concat else ""
         return f"StableDiffusionXL{'Img2Img' if config.refines else inpaints}Pipeline"

@@ -8,6 +8,7 @@ import { inOrder } from "../form/tabs.js";
 import { requestSchemas } from "../form/fields.js";
 
 const REFRESH_MS = 5000;
+const FORMLESS = new Set(["layout2img"]); // boxes are drawn by programs
 
 export class Service {
   cards = [];
@@ -39,8 +40,9 @@ export class Service {
     setInterval(() => this.#refresh(), REFRESH_MS);
   }
 
+  /** Cards of the models that can do `kind` from this page. */
   able(kind) {
-    return kind in this.schemas ? this.cards.filter((card) => card.tasks.includes(kind)) : [];
+    return kind in this.schemas && !FORMLESS.has(kind) ? this.cards.filter((card) => card.tasks.includes(kind)) : [];
   }
 
   /** The card of `model` if it can do `kind`, else the service's default if that can, else the first that can. */

@@ -97,6 +97,18 @@ CLASS_UNET: Params = {
     "transformer_depth": 1,
     "context_dim": 512,
 }
+LAYOUT_UNET: Params = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "model_channels": 128,
+    "attention_resolutions": [8, 4, 2],
+    "num_res_blocks": 2,
+    "channel_mult": [1, 2, 3, 4],
+    "num_head_channels": 32,
+    "use_spatial_transformer": True,
+    "transformer_depth": 3,
+    "context_dim": 512,
+}
 CHURCHES_UNET: Params = {
     "in_channels": 4,
     "out_channels": 4,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.errors import CheckpointError
+from models.checkpoints.files.foreign import PIPELINES, WHOLE
 from models.checkpoints.inspect import inspect
 from models.checkpoints.layouts.compvis.ema import ROOT, averaged_alone
 from models.checkpoints.layouts.detect import load_checkpoint
+from models.checkpoints.layouts.diffusers.writer import save_diffusers
+from models.checkpoints.layouts.native import save_native
 from models.checkpoints.load import load
 from models.checkpoints.scan import scan
 from tests.parity.run import CASES
@@ -91,6 +95,43 @@ FAMILIES: dict[str, tuple[list[str], str]] = {
     "sd3": ([f"{UNET}joint_blocks.0.x_block.attn.qkv.weight"], "Stable Diffusion 3"),
     "flux": (["double_blocks.0.img_attn.qkv.weight"], "Flux"),
     "pixart": (["adaln_single.linear.weight"], "PixArt"),
+    "sd3 transformer": (["transformer_blocks.0.attn.add_k_proj.weight"], "Stable Diffusion 3"),
+    "flux transformer": (["single_transformer_blocks.0.attn.to_q.weight"], "Flux"),
+    "chroma": (
+        [f"{UNET}distilled_guidance_layer.in_proj.weight", f"{UNET}double_blocks.0.img_attn.qkv.weight"],
+        "Chroma",
+    ),
+    "hunyuan dit": (["mlp_t5.0.weight", "blocks.0.attn1.Wqkv.weight"], "Hunyuan-DiT"),
+    "hunyuan dit folder": (["text_embedding_padding", "blocks.0.attn1.to_q.weight"], "Hunyuan-DiT"),
+    "hunyuan video": (
+        ["txt_in.individual_token_refiner.blocks.0.norm1.weight", "double_blocks.0.img_attn.qkv.weight"],
+        "Hunyuan Video",
+    ),
+    "auraflow": (["double_layers.0.attn.w2q.weight", "cond_seq_linear.weight"], "AuraFlow"),
+    "auraflow folder": (
+        ["joint_transformer_blocks.0.attn.add_k_proj.weight", "single_transformer_blocks.0.attn.to_q.weight"],
+        "AuraFlow",
+    ),
+    "qwen": (["transformer_blocks.0.img_mod.1.weight", "transformer_blocks.0.attn.add_k_proj.weight"], "Qwen-Image"),
+    "z image": ([f"{UNET}x_pad_token", f"{UNET}cap_embedder.1.weight"], "Z-Image"),
+    "lumina": ([f"{UNET}cap_embedder.0.weight", f"{UNET}layers.0.attention.qkv.weight"], "Lumina"),
+    "sana": (["blocks.0.mlp.inverted_conv.conv.weight", "blocks.0.scale_shift_table"], "Sana"),
+    "ltx": (["patchify_proj.weight", "adaln_single.linear.weight"], "a model of videos"),
+    "wan": (["head.modulation", "blocks.0.self_attn.q.weight"], "a model of videos"),
+    "cascade c": (["clip_txt_mapper.weight", "down_blocks.0.0.channelwise.0.weight"], "Stable Cascade"),
+    "cascade b": (["effnet_mapper.0.weight", "down_blocks.1.0.channelwise.0.weight"], "Stable Cascade"),
+    "wuerstchen prior": (["cond_mapper.0.weight", "blocks.0.channelwise.0.weight"], "Wuerstchen"),
+    "wuerstchen decoder": (["effnet_mappers.0.weight", "clip_mapper.weight"], "Wuerstchen"),
+    "kandinsky": (["add_embedding.image_norm.weight", "down_blocks.0.resnets.0.conv1.weight"], "Kandinsky"),
+    "kandinsky 5": (["visual_transformer_blocks.0.self_attention.to_query.weight"], "Kandinsky"),
+    "prior": (
+        ["prd_embedding", "clip_mean", "transformer_blocks.0.attn1.to_q.weight"],
+        "the prior of unCLIP or Kandinsky",
+    ),
+    "motion": (["down_blocks.0.motion_modules.0.temporal_transformer.norm.weight"], "AnimateDiff's motion module"),
+    "t2i adapter": (["adapter.body.0.resnets.0.block1.weight", "adapter.conv_in.weight"], "a T2I-Adapter"),
+    "t2i original": (["body.0.block1.weight", "conv_in.weight"], "a T2I-Adapter"),
+    "ip adapter": (["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"], "an IP-Adapter"),
     "unclip": (["noise_augmentor.betas", f"{UNET}input_blocks.0.0.weight"], "unCLIP"),
     "controlnet": (["control_model.input_hint_block.0.weight"], "a ControlNet"),
     "embedding": (["emb_params"], "an embedding"),
@@ -131,9 +172,12 @@ def test_what_is_no_weight_file_is_named(content: bytes, what: str, suffix: str,
 def test_hypernetworks_and_embeddings_in_pickles_are_named(tmp_path: Path) -> None:
     torch.save({320: [{"linear.weight": torch.zeros(1)}], 768: [], "step": 3}, tmp_path / "h.pt")
     torch.save({"string_to_param": {"*": torch.zeros(1, 768)}, "name": "cat"}, tmp_path / "e.pt")
+    adapter = {"image_proj": {"proj.weight": torch.zeros(1)}, "ip_adapter": {"1.to_k_ip.weight": torch.zeros(1)}}
+    torch.save(adapter, tmp_path / "i.bin")
     found = {item.path.stem: item.error or "" for item in scan(tmp_path)}
     assert "a hypernetwork" in found["h"]
     assert "an embedding" in found["e"]
+    assert "an IP-Adapter" in found["i"]
 
 
 def test_pipelines_of_other_families_are_named(tmp_path: Path) -> None:
@@ -141,10 +185,39 @@ def test_pipelines_of_other_families_are_named(tmp_path: Path) -> None:
     for name, family in (
         ("StableDiffusion3Pipeline", "Stable Diffusion 3"),
         ("StableDiffusionXLControlNetPipeline", "Stable Diffusion XL with a ControlNet"),
+        ("FluxPipeline", "Flux"),
+        ("PixArtSigmaPipeline", "PixArt"),
+        ("StableUnCLIPPipeline", "unCLIP"),
+        ("KandinskyV22Pipeline", "Kandinsky"),
+        ("StableCascadeCombinedPipeline", "Stable Cascade"),
+        ("WuerstchenDecoderPipeline", "Wuerstchen"),
+        ("AuraFlowPipeline", "AuraFlow"),
+        ("ChromaPipeline", "Chroma"),
+        ("HunyuanDiTPipeline", "Hunyuan"),
+        ("Lumina2Pipeline", "Lumina"),
+        ("QwenImagePipeline", "Qwen-Image"),
+        ("ZImagePipeline", "Z-Image"),
+        ("SanaPipeline", "Sana"),
+        ("KolorsPipeline", "Kolors"),
+        ("IFPipeline", "DeepFloyd IF"),
+        ("StableDiffusionAdapterPipeline", "Stable Diffusion with a T2I-Adapter"),
     ):
         (tmp_path / "x" / "model_index.json").write_text(f'{{"_class_name": "{name}"}}', "utf-8")
         with pytest.raises(CheckpointError, match=f"{name} is {family}"):
             load_checkpoint(tmp_path / "x")
+    (tmp_path / "x" / "model_index.json").write_text(
+        '{"_class_name": "NewPipeline", "transformer": ["a", "b"]}', "utf-8"
+    )
+    with pytest.raises(CheckpointError, match="NewPipeline has no part unet; latentd needs"):
+        load_checkpoint(tmp_path / "x")
+
+
+def test_what_isnt_served_is_listed_with_what_it_would_need() -> None:
+    text = " ".join(Path("docs/checkpoints.md").read_text("utf-8").split())
+    listed = text[text.index("## What isn't served") : text.index("## Stable Diffusion XL ")]
+    named = [what for _, what in (*WHOLE, *PIPELINES) if "ControlNet" not in what and "trained on EDM" not in what]
+    for what in (name.split(",")[0].split(" (")[0].removeprefix("the prior of ") for name in named):
+        assert all(family in listed for family in re.split(" or another transformer| or ", what)), what
 
 
 def test_missing_and_misshapen_keys_have_the_files_names(tmp_path: Path) -> None:
@@ -174,10 +247,22 @@ def test_what_would_fail_at_the_first_picture_is_refused(tmp_path: Path) -> None
         inspect(folder)
 
 
-def test_layout_models_are_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", [None, {"use_tokenizer": False}])
+def test_layout_models_are_told_by_their_vocabulary_or_config(tmp_path: Path, config: dict[str, bool] | None) -> None:
     unet = keys.unet_shapes({**keys.CLASS_UNET, "model_channels": 32, "channel_mult": [1, 1], "num_res_blocks": 1})
-    text = keys.bert_shapes(512, 1, vocab=8192, positions=92)
+    text = keys.bert_shapes(512, 1, vocab=8192 if config is None else 4000, positions=92)
     stage = keys.first_stage_shapes([1, 1, 1], 3, ch=32, blocks=1, codes=16)
     save_file(keys.random_state(keys.whole(unet, stage, text)), tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match="a layout model"):
-        inspect(tmp_path / "a.safetensors")
+    if config is not None:
+        heads = {"params": {"num_head_channels": 32}}
+        beside = {"model": {"params": {"unet_config": heads, "cond_stage_config": {"params": config}}}}
+        (tmp_path / "a.json").write_text(json.dumps(beside), "utf-8")
+    report = inspect(tmp_path / "a.safetensors")
+    assert report.tasks == ("layout2img",)
+    assert "conditioned on boxes" in report.description
+    assert not any("tokenizer" in note for note in report.notes)
+    folder = tmp_path / "native"
+    save_native(load_checkpoint(tmp_path / "a.safetensors"), folder)
+    assert inspect(folder).tasks == ("layout2img",)
+    with pytest.raises(CheckpointError, match="no pipeline for class labels, label maps and boxes"):
+        save_diffusers(load_checkpoint(folder), tmp_path / "diffusers")

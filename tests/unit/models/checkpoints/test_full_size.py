@@ -68,6 +68,10 @@ MODELS: dict[str, tuple[keys.Shapes, dict[str, float]]] = {
         keys.whole(keys.unet_shapes(keys.CLASS_UNET), VQ_F4, CLASSES),
         {"unet": 400.9, "first_stage": 55.3, "conditioner": 0.5},
     ),
+    "layout2img_openimages256": (
+        keys.whole(keys.unet_shapes(keys.LAYOUT_UNET), VQ_F4, keys.bert_shapes(512, 16, vocab=8192, positions=92)),
+        {"unet": 246.3, "first_stage": 55.3, "conditioner": 54.7},
+    ),
     "churches": (keys.whole(keys.unet_shapes(keys.CHURCHES_UNET), KL_F8), {"unet": 295.0, "first_stage": 83.7}),
     "celeba": (keys.whole(keys.unet_shapes(keys.CELEBA_UNET), VQ_F4), {"unet": 274.1, "first_stage": 55.3}),
 }

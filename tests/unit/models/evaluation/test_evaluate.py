@@ -11,6 +11,7 @@ import pytest
 from core.errors import ConfigurationError
 from models.evaluation.evaluate import REPORT, Evaluation, evaluate
 from models.evaluation.figures import Figure
+from tests.tiny import write_tiny
 from tests.training import autoencoder_run, ldm_run, train, upscaler_run, write_balls
 
 SETS = {"Fréchet distance", "kernel distance", "precision", "recall"}
@@ -94,3 +95,9 @@ def test_what_cant_be_measured_is_said_first(trained: Path) -> None:
         evaluate(replace(told, data=trained / "none"), "cpu", lambda _: None)
     with pytest.raises(ConfigurationError, match="device is 'gpu'"):
         evaluate(told, "gpu", lambda _: None)
+
+
+def test_a_layout_model_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    write_tiny("layout", tmp_path / "boxes" / "checkpoint")
+    with pytest.raises(ConfigurationError, match="reads boxes; eval can't measure it"):
+        evaluate(evaluation(tmp_path, "boxes"), "cpu", lambda _: None)

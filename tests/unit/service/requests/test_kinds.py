@@ -29,7 +29,19 @@ NAMES = ("tench", "Crane", "goldfish", "crane", "shark", "hen", "owl", "robin", 
 def cards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelCard]:
     """As scanning writes them; `named` is `class` with names."""
     folder = tmp_path_factory.mktemp("models")
-    for kind in ("plain", "sd-inpaint", "ldm-inpaint", "x4", "class", "label", "map", "bare", "edit", "depth"):
+    for kind in (
+        "plain",
+        "sd-inpaint",
+        "ldm-inpaint",
+        "x4",
+        "class",
+        "label",
+        "map",
+        "layout",
+        "bare",
+        "edit",
+        "depth",
+    ):
         write_tiny(kind, folder / kind)
     found = installed_cards(folder)
     return found | {"named": found["class"].model_copy(update={"class_names": NAMES})}
@@ -59,7 +71,8 @@ def test_a_declaration_agrees_with_the_contract(kind: Kind) -> None:
     task, fields = KINDS[kind], REQUESTS[kind].model_fields
     assert task.files == tuple(name for name, info in fields.items() if info.annotation is Upload)
     assert task.model_fields <= task.post.model_fields.keys()
-    posted = set(task.post.model_fields) - {"label"} | {"width", "height"}  # named for its number; a picture's own
+    spoken = {"boxes", "crop"} if kind == "layout2img" else {"label"}  # what becomes numbers
+    posted = set(task.post.model_fields) - spoken | {"width", "height"}  # a picture's own
     given = {"kind", "numerics", "embeddings", "guidance_embedded"}  # by prompts and cards
     assert posted == fields.keys() - given - set(task.files)
 
@@ -79,6 +92,7 @@ def test_scanned_cards_say_what_each_model_is_for(cards: dict[str, ModelCard]) -
         "map": ("semantic2img",),
         "edit": ("img2img",),
         "depth": ("depth2img",),
+        "layout": ("layout2img",),
     }
     assert (cards["class"].classes, cards["label"].classes, cards["map"].map_classes) == (CLASSES, CLASSES, MAP_CLASSES)
     assert (cards["x4"].noise_levels, cards["x4"].scale) == (351, 4)

@@ -22,7 +22,7 @@ from models.pipeline.pipeline import LatentDiffusion
 from models.samplers.noise import noise
 from models.schedule import NoiseSchedule
 from tests.engines import finished, inpaint, make_engine, make_request, mask_bytes, picture_bytes, play, png
-from tests.tiny import CLASSES, MAP_CLASSES, configs, write_tiny
+from tests.tiny import CLASSES, LAYOUT_VOCABULARY, MAP_CLASSES, configs, write_tiny
 from workers.engine.conditioning import LOW_RES, Conditions, of_image
 from workers.engine.job_spec import JobSpec
 from workers.engine.kinds import job_spec_of, prepare
@@ -31,6 +31,7 @@ from workers.engine.pictures import to_tensor
 from workers.prompts import PromptCache
 
 NATIVE = 64
+LAID_OUT = (3, 12, 57, *(LAYOUT_VOCABULARY - 1,) * 6, 0, 99)  # one box, no others, and the whole of it
 
 
 @lru_cache
@@ -63,9 +64,9 @@ def label_map(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("kind", [kind for kind in configs() if configs()[kind].concat is None])
 def test_text_and_unconditional_models_draw_without_a_picture(kind: str) -> None:
     config = configs()[kind]
-    task = "txt2img" if config.classes is None else "class2img"
-    changes: dict[str, Any] = {"class_id": 0} if task == "class2img" else {}
-    [picture] = drawn(admission(task, kind, width=96, height=72, **changes))
+    task = "layout2img" if config.layout else "txt2img" if config.classes is None else "class2img"
+    own: dict[str, dict[str, Any]] = {"class2img": {"class_id": 0}, "layout2img": {"tokens": LAID_OUT}}
+    [picture] = drawn(admission(task, kind, width=96, height=72, **own.get(task, {})))
     assert picture.size == (96, 72)
 
 
@@ -118,6 +119,43 @@ def test_a_label_map_with_an_unknown_class_names_its_pixel() -> None:
     with pytest.raises(InvalidRequest) as caught:
         prepared(admission("semantic2img", "map", png(picture)))
     assert (caught.value.value, caught.value.bound) == (f"{MAP_CLASSES} at (5, 2)", MAP_CLASSES - 1)
+
+
+def test_boxes_reach_the_unet_as_their_numbers_say_and_nothing_guides() -> None:
+    spec, conditions = prepared(admission("layout2img", "layout", tokens=LAID_OUT))
+    assert (spec.guided, conditions.unconditional) == (False, None)
+    context = model_of("layout").encode_tokens([(torch.tensor([LAID_OUT]), None)]).context[0]
+    assert conditions.inputs.context is not None
+    assert torch.equal(conditions.inputs.context, context)
+    moved = (3, 22, *LAID_OUT[2:])
+    one, other = (np.array(drawn(admission("layout2img", "layout", tokens=tokens))[0]) for tokens in (LAID_OUT, moved))
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens", "bound"),
+    [
+        ("layout", LAID_OUT[1:], 11),
+        ("layout", (LAYOUT_VOCABULARY, *LAID_OUT[1:]), f"0 to {LAYOUT_VOCABULARY - 1}"),
+        ("layout", (-1, *LAID_OUT[1:]), f"0 to {LAYOUT_VOCABULARY - 1}"),
+        ("plain", LAID_OUT, 0),
+    ],
+)
+def test_numbers_that_the_weights_lack_are_refused(model: str, tokens: tuple[int, ...], bound: object) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        prepared(admission("layout2img", model, tokens=tokens))
+    assert (caught.value.field, caught.value.bound) == ("tokens", bound)
+
+
+def test_a_layout_is_drawn_to_the_same_bytes_beside_others() -> None:
+    job = admission("layout2img", "layout", tokens=LAID_OUT, determinism="strict", seed=5)
+    others = [
+        Admission(name, admission("layout2img", "layout", tokens=(7, *LAID_OUT[1:]), seed=seed).request, {})
+        for name, seed in (("b", 1), ("c", 2))
+    ]
+    engine = {"layout": model_of("layout")}
+    alone, beside = (finished(play(make_engine(engine), [job, *more]))["a", 0] for more in ([], others))
+    assert alone.tobytes() == beside.tobytes()
 
 
 def test_noise_levels_are_labels_and_noise_of_each_images_seed() -> None:
@@ -202,6 +240,7 @@ def test_all_kinds_share_an_engine() -> None:
         admission("upscale", "x4", picture_bytes(16, 16), noise_level=20),
         admission("img2img", "plain", picture, strength=0.5),
         admission("txt2img", "bare"),
+        admission("layout2img", "layout", tokens=LAID_OUT),
     ]
     numbered = [Admission(str(i), job.request, job.files) for i, job in enumerate(jobs)]
     assert [picture.size for picture in drawn(*numbered)] == [(NATIVE, NATIVE)] * len(jobs)

@@ -13,12 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.errors import CheckpointError
-from models.add_ons.controls.files import load_control, read_control, renamed_control
+from models.add_ons.controls.files import ControlFile, config_for, load_control, read_control, renamed_control
+from models.add_ons.controls.scan import family_of
 from models.checkpoints.build import fit
 from models.checkpoints.files.rename import DIFFUSERS, renamed
 from models.checkpoints.files.weights import read_tensors
 from models.checkpoints.layouts.diffusers.config import unet_config
-from models.networks.controlnet import ControlNet, ControlNetConfig
+from models.networks.controlnet import ControlNet
 from models.networks.unet import UNetConfig
 from tests.controls import CASE, controlled_sd
 from tests.unit.models.checkpoints import compvis_keys as keys
@@ -59,6 +60,17 @@ def test_an_option_that_is_not_computed_is_named(tmp_path: Path) -> None:
         read_control(weights)
 
 
+def test_an_original_config_that_is_not_computed_is_named(tmp_path: Path) -> None:
+    weights = tmp_path / "control_v11e_sd15_shuffle.pth"
+    weights.write_bytes(ORIGINAL.read_bytes())
+    config = tmp_path / "control_v11e_sd15_shuffle.yaml"
+    config.write_text("model:\n  params: {global_average_pooling: false}\n", "utf-8")
+    assert read_control(weights).context_width == 32
+    config.write_text("model:\n  params: {global_average_pooling: true}\n", "utf-8")
+    with pytest.raises(CheckpointError, match="global_average_pooling is True"):
+        read_control(weights)
+
+
 def test_one_of_another_shape_is_refused_by_a_key_of_its_own() -> None:
     with pytest.raises(CheckpointError, match="ControlNet: lacks down_blocks"):
         load_control(read_control(ORIGINAL), controlled_sd())
@@ -84,16 +96,27 @@ PUBLISHED: dict[str, tuple[float, dict[str, Any]]] = {
 }
 
 
+XL = PUBLISHED["controlnet-canny-sdxl-1.0"][1]
+# Small ones have no transformer block, mid-sized ones have them at the lowest resolution alone.
+NONE, LAST = {"transformer_layers_per_block": (0, 0, 0)}, {"transformer_layers_per_block": (0, 0, 1)}
+PUBLISHED |= {
+    "controlnet-canny-sdxl-1.0-small": (160.1, {**XL, **NONE, "down_block_types": ("DownBlock2D",) * 3}),
+    "controlnet-canny-sdxl-1.0-mid": (272.6, {**XL, **LAST}),
+}
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_networks_have_our_keys_and_shapes_at_full_size(name: str) -> None:
     millions, config = PUBLISHED[name]
     with torch.device("meta"):
         made: Any = ControlNetModel
         theirs = made(**config)
-        ours = ControlNet(ControlNetConfig(_unet(config)))
-    shapes = {key: value.shape for key, value in ours.state_dict().items()}
-    fit(renamed(theirs.state_dict(), DIFFUSERS), shapes, name)
+    file = ControlFile(Path(name), renamed(theirs.state_dict(), DIFFUSERS), {})
+    with torch.device("meta"):
+        ours = ControlNet(config_for(file, _unet(XL if "sdxl" in name else config)))
+    fit(file.state, {key: value.shape for key, value in ours.state_dict().items()}, name)
     assert sum(value.numel() for value in theirs.state_dict().values()) / 1e6 == pytest.approx(millions, abs=0.1)
+    assert (family_of(file), file.context_width) == (("sdxl", 2048) if "sdxl" in name else ("sd1", 768))
 
 
 def _unet(config: dict[str, Any]) -> UNetConfig:
@@ -105,21 +128,31 @@ def _unet(config: dict[str, Any]) -> UNetConfig:
     return unet_config({**plain, **config, **own})
 
 
-def test_the_original_layout_at_full_size_has_our_keys_and_shapes() -> None:
-    trunk = ("time_embed.", "input_blocks.", "middle_block.")
-    unet = keys.unet_shapes(keys.SD1_UNET)
-    state = {key: torch.empty(shape, device="meta") for key, shape in unet.items() if key.startswith(trunk)}
-    widths = (16, 16, 32, 32, 96, 96, 256)
+@pytest.mark.parametrize(
+    ("unet", "widths", "config"),
+    [
+        (keys.SD1_UNET, (320,) * 4 + (640,) * 3 + (1280,) * 5, {"cross_attention_dim": 768}),
+        (keys.SDXL_UNET, (320,) * 4 + (640,) * 3 + (1280,) * 2, XL),
+    ],
+    ids=["sd1", "sdxl"],
+)
+def test_the_original_layout_at_full_size_has_our_keys_and_shapes(
+    unet: dict[str, Any], widths: tuple[int, ...], config: dict[str, Any]
+) -> None:
+    trunk = ("time_embed.", "input_blocks.", "middle_block.", "label_emb.")
+    shapes = keys.unet_shapes(unet)
+    state = {key: torch.empty(shape, device="meta") for key, shape in shapes.items() if key.startswith(trunk)}
+    hints = (16, 16, 32, 32, 96, 96, 256)
     state |= _conv("input_hint_block.0", 3, 16, 3) | _conv("input_hint_block.14", 256, 320, 3)
-    for number, (a, b) in enumerate(pairwise(widths)):
+    for number, (a, b) in enumerate(pairwise(hints)):
         state |= _conv(f"input_hint_block.{2 * number + 2}", a, b, 3)
-    across = (320,) * 4 + (640,) * 3 + (1280,) * 5
-    for number, channels in enumerate(across):
+    for number, channels in enumerate(widths):
         state |= _conv(f"zero_convs.{number}.0", channels, channels, 1)
     state |= _conv("middle_block_out.0", 1280, 1280, 1)
+    file = ControlFile(Path("x"), renamed_control(Path("x"), state), {})
     with torch.device("meta"):
-        ours = ControlNet(ControlNetConfig(_unet({"cross_attention_dim": 768})))
-    fit(renamed_control(Path("x"), state), {key: value.shape for key, value in ours.state_dict().items()}, "ControlNet")
+        ours = ControlNet(config_for(file, _unet(config)))
+    fit(file.state, {key: value.shape for key, value in ours.state_dict().items()}, "ControlNet")
 
 
 def _conv(name: str, a: int, b: int, kernel: int) -> dict[str, Tensor]:
