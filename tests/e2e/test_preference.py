@@ -14,8 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from latentd.child import die_with_parent
 from latentd.preference.answers import read_answers
-from tests.e2e.browser import open_page
-from tests.e2e.test_page_access import serious
+from tests.e2e.browser import open_page, serious
 from tests.unit.latentd.preference.studies import COLOURS, make_study
 
 PAIRS = 4
