@@ -43,13 +43,6 @@ class CardDefaults(Wire):
         return self.img2img_strength if kind in ("img2img", "depth2img") else self.strength
 
 
-class Style(Wire):
-    """Words that give a model's pictures a look; the page offers them beside the prompt."""
-
-    name: str = Field(min_length=1, max_length=40, description="What people call it.")
-    suffix: str = Field(min_length=1, max_length=200, description="What follows the prompt, as in training.")
-
-
 class LayoutCard(Wire):
     """The row of numbers that a layout model reads: three for each box, and two of the crop where two are left."""
 
@@ -75,6 +68,13 @@ class LayoutCard(Wire):
     def none(self) -> int:
         """What stands where there is no box."""
         return self.vocabulary - 1
+
+
+class Style(Wire):
+    """Words that give a model's pictures a look; the page offers them beside the prompt."""
+
+    name: str = Field(min_length=1, max_length=40, description="What people call it.")
+    suffix: str = Field(min_length=1, max_length=200, description="What follows the prompt, as in training.")
 
 
 class ModelCard(Wire):
