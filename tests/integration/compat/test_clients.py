@@ -241,7 +241,8 @@ def test_webui_reads_what_there_is(webui: webuiapi.WebUIApi) -> None:
     assert [item["name"] for item in webui.get_upscalers()] == ["None", "Lanczos", "Nearest", "emoji-upscale"]
     assert webui.get_cmd_flags()["api"] is True
     empty = [webui.get_sd_vae, webui.get_hypernetworks, webui.get_face_restorers, webui.get_realesrgan_models]
-    assert [read() for read in [*empty, webui.get_prompt_styles, webui.get_latent_upscale_modes]] == [[]] * 6
+    assert [read() for read in [*empty, webui.get_prompt_styles]] == [[]] * 5
+    assert webui.get_latent_upscale_modes() == [{"name": "Latent"}]
     assert webui.get_embeddings() == {"loaded": {}, "skipped": {}}
     assert webui.get_scripts() == {"txt2img": [], "img2img": []}
     assert webui.get_memory()["ram"]["total"] > 0
