@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import socket
-import threading
+import sys
 from collections.abc import Mapping
-from socketserver import ThreadingMixIn
+from threading import Thread
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
@@ -25,6 +25,8 @@ ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 64)
 STAGES = ("encode", "denoise", "decode", "store")
 LOADED = ("succeeded", "failed")
 OUTCOMES: tuple[Status, ...] = ("succeeded", "failed", "canceled")
+THREADS = 4  # that answer scrapes
+SILENT_S = 5.0  # that one waits for a client
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -49,14 +51,14 @@ def listen(port: int, host: str) -> socket.socket:
 class _Quiet(WSGIRequestHandler):
     """Logs no scrapes."""
 
+    timeout = SILENT_S
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
 
-class _Server(ThreadingMixIn, WSGIServer):
-    """Serves a registry on a socket that listens already."""
-
-    daemon_threads = True
+class _Server(WSGIServer):
+    """Serves a registry on a socket that listens already, which other servers may share: one request at a time."""
 
     def __init__(self, listening: socket.socket, registry: CollectorRegistry) -> None:
         host, port = listening.getsockname()[:2]
@@ -66,6 +68,12 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.server_name, self.server_port = host, port
         self.setup_environ()
         self.set_app(make_wsgi_app(registry))
+        self.socket.setblocking(False)  # who was late for a request goes on waiting for the next
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that is slow or gone is no fault of ours."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class WorkerMetrics:
@@ -189,13 +197,17 @@ class WorkerMetrics:
 
     def serve(self, listening: socket.socket) -> int:
         """Answer /metrics on a socket of `listen`; its port, which the system chose if 0 was asked for."""
-        self._server = _Server(listening, self.registry)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
-        self._thread.start()
-        return self._server.server_port
+        self._servers = [_Server(listening, self.registry) for _ in range(THREADS)]
+        # Made now: a thread made while memory is short may never begin, and its maker then waits for it for ever.
+        self._threads = [Thread(target=server.serve_forever, name="metrics", daemon=True) for server in self._servers]
+        for thread in self._threads:
+            thread.start()
+        return self._servers[0].server_port
 
     def close(self) -> None:
         """End what `serve` began."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        for server in self._servers:
+            server.shutdown()
+        for thread in self._threads:
+            thread.join()
+        self._servers[0].server_close()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import socket
 import urllib.request
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -11,7 +13,7 @@ from models.pipeline.captured import CapturedCalls
 from models.pipeline.fused import FusedNetwork
 from tests.engines import tiny_models
 from workers.engine.messages import Called
-from workers.metrics.families import WorkerMetrics, listen
+from workers.metrics.families import SILENT_S, THREADS, WorkerMetrics, listen
 from workers.metrics.flops import row_flops
 
 FAMILIES = {
@@ -106,6 +108,20 @@ def test_metrics_are_served_on_loopback() -> None:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             assert b"latentd_step_rows" in answer.read()
+    finally:
+        metrics.close()
+
+
+def test_clients_that_say_nothing_hold_up_no_scrape() -> None:
+    metrics = WorkerMetrics()
+    port = metrics.serve(listen(0, "127.0.0.1"))
+    try:
+        with ExitStack() as silent:
+            for _ in range(THREADS - 1):
+                silent.enter_context(socket.create_connection(("127.0.0.1", port)))
+            for _ in range(3):
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=SILENT_S / 2) as answer:
+                    assert b"latentd_step_rows" in answer.read()
     finally:
         metrics.close()
 
