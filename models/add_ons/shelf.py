@@ -20,7 +20,7 @@ BLOCK = 1 << 20  # bytes hashed at a time
 BY_PEOPLE = ("id", "description", "licence", "trigger_words")  # of a card, kept when the file is replaced
 FAMILIES = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # by the width of the context
 
-I = TypeVar("I", InstalledLora, InstalledControlNet, InstalledEmbedding)  # noqa: E741 (a card as it is installed)
+Card = TypeVar("Card", InstalledLora, InstalledControlNet, InstalledEmbedding)
 A = TypeVar("A", InstalledLora, InstalledControlNet)
 T = TypeVar("T")
 
@@ -55,19 +55,19 @@ class OnDisk(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Found(Generic[I]):
+class Found(Generic[Card]):
     """An add-on on the disk."""
 
-    card: I
+    card: Card
     path: Path
 
 
 @dataclass(frozen=True, slots=True)
-class Scanned(Generic[I]):
+class Scanned(Generic[Card]):
     """An add-on of the directory: whether its card was written now, or why it can't be."""
 
     path: Path
-    card: I | None = None
+    card: Card | None = None
     written: bool = False
     error: str | None = None
 
@@ -89,8 +89,8 @@ def scan_addons(
 
 
 def scanned(
-    path: Path, called: Mapping[str, str], form: type[I], describe: Callable[[Path], Mapping[str, Any]]
-) -> Scanned[I]:
+    path: Path, called: Mapping[str, str], form: type[Card], describe: Callable[[Path], Mapping[str, Any]]
+) -> Scanned[Card]:
     """Make a card of `form` beside one file; `called` is the field that requests name it by."""
     place = path.with_name(path.stem + ADD_ON_CARD)
     try:
@@ -148,7 +148,7 @@ class Kept:
         return value
 
 
-def path_of(found: Mapping[str, Found[I]], what: str, field: str, named: Named) -> Path:
+def path_of(found: Mapping[str, Found[Card]], what: str, field: str, named: Named) -> Path:
     """Find the file of an add-on that a request names.
 
     Raises:

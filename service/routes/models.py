@@ -7,12 +7,20 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from service.compat.openai.answers import OpenAIModel
 from service.requests.cards import ListedCard, find_card
 from service.routes.openapi import problems
 from service.state import Current
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+class OpenAIModel(BaseModel):
+    """A model as OpenAI's clients list it; when it was made isn't known here."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "latentd"
 
 
 class ModelList(BaseModel):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
+from urllib.parse import urljoin
 
 from playwright.sync_api import Browser, FilePayload, Page, Request, expect, sync_playwright
 
@@ -45,11 +46,12 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def open_page(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
-    """A page of a fresh profile at `url`; at the end, no error was logged and no request went elsewhere."""
+    """A page of a fresh profile at `url`; at the end, no error was logged and no request went to another origin."""
     troubles: list[str] = []
+    origin = urljoin(url, "/")
 
     def check(request: Request) -> None:
-        if not request.url.startswith((url, *LOCAL_SCHEMES)):
+        if not request.url.startswith((origin, *LOCAL_SCHEMES)):
             troubles.append(f"request to {request.url}")
 
     with browser.new_context(viewport={"width": 1280, "height": 900}, **context) as session:

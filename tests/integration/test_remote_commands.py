@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -161,9 +160,11 @@ def test_errors_are_one_line(service: Service, run: Run) -> None:
 
 
 def test_who_is_no_latentd_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentd.cli.drawing.remote.PATIENCE_S", 0.2)
     nobody = f"http://127.0.0.1:{free_port()}"
-    assert f"latentd: {nobody}: no answer in 0.2 s" in run(f"generate cat --server {nobody}", 1).err
+    with monkeypatch.context() as impatient:
+        impatient.setattr("latentd.cli.drawing.remote.PATIENCE_S", 0.2)
+        said = run(f"generate cat --server {nobody}", 1).err
+    assert f"latentd: {nobody}: no answer in 0.2 s" in said
     with HTTPServer(("127.0.0.1", 0), Other) as other:
         threading.Thread(target=other.handle_request).start()
         url = f"http://127.0.0.1:{other.server_port}"
@@ -186,9 +187,7 @@ class Other(BaseHTTPRequestHandler):
 
 def test_nothing_is_loaded_that_draws(service: Service, tmp_path: Path) -> None:
     words = [sys.executable, "-c", TOLD, "generate", "cat", "--steps", "1", "--server", service.url]
-    began = time.monotonic()
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
-    assert time.monotonic() - began < 10
     loaded = set(done.stderr.split())
     assert loaded.isdisjoint(HEAVY)
     assert "latentd_client" in loaded

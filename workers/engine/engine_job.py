@@ -117,14 +117,18 @@ class EngineJob:
 
     def enlarge(self, index: int, prepare: Callable[[JobSpec], Conditions]) -> Slot:
         """Bring an image that is at the end of its stage into the next. Raises as `start`; JobFailed: NaN pixels."""
-        image, request = self.images[index], self.admission.request
-        assert isinstance(request, Txt2ImgRequest)
-        assert request.hires is not None
+        image = self.images[index]
         before, after = self.specs[image.stage : image.stage + 2]
-        spec = handed_on(before, after, image.z_t, by_latents=request.hires.upscaler == LATENT)
+        spec = handed_on(before, after, image.z_t, by_latents=self._by_latents)
         begun = self._image(image.stage + 1, spec, image.seed, prepare(spec))
         begun.denoise_s, self.images[index] = image.denoise_s, begun
         return self._slot(index, begun)
+
+    @property
+    def _by_latents(self) -> bool:
+        """Whether a second pass begins with the enlarged latent, and not with a picture."""
+        request = self.admission.request
+        return isinstance(request, Txt2ImgRequest) and request.hires is not None and request.hires.upscaler == LATENT
 
     def snapshot(self) -> bytes | None:
         """Return its state, for the admission of a later execution; None before it is prepared."""

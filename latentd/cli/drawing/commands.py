@@ -1,4 +1,4 @@
-"""`latentd generate`, `inpaint`, `img2img`, `semantic2img` and `upscale`: their options, put into an order."""
+"""`latentd generate`, `inpaint`, `upscale` and the commands of the other tasks: their options, put into an order."""
 
 from __future__ import annotations
 

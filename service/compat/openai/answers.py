@@ -1,4 +1,4 @@
-"""What OpenAI's clients read: images, events of a stream, models, errors."""
+"""What OpenAI's clients read: images, events of a stream, errors."""
 
 from __future__ import annotations
 
@@ -70,15 +70,6 @@ class ImageEvent(BaseModel):
     size: str
     partial_image_index: int | None = Field(default=None, exclude_if=lambda index: index is None)
     usage: Usage | None = Field(default=None, exclude_if=lambda usage: usage is None)
-
-
-class OpenAIModel(BaseModel):
-    """A model as OpenAI's clients list it; when it was made isn't known here."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int = 0
-    owned_by: str = "latentd"
 
 
 class OpenAIError(BaseModel):

@@ -6,7 +6,7 @@ const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 const MOST_TEXT = 1 << 20; // of one chunk: what isn't read by people isn't read here
 
 /** Text chunks of a PNG by keyword, tEXt and iTXt; empty for any other file. */
-export async function pngTexts(file) {
+async function pngTexts(file) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   const texts = {};
   if (SIGNATURE.some((value, i) => bytes[i] !== value)) return texts;
@@ -62,7 +62,7 @@ const WEIGHED = /\([^()]*:\s*[\d.]+\s*\)|(?<!\\)[([]/;
 const NEGATIVE = "Negative prompt: ";
 
 /** Reads A1111's text: the prompt, a line for what it mustn't show, and a line of `Name: value` pairs. */
-export function readParameters(text) {
+function readParameters(text) {
   const lines = text.trim().split("\n");
   const facts = /(^|, )Steps: \d/.test(lines.at(-1)) ? pairs(lines.pop()) : {};
   const cut = lines.findIndex((line) => line.startsWith(NEGATIVE));

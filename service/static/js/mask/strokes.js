@@ -67,7 +67,7 @@ function drawFile(paint, bitmap, fill) {
 }
 
 /** x, y, width, height of the rectangle between two corners, in whole pixels. */
-export function corners([[x0, y0], [x1, y1] = [x0, y0]]) {
+function corners([[x0, y0], [x1, y1] = [x0, y0]]) {
   const [left, right] = [Math.floor(Math.min(x0, x1)), Math.ceil(Math.max(x0, x1))];
   const [top, bottom] = [Math.floor(Math.min(y0, y1)), Math.ceil(Math.max(y0, y1))];
   return [left, top, right - left, bottom - top];

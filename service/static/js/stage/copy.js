@@ -40,7 +40,7 @@ const DEFAULTS = {
 };
 
 /** The fields that a call must name to make `image` again; `card` is the model's, if it is still there. */
-export function fieldsFor({ request, images }, image, card) {
+function fieldsFor({ request, images }, image, card) {
   const index = images.findIndex(({ id }) => id === image.id);
   const kept = Object.entries(request).filter(
     ([name, value]) =>
