@@ -19,6 +19,7 @@ from typer.main import get_command
 from core.settings import Settings, variable
 from core.version import __version__
 from latentd.cli import app, main
+from latentd.cli.console import counted
 from service.auth import keys
 from tests.tiny import write_tiny, write_tiny_inpaint, write_tiny_upscale
 
@@ -56,6 +57,10 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_version(run: Any) -> None:
     assert run("--version") == f"latentd {__version__}\n"
+
+
+def test_one_of_a_thing_is_no_plural() -> None:
+    assert [counted(number, "pair") for number in (0, 1, 2)] == ["0 pairs", "1 pair", "2 pairs"]
 
 
 def _commands(command: Any) -> Iterator[Any]:
