@@ -29,6 +29,11 @@ def table_of(*headers: str, title: str | None = None) -> Table:
     return made
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 pair`, `2 pairs`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def print_json(data: Any) -> None:
     """For programs; what JSON has no form for (a path, a time) is text."""
     typer.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperGroup
 
-from latentd.cli.console import Json, plain, print_json, table_of
+from latentd.cli.console import Json, counted, plain, print_json, table_of
 from latentd.cli.serve import settings_with
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def serve(
     answers = AnswerFile(out, study)
     listening = listen("127.0.0.1", port, "--port")
     where = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    plain(stderr=True).print(f"{len(pairs)} pairs, {answers.count} answers in {out}: {where}", soft_wrap=True)
+    found = f"{counted(len(pairs), 'pair')}, {counted(answers.count, 'answer')} in {out}: {where}"
+    plain(stderr=True).print(found, soft_wrap=True)
     config = uvicorn.Config(create_app(study, answers), log_config=None, access_log=False, server_header=False)
     with suppress(KeyboardInterrupt):  # how a study ends
         asyncio.run(uvicorn.Server(config).serve(sockets=[listening]))
@@ -95,7 +96,7 @@ def report(
     from latentd.preference.tally import tally
 
     answers = read_answers(file)
-    found = tally(answers)
+    found = tally(answers, file)
     task, a, b = answers[0].study
     if json:
         print_json({"task": task, "a": a, "b": b, "preferences": [asdict(each) for each in found]})

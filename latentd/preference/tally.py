@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import sqrt
+from pathlib import Path
 from statistics import NormalDist
 
 from core.errors import ConfigurationError
@@ -26,8 +27,8 @@ class Preference:
     p: float
 
 
-def tally(answers: list[Answer]) -> list[Preference]:
-    """Count each participant's answers, by name, then all.
+def tally(answers: list[Answer], file: Path) -> list[Preference]:
+    """Count each participant's answers of a file, by name, then all.
 
     Raises:
         ConfigurationError: there are none, or they are of more than one study.
@@ -35,7 +36,7 @@ def tally(answers: list[Answer]) -> list[Preference]:
     studies = {answer.study for answer in answers}
     if len(studies) != 1:
         told = "has no answers" if not studies else f"has answers of {len(studies)} studies; report each apart"
-        raise ConfigurationError(f"the file {told}")
+        raise ConfigurationError(f"{file} {told}")
     people = sorted({answer.participant for answer in answers})
     each = [_counted(name, (answer for answer in answers if answer.participant == name)) for name in people]
     return [*each, _counted(None, answers)]

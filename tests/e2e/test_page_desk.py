@@ -137,6 +137,10 @@ def test_the_cost_is_told_before_and_what_of_the_prompt_is_cut(page: Page, clien
     unfold(page)
     page.fill("#field-steps", "0")
     expect(page.locator("#cost")).to_have_text("")
+    page.fill("#field-steps", "4")
+    expect(page.locator("#cost")).to_contain_text("2 pictures")
+    switched = "() => (document.querySelector('#tab-upscale').click(), document.querySelector('#cost').textContent)"
+    assert page.evaluate(switched) == ""  # at once: it was another request's
 
 
 def test_earlier_prompts_can_be_taken_again(page: Page) -> None:

@@ -52,7 +52,9 @@ Controls = Annotated[
     ),
 ]
 Syntax = Annotated[
-    str, typer.Option("--prompt-syntax", help="plain, or weighted: (word:1.2), [word], BREAK, <lora:id:0.8>.")
+    # Help is markup: a bare [word] would be a style and vanish, and `:id:` a picture.
+    str,
+    typer.Option("--prompt-syntax", help=r"plain, or weighted: (word:1.2), \[word], BREAK, <lora:dogs:0.8>."),
 ]
 Skip = Annotated[
     int | None, typer.Option("--clip-skip", help="Layer of CLIP, from the last, that is read; 1 is the last.")

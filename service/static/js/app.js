@@ -102,6 +102,7 @@ function openTask(kind) {
 function showForm() {
   byId("form").hidden = !desk.card;
   if (!desk.card) return;
+  cost.forget();
   desk.show();
   showPictureRow();
 }

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 from redis import Redis
+from rich.markup import render
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from core.settings import Settings, variable
 from core.version import __version__
-from latentd.cli import main
+from latentd.cli import app, main
+from latentd.cli.console import counted
 from service.auth import keys
 from tests.tiny import write_tiny, write_tiny_inpaint, write_tiny_upscale
 
@@ -52,6 +57,25 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_version(run: Any) -> None:
     assert run("--version") == f"latentd {__version__}\n"
+
+
+def test_one_of_a_thing_is_no_plural() -> None:
+    assert [counted(number, "pair") for number in (0, 1, 2)] == ["0 pairs", "1 pair", "2 pairs"]
+
+
+def _commands(command: Any) -> Iterator[Any]:
+    yield command
+    for each in command.commands.values() if isinstance(command, TyperGroup) else ():
+        yield from _commands(each)
+
+
+def test_help_says_what_is_written_in_it() -> None:
+    """rich takes `[word]` for a style and `:id:` for a picture."""
+    shown = [each.help or "" for each in _commands(get_command(app))]
+    shown += [getattr(each, "help", None) or "" for command in _commands(get_command(app)) for each in command.params]
+    assert sum(map(len, shown)) > 1000
+    for text in shown:
+        assert render(text).plain == text.replace("\\[", "["), text
 
 
 def test_settings_as_json(run: Any, models: Path) -> None:

@@ -18,6 +18,12 @@ export class Cost {
     this.changed = debounced(PAUSE_MS, () => this.#ask());
   }
 
+  /** Another request is shown: what was told isn't its cost. */
+  forget() {
+    this.#asking.abort();
+    this.#tell(null);
+  }
+
   async #ask() {
     this.#asking.abort();
     this.#asking = new AbortController();

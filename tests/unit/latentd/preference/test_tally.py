@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from core.errors import ConfigurationError
 from latentd.preference.tally import Preference, sign_test, tally, wilson
 from tests.unit.latentd.preference.studies import answer
+
+FILE = Path("study.csv")
 
 
 @pytest.mark.parametrize(
@@ -38,14 +42,14 @@ def test_the_sign_test_is_exact_and_two_sided(k: int, n: int, p: float) -> None:
 
 def test_participants_are_counted_apart_and_together() -> None:
     answers = [answer("bea", str(k), "a") for k in range(4)] + [answer("al", str(k), "ab"[k % 2]) for k in range(4)]
-    al, bea, everybody = tally(answers)
+    al, bea, everybody = tally(answers, FILE)
     assert (al.participant, al.answers, al.preferred_a, al.share_a, al.p) == ("al", 4, 2, 0.5, 1.0)
     assert (bea.participant, bea.answers, bea.preferred_a, bea.p) == ("bea", 4, 4, 0.125)
     assert everybody == Preference(None, 8, 6, 0.75, *wilson(6, 8), 2 * (1 + 8 + 28) / 256)
 
 
 def test_nothing_and_answers_of_several_studies_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="has no answers"):
-        tally([])
-    with pytest.raises(ConfigurationError, match="answers of 2 studies"):
-        tally([answer("al", "0", "a"), answer("al", "0", "a", task=1)])
+    with pytest.raises(ConfigurationError, match=r"study\.csv has no answers"):
+        tally([], FILE)
+    with pytest.raises(ConfigurationError, match=r"study\.csv has answers of 2 studies"):
+        tally([answer("al", "0", "a"), answer("al", "0", "a", task=1)], FILE)
