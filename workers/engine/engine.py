@@ -187,7 +187,7 @@ class Engine:
             case Prepare(job_id):
                 outcomes += self._prepare(self._jobs[job_id])
             case Enlarge(slot):
-                outcomes += self._enlarge(self._jobs[slot.job_id], slot)
+                outcomes += self._enlarge(slot)
             case Preview(job_id):
                 outcomes += self._preview(job_id)
             case Decode(slots):
@@ -205,8 +205,10 @@ class Engine:
         failed = self._begin(job, lambda: self._start(job), "encoding its pictures")
         return failed or [Prepared(job.job_id, self._clock() - began, job.step, shape)]
 
-    def _enlarge(self, job: EngineJob, slot: Slot) -> list[Outcome]:
-        began = self._clock()
+    def _enlarge(self, slot: Slot) -> list[Outcome]:
+        job, began = self._jobs.get(slot.job_id), self._clock()
+        if job is None:
+            return []  # what was just read of its last call failed it
         failed = self._begin(job, lambda: [job.enlarge(slot.index, self._conditions)], "enlarging its picture")
         return failed or [Enlarged(job.job_id, self._clock() - began)]
 
