@@ -114,8 +114,17 @@ def create_app(study: Study, answers: AnswerFile) -> FastAPI:
 
 
 def _shown(file: Path) -> Response:
-    """Answer a picture as pixels alone: no name, text, profile or format of its file."""
-    return Response(lossless(open_upload(file.read_bytes(), MAX_PIXELS)), media_type="image/png")
+    """Answer a picture as pixels alone: no name, text, profile or format of its file.
+
+    Raises:
+        NotFound: it can't be read any more.
+        InvalidRequest: it is no picture any more.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise NotFound("this picture is gone, or can't be read") from error
+    return Response(lossless(open_upload(data, MAX_PIXELS)), media_type="image/png")
 
 
 async def _guarded(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:

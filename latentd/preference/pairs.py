@@ -49,6 +49,8 @@ def _by_name(folder: Path) -> dict[str, Item]:
         name = item.file.relative_to(folder).with_suffix("").as_posix()
         if name in found:
             raise ConfigurationError(f"{folder}: {name} is there twice: {found[name].file.name}, {item.file.name}")
+        if not name.isprintable():  # bytes that are no UTF-8 among them, which no line of answers can have
+            raise ConfigurationError(f"{folder}: {name!r} is no name that can be printed", field="A_DIR")
         found[name] = item
     return found
 
@@ -72,9 +74,9 @@ def _text(file: Path) -> str:
     try:
         with Image.open(file, formats=FORMATS) as picture:
             text = picture.info.get(OURS, "")
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ConfigurationError(f"{file}: no PNG, JPEG or WebP", field="A_DIR", value=str(file)) from error
     try:
         return str(json.loads(text)["request"]["prompt"])
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         return ""

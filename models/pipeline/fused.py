@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 AGREES = {torch.float32: 1e-3, torch.bfloat16: 0.02, torch.float16: 0.02}  # |fused − plain| / |plain| of an output
 KEPT = 32  # shapes that are made at most; others run plainly
+OF_ALL = 8 * KEPT  # of all networks of a process, whose shapes the compiler counts together: 8, unless it is told
 
 Arguments: TypeAlias = Sequence[Tensor | None]
 Shape: TypeAlias = tuple[object, ...]
@@ -81,8 +82,10 @@ class FusedNetwork:
         try:
             if self._fused is None:  # here, since the compiler itself takes seconds to import
                 self._fused = torch.compile(self._plain, dynamic=False)
+            # Beyond its limit, which each thread has anew, the compiler runs the plain network and tells no caller.
+            limit = torch._dynamo.config.patch(recompile_limit=OF_ALL)
             # Inference mode is part of what a fused call is made for: in another mode it would be made again.
-            with torch.inference_mode(), _on(stream):
+            with limit, torch.inference_mode(), _on(stream):
                 _agree(self._fused(*given), self._plain(*given))
             self._ready.add(shape)
         except Exception as error:  # whatever a compiler says: pictures are drawn without it

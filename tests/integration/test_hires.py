@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -20,6 +21,7 @@ from core.text import as_text
 from tests.enqueue import enqueue, job_state, make_request
 from tests.integration.rig import MODELS, Rig
 from tests.integration.test_resume import break_at, digests, shown_steps
+from tests.tiny import write_tiny, write_tiny_upscale
 from workers.library import loading
 from workers.library.library import offered
 from workers.library.loading import choose_dtype
@@ -103,6 +105,27 @@ def test_its_second_model_is_loaded_beside_the_first_or_left_to_others(
     finally:
         small.close()
         large.close()
+
+
+def test_two_jobs_that_share_the_second_model_do_not_wait_for_each_other(
+    redis: Redis, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("one", "two", UP.id)
+    for seed, name in enumerate(names[:2]):
+        write_tiny("plain", tmp_path / "models" / name, seed)
+    write_tiny_upscale(tmp_path / "models" / UP.id)
+    monkeypatch.setattr(loading, "MIB", 1)
+    changed = settings.model_copy(update={"models_dir": tmp_path / "models", "model": "one"})
+    dtype = choose_dtype(settings.dtype, "cpu")
+    one, _, up = (offered(name, changed.models_dir / name, "cpu", dtype).size for name in names)
+    rig = Rig(redis, changed.model_copy(update={"models_mb": one + max(one, up)}), "rig", models=names)
+    try:
+        assert list(rig.library.resident) == ["one", "two"], "and no room for the model that enlarges"
+        for name in names[:2]:
+            enqueue(redis, name, asked(UP.id, model=name))
+        assert rig.finish("one", "two") == ["succeeded"] * 2
+    finally:
+        rig.close()
 
 
 def test_it_is_posted_as_json_or_a_form_and_belongs_to_what_an_idempotency_key_stands_for(

@@ -140,3 +140,13 @@ def test_a_model_that_is_not_what_it_was_fails_its_job_by_name(
     enqueue(redis, "drawn", asked("one"))
     assert rig.finish("drawn") == ["succeeded"]
     assert job_state(redis, "waits")["status"] == "queued"
+
+
+def test_a_job_whose_model_is_withdrawn_while_it_waits_fails_by_name(redis: Redis, make: MakeRig) -> None:
+    rig = make(2)
+    enqueue(redis, "first", asked("three"))
+    enqueue(redis, "drawn", asked("one"))
+    rig.loop._intake.claim()
+    rig.library.withdraw("three")  # as its third load in vain does
+    assert rig.finish("first", "drawn") == ["failed", "succeeded"]
+    assert "model 'three' can't be loaded" in job_state(redis, "first")["error"]

@@ -179,6 +179,8 @@ class Engine:
         turn = self._policy.next()
         if isinstance(turn, CallUNet):
             return self._denoise(turn.batch)
+        if isinstance(turn, Preview):  # of a step that comes before those of the call that isn't read yet
+            return self._preview(turn.job_id)
         outcomes = self._read()
         match turn:
             case EndLate(job_ids):
@@ -187,9 +189,7 @@ class Engine:
             case Prepare(job_id):
                 outcomes += self._prepare(self._jobs[job_id])
             case Enlarge(slot):
-                outcomes += self._enlarge(self._jobs[slot.job_id], slot)
-            case Preview(job_id):
-                outcomes += self._preview(job_id)
+                outcomes += self._enlarge(slot)
             case Decode(slots):
                 outcomes += self._decode(slots)
             case None:
@@ -205,8 +205,10 @@ class Engine:
         failed = self._begin(job, lambda: self._start(job), "encoding its pictures")
         return failed or [Prepared(job.job_id, self._clock() - began, job.step, shape)]
 
-    def _enlarge(self, job: EngineJob, slot: Slot) -> list[Outcome]:
-        began = self._clock()
+    def _enlarge(self, slot: Slot) -> list[Outcome]:
+        job, began = self._jobs.get(slot.job_id), self._clock()
+        if job is None:
+            return []  # what was just read of its last call failed it
         failed = self._begin(job, lambda: [job.enlarge(slot.index, self._conditions)], "enlarging its picture")
         return failed or [Enlarged(job.job_id, self._clock() - began)]
 
@@ -282,6 +284,9 @@ class Engine:
             stepped = job.progress(job.share(call.batch, call.acting, seconds), passed.step)
             if stepped is None:
                 continue
+            if job.due_preview is not None:  # what had to be done before took its turn
+                outcomes.append(job.due_preview[0])
+                job.due_preview = None
             if job.job_id in firsts and passed.preview:
                 job.due_preview = stepped, job.spec(0), firsts[job.job_id].clone()
                 self._policy.preview(job.job_id)

@@ -257,5 +257,10 @@ class ModelLibrary:
         if self._failures[model] >= TRIES:
             self.withdraw(model)
             log.error("model offered no more: it didn't load", model=model, tries=TRIES)
-        detail = f"model {model!r} can't be loaded by the worker that has the job: its files are gone, were replaced "
-        return CheckpointError(f"{detail}or don't load", field="model", value=model, bound="a checkpoint that loads")
+        return not_loaded(model)
+
+
+def not_loaded(model: str) -> CheckpointError:
+    """Say what a client is told of a model that doesn't come."""
+    detail = f"model {model!r} can't be loaded by the worker that has the job: its files are gone, were replaced "
+    return CheckpointError(f"{detail}or don't load", field="model", value=model, bound="a checkpoint that loads")

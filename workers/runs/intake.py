@@ -16,7 +16,7 @@ from jobs.run import JobRun
 from workers.claim_policy import CLAIMS_A_ROUND, ModelLane
 from workers.engine.engine import Engine
 from workers.engine.messages import Admission
-from workers.library.library import Arrival, ModelLibrary
+from workers.library.library import Arrival, ModelLibrary, not_loaded
 from workers.metrics.families import WorkerMetrics
 from workers.objects.storing import InputsLoaded, Storing
 from workers.queue.circuit_breaker import CircuitBreaker
@@ -91,10 +91,27 @@ class Intake:
         arrival = self._library.arrived()
         if arrival is not None:
             self._came(arrival)
-        lacking = (run.models for run in self._runs.among(*STARTING) if self._library.lacking(run.models))
-        self._library.want(next(lacking, ()), self._used())
+        self._end_withdrawn()
+        waiting = self._waiting()
+        # What a later run waits with may leave for the oldest: else each could keep what the other lacks, for ever.
+        held = {
+            model for run in self._runs.among(*STARTING, Phase.COMPUTING) if run not in waiting for model in run.models
+        }
+        self._library.want(waiting[0].models if waiting else (), held)
         for model in self._library.take_evicted():
             self._metrics.left(model)
+
+    def _waiting(self) -> list[JobRun]:
+        """Return the runs that lack a model, oldest first."""
+        return [run for run in self._runs.among(*STARTING) if self._library.lacking(run.models)]
+
+    def _end_withdrawn(self) -> None:
+        """Fail runs whose model was withdrawn after they were claimed."""
+        names = self._library.names()
+        for run in self._waiting():
+            lost = next((model for model in run.models if model not in names), None)
+            if lost is not None:
+                self._publishing.end(run, Failed(not_loaded(lost).problem()))
 
     def _came(self, arrival: Arrival) -> None:
         self._metrics.loads.labels(arrival.model, "failed" if arrival.error else "succeeded").inc()

@@ -119,3 +119,13 @@ def test_it_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert {"torch", "transformers", "numpy"}.isdisjoint(done.stdout.split())
+
+
+def test_a_picture_that_goes_while_the_study_runs_is_told_without_its_name(client: TestClient, study: Study) -> None:
+    gone, broken = study.shown_to("anna")[:2]
+    gone.file("left").unlink()
+    broken.file("left").write_bytes(b"no picture")
+    answers = [client.get(f"/pictures/{number}/left", params=ANNA) for number in range(2)]
+    assert [answer.status_code for answer in answers] == [404, 422]
+    assert not any(secret in answer.text for answer in answers for secret in SECRETS)
+    assert client.get("/pictures/2/left", params=ANNA).status_code == 200

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from core.errors import ConfigurationError
 from latentd.preference.pairs import read_pairs
@@ -83,3 +85,14 @@ def test_the_question_is_the_task_s(tmp_path: Path) -> None:
     assert study.ask(replace(pair, given=pair.a)) == "Which is the better version of the picture in the middle?"
     assert replace(study, task=1).ask(pair) == "Which picture is real?"
     assert replace(study, question="Which?").ask(pair) == "Which?"
+
+
+def test_a_name_that_no_answer_could_have_is_refused_and_text_that_is_too_deep_is_no_prompt(tmp_path: Path) -> None:
+    ours, theirs = write_pictures(tmp_path)
+    deep = PngInfo()
+    deep.add_text("latentd", "[" * 100_000)
+    Image.new("RGB", (8, 8)).save(ours / "name-0.png", pnginfo=deep)
+    assert read_pairs(ours, theirs)[0].prompt == ""
+    os.rename(ours / "name-1.png", os.fsencode(ours) + b"/\xff.png")
+    with pytest.raises(ConfigurationError, match="is no name that can be printed"):
+        read_pairs(ours, theirs)

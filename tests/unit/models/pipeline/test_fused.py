@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,17 @@ def test_a_shape_is_made_once_for_any_rows_and_exact_calls_never_use_it() -> Non
         assert torch.equal(calls(again, None, exact=True), network(again))
     assert (fused.there, made() - began) == (3, 1)
     assert {key[0] for key in calls.calls} == {True, False}
+
+
+@torch.inference_mode()
+def test_more_shapes_are_made_than_the_compiler_keeps_unless_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # traced alone: it takes no time
+    fused, began = FusedNetwork(Small(), unreachable), made()
+    for width in range(16, 28):
+        x = torch.randn(2, 8, width)
+        fused.has((width,), (x,))
+        fused.wait()
+    assert (fused.there, made() - began) == (12, 12)
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from contract.add_ons import Hires
 from core.errors import DeadlineMissed, InvalidRequest, JobFailed
 from models.inputs import Inputs
 from models.pipeline.pipeline import LatentDiffusion
@@ -267,6 +268,17 @@ def test_nan_latents_fail_their_job_alone(as_gpu: bool) -> None:
     faulty.nan_at = compile_plan("ddim", faulty.schedule, 7).rows[3].t
     outcomes = play(make_engine(models, as_gpu=as_gpu), [_job("bad", steps=7, num_images=2), _job("good", steps=8)])
     assert failures(outcomes) == {"bad": "NaN or infinite latents at step 7 of 14"}
+    assert list(finished(outcomes)) == [("good", 0)]
+
+
+@EITHER
+def test_nan_in_the_last_step_of_a_first_pass_fails_its_job_alone(as_gpu: bool) -> None:
+    faulty, models = _faulty()
+    faulty.nan_at = compile_plan("ddim", faulty.schedule, 7).rows[-1].t
+    second = Hires(scale=2.0, strength=0.5, steps=8, upscaler="latent")
+    engine = make_engine(models, as_gpu=as_gpu)
+    outcomes = play(engine, [_job("bad", steps=7, hires=second), _job("good", steps=8, sampler="euler")])
+    assert failures(outcomes) == {"bad": "NaN or infinite latents at step 7 of 11"}
     assert list(finished(outcomes)) == [("good", 0)]
 
 

@@ -150,6 +150,16 @@ def test_progress_and_previews_go_through_all_stages() -> None:
     assert sum(isinstance(o, Enlarged) for o in outcomes) == 2
 
 
+@pytest.mark.parametrize("upscaler", WAYS)
+def test_progress_never_goes_back_where_calls_are_read_late(upscaler: str) -> None:
+    request = drawn(upscaler, preview_every=2, num_images=2, determinism="fast", guidance_interval=(0.2, 0.7))
+    outcomes = play(make_engine(as_gpu=True), [Admission("a", request)])
+    steps = [o for o in outcomes if isinstance(o, Stepped)]
+    assert [o.step for o in steps] == sorted({o.step for o in steps})
+    assert steps[-1].step == request.run_steps
+    assert any(o.preview for o in steps)
+
+
 def test_it_ends_in_the_second_stage_where_it_is_dropped_or_late() -> None:
     now = 0.0
     engine = make_engine(clock=lambda: now)
