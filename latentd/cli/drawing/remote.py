@@ -40,6 +40,8 @@ def draw(order: Order, server: str, api_key: SecretStr | None) -> None:
                 # Its answer may still have been on its way: the same key makes no second job.
                 _cancel(hasty, job or hasty.submit(order.kind, **fields))
             raise
+        if len(job.images) != len(paths):
+            raise LatentdError(f"{server} answered {len(job.images)} images; {len(paths)} were asked for")
         images = (Drawn(client.image_file(each), each.width, each.height, each.seed) for each in job.images)
         write(images, paths, job.request, force=order.force, json=order.json)
 
@@ -56,7 +58,7 @@ def _fields(order: Order) -> dict[str, Any]:
 def _followed(client: Client, job: Job) -> Job:
     """Show a job's progress until it has succeeded."""
     warn(job.warnings)
-    named = f"{job.kind} seed {job.request['seed']}"
+    named = f"{job.kind} seed {job.request.get('seed', 'unknown')}"
     with progress_bar() as progress:
         bar = progress.add_task(f"{named} waits", total=job.steps)
 
