@@ -148,19 +148,18 @@ class Kept:
         return value
 
 
-def path_of(found: Mapping[str, Found[Card]], what: str, field: str, named: Named) -> Path:
-    """Find the file of an add-on that a request names.
+def path_of(found: Mapping[str, Found[Card]], what: str, field: str, name: str, then: str) -> Path:
+    """Find the file of an add-on that a request names, and that had the hash `then`.
 
     Raises:
-        CheckpointError: it isn't there, or was replaced since the request was accepted, by its id.
+        CheckpointError: it isn't there, or was replaced since the request was accepted, by its name.
     """
-    there = found.get(named.id)
+    there = found.get(name)
     if there is None:
-        raise CheckpointError(f"{what} {named.id!r} isn't here", field=field, value=named.id)
-    if (now := current_hash(there)) != named.hash:
-        was = f"{named.hash[:10]} then, {now[:10]} now"
-        detail = f"{what} {named.id!r} was replaced since the job was accepted: {was}"
-        raise CheckpointError(detail, field=field, value=named.id, bound=named.hash)
+        raise CheckpointError(f"{what} {name!r} isn't here", field=field, value=name)
+    if (now := current_hash(there)) != then:
+        detail = f"{what} {name!r} was replaced since the job was accepted: {then[:10]} then, {now[:10]} now"
+        raise CheckpointError(detail, field=field, value=name, bound=then)
     return there.path
 
 

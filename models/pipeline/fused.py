@@ -75,11 +75,11 @@ class FusedNetwork:
         self._maker.start()
 
     def _make(self, shape: Shape, given: Arguments, stream: Any) -> None:
-        # One making serves calls of any number of rows but one, which compilers take for a special case.
-        for value in given:
-            if value is not None and len(value) > 1:
-                torch._dynamo.maybe_mark_dynamic(value, 0)
         try:
+            # One making serves calls of any number of rows but one, which compilers take for a special case.
+            for value in given:
+                if value is not None and len(value) > 1:
+                    torch._dynamo.maybe_mark_dynamic(value, 0)
             if self._fused is None:  # here, since the compiler itself takes seconds to import
                 self._fused = torch.compile(self._plain, dynamic=False)
             # Beyond its limit, which each thread has anew, the compiler runs the plain network and tells no caller.

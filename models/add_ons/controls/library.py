@@ -35,7 +35,7 @@ class ControlLibrary:
         return self._kept.get(key, lambda: self._load(model, named), size_of)
 
     def _load(self, model: LatentDiffusion, named: Named) -> ControlNet:
-        path = path_of(self._found, "ControlNet", "controls", named)
+        path = path_of(self._found, "ControlNet", "controls", named.id, named.hash)
         try:
             return load_control(read_control(path), model)
         except CheckpointError as error:

@@ -13,7 +13,7 @@ from torch import Tensor
 from contract.card import InstalledEmbedding
 from core.errors import CheckpointError
 from models.add_ons.embeddings.files import EmbeddingFile, read_embedding
-from models.add_ons.shelf import Found, current_hash
+from models.add_ons.shelf import Found, path_of
 from models.pipeline.chunks import clip_of
 from models.pipeline.pipeline import LatentDiffusion
 
@@ -71,14 +71,7 @@ class EmbeddingLibrary:
         return self._read[embedding.hash]
 
     def _load(self, embedding: Applied) -> EmbeddingFile:
-        name, found = embedding.name, self._found.get(embedding.name)
-        if found is None:
-            raise CheckpointError(f"embedding {name!r} isn't here", field="embeddings", value=name)
-        if (now := current_hash(found)) != embedding.hash:
-            then = embedding.hash[:10]
-            detail = f"embedding {name!r} was replaced since the job was accepted: {then} then, {now[:10]} now"
-            raise CheckpointError(detail, field="embeddings", value=name, bound=embedding.hash)
-        return read_embedding(found.path)
+        return read_embedding(path_of(self._found, "embedding", "embeddings", embedding.name, embedding.hash))
 
 
 def combined(model: LatentDiffusion, files: Mapping[str, EmbeddingFile], key: str) -> Embeddings:

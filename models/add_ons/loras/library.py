@@ -79,7 +79,7 @@ class LoraLibrary:
         return self._kept.get(("lora", model.id, lora.hash), lambda: self._load(model, lora), _bytes)
 
     def _load(self, model: LatentDiffusion, lora: Applied) -> Adapters:
-        path = path_of(self._found, "lora", "loras", lora)
+        path = path_of(self._found, "lora", "loras", lora.id, lora.hash)
         try:
             return load_lora(path, model)
         except CheckpointError as error:
