@@ -1,8 +1,9 @@
-"""Batches of drawn pictures, in this process or by helpers of it; what is in one is a function of its step alone."""
+"""Batches drawn in this process or by helpers of it; what is in one is a function of its step alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from models.training.data.pictures import draw
 from models.training.loop.draws import generator
 from models.training.loop.processes import Processes
 
+T = TypeVar("T")
+
 
 def parts_of(config: RunConfig, processes: Processes, step: int) -> Iterator[list[int]]:
     """Yield the sample numbers of this process's micro-batches, from `step` on.
@@ -30,22 +33,35 @@ def parts_of(config: RunConfig, processes: Processes, step: int) -> Iterator[lis
         yield [start + i for i in share]
 
 
-Pixels = Tensor | ConfigurationError
+class Making(Dataset[T | ConfigurationError]):
+    """Numbers → what is made of them; or the error, which a helper process would hand over as a traceback."""
 
+    def __init__(self, make: Callable[[list[int]], T]) -> None:
+        self.make = make
 
-class Drawing(Dataset[Pixels]):
-    """Sample number → picture 3 H W, uint8; or the error, which a helper process would hand over as a traceback."""
-
-    def __init__(self, folder: Folder, config: DataConfig, seed: int, order: Order) -> None:
-        self.folder, self.config, self.seed, self.order = folder, config, seed, order
-
-    def __getitem__(self, number: int) -> Pixels:
-        rng = generator(self.seed, "draw", number)
+    def __getitem__(self, numbers: list[int]) -> T | ConfigurationError:
         try:
-            pixels = draw(self.folder, self.order.index(number), self.config, rng).pixels
+            return self.make(numbers)
         except ConfigurationError as error:
             return error
-        return torch.from_numpy(rearrange(pixels, "h w c -> c h w"))
+
+
+def made_ahead(parts: Iterable[list[int]], make: Callable[[list[int]], T], workers: int) -> Iterator[T]:
+    """Yield what `make` makes of each list of numbers, in order; `workers` processes make it ahead, none in this one.
+
+    Raises:
+        ConfigurationError: what `make` raised.
+    """
+    # As a list is one item here, the loader must not batch it again.
+    loader = DataLoader(Making(make), sampler=parts, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+    for given in loader:
+        if isinstance(given, ConfigurationError):
+            raise given
+        yield given
+
+
+def _as_it_is(made: T) -> T:
+    return made
 
 
 def picture_batches(
@@ -57,25 +73,17 @@ def picture_batches(
         ConfigurationError: a picture can't be read.
     """
     order = order_of(folder, config.data, config.seed, config.steps * config.batch)
-    drawing = Drawing(folder, config.data, config.seed, order)
-    loader = DataLoader(
-        drawing,
-        batch_sampler=parts_of(config, processes, step),
-        num_workers=config.data.workers,
-        collate_fn=_stacked,
-    )
-    yield from zip(parts_of(config, processes, step), map(_given, loader), strict=True)
+
+    def pictures(numbers: list[int]) -> Tensor:
+        return torch.stack([_picture(folder, config, order, n) for n in numbers])
+
+    made = made_ahead(parts_of(config, processes, step), pictures, config.data.workers)
+    yield from zip(parts_of(config, processes, step), made, strict=True)
 
 
-def _stacked(drawn: list[Pixels]) -> Pixels:
-    wrong = next((pixels for pixels in drawn if isinstance(pixels, ConfigurationError)), None)
-    return wrong or torch.stack([pixels for pixels in drawn if isinstance(pixels, Tensor)])
-
-
-def _given(pixels: Pixels) -> Tensor:
-    if isinstance(pixels, ConfigurationError):
-        raise pixels
-    return pixels
+def _picture(folder: Folder, config: RunConfig, order: Order, number: int) -> Tensor:
+    pixels = draw(folder, order.index(number), config.data, generator(config.seed, "draw", number)).pixels
+    return torch.from_numpy(rearrange(pixels, "h w c -> c h w"))
 
 
 def fixed_pictures(folder: Folder, config: DataConfig, seed: int, count: int) -> Tensor:

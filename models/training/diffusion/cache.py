@@ -17,17 +17,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.errors import ConfigurationError
-from models.training.configs.base import DataConfig
-from models.training.configs.diffusion import CacheConfig
+from models.training.configs.diffusion import LatentRun
 from models.training.data.folder import Folder
-from models.training.data.loader import centred
+from models.training.data.loader import made_ahead
+from models.training.data.masks import draw_mask
 from models.training.data.pictures import Drawn, draw
 from models.training.loop.draws import generator
 
 PROGRESS, CAPTIONS = "progress.json", "captions.jsonl"
 MB = 1 << 20
-Encode = Callable[[Tensor, list[Drawn], list[int]], dict[str, Tensor]]  # pictures of entries → arrays
 Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Entries before they are encoded; masks are 1 where an inpainting model is to paint."""
+
+    pictures: Tensor  # b 3 H W, uint8
+    captions: tuple[tuple[str, ...], ...]
+    masks: Tensor | None = None  # b 1 H W, uint8
+    maps: Tensor | None = None  # b H W, uint8
+
+
+Encode = Callable[[Chunk], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,40 +59,66 @@ class Cache:
 
 
 def cache_of(
-    config: CacheConfig, data: DataConfig, seed: int, folder: Folder, identity: str, encode: Encode, report: Report
+    run: LatentRun, folder: Folder, identity: str, encode: Encode, report: Report, *, masked: bool = False
 ) -> Cache:
-    """Read the cache of a data set, after making what is missing of it.
+    """Read the cache of a data set, after making what is missing of it; `data.workers` processes draw the pictures.
 
     identity: what the arrays depend on beside pictures and configuration, the first stage's weights above all.
+    masked: whether chunks have masks.
 
     Raises:
         ConfigurationError: a picture can't be read, or the disk has no room.
     """
-    drawn_as = data.model_dump_json(include={"size", "crop", "zoom", "flip", "compose"})
-    told = json.dumps([folder.fingerprint, drawn_as, config.variants, seed, identity])
-    path = config.folder / hashlib.sha256(told.encode()).hexdigest()[:16]
+    drawn_as = run.data.model_dump_json(include={"size", "crop", "zoom", "flip", "compose"})
+    told = json.dumps([folder.fingerprint, drawn_as, run.cache.variants, run.seed, identity])
+    path = run.cache.folder / hashlib.sha256(told.encode()).hexdigest()[:16]
     path.mkdir(parents=True, exist_ok=True)
-    maker = _Maker(config, data, seed, folder, path, encode)
-    total = len(folder.items) * config.variants
+    maker = _Maker(path, encode, len(folder.items) * run.cache.variants)
+    drawing = _Drawing(run, folder, masked)
     done = maker.done()
-    while done < total:
-        done = maker.make(done, min(done + config.chunk, total), total)
-        report(done, total)
-    return _read(path, config.variants)
+    chunks = made_ahead(_chunks(done, maker.total, run.cache.chunk), drawing, run.data.workers)
+    for chunk in chunks:
+        done = maker.make(done, chunk)
+        report(done, maker.total)
+    return _read(path, run.cache.variants)
 
 
+def _chunks(done: int, total: int, size: int) -> list[list[int]]:
+    return [list(range(start, min(start + size, total))) for start in range(done, total, size)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawing:
+    """Entries → their chunk."""
+
+    run: LatentRun
+    folder: Folder
+    masked: bool
+
+    def __call__(self, entries: list[int]) -> Chunk:
+        run = self.run
+        drawn = [
+            draw(self.folder, entry // run.cache.variants, run.data, generator(run.seed, "cache", entry))
+            for entry in entries
+        ]
+        pictures = torch.from_numpy(rearrange(np.stack([d.pixels for d in drawn]), "b h w c -> b c h w"))
+        maps = [torch.from_numpy(d.map) for d in drawn if d.map is not None]
+        masks = self._masks(drawn, entries) if self.masked else None
+        return Chunk(pictures, tuple(d.captions for d in drawn), masks, torch.stack(maps) if maps else None)
+
+    def _masks(self, drawn: list[Drawn], entries: list[int]) -> Tensor:
+        masks = [
+            draw_mask(self.run.data.size, d.box, generator(self.run.seed, "mask", entry))
+            for d, entry in zip(drawn, entries, strict=True)
+        ]
+        return rearrange(torch.from_numpy(np.stack(masks)), "b h w -> b 1 h w")
+
+
+@dataclass(frozen=True, slots=True)
 class _Maker:
-    def __init__(
-        self, config: CacheConfig, data: DataConfig, seed: int, folder: Folder, path: Path, encode: Encode
-    ) -> None:
-        self.config, self.data, self.seed, self.folder, self.path, self.encode = (
-            config,
-            data,
-            seed,
-            folder,
-            path,
-            encode,
-        )
+    path: Path
+    encode: Encode
+    total: int
 
     def done(self) -> int:
         """Return how many entries are there; captions beyond them are taken out."""
@@ -91,42 +129,36 @@ class _Maker:
         captions.write_text("".join(lines[:done]), "utf-8")
         return done
 
-    def make(self, start: int, stop: int, total: int) -> int:
-        """Make entries start … stop − 1."""
-        entries = list(range(start, stop))
-        drawn = [self._drawn(entry) for entry in entries]
-        pixels = torch.from_numpy(rearrange(np.stack([d.pixels for d in drawn]), "b h w c -> b c h w"))
-        arrays = self.encode(centred(pixels), drawn, entries)
+    def make(self, start: int, chunk: Chunk) -> int:
+        """Write the entries from `start` on; return where the next chunk starts."""
+        arrays = self.encode(chunk)
+        stop = start + len(chunk.captions)
         if start == 0:
-            self._check_room(arrays, stop - start, total)
+            self._check_room(arrays, stop)
         for name, value in arrays.items():
-            array = self._array(name, value, total, new=start == 0)
+            array = self._array(name, value, new=start == 0)
             array[start:stop] = value.cpu().numpy().astype(array.dtype)
             array.flush()  # type: ignore[attr-defined]
         with (self.path / CAPTIONS).open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(d.captions, ensure_ascii=False) + "\n" for d in drawn)
+            file.writelines(json.dumps(captions, ensure_ascii=False) + "\n" for captions in chunk.captions)
         unfinished = self.path / f".{PROGRESS}"
-        unfinished.write_text(json.dumps({"done": stop, "of": total}), "utf-8")
+        unfinished.write_text(json.dumps({"done": stop, "of": self.total}), "utf-8")
         unfinished.replace(self.path / PROGRESS)
         return stop
 
-    def _drawn(self, entry: int) -> Drawn:
-        rng = generator(self.seed, "cache", entry)
-        return draw(self.folder, entry // self.config.variants, self.data, rng)
-
-    def _array(self, name: str, value: Tensor, total: int, *, new: bool) -> NDArray[Any]:
+    def _array(self, name: str, value: Tensor, *, new: bool) -> NDArray[Any]:
         """Open an array; floating point is kept in half precision."""
         kind = np.float16 if value.is_floating_point() else np.uint8
         file = self.path / f"{name}.npy"
         if not new:
             return np.lib.format.open_memmap(file, mode="r+")
-        return np.lib.format.open_memmap(file, mode="w+", dtype=kind, shape=(total, *value.shape[1:]))
+        return np.lib.format.open_memmap(file, mode="w+", dtype=kind, shape=(self.total, *value.shape[1:]))
 
-    def _check_room(self, arrays: dict[str, Tensor], made: int, total: int) -> None:
+    def _check_room(self, arrays: dict[str, Tensor], made: int) -> None:
         sizes = (value.numel() * (2 if value.is_floating_point() else 1) for value in arrays.values())
-        needed, free = sum(sizes) * total // made, shutil.disk_usage(self.path).free
+        needed, free = sum(sizes) * self.total // made, shutil.disk_usage(self.path).free
         if free < needed:
-            detail = f"{self.path}: {free // MB} MB are free; {total} latents need {needed // MB} MB"
+            detail = f"{self.path}: {free // MB} MB are free; {self.total} latents need {needed // MB} MB"
             raise ConfigurationError(detail, field="cache.folder", value=str(self.path), bound=needed // MB)
 
 

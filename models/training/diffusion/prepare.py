@@ -14,14 +14,12 @@ from models.networks.conditioning import ClassConfig, ConditionerModule, TextCon
 from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.diffusion import LatentRun
 from models.training.data.folder import Folder
-from models.training.data.masks import draw_mask
+from models.training.data.loader import centred
 from models.training.data.order import order_of
-from models.training.data.pictures import Drawn
-from models.training.diffusion.cache import Cache, cache_of, text_cache
+from models.training.diffusion.cache import Cache, Chunk, Encode, cache_of, text_cache
 from models.training.diffusion.model import weights_digest
 from models.training.diffusion.samples import Samples
 from models.training.diffusion.show import Shown
-from models.training.loop.draws import generator
 from models.training.loop.processes import Processes
 from models.training.loop.trainer import Progress, Report
 
@@ -61,8 +59,8 @@ def _caches(
         processes.wait()
     digest = weights_digest(model.first_stage.state_dict())
     identity = json.dumps([digest, model.config.scale_factor, model.config.concat])
-    encoder = _Encoder(run, model)
-    cache = cache_of(run.cache, run.data, run.seed, folder, identity, encoder, _told(report, "latents"))
+    masked = model.config.concat in ("mask-latent", "latent-mask")
+    cache = cache_of(run, folder, identity, _encoder(model), _told(report, "latents"), masked=masked)
     texts = None
     if isinstance(frozen, TextEncoder):
         name = weights_digest(frozen.state_dict())
@@ -81,30 +79,22 @@ def _told(report: Report, what: str) -> Any:
     return lambda done, total: report(Progress(done, total, {}, what))
 
 
-class _Encoder:
-    """Pictures → the arrays of the cache: latent, and what is concatenated to z_t."""
-
-    def __init__(self, run: LatentRun, model: LatentDiffusion) -> None:
-        self.run, self.model = run, model
+def _encoder(model: LatentDiffusion) -> Encode:
+    """Return what makes the arrays of the cache: latents, and what is concatenated to z_t."""
 
     @torch.inference_mode()
-    def __call__(self, x: Tensor, drawn: list[Drawn], entries: list[int]) -> dict[str, Tensor]:
-        arrays = {"latent": self.model.encode_images(x)}
-        kind = self.model.config.concat
-        if kind == "low-res":
-            arrays["concat"] = low_res(x, self.model.latent_factor)
-        elif kind == "map":
-            arrays["map"] = torch.stack([torch.from_numpy(d.map) for d in drawn if d.map is not None])
-        elif kind is not None:
-            arrays["concat"] = self.model.inpaint_concat(x, self._masks(drawn, entries))
+    def encode(chunk: Chunk) -> dict[str, Tensor]:
+        x = centred(chunk.pictures)
+        arrays = {"latent": model.encode_images(x)}
+        if model.config.concat == "low-res":
+            arrays["concat"] = low_res(x, model.latent_factor)
+        elif chunk.maps is not None and model.config.concat == "map":
+            arrays["map"] = chunk.maps
+        elif chunk.masks is not None:
+            arrays["concat"] = model.inpaint_concat(x, chunk.masks.float())
         return arrays
 
-    def _masks(self, drawn: list[Drawn], entries: list[int]) -> Tensor:
-        masks = [
-            draw_mask(self.run.data.size, d.box, generator(self.run.seed, "mask", entry))
-            for d, entry in zip(drawn, entries, strict=True)
-        ]
-        return torch.stack([torch.from_numpy(mask) for mask in masks])[:, None].float()
+    return encode
 
 
 def low_res(x: Tensor, factor: int) -> Tensor:

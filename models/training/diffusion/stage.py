@@ -11,7 +11,7 @@ from models.networks.autoencoder import Autoencoder
 from models.networks.conditioning import ConditionerModule
 from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.diffusion import DiffusionRun, LatentRun
-from models.training.data.loader import parts_of
+from models.training.data.loader import made_ahead, parts_of
 from models.training.diffusion.model import Trained, pipeline
 from models.training.diffusion.objective import noised, signal_and_noise, target, timestep_weights
 from models.training.diffusion.samples import Samples
@@ -51,8 +51,11 @@ class DiffusionTraining:
         return self._players
 
     def batches(self, step: int) -> Iterator[tuple[Sequence[int], object]]:
-        for numbers in parts_of(self.run, self.processes, step):
-            yield numbers, self.samples.batch(numbers, numbers[0] // self.run.batch)
+        made = made_ahead(parts_of(self.run, self.processes, step), self._batch, self.run.data.workers)
+        yield from zip(parts_of(self.run, self.processes, step), made, strict=True)
+
+    def _batch(self, numbers: list[int]) -> dict[str, Tensor]:
+        return self.samples.batch(numbers, numbers[0] // self.run.batch)
 
     def before(self, step: int) -> None:
         """Do nothing: all steps are alike."""

@@ -21,7 +21,7 @@ from models.training.data.order import Order
 from models.training.data.pictures import GROUNDS, draw
 from models.training.loop.draws import generator, normals
 from models.training.loop.processes import Processes
-from tests.training import autoencoder_run, write_balls
+from tests.training import SIZE, autoencoder_run, ldm_run, train, write_balls
 
 
 def test_an_epoch_shows_every_picture_once_and_the_next_in_another_order() -> None:
@@ -58,6 +58,19 @@ def test_helper_processes_draw_the_same_pictures(tmp_path: Path) -> None:
     helped = autoencoder_run(tmp_path, steps=2, data=alone.data.model_dump() | {"workers": 1})
     for (_, a), (_, b) in zip(*(picture_batches(run, folder, Processes(), 0) for run in (alone, helped)), strict=True):
         assert torch.equal(a, b)
+
+
+def test_helper_processes_encode_and_choose_the_same_latents(tmp_path: Path) -> None:
+    """One run draws in its own process, one has helpers: caches and losses are the same bytes."""
+    write_balls(tmp_path / "data")
+    train(autoencoder_run(tmp_path, steps=1))
+    seen = []
+    for workers in (0, 2):
+        out, cache = tmp_path / f"run-{workers}", {"folder": tmp_path / f"cache-{workers}", "chunk": 6}
+        data = {"folder": tmp_path / "data", "size": SIZE, "workers": workers}
+        told = train(ldm_run(tmp_path, concat="mask-latent", steps=2, out=out, cache=cache, data=data))
+        seen.append((told, *(next(cache["folder"].rglob(f"{n}.npy")).read_bytes() for n in ("latent", "concat"))))
+    assert seen[0] == seen[1]
 
 
 def test_noise_is_a_function_of_the_sample() -> None:
