@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from typing import Annotated
@@ -49,6 +50,14 @@ def options(
 def main() -> None:
     """Run the command; an expected error is one line on standard error and exit code 1, a fault of ours 70."""
     try:
+        _run()
+    except SystemExit as ended:
+        _leave(ended)
+        raise
+
+
+def _run() -> None:
+    try:
         app()
     except LatentdError as error:
         plain(stderr=True).print(f"latentd: {error.detail}", style="red", soft_wrap=True)
@@ -56,3 +65,12 @@ def main() -> None:
     except Exception:  # told from what can't work, after which nobody starts the command again
         traceback.print_exc()
         sys.exit(FAULT_EXIT)
+
+
+def _leave(ended: SystemExit) -> None:
+    """End the process at once if a thread is fusing kernels: it takes a minute, and Python aborts what it leaves."""
+    fused = sys.modules.get("models.pipeline.fused")
+    if fused is not None and fused.making():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code if isinstance(ended.code, int) else int(ended.code is not None))

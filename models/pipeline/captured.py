@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from models.pipeline.fused import Arguments, FusedNetwork, Shape
+from models.pipeline.fused import ALONE, Arguments, FusedNetwork, Shape
 
 WARM_UP = 3  # calls before recording: libraries choose their kernels and take their memory
 KEPT = 32  # shapes; the least recently used leave
@@ -61,8 +61,9 @@ class CapturedCall:
 class CapturedCalls:
     """The calls of one network by shapes and precisions of their arguments, at most `kept` of them.
 
-    What can't be recorded is called plainly from then on, after `failed` was told why; a lack of memory isn't caught.
-    The fused network takes over the shapes that it has, but those of exact calls: its roundings are others.
+    What can't be recorded is called plainly from then on, after `failed` was told why; a shape for which memory was
+    short when it was to be recorded, too. While something is being fused nothing is recorded. The fused network takes
+    over the shapes that it has, but those of exact calls: its roundings are others.
     """
 
     network: Network
@@ -71,38 +72,53 @@ class CapturedCalls:
     kept: int = KEPT
     calls: OrderedDict[Shape, CapturedCall] = field(default_factory=OrderedDict)
     _pool: Any = None  # of memory, which calls that follow each other share
+    _large: set[Shape] = field(default_factory=set)  # shapes for whose recording memory was short
     broken: bool = False  # what can't be recorded is called plainly
 
     def __call__(self, *given: Tensor | None, exact: bool = False) -> Tensor:
         """Return the network's output; the next call overwrites it."""
         shape = tuple(None if value is None else (value.shape, value.dtype) for value in given)
-        fused = self.fused if self.fused is not None and not exact and self.fused.has(shape, given) else None
-        network = fused or self.network
-        if self.broken:
-            return network(*given)
-        key = (network is fused, *shape)
-        call = self.calls.get(key) or self._capture(key, network, given)
-        if call is None:
+        if self.fused is None or exact:
+            return self._of(False, self.network, shape, given)
+        if self.fused.has(shape):
+            return self._of(True, self.fused, shape, given)
+        out = self._of(False, self.network, shape, given)
+        self.fused.begin(shape, given)
+        return out
+
+    def _of(self, fused: bool, network: Network, shape: Shape, given: Arguments) -> Tensor:
+        """Call as it was recorded, or record it; while that can't be, as the plain network was recorded."""
+        key = (fused, *shape)
+        if key not in self.calls and not self._capture(key, network, given):
+            key = (False, *shape)
+        if key not in self.calls:
             return network(*given)
         self.calls.move_to_end(key)
-        return call(given)
+        return self.calls[key](given)
 
-    def _capture(self, key: Shape, network: Network, given: Arguments) -> CapturedCall | None:
-        if len(self.calls) >= self.kept:
-            self.calls.popitem(last=False)
-        if self._pool is None and _on_gpu(given):
-            self._pool = torch.cuda.graph_pool_handle()
+    def _capture(self, key: Shape, network: Network, given: Arguments) -> bool:
+        """Record a call if it can be now."""
+        if self.broken or key in self._large or not ALONE.acquire(blocking=False):
+            return False
         try:
-            self.calls[key] = CapturedCall(network, given, self._pool)
+            self._record(key, network, given)
         except torch.OutOfMemoryError:
-            self.calls.clear()  # what they hold may be all that is missing
-            raise
+            self._large.add(key)
+            self.calls.clear()  # what they hold may be all that is missing for a plain call
         except RuntimeError as error:
             self.broken = True
             self.calls.clear()
             self.failed(error)
-            return None
-        return self.calls[key]
+        finally:
+            ALONE.release()
+        return key in self.calls
+
+    def _record(self, key: Shape, network: Network, given: Arguments) -> None:
+        if len(self.calls) >= self.kept:
+            self.calls.popitem(last=False)
+        if self._pool is None and _on_gpu(given):
+            self._pool = torch.cuda.graph_pool_handle()
+        self.calls[key] = CapturedCall(network, given, self._pool)
 
 
 def _on_gpu(given: Arguments) -> bool:

@@ -14,7 +14,7 @@ from models.networks.unet import UNet
 from models.pipeline.captured import CapturedCalls
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Denoiser:
     """The UNet of one model on its device, in the precision of its weights.
 

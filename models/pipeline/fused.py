@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, TypeAlias
 
 import torch
@@ -17,6 +17,10 @@ from torch import Tensor, nn
 AGREES = {torch.float32: 1e-3, torch.bfloat16: 0.02, torch.float16: 0.02}  # |fused − plain| / |plain| of an output
 KEPT = 32  # shapes that are made at most; others run plainly
 OF_ALL = 8 * KEPT  # of all networks of a process, whose shapes the compiler counts together: 8, unless it is told
+
+# A compiler waits for the whole device to try its kernels, which ends every recording of a CUDA graph, and its own
+# work, too: of the two a process does one at a time.
+ALONE = Lock()
 
 Arguments: TypeAlias = Sequence[Tensor | None]
 Shape: TypeAlias = tuple[object, ...]
@@ -30,7 +34,8 @@ class FusedNetwork:
     """One network's fused twin, with the same weights; `has` tells for which shapes it is there.
 
     One shape at a time is made on a thread, so that no call waits for it. What fails, or doesn't agree with the plain
-    network, ends the making: `failed` is told why, and what is there goes on being used.
+    network, ends the making: `failed` is told why, and what is there goes on being used. A shape for which memory was
+    short is left alone.
     """
 
     def __init__(self, network: nn.Module, failed: Callable[[Exception], None]) -> None:
@@ -39,24 +44,27 @@ class FusedNetwork:
         self._fused: Callable[..., Tensor] | None = None
         self._failed = failed
         self._ready: set[Shape] = set()
+        self._left: set[Shape] = set()
         self._maker: Thread | None = None
         self.broken = False
 
     def __call__(self, *given: Tensor | None) -> Tensor:
         """Return the output for a shape that is there."""
         if self._fused is None:
-            raise ValueError("has() wasn't asked")
+            raise ValueError("nothing was made")
         out: Tensor = self._fused(*given)
         return out
 
-    def has(self, shape: Shape, given: Arguments) -> bool:
-        """Tell whether calls of this shape may run; if not, begin to make it unless another one is being made."""
-        if shape in self._ready:
-            return True
+    def has(self, shape: Shape) -> bool:
+        """Tell whether calls of this shape may run."""
+        return shape in self._ready
+
+    def begin(self, shape: Shape, given: Arguments) -> None:
+        """Begin to make a shape that isn't there, unless something is being made."""
         busy = self._maker is not None and self._maker.is_alive()
-        if not busy and not self.broken and len(self._ready) < KEPT:
+        known = shape in self._ready or shape in self._left
+        if not (busy or known or self.broken or ALONE.locked()) and len(self._ready) < KEPT:
             self._begin(shape, given)
-        return False
 
     @property
     def there(self) -> int:
@@ -76,21 +84,33 @@ class FusedNetwork:
 
     def _make(self, shape: Shape, given: Arguments, stream: Any) -> None:
         try:
-            # One making serves calls of any number of rows but one, which compilers take for a special case.
-            for value in given:
-                if value is not None and len(value) > 1:
-                    torch._dynamo.maybe_mark_dynamic(value, 0)
-            if self._fused is None:  # here, since the compiler itself takes seconds to import
-                self._fused = torch.compile(self._plain, dynamic=False)
-            # Beyond its limit, which each thread has anew, the compiler runs the plain network and tells no caller.
-            limit = torch._dynamo.config.patch(recompile_limit=OF_ALL)
-            # Inference mode is part of what a fused call is made for: in another mode it would be made again.
-            with limit, torch.inference_mode(), _on(stream):
-                _agree(self._fused(*given), self._plain(*given))
+            with ALONE:
+                self._compare(given, stream)
             self._ready.add(shape)
+        except torch.OutOfMemoryError as error:
+            self._left.add(shape)
+            self._failed(error)
         except Exception as error:  # whatever a compiler says: pictures are drawn without it
             self.broken = True
             self._failed(error)
+
+    def _compare(self, given: Arguments, stream: Any) -> None:
+        # One making serves calls of any number of rows but one, which compilers take for a special case.
+        for value in given:
+            if value is not None and len(value) > 1:
+                torch._dynamo.maybe_mark_dynamic(value, 0)
+        if self._fused is None:  # here, since the compiler itself takes seconds to import
+            self._fused = torch.compile(self._plain, dynamic=False)
+        # Beyond its limit, which each thread has anew, the compiler runs the plain network and tells no caller.
+        limit = torch._dynamo.config.patch(recompile_limit=OF_ALL)
+        # Inference mode is part of what a fused call is made for: in another mode it would be made again.
+        with limit, torch.inference_mode(), _on(stream):
+            _agree(self._fused(*given), self._plain(*given))
+
+
+def making() -> bool:
+    """Tell whether a thread of this process is making something: a process that ends meanwhile is aborted."""
+    return ALONE.locked()
 
 
 def _twin(network: nn.Module) -> nn.Module:

@@ -35,7 +35,7 @@ def test_strict_bytes_do_not_depend_on_the_others(device: str, half: bool) -> No
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_job_of_a_killed_process_resumes_to_the_same_bytes(device: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.gpu.victim", device, str(tmp_path)]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1, env=env) as victim:
         assert victim.stdout is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from models.inputs import Inputs
 from models.pipeline.captured import CapturedCall, CapturedCalls
+from models.pipeline.fused import ALONE
 from tests.engines import tiny_models
 
 
@@ -67,21 +69,51 @@ def test_the_least_recently_used_leaves() -> None:
     assert [call._buffers[0].shape[0] for call in calls.calls.values() if call._buffers[0] is not None] == [1, 3]
 
 
-@pytest.mark.parametrize("lack", [False, True])
-def test_what_cannot_be_recorded_is_called_plainly(lack: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_recorded_is_called_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Exception] = []
-    error = torch.OutOfMemoryError("full") if lack else RuntimeError("operation not permitted when stream is capturing")
-
-    def refuse(*_: object) -> None:
-        raise error
-
+    error = RuntimeError("operation not permitted when stream is capturing")
     calls = CapturedCalls(lambda x: x + 1, told.append)
-    monkeypatch.setattr(CapturedCall, "__init__", refuse)
-    if lack:  # the engine splits the call
-        with pytest.raises(torch.OutOfMemoryError):
-            calls(torch.zeros(1))
-        assert told == []
-        return
+    monkeypatch.setattr(CapturedCall, "__init__", _refusing(error))
     for _ in range(2):
         assert torch.equal(calls(torch.zeros(1)), torch.ones(1))
     assert told == [error]
+
+
+def test_a_shape_for_whose_recording_memory_lacks_is_called_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was recorded leaves, as it may be what lacks; a plain call may lack memory, too."""
+    sizes: list[int] = []
+
+    def network(x: Tensor) -> Tensor:
+        sizes.append(len(x))
+        if len(x) > 8:
+            raise torch.OutOfMemoryError("full")
+        return x + 1
+
+    calls = CapturedCalls(network, _unreachable)
+    calls(torch.zeros(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(CapturedCall, "__init__", _refusing(torch.OutOfMemoryError("full")))
+        assert torch.equal(calls(torch.zeros(2)), torch.ones(2))
+        with pytest.raises(torch.OutOfMemoryError):  # the engine splits the call
+            calls(torch.zeros(9))
+    assert not calls.calls
+    for size in (1, 2):
+        assert torch.equal(calls(torch.zeros(size)), torch.ones(size))
+    assert [key for key, *_ in calls.calls] == [False]
+    assert len(calls.calls) == 1
+
+
+def test_nothing_is_recorded_while_something_is_fused() -> None:
+    calls = CapturedCalls(lambda x: x + 1, _unreachable)
+    with ALONE:
+        assert torch.equal(calls(torch.zeros(1)), torch.ones(1))
+        assert not calls.calls
+    assert torch.equal(calls(torch.zeros(1)), torch.ones(1))
+    assert len(calls.calls) == 1
+
+
+def _refusing(error: Exception) -> Callable[..., None]:
+    def refuse(*_: object) -> None:
+        raise error
+
+    return refuse

@@ -73,7 +73,7 @@ def test_more_shapes_are_made_than_the_compiler_keeps_unless_it_is_told(monkeypa
     fused, began = FusedNetwork(Small(), unreachable), made()
     for width in range(16, 28):
         x = torch.randn(2, 8, width)
-        fused.has((width,), (x,))
+        fused.begin((width,), (x,))
         fused.wait()
     assert (fused.there, made() - began) == (12, 12)
 
@@ -84,7 +84,7 @@ def test_weights_are_the_networks_own_and_what_is_hooked_into_it_is_not() -> Non
     fused = FusedNetwork(network, unreachable)
     network.gate.register_forward_hook(lambda *_: torch.zeros(()))
     x = torch.randn(2, 8, 16)
-    assert not fused.has(("x",), (x,))
+    fused.begin(("x",), (x,))
     fused.wait()
     with torch.no_grad():
         network.gate.weight.mul_(2)
@@ -99,7 +99,7 @@ def test_what_disagrees_is_given_up_and_told_once() -> None:
     fused = FusedNetwork(network, told.append)
     fused._fused = lambda x: network(x) * 1.1
     for _ in range(3):
-        assert not fused.has(("x",), (torch.randn(2, 8, 16),))
+        fused.begin(("x",), (torch.randn(2, 8, 16),))
         fused.wait()
     assert fused.broken
     assert [type(error) for error in told] == [Disagreement]
@@ -114,6 +114,6 @@ def test_what_cannot_be_compiled_is_given_up() -> None:
             raise RuntimeError(f"no such kernel for {x.shape}")
 
     fused = FusedNetwork(Odd(), told.append)
-    assert not fused.has(("x",), (torch.randn(2, 8),))
+    fused.begin(("x",), (torch.randn(2, 8),))
     fused.wait()
     assert (fused.broken, len(told), fused.there) == (True, 1, 0)
