@@ -48,6 +48,7 @@ def test_a_job_of_a_killed_process_resumes_to_the_same_bytes(device: str, tmp_pa
     job = strict_job()
     state = (tmp_path / STATE).read_bytes()
     outcomes = play(engine(device, torch.float32), [Admission(job.job_id, job.request, snapshot=state)])
-    assert next(one.step for one in outcomes if isinstance(one, Prepared)) == 3
+    # Where calls are read late, a step is told when the next one is under way, and the state may hold that one, too.
+    assert next(one.step for one in outcomes if isinstance(one, Prepared)) in (3, 4)
     unbroken = finished(play(engine(device, torch.float32), [job]))
     assert finished(outcomes)[job.job_id, 0].tobytes() == unbroken[job.job_id, 0].tobytes()
