@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal
@@ -219,18 +220,32 @@ class InstalledEmbedding(EmbeddingCard):
         return EmbeddingCard(**{name: getattr(self, name) for name in EmbeddingCard.model_fields})
 
 
-def model_folders(models_dir: Path, depth: int = DEPTH) -> Iterator[Path]:
-    """Yield a models directory and the folders below it, in order of their names, but for hidden and reserved ones and
-    links that lead back up.
+def model_folders(models_dir: Path) -> Iterator[Path]:
+    """Yield a models directory and the folders below it, in order of their names, but for hidden, reserved and closed
+    ones and links that lead back up.
     """
-    if not models_dir.is_dir():
+    return (folder for folder in _folders(models_dir, DEPTH, RESERVED) if not is_closed(folder))
+
+
+def closed_folders(models_dir: Path) -> list[Path]:
+    """List the folders below a models directory, reserved ones too, that this process can't look into."""
+    return [folder for folder in _folders(models_dir, DEPTH, frozenset()) if is_closed(folder)]
+
+
+def is_closed(folder: Path) -> bool:
+    """Tell folders that this process may not list, or whose files it may not open."""
+    return not os.access(folder, os.R_OK | os.X_OK, effective_ids=True)
+
+
+def _folders(folder: Path, depth: int, skipped: Collection[str]) -> Iterator[Path]:
+    if not folder.is_dir():
         return
-    yield models_dir
-    for entry in sorted(models_dir.iterdir()) if depth else ():
-        if entry.name.startswith(".") or entry.name.lower() in RESERVED or not entry.is_dir():
+    yield folder
+    for entry in sorted(folder.iterdir()) if depth and not is_closed(folder) else ():
+        if entry.name.startswith(".") or entry.name.lower() in skipped or not entry.is_dir():
             continue
-        if not (entry.is_symlink() and models_dir.resolve().is_relative_to(entry.resolve())):
-            yield from model_folders(entry, depth - 1)
+        if not (entry.is_symlink() and folder.resolve().is_relative_to(entry.resolve())):
+            yield from _folders(entry, depth - 1, skipped)
 
 
 def card_files(models_dir: Path) -> list[Path]:
@@ -241,7 +256,7 @@ def card_files(models_dir: Path) -> list[Path]:
 
 def add_on_folders(models_dir: Path, names: Collection[str]) -> Iterator[Path]:
     """Yield the folders of a models directory with one of these names in any case, and those below them."""
-    for entry in sorted(models_dir.iterdir()) if models_dir.is_dir() else ():
+    for entry in sorted(models_dir.iterdir()) if models_dir.is_dir() and not is_closed(models_dir) else ():
         if entry.name.lower() in names:
             yield from model_folders(entry)
 

@@ -27,7 +27,7 @@ from contract.redis_keys import (
 )
 from core.errors import CheckpointError
 from core.settings import Settings, check_models_dir
-from core.storage import open_store
+from core.storage import Store, open_store
 from jobs.end import Retention
 from jobs.layout import check_layout
 from jobs.worker import BatchWorker
@@ -80,50 +80,24 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.data_dir.resolve() / "fused"))
     library = open_library(settings, model_ids, device)
     engine = engine_of(settings, library)
-    cards, kind = _served_cards(settings, library), device_kind(torch.device(device))
+    cards, addons = _served_cards(settings, library), _addons(settings.models_dir)
     redis = connect(settings.redis)
     _patiently(lambda: check_layout(redis))
     worker = _patiently(lambda: BatchWorker(worker_name(device), list(cards), redis))
-    metrics = WorkerMetrics(gpu_of(device, next(iter(library.offered.values())).dtype))
-    metrics.serves({model: card.tasks for model, card in cards.items()}, settings.max_rows)
-    for model, network in library.resident.items():
-        metrics.came(model, network)
-    addons = _addons(settings.models_dir)
-    metrics.paths.models = library.resident
-    store, hashes = open_store(settings.storage), {model: card.hash for model, card in cards.items()}
+    metrics, store = _metrics(settings, library, cards, device), open_store(settings.storage)
+    hashes, retention = {model: card.hash for model, card in cards.items()}, _retention(settings)
     savepoints = Savepoints(connect(settings.redis), store, hashes)
     storing = Storing(store, hashes, savepoints, metrics.storage_errors.inc)
-    retention = Retention(settings.retention_s, settings.gone_s)
     loop = Loop(worker, engine, library, storing, savepoints, metrics, retention=retention)
     metrics_port = None if port is None else metrics.serve(port)
-    beating = connect(settings.redis)
-    heart = Heartbeat(
-        worker,
-        beating,
-        Reaper(beating, loop.claims.queues.values(), retention, worker.name),
-        library.names,
-        kind,
-        loop.runs,
-        loop.times.take,
-        loop.round_s,
-        settings.hang_s or (HANG_S_CPU if device == "cpu" else HANG_S_GPU),
-    )
-    sweeper_redis = connect(settings.redis)
-    sweeping = Sweeping(sweeper_redis, Sweeper(sweeper_redis, store, retention), retention)
+    heart, sweeping = _heart(settings, worker, loop, library, device), _sweeping(settings, store)
     try:
         _patiently(lambda: _arrive(worker, redis, cards, addons))
         signals.drain(loop, settings.drain_s)
         heart.start()
         sweeping.start()
-        seconds = time.monotonic() - began
-        log.info(
-            "ready",
-            worker=worker.name,
-            models=list(cards),
-            resident=list(library.resident),
-            metrics_port=metrics_port,
-            seconds=seconds,
-        )
+        facts = {"worker": worker.name, "models": list(cards), "resident": list(library.resident)}
+        log.info("ready", **facts, metrics_port=metrics_port, seconds=time.monotonic() - began)
         loop.run()
     finally:
         sweeping.stop()
@@ -131,7 +105,43 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
         library.close()
         storing.close()
         savepoints.close()
-        _leave(worker, redis, list(cards), kind)
+        _leave(worker, redis, list(cards), device_kind(torch.device(device)))
+
+
+def _retention(settings: Settings) -> Retention:
+    return Retention(settings.retention_s, settings.gone_s)
+
+
+def _metrics(settings: Settings, library: ModelLibrary, cards: Mapping[str, ModelCard], device: str) -> WorkerMetrics:
+    """Begin the series of what this worker serves and has in memory."""
+    metrics = WorkerMetrics(gpu_of(device, next(iter(library.offered.values())).dtype))
+    metrics.serves({model: card.tasks for model, card in cards.items()}, settings.max_rows)
+    for model, network in library.resident.items():
+        metrics.came(model, network)
+    metrics.paths.models = library.resident
+    return metrics
+
+
+def _heart(settings: Settings, worker: BatchWorker, loop: Loop, library: ModelLibrary, device: str) -> Heartbeat:
+    """Make what keeps the loop's jobs alive, on a connection of its own."""
+    redis = connect(settings.redis)
+    return Heartbeat(
+        worker,
+        redis,
+        Reaper(redis, loop.claims.queues.values(), _retention(settings), worker.name),
+        library.names,
+        device_kind(torch.device(device)),
+        loop.runs,
+        loop.times.take,
+        loop.round_s,
+        settings.hang_s or (HANG_S_CPU if device == "cpu" else HANG_S_GPU),
+    )
+
+
+def _sweeping(settings: Settings, store: Store) -> Sweeping:
+    """Make what deletes what was kept long enough, on a connection of its own."""
+    redis, retention = connect(settings.redis), _retention(settings)
+    return Sweeping(redis, Sweeper(redis, store, retention), retention)
 
 
 def _patiently(work: Callable[[], T]) -> T:

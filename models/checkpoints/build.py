@@ -108,6 +108,9 @@ def _shaped(value: Tensor, shape: torch.Size, where: str) -> Tensor:
         value = value.reshape(shape)
     if value.shape != shape:
         raise CheckpointError(f"{where} has shape {list(value.shape)}, expected {list(shape)}", field=where)
+    if not value.is_floating_point():  # all that our networks hold is
+        kind = str(value.dtype).removeprefix("torch.")
+        raise CheckpointError(f"{where} holds {kind}; weights quantised to integers aren't read", field=where)
     return value
 
 

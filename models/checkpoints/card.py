@@ -150,54 +150,72 @@ def settle(folder: Path, checkpoint: Checkpoint) -> None:
 def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str, Any]:
     """Make a card's fields, with the defaults of the original scripts and an empty licence for people to fill in."""
     config, tasks = checkpoint.config, tasks_of(checkpoint.config)
-    upscales, samplers = "upscale" in tasks, samplers_for(NoiseSchedule(config.schedule))
-    variant, sampler = checkpoint.variant, _sampler(checkpoint, samplers)
-    card: dict[str, Any] = {
+    samplers, factor = samplers_for(NoiseSchedule(config.schedule)), config.first_stage.factor
+    return {
         "id": model_id,
         "description": " ".join((describe(config), *notes_of(checkpoint))),
         "hash": digest,
         "tasks": tasks,
-        "native_size": (config.latent_size or DEFAULT_LATENT) * config.first_stage.factor,
-        "latent_factor": config.first_stage.factor,
-        "scale": config.first_stage.factor if upscales else 1,
-        "defaults": {
-            "steps": UPSCALE_STEPS if upscales and config.low_res_schedule is None else STEPS,
-            "sampler": sampler,
-            "guidance_scale": _guidance(config),
-            **_noise_levels(checkpoint, samplers),
-        },
+        "native_size": (config.latent_size or DEFAULT_LATENT) * factor,
+        "latent_factor": factor,
+        "scale": factor if "upscale" in tasks else 1,
+        "defaults": _defaults(checkpoint, samplers),
         "fields": _fields(config, tasks),
         "prediction_type": config.schedule.prediction,
         "samplers": samplers,
         "licence": "unknown",
+        **_told_of_texts(checkpoint),
+        **_counted(config),
     }
-    if checkpoint.tokenizers:
-        card |= {"token_window": checkpoint.tokenizers[0].window, "tokenizer": TOKENIZER}
-    if config.unet.context_dim is not None:
-        card["context_width"] = config.unet.context_dim
+
+
+def _defaults(checkpoint: Checkpoint, samplers: Sequence[str]) -> dict[str, Any]:
+    """What a request gets that doesn't say; what is known of the kind goes before what is usual."""
+    config, variant = checkpoint.config, checkpoint.variant
+    small = "upscale" in tasks_of(config) and config.low_res_schedule is None
+    found: dict[str, Any] = {
+        "steps": UPSCALE_STEPS if small else STEPS,
+        "sampler": _sampler(checkpoint, samplers),
+        "guidance_scale": _guidance(config),
+        **_noise_levels(checkpoint, samplers),
+    }
     if variant is not None:
-        card["defaults"] |= {"steps": variant.steps, "guidance_scale": 1.0}
+        found |= {"steps": variant.steps, "guidance_scale": 1.0}
     if config.refines:
-        card["defaults"]["img2img_strength"] = REFINER_STRENGTH
+        found["img2img_strength"] = REFINER_STRENGTH
     if config.concat == "source":
-        edits = {"steps": EDIT_STEPS, "img2img_strength": 1.0, "image_guidance_scale": IMAGE_GUIDANCE}
-        card["defaults"] |= edits
+        found |= {"steps": EDIT_STEPS, "img2img_strength": 1.0, "image_guidance_scale": IMAGE_GUIDANCE}
     if config.concat == "depth":
-        card["defaults"]["img2img_strength"] = DEPTH_STRENGTH
+        found["img2img_strength"] = DEPTH_STRENGTH
     if config.zeros_for_no_prompt:
-        card["defaults"]["negative_prompt"] = None
+        found["negative_prompt"] = None
     if config.low_res_schedule is not None:
-        card["defaults"]["noise_level"], card["noise_levels"] = NOISE_LEVEL, MAX_NOISE_LEVEL + 1
+        found["noise_level"] = NOISE_LEVEL
     if config.unet.guidance_dim is not None:
-        card["guidance_embedded"] = True
-        card["defaults"] |= {"steps": LCM_STEPS, "guidance_scale": LCM_GUIDANCE}
+        found |= {"steps": LCM_STEPS, "guidance_scale": LCM_GUIDANCE}
+    return found
+
+
+def _told_of_texts(checkpoint: Checkpoint) -> dict[str, Any]:
+    width, tokenizers = checkpoint.config.unet.context_dim, checkpoint.tokenizers
+    told = {"token_window": tokenizers[0].window, "tokenizer": TOKENIZER} if tokenizers else {}
+    return told if width is None else {**told, "context_width": width}
+
+
+def _counted(config: ModelConfig) -> dict[str, Any]:
+    """How many classes, levels and boxes there are, where the model knows any."""
+    counted: dict[str, Any] = {}
+    if config.low_res_schedule is not None:
+        counted["noise_levels"] = MAX_NOISE_LEVEL + 1
+    if config.unet.guidance_dim is not None:
+        counted["guidance_embedded"] = True
     if config.classes is not None:
-        card["classes"] = config.classes
+        counted["classes"] = config.classes
     if isinstance(config.conditioner, RescalerConfig):
-        card["map_classes"] = config.conditioner.in_channels
+        counted["map_classes"] = config.conditioner.in_channels
     if config.layout is not None:
-        card["layout"] = {"vocabulary": config.layout.vocab_size, "length": config.layout.positions}
-    return card
+        counted["layout"] = {"vocabulary": config.layout.vocab_size, "length": config.layout.positions}
+    return counted
 
 
 def _noise_levels(checkpoint: Checkpoint, samplers: Collection[str]) -> dict[str, Any]:

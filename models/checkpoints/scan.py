@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from contract.card import CARD, model_folders
+from contract.card import CARD, closed_folders, model_folders
 from core.errors import CheckpointError
 from models.checkpoints.card import (
     NO_TOKENIZER,
@@ -40,11 +40,19 @@ class ScannedCheckpoint:
 def scan(models_dir: Path) -> list[ScannedCheckpoint]:
     """List all checkpoints in order of their names. A file X.safetensors has its card in X/card.json.
 
-    Never raises for a checkpoint: what is wrong with one is its `error`, and the others aren't touched by it.
+    Never raises for a checkpoint: what is wrong with one is its `error`, and the others aren't touched by it. Folders
+    that can't be looked into, those of add-ons too, are listed so.
     """
     paths = sorted(_checkpoints(models_dir))
     taken = _ids_in_use(paths)
-    return [*(_scanned(path, models_dir, taken) for path in paths), *_lone_companions(models_dir)]
+    scanned = (_scanned(path, models_dir, taken) for path in paths)
+    return [*scanned, *_lone_companions(models_dir), *_closed(models_dir)]
+
+
+def _closed(models_dir: Path) -> list[ScannedCheckpoint]:
+    closed = closed_folders(models_dir)
+    said = "may not be read by the user of this process; what is in it is left out"
+    return [ScannedCheckpoint(folder, folder / CARD, error=f"{folder} {said}") for folder in closed]
 
 
 def _lone_companions(models_dir: Path) -> list[ScannedCheckpoint]:

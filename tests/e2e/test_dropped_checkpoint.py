@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,20 @@ LONG = "a red heart on a very long road " * 12
 DEPTH = base64.b64encode(png(Image.linear_gradient("L").resize((16, 12)))).decode()
 BLUE = Image.new("RGB", (64, 64), "blue")
 ONE_CLASS_TOO_HIGH = base64.b64encode(png(Image.new("L", (4, 4), MAP_CLASSES))).decode()
+
+
+WEBUI = {"prompt": "red", "steps": 2, "width": 80, "height": 64}
+SMALL = png(Image.new("RGB", (80, 64), "blue"))
+ALL, HOLE = png(Image.new("L", (80, 64), 255)), png(Image.new("RGBA", (80, 64)))
+
+
+def named(model: str) -> dict[str, Any]:
+    """How the web UI's clients name a checkpoint."""
+    return {"override_settings": {"sd_model_checkpoint": model}}
+
+
+def text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def write_sd1(path: Path) -> None:
@@ -115,6 +130,47 @@ def test_every_kind_answers_over_http(service: Service) -> None:
         job = service.post(f"/v1/{kind}", **sent, **picture)
         sizes.append(Image.open(io.BytesIO(service.image(job))).size)
     assert sizes == [(64, 64), (64, 64), (96, 64), (70, 50), (64, 48), (16, 12), (16, 12)]
+
+
+def test_other_apis_change_pictures_by_the_model_of_that(service: Service) -> None:
+    form = {"model": "tiny-edit", "prompt": "red", "steps": "2", "response_format": "b64_json"}
+    edited = service.client.post("/v1/images/edits", data=form, files={"image": SMALL})
+    assert edited.status_code == 200, edited.text
+    sent = {**WEBUI, **named("tiny-edit"), "init_images": [text(SMALL)], "denoising_strength": 0.7}
+    drawn = service.client.post("/sdapi/v1/img2img", json={**sent, "image_cfg_scale": 2.0, "cfg_scale": 5})
+    assert drawn.status_code == 200, drawn.text
+    told = json.loads(drawn.headers["Latentd-Warnings"])
+    assert {"field": "strength", "message": "strength is of no use to model tiny-edit; it was ignored"} in told
+    pictures = (edited.json()["data"][0]["b64_json"], drawn.json()["images"][0])
+    assert [Image.open(io.BytesIO(base64.b64decode(each))).size for each in pictures] == [(80, 64), (80, 64)]
+    newest = service.client.get("/v1/jobs").json()["items"][0]["request"]
+    assert (newest["model"], newest["image_guidance_scale"], newest["guidance_scale"]) == ("tiny-edit", 2.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("tiny-edit", "txt2img"),
+        ("tiny-edit", "inpaint"),
+        ("tiny-depth", "txt2img"),
+        ("tiny-depth", "img2img"),
+        ("tiny-depth", "inpaint"),
+    ],
+)
+def test_other_apis_say_which_models_have_a_task(service: Service, model: str, kind: str) -> None:
+    form, masked = {"model": model, "prompt": "red"}, kind == "inpaint"
+    if kind == "txt2img":
+        webui = service.client.post("/sdapi/v1/txt2img", json={**WEBUI, **named(model)})
+        openai = service.client.post("/v1/images/generations", json=form)
+    else:
+        sent = {**WEBUI, **named(model), "init_images": [text(SMALL)]} | ({"mask": text(ALL)} if masked else {})
+        files = {"image": SMALL} | ({"mask": HOLE} if masked else {})
+        webui = service.client.post("/sdapi/v1/img2img", json=sent)
+        openai = service.client.post("/v1/images/edits", data=form, files=files)
+    assert (webui.status_code, openai.status_code) == (422, 400), (webui.text, openai.text)
+    said = f"model {model} can't {kind}; models that can: small-sd1"
+    assert said in webui.json()["detail"]
+    assert said in openai.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,8 @@ def examples(document: str) -> list[tuple[str, str]]:
 def write_models(folder: Path) -> None:
     write_tiny("sd-inpaint", folder / "tiny")
     write_tiny_upscale(folder / "tiny-upscale")
+    for kind in ("class", "depth", "layout", "map"):
+        write_tiny(kind, folder / f"tiny-{kind}")
     shutil.copytree(LORA_CASE / "sd1_kohya" / "pipeline", folder / "sd15")
     files = {
         "Lora/dogs.safetensors": LORA_CASE / "sd1_kohya" / "lora.safetensors",

@@ -23,6 +23,7 @@ from tests.integration.rig import MODELS, Rig
 from tests.integration.test_resume import break_at, digests, shown_steps
 from tests.tiny import write_tiny, write_tiny_upscale
 from workers.library import loading
+from workers.library.catalogue import find_cards
 from workers.library.library import offered
 from workers.library.loading import choose_dtype
 
@@ -60,6 +61,29 @@ def test_it_resumes_in_either_pass_with_the_bytes_of_an_unbroken_run(
     assert shown[-1] == request.run_steps
     images = json.loads(job_state(redis, "broken")["result"])["images"]
     assert [(image["width"], image["height"]) for image in images] == [(128, 128)] * 2
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_state_of_the_second_pass_of_another_model_is_left_and_the_job_drawn_anew(
+    redis: Redis, settings: Settings, make_rig: MakeRig, tmp_path: Path, told: bool
+) -> None:
+    """The model was replaced by one with other latents; `told`: the savepoint says so by its hash, as it does."""
+    write_tiny("plain", tmp_path / "other" / "tiny")
+    write_tiny_upscale(tmp_path / "other" / "tiny-upscale")
+    other = Rig(redis, settings.model_copy(update={"models_dir": tmp_path / "other"}), "other")
+    try:
+        enqueue(redis, "whole", asked("lanczos"))
+        assert other.finish("whole") == ["succeeded"]
+        enqueue(redis, "broken", asked("lanczos"))
+        assert break_at(redis, make_rig("rig", save_s=0), "broken", 24) > 16
+        if not told:
+            hashes = find_cards(tmp_path / "other")
+            redis.hset(state_key("broken"), "model", hashes["tiny"][0].hash)
+        other.reaper.turn()
+        assert other.finish("broken") == ["succeeded"]
+    finally:
+        other.close()
+    assert digests(redis, "broken") == digests(redis, "whole")
 
 
 def test_it_is_canceled_in_its_second_pass(redis: Redis, make_rig: MakeRig) -> None:

@@ -16,7 +16,7 @@ from workers.engine.conditioning import Conditions, ending_latent, of_image, sta
 from workers.engine.decoding import UndecodedImage, handed_on
 from workers.engine.job_spec import JobSpec
 from workers.engine.kinds import finish
-from workers.engine.latent_state import LatentState, Saved, restore, saved_of, snapshot
+from workers.engine.latent_state import LatentState, Saved, check_saved, restore, saved_of, snapshot
 from workers.engine.messages import Admission, Share, Stepped
 from workers.engine.pictures import to_picture
 from workers.engine.scheduler import Batch, Slot
@@ -105,9 +105,11 @@ class EngineJob:
         return image
 
     def _begun(self, seed: int, saved: Saved, prepare: Callable[[JobSpec], Conditions]) -> LatentState:
-        if saved.stage >= len(self.specs):
+        if not 0 < saved.stage < len(self.specs):
             raise ValueError(f"a state of stage {saved.stage} for a job of {len(self.specs)}")
-        spec = replace(self.specs[saved.stage], latent=saved.latents[0])  # for a first latent, which isn't kept
+        spec = self.specs[saved.stage]
+        check_saved(saved, spec.latent_shape, (spec.frame.height, spec.frame.width, 3))
+        spec = replace(spec, latent=saved.latents[0])  # for a first latent, which isn't kept
         if saved.picture is None and spec.scale > 1:
             raise ValueError(f"a state of stage {saved.stage} without the picture that it enlarges")
         if saved.picture is not None:

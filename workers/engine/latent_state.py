@@ -163,6 +163,19 @@ def _saved(tensors: Mapping[str, Tensor], index: int) -> Saved:
     )
 
 
+def check_saved(saved: Saved, latent: tuple[int, ...], picture: tuple[int, ...]) -> None:
+    """Check that a state is of latents c h w and, where it has one, of a picture h w 3 of these shapes.
+
+    Raises:
+        ValueError: it isn't.
+    """
+    latents, pixels = saved.latents, saved.picture
+    if len(latents) == 0 or latents.shape[1:] != latent:
+        raise ValueError(f"a state of {[*latents.shape]} for latents of {[*latent]}")
+    if pixels is not None and (pixels.shape != picture or pixels.dtype != torch.uint8):
+        raise ValueError(f"a state with a picture of {[*pixels.shape]} for one of {[*picture]}")
+
+
 def restore(image: LatentState, saved: Saved) -> None:
     """Bring a freshly made image, of the stage that was saved, to the state that was.
 
@@ -170,8 +183,8 @@ def restore(image: LatentState, saved: Saved) -> None:
         ValueError: the state is of another plan or latent shape.
     """
     history, latents = image.plan.history, saved.latents
-    fits = saved.position < len(history) and len(latents) == 1 + history[saved.position]
-    if not fits or latents[0].shape != image.z_t.shape:
+    fits = 0 <= saved.position < len(history) and len(latents) == 1 + history[saved.position]
+    if not fits or latents.shape[1:] != image.z_t.shape:
         raise ValueError(f"a state of {[*latents.shape]} at row {saved.position}, which isn't one of its plan's")
     z_t, *predictions = latents.to(image.z_t.device)
     image.position, image.z_t, image.predictions = saved.position, z_t, predictions

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -29,6 +28,7 @@ from models.pipeline.pipeline import LatentDiffusion
 from workers.engine.engine import Engine
 from workers.library.catalogue import choose, default_model, find_cards, find_controlnets, find_embeddings, find_loras
 from workers.library.library import MIB, ModelLibrary, Offered, offered
+from workers.library.memory import free_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BFLOAT16_CAPABILITY = (8, 0)  # the first cards that multiply it
@@ -216,27 +216,3 @@ def ready(model: LatentDiffusion) -> LatentDiffusion:
 
     calls = CapturedCalls(model.unet, not_captured, FusedNetwork(model.unet, not_fused))
     return replace(model, denoiser=replace(model.denoiser, captured=calls))
-
-
-def free_memory(device: str) -> int:
-    """Count the bytes that this process may still allocate on a device; 0 where the system doesn't say."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-    except OSError:
-        return 0
-    facts = dict(line.split(":", 1) for line in lines)
-    available = int(facts["MemAvailable"].split()[0]) * 1024
-    return min(available, _cgroup_left())
-
-
-def _cgroup_left() -> int:
-    """Count what a container's limit leaves."""
-    folder = Path("/sys/fs/cgroup")
-    try:
-        limit = (folder / "memory.max").read_text("ascii").strip()
-        used = int((folder / "memory.current").read_text("ascii"))
-    except (OSError, ValueError):
-        return sys.maxsize
-    return sys.maxsize if limit == "max" else int(limit) - used

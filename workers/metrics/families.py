@@ -80,19 +80,26 @@ class WorkerMetrics:
     """One registry a worker; every family is visible from the start."""
 
     def __init__(self, gpu: Gpu | None = None) -> None:
-        self.registry = registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
+        self._begin_jobs(self.registry)
+        self._begin_calls(self.registry)
+        self._begin_models(self.registry)
+        self.storage_errors = Counter(
+            "latentd_storage_errors", "Tries that storage did not answer; they are repeated.", registry=self.registry
+        )
+        Gauge(AHEAD, AHEAD_MEANS, registry=self.registry).set_function(CLOCK.own_ahead_s)
+        self.paths = PathCollector()
+        self.registry.register(GpuCollector(gpu))
+        self.registry.register(self.paths)
+        self._row_flops: dict[str, RowFlops] = {}
+        self._control_flops: dict[str, RowFlops] = {}
+        self._told: dict[str, tuple[UNetConfig, int]] = {}  # a model's network, and the tokens that it reads
+
+    def _begin_jobs(self, registry: CollectorRegistry) -> None:
         job = ("kind", "model", "lane", "outcome")
         self.jobs = Counter("latentd_jobs", "Jobs that ended here.", job, registry=registry)
         self.images = Counter("latentd_images", "Images stored.", ("kind", "model"), registry=registry)
-        self.steps = Counter(
-            "latentd_denoising_steps", "Denoising steps, one per image and network call.", ("model",), registry=registry
-        )
-        self.rows = Histogram(
-            "latentd_step_rows", "Rows of a UNet call, fillers left out.", ("model",), buckets=ROWS, registry=registry
-        )
-        self.step_seconds = Histogram(
-            "latentd_step_seconds", "Duration of a UNet call.", ("model",), buckets=SECONDS, registry=registry
-        )
+        self.slots = Gauge("latentd_slots_in_use", "Images in work.", ("model",), registry=registry)
         self.stages = Histogram(
             "latentd_stage_seconds",
             "Seconds of a job in a stage: encode, denoise, decode, store.",
@@ -100,17 +107,28 @@ class WorkerMetrics:
             buckets=SECONDS,
             registry=registry,
         )
-        self.slots = Gauge("latentd_slots_in_use", "Images in work.", ("model",), registry=registry)
-        Gauge(AHEAD, AHEAD_MEANS, registry=registry).set_function(CLOCK.own_ahead_s)
-        self.out_of_memory = Counter(
-            "latentd_oom", "Batches that did not fit in memory.", ("model",), registry=registry
+
+    def _begin_calls(self, registry: CollectorRegistry) -> None:
+        self.steps = Counter(
+            "latentd_denoising_steps", "Denoising steps, one per image and network call.", ("model",), registry=registry
+        )
+        self.rows = Histogram(
+            "latentd_step_rows", "Rows of a UNet call, fillers left out.", ("model",), buckets=ROWS, registry=registry
         )
         self.rows_limit = Gauge(
             "latentd_step_rows_limit", "Most rows that a UNet call may have.", ("model",), registry=registry
         )
+        self.step_seconds = Histogram(
+            "latentd_step_seconds", "Duration of a UNet call.", ("model",), buckets=SECONDS, registry=registry
+        )
         self.flops = Counter(
             "latentd_unet_flops", "FLOPs of UNet calls, fillers left out.", ("model",), registry=registry
         )
+        self.out_of_memory = Counter(
+            "latentd_oom", "Batches that did not fit in memory.", ("model",), registry=registry
+        )
+
+    def _begin_models(self, registry: CollectorRegistry) -> None:
         self.resident = Gauge(
             "latentd_model_resident",
             "1: the model is in this worker's memory; 0: it is loaded when a job asks for it.",
@@ -126,15 +144,6 @@ class WorkerMetrics:
         self.evictions = Counter(
             "latentd_model_evictions", "Models that left memory for another.", ("model",), registry=registry
         )
-        self.storage_errors = Counter(
-            "latentd_storage_errors", "Tries that storage did not answer; they are repeated.", registry=registry
-        )
-        registry.register(GpuCollector(gpu))
-        self.paths = PathCollector()
-        registry.register(self.paths)
-        self._row_flops: dict[str, RowFlops] = {}
-        self._control_flops: dict[str, RowFlops] = {}
-        self._told: dict[str, tuple[UNetConfig, int]] = {}  # a model's network, and the tokens that it reads
 
     def serves(self, models: Mapping[str, tuple[Kind, ...]], max_rows: int) -> None:
         """Begin the series of this worker's models, and of the kinds that each draws, at 0: a first one counts."""

@@ -46,6 +46,8 @@ def understood(path: Path) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error}", value=str(path)) from error
     except _FOREIGN as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         raise CheckpointError(f"{path}: its config or weights have no known form ({what})", value=str(path)) from error

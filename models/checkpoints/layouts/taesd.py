@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from contract.card import DEPTH
+from contract.card import DEPTH, is_closed
 from core.errors import CheckpointError
 from models.checkpoints.build import State, build
 from models.checkpoints.files.weights import component_files, is_weights, read_tensors, understood
@@ -28,9 +29,13 @@ FACTOR, CHANNELS = 8, 4
 
 
 def tiny_decoder_of(card_folder: Path, config: ModelConfig) -> Path | None:
-    """Find the file that decodes a model's previews: beside it before the folder's."""
+    """Find the file that decodes a model's previews: beside it before the folder's.
+
+    Raises:
+        CheckpointError: a folder as diffusers writes it holds no weights.
+    """
     own = (card_folder.with_name(f"{card_folder.name}{MARK}{suffix}") for suffix in SUFFIXES)
-    return next((path for path in (*own, *_shared(card_folder, config)) if is_weights(path)), None)
+    return next((path for path in chain(own, _shared(card_folder, config)) if is_weights(path)), None)
 
 
 def _shared(card_folder: Path, config: ModelConfig) -> Iterator[Path]:
@@ -41,8 +46,8 @@ def _shared(card_folder: Path, config: ModelConfig) -> Iterator[Path]:
         return
     called = re.compile(rf"{name}(?![a-z0-9])(?!.*encoder)")
     for above in list(card_folder.parents)[: DEPTH + 1]:
-        for folder in (above / each for each in FOLDERS if (above / each).is_dir()):
-            for entry in sorted(folder.iterdir()):
+        for folder in (above / each for each in FOLDERS):
+            for entry in sorted(folder.iterdir()) if folder.is_dir() and not is_closed(folder) else ():
                 if called.match(entry.name.lower()):
                     yield from component_files(entry)[:1] if entry.is_dir() else (entry,)
 

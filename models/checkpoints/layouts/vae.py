@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from contract.card import CARD, DEPTH
+from contract.card import CARD, DEPTH, is_closed
 from core.errors import CheckpointError
 from models.checkpoints.build import State
 from models.checkpoints.checkpoint import Checkpoint
@@ -56,7 +56,8 @@ def _named(card: Path, name: str) -> Path:
 def _places(folder: Path) -> Iterator[Path]:
     """Yield where a card's VAE may lie: its folder, the one above, then the folders VAE up to the models directory."""
     yield from (folder, folder.parent)
-    yield from (above / name for above in list(folder.parents)[: DEPTH + 1] for name in FOLDERS)
+    reserved = (above / name for above in list(folder.parents)[: DEPTH + 1] for name in FOLDERS)
+    yield from (place for place in reserved if not is_closed(place))
 
 
 def vae_files(path: Path) -> list[Path]:

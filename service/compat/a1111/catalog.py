@@ -42,12 +42,12 @@ def model_items(cards: Mapping[str, ModelCard]) -> list[ModelItem]:
 
 
 def find_model(cards: Mapping[str, ModelCard], name: str) -> str:
-    """Return the id of a model by title, name or hash.
+    """Return the id of a model by title, name or hash; whether it has the task is told as for our own endpoints.
 
     Raises:
-        InvalidRequest: there is none; naming those that are.
+        InvalidRequest: there is none; naming those that draw by a text.
     """
-    for card in drawing_cards(cards):
+    for card in cards.values():
         if name in (card.id, title(card), card.hash, card.hash[:HASH_CHARACTERS]):
             return card.id
     names = [title(card) for card in drawing_cards(cards)]

@@ -13,6 +13,7 @@ from models.schedule import Prediction, ScheduleConfig
 SD2_EPS_STEP = 875_000  # global_step of the 512-base models, which predict eps
 V_SIZE = 96
 SD2_EPS_CHANNELS = (9, 5)  # of SD 2's models of inpainting and depth, which all predict eps
+EDIT_CHANNELS = 8  # of InstructPix2Pix: z_t and the picture's latent
 LAYOUT_TOKENS = 8192  # of LDM's layout models: corners of boxes and classes
 UNSURE = (
     "prediction_type: eps or v can't be told from the file; v is assumed until a worker that loads it has asked the "
@@ -55,6 +56,7 @@ class Family:
 
 
 SD1 = Family("Stable Diffusion 1", num_heads=8, scale_factor=0.18215, betas=(0.00085, 0.012), ema=False)
+SD1_EDIT = replace(SD1, name="InstructPix2Pix", ema=True)  # as its authors' scripts draw
 SD2 = Family(
     "Stable Diffusion 2",
     num_head_channels=64,
@@ -99,9 +101,9 @@ def family_of(unet: Mapping[str, Tensor], conditioner: Mapping[str, Tensor]) -> 
     if any(key.startswith("embedders.") for key in conditioner):
         return SDXL
     if any(key.startswith("model.transformer.") for key in conditioner):
-        return SD_X4 if "label_emb.weight" in unet else SD2_EPS if _predicts_eps(unet) else SD2
+        return SD_X4 if "label_emb.weight" in unet else SD2_EPS if _channels(unet) in SD2_EPS_CHANNELS else SD2
     if any(key.startswith(("transformer.text_model.", "transformer.embeddings.")) for key in conditioner):
-        return SD1
+        return SD1_EDIT if _channels(unet) == EDIT_CHANNELS else SD1
     if "transformer.token_emb.weight" in conditioner:
         vocabulary, width = conditioner["transformer.token_emb.weight"].shape
         if vocabulary == LAYOUT_TOKENS:
@@ -117,6 +119,6 @@ def family_of(unet: Mapping[str, Tensor], conditioner: Mapping[str, Tensor]) -> 
     return LDM_UPDOWN if resampled else LDM_PLAIN
 
 
-def _predicts_eps(unet: Mapping[str, Tensor]) -> bool:
+def _channels(unet: Mapping[str, Tensor]) -> int | None:
     first = unet.get("input_blocks.0.0.weight")
-    return first is not None and first.shape[1] in SD2_EPS_CHANNELS
+    return None if first is None or first.ndim < 2 else first.shape[1]

@@ -64,57 +64,86 @@ def load_compvis(file: SingleFile, *, ema: bool | None = None, lacking: FirstSta
 
 def _load(file: SingleFile, ema: bool | None, lacking: FirstStage | None) -> Checkpoint:
     params: Params = file.config.get("model", {}).get("params", {})
-    state = file.state
-    unet_state = below(state, UNET) or averaged_alone(state)
-    conditioner = below(state, CONDITIONER) or below(state, XL_CONDITIONER)
-    if unet_state and conditioner and not (below(state, FIRST_STAGE) or lacking):
-        refuse_family(state)
-        raise CheckpointError(NO_FIRST_STAGE, field="vae")
-    if not unet_state or not (below(state, FIRST_STAGE) or lacking):
-        raise CheckpointError(f"lacks {UNET}* or {FIRST_STAGE}*; not a whole latent diffusion model{what_it_is(state)}")
-    refuse_family(state)
+    unet_state, conditioner = _networks(file.state, lacking)
     family = family_of(unet_state, conditioner)
-    ema = ema if ema is not None else bool(params.get("use_ema", True) if params else family.ema)
-    if ema and has_average(state) and below(state, UNET):
-        unet_state = averaged(state, unet_state)
+    if _draws_by_average(file.state, ema, params, family):
+        unet_state = averaged(file.state, unet_state)
     unet, unet_weights = read_unet(unet_state, unet_params(params) or family.heads())
-    first, first_weights = lacking or read_first_stage(below(state, FIRST_STAGE))
+    first, first_weights = lacking or read_first_stage(below(file.state, FIRST_STAGE))
     if family.xl:
         unet, first = replace(unet, added_sinusoids=sinusoids(params)), replace(first, force_upcast=True)
-    cond = _conditioner(file, params, first)
+    text, text_weights = _conditioner(file, params, first) or (None, None)
     schedule, unsure = _schedule(file, params, family)
+    config = _config(file.state, params, family, unet, first, text, schedule)
+    variant = variant_of(config, _names(file))
+    config = as_variant(config, variant, spaced=False)
+    tokenizers = _tokenizers(file, config.conditioner)
+    if not tokenizers:
+        config = replace(config, conditioner=_told_boxes(config.conditioner, _params(params, "cond_stage_config")))
+    states = {"unet": unet_weights, "first_stage": first_weights}
+    return Checkpoint(
+        config,
+        states | ({} if text_weights is None else {"conditioner": text_weights}),
+        tokenizers,
+        (() if params else family.assumptions()) + ((UNSURE,) if unsure else ()),
+        prediction_assumed=unsure,
+        origin={id(value): key for key, value in file.state.items()},
+        sampler="euler" if family.xl else None,
+        variant=variant,
+    )
+
+
+def _networks(state: State, lacking: FirstStage | None) -> tuple[State, State]:
+    """Take the weights of UNet and conditioner, the second empty where there is none.
+
+    Raises:
+        CheckpointError: it is no whole model, or one of a family that latentd doesn't run.
+    """
+    unet = below(state, UNET) or averaged_alone(state)
+    conditioner = below(state, CONDITIONER) or below(state, XL_CONDITIONER)
+    whole = bool(below(state, FIRST_STAGE) or lacking)
+    if unet and conditioner and not whole:
+        refuse_family(state)
+        raise CheckpointError(NO_FIRST_STAGE, field="vae")
+    if not unet or not whole:
+        raise CheckpointError(f"lacks {UNET}* or {FIRST_STAGE}*; not a whole latent diffusion model{what_it_is(state)}")
+    refuse_family(state)
+    return unet, conditioner
+
+
+def _draws_by_average(state: State, ema: bool | None, params: Params, family: Family) -> bool:
+    """Tell whether the UNet's moving average draws: as asked for, else as the original's scripts do."""
+    wanted = ema if ema is not None else bool(params.get("use_ema", True) if params else family.ema)
+    return wanted and has_average(state) and bool(below(state, UNET))
+
+
+def _config(
+    state: State,
+    params: Params,
+    family: Family,
+    unet: UNetConfig,
+    first: AutoencoderConfig,
+    text: Conditioner | None,
+    schedule: ScheduleConfig,
+) -> ModelConfig:
     config = ModelConfig(
         unet=unet,
         first_stage=first,
         schedule=schedule,
         scale_factor=_scale_factor(state, params, family, first),
-        conditioner=cond[0] if cond else None,
-        concat=_concat(unet, first, cond[0] if cond else None),
+        conditioner=text,
+        concat=_concat(unet, first, text),
         low_res_schedule=_low_res(params, unet),
         latent_size=params.get("image_size", family.latent_size(schedule.prediction)),
     )
-    if family.xl:
-        config = replace(config, zeros_for_no_prompt=not config.refines)
-    states = {"unet": unet_weights, "first_stage": first_weights} | ({"conditioner": cond[1]} if cond else {})
-    names = (file.path.stem, *(file.metadata.get(key, "") for key in TITLES))
-    variant = variant_of(config, names)
-    config = as_variant(config, variant, spaced=False)
-    tokenizers = _tokenizers(file, config.conditioner)
-    if not tokenizers:
-        config = replace(config, conditioner=_told_boxes(config.conditioner, _params(params, "cond_stage_config")))
-    assumptions = family.assumptions() if not params else ()
-    assumptions += (UNSURE,) if unsure else ()
-    origin = {id(value): key for key, value in state.items()}
-    return Checkpoint(
-        config,
-        states,
-        tokenizers,
-        assumptions,
-        prediction_assumed=unsure,
-        origin=origin,
-        sampler="euler" if family.xl else None,
-        variant=variant,
-    )
+    if config.concat == "source":  # its authors' config says 16, which nothing of theirs reads
+        config = replace(config, latent_size=family.latent_size(schedule.prediction))
+    return replace(config, zeros_for_no_prompt=not config.refines) if family.xl else config
+
+
+def _names(file: SingleFile) -> tuple[str, ...]:
+    """Return what the model is called, by its file and in its header."""
+    return (file.path.stem, *(file.metadata.get(key, "") for key in TITLES))
 
 
 def below(state: Mapping[str, Tensor], prefix: str) -> State:

@@ -28,6 +28,7 @@ from workers.engine.engine import run
 from workers.engine.messages import Aborted, Admission, Called, Finished, Outcome, OutOfMemory, Prepared, Stepped
 
 EITHER = pytest.mark.parametrize("as_gpu", [False, True])  # outcomes at once, or read with a later turn
+SHAPES = ((4, 8, 8), (4, 16, 16))  # of the latents of a job of 64 pixels, and of its pass at twice the size
 
 
 def _job(job_id: str, **changes: object) -> Admission:
@@ -208,7 +209,7 @@ class _Faulty:
 
     def __init__(self, model: LatentDiffusion) -> None:
         self._model = model
-        self.most_rows = self.most_pictures = 10**9
+        self.most_rows = self.most_pictures = self.most_cells = 10**9  # cells: rows times height times width
         self.nan_at = -1.0
 
     def __getattr__(self, name: str) -> object:
@@ -217,7 +218,7 @@ class _Faulty:
     def predict(
         self, z_t: torch.Tensor, timesteps: torch.Tensor, inputs: Inputs, *none: None, exact: bool
     ) -> torch.Tensor:
-        if len(z_t) > self.most_rows:
+        if len(z_t) > self.most_rows or len(z_t) * z_t[0, 0].numel() > self.most_cells:
             raise RuntimeError(
                 "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
             )
@@ -306,6 +307,28 @@ def test_a_job_that_fits_in_no_call_fails_and_a_strict_call_keeps_its_size() -> 
     outcomes = play(engine, [_job("strict", determinism="strict"), _job("plain", guidance_scale=1.0)])
     assert list(failures(outcomes)) == ["strict"]
     assert list(finished(outcomes)) == [("plain", 0)]
+
+
+@EITHER
+def test_a_second_pass_that_runs_out_of_memory_is_split_and_the_first_isn_t(as_gpu: bool) -> None:
+    faulty, models = _faulty()
+    faulty.most_cells = 5 * 16 * 16  # of the second pass five rows; of the first all that may share a call
+    second = Hires(scale=2.0, strength=0.5, steps=8, upscaler="latent")
+    engine = make_engine(models, as_gpu=as_gpu)
+    outcomes = play(engine, [_job("a", hires=second, num_images=8)])
+    assert len(finished(outcomes)) == 8
+    split = [o.size for o in outcomes if isinstance(o, OutOfMemory)]
+    assert split
+    assert min(split) > 5
+    rows = {shape: max(o.rows for o in outcomes if isinstance(o, Called) and o.shape == shape) for shape in SHAPES}
+    assert rows[SHAPES[0]] == 16
+    assert rows[SHAPES[1]] <= 5
+    assert not any(isinstance(o, OutOfMemory) for o in play(engine, [_job("b", hires=second, num_images=8)]))
+    faulty.most_cells = 3 * 16 * 16  # fewer than a strict call's rows
+    jobs = [_job("large", hires=second, determinism="strict"), _job("small", determinism="strict")]
+    outcomes = play(engine, jobs)
+    assert failures(outcomes) == {"large": "a call of 4 rows doesn't fit in this device's memory"}
+    assert list(finished(outcomes)) == [("small", 0)]
 
 
 @EITHER

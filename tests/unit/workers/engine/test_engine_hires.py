@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load
+from safetensors.torch import load, save
 
 from contract.add_ons import AppliedUpscaler, Hires
 from contract.request import Img2ImgRequest, JobRequest, UpscaleRequest
@@ -135,9 +135,30 @@ def test_it_resumes_in_every_stage_with_the_bytes_of_an_unbroken_run(upscaler: s
 
 def test_states_of_other_stages_start_the_job_anew() -> None:
     one, two = drawn("latent"), drawn("up")
-    for request, state in ((one, _broken(two, 9)), (two, _broken(one, 7)), (stages(one)[0], _broken(one, 7))):
+    larger, by_model = drawn("latent", hires=hires("latent", scale=3.0)), drawn("up", width=96)
+    pairs = ((one, _broken(two, 9)), (two, _broken(one, 7)), (stages(one)[0], _broken(one, 7)))
+    other_shapes = ((larger, _broken(one, 7)), (one, _broken(larger, 7)), (by_model, _broken(two, 5)))
+    for request, state in (*pairs, *other_shapes):
         outcomes = play(make_engine(), [Admission("a", request, snapshot=state)])
         assert finished(outcomes)["a", 0].tobytes() == alone(request).tobytes()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"0.latents": torch.zeros(0, 4, 16, 16)},
+        {"0.latents": torch.zeros(16, 16)},
+        {"0.position": torch.tensor([-1])},
+        {"0.stage": torch.tensor([-1])},
+        {"0.picture": torch.zeros(8, 8, 3, dtype=torch.uint8)},
+        {"0.picture": torch.zeros(64, 64, 3)},
+    ],
+)
+def test_states_that_fit_no_stage_start_the_job_anew(damage: dict[str, torch.Tensor]) -> None:
+    request = drawn("up")
+    state = save(load(_broken(request, 5)) | damage)
+    outcomes = play(make_engine(), [Admission("a", request, snapshot=state)])
+    assert finished(outcomes)["a", 0].tobytes() == alone(request).tobytes()
 
 
 def test_progress_and_previews_go_through_all_stages() -> None:

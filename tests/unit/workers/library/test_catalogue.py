@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,17 @@ from contract.base import Kind
 from contract.card import CardDefaults, ModelCard
 from core.errors import ConfigurationError
 from core.settings import Settings
-from workers.library.catalogue import choose, chosen_cards, default_model, find_cards, write_missing_cards
+from tests.controls import CASE
+from tests.powers import as_an_ordinary_user
+from workers.library.catalogue import (
+    choose,
+    chosen_cards,
+    default_model,
+    find_cards,
+    find_embeddings,
+    find_loras,
+    write_missing_cards,
+)
 
 
 def write_card(models_dir: Path, model: str, *tasks: Kind) -> None:
@@ -66,3 +77,26 @@ def test_another_default_is_taken_only_where_none_was_chosen(tmp_path: Path) -> 
     assert default_model(found, Settings(models_dir=tmp_path, model="gone")) == "gone"
     assert default_model({}, Settings(models_dir=tmp_path)) == "emoji"
     assert list(chosen_cards(Settings(models_dir=tmp_path), [])) == ["sketch", "big"]
+
+
+def test_folders_that_this_user_may_not_read_are_told_once_each_and_left_out(tmp_path: Path) -> None:
+    names = ("Lora", "VAE", "VAE-approx", "art", "embeddings")
+    write_card(tmp_path, "art", "txt2img")
+    write_card(tmp_path, "big", "upscale")
+    for name in names:
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name).chmod(0)
+    with as_an_ordinary_user(), capture_logs() as lines:
+        write_missing_cards(tmp_path)
+        assert list(find_cards(tmp_path)) == ["big"]
+        assert (find_loras(tmp_path), find_embeddings(tmp_path)) == ({}, {})
+    assert [line["path"] for line in lines] == [str(tmp_path / name) for name in names]
+
+
+def test_a_model_with_a_closed_part_is_left_out_with_one_line(tmp_path: Path) -> None:
+    shutil.copytree(CASE / "two_controlnets" / "pipeline", tmp_path / "dream")
+    (tmp_path / "dream" / "card.json").unlink(missing_ok=True)
+    (tmp_path / "dream" / "unet").chmod(0)
+    with as_an_ordinary_user(), capture_logs() as lines:
+        write_missing_cards(tmp_path)
+    assert {line["path"] for line in lines} == {str(tmp_path / "dream"), str(tmp_path / "dream" / "unet")}

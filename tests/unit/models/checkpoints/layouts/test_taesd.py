@@ -10,6 +10,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from safetensors.torch import save as safetensors
 from safetensors.torch import save_file
 from structlog.testing import capture_logs
 from torch import Tensor
@@ -23,10 +24,12 @@ from models.pipeline.config import ModelConfig
 from tests.controls import CASE
 from tests.engines import make_engine, make_request, play
 from tests.hostile import SD1
+from tests.powers import as_an_ordinary_user
 from workers.engine.messages import Admission, Stepped
 from workers.library.loading import load_ready
 
 WIDTH = 8
+INTEGERS = {"1.weight": torch.zeros(WIDTH, 4, 3, 3, dtype=torch.int8)}
 
 
 def tiny(seed: int = 0, channels: int = 4) -> Any:
@@ -119,6 +122,7 @@ def test_neither_is_taken_for_a_model_and_a_lone_one_is_named(tmp_path: Path) ->
         ({"conv_in.weight": torch.zeros(1)}, "no decoder of TAESD"),
         (original(tiny(channels=16)), "reads latents of 16 channels, the model's have 4"),
         (dict(list(original(tiny()).items())[:-2]), "lacks layers.18.bias and 1 more"),
+        (original(tiny()) | INTEGERS, "holds int8; weights quantised to integers aren't read"),
     ],
 )
 def test_what_does_not_fit_is_named(state: dict[str, Tensor], detail: str, tmp_path: Path) -> None:
@@ -142,7 +146,29 @@ def test_previews_are_made_by_it_and_a_broken_one_is_told(tmp_path: Path) -> Non
     small = previews(folder)
     assert len(whole) == len(small) == 2
     assert whole != small
-    file.write_bytes(b"broken")
-    with capture_logs() as logs:
-        assert previews(folder) == whole
+    for damaged in (b"broken", b"", file.read_bytes()[:-100], safetensors({**original(tiny()), **INTEGERS})):
+        file.write_bytes(damaged)
+        with capture_logs() as logs:
+            assert previews(folder) == whole
+        assert [line["event"] for line in logs] == ["previews are made by the first stage"]
+
+
+def test_a_closed_file_is_told_as_a_damaged_one_is(tmp_path: Path) -> None:
+    write(tmp_path / "dream.taesd.safetensors", original(tiny())).chmod(0)
+    shutil.copytree(CASE / "two_controlnets" / "pipeline", tmp_path / "dream")
+    with as_an_ordinary_user(), capture_logs() as logs:
+        model = load_ready(tmp_path / "dream", "cpu", torch.float32)
+    assert model.tiny_decoder is None
     assert [line["event"] for line in logs] == ["previews are made by the first stage"]
+
+
+def test_a_closed_folder_of_decoders_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    write(tmp_path / "VAE-approx" / "taesd_decoder.pth", original(tiny()))
+    (tmp_path / "VAE-approx").chmod(0)
+    with as_an_ordinary_user():
+        assert tiny_decoder_of(tmp_path / "sd15" / "dream", stable_diffusion()) is None
+        [told] = scan(tmp_path)
+    assert (
+        told.error
+        == f"{tmp_path / 'VAE-approx'} may not be read by the user of this process; what is in it is left out"
+    )
