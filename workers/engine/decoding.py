@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from workers.engine.device import Aside, Side
 from workers.engine.job_spec import JobSpec
-from workers.engine.pictures import PREVIEW_SIDE, Frame, to_picture
+from workers.engine.pictures import Frame, preview, to_picture
+from workers.engine.turn_policy import DECODE_CHUNK
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +33,38 @@ def decode(chunk: Sequence[UndecodedImage], side: Side) -> Aside:
     return side.run(lambda z: model.decode(z).float(), torch.stack([image.latent for image in chunk]))  # b c h w
 
 
-def decode_preview(spec: JobSpec, x0: Tensor) -> Tensor:
-    """Make a picture 3 h w of at most preview size, of the predicted x0 c h w; large latents are averaged first."""
-    longest = max(x0.shape[1:]) * spec.model.latent_factor
-    z = F.avg_pool2d(x0[None], max(1, longest // PREVIEW_SIDE), ceil_mode=True)  # 1 c h w
-    return spec.model.preview(z).float()[0]
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """What the network sees an image become, at a step of this stage: the predicted x0, c h w."""
+
+    spec: JobSpec
+    x0: Tensor
+
+
+def previews(sketches: Mapping[int, Sketch], side: int) -> dict[int, bytes]:
+    """Make the previews of images of a job, by their numbers, of at most `side` pixels; a chunk has one stage's."""
+    by_stage: dict[int, dict[int, Sketch]] = {}
+    for index, sketch in sketches.items():
+        by_stage.setdefault(id(sketch.spec), {})[index] = sketch
+    return {
+        index: preview(x, side)
+        for stage in by_stage.values()
+        for chunk in _chunks(stage)
+        for index, x in zip(chunk, _decode_sketches([*chunk.values()], side), strict=True)
+    }
+
+
+def _chunks(sketches: Mapping[int, Sketch]) -> Iterator[dict[int, Sketch]]:
+    left = iter(sketches.items())
+    while chunk := dict(islice(left, DECODE_CHUNK)):
+        yield chunk
+
+
+def _decode_sketches(chunk: Sequence[Sketch], side: int) -> Tensor:
+    """Make pictures b 3 h w, on the host, of little more than `side` pixels; large latents are averaged first."""
+    model, z = chunk[0].spec.model, torch.stack([sketch.x0 for sketch in chunk])  # b c h w
+    longest = max(z.shape[2:]) * model.latent_factor
+    return model.preview(F.avg_pool2d(z, max(1, longest // side), ceil_mode=True)).float().cpu()
 
 
 def handed_on(before: JobSpec, after: JobSpec, z: Tensor, *, by_latents: bool) -> JobSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from core.errors import JobFailed
 from core.version import __version__
 
 PREVIEW_SIDE = 256  # longest side of a preview, in pixels
+PREVIEWS_SIDE = 512  # of the square into which all previews of a job fit: what they cost doesn't grow with their number
 JPEG_QUALITY = 95
 # What `parameters` says of fields that only some kinds have.
 NOTES = {
@@ -162,10 +164,15 @@ def enlarge_alpha(upload: Image.Image, enlarged: Image.Image) -> Image.Image:
     return answer
 
 
-def preview(x: Tensor) -> bytes:
-    """Return a decoded picture 3 h w as lossy WebP of at most 256 pixels a side; NaN pixels are black."""
+def preview_side(images: int) -> int:
+    """Return the longest side of each preview of a job of so many images."""
+    return min(PREVIEW_SIDE, PREVIEWS_SIDE // math.ceil(math.sqrt(images)))
+
+
+def preview(x: Tensor, side: int) -> bytes:
+    """Return a decoded picture 3 h w as lossy WebP of at most `side` pixels a side; NaN pixels are black."""
     image = to_picture(torch.nan_to_num(x, nan=-1.0))
-    image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    image.thumbnail((side, side))
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=75, method=2)
     return buffer.getvalue()
