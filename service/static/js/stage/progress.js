@@ -8,8 +8,8 @@ import { noise } from "./noise.js";
 import { askToNotify, canNotify } from "../shell/signals.js";
 
 const TICK_MS = 500;
-const BLUR_PX = 14; // of the first preview; the last has none
-const BLURRED_EDGE_PX = 160; // grows the picture so that its blurred edge lies outside the frame
+const BLUR = 0.02; // of a tile's shorter side, of the first preview; the last has none
+const EDGE = 4; // blurs: grows the picture so that both of its blurred edges lie outside the tile
 const SPOKEN = 4; // how often a run's progress is read out
 const NEVER_FULL = 0.98; // of what comes after painting: only the end is the end
 
@@ -154,9 +154,10 @@ export class ProgressView {
     if (stored) return;
     image.src = `data:image/webp;base64,${preview}`;
     image.hidden = false;
-    const blur = BLUR_PX * (1 - share) ** 2;
-    image.style.filter = `blur(${blur.toFixed(1)}px)`;
-    image.style.transform = `scale(${1 + blur / BLURRED_EDGE_PX})`;
+    const blur = BLUR * (1 - share) ** 2;
+    const side = Math.min(image.clientWidth, image.clientHeight);
+    image.style.filter = `blur(${(blur * side).toFixed(1)}px)`;
+    image.style.transform = `scale(${1 + EDGE * blur})`;
   }
 
   #say(text) {
