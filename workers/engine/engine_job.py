@@ -19,7 +19,7 @@ from workers.engine.job_spec import JobSpec
 from workers.engine.kinds import finish
 from workers.engine.latent_state import LatentState, Saved, restore, saved_of, snapshot
 from workers.engine.messages import Admission, Share, Stepped
-from workers.engine.pictures import preview_side, to_picture
+from workers.engine.pictures import to_picture
 from workers.engine.scheduler import Batch, Slot
 
 
@@ -199,8 +199,7 @@ class EngineJob:
         """Make what is due and return the step that waited for it; alone, where previews don't fit in memory."""
         stepped, sketches = self.untold, self.sketches
         self.untold, self.sketches = None, {}
-        side = preview_side(self.admission.request.num_images)
-        return [] if stepped is None else [replace(stepped, previews=or_none(lambda: previews(sketches, side)) or {})]
+        return [] if stepped is None else [replace(stepped, previews=or_none(lambda: previews(sketches)) or {})]
 
     def answer(self, decoded: Tensor) -> Image.Image:
         """Return the picture that the client gets, of a decoded one 3 H W.

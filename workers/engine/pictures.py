@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +22,6 @@ from core.errors import JobFailed
 from core.version import __version__
 
 PREVIEW_SIDE = 256  # longest side of a preview, in pixels
-PREVIEWS_SIDE = 512  # of the square into which all previews of a job fit: what they cost doesn't grow with their number
 JPEG_QUALITY = 95
 # What `parameters` says of fields that only some kinds have.
 NOTES = {
@@ -162,11 +160,6 @@ def enlarge_alpha(upload: Image.Image, enlarged: Image.Image) -> Image.Image:
     answer = enlarged.copy()
     answer.putalpha(upload.getchannel("A").resize(enlarged.size, Image.Resampling.BICUBIC))
     return answer
-
-
-def preview_side(images: int) -> int:
-    """Return the longest side of each preview of a job of so many images."""
-    return min(PREVIEW_SIDE, PREVIEWS_SIDE // math.ceil(math.sqrt(images)))
 
 
 def preview(x: Tensor, side: int) -> bytes:

@@ -53,13 +53,13 @@ def resized(data: bytes, size: tuple[int, int], fit: Fit) -> bytes:
 
 
 def grid(pictures: Mapping[int, Image.Image], count: int) -> Image.Image:
-    """Lay pictures of one size out by their numbers, as many rows as columns or nearly; those that lack are black."""
+    """Lay pictures out by their numbers, as large as the largest, in about as many rows as columns, on black."""
     rows = round(math.sqrt(count))
     columns = math.ceil(count / rows)
-    width, height = next(iter(pictures.values())).size
+    width, height = max(picture.size for picture in pictures.values())
     sheet = Image.new("RGB", (columns * width, rows * height))
     for index, picture in pictures.items():
-        sheet.paste(picture, (index % columns * width, index // columns * height))
+        sheet.paste(picture.resize((width, height)), (index % columns * width, index // columns * height))
     return sheet
 
 

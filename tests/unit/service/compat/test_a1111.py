@@ -182,8 +182,8 @@ def test_what_the_second_pass_takes_from_the_first_is_told() -> None:
     ("count", "cells"), [(1, (1, 1)), (2, (2, 1)), (3, (2, 2)), (4, (2, 2)), (5, (3, 2)), (8, (3, 3))]
 )
 def test_a_sheet_has_the_rows_and_columns_of_the_web_ui_s(count: int, cells: tuple[int, int]) -> None:
-    pictures = {index: Image.new("RGB", (4, 3), (index, 0, 0)) for index in range(count)}
+    pictures = {index: Image.new("RGB", (4, 3) if index else (8, 6), (index, 0, 0)) for index in range(count)}
     sheet = grid(pictures, count)
-    assert sheet.size == (4 * cells[0], 3 * cells[1])
-    seen = [sheet.getpixel((4 * (k % cells[0]), 3 * (k // cells[0]))) for k in range(count)]
+    assert sheet.size == (8 * cells[0], 6 * cells[1])
+    seen = [sheet.getpixel((8 * (k % cells[0]) + 7, 6 * (k // cells[0]) + 5)) for k in range(count)]
     assert seen == [(index, 0, 0) for index in range(count)]

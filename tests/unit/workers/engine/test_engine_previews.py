@@ -9,12 +9,14 @@ from itertools import count
 
 import pytest
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from PIL import Image
 
 from contract.add_ons import AppliedUpscaler, Hires
 from tests.engines import finished, make_engine, make_request, play
+from workers.engine.decoding import draw_alike
 from workers.engine.messages import Admission, Called, Outcome, Stepped
-from workers.engine.pictures import preview_side
 
 EITHER = pytest.mark.parametrize("as_gpu", [False, True])  # outcomes at once, or read with a later turn
 
@@ -44,22 +46,25 @@ def test_previews_come_with_their_steps_and_change_nothing(as_gpu: bool) -> None
     assert finished(outcomes)["a", 0].tobytes() == finished(plain)["a", 0].tobytes()
 
 
-def _pixels(picture: Image.Image) -> torch.Tensor:
-    return torch.tensor(list(picture.convert("RGB").resize((32, 32)).tobytes()), dtype=torch.float32)
+def _pixels(pictures: list[Image.Image]) -> torch.Tensor:
+    """What is each one's own, n k: without what all have in common, of length 1."""
+    same = torch.tensor([list(picture.convert("RGB").resize((32, 32)).tobytes()) for picture in pictures]).float()
+    return F.normalize(same - same.mean(0), dim=1)
 
 
 def nearest(previews: Mapping[int, bytes], outcomes: list[Outcome], job_id: str) -> list[int]:
-    """Which picture of a job each preview, in their order, is nearest to."""
-    drawn = [_pixels(picture) for (whose, _), picture in sorted(finished(outcomes).items()) if whose == job_id]
-    shown = [_pixels(Image.open(io.BytesIO(data))) for data in previews.values()]
-    return [min(range(len(drawn)), key=lambda k: float((each - drawn[k]).square().mean())) for each in shown]
+    """Which picture of a job each preview, in their order, is most like."""
+    drawn = [picture for (whose, _), picture in sorted(finished(outcomes).items()) if whose == job_id]
+    shown = [Image.open(io.BytesIO(data)) for data in previews.values()]
+    likeness: list[int] = (_pixels(shown) @ _pixels(drawn).T).argmax(dim=1).tolist()
+    return likeness
 
 
 @EITHER
 @pytest.mark.parametrize("max_rows", [16, 6, 2])
 def test_each_picture_of_a_job_has_its_own_previews(as_gpu: bool, max_rows: int) -> None:
     """In one call with another job, three a call, or each by itself; in no more events than without."""
-    job = {"num_images": 4, "steps": 8, "guidance_scale": 4.0}
+    job = {"num_images": 4, "steps": 8, "width": 128, "height": 128}
     asked = [_job("other", steps=5, preview_every=3), _job("a", preview_every=2, **job)]
     outcomes = play(make_engine(as_gpu=as_gpu, max_rows=max_rows), asked)
     steps = steps_of(outcomes)
@@ -105,14 +110,28 @@ def test_previews_that_were_overtaken_come_with_the_next_step() -> None:
     assert len(finished(outcomes)) == 24
 
 
-def test_the_previews_of_many_pictures_are_small() -> None:
-    """Together as large as four of one picture, so that an event of them stays small, too."""
-    for images, side in ((1, 256), (4, 256), (8, 170)):
-        job = _job("a", num_images=images, steps=2, preview_every=1, guidance_scale=1.0, width=256, height=256)
-        previews = {k: data for step in steps_of(play(make_engine(), [job])) for k, data in step.previews.items()}
-        assert sorted(previews) == [*range(images)]
-        assert {Image.open(io.BytesIO(data)).size for data in previews.values()} == {(side, side)}
-    assert preview_side(16) == 128
+def test_previews_after_the_first_are_smaller() -> None:
+    """So that an event of many stays small, and as large on the screen as their tiles are."""
+    job = _job("a", num_images=8, steps=2, preview_every=1, guidance_scale=1.0, width=256, height=192)
+    (previews,) = [step.previews for step in steps_of(play(make_engine(), [job])) if step.previews]
+    sizes = [Image.open(io.BytesIO(previews[k])).size for k in range(8)]
+    assert sizes == [(256, 192), *[(128, 96)] * 7]
+
+
+def test_what_one_picture_teaches_draws_the_others() -> None:
+    """Of a decoder that is linear in the latents around a place the others come out as it would decode them."""
+    decoder = torch.randn(27, 4, 3, 3, generator=torch.Generator().manual_seed(1)) / 18  # to 3 × 3 pixels of 3 colours
+    z = torch.randn(3, 4, 40, 40, generator=torch.Generator().manual_seed(2))
+    pixels = F.conv2d(F.pad(z, (1, 1, 1, 1), mode="replicate"), decoder)
+    pictures = rearrange(pixels, "b (c u v) h w -> b c (h u) (w v)", u=3, v=3)
+    drawn = draw_alike(z, pictures[:1])
+    assert drawn.shape == pictures[1:].shape
+    assert (drawn - pictures[1:]).square().mean() < 0.01 * pictures.square().mean()
+
+
+@pytest.mark.parametrize("value", [0.0, 1e30, float("inf"), float("nan")])
+def test_a_broken_latent_breaks_no_preview(value: float) -> None:
+    assert draw_alike(torch.full((2, 4, 8, 8), value), torch.full((1, 3, 64, 64), value)).isfinite().all()
 
 
 def test_every_picture_is_previewed_in_both_stages_though_each_is_enlarged_by_itself() -> None:
