@@ -67,7 +67,7 @@ def _pictures(sketches: Sequence[Sketch]) -> list[Tensor]:
     longest = max(x0.shape[2:]) * model.latent_factor
     z = F.avg_pool2d(x0, max(1, longest // PREVIEW_SIDE), ceil_mode=True)
     decoded = z if model.tiny_decoder is not None else z[:1]
-    pictures = torch.cat([model.preview(chunk).float().cpu() for chunk in decoded.split(DECODE_CHUNK)])
+    pictures = torch.cat([model.preview(chunk).float().cpu() for chunk in torch.split(decoded, DECODE_CHUNK)])
     return [*pictures, *(draw_alike(z.float().cpu(), pictures) if len(pictures) < len(z) else ())]
 
 
@@ -86,7 +86,8 @@ def draw_alike(z: Tensor, picture: Tensor) -> Tensor:
     pixels = rearrange(known, "1 c (h u) (w v) -> (h w) (c u v)", u=u, v=u).double()
     mean, x = pixels.mean(0), seen[0]
     fit = torch.linalg.solve(x.T @ x + RIDGE * len(x) * torch.eye(x.shape[1], dtype=x.dtype), x.T @ (pixels - mean))
-    return rearrange(seen[1:] @ fit + mean, "b (h w) (c u v) -> b c (h u) (w v)", h=h, u=u, v=u, c=3).float()
+    drawn: Tensor = seen[1:] @ fit + mean  # b n k
+    return rearrange(drawn.float(), "b (h w) (c u v) -> b c (h u) (w v)", h=h, u=u, v=u, c=3)
 
 
 def handed_on(before: JobSpec, after: JobSpec, z: Tensor, *, by_latents: bool) -> JobSpec:

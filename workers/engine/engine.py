@@ -178,7 +178,7 @@ class Engine:
         if isinstance(turn, CallUNet):
             return self._denoise(turn.batch)
         if isinstance(turn, Preview):  # of a step that comes before those of the call that isn't read yet
-            return self._jobs[turn.job_id].previewed()
+            return [*self._jobs[turn.job_id].previewed()]
         outcomes = self._read()
         match turn:
             case EndLate(job_ids):

@@ -189,7 +189,7 @@ class EngineJob:
         """Return what to report after a call; a step waits for the previews that are due (`previewed`)."""
         if passed.step == self.step:
             return []
-        self.step, self.sketches = passed.step, self.sketches | passed.sketches
+        self.step, self.sketches = passed.step, {**self.sketches, **passed.sketches}
         stepped = Stepped(self.job_id, self.step, self.steps, share)
         overtaken = [] if self.untold is None else [self.untold]  # what had to be done before took its turn
         self.untold = stepped if self.sketches else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
 
 import pytest
@@ -46,7 +46,7 @@ def test_previews_come_with_their_steps_and_change_nothing(as_gpu: bool) -> None
     assert finished(outcomes)["a", 0].tobytes() == finished(plain)["a", 0].tobytes()
 
 
-def _pixels(pictures: list[Image.Image]) -> torch.Tensor:
+def _pixels(pictures: Sequence[Image.Image]) -> torch.Tensor:
     """What is each one's own, n k: without what all have in common, of length 1."""
     same = torch.tensor([list(picture.convert("RGB").resize((32, 32)).tobytes()) for picture in pictures]).float()
     return F.normalize(same - same.mean(0), dim=1)
