@@ -1,11 +1,12 @@
-"""What workers note in a job's event stream for its trace, beside what clients see.
+"""What workers tell of a running job beside what its record says: notes for its trace, and what its pictures look like.
 
 Sums are over one execution: the newest of them is enough, however many steps were trimmed.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Literal, NamedTuple, Self
 
 from pydantic import Field
 
@@ -58,3 +59,29 @@ class Kept(Wire):
 
     decode_s: float
     store_s: float
+
+
+class Preview(Wire):
+    """What a picture looked like at a step of its job: a small WebP as base64."""
+
+    step: int
+    image: str
+
+
+class Previews(Preview):
+    """The newest preview of each picture of a job; its own fields are one's, as releases before read them: the first's,
+    unless a resumed job had finished that."""
+
+    index: int = Field(default=0, exclude_if=lambda index: not index)
+    others: dict[int, Preview] = Field(default_factory=dict, exclude_if=lambda others: not others)
+
+    @classmethod
+    def of(cls, newest: Mapping[int, Preview]) -> Self:
+        """Make it of previews by their pictures' numbers, one at least."""
+        index = min(newest)
+        others = {other: each for other, each in newest.items() if other != index}
+        return cls(step=newest[index].step, image=newest[index].image, index=index, others=others)
+
+    def newest(self) -> dict[int, Preview]:
+        """Return the previews by their pictures' numbers."""
+        return {self.index: Preview(step=self.step, image=self.image), **self.others}

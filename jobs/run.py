@@ -9,6 +9,7 @@ from rq.executions import Execution
 from rq.job import Job
 
 from contract.base import Lane
+from contract.events import Preview
 from contract.job import ImageInfo, JobRecord, JobResult, Timings
 from contract.request import JobRequest
 from contract.stages import models_of
@@ -38,6 +39,7 @@ class JobRun:
     deadline: float | None = None  # on the loop's clock
     closed: bool = False  # nothing of it is wanted any more; read by the storing threads
     step_ids: list[str] = field(default_factory=list)  # ids of the step events in the stream, oldest first
+    previews: dict[int, Preview] = field(default_factory=dict)  # the newest of each image
     paths: list[str] = field(default_factory=list)
     images: dict[int, ImageInfo] = field(default_factory=dict)
     answered: int = 0  # images that the engine has finished

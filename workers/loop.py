@@ -170,7 +170,7 @@ class Loop:
         elif isinstance(outcome, Stepped):
             run.step, run.gpu_s = outcome.step, outcome.share.gpu_s
             if outcome.step > run.shown:  # a resumed job repeats steps that clients have seen
-                self._events.step(run, outcome.step, outcome.preview, shared_of(run, outcome.share))
+                self._events.step(run, outcome.step, outcome.previews, shared_of(run, outcome.share))
         elif isinstance(outcome, Finished):
             self._take_image(run, outcome)
         else:

@@ -6,13 +6,13 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from redis.asyncio import Redis
 
-from contract.events import TRACE
+from contract.events import TRACE, Preview, Previews
 from contract.job import TERMINAL, JobRecord
 from contract.redis_keys import events_key, job_key, preview_key
 from core.errors import InvalidRequest
@@ -103,18 +103,21 @@ async def _read(redis: Redis, job_id: str, after: str, block_s: float | None) ->
 async def server_sent(
     redis: Redis, record: JobRecord, after: str, stop: StopSignals, caller: Caller
 ) -> AsyncIterator[bytes]:
-    """Write the stream as it is sent; live steps carry the latest preview, replayed ones none; URLs are signed anew.
+    """Write the stream as it is sent; live steps carry the latest previews, replayed ones none; URLs are signed anew.
 
     It ends soon after the caller's key has been revoked or removed.
     """
-    live, spoken, checked, previewed = False, time.monotonic(), time.monotonic(), 0
+    live, spoken, checked = False, time.monotonic(), time.monotonic()
+    sent: dict[int, int] = {}  # the step of each picture's preview
     async for events in follow(redis, record.id, after, stop):
         if time.monotonic() - checked >= CHECK_S:
             if not await still_accepted(redis, caller):
                 return
             checked = time.monotonic()
         if live and record.request.preview_every and any(kind == "step" for _, kind, _ in events):
-            events, previewed = await _with_preview(redis, record.id, events, previewed)
+            newer = await _newer_previews(redis, record.id, sent)
+            events = _with_previews(events, newer, record.request.num_images)
+            sent |= {index: preview.step for index, preview in newer.items()}
         live = live or not events
         shown = [event for event in events if event[1] != TRACE]
         if shown:
@@ -150,18 +153,29 @@ def _with_urls(data: dict[str, Any], urls: ImageUrls) -> dict[str, Any]:
     return data
 
 
-async def _with_preview(
-    redis: Redis, job_id: str, events: Sequence[StreamEvent], previewed: int
-) -> tuple[list[StreamEvent], int]:
-    """Add the latest preview to the newest step of `events`, if that is newer than the one sent last."""
+async def read_previews(redis: Redis, job_id: str) -> dict[int, Preview]:
+    """Return the newest preview of each picture of a running job that has one."""
     text = await redis.get(preview_key(job_id))
-    preview = json.loads(text) if text else None
-    if preview is None or preview["step"] <= previewed:
-        return list(events), previewed
+    return Previews.read(text).newest() if text else {}
+
+
+async def _newer_previews(redis: Redis, job_id: str, sent: Mapping[int, int]) -> dict[int, Preview]:
+    found = await read_previews(redis, job_id)
+    return {index: preview for index, preview in sorted(found.items()) if preview.step > sent.get(index, 0)}
+
+
+def _with_previews(events: list[StreamEvent], previews: Mapping[int, Preview], pictures: int) -> list[StreamEvent]:
+    """Add previews, if there are any, to the newest step of `events`: the first picture's, and those of several."""
+    if not previews:
+        return events
     newest = max(i for i, (_, kind, _) in enumerate(events) if kind == "step")
     event_id, kind, data = events[newest]
-    carried = json.dumps({**json.loads(data), "preview": preview["image"], "preview_step": preview["step"]})
-    return [*events[:newest], (event_id, kind, carried), *events[newest + 1 :]], preview["step"]
+    carried = json.loads(data)
+    if 0 in previews:
+        carried |= {"preview": previews[0].image, "preview_step": previews[0].step}
+    if pictures > 1:
+        carried["previews"] = [{"index": index} | preview.model_dump() for index, preview in previews.items()]
+    return [*events[:newest], (event_id, kind, json.dumps(carried)), *events[newest + 1 :]]
 
 
 async def wait_end(

@@ -27,13 +27,26 @@ class StartedEvent(EventData):
     started_at: datetime
 
 
+class PicturePreview(EventData):
+    """What a picture of the job looked like at a step."""
+
+    index: int
+    step: int
+    image: str = Field(description="A small WebP as base64.")
+
+
 class StepEvent(EventData):
     """A step was taken; totals over all images of the job."""
 
     step: int
     steps: int
-    preview: str | None = Field(default=None, description="A small WebP as base64, in live events of some steps.")
+    preview: str | None = Field(
+        default=None, description="The first picture: a small WebP as base64, in live events of some steps."
+    )
     preview_step: int | None = Field(default=None, description="The step that the preview shows.")
+    previews: tuple[PicturePreview, ...] | None = Field(
+        default=None, description="Of a job of several pictures: all that are new, the first one's among them."
+    )
 
 
 class SucceededEvent(EventData):

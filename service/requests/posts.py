@@ -189,7 +189,7 @@ class Post(BaseModel):
         default="fast", description="strict: the same bytes whatever else runs; fast may differ in the last bits."
     )
     preview_every: int = Field(
-        default=0, ge=0, le=1000, description="Steps between previews in the event stream; 0: none."
+        default=0, ge=0, le=1000, description="Steps between previews of each image in the event stream; 0: none."
     )
     webhook_url: str | None = Field(
         default=None,

@@ -110,7 +110,7 @@ async def events(
     caller: CurrentCaller,
     last_event_id: Annotated[str | None, Header(description="Go on after this event.")] = None,
 ) -> Response:
-    """Replays from Last-Event-ID, or from the start, then follows; a live `step` may carry a preview (base64 WebP)."""
+    """Replays from Last-Event-ID, or from the start, then follows; a live `step` may carry previews (base64 WebP)."""
     record = JobRecord.read((await read_hash(gateway.redis, caller, id))["record"])
     after = parse_event_id(last_event_id)
     if after != "0-0" and await is_over(gateway.redis, id, after):

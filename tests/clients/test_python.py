@@ -88,6 +88,17 @@ def test_a_lost_answer_makes_no_second_job(service: Service) -> None:
         assert {each.id for each in client.jobs()} - before == {job.id}
 
 
+def test_previews_are_told_apart_by_their_pictures(client: Client) -> None:
+    job = client.txt2img("red heart", width=64, height=64, num_images=2, steps=400, preview_every=20)
+    for event in client.events(job):
+        if len(event.previews) == 2:
+            break
+    client.cancel(job)
+    assert event.previews.keys() == {0, 1}
+    assert event.previews[0].tobytes() != event.previews[1].tobytes()
+    assert event.preview == event.previews[0]
+
+
 def test_a_broken_event_stream_goes_on_where_it_was(service: Service) -> None:
     with Proxy(("127.0.0.1", service.port)) as proxy, Client(f"http://127.0.0.1:{proxy.port}") as client:
         job, events = client.txt2img("red heart", steps=40), []

@@ -168,6 +168,7 @@ def test_axe_finds_nothing_serious_in_forms_and_answers(page: Page) -> None:
 
 def test_events_and_webhooks_are_described(page: Page) -> None:
     expect(page.locator("#event-step")).to_contain_text("preview_step")
+    expect(page.locator("#event-step")).to_contain_text("PicturePreview")
     expect(page.locator("#webhook-job-ended")).to_contain_text("webhook-signature")
     page.locator("#webhook-job-ended a", has_text="Job").first.click()
     expect(page.locator("#schema-Job")).to_be_in_viewport()

@@ -172,6 +172,44 @@ def test_an_upload_is_enlarged_and_compared(page: Page, service: Service, tmp_pa
     expect(page.locator("#tab-upscale")).to_have_attribute("aria-selected", "true")
 
 
+def shown_while_running(page: Page, pictures: int) -> list[str]:
+    """The previews of all tiles, as soon as each has one, while the job runs."""
+    page.wait_for_function(
+        """(count) => {
+          const seen = [...document.querySelectorAll(".running .preview")].map(({ src }) => src);
+          return seen.length === count && seen.every((src) => src.startsWith("data:image/webp;base64,"));
+        }""",
+        arg=pictures,
+    )
+    previews: list[str] = page.locator(".running .preview").evaluate_all("(all) => all.map(({ src }) => src)")
+    return previews
+
+
+def test_each_tile_shows_its_own_picture_while_it_is_made(page: Page, service: Service) -> None:
+    create(page, "red heart", num_images="4", steps="400")
+    assert len(set(shown_while_running(page, 4))) == 4
+    expect(page.locator(".tile")).to_have_count(4)
+
+    page.locator(".tile").first.click()
+    page.click("#use-inpaint")
+    page.locator(".choice", has_text="Rectangle").click()
+    page.get_by_role("button", name="By numbers").click()
+    page.get_by_role("button", name="Add rectangle").click()
+    page.fill("#field-prompt", "blue star")
+    unfold(page)
+    page.fill("#field-num_images", "4")
+    page.fill("#field-steps", "400")
+    page.click("#submit")
+    assert len(set(shown_while_running(page, 4))) == 4
+    assert page.locator(".running .base").count() == 4, "each over the picture that is repainted"
+    masks = page.locator(".cover").evaluate_all("(all) => all.map((node) => getComputedStyle(node).maskImage)")
+    assert len(masks) == 4
+    assert all(each.startswith("url(") for each in masks)
+    page.click("#cancel")
+    expect(page.locator(".ending")).to_contain_text("Canceled")
+    assert job_of(page, service)["status"] == "canceled"
+
+
 def test_a_running_job_is_canceled(page: Page, service: Service) -> None:
     create(page, "green cat", steps=LONG, num_images="4")
     expect(page.locator(".numbers .count")).to_contain_text("of 4000")

@@ -92,7 +92,7 @@ class Protocol(RuleBasedStateMachine):
     def tell(self, pick: int) -> None:
         held = self.held[pick % len(self.held)][1]
         progress = EventWriter(self.redis)
-        progress.step(held, 1, None, SHARED)
+        progress.step(held, 1, {}, SHARED)
         live = job_state(self.redis, held.job_id).get("execution") == held.execution.id
         assert (held.job_id in progress.write()) != live
 

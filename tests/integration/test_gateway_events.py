@@ -14,6 +14,7 @@ import httpx2
 import pytest
 from redis import Redis
 
+from contract.events import Preview, Previews
 from contract.redis_keys import events_key, job_key, preview_key
 from core.storage import open_store
 from service.app import create_app
@@ -68,12 +69,39 @@ def test_events_arrive_live_with_previews_and_close(
     assert next(stream)[2] == {"step": 1, "steps": 20}
     add_step(redis, job_id, 2, "UklGRg==")
     live = next(stream)[2]
-    assert (live["step"], live["preview"], live["preview_step"]) == (2, "UklGRg==", 2)
+    assert live == {"step": 2, "steps": 20, "preview": "UklGRg==", "preview_step": 2}
     add_step(redis, job_id, 3)
     assert "preview" not in next(stream)[2], "each preview is sent once"
     finish(redis, open_store(str(folder / "data" / "objects")), job_id, png())
     assert next(stream)[1] == "succeeded"
     assert list(stream) == []
+
+
+def test_each_picture_s_preview_is_sent_once_and_the_first_one_s_where_it_always_was(
+    client: httpx2.Client, redis: Redis
+) -> None:
+    job_id = str(client.post("/v1/txt2img", json={"prompt": "x", "preview_every": 1, "num_images": 4}).json()["id"])
+    stream = read(client, job_id)
+    assert next(stream)[1] == "queued"
+    time.sleep(0.05)  # the replay is over
+
+    def told(step: int, newest: dict[int, tuple[int, str]]) -> dict[str, Any]:
+        previews = Previews.of({index: Preview(step=at, image=image) for index, (at, image) in newest.items()})
+        redis.set(preview_key(job_id), previews.to_json())
+        add(redis, job_id, "step", step=step, steps=80)
+        return next(stream)[2]
+
+    first = told(4, {0: (4, "a"), 1: (4, "b")})
+    assert (first["preview"], first["preview_step"]) == ("a", 4)
+    assert first["previews"] == [{"index": 0, "step": 4, "image": "a"}, {"index": 1, "step": 4, "image": "b"}]
+    second = told(6, {0: (4, "a"), 1: (4, "b"), 3: (6, "d")})
+    assert second == {"step": 6, "steps": 80, "previews": [{"index": 3, "step": 6, "image": "d"}]}
+    assert told(7, {0: (4, "a"), 1: (4, "b"), 3: (6, "d")}) == {"step": 7, "steps": 80}
+    redis.set(preview_key(job_id), json.dumps({"step": 9, "image": "e"}))  # by a worker of the release before
+    add(redis, job_id, "step", step=9, steps=80)
+    assert next(stream)[2]["previews"] == [{"index": 0, "step": 9, "image": "e"}]
+    client.delete(f"/v1/jobs/{job_id}")
+    assert [kind for _, kind, _ in stream] == ["canceled"]
 
 
 def test_replay_goes_on_after_the_last_event_seen(

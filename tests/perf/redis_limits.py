@@ -107,7 +107,7 @@ class Bench:
         def round_(number: int) -> None:
             self._now += 1 / CALLS
             for held in helds.values():
-                self._progress.step(held, number + 1, None, SHARED)
+                self._progress.step(held, number + 1, {}, SHARED)
             self._progress.flush(helds)
 
         return per_second(self.redis, round_, count, BATCH)

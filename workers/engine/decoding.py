@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
 from workers.engine.device import Aside, Side
 from workers.engine.job_spec import JobSpec
-from workers.engine.pictures import PREVIEW_SIDE, Frame, to_picture
+from workers.engine.pictures import PREVIEW_SIDE, Frame, preview, to_picture
+from workers.engine.turn_policy import DECODE_CHUNK
+
+SECOND_SIDE = 128  # longest side of a preview of an image after the first, in pixels: its tile is small, too
+RIDGE = 0.05  # per place of a latent
+BROKEN = 1e3  # what no latent is; a fit to more might have no solution
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +37,57 @@ def decode(chunk: Sequence[UndecodedImage], side: Side) -> Aside:
     return side.run(lambda z: model.decode(z).float(), torch.stack([image.latent for image in chunk]))  # b c h w
 
 
-def decode_preview(spec: JobSpec, x0: Tensor) -> Tensor:
-    """Make a picture 3 h w of at most preview size, of the predicted x0 c h w; large latents are averaged first."""
-    longest = max(x0.shape[1:]) * spec.model.latent_factor
-    z = F.avg_pool2d(x0[None], max(1, longest // PREVIEW_SIDE), ceil_mode=True)  # 1 c h w
-    return spec.model.preview(z).float()[0]
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """What the network sees an image become, at a step of this stage: the predicted x0, c h w."""
+
+    spec: JobSpec
+    x0: Tensor
+
+
+def previews(sketches: Mapping[int, Sketch]) -> dict[int, bytes]:
+    """Make the previews of images of a job, by their numbers."""
+    by_stage: dict[int, dict[int, Sketch]] = {}
+    for index, sketch in sorted(sketches.items()):
+        by_stage.setdefault(id(sketch.spec), {})[index] = sketch
+    return {
+        index: preview(x, SECOND_SIDE if index else PREVIEW_SIDE)
+        for stage in by_stage.values()
+        for index, x in zip(stage, _pictures([*stage.values()]), strict=True)
+    }
+
+
+def _pictures(sketches: Sequence[Sketch]) -> list[Tensor]:
+    """Make pictures 3 h w, on the host, of images of one stage; large latents are averaged first.
+
+    Where no small decoder makes all of them, the first one is decoded and the others are drawn by what that teaches:
+    to decode each would make a job of several images half as long again on a CPU.
+    """
+    model, x0 = sketches[0].spec.model, torch.stack([sketch.x0 for sketch in sketches])  # b c h w
+    longest = max(x0.shape[2:]) * model.latent_factor
+    z = F.avg_pool2d(x0, max(1, longest // PREVIEW_SIDE), ceil_mode=True)
+    decoded = z if model.tiny_decoder is not None else z[:1]
+    pictures = torch.cat([model.preview(chunk).float().cpu() for chunk in torch.split(decoded, DECODE_CHUNK)])
+    return [*pictures, *(draw_alike(z.float().cpu(), pictures) if len(pictures) < len(z) else ())]
+
+
+def draw_alike(z: Tensor, picture: Tensor) -> Tensor:
+    """Draw latents z (b c h w), but the first, by the linear map that best makes `picture` (1 3 H W) of the first.
+
+    The map is one of the 3 × 3 latents around a place to the place's pixels, by ridge regression:
+    W = (XᵀX + λI)⁻¹ Xᵀ(Y − mean Y). It is fitted to the very colours and shades that the other latents have, too.
+    """
+    h, w = z.shape[2:]
+    u = max(1, min(SECOND_SIDE // max(h, w), picture.shape[2] // h))  # pixels of a place, a side
+    seen = rearrange(F.unfold(F.pad(z, (1, 1, 1, 1), mode="replicate"), 3), "b k n -> b n k")
+    seen = torch.cat([seen, torch.ones_like(seen[..., :1])], dim=-1).double()
+    seen = seen.nan_to_num(0.0).clamp(-BROKEN, BROKEN)
+    known = F.adaptive_avg_pool2d(picture, (h * u, w * u)).nan_to_num(0.0)
+    pixels = rearrange(known, "1 c (h u) (w v) -> (h w) (c u v)", u=u, v=u).double()
+    mean, x = pixels.mean(0), seen[0]
+    fit = torch.linalg.solve(x.T @ x + RIDGE * len(x) * torch.eye(x.shape[1], dtype=x.dtype), x.T @ (pixels - mean))
+    drawn: Tensor = seen[1:] @ fit + mean  # b n k
+    return rearrange(drawn.float(), "b (h w) (c u v) -> b c (h u) (w v)", h=h, u=u, v=u, c=3)
 
 
 def handed_on(before: JobSpec, after: JobSpec, z: Tensor, *, by_latents: bool) -> JobSpec:

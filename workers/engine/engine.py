@@ -23,7 +23,7 @@ from models.add_ons.loras.library import LoraLibrary
 from models.add_ons.shelf import Kept
 from models.pipeline.pipeline import LatentDiffusion
 from workers.engine.conditioning import Conditions, controls, placed
-from workers.engine.decoding import UndecodedImage, decode, decode_preview
+from workers.engine.decoding import UndecodedImage, decode
 from workers.engine.denoise import denoise
 from workers.engine.device import Aside, Side, Timed, configure, numerics_of, or_none, to_host
 from workers.engine.engine_job import EngineJob, Passed
@@ -31,7 +31,6 @@ from workers.engine.job_spec import JobSpec
 from workers.engine.kinds import prepare, stages_of
 from workers.engine.latent_state import LatentState
 from workers.engine.messages import Aborted, Admission, Called, Enlarged, Finished, Outcome, OutOfMemory, Prepared
-from workers.engine.pictures import preview
 from workers.engine.scheduler import Batch, Slot
 from workers.engine.turn_policy import CallUNet, Decode, EndLate, Enlarge, Prepare, Preview, TurnPolicy
 from workers.prompts import PromptCache
@@ -48,7 +47,6 @@ class UNetCall:
     images: Sequence[LatentState]
     acting: Sequence[int]  # ControlNets of each image
     passed: Mapping[EngineJob, Passed]  # as it was when the call was begun
-    x0: Tensor  # n c h w
     finite: Tensor  # n, on the host once `timed` has ended
     timed: Timed
 
@@ -170,7 +168,7 @@ class Engine:
 
     @torch.inference_mode()
     def turn(self) -> list[Outcome]:
-        """Do one preparation, one preview, one decoding chunk or one UNet call; nothing when idle.
+        """Do one preparation, one job's previews, one decoding chunk or one UNet call; nothing when idle.
 
         Of a call or chunk on a GPU the outcomes come with a later turn, so that the next call is there before it ends.
         """
@@ -180,7 +178,7 @@ class Engine:
         if isinstance(turn, CallUNet):
             return self._denoise(turn.batch)
         if isinstance(turn, Preview):  # of a step that comes before those of the call that isn't read yet
-            return self._preview(turn.job_id)
+            return [*self._jobs[turn.job_id].previewed()]
         outcomes = self._read()
         match turn:
             case EndLate(job_ids):
@@ -250,8 +248,11 @@ class Engine:
         finite = to_host(torch.stack([image.z_t for image in images]).isfinite().flatten(1).all(1))
         timed.stop()
         self._policy.advance(batch)
-        passed = {job: job.passed() for job in jobs}
-        before, self._call = self._call, UNetCall(batch, jobs, images, acting, passed, x0, finite, timed)
+        predicted: dict[EngineJob, dict[int, Tensor]] = {}
+        for job, slot, each in zip(jobs, batch.slots, x0, strict=True):
+            predicted.setdefault(job, {})[slot.index] = each
+        passed = {job: job.passed(of_it) for job, of_it in predicted.items()}
+        before, self._call = self._call, UNetCall(batch, jobs, images, acting, passed, finite, timed)
         return self._report(before) if self._reads_late else self._read()
 
     def _denoised(self, batch: Batch, images: list[LatentState]) -> Tensor:
@@ -275,23 +276,14 @@ class Engine:
         return [_called(call, seconds), *aborted, *self._progress(call, seconds)]
 
     def _progress(self, call: UNetCall, seconds: float) -> list[Outcome]:
-        """Report how far each job of a call is; where its preview is due that comes with it, next turn."""
-        firsts = {slot.job_id: call.x0[i] for i, slot in enumerate(call.batch.slots) if slot.index == 0}
+        """Report how far each job of a call is; where previews are due they come with it, next turn."""
         outcomes: list[Outcome] = []
         for job, passed in call.passed.items():
             if self._jobs.get(job.job_id) is not job:
                 continue
-            stepped = job.progress(job.share(call.batch, call.acting, seconds), passed.step)
-            if stepped is None:
-                continue
-            if job.due_preview is not None:  # what had to be done before took its turn
-                outcomes.append(job.due_preview[0])
-                job.due_preview = None
-            if job.job_id in firsts and passed.preview:
-                job.due_preview = stepped, job.spec(0), firsts[job.job_id].clone()
+            outcomes += job.progress(job.share(call.batch, call.acting, seconds), passed)
+            if job.sketches:
                 self._policy.preview(job.job_id)
-            else:
-                outcomes.append(stepped)
         return outcomes
 
     def _split(self, batch: Batch) -> list[Outcome]:
@@ -304,14 +296,6 @@ class Engine:
             return outcomes + [self._abort(job, error) for job in jobs]
         self._policy.halve_call(batch)
         return outcomes
-
-    def _preview(self, job_id: str) -> list[Outcome]:
-        job = self._jobs.get(job_id)
-        if job is None or job.due_preview is None:
-            return []
-        (stepped, spec, x0), job.due_preview = job.due_preview, None
-        picture = or_none(lambda: decode_preview(spec, x0))
-        return [stepped if picture is None else replace(stepped, preview=preview(picture))]
 
     def _decode(self, slots: tuple[Slot, ...]) -> list[Outcome]:
         """Begin a chunk, after the one before has ended."""

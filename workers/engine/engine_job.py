@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,7 +13,8 @@ from torch import Tensor
 from contract.add_ons import CONTROL_ROW, LATENT
 from contract.request import Txt2ImgRequest
 from workers.engine.conditioning import Conditions, ending_latent, of_image, starting_latent, starting_noise
-from workers.engine.decoding import UndecodedImage, handed_on
+from workers.engine.decoding import Sketch, UndecodedImage, handed_on, previews
+from workers.engine.device import or_none
 from workers.engine.job_spec import JobSpec
 from workers.engine.kinds import finish
 from workers.engine.latent_state import LatentState, Saved, check_saved, restore, saved_of, snapshot
@@ -24,10 +25,10 @@ from workers.engine.scheduler import Batch, Slot
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """How far a call takes a job: the user's steps over all images, and whether image 0 passes one to be shown."""
+    """How far a call takes a job: the user's steps over all images, and those images that pass one to be shown."""
 
     step: int
-    preview: bool
+    sketches: Mapping[int, Sketch]
 
 
 @dataclass(slots=True, eq=False)
@@ -39,8 +40,9 @@ class EngineJob:
     specs: list[JobSpec]
     images: list[LatentState] = field(default_factory=list)
     unfinished: set[int] = field(default_factory=set)
-    due_preview: tuple[Stepped, JobSpec, Tensor] | None = None  # of image 0: its step, its stage, and x0 c h w
     step: int = 0
+    sketches: dict[int, Sketch] = field(default_factory=dict)  # of images whose previews are due
+    untold: Stepped | None = None  # the step that comes with them
     denoise_s: float = 0.0  # of all calls that it took part in
     gpu_s: float = 0.0  # its rows' part of them
 
@@ -78,7 +80,7 @@ class EngineJob:
                 self.images = [self._resumed(image, each, prepare) for image, each in pairs]
             except ValueError:  # another version's state: `Prepared.step` says that nothing was resumed
                 self.images = [self._image(0, self.specs[0], seed, conditions) for seed in request.seeds]
-        self.step = self.passed().step
+        self.step = self.passed({}).step
 
     def _image(self, stage: int, spec: JobSpec, seed: int, conditions: Conditions) -> LatentState:
         """Make an image that begins a stage; `spec` has what that begins with."""
@@ -174,22 +176,32 @@ class EngineJob:
         self.gpu_s += seconds * part
         return Share(rows, batch.rows, jobs, seconds, self.denoise_s, self.gpu_s)
 
-    def passed(self) -> Passed:
-        """Tell where a call that was just begun takes it."""
-        return Passed(sum(image.passed + image.step for image in self.images), self._wants_preview())
+    def passed(self, x0: Mapping[int, Tensor]) -> Passed:
+        """Tell where a call that was just begun takes it; `x0` is what that predicts of each image in it, c h w."""
+        sketches = {index: Sketch(self.spec(index), each) for index, each in x0.items() if self._shows(index)}
+        return Passed(sum(image.passed + image.step for image in self.images), sketches)
 
-    def progress(self, share: Share, step: int) -> Stepped | None:
-        """Return what to report after a call that took it to `step`; None if no user's step ended in it."""
-        if step == self.step:
-            return None
-        self.step = step
-        return Stepped(self.job_id, step, self.steps, share)
+    def _shows(self, index: int) -> bool:
+        """Tell whether an image just passed a step whose preview was asked for."""
+        every, image = self.admission.request.preview_every, self.images[index]
+        ended = image.done and self.spec(index) is self.last
+        return every > 0 and not ended and image.between_steps and (image.passed + image.step) % every == 0
 
-    def _wants_preview(self) -> bool:
-        """Tell whether image 0 just passed a step whose preview was asked for."""
-        every, first = self.admission.request.preview_every, self.images[0]
-        ended = first.done and self.spec(0) is self.last
-        return every > 0 and not ended and (first.passed + first.step) % every == 0
+    def progress(self, share: Share, passed: Passed) -> list[Stepped]:
+        """Return what to report after a call; a step waits for the previews that are due (`previewed`)."""
+        if passed.step == self.step:
+            return []
+        self.step, self.sketches = passed.step, {**self.sketches, **passed.sketches}
+        stepped = Stepped(self.job_id, self.step, self.steps, share)
+        overtaken = [] if self.untold is None else [self.untold]  # what had to be done before took its turn
+        self.untold = stepped if self.sketches else None
+        return overtaken if self.sketches else [stepped]
+
+    def previewed(self) -> list[Stepped]:
+        """Make what is due and return the step that waited for it; alone, where previews don't fit in memory."""
+        stepped, sketches = self.untold, self.sketches
+        self.untold, self.sketches = None, {}
+        return [] if stepped is None else [replace(stepped, previews=or_none(lambda: previews(sketches)) or {})]
 
     def answer(self, decoded: Tensor) -> Image.Image:
         """Return the picture that the client gets, of a decoded one 3 H W.

@@ -75,6 +75,11 @@ class LatentState:
         return self.plan.steps if self.done else self.row.step - 1
 
     @property
+    def between_steps(self) -> bool:
+        """Whether the row that it passed last was the last one of a user's step."""
+        return self.position > 0 and self.plan.rows[self.position - 1].step == self.step
+
+    @property
     def acting(self) -> list[Control]:
         """The ControlNets that act in this step."""
         return [control for control in self.controls if control.acts(self.step, self.plan.steps)]

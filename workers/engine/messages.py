@@ -68,14 +68,15 @@ class Share:
 class Stepped:
     """The job is at `step` of `steps`, summed over its images; `share` is its part in the call that got it there.
 
-    `preview` is a WebP of at most 256 pixels of what image 0 will be, where `preview_every` asks for it.
+    `previews` are small WebPs, by their numbers, of what those images will be that just passed a step of which
+    `preview_every` asks for one.
     """
 
     job_id: str
     step: int
     steps: int
     share: Share
-    preview: bytes | None = None
+    previews: Mapping[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

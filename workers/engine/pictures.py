@@ -162,10 +162,10 @@ def enlarge_alpha(upload: Image.Image, enlarged: Image.Image) -> Image.Image:
     return answer
 
 
-def preview(x: Tensor) -> bytes:
-    """Return a decoded picture 3 h w as lossy WebP of at most 256 pixels a side; NaN pixels are black."""
+def preview(x: Tensor, side: int) -> bytes:
+    """Return a decoded picture 3 h w as lossy WebP of at most `side` pixels a side; NaN pixels are black."""
     image = to_picture(torch.nan_to_num(x, nan=-1.0))
-    image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    image.thumbnail((side, side))
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=75, method=2)
     return buffer.getvalue()

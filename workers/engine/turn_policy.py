@@ -38,7 +38,7 @@ class Enlarge:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """Show what a job's first image will be."""
+    """Show what images of a job will be."""
 
     job_id: str
 
@@ -132,7 +132,7 @@ class TurnPolicy:
                 self._scheduler.add(slot)
 
     def preview(self, job_id: str) -> None:
-        """Show the job's first image before the next call."""
+        """Show what is due of the job before the next call."""
         self._previews[job_id] = None
 
     def advance(self, batch: Batch) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from redis import Redis
 
 from contract.base import Wire
-from contract.events import STEP_EVENTS_KEPT, TELL_S, TRACE, EarlierStep, Kept, Shared
+from contract.events import STEP_EVENTS_KEPT, TELL_S, TRACE, EarlierStep, Kept, Preview, Previews, Shared
 from contract.job import ImageInfo, StoredImage
 from contract.redis_keys import CANCELING_KEY, events_key, job_key, preview_key, stored_field
 from core.text import as_text
@@ -27,18 +27,18 @@ from workers.engine.messages import Share
 PREVIEW_S = 300
 
 # Events of many jobs. Answers for each its id, or nothing if the execution may not write any more.
-# KEYS: of each event the record, the stream and the preview.
-# ARGV: of each execution, type, data, trace, step, preview, field and value of an image, old step events.
+# KEYS: of each event the record, the stream and the previews.
+# ARGV: of each execution, type, data, trace, step, previews, field and value of an image, old step events.
 WRITE = f"""
 local answers = {{}}
 for i = 0, #KEYS / 3 - 1 do
-  local record, stream, preview = unpack(KEYS, 3 * i + 1, 3 * i + 3)
-  local execution, type, data, trace, step, picture, field, value, old = unpack(ARGV, 9 * i + 1, 9 * i + 9)
+  local record, stream, previews = unpack(KEYS, 3 * i + 1, 3 * i + 3)
+  local execution, type, data, trace, step, pictures, field, value, old = unpack(ARGV, 9 * i + 1, 9 * i + 9)
   local state = redis.call('HMGET', record, 'status', 'execution')
   local id = false
   if state[1] == 'running' and state[2] == execution then
     if step ~= '' then redis.call('HSET', record, 'step', step) end
-    if picture ~= '' then redis.call('SET', preview, picture, 'EX', {PREVIEW_S}) end
+    if pictures ~= '' then redis.call('SET', previews, pictures, 'EX', {PREVIEW_S}) end
     if field ~= '' then redis.call('HSET', record, field, value) end
     id = redis.call('XADD', stream, '*', 'type', type, 'data', data, 'trace', trace)
     for surplus in string.gmatch(old, '%S+') do redis.call('XDEL', stream, surplus) end
@@ -58,7 +58,7 @@ class Event:
     data: str
     note: Wire  # for the trace
     step: str = ""
-    preview: str = ""
+    previews: str = ""
     image: tuple[str, str] = ("", "")  # field of the record, and its value
 
 
@@ -89,10 +89,10 @@ class Step:
 
 @dataclass(slots=True)
 class Steps:
-    """Those of a run, and the newest preview."""
+    """Those of a run, and whether previews came with them."""
 
     steps: list[Step] = field(default_factory=list)
-    preview: str = ""
+    previewed: bool = False
 
 
 class EventWriter:
@@ -106,12 +106,13 @@ class EventWriter:
         self._waiting: list[Event] = []
         self._told_at = -TELL_S
 
-    def step(self, run: JobRun, step: int, preview: bytes | None, shared: Shared) -> None:
-        """Note that a step was taken; `step` counts over all images of the job."""
+    def step(self, run: JobRun, step: int, previews: Mapping[int, bytes], shared: Shared) -> None:
+        """Note that a step was taken, with previews of these images; `step` counts over all images of the job."""
         steps = self._steps.setdefault(run, Steps())
         steps.steps.append(Step(step, self._clock(), shared))
-        if preview:
-            steps.preview = json.dumps({"step": step, "image": base64.b64encode(preview).decode()})
+        steps.previewed = steps.previewed or bool(previews)
+        for index, preview in previews.items():
+            run.previews[index] = Preview(step=step, image=base64.b64encode(preview).decode())
 
     def image(self, run: JobRun, index: int, info: ImageInfo) -> None:
         """Note that image `index` was stored, behind the steps before it."""
@@ -166,7 +167,8 @@ class EventWriter:
             *before, newest = waiting.steps
             note = newest.shared.model_copy(update={"before": tuple(step.before(now) for step in before)})
             data = json.dumps({"step": newest.step, "steps": run.steps})
-            self._waiting.append(Event(run, "step", data, note, str(newest.step), waiting.preview))
+            previews = Previews.of(run.previews).to_json() if waiting.previewed else ""
+            self._waiting.append(Event(run, "step", data, note, str(newest.step), previews))
 
     def _surplus(self, run: JobRun) -> list[str]:
         """Return ids of step events older than the newest 1,000; the other events are never trimmed."""
@@ -190,7 +192,7 @@ def _keys(job_id: str) -> tuple[str, str, str]:
 
 def _values(event: Event, old: Sequence[str]) -> tuple[str, ...]:
     """Return the arguments of one event, as WRITE reads them."""
-    about = (event.run.execution.id, event.type, event.data, event.note.to_json(), event.step, event.preview)
+    about = (event.run.execution.id, event.type, event.data, event.note.to_json(), event.step, event.previews)
     return (*about, *event.image, " ".join(old))
 
 

@@ -108,6 +108,17 @@ class Event:
 
     @property
     def preview(self) -> Pillow.Image | None:
-        """The small picture that a `step` may carry, where the job was asked for previews."""
-        encoded = self.data.get("preview")
-        return None if encoded is None else Pillow.open(io.BytesIO(base64.b64decode(encoded)))
+        """The small picture that a `step` may carry, where the job was asked for previews: the first one's."""
+        return self.previews.get(0)
+
+    @property
+    def previews(self) -> dict[int, Pillow.Image]:
+        """The small pictures that a `step` may carry, by the numbers of the job's pictures: those that are new."""
+        encoded = {each["index"]: each["image"] for each in self.data.get("previews", ())}
+        if "preview" in self.data:
+            encoded[0] = self.data["preview"]
+        return {index: _opened(encoded[index]) for index in sorted(encoded)}
+
+
+def _opened(encoded: str) -> Pillow.Image:
+    return Pillow.open(io.BytesIO(base64.b64decode(encoded)))

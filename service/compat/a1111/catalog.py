@@ -108,5 +108,6 @@ def options(cards: Mapping[str, ModelCard], default: str, preview_every: int) ->
         "samples_format": "png",
         "enable_pnginfo": True,
         "live_previews_enable": True,
+        "show_progress_grid": True,
         "show_progress_every_n_steps": preview_every,
     }

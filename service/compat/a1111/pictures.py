@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from PIL import Image
@@ -48,6 +50,17 @@ def resized(data: bytes, size: tuple[int, int], fit: Fit) -> bytes:
     picture = _open(data)
     answer = fitted(picture, size, fit)
     return data if answer is picture else _written(answer, parameters_of(data))
+
+
+def grid(pictures: Mapping[int, Image.Image], count: int) -> Image.Image:
+    """Lay pictures out by their numbers, as large as the largest, in about as many rows as columns, on black."""
+    rows = round(math.sqrt(count))
+    columns = math.ceil(count / rows)
+    width, height = max(picture.size for picture in pictures.values())
+    sheet = Image.new("RGB", (columns * width, rows * height))
+    for index, picture in pictures.items():
+        sheet.paste(picture.resize((width, height)), (index % columns * width, index // columns * height))
+    return sheet
 
 
 def size_of(data: bytes) -> tuple[int, int]:

@@ -7,18 +7,20 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from contract.events import Preview
 from contract.job import Job
 from contract.request import JobRequest, Txt2ImgRequest
 from core.version import __version__
 from service.compat.a1111.answers import ImagesAnswer, ProgressAnswer, ProgressState
 from service.compat.a1111.catalog import HASH_CHARACTERS
 from service.compat.a1111.draw import Drawing
-from service.compat.a1111.pictures import parameters_of, whole_picture
+from service.compat.a1111.pictures import grid, parameters_of, whole_picture
 from service.compat.a1111.posts import DrawingPost, Img2ImgSent
 from service.compat.a1111.samplers import name_of
 from service.compat.attended import Session
 from service.compat.fields import card_of
-from service.compat.files import as_text, read_images, read_preview
+from service.compat.files import as_text, opened, read_images, written
+from service.jobs.events import read_previews
 from service.state import Gateway
 
 PICTURES = frozenset(("init_images", "mask"))
@@ -85,7 +87,7 @@ async def progress_answer(gateway: Gateway, job: Job | None, count: int, picture
     if job is None:
         return ProgressAnswer()
     step, steps, one = job.progress.step, job.progress.steps, max(1, job.progress.steps // job.request.num_images)
-    preview = await read_preview(gateway, job.id, "png") if picture else None
+    previews = await read_previews(gateway.redis, job.id) if picture else {}
     state = ProgressState(
         job=job.id,
         job_count=count,
@@ -97,5 +99,10 @@ async def progress_answer(gateway: Gateway, job: Job | None, count: int, picture
         progress=min(1.0, max(0.01, step / max(1, steps))),  # 0 says that nothing is drawn
         eta_relative=job.eta_s or 0.0,
         state=state,
-        current_image=None if preview is None else as_text(preview.data),
+        current_image=await asyncio.to_thread(_grid, previews, job.request.num_images) if previews else None,
     )
+
+
+def _grid(previews: Mapping[int, Preview], pictures: int) -> str:
+    """Lay the previews of a job out as the web UI shows those of a batch, as PNG in base64."""
+    return as_text(written(grid({index: opened(each) for index, each in previews.items()}, pictures), "png"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -9,13 +11,14 @@ from dataclasses import dataclass
 from starlette.requests import ClientDisconnect
 
 from contract.common import OutputFormat
+from contract.events import Preview
 from contract.job import Job
 from core.errors import LatentdError, Problem
 from service.compat.attended import Session, attended, fault, finished
-from service.compat.files import as_text, read_images, read_preview
+from service.compat.files import as_text, opened, read_images, written
 from service.compat.openai.answers import ImageEvent, envelope
 from service.compat.openai.draw import Drawing, size_of, usage
-from service.jobs.events import StopSignals, follow
+from service.jobs.events import StopSignals, follow, read_previews
 
 
 @dataclass(slots=True)
@@ -67,10 +70,15 @@ async def _partial_images(session: Session, drawing: Drawing, job: Job, name: st
         if partials.sent >= partials.wanted or time.monotonic() > until or await session.left():
             return
         if any(kind == "step" for _, kind, _ in events):
-            preview = await read_preview(gateway, job.id, job.request.output_format)
+            preview = (await read_previews(gateway.redis, job.id)).get(0)  # these events don't say of which picture
             if preview is not None and preview.step > partials.step:
-                yield _event(job, f"{name}.partial_image", preview.data, job.request.output_format, partials.sent)
+                data = await asyncio.to_thread(_recoded, preview, job.request.output_format)
+                yield _event(job, f"{name}.partial_image", data, job.request.output_format, partials.sent)
                 partials.sent, partials.step = partials.sent + 1, preview.step
+
+
+def _recoded(preview: Preview, output_format: OutputFormat) -> bytes:
+    return base64.b64decode(preview.image) if output_format == "webp" else written(opened(preview), output_format)
 
 
 async def _completed(session: Session, job: Job, name: str, file: bytes) -> ImageEvent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import socket
 import time
@@ -13,9 +14,11 @@ from typing import Any
 
 import httpx2
 import pytest
+from PIL import Image
 from redis import Redis
 
-from contract.redis_keys import CARDS_KEY, JOBS_KEY, attended_key, job_key
+from contract.events import Preview, Previews
+from contract.redis_keys import CARDS_KEY, JOBS_KEY, attended_key, events_key, job_key, preview_key
 from core.errors import JobFailed
 from core.storage import open_store
 from service.auth import keys
@@ -155,6 +158,51 @@ def test_progress_and_interrupt_are_of_the_caller_s_own_jobs(client: httpx2.Clie
         assert client.get("/sdapi/v1/progress", auth=theirs).json()["state"]["job"] == job_id
         client.post("/sdapi/v1/interrupt", auth=theirs)
         assert waiting.result().json()["images"] == []
+
+
+def webp(colour: str) -> str:
+    return base64.b64encode(webp_of(Image.new("RGB", (40, 30), colour))).decode()
+
+
+def webp_of(picture: Image.Image) -> bytes:
+    data = io.BytesIO()
+    picture.save(data, "WEBP", lossless=True)
+    return data.getvalue()
+
+
+def test_progress_shows_all_pictures_of_a_batch_as_the_web_ui_does(client: httpx2.Client, redis: Redis) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(client.post, TXT2IMG, json={"prompt": "x", "batch_size": 3})
+        job_id = job_made(redis)
+        assert client.get("/sdapi/v1/progress").json()["current_image"] is None
+        told = Previews.of({k: Preview(step=3, image=webp(colour)) for k, colour in ((0, "red"), (2, "blue"))})
+        redis.set(preview_key(job_id), told.to_json())
+        sheet = Image.open(io.BytesIO(base64.b64decode(client.get("/sdapi/v1/progress").json()["current_image"])))
+        assert (sheet.format, sheet.size) == ("PNG", (80, 60))
+        colours = [sheet.getpixel(place) for place in ((20, 15), (60, 15), (20, 45), (60, 45))]
+        assert colours == [(255, 0, 0), (0, 0, 0), (0, 0, 255), (0, 0, 0)]
+        assert client.get("/sdapi/v1/progress?skip_current_image=true").json()["current_image"] is None
+        client.post("/sdapi/v1/interrupt")
+        waiting.result()
+
+
+def test_partial_images_are_the_first_picture_s(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    body = {"prompt": "x", "n": 2, "stream": True, "partial_images": 3, "output_format": "png"}
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(client.post, GENERATIONS, json=body)
+        job_id = job_made(redis)
+        for step, first in ((4, 4), (6, 4), (8, 8)):
+            newest = {0: Preview(step=first, image=webp("red")), 1: Preview(step=step, image=webp("blue"))}
+            redis.set(preview_key(job_id), Previews.of(newest).to_json())
+            redis.xadd(events_key(job_id), {"type": "step", "data": json.dumps({"step": step, "steps": 40})})
+            time.sleep(0.3)  # live events are gathered for less
+        finish(redis, open_store(str(folder / "data" / "objects")), job_id, png())
+        lines = waiting.result().text.splitlines()
+    events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    partial = [event for event in events if event["type"] == "image_generation.partial_image"]
+    assert [event["partial_image_index"] for event in partial] == [0, 1]
+    shown = [Image.open(io.BytesIO(base64.b64decode(event["b64_json"]))) for event in partial]
+    assert [(each.format, each.getpixel((5, 5))) for each in shown] == [("PNG", (255, 0, 0))] * 2
 
 
 def test_a_page_s_jobs_aren_t_interrupted(client: httpx2.Client, redis: Redis) -> None:

@@ -8,8 +8,8 @@ import { noise } from "./noise.js";
 import { askToNotify, canNotify } from "../shell/signals.js";
 
 const TICK_MS = 500;
-const BLUR_PX = 14; // of the first preview; the last has none
-const BLURRED_EDGE_PX = 160; // grows the picture so that its blurred edge lies outside the frame
+const BLUR = 0.02; // of a tile's shorter side, of the first preview; the last has none
+const EDGE = 4; // blurs: grows the picture so that both of its blurred edges lie outside the tile
 const SPOKEN = 4; // how often a run's progress is read out
 const NEVER_FULL = 0.98; // of what comes after painting: only the end is the end
 
@@ -115,8 +115,8 @@ export class ProgressView {
     this.#onShare(0);
   }
 
-  /** One step event: totals over all pictures of the job, perhaps with a preview (base64 WebP) of the first. */
-  step({ step, steps, preview }) {
+  /** One step event: totals over all pictures of the job, perhaps with previews (base64 WebP) of some of them. */
+  step({ step, steps, preview, preview_step, previews }) {
     this.#painting = true;
     if (step < this.#step.step) return;
     this.#step = { step, steps };
@@ -124,14 +124,17 @@ export class ProgressView {
     this.#line.textContent = step === 0 ? "Starting" : step < steps ? "Painting" : "Finishing";
     if (Math.floor((SPOKEN * step) / steps) !== Math.floor((SPOKEN * (step - 1)) / steps))
       announce(`Step ${step} of ${steps}`);
-    if (preview) this.#show(this.#tiles[0].preview, preview, step / steps);
+    const first = preview ? [{ index: 0, step: preview_step, image: preview }] : [];
+    for (const each of previews ?? first) this.#show(this.#tiles[each.index], each.image, each.step / steps);
     this.#showTime();
   }
 
   /** One picture is stored before the job has ended: its tile shows it. */
   image({ id, url }) {
-    const { preview } = this.#tiles[Number(id.split("-").pop())] ?? {};
-    if (!preview) return;
+    const tile = this.#tiles[Number(id.split("-").pop())];
+    if (!tile) return;
+    const { preview } = tile;
+    tile.stored = true;
     this.#images.add(id);
     preview.src = url;
     preview.hidden = false;
@@ -146,12 +149,15 @@ export class ProgressView {
     this.#showTime();
   }
 
-  #show(image, preview, share) {
+  // A preview that comes late doesn't cover the picture itself.
+  #show({ preview: image, stored }, preview, share) {
+    if (stored) return;
     image.src = `data:image/webp;base64,${preview}`;
     image.hidden = false;
-    const blur = BLUR_PX * (1 - share) ** 2;
-    image.style.filter = `blur(${blur.toFixed(1)}px)`;
-    image.style.transform = `scale(${1 + blur / BLURRED_EDGE_PX})`;
+    const blur = BLUR * (1 - share) ** 2;
+    const side = Math.min(image.clientWidth, image.clientHeight);
+    image.style.filter = `blur(${(blur * side).toFixed(1)}px)`;
+    image.style.transform = `scale(${1 + EDGE * blur})`;
   }
 
   #say(text) {

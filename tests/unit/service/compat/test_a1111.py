@@ -16,7 +16,7 @@ from core.pictures import lossless
 from service.compat.a1111.hires import fixed, second_pass
 from service.compat.a1111.ignored import ignored
 from service.compat.a1111.infotext import MAX_CHUNKS, MAX_TEXT, MAX_TEXTS, SIGNATURE, parse, read_texts
-from service.compat.a1111.pictures import Region, scaled_feather
+from service.compat.a1111.pictures import Region, grid, scaled_feather
 from service.compat.a1111.posts import Txt2ImgSent
 from service.compat.a1111.prompts import read_prompt
 from service.compat.a1111.samplers import choose, name_of, offered_samplers, offered_schedulers
@@ -176,3 +176,14 @@ def test_what_the_second_pass_takes_from_the_first_is_told() -> None:
     told_of = fixed(Txt2ImgSent.model_validate({"enable_hr": True, **own}))
     assert [warning.field for warning in told_of] == ["hr_sampler_name", "hr_upscaler"]
     assert not list(fixed(Txt2ImgSent.model_validate(own)))
+
+
+@pytest.mark.parametrize(
+    ("count", "cells"), [(1, (1, 1)), (2, (2, 1)), (3, (2, 2)), (4, (2, 2)), (5, (3, 2)), (8, (3, 3))]
+)
+def test_a_sheet_has_the_rows_and_columns_of_the_web_ui_s(count: int, cells: tuple[int, int]) -> None:
+    pictures = {index: Image.new("RGB", (4, 3) if index else (8, 6), (index, 0, 0)) for index in range(count)}
+    sheet = grid(pictures, count)
+    assert sheet.size == (8 * cells[0], 6 * cells[1])
+    seen = [sheet.getpixel((8 * (k % cells[0]) + 7, 6 * (k // cells[0]) + 5)) for k in range(count)]
+    assert seen == [(index, 0, 0) for index in range(count)]

@@ -1,13 +1,11 @@
-"""The engine's life: turns, progress, previews, cancelling, deadlines, and failures that stay with their job."""
+"""The engine's life: turns, progress, cancelling, deadlines, and failures that stay with their job."""
 
 from __future__ import annotations
 
-import io
 from itertools import count
 
 import pytest
 import torch
-from PIL import Image
 
 from contract.add_ons import Hires
 from core.errors import DeadlineMissed, InvalidRequest, JobFailed
@@ -91,18 +89,6 @@ def test_progress_of_plms_counts_the_users_steps(as_gpu: bool) -> None:
     outcomes = play(make_engine(as_gpu=as_gpu), [_job("a", sampler="plms", steps=5)])
     assert [o.step for o in outcomes if isinstance(o, Stepped)] == [1, 2, 3, 4, 5]
     assert sum(isinstance(o, Called) for o in outcomes) == 6
-
-
-@EITHER
-def test_previews_come_with_their_steps_and_change_nothing(as_gpu: bool) -> None:
-    outcomes = play(make_engine(as_gpu=as_gpu), [_job("a", steps=6, preview_every=2, width=600, height=320)])
-    previews = {o.step: o.preview for o in outcomes if isinstance(o, Stepped)}
-    assert [step for step, preview in previews.items() if preview] == [2, 4]
-    shown = Image.open(io.BytesIO(previews[2] or b""))
-    assert shown.format == "WEBP"
-    assert max(shown.size) <= 256
-    plain = play(make_engine(as_gpu=as_gpu), [_job("a", steps=6, width=600, height=320)])
-    assert finished(outcomes)["a", 0].tobytes() == finished(plain)["a", 0].tobytes()
 
 
 def test_dropping_a_job_frees_its_slots_by_the_next_step() -> None:

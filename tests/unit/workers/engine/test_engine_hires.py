@@ -167,7 +167,7 @@ def test_progress_and_previews_go_through_all_stages() -> None:
     steps = [o for o in outcomes if isinstance(o, Stepped)]
     assert [o.step for o in steps] == list(range(1, 13))
     assert {o.steps for o in steps} == {request.run_steps} == {12}
-    assert [o.step for o in steps if o.preview] == [3, 6, 9]
+    assert [o.step for o in steps if o.previews] == [3, 6, 9]
     assert sum(isinstance(o, Enlarged) for o in outcomes) == 2
 
 
@@ -178,7 +178,7 @@ def test_progress_never_goes_back_where_calls_are_read_late(upscaler: str) -> No
     steps = [o for o in outcomes if isinstance(o, Stepped)]
     assert [o.step for o in steps] == sorted({o.step for o in steps})
     assert steps[-1].step == request.run_steps
-    assert any(o.preview for o in steps)
+    assert {index for o in steps for index in o.previews} == {0, 1}
 
 
 def test_it_ends_in_the_second_stage_where_it_is_dropped_or_late() -> None:

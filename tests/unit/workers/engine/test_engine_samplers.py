@@ -34,7 +34,7 @@ def test_a_step_of_two_rows_counts_and_is_shown_when_both_are_done(sampler: str)
     assert len(rows(outcomes)) == 6  # the first step, from no signal, and the last are one row each
     steps = [o for o in outcomes if isinstance(o, Stepped)]
     assert [o.step for o in steps] == [1, 2, 3, 4]
-    assert [o.preview is not None for o in steps] == [True, True, True, False]
+    assert [bool(o.previews) for o in steps] == [True, True, True, False]
 
 
 def test_rows_outside_the_interval_are_not_in_the_call() -> None:

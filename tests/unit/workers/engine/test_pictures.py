@@ -121,7 +121,7 @@ def test_alpha_grows_with_the_picture() -> None:
 
 
 def test_previews_are_small_webp_even_of_nan() -> None:
-    image = Image.open(io.BytesIO(preview(torch.full((3, 600, 300), float("nan")))))
+    image = Image.open(io.BytesIO(preview(torch.full((3, 600, 300), float("nan")), 256)))
     assert (image.format, image.size) == ("WEBP", (128, 256))
 
 

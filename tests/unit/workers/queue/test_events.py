@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from contract.events import STEP_EVENTS_KEPT, TELL_S, Shared
+from contract.events import STEP_EVENTS_KEPT, TELL_S, Previews, Shared
 from contract.job import ImageInfo
 from contract.redis_keys import CANCELING_KEY, events_key, job_key, preview_key
 from jobs.end import HandedBack, Publisher, Succeeded
@@ -21,7 +21,7 @@ IMAGE = ImageInfo(id="a-0", url="/v1/images/a-0", seed=7, width=64, height=64, f
 def test_steps_images_and_previews_are_written_in_one_flush(redis: Redis) -> None:
     enqueue(redis, "a", make_request(num_images=2))
     run, progress = claim(make_worker(redis)), EventWriter(redis)
-    progress.step(run, 3, b"webp", SHARED)
+    progress.step(run, 3, {0: b"webp"}, SHARED)
     progress.image(run, 0, IMAGE)
     news = progress.flush(["a"])
     assert (news.canceled, news.lost) == (frozenset(), frozenset())
@@ -34,7 +34,7 @@ def test_steps_images_and_previews_are_written_in_one_flush(redis: Redis) -> Non
     ]
     assert job_state(redis, "a")["step"] == "3"
     preview = json.loads(redis.get(preview_key("a")) or "")
-    assert (preview["step"], base64.b64decode(preview["image"])) == (3, b"webp")
+    assert preview == {"step": 3, "image": base64.b64encode(b"webp").decode()}, "as releases before read it"
     assert 0 < int(redis.ttl(preview_key("a"))) <= 300
 
 
@@ -43,7 +43,7 @@ def test_steps_that_follow_each_other_fast_are_told_together_and_none_is_lost_to
     now = [0.0]
     run, progress = claim(make_worker(redis)), EventWriter(redis, lambda: now[0])
     for step in range(1, 8):
-        progress.step(run, step, b"webp" if step == 3 else None, SHARED.model_copy(update={"gpu_s": step / 10}))
+        progress.step(run, step, {0: b"webp"} if step == 3 else {}, SHARED.model_copy(update={"gpu_s": step / 10}))
         progress.flush(["a"])
         now[0] += TELL_S / 3.5
     progress.image(run, 0, IMAGE)
@@ -56,11 +56,28 @@ def test_steps_that_follow_each_other_fast_are_told_together_and_none_is_lost_to
     assert json.loads(redis.get(preview_key("a")) or "")["step"] == 3
 
 
+def test_the_newest_preview_of_each_picture_is_kept(redis: Redis) -> None:
+    enqueue(redis, "a", make_request(num_images=4))
+    now = [0.0]
+    run, progress = claim(make_worker(redis)), EventWriter(redis, lambda: now[0])
+    for step, previews in ((2, {2: b"early"}), (4, {0: b"0", 1: b"1"}), (6, {}), (8, {1: b"one", 2: b"2"})):
+        progress.step(run, step, previews, SHARED)
+        progress.flush(["a"])
+        now[0] += TELL_S
+        stored = redis.get(preview_key("a")) or b""
+        if step == 2:
+            assert Previews.read(stored).newest().keys() == {2}, "of a resumed job the first may have ended"
+    assert json.loads(stored).keys() == {"step", "image", "others"}, "the first one's are where they always were"
+    found = {k: (each.step, base64.b64decode(each.image)) for k, each in Previews.read(stored).newest().items()}
+    assert found == {0: (4, b"0"), 1: (8, b"one"), 2: (8, b"2")}
+    assert event_types(redis, "a").count("step") == 4
+
+
 def test_what_waits_of_an_ending_job_is_written_before_its_end(redis: Redis) -> None:
     enqueue(redis, "a", make_request())
     run, progress = claim(make_worker(redis)), EventWriter(redis, lambda: 0.0)
     for step in (1, 2, 3):
-        progress.step(run, step, None, SHARED)
+        progress.step(run, step, {}, SHARED)
         progress.flush(["a"])
     assert job_state(redis, "a")["step"] == "1"
     assert progress.write() == frozenset()
@@ -74,7 +91,7 @@ def test_only_the_newest_steps_are_kept_and_nothing_else_is_trimmed(redis: Redis
     now = [0.0]
     run, progress = claim(make_worker(redis)), EventWriter(redis, lambda: now[0])
     for step in range(1, 1301):
-        progress.step(run, step, None, SHARED)
+        progress.step(run, step, {}, SHARED)
         progress.flush(["a"])
         now[0] += TELL_S
         if step == 100:
@@ -94,7 +111,7 @@ def test_a_resumed_job_trims_what_earlier_executions_wrote(redis: Redis) -> None
     now = [0.0]
     first, progress = claim(worker), EventWriter(redis, lambda: now[0])
     for step in range(1, 1001):
-        progress.step(first, step, None, SHARED)
+        progress.step(first, step, {}, SHARED)
         progress.flush(["a"])
         now[0] += TELL_S
     Publisher(worker, redis, RETENTION).end(first, HandedBack())
@@ -102,7 +119,7 @@ def test_a_resumed_job_trims_what_earlier_executions_wrote(redis: Redis) -> None
     found = earlier(redis, "a")
     assert found.gpu_s == pytest.approx(SHARED.encode_s + SHARED.gpu_s)
     second.step_ids.extend(found.step_ids)
-    progress.step(second, 1, None, SHARED)
+    progress.step(second, 1, {}, SHARED)
     progress.flush(["a"])
     assert event_types(redis, "a").count("step") == STEP_EVENTS_KEPT
 
@@ -125,10 +142,10 @@ def test_a_stale_or_ended_execution_writes_no_event(redis: Redis) -> None:
     old, progress, publisher = claim(worker), EventWriter(redis), Publisher(worker, redis, RETENTION)
     publisher.end(old, HandedBack())
     new = claim(worker)
-    progress.step(old, 2, b"late", SHARED)
+    progress.step(old, 2, {0: b"late"}, SHARED)
     assert progress.flush(["a"]).lost == {"a"}
     publisher.end(new, Succeeded(new.result()))
-    progress.step(new, 3, b"later", SHARED)
+    progress.step(new, 3, {0: b"later"}, SHARED)
     progress.flush(["a"])
     assert event_types(redis, "a") == ["queued", "started", "succeeded"]
     assert not redis.exists(preview_key("a"))
@@ -138,7 +155,7 @@ def test_a_purged_job_leaves_nothing_behind(redis: Redis) -> None:
     enqueue(redis, "a", make_request())
     run, progress = claim(make_worker(redis)), EventWriter(redis)
     redis.delete(job_key("a"), events_key("a"))
-    progress.step(run, 1, b"x", SHARED)
+    progress.step(run, 1, {0: b"x"}, SHARED)
     progress.flush(["a"])
     assert redis.exists(job_key("a"), events_key("a"), preview_key("a")) == 0
 
@@ -146,7 +163,7 @@ def test_a_purged_job_leaves_nothing_behind(redis: Redis) -> None:
 def test_events_of_an_ended_job_are_forgotten(redis: Redis) -> None:
     enqueue(redis, "a", make_request())
     run, progress = claim(make_worker(redis)), EventWriter(redis)
-    progress.step(run, 1, None, SHARED)
+    progress.step(run, 1, {}, SHARED)
     progress.forget(run)
     progress.flush(["a"])
     assert event_types(redis, "a") == ["queued", "started"]

@@ -135,7 +135,7 @@ def previews(folder: Path) -> list[bytes]:
     model = load_ready(folder, "cpu", torch.float32)
     request = make_request(model=model.id, preview_every=1, steps=3)
     outcomes = play(make_engine({model.id: model}), [Admission("a", request)])
-    return [each.preview for each in outcomes if isinstance(each, Stepped) and each.preview is not None]
+    return [each.previews[0] for each in outcomes if isinstance(each, Stepped) and each.previews]
 
 
 def test_previews_are_made_by_it_and_a_broken_one_is_told(tmp_path: Path) -> None:
