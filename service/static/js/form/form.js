@@ -20,7 +20,7 @@ export class Form {
     this.#root = root;
     this.#handles = { lastSeed };
     this.tokens = tokenBar();
-    this.slot = h("div", { className: "slot essential" });
+    this.slot = h("div", { className: "slot" });
     this.model = h("select", { id: "field-model", onchange: () => onModel(this.model.value) });
     this.problem = h("div", { className: "problem", id: "problem", role: "alert", hidden: true });
     this.cost = h("p", { className: "cost", id: "cost" });

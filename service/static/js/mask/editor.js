@@ -35,13 +35,7 @@ export function maskEditor(picture, draw) {
   document.addEventListener("feather", () => (halo.isConnected ? showHalo() : stop.abort()), { signal: stop.signal });
   showHalo();
   const caption = h("figcaption", {}, "Draw over what should be repainted. Nothing else changes, to the last bit.");
-  return h(
-    "figure",
-    { className: "frame editor" },
-    toolbar(mask),
-    h("div", { className: "place-frame" }, place, buttons),
-    caption,
-  );
+  return h("figure", { className: "frame editor" }, toolbar(mask, buttons), place, caption);
 }
 
 /** The picture's mask, made once. */
@@ -66,7 +60,7 @@ function drawHalo(halo, mask, feather) {
   paint.fillRect(0, 0, halo.width, halo.height);
 }
 
-function toolbar(mask) {
+function toolbar(mask, zoom) {
   const small = (label, act, symbol, title) =>
     button(label, { className: "button small", onclick: act, title }, symbol);
   const undo = small("Undo", () => mask.undo(), "undo", "Ctrl Z");
@@ -91,7 +85,7 @@ function toolbar(mask) {
     { className: "toolbar", role: "toolbar", "aria-label": "Mask tools", "aria-controls": "mask" },
     toolChoice(mask),
     brushSize(mask),
-    h("div", { className: "group" }, undo, redo, invert, clear, file, numbers),
+    h("div", { className: "group" }, undo, redo, invert, clear, file, numbers, zoom),
   );
 }
 
