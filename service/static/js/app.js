@@ -11,7 +11,7 @@ import { markTab, showTabs } from "./form/tabs.js";
 import { Gallery } from "./gallery/gallery.js";
 import { address, goTo } from "./lib/address.js";
 import * as api from "./lib/api.js";
-import { announce, button, byId, reveal } from "./lib/dom.js";
+import { announce, button, byId, keepFocus, reveal } from "./lib/dom.js";
 import * as keep from "./lib/keep.js";
 import { takeDropsAndPastes } from "./shell/drops.js";
 import { listenToRail, showRail } from "./shell/rail.js";
@@ -66,6 +66,7 @@ async function start() {
 
 function listen() {
   takeDropsAndPastes(dropped);
+  byId("form").addEventListener("board", leaveJob);
   byId("form").addEventListener("focusin", () => showing.ready().catch(() => undefined), { once: true }); // asked again
   listenToShortcuts({
     prompt: () => (showRail(true), form.focus()),
@@ -77,12 +78,14 @@ function listen() {
   addEventListener("pagehide", () => desk.keepValues());
 }
 
-/** A model was installed or removed. */
+/** A model or an add-on was installed or removed; who was writing goes on. */
 function modelsChanged() {
   if (!service.able(desk.kind).length) location.reload(); // there was nothing to do, or what is done has no model now
   showTabs(service.kinds, openTask);
   markTab(desk.kind);
   gallery.filters.tasks(service.kinds);
+  desk.keepValues();
+  keepFocus(byId("form"), showForm);
 }
 
 // The form
@@ -116,10 +119,12 @@ function showPictureRow() {
   form.slot.replaceChildren(...(needed.length ? [row()] : []), ...(needed.includes("depth") ? [depth()] : []));
 }
 
-function changed(event) {
+const SEEN = { feather: "feather", width: "size", height: "size" }; // fields that the stage shows, and what it listens to
+
+function changed({ target }) {
   desk.keepSoon();
   cost.changed();
-  if (event.target.name === "feather") document.dispatchEvent(new Event("feather"));
+  if (target.name in SEEN) document.dispatchEvent(new Event(SEEN[target.name]));
 }
 
 async function submit() {
@@ -157,8 +162,15 @@ async function fillFrom(job, image) {
   selectKind(job.kind);
   const label = desk.card.class_names?.[job.request.class_id]; // chosen by its name
   const controls = job.request.controls?.map((control, i) => ({ ...control, picture: source?.controls?.[i] }));
-  form.fill({ ...job.request, controls, seed: image?.seed ?? job.request.seed, ...(label && { label }) });
+  await fill({ ...job.request, controls, seed: image?.seed ?? job.request.seed, ...(label && { label }) });
   goTo({ task: job.kind, job: job.id }, true);
+}
+
+/** Fills the form with a resolved request; boxes became numbers in it. */
+async function fill({ tokens, ...values }) {
+  const { layout } = desk.card;
+  if (tokens && layout) values.boxes = (await import("./boxes/boxes.js")).boxesOf(tokens, desk.card);
+  form.fill(values);
 }
 
 function filled() {
@@ -221,7 +233,7 @@ async function takeSettings(settings) {
   if (values.model) desk.chooseModel(values.model, kind);
   selectKind(kind);
   await leaveJob();
-  form.fill(values);
+  await fill(values);
   form.showProblem(missing.length ? { message: missing.join(" ") } : null);
   filled();
 }
@@ -239,7 +251,8 @@ async function leaveJob() {
 function showSource() {
   const { kind, picture, card } = desk;
   const onIdea = (values) => (form.fill(values), byId("form").requestSubmit());
-  return showing.source(kind, { picture, card, files: order.starts(), draw, onIdea, onFile: takePicture });
+  const size = () => order.size();
+  return showing.source(kind, { picture, card, files: order.starts(), draw, size, onIdea, onFile: takePicture });
 }
 
 /** Shows a job on the stage and in the address; once it has ended, the next one costs something else. */

@@ -78,6 +78,7 @@ export class Desk {
     this.form.show(fieldsOf(kind, card, service.schemas, service.openapi, service.addOns(card)), carried, {
       cards: service.able(kind),
       card,
+      words: card.fields.includes("prompt") ? service.words(card) : [],
       action: kind === "upscale" ? `Upscale ×${card.scale}` : (ACTIONS[kind] ?? "Create"),
     });
     this.#drafts[kind] = { model: card.id, of: card.id, values: carried };

@@ -12,6 +12,7 @@ const NAMES = {
   upscale: "Upscale",
   class2img: "Of a class",
   semantic2img: "From a map",
+  layout2img: "From boxes",
 };
 const STEPS = { ArrowRight: 1, ArrowLeft: -1 };
 

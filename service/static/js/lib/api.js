@@ -92,6 +92,7 @@ export const purge = (id) => request(`${jobPath(id)}?purge=true`, { method: "DEL
 export const openapi = () => json("openapi.json");
 export const models = () => json("v1/models");
 export const loras = () => json("v1/loras");
+export const embeddings = () => json("v1/embeddings");
 export const controlnets = () => json("v1/controlnets");
 
 /** One page of the newest jobs: `{items, next_cursor}`; `query` has limit, cursor, kind, status and q, where set. */

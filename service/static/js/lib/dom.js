@@ -81,6 +81,18 @@ export function reveal(node) {
   if (top < 0 || bottom > innerHeight) node.scrollIntoView({ block: "start", behavior: still ? "auto" : "smooth" });
 }
 
+/** Lets `work` build `root` anew, and gives focus and caret back to the control of the same id. */
+export function keepFocus(root, work) {
+  const { activeElement: node } = document;
+  const { id, selectionStart, selectionEnd } = node;
+  const inside = id && root.contains(node);
+  work();
+  const again = inside && byId(id);
+  if (!again) return;
+  again.focus();
+  if (selectionStart !== null && again.setSelectionRange) again.setSelectionRange(selectionStart, selectionEnd);
+}
+
 /** Calls `work` once nothing has asked for it for `ms`. */
 export function debounced(ms, work) {
   let timer = 0;

@@ -42,6 +42,14 @@ const KEYS = [
       ["Escape", "Drop what is being drawn"],
     ],
   ],
+  [
+    "Boxes",
+    [
+      ["Arrows", "Move the box"],
+      ["Shift Arrows", "Its right and lower side"],
+      ["Delete", "Remove it"],
+    ],
+  ],
 ];
 
 export function showKeys() {
