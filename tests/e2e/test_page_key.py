@@ -15,7 +15,7 @@ from redis import Redis
 
 from core.storage import open_store
 from service.auth import keys
-from tests.e2e.browser import job_id, open_page
+from tests.e2e.browser import job_id, open_page, serious
 from tests.gateway import finish, png
 
 
@@ -32,9 +32,16 @@ def page(browser: Browser, client: httpx2.Client, token: str) -> Iterator[Page]:
 
 def test_the_page_asks_for_a_key_and_then_works(page: Page, token: str, redis: Redis, folder: Path) -> None:
     expect(page.locator("dialog.api-key")).to_have_count(1)
+    expect(page.locator("#api-key")).to_be_focused()
+    assert serious(page) == []
     page.fill("#api-key", "lat_wrong_key")
     page.press("#api-key", "Enter")
     expect(page.locator("dialog.api-key .error")).to_contain_text("isn't known")
+    for scheme, width in (("dark", 320), ("light", 1280)):
+        page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+        page.set_viewport_size({"width": width, "height": 700})
+        assert serious(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.fill("#api-key", token)
     page.press("#api-key", "Enter")
     expect(page.locator("#field-prompt")).to_be_visible()

@@ -6,12 +6,12 @@ import { Cost } from "./form/cost.js";
 import { Desk } from "./form/desk.js";
 import { Form } from "./form/form.js";
 import { Order } from "./form/order.js";
-import { openPicture, pictureRow } from "./form/picture.js";
+import { chooseFile, openPicture, pictureRow } from "./form/picture.js";
 import { markTab, showTabs } from "./form/tabs.js";
 import { Gallery } from "./gallery/gallery.js";
 import { address, goTo } from "./lib/address.js";
 import * as api from "./lib/api.js";
-import { announce, button, byId, keepFocus, reveal } from "./lib/dom.js";
+import { announce, button, byId, icon, keepFocus, reveal } from "./lib/dom.js";
 import * as keep from "./lib/keep.js";
 import { takeDropsAndPastes } from "./shell/drops.js";
 import { listenToRail, showRail } from "./shell/rail.js";
@@ -40,6 +40,7 @@ const showing = new Showing(service, gallery, actionsOf);
 const draw = { onChange: () => desk.keepPicture(), feather: () => form.values().feather ?? 0 };
 
 async function start() {
+  byId("open-picture").append(icon("picture"));
   listenToTheme();
   listenToRail();
   try {
@@ -66,16 +67,26 @@ async function start() {
 
 function listen() {
   takeDropsAndPastes(dropped);
+  byId("open-picture").addEventListener("click", () => chooseFile((file) => dropped(file, false)));
+  byId("skip-form").addEventListener("click", () => form.focus());
+  byId("skip-stage").addEventListener("click", toPicture);
   byId("form").addEventListener("board", leaveJob);
   byId("form").addEventListener("focusin", () => showing.ready().catch(() => undefined), { once: true }); // asked again
   listenToShortcuts({
     prompt: () => (showRail(true), form.focus()),
+    picture: toPicture,
     search: () => gallery.filters.focus(),
     send: () => byId("form").requestSubmit(),
     tab: (index) => service.kinds[index] && openTask(service.kinds[index]),
   });
   addEventListener("hashchange", () => openAddress());
   addEventListener("pagehide", () => desk.keepValues());
+}
+
+/** Gives the stage the focus: the keys of a result are its own. */
+function toPicture() {
+  (byId("stage").querySelector(".result") ?? byId("stage")).focus();
+  reveal(byId("stage"));
 }
 
 /** A model or an add-on was installed or removed; who was writing goes on. */

@@ -37,7 +37,9 @@ export class Order {
     const names = [...this.starts(), ...(fields.controls ?? []).map((_, i) => `control_${i}`)];
     const size = this.size(fields);
     if (names.length && Math.max(size.width, size.height) > LARGEST_STAND_IN) return null;
-    const files = await Promise.all(names.map(async (name) => [name, await standIn(size, "#fff")]));
+    // White is no class of a label map; such a file is small.
+    const stand = (name) => (kind === "semantic2img" && name === "image" ? picture.file : standIn(size, "#fff"));
+    const files = await Promise.all(names.map(async (name) => [name, await stand(name)]));
     return { kind, fields: withoutKeys(fields), files: Object.fromEntries(files) };
   }
 

@@ -33,9 +33,18 @@ export function maskEditor(picture, draw) {
   const stop = new AbortController();
   mask.addEventListener("change", showHalo, { signal: stop.signal });
   document.addEventListener("feather", () => (halo.isConnected ? showHalo() : stop.abort()), { signal: stop.signal });
+  const follow = () => (place.isConnected ? keepInView(mask.ring, place, view) : stop.abort());
+  mask.addEventListener("cursor", follow, { signal: stop.signal });
   showHalo();
   const caption = h("figcaption", {}, "Draw over what should be repainted. Nothing else changes, to the last bit.");
   return h("figure", { className: "frame editor" }, toolbar(mask, buttons), place, caption);
+}
+
+/** Moves a zoomed picture so that the brush, which keys move, is seen. */
+function keepInView(ring, place, view) {
+  const [inner, outer] = [ring, place].map((node) => node.getBoundingClientRect());
+  const past = (low, high) => Math.max(0, outer[low] - inner[low]) - Math.max(0, inner[high] - outer[high]);
+  view.move(past("left", "right"), past("top", "bottom"));
 }
 
 /** The picture's mask, made once. */

@@ -10,6 +10,7 @@ const KEYS = [
     [
       ["?", "This list"],
       ["/", "To the prompt"],
+      ["P", "To the picture"],
       ["G", "Search the gallery"],
       ["Ctrl Enter", "Send the request"],
       ["1 … 9 with Alt", "The task of that tab"],

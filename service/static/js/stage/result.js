@@ -57,7 +57,7 @@ class Result {
     const [place, zoom] = image ? this.#one(image) : [this.#grid(), ""];
     this.#place.replaceWith(place);
     this.#place = place;
-    this.#bar.replaceChildren(zoom, ...this.#actionButtons(about));
+    this.#bar.replaceChildren(...this.#actionButtons(about), zoom);
     this.#facts.replaceChildren(...factRows(this.job, about));
     for (const choice of this.#choices.children)
       choice.setAttribute("aria-pressed", String(choice.dataset.id === (image?.id ?? "all")));
