@@ -32,7 +32,7 @@ class Tokens(BaseModel):
     specials: int = Field(
         default=0,
         exclude_if=lambda specials: specials == 0,
-        description="How many of them start and end what is encoded at once: a window holds as many fewer of the prompt's.",
+        description="How many of them start and end what is encoded at once; a window has room for as many fewer.",
     )
     cut: str | None = None
     chunks: list[list[Part]] | None = Field(

@@ -14,6 +14,7 @@ const KEYS = [
       ["G", "Search the gallery"],
       ["Ctrl Enter", "Send the request"],
       ["1 … 9 with Alt", "The task of that tab"],
+      ["Escape", "Leave the field, for these keys"],
     ],
   ],
   [

@@ -21,6 +21,7 @@ const writes = (node) => node.matches?.("textarea, select, input:not([type=range
 function actionOf(event, { prompt, picture, search, send, tab }) {
   const { key } = event;
   if (key === "Enter" && (event.ctrlKey || event.metaKey)) return send;
+  if (key === "Escape" && writes(event.target)) return () => event.target.blur(); // so that keys are the page's again
   if (event.altKey && /^[1-9]$/.test(key)) return () => tab(Number(key) - 1);
   if (event.ctrlKey || event.metaKey || event.altKey || writes(event.target)) return undefined;
   return { "?": show, "/": prompt, p: picture, P: picture, g: search, G: search }[key];
