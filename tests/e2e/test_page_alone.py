@@ -1,4 +1,4 @@
-"""The page without any worker: waiting, problems beside their fields, the mask editor, lost connections, the gallery."""
+"""The page without any worker: waiting, problems beside fields, mask editor, lost connections, gallery."""
 
 from __future__ import annotations
 
