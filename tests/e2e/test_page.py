@@ -82,7 +82,7 @@ def expect_shown(page: Page, picture: Image.Image) -> None:
 
 def test_a_prompt_becomes_a_picture(page: Page, service: Service, tmp_path: Path) -> None:
     expect(page.locator("#service")).to_have_text("Ready")
-    create(page, "red heart", steps="120", seed="7")
+    create(page, "red heart", steps="300", seed="7")  # long enough to be seen
     expect(page).to_have_title(re.compile(r"^\d+ % · latentd$"))
     expect(page.locator("link[rel=icon]")).to_have_attribute("href", re.compile("^data:image/png"))
     expect(page.locator("progress")).to_have_attribute("value", re.compile(r"\d+"))
@@ -143,6 +143,7 @@ def copied(page: Page, name: str) -> str:
     page.click("#copy-as summary")
     page.locator("#copy-as button", has_text=name).click()
     expect(page.locator("#announce")).to_have_text(f"Copied as {name}")
+    expect(page.locator(".told")).to_have_text(f"Copied as {name}")
     call: str = page.evaluate("navigator.clipboard.readText()")
     return call
 

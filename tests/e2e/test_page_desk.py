@@ -174,6 +174,10 @@ def test_a_mask_comes_from_a_file_or_from_numbers(page: Page) -> None:
     half.save(data, "PNG")
     with page.expect_file_chooser() as chosen:
         page.get_by_role("button", name="From file").click()
+    chosen.value.set_files(files={"name": "notes.png", "mimeType": "image/png", "buffer": b"none"})
+    expect(page.locator(".told")).to_have_text("notes.png is not a picture that this browser can read.")
+    with page.expect_file_chooser() as chosen:
+        page.get_by_role("button", name="From file").click()
     chosen.value.set_files(files={"name": "mask.png", "mimeType": "image/png", "buffer": data.getvalue()})
     expect(page.get_by_role("button", name="Clear")).to_be_enabled()
     page.wait_for_function("() => !document.querySelector('.toolbar button[disabled]')?.textContent.includes('Undo')")

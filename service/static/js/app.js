@@ -121,12 +121,15 @@ function showForm() {
   showPictureRow();
 }
 
+const PICTURES = { semantic2img: "Label map" };
+
 function showPictureRow() {
   const needed = order.starts();
-  const label = needed.includes("mask") ? "Picture and mask" : "Picture";
+  const label = needed.includes("mask") ? "Picture and mask" : (PICTURES[desk.kind] ?? "Picture");
   const showLabel = needed.includes("mask") ? "Mask" : "Show";
   const row = () => pictureRow(desk.picture, { label, showLabel, onFile: takePicture, onShow: leaveJob });
-  const depth = () => pictureRow(desk.depth, { name: "depth", label: "Depth map", onFile: takeDepth });
+  const near = { name: "depth", label: "Depth map", hint: "grey, the nearer the brighter" };
+  const depth = () => pictureRow(desk.depth, { ...near, onFile: takeDepth });
   form.slot.replaceChildren(...(needed.length ? [row()] : []), ...(needed.includes("depth") ? [depth()] : []));
 }
 
@@ -281,11 +284,22 @@ function compare(first, second) {
 /** What can be done with the pictures of a job. */
 function actionsOf(job, source) {
   const able = uses().filter(({ kind }) => kind !== "upscale" || job.kind !== "upscale");
-  const withFile = ({ use, ...others }) => ({ ...others, use: async (image) => use(await api.imageFile(image)) });
+  const withFile = ({ use, ...others }) => ({ ...others, use: (image) => takeImage(image, use) });
   const needed = order.starts(job.kind).length;
   const again = job.kind !== "upscale" && service.able(job.kind).length && (!needed || source?.file);
   const card = service.cards.find(({ id }) => id === job.request.model);
   return { uses: able.map(withFile), card, onReuse: reuse, onVariations: again ? variations : undefined };
+}
+
+/** Gives a stored picture to `use`; nothing is sent meanwhile, which would still be the request before. */
+async function takeImage(image, use) {
+  form.busy(true);
+  try {
+    await use(await api.imageFile(image));
+  } catch (problem) {
+    form.showProblem(problem);
+  }
+  form.busy(false);
 }
 
 async function reuse(job, image) {

@@ -56,6 +56,16 @@ export function announce(text) {
   if (region.textContent !== text) region.textContent = text;
 }
 
+const TOLD_MS = 5000;
+
+/** Says a sentence to everyone: what was done or went wrong where nothing else on the page shows it. */
+export function tell(text) {
+  announce(text);
+  const note = h("p", { className: "told", "aria-hidden": "true" }, text);
+  byId("told").replaceChildren(note);
+  setTimeout(() => note.remove(), TOLD_MS);
+}
+
 /** Seconds as people say them: 0.42 s, 7.1 s, 2 min 5 s. */
 export function seconds(value) {
   if (value < 1) return `${value.toFixed(2)} s`;

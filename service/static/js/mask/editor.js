@@ -3,7 +3,7 @@
  */
 
 import { chooseFile, pictureCanvas } from "../form/picture.js";
-import { announce, button, h, icon, openSheet, pictureBox } from "../lib/dom.js";
+import { button, h, icon, openSheet, pictureBox, tell } from "../lib/dom.js";
 import { zoomable } from "../stage/viewer.js";
 import { Mask } from "./mask.js";
 
@@ -102,7 +102,7 @@ async function addFile(mask, file) {
   try {
     await mask.addFile(file);
   } catch (error) {
-    announce(error.message);
+    tell(error.message);
   }
 }
 
