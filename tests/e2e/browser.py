@@ -24,7 +24,10 @@ FLAGS = (
 WAIT_MS = 30_000
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
 SERIOUS = """async ([inside, without]) => (await axe.run(inside.length ? { include: inside } : document, {
-    rules: Object.fromEntries(without.map((rule) => [rule, { enabled: false }])) })).violations
+    resultTypes: ['violations'],
+    selectors: false,
+    rules: Object.fromEntries(without.map((rule) => [rule, { enabled: false }])),
+  })).violations
   .filter(({ impact }) => impact === 'serious' || impact === 'critical')
   .map(({ id, nodes }) => [id, nodes.map(({ html }) => html)])"""
 LOCAL_SCHEMES = ("blob:", "data:")

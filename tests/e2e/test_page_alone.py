@@ -203,19 +203,7 @@ def test_a_pasted_picture_is_taken(page: Page) -> None:
     expect(page.locator("figcaption")).to_have_text("12 × 8 becomes 48 × 32")
 
 
-def test_a_lost_connection_is_said_and_found_again(page: Page, client: httpx2.Client) -> None:
-    page.fill("#field-prompt", "red heart")
-    page.click("#submit")
-    job = job_id(page)
-    page.context.set_offline(True)
-    expect(page.locator(".notice")).to_be_visible()
-    page.context.set_offline(False)
-    expect(page.locator(".notice")).to_be_hidden()
-    client.delete(f"/v1/jobs/{job}")
-    expect(page.locator(".ending")).to_contain_text("Canceled")
-
-
-def test_time_left_holds_decoding_and_stands_still_while_the_service_is_away(
+def test_a_lost_connection_is_said_and_found_again_and_time_left_stands_still_meanwhile(
     page: Page, client: httpx2.Client, redis: Redis
 ) -> None:
     publish(redis, "painter", cells(row_s=0.01, decode=40.0))
@@ -240,6 +228,7 @@ def test_time_left_holds_decoding_and_stands_still_while_the_service_is_away(
     expect(page.locator(".time")).to_have_text(re.compile("^(40|3[0-9]) s left$"))
     redis.hset(job_key(job), "status", "queued")
     client.delete(f"/v1/jobs/{job}")
+    expect(page.locator(".ending")).to_contain_text("Canceled")
 
 
 def test_a_job_that_ends_in_a_hidden_tab_is_told_by_a_notification(page: Page, redis: Redis, folder: Path) -> None:

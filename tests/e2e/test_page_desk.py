@@ -20,6 +20,11 @@ from tests.gateway import PAINTER, UPSCALER, png, with_text, write_cards
 from tests.times import cells, publish
 
 TASKS = ["Create", "From a picture", "Repaint", "Upscale", "Of a class", "From boxes"]
+# Waits until this browser has kept what was drawn.
+KEPT = """async () => {
+  const { draft } = await import('./js/lib/keep.js');
+  while ((await draft())?.operations.length !== 1) await new Promise((again) => setTimeout(again, 50));
+}"""
 THINGS = ("person", "dog", "tree")
 
 
@@ -85,7 +90,7 @@ def test_drafts_outlive_a_reload_with_picture_and_mask(page: Page) -> None:
     page.fill("#field-feather", "7")
     choose_picture(page, "mine.png", png((40, 30)))
     page.get_by_role("button", name="Invert").click()
-    page.wait_for_timeout(1000)  # what is drawn is kept a moment later
+    page.evaluate(KEPT)
     page.reload()
     expect(page.locator("#field-feather")).to_have_value("7")
     expect(page.locator("#mask")).to_be_visible()
