@@ -229,6 +229,14 @@ def test_boxes_are_drawn_named_moved_and_sent(page: Page, client: httpx2.Client)
     expect(again.locator("select")).to_have_value("1")
     found = [float(side.input_value()) for side in again.locator(".sides input").all()]
     assert found == pytest.approx([40, 50, 70, 80], abs=3)
+    expect(page.locator(".told")).to_have_count(0)
+    part = {"boxes": [{"box": [0, 0, 1, 1], "class_id": 2, "group": True}], "crop": [0, 0, 0.5, 0.5]}
+    cropped = client.post("/v1/layout2img", json=part).json()["id"]
+    page.goto("about:blank")
+    page.goto(f"{client.base_url}#job={cropped}")
+    expect(page.locator(".told")).to_contain_text("a part of its scene")
+    kept = page.locator("#field-boxes").evaluate("(node) => node.value")
+    assert kept == [{"box": [0, 0, 1, 1], "class_id": 2, "group": True}]
 
 
 def test_boxes_are_made_by_keyboard_alone_and_outlive_a_reload(page: Page) -> None:

@@ -11,7 +11,7 @@ import { markTab, showTabs } from "./form/tabs.js";
 import { Gallery } from "./gallery/gallery.js";
 import { address, goTo } from "./lib/address.js";
 import * as api from "./lib/api.js";
-import { announce, button, byId, icon, keepFocus, reveal } from "./lib/dom.js";
+import { announce, button, byId, icon, keepFocus, reveal, tell } from "./lib/dom.js";
 import * as keep from "./lib/keep.js";
 import { takeDropsAndPastes } from "./shell/drops.js";
 import { listenToRail, showRail } from "./shell/rail.js";
@@ -182,8 +182,11 @@ async function fillFrom(job, image) {
 
 /** Fills the form with a resolved request; boxes became numbers in it. */
 async function fill({ tokens, ...values }) {
-  const { layout } = desk.card;
-  if (tokens && layout) values.boxes = (await import("./boxes/boxes.js")).boxesOf(tokens, desk.card);
+  if (tokens && desk.card.layout) {
+    const { boxesOf, isCropped } = await import("./boxes/boxes.js");
+    values.boxes = boxesOf(tokens, desk.card);
+    if (isCropped(tokens, desk.card)) tell("That picture was a part of its scene; the form makes all of it.");
+  }
   form.fill(values);
 }
 
@@ -226,7 +229,9 @@ function uses() {
   const labels = {
     inpaint: ["Repaint a part", "brush"],
     img2img: ["Start from it", "picture"],
+    depth2img: ["Start from it, led by its depth", "picture"],
     upscale: [`Upscale ×${service.card("upscale")?.scale}`, "upscale"],
+    semantic2img: ["Use it as a label map", "picture"],
   };
   return service.kinds
     .filter((kind) => order.starts(kind).length && kind in labels)
@@ -283,7 +288,8 @@ function compare(first, second) {
 
 /** What can be done with the pictures of a job. */
 function actionsOf(job, source) {
-  const able = uses().filter(({ kind }) => kind !== "upscale" || job.kind !== "upscale");
+  const senseless = ["semantic2img", job.kind === "upscale" && "upscale"];
+  const able = uses().filter(({ kind }) => !senseless.includes(kind));
   const withFile = ({ use, ...others }) => ({ ...others, use: (image) => takeImage(image, use) });
   const needed = order.starts(job.kind).length;
   const again = job.kind !== "upscale" && service.able(job.kind).length && (!needed || source?.file);

@@ -111,6 +111,12 @@ export function classInput({ class_names: names, classes, layout }, label, onCho
   return input;
 }
 
+/** Whether a request's picture was a part of its scene, which the form has no word for. */
+export function isCropped(tokens, { layout }) {
+  const last = Math.floor(Math.sqrt(layout.vocabulary)) ** 2 - 1;
+  return layout.length % 3 === 2 && (tokens.at(-2) !== 0 || tokens.at(-1) !== last);
+}
+
 /** The boxes that a resolved request's numbers stand for, as the service wrote them. */
 export function boxesOf(tokens, { layout, classes }) {
   const sections = Math.floor(Math.sqrt(layout.vocabulary));
