@@ -259,10 +259,14 @@ def locked(browser: Browser, client: httpx2.Client, token: str) -> Iterator[Page
 def test_the_page_asks_for_a_key_and_then_works(locked: Page, token: str, redis: Redis, folder: Path) -> None:
     expect(locked.locator("dialog.api-key")).to_have_count(1)
     expect(locked.locator("#api-key")).to_be_focused()
+    locked.keyboard.press("Escape")
+    expect(locked.locator(".ending")).to_contain_text("A key is needed")
+    locked.get_by_role("button", name="Enter it").click()
+    expect(locked.locator("#api-key")).to_be_focused()
     assert serious(locked) == []
     locked.fill("#api-key", "lat_wrong_key")
     locked.press("#api-key", "Enter")
-    expect(locked.locator("dialog.api-key .error")).to_contain_text("isn't known")
+    expect(locked.locator("dialog.api-key .error")).to_contain_text("Whoever runs the service can make another")
     for scheme, width in (("dark", 320), ("light", 1280)):
         locked.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
         locked.set_viewport_size({"width": width, "height": 700})

@@ -21,6 +21,8 @@ import { listenToTheme } from "./shell/theme.js";
 import { Showing } from "./stage/showing.js";
 import { notice, stage } from "./stage/stage.js";
 
+const UNAUTHORIZED = 401;
+
 const service = new Service(modelsChanged);
 const form = new Form(byId("form"), {
   onSubmit: submit,
@@ -46,8 +48,7 @@ async function start() {
   try {
     await service.start();
   } catch (problem) {
-    const again = button("Try again", { onclick: () => location.reload() });
-    stage(notice("The service doesn't answer", problem.message, again));
+    stage(unusable(problem));
     return;
   }
   if (!service.kinds.length) {
@@ -63,6 +64,13 @@ async function start() {
   gallery.refresh();
   const job = await openAddress();
   if (job && !asked.task) await fillFrom(job); // a link that somebody gave: the form is as its job had it
+}
+
+function unusable({ status, message }) {
+  const onclick = () => location.reload();
+  if (status === UNAUTHORIZED)
+    return notice("A key is needed", "This service is open to people who have one.", button("Enter it", { onclick }));
+  return notice("The service doesn't answer", message, button("Try again", { onclick }));
 }
 
 function listen() {

@@ -27,7 +27,7 @@ export async function request(path, options = {}) {
   }
   if (answer.ok) return answer;
   const problem = await problemOf(answer);
-  if (problem.status === 401 && (await askForKey(problem.message))) return request(path, options);
+  if (problem.status === 401 && (await askForKey())) return request(path, options);
   throw problem;
 }
 
