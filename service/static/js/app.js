@@ -45,6 +45,7 @@ async function start() {
   byId("open-picture").append(icon("picture"));
   listenToTheme();
   listenToRail();
+  listenToKeys();
   try {
     await service.start();
   } catch (problem) {
@@ -76,10 +77,16 @@ function unusable({ status, message }) {
 function listen() {
   takeDropsAndPastes(dropped);
   byId("open-picture").addEventListener("click", () => chooseFile((file) => dropped(file, false)));
-  byId("skip-form").addEventListener("click", () => form.focus());
-  byId("skip-stage").addEventListener("click", toPicture);
   byId("form").addEventListener("board", leaveJob);
   byId("form").addEventListener("focusin", () => showing.ready().catch(() => undefined), { once: true }); // asked again
+  addEventListener("hashchange", () => openAddress());
+  addEventListener("pagehide", () => desk.keepValues());
+}
+
+/** What works before the service has answered, too. */
+function listenToKeys() {
+  byId("skip-form").addEventListener("click", () => form.focus());
+  byId("skip-stage").addEventListener("click", toPicture);
   listenToShortcuts({
     prompt: () => (showRail(true), form.focus()),
     picture: toPicture,
@@ -87,8 +94,6 @@ function listen() {
     send: () => byId("form").requestSubmit(),
     tab: (index) => service.kinds[index] && openTask(service.kinds[index]),
   });
-  addEventListener("hashchange", () => openAddress());
-  addEventListener("pagehide", () => desk.keepValues());
 }
 
 /** Gives the stage the focus: the keys of a result are its own. */

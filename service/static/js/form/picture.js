@@ -90,7 +90,10 @@ export function thumbnail({ bitmap }) {
 
 /** Asks for a file of the disk. */
 export function chooseFile(onFile) {
-  fileInput(onFile).click();
+  const input = Object.assign(fileInput(onFile), { tabIndex: -1 });
+  for (const end of ["change", "cancel"]) input.addEventListener(end, () => input.remove());
+  document.body.append(input); // one that is nowhere may be collected while its dialog is open
+  input.click();
 }
 
 /** The picture itself on a canvas of its own size. */
