@@ -25,7 +25,7 @@ from tests.service import Service
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 
 NO_SHIFT = 0.001  # of the score that counts as good up to 0.1
-LONG = "1000"  # steps that no test waits for
+LONG = "1000"  # steps of jobs that are caught at work
 WITHIN_S = 120.0
 
 
@@ -184,7 +184,7 @@ def test_a_running_job_is_canceled(page: Page, service: Service) -> None:
 
 
 def test_a_job_survives_reloads_and_a_dead_gateway(page: Page, service: Service) -> None:
-    create(page, "navy star", steps="300", seed="5")
+    create(page, "navy star", steps=LONG, seed="5")  # it runs on through a reload and a new gateway
     expect(page.locator(".now")).to_have_text("Painting")
     job = job_id(page)
     page.reload()
