@@ -300,9 +300,10 @@ def warnings_of(
     texts: Mapping[str, str] = {"prompt": request.text, "negative_prompt": request.negative_text}
     found = []
     for field, text in texts.items():
-        cut = tokens_of(request, card, folder, text, vectors).cut if text else None
-        if cut is not None:
-            message = f"{field} is longer than the model's {card.token_window} tokens; cut: “{cut}”"
+        tokens = tokens_of(request, card, folder, text, vectors) if text else None
+        if tokens is not None and tokens.cut is not None:
+            room = (card.token_window or 0) - tokens.specials
+            message = f"{field} is longer than the {room} tokens that the model reads; cut: “{tokens.cut}”"
             found.append(JobWarning(field=field, message=message))
     if request.image_guidance > 1.0 and not request.guided:
         message = f"image_guidance_scale has no effect at guidance_scale {request.guidance:g}"

@@ -29,6 +29,11 @@ class Tokens(BaseModel):
     """A prompt's tokens, specials included, and the end of it that the model's window cuts."""
 
     count: int | None
+    specials: int = Field(
+        default=0,
+        exclude_if=lambda specials: specials == 0,
+        description="How many of them start and end what is encoded at once; a window has room for as many fewer.",
+    )
     cut: str | None = None
     chunks: list[list[Part]] | None = Field(
         default=None,
@@ -87,7 +92,7 @@ def count_tokens(card: ModelCard, folder: Path | None, prompt: str) -> Tokens:
     offsets = counter.tokenizer.encode(prompt, add_special_tokens=False).offsets
     kept = counter.kept(card.token_window)
     cut = prompt[offsets[kept][0] :].strip() if len(offsets) > kept else None
-    return Tokens(count=len(offsets) + counter.specials, cut=cut)
+    return Tokens(count=len(offsets) + counter.specials, specials=counter.specials, cut=cut)
 
 
 def count_chunks(
@@ -107,7 +112,8 @@ def count_chunks(
     shown = found if syntax == "weighted" else found[:1]
     left = "".join(unit.text for chunk in found[len(shown) :] for unit in chunk).strip()
     count = sum(len(unit.numbers) for chunk in found for unit in chunk) + counter.specials * len(shown)
-    return Tokens(count=count, cut=left or None, chunks=[_parts(chunk) for chunk in shown])
+    parts = [_parts(chunk) for chunk in shown]
+    return Tokens(count=count, specials=counter.specials, cut=left or None, chunks=parts)
 
 
 def _of_one_part(unit: Unit) -> tuple[float, bool, int | None]:

@@ -113,6 +113,17 @@ def test_a_broken_event_stream_goes_on_where_it_was(service: Service) -> None:
 def test_nobody_there_is_said_after_the_time_that_one_waits() -> None:
     with (
         Client(f"http://127.0.0.1:{free_port()}", patience_s=0.5) as client,
-        pytest.raises(Unreachable, match=r"0\.5 s"),
+        pytest.raises(Unreachable, match=r"no connection in 0\.5 s"),
     ):
         client.models()
+
+
+def test_one_who_never_answered_is_given_less_time_than_one_who_did(service: Service) -> None:
+    with Proxy(("127.0.0.1", service.port)) as proxy:
+        client = Client(f"http://127.0.0.1:{proxy.port}", patience_s=1.5, refused_s=0.2)
+        stranger = Client(f"http://127.0.0.1:{proxy.port}", patience_s=1.5, refused_s=0.2)
+        client.models()
+    with client, stranger:
+        for each, told in ((client, r"in 1\.5 s"), (stranger, r"no connection in 0\.2 s")):
+            with pytest.raises(Unreachable, match=told):
+                each.models()

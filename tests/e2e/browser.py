@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
@@ -23,7 +23,11 @@ FLAGS = (
 )
 WAIT_MS = 30_000
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
-SERIOUS = """async (inside) => (await axe.run(inside ? { include: inside } : document)).violations
+SERIOUS = """async ([inside, without]) => (await axe.run(inside.length ? { include: inside } : document, {
+    resultTypes: ['violations'],
+    selectors: false,
+    rules: Object.fromEntries(without.map((rule) => [rule, { enabled: false }])),
+  })).violations
   .filter(({ impact }) => impact === 'serious' || impact === 'critical')
   .map(({ id, nodes }) => [id, nodes.map(({ html }) => html)])"""
 LOCAL_SCHEMES = ("blob:", "data:")
@@ -110,8 +114,8 @@ def canvas_pixels(page: Page, selector: str) -> list[int]:
     return pixels
 
 
-def serious(page: Page, *inside: str) -> list[Any]:
-    """What axe finds serious or worse on the page, or in some parts of it, with the elements."""
+def serious(page: Page, *inside: str, without: Sequence[str] = ()) -> list[Any]:
+    """What axe finds serious or worse on the page, or in some parts of it, with the elements; `without` some rules."""
     page.evaluate(AXE)
-    found: list[Any] = page.evaluate(SERIOUS, list(inside) or None)
+    found: list[Any] = page.evaluate(SERIOUS, [list(inside), list(without)])
     return found

@@ -25,7 +25,7 @@ from tests.service import Service
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 
 NO_SHIFT = 0.001  # of the score that counts as good up to 0.1
-LONG = "1000"  # steps that no test waits for
+LONG = "1000"  # steps of jobs that are caught at work
 WITHIN_S = 120.0
 
 
@@ -82,7 +82,7 @@ def expect_shown(page: Page, picture: Image.Image) -> None:
 
 def test_a_prompt_becomes_a_picture(page: Page, service: Service, tmp_path: Path) -> None:
     expect(page.locator("#service")).to_have_text("Ready")
-    create(page, "red heart", steps="120", seed="7")
+    create(page, "red heart", steps="300", seed="7")  # long enough to be seen
     expect(page).to_have_title(re.compile(r"^\d+ % · latentd$"))
     expect(page.locator("link[rel=icon]")).to_have_attribute("href", re.compile("^data:image/png"))
     expect(page.locator("progress")).to_have_attribute("value", re.compile(r"\d+"))
@@ -143,6 +143,7 @@ def copied(page: Page, name: str) -> str:
     page.click("#copy-as summary")
     page.locator("#copy-as button", has_text=name).click()
     expect(page.locator("#announce")).to_have_text(f"Copied as {name}")
+    expect(page.locator(".told")).to_have_text(f"Copied as {name}")
     call: str = page.evaluate("navigator.clipboard.readText()")
     return call
 
@@ -221,7 +222,7 @@ def test_a_running_job_is_canceled(page: Page, service: Service) -> None:
 
 
 def test_a_job_survives_reloads_and_a_dead_gateway(page: Page, service: Service) -> None:
-    create(page, "navy star", steps="300", seed="5")
+    create(page, "navy star", steps=LONG, seed="5")  # it runs on through a reload and a new gateway
     expect(page.locator(".now")).to_have_text("Painting")
     job = job_id(page)
     page.reload()

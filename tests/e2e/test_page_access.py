@@ -1,19 +1,29 @@
-"""The page for everyone: no serious finding of axe, any width, keyboard alone, a small first load."""
+"""The page for everyone: no serious finding of axe, any width, keyboard alone, a small first load, keys."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Page, Response, expect
+from playwright.sync_api import Browser, FloatRect, Page, Response, expect
 from redis import Redis
 
+from core.storage import open_store
+from service.auth import keys
 from tests.e2e.browser import choose_picture, drop_file, job_id, open_page, serious, unfold
-from tests.gateway import png
+from tests.gateway import finish, png
 
 FIRST_LOAD = 150_000  # bytes
-SIZES = ((320, 640), (1024, 768), (2560, 1400))
+SIZES = ((320, 640), (390, 844), (768, 1024), (1440, 900), (2560, 1400))
+PHONE = 760
+# What the tabs and the service's state are too narrow for.
+CLIPPED = """() => [...document.querySelectorAll('[role=tab], #tabs, #service, .top nav')]
+  .filter((node) => node.scrollWidth > node.clientWidth + 1).map((node) => node.outerHTML)"""
 LOADS, INTERACTIVE_MS = 6, 1000
 # When the form can be written to, in milliseconds after the page was asked for.
 WATCH_FORM = """() => new MutationObserver((_, observer) => {
@@ -28,6 +38,12 @@ WATCH_FORM = """() => new MutationObserver((_, observer) => {
 def page(browser: Browser, client: httpx2.Client, redis: Redis) -> Iterator[Page]:  # noqa: ARG001 (emptied)
     with open_page(browser, str(client.base_url), reduced_motion="reduce") as opened:
         yield opened
+
+
+def box_of(page: Page, part: str) -> FloatRect:
+    box = page.locator(part).bounding_box()
+    assert box is not None, part
+    return box
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -84,10 +100,16 @@ def test_axe_finds_nothing_serious_in_sheets_which_keep_focus(page: Page) -> Non
 def test_axe_finds_nothing_serious_in_the_description_of_the_api(page: Page) -> None:
     page.goto(page.url.partition("#")[0] + "docs")
     expect(page.locator("#version")).not_to_be_empty()
-    assert serious(page) == []
+    expect(page.get_by_role("link", name="Make pictures")).to_have_attribute("href", "./")
+    # Colours take axe longest: those of one call of each method are those of all.
+    calls = page.locator("main section:has(.method)")
+    methods = {call.locator(".method").inner_text(): f"#{call.get_attribute('id')}" for call in calls.all()}
+    assert set(methods) == {"GET", "POST", "DELETE"}
+    assert serious(page, without=["color-contrast"]) == []
+    assert serious(page, "header", "#fold", *methods.values()) == []
 
 
-def test_every_width_has_the_picture_and_the_button(page: Page) -> None:
+def test_every_width_has_the_picture_the_button_and_all_tabs(page: Page) -> None:
     expect(page.locator("#submit")).to_be_visible()
     for width, height in SIZES:
         page.set_viewport_size({"width": width, "height": height})
@@ -95,6 +117,25 @@ def test_every_width_has_the_picture_and_the_button(page: Page) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         for part in ("#submit", "#field-prompt", ".welcome h2"):
             expect(page.locator(part)).to_be_in_viewport()
+        for tab in page.locator("[role=tab]").all():
+            expect(tab).to_be_in_viewport(ratio=1)
+        assert page.evaluate(CLIPPED) == []
+
+
+def test_a_masks_hint_and_tools_stand_beside_the_picture_at_every_width(page: Page) -> None:
+    page.click("#tab-inpaint")
+    choose_picture(page, "mine.png", png((40, 30)))
+    for width, height in SIZES:
+        page.set_viewport_size({"width": width, "height": height})
+        page.wait_for_timeout(100)
+        rail = box_of(page, "#rail")
+        bottom = rail["y"] if width <= PHONE else height
+        for part in (".toolbar", "#mask", "figcaption"):
+            box = box_of(page, part)
+            assert box["y"] >= 0, (width, part)
+            assert box["y"] + box["height"] <= bottom, (width, part)
+        zoom, mask = box_of(page, ".zoom"), box_of(page, "#mask")
+        assert zoom["y"] + zoom["height"] <= mask["y"], width
 
 
 def test_a_phone_has_the_form_in_a_sheet_that_keeps_focus(page: Page) -> None:
@@ -112,7 +153,12 @@ def test_a_phone_has_the_form_in_a_sheet_that_keeps_focus(page: Page) -> None:
 
 
 def test_a_picture_is_asked_for_by_keyboard_alone(page: Page) -> None:
+    page.on("filechooser", lambda _: None)  # Chromium is told in time that its dialog is ours: a key is faster
     expect(page.locator("#submit")).to_be_visible()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#field-prompt")).to_be_focused()
+    page.locator("#submit").focus()
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_contain_text("Keyboard")
     page.keyboard.press("Escape")
@@ -129,6 +175,42 @@ def test_a_picture_is_asked_for_by_keyboard_alone(page: Page) -> None:
     expect(page.locator("#tab-upscale")).to_be_focused()
     page.keyboard.press("g")
     expect(page.locator("#search")).to_be_focused()
+    page.locator("#open-picture").focus()
+    with page.expect_file_chooser() as chosen:
+        page.keyboard.press("Enter")
+    chosen.value.set_files(files={"name": "mine.png", "mimeType": "image/png", "buffer": png((40, 30))})
+    expect(page.get_by_role("dialog")).to_contain_text("no settings")
+
+
+def test_a_picture_is_made_looked_at_and_taken_by_keyboard_alone(page: Page, redis: Redis, folder: Path) -> None:
+    expect(page.locator("#submit")).to_be_visible()
+    page.keyboard.press("/")
+    page.keyboard.type("red heart")
+    page.keyboard.press("Enter")
+    finish(redis, open_store(str(folder / "data" / "objects")), job_id(page), png((64, 64)))
+    expect(page.locator("#download")).to_be_visible()
+    page.keyboard.press("Escape")  # keys go to the page again
+    page.keyboard.press("p")
+    expect(page.locator(".result")).to_be_focused()
+    page.keyboard.press("+")
+    expect(page.locator(".place.zoomed")).to_be_visible()
+    page.keyboard.press("0")
+    page.keyboard.press("Tab")
+    expect(page.locator("#download")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.locator("#use-inpaint")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.locator("#mask").focus()
+    page.keyboard.press("Space")
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("Space")
+    page.keyboard.press("+")
+    for _ in range(12):
+        page.keyboard.press("Shift+ArrowRight")
+    ring, place = box_of(page, ".ring"), box_of(page, ".editor .place")
+    assert ring["x"] + ring["width"] <= place["x"] + place["width"] + 1  # the view follows the brush
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#cancel")).to_be_visible()
 
 
 def test_the_first_load_is_small_and_every_module_of_it_is_asked_for_at_once(browser: Browser, page: Page) -> None:
@@ -162,3 +244,68 @@ def test_the_theme_is_chosen_and_kept(page: Page) -> None:
     expect(page.locator("#theme")).to_have_attribute("aria-label", "Theme: dark")
     page.reload()
     assert page.evaluate("document.documentElement.style.colorScheme") == "dark"
+
+
+@pytest.fixture
+def token(redis: Redis) -> str:
+    return keys.create(redis, "page", ["generate", "read"])[1]
+
+
+@pytest.fixture
+def locked(browser: Browser, client: httpx2.Client, token: str) -> Iterator[Page]:  # noqa: ARG001 (keys are on)
+    with open_page(browser, str(client.base_url)) as opened:
+        yield opened
+
+
+def test_the_page_asks_for_a_key_and_then_works(locked: Page, token: str, redis: Redis, folder: Path) -> None:
+    expect(locked.locator("dialog.api-key")).to_have_count(1)
+    expect(locked.locator("#api-key")).to_be_focused()
+    locked.keyboard.press("Escape")
+    expect(locked.locator(".ending")).to_contain_text("A key is needed")
+    locked.get_by_role("button", name="Enter it").click()
+    expect(locked.locator("#api-key")).to_be_focused()
+    assert serious(locked) == []
+    locked.fill("#api-key", "lat_wrong_key")
+    locked.press("#api-key", "Enter")
+    expect(locked.locator("dialog.api-key .error")).to_contain_text("Whoever runs the service can make another")
+    for scheme, width in (("dark", 320), ("light", 1280)):
+        locked.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+        locked.set_viewport_size({"width": width, "height": 700})
+        assert serious(locked) == []
+        assert locked.evaluate("document.documentElement.scrollWidth") <= width
+    locked.fill("#api-key", token)
+    locked.press("#api-key", "Enter")
+    expect(locked.locator("#field-prompt")).to_be_visible()
+    locked.fill("#field-prompt", "red heart")
+    locked.press("#field-prompt", "Enter")
+    expect(locked.locator(".now")).to_contain_text("Waiting for a worker")
+    finish(redis, open_store(str(folder / "data" / "objects")), job_id(locked), png((64, 64)))
+    picture = locked.locator("img.picture")
+    expect(picture).to_be_visible()
+    assert "signature=" in str(picture.get_attribute("src"))
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 64
+    locked.reload()
+    expect(locked.locator("#field-prompt")).to_be_visible()
+    expect(locked.locator("dialog.api-key")).to_have_count(0)
+
+
+def test_the_description_of_the_api_asks_too(locked: Page, token: str) -> None:
+    locked.goto(locked.url.partition("#")[0] + "docs")
+    locked.fill("#api-key", token)
+    locked.press("#api-key", "Enter")
+    expect(locked.locator("#version")).not_to_be_empty()
+    expect(locked.locator("#get_model [role=tabpanel]")).to_contain_text("v1/models/painter")
+    told = {"curl": "Bearer $LATENTD_API_KEY", "Python": "LATENTD_API_KEY", "JavaScript": "Bearer YOUR-KEY"}
+    for language, place in told.items():
+        locked.locator("#list_loras").get_by_role("tab", name=language).click()
+        program = locked.locator("#list_loras [role=tabpanel]").inner_text()
+        assert place in program
+        assert token not in program
+        if language == "JavaScript":
+            called = program.replace("YOUR-KEY", token)
+            assert locked.evaluate(f"async () => {{ {called} return answer.status; }}") == 200
+        else:
+            command = ["bash", "-c"] if language == "curl" else [sys.executable, "-c"]
+            environment = os.environ | {"LATENTD_API_KEY": token}
+            said = subprocess.run([*command, program], env=environment, capture_output=True, timeout=60, check=True)
+            assert b"items" in said.stdout

@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page, expect
 from redis import Redis
 
-from contract.card import InstalledControlNet, InstalledLora, Style
+from contract.card import InstalledControlNet, InstalledEmbedding, InstalledLora, Style
 from tests.e2e.browser import choose_picture, drop_file, job_id, open_page, serious, unfold
 from tests.gateway import PAINTER, UPSCALER, png, with_text, write_cards
 
@@ -227,3 +227,26 @@ def test_one_controlnet_leads_twice_and_all_of_it_is_reached_by_keyboard(page: P
     for _ in range(2):
         add(page, "controls", "edges")
     expect(page.locator("#row-controls .line")).to_have_count(2)
+
+
+def test_what_is_installed_while_the_page_is_open_appears_and_who_writes_goes_on(page: Page, folder: Path) -> None:
+    page.fill("#field-prompt", "red heart")
+    page.evaluate("document.querySelector('#field-prompt').setSelectionRange(3, 3)")
+    expect(page.locator("#row-loras option")).to_have_text(["pixels", "watercolour"])
+    lora = InstalledLora(id="dropped", context_width=WIDTH, **ABOUT)
+    hand = InstalledEmbedding(name="bad-hand", widths=(WIDTH,), vectors=2, **ABOUT)
+    (folder / "models" / "embeddings").mkdir()
+    cards = [folder / "models" / "Lora" / "dropped.card.json", folder / "models" / "embeddings" / "bad-hand.card.json"]
+    for path, card in zip(cards, (lora, hand), strict=True):
+        path.write_text(card.model_dump_json(), "utf-8")
+    page.evaluate("window.dispatchEvent(new Event('focus'))")  # back from where files are moved
+    expect(page.locator("#row-loras option")).to_have_text(["dropped", "pixels", "watercolour"])
+    expect(page.locator(".words")).to_have_text("Embeddings to name in it: bad-hand")
+    expect(page.locator("#field-prompt")).to_be_focused()
+    page.keyboard.type(" big")
+    expect(page.locator("#field-prompt")).to_have_value("red big heart")
+    for path in cards:
+        path.unlink()
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.locator("#row-loras option")).to_have_text(["pixels", "watercolour"])
+    expect(page.locator(".words")).to_have_count(0)

@@ -1,8 +1,9 @@
-"""The page without any worker: waiting, problems beside their fields, the mask editor, lost connections."""
+"""The page without any worker: waiting, problems beside fields, mask editor, lost connections, gallery."""
 
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,8 @@ from core.storage import open_store
 from tests.e2e.browser import canvas_pixels, choose_picture, job_id, open_page, unfold
 from tests.gateway import finish, png
 from tests.times import cells, publish
+
+PROMPTS = ("red heart", "navy background", "a heart with stars")
 
 UNNAMED = """() => [...document.querySelectorAll('button, input, select, textarea, a, canvas[tabindex], progress')]
   .filter((node) => node.checkVisibility() && !node.closest('[aria-hidden=true]'))
@@ -200,19 +203,7 @@ def test_a_pasted_picture_is_taken(page: Page) -> None:
     expect(page.locator("figcaption")).to_have_text("12 × 8 becomes 48 × 32")
 
 
-def test_a_lost_connection_is_said_and_found_again(page: Page, client: httpx2.Client) -> None:
-    page.fill("#field-prompt", "red heart")
-    page.click("#submit")
-    job = job_id(page)
-    page.context.set_offline(True)
-    expect(page.locator(".notice")).to_be_visible()
-    page.context.set_offline(False)
-    expect(page.locator(".notice")).to_be_hidden()
-    client.delete(f"/v1/jobs/{job}")
-    expect(page.locator(".ending")).to_contain_text("Canceled")
-
-
-def test_time_left_holds_decoding_and_stands_still_while_the_service_is_away(
+def test_a_lost_connection_is_said_and_found_again_and_time_left_stands_still_meanwhile(
     page: Page, client: httpx2.Client, redis: Redis
 ) -> None:
     publish(redis, "painter", cells(row_s=0.01, decode=40.0))
@@ -227,8 +218,8 @@ def test_time_left_holds_decoding_and_stands_still_while_the_service_is_away(
     expect(page.locator(".now")).to_have_text("Finishing")
     expect(page.locator(".time")).to_have_text(re.compile("^(40|3[0-9]) s left$"))
     expect(page.locator("progress")).to_have_attribute("value", re.compile("^9[0-9]$"))  # only the end is the end
-    page.wait_for_timeout(4500)  # looks at the job in between don't begin anew
-    expect(page.locator(".time")).to_have_text(re.compile("^3[0-6] s left$"))
+    page.wait_for_timeout(2500)  # looks at the job in between don't begin anew
+    expect(page.locator(".time")).to_have_text(re.compile("^3[0-8] s left$"))
     page.context.set_offline(True)
     expect(page.locator(".notice")).to_be_visible()
     expect(page.locator(".time")).to_have_text("")
@@ -237,6 +228,7 @@ def test_time_left_holds_decoding_and_stands_still_while_the_service_is_away(
     expect(page.locator(".time")).to_have_text(re.compile("^(40|3[0-9]) s left$"))
     redis.hset(job_key(job), "status", "queued")
     client.delete(f"/v1/jobs/{job}")
+    expect(page.locator(".ending")).to_contain_text("Canceled")
 
 
 def test_a_job_that_ends_in_a_hidden_tab_is_told_by_a_notification(page: Page, redis: Redis, folder: Path) -> None:
@@ -256,3 +248,70 @@ def test_a_job_that_ends_in_a_hidden_tab_is_told_by_a_notification(page: Page, r
         page.evaluate("() => { window.away = false; }")
     page.wait_for_function("() => window.shown.length > 0")
     assert page.evaluate("window.shown") == [["Your picture is done", "red heart"]]
+
+
+@pytest.fixture
+def jobs(client: httpx2.Client, redis: Redis, folder: Path) -> list[str]:
+    """Three finished jobs and one that waits, oldest first."""
+    store = open_store(str(folder / "data" / "objects"))
+    ids = [client.post("/v1/txt2img", json={"prompt": prompt}).json()["id"] for prompt in PROMPTS]
+    for job in ids:
+        finish(redis, store, job, png((64, 64), colour=(len(job), 90, 30)))
+    files = {"image": ("a.png", png(), "image/png")}
+    return [*ids, client.post("/v1/upscale", files=files).json()["id"]]
+
+
+@pytest.fixture
+def gallery(browser: Browser, client: httpx2.Client, jobs: list[str]) -> Iterator[Page]:  # noqa: ARG001 (they are there)
+    with open_page(browser, str(client.base_url), accept_downloads=True) as opened:
+        opened.locator(".choice", has_text="All").click()
+        expect(opened.locator(".history .thumb")).to_have_count(4)
+        yield opened
+
+
+def test_prompts_are_searched_and_jobs_filtered(gallery: Page) -> None:
+    thumbs = gallery.locator(".history .thumb")
+    gallery.fill("#search", "HEART")
+    expect(thumbs).to_have_count(2)
+    gallery.fill("#search", "")
+    expect(thumbs).to_have_count(4)
+    gallery.select_option("#filter-kind", "upscale")
+    expect(thumbs).to_have_count(1)
+    gallery.select_option("#filter-kind", "")
+    gallery.select_option("#filter-status", "succeeded")
+    expect(thumbs).to_have_count(3)
+    gallery.select_option("#filter-model", "upscaler")
+    expect(gallery.locator(".history .help")).to_have_text("Nothing matches.")
+
+
+def test_an_update_leaves_focus_where_it_is(gallery: Page, client: httpx2.Client) -> None:
+    third = gallery.locator(".history .thumb").nth(2)
+    third.focus()
+    named = third.get_attribute("data-id")
+    client.post("/v1/txt2img", json={"prompt": "newer"})
+    expect(gallery.locator(".history .thumb")).to_have_count(5)
+    assert gallery.evaluate("document.activeElement.dataset.id") == named
+
+
+def test_selected_jobs_are_saved_compared_and_removed(
+    gallery: Page, client: httpx2.Client, jobs: list[str], tmp_path: Path
+) -> None:
+    gallery.click("#select")
+    picks = gallery.locator(".pick")
+    picks.nth(1).check()
+    expect(gallery.locator("#selected-compare")).to_be_disabled()
+    picks.nth(3).check()
+    with gallery.expect_download() as download:
+        gallery.click("#selected-zip")
+    download.value.save_as(tmp_path / "all.zip")
+    with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == [f"{jobs[2]}-0.png", f"{jobs[0]}-0.png"]
+        stored = client.get(f"/v1/images/{jobs[0]}-0").content
+        assert archive.read(f"{jobs[0]}-0.png") == stored
+    gallery.click("#selected-compare")
+    expect(gallery.locator(".pair .compare")).to_be_visible()
+    gallery.click("#selected-delete")
+    gallery.click("#confirm-delete")
+    expect(gallery.locator(".history .thumb")).to_have_count(2)
+    assert client.get(f"/v1/jobs/{jobs[0]}").status_code == 410

@@ -14,11 +14,18 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from redis import Redis
 
-from tests.e2e.browser import canvas_pixels, choose_picture, drop_file, job_id, open_page, unfold
+from contract.card import LayoutCard
+from tests.e2e.browser import canvas_pixels, choose_picture, drop_file, job_id, open_page, serious, unfold
 from tests.gateway import PAINTER, UPSCALER, png, with_text, write_cards
 from tests.times import cells, publish
 
-TASKS = ["Create", "From a picture", "Repaint", "Upscale", "Of a class"]
+TASKS = ["Create", "From a picture", "Repaint", "Upscale", "Of a class", "From boxes"]
+# Waits until this browser has kept what was drawn.
+KEPT = """async () => {
+  const { draft } = await import('./js/lib/keep.js');
+  while ((await draft())?.operations.length !== 1) await new Promise((again) => setTimeout(again, 50));
+}"""
+THINGS = ("person", "dog", "tree")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +35,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     painter = PAINTER.model_copy(update={"tasks": ("txt2img", "inpaint", "img2img")})
     changes = {"id": "classes", "tasks": ("class2img",), "fields": ("steps", "sampler", "label", "class_id")}
     named = {"classes": 2, "class_names": ("cat", "dog"), "tokenizer": None, "token_window": None}
-    write_cards(made / "models", painter, UPSCALER, PAINTER.model_copy(update=changes | named))
+    scenes = {"id": "scenes", "tasks": ("layout2img",), "native_size": 256, "classes": 3, "class_names": THINGS}
+    scenes |= {"fields": ("steps", "sampler", "boxes", "crop", "tokens", "width", "height")}
+    scenes |= {"layout": LayoutCard(vocabulary=1024, length=11), "tokenizer": None, "token_window": None}
+    others = [PAINTER.model_copy(update=update) for update in (changes | named, scenes)]
+    write_cards(made / "models", painter, UPSCALER, *others)
     return made
 
 
@@ -79,7 +90,7 @@ def test_drafts_outlive_a_reload_with_picture_and_mask(page: Page) -> None:
     page.fill("#field-feather", "7")
     choose_picture(page, "mine.png", png((40, 30)))
     page.get_by_role("button", name="Invert").click()
-    page.wait_for_timeout(1000)  # what is drawn is kept a moment later
+    page.evaluate(KEPT)
     page.reload()
     expect(page.locator("#field-feather")).to_have_value("7")
     expect(page.locator("#mask")).to_be_visible()
@@ -126,10 +137,11 @@ def test_a_dropped_picture_is_used_for_any_task(page: Page) -> None:
 def test_the_cost_is_told_before_and_what_of_the_prompt_is_cut(page: Page, client: httpx2.Client, redis: Redis) -> None:
     publish(redis, "painter", cells(row_s=0.25))
     client.post("/v1/txt2img", json={"prompt": "red"})
+    expect(page.locator(".tokens")).to_contain_text("0 of 6 tokens")
     page.get_by_role("button", name="2 pictures").click()
     page.fill("#field-prompt", "red heart on a navy background with stars")
     expect(page.locator("#cost")).to_have_text(re.compile("^2 pictures · about [0-9]+ s · behind 1 job$"))
-    expect(page.locator(".tokens")).to_contain_text("10 of 8 tokens")
+    expect(page.locator(".tokens")).to_contain_text("8 of 6 tokens")  # what starts and ends it isn't the writer's
     expect(page.locator(".tokens del")).to_have_text("with stars")
     page.fill("#field-width", "96")
     page.click("#swap")
@@ -167,8 +179,84 @@ def test_a_mask_comes_from_a_file_or_from_numbers(page: Page) -> None:
     half.save(data, "PNG")
     with page.expect_file_chooser() as chosen:
         page.get_by_role("button", name="From file").click()
+    chosen.value.set_files(files={"name": "notes.png", "mimeType": "image/png", "buffer": b"none"})
+    expect(page.locator(".told")).to_have_text("notes.png is not a picture that this browser can read.")
+    with page.expect_file_chooser() as chosen:
+        page.get_by_role("button", name="From file").click()
     chosen.value.set_files(files={"name": "mask.png", "mimeType": "image/png", "buffer": data.getvalue()})
     expect(page.get_by_role("button", name="Clear")).to_be_enabled()
     page.wait_for_function("() => !document.querySelector('.toolbar button[disabled]')?.textContent.includes('Undo')")
     alphas = canvas_pixels(page, "#mask")[3::4]
     assert [alphas[y * 40 + x] for y in (2, 17) for x in (3, 36)] == [255, 0, 255, 0]
+
+
+def drag(page: Page, *shares: float) -> None:
+    """From a point of the board to another, by the mouse."""
+    box = page.locator(".plane").bounding_box()
+    assert box is not None
+    points = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in (shares[:2], shares[2:])]
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    page.mouse.move(*points[1], steps=3)
+    page.mouse.up()
+
+
+def test_boxes_are_drawn_named_moved_and_sent(page: Page, client: httpx2.Client) -> None:
+    page.click("#tab-layout2img")
+    page.click("#submit")
+    expect(page.locator("#error-boxes")).to_have_text("Draw a box first.")
+    drag(page, 0.1, 0.1, 0.9, 0.5)
+    page.locator(".toolbar select").select_option("tree")
+    drag(page, 0.3, 0.2, 0.5, 0.4)  # within the other
+    page.locator(".toolbar select").select_option("dog")
+    drag(page, 0.7, 0.7, 0.705, 0.7)  # a slip
+    expect(page.locator(".box .name")).to_have_text(["tree", "dog"])
+    drag(page, 0.32, 0.22, 0.42, 0.52)  # by its name
+    drag(page, 0.59, 0.69, 0.69, 0.79)  # by its corner
+    sides = page.locator("#row-boxes .line").nth(1).locator(".sides input")
+    assert [float(side.input_value()) for side in sides.all()] == pytest.approx([40, 50, 70, 80], abs=1)
+    assert serious(page) == []
+    page.click("#submit")
+    job = job_id(page)
+    tokens = client.get(f"/v1/jobs/{job}").json()["request"]["tokens"]
+    assert tokens[0::3][:3] == [2, 1, 1023]
+    page.get_by_role("button", name="Draw").click()
+    expect(page.locator(".plane")).to_be_visible()
+    page.goto("about:blank")
+    page.goto(f"{client.base_url}#job={job}")  # the numbers become boxes again, on the grid that the model reads
+    expect(page.locator("#tab-layout2img")).to_have_attribute("aria-selected", "true")
+    again = page.locator("#row-boxes .line").nth(1)
+    expect(again.locator("select")).to_have_value("1")
+    found = [float(side.input_value()) for side in again.locator(".sides input").all()]
+    assert found == pytest.approx([40, 50, 70, 80], abs=3)
+    expect(page.locator(".told")).to_have_count(0)
+    part = {"boxes": [{"box": [0, 0, 1, 1], "class_id": 2, "group": True}], "crop": [0, 0, 0.5, 0.5]}
+    cropped = client.post("/v1/layout2img", json=part).json()["id"]
+    page.goto("about:blank")
+    page.goto(f"{client.base_url}#job={cropped}")
+    expect(page.locator(".told")).to_contain_text("a part of its scene")
+    kept = page.locator("#field-boxes").evaluate("(node) => node.value")
+    assert kept == [{"box": [0, 0, 1, 1], "class_id": 2, "group": True}]
+
+
+def test_boxes_are_made_by_keyboard_alone_and_outlive_a_reload(page: Page) -> None:
+    page.click("#tab-layout2img")
+    page.locator(".toolbar").get_by_role("button", name="Add a box").press("Enter")
+    box = page.locator(".box")
+    expect(box).to_be_focused()
+    for key in ("ArrowRight", "ArrowRight", "ArrowUp", "Shift+ArrowDown"):
+        page.keyboard.press(key)
+    expect(box).to_have_attribute("aria-label", "person, from 29 % to 79 % across, 23 % to 75 % down")
+    page.locator("#row-boxes .sides input").first.fill("5")
+    page.keyboard.press("Tab")
+    expect(box).to_have_attribute("aria-label", re.compile("from 5 % to 79 %"))
+    for _ in range(2):
+        page.locator("#row-boxes").get_by_role("button", name="Add a box").click()
+    expect(page.locator("#row-boxes").get_by_role("button", name="Add a box")).to_be_disabled()  # three are read
+    box.last.focus()
+    page.keyboard.press("Delete")
+    expect(box).to_have_count(2)
+    page.fill("#field-width", "512")
+    assert page.locator(".board .canvas").evaluate("(node) => node.clientWidth / node.clientHeight") == pytest.approx(2)
+    page.reload()
+    expect(page.locator(".box")).to_have_count(2)

@@ -149,7 +149,7 @@ def test_dry_run_plans_and_makes_nothing(client: httpx2.Client, redis: Redis) ->
     answer = client.post("/v1/txt2img?dry_run=true", json=body)
     assert answer.status_code == 200, answer.text
     plan = answer.json()
-    assert plan["tokens"] == {"count": 10, "cut": "with stars"}
+    assert plan["tokens"] == {"count": 10, "specials": 2, "cut": "with stars"}
     assert plan["estimate"] == {"wait_s": 0.0, "gpu_s": pytest.approx(20 * 2 * 2 * 0.1 + 2 * 0.3 + 0.2)}
     assert plan["position"] == 0
     assert plan["request"]["seeds"] == [2**32 - 1, 0]

@@ -105,6 +105,7 @@ def test_a_dry_run_shows_chunks_tokens_and_weights(texts: httpx2.Client) -> None
     answer = post(texts, prompt=prompt, negative_prompt="with stars", prompt_syntax="weighted", dry=True).json()
     assert answer["tokens"] == {
         "count": 14,
+        "specials": 2,
         "cut": None,
         "chunks": [
             [
@@ -119,7 +120,7 @@ def test_a_dry_run_shows_chunks_tokens_and_weights(texts: httpx2.Client) -> None
     assert answer["negative_tokens"]["chunks"] == [[{"text": "with stars", "tokens": 2, "weight": 1.0}]]
     assert answer["warnings"] == []
     plain = post(texts, prompt="red heart", dry=True).json()
-    assert plain["tokens"] == {"count": 4, "cut": None}
+    assert plain["tokens"] == {"count": 4, "specials": 2, "cut": None}
     assert "negative_tokens" not in plain
 
 

@@ -32,9 +32,14 @@ class AsyncClient(Tasks[Awaitable[Job]]):
         *,
         timeout_s: float = 30.0,
         patience_s: float = 60.0,
+        refused_s: float | None = None,
     ) -> None:
         self._http = httpx.AsyncClient(**connection(server, api_key, timeout_s))
         self._patience_s = patience_s
+        self._refused_s = patience_s if refused_s is None else min(refused_s, patience_s)
+
+    def _patience(self) -> Patience:
+        return Patience(self._patience_s, self._refused_s)
 
     async def submit(self, kind: str, **fields: Any) -> Job:
         return Job.of(document(await self._send(task_call(kind, fields))))
@@ -65,11 +70,11 @@ class AsyncClient(Tasks[Awaitable[Job]]):
     async def events(self, job: Job) -> AsyncIterator[Event]:
         """Yield a job's events from its first on, as they happen, to the one that ends it; reconnects where need be."""
         following = Following(job.id)
-        patience = Patience(self._patience_s)
+        patience = self._patience()
         while not following.ended:
             try:
                 async for event in self._followed(following, patience):
-                    patience = Patience(self._patience_s)
+                    patience = self._patience()
                     yield event
             except httpx.TransportError as error:
                 await asyncio.sleep(patience.after_failure(error))
@@ -126,12 +131,13 @@ class AsyncClient(Tasks[Awaitable[Job]]):
         return document(await self._send(call))
 
     async def _send(self, call: Call) -> httpx.Response:
-        patience = Patience(self._patience_s)
+        patience = self._patience()
         while True:
             try:
                 answer = await self._http.request(
                     call.method, call.path, json=call.json, params=dict(call.params), headers=call.headers
                 )
+                self._refused_s = self._patience_s
                 pause = patience.after(answer)
             except httpx.TransportError as error:
                 pause = patience.after_failure(error)

@@ -42,11 +42,15 @@ def connection(server: str | None, api_key: str | None, timeout_s: float) -> dic
 
 
 class Patience:
-    """How long one call is tried, in seconds, and how long to pause before the next time."""
+    """How long one call is tried, in seconds, and how long to pause before the next time.
 
-    def __init__(self, seconds: float) -> None:
-        self._until = time.monotonic() + seconds
+    `refused_s` is how long where there is no connection at all, until the first sign that somebody is there.
+    """
+
+    def __init__(self, seconds: float, refused_s: float) -> None:
+        self._began = time.monotonic()
         self._seconds = seconds
+        self._refused_s = refused_s
         self._tries = 0
 
     def after_failure(self, error: httpx.TransportError) -> float:
@@ -56,9 +60,15 @@ class Patience:
             Unreachable: patience is over.
         """
         pause = self._pause()
-        if time.monotonic() + pause > self._until:
-            raise Unreachable(f"no answer in {self._seconds:g} s: {type(error).__name__} {error}".rstrip()) from error
-        return pause
+        refused = isinstance(error, httpx.ConnectError)
+        if not refused:
+            self._refused_s = self._seconds
+        seconds = self._refused_s if refused else self._seconds
+        if self._elapsed_s + pause <= seconds:
+            return pause
+        if refused:
+            raise Unreachable(f"no connection in {seconds:g} s ({error}); does latentd run there?") from error
+        raise Unreachable(f"no answer in {seconds:g} s: {type(error).__name__} {error}".rstrip()) from error
 
     def after(self, answer: httpx.Response) -> float | None:
         """Return the pause before asking again, None where the answer holds.
@@ -66,13 +76,18 @@ class Patience:
         Raises:
             Refused: it is a problem, or one that would pass, but not in time.
         """
+        self._refused_s = self._seconds
         if answer.is_success:
             return None
         if answer.status_code in AGAIN:
             pause = _told(answer) or self._pause()
-            if time.monotonic() + pause <= self._until:
+            if self._elapsed_s + pause <= self._seconds:
                 return pause
         raise Refused(_problem(answer))
+
+    @property
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._began
 
     def _pause(self) -> float:
         self._tries += 1

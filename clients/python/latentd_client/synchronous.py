@@ -21,8 +21,9 @@ from latentd_client.tasks import DryRun, Tasks, task_call
 class Client(Tasks[Job]):
     """One service and one key: `server` and `api_key` default to LATENTD_SERVER and LATENTD_API_KEY.
 
-    A call that gets no answer, or "later", is tried again for `patience_s`; each answer may take `timeout_s`. Methods
-    raise `Refused` for a problem, `Unreachable` for none. Threads may share a client.
+    A call that gets no answer, or "later", is tried again for `patience_s`, or for `refused_s` where nobody accepts
+    connections and nobody has answered before; each answer may take `timeout_s`. Methods raise `Refused` for a problem,
+    `Unreachable` for none. Threads may share a client.
     """
 
     def __init__(
@@ -32,9 +33,14 @@ class Client(Tasks[Job]):
         *,
         timeout_s: float = 30.0,
         patience_s: float = 60.0,
+        refused_s: float | None = None,
     ) -> None:
         self._http = httpx.Client(**connection(server, api_key, timeout_s))
         self._patience_s = patience_s
+        self._refused_s = patience_s if refused_s is None else min(refused_s, patience_s)
+
+    def _patience(self) -> Patience:
+        return Patience(self._patience_s, self._refused_s)
 
     def submit(self, kind: str, **fields: Any) -> Job:
         return Job.of(document(self._send(task_call(kind, fields))))
@@ -62,11 +68,11 @@ class Client(Tasks[Job]):
     def events(self, job: Job) -> Iterator[Event]:
         """Yield a job's events from its first on, as they happen, to the one that ends it; reconnects where need be."""
         following = Following(job.id)
-        patience = Patience(self._patience_s)
+        patience = self._patience()
         while not following.ended:
             try:
                 for event in self._followed(following, patience):
-                    patience = Patience(self._patience_s)
+                    patience = self._patience()
                     yield event
             except httpx.TransportError as error:
                 time.sleep(patience.after_failure(error))
@@ -123,12 +129,13 @@ class Client(Tasks[Job]):
         return document(self._send(call))
 
     def _send(self, call: Call) -> httpx.Response:
-        patience = Patience(self._patience_s)
+        patience = self._patience()
         while True:
             try:
                 answer = self._http.request(
                     call.method, call.path, json=call.json, params=dict(call.params), headers=call.headers
                 )
+                self._refused_s = self._patience_s
                 pause = patience.after(answer)
             except httpx.TransportError as error:
                 pause = patience.after_failure(error)

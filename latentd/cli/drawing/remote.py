@@ -16,7 +16,8 @@ from latentd.cli.console import plain
 from latentd.cli.drawing.order import Order
 from latentd.cli.drawing.outputs import Drawn, paths_for, progress_bar, warn, write
 
-PATIENCE_S = 15.0  # a server that is started anew is away for less; a wrong address isn't waited for much longer
+PATIENCE_S = 15.0  # a server that is started anew is away for less
+REFUSED_S = 1.5  # a wrong address isn't waited for; a server that has answered is
 HASTE_S = 2.0  # the same after Ctrl-C
 UNAUTHORIZED = 401
 
@@ -30,7 +31,7 @@ def draw(order: Order, server: str, api_key: SecretStr | None) -> None:
     paths = paths_for(order.out, max(1, order.fields.get("num_images", 1)), force=order.force)
     fields = _fields(order)
     key = "" if api_key is None else api_key.get_secret_value()
-    with _told(order, server), Client(server, key, patience_s=PATIENCE_S) as client:
+    with _told(order, server), Client(server, key, patience_s=PATIENCE_S, refused_s=REFUSED_S) as client:
         job: Job | None = None
         try:
             job = client.submit(order.kind, **fields)

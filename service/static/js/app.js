@@ -6,12 +6,12 @@ import { Cost } from "./form/cost.js";
 import { Desk } from "./form/desk.js";
 import { Form } from "./form/form.js";
 import { Order } from "./form/order.js";
-import { openPicture, pictureRow } from "./form/picture.js";
+import { chooseFile, openPicture, pictureRow } from "./form/picture.js";
 import { markTab, showTabs } from "./form/tabs.js";
 import { Gallery } from "./gallery/gallery.js";
 import { address, goTo } from "./lib/address.js";
 import * as api from "./lib/api.js";
-import { announce, button, byId, reveal } from "./lib/dom.js";
+import { announce, button, byId, icon, keepFocus, reveal, tell } from "./lib/dom.js";
 import * as keep from "./lib/keep.js";
 import { takeDropsAndPastes } from "./shell/drops.js";
 import { listenToRail, showRail } from "./shell/rail.js";
@@ -20,6 +20,8 @@ import { listenToShortcuts } from "./shell/shortcuts.js";
 import { listenToTheme } from "./shell/theme.js";
 import { Showing } from "./stage/showing.js";
 import { notice, stage } from "./stage/stage.js";
+
+const UNAUTHORIZED = 401;
 
 const service = new Service(modelsChanged);
 const form = new Form(byId("form"), {
@@ -40,13 +42,14 @@ const showing = new Showing(service, gallery, actionsOf);
 const draw = { onChange: () => desk.keepPicture(), feather: () => form.values().feather ?? 0 };
 
 async function start() {
+  byId("open-picture").append(icon("picture"));
   listenToTheme();
   listenToRail();
+  listenToKeys();
   try {
     await service.start();
   } catch (problem) {
-    const again = button("Try again", { onclick: () => location.reload() });
-    stage(notice("The service doesn't answer", problem.message, again));
+    stage(unusable(problem));
     return;
   }
   if (!service.kinds.length) {
@@ -64,25 +67,49 @@ async function start() {
   if (job && !asked.task) await fillFrom(job); // a link that somebody gave: the form is as its job had it
 }
 
+function unusable({ status, message }) {
+  const onclick = () => location.reload();
+  if (status === UNAUTHORIZED)
+    return notice("A key is needed", "This service is open to people who have one.", button("Enter it", { onclick }));
+  return notice("The service doesn't answer", message, button("Try again", { onclick }));
+}
+
 function listen() {
   takeDropsAndPastes(dropped);
+  byId("open-picture").addEventListener("click", () => chooseFile((file) => dropped(file, false)));
+  byId("form").addEventListener("board", leaveJob);
   byId("form").addEventListener("focusin", () => showing.ready().catch(() => undefined), { once: true }); // asked again
-  listenToShortcuts({
-    prompt: () => (showRail(true), form.focus()),
-    search: () => gallery.filters.focus(),
-    send: () => byId("form").requestSubmit(),
-    tab: (index) => service.kinds[index] && openTask(service.kinds[index]),
-  });
   addEventListener("hashchange", () => openAddress());
   addEventListener("pagehide", () => desk.keepValues());
 }
 
-/** A model was installed or removed. */
+/** What works before the service has answered, too. */
+function listenToKeys() {
+  byId("skip-form").addEventListener("click", () => form.focus());
+  byId("skip-stage").addEventListener("click", toPicture);
+  listenToShortcuts({
+    prompt: () => (showRail(true), form.focus()),
+    picture: toPicture,
+    search: () => gallery.filters.focus(),
+    send: () => byId("form").requestSubmit(),
+    tab: (index) => service.kinds[index] && openTask(service.kinds[index]),
+  });
+}
+
+/** Gives the stage the focus: the keys of a result are its own. */
+function toPicture() {
+  (byId("stage").querySelector(".result") ?? byId("stage")).focus();
+  reveal(byId("stage"));
+}
+
+/** A model or an add-on was installed or removed; who was writing goes on. */
 function modelsChanged() {
   if (!service.able(desk.kind).length) location.reload(); // there was nothing to do, or what is done has no model now
   showTabs(service.kinds, openTask);
   markTab(desk.kind);
   gallery.filters.tasks(service.kinds);
+  desk.keepValues();
+  keepFocus(byId("form"), showForm);
 }
 
 // The form
@@ -107,19 +134,24 @@ function showForm() {
   showPictureRow();
 }
 
+const PICTURES = { semantic2img: "Label map" };
+
 function showPictureRow() {
   const needed = order.starts();
-  const label = needed.includes("mask") ? "Picture and mask" : "Picture";
+  const label = needed.includes("mask") ? "Picture and mask" : (PICTURES[desk.kind] ?? "Picture");
   const showLabel = needed.includes("mask") ? "Mask" : "Show";
   const row = () => pictureRow(desk.picture, { label, showLabel, onFile: takePicture, onShow: leaveJob });
-  const depth = () => pictureRow(desk.depth, { name: "depth", label: "Depth map", onFile: takeDepth });
+  const near = { name: "depth", label: "Depth map", hint: "grey, the nearer the brighter" };
+  const depth = () => pictureRow(desk.depth, { ...near, onFile: takeDepth });
   form.slot.replaceChildren(...(needed.length ? [row()] : []), ...(needed.includes("depth") ? [depth()] : []));
 }
 
-function changed(event) {
+const SEEN = { feather: "feather", width: "size", height: "size" }; // fields that the stage shows, and what it listens to
+
+function changed({ target }) {
   desk.keepSoon();
   cost.changed();
-  if (event.target.name === "feather") document.dispatchEvent(new Event("feather"));
+  if (target.name in SEEN) document.dispatchEvent(new Event(SEEN[target.name]));
 }
 
 async function submit() {
@@ -157,8 +189,18 @@ async function fillFrom(job, image) {
   selectKind(job.kind);
   const label = desk.card.class_names?.[job.request.class_id]; // chosen by its name
   const controls = job.request.controls?.map((control, i) => ({ ...control, picture: source?.controls?.[i] }));
-  form.fill({ ...job.request, controls, seed: image?.seed ?? job.request.seed, ...(label && { label }) });
+  await fill({ ...job.request, controls, seed: image?.seed ?? job.request.seed, ...(label && { label }) });
   goTo({ task: job.kind, job: job.id }, true);
+}
+
+/** Fills the form with a resolved request; boxes became numbers in it. */
+async function fill({ tokens, ...values }) {
+  if (tokens && desk.card.layout) {
+    const { boxesOf, isCropped } = await import("./boxes/boxes.js");
+    values.boxes = boxesOf(tokens, desk.card);
+    if (isCropped(tokens, desk.card)) tell("That picture was a part of its scene; the form makes all of it.");
+  }
+  form.fill(values);
 }
 
 function filled() {
@@ -200,7 +242,9 @@ function uses() {
   const labels = {
     inpaint: ["Repaint a part", "brush"],
     img2img: ["Start from it", "picture"],
+    depth2img: ["Start from it, led by its depth", "picture"],
     upscale: [`Upscale ×${service.card("upscale")?.scale}`, "upscale"],
+    semantic2img: ["Use it as a label map", "picture"],
   };
   return service.kinds
     .filter((kind) => order.starts(kind).length && kind in labels)
@@ -221,7 +265,7 @@ async function takeSettings(settings) {
   if (values.model) desk.chooseModel(values.model, kind);
   selectKind(kind);
   await leaveJob();
-  form.fill(values);
+  await fill(values);
   form.showProblem(missing.length ? { message: missing.join(" ") } : null);
   filled();
 }
@@ -239,7 +283,8 @@ async function leaveJob() {
 function showSource() {
   const { kind, picture, card } = desk;
   const onIdea = (values) => (form.fill(values), byId("form").requestSubmit());
-  return showing.source(kind, { picture, card, files: order.starts(), draw, onIdea, onFile: takePicture });
+  const size = () => order.size();
+  return showing.source(kind, { picture, card, files: order.starts(), draw, size, onIdea, onFile: takePicture });
 }
 
 /** Shows a job on the stage and in the address; once it has ended, the next one costs something else. */
@@ -256,12 +301,24 @@ function compare(first, second) {
 
 /** What can be done with the pictures of a job. */
 function actionsOf(job, source) {
-  const able = uses().filter(({ kind }) => kind !== "upscale" || job.kind !== "upscale");
-  const withFile = ({ use, ...others }) => ({ ...others, use: async (image) => use(await api.imageFile(image)) });
+  const senseless = ["semantic2img", job.kind === "upscale" && "upscale"];
+  const able = uses().filter(({ kind }) => !senseless.includes(kind));
+  const withFile = ({ use, ...others }) => ({ ...others, use: (image) => takeImage(image, use) });
   const needed = order.starts(job.kind).length;
   const again = job.kind !== "upscale" && service.able(job.kind).length && (!needed || source?.file);
   const card = service.cards.find(({ id }) => id === job.request.model);
   return { uses: able.map(withFile), card, onReuse: reuse, onVariations: again ? variations : undefined };
+}
+
+/** Gives a stored picture to `use`; nothing is sent meanwhile, which would still be the request before. */
+async function takeImage(image, use) {
+  form.busy(true);
+  try {
+    await use(await api.imageFile(image));
+  } catch (problem) {
+    form.showProblem(problem);
+  }
+  form.busy(false);
 }
 
 async function reuse(job, image) {

@@ -5,7 +5,7 @@
 
 import { fieldsOf } from "./fields.js";
 import { openPicture } from "./picture.js";
-import { announce, debounced } from "../lib/dom.js";
+import { debounced, tell } from "../lib/dom.js";
 import * as keep from "../lib/keep.js";
 
 const PAUSE_MS = 250;
@@ -78,6 +78,7 @@ export class Desk {
     this.form.show(fieldsOf(kind, card, service.schemas, service.openapi, service.addOns(card)), carried, {
       cards: service.able(kind),
       card,
+      words: card.fields.includes("prompt") ? service.words(card) : [],
       action: kind === "upscale" ? `Upscale ×${card.scale}` : (ACTIONS[kind] ?? "Create"),
     });
     this.#drafts[kind] = { model: card.id, of: card.id, values: carried };
@@ -97,7 +98,7 @@ export class Desk {
     try {
       await keep.keepDraft(picture && { file: picture.file, operations: picture.mask?.operations ?? [] });
     } catch (error) {
-      announce(`This browser can't keep the picture for your next visit: ${error.message}`);
+      tell(`This browser can't keep the picture for your next visit: ${error.message}`);
     }
   }
 

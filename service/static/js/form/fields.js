@@ -36,6 +36,7 @@ const KNOWN = [
     unit: "px",
     help: "Pixels outside the mask that may blend into it.",
   },
+  { name: "boxes", place: "main", label: "Boxes", help: "What is where; drawn on the stage, or by left, top, right and bottom in percent." },
   { name: "width", place: "main", control: "number", label: "Width", unit: "px" },
   { name: "height", place: "main", control: "number", label: "Height", unit: "px" },
   { name: "num_images", place: "main", control: "count", label: "Pictures" },
@@ -163,6 +164,8 @@ function worded(name) {
 // Uploads, and what the page sets itself or has no use for.
 const UNSHOWN = new Set(["image", "mask", "depth", "mask_mode", "webhook_url", "timesteps", "model"]);
 
+const CLASS = new Set(["label", "class_id"]); // what the picture shows, as the prompt elsewhere
+
 // A preview costs one decode: six a picture are cheap beside its steps.
 const PREVIEWS = 6;
 
@@ -228,8 +231,9 @@ export function fieldsOf(kind, card, schemas, openapi, addOns) {
   }));
   const names = new Set(KNOWN.map(({ name }) => name));
   const others = card.fields.filter((name) => name in properties && !names.has(name) && !UNSHOWN.has(name));
-  const all = [...known, ...others.map((name) => described(name, branch(properties[name], openapi), card))];
-  return all.filter(Boolean).map((field) => withBounds(field, branch(properties[field.name], openapi), kind, card));
+  const own = others.map((name) => described(name, branch(properties[name], openapi), card)).filter(Boolean);
+  const all = [...own.filter(({ name }) => CLASS.has(name)), ...known, ...own.filter(({ name }) => !CLASS.has(name))];
+  return all.map((field) => withBounds(field, branch(properties[field.name], openapi), kind, card));
 }
 
 function withBounds(field, property, kind, card) {

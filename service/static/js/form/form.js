@@ -20,7 +20,7 @@ export class Form {
     this.#root = root;
     this.#handles = { lastSeed };
     this.tokens = tokenBar();
-    this.slot = h("div", { className: "slot essential" });
+    this.slot = h("div", { className: "slot" });
     this.model = h("select", { id: "field-model", onchange: () => onModel(this.model.value) });
     this.problem = h("div", { className: "problem", id: "problem", role: "alert", hidden: true });
     this.cost = h("p", { className: "cost", id: "cost" });
@@ -39,8 +39,8 @@ export class Form {
   }
 
   /** Shows `fields` with their defaults, then `values` of those that are among them. */
-  show(fields, values, { cards, card, action }) {
-    this.card = card;
+  show(fields, values, { cards, card, words, action }) {
+    Object.assign(this, { card, words });
     this.#inputs.clear();
     const places = { main: [], more: [], programs: [] };
     for (const field of fields) places[field.place].push(this.#row(field));
@@ -76,15 +76,14 @@ export class Form {
     this.#inputs.set(field.name, { field, input });
     if (field.name !== "prompt") return rowOf(field, input, this.#handles);
     const take = (prompt) => (this.fill({ prompt }), this.focus());
-    const row = rowOf(
+    return rowOf(
       field,
       input,
       this.#handles,
       styleChips(this.card.styles ?? [], input),
+      this.words.length > 0 && h("p", { className: "help words" }, `Embeddings to name in it: ${this.words.join(", ")}`),
       h("div", { className: "below" }, this.tokens.node, promptHistory(take)),
     );
-    row.classList.add("essential");
-    return row;
   }
 
   #modelRow(cards, card) {

@@ -23,7 +23,7 @@ export class Order {
   }
 
   /** The size of the answer, before it is enlarged. */
-  #size({ width, height }) {
+  size({ width, height } = this.form.values()) {
     const { picture, card } = this.desk;
     const side = card.native_size;
     return this.starts().length ? picture : { width: width ?? side, height: height ?? side };
@@ -35,9 +35,11 @@ export class Order {
     const fields = this.#fields;
     if (!card || (this.starts().length && !picture)) return null;
     const names = [...this.starts(), ...(fields.controls ?? []).map((_, i) => `control_${i}`)];
-    const size = this.#size(fields);
+    const size = this.size(fields);
     if (names.length && Math.max(size.width, size.height) > LARGEST_STAND_IN) return null;
-    const files = await Promise.all(names.map(async (name) => [name, await standIn(size, "#fff")]));
+    // White is no class of a label map; such a file is small.
+    const stand = (name) => (kind === "semantic2img" && name === "image" ? picture.file : standIn(size, "#fff"));
+    const files = await Promise.all(names.map(async (name) => [name, await stand(name)]));
     return { kind, fields: withoutKeys(fields), files: Object.fromEntries(files) };
   }
 
@@ -47,6 +49,7 @@ export class Order {
    */
   async ready() {
     const fields = this.#fields;
+    if (this.desk.card.layout && !fields.boxes) throw new Problem({ detail: "Draw a box first.", field: "boxes" });
     const source = await this.#source();
     const keys = (fields.controls ?? []).map(({ picture }) => picture);
     const files = { ...source, ...(keys.length && (await this.#controlFiles(fields))) };
@@ -74,7 +77,7 @@ export class Order {
 
   async #controlFiles(fields) {
     const { controlFile } = await import("./addons.js");
-    const file = (control) => controlFile(control, this.#size(fields));
+    const file = (control) => controlFile(control, this.size(fields));
     const files = await Promise.all(fields.controls.map(file));
     return Object.fromEntries(files.map((each, i) => [`control_${i}`, each]));
   }

@@ -44,7 +44,7 @@ export function fileInput(onFile, label = "Choose a picture") {
 }
 
 /** The form's row for a picture: thumbnail, name and size, and how to replace it; without `onShow` it isn't shown. */
-export function pictureRow(picture, { name = "image", label, onFile, onShow, showLabel }) {
+export function pictureRow(picture, { name = "image", label, hint = "drop, paste or choose", onFile, onShow, showLabel }) {
   const input = fileInput(onFile);
   const choose = button(
     picture ? "Replace" : "Choose",
@@ -61,7 +61,7 @@ export function pictureRow(picture, { name = "image", label, onFile, onShow, sho
       "div",
       { className: "picture-row" },
       picture ? thumbnail(picture) : h("span", { className: "thumb empty" }),
-      facts(picture),
+      facts(picture, hint),
       choose,
       edit,
     ),
@@ -70,12 +70,12 @@ export function pictureRow(picture, { name = "image", label, onFile, onShow, sho
   );
 }
 
-const facts = (picture) =>
+const facts = (picture, hint) =>
   h(
     "span",
     { className: "facts" },
     picture ? `${picture.width} × ${picture.height}` : "None yet",
-    h("small", {}, picture ? bytes(picture.file.size) : "drop, paste or choose"),
+    h("small", {}, picture ? bytes(picture.file.size) : hint),
   );
 
 export function thumbnail({ bitmap }) {
@@ -90,7 +90,10 @@ export function thumbnail({ bitmap }) {
 
 /** Asks for a file of the disk. */
 export function chooseFile(onFile) {
-  fileInput(onFile).click();
+  const input = Object.assign(fileInput(onFile), { tabIndex: -1 });
+  for (const end of ["change", "cancel"]) input.addEventListener(end, () => input.remove());
+  document.body.append(input); // one that is nowhere may be collected while its dialog is open
+  input.click();
 }
 
 /** The picture itself on a canvas of its own size. */

@@ -6,20 +6,24 @@
 import { button, h } from "../lib/dom.js";
 import { prompts } from "../lib/keep.js";
 
-/** A bar that `tell({count, cut}, window)` fills; empty where nobody counts. */
+/** A bar that `tell({count, specials, cut, chunks}, window)` fills with the prompt's own; empty where nobody counts. */
 export function tokenBar() {
   const meter = h("meter", { min: 0, "aria-label": "Tokens of the prompt" });
   const count = h("span", {});
   const cut = h("p", { className: "cut", hidden: true });
   const node = h("div", { className: "tokens" }, meter, count, cut);
   const tell = (tokens, window) => {
-    node.classList.toggle("known", Boolean(tokens?.count));
+    const known = Number.isInteger(tokens?.count);
+    node.classList.toggle("known", known);
     cut.hidden = !tokens?.cut;
-    if (!tokens?.count) return;
-    meter.max = window;
-    meter.high = window - 0.5;
-    meter.value = Math.min(tokens.count, window);
-    count.textContent = `${tokens.count} of ${window} tokens`;
+    if (!known) return;
+    const { specials = 0, chunks } = tokens; // each chunk is encoded by itself, with its own start and end
+    const parts = chunks?.length || 1;
+    const [own, room] = [tokens.count - parts * specials, window - specials];
+    meter.max = parts * room;
+    meter.high = meter.max - 0.5;
+    meter.value = Math.min(own, meter.max);
+    count.textContent = parts > 1 ? `${own} tokens, read in ${parts} parts` : `${own} of ${room} tokens`;
     if (tokens.cut) cut.replaceChildren("Not read: ", h("del", {}, tokens.cut));
   };
   return { node, tell };

@@ -12,6 +12,7 @@ const NAMES = {
   upscale: "Upscale",
   class2img: "Of a class",
   semantic2img: "From a map",
+  layout2img: "From boxes",
 };
 const STEPS = { ArrowRight: 1, ArrowLeft: -1 };
 
@@ -58,7 +59,6 @@ export function markTab(kind) {
     const selected = tab.dataset.kind === kind;
     tab.setAttribute("aria-selected", String(selected));
     tab.tabIndex = selected ? 0 : -1;
-    if (selected) byId("tabs").scrollLeft = tab.offsetLeft - (byId("tabs").clientWidth - tab.offsetWidth) / 2;
   }
   byId("form").setAttribute("aria-labelledby", `tab-${kind}`);
   document.body.dataset.kind = kind;

@@ -3,7 +3,7 @@
  */
 
 import * as api from "../lib/api.js";
-import { announce, button, h } from "../lib/dom.js";
+import { button, h, tell } from "../lib/dom.js";
 import { mine, store, stored } from "../lib/keep.js";
 import { Filters } from "./filters.js";
 import { Days } from "./days.js";
@@ -148,7 +148,7 @@ export class Gallery {
   async #cancelMine() {
     const ends = await Promise.allSettled(this.#mineUnderway().map(({ id }) => api.cancel(id)));
     const failed = ends.filter(({ status }) => status === "rejected");
-    announce(failed.length ? failed[0].reason.message : "Canceled");
+    tell(failed.length ? failed[0].reason.message : "Canceled");
     await this.refresh();
   }
 }

@@ -3,7 +3,7 @@
  */
 
 import * as api from "../lib/api.js";
-import { announce, button, h, openSheet, plural } from "../lib/dom.js";
+import { button, h, openSheet, plural, tell } from "../lib/dom.js";
 
 export class Selection {
   #picked = new Set();
@@ -72,7 +72,7 @@ export class Selection {
         "latentd",
       );
     } catch (problem) {
-      announce(problem.message);
+      tell(problem.message);
     }
   }
 
@@ -94,7 +94,7 @@ export class Selection {
   async #remove(jobs) {
     const ends = await Promise.allSettled(jobs.map(({ id }) => api.purge(id)));
     const failed = ends.filter(({ status }) => status === "rejected");
-    announce(failed.length ? failed[0].reason.message : `${plural(jobs.length, "job")} deleted`);
+    tell(failed.length ? failed[0].reason.message : `${plural(jobs.length, "job")} deleted`);
     this.#turn(false);
     this.onDeleted();
   }

@@ -27,7 +27,7 @@ export async function request(path, options = {}) {
   }
   if (answer.ok) return answer;
   const problem = await problemOf(answer);
-  if (problem.status === 401 && (await askForKey(problem.message))) return request(path, options);
+  if (problem.status === 401 && (await askForKey())) return request(path, options);
   throw problem;
 }
 
@@ -92,6 +92,7 @@ export const purge = (id) => request(`${jobPath(id)}?purge=true`, { method: "DEL
 export const openapi = () => json("openapi.json");
 export const models = () => json("v1/models");
 export const loras = () => json("v1/loras");
+export const embeddings = () => json("v1/embeddings");
 export const controlnets = () => json("v1/controlnets");
 
 /** One page of the newest jobs: `{items, next_cursor}`; `query` has limit, cursor, kind, status and q, where set. */

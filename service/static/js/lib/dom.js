@@ -56,6 +56,16 @@ export function announce(text) {
   if (region.textContent !== text) region.textContent = text;
 }
 
+const TOLD_MS = 5000;
+
+/** Says a sentence to everyone: what was done or went wrong where nothing else on the page shows it. */
+export function tell(text) {
+  announce(text);
+  const note = h("p", { className: "told", "aria-hidden": "true" }, text);
+  byId("told").replaceChildren(note);
+  setTimeout(() => note.remove(), TOLD_MS);
+}
+
 /** Seconds as people say them: 0.42 s, 7.1 s, 2 min 5 s. */
 export function seconds(value) {
   if (value < 1) return `${value.toFixed(2)} s`;
@@ -79,6 +89,18 @@ export function reveal(node) {
   const { top, bottom } = node.getBoundingClientRect();
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   if (top < 0 || bottom > innerHeight) node.scrollIntoView({ block: "start", behavior: still ? "auto" : "smooth" });
+}
+
+/** Lets `work` build `root` anew, and gives focus and caret back to the control of the same id. */
+export function keepFocus(root, work) {
+  const { activeElement: node } = document;
+  const { id, selectionStart, selectionEnd } = node;
+  const inside = id && root.contains(node);
+  work();
+  const again = inside && byId(id);
+  if (!again) return;
+  again.focus();
+  if (selectionStart !== null && again.setSelectionRange) again.setSelectionRange(selectionStart, selectionEnd);
 }
 
 /** Calls `work` once nothing has asked for it for `ms`. */

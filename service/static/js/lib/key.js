@@ -14,15 +14,16 @@ export function authorization() {
 }
 
 /** Asks for a key, once for all calls that wait; resolves to whether one was given. */
-export function askForKey(detail) {
-  asking ??= ask(detail).finally(() => (asking = null));
+export function askForKey() {
+  asking ??= ask().finally(() => (asking = null));
   return asking;
 }
 
-// The first time nobody has done anything wrong yet; later the service says what is wrong with the key.
-const told = (detail) => `That key doesn't open it: ${detail}`;
+// The first time nobody has done anything wrong yet. What the service says of a key is for programs.
+const UNKNOWN =
+  "That key isn't known here, has expired or was withdrawn. Is all of it there? Whoever runs the service can make another.";
 
-function ask(detail) {
+function ask() {
   const given = sessionStorage.getItem(NAME) !== null;
   const input = h("input", { id: "api-key", type: "password", autocomplete: "off", required: true, spellcheck: false });
   const form = h(
@@ -35,7 +36,7 @@ function ask(detail) {
       "This service is open to people who have a key. Whoever runs it gives you one; it looks like lat_… and stays in " +
         "this tab until you close it.",
     ),
-    given && h("p", { className: "error", role: "alert" }, told(detail)),
+    given && h("p", { className: "error", role: "alert" }, UNKNOWN),
     h("label", { htmlFor: "api-key" }, "Your key"),
     input,
     h("button", { type: "submit", className: "button primary" }, h("span", {}, "Continue")),

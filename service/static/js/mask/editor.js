@@ -3,7 +3,7 @@
  */
 
 import { chooseFile, pictureCanvas } from "../form/picture.js";
-import { announce, button, h, icon, openSheet, pictureBox } from "../lib/dom.js";
+import { button, h, icon, openSheet, pictureBox, tell } from "../lib/dom.js";
 import { zoomable } from "../stage/viewer.js";
 import { Mask } from "./mask.js";
 
@@ -33,15 +33,18 @@ export function maskEditor(picture, draw) {
   const stop = new AbortController();
   mask.addEventListener("change", showHalo, { signal: stop.signal });
   document.addEventListener("feather", () => (halo.isConnected ? showHalo() : stop.abort()), { signal: stop.signal });
+  const follow = () => (place.isConnected ? keepInView(mask.ring, place, view) : stop.abort());
+  mask.addEventListener("cursor", follow, { signal: stop.signal });
   showHalo();
   const caption = h("figcaption", {}, "Draw over what should be repainted. Nothing else changes, to the last bit.");
-  return h(
-    "figure",
-    { className: "frame editor" },
-    toolbar(mask),
-    h("div", { className: "place-frame" }, place, buttons),
-    caption,
-  );
+  return h("figure", { className: "frame editor" }, toolbar(mask, buttons), place, caption);
+}
+
+/** Moves a zoomed picture so that the brush, which keys move, is seen. */
+function keepInView(ring, place, view) {
+  const [inner, outer] = [ring, place].map((node) => node.getBoundingClientRect());
+  const past = (low, high) => Math.max(0, outer[low] - inner[low]) - Math.max(0, inner[high] - outer[high]);
+  view.move(past("left", "right"), past("top", "bottom"));
 }
 
 /** The picture's mask, made once. */
@@ -66,7 +69,7 @@ function drawHalo(halo, mask, feather) {
   paint.fillRect(0, 0, halo.width, halo.height);
 }
 
-function toolbar(mask) {
+function toolbar(mask, zoom) {
   const small = (label, act, symbol, title) =>
     button(label, { className: "button small", onclick: act, title }, symbol);
   const undo = small("Undo", () => mask.undo(), "undo", "Ctrl Z");
@@ -91,7 +94,7 @@ function toolbar(mask) {
     { className: "toolbar", role: "toolbar", "aria-label": "Mask tools", "aria-controls": "mask" },
     toolChoice(mask),
     brushSize(mask),
-    h("div", { className: "group" }, undo, redo, invert, clear, file, numbers),
+    h("div", { className: "group" }, undo, redo, invert, clear, file, numbers, zoom),
   );
 }
 
@@ -99,7 +102,7 @@ async function addFile(mask, file) {
   try {
     await mask.addFile(file);
   } catch (error) {
-    announce(error.message);
+    tell(error.message);
   }
 }
 

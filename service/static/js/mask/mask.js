@@ -16,7 +16,8 @@ const GROWTH = 1.25; // of the brush by ]
 
 /**
  * Operations: {type: stroke|rectangle|invert|clear|file, erase, size, points: [[x, y], …], file, bitmap}, in pixels of
- * the picture. `change` is dispatched after each, `tool` when a key chose another tool or size.
+ * the picture. `change` is dispatched after each, `tool` when a key chose another tool or size, `cursor` when one
+ * moved the brush.
  */
 export class Mask extends EventTarget {
   #operations = [];
@@ -231,6 +232,7 @@ export class Mask extends EventTarget {
     this.#cursor = [within(this.#cursor[0] + dx, width), within(this.#cursor[1] + dy, height)];
     if (this.#current) this.#extend(this.#cursor);
     this.#showRing();
+    this.dispatchEvent(new Event("cursor"));
     announce(`${Math.round((100 * this.#cursor[0]) / width)} %, ${Math.round((100 * this.#cursor[1]) / height)} %`);
   }
 

@@ -10,9 +10,11 @@ const KEYS = [
     [
       ["?", "This list"],
       ["/", "To the prompt"],
+      ["P", "To the picture"],
       ["G", "Search the gallery"],
       ["Ctrl Enter", "Send the request"],
       ["1 … 9 with Alt", "The task of that tab"],
+      ["Escape", "Leave the field, for these keys"],
     ],
   ],
   [
@@ -40,6 +42,14 @@ const KEYS = [
       ["B E R", "Brush, eraser, rectangle"],
       ["Ctrl Z, Ctrl Y", "Undo, redo"],
       ["Escape", "Drop what is being drawn"],
+    ],
+  ],
+  [
+    "Boxes",
+    [
+      ["Arrows", "Move the box"],
+      ["Shift Arrows", "Its right and lower side"],
+      ["Delete", "Remove it"],
     ],
   ],
 ];

@@ -26,6 +26,8 @@ export function listenToRail() {
     byId("rail-toggle").focus();
   });
   narrow.addEventListener("change", () => showRail(false));
+  const head = document.querySelector(".top");
+  new ResizeObserver(() => document.body.style.setProperty("--head", `${head.offsetHeight}px`)).observe(head);
   // The page ends above the sheet, whatever it holds.
   new ResizeObserver(([{ target }]) => {
     const height = narrow.matches && !target.classList.contains("open") ? target.offsetHeight : 0;

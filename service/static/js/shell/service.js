@@ -8,17 +8,15 @@ import { inOrder } from "../form/tabs.js";
 import { requestSchemas } from "../form/fields.js";
 
 const REFRESH_MS = 5000;
-const FORMLESS = new Set(["layout2img"]); // boxes are drawn by programs
 
 export class Service {
   cards = [];
-  #loras = [];
-  #controlnets = [];
-  #lists = {}; // of form/addons.js, where there is anything to add
+  #addOns = { loras: [], controlnets: [], embeddings: [] };
+  #inputs = {}; // of form/addons.js and boxes/list.js, where there is something for them
   #default = "";
   #onChange;
 
-  /** `onChange()` is called when the models have changed: one was installed, removed, or is served now. */
+  /** `onChange()` is called when a model or what can be added to one was installed or removed. */
   constructor(onChange) {
     this.#onChange = onChange;
   }
@@ -30,19 +28,19 @@ export class Service {
 
   /** Reads the models and the OpenAPI document, then the models again and again. Throws Problem if nobody answers. */
   async start() {
-    const asked = [api.openapi(), api.models(), api.loras(), api.controlnets()];
-    const [openapi, models, loras, controlnets] = await Promise.all(asked);
+    const [openapi, models, addOns] = await Promise.all([api.openapi(), api.models(), readAddOns()]);
     this.openapi = openapi;
     this.schemas = requestSchemas(openapi);
-    this.#take(models);
-    [this.#loras, this.#controlnets] = [loras.items, controlnets.items];
-    if (loras.items.length || controlnets.items.length) this.#lists = await import("../form/addons.js");
+    await this.#take(models, addOns);
     setInterval(() => this.#refresh(), REFRESH_MS);
+    // Who drops a file into the models folder does that elsewhere, and comes back.
+    addEventListener("focus", () => this.#refresh(readAddOns));
+    document.addEventListener("visibilitychange", () => document.hidden || this.#refresh(readAddOns));
   }
 
   /** Cards of the models that can do `kind` from this page. */
   able(kind) {
-    return kind in this.schemas && !FORMLESS.has(kind) ? this.cards.filter((card) => card.tasks.includes(kind)) : [];
+    return kind in this.schemas ? this.cards.filter((card) => card.tasks.includes(kind)) : [];
   }
 
   /** The card of `model` if it can do `kind`, else the service's default if that can, else the first that can. */
@@ -51,14 +49,21 @@ export class Service {
     return able.find(({ id }) => id === model) ?? able.find(({ id }) => id === this.#default) ?? able[0];
   }
 
-  /** What can be added to the model of `card`, by the request's field: `{cards, input}`; nothing where none fits. */
+  /** Fields of the model of `card` that have an `input` of their own; what can be added to it where any of the `cards` fits. */
   addOns(card) {
-    const fits = ({ unserved, context_width: width }) =>
-      !unserved && (!width || !card.context_width || width === card.context_width);
-    const { loraList, controlList } = this.#lists;
-    const all = { loras: [this.#loras, loraList], controls: [this.#controlnets, controlList] };
-    const found = Object.entries(all).map(([name, [cards, input]]) => [name, { cards: cards.filter(fits), input }]);
-    return Object.fromEntries(found.filter(([, { cards }]) => cards.length && card.fields.includes("prompt")));
+    const { loraList, controlList, boxList } = this.#inputs;
+    const { loras, controlnets } = this.#addOns;
+    const all = { loras: [loras, loraList], controls: [controlnets, controlList] };
+    const of = (cards) => cards.filter((each) => fits(card, each, each.context_width));
+    const found = Object.entries(all).map(([name, [cards, input]]) => [name, { cards: of(cards), input }]);
+    const some = found.filter(([, { cards }]) => cards.length && card.fields.includes("prompt"));
+    return Object.fromEntries(card.layout ? [...some, ["boxes", { card, input: boxList }]] : some);
+  }
+
+  /** Embeddings that prompts for the model of `card` can name. */
+  words(card) {
+    const width = ({ widths }) => widths.reduce((sum, each) => sum + each, 0);
+    return this.#addOns.embeddings.filter((each) => fits(card, each, width(each))).map(({ name }) => name);
   }
 
   /** Whether a live worker holds the model. */
@@ -66,20 +71,31 @@ export class Service {
     return this.cards.some(({ id, loaded }) => id === model && loaded);
   }
 
-  async #refresh() {
+  /** Reads the models, and by `addOns()` what can be added to them. */
+  async #refresh(addOns = () => this.#addOns) {
     try {
-      const before = this.kinds.join();
-      this.#take(await api.models());
-      if (this.kinds.join() !== before) this.#onChange();
+      const before = this.#installed;
+      await this.#take(...(await Promise.all([api.models(), addOns()])));
+      if (this.#installed !== before) this.#onChange();
     } catch (problem) {
       this.#say("bad", problem.status ? problem.message : "No answer from the service");
     }
   }
 
-  #take({ items, default: model }) {
+  async #take({ items, default: model }, addOns) {
+    const { loras, controlnets } = addOns;
+    if (loras.length || controlnets.length) Object.assign(this.#inputs, await import("../form/addons.js"));
+    if (items.some((card) => card.layout)) Object.assign(this.#inputs, await import("../boxes/list.js"));
     this.cards = items;
+    this.#addOns = addOns;
     this.#default = model;
     this.#show();
+  }
+
+  /** What there is, by name. */
+  get #installed() {
+    const all = [this.kinds, this.cards, ...Object.values(this.#addOns)];
+    return JSON.stringify(all.map((each) => each.map((card) => card.id ?? card.name ?? card)));
   }
 
   #show() {
@@ -91,4 +107,12 @@ export class Service {
     byId("service").className = `service ${state}`;
     byId("service").textContent = text;
   }
+}
+
+const fits = (card, { unserved }, width) => !unserved && (!width || !card.context_width || width === card.context_width);
+
+async function readAddOns() {
+  const lists = await Promise.all([api.loras(), api.controlnets(), api.embeddings()]);
+  const [loras, controlnets, embeddings] = lists.map(({ items }) => items);
+  return { loras, controlnets, embeddings };
 }

@@ -4,7 +4,7 @@
 
 import { byId } from "../lib/dom.js";
 
-/** Listens to the page's keys; `actions` are `{prompt, search, send, tab(index)}`. */
+/** Listens to the page's keys; `actions` are `{prompt, picture, search, send, tab(index)}`. */
 export function listenToShortcuts(actions) {
   byId("shortcuts").addEventListener("click", show);
   document.addEventListener("keydown", (event) => {
@@ -18,12 +18,13 @@ export function listenToShortcuts(actions) {
 
 const writes = (node) => node.matches?.("textarea, select, input:not([type=range], [type=checkbox], [type=radio])");
 
-function actionOf(event, { prompt, search, send, tab }) {
+function actionOf(event, { prompt, picture, search, send, tab }) {
   const { key } = event;
   if (key === "Enter" && (event.ctrlKey || event.metaKey)) return send;
+  if (key === "Escape" && writes(event.target)) return () => event.target.blur(); // so that keys are the page's again
   if (event.altKey && /^[1-9]$/.test(key)) return () => tab(Number(key) - 1);
   if (event.ctrlKey || event.metaKey || event.altKey || writes(event.target)) return undefined;
-  return { "?": show, "/": prompt, g: search, G: search }[key];
+  return { "?": show, "/": prompt, p: picture, P: picture, g: search, G: search }[key];
 }
 
 async function show() {

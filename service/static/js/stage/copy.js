@@ -2,7 +2,7 @@
  * Copies the call that makes a picture again: which fields it must name, and the menu of languages.
  */
 
-import { announce } from "../lib/dom.js";
+import { tell } from "../lib/dom.js";
 import { curl, javascript, openai, python, speaksOpenai } from "./calls.js";
 import { menu } from "./files.js";
 
@@ -77,7 +77,7 @@ export function copyMenu(job, image, card) {
   const names = Object.keys(LANGUAGES).filter((name) => name !== "OpenAI call" || speaksOpenai(job));
   const copy = (name) => async () => {
     await toClipboard(LANGUAGES[name](callOf(job, image, card)));
-    announce(`Copied as ${name}`);
+    tell(`Copied as ${name}`);
   };
   return menu(
     "Copy as",

@@ -3,7 +3,7 @@
  */
 
 import { imageFile } from "../lib/api.js";
-import { announce, h } from "../lib/dom.js";
+import { h, tell } from "../lib/dom.js";
 
 /** Hands a file to the browser, which saves it. */
 export function save(file, name = file.name) {
@@ -43,7 +43,7 @@ export function menu(label, id, items) {
     try {
       await act();
     } catch (problem) {
-      announce(problem.message);
+      tell(problem.message);
     }
   };
   details.addEventListener("keydown", (event) => {

@@ -27,7 +27,7 @@ export function resultView(job, before, actions) {
 class Result {
   #shown = null; // the image that is shown alone; null: all of them
   #view = null;
-  #place = h("div", { className: "place-frame" });
+  #place = h("div", { className: "frame" });
   #bar = h("div", { className: "actions", role: "group", "aria-label": "With this picture" });
   #facts = h("dl", { className: "facts" });
   #choices = h("div", { className: "choices strip", role: "group", "aria-label": "Pictures" });
@@ -54,8 +54,10 @@ class Result {
   show(image) {
     this.#shown = image;
     const about = image ?? this.job.images[0];
-    this.#place.replaceChildren(...(image ? this.#one(image) : [this.#grid()]));
-    this.#bar.replaceChildren(...this.#actionButtons(about));
+    const [place, zoom] = image ? this.#one(image) : [this.#grid(), ""];
+    this.#place.replaceWith(place);
+    this.#place = place;
+    this.#bar.replaceChildren(...this.#actionButtons(about), zoom);
     this.#facts.replaceChildren(...factRows(this.job, about));
     for (const choice of this.#choices.children)
       choice.setAttribute("aria-pressed", String(choice.dataset.id === (image?.id ?? "all")));

@@ -16,7 +16,9 @@ const DROP_TITLES = {
   inpaint: "A picture to repaint",
   img2img: "A picture to start from",
   upscale: "A picture to enlarge",
+  semantic2img: "A label map: a PNG whose pixels are class numbers",
 };
+const SOME = 12; // of a model's classes
 
 export function stage(...nodes) {
   byId("stage").replaceChildren(...nodes);
@@ -29,10 +31,11 @@ export const notice = (title, text, ...more) =>
  * What a request of `kind` starts from; `card` is undefined where no model can do the task, `files` names the pictures
  * that it needs.
  */
-export async function sourceView(kind, { picture, card, files, draw, onIdea, onFile }) {
+export async function sourceView(kind, { picture, card, files, draw, size, onIdea, onFile }) {
   if (!card)
     return notice("No model for this", "No installed checkpoint can do this task. The README says how to install one.");
-  if (!files.length) return ideas(card, onIdea);
+  if (card.layout) return (await import("../boxes/board.js")).boardView(card, size);
+  if (!files.length) return card.fields.includes("prompt") ? ideas(card, onIdea) : classes(card, onIdea);
   if (!picture) return dropPlace(DROP_TITLES[kind] ?? "A picture", "Drop it here, paste it, or", onFile);
   if (!files.includes("mask")) return pictureView(picture, kind === "upscale" ? enlarged(picture, card.scale) : "");
   const { maskEditor } = await import("../mask/editor.js");
@@ -69,6 +72,19 @@ function ideas(card, onIdea) {
         : "Write a prompt, or begin with one of these.",
     ),
     h("div", { className: "choices" }, list),
+  );
+}
+
+/** For models that are asked by a class alone. */
+function classes({ class_names: names, classes: count }, onIdea) {
+  const chosen = names?.filter((name, i) => names.length <= SOME || i % Math.ceil(names.length / SOME) === 0);
+  const list = chosen?.map((label) => button(label, { className: "button idea", onclick: () => onIdea({ label }) }));
+  return h(
+    "div",
+    { className: "welcome" },
+    h("h2", {}, "What should it be?"),
+    h("p", {}, names ? "Choose its class in the form, or begin with one of these." : `Choose its class, from 0 to ${count - 1}.`),
+    list && h("div", { className: "choices" }, list),
   );
 }
 

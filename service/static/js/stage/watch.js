@@ -3,7 +3,7 @@
  */
 
 import * as api from "../lib/api.js";
-import { announce } from "../lib/dom.js";
+import { announce, tell } from "../lib/dom.js";
 import { follow } from "../lib/events.js";
 import { ProgressView } from "./progress.js";
 
@@ -69,6 +69,6 @@ async function stop(id, view) {
     await api.cancel(id);
   } catch (problem) {
     view.cancel.disabled = false;
-    announce(problem.message);
+    tell(problem.message);
   }
 }

@@ -84,12 +84,15 @@ def test_tokens_and_what_is_cut(tmp_path: Path) -> None:
     folder = write_cards(tmp_path, PAINTER) / "painter"
     assert installed_cards(tmp_path) == {"painter": PAINTER}
     exact = "red heart on a navy background"
-    assert count_tokens(PAINTER, folder, exact).model_dump() == {"count": WINDOW, "cut": None}
-    assert count_tokens(PAINTER, folder, exact + "  With Stars ").model_dump() == {"count": 10, "cut": "With Stars"}
+    assert count_tokens(PAINTER, folder, exact).model_dump() == {"count": WINDOW, "specials": 2, "cut": None}
+    longer = count_tokens(PAINTER, folder, exact + "  With Stars ")
+    assert longer.model_dump() == {"count": 10, "specials": 2, "cut": "With Stars"}
     assert count_tokens(PAINTER, folder, "").count == 2
     assert count_tokens(UPSCALER, folder, "x").count is None
     long = resolved(Txt2ImgPost(prompt=exact + " with stars", negative_prompt=exact, guidance_scale=1.0))
-    assert [warning.field for warning in warnings_of(long, PAINTER, folder)] == ["prompt", "negative_prompt"]
+    cut, unused = warnings_of(long, PAINTER, folder)
+    assert (cut.field, unused.field) == ("prompt", "negative_prompt")
+    assert cut.message == "prompt is longer than the 6 tokens that the model reads; cut: “with stars”"
 
 
 def test_a_cards_tokenizer_is_in_its_folder(tmp_path: Path) -> None:
