@@ -8,16 +8,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
 
 from tests.gateway import settings_for
 from tests.service import free_port
+from tests.starved import allowance, process_starved_s, thread_starved_s
 
 ANSWER_S, PULSE_S = 5.0, 1.0  # within which any body of 32 MB is answered, and /livez meanwhile
+
+
+@dataclass(slots=True)
+class Watched:
+    """Seconds of a block, and of each /livez meanwhile."""
+
+    seconds: float = 0.0
+    pulse: list[float] = field(default_factory=list)
 
 
 class GatewayProcess:
@@ -58,6 +68,33 @@ class GatewayProcess:
         tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         return [int(pid) for task in tasks for pid in task.read_text().split()]
 
+    @contextmanager
+    def watched(self) -> Iterator[Watched]:
+        """Time the block, and /livez meanwhile, without what gateway, decoders and this process wait for a core."""
+        seen = Watched()
+        over, begun = threading.Event(), threading.Event()
+
+        def beat() -> None:
+            with httpx2.Client(base_url=self.client.base_url, timeout=60, trust_env=False) as client:
+                while not over.is_set():
+                    seen.pulse.append(_took(lambda: client.get("/livez"), self._loop_starved_s))
+                    begun.set()
+                    over.wait(0.02)
+
+        thread = threading.Thread(target=beat)
+        thread.start()
+        begun.wait(10)
+        allowed, began = allowance(lambda: process_starved_s(self.process.pid)), time.monotonic()
+        try:
+            yield seen
+            seen.seconds = time.monotonic() - began - allowed()
+        finally:
+            over.set()
+            thread.join()
+
+    def _loop_starved_s(self) -> float:
+        return thread_starved_s(self.process.pid, self.process.pid)
+
     def peak_mb(self) -> float:
         """The most memory that it ever held."""
         return peak_mb(self.process.pid)
@@ -65,29 +102,11 @@ class GatewayProcess:
     def stored(self) -> list[Path]:
         return [path for path in self.objects.rglob("*") if path.is_file()]
 
-    @contextmanager
-    def pulse(self) -> Iterator[list[float]]:
-        """How long /livez takes, asked again and again until the block ends."""
-        seconds: list[float] = []
-        over, begun = threading.Event(), threading.Event()
 
-        def beat() -> None:
-            with httpx2.Client(base_url=self.client.base_url, timeout=60, trust_env=False) as client:
-                while not over.is_set():
-                    began = time.monotonic()
-                    client.get("/livez")
-                    seconds.append(time.monotonic() - began)
-                    begun.set()
-                    over.wait(0.02)
-
-        thread = threading.Thread(target=beat)
-        thread.start()
-        begun.wait(10)
-        try:
-            yield seconds
-        finally:
-            over.set()
-            thread.join()
+def _took(ask: Callable[[], object], starved: Callable[[], float]) -> float:
+    allowed, began = allowance(starved), time.monotonic()
+    ask()
+    return time.monotonic() - began - allowed()
 
 
 def peak_mb(pid: int) -> float:
