@@ -15,7 +15,7 @@ run: .venv/.worker
 	@$(BIN)/latentd up
 
 test: .venv/.dev chromium tools
-	$(PYTEST) -n 2 --dist loadfile $(addprefix --ignore=,$(ALONE))
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(ALONE))
 	$(PYTEST) $(ALONE)
 
 # At most 90 s on two cores.

@@ -78,7 +78,7 @@ def refuse_some(service: Service) -> None:
 def cancel_one(service: Service) -> None:
     """A job that has begun."""
     job_id = post(service, steps=1000, num_images=4)
-    wait_for(lambda: status(service, job_id) == "running", 10, "the start of a job")
+    wait_for(lambda: status(service, job_id) == "running", 30, "the start of a job")
     service.client.delete(f"/v1/jobs/{job_id}")
     assert finish(service, job_id) == ["canceled"]
 
@@ -99,7 +99,7 @@ def lose_an_upload(service: Service) -> None:
 def kill_a_worker(service: Service) -> str:
     """kill -9 while it holds a job; the job's id, which is queued again within 20 s."""
     job_id = post(service, steps=300)
-    wait_for(lambda: status(service, job_id) == "running", 10, "the start of a job")
+    wait_for(lambda: status(service, job_id) == "running", 30, "the start of a job")
     (worker,) = service.named("worker")
     os.kill(worker, signal.SIGKILL)
     service.wait_until_served(worker)
@@ -152,7 +152,7 @@ def take_storage_away(service: Service) -> None:
     folder.write_text("no folder")
     try:
         job_id = post(service, steps=2)
-        wait_for(lambda: "storage is away" in service.log_path.read_text(), 20, "an error of storage")
+        wait_for(lambda: "storage is away" in service.log_path.read_text(), 60, "an error of storage")
     finally:
         folder.unlink()
         hidden.rename(folder)
