@@ -51,7 +51,7 @@ def status(service: Service, job_id: str) -> str:
     return str(service.client.get(f"/v1/jobs/{job_id}").json()["status"])
 
 
-def finish(service: Service, *job_ids: str, seconds: float = 120.0) -> list[str]:
+def finish(service: Service, *job_ids: str, seconds: float = 200.0) -> list[str]:
     """Wait until the jobs have ended; how they did."""
     ended = ("succeeded", "failed", "canceled")
     wait_for(lambda: all(status(service, job_id) in ended for job_id in job_ids), seconds, "the end of the jobs")
