@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ import httpx2
 
 from tests.gateway import settings_for
 from tests.service import free_port
-from tests.starved import allowance, process_starved_s, thread_starved_s
+from tests.starved import allowance
 
 ANSWER_S, PULSE_S = 5.0, 1.0  # within which any body of 32 MB is answered, and /livez meanwhile
 
@@ -71,29 +71,33 @@ class GatewayProcess:
     @contextmanager
     def watched(self) -> Iterator[Watched]:
         """Time the block, and /livez meanwhile, without what gateway, decoders and this process wait for a core."""
-        seen = Watched()
+        seen, allowed = Watched(), allowance(self.process.pid)
         over, begun = threading.Event(), threading.Event()
 
         def beat() -> None:
             with httpx2.Client(base_url=self.client.base_url, timeout=60, trust_env=False) as client:
                 while not over.is_set():
-                    seen.pulse.append(_took(lambda: client.get("/livez"), self._loop_starved_s))
+                    seen.pulse.append(self._livez_s(client))
+                    allowed()  # asked again and again, since decoders may be killed
                     begun.set()
                     over.wait(0.02)
 
         thread = threading.Thread(target=beat)
         thread.start()
         begun.wait(10)
-        allowed, began = allowance(lambda: process_starved_s(self.process.pid)), time.monotonic()
+        began = time.monotonic()
         try:
             yield seen
-            seen.seconds = time.monotonic() - began - allowed()
+            seen.seconds = time.monotonic() - began
         finally:
             over.set()
             thread.join()
+        seen.seconds -= allowed()
 
-    def _loop_starved_s(self) -> float:
-        return thread_starved_s(self.process.pid, self.process.pid)
+    def _livez_s(self, client: httpx2.Client) -> float:
+        allowed, began = allowance(self.process.pid, self.process.pid), time.monotonic()
+        client.get("/livez")
+        return time.monotonic() - began - allowed()
 
     def peak_mb(self) -> float:
         """The most memory that it ever held."""
@@ -101,12 +105,6 @@ class GatewayProcess:
 
     def stored(self) -> list[Path]:
         return [path for path in self.objects.rglob("*") if path.is_file()]
-
-
-def _took(ask: Callable[[], object], starved: Callable[[], float]) -> float:
-    allowed, began = allowance(starved), time.monotonic()
-    ask()
-    return time.monotonic() - began - allowed()
 
 
 def peak_mb(pid: int) -> float:

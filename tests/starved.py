@@ -8,32 +8,43 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def thread_starved_s(pid: int, thread: int) -> float:
-    """Seconds that one thread has waited for a core: the second number of its schedstat."""
-    return _starved_s(Path(f"/proc/{pid}/task/{thread}"))
+def allowance(pid: int | None = None, thread: int | None = None) -> Callable[[], float]:
+    """The seconds that this thread was starved of since now, and those of a process with its children, or one thread.
 
+    On an idle machine that is next to nothing. Threads are known from the first time that it is asked while they live:
+    where they may end in between it is asked again and again.
+    """
+    own = Path(f"/proc/{os.getpid()}/task/{threading.get_native_id()}")
 
-def process_starved_s(pid: int) -> float:
-    """Seconds that the threads of a process, and of its children, have waited for a core, all together."""
-    threads = list(Path(f"/proc/{pid}/task").glob("*"))
-    children = [int(child) for thread in threads for child in _text(thread / "children").split()]
-    return sum(map(_starved_s, threads)) + sum(map(process_starved_s, children))
-
-
-def allowance(*starved: Callable[[], float]) -> Callable[[], float]:
-    """The seconds that this thread and others were starved of since now; next to none on an idle machine."""
-    here = os.getpid(), threading.get_native_id()
-
-    def now() -> float:
-        return thread_starved_s(*here) + sum(each() for each in starved)
+    def now() -> dict[Path, float]:
+        found = {task: _starved_s(task) for task in {own, *_tasks(pid, thread)}}
+        return {task: seconds for task, seconds in found.items() if seconds is not None}
 
     before = now()
-    return lambda: max(0.0, now() - before)  # threads that ended take theirs along
+    last = dict(before)
+
+    def seconds() -> float:
+        last.update(now())
+        return sum(starved - before.get(task, 0.0) for task, starved in last.items())
+
+    return seconds
 
 
-def _starved_s(thread: Path) -> float:
-    told = _text(thread / "schedstat").split()
-    return int(told[1]) / 1e9 if told else 0.0
+def _tasks(pid: int | None, thread: int | None) -> list[Path]:
+    """Threads of a process and of its children, or one of them."""
+    if pid is None:
+        return []
+    if thread is not None:
+        return [Path(f"/proc/{pid}/task/{thread}")]
+    tasks = list(Path(f"/proc/{pid}/task").glob("*"))
+    children = [int(child) for task in tasks for child in _text(task / "children").split()]
+    return [*tasks, *(task for child in children for task in _tasks(child, None))]
+
+
+def _starved_s(task: Path) -> float | None:
+    """The second number of a thread's schedstat, nanoseconds on a run queue; None of one that has ended."""
+    told = _text(task / "schedstat").split()
+    return int(told[1]) / 1e9 if told else None
 
 
 def _text(path: Path) -> str:

@@ -20,7 +20,7 @@ from core.storage import open_store
 from service.app import create_app
 from tests.gateway import finish, png, running, settings_for
 from tests.integration.processes import wait_for
-from tests.starved import allowance, process_starved_s
+from tests.starved import allowance
 
 LONG_S = 60  # what would end by itself only then has been told
 
@@ -241,7 +241,7 @@ def test_a_stop_closes_streams_soon(redis: Redis, redis_url: str, tmp_path: Path
     with running(settings, app) as client:
         stream = read(client, client.post("/v1/txt2img", json={}).json()["id"])
         next(stream)
-        allowed, began = allowance(lambda: process_starved_s(os.getpid())), time.monotonic()
+        allowed, began = allowance(os.getpid()), time.monotonic()
         app.state.gateway.stopping.set()  # as the server's signal handler does
         assert list(stream) == []
         assert time.monotonic() - began - allowed() < 2
