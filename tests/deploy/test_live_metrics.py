@@ -22,6 +22,7 @@ from tests.service import Service
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 from workers.metrics.gpu import Gpu, GpuCollector
 
+pytestmark = pytest.mark.timeout(600)  # its one set-up has all the trouble, and shares the cores
 TILES = [
     (file.stem, panel) for file in sorted(DASHBOARDS.iterdir()) for panel in json.loads(file.read_text())["panels"]
 ]

@@ -42,7 +42,7 @@ FULL = Plan(
     twins=20,
 )
 SHORT = Plan(
-    jobs=24,
+    jobs=28,
     workers=2,
     kills=3,
     endless=False,
@@ -50,7 +50,7 @@ SHORT = Plan(
     rows=4,
     outstanding=8,
     length_s=(10.0, 14.0),
-    every_s=(4.0, 6.0),
+    every_s=(7.0, 9.0),
     twins=2,
     forked=True,
     limit_s=150.0,
