@@ -10,14 +10,24 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
 
 from tests.gateway import settings_for
 from tests.service import free_port
+from tests.starved import allowance
 
 ANSWER_S, PULSE_S = 5.0, 1.0  # within which any body of 32 MB is answered, and /livez meanwhile
+
+
+@dataclass(slots=True)
+class Watched:
+    """Seconds of a block, and of each /livez meanwhile."""
+
+    seconds: float = 0.0
+    pulse: list[float] = field(default_factory=list)
 
 
 class GatewayProcess:
@@ -58,36 +68,43 @@ class GatewayProcess:
         tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         return [int(pid) for task in tasks for pid in task.read_text().split()]
 
-    def peak_mb(self) -> float:
-        """The most memory that it ever held."""
-        return peak_mb(self.process.pid)
-
-    def stored(self) -> list[Path]:
-        return [path for path in self.objects.rglob("*") if path.is_file()]
-
     @contextmanager
-    def pulse(self) -> Iterator[list[float]]:
-        """How long /livez takes, asked again and again until the block ends."""
-        seconds: list[float] = []
+    def watched(self) -> Iterator[Watched]:
+        """Time the block, and /livez meanwhile, without what gateway, decoders and this process wait for a core."""
+        seen, allowed = Watched(), allowance(self.process.pid)
         over, begun = threading.Event(), threading.Event()
 
         def beat() -> None:
             with httpx2.Client(base_url=self.client.base_url, timeout=60, trust_env=False) as client:
                 while not over.is_set():
-                    began = time.monotonic()
-                    client.get("/livez")
-                    seconds.append(time.monotonic() - began)
+                    seen.pulse.append(self._livez_s(client))
+                    allowed()  # asked again and again, since decoders may be killed
                     begun.set()
                     over.wait(0.02)
 
         thread = threading.Thread(target=beat)
         thread.start()
         begun.wait(10)
+        began = time.monotonic()
         try:
-            yield seconds
+            yield seen
+            seen.seconds = time.monotonic() - began
         finally:
             over.set()
             thread.join()
+        seen.seconds -= allowed()
+
+    def _livez_s(self, client: httpx2.Client) -> float:
+        allowed, began = allowance(self.process.pid, self.process.pid), time.monotonic()
+        client.get("/livez")
+        return time.monotonic() - began - allowed()
+
+    def peak_mb(self) -> float:
+        """The most memory that it ever held."""
+        return peak_mb(self.process.pid)
+
+    def stored(self) -> list[Path]:
+        return [path for path in self.objects.rglob("*") if path.is_file()]
 
 
 def peak_mb(pid: int) -> float:

@@ -17,12 +17,6 @@ from tests.service import Service, free_port
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with Service() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return install(tmp_path_factory.mktemp("client") / "venv")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import tempfile
 import time
@@ -27,6 +28,7 @@ class Prometheus:
         self._port = free_port()
         self._client = httpx2.Client(base_url=f"http://127.0.0.1:{self._port}", timeout=10, trust_env=False)
         self._process: subprocess.Popen[bytes] | None = None
+        self._began = 0.0
 
     def ask(self, path: str, **parameters: Any) -> Any:
         """`data` of an answer of the HTTP API."""
@@ -52,6 +54,10 @@ class Prometheus:
         assert len(found) <= 1, found
         return found[0][1] if found else 0.0
 
+    def life(self) -> str:
+        """A range that holds all that it scraped, however long that took."""
+        return f"{math.ceil(time.monotonic() - self._began)}s"
+
     def targets(self) -> dict[str, list[str]]:
         """Health of the targets of each job."""
         found: dict[str, list[str]] = {}
@@ -69,7 +75,7 @@ class Prometheus:
     def __enter__(self) -> Prometheus:
         place = [f"--storage.tsdb.path={self._folder.name}/data", f"--web.listen-address=127.0.0.1:{self._port}"]
         command = ["prometheus", f"--config.file={self._file}", *place, "--log.level=error"]
-        self._process = subprocess.Popen(command)
+        self._process, self._began = subprocess.Popen(command), time.monotonic()
         until = time.monotonic() + START_S
         while not self._ready():
             assert self._process.poll() is None, "prometheus ended"

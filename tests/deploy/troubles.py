@@ -51,7 +51,7 @@ def status(service: Service, job_id: str) -> str:
     return str(service.client.get(f"/v1/jobs/{job_id}").json()["status"])
 
 
-def finish(service: Service, *job_ids: str, seconds: float = 120.0) -> list[str]:
+def finish(service: Service, *job_ids: str, seconds: float = 200.0) -> list[str]:
     """Wait until the jobs have ended; how they did."""
     ended = ("succeeded", "failed", "canceled")
     wait_for(lambda: all(status(service, job_id) in ended for job_id in job_ids), seconds, "the end of the jobs")
@@ -78,7 +78,7 @@ def refuse_some(service: Service) -> None:
 def cancel_one(service: Service) -> None:
     """A job that has begun."""
     job_id = post(service, steps=1000, num_images=4)
-    wait_for(lambda: status(service, job_id) == "running", 10, "the start of a job")
+    wait_for(lambda: status(service, job_id) == "running", 30, "the start of a job")
     service.client.delete(f"/v1/jobs/{job_id}")
     assert finish(service, job_id) == ["canceled"]
 
@@ -99,7 +99,7 @@ def lose_an_upload(service: Service) -> None:
 def kill_a_worker(service: Service) -> str:
     """kill -9 while it holds a job; the job's id, which is queued again within 20 s."""
     job_id = post(service, steps=300)
-    wait_for(lambda: status(service, job_id) == "running", 10, "the start of a job")
+    wait_for(lambda: status(service, job_id) == "running", 30, "the start of a job")
     (worker,) = service.named("worker")
     os.kill(worker, signal.SIGKILL)
     service.wait_until_served(worker)
@@ -152,7 +152,7 @@ def take_storage_away(service: Service) -> None:
     folder.write_text("no folder")
     try:
         job_id = post(service, steps=2)
-        wait_for(lambda: "storage is away" in service.log_path.read_text(), 20, "an error of storage")
+        wait_for(lambda: "storage is away" in service.log_path.read_text(), 60, "an error of storage")
     finally:
         folder.unlink()
         hidden.rename(folder)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable
 
@@ -14,14 +13,12 @@ from core.settings import Settings
 from jobs.worker import HEARTBEAT_TTL_S
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.faults import points
+from tests.forks import FORKS
 from tests.integration.rig import Rig
 
 MakeRig = Callable[..., Rig]
 SWEEP_S = 1.0
 STEPS = 120
-# A server that has torch in memory and no thread: its children start in a moment.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.faults.points"])
 
 
 def result_of(redis: Redis, job_id: str) -> JobResult:

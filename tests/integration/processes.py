@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from core.settings import Settings
 from latentd.child import die_with_parent
+from tests.forks import ForkedCommand
 
 START_S = 60.0
 
@@ -25,10 +26,16 @@ def wait_for(ready: Callable[[], bool], seconds: float, what: str) -> float:
     return time.monotonic() - began
 
 
-class WorkerProcess:
-    """`latentd worker --model tiny` with these settings; its log goes to a file."""
+COMMAND = ("worker", "--model", "tiny", "--device", "cpu")
 
-    def __init__(self, settings: Settings, folder: Path, drain_s: float = 30) -> None:
+
+class WorkerProcess:
+    """`latentd worker --model tiny` with these settings; its log goes to a file.
+
+    It starts behind its imports, unless the way to there counts, too: `forked`.
+    """
+
+    def __init__(self, settings: Settings, folder: Path, drain_s: float = 30, forked: bool = True) -> None:
         self.log = folder / f"worker-{time.monotonic_ns()}.log"
         environment = os.environ | {
             "REDIS_URL": settings.redis,
@@ -39,11 +46,9 @@ class WorkerProcess:
             "LATENTD_MAX_ROWS": str(settings.max_rows),
             "LATENTD_THREADS": "1",
         }
-        command = [sys.executable, "-m", "latentd", "worker", "--model", "tiny", "--device", "cpu"]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, env=environment, stderr=log, stdout=log, preexec_fn=die_with_parent
-            )
+        self.log.touch()
+        start = ForkedCommand if forked else _fresh
+        self.process: ForkedCommand | subprocess.Popen[bytes] = start(COMMAND, environment, self.log)
 
     def ready(self) -> None:
         """Wait until it serves."""
@@ -64,3 +69,10 @@ class WorkerProcess:
         """Resident memory, in MiB."""
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def _fresh(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """As a shell starts it."""
+    command = [sys.executable, "-m", "latentd", *arguments]
+    with log.open("wb") as output:
+        return subprocess.Popen(command, env=environment, stderr=output, stdout=output, preexec_fn=die_with_parent)

@@ -34,8 +34,9 @@ class Member:
 class Fleet:
     """Starts everything; `logs` are those of every worker that ever was."""
 
-    def __init__(self, settings: Settings, server: RedisServer, folder: Path, workers: int) -> None:
+    def __init__(self, settings: Settings, server: RedisServer, folder: Path, workers: int, forked: bool) -> None:
         self._settings = settings
+        self._forked = forked
         self._folder = folder
         self.server = server
         self.starts: list[float] = []  # seconds from a worker's start to its readiness
@@ -46,7 +47,7 @@ class Fleet:
         self.client = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
 
     def _start(self) -> Member:
-        process = WorkerProcess(self._settings, self._folder)
+        process = WorkerProcess(self._settings, self._folder, forked=self._forked)
         self.logs.append(process.log)
         return Member(process, time.monotonic())
 

@@ -19,6 +19,7 @@ class Plan:
     length_s: tuple[float, float]  # bounds of a job's length, from which its steps follow by a measurement
     every_s: tuple[float, float]  # bounds of the pause between two kills
     twins: int  # strict jobs that were resumed, compared with unbroken runs
+    forked: bool = False  # whether workers start behind their imports, which saves time and shows no starts
     seed: int = 20
     limit_s: float = 3600.0
 
@@ -41,7 +42,7 @@ FULL = Plan(
     twins=20,
 )
 SHORT = Plan(
-    jobs=40,
+    jobs=28,
     workers=2,
     kills=3,
     endless=False,
@@ -49,7 +50,8 @@ SHORT = Plan(
     rows=4,
     outstanding=8,
     length_s=(10.0, 14.0),
-    every_s=(4.0, 6.0),
+    every_s=(7.0, 9.0),
     twins=2,
+    forked=True,
     limit_s=150.0,
 )

@@ -43,10 +43,11 @@ class Plan:
     jobs: int
     measured: int
     workers: int  # of the two, those that are restarted
+    forked: bool = False  # whether workers start behind their imports
 
 
 FULL = Plan(jobs=300, measured=60, workers=2)
-SHORT = Plan(jobs=30, measured=16, workers=1)
+SHORT = Plan(jobs=30, measured=16, workers=1, forked=True)
 
 
 class GatewayProcess:
@@ -101,7 +102,7 @@ class Rolling:
             data = {"data_dir": self._folder / "data", "models_dir": self._folder / "models"}
             settings = Settings.model_validate({"redis_url": self._server.url, "model": "tiny", **data})
             gateways = [self._gateway(settings, port) for port in self._ports]
-            workers = [WorkerProcess(settings, self._folder) for _ in range(2)]
+            workers = [self._worker(settings) for _ in range(2)]
             proxy = Nginx(self._folder, self._proxy_port, balanced(self._proxy_port, self._ports))
             try:
                 proxy.ready()
@@ -115,6 +116,9 @@ class Rolling:
 
     def _gateway(self, settings: Settings, port: int) -> GatewayProcess:
         return GatewayProcess(settings, port, self._folder / f"gateway-{time.monotonic_ns()}.log")
+
+    def _worker(self, settings: Settings) -> WorkerProcess:
+        return WorkerProcess(settings, self._folder, forked=self._plan.forked)
 
     def _roll(self, settings: Settings, gateways: list[GatewayProcess], workers: list[WorkerProcess]) -> None:
         for place in range(2):
@@ -164,7 +168,7 @@ class Rolling:
         for place in range(self._plan.workers):
             began = time.monotonic()
             workers[place].stop(60)
-            workers[place] = WorkerProcess(settings, self._folder)
+            workers[place] = self._worker(settings)
             workers[place].ready()
             self._tell(f"worker {place} restarted in {time.monotonic() - began:.1f} s, {sum(self.ends.values())} ended")
 

@@ -28,7 +28,7 @@ def soak(plan: Plan, folder: Path, tell: Callable[[str], None]) -> tuple[list[st
     with RedisServer(aof=True) as server:
         tiny = tiny_settings(write_models(folder / "models"), server.url, folder / "data")
         settings = tiny.model_copy(update={"max_rows": plan.rows})
-        fleet = Fleet(settings, server, folder, plan.workers)
+        fleet = Fleet(settings, server, folder, plan.workers, plan.forked)
         try:
             fleet.wait_until_served()
             note(f"{plan.workers} workers serve after {', '.join(f'{one:.1f}' for one in fleet.starts)} s")

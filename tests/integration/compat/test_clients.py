@@ -26,12 +26,6 @@ STEPS = {"steps": 3, "seed": 7}
 MODEL = "emoji [1dbc50d567]"
 
 
-@pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with Service({"LATENTD_THREADS": "1"}) as started:
-        yield started
-
-
 @pytest.fixture
 def token(service: Service) -> Iterator[str]:
     """A key; with it keys are on until the test's end."""

@@ -10,7 +10,7 @@ from core.settings import Settings
 from jobs.end import Retention
 from tests.enqueue import enqueue, make_request
 from tests.integration.rig import Rig
-from tests.integration.test_worker import cancel
+from tests.integration.workers.test_worker import cancel
 from workers.objects.sweep import Sweeper
 
 KEEP_S = 1

@@ -21,7 +21,7 @@ from tests.engines import picture_bytes
 from tests.enqueue import enqueue, job_state, make_request
 from tests.gateway import PAINTER
 from tests.integration.rig import Rig, tiny_settings
-from tests.integration.test_resume import digests
+from tests.integration.workers.test_resume import digests
 from tests.tiny import write_tiny_upscale
 from workers.library.catalogue import write_missing_cards
 

@@ -12,7 +12,7 @@ from redis import Redis
 from contract.redis_keys import isolated_key, job_key, state_key
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.integration.rig import Rig
-from tests.integration.test_resume import kill
+from tests.integration.workers.test_resume import kill
 
 MakeRig = Callable[..., Rig]
 

@@ -19,7 +19,7 @@ from tests.embeddings import applied, write_embeddings
 from tests.enqueue import enqueue, job_state, make_request
 from tests.gateway import PAINTER, mask, png
 from tests.integration.rig import Rig, tiny_settings
-from tests.integration.test_resume import digests
+from tests.integration.workers.test_resume import digests
 from tests.loras import CASE
 from tests.tiny import write_tiny_upscale
 

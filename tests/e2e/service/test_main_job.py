@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from PIL import Image, ImageDraw
 
 from tests.service import Service
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with Service() as started:
-        yield started
 
 
 def opened(data: bytes) -> Image.Image:

@@ -12,7 +12,7 @@ from redis import Redis
 from contract.request import JobRequest
 from tests.enqueue import enqueue, job_state, make_request
 from tests.integration.rig import Rig, tiny_settings
-from tests.integration.test_resume import break_at, digests
+from tests.integration.workers.test_resume import break_at, digests
 from tests.tiny import write_tiny
 from workers.library import loading
 from workers.library.library import TRIES, offered

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from statistics import mean
 
-import pytest
 from PIL import Image
 
 from tests.pictures import SIZE, artwork, gradient, photographs, psnr
 from tests.service import Service
 
 BICUBIC = Image.Resampling.BICUBIC
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with Service() as started:
-        yield started
 
 
 def reduced(image: Image.Image) -> Image.Image:

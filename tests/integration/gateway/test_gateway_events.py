@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -18,8 +19,17 @@ from contract.events import Preview, Previews
 from contract.redis_keys import events_key, job_key, preview_key
 from core.storage import open_store
 from service.app import create_app
-from service.jobs.events import SLICE_S
 from tests.gateway import finish, png, running, settings_for
+from tests.integration.processes import wait_for
+from tests.starved import allowance
+
+LONG_S = 60  # what would end by itself only then has been told
+
+
+@pytest.fixture(scope="module")
+def gateway_settings() -> dict[str, object]:
+    """Waits as long as that."""
+    return {"max_wait_s": LONG_S}
 
 
 @pytest.fixture
@@ -129,13 +139,14 @@ def test_the_end_is_passed_on_at_once_to_streams_and_waits(
     client: httpx2.Client, redis: Redis, job_id: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However close steps follow each other, and whether or not anything was gathered."""
-    monkeypatch.setattr("service.jobs.events.SLICE_S", 4.0)  # the look that would find it, too
+    monkeypatch.setattr("service.jobs.events.SLICE_S", LONG_S)  # the look that would find it, too
     key = {"Idempotency-Key": "the-end"}
     waited = client.post("/v1/txt2img", json={"prompt": "x"}, headers=key).json()["id"]
     stream = read(client, job_id)
     assert next(stream)[1] == "queued"
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(client.post, "/v1/txt2img", json={"prompt": "x"}, headers=key | {"Prefer": "wait=9"})
+        headers = key | {"Prefer": f"wait={LONG_S}"}
+        waiting = pool.submit(client.post, "/v1/txt2img", json={"prompt": "x"}, headers=headers, timeout=2 * LONG_S)
         time.sleep(0.2)
         add_step(redis, job_id, 1)
         assert next(stream)[2] == {"step": 1, "steps": 20}
@@ -144,19 +155,20 @@ def test_the_end_is_passed_on_at_once_to_streams_and_waits(
             finish(redis, open_store(str(folder / "data" / "objects")), each, png())
         assert [kind for _, kind, _ in stream] == ["succeeded"]
         assert waiting.result().json()["status"] == "succeeded"
-        assert time.monotonic() - began < 2, "not by the look"
+        assert time.monotonic() - began < LONG_S / 2, "not by the look"
 
 
 def test_an_end_that_nobody_told_of_is_found(client: httpx2.Client, redis: Redis) -> None:
-    headers = {"Prefer": "wait=5", "Idempotency-Key": "untold"}
+    headers = {"Prefer": f"wait={LONG_S}", "Idempotency-Key": "untold"}
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(client.post, "/v1/txt2img", json={"prompt": "x"}, headers=headers)
+        waiting = pool.submit(client.post, "/v1/txt2img", json={"prompt": "x"}, headers=headers, timeout=2 * LONG_S)
+        wait_for(lambda: bool(redis.keys(job_key("*"))), 10, "submission")
         time.sleep(0.2)
         (key,) = redis.keys(job_key("*"))
         redis.hset(key, "status", "canceled")
         began = time.monotonic()
         assert waiting.result().json()["status"] == "canceled"
-        assert time.monotonic() - began < SLICE_S + 0.5
+        assert time.monotonic() - began < LONG_S / 2, "by the look, each SLICE_S, and not by the end of the wait"
 
 
 def test_a_canceled_job_closes_its_stream(client: httpx2.Client, job_id: str) -> None:
@@ -212,12 +224,12 @@ def test_event_streams_have_a_bound(redis: Redis, redis_url: str, tmp_path: Path
         assert int(refused.headers["retry-after"]) > 0
         assert client.get(f"/v1/jobs/{job_id}").status_code == 200
         streams[0].close()  # type: ignore[attr-defined]
-        ends = time.monotonic() + 5
+        ends = time.monotonic() + 10
         third = _opened(client, job_id, ends)
         client.delete(f"/v1/jobs/{job_id}")
         assert [kind for _, kind, _ in third] == ["canceled"]
         assert [kind for _, kind, _ in streams[1]] == ["canceled"]
-        again = _opened(client, job_id, time.monotonic() + 5)
+        again = _opened(client, job_id, time.monotonic() + 10)
         assert [kind for _, kind, _ in again] == ["canceled"]
 
 
@@ -244,7 +256,7 @@ def test_a_client_that_leaves_takes_its_wait_along(client: httpx2.Client, redis:
     with wait, pytest.raises(httpx2.ReadTimeout):
         wait.post("/v1/txt2img", json={}, headers={"Prefer": "wait=5"})
     stream.close()  # type: ignore[attr-defined]
-    ends = time.monotonic() + 3
+    ends = time.monotonic() + 10
     while blocked(redis):
         assert time.monotonic() < ends
         time.sleep(0.05)
@@ -257,7 +269,7 @@ def test_a_stop_closes_streams_soon(redis: Redis, redis_url: str, tmp_path: Path
     with running(settings, app) as client:
         stream = read(client, client.post("/v1/txt2img", json={}).json()["id"])
         next(stream)
-        began = time.monotonic()
+        allowed, began = allowance(os.getpid()), time.monotonic()
         app.state.gateway.stopping.set()  # as the server's signal handler does
         assert list(stream) == []
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began - allowed() < 2

@@ -31,8 +31,10 @@ def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
     """Starts workers on the test's Redis, and kills what is left of them."""
     started: list[WorkerProcess] = []
 
-    def begin(*, used: Settings = settings, drain_s: float = 30, ready: bool = True) -> WorkerProcess:
-        started.append(WorkerProcess(used, tmp_path, drain_s))
+    def begin(
+        *, used: Settings = settings, drain_s: float = 30, ready: bool = True, forked: bool = True
+    ) -> WorkerProcess:
+        started.append(WorkerProcess(used, tmp_path, drain_s, forked))
         if ready:
             started[-1].ready()
         return started[-1]
@@ -53,7 +55,7 @@ def images_of(settings: Settings, job_id: str) -> list[str]:
 
 
 def test_a_worker_shows_itself_keeps_its_size_and_leaves(redis: Redis, start: Start) -> None:
-    worker = start()
+    worker = start(forked=False)
     assert ModelCard.model_validate_json(redis.hget(CARDS_KEY, "tiny") or "").id == "tiny"
     wait_for(lambda: redis.zcard(serving_key("tiny")) == 1, 5, "serving")
     assert [one.get_state() for one in BaseWorker.all(connection=redis)] == ["idle"]
@@ -193,7 +195,7 @@ def test_a_worker_whose_clock_is_ahead_keeps_deadlines(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(AHEAD)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    start()
+    start(forked=False)
     enqueue(redis, "a", make_request(deadline_ms=60_000))
     wait_for(lambda: status(redis, "a") not in ("queued", "running"), 30, "end")
     assert status(redis, "a") == "succeeded", job_state(redis, "a")

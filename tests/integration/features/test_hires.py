@@ -20,7 +20,7 @@ from core.settings import Settings
 from core.text import as_text
 from tests.enqueue import enqueue, job_state, make_request
 from tests.integration.rig import MODELS, Rig
-from tests.integration.test_resume import break_at, digests, shown_steps
+from tests.integration.workers.test_resume import break_at, digests, shown_steps
 from tests.tiny import write_tiny, write_tiny_upscale
 from workers.library import loading
 from workers.library.catalogue import find_cards

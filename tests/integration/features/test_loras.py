@@ -19,7 +19,7 @@ from tests.enqueue import enqueue, job_state, make_request
 from tests.gateway import PAINTER, mask, png
 from tests.integration.conftest import MakeRig
 from tests.integration.rig import Rig, tiny_settings, write_models
-from tests.integration.test_resume import break_at, digests
+from tests.integration.workers.test_resume import break_at, digests
 from tests.loras import applied, write_loras, write_middle
 
 STYLE = LoraCard(id="style", hash="a" * 64, family="sd1", context_width=768, rank=8, trigger_words=("sks",))

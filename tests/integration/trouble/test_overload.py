@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from contract.redis_keys import job_key
 from core.settings import Settings
 from tests.gateway import running
 from tests.integration.rig import Rig
+from tests.starved import allowance
 from workers.metrics.step_times import write_cells
 
 SECONDS = 16.0
@@ -92,11 +94,13 @@ def test_four_times_the_capacity(redis: Redis, settings: Settings) -> None:
     worker = Paced(rig)
     with running(limited) as client:
         worker.start()
+        starved = allowance(os.getpid())
         try:
             asked = flood(client, SECONDS / 2)
             before = bulk_steps(redis, asked)
             asked += flood(client, SECONDS / 2)
             advanced = bulk_steps(redis, asked) > before > 0
+            even = max(0.05, 1 - starved() / SECONDS)  # what others left of the time: steps take up to 1 / even as long
         finally:
             worker.done.set()
             worker.join()
@@ -107,12 +111,12 @@ def test_four_times_the_capacity(redis: Redis, settings: Settings) -> None:
     waits = [(each, _next(claimed["interactive"], each.at)) for each in told]
     errors = sorted(_off(each.retry_after, wait) for each, wait in waits if wait is not None)
     assert len(errors) >= 8
-    assert errors[len(errors) * 9 // 10] <= 0.5, errors
+    assert errors[len(errors) * 9 // 10] <= 0.5 / even, errors
     assert advanced, "bulk starves"
     # Bulk's room is a minute away, behind interactive jobs without end: all its answers must name the same moment.
     moments = [each.at + each.retry_after for each in asked if each.status == 429 and each.lane == "bulk"]
     named = [moment - asked[-1].at for moment in moments[len(moments) // 2 :]]
-    assert min(named) >= 0.5 * max(named), named
+    assert min(named) >= 0.5 * even * max(named), named
 
 
 def bulk_steps(redis: Redis, asked: list[Asked]) -> int:
