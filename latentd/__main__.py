@@ -1,5 +1,5 @@
 """`python -m latentd`."""
 
-from latentd.cli import main
+from latentd.cli import process
 
-main()
+process()

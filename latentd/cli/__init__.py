@@ -47,16 +47,17 @@ def options(
     """Turn prompts, masks and small pictures into images with latent diffusion models."""
 
 
-def main() -> None:
-    """Run the command; an expected error is one line on standard error and exit code 1, a fault of ours 70."""
+def process() -> None:
+    """Be the process: run the command, and end."""
     try:
-        _run()
+        main()
     except SystemExit as ended:
         _leave(ended)
         raise
 
 
-def _run() -> None:
+def main() -> None:
+    """Run the command; an expected error is one line on standard error and exit code 1, a fault of ours 70."""
     try:
         app()
     except LatentdError as error:
@@ -68,9 +69,10 @@ def _run() -> None:
 
 
 def _leave(ended: SystemExit) -> None:
-    """End the process at once if a thread is fusing kernels: it takes a minute, and Python aborts what it leaves."""
+    """End the process at once where a compiler was at work: its own ending waits for its helpers, for minutes, and
+    Python aborts a process whose threads still compile."""
     fused = sys.modules.get("models.pipeline.fused")
-    if fused is not None and fused.making():
+    if "torch._inductor.async_compile" in sys.modules or (fused is not None and fused.making()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(ended.code if isinstance(ended.code, int) else int(ended.code is not None))

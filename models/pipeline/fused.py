@@ -109,8 +109,16 @@ class FusedNetwork:
 
 
 def making() -> bool:
-    """Tell whether a thread of this process is making something: a process that ends meanwhile is aborted."""
+    """Tell whether a thread of this process is making something."""
     return ALONE.locked()
+
+
+def settled() -> bool:
+    """Wait for what a thread is making; tell whether one was: memory that lacked meanwhile may be there again."""
+    if not making():
+        return False
+    with ALONE:
+        return True
 
 
 def _twin(network: nn.Module) -> nn.Module:

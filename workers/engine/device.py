@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from contract.common import Numerics
+from models.pipeline.fused import settled
 
 CPU_WORDS = ("allocate memory", "could not create a primitive")
 
@@ -121,17 +122,25 @@ class Aside:
 
 
 def or_none(work: Callable[[], T]) -> T | None:
-    """Return the result of `work`, None if it ran out of memory; what it had allocated is free again by then."""
-    try:
-        return work()
-    except (MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
-            raise
-    # Outside the handler, where the traceback no longer holds the tensors of the failed call.
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return None
+    """Return the result of `work`, None if it ran out of memory; what it had allocated is free again by then.
+
+    What lacks while kernels are fused beside the work is asked for again once they are: fusing takes as much as a call.
+    """
+    waited = False
+    while True:
+        try:
+            return work()
+        except (MemoryError, RuntimeError) as error:
+            if not _is_memory(error):
+                raise
+        # Outside the handler, where the traceback no longer holds the tensors of the failed call.
+        again = not waited and settled()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if not again:
+            return None
+        waited = True
 
 
 def _is_memory(error: Exception) -> bool:

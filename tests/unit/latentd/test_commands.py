@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from core.version import __version__
 from latentd.cli import app, main
 from latentd.cli.console import counted
 from service.auth import keys
+from tests.modules import ROOT
 from tests.tiny import write_tiny, write_tiny_inpaint, write_tiny_upscale
 
 LONG = "a-model-with-a-name-that-is-longer-than-the-usual-terminal-is-wide-" * 2
@@ -215,3 +217,17 @@ def test_a_text_model_without_a_tokenizer_is_left_out_with_what_it_needs(run: An
     assert needed in " ".join(run("models", "inspect", str(models / "mute")).split())
     shutil.copytree(models / "tiny" / "tokenizer", models / "mute" / "tokenizer")
     run("generate", "red", "--model", "mute", "--steps", "1")
+
+
+def test_a_process_ends_at_once_with_its_status_while_a_thread_compiles() -> None:
+    """Python would wait for what the compiler registered to run at the end, or abort."""
+    code = (
+        "import atexit, sys; import models.pipeline.fused as fused; from latentd.cli import process\n"
+        "atexit.register(lambda: print('waits')); fused.ALONE.acquire(); sys.argv[0] = 'latentd'; process()"
+    )
+    for arguments, status in ((["--version"], 0), (["models", "inspect", "nowhere"], 1)):
+        ended = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=ROOT, check=False, capture_output=True, text=True
+        )
+        assert (ended.returncode, "waits" in ended.stdout) == (status, False), ended.stderr
+        assert ended.stdout + ended.stderr

@@ -66,10 +66,10 @@ def test_helper_processes_encode_and_choose_the_same_latents(tmp_path: Path) -> 
     train(autoencoder_run(tmp_path, steps=1))
     seen = []
     for workers in (0, 2):
-        out, cache = tmp_path / f"run-{workers}", {"folder": tmp_path / f"cache-{workers}", "chunk": 6}
+        out, cache = tmp_path / f"run-{workers}", tmp_path / f"cache-{workers}"
         data = {"folder": tmp_path / "data", "size": SIZE, "workers": workers}
-        told = train(ldm_run(tmp_path, concat="mask-latent", steps=2, out=out, cache=cache, data=data))
-        seen.append((told, *(next(cache["folder"].rglob(f"{n}.npy")).read_bytes() for n in ("latent", "concat"))))
+        run = ldm_run(tmp_path, concat="mask-latent", steps=2, out=out, cache={"folder": cache, "chunk": 6}, data=data)
+        seen.append((train(run), *(next(cache.rglob(f"{name}.npy")).read_bytes() for name in ("latent", "concat"))))
     assert seen[0] == seen[1]
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from threading import Event, Thread
+from time import sleep
+
 import pytest
 import torch
 
+from models.pipeline.fused import ALONE, making
 from tests.engines import tiny_models
 from workers.engine.device import configure, numerics_of, or_none
 
@@ -33,6 +37,29 @@ def test_other_errors_and_results_pass() -> None:
     assert or_none(lambda: 3) == 3
     with pytest.raises(RuntimeError, match="shape"):
         or_none(lambda: torch.zeros(2).view(3))
+
+
+def test_what_lacks_while_kernels_are_fused_is_asked_for_again_once_they_are() -> None:
+    begun, asked = Event(), list[bool]()
+
+    def fuse() -> None:
+        with ALONE:
+            begun.set()
+            while not asked:
+                sleep(0.001)
+
+    def work() -> int:
+        asked.append(making())
+        if making():
+            raise MemoryError
+        return 3
+
+    fusing = Thread(target=fuse)
+    fusing.start()
+    begun.wait()
+    assert or_none(work) == 3
+    fusing.join()
+    assert asked == [True, False]
 
 
 def test_numerics_name_what_bytes_depend_on() -> None:
