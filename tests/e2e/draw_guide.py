@@ -1,4 +1,4 @@
-"""Draws docs/images/guide-*.webp with the default models, as docs/guide.md does: `python -m tests.e2e.draw_guide`.
+"""Draws the pictures of README, guide and the page's start with the default models: `python -m tests.e2e.draw_guide`.
 
 Seeds are those of the guide, and jobs are strict, so that the same machine draws the same pictures again.
 """
@@ -19,16 +19,25 @@ SIDE, GAP = 256, 8
 QUALITY = 88  # of WebP: some 10 KB a picture
 SEED = 1
 PROMPTS = ("red heart", "automobile", "purple heart, 3d style", "rocket")
+README = (
+    *("red heart", "automobile", "dog face", "penguin", "strawberry", "guitar"),
+    *("butterfly", "purple heart, 3d style", "tree", "sunflower", "lion, noto style", "smiling face with sunglasses"),
+)
+SAMPLES = {  # file → prompt and seed, as service/static/js/stage/stage.js tells them
+    "penguin": ("penguin", 7),
+    "heart": ("red heart on a navy background", 3),
+    "face": ("smiling face with sunglasses", 2),
+}
 STRENGTHS = (0.4, 0.6, 0.9)
 SAMPLERS = (("ddim", 4), ("ddim", 12), ("dpmpp_2m", 10), ("unipc", 8))
 WHITE_FROM = 245  # of 255: what is the heart's ground
 CORNER = (150, 20, 214, 84)  # where the heart's edge is looked at closely
 
 
-def draw(client: Client, kind: str, *pictures: Image.Image, **fields: Any) -> Image.Image:
+def draw(client: Client, kind: str, *pictures: Image.Image, seed: int = SEED, **fields: Any) -> Image.Image:
     """The picture of one job."""
     named = dict(zip(("image", "mask"), pictures, strict=False))
-    job = client.submit(kind, seed=SEED, determinism="strict", **named, **fields)
+    job = client.submit(kind, seed=seed, determinism="strict", **named, **fields)
     return client.images(job)[0].convert("RGB")
 
 
@@ -38,6 +47,24 @@ def save(name: str, pictures: Sequence[Image.Image]) -> None:
     for i, picture in enumerate(pictures):
         row.paste(picture.convert("RGB"), (i * (SIDE + GAP), 0))
     row.save(FOLDER / f"guide-{name}.webp", quality=QUALITY, method=6)
+
+
+def save_drawn(pictures: Sequence[Image.Image]) -> None:
+    """The README's first: six in a row, smaller."""
+    side, columns = 160, 6
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (GAP + columns * (side + GAP), GAP + rows * (side + GAP)), (243, 241, 236))
+    for i, picture in enumerate(pictures):
+        small = picture.resize((side, side), Image.Resampling.LANCZOS)
+        sheet.paste(small, (GAP + i % columns * (side + GAP), GAP + i // columns * (side + GAP)))
+    sheet.save(FOLDER / "drawn.png", optimize=True)
+
+
+def save_samples(client: Client) -> None:
+    """What the page shows before there is a picture."""
+    for name, (prompt, seed) in SAMPLES.items():
+        picture = draw(client, "txt2img", prompt=prompt, seed=seed).resize((192, 192), Image.Resampling.LANCZOS)
+        picture.save(ROOT / "service" / "static" / "samples" / f"{name}.webp", quality=QUALITY, method=6)
 
 
 def rough_face() -> Image.Image:
@@ -81,6 +108,8 @@ def main() -> None:
     with Service() as service, Client(service.url) as client:
         drawn = {prompt: draw(client, "txt2img", prompt=prompt) for prompt in PROMPTS}
         save("text", tuple(drawn.values()))
+        save_drawn([draw(client, "txt2img", prompt=prompt) for prompt in README])
+        save_samples(client)
         face = rough_face()
         over = [draw(client, "img2img", face, prompt="smiling face, 3d style", strength=each) for each in STRENGTHS]
         save("picture", (face, *over))
