@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import traceback
@@ -77,4 +78,6 @@ def _leave(ended: SystemExit) -> None:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):  # who read it is gone, or the disk is full
                 stream.flush()
+        for helper in multiprocessing.active_children():
+            helper.terminate()
         os._exit(ended.code if isinstance(ended.code, int) else int(ended.code is not None))

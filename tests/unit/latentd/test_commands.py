@@ -243,3 +243,14 @@ def test_a_process_that_ends_at_once_needs_no_reader() -> None:
         [sys.executable, "-c", code, "/dev/full"], cwd=ROOT, check=False, capture_output=True, text=True
     )
     assert (ended.returncode, ended.stderr) == (3, "")
+
+
+def test_a_process_that_ends_at_once_leaves_no_helpers() -> None:
+    """Its own ending would have ended them; who reads its output would wait for them."""
+    code = (
+        "import multiprocessing as m, time; import models.pipeline.fused as fused; from latentd.cli import _leave\n"
+        "m.get_context('fork').Process(target=time.sleep, args=(300,), daemon=True).start()\n"
+        "fused.ALONE.acquire(); _leave(SystemExit(3))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, stdout=subprocess.PIPE, timeout=60)
+    assert ended.returncode == 3
