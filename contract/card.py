@@ -238,14 +238,22 @@ def is_closed(folder: Path) -> bool:
 
 
 def _folders(folder: Path, depth: int, skipped: Collection[str]) -> Iterator[Path]:
-    if not folder.is_dir():
+    if not _is_folder(folder):
         return
     yield folder
     for entry in sorted(folder.iterdir()) if depth and not is_closed(folder) else ():
-        if entry.name.startswith(".") or entry.name.lower() in skipped or not entry.is_dir():
+        if entry.name.startswith(".") or entry.name.lower() in skipped or not _is_folder(entry):
             continue
-        if not (entry.is_symlink() and folder.resolve().is_relative_to(entry.resolve())):
+        if is_closed(entry) or not (entry.is_symlink() and folder.resolve().is_relative_to(entry.resolve())):
             yield from _folders(entry, depth - 1, skipped)
+
+
+def _is_folder(path: Path) -> bool:
+    """Tell folders, links into closed ones among them: what those lead to can't be told, nor looked into."""
+    try:
+        return path.is_dir()
+    except PermissionError:
+        return True
 
 
 def card_files(models_dir: Path) -> list[Path]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -73,6 +75,9 @@ def _leave(ended: SystemExit) -> None:
     Python aborts a process whose threads still compile."""
     fused = sys.modules.get("models.pipeline.fused")
     if "torch._inductor.async_compile" in sys.modules or (fused is not None and fused.making()):
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # who read it is gone, or the disk is full
+                stream.flush()
+        for helper in multiprocessing.active_children():
+            helper.terminate()
         os._exit(ended.code if isinstance(ended.code, int) else int(ended.code is not None))

@@ -83,9 +83,12 @@ class FusedNetwork:
         self._maker.start()
 
     def _make(self, shape: Shape, given: Arguments, stream: Any) -> None:
+        with ALONE:  # until the error of a failure is gone, too, which holds the tensors of its calls
+            self._try(shape, given, stream)
+
+    def _try(self, shape: Shape, given: Arguments, stream: Any) -> None:
         try:
-            with ALONE:
-                self._compare(given, stream)
+            self._compare(given, stream)
             self._ready.add(shape)
         except torch.OutOfMemoryError as error:
             self._left.add(shape)

@@ -32,9 +32,10 @@ def denoise(
     out = _guided(model, pictures, z_t, c.timesteps, padded_rows, strict)  # n c h w
     history = stack_history([picture.predictions for picture in pictures], c.depth, z_t[0])
     z_next, p, x0 = apply(c, out, z_t, history, _noises(pictures, z_t) if c.noise is not None else None)
-    # Each slot owns its latents: a view would keep the whole batch in memory.
-    for picture, z, prediction in zip(pictures, z_next, p, strict=True):
-        picture.advance(z.clone(), prediction.clone())
+    # All are made before the first picture goes on: where memory lacks for one, the call is repeated.
+    own = [(picture.following(z), each.clone()) for picture, z, each in zip(pictures, z_next, p, strict=True)]
+    for picture, (z, prediction) in zip(pictures, own, strict=True):
+        picture.advance(z, prediction)
     return x0
 
 

@@ -106,13 +106,19 @@ class LatentState:
             self.ahead = dict(zip(numbers, to_device(drawn, self.z_t.device), strict=True))
         return self.ahead[self.position]
 
+    def following(self, z_next: Tensor) -> Tensor:
+        """Return what this row makes of the latent, c h w, of the picture's own: a view would keep a whole batch in
+        memory. Behind the last row the known region is as it was."""
+        known, last = self.conditions.known, self.position + 1 == len(self.plan.rows)
+        if known is None or not last:
+            return z_next.clone()
+        return blend_known(z_next, known, self.starting_noise, 1.0, 0.0)
+
     def advance(self, z_next: Tensor, p: Tensor) -> None:
-        """Go to the next row, keeping what that and later rows read."""
+        """Go to the next row with tensors of its own, keeping what that and later rows read."""
         self.position += 1
         self.predictions = [p, *self.predictions][: self.plan.history[self.position]]
-        known = self.conditions.known
-        ended = known is not None and self.done
-        self.z_t = blend_known(z_next, known, self.starting_noise, 1.0, 0.0) if ended and known is not None else z_next
+        self.z_t = z_next
 
 
 @dataclass(frozen=True, slots=True)

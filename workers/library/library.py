@@ -23,6 +23,7 @@ from models.networks.layers import can_pack
 from models.pipeline.config import ModelConfig
 from models.pipeline.pipeline import LatentDiffusion
 from workers.claim_policy import load_pause
+from workers.engine.device import or_none
 
 TRIES = 3  # loads that fail one after another; then the worker offers the model no more
 MIB = 1 << 20
@@ -216,8 +217,12 @@ class ModelLibrary:
         self._thread.shutdown(cancel_futures=True)
 
     def _fetch(self, model: str) -> LatentDiffusion:
-        self.offered[model].check()
-        return self._load(self.offered[model])
+        offered = self.offered[model]
+        offered.check()
+        loaded = or_none(lambda: self._load(offered))
+        if loaded is None:
+            raise CheckpointError(f"{offered.folder}: its device lacks memory for {-(-offered.size // MIB)} MiB")
+        return loaded
 
     def _changed(self, model: str) -> bool:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ class _Version:
     """Where a version of control groups keeps memory: below the mount, and by which names."""
 
     folder: str
-    controllers: str  # of the line of /proc/self/cgroup that names this process's own
+    controllers: str  # of the line of /proc/self/cgroup that names this process's own, maybe beside others
     limit: str
     used: str
     cache: str  # of memory.stat: pages of files that were read once, which go as soon as memory is needed
@@ -45,10 +46,11 @@ def free_memory(device: str) -> int:
 def cgroup_left(mount: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
     """Count what the limits of this process's control groups leave, of those above its own, too."""
     try:
-        lines = own.read_text("ascii").splitlines()
+        lines = own.read_bytes().splitlines()
     except OSError:
         return sys.maxsize
-    named = {controllers: path for _, controllers, path in (line.split(":", 2) for line in lines)}
+    fields = (os.fsdecode(line).split(":", 2) for line in lines)  # names of groups are any bytes
+    named = {name: each[2] for each in fields if len(each) == 3 for name in each[1].split(",")}
     left = (_left(group, each) for each in VERSIONS for group in _groups(mount, each, named))
     return min(left, default=sys.maxsize)
 
@@ -59,14 +61,15 @@ def _groups(mount: Path, version: _Version, named: dict[str, str]) -> Iterator[P
     root = mount / version.folder
     if version.controllers in named:
         below = Path(named[version.controllers].strip("/"))
-        yield from (root / each for each in (below, *below.parents) if (root / each / version.limit).is_file())
+        yield from (root / each for each in (below, *below.parents))
 
 
 def _left(group: Path, version: _Version) -> int:
+    """Count what one group leaves; one that isn't there, is closed or says something else limits nothing."""
     try:
         limit = (group / version.limit).read_text("ascii").strip()
         used = int((group / version.used).read_text("ascii"))
         stat = dict(line.split() for line in (group / "memory.stat").read_text("ascii").splitlines())
+        return sys.maxsize if limit == "max" else int(limit) - used + int(stat.get(version.cache, 0))
     except (OSError, ValueError):
         return sys.maxsize
-    return sys.maxsize if limit == "max" else int(limit) - used + int(stat.get(version.cache, 0))

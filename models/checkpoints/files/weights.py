@@ -55,7 +55,12 @@ def understood(path: Path) -> Iterator[None]:
 
 def is_weights(path: Path) -> bool:
     """Tell weight files by their suffix, in any case; what begins with a dot is the system's (macOS writes ._NAME)."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+        return False
+    try:
+        return path.is_file()
+    except PermissionError:  # a link into a closed folder; it is told with those (`contract.card.closed_folders`)
+        return False
 
 
 def holds_safetensors(path: Path) -> bool:

@@ -99,9 +99,10 @@ def weights_of(folder: Folder, column: str) -> list[float]:
 
 
 def _listed(metadata: Path) -> Iterable[Item]:
-    for number, line in enumerate(metadata.read_text("utf-8").splitlines(), 1):
-        if line.strip():
-            yield _item(metadata, number, line)
+    with metadata.open(encoding="utf-8") as lines:  # `splitlines` would end some within their strings
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield _item(metadata, number, line)
 
 
 def _item(metadata: Path, number: int, line: str) -> Item:

@@ -125,7 +125,7 @@ class _Maker:
         file = self.path / PROGRESS
         done = int(json.loads(file.read_text("utf-8"))["done"]) if file.is_file() else 0
         captions = self.path / CAPTIONS
-        lines = captions.read_text("utf-8").splitlines(keepends=True) if captions.is_file() else []
+        lines = _lines(captions) if captions.is_file() else []
         captions.write_text("".join(lines[:done]), "utf-8")
         return done
 
@@ -163,12 +163,17 @@ class _Maker:
 
 
 def _read(path: Path, variants: int) -> Cache:
-    lines = (path / CAPTIONS).read_text("utf-8").splitlines()
-    told = [tuple(json.loads(line)) for line in lines]
+    told = [tuple(json.loads(line)) for line in _lines(path / CAPTIONS)]
     texts = {text: number for number, text in enumerate(dict.fromkeys(t for captions in told for t in captions))}
     captions = tuple(tuple(texts[text] for text in entry) for entry in told)
     arrays = {file.stem: np.load(file, mmap_mode="r") for file in sorted(path.glob("*.npy")) if "text" not in file.stem}
     return Cache(arrays, tuple(texts), captions, variants, path)
+
+
+def _lines(file: Path) -> list[str]:
+    """Return the lines of JSON, whose strings may hold what `splitlines` takes for the end of one."""
+    with file.open(encoding="utf-8") as opened:
+        return list(opened)
 
 
 def text_cache(cache: Cache, identity: str, encode: Callable[[list[str]], Tensor], report: Report) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, FilePayload, Page, expect
+from playwright.sync_api import Browser, FilePayload, Page, Route, expect
 from redis import Redis
 
 from contract.card import InstalledControlNet, InstalledEmbedding, InstalledLora, Style
@@ -250,3 +250,21 @@ def test_what_is_installed_while_the_page_is_open_appears_and_who_writes_goes_on
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     expect(page.locator("#row-loras option")).to_have_text(["pixels", "watercolour"])
     expect(page.locator(".words")).to_have_count(0)
+
+
+def test_an_answer_that_was_asked_for_before_takes_no_add_on_away(page: Page, folder: Path) -> None:
+    """The page asks for the models every five seconds; one of these answers comes after the add-ons were read."""
+    held: list[Route] = []
+    page.route("**/v1/models", lambda route: route.continue_() if held else held.append(route))
+    page.wait_for_event("request", lambda request: request.url.endswith("/v1/models"), timeout=10_000)
+    card = folder / "models" / "Lora" / "late.card.json"
+    card.write_text(InstalledLora(id="late", context_width=WIDTH, **ABOUT).model_dump_json(), "utf-8")
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    expect(page.locator("#row-loras option")).to_have_text(["late", "pixels", "watercolour"])
+    with page.expect_response("**/v1/models"):
+        held[0].continue_()
+    page.evaluate("new Promise((done) => setTimeout(done, 300))")  # as long as the page takes to read it
+    page.click("#tab-upscale")
+    page.click("#tab-txt2img")
+    expect(page.locator("#row-loras option")).to_have_text(["late", "pixels", "watercolour"])
+    card.unlink()

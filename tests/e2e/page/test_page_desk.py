@@ -260,3 +260,21 @@ def test_boxes_are_made_by_keyboard_alone_and_outlive_a_reload(page: Page) -> No
     assert page.locator(".board .canvas").evaluate("(node) => node.clientWidth / node.clientHeight") == pytest.approx(2)
     page.reload()
     expect(page.locator(".box")).to_have_count(2)
+
+
+def test_a_second_finger_neither_moves_nor_ends_a_box_that_is_drawn(page: Page) -> None:
+    page.click("#tab-layout2img")
+    plane = page.locator(".plane").bounding_box()
+    assert plane is not None
+    x, y = plane["x"], plane["y"]
+    page.mouse.move(x + 0.1 * plane["width"], y + 0.1 * plane["height"])
+    page.mouse.down()
+    page.mouse.move(x + 0.5 * plane["width"], y + 0.5 * plane["height"])
+    other = {"pointerId": 7, "isPrimary": False, "bubbles": True, "clientX": x, "clientY": y}
+    for name in ("pointerdown", "pointermove", "pointerup"):
+        page.locator(".plane").dispatch_event(name, other)
+    page.mouse.move(x + 0.6 * plane["width"], y + 0.6 * plane["height"])
+    page.locator(".plane").dispatch_event("pointermove", other)
+    page.mouse.up()
+    right = page.locator("#row-boxes .sides input").nth(2)
+    expect(right).to_have_value(re.compile(r"^(60|59\.9|60\.1)"))

@@ -231,3 +231,26 @@ def test_a_process_ends_at_once_with_its_status_while_a_thread_compiles() -> Non
         )
         assert (ended.returncode, "waits" in ended.stdout) == (status, False), ended.stderr
         assert ended.stdout + ended.stderr
+
+
+def test_a_process_that_ends_at_once_needs_no_reader() -> None:
+    code = (
+        "import os, sys; import models.pipeline.fused as fused; from latentd.cli import _leave\n"
+        "fused.ALONE.acquire(); print('pending'); os.dup2(os.open(sys.argv[1], os.O_WRONLY), 1)\n"
+        "_leave(SystemExit(3))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "/dev/full"], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (3, "")
+
+
+def test_a_process_that_ends_at_once_leaves_no_helpers() -> None:
+    """Its own ending would have ended them; who reads its output would wait for them."""
+    code = (
+        "import multiprocessing as m, time; import models.pipeline.fused as fused; from latentd.cli import _leave\n"
+        "m.get_context('fork').Process(target=time.sleep, args=(300,), daemon=True).start()\n"
+        "fused.ALONE.acquire(); _leave(SystemExit(3))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, stdout=subprocess.PIPE, timeout=60)
+    assert ended.returncode == 3

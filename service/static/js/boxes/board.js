@@ -122,14 +122,15 @@ function listenToPointer(plane, focus) {
     if (drag) plane.setPointerCapture(event.pointerId);
   });
   plane.addEventListener("pointermove", (event) => {
-    if (!drag) return;
+    if (!drag || !event.isPrimary) return;
     const { item, before, from, way } = drag;
     const [x, y] = at(event);
     if (way === "draw") boxes.place(item, [...from, x, y]);
     else if (way === "size") boxes.place(item, [before[0], before[1], x, y]);
     else boxes.move(item, before, x - from[0], y - from[1]);
   });
-  const end = () => {
+  const end = ({ isPrimary }) => {
+    if (!isPrimary) return;
     const { item, way } = drag ?? {};
     drag = null;
     if (way === "draw" && boxes.isSlip(item)) boxes.remove(item); // a press beside them: none is meant

@@ -71,11 +71,12 @@ export class Service {
     return this.cards.some(({ id, loaded }) => id === model && loaded);
   }
 
-  /** Reads the models, and by `addOns()` what can be added to them. */
-  async #refresh(addOns = () => this.#addOns) {
+  /** Reads the models, and by `addOns()` what can be added to them; else that is what was read last, maybe meanwhile. */
+  async #refresh(addOns) {
     try {
+      const [models, found] = await Promise.all([api.models(), addOns?.()]);
       const before = this.#installed;
-      await this.#take(...(await Promise.all([api.models(), addOns()])));
+      await this.#take(models, found ?? this.#addOns);
       if (this.#installed !== before) this.#onChange();
     } catch (problem) {
       this.#say("bad", problem.status ? problem.message : "No answer from the service");

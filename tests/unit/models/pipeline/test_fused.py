@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from models.pipeline.captured import CapturedCalls
-from models.pipeline.fused import Disagreement, FusedNetwork
+from models.pipeline.fused import Disagreement, FusedNetwork, making
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler, here g++"),
@@ -117,3 +117,18 @@ def test_what_cannot_be_compiled_is_given_up() -> None:
     fused.begin(("x",), (torch.randn(2, 8),))
     fused.wait()
     assert (fused.broken, len(told), fused.there) == (True, 1, 0)
+
+
+@torch.inference_mode()
+def test_what_a_failed_making_held_is_free_before_others_may_go_on() -> None:
+    """Its error holds the tensors of the call that lacked memory: those who wait for memory wait for that, too."""
+    held: list[bool] = []
+    fused = FusedNetwork(Small(), lambda _: held.append(making()))
+    fused._fused = _full
+    fused.begin(("x",), (torch.randn(2, 8, 16),))
+    fused.wait()
+    assert (held, making(), fused.broken, fused.there) == ([True], False, False, 0)
+
+
+def _full(*_: Tensor | None) -> Tensor:
+    raise torch.OutOfMemoryError("full")

@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from core.errors import ConfigurationError
 from models.training.configs.base import ComposeConfig, DataConfig
+from models.training.configs.diffusion import LdmRun
 from models.training.data.folder import read_folder, split_held_out
 from models.training.data.loader import picture_batches
 from models.training.data.masks import draw_mask
 from models.training.data.order import Order
 from models.training.data.pictures import GROUNDS, draw
+from models.training.diffusion.cache import Cache, Chunk, cache_of
 from models.training.loop.draws import generator, normals
 from models.training.loop.processes import Processes
 from tests.training import SIZE, autoencoder_run, ldm_run, train, write_balls
@@ -172,3 +175,40 @@ def test_metadata_may_list_many_captions(tmp_path: Path) -> None:
     (item,) = islice(read_folder(tmp_path, captions=True).items, 2)
     assert item.captions == ("one", "two")
     assert item.weights == {"weight": 2.0}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_captions_of_any_characters_are_kept_as_they_are(tmp_path: Path, workers: int) -> None:
+    """Some that end a line for Python, but not for JSON, among them; a cache that was begun goes on."""
+    odd = ["one\u2028two", "next\x85line", "\x1cgroup\u2029", "a\rb\nc", "plain"]
+    for name in ("data", "again"):
+        write_balls(tmp_path / name, count=len(odd))
+        rows = [{"file_name": f"{i:02}.png", "text": text} for i, text in enumerate(odd)]
+        told = (json.dumps(row, ensure_ascii=name == "data") + "\n" for row in rows)
+        (tmp_path / name / "metadata.jsonl").write_text("".join(told), "utf-8")
+        assert [item.captions for item in read_folder(tmp_path / name).items] == [(text,) for text in odd]
+    run = ldm_run(
+        tmp_path,
+        data={"folder": tmp_path / "data", "size": SIZE, "workers": workers},
+        cache={"folder": tmp_path / "cache", "chunk": 2},
+    )
+    for most in (4, 5):
+        cache = _cached(run, most)
+    assert cache is not None
+    assert [cache.texts[number] for (number,) in cache.captions] == odd
+
+
+def _cached(run: LdmRun, most: int) -> Cache | None:
+    """Make a cache of pictures as they are, until so many are there."""
+    folder = read_folder(run.data.folder)
+    made: list[int] = []
+
+    def encode(chunk: Chunk) -> dict[str, Tensor]:
+        if made and made[-1] == most:
+            raise ConfigurationError("stopped")
+        return {"latent": chunk.pictures.float()}
+
+    try:
+        return cache_of(run, folder, "as they are", encode, lambda done, _: made.append(done))
+    except ConfigurationError:
+        return None

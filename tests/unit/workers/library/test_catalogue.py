@@ -100,3 +100,20 @@ def test_a_model_with_a_closed_part_is_left_out_with_one_line(tmp_path: Path) ->
     with as_an_ordinary_user(), capture_logs() as lines:
         write_missing_cards(tmp_path)
     assert {line["path"] for line in lines} == {str(tmp_path / "dream"), str(tmp_path / "dream" / "unet")}
+
+
+def test_a_link_into_a_closed_folder_is_left_out_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    write_card(tmp_path / "models", "big", "upscale")
+    (tmp_path / "theirs" / "dream").mkdir(parents=True)
+    names = ("dream", "file.safetensors", "loras")
+    (tmp_path / "models" / "dream").symlink_to(tmp_path / "theirs" / "dream")
+    (tmp_path / "models" / "file.safetensors").symlink_to(tmp_path / "theirs" / "file.safetensors")
+    (tmp_path / "models" / "loras").symlink_to(tmp_path / "theirs" / "dream")
+    (tmp_path / "theirs").chmod(0)
+    with as_an_ordinary_user(), capture_logs() as lines:
+        write_missing_cards(tmp_path / "models")
+        assert list(find_cards(tmp_path / "models")) == ["big"]
+        assert find_loras(tmp_path / "models") == {}
+    (tmp_path / "theirs").chmod(0o755)
+    assert [line["path"] for line in lines] == [str(tmp_path / "models" / name) for name in names]

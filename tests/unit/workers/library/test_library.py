@@ -4,12 +4,15 @@ import gc
 import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from core.errors import CheckpointError
 from models.checkpoints.layouts.native import save_native
+from models.pipeline.fused import ALONE, making
 from models.pipeline.pipeline import LatentDiffusion
 from tests.tiny import configs, random_weights, write_tiny
 from workers.claim_policy import LEAST_PAUSE_S, LOAD_SHARE, load_pause
@@ -164,3 +167,42 @@ def test_models_of_one_job_come_one_after_another_and_neither_leaves_for_the_oth
     settled(library)
     assert list(library.resident) == ["one", "three"]
     assert not library.lacking(["three", "one"])
+
+
+def test_a_load_that_lacks_memory_while_kernels_are_fused_is_tried_again(models: list[Offered], clock: Clock) -> None:
+    """What a model that left memory is still being fused of stays there until that is done."""
+    begun, tries = Event(), list[bool]()
+
+    def fuse() -> None:
+        with ALONE:
+            begun.set()
+            while not tries:
+                time.sleep(0.001)
+
+    def load(model: Offered) -> LatentDiffusion:
+        tries.append(making())
+        if tries[-1]:
+            raise torch.OutOfMemoryError("full")
+        return load_offered(model)
+
+    fusing = Thread(target=fuse)
+    fusing.start()
+    begun.wait()
+    library = ModelLibrary(models, models[0].size, load, clock)
+    library.want(["one"], ["one"])
+    settled(library)
+    fusing.join()
+    assert (tries, list(library.resident)) == ([True, False], ["one"])
+
+
+def test_a_load_that_lacks_memory_fails_by_name(models: list[Offered], clock: Clock) -> None:
+    def load(_: Offered) -> LatentDiffusion:
+        raise torch.OutOfMemoryError("full")
+
+    library = ModelLibrary(models, models[0].size, load, clock)
+    library.want(["one"], ["one"])
+    with capture_logs() as lines:
+        arrival = ended(library)
+    assert arrival.error is not None
+    assert "model 'one' can't be loaded" in arrival.error.detail
+    assert ["lacks memory" in line["error"] for line in lines] == [True]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.powers import as_an_ordinary_user
 from workers.library.memory import cgroup_left, free_memory
 
 MB = 1 << 20
@@ -50,6 +51,37 @@ def test_the_first_version_is_known(tmp_path: Path) -> None:
 def test_no_limit_is_none(tmp_path: Path) -> None:
     assert cgroup_left(tmp_path, tmp_path / "none") == sys.maxsize
     assert cgroup_left(tmp_path, own(tmp_path, "0::/")) == sys.maxsize
+
+
+def test_a_controller_named_beside_others_counts(tmp_path: Path) -> None:
+    group(tmp_path / "memory" / "a", str(600 * MB), 500 * MB, first=True)
+    assert cgroup_left(tmp_path, own(tmp_path, "3:hugetlb,memory:/a")) == 100 * MB
+
+
+@pytest.mark.parametrize("line", [b"", b"0", b"hello", b"0::/sl\xff/\xc3\xbc", b"0::/" + b"a" * 300, b"\n0::/"])
+def test_strange_names_of_groups_stop_nobody(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / "own").write_bytes(line + b"\n0::/\n")
+    group(tmp_path, str(300 * MB), 100 * MB)
+    assert cgroup_left(tmp_path, tmp_path / "own") == 200 * MB
+
+
+@pytest.mark.parametrize("name", ["memory.max", "memory.current", "memory.stat"])
+@pytest.mark.parametrize("told", ["", "lots", "inactive_file none", "ü"])
+def test_a_group_that_says_something_else_limits_nothing(tmp_path: Path, name: str, told: str) -> None:
+    group(tmp_path, str(300 * MB), 100 * MB)
+    group(tmp_path / "a", str(200 * MB), 100 * MB)
+    (tmp_path / "a" / name).write_text(told)
+    left = cgroup_left(tmp_path, own(tmp_path, "0::/a"))
+    assert left == (100 * MB if (name, told) == ("memory.stat", "") else 200 * MB)
+
+
+def test_a_closed_group_limits_nothing(tmp_path: Path) -> None:
+    group(tmp_path, str(300 * MB), 100 * MB)
+    group(tmp_path / "a" / "b", str(200 * MB), 150 * MB)
+    (tmp_path / "a").chmod(0)
+    with as_an_ordinary_user():
+        assert cgroup_left(tmp_path, own(tmp_path, "0::/a/b")) == 200 * MB
+    (tmp_path / "a").chmod(0o755)
 
 
 def test_free_memory_is_less_than_there_is() -> None:

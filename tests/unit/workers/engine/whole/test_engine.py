@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from itertools import count
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from core.errors import DeadlineMissed, InvalidRequest, JobFailed
 from models.inputs import Inputs
 from models.pipeline.pipeline import LatentDiffusion
 from models.samplers import compile_plan
+from models.samplers.update import apply
 from tests.engines import (
     NOWHERE,
     failures,
@@ -267,6 +270,32 @@ def test_nan_in_the_last_step_of_a_first_pass_fails_its_job_alone(as_gpu: bool) 
     outcomes = play(engine, [_job("bad", steps=7, hires=second), _job("good", steps=8, sampler="euler")])
     assert failures(outcomes) == {"bad": "NaN or infinite latents at step 7 of 11"}
     assert list(finished(outcomes)) == [("good", 0)]
+
+
+@pytest.mark.parametrize("which", [1, 2, 4])
+def test_a_call_that_lacks_memory_at_its_end_is_repeated_whole(monkeypatch: pytest.MonkeyPatch, which: int) -> None:
+    """No picture of it has gone on: else some would skip a step."""
+    clone, jobs, cloned = torch.Tensor.clone, [_job(name, steps=3) for name in ("a", "b")], count(1)
+    reached: list[object] = []  # once the network has answered
+
+    def short(x: torch.Tensor) -> torch.Tensor:
+        if reached and next(cloned) == which:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return clone(x)
+
+    def applied(*given: Any) -> object:
+        reached.append(apply(*given))
+        return reached[-1]
+
+    expected = finished(play(make_engine(), jobs))
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.engine.denoise.apply", applied)
+        patch.setattr(torch.Tensor, "clone", short)
+        outcomes = play(make_engine(), jobs)
+    assert [o.size for o in outcomes if isinstance(o, OutOfMemory)] == [4]
+    for key, picture in finished(outcomes).items():
+        apart = np.asarray(picture).astype(int) - np.asarray(expected[key])
+        assert np.abs(apart).max() <= 1
 
 
 @EITHER
