@@ -53,7 +53,19 @@ def stages(out: Path, tiny: bool) -> list[Stage]:
     small = ("--device", "cpu", "--size", "64", "--jobs", "2", "--rounds", "1") if tiny else ("--jobs", "60")
     # The sizes that matter most first; ten steps tell what fifty do, and each size is compiled for a minute.
     sizes = [word for size in ((1, 2) if tiny else (1, 16, 4, 32)) for word in ("--batch", str(size))]
-    tests = ("pytest", "tests/gpu", "--confcutdir=tests/gpu", "-q", "-rs", "-p", "no:cacheprovider", "-W", "default")
+    tests = (
+        "pytest",
+        "tests/gpu",
+        "--confcutdir=tests/gpu",
+        "-q",
+        "-rs",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:logging",
+        "-W",
+        "default",
+    )
     sd15, ldm, emoji = (("--model", name, *sizes, *toy) for name in ("sd15", "ldm-text-large", "emoji"))
     # Compiling it takes minutes a size, and diffusers decodes a batch of such pictures at once.
     xl_sides = [word for side in ("latentd", "diffusers", "diffusers channels_last") for word in ("--side", side)]
@@ -67,8 +79,8 @@ def stages(out: Path, tiny: bool) -> list[Stage]:
         return ("--budget", str(0.75 * seconds))  # the rest is for what has begun
 
     return [
-        Stage("tests", tests if not tiny else (*tests, "-m", "not gpu"), 210),
-        bench("engine-sd15", "engine", (*sd15, *within(420)), 420),
+        Stage("tests", tests if not tiny else (*tests, "-m", "not gpu"), 300),
+        bench("engine-sd15", "engine", (*sd15, *within(350)), 350),
         bench("engine-ldm", "engine", (*ldm, *within(200)), 200),
         bench("paper", "paper", (*toy, *within(240)), 240),
         bench("engine-sdxl", "engine", (*xl, *within(180)), 180),
