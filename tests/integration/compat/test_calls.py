@@ -43,7 +43,7 @@ def ends_as(redis: Redis, job_id: str, status: str) -> bool:
     return bool(_within(lambda: redis.hget(job_key(job_id), "status") == status.encode()))
 
 
-def _within(found: Callable[[], Any], seconds: float = 5.0) -> Any:
+def _within(found: Callable[[], Any], seconds: float = 20.0) -> Any:
     until = time.monotonic() + seconds
     while not (value := found()) and time.monotonic() < until:
         time.sleep(0.01)
