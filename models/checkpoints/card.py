@@ -165,7 +165,7 @@ def default_card(checkpoint: Checkpoint, model_id: str, digest: str) -> dict[str
         "samplers": samplers,
         "licence": "unknown",
         **_told_of_texts(checkpoint),
-        **_counted(config),
+        **_told_of_others(config),
     }
 
 
@@ -202,20 +202,20 @@ def _told_of_texts(checkpoint: Checkpoint) -> dict[str, Any]:
     return told if width is None else {**told, "context_width": width}
 
 
-def _counted(config: ModelConfig) -> dict[str, Any]:
-    """How many classes, levels and boxes there are, where the model knows any."""
-    counted: dict[str, Any] = {}
+def _told_of_others(config: ModelConfig) -> dict[str, Any]:
+    """What else the network is conditioned on, where it is: levels of noise, guidance, classes, maps, boxes."""
+    told: dict[str, Any] = {}
     if config.low_res_schedule is not None:
-        counted["noise_levels"] = MAX_NOISE_LEVEL + 1
+        told["noise_levels"] = MAX_NOISE_LEVEL + 1
     if config.unet.guidance_dim is not None:
-        counted["guidance_embedded"] = True
+        told["guidance_embedded"] = True
     if config.classes is not None:
-        counted["classes"] = config.classes
+        told["classes"] = config.classes
     if isinstance(config.conditioner, RescalerConfig):
-        counted["map_classes"] = config.conditioner.in_channels
+        told["map_classes"] = config.conditioner.in_channels
     if config.layout is not None:
-        counted["layout"] = {"vocabulary": config.layout.vocab_size, "length": config.layout.positions}
-    return counted
+        told["layout"] = {"vocabulary": config.layout.vocab_size, "length": config.layout.positions}
+    return told
 
 
 def _noise_levels(checkpoint: Checkpoint, samplers: Collection[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from latentd.child import die_with_parent
 from tests.forks import ForkedCommand
 
 START_S = 60.0
+COMMAND = ("worker", "--model", "tiny", "--device", "cpu")
 
 
 def wait_for(ready: Callable[[], bool], seconds: float, what: str) -> float:
@@ -24,9 +25,6 @@ def wait_for(ready: Callable[[], bool], seconds: float, what: str) -> float:
         assert time.monotonic() - began < seconds, f"{what}: not within {seconds} s"
         time.sleep(0.005)
     return time.monotonic() - began
-
-
-COMMAND = ("worker", "--model", "tiny", "--device", "cpu")
 
 
 class WorkerProcess:

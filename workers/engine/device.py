@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from contract.common import Numerics
-from models.pipeline.fused import settled
+from models.pipeline.fused import making, settled
 
 CPU_WORDS = ("allocate memory", "could not create a primitive")
 
@@ -126,21 +126,21 @@ def or_none(work: Callable[[], T]) -> T | None:
 
     What lacks while kernels are fused beside the work is asked for again once they are: fusing takes as much as a call.
     """
-    waited = False
-    while True:
+    for last in (False, True):
+        beside = making()
         try:
             return work()
         except (MemoryError, RuntimeError) as error:
             if not _is_memory(error):
                 raise
         # Outside the handler, where the traceback no longer holds the tensors of the failed call.
-        again = not waited and settled()
+        again = not last and (settled() or beside)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if not again:
-            return None
-        waited = True
+            break
+    return None
 
 
 def _is_memory(error: Exception) -> bool:

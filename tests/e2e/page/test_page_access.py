@@ -17,6 +17,7 @@ from core.storage import open_store
 from service.auth import keys
 from tests.e2e.browser import choose_picture, drop_file, job_id, open_page, serious, unfold
 from tests.gateway import finish, png
+from tests.starved import allowance
 
 FIRST_LOAD = 150_000  # bytes
 SIZES = ((320, 640), (390, 844), (768, 1024), (1440, 900), (2560, 1400))
@@ -24,6 +25,10 @@ PHONE = 760
 # What the tabs and the service's state are too narrow for.
 CLIPPED = """() => [...document.querySelectorAll('[role=tab], #tabs, #service, .top nav')]
   .filter((node) => node.scrollWidth > node.clientWidth + 1).map((node) => node.outerHTML)"""
+# Three frames: what watches sizes is called in the first, and what follows from that is laid out by the next.
+LAID_OUT = """async () => {
+  for (let k = 0; k < 3; k += 1) await new Promise((next) => requestAnimationFrame(next));
+}"""
 LOADS, INTERACTIVE_MS = 6, 1000
 # When the form can be written to, in milliseconds after the page was asked for.
 WATCH_FORM = """() => new MutationObserver((_, observer) => {
@@ -38,6 +43,11 @@ WATCH_FORM = """() => new MutationObserver((_, observer) => {
 def page(browser: Browser, client: httpx2.Client, redis: Redis) -> Iterator[Page]:  # noqa: ARG001 (emptied)
     with open_page(browser, str(client.base_url), reduced_motion="reduce") as opened:
         yield opened
+
+
+def resize(page: Page, width: int, height: int) -> None:
+    page.set_viewport_size({"width": width, "height": height})
+    page.evaluate(LAID_OUT)
 
 
 def box_of(page: Page, part: str) -> FloatRect:
@@ -112,8 +122,7 @@ def test_axe_finds_nothing_serious_in_the_description_of_the_api(page: Page) -> 
 def test_every_width_has_the_picture_the_button_and_all_tabs(page: Page) -> None:
     expect(page.locator("#submit")).to_be_visible()
     for width, height in SIZES:
-        page.set_viewport_size({"width": width, "height": height})
-        page.wait_for_timeout(100)
+        resize(page, width, height)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         for part in ("#submit", "#field-prompt", ".welcome h2"):
             expect(page.locator(part)).to_be_in_viewport()
@@ -126,8 +135,7 @@ def test_a_masks_hint_and_tools_stand_beside_the_picture_at_every_width(page: Pa
     page.click("#tab-inpaint")
     choose_picture(page, "mine.png", png((40, 30)))
     for width, height in SIZES:
-        page.set_viewport_size({"width": width, "height": height})
-        page.wait_for_timeout(100)
+        resize(page, width, height)
         rail = box_of(page, "#rail")
         bottom = rail["y"] if width <= PHONE else height
         for part in (".toolbar", "#mask", "figcaption"):
@@ -232,9 +240,10 @@ def test_the_form_can_be_written_to_within_a_second(browser: Browser, page: Page
         with browser.new_context() as fresh:
             other = fresh.new_page()
             other.add_init_script(f"({WATCH_FORM})()")
+            allowed = allowance(os.getpid())  # of the gateway in this process, and of Chromium below it
             other.goto(page.url.partition("#")[0])
             other.wait_for_function("() => window.interactive")
-            times.append(other.evaluate("window.interactive"))
+            times.append(other.evaluate("window.interactive") - 1000 * allowed())
     assert min(times) <= INTERACTIVE_MS, times
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import httpx2
@@ -42,7 +43,7 @@ def ends_as(redis: Redis, job_id: str, status: str) -> bool:
     return bool(_within(lambda: redis.hget(job_key(job_id), "status") == status.encode()))
 
 
-def _within(found: Callable[[], Any], seconds: float = 5.0) -> Any:
+def _within(found: Callable[[], Any], seconds: float = 20.0) -> Any:
     until = time.monotonic() + seconds
     while not (value := found()) and time.monotonic() < until:
         time.sleep(0.01)
@@ -188,21 +189,33 @@ def test_progress_shows_all_pictures_of_a_batch_as_the_web_ui_does(client: httpx
 
 def test_partial_images_are_the_first_picture_s(client: httpx2.Client, redis: Redis, folder: Path) -> None:
     body = {"prompt": "x", "n": 2, "stream": True, "partial_images": 3, "output_format": "png"}
+    told: Queue[dict[str, Any]] = Queue()
+
+    def listen() -> None:
+        with client.stream("POST", GENERATIONS, json=body) as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: "):
+                    told.put(json.loads(line.removeprefix("data: ")))
+
+    partial = []
     with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(client.post, GENERATIONS, json=body)
+        listening = threads.submit(listen)
         job_id = job_made(redis)
         for step, first in ((4, 4), (6, 4), (8, 8)):
             newest = {0: Preview(step=first, image=webp("red")), 1: Preview(step=step, image=webp("blue"))}
             redis.set(preview_key(job_id), Previews.of(newest).to_json())
             redis.xadd(events_key(job_id), {"type": "step", "data": json.dumps({"step": step, "steps": 40})})
-            time.sleep(0.3)  # live events are gathered for less
+            if first == step:
+                partial.append(told.get(timeout=20))
+            else:
+                time.sleep(0.3)  # live events are gathered for less; none of this one is sent
         finish(redis, open_store(str(folder / "data" / "objects")), job_id, png())
-        lines = waiting.result().text.splitlines()
-    events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
-    partial = [event for event in events if event["type"] == "image_generation.partial_image"]
+        listening.result()
+    assert [event["type"] for event in partial] == ["image_generation.partial_image"] * 2
     assert [event["partial_image_index"] for event in partial] == [0, 1]
     shown = [Image.open(io.BytesIO(base64.b64decode(event["b64_json"]))) for event in partial]
     assert [(each.format, each.getpixel((5, 5))) for each in shown] == [("PNG", (255, 0, 0))] * 2
+    assert {event["type"] for event in told.queue} == {"image_generation.completed"}
 
 
 def test_a_page_s_jobs_aren_t_interrupted(client: httpx2.Client, redis: Redis) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -16,14 +17,14 @@ import webuiapi
 from PIL import Image
 from redis import Redis
 
-from core.settings import Settings
+from core.settings import WEIGHTS_DIR, Settings
 from service.auth import keys
 from tests.gateway import png
 from tests.service import Service
 
 NAVY = (20, 40, 90)
 STEPS = {"steps": 3, "seed": 7}
-MODEL = "emoji [1dbc50d567]"
+MODEL = f"emoji [{json.loads((WEIGHTS_DIR / 'emoji' / 'card.json').read_bytes())['hash'][:10]}]"
 
 
 @pytest.fixture

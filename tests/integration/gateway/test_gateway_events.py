@@ -55,6 +55,16 @@ def read(client: httpx2.Client, job_id: str, after: str | None = None) -> Iterat
                 fields = {}
 
 
+def blocked(redis: Redis) -> int:
+    """How many streams wait for events to come."""
+    return int(redis.info("clients")["blocked_clients"])
+
+
+def replayed(redis: Redis) -> None:
+    """Wait until a stream has sent what was there."""
+    wait_for(lambda: blocked(redis) > 0, 10, "live events")
+
+
 def add(redis: Redis, job_id: str, kind: str, **data: object) -> str:
     event_id = redis.xadd(events_key(job_id), {"type": kind, "data": json.dumps(data)})
     assert isinstance(event_id, bytes)
@@ -72,7 +82,7 @@ def test_events_arrive_live_with_previews_and_close(
 ) -> None:
     stream = read(client, job_id)
     assert next(stream)[1] == "queued"
-    time.sleep(0.05)  # the replay is over
+    replayed(redis)
     add(redis, job_id, "started")
     assert next(stream)[1] == "started"
     add_step(redis, job_id, 1)
@@ -93,7 +103,7 @@ def test_each_picture_s_preview_is_sent_once_and_the_first_one_s_where_it_always
     job_id = str(client.post("/v1/txt2img", json={"prompt": "x", "preview_every": 1, "num_images": 4}).json()["id"])
     stream = read(client, job_id)
     assert next(stream)[1] == "queued"
-    time.sleep(0.05)  # the replay is over
+    replayed(redis)
 
     def told(step: int, newest: dict[int, tuple[int, str]]) -> dict[str, Any]:
         previews = Previews.of({index: Preview(step=at, image=image) for index, (at, image) in newest.items()})
@@ -243,10 +253,6 @@ def _opened(client: httpx2.Client, job_id: str, ends: float) -> Iterator[Event]:
         except AssertionError:
             assert time.monotonic() < ends
             time.sleep(0.05)
-
-
-def blocked(redis: Redis) -> int:
-    return int(redis.info("clients")["blocked_clients"])
 
 
 def test_a_client_that_leaves_takes_its_wait_along(client: httpx2.Client, redis: Redis, job_id: str) -> None:

@@ -178,10 +178,10 @@ def test_values_that_hold_one_another_take_no_longer_than_their_bytes(name: str,
             archive.writestr("model/data.pkl", BOMBS[name])
     else:
         path.write_bytes(pickle.dumps(LEGACY_MAGIC) + pickle.dumps(LEGACY_VERSION) + BOMBS[name] * 3)
-    began = time.monotonic()
+    began = time.process_time()
     with suppress(CheckpointError):
         read_pickle(path)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_expanded_tensors_are_read(tmp_path: Path) -> None:

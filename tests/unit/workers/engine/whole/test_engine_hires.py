@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from safetensors.torch import load, save
 from contract.add_ons import AppliedUpscaler, Hires
 from contract.request import Img2ImgRequest, JobRequest, UpscaleRequest
 from contract.stages import models_of, stages
+from contract.uploads import control_name
 from core.errors import InvalidRequest, JobFailed
 from models.inputs import Inputs
 from models.pipeline.sampling import Conditioning, sample
 from models.samplers.noise import STEP, X_T, noise
+from tests import controls, loras
 from tests.engines import finished, inpaint, make_engine, make_request, mask_bytes, picture_bytes, play, tiny_models
 from workers.engine.conditioning import placed
 from workers.engine.decoding import enlarge
@@ -30,6 +33,7 @@ from workers.prompts import PromptCache
 UP = AppliedUpscaler(id="up", hash="c0ffee", scale=4, steps=3, sampler="ddim")
 WAYS = ("latent", "lanczos", "up")
 SECOND = "hires img2img "
+FIRST = 4  # steps of the first pass of jobs with add-ons
 
 
 def hires(upscaler: str = "latent", **changes: object) -> Hires:
@@ -248,3 +252,53 @@ def test_a_size_or_a_model_that_can_t_be_used_is_refused_by_name() -> None:
         small.admit(Admission("a", drawn("up")))
     with pytest.raises(JobFailed, match="model up isn't loaded"):
         make_engine({"paint": tiny_models()["paint"]}).admit(Admission("a", drawn("up")))
+
+
+@pytest.fixture(scope="module")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    loras.write_loras(folder)
+    controls.write_controls(folder)
+    return folder
+
+
+def _adding_engine(models_dir: Path) -> Engine:
+    libraries = {"loras": loras.library_of(models_dir), "controlnets": controls.library_of(models_dir)}
+    return make_engine({"pipeline": loras.small_sd()}, **libraries)  # type: ignore[arg-type]
+
+
+def _adding_job(models_dir: Path, lora: float, control: float, snapshot: bytes | None = None) -> Admission:
+    request = make_request(
+        model="pipeline",
+        steps=FIRST,
+        determinism="strict",
+        hires=hires(),
+        loras=loras.applied(models_dir, style=lora),
+        controls=[controls.applied(models_dir, "any", scale=control)],
+    )
+    return Admission("a", request, {control_name(0): picture_bytes(64, 64)}, snapshot=snapshot)
+
+
+def _state_in_the_second_pass(models_dir: Path) -> bytes:
+    engine, reached = _adding_engine(models_dir), 0
+    engine.admit(_adding_job(models_dir, lora=1.0, control=1.0))
+    while reached <= FIRST:
+        reached = max([reached, *(o.step for o in engine.turn() if isinstance(o, Stepped))])
+    state = engine.snapshot("a")
+    assert state is not None
+    return state
+
+
+def test_the_second_pass_too_is_of_a_lora_and_a_controlnet(models_dir: Path) -> None:
+    """From one state within it, a job ends in another picture as soon as it loses either."""
+    state = _state_in_the_second_pass(models_dir)
+    scales = {"both": (1.0, 1.0), "control": (0.0, 1.0), "lora": (1.0, 0.0)}
+    ends = {
+        name: play(_adding_engine(models_dir), [_adding_job(models_dir, *pair, state)]) for name, pair in scales.items()
+    }
+    assert {o.step for each in ends.values() for o in each if isinstance(o, Stepped)} <= set(range(FIRST + 1, 9))
+    pictures = {name: finished(outcomes)["a", 0] for name, outcomes in ends.items()}
+    assert {picture.size for picture in pictures.values()} == {(128, 128)}
+    assert len({picture.tobytes() for picture in pictures.values()}) == 3
+    unbroken = finished(play(_adding_engine(models_dir), [_adding_job(models_dir, 1.0, 1.0)]))["a", 0]
+    assert pictures["both"].tobytes() == unbroken.tobytes()

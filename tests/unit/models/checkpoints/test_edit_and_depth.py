@@ -1,4 +1,4 @@
-"""InstructPix2Pix, depth and layout models as single files, with what their authors' files hold beside the networks."""
+"""InstructPix2Pix and depth models as single files, with what their authors' files hold beside the networks."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.deploy.files import KUBERNETES, ROOT
-from tests.deploy.kustomize import with_component
+from tests.deploy.kubernetes.kustomize import with_component
 
 S3 = KUBERNETES / "components" / "s3"
 FOLDERS = [KUBERNETES / "base", KUBERNETES / "overlays" / "autoscale"]
