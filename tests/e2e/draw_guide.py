@@ -24,7 +24,7 @@ README = (
     *("butterfly", "purple heart, 3d style", "tree", "sunflower", "lion, noto style", "smiling face with sunglasses"),
 )
 SAMPLES = {  # file → prompt and seed, as service/static/js/stage/stage.js tells them
-    "penguin": ("penguin", 7),
+    "parrot": ("parrot", 5),
     "heart": ("red heart on a navy background", 3),
     "face": ("smiling face with sunglasses", 2),
 }
