@@ -73,7 +73,7 @@ TXT2IMG = TaskKind(
         "full": {
             "summary": "Everything chosen",
             "value": {
-                "prompt": "penguin on a navy background",
+                "prompt": "parrot on a navy background",
                 "negative_prompt": "hat",
                 "width": 256,
                 "height": 256,

@@ -20,11 +20,11 @@ QUALITY = 88  # of WebP: some 10 KB a picture
 SEED = 1
 PROMPTS = ("red heart", "automobile", "purple heart, 3d style", "rocket")
 README = (
-    *("red heart", "automobile", "dog face", "penguin", "strawberry", "guitar"),
+    *("red heart", "automobile", "dog face", "parrot", "strawberry", "guitar"),
     *("butterfly", "purple heart, 3d style", "tree", "sunflower", "lion, noto style", "smiling face with sunglasses"),
 )
 SAMPLES = {  # file → prompt and seed, as service/static/js/stage/stage.js tells them
-    "penguin": ("penguin", 7),
+    "parrot": ("parrot", 5),
     "heart": ("red heart on a navy background", 3),
     "face": ("smiling face with sunglasses", 2),
 }

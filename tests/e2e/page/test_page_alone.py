@@ -19,6 +19,7 @@ from tests.e2e.browser import canvas_pixels, choose_picture, job_id, open_page, 
 from tests.gateway import finish, png
 from tests.times import cells, publish
 
+OTHERS = 5 * 24 + 1  # jobs: more than the gallery reads at once to find some of its own
 PROMPTS = ("red heart", "navy background", "a heart with stars")
 
 UNNAMED = """() => [...document.querySelectorAll('button, input, select, textarea, a, canvas[tabindex], progress')]
@@ -282,6 +283,20 @@ def test_prompts_are_searched_and_jobs_filtered(gallery: Page) -> None:
     expect(thumbs).to_have_count(3)
     gallery.select_option("#filter-model", "upscaler")
     expect(gallery.locator(".history .help")).to_have_text("Nothing matches.")
+
+
+def test_more_is_offered_only_while_there_can_be_more(page: Page, client: httpx2.Client) -> None:
+    for _ in range(OTHERS):
+        client.post("/v1/txt2img", json={"prompt": "red heart"}).raise_for_status()
+    page.reload()
+    page.fill("#field-prompt", "mine")
+    page.press("#field-prompt", "Enter")
+    expect(page.locator(".history .thumb")).to_have_count(1)
+    expect(page.get_by_role("button", name="Show more")).to_be_hidden()
+    page.locator(".choice", has_text="All").click()
+    expect(page.locator(".history .thumb")).to_have_count(24)
+    page.get_by_role("button", name="Show more").click()
+    expect(page.locator(".history .thumb")).to_have_count(48)
 
 
 def test_an_update_leaves_focus_where_it_is(gallery: Page, client: httpx2.Client) -> None:

@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 from redis import Redis
 
 from contract.card import LayoutCard
+from contract.redis_keys import serving_key
 from tests.e2e.browser import canvas_pixels, choose_picture, drop_file, job_id, open_page, serious, unfold
 from tests.gateway import PAINTER, UPSCALER, png, with_text, write_cards
 from tests.times import cells, publish
@@ -153,6 +154,16 @@ def test_the_cost_is_told_before_and_what_of_the_prompt_is_cut(page: Page, clien
     expect(page.locator("#cost")).to_contain_text("2 pictures")
     switched = "() => (document.querySelector('#tab-upscale').click(), document.querySelector('#cost').textContent)"
     assert page.evaluate(switched) == ""  # at once: it was another request's
+
+
+def test_a_model_that_nobody_serves_is_told_before_it_is_asked(page: Page, redis: Redis) -> None:
+    redis.zadd(serving_key("painter"), {"one@cpu": 2e10})
+    page.reload()
+    expect(page.locator("#service")).to_have_text("Ready")
+    page.fill("#field-prompt", "red heart")
+    expect(page.locator("#cost")).to_have_text("1 picture · time not known yet")
+    page.click("#tab-class2img")
+    expect(page.locator("#cost")).to_have_text(re.compile(" · no worker serves classes now$"))
 
 
 def test_earlier_prompts_can_be_taken_again(page: Page) -> None:

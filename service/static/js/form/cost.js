@@ -1,5 +1,6 @@
 /**
- * What the request would cost, from a dry run a moment after the last change: pictures, seconds, jobs before it.
+ * What the request would cost, from a dry run a moment after the last change: pictures, seconds, jobs before it; and
+ * whether it would wait for a worker.
  */
 
 import * as api from "../lib/api.js";
@@ -10,11 +11,9 @@ const PAUSE_MS = 450;
 export class Cost {
   #asking = new AbortController();
 
-  /** `request()` gives `{kind, fields, files}`, or null where something is missing; `onAnswer(dryRun|null)` is told. */
-  constructor(line, request, onAnswer) {
-    this.line = line;
-    this.request = request;
-    this.onAnswer = onAnswer;
+  /** `request()` gives `{kind, fields, files}`, or null where something is missing; `onAnswer(dryRun|null)` is told. `waits(model)`: nobody serves it. */
+  constructor(line, request, onAnswer, waits) {
+    Object.assign(this, { line, request, onAnswer, waits });
     this.changed = debounced(PAUSE_MS, () => this.#ask());
   }
 
@@ -39,16 +38,16 @@ export class Cost {
   }
 
   #tell(answer) {
-    this.line.textContent = answer ? words(answer) : "";
+    this.line.textContent = answer ? words(answer, this.waits) : "";
     this.onAnswer(answer);
   }
 }
 
-function words({ request, estimate, position }) {
+function words({ request, estimate, position }, waits) {
   const own = estimate.gpu_s === null ? "time not known yet" : `about ${rounded(estimate.gpu_s)}`;
-  return [plural(request.num_images, "picture"), own, position && `behind ${plural(position, "job")}`]
-    .filter(Boolean)
-    .join(" · ");
+  const before = position && `behind ${plural(position, "job")}`;
+  const unserved = waits(request.model) && `no worker serves ${request.model} now`;
+  return [plural(request.num_images, "picture"), own, before, unserved].filter(Boolean).join(" · ");
 }
 
 // Two digits are all that a prediction is worth.

@@ -133,7 +133,7 @@ export class Gallery {
     const nothing = this.filters.any ? "Nothing matches." : "What you make appears here.";
     this.#empty.textContent = problem || (jobs.length ? "" : nothing);
     this.#empty.hidden = this.#empty.textContent === "";
-    this.#more.hidden = !this.#cursor;
+    this.#more.hidden = !this.#cursor || (!this.all && mine().every((id) => this.#jobs.has(id)));
     const running = this.#mineUnderway();
     this.#cancelAll.hidden = running.length < 2;
     this.#cancelAll.querySelector("span").textContent = `Cancel all ${running.length} of mine`;

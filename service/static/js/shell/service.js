@@ -71,6 +71,11 @@ export class Service {
     return this.cards.some(({ id, loaded }) => id === model && loaded);
   }
 
+  /** Whether a live worker holds any. */
+  get ready() {
+    return this.cards.some(({ loaded }) => loaded);
+  }
+
   /** Reads the models, and by `addOns()` what can be added to them; else that is what was read last, maybe meanwhile. */
   async #refresh(addOns) {
     try {
@@ -100,7 +105,7 @@ export class Service {
   }
 
   #show() {
-    if (this.cards.some((card) => card.loaded)) this.#say("good", "Ready");
+    if (this.ready) this.#say("good", "Ready");
     else this.#say("waiting", "No worker yet: jobs wait");
   }
 

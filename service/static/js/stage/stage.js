@@ -5,10 +5,10 @@
 import { dropPlace, pictureCanvas } from "../form/picture.js";
 import { button, byId, h, pictureBox } from "../lib/dom.js";
 
-const IDEAS = ["strawberry", "a dog, 3d style", "rocket"];
+const IDEAS = ["strawberry", "robot, 3d style", "rocket"];
 // Made by the model that latentd brings, with its defaults; the files are in samples/.
 const SAMPLES = [
-  { file: "penguin", prompt: "penguin", seed: 7 },
+  { file: "parrot", prompt: "parrot", seed: 5 },
   { file: "heart", prompt: "red heart on a navy background", seed: 3 },
   { file: "face", prompt: "smiling face with sunglasses", seed: 2 },
 ];
