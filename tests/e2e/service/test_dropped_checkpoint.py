@@ -94,7 +94,7 @@ def test_a_prompt_beyond_its_window_is_cut_and_quoted(service: Service) -> None:
     job = service.post("/v1/txt2img", prompt=LONG, width=64, height=64, steps=1)
     [warning] = job["warnings"]
     assert warning["field"] == "prompt"
-    assert "77 tokens" in warning["message"]
+    assert "75 tokens" in warning["message"]
     assert LONG.strip().endswith(warning["message"].split("“")[1].rstrip("”"))
 
 
