@@ -102,13 +102,13 @@ class Driver:
             self._open.add(job_id)
 
     def _fields(self, index: int) -> dict[str, Any]:
-        """Every fourth job is strict; samplers in turn."""
+        """Fields of a job; samplers in turn."""
         return {
             "prompt": "red heart",
             "seed": index,
             "steps": self._random.randint(*self.story.steps),
             "sampler": ("ddim", "plms", "euler", "dpmpp_2m", "ddpm")[index % 5],
-            "determinism": "strict" if index % 4 == 0 else "fast",
+            "determinism": "strict" if index % self._plan.strict_every == 0 else "fast",
             "guidance_scale": 1.0,
             "width": 64,
             "height": 64,

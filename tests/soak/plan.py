@@ -18,6 +18,7 @@ class Plan:
     outstanding: int  # jobs that wait or run at a time
     length_s: tuple[float, float]  # bounds of a job's length, from which its steps follow by a measurement
     every_s: tuple[float, float]  # bounds of the pause between two kills
+    strict_every: int  # of so many jobs one is strict
     twins: int  # strict jobs that were resumed, compared with unbroken runs
     forked: bool = False  # whether workers start behind their imports, which saves time and shows no starts
     seed: int = 20
@@ -39,19 +40,21 @@ FULL = Plan(
     outstanding=12,
     length_s=(5.0, 20.0),
     every_s=(5.0, 12.0),
+    strict_every=4,
     twins=20,
 )
 SHORT = Plan(
-    jobs=28,
+    jobs=32,
     workers=2,
-    kills=3,
+    kills=4,
     endless=False,
     redis_kills=1,
     rows=4,
     outstanding=8,
     length_s=(10.0, 14.0),
-    every_s=(7.0, 9.0),
-    twins=2,
+    every_s=(5.0, 7.0),
+    strict_every=2,  # some seven jobs are broken, of which one strict one must be
+    twins=1,
     forked=True,
     limit_s=150.0,
 )
