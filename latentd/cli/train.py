@@ -90,7 +90,10 @@ def _phase(phase: str, file: Path, device: str, over: Callable[[], bool]) -> boo
     console = plain(stderr=True)
     with _stoppable(over) as stop, progress_bar(phase) as report:
         try:
-            done, out = _run(phase, file, device, report, stop)
+            from models.training.data.loader import helpers_watched
+
+            with helpers_watched():
+                done, out = _run(phase, file, device, report, stop)
         except ModuleNotFoundError as error:
             raise ConfigurationError(f"{error.name} isn't installed; {NEEDED}") from error
     console.print(f"{out}: {'done' if done else 'stopped; the same command goes on'}", soft_wrap=True)

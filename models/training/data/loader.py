@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 import numpy as np
@@ -20,6 +24,8 @@ from models.training.loop.draws import generator
 from models.training.loop.processes import Processes
 
 T = TypeVar("T")
+
+_helpers: list[BaseProcess] = []  # all that this process started: who ended one is asked wherever it was noticed
 
 
 def parts_of(config: RunConfig, processes: Processes, step: int) -> Iterator[list[int]]:
@@ -54,10 +60,33 @@ def made_ahead(parts: Iterable[list[int]], make: Callable[[list[int]], T], worke
     """
     # As a list is one item here, the loader must not batch it again.
     loader = DataLoader(Making(make), sampler=parts, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
-    for given in loader:
+    others = set(active_children())
+    given_by = iter(loader)
+    _helpers.extend(set(active_children()) - others)
+    for given in given_by:
         if isinstance(given, ConfigurationError):
             raise given
         yield given
+
+
+@contextmanager
+def helpers_watched() -> Iterator[None]:
+    """Say what happened where a helper process is ended from outside: torch raises that from within any line.
+
+    Raises:
+        ConfigurationError: a helper was ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        ended = [helper.exitcode for helper in _helpers if helper.exitcode]
+        if not ended:
+            raise
+        how = signal.Signals(-ended[0]).name if ended[0] < 0 else f"exit code {ended[0]}"
+        detail = f"a helper process was ended from outside ({how}); where memory or /dev/shm is short, fewer "
+        raise ConfigurationError(f"{detail}data.workers need less of it", field="data.workers") from error
+    finally:
+        _helpers.clear()
 
 
 def _as_it_is(made: T) -> T:

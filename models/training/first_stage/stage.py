@@ -220,8 +220,9 @@ class FirstStageTraining:
         vectors: list[Tensor] = []
         count = 0
         for numbers, pixels in picture_batches(self.config, self.folder, Processes(), 0):
-            vectors.append(flat(network.encode(centred(pixels.to(self.device)))))
-            count += len(vectors[-1])
+            for picture in torch.split(pixels, 1):  # alike to the last bit, whatever part of a batch this is
+                vectors.append(flat(network.encode(centred(picture.to(self.device)))))
+                count += len(vectors[-1])
             if count >= config.vectors or numbers[-1] >= len(self.folder.items):
                 break
         unit = standardise(network, torch.cat(vectors)[: config.vectors])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -17,7 +19,7 @@ from core.errors import ConfigurationError
 from models.training.configs.base import ComposeConfig, DataConfig
 from models.training.configs.diffusion import LdmRun
 from models.training.data.folder import read_folder, split_held_out
-from models.training.data.loader import picture_batches
+from models.training.data.loader import helpers_watched, made_ahead, picture_batches
 from models.training.data.masks import draw_mask
 from models.training.data.order import Order
 from models.training.data.pictures import GROUNDS, draw
@@ -175,6 +177,27 @@ def test_metadata_may_list_many_captions(tmp_path: Path) -> None:
     (item,) = islice(read_folder(tmp_path, captions=True).items, 2)
     assert item.captions == ("one", "two")
     assert item.weights == {"weight": 2.0}
+
+
+def test_a_helper_that_the_system_ends_is_told_of() -> None:
+    """As where memory is short; torch raises it from within any line."""
+    with pytest.raises(ConfigurationError, match=r"ended from outside \(SIGKILL\).*data\.workers"), helpers_watched():
+        list(made_ahead([[0], [1], [2]], killed_at_one, workers=1))
+
+
+def killed_at_one(numbers: list[int]) -> list[int]:
+    if numbers == [1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return numbers
+
+
+def test_a_fault_in_a_helper_stays_one() -> None:
+    with pytest.raises(RuntimeError, match="a fault of ours"), helpers_watched():
+        list(made_ahead([[0]], faulty, workers=1))
+
+
+def faulty(numbers: list[int]) -> list[int]:
+    raise RuntimeError(f"a fault of ours at {numbers}")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -79,10 +79,7 @@ def killed(run: UpscalerRun, after: int) -> None:
 
 
 def test_two_processes_compute_what_one_does(prepared: Path) -> None:
-    """At an equal global batch, over gloo: both players of a first stage, and the UNet with its text encoder.
-
-    Not with a codebook: of two codes that are equally near, rounding decides.
-    """
+    """At an equal global batch, over gloo: both players of a first stage, and the UNet with its text encoder."""
     kl = {"losses": ADVERSARIAL, "steps": 8}
     first, ldm = autoencoder_run(prepared, **kl, out=prepared / "first-two"), {"condition": TEXT, "steps": 6}
     second = ldm_run(prepared, **ldm, out=prepared / "ldm-two")
@@ -93,6 +90,17 @@ def test_two_processes_compute_what_one_does(prepared: Path) -> None:
         train(autoencoder_run(prepared, **kl, out=prepared / "first-one")), abs=1e-4
     )
     assert losses(second.out) == pytest.approx(train(ldm_run(prepared, **ldm, out=prepared / "ldm-one")), abs=1e-4)
+
+
+def test_two_processes_learn_the_codes_that_one_does_in_as_many_parts(prepared: Path) -> None:
+    """Of two codes that are equally near rounding decides, so gradients must be the same sums to the last bit."""
+    vq = VQ | {"codebook": VQ["codebook"] | {"then": "decoder"}, "losses": {"perceptual": 0.0, "adversarial": 0.0}}
+    two = autoencoder_run(prepared, **vq, out=prepared / "vq-two")
+    done = torchrun(two, "autoencoder", prepared)
+    assert done.returncode == 0, done.stderr
+    assert losses(two.out) == pytest.approx(
+        train(autoencoder_run(prepared, **vq, out=prepared / "vq-one", accumulate=2)), abs=1e-6
+    )
 
 
 def torchrun(run: Any, what: str, folder: Path) -> subprocess.CompletedProcess[str]:
