@@ -210,8 +210,15 @@ def dry_run(gateway: Gateway, caller: Caller, planned: PlannedJob) -> DryRun:
         negative_tokens=counted(request.negative_text) if request.syntax == "weighted" else None,
         estimate=estimate(request, planned.backlog),
         position=planned.backlog.jobs,
-        warnings=planned.warnings,
+        warnings=(*planned.warnings, *_waiting(planned)),
     )
+
+
+def _waiting(planned: PlannedJob) -> tuple[JobWarning, ...]:
+    """Warn where a job would wait for a worker to come; true for a moment, so that jobs themselves don't keep it."""
+    if planned.backlog.fleet.workers:
+        return ()
+    return (JobWarning(field="model", message=f"no worker serves {planned.card.id} now; the job would wait for one"),)
 
 
 async def enqueue(gateway: Gateway, caller: Caller, planned: PlannedJob) -> Created:

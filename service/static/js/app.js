@@ -36,7 +36,6 @@ const cost = new Cost(
   form.cost,
   () => order.trial(),
   (answer) => form.tokens.tell(answer?.tokens, desk.card?.token_window),
-  (model) => service.ready && !service.serves(model), // without any worker the head of the page says so
 );
 const gallery = new Gallery(byId("history"), { onCompare: compare });
 const showing = new Showing(service, gallery, actionsOf);

@@ -27,6 +27,7 @@ from contract.redis_keys import (
     events_key,
     gone_key,
     job_key,
+    serving_key,
     wake_key,
     work_key,
 )
@@ -155,6 +156,14 @@ def test_dry_run_plans_and_makes_nothing(client: httpx2.Client, redis: Redis) ->
     assert plan["request"]["seeds"] == [2**32 - 1, 0]
     assert redis.zcard(JOBS_KEY) == 0
     assert queued(redis) == []
+
+
+def test_dry_run_warns_of_a_model_that_nobody_serves(client: httpx2.Client, redis: Redis) -> None:
+    waiting = {"field": "model", "message": "no worker serves painter now; the job would wait for one"}
+    assert client.post("/v1/txt2img?dry_run=true", json={}).json()["warnings"] == [waiting]
+    assert client.post("/v1/txt2img", json={}).json()["warnings"] == []
+    redis.zadd(serving_key("painter"), {"one@cpu": 2e10})
+    assert client.post("/v1/txt2img?dry_run=true", json={}).json()["warnings"] == []
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ const PAUSE_MS = 450;
 export class Cost {
   #asking = new AbortController();
 
-  /** `request()` gives `{kind, fields, files}`, or null where something is missing; `onAnswer(dryRun|null)` is told. `waits(model)`: nobody serves it. */
-  constructor(line, request, onAnswer, waits) {
-    Object.assign(this, { line, request, onAnswer, waits });
+  /** `request()` gives `{kind, fields, files}`, or null where something is missing; `onAnswer(dryRun|null)` is told. */
+  constructor(line, request, onAnswer) {
+    Object.assign(this, { line, request, onAnswer });
     this.changed = debounced(PAUSE_MS, () => this.#ask());
   }
 
@@ -38,16 +38,16 @@ export class Cost {
   }
 
   #tell(answer) {
-    this.line.textContent = answer ? words(answer, this.waits) : "";
+    this.line.textContent = answer ? words(answer) : "";
     this.onAnswer(answer);
   }
 }
 
-function words({ request, estimate, position }, waits) {
+function words({ request, estimate, position, warnings }) {
   const own = estimate.gpu_s === null ? "time not known yet" : `about ${rounded(estimate.gpu_s)}`;
   const before = position && `behind ${plural(position, "job")}`;
-  const unserved = waits(request.model) && `no worker serves ${request.model} now`;
-  return [plural(request.num_images, "picture"), own, before, unserved].filter(Boolean).join(" · ");
+  const unserved = warnings.filter(({ field }) => field === "model").map(({ message }) => message);
+  return [plural(request.num_images, "picture"), own, before, ...unserved].filter(Boolean).join(" · ");
 }
 
 // Two digits are all that a prediction is worth.
