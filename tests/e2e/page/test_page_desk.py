@@ -250,6 +250,38 @@ def test_boxes_are_drawn_named_moved_and_sent(page: Page, client: httpx2.Client)
     assert kept == [{"box": [0, 0, 1, 1], "class_id": 2, "group": True}]
 
 
+def test_what_was_done_to_boxes_is_undone_and_done_again(page: Page) -> None:
+    def sides() -> list[float]:
+        return [float(side.input_value()) for side in page.locator("#row-boxes .sides input").all()]
+
+    page.click("#tab-layout2img")
+    undo, redo = (page.locator(".toolbar").get_by_role("button", name=name) for name in ("Undo", "Redo"))
+    expect(undo).to_be_disabled()
+    drag(page, 0.1, 0.1, 0.5, 0.5)
+    drawn = sides()
+    drag(page, 0.7, 0.7, 0.705, 0.7)  # a slip is nothing to undo
+    drag(page, 0.12, 0.12, 0.42, 0.42)  # moved by its name: one change, however long the way
+    moved = sides()
+    assert moved == pytest.approx([40, 40, 80, 80], abs=1)
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator(".box")).to_have_count(0)
+    undo.click()
+    assert sides() == moved
+    page.keyboard.press("Control+z")
+    assert sides() == drawn
+    page.keyboard.press("Control+y")
+    assert sides() == moved
+    page.keyboard.press("Control+Shift+z")
+    expect(page.locator(".box")).to_have_count(0)
+    expect(redo).to_be_disabled()
+    for _ in range(3):
+        page.keyboard.press("Control+z")
+    expect(undo).to_be_disabled()
+    drag(page, 0.1, 0.1, 0.9, 0.9)  # after which there is nothing to redo
+    expect(redo).to_be_disabled()
+    expect(page.locator(".box")).to_have_count(1)
+
+
 def test_boxes_are_made_by_keyboard_alone_and_outlive_a_reload(page: Page) -> None:
     page.click("#tab-layout2img")
     page.locator(".toolbar").get_by_role("button", name="Add a box").press("Enter")

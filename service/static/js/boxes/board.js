@@ -17,6 +17,7 @@ export function boardView(card, size) {
   shown.abort();
   shown = new AbortController();
   const { signal } = shown;
+  boxes.release();
   const plane = h("div", { className: "plane", role: "group", "aria-label": "Boxes" });
   const frame = pictureBox(size(), plane);
   const tools = toolbar(card, plane);
@@ -36,6 +37,7 @@ export function boardView(card, size) {
     frame.style.setProperty("--h", height);
   };
   boxes.addEventListener("show", show, { signal });
+  document.addEventListener("keydown", (event) => plane.isConnected && again(event), { signal });
   document.addEventListener("size", resize, { signal });
   listenToPointer(plane, (item) => nodes.get(item)?.focus());
   show();
@@ -48,15 +50,21 @@ function toolbar(card, plane) {
   const what = classInput(card, "What it is", (number) => boxes.classify(number));
   const whose = h("span", { className: "unit" });
   const add = button("Add a box", { className: "button small", onclick: () => focusOn(plane, boxes.add()) });
-  const clear = button("Clear", { className: "button small", onclick: () => boxes.clear() });
+  const small = (label, act, symbol, title) =>
+    button(label, { className: "button small", onclick: act, title }, symbol);
+  const undo = small("Undo", () => boxes.undo(), "undo", "Ctrl Z");
+  const redo = small("Redo", () => boxes.redo(), "redo", "Ctrl Y");
+  const clear = small("Clear", () => boxes.clear(), "clear");
   const show = () => {
     whose.textContent = boxes.selected ? "This box" : "Next box";
     what.value = boxes.class_id;
     add.disabled = boxes.full;
     clear.disabled = !boxes.items.length;
+    undo.disabled = !boxes.undoable;
+    redo.disabled = !boxes.redoable;
   };
   const props = { className: "toolbar", role: "toolbar", "aria-label": "Tools for boxes" };
-  const groups = [h("div", { className: "group" }, whose, what), h("div", { className: "group" }, add, clear)];
+  const groups = [h("div", { className: "group" }, whose, what), h("div", { className: "group" }, add, undo, redo, clear)];
   return { node: h("div", props, groups), show };
 }
 
@@ -101,6 +109,16 @@ function key({ key: name, shiftKey }, item, plane) {
   return true;
 }
 
+/** Ctrl Z and Ctrl Y, but not of who writes a number. */
+function again(event) {
+  if (!(event.ctrlKey || event.metaKey) || event.target.matches("input, textarea, select")) return;
+  const name = event.key.toLowerCase();
+  if (name !== "z" && name !== "y") return;
+  event.preventDefault();
+  if (name === "y" || event.shiftKey) boxes.redo();
+  else boxes.undo();
+}
+
 /** One pointer at a time: on a corner it sizes, on a name it moves, elsewhere it draws. */
 function listenToPointer(plane, focus) {
   let drag = null; // {item, before, from, way}: its sides before, and where it began
@@ -118,6 +136,7 @@ function listenToPointer(plane, focus) {
   };
   plane.addEventListener("pointerdown", (event) => {
     if (event.button !== 0 || !event.isPrimary) return;
+    boxes.hold();
     drag = begin(event);
     if (drag) plane.setPointerCapture(event.pointerId);
   });
@@ -135,6 +154,7 @@ function listenToPointer(plane, focus) {
     drag = null;
     if (way === "draw" && boxes.isSlip(item)) boxes.remove(item); // a press beside them: none is meant
     else if (item) focus(item);
+    boxes.release();
   };
   for (const name of ["pointerup", "pointercancel"]) plane.addEventListener(name, end);
 }

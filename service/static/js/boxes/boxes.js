@@ -11,18 +11,52 @@ const LEAST = 0.02; // of a side: what is smaller was a slip
 
 /**
  * `items` are `{box: [left, top, right, bottom], class_id}`, sides in shares of the picture. `show` is dispatched when
- * something is to be drawn anew, `input` when a person changed something.
+ * something is to be drawn anew, `input` when a person changed something. A state is the boxes, and as what each was.
  */
 class Boxes extends EventTarget {
   items = [];
   selected = null; // one of them
   class_id = 0; // of the next one
+  #past = []; // states, the oldest first
+  #now = [];
+  #undone = [];
+  #held = false;
 
   /** Shows the boxes of a request, for the model of `card`. */
   set(items, card) {
     this.card = card;
     this.items = items.map((item) => ({ ...item, box: [...item.box] }));
     this.selected = null;
+    this.#past = [];
+    this.#undone = [];
+    this.#now = stateOf(this.items);
+    this.dispatchEvent(new Event("show"));
+  }
+
+  get undoable() {
+    return this.#past.length > 0;
+  }
+
+  get redoable() {
+    return this.#undone.length > 0;
+  }
+
+  undo() {
+    this.#restore(this.#past, this.#undone);
+  }
+
+  redo() {
+    this.#restore(this.#undone, this.#past);
+  }
+
+  /** Takes what follows as one change, until it is over. */
+  hold() {
+    this.#held = true;
+  }
+
+  release() {
+    this.#held = false;
+    this.#note();
     this.dispatchEvent(new Event("show"));
   }
 
@@ -88,10 +122,30 @@ class Boxes extends EventTarget {
   }
 
   #changed() {
+    if (!this.#held) this.#note();
     this.dispatchEvent(new Event("show"));
     this.dispatchEvent(new Event("input"));
   }
+
+  #note() {
+    const state = stateOf(this.items);
+    if (JSON.stringify(state) === JSON.stringify(this.#now)) return;
+    this.#past.push(this.#now);
+    this.#undone = [];
+    this.#now = state;
+  }
+
+  #restore(from, to) {
+    if (!from.length) return;
+    to.push(this.#now);
+    this.#now = from.pop();
+    this.items = this.#now.map(({ item, as }) => Object.assign(item, as));
+    if (!this.items.includes(this.selected)) this.selected = null;
+    this.#changed();
+  }
 }
+
+const stateOf = (items) => items.map((item) => ({ item, as: { ...item } }));
 
 export const boxes = new Boxes();
 

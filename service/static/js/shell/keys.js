@@ -50,6 +50,7 @@ const KEYS = [
       ["Arrows", "Move the box"],
       ["Shift Arrows", "Its right and lower side"],
       ["Delete", "Remove it"],
+      ["Ctrl Z, Ctrl Y", "Undo, redo"],
     ],
   ],
 ];
