@@ -92,10 +92,11 @@ def train(run: AutoencoderRun | LdmRun | UpscalerRun, until: int | None = None) 
     seen: list[int] = []
 
     def stop() -> bool:
-        return until is not None and seen[-1] >= until
+        return until is not None and bool(seen) and seen[-1] >= until
 
     def report(progress: Any) -> None:
-        seen.append(progress.step)
+        if progress.what == "steps":
+            seen.append(progress.step)
 
     if isinstance(run, AutoencoderRun):
         run_autoencoder(run, "cpu", report=report, stop=stop)

@@ -35,31 +35,31 @@ FOREVER = float("inf")
 @app.command("autoencoder")
 def autoencoder(config: Config, minutes: Minutes = FOREVER, device: Device = "auto") -> None:
     """Train a first stage: KL or VQ, with L1, perceptual and patch-adversarial losses."""
-    _phase("autoencoder", config, device, _clock(minutes))
+    _alone("autoencoder", config, device, minutes)
 
 
 @app.command("ldm")
 def ldm(config: Config, minutes: Minutes = FOREVER, device: Device = "auto") -> None:
     """Train latent diffusion on text, classes, label maps or nothing, or for inpainting."""
-    _phase("ldm", config, device, _clock(minutes))
+    _alone("ldm", config, device, minutes)
 
 
 @app.command("upscaler")
 def upscaler(config: Config, minutes: Minutes = FOREVER, device: Device = "auto") -> None:
     """Train super-resolution by the first stage's factor."""
-    _phase("upscaler", config, device, _clock(minutes))
+    _alone("upscaler", config, device, minutes)
 
 
 @app.command("lora")
 def lora(config: Config, minutes: Minutes = FOREVER, device: Device = "auto") -> None:
     """Train a LoRA of a text model on pictures with captions; its file is kohya's or PEFT's."""
-    _phase("lora", config, device, _clock(minutes))
+    _alone("lora", config, device, minutes)
 
 
 @app.command("data")
-def data(config: Config) -> None:
+def data(config: Config, minutes: Minutes = FOREVER) -> None:
     """Build the emoji set as a folder of pictures with captions, from its npm packages."""
-    _phase("data", config, "cpu", _clock(FOREVER))
+    _alone("data", config, "cpu", minutes)
 
 
 @app.command("recipe")
@@ -73,22 +73,27 @@ def recipe(
     if not files:
         names = ", ".join(f"{phase}.yaml" for phase in PHASES)
         raise ConfigurationError(f"{folder}: has none of {names}", field="folder", value=str(folder))
-    over = _clock(minutes)
-    for phase, file in files:
-        if not _phase(phase, file, device, over):
-            return
+    with _stoppable(_clock(minutes)) as stop:
+        for phase, file in files:
+            if not _phase(phase, file, device, stop):  # once asked, a phase stops after its first step
+                return
 
 
 @app.command("compression-study")
 def compression_study(config: Config, minutes: Minutes = FOREVER, device: Device = "auto") -> None:
     """Repeat Fig. 6 and 7 of the paper: factors 1 to 32 at equal steps and parameters, as JSON and a plot."""
-    _phase("compression-study", config, device, _clock(minutes))
+    _alone("compression-study", config, device, minutes)
 
 
-def _phase(phase: str, file: Path, device: str, over: Callable[[], bool]) -> bool:
+def _alone(phase: str, file: Path, device: str, minutes: float) -> None:
+    with _stoppable(_clock(minutes)) as stop:
+        _phase(phase, file, device, stop)
+
+
+def _phase(phase: str, file: Path, device: str, stop: Callable[[], bool]) -> bool:
     """Run one phase in the foreground. Returns whether it is done."""
     console = plain(stderr=True)
-    with _stoppable(over) as stop, progress_bar(phase) as report:
+    with progress_bar(phase) as report:
         try:
             from models.training.data.loader import helpers_watched
 
@@ -110,8 +115,7 @@ def _run(
         from models.training.emoji.build import build_emoji
 
         emoji = read_config(file, EmojiConfig)
-        build_emoji(emoji, report)
-        return True, emoji.out
+        return build_emoji(emoji, report, stop), emoji.out
     if phase == "autoencoder":
         from models.training.configs.autoencoder import AutoencoderRun
         from models.training.first_stage.run import run_autoencoder
@@ -144,7 +148,7 @@ def _clock(minutes: float) -> Callable[[], bool]:
 
 @contextmanager
 def _stoppable(over: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C and SIGTERM end the run after its step, with the state saved; a second Ctrl-C ends it at once."""
+    """Let Ctrl-C and SIGTERM end a run after its step or chunk, with that saved; a second Ctrl-C ends it at once."""
     asked = False
 
     def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (as signal calls it)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import active_children
@@ -59,7 +61,14 @@ def made_ahead(parts: Iterable[list[int]], make: Callable[[list[int]], T], worke
         ConfigurationError: what `make` raised.
     """
     # As a list is one item here, the loader must not batch it again.
-    loader = DataLoader(Making(make), sampler=parts, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+    loader = DataLoader(
+        Making(make),
+        sampler=parts,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=_end_by_parent,
+    )
     others = set(active_children())
     given_by = iter(loader)
     _helpers.extend(set(active_children()) - others)
@@ -67,6 +76,18 @@ def made_ahead(parts: Iterable[list[int]], make: Callable[[list[int]], T], worke
         if isinstance(given, ConfigurationError):
             raise given
         yield given
+
+
+def _end_by_parent(number: int) -> None:  # noqa: ARG001 (as torch calls it)
+    """Let SIGTERM of others go by: who ends a process group means the run, which ends its helpers after a step."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from models.training.loop.draws import generator
 PROGRESS, CAPTIONS = "progress.json", "captions.jsonl"
 MB = 1 << 20
 Report = Callable[[int, int], None]
+Stop = Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,11 @@ class Cache:
 
 
 def cache_of(
-    run: LatentRun, folder: Folder, identity: str, encode: Encode, report: Report, *, masked: bool = False
-) -> Cache:
+    run: LatentRun, folder: Folder, identity: str, encode: Encode, report: Report, stop: Stop, *, masked: bool = False
+) -> Cache | None:
     """Read the cache of a data set, after making what is missing of it; `data.workers` processes draw the pictures.
+
+    None if `stop` said so before it was whole; what is made is kept.
 
     identity: what the arrays depend on beside pictures and configuration, the first stage's weights above all.
     masked: whether chunks have masks.
@@ -80,6 +83,8 @@ def cache_of(
     for chunk in chunks:
         done = maker.make(done, chunk)
         report(done, maker.total)
+        if stop() and done < maker.total:
+            return None
     return _read(path, run.cache.variants)
 
 
@@ -176,8 +181,13 @@ def _lines(file: Path) -> list[str]:
         return list(opened)
 
 
-def text_cache(cache: Cache, identity: str, encode: Callable[[list[str]], Tensor], report: Report) -> NDArray[Any]:
-    """Return every text of a cache encoded by a frozen encoder, t n d, half precision; the empty text is the last."""
+def text_cache(
+    cache: Cache, identity: str, encode: Callable[[list[str]], Tensor], report: Report, stop: Stop
+) -> NDArray[Any] | None:
+    """Return every text of a cache encoded by a frozen encoder, t n d, half precision; the empty text is the last.
+
+    None if `stop` said so before; texts are then encoded anew.
+    """
     name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     file, unfinished = cache.folder / f"text-{name}.npy", cache.folder / f".text-{name}.npy"
     if not file.is_file():
@@ -190,6 +200,8 @@ def text_cache(cache: Cache, identity: str, encode: Callable[[list[str]], Tensor
                 )
             made[start : start + len(rows)] = rows
             report(start + len(rows), len(texts))
+            if stop() and start + len(rows) < len(texts):
+                return None
         made.flush()
         unfinished.replace(file)
     kept: NDArray[Any] = np.load(file, mmap_mode="r")

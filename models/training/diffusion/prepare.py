@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from models.training.diffusion.model import weights_digest
 from models.training.diffusion.samples import Samples
 from models.training.diffusion.show import Shown
 from models.training.loop.processes import Processes
-from models.training.loop.trainer import Progress, Report
+from models.training.loop.trainer import Progress, Report, Stop
 
 SHOWN = 16  # pictures of a grid where no prompts are given
 
@@ -33,12 +34,19 @@ def prepare(
     frozen: ConditionerModule | None,
     processes: Processes,
     report: Report,
-) -> tuple[Samples, Shown]:
-    """Encode what isn't encoded yet. Returns the run's samples and what its grids show.
+    stop: Stop,
+) -> tuple[Samples, Shown] | None:
+    """Encode what isn't encoded yet. Returns the run's samples and what its grids show; None if `stop` said so before.
 
     frozen: the conditioner, if it isn't trained; texts that it encodes are kept.
     """
-    cache, texts = _caches(run, folder, model, frozen, processes, report)
+    encoding = partial(_caches, run, folder, model, frozen, report)
+    made = encoding(stop) if processes.first else None  # the others wait and read
+    if processes.any(processes.first and made is None):
+        return None
+    caches = made or encoding(lambda: False)
+    assert caches is not None
+    cache, texts = caches
     side = run.data.size // model.latent_factor
     blank = model.blank_concat(side, side).cpu() if model.config.concat == "mask-latent" else None
     order = order_of(folder, run.data, run.seed, run.steps * run.batch)
@@ -51,17 +59,17 @@ def _caches(
     folder: Folder,
     model: LatentDiffusion,
     frozen: ConditionerModule | None,
-    processes: Processes,
     report: Report,
-) -> tuple[Cache, NDArray[Any] | None]:
-    """Encode what isn't yet, in the first process; the others wait and read."""
-    if not processes.first:
-        processes.wait()
+    stop: Stop,
+) -> tuple[Cache, NDArray[Any] | None] | None:
+    """Encode what isn't yet."""
     digest = weights_digest(model.first_stage.state_dict())
     identity = json.dumps([digest, model.config.scale_factor, model.config.concat])
     masked = model.config.concat in ("mask-latent", "latent-mask")
-    cache = cache_of(run, folder, identity, _encoder(model), _told(report, "latents"), masked=masked)
+    cache = cache_of(run, folder, identity, _encoder(model), _told(report, "latents"), stop, masked=masked)
     texts = None
+    if cache is None:
+        return None
     if isinstance(frozen, TextEncoder):
         name = weights_digest(frozen.state_dict())
 
@@ -69,9 +77,9 @@ def _caches(
         def encode(prompts: list[str]) -> Tensor:
             return model.encode_prompts(prompts).context
 
-        texts = text_cache(cache, name, encode, _told(report, "texts"))
-    if processes.first:
-        processes.wait()
+        texts = text_cache(cache, name, encode, _told(report, "texts"), stop)
+        if texts is None:
+            return None
     return cache, texts
 
 

@@ -33,8 +33,8 @@ def run_diffusion(run: DiffusionRun, device: str, *, report: Report, stop: Stop)
         run.out.mkdir(parents=True, exist_ok=True)
         if processes.first:
             write_config(run, run.out / "config.yaml")
-        stage = _stage(run, folder, processes, place, report)
-        return train(run, stage, processes, report=report, stop=stop)
+        stage = _stage(run, folder, processes, place, report, stop)
+        return stage is not None and train(run, stage, processes, report=report, stop=stop)
     finally:
         leave(processes)
 
@@ -51,14 +51,18 @@ def _folder(run: DiffusionRun) -> Folder:
 
 
 def _stage(
-    run: DiffusionRun, folder: Folder, processes: Processes, device: torch.device, report: Report
-) -> DiffusionTraining:
+    run: DiffusionRun, folder: Folder, processes: Processes, device: torch.device, report: Report, stop: Stop
+) -> DiffusionTraining | None:
+    """Make what the loop trains; None if it was stopped while it encoded."""
     first, condition = first_stage_of(run.first_stage), condition_of(run, folder)
     config = model_config(run, first, condition)
     unet, conditioner = _networks(run, config.unet, condition, device)
     model = pipeline(config, unet, first.network(str(device)), conditioner, condition.tokenizers, device)
     frozen = None if condition.trained else conditioner
-    samples, shown = prepare(run, folder, model, frozen, processes, report)
+    prepared = prepare(run, folder, model, frozen, processes, report, stop)
+    if prepared is None:
+        return None
+    samples, shown = prepared
     module = Trained(unet, conditioner if condition.trained else None)
     return DiffusionTraining(run, module, frozen, samples, shown, processes, device)
 

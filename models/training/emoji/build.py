@@ -20,7 +20,7 @@ from models.training.emoji.captions import captions_of
 from models.training.emoji.names import Names, named_by_picture, plain, read_names, weight_of
 from models.training.emoji.packages import NAME_CREDIT, SOURCES, fetch, read_files, read_json
 from models.training.loop.draws import generator
-from models.training.loop.trainer import Progress, Report
+from models.training.loop.trainer import Progress, Report, Stop
 
 PACKAGES, IMAGES, CREDITS = "packages", "images", "ATTRIBUTION.md"
 OPAQUE, LEAST = 16, 0.02  # an alpha that is seen, and the share of the canvas that must be
@@ -42,8 +42,8 @@ class Artwork:
         return f"{IMAGES}/{self.style}-{self.key}.png"
 
 
-def build_emoji(config: EmojiConfig, report: Report) -> None:
-    """Build the set; pictures that are there are kept.
+def build_emoji(config: EmojiConfig, report: Report, stop: Stop) -> bool:
+    """Build the set; pictures that are there are kept. Returns whether it is whole, or `stop` said so before.
 
     Raises:
         ConfigurationError: npm can't fetch a package, or nothing is left of a style.
@@ -59,9 +59,12 @@ def build_emoji(config: EmojiConfig, report: Report) -> None:
             drawn.append(artwork)
         if number % TOLD_EVERY == 0 or number == len(chosen) - 1:
             report(Progress(number + 1, len(chosen), {}, "pictures"))
+        if stop() and number < len(chosen) - 1:
+            return False
     _write_metadata(drawn, names, config)
     credits_ = [SOURCES[style].credit for style in config.styles]
     (config.out / CREDITS).write_text("".join(f"- {line}\n" for line in [*credits_, NAME_CREDIT]), "utf-8")
+    return True
 
 
 def _artworks(style: Style, packages: Path, names: Names) -> Iterator[Artwork]:

@@ -20,7 +20,8 @@ from models.training.loop.state import load_state, save_state, state_bytes
 
 MB = 1 << 20
 SPARE = 256 * MB  # disk that a run leaves for its log and samples
-LEFT_OUT = ("out", "save_every", "log_every", "sample_every")  # of the configuration that a state belongs to
+# Of the configuration that a state belongs to: what changes no loss.
+LEFT_OUT = {"out": True, "save_every": True, "log_every": True, "sample_every": True, "data": {"workers"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ Stop = Callable[[], bool]
 
 def identity(config: RunConfig) -> str:
     """Return what must not change between the pieces of a run."""
-    return config.model_dump_json(exclude=set(LEFT_OUT))
+    return config.model_dump_json(exclude=LEFT_OUT)
 
 
 def train(config: RunConfig, stage: Stage, processes: Processes, *, report: Report, stop: Stop) -> bool:

@@ -65,13 +65,16 @@ def run_lora(run: LoraRun, device: str, *, report: Report, stop: Stop) -> bool:
         run.out.mkdir(parents=True, exist_ok=True)
         if processes.first:
             write_config(run, run.out / "config.yaml")
-        stage = _stage(run, folder, processes, place, report)
-        return train(run, stage, processes, report=report, stop=stop)
+        stage = _stage(run, folder, processes, place, report, stop)
+        return stage is not None and train(run, stage, processes, report=report, stop=stop)
     finally:
         leave(processes)
 
 
-def _stage(run: LoraRun, folder: Folder, processes: Processes, device: torch.device, report: Report) -> LoraTraining:
+def _stage(
+    run: LoraRun, folder: Folder, processes: Processes, device: torch.device, report: Report, stop: Stop
+) -> LoraTraining | None:
+    """Make what the loop trains; None if it was stopped while it encoded."""
     model = load(run.model, str(device))
     text = model.conditioner
     if not isinstance(text, TextEncoder) or len(model.tokenizers) != 1 or model.config.unet.added_dim is not None:
@@ -80,7 +83,10 @@ def _stage(run: LoraRun, folder: Folder, processes: Processes, device: torch.dev
     if run.data.size % (model.latent_factor * 2 ** (len(model.config.unet.channels) - 1)):
         detail = f"data.size is {run.data.size}; first stage and UNet must halve it evenly"
         raise ConfigurationError(detail, field="data.size", value=run.data.size)
-    samples, shown = prepare(run, folder, model, None if run.text else text, processes, report)
+    prepared = prepare(run, folder, model, None if run.text else text, processes, report, stop)
+    if prepared is None:
+        return None
+    samples, shown = prepared
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         products = Products(model, run).to(device)

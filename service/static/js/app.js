@@ -23,7 +23,7 @@ import { notice, stage } from "./stage/stage.js";
 
 const UNAUTHORIZED = 401;
 
-const service = new Service(modelsChanged);
+const service = new Service(modelsChanged, () => cost.changed());
 const form = new Form(byId("form"), {
   onSubmit: submit,
   onModel: (id) => (desk.chooseModel(id), showForm()),

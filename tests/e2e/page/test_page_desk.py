@@ -164,6 +164,8 @@ def test_a_model_that_nobody_serves_is_told_before_it_is_asked(page: Page, redis
     expect(page.locator("#cost")).to_have_text("1 picture · time not known yet")
     page.click("#tab-class2img")
     expect(page.locator("#cost")).to_have_text(re.compile(" · no worker serves classes now; the job would wait "))
+    redis.zadd(serving_key("classes"), {"one@cpu": 2e10})
+    expect(page.locator("#cost")).to_have_text("1 picture · time not known yet", timeout=8000)  # without a touch
 
 
 def test_earlier_prompts_can_be_taken_again(page: Page) -> None:
@@ -275,6 +277,21 @@ def test_what_was_done_to_boxes_is_undone_and_done_again(page: Page) -> None:
     expect(page.locator(".box")).to_have_count(0)
     expect(redo).to_be_disabled()
     for _ in range(3):
+        page.keyboard.press("Control+z")
+    expect(undo).to_be_disabled()
+    drag(page, 0.1, 0.1, 0.3, 0.3)
+    drag(page, 0.6, 0.6, 0.8, 0.8)
+    page.locator(".box").first.focus()
+    page.keyboard.press("Delete")
+    page.keyboard.press("Control+z")  # it comes back as the first: what is pressed is what moves
+    drag(page, 0.12, 0.12, 0.32, 0.12)
+    assert sides() == pytest.approx([30, 10, 50, 30, 60, 60, 80, 80], abs=1)
+    names = [line.get_attribute("aria-label") for line in page.locator("#row-boxes .line").all()]
+    assert names == ["Box 1", "Box 2"]
+    page.locator(".toolbar select").select_option("dog")
+    page.keyboard.press("Control+z")
+    expect(page.locator(".toolbar select")).to_have_value("0")
+    for _ in range(5):
         page.keyboard.press("Control+z")
     expect(undo).to_be_disabled()
     drag(page, 0.1, 0.1, 0.9, 0.9)  # after which there is nothing to redo

@@ -4,7 +4,7 @@
  */
 
 import { announce, button, h, pictureBox } from "../lib/dom.js";
-import { boxes, classInput } from "./boxes.js";
+import { boxes, classInput, inPlace } from "./boxes.js";
 
 const NUDGE = 0.02; // of a side, per arrow key
 const MOVES = { ArrowLeft: [-NUDGE, 0], ArrowRight: [NUDGE, 0], ArrowUp: [0, -NUDGE], ArrowDown: [0, NUDGE] };
@@ -24,11 +24,11 @@ export function boardView(card, size) {
   const nodes = new Map();
   const show = () => {
     for (const [item, node] of nodes) if (!boxes.items.includes(item)) (node.remove(), nodes.delete(item));
-    for (const item of boxes.items) {
+    boxes.items.forEach((item, i) => {
       if (!nodes.has(item)) nodes.set(item, nodeOf(item, plane));
-      if (!nodes.get(item).isConnected) plane.append(nodes.get(item));
+      inPlace(plane, nodes.get(item), i);
       draw(nodes.get(item), item);
-    }
+    });
     tools.show();
   };
   const resize = () => {
@@ -57,7 +57,7 @@ function toolbar(card, plane) {
   const clear = small("Clear", () => boxes.clear(), "clear");
   const show = () => {
     whose.textContent = boxes.selected ? "This box" : "Next box";
-    what.value = boxes.class_id;
+    what.value = boxes.selected?.class_id ?? boxes.class_id;
     add.disabled = boxes.full;
     clear.disabled = !boxes.items.length;
     undo.disabled = !boxes.undoable;
@@ -111,7 +111,8 @@ function key({ key: name, shiftKey }, item, plane) {
 
 /** Ctrl Z and Ctrl Y, but not of who writes a number. */
 function again(event) {
-  if (!(event.ctrlKey || event.metaKey) || event.target.matches("input, textarea, select")) return;
+  if (!(event.ctrlKey || event.metaKey) || event.target.matches("input, textarea")) return;
+  if (document.querySelector("dialog[open]")) return;
   const name = event.key.toLowerCase();
   if (name !== "z" && name !== "y") return;
   event.preventDefault();
@@ -139,6 +140,7 @@ function listenToPointer(plane, focus) {
     boxes.hold();
     drag = begin(event);
     if (drag) plane.setPointerCapture(event.pointerId);
+    else boxes.release();
   });
   plane.addEventListener("pointermove", (event) => {
     if (!drag || !event.isPrimary) return;

@@ -152,6 +152,11 @@ export const boxes = new Boxes();
 const rounded = (share) => Math.round(10_000 * share) / 10_000;
 const ordered = (a, b) => [Math.max(0, Math.min(a, b)), Math.min(1, Math.max(a, b))];
 
+/** Makes a node the i-th of its place: what comes back comes where it was. */
+export function inPlace(place, node, i) {
+  if (place.children[i] !== node) place.insertBefore(node, place.children[i] ?? null);
+}
+
 /** What chooses a class: by its name, or by its number where the card has no names. */
 export function classInput({ class_names: names, classes, layout }, label, onChoose) {
   const most = (classes ?? layout.vocabulary - 1) - 1;

@@ -4,7 +4,7 @@
 
 import { groupOf, numberInput } from "../form/controls.js";
 import { button, h } from "../lib/dom.js";
-import { boxes, classInput } from "./boxes.js";
+import { boxes, classInput, inPlace } from "./boxes.js";
 
 const UNSET = "";
 const SIDES = ["left", "top", "right", "bottom"];
@@ -26,7 +26,7 @@ export function boxList(field) {
     boxes.items.forEach((item, i) => {
       if (!lines.has(item)) lines.set(item, lineOf(item, field.card));
       const line = lines.get(item);
-      if (!line.node.isConnected) place.append(line.node);
+      inPlace(place, line.node, i);
       line.write(i);
     });
     add.disabled = boxes.full;

@@ -15,10 +15,15 @@ export class Service {
   #inputs = {}; // of form/addons.js and boxes/list.js, where there is something for them
   #default = "";
   #onChange;
+  #onWorkers;
 
-  /** `onChange()` is called when a model or what can be added to one was installed or removed. */
-  constructor(onChange) {
+  /**
+   * `onChange()` is called when a model or what can be added to one was installed or removed, `onWorkers()` when other
+   * models than before have live workers.
+   */
+  constructor(onChange, onWorkers) {
     this.#onChange = onChange;
+    this.#onWorkers = onWorkers;
   }
 
   /** Tasks that the installed models can do. */
@@ -80,9 +85,10 @@ export class Service {
   async #refresh(addOns) {
     try {
       const [models, found] = await Promise.all([api.models(), addOns?.()]);
-      const before = this.#installed;
+      const [before, served] = [this.#installed, this.#served];
       await this.#take(models, found ?? this.#addOns);
       if (this.#installed !== before) this.#onChange();
+      if (this.#served !== served) this.#onWorkers();
     } catch (problem) {
       this.#say("bad", problem.status ? problem.message : "No answer from the service");
     }
@@ -102,6 +108,10 @@ export class Service {
   get #installed() {
     const all = [this.kinds, this.cards, ...Object.values(this.#addOns)];
     return JSON.stringify(all.map((each) => each.map((card) => card.id ?? card.name ?? card)));
+  }
+
+  get #served() {
+    return JSON.stringify(this.cards.filter(({ loaded }) => loaded).map(({ id }) => id));
   }
 
   #show() {

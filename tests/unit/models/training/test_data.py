@@ -17,7 +17,6 @@ from torch import Tensor
 
 from core.errors import ConfigurationError
 from models.training.configs.base import ComposeConfig, DataConfig
-from models.training.configs.diffusion import LdmRun
 from models.training.data.folder import read_folder, split_held_out
 from models.training.data.loader import helpers_watched, made_ahead, picture_batches
 from models.training.data.masks import draw_mask
@@ -26,7 +25,7 @@ from models.training.data.pictures import GROUNDS, draw
 from models.training.diffusion.cache import Cache, Chunk, cache_of
 from models.training.loop.draws import generator, normals
 from models.training.loop.processes import Processes
-from tests.training import SIZE, autoencoder_run, ldm_run, train, write_balls
+from tests.training import SIZE, autoencoder_run, ldm_run, losses, train, write_balls
 
 
 def test_an_epoch_shows_every_picture_once_and_the_next_in_another_order() -> None:
@@ -61,6 +60,8 @@ def test_helper_processes_draw_the_same_pictures(tmp_path: Path) -> None:
     folder = read_folder(write_balls(tmp_path / "data"))
     alone = autoencoder_run(tmp_path, steps=2)
     helped = autoencoder_run(tmp_path, steps=2, data=alone.data.model_dump() | {"workers": 1})
+    assert train(alone, until=1) == train(helped)[:1]  # a run may go on with others
+    assert len(losses(helped.out)) == 2
     for (_, a), (_, b) in zip(*(picture_batches(run, folder, Processes(), 0) for run in (alone, helped)), strict=True):
         assert torch.equal(a, b)
 
@@ -185,6 +186,18 @@ def test_a_helper_that_the_system_ends_is_told_of() -> None:
         list(made_ahead([[0], [1], [2]], killed_at_one, workers=1))
 
 
+def test_who_ends_a_process_group_ends_the_run_not_its_helpers() -> None:
+    """SIGTERM from another than its parent: the run stops after its step, and saves."""
+    with helpers_watched():
+        assert list(made_ahead([[0], [1], [2]], terminated_at_one, workers=1)) == [[0], [1], [2]]
+
+
+def terminated_at_one(numbers: list[int]) -> list[int]:
+    if numbers == [1]:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return numbers
+
+
 def killed_at_one(numbers: list[int]) -> list[int]:
     if numbers == [1]:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -215,23 +228,20 @@ def test_captions_of_any_characters_are_kept_as_they_are(tmp_path: Path, workers
         data={"folder": tmp_path / "data", "size": SIZE, "workers": workers},
         cache={"folder": tmp_path / "cache", "chunk": 2},
     )
-    for most in (4, 5):
-        cache = _cached(run, most)
-    assert cache is not None
-    assert [cache.texts[number] for (number,) in cache.captions] == odd
-
-
-def _cached(run: LdmRun, most: int) -> Cache | None:
-    """Make a cache of pictures as they are, until so many are there."""
     folder = read_folder(run.data.folder)
     made: list[int] = []
 
-    def encode(chunk: Chunk) -> dict[str, Tensor]:
-        if made and made[-1] == most:
-            raise ConfigurationError("stopped")
-        return {"latent": chunk.pictures.float()}
+    def cached(most: int) -> Cache | None:
+        """Make a cache of pictures as they are, until so many are there."""
+        told = lambda done, _: made.append(done)  # noqa: E731
+        return cache_of(run, folder, "as they are", as_they_are, told, lambda: made[-1] >= most)
 
-    try:
-        return cache_of(run, folder, "as they are", encode, lambda done, _: made.append(done))
-    except ConfigurationError:
-        return None
+    assert cached(4) is None
+    cache = cached(4)
+    assert cache is not None
+    assert made == [2, 4, 5]
+    assert [cache.texts[number] for (number,) in cache.captions] == odd
+
+
+def as_they_are(chunk: Chunk) -> dict[str, Tensor]:
+    return {"latent": chunk.pictures.float()}

@@ -60,7 +60,7 @@ def config(tmp_path: Path) -> EmojiConfig:
 
 def test_a_set_is_a_folder_of_transparent_pictures_with_captions(config: EmojiConfig) -> None:
     told: list[Progress] = []
-    build_emoji(config, told.append)
+    assert build_emoji(config, told.append, lambda: False)
     folder = read_folder(config.out, captions=True, labels=True)
     assert [item.file.name for item in folder.items] == [
         "flat-fire-engine.png", "flat-red-heart.png", "3d-1f525.png", "3d-2764-fe0f.png"
@@ -76,16 +76,24 @@ def test_a_set_is_a_folder_of_transparent_pictures_with_captions(config: EmojiCo
 
 
 def test_building_again_gives_the_same(config: EmojiConfig) -> None:
-    build_emoji(config, lambda _: None)
+    build_emoji(config, lambda _: None, lambda: False)
     metadata = (config.out / "metadata.jsonl").read_bytes()
-    build_emoji(config, lambda _: None)
+    build_emoji(config, lambda _: None, lambda: False)
     assert (config.out / "metadata.jsonl").read_bytes() == metadata
+
+
+def test_building_stops_after_a_picture_and_goes_on(config: EmojiConfig) -> None:
+    assert not build_emoji(config, lambda _: None, lambda: True)
+    assert len(list((config.out / "images").iterdir())) == 1
+    assert not (config.out / "metadata.jsonl").exists()
+    assert build_emoji(config, lambda _: None, lambda: False)
+    assert len(list((config.out / "images").iterdir())) == 4
 
 
 def test_a_style_of_which_nothing_is_left_is_named(config: EmojiConfig) -> None:
     pack(SOURCES["flat"].package, config.out / "packages", {"icons.json": b'{"icons": {}}'})
     with pytest.raises(ConfigurationError, match="no picture of style flat"):
-        build_emoji(config, lambda _: None)
+        build_emoji(config, lambda _: None, lambda: False)
 
 
 def test_without_npm_the_command_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

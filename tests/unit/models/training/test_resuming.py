@@ -57,6 +57,17 @@ def test_latent_diffusion_goes_on_where_it_stopped(prepared: Path) -> None:
     assert train(pieces) == pytest.approx(train(whole), abs=1e-6)
 
 
+def test_a_run_stops_while_it_encodes_and_goes_on(prepared: Path) -> None:
+    whole = ldm_run(prepared, condition=TEXT)
+    pieces = ldm_run(
+        prepared, condition=TEXT, out=prepared / "encoding", cache={"folder": prepared / "few", "chunk": 5}
+    )
+    assert not run_diffusion(pieces, "cpu", report=lambda _: None, stop=lambda: True)
+    assert [json.loads(file.read_text("utf-8"))["done"] for file in (prepared / "few").rglob("progress.json")] == [5]
+    assert not (pieces.out / FOLDER).exists()
+    assert train(pieces) == pytest.approx(train(whole), abs=1e-6)
+
+
 def test_a_run_killed_at_any_moment_loses_nothing_but_time(prepared: Path) -> None:
     """By SIGKILL after a random step: what it wrote beyond its last state is written again, the same."""
     run = upscaler_run(prepared, out=prepared / "killed", crops=(4, 8))
