@@ -14,9 +14,7 @@ Port = Annotated[int | None, typer.Option(help="Port to listen on. Default: LATE
 Insecure = Annotated[bool, typer.Option("--insecure", help="Listen on another address than loopback without API keys.")]
 Model = Annotated[
     list[str] | None,
-    typer.Option(
-        help="Checkpoint to serve; repeatable. Default: LATENTD_MODEL and the default of each task that it lacks."
-    ),
+    typer.Option(help="Checkpoint to serve; repeatable. Default: every installed one, LATENTD_MODEL first."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N. Default: the first GPU, else the CPU.")]
 MetricsPort = Annotated[int | None, typer.Option(help="Serve Prometheus metrics on this port.")]

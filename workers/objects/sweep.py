@@ -18,6 +18,7 @@ from redis import Redis
 
 from contract.job import TERMINAL, JobResult
 from contract.redis_keys import job_key, state_key, sweeping_key
+from core.clock import CLOCK
 from core.storage import Store, delete, tidy
 from core.text import as_text
 from jobs.end import Retention
@@ -48,12 +49,18 @@ class Sweeper:
     """Removes what expired jobs and dead executions left."""
 
     def __init__(
-        self, redis: Redis, store: Store, retention: Retention, clock: Callable[[], float] = time.time
+        self,
+        redis: Redis,
+        store: Store,
+        retention: Retention,
+        clock: Callable[[], float] = CLOCK.unix,
+        files_clock: Callable[[], float] = time.time,
     ) -> None:
         self._redis = redis
         self._store = store
         self._retention = retention
         self._clock = clock
+        self._files_clock = files_clock  # what stamped them, mostly
 
     def expire(self) -> int:
         """Forget jobs whose records have expired, and delete their objects; how many."""
@@ -80,7 +87,7 @@ class Sweeper:
         """
         if not belong_together(self._redis, self._store):
             return 0
-        oldest = self._clock() - min(YOUNG_S, self._retention.keep_s)
+        oldest = self._files_clock() - min(YOUNG_S, self._retention.keep_s)
         found = tidy(self._store, oldest)
         for folder in FOLDERS:
             for page in self._store.list(folder, chunk_size=PAGE):

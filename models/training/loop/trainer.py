@@ -21,7 +21,13 @@ from models.training.loop.state import load_state, save_state, state_bytes
 MB = 1 << 20
 SPARE = 256 * MB  # disk that a run leaves for its log and samples
 # Of the configuration that a state belongs to: what changes no loss.
-LEFT_OUT = {"out": True, "save_every": True, "log_every": True, "sample_every": True, "data": {"workers"}}
+LEFT_OUT: dict[str, bool | set[str]] = {
+    "out": True,
+    "save_every": True,
+    "log_every": True,
+    "sample_every": True,
+    "data": {"workers"},
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,8 @@ async def _fields(gateway: Gateway, post: DrawingPost, kind: Kind) -> _Fields:
     card = await card_of(gateway, kind, model)
     chosen = choose(post.sampler_name or post.sampler_index, post.scheduler, card)
     prompt = read_prompt(post.prompt or "", await gateway.loras.recent())
-    warnings = [*ignored(post.extras), *ignored(overrides, frozenset((CHECKPOINT, CLIP_SKIP)))]
+    known = frozenset((CHECKPOINT, CLIP_SKIP) if "clip_skip" in card.fields else (CHECKPOINT,))
+    warnings = [*ignored(post.extras), *ignored(overrides, known)]
     values = {
         "prompt": prompt.text,
         "negative_prompt": post.negative_prompt or None,

@@ -76,7 +76,7 @@ def _info(request: JobRequest, model_hash: str, infotexts: Sequence[str]) -> dic
         "infotexts": infotexts,
         "styles": [],
         "job_timestamp": "0",
-        "clip_skip": 1,
+        "clip_skip": request.skip or 1,
         "is_using_inpainting_conditioning": False,
         "version": f"latentd {__version__}",
     }

@@ -114,6 +114,7 @@ def test_what_is_ignored_or_cut_is_told(client: httpx2.Client, redis: Redis, fol
         ),
         (TXT2IMG, {"alwayson_scripts": {"ControlNet": {"args": []}, "a": {"args": [False]}}}, set()),
         (TXT2IMG, {"prompt": "x", "override_settings": {"sd_vae": "a", "samples_format": "png"}}, {"sd_vae"}),
+        (TXT2IMG, {"prompt": "x", "override_settings": {"CLIP_stop_at_last_layers": 2}}, {"CLIP_stop_at_last_layers"}),
     ]
     with ThreadPoolExecutor(1) as threads:
         for path, body, fields in calls:

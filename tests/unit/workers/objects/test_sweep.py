@@ -44,8 +44,9 @@ def paths(store: Store) -> list[str]:
 
 
 def sweeper(redis: Redis, store: Store, ahead_s: float = 0.0) -> Sweeper:
-    """One whose clock is `ahead_s` later than now."""
-    return Sweeper(redis, store, RETENTION, clock=lambda: time.time() + ahead_s)
+    """One whose clocks are `ahead_s` later than now."""
+    later = lambda: time.time() + ahead_s  # noqa: E731
+    return Sweeper(redis, store, RETENTION, later, later)
 
 
 def end(redis: Redis, store: Store, job_id: str) -> JobRun:
