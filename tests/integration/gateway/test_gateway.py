@@ -361,4 +361,4 @@ def test_a_mask_that_covers_everything_is_told(client: httpx2.Client) -> None:
         data = {"mask_mode": "white" if words != "transparent" else "black"}
         for query in ("?dry_run=true", ""):
             warnings = client.post(f"/v1/inpaint{query}", files=files, data=data).json()["warnings"]
-            assert [(each["field"], words in each["message"]) for each in warnings] == [("mask", True)]
+            assert [words in each["message"] for each in warnings if each["field"] == "mask"] == [True]

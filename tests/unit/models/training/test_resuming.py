@@ -58,7 +58,7 @@ def test_latent_diffusion_goes_on_where_it_stopped(prepared: Path) -> None:
 
 
 def test_a_run_stops_while_it_encodes_and_goes_on(prepared: Path) -> None:
-    whole = ldm_run(prepared, condition=TEXT)
+    whole = ldm_run(prepared, condition=TEXT, out=prepared / "unbroken")
     pieces = ldm_run(
         prepared, condition=TEXT, out=prepared / "encoding", cache={"folder": prepared / "few", "chunk": 5}
     )
