@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -71,6 +72,7 @@ class Loop:
         feeders = (table, library, self.claims, engine, storing, self._isolation, self._publishing, metrics)
         self._intake = Intake(*feeders, redis=redis, breaker=breaker, clock=clock)
         self._stop_at: float | None = None
+        self._stops: deque[float] = deque()  # graces that were asked for and not told yet
         self._round_at = clock()
 
     def runs(self) -> list[JobRun]:
@@ -84,15 +86,25 @@ class Loop:
     def stop(self, grace_s: float) -> None:
         """Admit no more jobs; hand back those that don't end within `grace_s`."""
         self._stop_at = self._clock() + grace_s
+        self._stops.append(grace_s)
 
     def run(self) -> None:
         """Work until stopped. Whatever happens, no job is kept."""
         try:
             while not self._done():
+                self._tell_stops()
                 if not self.round():
                     self._rest()
         finally:
+            self._tell_stops()
             self._hand_back()
+
+    def _tell_stops(self) -> None:
+        """Log what `stop` was told, which a signal's handler mustn't itself."""
+        while self._stops:
+            grace_s = self._stops.popleft()
+            what = "draining: a second signal hands back at once" if grace_s else "handing back at once"
+            log.info(what, jobs=len(self._table), for_s=grace_s)
 
     def _done(self) -> bool:
         return self._stop_at is not None and (not len(self._table) or self._clock() >= self._stop_at)

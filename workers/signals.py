@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Sequence
 from types import FrameType
 from typing import Protocol
 
-import structlog
-
 SECOND_SIGNAL_S = 1.0  # a terminal's Ctrl-C and a supervisor's SIGTERM often come together and count once
-
-log = structlog.get_logger()
 
 
 class Stoppable(Protocol):
@@ -20,14 +15,13 @@ class Stoppable(Protocol):
 
     def stop(self, grace_s: float) -> None: ...
 
-    def runs(self) -> Sequence[object]: ...
-
 
 class Signals:
     """SIGTERM and SIGINT: until there is a loop to drain they end the process, which holds nothing then.
 
     Handled from the start, before torch is imported: the kernel drops a signal that the first process of a container
-    doesn't handle.
+    doesn't handle. Nothing is logged here: what a signal interrupts may be the writing of a line, which holds the log's
+    lock, and would be waited for for ever.
     """
 
     def __init__(self) -> None:
@@ -46,11 +40,8 @@ class Signals:
         self._first = self._first or now
         if self._loop is None:
             if first:
-                log.info("stopped before it was ready")
                 raise SystemExit(0)
         elif first:
             self._loop.stop(self._drain_s)
-            log.info("draining: a second signal hands back at once", jobs=len(self._loop.runs()), for_s=self._drain_s)
         elif now - self._first > SECOND_SIGNAL_S:
             self._loop.stop(0)
-            log.info("handing back at once", jobs=len(self._loop.runs()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import structlog
 import typer
 
 from core import logs
@@ -57,9 +58,14 @@ def worker(model: Model = None, device: Device = "auto", metrics_port: MetricsPo
     from workers.signals import Signals
 
     signals = Signals()
-    from workers.worker import serve
+    try:
+        from workers.worker import serve
 
-    serve(settings_with(metrics_port=metrics_port), model or [], device, signals)
+        serve(settings_with(metrics_port=metrics_port), model or [], device, signals)
+    except SystemExit as ended:
+        if ended.code == 0:  # of a signal, whose handler can't log
+            structlog.get_logger().info("stopped before it was ready")
+        raise
 
 
 def register(app: typer.Typer) -> None:

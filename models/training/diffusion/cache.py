@@ -23,11 +23,11 @@ from models.training.data.loader import made_ahead
 from models.training.data.masks import draw_mask
 from models.training.data.pictures import Drawn, draw
 from models.training.loop.draws import generator
+from models.training.loop.trainer import Stop
 
 PROGRESS, CAPTIONS = "progress.json", "captions.jsonl"
 MB = 1 << 20
 Report = Callable[[int, int], None]
-Stop = Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,14 @@ from service.state import Current
 
 # A wrong field is a 400 there.
 _STATUSES = (400, 401, 403, 404, 406, 408, 409, 410, 413, 415, 429, 431, 500, 503, 504, 507)
-_STREAM = {"schema": {"type": "string", "description": "With stream: server-sent events, OpenAI's own."}}
+_EVENT = {
+    "type": "object",
+    "title": "event",
+    "required": ["event", "data"],
+    "properties": {"event": {"type": "string"}, "data": {"type": "string", "contentMediaType": "application/json"}},
+}
+_WHOLE = {"type": "string", "title": "text", "description": "The stream, to whom it is one text."}
+_STREAM = {"schema": {"oneOf": [_EVENT, _WHOLE], "description": "With stream: server-sent events, OpenAI's own."}}
 
 router = APIRouter(prefix="/v1/images", tags=["openai"])
 

@@ -57,6 +57,17 @@ def test_answers_are_as_documented(client: httpx2.Client, redis: Redis, mode: Ge
             fuzz(operation, mode, str(client.base_url))
 
 
+def test_a_stream_of_images_is_as_documented(client: httpx2.Client, redis: Redis) -> None:
+    """Which the fuzzer asks for by chance."""
+    publish(redis, "painter", cells(row_s=0.01, decode=0.1))
+    schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
+    case = schema["/v1/images/generations"]["POST"].Case(
+        body={"prompt": "red heart", "stream": True}, media_type="application/json"
+    )
+    response = case.call_and_validate(base_url=str(client.base_url), checks=CHECKS, timeout=10)
+    assert response.headers["content-type"][0].startswith("text/event-stream")
+
+
 def fuzz(operation: APIOperation[Any, Any, Any, Any], mode: GenerationMode, url: str) -> None:
     """Call one operation with generated requests."""
 

@@ -3,7 +3,7 @@
  * button, which arrow keys move.
  */
 
-import { announce, button, h, pictureBox } from "../lib/dom.js";
+import { announce, h, historyKey, pictureBox, tool } from "../lib/dom.js";
 import { boxes, classInput, inPlace } from "./boxes.js";
 
 const NUDGE = 0.02; // of a side, per arrow key
@@ -49,12 +49,10 @@ export function boardView(card, size) {
 function toolbar(card, plane) {
   const what = classInput(card, "What it is", (number) => boxes.classify(number));
   const whose = h("span", { className: "unit" });
-  const add = button("Add a box", { className: "button small", onclick: () => focusOn(plane, boxes.add()) });
-  const small = (label, act, symbol, title) =>
-    button(label, { className: "button small", onclick: act, title }, symbol);
-  const undo = small("Undo", () => boxes.undo(), "undo", "Ctrl Z");
-  const redo = small("Redo", () => boxes.redo(), "redo", "Ctrl Y");
-  const clear = small("Clear", () => boxes.clear(), "clear");
+  const add = tool("Add a box", () => focusOn(plane, boxes.add()));
+  const undo = tool("Undo", () => boxes.undo(), "undo", "Ctrl Z");
+  const redo = tool("Redo", () => boxes.redo(), "redo", "Ctrl Y");
+  const clear = tool("Clear", () => boxes.clear(), "clear");
   const show = () => {
     whose.textContent = boxes.selected ? "This box" : "Next box";
     what.value = boxes.selected?.class_id ?? boxes.class_id;
@@ -111,13 +109,10 @@ function key({ key: name, shiftKey }, item, plane) {
 
 /** Ctrl Z and Ctrl Y, but not of who writes a number. */
 function again(event) {
-  if (!(event.ctrlKey || event.metaKey) || event.target.matches("input, textarea")) return;
-  if (document.querySelector("dialog[open]")) return;
-  const name = event.key.toLowerCase();
-  if (name !== "z" && name !== "y") return;
+  const asked = historyKey(event);
+  if (!asked || event.target.matches("input, textarea") || document.querySelector("dialog[open]")) return;
   event.preventDefault();
-  if (name === "y" || event.shiftKey) boxes.redo();
-  else boxes.undo();
+  boxes[asked]();
 }
 
 /** One pointer at a time: on a corner it sizes, on a name it moves, elsewhere it draws. */

@@ -40,6 +40,16 @@ export function button(label, props = {}, iconName = undefined) {
   );
 }
 
+/** One of a stage's tools. */
+export const tool = (label, onclick, symbol, title) => button(label, { className: "button small", onclick, title }, symbol);
+
+/** What keys ask for: "undo", "redo", or nothing of the two. */
+export function historyKey({ key, shiftKey, ctrlKey, metaKey }) {
+  const pressed = ctrlKey || metaKey ? key.toLowerCase() : "";
+  if (pressed === "y" || (pressed === "z" && shiftKey)) return "redo";
+  return pressed === "z" ? "undo" : undefined;
+}
+
 /** Box of a picture's shape, which stage.css fits into the stage. */
 export function pictureBox({ width, height }, ...children) {
   const box = h("div", { className: "canvas" }, ...children);

@@ -3,7 +3,7 @@
  */
 
 import { chooseFile, pictureCanvas } from "../form/picture.js";
-import { button, h, icon, openSheet, pictureBox, tell } from "../lib/dom.js";
+import { button, h, icon, openSheet, pictureBox, tell, tool } from "../lib/dom.js";
 import { zoomable } from "../stage/viewer.js";
 import { Mask } from "./mask.js";
 
@@ -70,14 +70,12 @@ function drawHalo(halo, mask, feather) {
 }
 
 function toolbar(mask, zoom) {
-  const small = (label, act, symbol, title) =>
-    button(label, { className: "button small", onclick: act, title }, symbol);
-  const undo = small("Undo", () => mask.undo(), "undo", "Ctrl Z");
-  const redo = small("Redo", () => mask.redo(), "redo", "Ctrl Y");
-  const clear = small("Clear", () => mask.clear(), "clear");
-  const invert = small("Invert", () => mask.invert(), "invert");
-  const file = small("From file", () => chooseFile((chosen) => addFile(mask, chosen)), "picture", "White is repainted");
-  const numbers = small(
+  const undo = tool("Undo", () => mask.undo(), "undo", "Ctrl Z");
+  const redo = tool("Redo", () => mask.redo(), "redo", "Ctrl Y");
+  const clear = tool("Clear", () => mask.clear(), "clear");
+  const invert = tool("Invert", () => mask.invert(), "invert");
+  const file = tool("From file", () => chooseFile((chosen) => addFile(mask, chosen)), "picture", "White is repainted");
+  const numbers = tool(
     "By numbers",
     () => askNumbers(mask),
     "rectangle",

@@ -5,7 +5,7 @@
  * The canvas has the picture's own size; what is drawn is inside the mask (white in the file that is posted).
  */
 
-import { announce, h } from "../lib/dom.js";
+import { announce, h, historyKey } from "../lib/dom.js";
 import { paintOperation, stripes } from "./strokes.js";
 
 const STRIPE = 1 / 40; // of the shorter side
@@ -192,19 +192,13 @@ export class Mask extends EventTarget {
     else if (event.key === " ") this.#toggle();
     else if (event.key === "Escape" && this.#current) this.#end(false);
     else if (event.ctrlKey || event.metaKey) {
-      if (!this.#undoKey(event)) return;
+      const asked = historyKey(event);
+      if (!asked) return;
+      this[asked]();
     } else if (event.key === "[" || event.key === "]") this.resize(event.key === "]" ? GROWTH : 1 / GROWTH);
     else if (event.key.toLowerCase() in TOOLS) this.choose(TOOLS[event.key.toLowerCase()]);
     else return;
     event.preventDefault();
-  }
-
-  #undoKey({ key, shiftKey }) {
-    const pressed = key.toLowerCase();
-    if (pressed === "y" || (pressed === "z" && shiftKey)) this.redo();
-    else if (pressed === "z") this.undo();
-    else return false;
-    return true;
   }
 
   /** Largest and smallest brush, in pixels of the picture. */
