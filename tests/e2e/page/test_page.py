@@ -273,6 +273,7 @@ def test_a_newcomer_makes_repaints_enlarges_varies_reads_and_saves(
     assert picture_of(job_of(page, service), service).size == (256, 256)
 
     page.locator(".history .thumb").nth(2).click()
+    expect(page.locator(".divider")).to_have_count(0)  # the stage shows it, and no more what was enlarged
     page.get_by_role("button", name="1:1").click()
     assert page.locator(".canvas").evaluate("(node) => node.getBoundingClientRect().width") == pytest.approx(64)
     page.get_by_role("button", name="Fit").click()
