@@ -154,7 +154,7 @@ def gateway_settings() -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def gateway(redis_server: RedisServer, folder: Path, gateway_settings: dict[str, object]) -> Iterator[httpx2.Client]:
-    """A client of the module's gateway, on an emptied server: what other modules left, keys above all, isn't its own."""
+    """A client of the module's gateway, on an emptied server: what other modules left, keys above all, is gone."""
     with redis_server.connect() as redis:
         redis.flushall()
     with running(settings_for(redis_server.url, folder, **gateway_settings)) as started:
