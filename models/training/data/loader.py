@@ -70,7 +70,8 @@ def made_ahead(parts: Iterable[list[int]], make: Callable[[list[int]], T], worke
         worker_init_fn=_end_by_parent,
     )
     others = set(active_children())
-    given_by = iter(loader)
+    with _sigterm_blocked():
+        given_by = iter(loader)
     _helpers.extend(set(active_children()) - others)
     for given in given_by:
         if isinstance(given, ConfigurationError):
@@ -78,9 +79,18 @@ def made_ahead(parts: Iterable[list[int]], make: Callable[[list[int]], T], worke
         yield given
 
 
+@contextmanager
+def _sigterm_blocked() -> Iterator[None]:
+    """Block SIGTERM in what is started within: torch's pool starts its threads before a helper's first line of ours."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _end_by_parent(number: int) -> None:  # noqa: ARG001 (as torch calls it)
     """Let SIGTERM of others go by: who ends a process group means the run, which ends its helpers after a step."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, FloatRect, Page, Response, expect
+from playwright.sync_api import Browser, FloatRect, Page, Response, Route, expect
 from redis import Redis
 
 from core.storage import open_store
@@ -148,6 +148,7 @@ def test_a_masks_hint_and_tools_stand_beside_the_picture_at_every_width(page: Pa
 
 def test_a_phone_has_the_form_in_a_sheet_that_keeps_focus(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
+    expect(page.locator("#cost")).not_to_be_empty()  # nothing is pushed up between a press and its release
     page.click("#rail-toggle")
     expect(page.locator("#field-seed")).to_be_visible()
     assert page.evaluate("document.querySelector('#stage').inert")
@@ -158,6 +159,20 @@ def test_a_phone_has_the_form_in_a_sheet_that_keeps_focus(page: Page) -> None:
     page.click("#submit")
     expect(page.locator("#cancel")).to_be_in_viewport()
     assert page.evaluate("document.querySelector('#stage').scrollWidth") <= 390
+
+
+def test_a_phones_button_for_all_settings_comes_with_them(page: Page) -> None:
+    """A press on it isn't lost by the form's coming, which would push it up."""
+    held: list[Route] = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.reload()
+    expect(page.locator("#rail-toggle")).to_be_hidden()
+    expect(page.locator("#open-picture svg")).to_be_visible()
+    assert held
+    page.unroute("**/v1/models")  # lets them go on
+    expect(page.locator("#rail-toggle")).to_be_visible()
+    expect(page.locator("#field-prompt")).to_be_visible()
 
 
 def test_a_picture_is_asked_for_by_keyboard_alone(page: Page) -> None:

@@ -25,7 +25,10 @@ export function listenToRail() {
     showRail(false);
     byId("rail-toggle").focus();
   });
-  narrow.addEventListener("change", () => showRail(false));
+  // Told a frame late: on a page that became narrow somebody may have opened it by then.
+  narrow.addEventListener("change", () => {
+    if (!narrow.matches) showRail(false);
+  });
   const head = document.querySelector(".top");
   new ResizeObserver(() => document.body.style.setProperty("--head", `${head.offsetHeight}px`)).observe(head);
   // The page ends above the sheet, whatever it holds.
