@@ -20,25 +20,38 @@ from models.training.data.loader import centred
 from models.training.data.pictures import draw
 from models.training.loop.draws import generator
 from models.training.loop.processes import Processes
+from models.training.loop.trainer import Progress, Report, Stop
 
 FILE = "features.safetensors"  # of a run
 RATE = 1e-3
 MEMORY = 20  # steps over which the accuracy in the name is averaged
 
 
-def feature_network(
-    config: AutoencoderRun, folder: Folder, processes: Processes, device: torch.device
-) -> FeatureNetwork | None:
-    """Return the network of the perceptual loss; None where that weighs nothing. A classifier is trained once a run."""
-    given, file = config.features, config.out / FILE
+def feature_network(config: AutoencoderRun, device: torch.device) -> FeatureNetwork | None:
+    """Return the network of the perceptual loss, whose classifier is trained; None where that loss weighs nothing."""
+    given = config.features
     if not config.losses.perceptual:
         return None
     if given.vgg is not None and given.lpips is not None:
         return load_lpips(given.vgg, given.lpips).to(device)
-    if processes.first:
-        kept_classifier(file, given, config.data, config.seed, folder, device)
-    processes.wait()
-    return load_classifier(file).to(device)
+    return load_classifier(config.out / FILE).to(device)
+
+
+def prepare_features(
+    config: AutoencoderRun, folder: Folder, processes: Processes, device: torch.device, report: Report, stop: Stop
+) -> bool:
+    """Train the classifier of a run whose perceptual loss needs one, once. Returns False if `stop` said so before.
+
+    Nothing of it is kept then: it takes minutes.
+    """
+    given, file = config.features, config.out / FILE
+    stopped = False
+    if processes.first and config.losses.perceptual and given.vgg is None and not file.is_file():
+        made = train_classifier(given, config.data, config.seed, folder, device, report, stop)
+        stopped = made is None
+        if made is not None:
+            _write(made, file)
+    return not processes.any(stopped)
 
 
 def kept_classifier(
@@ -46,14 +59,25 @@ def kept_classifier(
 ) -> Classifier:
     """Read the classifier in `file`; where there is none, train it and write it there."""
     if not file.is_file():
-        _write(train_classifier(config, data, seed, folder, device), file)
+        made = train_classifier(config, data, seed, folder, device, report=lambda _: None, stop=lambda: False)
+        assert made is not None
+        _write(made, file)
     return load_classifier(file).to(device)
 
 
 def train_classifier(
-    config: FeatureConfig, data: DataConfig, seed: int, folder: Folder, device: torch.device
-) -> Classifier:
-    """Train a classifier of the pictures' labels; where they have none each picture is a class of its own."""
+    config: FeatureConfig,
+    data: DataConfig,
+    seed: int,
+    folder: Folder,
+    device: torch.device,
+    report: Report,
+    stop: Stop,
+) -> Classifier | None:
+    """Train a classifier of the pictures' labels; where they have none each picture is a class of its own.
+
+    Returns None if `stop` said so before its last step.
+    """
     labels = _labels(folder)
     shape = ClassifierConfig(max(labels) + 1, config.width, trained_on=folder.path.name)
     with torch.random.fork_rng(devices=[]):
@@ -69,6 +93,9 @@ def train_classifier(
         optimizer.step()
         right = float((logits.argmax(1).cpu() == y).float().mean())
         accuracy += (right - accuracy) / min(step + 1, MEMORY)
+        report(Progress(step + 1, config.steps, {}, "features"))
+        if stop() and step + 1 < config.steps:
+            return None
     told = f"{folder.path.name} ({shape.classes} classes, {config.steps} steps, {accuracy:.0%} right)"
     named = Classifier(replace(shape, trained_on=told))
     named.load_state_dict(network.state_dict())

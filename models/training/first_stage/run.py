@@ -12,7 +12,7 @@ from models.networks.autoencoder import Autoencoder
 from models.training.configs.autoencoder import AutoencoderRun
 from models.training.configs.base import write_config
 from models.training.data.folder import read_folder, split_held_out
-from models.training.first_stage.features import feature_network
+from models.training.first_stage.features import feature_network, prepare_features
 from models.training.first_stage.stage import FirstStageTraining
 from models.training.first_stage.start import pass_through
 from models.training.loop.processes import join, leave
@@ -33,8 +33,9 @@ def run_autoencoder(config: AutoencoderRun, device: str, *, report: Report, stop
         config.out.mkdir(parents=True, exist_ok=True)
         if processes.first:
             write_config(config, config.out / "config.yaml")
-        features = feature_network(config, folders[0], processes, place)
-        stage = FirstStageTraining(config, network, folders, processes, place, features)
+        if not prepare_features(config, folders[0], processes, place, report, stop):
+            return False
+        stage = FirstStageTraining(config, network, folders, processes, place, feature_network(config, place))
         return train(config, stage, processes, report=report, stop=stop)
     finally:
         leave(processes)

@@ -15,6 +15,7 @@ from models.features.network import perceptual_distance
 from models.features.vgg import LAYERS, load_lpips
 from models.training.data.folder import read_folder
 from models.training.first_stage.features import train_classifier
+from models.training.loop.trainer import Progress
 from tests.training import autoencoder_run, write_balls
 
 
@@ -31,7 +32,12 @@ def test_equal_pictures_are_at_no_distance_and_others_further_the_more_they_diff
 def test_a_classifier_learns_the_data_set_and_is_named_after_it(tmp_path: Path) -> None:
     folder = read_folder(write_balls(tmp_path / "data"))
     run = autoencoder_run(tmp_path, features={"steps": 60, "batch": 12, "width": 8})
-    network = train_classifier(run.features, run.data, run.seed, folder, torch.device("cpu"))
+    seen: list[Progress] = []
+    network = train_classifier(
+        run.features, run.data, run.seed, folder, torch.device("cpu"), report=seen.append, stop=lambda: False
+    )
+    assert network is not None
+    assert (seen[-1].step, seen[-1].steps, seen[-1].what) == (60, 60, "features")
     assert network.name.startswith("small classifier of data (3 classes, 60 steps, ")
     assert int(network.name.split(", ")[2].split("%")[0]) > 60
     save_classifier(network, tmp_path / "features.safetensors")

@@ -18,6 +18,8 @@ from core.errors import ConfigurationError
 from models.training.configs.base import write_config
 from models.training.configs.diffusion import UpscalerRun
 from models.training.diffusion.run import run_diffusion
+from models.training.first_stage.features import FILE
+from models.training.first_stage.run import run_autoencoder
 from models.training.loop.state import FOLDER
 from models.training.loop.trainer import Progress
 from tests.training import autoencoder_run, ldm_run, losses, train, upscaler_run, write_balls
@@ -66,6 +68,19 @@ def test_a_run_stops_while_it_encodes_and_goes_on(prepared: Path) -> None:
     assert [json.loads(file.read_text("utf-8"))["done"] for file in (prepared / "few").rglob("progress.json")] == [5]
     assert not (pieces.out / FOLDER).exists()
     assert train(pieces) == pytest.approx(train(whole), abs=1e-6)
+
+
+def test_a_first_stage_stops_while_its_features_are_trained(prepared: Path) -> None:
+    """Nothing of the classifier is kept; the next piece trains it whole."""
+    perceptual = {"losses": {"perceptual": 0.1}, "features": {"steps": 5, "batch": 4, "width": 8}, "steps": 1}
+    run = autoencoder_run(prepared, **perceptual, out=prepared / "perceptual")
+    seen: list[tuple[str, int]] = []
+    assert not run_autoencoder(run, "cpu", report=lambda p: seen.append((p.what, p.step)), stop=lambda: len(seen) == 2)
+    assert seen == [("features", 1), ("features", 2)]
+    assert not (run.out / FILE).exists()
+    seen.clear()
+    assert run_autoencoder(run, "cpu", report=lambda p: seen.append((p.what, p.step)), stop=lambda: False)
+    assert seen == [*(("features", k) for k in range(1, 6)), ("steps", 1)]
 
 
 def test_a_run_killed_at_any_moment_loses_nothing_but_time(prepared: Path) -> None:
