@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from models.training.data.loader import helpers_watched, made_ahead, picture_bat
 from models.training.data.masks import draw_mask
 from models.training.data.order import Order
 from models.training.data.pictures import GROUNDS, draw
-from models.training.diffusion.cache import Cache, Chunk, cache_of
+from models.training.diffusion.cache import CAPTIONS, Cache, Chunk, cache_of
 from models.training.loop.draws import generator, normals
 from models.training.loop.processes import Processes
 from tests.training import SIZE, autoencoder_run, ldm_run, losses, train, write_balls
@@ -246,6 +248,43 @@ def test_captions_of_any_characters_are_kept_as_they_are(tmp_path: Path, workers
     assert cache is not None
     assert made == [2, 4, 5]
     assert [cache.texts[number] for (number,) in cache.captions] == odd
+
+
+def test_two_runs_make_a_cache_one_after_the_other(tmp_path: Path) -> None:
+    """Each would write its captions beneath the other's."""
+    write_balls(tmp_path / "data", count=6)
+    run = ldm_run(tmp_path, cache={"folder": tmp_path / "cache", "chunk": 2})
+    folder = read_folder(run.data.folder)
+    begun, go_on, encoded = threading.Event(), threading.Event(), []
+
+    def encode(chunk: Chunk) -> dict[str, Tensor]:
+        encoded.append(chunk)
+        begun.set()
+        assert go_on.wait(30)
+        return as_they_are(chunk)
+
+    def made() -> Cache | None:
+        return cache_of(run, folder, "shared", encode, lambda *_: None, lambda: False)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(made)
+        assert begun.wait(30)
+        assert cache_of(run, folder, "shared", encode, lambda *_: None, lambda: True) is None  # stops waiting
+        second = pool.submit(made)
+        go_on.set()
+        one, other = first.result(), second.result()
+    assert one is not None
+    assert other is not None
+    assert len(encoded) == 3
+    assert one.captions == other.captions
+    captions = one.folder / CAPTIONS
+    before = captions.stat().st_mtime_ns
+    made()
+    assert captions.stat().st_mtime_ns == before  # who reads writes nothing
+    captions.write_text("".join(captions.read_text("utf-8").splitlines(keepends=True)[:3]), "utf-8")
+    again = made()
+    assert again is not None
+    assert (len(encoded), again.captions) == (6, one.captions)  # captions that were lost are made again
 
 
 def as_they_are(chunk: Chunk) -> dict[str, Tensor]:
