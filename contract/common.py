@@ -28,7 +28,7 @@ def unset(value: object) -> bool:
 
 
 class Numerics(Wire):
-    """What `strict` fixes for a job's life: equal numerics and build give equal bytes."""
+    """What `strict` fixes as soon as anything of a job is kept: equal numerics and build give equal bytes."""
 
     device: str
     dtype: str

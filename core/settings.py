@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "models" / "weights"
 
+STRICT_ROWS_CPU, STRICT_ROWS_GPU = 4, 16
 SOCKET_PATH_MAX = 100  # the kernel's bound is 108 bytes with the terminating zero
 
 
@@ -104,7 +105,10 @@ class Settings(BaseSettings):
     gone_s: int = Field(default=2_592_000, ge=1, description="How long an expired id is answered 410.")
     max_rows: int = Field(default=16, ge=1, description="Most rows (network evaluations) in one UNet call.")
     strict_rows: int | None = Field(
-        default=None, ge=2, description="Rows of a call that carries a strict slot; default 4 on CPU, 16 on GPU."
+        default=None,
+        ge=2,
+        description="Rows of a call that carries a strict slot; "
+        f"default {STRICT_ROWS_CPU} on CPU, {STRICT_ROWS_GPU} on GPU.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
@@ -237,6 +241,10 @@ class Settings(BaseSettings):
             bound = "redis://[user:password@]host[:port][/number], rediss:// or unix:///path, with redis-py's options"
             raise ValueError(f"must be {bound}") from None
         return value or None
+
+    def strict_rows_on(self, device: str) -> int:
+        """LATENTD_STRICT_ROWS, or its default on a device of this type or kind: `cpu` and anything else."""
+        return self.strict_rows or (STRICT_ROWS_CPU if device == "cpu" else STRICT_ROWS_GPU)
 
     @property
     def public_origin(self) -> Origin | None:

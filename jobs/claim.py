@@ -25,7 +25,7 @@ from rq.worker.base import WorkerStatus
 from contract.common import Numerics
 from contract.events import TRACE, Claimed
 from contract.job import JobRecord
-from contract.redis_keys import events_key, job_key
+from contract.redis_keys import events_key, job_key, state_key, stored_field
 from contract.stages import models_of
 from core.clock import CLOCK
 from core.text import as_text
@@ -93,13 +93,13 @@ class Claimer:
 
         def body(pipe: Pipeline) -> JobRun | Refusal | None:
             stored = read_stored(pipe, self._redis, job_id)
+            record = stored.readable_record() if stored.queued else None
+            refusal = _refusal(pipe, stored, record, numerics, holdings)
             pipe.multi()
             pipe.lrem(queue.intermediate_queue_key, 0, job_id)
             if not stored.queued:
                 _drop(pipe, stored)
                 return None
-            record = stored.readable_record()
-            refusal = _refusal(stored, record, numerics, holdings)
             if record is None or refusal is not None:
                 pipe.rpush(queue.key, job_id)
                 return refusal
@@ -132,7 +132,7 @@ class Claimer:
 
 
 def _mark_running(pipe: Pipeline, stored: StoredJob, record: JobRecord, execution: Execution, started_at: str) -> None:
-    """Our side of the start; `started` is told once in a job's life, and its numerics are fixed then."""
+    """Our side of the start; `started` is told once in a job's life, and its numerics are those of this execution."""
     changed: dict[FieldT, EncodableT] = {"status": "running", "execution": execution.id}
     changed["worker"] = execution.worker_name
     if record.request.numerics is not None:
@@ -148,17 +148,19 @@ def _mark_running(pipe: Pipeline, stored: StoredJob, record: JobRecord, executio
 
 
 def _fixed(record: JobRecord, numerics: Numerics) -> JobRecord:
-    """A strict job runs with this worker's numerics, for the rest of its life."""
+    """A strict job runs with this worker's numerics, as long as anything that it computes is kept."""
     if record.request.determinism == "fast":
         return record
     return record.model_copy(update={"request": record.request.model_copy(update={"numerics": numerics})})
 
 
-def _refusal(stored: StoredJob, record: JobRecord | None, numerics: Numerics, holdings: Holdings) -> Refusal | None:
+def _refusal(
+    pipe: Pipeline, stored: StoredJob, record: JobRecord | None, numerics: Numerics, holdings: Holdings
+) -> Refusal | None:
     """Say why another worker has to run a job."""
     if record is None:
         return "contract"
-    if _foreign_numerics(stored, numerics):
+    if _foreign_numerics(pipe, stored, record, numerics):
         return "numerics"
     if not holdings.together(models_of(record.request)):
         return "models"
@@ -170,10 +172,15 @@ def _refusal(stored: StoredJob, record: JobRecord | None, numerics: Numerics, ho
     return "controlnets" if any(control.id not in holdings.controlnets for control in controls) else None
 
 
-def _foreign_numerics(stored: StoredJob, numerics: Numerics) -> bool:
-    """A strict job that began elsewhere can't change its numerics: equal bytes are promised."""
-    fixed = stored.state.get("numerics")
-    return fixed is not None and fixed != numerics.to_json()
+def _foreign_numerics(pipe: Pipeline, stored: StoredJob, record: JobRecord, numerics: Numerics) -> bool:
+    """A strict job of which something is kept can't change its numerics: equal bytes are promised.
+
+    One that began elsewhere and left neither a savepoint nor an image begins anew, with any.
+    """
+    if stored.state.get("numerics") in (None, numerics.to_json()):
+        return False
+    shown = any(stored_field(index) in stored.state for index in range(record.request.num_images))
+    return shown or bool(pipe.exists(state_key(record.id)))
 
 
 def _drop(pipe: Pipeline, stored: StoredJob) -> None:

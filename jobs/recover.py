@@ -17,13 +17,15 @@ from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegis
 from rq.utils import current_timestamp, parse_composite_key
 from rq.worker_registration import clean_worker_registry
 
+from contract.base import LANES
 from contract.events import TRACE, Returned
-from contract.redis_keys import events_key, isolated_key, job_key, started_key
+from contract.redis_keys import CARDS_KEY, events_key, isolated_key, job_key, serving_key, started_key
+from core.clock import CLOCK
 from core.errors import JobFailed
 from core.text import as_text
-from jobs.end import Failed, Retention, end_waiting
+from jobs.end import Canceled, Failed, Retention, end_waiting
 from jobs.requeue import requeue
-from jobs.stored_job import LaneQueue, StoredJob, read_stored, transact
+from jobs.stored_job import LaneQueue, StoredJob, lane_queue, read_stored, transact
 
 DEATHS_ISOLATED = 3
 EXECUTION_KEY = "rq:execution:{}"
@@ -39,6 +41,23 @@ def started_entries(redis: Redis, queue: LaneQueue) -> list[str]:
     """
     found: Any = redis.zrange(started_key(queue.name), 0, -1)
     return [as_text(entry) for entry in found]
+
+
+def abandoned(redis: Redis) -> list[LaneQueue]:
+    """Queues that have executions, of models that no live worker serves: none sweeps them for its own sake.
+
+    Raises:
+        RedisError: if Redis is away.
+    """
+    models = map(as_text, redis.hkeys(CARDS_KEY))
+    queues = [(model, lane_queue(redis, model, lane)) for model in models for lane in LANES]
+    with redis.pipeline(transaction=False) as pipe:
+        for model, queue in queues:
+            pipe.zcount(serving_key(model), CLOCK.unix(), "+inf")
+            pipe.zcard(started_key(queue.name))
+        answers = pipe.execute()
+    counts = zip(queues, answers[::2], answers[1::2], strict=True)
+    return [queue for (_, queue), workers, entries in counts if entries and not workers]
 
 
 def lapsed(redis: Redis, entries: Sequence[str]) -> list[str]:
@@ -58,7 +77,8 @@ def lapsed(redis: Redis, entries: Sequence[str]) -> list[str]:
 def recover(redis: Redis, queue: LaneQueue, entry: str, retention: Retention, *, orphaned: bool) -> bool:
     """Queue a job again whose worker died, if the execution is the live one; in any case forget the execution.
 
-    `orphaned`: its process is known to be gone. Otherwise it must have lapsed. Whether the job was queued again.
+    One that a client wants ended is ended at once: the next worker of its model may be long in coming. `orphaned`: its
+    process is known to be gone. Otherwise it must have lapsed. Whether the job was queued again.
 
     Raises:
         RedisError: if Redis is away.
@@ -80,6 +100,9 @@ def recover(redis: Redis, queue: LaneQueue, entry: str, retention: Retention, *,
         execution.delete(stored.job, pipe)
         if not live:
             return False
+        if "cancel" in stored.state:
+            _end(pipe, stored, Canceled(), retention)
+            return False
         return _count_death(pipe, stored, queue, retention, None if isolated is None else as_text(isolated))
 
     return transact(redis, job_id, body, execution.key)
@@ -94,9 +117,8 @@ def _count_death(
     """
     job_id, deaths = stored.job.id, stored.deaths_isolated + 1
     if isolated == job_id and deaths >= DEATHS_ISOLATED:
-        pipe.xadd(events_key(job_id), {"type": TRACE, "data": "{}", TRACE: Returned(why="worker_died").to_json()})
         error = _quarantined(stored, deaths)
-        end_waiting(pipe, stored, Failed(error.problem()), retention)
+        _end(pipe, stored, Failed(error.problem()), retention)
         log.warning("job ended without a worker", **stored.head.names, detail=error.detail)
         return False
     if isolated in (None, job_id):
@@ -105,6 +127,13 @@ def _count_death(
     names, worker = stored.head.names, stored.state.get("worker")
     log.warning("job of a dead worker queued again", **names, worker=worker, alone=isolated)
     return True
+
+
+def _end(pipe: Pipeline, stored: StoredJob, ending: Failed | Canceled, retention: Retention) -> None:
+    """End a job whose worker died, which its trace tells first."""
+    note = Returned(why="worker_died").to_json()
+    pipe.xadd(events_key(stored.job.id), {"type": TRACE, "data": "{}", TRACE: note})
+    end_waiting(pipe, stored, ending, retention)
 
 
 def _quarantined(stored: StoredJob, deaths: int) -> JobFailed:

@@ -25,6 +25,7 @@ from jobs.layout import check_layout
 from latentd.append_only import damage
 from latentd.child import REFUSED_EXIT, Child
 from latentd.data_lock import lock
+from latentd.devices import devices
 from latentd.embedded_server import find_server, server_command, wait_until_up
 from latentd.redis_watch import SILENT_S, RedisWatch
 from service.http.listen import listen
@@ -33,19 +34,6 @@ from workers.signals import SECOND_SIGNAL_S
 POLL_S = 0.1
 TELL_S = 5.0  # between two lines about what is waited for
 log = structlog.get_logger()
-
-
-def devices() -> list[str]:
-    """One entry per GPU that NVML sees, else the CPU."""
-    try:
-        import pynvml
-    except ImportError:
-        return ["cpu"]
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return ["cpu"]  # no driver on this machine
-    return [f"cuda:{index}" for index in range(pynvml.nvmlDeviceGetCount())] or ["cpu"]
 
 
 def metrics_option(settings: Settings, index: int) -> list[str]:

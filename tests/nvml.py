@@ -38,6 +38,9 @@ class StandInNvml:
         if self.lost:
             raise NVMLError("GPU is lost")
 
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return 1
+
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
         if uuid != UUID:
             raise NVMLError("Not Found")

@@ -120,9 +120,7 @@ def tables_of(settings: Settings, file: Path | None, models: set[str], device_ki
 def _policy(settings: Settings, device_kind: str) -> Policy:
     from workers.planner.worker import Policy
 
-    given = {"max_rows": settings.max_rows, "strict_rows": settings.strict_rows}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    return Policy(**chosen, buckets=device_kind != "cpu")
+    return Policy(settings.max_rows, settings.strict_rows_on(device_kind), buckets=device_kind != "cpu")
 
 
 def _limits(jobs: float | None, steps: float | None) -> Any:

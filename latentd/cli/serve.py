@@ -33,7 +33,7 @@ def settings_with(**changes: object) -> Settings:
 
 
 def up(host: Host = None, port: Port = None, insecure: Insecure = False) -> None:
-    """Start everything: Redis, a worker per GPU (or one on the CPU), the gateway with its page."""
+    """Start everything: Redis, a worker per GPU that torch sees (or one on the CPU), the gateway with its page."""
     from latentd.supervisor import run
 
     settings = settings_with(host=host, port=port)

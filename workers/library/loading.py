@@ -33,7 +33,6 @@ from workers.library.memory import free_memory
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BFLOAT16_CAPABILITY = (8, 0)  # the first cards that multiply it
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")  # of CPUs that do
-STRICT_ROWS_CPU, STRICT_ROWS_GPU = 4, 16
 SHARE = 0.5  # of the free memory that models may fill; the rest is for pictures
 
 log = structlog.get_logger()
@@ -94,7 +93,7 @@ def engine_of(settings: Settings, library: ModelLibrary) -> Engine:
         device=str(device),
         threads=settings.threads or os.cpu_count() or 1,
         max_rows=settings.max_rows,
-        strict_rows=settings.strict_rows or (STRICT_ROWS_CPU if on_cpu else STRICT_ROWS_GPU),
+        strict_rows=settings.strict_rows_on(device.type),
         max_pixels=settings.max_pixels,
         loras=LoraLibrary(find_loras(settings.models_dir), kept),
         embeddings=EmbeddingLibrary(find_embeddings(settings.models_dir)),

@@ -30,7 +30,7 @@ def belong_together(redis: Redis, store: Store) -> bool:
     Raises:
         RedisError, BaseError, OSError: one of them is away.
     """
-    theirs = _stored_id(store)
+    theirs = stored_id(store)
     if theirs is None and _may_pair(redis, store):
         theirs = _pair(redis, store)
     ours = _own_id(redis)
@@ -50,7 +50,7 @@ def _pair(redis: Redis, store: Store) -> str | None:
     redis.set(DEPLOYMENT_KEY, uuid.uuid4().hex, nx=True)
     with suppress(AlreadyExistsError):
         store.put(DEPLOYMENT_OBJECT, (_own_id(redis) or "").encode(), mode="create")
-    return _stored_id(store)
+    return stored_id(store)
 
 
 def _own_id(redis: Redis) -> str | None:
@@ -58,7 +58,12 @@ def _own_id(redis: Redis) -> str | None:
     return None if found is None else as_text(found)
 
 
-def _stored_id(store: Store) -> str | None:
+def stored_id(store: Store) -> str | None:
+    """Read the storage's half of the pair; None if it has none.
+
+    Raises:
+        BaseError, OSError: the storage is away.
+    """
     try:
         return bytes(store.get(DEPLOYMENT_OBJECT).bytes()).decode().strip()
     except FileNotFoundError:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +24,7 @@ from core.storage import Store, delete, tidy
 from core.text import as_text
 from jobs.end import Retention
 from jobs.expire import expired, forget
-from workers.objects.deployment import FOLDERS, belong_together
+from workers.objects.deployment import FOLDERS, belong_together, stored_id
 from workers.queue.circuit_breaker import CircuitBreaker
 
 PAGE = 500
@@ -61,45 +62,82 @@ class Sweeper:
         self._retention = retention
         self._clock = clock
         self._files_clock = files_clock  # what stamped them, mostly
+        self._kept: dict[str, str] = {}  # what the storage doesn't let go → its error
 
     def expire(self) -> int:
-        """Forget jobs whose records have expired, and delete their objects; how many."""
+        """Forget jobs whose records have expired, and delete their objects; how many.
+
+        An object that can't be deleted stops no job: it becomes an orphan, which `collect` tries again.
+
+        Raises:
+            BaseError, OSError: the storage is away.
+        """
         start, found = 0, 0
         while True:
             ids, looked_at = expired(self._redis, self._retention, self._clock(), start, PAGE)
             if not looked_at:
-                return found
+                break
             for job_id in ids:
                 self._forget(job_id)
             start, found = start + looked_at - len(ids), found + len(ids)
+        self._tell_kept()
+        return found
 
     def _forget(self, job_id: str) -> None:
         """Delete the objects first, so that a crash leaves the id to the next sweep."""
-        objects = [str(entry["path"]) for folder in FOLDERS for entry in self._of(folder, job_id)]
-        if objects:
-            delete(self._store, objects)
+        for folder in FOLDERS:
+            with self._noting(f"{folder}/{job_id}"):
+                self._delete([str(entry["path"]) for page in self._store.list(f"{folder}/{job_id}") for entry in page])
         forget(self._redis, self._retention, job_id)
 
     def collect(self) -> int:
         """Delete objects that no job names: of jobs that are gone, of executions and puts that died; how many.
 
         Nothing where this Redis and this storage don't belong together.
+
+        Raises:
+            BaseError, OSError: the storage is away.
         """
         if not belong_together(self._redis, self._store):
             return 0
         oldest = self._files_clock() - min(YOUNG_S, self._retention.keep_s)
         found = tidy(self._store, oldest)
         for folder in FOLDERS:
-            for page in self._store.list(folder, chunk_size=PAGE):
-                aged = [one for one in _parse(page) if one.modified <= oldest]
-                orphans = self._orphans(aged)
-                if orphans:
-                    delete(self._store, orphans)
-                found += len(orphans)
+            with self._noting(folder):
+                for page in self._store.list(folder, chunk_size=PAGE):
+                    found += self._delete(self._orphans([one for one in _parse(page) if one.modified <= oldest]))
+        self._tell_kept()
         return found
 
-    def _of(self, folder: str, job_id: str) -> list[Any]:
-        return [entry for page in self._store.list(f"{folder}/{job_id}") for entry in page]
+    def _delete(self, paths: Sequence[str]) -> int:
+        """Delete objects, each by itself where together they can't be; how many went."""
+        if not paths:
+            return 0
+        with suppress(BaseError, OSError):
+            delete(self._store, paths)
+            return len(paths)
+        return sum(self._delete_one(path) for path in paths)
+
+    def _delete_one(self, path: str) -> bool:
+        with self._noting(path):
+            delete(self._store, [path])
+        return path not in self._kept
+
+    @contextmanager
+    def _noting(self, path: str) -> Iterator[None]:
+        """Note what the storage refuses at `path` and go on, if it answers at all."""
+        try:
+            yield
+        except (BaseError, OSError) as error:
+            stored_id(self._store)  # raises if it is away
+            self._kept[path] = next(iter(str(error).splitlines()), type(error).__name__)
+
+    def _tell_kept(self) -> None:
+        """Once a sweep, however many they are."""
+        if self._kept:
+            path, error = next(iter(self._kept.items()))
+            log.warning("objects can't be deleted, tried again hourly", count=len(self._kept), first=path, error=error)
+        self._kept.clear()
 
     def _orphans(self, found: Sequence[Stored]) -> list[str]:
         ids = list(dict.fromkeys(one.job_id for one in found))
@@ -170,13 +208,15 @@ class Sweeping(threading.Thread):
         Raises:
             RedisError: if Redis is away.
         """
+        self._sweep("expired", self._interval, self._sweeper.expire)
+        self._sweep("orphans", self._orphans_every, self._sweeper.collect)
+
+    def _sweep(self, what: str, every_s: float, sweep: Callable[[], int]) -> None:
         try:
-            if self._may("expired", self._interval) and (count := self._sweeper.expire()):
-                log.info("expired jobs forgotten", jobs=count)
-            if self._may("orphans", self._orphans_every) and (count := self._sweeper.collect()):
-                log.info("orphan objects deleted", objects=count)
+            if self._may(what, every_s) and (count := sweep()):
+                log.info("swept", what=what, count=count)
         except (BaseError, OSError) as error:
-            log.warning("sweep put off: storage is away", error=type(error).__name__)
+            log.warning("sweep put off: storage is away", what=what, error=type(error).__name__)
 
     def _may(self, what: str, every_s: float) -> bool:
         """Tell whether this worker is the first of this interval, a little shorter than the wait between turns."""

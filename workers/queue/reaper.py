@@ -14,7 +14,7 @@ from redis import Redis
 from core.text import as_text
 from jobs.end import Retention
 from jobs.expire import end_late
-from jobs.recover import clean_registries, lapsed, recover, started_entries
+from jobs.recover import abandoned, clean_registries, lapsed, recover, started_entries
 from jobs.requeue import requeue_unclaimed
 from jobs.stored_job import LaneQueue
 from workers.queue.leases import Leases
@@ -46,7 +46,8 @@ class Reaper:
 
     def turn(self) -> int:
         """Do what is this worker's now: jobs of dead neighbours, which needn't wait for their lapse; and all else in
-        queues that no other worker sweeps. How many jobs were queued again.
+        queues that no other worker sweeps, those of models that nobody serves any more too. How many jobs were queued
+        again.
 
         Raises:
             RedisError: if Redis is away.
@@ -55,6 +56,7 @@ class Reaper:
         led = self._leases.take([*(queue.name for queue in self._queues), DEADLINES])
         found += sum(self.sweep(queue) for queue in self._queues if queue.name in led)
         if DEADLINES in led:
+            found += sum(self.sweep(queue) for queue in abandoned(self._redis))
             self.end_late()
         return found
 

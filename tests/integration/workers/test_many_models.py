@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from contract.redis_keys import CARDS_KEY
 from contract.request import JobRequest
+from jobs.cancel import cancel
+from jobs.end import Retention
 from tests.enqueue import enqueue, job_state, make_request
 from tests.integration.rig import Rig, tiny_settings
 from tests.integration.workers.test_resume import break_at, digests
@@ -150,3 +153,19 @@ def test_a_job_whose_model_is_withdrawn_while_it_waits_fails_by_name(redis: Redi
     rig.library.withdraw("three")  # as its third load in vain does
     assert rig.finish("first", "drawn") == ["failed", "succeeded"]
     assert "model 'three' can't be loaded" in job_state(redis, "first")["error"]
+
+
+def test_jobs_of_a_dead_worker_whose_model_nobody_else_serves_can_be_ended(redis: Redis, make: MakeRig) -> None:
+    """A fleet split by `--model`: workers of other models queue them again."""
+    dead, other = make(1, "dead", models=("one",)), make(1, "other", models=("two",))
+    redis.hset(CARDS_KEY, mapping=dict.fromkeys(NAMES, "{}"))
+    for job_id in ("tired", "awaited"):
+        enqueue(redis, job_id, asked("one", steps=40))
+    dead.until(lambda: dead.step("tired") > 0 < dead.step("awaited"))
+    assert other.reaper.turn() == 0, "its executions live"
+    for run in dead.loop.runs():
+        redis.delete(run.execution.key)  # as if no heartbeat had come for 15 s
+    assert cancel(redis, Retention(60, 60), "tired") == "running"
+    assert other.reaper.turn() == 1
+    assert [job_state(redis, job_id)["status"] for job_id in ("tired", "awaited")] == ["canceled", "queued"]
+    assert make(1, "new", models=("one",)).finish("awaited") == ["succeeded"]

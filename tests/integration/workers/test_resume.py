@@ -8,9 +8,11 @@ from itertools import pairwise
 import pytest
 from redis import Redis
 
+from contract.common import Numerics
 from contract.job import JobResult, StoredImage
 from contract.redis_keys import events_key, state_key, stored_field
 from contract.request import JobRequest
+from core.settings import Settings
 from core.storage import image_path
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.integration.rig import Rig
@@ -171,3 +173,26 @@ def test_a_deadline_passes_while_a_job_waits(redis: Redis, rig: Rig) -> None:
     assert open_queue(redis, request).get_job_ids() == ["other"]
     assert event_types(redis, "late") == ["queued", "failed"]
     assert rig.finish("other") == ["succeeded"]
+
+
+@pytest.mark.parametrize("save_s", [0, 1000])
+def test_a_strict_job_waits_for_its_numerics_only_where_a_savepoint_has_them(
+    redis: Redis, settings: Settings, make_rig: MakeRig, save_s: float
+) -> None:
+    """An upgrade to another build, another kind of card: here another number of rows."""
+    upgraded = Rig(redis, settings.model_copy(update={"strict_rows": 8}), "upgraded")
+    old = make_rig("old", save_s=save_s)
+    enqueue(redis, "a", make_request(steps=40, determinism="strict"))
+    old.until(lambda: old.step("a") > 2)
+    old.settle()
+    kill(redis, old)
+    assert upgraded.reaper.turn() == 1
+    upgraded.loop.round()
+    rows = Numerics.model_validate_json(job_state(redis, "a")["numerics"]).rows
+    if save_s:
+        assert (job_state(redis, "a")["status"], rows) == ("running", 8)
+        assert upgraded.finish("a") == ["succeeded"]
+    else:
+        assert (job_state(redis, "a")["status"], rows) == ("queued", 4)
+        assert make_rig("kept").finish("a") == ["succeeded"]
+    upgraded.close()

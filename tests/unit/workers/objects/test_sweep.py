@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
+from collections.abc import MutableMapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -24,6 +28,7 @@ from core.storage import Store, delete, image_path, open_store, state_path, tidy
 from jobs.end import Failed, HandedBack, Publisher, Retention, Succeeded
 from jobs.run import JobRun
 from tests.enqueue import enqueue, make_request
+from tests.powers import as_an_ordinary_user
 from tests.unit.workers.parts import claim, make_worker
 from workers.objects.deployment import DEPLOYMENT_OBJECT
 from workers.objects.sweep import Sweeper, Sweeping
@@ -241,3 +246,60 @@ def test_a_sweep_that_fails_is_not_the_last(redis: Redis, store: Store) -> None:
         time.sleep(0.01)
     sweeping.stop()
     assert faulty.turns >= 2
+
+
+def swept_by_an_ordinary_user(url: str, folder: str) -> Sequence[MutableMapping[str, Any]]:
+    """In a process of its own, since the storage has threads of its own: the log lines of one turn."""
+    with as_an_ordinary_user(), capture_logs() as logs, Redis.from_url(url) as redis:
+        Sweeping(redis, sweeper(redis, open_store(folder), KEEP_S + 1), RETENTION).turn()
+    return logs
+
+
+def swept(redis_url: str, folder: Path) -> list[dict[str, Any]]:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        lines = pool.submit(swept_by_an_ordinary_user, redis_url, str(folder)).result()
+    return [{name: line[name] for name in ("event", "what", "count", "first") if name in line} for line in lines]
+
+
+def test_what_can_not_be_deleted_stops_nobody_else_s_end(
+    redis: Redis, redis_url: str, store: Store, tmp_path: Path
+) -> None:
+    assert sweeper(redis, store).collect() == 0  # makes the pair
+    for job_id in ("older", "shut", "younger", "orphan", "stray"):
+        store.put(image_path(job_id, "e", 0, "png"), b"1")
+    store.put(upload_path("stray", "mask", "0" * 64), b"2")
+    redis.zadd(JOBS_KEY, {"older": 1, "shut": 2, "younger": 3})
+    fixed = [tmp_path / "images" / job_id / "e" for job_id in ("older", "orphan")]
+    for place in fixed:
+        place.chmod(0o500)  # as another user's, from whom nothing can be deleted
+    (tmp_path / "images" / "shut").chmod(0)
+    gone, kept = {"event": "swept", "what": "expired", "count": 3}, "objects can't be deleted, tried again hourly"
+    older = image_path("older", "e", 0, "png")
+    first, second, *rest = swept(redis_url, tmp_path)
+    assert (first, second) == ({"event": kept, "count": 2, "first": older}, gone)
+    assert redis.zcard(JOBS_KEY) == 0
+    assert not (tmp_path / image_path("younger", "e", 0, "png")).exists()
+    assert not (tmp_path / upload_path("stray", "mask", "0" * 64)).exists(), "another folder's orphans went"
+    assert rest == [
+        {"event": kept, "count": 1, "first": "images"},
+        {"event": "swept", "what": "orphans", "count": 1},
+    ]
+    (tmp_path / "images" / "shut").chmod(0o700)
+    redis.delete(sweeping_key("orphans"))
+    assert swept(redis_url, tmp_path)[-1] == {"event": "swept", "what": "orphans", "count": 2}  # of shut and stray
+    assert paths(store) == sorted([older, image_path("orphan", "e", 0, "png")])
+    for place in fixed:
+        place.chmod(0o700)
+    assert sweeper(redis, store, KEEP_S + 1).collect() == 2
+
+
+def test_a_storage_that_is_away_keeps_the_lists_as_they_are_and_is_told_once(
+    redis: Redis, store: Store, tmp_path: Path
+) -> None:
+    redis.zadd(JOBS_KEY, {str(number): number for number in range(3)})
+    tmp_path.rename(tmp_path.with_name("elsewhere"))
+    tmp_path.write_text("a file where the folder was: every call fails")
+    with capture_logs() as logs:
+        Sweeping(redis, sweeper(redis, store), RETENTION).turn()
+    assert [line["what"] for line in logs] == ["expired", "orphans"]
+    assert redis.zcard(JOBS_KEY) == 3

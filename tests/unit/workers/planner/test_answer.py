@@ -151,6 +151,7 @@ def test_the_command_answers_for_people_and_programs(tmp_path: Path) -> None:
     answer = json.loads(told.output)
     assert answer["outlook"]["workers"] == 2
     assert answer["outlook"]["policy"]["buckets"] is False
+    assert answer["outlook"]["policy"]["strict_rows"] == 4, "a worker's on a CPU"
     assert answer["met"] is True
     assert "all interactive" in answer["outlook"]["groups"]
 
@@ -173,6 +174,9 @@ def test_it_says_whose_step_times_it_took(tmp_path: Path, redis: Redis, redis_ur
     assert "· step times of workers on NVIDIA H100 (measured as well: cpu)" in shown.output
     told = CliRunner().invoke(app, [*live, "--json"], env=environment)
     assert json.loads(told.output)["outlook"]["policy"]["buckets"] is True
+    assert json.loads(told.output)["outlook"]["policy"]["strict_rows"] == 16
+    told = CliRunner().invoke(app, [*live, "--json"], env={**environment, "LATENTD_STRICT_ROWS": "8"})
+    assert json.loads(told.output)["outlook"]["policy"]["strict_rows"] == 8
 
 
 def make_card(fields: tuple[str, ...] = ("prompt", "guidance_scale", "strength")) -> ModelCard:

@@ -16,7 +16,7 @@ from rq.serializers import JSONSerializer
 
 from contract.base import CONTRACT_VERSION, LANES
 from contract.common import Numerics
-from contract.redis_keys import events_key, job_key
+from contract.redis_keys import events_key, job_key, state_key, stored_field
 from jobs.claim import Holdings
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.unit.workers.parts import NUMERICS, TINY, claim, make_claims, make_worker
@@ -182,13 +182,25 @@ def test_strict_numerics_are_fixed_at_the_first_start(redis: Redis) -> None:
     assert Numerics.model_validate_json(job_state(redis, "a")["numerics"]) == NUMERICS
 
 
-def test_a_strict_job_begun_elsewhere_is_left_to_equal_numerics(redis: Redis) -> None:
+OTHER = NUMERICS.model_copy(update={"threads": 8})
+
+
+@pytest.mark.parametrize(("key", "field"), [(state_key("a"), "data"), (job_key("a"), stored_field(1))])
+def test_a_strict_job_of_which_something_is_kept_is_left_to_equal_numerics(redis: Redis, key: str, field: str) -> None:
     worker = make_worker(redis)
-    other = NUMERICS.model_copy(update={"threads": 8})
-    enqueue(redis, "a", make_request(determinism="strict"))
-    redis.hset(job_key("a"), "numerics", other.to_json())
+    enqueue(redis, "a", make_request(determinism="strict", num_images=2))
+    redis.hset(job_key("a"), "numerics", OTHER.to_json())
+    redis.hset(key, field, "kept")
     assert make_claims(worker).next(TINY) is None
-    assert make_claims(worker, numerics=other).next(TINY) is not None
+    assert make_claims(worker, numerics=OTHER).next(TINY) is not None
+
+
+def test_a_strict_job_that_left_nothing_begins_anew_with_other_numerics(redis: Redis) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request(determinism="strict"))
+    redis.hset(job_key("a"), "numerics", OTHER.to_json())
+    assert claim(worker).request.numerics == NUMERICS
+    assert Numerics.model_validate_json(job_state(redis, "a")["numerics"]) == NUMERICS
 
 
 def test_interactive_goes_first_and_bulk_is_not_starved(redis: Redis) -> None:

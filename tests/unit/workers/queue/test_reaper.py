@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -10,8 +11,20 @@ from rq.serializers import JSONSerializer
 from rq.utils import current_timestamp
 
 from contract.events import TRACE
-from contract.redis_keys import RETRIES_KEY, UNSERVED_KEY, events_key, lease_key, wake_key
+from contract.redis_keys import (
+    CANCELING_KEY,
+    CARDS_KEY,
+    RETRIES_KEY,
+    UNSERVED_KEY,
+    events_key,
+    lease_key,
+    serving_key,
+    serving_member,
+    wake_key,
+)
+from core.clock import CLOCK
 from core.text import as_text
+from jobs.cancel import cancel
 from jobs.end import HandedBack, Publisher, Succeeded
 from jobs.run import JobRun
 from jobs.worker import HEARTBEAT_TTL_S
@@ -201,3 +214,61 @@ def test_a_job_that_is_queued_again_wakes_a_worker(redis: Redis) -> None:
     lapse(redis, run)
     Reaper(redis, [run.queue], RETENTION, "reaper").turn()
     assert redis.llen(wake_key(run.queue.name)) == 1
+
+
+def lose_the_only_worker(redis: Redis, **fields: Any) -> JobRun:
+    """A running job of a model whose only worker died a while ago, in a fleet where others serve other models."""
+    redis.hset(CARDS_KEY, "tiny", "{}")
+    enqueue(redis, "a", make_request(**fields))
+    run = claim(make_worker(redis))
+    redis.zadd(serving_key("tiny"), {serving_member("worker-a", "cpu"): CLOCK.unix() - 1})
+    lapse(redis, run)
+    return run
+
+
+def turn_of_another_models(redis: Redis) -> int:
+    return Reaper(redis, [open_queue(redis, make_request("other"))], RETENTION, "elsewhere").turn()
+
+
+def test_a_job_of_a_model_that_nobody_serves_any_more_waits_again_and_can_be_cancelled(redis: Redis) -> None:
+    run = lose_the_only_worker(redis)
+    assert turn_of_another_models(redis) == 1
+    assert job_state(redis, "a")["status"] == "queued"
+    assert redis.lrange(run.queue.key, 0, -1) == [b"a"]
+    assert redis.hget(RETRIES_KEY, "worker_died") == b"1"
+    assert cancel(redis, RETENTION, "a") == "canceled"
+    assert turn_of_another_models(redis) == 0
+
+
+def test_a_job_of_a_model_that_nobody_serves_any_more_keeps_its_deadline(redis: Redis) -> None:
+    run = lose_the_only_worker(redis, deadline_ms=-1)
+    turn_of_another_models(redis)
+    assert job_state(redis, "a")["status"] == "failed"
+    assert FailedJobRegistry(queue=run.queue).get_job_ids() == ["a"]
+
+
+def test_a_job_that_was_cancelled_after_its_worker_died_ends_when_the_death_is_found(redis: Redis) -> None:
+    run = lose_the_only_worker(redis)
+    assert cancel(redis, RETENTION, "a") == "running"
+    assert turn_of_another_models(redis) == 0
+    assert job_state(redis, "a")["status"] == "canceled"
+    assert StartedJobRegistry(queue=run.queue).count == redis.scard(CANCELING_KEY) == redis.llen(run.queue.key) == 0
+    assert CanceledJobRegistry(queue=run.queue).get_job_ids() == ["a"]
+
+
+def test_a_queue_that_a_live_worker_serves_is_left_to_it(redis: Redis) -> None:
+    lose_the_only_worker(redis)
+    redis.zadd(serving_key("tiny"), {serving_member("worker-b", "cpu"): CLOCK.unix() + HEARTBEAT_TTL_S})
+    assert turn_of_another_models(redis) == 0
+    assert job_state(redis, "a")["status"] == "running"
+
+
+def test_a_worker_of_the_model_that_comes_at_that_moment_queues_no_job_twice(redis: Redis) -> None:
+    run = lose_the_only_worker(redis)
+    reapers = [Reaper(redis, [run.queue], RETENTION, f"worker-{number}") for number in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        turns = [pool.submit(turn_of_another_models, redis) for _ in range(4)]
+        turns += [pool.submit(reaper.turn) for reaper in reapers]
+        assert sum(turn.result() for turn in turns) == 1
+    assert redis.lrange(run.queue.key, 0, -1) == [b"a"]
+    assert claim(make_worker(redis, "worker-c")).job_id == "a"
