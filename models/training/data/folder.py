@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ METADATA = "metadata.jsonl"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 CAPTIONS = ("text", "caption")  # columns, the first that a line has
 HELD_OUT_STEPS = 1 << 16
+INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,7 @@ def read_folder(path: Path, *, captions: bool = False, labels: bool = False, map
     ):
         if wanted and not all(has):
             raise _lacking(path, what, [item for item, there in zip(items, has, strict=True) if not there], len(items))
-    classes = tuple(sorted({item.label for item in items if item.label is not None}))
-    return Folder(path, items, classes, _fingerprint(path, items))
+    return Folder(path, items, _classes(items), _fingerprint(path, items))
 
 
 def split_held_out(folder: Folder, share: float) -> tuple[Folder, Folder]:
@@ -124,6 +125,12 @@ def _item(metadata: Path, number: int, line: str) -> Item:
         _there(metadata.parent / str(row["map"]), where) if "map" in row else None,
         {key: float(value) for key, value in row.items() if isinstance(value, int | float)},
     )
+
+
+def _classes(items: Iterable[Item]) -> tuple[str, ...]:
+    """Return the labels in order of class numbers: as words, or as numbers where all of them are."""
+    labels = sorted({item.label for item in items if item.label is not None})
+    return tuple(sorted(labels, key=int) if all(map(INTEGER.fullmatch, labels)) else labels)
 
 
 def _there(file: Path, where: str) -> Path:

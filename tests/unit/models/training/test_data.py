@@ -96,6 +96,16 @@ def test_captions_may_lie_in_files_beside_and_labels_in_folders(tmp_path: Path) 
     assert folder.label(1) == 1
 
 
+def test_labels_that_are_numbers_are_classes_in_their_order(tmp_path: Path) -> None:
+    """Label 2 is class 2, not 4; one word among them, and they are words."""
+    for name in map(str, range(12)):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "a.png")
+    assert read_folder(tmp_path).classes == tuple(map(str, range(12)))
+    (tmp_path / "2").rename(tmp_path / "two")
+    assert read_folder(tmp_path).classes == ("0", "1", "10", "11", *"3456789", "two")
+
+
 @pytest.mark.parametrize(
     ("line", "named"),
     [

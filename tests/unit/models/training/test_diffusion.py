@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from contract.card import CARD, ModelCard
 from core.errors import ConfigurationError
 from models.checkpoints.inspect import inspect
 from models.checkpoints.load import load
@@ -88,6 +89,8 @@ def test_gradients_reach_the_conditioner(folder: Path, kind: str) -> None:
     assert len(moved) > 0.9 * len(before)
     tasks = {"text": "txt2img", "class": "class2img", "map": "semantic2img"}
     assert tasks[kind] in inspect(run.out / "checkpoint").tasks
+    card = ModelCard.model_validate_json((run.out / "checkpoint" / CARD).read_bytes())
+    assert card.class_names == (("blue", "green", "red") if kind == "class" else None)
 
 
 def test_a_frozen_encoder_is_saved_as_it_was_and_its_outputs_are_encoded_once(folder: Path) -> None:
