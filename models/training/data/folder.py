@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ class Item:
     file: Path
     captions: tuple[str, ...] = ()
     label: str | None = None
+    concept: str | None = None  # what it shows in one of several styles
     map: Path | None = None  # a label map: one channel of class numbers, as large as the picture
     weights: dict[str, float] = field(default_factory=dict)  # every numeric column
 
@@ -37,7 +39,7 @@ class Folder:
     path: Path
     items: tuple[Item, ...]
     classes: tuple[str, ...]
-    fingerprint: str  # of names, captions, labels and the files' sizes
+    fingerprint: str  # of captions, labels, and names, sizes and times of change of pictures and maps
 
     def label(self, index: int) -> int:
         """Return the class number of a picture."""
@@ -70,9 +72,9 @@ def read_folder(path: Path, *, captions: bool = False, labels: bool = False, map
 def split_held_out(folder: Folder, share: float) -> tuple[Folder, Folder]:
     """Split off about `share` of the pictures, by a hash of their names, for measures: training and held out.
 
-    Pictures with one label stay together: the same thing in another style would be seen otherwise.
+    Pictures of one concept stay together: the same thing in another style would be seen otherwise.
     """
-    held = [_hashed(item.label or _relative(folder.path, item.file)) < share for item in folder.items]
+    held = [_hashed(item.concept or _relative(folder.path, item.file)) < share for item in folder.items]
     parts = [tuple(i for i, out in zip(folder.items, held, strict=True) if out is side) for side in (False, True)]
     if not parts[0]:
         detail = f"held_out is {share}; no picture of {len(folder.items)} is left to train on"
@@ -117,11 +119,12 @@ def _item(metadata: Path, number: int, line: str) -> Item:
     told = [text] if isinstance(text, str) else text
     if not isinstance(told, list | tuple) or not all(isinstance(caption, str) for caption in told):
         raise ConfigurationError(f"{where}: text must be a caption or a list of captions", value=text)
-    label = row.get("label")
+    label = None if row.get("label") is None else str(row["label"])
     return Item(
         _there(metadata.parent / name, where),
         tuple(told),
-        None if label is None else str(label),
+        label,
+        label if "style" in row else None,
         _there(metadata.parent / str(row["map"]), where) if "map" in row else None,
         {key: float(value) for key, value in row.items() if isinstance(value, int | float)},
     )
@@ -158,11 +161,17 @@ def _lacking(path: Path, what: str, items: Sequence[Item], total: int) -> Config
 
 
 def _fingerprint(path: Path, items: Iterable[Item]) -> str:
+    """Tell a data set from what it was before: by sizes and times, as contents would have to be read at each start."""
     digest = hashlib.sha256()
     for item in items:
-        told = [_relative(path, item.file), item.file.stat().st_size, item.captions, item.label, str(item.map)]
-        digest.update(json.dumps(told).encode())
+        files = [_stamp(path, file) for file in (item.file, item.map) if file is not None]
+        digest.update(json.dumps([files, item.captions, item.label, item.concept]).encode())
     return digest.hexdigest()[:16]
+
+
+def _stamp(path: Path, file: Path) -> tuple[str, int, int]:
+    status = file.stat()
+    return os.path.relpath(file, path), status.st_size, status.st_mtime_ns
 
 
 def _hashed(name: str) -> float:

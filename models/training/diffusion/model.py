@@ -92,7 +92,7 @@ def condition_of(run: DiffusionRun, folder: Folder) -> Condition:
     """Return what a run is conditioned on.
 
     Raises:
-        ConfigurationError: the encoder's checkpoint has no text encoder.
+        ConfigurationError: the encoder's checkpoint has no text encoder, or a class no picture to train on.
     """
     given = run.condition if isinstance(run, LdmRun) else None
     if given is None:
@@ -102,8 +102,18 @@ def condition_of(run: DiffusionRun, folder: Folder) -> Condition:
     if isinstance(given, MapCondition):
         factor = load_first_stage(run.first_stage, data=False).config.factor
         return Condition(RescalerConfig(given.classes, given.channels, factor.bit_length() - 1), trained=True)
+    _check_trained(folder)
     classes = len(folder.classes) + 1  # with that of no class
     return Condition(ClassConfig(classes + (classes == IMAGENET), given.width), trained=True)
+
+
+def _check_trained(folder: Folder) -> None:
+    """Refuse classes all of whose pictures are held out: they would be served, and never trained."""
+    untrained = sorted(set(folder.classes) - {str(item.label) for item in folder.items})
+    if untrained:
+        count, first = f"{len(untrained)} of {len(folder.classes)}", untrained[0]
+        detail = f"data.held_out leaves no picture of {count} classes to train on, {first!r} first"
+        raise ConfigurationError(detail, field="data.held_out", value=first)
 
 
 def _text(given: TextCondition) -> Condition:

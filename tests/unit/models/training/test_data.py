@@ -106,6 +106,24 @@ def test_labels_that_are_numbers_are_classes_in_their_order(tmp_path: Path) -> N
     assert read_folder(tmp_path).classes == ("0", "1", "10", "11", *"3456789", "two")
 
 
+def test_a_file_that_is_changed_is_another_data_set(tmp_path: Path) -> None:
+    """A picture or label map, of as many bytes as before; what is encoded of the old one isn't used for the new one."""
+    folder = write_balls(tmp_path / "data")
+    seen = {read_folder(folder).fingerprint, read_folder(folder).fingerprint}
+    assert len(seen) == 1
+    for name in ("03.png", "03-map.png"):
+        before = (folder / name).stat()
+        os.utime(folder / name, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
+        seen.add(read_folder(folder).fingerprint)
+    assert len(seen) == 3
+
+
+def test_a_data_set_is_the_same_however_its_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_balls(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    assert read_folder(Path("data")).fingerprint == read_folder(folder).fingerprint
+
+
 @pytest.mark.parametrize(
     ("line", "named"),
     [
@@ -132,12 +150,31 @@ def test_a_missing_folder_and_a_damaged_picture_are_named(tmp_path: Path) -> Non
         draw(folder, 0, DataConfig(folder=tmp_path, size=16), np.random.default_rng(0))
 
 
-def test_held_out_pictures_are_told_by_their_names_and_keep_labels_together(tmp_path: Path) -> None:
-    folder = read_folder(write_balls(tmp_path / "data"))
-    kept, held = split_held_out(folder, 0.5)
-    assert len(kept.items) + len(held.items) == 12
-    assert not {item.label for item in kept.items} & {item.label for item in held.items}
+def test_held_out_pictures_are_told_by_their_names_within_classes(tmp_path: Path) -> None:
+    folder = read_folder(write_balls(tmp_path / "data", count=60))
+    kept, held = split_held_out(folder, 0.2)
+    assert len(kept.items) + len(held.items) == 60
+    assert 6 < len(held.items) < 18
+    assert {item.label for item in kept.items} == {item.label for item in held.items} == set(folder.classes)
     assert split_held_out(folder, 0.0)[1].items == ()
+
+
+def test_pictures_in_one_folder_are_split_within_it(tmp_path: Path) -> None:
+    (tmp_path / "cats").mkdir()
+    for number in range(40):
+        Image.new("RGB", (8, 8)).save(tmp_path / "cats" / f"{number}.png")
+    assert 10 < len(split_held_out(read_folder(tmp_path), 0.5)[1].items) < 30
+
+
+def test_styles_of_one_concept_stay_together(tmp_path: Path) -> None:
+    """Which concepts are held out may not change: figures are noted of them."""
+    names = ("red heart", "pizza", "rocket", "house", "tree", "crown", "sun", "apple", "robot", "ghost")
+    rows = [{"file_name": f"{s}-{n}.png", "label": n, "style": s} for n in names for s in ("flat", "3d")]
+    for row in rows:
+        Image.new("RGB", (8, 8)).save(tmp_path / row["file_name"])
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    held = Counter(item.label for item in split_held_out(read_folder(tmp_path), 0.6)[1].items)
+    assert held == {"rocket": 2, "sun": 2, "apple": 2}
 
 
 def test_composing_puts_transparent_things_on_grounds_and_says_so(tmp_path: Path) -> None:

@@ -137,6 +137,14 @@ def test_the_network_starts_by_answering_nothing(folder: Path) -> None:
     assert torch.equal(network(torch.randn(1, 3, 8, 8), torch.tensor([5]), {}), torch.zeros(1, 3, 8, 8))
 
 
+def test_a_class_that_is_held_out_wholly_is_refused_early(folder: Path) -> None:
+    """It would be served, and never trained."""
+    data = {"folder": folder / "data", "size": 32, "held_out": 0.7}
+    run = ldm_run(folder, condition=CONDITIONS["class"], data=data, out=folder / "untrained")
+    with pytest.raises(ConfigurationError, match=r"data\.held_out leaves no picture of \d of 3 classes"):
+        train(run)
+
+
 def test_sizes_that_dont_come_out_even_are_refused_early(folder: Path) -> None:
     run = ldm_run(folder, data={"folder": folder / "data", "size": 36})
     with pytest.raises(ConfigurationError, match=r"data\.size is 36"):

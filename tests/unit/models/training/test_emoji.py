@@ -77,9 +77,10 @@ def test_a_set_is_a_folder_of_transparent_pictures_with_captions(config: EmojiCo
 
 def test_building_again_gives_the_same(config: EmojiConfig) -> None:
     build_emoji(config, lambda _: None, lambda: False)
-    metadata = (config.out / "metadata.jsonl").read_bytes()
+    metadata, fingerprint = (config.out / "metadata.jsonl").read_bytes(), read_folder(config.out).fingerprint
     build_emoji(config, lambda _: None, lambda: False)
     assert (config.out / "metadata.jsonl").read_bytes() == metadata
+    assert read_folder(config.out).fingerprint == fingerprint
 
 
 def test_building_stops_after_a_picture_and_goes_on(config: EmojiConfig) -> None:
