@@ -34,7 +34,7 @@ from models.pipeline.denoiser import Denoiser
 from models.pipeline.pipeline import LatentDiffusion
 from models.schedule import NoiseSchedule
 from models.tokenizers.prompts import PromptTokenizer, shipped_bert
-from models.training.configs.diffusion import DiffusionRun, LdmRun, MapCondition, TextCondition
+from models.training.configs.diffusion import DiffusionRun, LdmRun, MapCondition, TextCondition, UpscalerRun
 from models.training.data.folder import Folder
 
 HEAD = 64  # width of a head of the paper's text transformer (App. E.2)
@@ -142,13 +142,17 @@ def model_config(run: DiffusionRun, first: FirstStage, condition: Condition) -> 
     """Put a model's configuration together.
 
     Raises:
-        ConfigurationError: picture and first stage don't fit one another.
+        ConfigurationError: picture and first stage don't fit one another, or a crop is larger than a latent.
     """
     stage = first.config
     if run.data.size % (stage.factor * 2 ** (len(run.unet.channels) - 1)):
         detail = f"data.size is {run.data.size}; first stage and UNet halve it {stage.factor.bit_length() - 1} and "
         detail += f"{len(run.unet.channels) - 1} times, and each must come out even"
         raise ConfigurationError(detail, field="data.size", value=run.data.size)
+    side = run.data.size // stage.factor
+    if isinstance(run, UpscalerRun) and max(run.crops, default=0) > side:
+        detail = f"crops has {max(run.crops)}; latents of data.size {run.data.size} are {side} a side"
+        raise ConfigurationError(detail, field="crops", value=max(run.crops), bound=side)
     kind = _concat(run)
     width = condition.config.width if isinstance(condition.config, TextConfig | ClassConfig) else None
     extra = {"mask-latent": 1 + stage.embed_dim, "latent-mask": 1 + stage.embed_dim, "low-res": 3}
@@ -161,7 +165,7 @@ def model_config(run: DiffusionRun, first: FirstStage, condition: Condition) -> 
         scale_factor=first.scale_factor,
         conditioner=condition.config,
         concat=kind,
-        latent_size=run.data.size // stage.factor,
+        latent_size=side,
     )
 
 

@@ -137,6 +137,13 @@ def test_the_network_starts_by_answering_nothing(folder: Path) -> None:
     assert torch.equal(network(torch.randn(1, 3, 8, 8), torch.tensor([5]), {}), torch.zeros(1, 3, 8, 8))
 
 
+def test_crops_larger_than_a_latent_are_refused_early(folder: Path) -> None:
+    run = upscaler_run(folder, crops=(4, 300), out=folder / "crops", cache={"folder": folder / "crops-cache"})
+    with pytest.raises(ConfigurationError, match=r"crops has 300; latents of data\.size 32 are 8 a side"):
+        train(run)
+    assert not (folder / "crops-cache").exists()
+
+
 def test_a_class_that_is_held_out_wholly_is_refused_early(folder: Path) -> None:
     """It would be served, and never trained."""
     data = {"folder": folder / "data", "size": 32, "held_out": 0.7}
