@@ -48,9 +48,8 @@ class DataConfig(Strict):
         whole = {"crop": "center", "zoom": 1.0, "flip": False} if self.compose is not None else {}
         wrong = next((name for name, value in whole.items() if getattr(self, name) != value), None)
         if wrong is not None:
-            raise ValueError(
-                f"{wrong} is {getattr(self, wrong)}; compose lays whole pictures, so it must be {whole[wrong]}"
-            )
+            given, bound = getattr(self, wrong), whole[wrong]
+            raise ValueError(f"{wrong} is {given}; compose lays whole pictures, so it must be {bound}")
         if self.crop == "center" and self.zoom != 1.0:
             raise ValueError(f"zoom is {self.zoom}; crop is center, which takes the largest square, so it must be 1.0")
         return self

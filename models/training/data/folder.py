@@ -102,19 +102,21 @@ def weights_of(folder: Folder, column: str) -> list[float]:
 
 
 def _listed(metadata: Path) -> Iterable[Item]:
-    with metadata.open(encoding="utf-8") as lines:  # `splitlines` would end some within their strings
+    with metadata.open("rb") as lines:  # as `splitlines` would end some within their strings
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield _item(metadata, number, line)
 
 
-def _item(metadata: Path, number: int, line: str) -> Item:
+def _item(metadata: Path, number: int, line: bytes) -> Item:
     where = f"{metadata}, line {number}"
     try:
-        row: dict[str, Any] = json.loads(line)
+        row: dict[str, Any] = json.loads(_text(line, where))
         name = str(row["file_name"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ConfigurationError(f"{where}: must be a JSON object with file_name") from error
+    if Path(name).is_absolute():
+        raise ConfigurationError(f"{where}: file_name is {name}; it must be relative to {metadata.parent}", value=name)
     text = next((row[key] for key in CAPTIONS if key in row), ())
     told = [text] if isinstance(text, str) else text
     if not isinstance(told, list | tuple) or not all(isinstance(caption, str) for caption in told):
@@ -142,12 +144,19 @@ def _there(file: Path, where: str) -> Path:
     return file
 
 
+def _text(data: bytes, where: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{where}: isn't UTF-8 at byte {error.start}, {data[error.start]:#04x}") from error
+
+
 def _found(path: Path) -> Iterable[Item]:
     """Read pictures without metadata: captions are the lines of X.txt beside X.png, labels the folders' names."""
     for file in sorted(path.rglob("*")):
         if file.suffix.lower() in SUFFIXES and file.is_file():
             beside = file.with_suffix(".txt")
-            lines = beside.read_text("utf-8").splitlines() if beside.is_file() else []
+            lines = _text(beside.read_bytes(), str(beside)).splitlines() if beside.is_file() else []
             captions = tuple(line.strip() for line in lines if line.strip())
             yield Item(file, captions, file.parent.name if file.parent != path else None)
 

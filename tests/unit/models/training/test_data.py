@@ -129,6 +129,7 @@ def test_a_data_set_is_the_same_however_its_folder_is_named(tmp_path: Path, monk
     [
         ('{"file_name": "no.png"}', "no.png is not there"),
         ("{", "line 1: must be a JSON object"),
+        ('{"file_name": "/a.png"}', "line 1: file_name is /a.png; it must be relative to"),
         ('{"file_name": "a.png", "text": 3}', "text must be a caption"),
         ('{"file_name": "a.png"}', "1 of 1 pictures have no caption, a.png first"),
         ("", "no pictures"),
@@ -139,6 +140,17 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path, line: str, named: 
     (tmp_path / "metadata.jsonl").write_text(line + "\n", "utf-8")
     with pytest.raises(ConfigurationError, match=named):
         read_folder(tmp_path, captions=True)
+
+
+def test_text_that_isnt_utf_8_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("café", "latin-1")
+    with pytest.raises(ConfigurationError, match=r"a\.txt: isn't UTF-8 at byte 3, 0xe9"):
+        read_folder(tmp_path)
+    rows = '{"file_name": "a.png"}\n{"file_name": "a.png", "text": "café"}\n'
+    (tmp_path / "metadata.jsonl").write_text(rows, "latin-1")
+    with pytest.raises(ConfigurationError, match=r"metadata\.jsonl, line 2: isn't UTF-8"):
+        read_folder(tmp_path)
 
 
 def test_a_missing_folder_and_a_damaged_picture_are_named(tmp_path: Path) -> None:
