@@ -21,7 +21,7 @@ from models.training.data.folder import read_folder, split_held_out
 from models.training.data.loader import helpers_watched, made_ahead, picture_batches
 from models.training.data.masks import draw_mask
 from models.training.data.order import Order
-from models.training.data.pictures import GROUNDS, draw
+from models.training.data.pictures import GROUNDS, draw, read_picture
 from models.training.diffusion.cache import Cache, Chunk, cache_of
 from models.training.loop.draws import generator, normals
 from models.training.loop.processes import Processes
@@ -160,6 +160,17 @@ def test_a_missing_folder_and_a_damaged_picture_are_named(tmp_path: Path) -> Non
     folder = read_folder(tmp_path)
     with pytest.raises(ConfigurationError, match=r"bad\.png: is no readable picture"):
         draw(folder, 0, DataConfig(folder=tmp_path, size=16), np.random.default_rng(0))
+
+
+def test_grey_of_16_bits_is_scaled_to_8(tmp_path: Path) -> None:
+    """Its transparent grey level, which PNG may name, stays transparent."""
+    ramp = np.linspace(0, 65_535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "a.png", transparency=65_535)
+    picture = read_picture(tmp_path / "a.png")
+    assert picture.mode == "RGBA"
+    pixels = np.asarray(picture)
+    assert (pixels[..., :3] == (ramp >> 8)[..., None]).all()
+    assert ((pixels[..., 3] == 0) == (ramp == 65_535)).all()
 
 
 def test_held_out_pictures_are_told_by_their_names_within_classes(tmp_path: Path) -> None:

@@ -84,6 +84,17 @@ def test_building_again_gives_the_same(config: EmojiConfig) -> None:
     assert read_folder(config.out).fingerprint == fingerprint
 
 
+def test_pictures_of_another_size_are_drawn_again(config: EmojiConfig) -> None:
+    build_emoji(config, lambda _: None, lambda: False)
+    (config.out / "images" / "3d-1f525.png").write_bytes(b"cut off")
+    build_emoji(config.model_copy(update={"size": 32}), lambda _: None, lambda: False)
+    sizes = set()
+    for item in read_folder(config.out).items:
+        with Image.open(item.file) as picture:
+            sizes.add(picture.size)
+    assert sizes == {(32, 32)}
+
+
 def test_building_stops_after_a_picture_and_goes_on(config: EmojiConfig) -> None:
     assert not build_emoji(config, lambda _: None, lambda: True)
     assert len(list((config.out / "images").iterdir())) == 1
