@@ -65,7 +65,7 @@ def test_pictures_that_lack_or_differ_in_size_are_named(folders: Path, tmp_path:
 
 
 def test_too_few_pictures_are_refused_before_a_network_is_trained(folders: Path, tmp_path: Path) -> None:
-    told = Comparison((folders / "near",), folders / "data", tmp_path / "out", limit=4, train_steps=10**9)
+    told = Comparison((folders / "near",), folders / "data", tmp_path / "out", limit=4, train_steps=4)
     with pytest.raises(ConfigurationError, match="4 pictures are compared with 4; distances need 5"):
         compare(told, "cpu", lambda _: None)
     assert not (tmp_path / "out").exists()
