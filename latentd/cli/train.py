@@ -113,9 +113,12 @@ def _run(
     if phase == "data":
         from models.training.configs.emoji import EmojiConfig
         from models.training.emoji.build import build_emoji
+        from models.training.loop.processes import join
 
         emoji = read_config(file, EmojiConfig)
-        return build_emoji(emoji, report, stop), emoji.out
+        processes, _ = join(device)
+        done = not processes.first or build_emoji(emoji, report, stop)
+        return not processes.any(not done), emoji.out
     if phase == "autoencoder":
         from models.training.configs.autoencoder import AutoencoderRun
         from models.training.first_stage.run import run_autoencoder

@@ -6,12 +6,12 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from core.errors import ConfigurationError
 from models.checkpoints.load import load
 from models.evaluation.compression_plot import plot
 from models.evaluation.distributions import distances
@@ -28,7 +28,7 @@ from models.training.diffusion.run import run_diffusion
 from models.training.diffusion.show import Sampling, Shown, sampled
 from models.training.diffusion.write import FOLDER
 from models.training.first_stage.run import run_autoencoder
-from models.training.loop.processes import device_of
+from models.training.loop.processes import device_of, join
 from models.training.loop.trainer import Progress, Report, Stop
 
 RESULT, PLOT, MEASURED = "study.json", "study.png", "measured.json"
@@ -46,6 +46,7 @@ class Measured:
     psnr: float  # of the first stage, on held-out pictures
     by_steps: dict[int, float] = field(default_factory=dict)  # training steps → Fréchet distance
     by_sampling: dict[int, tuple[float, float]] = field(default_factory=dict)  # → pictures a second, Fréchet distance
+    study: str = ""  # the configuration that it was measured by
 
 
 def study(config: CompressionStudy, device: str, *, report: Report, stop: Stop) -> bool:
@@ -56,8 +57,10 @@ def study(config: CompressionStudy, device: str, *, report: Report, stop: Stop) 
     Raises:
         ConfigurationError: naming what of configuration or data is wrong.
     """
+    processes, place = join(device)
+    if processes.count > 1:
+        raise ConfigurationError("the compression study runs in one process: its speeds are one device's")
     training, held_out = split_held_out(read_folder(config.data.folder), config.data.held_out)
-    place = device_of(device)
     # The factors compete for what the data looks like; held-out pictures are too few of a small set to tell that.
     real = fixed_pictures(training, config.data, config.seed, max(config.pictures, len(held_out.items)))
     unseen = fixed_pictures(held_out if held_out.items else training, config.data, config.seed, config.pictures)
@@ -136,6 +139,9 @@ class _Factor:
         self.file = config.out / f"f{factor}" / MEASURED
 
     def run(self, stop: Stop) -> bool:
+        if self.file.is_file() and self.measured.study != self._study:
+            detail = f"{self.file}: was measured by another configuration; go on with that one or choose another `out`"
+            raise ConfigurationError(detail, field="out", value=str(self.config.out))
         if not run_autoencoder(first_stage_run(self.config, self.factor), self.device, report=self.report, stop=stop):
             return False
         run = diffusion_run(self.config, self.factor)
@@ -159,6 +165,10 @@ class _Factor:
 
         done = run_diffusion(run, self.device, report=note, stop=lambda: reached >= until or stop())
         return done or reached >= until
+
+    @property
+    def _study(self) -> str:
+        return self.config.model_dump_json(exclude={"out": True, "factors": True, "data": {"workers"}})
 
     @property
     def measured(self) -> Measured:
@@ -185,7 +195,7 @@ class _Factor:
         side = self.config.data.size // self.factor
         parameters = sum(p.numel() for p in model.unet.parameters())
         psnr = paired(made, self.unseen)["PSNR (dB)"]
-        return Measured(self.factor, (model.latent_channels, side, side), parameters, psnr)
+        return Measured(self.factor, (model.latent_channels, side, side), parameters, psnr, study=self._study)
 
     def _sampled(self, model: LatentDiffusion, steps: int) -> tuple[float, float]:
         """Return pictures a second and the Fréchet distance of samples in so many steps."""
@@ -207,15 +217,8 @@ def _write(config: CompressionStudy, found: list[Measured], network: str) -> Non
         "measure": "Fréchet distance of samples to training pictures",
         "pictures": config.pictures,
         "sample_steps": config.sample_steps,
-        "factors": [asdict(one) for one in found],
+        "factors": [{name: value for name, value in asdict(one).items() if name != "study"} for one in found],
     }
     (config.out / RESULT).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", "utf-8")
     if found:
         plot(told, config.out / PLOT)
-
-
-def best(out: Path) -> int | None:
-    """Return the factor that ended with the smallest distance, of a study's folder; None before anything ended."""
-    told = json.loads((out / RESULT).read_text("utf-8"))
-    ended = [(list(one["by_steps"].values())[-1], one["factor"]) for one in told["factors"] if one["by_sampling"]]
-    return min(ended)[1] if ended else None

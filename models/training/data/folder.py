@@ -39,7 +39,7 @@ class Folder:
     path: Path
     items: tuple[Item, ...]
     classes: tuple[str, ...]
-    fingerprint: str  # of captions, labels, and names, sizes and times of change of pictures and maps
+    fingerprint: str  # of captions, labels, and names and contents of pictures and maps
 
     def label(self, index: int) -> int:
         """Return the class number of a picture."""
@@ -170,17 +170,17 @@ def _lacking(path: Path, what: str, items: Sequence[Item], total: int) -> Config
 
 
 def _fingerprint(path: Path, items: Iterable[Item]) -> str:
-    """Tell a data set from what it was before: by sizes and times, as contents would have to be read at each start."""
+    """Tell data sets apart by what is in their files: times would make another one of every copy."""
     digest = hashlib.sha256()
     for item in items:
-        files = [_stamp(path, file) for file in (item.file, item.map) if file is not None]
+        files = [(os.path.relpath(file, path), _digest(file)) for file in (item.file, item.map) if file is not None]
         digest.update(json.dumps([files, item.captions, item.label, item.concept]).encode())
     return digest.hexdigest()[:16]
 
 
-def _stamp(path: Path, file: Path) -> tuple[str, int, int]:
-    status = file.stat()
-    return os.path.relpath(file, path), status.st_size, status.st_mtime_ns
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _hashed(name: str) -> float:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -25,7 +28,8 @@ from models.training.data.pictures import Drawn, draw
 from models.training.loop.draws import generator
 from models.training.loop.trainer import Stop
 
-PROGRESS, CAPTIONS = "progress.json", "captions.jsonl"
+PROGRESS, CAPTIONS, LOCK = "progress.json", "captions.jsonl", ".lock"
+LOOK_S = 0.5  # how often who waits for another maker looks whether it is done
 MB = 1 << 20
 Report = Callable[[int, int], None]
 
@@ -64,7 +68,7 @@ def cache_of(
 ) -> Cache | None:
     """Read the cache of a data set, after making what is missing of it; `data.workers` processes draw the pictures.
 
-    None if `stop` said so before it was whole; what is made is kept.
+    None if `stop` said so before it was whole; what is made is kept. One process makes it at a time; others wait.
 
     identity: what the arrays depend on beside pictures and configuration, the first stage's weights above all.
     masked: whether chunks have masks.
@@ -77,15 +81,43 @@ def cache_of(
     path = run.cache.folder / hashlib.sha256(told.encode()).hexdigest()[:16]
     path.mkdir(parents=True, exist_ok=True)
     maker = _Maker(path, encode, len(folder.items) * run.cache.variants)
-    drawing = _Drawing(run, folder, masked)
-    done = maker.done()
-    chunks = made_ahead(_chunks(done, maker.total, run.cache.chunk), drawing, run.data.workers)
-    for chunk in chunks:
+    if maker.done() < maker.total:
+        with _alone_in(path, stop) as alone:
+            if not alone or not _made(run, maker, _Drawing(run, folder, masked), report, stop):
+                return None
+    return _read(path, run.cache.variants)
+
+
+def _made(run: LatentRun, maker: _Maker, drawing: _Drawing, report: Report, stop: Stop) -> bool:
+    """Make what is missing. Returns whether all is there."""
+    done = maker.begin()
+    for chunk in made_ahead(_chunks(done, maker.total, run.cache.chunk), drawing, run.data.workers):
         done = maker.make(done, chunk)
         report(done, maker.total)
         if stop() and done < maker.total:
-            return None
-    return _read(path, run.cache.variants)
+            return False
+    return True
+
+
+@contextmanager
+def _alone_in(path: Path, stop: Stop) -> Iterator[bool]:
+    """Wait until no other process writes to a cache; False if `stop` said so before."""
+    with (path / LOCK).open("w", encoding="utf-8") as file:
+        while not (alone := _locked(file)) and not stop():
+            time.sleep(LOOK_S)
+        try:
+            yield alone
+        finally:
+            if alone:
+                fcntl.flock(file, fcntl.LOCK_UN)  # a helper process that still ends has the file open, too
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _chunks(done: int, total: int, size: int) -> list[list[int]]:
@@ -126,10 +158,14 @@ class _Maker:
     total: int
 
     def done(self) -> int:
-        """Return how many entries are there; captions beyond them are taken out."""
-        file = self.path / PROGRESS
+        """Return how many entries are there; none where captions of some are lost."""
+        file, captions = self.path / PROGRESS, self.path / CAPTIONS
         done = int(json.loads(file.read_text("utf-8"))["done"]) if file.is_file() else 0
-        captions = self.path / CAPTIONS
+        return done if captions.is_file() and len(_lines(captions)) >= done else 0
+
+    def begin(self) -> int:
+        """Take out captions beyond the entries that are there; return how many those are."""
+        done, captions = self.done(), self.path / CAPTIONS
         lines = _lines(captions) if captions.is_file() else []
         captions.write_text("".join(lines[:done]), "utf-8")
         return done
@@ -188,21 +224,28 @@ def text_cache(
 
     None if `stop` said so before; texts are then encoded anew.
     """
-    name = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    file, unfinished = cache.folder / f"text-{name}.npy", cache.folder / f".text-{name}.npy"
+    file = cache.folder / f"text-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npy"
     if not file.is_file():
-        texts, size = [*cache.texts, ""], 64
-        for start in range(0, len(texts), size):
-            rows = encode(texts[start : start + size]).float().cpu().numpy().astype(np.float16)
-            if start == 0:
-                made = np.lib.format.open_memmap(
-                    unfinished, mode="w+", dtype=np.float16, shape=(len(texts), *rows.shape[1:])
-                )
-            made[start : start + len(rows)] = rows
-            report(start + len(rows), len(texts))
-            if stop() and start + len(rows) < len(texts):
+        with _alone_in(cache.folder, stop) as alone:
+            if not alone or not (file.is_file() or _encoded([*cache.texts, ""], file, encode, report, stop)):
                 return None
-        made.flush()
-        unfinished.replace(file)
     kept: NDArray[Any] = np.load(file, mmap_mode="r")
     return kept
+
+
+def _encoded(texts: list[str], file: Path, encode: Callable[[list[str]], Tensor], report: Report, stop: Stop) -> bool:
+    """Write what texts are encoded to. Returns whether all were."""
+    unfinished, size = file.with_name(f".{file.name}"), 64
+    for start in range(0, len(texts), size):
+        rows = encode(texts[start : start + size]).float().cpu().numpy().astype(np.float16)
+        if start == 0:
+            made = np.lib.format.open_memmap(
+                unfinished, mode="w+", dtype=np.float16, shape=(len(texts), *rows.shape[1:])
+            )
+        made[start : start + len(rows)] = rows
+        report(start + len(rows), len(texts))
+        if stop() and start + len(rows) < len(texts):
+            return False
+    made.flush()
+    unfinished.replace(file)
+    return True

@@ -16,7 +16,7 @@ from models.training.diffusion.model import Condition, Trained, condition_of, fi
 from models.training.diffusion.prepare import prepare
 from models.training.diffusion.stage import DiffusionTraining
 from models.training.diffusion.start import fresh, take_over
-from models.training.loop.processes import Processes, join, leave
+from models.training.loop.processes import Processes, join
 from models.training.loop.trainer import Report, Stop, train
 
 
@@ -29,14 +29,11 @@ def run_diffusion(run: DiffusionRun, device: str, *, report: Report, stop: Stop)
     """
     folder = _folder(run)
     processes, place = join(device)
-    try:
-        run.out.mkdir(parents=True, exist_ok=True)
-        if processes.first:
-            write_config(run, run.out / "config.yaml")
-        stage = _stage(run, folder, processes, place, report, stop)
-        return stage is not None and train(run, stage, processes, report=report, stop=stop)
-    finally:
-        leave(processes)
+    run.out.mkdir(parents=True, exist_ok=True)
+    if processes.first:
+        write_config(run, run.out / "config.yaml")
+    stage = _stage(run, folder, processes, place, report, stop)
+    return stage is not None and train(run, stage, processes, report=report, stop=stop)
 
 
 def _folder(run: DiffusionRun) -> Folder:

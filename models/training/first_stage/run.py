@@ -15,7 +15,7 @@ from models.training.data.folder import read_folder, split_held_out
 from models.training.first_stage.features import feature_network, prepare_features
 from models.training.first_stage.stage import FirstStageTraining
 from models.training.first_stage.start import pass_through
-from models.training.loop.processes import join, leave
+from models.training.loop.processes import join
 from models.training.loop.trainer import Report, Stop, train
 
 
@@ -29,16 +29,13 @@ def run_autoencoder(config: AutoencoderRun, device: str, *, report: Report, stop
     folders = split_held_out(read_folder(config.data.folder), config.data.held_out)
     network = _network(config)
     processes, place = join(device)
-    try:
-        config.out.mkdir(parents=True, exist_ok=True)
-        if processes.first:
-            write_config(config, config.out / "config.yaml")
-        if not prepare_features(config, folders[0], processes, place, report, stop):
-            return False
-        stage = FirstStageTraining(config, network, folders, processes, place, feature_network(config, place))
-        return train(config, stage, processes, report=report, stop=stop)
-    finally:
-        leave(processes)
+    config.out.mkdir(parents=True, exist_ok=True)
+    if processes.first:
+        write_config(config, config.out / "config.yaml")
+    if not prepare_features(config, folders[0], processes, place, report, stop):
+        return False
+    stage = FirstStageTraining(config, network, folders, processes, place, feature_network(config, place))
+    return train(config, stage, processes, report=report, stop=stop)
 
 
 def _network(config: AutoencoderRun) -> Autoencoder:

@@ -91,6 +91,10 @@ class FirstStageTraining:
         return self._players
 
     @property
+    def inputs(self) -> Mapping[str, str]:
+        return {"set of pictures": self.folder.fingerprint}
+
+    @property
     def quantised_from(self) -> int:
         """The step from which latents are quantised; beyond the run for KL."""
         steps = self.config.steps
@@ -184,6 +188,10 @@ class FirstStageTraining:
         if part == self.config.accumulate - 1:
             self.module.use.note(self.processes.sum(self._counts))
 
+    def _named(self, loss: str) -> str:
+        """Return what the log calls a loss: a perceptual one by its network, too."""
+        return f"{loss}, {self.features.name}" if loss == "perceptual" and self.features is not None else loss
+
     def _weighed(self, x: Tensor, r: Tensor, regulariser: dict[str, Tensor], part: int, step: int) -> Losses:
         config = self.config.losses
         told = reconstruction_losses(config, self.features, r, x)
@@ -191,7 +199,7 @@ class FirstStageTraining:
         loss = reconstruction
         for value in regulariser.values():
             loss = loss + value.sum()
-        sums = {name: value.sum() for name, value in (told | regulariser).items()}
+        sums = {self._named(name): value.sum() for name, value in (told | regulariser).items()}
         if config.adversarial and self.plays(DISCRIMINATOR, step):
             self._made[part] = Made(x, r.detach())
             sums["adversarial"], weight = self._against(r, reconstruction, step)

@@ -19,7 +19,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 LOG, PLOT, SAMPLES, TENSORBOARD = "log.jsonl", "loss.png", "samples", "tensorboard"
 COLUMNS = 8  # of a grid
-PLOTTED = ("loss", "measured")
 MEASURED = "held out: "  # prefix of what is measured on pictures that training doesn't see
 
 
@@ -53,8 +52,8 @@ class Logbook:
     def plot(self) -> None:
         """Draw the losses and measures so far over the steps."""
         lines = read_log(self.folder)
-        names = [name for name in lines[-1] if name != "step"] if lines else []
-        names = [name for name in names if "loss" in name or name.startswith(MEASURED)] or names[:1]
+        all_names = dict.fromkeys(name for line in lines for name in line)
+        names = [name for name in all_names if "loss" in name or name.startswith(MEASURED)]
         if not names:
             return
         figure = Figure(figsize=(8, 2.4 * len(names)), layout="constrained")

@@ -58,6 +58,11 @@ class Stage(Protocol):
     @property
     def players(self) -> Mapping[str, Player]: ...
 
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        """Digests of what the run reads beside its configuration, by name."""
+        ...
+
     def batches(self, step: int) -> Iterator[tuple[Sequence[int], object]]:
         """Yield micro-batches of steps from `step` on: sample numbers and what they are."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,22 @@ FOLDER, INDEX = "state", "state.json"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
 
 
-def save_state(folder: Path, step: int, players: Mapping[str, Player], config: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a state belongs to: its configuration, and by name a digest of each thing that the run reads."""
+
+    config: str
+    inputs: Mapping[str, str]
+
+
+def save_state(folder: Path, step: int, players: Mapping[str, Player], origin: Origin) -> None:
     """Write the state before `step` whole or not at all; what was there is replaced."""
     unfinished = folder / f".{FOLDER}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     for name, player in players.items():
         save_file(_tensors(player), unfinished / f"{name}.safetensors")
-    (unfinished / INDEX).write_text(json.dumps({"step": step, "config": config}), "utf-8")
+    (unfinished / INDEX).write_text(json.dumps({"step": step, **asdict(origin)}), "utf-8")
     kept, old = folder / FOLDER, folder / f".{FOLDER}.old"
     shutil.rmtree(old, ignore_errors=True)
     if kept.exists():
@@ -35,18 +44,21 @@ def save_state(folder: Path, step: int, players: Mapping[str, Player], config: s
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_state(folder: Path, players: Mapping[str, Player], config: str) -> int:
+def load_state(folder: Path, players: Mapping[str, Player], origin: Origin) -> int:
     """Read the state if there is one. Returns the next step.
 
     Raises:
-        ConfigurationError: the state is another configuration's, or doesn't fit.
+        ConfigurationError: the state is another configuration's or of other data, or doesn't fit.
     """
     kept = next((f for f in (folder / FOLDER, folder / f".{FOLDER}.old") if (f / INDEX).is_file()), None)
     if kept is None:
         return 0
     index = json.loads((kept / INDEX).read_text("utf-8"))
-    if index["config"] != config:
-        detail = f"{kept}: was made by another configuration; go on with that one or choose another `out`"
+    others = ["configuration"] if index["config"] != origin.config else []
+    others += sorted(name for name, digest in origin.inputs.items() if index.get("inputs", {}).get(name) != digest)
+    if others:
+        told = " and another ".join(others)
+        detail = f"{kept}: was made with another {told}; go on with that or choose another `out`"
         raise ConfigurationError(detail, field="out", value=str(folder))
     for name, player in players.items():
         _restore(player, load_file(kept / f"{name}.safetensors"), kept / f"{name}.safetensors")

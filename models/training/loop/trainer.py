@@ -16,7 +16,7 @@ from models.training.loop.logbook import Logbook
 from models.training.loop.players import Player, Stage
 from models.training.loop.processes import Processes
 from models.training.loop.rates import learning_rate, set_rate
-from models.training.loop.state import load_state, save_state, state_bytes
+from models.training.loop.state import Origin, load_state, save_state, state_bytes
 
 MB = 1 << 20
 SPARE = 256 * MB  # disk that a run leaves for its log and samples
@@ -44,18 +44,18 @@ Report = Callable[[Progress], None]
 Stop = Callable[[], bool]
 
 
-def identity(config: RunConfig) -> str:
+def origin_of(config: RunConfig, stage: Stage) -> Origin:
     """Return what must not change between the pieces of a run."""
-    return config.model_dump_json(exclude=LEFT_OUT)
+    return Origin(config.model_dump_json(exclude=LEFT_OUT), stage.inputs)
 
 
 def train(config: RunConfig, stage: Stage, processes: Processes, *, report: Report, stop: Stop) -> bool:
     """Train from the last state until the last step, or until `stop` says so after a step. Returns whether it is done.
 
     Raises:
-        ConfigurationError: the state is another configuration's, the disk is too full, or the loss is no number.
+        ConfigurationError: the state is another run's, the disk is too full, or the loss is no number.
     """
-    step = load_state(config.out, stage.players, identity(config))
+    step = load_state(config.out, stage.players, origin_of(config, stage))
     _check_disk(config, stage)
     log = Logbook(config.out, step) if processes.first else None
     try:
@@ -141,8 +141,9 @@ class _Loop:
 
     def _save(self, step: int) -> None:
         if self.log is not None:
-            save_state(self.config.out, step, self.stage.players, identity(self.config))
+            # In this order: a state of the last step says that the checkpoint is there.
             self.stage.save()
+            save_state(self.config.out, step, self.stage.players, origin_of(self.config, self.stage))
             measured = self.stage.measure()
             if measured:
                 self.log.write(step - 1, measured)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,10 +17,11 @@ from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.base import write_config
 from models.training.configs.diffusion import LoraRun
 from models.training.data.folder import Folder, read_folder, split_held_out
+from models.training.diffusion.model import weights_digest
 from models.training.diffusion.prepare import prepare
 from models.training.diffusion.show import Sampling, sampled
 from models.training.diffusion.stage import NETWORK, DiffusionTraining
-from models.training.loop.processes import Processes, join, leave
+from models.training.loop.processes import Processes, join
 from models.training.loop.trainer import Report, Stop, train
 from models.training.lora.products import Products
 from models.training.lora.write import write_lora
@@ -37,6 +40,10 @@ class LoraTraining(DiffusionTraining):
         average = self.players[NETWORK].average
         assert isinstance(average, Products)
         return average
+
+    @cached_property
+    def inputs(self) -> Mapping[str, str]:
+        return {**super().inputs, "model": weights_digest(self.samples.model.unet.state_dict())}
 
     @property
     def averaged(self) -> LatentDiffusion:
@@ -63,14 +70,11 @@ def run_lora(run: LoraRun, device: str, *, report: Report, stop: Stop) -> bool:
     """
     folder = split_held_out(read_folder(run.data.folder, captions=True), run.data.held_out)[0]
     processes, place = join(device)
-    try:
-        run.out.mkdir(parents=True, exist_ok=True)
-        if processes.first:
-            write_config(run, run.out / "config.yaml")
-        stage = _stage(run, folder, processes, place, report, stop)
-        return stage is not None and train(run, stage, processes, report=report, stop=stop)
-    finally:
-        leave(processes)
+    run.out.mkdir(parents=True, exist_ok=True)
+    if processes.first:
+        write_config(run, run.out / "config.yaml")
+    stage = _stage(run, folder, processes, place, report, stop)
+    return stage is not None and train(run, stage, processes, report=report, stop=stop)
 
 
 def _text_tower(run: LoraRun, model: LatentDiffusion) -> TextEncoder:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -22,7 +25,7 @@ from models.training.data.loader import helpers_watched, made_ahead, picture_bat
 from models.training.data.masks import draw_mask
 from models.training.data.order import Order
 from models.training.data.pictures import GROUNDS, draw, read_picture
-from models.training.diffusion.cache import Cache, Chunk, cache_of
+from models.training.diffusion.cache import CAPTIONS, Cache, Chunk, cache_of
 from models.training.loop.draws import generator, normals
 from models.training.loop.processes import Processes
 from tests.training import SIZE, autoencoder_run, ldm_run, losses, train, write_balls
@@ -106,22 +109,18 @@ def test_labels_that_are_numbers_are_classes_in_their_order(tmp_path: Path) -> N
     assert read_folder(tmp_path).classes == ("0", "1", "10", "11", *"3456789", "two")
 
 
-def test_a_file_that_is_changed_is_another_data_set(tmp_path: Path) -> None:
+def test_a_file_that_is_changed_is_another_data_set_and_a_copy_is_not(tmp_path: Path) -> None:
     """A picture or label map, of as many bytes as before; what is encoded of the old one isn't used for the new one."""
     folder = write_balls(tmp_path / "data")
-    seen = {read_folder(folder).fingerprint, read_folder(folder).fingerprint}
-    assert len(seen) == 1
+    seen = {read_folder(folder).fingerprint}
     for name in ("03.png", "03-map.png"):
-        before = (folder / name).stat()
-        os.utime(folder / name, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
+        data = bytearray((folder / name).read_bytes())
+        data[-1] ^= 1
+        (folder / name).write_bytes(data)
         seen.add(read_folder(folder).fingerprint)
     assert len(seen) == 3
-
-
-def test_a_data_set_is_the_same_however_its_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_balls(tmp_path / "data")
-    monkeypatch.chdir(tmp_path)
-    assert read_folder(Path("data")).fingerprint == read_folder(folder).fingerprint
+    shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
+    assert read_folder(tmp_path / "copy").fingerprint in seen
 
 
 @pytest.mark.parametrize(
@@ -316,6 +315,43 @@ def test_captions_of_any_characters_are_kept_as_they_are(tmp_path: Path, workers
     assert cache is not None
     assert made == [2, 4, 5]
     assert [cache.texts[number] for (number,) in cache.captions] == odd
+
+
+def test_two_runs_make_a_cache_one_after_the_other(tmp_path: Path) -> None:
+    """Each would write its captions beneath the other's."""
+    write_balls(tmp_path / "data", count=6)
+    run = ldm_run(tmp_path, cache={"folder": tmp_path / "cache", "chunk": 2})
+    folder = read_folder(run.data.folder)
+    begun, go_on, encoded = threading.Event(), threading.Event(), []
+
+    def encode(chunk: Chunk) -> dict[str, Tensor]:
+        encoded.append(chunk)
+        begun.set()
+        assert go_on.wait(30)
+        return as_they_are(chunk)
+
+    def made() -> Cache | None:
+        return cache_of(run, folder, "shared", encode, lambda *_: None, lambda: False)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(made)
+        assert begun.wait(30)
+        assert cache_of(run, folder, "shared", encode, lambda *_: None, lambda: True) is None  # stops waiting
+        second = pool.submit(made)
+        go_on.set()
+        one, other = first.result(), second.result()
+    assert one is not None
+    assert other is not None
+    assert len(encoded) == 3
+    assert one.captions == other.captions
+    captions = one.folder / CAPTIONS
+    before = captions.stat().st_mtime_ns
+    made()
+    assert captions.stat().st_mtime_ns == before  # who reads writes nothing
+    captions.write_text("".join(captions.read_text("utf-8").splitlines(keepends=True)[:3]), "utf-8")
+    again = made()
+    assert again is not None
+    assert (len(encoded), again.captions) == (6, one.captions)  # captions that were lost are made again
 
 
 def as_they_are(chunk: Chunk) -> dict[str, Tensor]:

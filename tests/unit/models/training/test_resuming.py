@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,13 +106,15 @@ def killed(run: UpscalerRun, after: int) -> None:
 
 
 def test_two_processes_compute_what_one_does(prepared: Path) -> None:
-    """At an equal global batch, over gloo: both players of a first stage, and the UNet with its text encoder."""
+    """At an equal global batch, over gloo, in a recipe: both players of a first stage, the UNet with its encoder."""
     kl = {"losses": ADVERSARIAL, "steps": 8}
     first, ldm = autoencoder_run(prepared, **kl, out=prepared / "first-two"), {"condition": TEXT, "steps": 6}
     second = ldm_run(prepared, **ldm, out=prepared / "ldm-two")
+    (prepared / "recipe").mkdir()
     for run, what in ((first, "autoencoder"), (second, "ldm")):
-        done = torchrun(run, what, prepared)
-        assert done.returncode == 0, done.stderr
+        write_config(run, prepared / "recipe" / f"{what}.yaml")
+    done = torchrun("recipe", str(prepared / "recipe"))
+    assert done.returncode == 0, done.stderr
     assert losses(first.out) == pytest.approx(
         train(autoencoder_run(prepared, **kl, out=prepared / "first-one")), abs=1e-4
     )
@@ -122,19 +125,18 @@ def test_two_processes_learn_the_codes_that_one_does_in_as_many_parts(prepared: 
     """Of two codes that are equally near rounding decides, so gradients must be the same sums to the last bit."""
     vq = VQ | {"codebook": VQ["codebook"] | {"then": "decoder"}, "losses": {"perceptual": 0.0, "adversarial": 0.0}}
     two = autoencoder_run(prepared, **vq, out=prepared / "vq-two")
-    done = torchrun(two, "autoencoder", prepared)
+    write_config(two, prepared / "vq-two.yaml")
+    done = torchrun("autoencoder", "--config", str(prepared / "vq-two.yaml"))
     assert done.returncode == 0, done.stderr
     assert losses(two.out) == pytest.approx(
         train(autoencoder_run(prepared, **vq, out=prepared / "vq-one", accumulate=2)), abs=1e-6
     )
 
 
-def torchrun(run: Any, what: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `latentd train` in two processes."""
-    file = folder / f"{run.out.name}.yaml"
-    write_config(run, file)
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m"]
-    command = [*start, "latentd", "train", what, "--config", str(file), "--device", "cpu"]
+    command = [*start, "latentd", "train", *arguments, "--device", "cpu"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=env, text=True, capture_output=True, timeout=250, check=False)
 
@@ -142,6 +144,38 @@ def torchrun(run: Any, what: str, folder: Path) -> subprocess.CompletedProcess[s
 def test_a_state_of_another_configuration_is_refused(prepared: Path) -> None:
     with pytest.raises(ConfigurationError, match="another configuration"):
         train(autoencoder_run(prepared, **VQ | {"latent_noise": 0.5}))
+
+
+def test_a_state_of_other_pictures_or_another_first_stage_is_refused(tmp_path: Path) -> None:
+    """Whatever their paths: a UNet that learnt other latents would go on as if nothing had happened."""
+    write_balls(tmp_path / "data", count=8)
+    train(autoencoder_run(tmp_path, steps=1))
+    train(ldm_run(tmp_path, steps=2), until=1)
+    shutil.rmtree(tmp_path / "first")
+    train(autoencoder_run(tmp_path, steps=1, seed=1))
+    with pytest.raises(ConfigurationError, match=r"another first stage;"):
+        train(ldm_run(tmp_path, steps=2))
+    shutil.rmtree(tmp_path / "data")
+    write_balls(tmp_path / "data", count=9)
+    with pytest.raises(ConfigurationError, match=r"another first stage and another set of pictures;"):
+        train(ldm_run(tmp_path, steps=2))
+
+
+def test_a_run_whose_last_checkpoint_could_not_be_written_is_not_done(prepared: Path) -> None:
+    run = ldm_run(prepared, steps=4, save_every=2, out=prepared / "full")
+    in_the_way = run.out / ".checkpoint.old"
+
+    def told(moment: Progress) -> None:
+        if moment.what == "steps" and moment.step == 3:
+            in_the_way.write_bytes(b"")
+
+    with pytest.raises(OSError, match=in_the_way.name):
+        run_diffusion(run, "cpu", report=told, stop=lambda: False)
+    assert json.loads((run.out / FOLDER / "state.json").read_text("utf-8"))["step"] == 2
+    in_the_way.unlink()
+    before = (run.out / "checkpoint" / "unet.safetensors").read_bytes()
+    assert run_diffusion(run, "cpu", report=lambda _: None, stop=lambda: False)
+    assert (run.out / "checkpoint" / "unet.safetensors").read_bytes() != before
 
 
 def test_a_state_is_whole_or_not_there(prepared: Path) -> None:
