@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from core.errors import ConfigurationError
+from models.evaluation.distributions import check_enough
 from models.evaluation.figures import Figure
 from models.evaluation.networks import Networks, Weights, networks_of
 from models.evaluation.paired import distance_name, paired
@@ -42,13 +43,14 @@ def compare(told: Comparison, device: str, report: Report) -> list[Figure]:
     Without weights the network is a small classifier of `data` itself.
 
     Raises:
-        ConfigurationError: folders have no or not the same pictures, two have one name, or sizes differ.
+        ConfigurationError: folders have too few or not the same pictures, two have one name, or sizes differ.
     """
     wanted = read_folder(told.data)
     folders = {path.name: read_folder(path) for path in told.methods}
     if len(folders) < len(told.methods):
         raise ConfigurationError("two methods' folders have the same name, which is that of their rows", field="dirs")
     names = _shared(told, wanted, folders)
+    check_enough(names, names)
     real = _pictures(wanted, names)
     networks = networks_of(told.weights, wanted, told.cache, told.seed, told.train_steps, device_of(device))
     figures: list[Figure] = []

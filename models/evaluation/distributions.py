@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
+
 import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -33,7 +35,7 @@ def distances(made: Tensor, real: Tensor, seed: int) -> tuple[float, float]:
     Raises:
         ConfigurationError: there are too few pictures.
     """
-    _enough(made, real)
+    check_enough(made, real)
     frechet = FrechetInceptionDistance(feature=_Vectors(made.shape[1])).set_dtype(torch.float64)
     frechet.update(real.double(), real=True)
     frechet.update(made.double(), real=False)
@@ -57,7 +59,7 @@ def precision_recall(made: Tensor, real: Tensor, neighbours: int = NEIGHBOURS) -
     Raises:
         ConfigurationError: there are too few pictures.
     """
-    _enough(made, real)
+    check_enough(made, real)
     return _among(made.double(), real.double(), neighbours), _among(real.double(), made.double(), neighbours)
 
 
@@ -66,7 +68,12 @@ def _among(points: Tensor, others: Tensor, neighbours: int) -> float:
     return float((torch.cdist(points, others) <= radii).any(dim=1).double().mean())
 
 
-def _enough(made: Tensor, real: Tensor) -> None:
+def check_enough(made: Sized, real: Sized) -> None:
+    """Check that sets of pictures can be compared.
+
+    Raises:
+        ConfigurationError: there are too few pictures.
+    """
     fewer = min(len(made), len(real))
     if fewer < FEWEST:
         detail = f"{fewer} pictures are compared with {max(len(made), len(real))}; distances need {FEWEST} on each side"

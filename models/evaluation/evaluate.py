@@ -15,6 +15,7 @@ from core.errors import ConfigurationError
 from models.checkpoints.card import card_folder, default_card, load_as_set
 from models.checkpoints.files.weights import read_json
 from models.checkpoints.load import load
+from models.evaluation.distributions import check_enough
 from models.evaluation.figures import Figure, as_data
 from models.evaluation.networks import Weights, networks_of
 from models.evaluation.parts import Part, Subject, parts_of
@@ -73,6 +74,7 @@ def _subject(told: Evaluation, device: torch.device, report: Report) -> Subject:
     _check(told.model, model)
     sampling = _sampling(told, model)
     training, held_out = _split(told, model)
+    check_enough(training.items, held_out.items[: told.limit])
     data = DataConfig(folder=told.data, size=sampling.size)
     real = fixed_pictures(held_out, data, told.seed, told.limit)
     report(Progress(0, 1, {}, "small networks"))

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from models.networks.autoencoder import AutoencoderConfig
-from models.training.configs.base import RunConfig, Share, Strict
+from models.training.configs.base import RunConfig, Share, Side, Strict, check_levels
 
 SMALLEST = 32  # pixels a side that leave the patch discriminator a patch
 
@@ -27,6 +27,7 @@ class AutoencoderShape(Strict):
 
     @model_validator(mode="after")
     def _fits(self) -> AutoencoderShape:
+        check_levels(self.attention, len(self.channels))
         wrong = next((c for c in self.channels if c % self.norm_groups), None)
         if wrong is not None:
             raise ValueError(f"channels has {wrong}; norm_groups is {self.norm_groups} and must divide every level")
@@ -108,7 +109,7 @@ class AutoencoderRun(RunConfig):
     losses: LossConfig = LossConfig()
     codebook: CodebookConfig = CodebookConfig()
     features: FeatureConfig = FeatureConfig()
-    crops: tuple[int, ...] = ()  # pixels a side, one drawn for each step; none: whole pictures
+    crops: tuple[Side, ...] = ()  # pixels a side, one drawn for each step; none: whole pictures
     start: Literal["random", "pass-through"] = "random"
     start_from: Path | None = None  # a first stage or checkpoint to go on from
     latent_noise: float = Field(default=0.0, ge=0)  # deviation of noise on latents before they are decoded

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from core.errors import ConfigurationError
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Side = Annotated[int, Field(ge=1)]  # of a square, pixels
 C = TypeVar("C", bound="Strict")
 
 
@@ -41,6 +42,17 @@ class DataConfig(Strict):
     weights: dict[Share, str] = Field(default_factory=dict)  # share of the run → column that weighs pictures from then
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0  # pictures that training never sees
     workers: int = Field(default=0, ge=0, le=64)  # processes that draw pictures
+
+    @model_validator(mode="after")
+    def _used(self) -> DataConfig:
+        whole = {"crop": "center", "zoom": 1.0, "flip": False} if self.compose is not None else {}
+        wrong = next((name for name, value in whole.items() if getattr(self, name) != value), None)
+        if wrong is not None:
+            given, bound = getattr(self, wrong), whole[wrong]
+            raise ValueError(f"{wrong} is {given}; compose lays whole pictures, so it must be {bound}")
+        if self.crop == "center" and self.zoom != 1.0:
+            raise ValueError(f"zoom is {self.zoom}; crop is center, which takes the largest square, so it must be 1.0")
+        return self
 
 
 class OptimizerConfig(Strict):
@@ -77,6 +89,17 @@ class RunConfig(Strict):
         if self.batch % self.accumulate:
             raise ValueError(f"batch is {self.batch}; accumulate is {self.accumulate} and must divide it")
         return self
+
+
+def check_levels(attention: tuple[int, ...], levels: int) -> None:
+    """Check that the levels that attend are there.
+
+    Raises:
+        ValueError: one isn't.
+    """
+    wrong = next((level for level in attention if not 0 <= level < levels), None)
+    if wrong is not None:
+        raise ValueError(f"attention has {wrong}; channels has levels 0 to {levels - 1}")
 
 
 def read_config(file: Path, kind: type[C]) -> C:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from models.networks.unet import UNetConfig
 from models.schedule import NoiseSchedule, Prediction, ScheduleConfig
-from models.training.configs.base import RunConfig, Share, Strict
+from models.training.configs.base import RunConfig, Share, Side, Strict, check_levels
 
 
 class UNetShape(Strict):
@@ -25,6 +25,7 @@ class UNetShape(Strict):
 
     @model_validator(mode="after")
     def _fits(self) -> UNetShape:
+        check_levels(self.attention, len(self.channels))
         for name, by in (("norm_groups", self.norm_groups), ("heads", self.heads)):
             wrong = next((c for c in self.channels if c % by), None)
             if wrong is not None:
@@ -179,6 +180,8 @@ class LdmRun(DiffusionRun, Conditioned):
     def _fits(self) -> LdmRun:
         if isinstance(self.condition, MapCondition) and self.concat is not None:
             raise ValueError(f"concat is {self.concat}; label maps are concatenated themselves")
+        if isinstance(self.condition, MapCondition) and self.data.compose is not None:
+            raise ValueError("data.compose is given; composed pictures have no label map, which condition map reads")
         if self.concat == "latent-mask" and self.condition is not None:
             raise ValueError("concat latent-mask is LDM's inpainting, which has no condition; use mask-latent")
         return self
@@ -187,7 +190,7 @@ class LdmRun(DiffusionRun, Conditioned):
 class UpscalerRun(DiffusionRun):
     """×f super-resolution from the small picture concatenated (paper §4.4); pairs as SR3 makes them, by bicubic."""
 
-    crops: tuple[int, ...] = ()  # latent pixels a side, one drawn for each step; none: whole pictures
+    crops: tuple[Side, ...] = ()  # latent pixels a side, one drawn for each step; none: whole pictures
     low_res_noise: float = Field(default=0.04, ge=0)  # largest deviation of noise on the small picture
     noisy: Share = 0.4  # of the samples that get it
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ METADATA = "metadata.jsonl"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 CAPTIONS = ("text", "caption")  # columns, the first that a line has
 HELD_OUT_STEPS = 1 << 16
+INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,7 @@ class Item:
     file: Path
     captions: tuple[str, ...] = ()
     label: str | None = None
+    concept: str | None = None  # what it shows in one of several styles
     map: Path | None = None  # a label map: one channel of class numbers, as large as the picture
     weights: dict[str, float] = field(default_factory=dict)  # every numeric column
 
@@ -35,7 +39,7 @@ class Folder:
     path: Path
     items: tuple[Item, ...]
     classes: tuple[str, ...]
-    fingerprint: str  # of names, captions, labels and the files' sizes
+    fingerprint: str  # of captions, labels, and names and contents of pictures and maps
 
     def label(self, index: int) -> int:
         """Return the class number of a picture."""
@@ -62,16 +66,15 @@ def read_folder(path: Path, *, captions: bool = False, labels: bool = False, map
     ):
         if wanted and not all(has):
             raise _lacking(path, what, [item for item, there in zip(items, has, strict=True) if not there], len(items))
-    classes = tuple(sorted({item.label for item in items if item.label is not None}))
-    return Folder(path, items, classes, _fingerprint(path, items))
+    return Folder(path, items, _classes(items), _fingerprint(path, items))
 
 
 def split_held_out(folder: Folder, share: float) -> tuple[Folder, Folder]:
     """Split off about `share` of the pictures, by a hash of their names, for measures: training and held out.
 
-    Pictures with one label stay together: the same thing in another style would be seen otherwise.
+    Pictures of one concept stay together: the same thing in another style would be seen otherwise.
     """
-    held = [_hashed(item.label or _relative(folder.path, item.file)) < share for item in folder.items]
+    held = [_hashed(item.concept or _relative(folder.path, item.file)) < share for item in folder.items]
     parts = [tuple(i for i, out in zip(folder.items, held, strict=True) if out is side) for side in (False, True)]
     if not parts[0]:
         detail = f"held_out is {share}; no picture of {len(folder.items)} is left to train on"
@@ -99,31 +102,40 @@ def weights_of(folder: Folder, column: str) -> list[float]:
 
 
 def _listed(metadata: Path) -> Iterable[Item]:
-    with metadata.open(encoding="utf-8") as lines:  # `splitlines` would end some within their strings
+    with metadata.open("rb") as lines:  # as `splitlines` would end some within their strings
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield _item(metadata, number, line)
 
 
-def _item(metadata: Path, number: int, line: str) -> Item:
+def _item(metadata: Path, number: int, line: bytes) -> Item:
     where = f"{metadata}, line {number}"
     try:
-        row: dict[str, Any] = json.loads(line)
+        row: dict[str, Any] = json.loads(_text(line, where))
         name = str(row["file_name"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ConfigurationError(f"{where}: must be a JSON object with file_name") from error
+    if Path(name).is_absolute():
+        raise ConfigurationError(f"{where}: file_name is {name}; it must be relative to {metadata.parent}", value=name)
     text = next((row[key] for key in CAPTIONS if key in row), ())
     told = [text] if isinstance(text, str) else text
     if not isinstance(told, list | tuple) or not all(isinstance(caption, str) for caption in told):
         raise ConfigurationError(f"{where}: text must be a caption or a list of captions", value=text)
-    label = row.get("label")
+    label = None if row.get("label") is None else str(row["label"])
     return Item(
         _there(metadata.parent / name, where),
         tuple(told),
-        None if label is None else str(label),
+        label,
+        label if "style" in row else None,
         _there(metadata.parent / str(row["map"]), where) if "map" in row else None,
         {key: float(value) for key, value in row.items() if isinstance(value, int | float)},
     )
+
+
+def _classes(items: Iterable[Item]) -> tuple[str, ...]:
+    """Return the labels in order of class numbers: as words, or as numbers where all of them are."""
+    labels = sorted({item.label for item in items if item.label is not None})
+    return tuple(sorted(labels, key=int) if all(map(INTEGER.fullmatch, labels)) else labels)
 
 
 def _there(file: Path, where: str) -> Path:
@@ -132,12 +144,19 @@ def _there(file: Path, where: str) -> Path:
     return file
 
 
+def _text(data: bytes, where: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{where}: isn't UTF-8 at byte {error.start}, {data[error.start]:#04x}") from error
+
+
 def _found(path: Path) -> Iterable[Item]:
     """Read pictures without metadata: captions are the lines of X.txt beside X.png, labels the folders' names."""
     for file in sorted(path.rglob("*")):
         if file.suffix.lower() in SUFFIXES and file.is_file():
             beside = file.with_suffix(".txt")
-            lines = beside.read_text("utf-8").splitlines() if beside.is_file() else []
+            lines = _text(beside.read_bytes(), str(beside)).splitlines() if beside.is_file() else []
             captions = tuple(line.strip() for line in lines if line.strip())
             yield Item(file, captions, file.parent.name if file.parent != path else None)
 
@@ -151,11 +170,17 @@ def _lacking(path: Path, what: str, items: Sequence[Item], total: int) -> Config
 
 
 def _fingerprint(path: Path, items: Iterable[Item]) -> str:
+    """Tell data sets apart by what is in their files: times would make another one of every copy."""
     digest = hashlib.sha256()
     for item in items:
-        told = [_relative(path, item.file), item.file.stat().st_size, item.captions, item.label, str(item.map)]
-        digest.update(json.dumps(told).encode())
+        files = [(os.path.relpath(file, path), _digest(file)) for file in (item.file, item.map) if file is not None]
+        digest.update(json.dumps([files, item.captions, item.label, item.concept]).encode())
     return digest.hexdigest()[:16]
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _hashed(name: str) -> float:

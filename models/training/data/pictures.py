@@ -75,10 +75,21 @@ def read_picture(file: Path) -> Image.Image:
     """
     try:
         with Image.open(file) as opened:
-            picture = ImageOps.exif_transpose(opened)
+            picture = _eight_bit(ImageOps.exif_transpose(opened))
             return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise ConfigurationError(f"{file}: is no readable picture ({error})", value=str(file)) from error
+
+
+def _eight_bit(picture: Image.Image) -> Image.Image:
+    """Keep the high byte of 16-bit grey, all of which above 255 Pillow would make white."""
+    if not picture.mode.startswith("I"):
+        return picture
+    wide, key = picture.convert("I"), picture.info.get("transparency")
+    grey = wide.point([value >> 8 for value in range(1 << 16)], "L").convert("RGB")
+    if isinstance(key, int):
+        grey.putalpha(wide.point([0 if value == key else 255 for value in range(1 << 16)], "L"))
+    return grey
 
 
 def flattened(picture: Image.Image, ground: tuple[int, int, int] = WHITE) -> Image.Image:

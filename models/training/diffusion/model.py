@@ -34,7 +34,7 @@ from models.pipeline.denoiser import Denoiser
 from models.pipeline.pipeline import LatentDiffusion
 from models.schedule import NoiseSchedule
 from models.tokenizers.prompts import PromptTokenizer, shipped_bert
-from models.training.configs.diffusion import DiffusionRun, LdmRun, MapCondition, TextCondition
+from models.training.configs.diffusion import DiffusionRun, LdmRun, MapCondition, TextCondition, UpscalerRun
 from models.training.data.folder import Folder
 
 HEAD = 64  # width of a head of the paper's text transformer (App. E.2)
@@ -92,7 +92,7 @@ def condition_of(run: DiffusionRun, folder: Folder) -> Condition:
     """Return what a run is conditioned on.
 
     Raises:
-        ConfigurationError: the encoder's checkpoint has no text encoder.
+        ConfigurationError: the encoder's checkpoint has no text encoder, or a class no picture to train on.
     """
     given = run.condition if isinstance(run, LdmRun) else None
     if given is None:
@@ -102,8 +102,18 @@ def condition_of(run: DiffusionRun, folder: Folder) -> Condition:
     if isinstance(given, MapCondition):
         factor = load_first_stage(run.first_stage, data=False).config.factor
         return Condition(RescalerConfig(given.classes, given.channels, factor.bit_length() - 1), trained=True)
+    _check_trained(folder)
     classes = len(folder.classes) + 1  # with that of no class
     return Condition(ClassConfig(classes + (classes == IMAGENET), given.width), trained=True)
+
+
+def _check_trained(folder: Folder) -> None:
+    """Refuse classes all of whose pictures are held out: they would be served, and never trained."""
+    untrained = sorted(set(folder.classes) - {str(item.label) for item in folder.items})
+    if untrained:
+        count, first = f"{len(untrained)} of {len(folder.classes)}", untrained[0]
+        detail = f"data.held_out leaves no picture of {count} classes to train on, {first!r} first"
+        raise ConfigurationError(detail, field="data.held_out", value=first)
 
 
 def _text(given: TextCondition) -> Condition:
@@ -132,13 +142,17 @@ def model_config(run: DiffusionRun, first: FirstStage, condition: Condition) -> 
     """Put a model's configuration together.
 
     Raises:
-        ConfigurationError: picture and first stage don't fit one another.
+        ConfigurationError: picture and first stage don't fit one another, or a crop is larger than a latent.
     """
     stage = first.config
     if run.data.size % (stage.factor * 2 ** (len(run.unet.channels) - 1)):
         detail = f"data.size is {run.data.size}; first stage and UNet halve it {stage.factor.bit_length() - 1} and "
         detail += f"{len(run.unet.channels) - 1} times, and each must come out even"
         raise ConfigurationError(detail, field="data.size", value=run.data.size)
+    side = run.data.size // stage.factor
+    if isinstance(run, UpscalerRun) and max(run.crops, default=0) > side:
+        detail = f"crops has {max(run.crops)}; latents of data.size {run.data.size} are {side} a side"
+        raise ConfigurationError(detail, field="crops", value=max(run.crops), bound=side)
     kind = _concat(run)
     width = condition.config.width if isinstance(condition.config, TextConfig | ClassConfig) else None
     extra = {"mask-latent": 1 + stage.embed_dim, "latent-mask": 1 + stage.embed_dim, "low-res": 3}
@@ -151,7 +165,7 @@ def model_config(run: DiffusionRun, first: FirstStage, condition: Condition) -> 
         scale_factor=first.scale_factor,
         conditioner=condition.config,
         concat=kind,
-        latent_size=run.data.size // stage.factor,
+        latent_size=side,
     )
 
 

@@ -101,4 +101,4 @@ class DiffusionTraining:
 
     def save(self) -> None:
         assert isinstance(self.run, DiffusionRun)
-        write_checkpoint(self.run, self.averaged)
+        write_checkpoint(self.run, self.averaged, self.samples.folder.classes)

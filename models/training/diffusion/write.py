@@ -18,8 +18,11 @@ FOLDER = "checkpoint"  # of a run
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
-def write_checkpoint(run: DiffusionRun, model: LatentDiffusion) -> None:
-    """Write the run's checkpoint whole; the one before is replaced."""
+def write_checkpoint(run: DiffusionRun, model: LatentDiffusion, classes: tuple[str, ...]) -> None:
+    """Write the run's checkpoint whole; the one before is replaced.
+
+    classes: names of the data's classes by their numbers, which requests of a class model may say.
+    """
     dtype = DTYPES[run.save_dtype]
     states = {"unet": _state(model.unet, dtype), "first_stage": _state(model.first_stage, dtype)}
     if model.conditioner is not None:
@@ -29,7 +32,8 @@ def write_checkpoint(run: DiffusionRun, model: LatentDiffusion) -> None:
     for left in (unfinished, old):
         shutil.rmtree(left, ignore_errors=True)
     save_native(checkpoint, unfinished)
-    write_card(checkpoint, unfinished, unfinished, run.out.name, kept=_told(run.card))
+    names = classes if model.config.classes is not None else ()
+    write_card(checkpoint, unfinished, unfinished, run.out.name, kept=_told(run.card, names))
     if folder.exists():
         folder.rename(old)
     unfinished.rename(folder)
@@ -43,9 +47,11 @@ def _state(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     }
 
 
-def _told(card: CardConfig) -> dict[str, Any]:
+def _told(card: CardConfig, names: tuple[str, ...]) -> dict[str, Any]:
     defaults = {"steps": card.steps, "sampler": card.sampler, "guidance_scale": card.guidance_scale}
     told: dict[str, Any] = {"licence": card.licence, "defaults": defaults}
+    if names:
+        told["class_names"] = list(names)
     if card.attribution:
         told["attribution"] = list(card.attribution)
     return told | ({"description": card.description} if card.description else {})

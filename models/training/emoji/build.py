@@ -43,7 +43,7 @@ class Artwork:
 
 
 def build_emoji(config: EmojiConfig, report: Report, stop: Stop) -> bool:
-    """Build the set; pictures that are there are kept. Returns whether it is whole, or `stop` said so before.
+    """Build the set; pictures that are there in its size are kept. Returns whether it is whole: `stop` may end it.
 
     Raises:
         ConfigurationError: npm can't fetch a package, or nothing is left of a style.
@@ -90,9 +90,9 @@ def _svg(icon: dict[str, Any], icons: dict[str, Any]) -> str:
 
 
 def _rendered(artwork: Artwork, config: EmojiConfig) -> bool:
-    """Render a picture unless it is there. Returns whether it shows anything."""
+    """Render a picture unless it is there in this size. Returns whether it shows anything."""
     file = config.out / artwork.file
-    if file.is_file():
+    if _size(file) == (config.size, config.size):
         return True
     picture = _fitted(_decoded(artwork, config.size), config.size)
     seen = picture.getchannel("A").point(lambda value: 255 if value > OPAQUE else 0).histogram()[255]
@@ -102,6 +102,15 @@ def _rendered(artwork: Artwork, config: EmojiConfig) -> bool:
     picture.save(unfinished, "png")
     unfinished.replace(file)
     return True
+
+
+def _size(file: Path) -> tuple[int, int] | None:
+    """Read a picture's width and height off its header; None where there is no picture."""
+    try:
+        with Image.open(file) as picture:
+            return picture.size
+    except OSError:
+        return None
 
 
 def _decoded(artwork: Artwork, size: int) -> Image.Image:

@@ -100,7 +100,7 @@ def fetch(package: Package, folder: Path) -> Path:
     """Let npm fetch a package's archive, unless it is there.
 
     Raises:
-        ConfigurationError: npm is missing or can't fetch it.
+        ConfigurationError: npm is missing, or can't fetch it in time.
     """
     archive = folder / package.archive
     if archive.is_file():
@@ -111,7 +111,12 @@ def fetch(package: Package, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     wanted = f"{package.name}@{package.version}"
     command = [npm, "pack", "--silent", wanted]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        archive.unlink(missing_ok=True)  # what it had written of it
+        detail = f"npm can't fetch {wanted} within {PATIENCE_S:g} s"
+        raise ConfigurationError(detail, field="npm", bound=PATIENCE_S) from error
     if done.returncode or not archive.is_file():
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()
         raise ConfigurationError(f"npm can't fetch {wanted} ({said[-1] if said else 'it says nothing'})", field="npm")

@@ -38,14 +38,17 @@ class TrainedAutoencoder(nn.Module):
         self.network = network
         self.use = CodeUse(network.config.codebook)
 
-    def forward(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return reconstruction b 3 H W, latents b d h w before noise, and a KL posterior's log variance."""
+    def forward(self, x: Tensor, noise: Tensor | None, added: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return reconstruction b 3 H W, latents b d h w before noise, and a KL posterior's log variance.
+
+        noise: of a KL posterior, of unit variance. added: to latents before they are decoded.
+        """
         if self.network.config.kind == "vq":
             z = self.network.encode(x)
-            return self.decoded(z if noise is None else z + noise), z, None
+            return self.decoded(z if added is None else z + added), z, None
         mean, logvar = self.network.moments(x)
         z = mean if noise is None else mean + noise * torch.exp(0.5 * logvar)
-        return self.decoded(z), mean, logvar
+        return self.decoded(z if added is None else z + added), mean, logvar
 
     def decoded(self, z: Tensor) -> Tensor:
         """Decode latents as they are, not quantised."""
@@ -141,9 +144,8 @@ class FirstStageTraining:
         if step >= self.quantised_from:
             return self._quantised(x, numbers, part, step)
         noise = self._noise(x, numbers, "posterior") if network.config.kind == "kl" else None
-        if self.config.latent_noise and network.config.kind == "vq":
-            noise = self.config.latent_noise * self._noise(x, numbers, "latent")
-        r, z, logvar = self._forward(x, noise)
+        added = self.config.latent_noise * self._noise(x, numbers, "latent") if self.config.latent_noise else None
+        r, z, logvar = self._forward(x, noise, added)
         if logvar is None:
             return r, {"unit": losses.unit * unit_penalty(z.float())}
         return r, {"kl": losses.kl * kl_divergence(z.float(), logvar.float())}

@@ -26,6 +26,8 @@ from models.training.loop.trainer import Report, Stop, train
 from models.training.lora.products import Products
 from models.training.lora.write import write_lora
 
+TRAINED = (None, "mask-latent")  # what may be concatenated to z_t
+
 
 class LoraTraining(DiffusionTraining):
     """The same objective; what learns are the products."""
@@ -75,15 +77,29 @@ def run_lora(run: LoraRun, device: str, *, report: Report, stop: Stop) -> bool:
     return stage is not None and train(run, stage, processes, report=report, stop=stop)
 
 
+def _text_tower(run: LoraRun, model: LatentDiffusion) -> TextEncoder:
+    """Return what reads the captions.
+
+    Raises:
+        ConfigurationError: training gives the model less than what it reads.
+    """
+    text, config = model.conditioner, model.config
+    if not isinstance(text, TextEncoder) or len(model.tokenizers) != 1 or config.unet.added_dim is not None:
+        detail = f"{run.model}: a LoRA is trained of a model with one text tower; SDXL's two are not trained yet"
+        raise ConfigurationError(detail, field="model", value=str(run.model))
+    if config.concat not in TRAINED or config.unet.guidance_dim is not None:
+        detail = f"{run.model}: reads more than a text and a mask (a depth, a picture, a noise level or a guidance "
+        detail += "scale); a LoRA of it isn't trained"
+        raise ConfigurationError(detail, field="model", value=str(run.model))
+    return text
+
+
 def _stage(
     run: LoraRun, folder: Folder, processes: Processes, device: torch.device, report: Report, stop: Stop
 ) -> LoraTraining | None:
     """Make what the loop trains; None if it was stopped while it encoded."""
     model = load(run.model, str(device))
-    text = model.conditioner
-    if not isinstance(text, TextEncoder) or len(model.tokenizers) != 1 or model.config.unet.added_dim is not None:
-        detail = f"{run.model}: a LoRA is trained of a model with one text tower; SDXL's two are not trained yet"
-        raise ConfigurationError(detail, field="model", value=str(run.model))
+    text = _text_tower(run, model)
     if run.data.size % (model.latent_factor * 2 ** (len(model.config.unet.channels) - 1)):
         detail = f"data.size is {run.data.size}; first stage and UNet must halve it evenly"
         raise ConfigurationError(detail, field="data.size", value=run.data.size)

@@ -55,12 +55,20 @@ def test_pictures_that_lack_or_differ_in_size_are_named(folders: Path, tmp_path:
     with pytest.raises(ConfigurationError, match=r"few: lacks 11 of 12 pictures, 0\d first"):
         compare(Comparison((folders / "near", tmp_path / "few"), told.data, folders), "cpu", lambda _: None)
     (tmp_path / "large").mkdir()
-    Image.new("RGB", (40, 32)).save(tmp_path / "large" / "00.png")
+    for number in range(5):
+        Image.new("RGB", (40, 32)).save(tmp_path / "large" / f"{number:02}.png")
     with pytest.raises(ConfigurationError, match="is 40×32; 32×32 is compared"):
         compare(Comparison((tmp_path / "large",), told.data, folders, train_steps=4), "cpu", lambda _: None)
     Image.new("RGB", (32, 32)).save(tmp_path / "other.png")
     with pytest.raises(ConfigurationError, match="none of its pictures has the name"):
         compare(Comparison((tmp_path,), told.data, folders), "cpu", lambda _: None)
+
+
+def test_too_few_pictures_are_refused_before_a_network_is_trained(folders: Path, tmp_path: Path) -> None:
+    told = Comparison((folders / "near",), folders / "data", tmp_path / "out", limit=4, train_steps=4)
+    with pytest.raises(ConfigurationError, match="4 pictures are compared with 4; distances need 5"):
+        compare(told, "cpu", lambda _: None)
+    assert not (tmp_path / "out").exists()
 
 
 def test_published_rows_name_their_network_and_all_six_methods() -> None:

@@ -91,6 +91,9 @@ def test_what_cant_be_measured_is_said_first(trained: Path) -> None:
     told = evaluation(trained, "ldm")
     with pytest.raises(ConfigurationError, match="no picture of 24"):
         evaluate(replace(told, held_out=0.001), "cpu", lambda _: None)
+    with pytest.raises(ConfigurationError, match=r"4 pictures are compared with .* distances need 5"):
+        evaluate(replace(told, limit=4, out=trained / "few"), "cpu", lambda _: None)
+    assert not (trained / "few").exists()  # which keeps the small networks
     with pytest.raises(ConfigurationError, match="no such folder"):
         evaluate(replace(told, data=trained / "none"), "cpu", lambda _: None)
     with pytest.raises(ConfigurationError, match="device is 'gpu'"):

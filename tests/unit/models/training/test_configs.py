@@ -15,9 +15,10 @@ from models.training.configs.compression import CompressionStudy
 from models.training.configs.diffusion import LdmRun, UpscalerRun
 from models.training.configs.emoji import EmojiConfig
 from models.training.loop.rates import learning_rate
-from tests.training import autoencoder_run, ldm_run
+from tests.training import autoencoder_run, ldm_run, upscaler_run
 
 RECIPES = Path(models.training.__file__).parent / "recipes"
+SHAPE = {"channels": (8, 8, 16), "z_channels": 3, "norm_groups": 1}
 KINDS: dict[str, type[Strict]] = {
     "data": EmojiConfig, "autoencoder": AutoencoderRun, "ldm": LdmRun, "upscaler": UpscalerRun,
     "compression-study": CompressionStudy,
@@ -89,9 +90,28 @@ def test_fields_that_contradict_one_another_are_refused(tmp_path: Path) -> None:
         ({"batch": 5, "accumulate": 2}, "must divide"),
         ({"autoencoder": {"kind": "vq", "channels": (8, 8), "z_channels": 3, "norm_groups": 1}}, "needs entries"),
         ({"crops": (16,), "losses": {"adversarial": 0.5}}, "discriminator sees 32"),
+        ({"crops": (0,)}, "greater than or equal to 1"),
+        ({"autoencoder": SHAPE | {"attention": (3,)}}, "attention has 3; channels has levels 0 to 2"),
     ):
         with pytest.raises(ValueError, match=named):
             autoencoder_run(tmp_path, **changes)
+
+
+def test_what_a_run_would_leave_out_is_refused(tmp_path: Path) -> None:
+    data = {"folder": tmp_path, "size": 32}
+    composed = data | {"compose": {}}
+    for changes, named in (
+        ({"data": composed | {"flip": True}}, "flip is True; compose .* must be False"),
+        ({"data": composed | {"crop": "random"}}, "crop is random; compose .* must be center"),
+        ({"data": data | {"zoom": 0.5}}, r"zoom is 0\.5; crop is center"),
+        ({"data": composed, "condition": {"kind": "map", "classes": 4}}, r"data\.compose is given"),
+        ({"unet": {"channels": (16, 32), "heads": 2, "norm_groups": 4, "attention": (2,)}}, "attention has 2"),
+        ({"unet": {"channels": (16, 32), "heads": 2, "norm_groups": 4, "attention": (-1,)}}, "attention has -1"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            ldm_run(tmp_path, **changes)
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        upscaler_run(tmp_path, crops=(0,))
 
 
 def test_the_rate_warms_up_holds_and_falls_along_a_cosine() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 from collections import Counter
@@ -23,7 +24,7 @@ from models.training.data.folder import read_folder, split_held_out
 from models.training.data.loader import helpers_watched, made_ahead, picture_batches
 from models.training.data.masks import draw_mask
 from models.training.data.order import Order
-from models.training.data.pictures import GROUNDS, draw
+from models.training.data.pictures import GROUNDS, draw, read_picture
 from models.training.diffusion.cache import CAPTIONS, Cache, Chunk, cache_of
 from models.training.loop.draws import generator, normals
 from models.training.loop.processes import Processes
@@ -98,11 +99,36 @@ def test_captions_may_lie_in_files_beside_and_labels_in_folders(tmp_path: Path) 
     assert folder.label(1) == 1
 
 
+def test_labels_that_are_numbers_are_classes_in_their_order(tmp_path: Path) -> None:
+    """Label 2 is class 2, not 4; one word among them, and they are words."""
+    for name in map(str, range(12)):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "a.png")
+    assert read_folder(tmp_path).classes == tuple(map(str, range(12)))
+    (tmp_path / "2").rename(tmp_path / "two")
+    assert read_folder(tmp_path).classes == ("0", "1", "10", "11", *"3456789", "two")
+
+
+def test_a_file_that_is_changed_is_another_data_set_and_a_copy_is_not(tmp_path: Path) -> None:
+    """A picture or label map, of as many bytes as before; what is encoded of the old one isn't used for the new one."""
+    folder = write_balls(tmp_path / "data")
+    seen = {read_folder(folder).fingerprint}
+    for name in ("03.png", "03-map.png"):
+        data = bytearray((folder / name).read_bytes())
+        data[-1] ^= 1
+        (folder / name).write_bytes(data)
+        seen.add(read_folder(folder).fingerprint)
+    assert len(seen) == 3
+    shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
+    assert read_folder(tmp_path / "copy").fingerprint in seen
+
+
 @pytest.mark.parametrize(
     ("line", "named"),
     [
         ('{"file_name": "no.png"}', "no.png is not there"),
         ("{", "line 1: must be a JSON object"),
+        ('{"file_name": "/a.png"}', "line 1: file_name is /a.png; it must be relative to"),
         ('{"file_name": "a.png", "text": 3}', "text must be a caption"),
         ('{"file_name": "a.png"}', "1 of 1 pictures have no caption, a.png first"),
         ("", "no pictures"),
@@ -115,6 +141,17 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path, line: str, named: 
         read_folder(tmp_path, captions=True)
 
 
+def test_text_that_isnt_utf_8_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("café", "latin-1")
+    with pytest.raises(ConfigurationError, match=r"a\.txt: isn't UTF-8 at byte 3, 0xe9"):
+        read_folder(tmp_path)
+    rows = '{"file_name": "a.png"}\n{"file_name": "a.png", "text": "café"}\n'
+    (tmp_path / "metadata.jsonl").write_text(rows, "latin-1")
+    with pytest.raises(ConfigurationError, match=r"metadata\.jsonl, line 2: isn't UTF-8"):
+        read_folder(tmp_path)
+
+
 def test_a_missing_folder_and_a_damaged_picture_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no such folder"):
         read_folder(tmp_path / "none")
@@ -124,12 +161,42 @@ def test_a_missing_folder_and_a_damaged_picture_are_named(tmp_path: Path) -> Non
         draw(folder, 0, DataConfig(folder=tmp_path, size=16), np.random.default_rng(0))
 
 
-def test_held_out_pictures_are_told_by_their_names_and_keep_labels_together(tmp_path: Path) -> None:
-    folder = read_folder(write_balls(tmp_path / "data"))
-    kept, held = split_held_out(folder, 0.5)
-    assert len(kept.items) + len(held.items) == 12
-    assert not {item.label for item in kept.items} & {item.label for item in held.items}
+def test_grey_of_16_bits_is_scaled_to_8(tmp_path: Path) -> None:
+    """Its transparent grey level, which PNG may name, stays transparent."""
+    ramp = np.linspace(0, 65_535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "a.png", transparency=65_535)
+    picture = read_picture(tmp_path / "a.png")
+    assert picture.mode == "RGBA"
+    pixels = np.asarray(picture)
+    assert (pixels[..., :3] == (ramp >> 8)[..., None]).all()
+    assert ((pixels[..., 3] == 0) == (ramp == 65_535)).all()
+
+
+def test_held_out_pictures_are_told_by_their_names_within_classes(tmp_path: Path) -> None:
+    folder = read_folder(write_balls(tmp_path / "data", count=60))
+    kept, held = split_held_out(folder, 0.2)
+    assert len(kept.items) + len(held.items) == 60
+    assert 6 < len(held.items) < 18
+    assert {item.label for item in kept.items} == {item.label for item in held.items} == set(folder.classes)
     assert split_held_out(folder, 0.0)[1].items == ()
+
+
+def test_pictures_in_one_folder_are_split_within_it(tmp_path: Path) -> None:
+    (tmp_path / "cats").mkdir()
+    for number in range(40):
+        Image.new("RGB", (8, 8)).save(tmp_path / "cats" / f"{number}.png")
+    assert 10 < len(split_held_out(read_folder(tmp_path), 0.5)[1].items) < 30
+
+
+def test_styles_of_one_concept_stay_together(tmp_path: Path) -> None:
+    """Which concepts are held out may not change: figures are noted of them."""
+    names = ("red heart", "pizza", "rocket", "house", "tree", "crown", "sun", "apple", "robot", "ghost")
+    rows = [{"file_name": f"{s}-{n}.png", "label": n, "style": s} for n in names for s in ("flat", "3d")]
+    for row in rows:
+        Image.new("RGB", (8, 8)).save(tmp_path / row["file_name"])
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    held = Counter(item.label for item in split_held_out(read_folder(tmp_path), 0.6)[1].items)
+    assert held == {"rocket": 2, "sun": 2, "apple": 2}
 
 
 def test_composing_puts_transparent_things_on_grounds_and_says_so(tmp_path: Path) -> None:

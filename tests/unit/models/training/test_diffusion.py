@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from contract.card import CARD, ModelCard
 from core.errors import ConfigurationError
 from models.checkpoints.inspect import inspect
 from models.checkpoints.load import load
@@ -88,6 +89,8 @@ def test_gradients_reach_the_conditioner(folder: Path, kind: str) -> None:
     assert len(moved) > 0.9 * len(before)
     tasks = {"text": "txt2img", "class": "class2img", "map": "semantic2img"}
     assert tasks[kind] in inspect(run.out / "checkpoint").tasks
+    card = ModelCard.model_validate_json((run.out / "checkpoint" / CARD).read_bytes())
+    assert card.class_names == (("blue", "green", "red") if kind == "class" else None)
 
 
 def test_a_frozen_encoder_is_saved_as_it_was_and_its_outputs_are_encoded_once(folder: Path) -> None:
@@ -132,6 +135,21 @@ def test_the_network_starts_by_answering_nothing(folder: Path) -> None:
     run = ldm_run(folder)
     network = Trained(fresh(UNet(run.unet.network(3, 3, None))), None)
     assert torch.equal(network(torch.randn(1, 3, 8, 8), torch.tensor([5]), {}), torch.zeros(1, 3, 8, 8))
+
+
+def test_crops_larger_than_a_latent_are_refused_early(folder: Path) -> None:
+    run = upscaler_run(folder, crops=(4, 300), out=folder / "crops", cache={"folder": folder / "crops-cache"})
+    with pytest.raises(ConfigurationError, match=r"crops has 300; latents of data\.size 32 are 8 a side"):
+        train(run)
+    assert not (folder / "crops-cache").exists()
+
+
+def test_a_class_that_is_held_out_wholly_is_refused_early(folder: Path) -> None:
+    """It would be served, and never trained."""
+    data = {"folder": folder / "data", "size": 32, "held_out": 0.7}
+    run = ldm_run(folder, condition=CONDITIONS["class"], data=data, out=folder / "untrained")
+    with pytest.raises(ConfigurationError, match=r"data\.held_out leaves no picture of \d of 3 classes"):
+        train(run)
 
 
 def test_sizes_that_dont_come_out_even_are_refused_early(folder: Path) -> None:

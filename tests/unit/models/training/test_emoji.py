@@ -13,6 +13,7 @@ from PIL import Image
 from core.errors import ConfigurationError
 from models.training.configs.emoji import EmojiConfig
 from models.training.data.folder import read_folder, weights_of
+from models.training.emoji import packages
 from models.training.emoji.build import build_emoji
 from models.training.emoji.captions import captions_of
 from models.training.emoji.names import aliases, bare, named_by_picture, plain, weight_of
@@ -77,9 +78,21 @@ def test_a_set_is_a_folder_of_transparent_pictures_with_captions(config: EmojiCo
 
 def test_building_again_gives_the_same(config: EmojiConfig) -> None:
     build_emoji(config, lambda _: None, lambda: False)
-    metadata = (config.out / "metadata.jsonl").read_bytes()
+    metadata, fingerprint = (config.out / "metadata.jsonl").read_bytes(), read_folder(config.out).fingerprint
     build_emoji(config, lambda _: None, lambda: False)
     assert (config.out / "metadata.jsonl").read_bytes() == metadata
+    assert read_folder(config.out).fingerprint == fingerprint
+
+
+def test_pictures_of_another_size_are_drawn_again(config: EmojiConfig) -> None:
+    build_emoji(config, lambda _: None, lambda: False)
+    (config.out / "images" / "3d-1f525.png").write_bytes(b"cut off")
+    build_emoji(config.model_copy(update={"size": 32}), lambda _: None, lambda: False)
+    sizes = set()
+    for item in read_folder(config.out).items:
+        with Image.open(item.file) as picture:
+            sizes.add(picture.size)
+    assert sizes == {(32, 32)}
 
 
 def test_building_stops_after_a_picture_and_goes_on(config: EmojiConfig) -> None:
@@ -100,6 +113,18 @@ def test_without_npm_the_command_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigurationError, match="npm isn't installed"):
         fetch(NAMES, tmp_path)
+
+
+def test_npm_that_is_too_slow_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it began to write isn't taken for the archive the next time."""
+    npm = tmp_path / "npm"
+    npm.write_text(f"#!/bin/sh\necho half > {NAMES.archive}\nexec /bin/sleep 60\n", "utf-8")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(packages, "PATIENCE_S", 0.5)
+    with pytest.raises(ConfigurationError, match=r"can't fetch emojibase-data@\S+ within 0\.5 s"):
+        fetch(NAMES, tmp_path / "fetched")
+    assert not list((tmp_path / "fetched").iterdir())
 
 
 def test_names_that_a_picture_alone_names() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -11,8 +13,10 @@ from models.training.configs.autoencoder import AutoencoderShape
 from models.training.first_stage.codebook import CodeUse, assign, flat, k_means, standardise
 from models.training.first_stage.discriminator import PatchDiscriminator, adaptive_weight, hinge
 from models.training.first_stage.losses import edge, kl_divergence, psnr
+from models.training.first_stage.stage import TrainedAutoencoder
 from models.training.first_stage.start import pass_through
 from models.training.loop.processes import Processes
+from tests.training import autoencoder_run, train, write_balls
 
 
 def network(channels: tuple[int, ...] = (8, 8, 16), kind: str = "vq") -> Autoencoder:
@@ -89,6 +93,26 @@ def test_losses_are_what_their_formulas_say() -> None:
     step = torch.cat([torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)], dim=3)
     assert edge(step)[0] == pytest.approx(1 / 3)
     assert hinge(torch.full((1, 1, 2, 2), 2.0), torch.full((1, 1, 2, 2), 0.0))[0] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_latents_of_either_kind_may_get_noise_before_they_are_decoded(kind: str) -> None:
+    model, x = TrainedAutoencoder(network(kind=kind)), torch.rand(1, 3, 32, 32) * 2 - 1
+    added = 0.5 * torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        plain, z, _ = model(x, None, None)
+        noisy, same, _ = model(x, None, added)
+        assert torch.equal(z, same)
+        assert torch.equal(noisy, model.decoded(z + added))
+    assert not torch.allclose(plain, noisy, atol=1e-3)
+
+
+def test_latent_noise_changes_what_a_kl_first_stage_learns(tmp_path: Path) -> None:
+    write_balls(tmp_path / "data")
+    clean, noisy = (
+        train(autoencoder_run(tmp_path, steps=1, latent_noise=noise, out=tmp_path / f"{noise}")) for noise in (0.0, 0.5)
+    )
+    assert clean != noisy
 
 
 def test_the_adaptive_weight_balances_gradients_at_the_last_layer() -> None:

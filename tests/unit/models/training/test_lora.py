@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from core.errors import ConfigurationError
 from models.add_ons.loras.inspect import inspect_lora
 from models.add_ons.loras.library import load_lora
+from models.checkpoints.layouts.native import save_native
 from models.checkpoints.load import load
 from models.inputs import Inputs
 from models.networks.adapters import RowAdapters, adapted
@@ -20,7 +22,7 @@ from models.training.configs.diffusion import LoraRun
 from models.training.lora.products import Products
 from models.training.lora.run import run_lora
 from models.training.lora.write import write_lora
-from tests.tiny import write_tiny
+from tests.tiny import configs, random_weights, tiny_tokenizer, write_tiny
 from tests.training import SIZE, autoencoder_run, ldm_run, losses, train, write_balls
 
 TEXT = {"kind": "text", "width": 16, "layers": 1, "heads": 2, "window": 8, "trained": True}
@@ -109,6 +111,21 @@ def test_it_goes_on_where_it_stopped_with_the_towers_frozen(folder: Path) -> Non
     pieces = lora_run(folder, text=False, steps=6, save_every=2, out=folder / "pieces")
     run(pieces, until=3)
     assert run(pieces) == pytest.approx(whole, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["depth", "edit", "x4", "lcm"])
+def test_a_model_that_reads_more_than_its_training_gives_is_refused_before_anything_is_encoded(
+    folder: Path, kind: str
+) -> None:
+    if kind == "lcm":
+        plain = configs()["plain"]
+        loaded = random_weights(replace(plain, unet=replace(plain.unet, guidance_dim=8)), 0, tiny_tokenizer())
+        save_native(loaded, folder / kind)
+    else:
+        write_tiny(kind, folder / kind)
+    with pytest.raises(ConfigurationError, match="reads more than a text and a mask"):
+        run(lora_run(folder, model=folder / kind, text=False, cache={"folder": folder / f"{kind}-cache"}))
+    assert not (folder / f"{kind}-cache").exists()
 
 
 def test_a_model_without_text_is_refused(folder: Path) -> None:
