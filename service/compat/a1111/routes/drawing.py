@@ -131,7 +131,11 @@ async def extra_batch(request: Request, gateway: Current, caller: CurrentCaller)
 )
 async def png_info(request: Request) -> Response:
     post = await read_json(request, PngInfoPost)
-    texts = await asyncio.to_thread(read_texts, await decoded("image", post.image))
+    return await asyncio.to_thread(_told_of, await decoded("image", post.image))
+
+
+def _told_of(data: bytes) -> Response:
+    texts = read_texts(data)
     info = texts.get(PARAMETERS, "")
     return _json(PngInfoAnswer(info=info, items=texts, parameters=parse(info)), ())
 
