@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from core.errors import Conflict, Problem
-from core.reframing import Fit, Frame
+from core.reframing import Fit, Frame, check_fitted, scaled
 from service.compat.a1111.catalog import PLAIN_UPSCALERS, find_upscaler
 from service.compat.a1111.pictures import resized, size_of
 from service.compat.a1111.posts import ExtrasPost
@@ -41,14 +41,16 @@ async def _one(session: Session, post: ExtrasPost, upscaler: str, file: bytes) -
     if upscaler in PLAIN_UPSCALERS:
         return await _resized(session, _frame(post, upscaler), file)
     upload = await _resized(session, Frame(), file)
+    sides = size_of(upload)
+    size, field = _size(post, sides), "upscaling_resize_w" if post.resize_mode else "upscaling_resize"
+    check_fitted(sides, size, _fit(post), session.gateway.settings.max_pixels, field)
     job = await attend(session, post_body("upscale", {"model": upscaler}, {"image": upload}))
     if (problem := fault(job)) is not None:
         return problem
     if not job.images:
         raise Conflict(f"job {job.id} was canceled; there is no image", value=job.id)
     made = (await read_images(session.gateway, session.caller, job))[0]
-    width, height = size_of(upload)
-    return await asyncio.to_thread(resized, made, _size(post, width, height), _fit(post))
+    return await asyncio.to_thread(resized, made, size, _fit(post))
 
 
 async def _resized(session: Session, frame: Frame, file: bytes) -> bytes:
@@ -66,11 +68,8 @@ def _frame(post: ExtrasPost, upscaler: str) -> Frame:
     return Frame(scale=post.upscaling_resize or FACTOR, nearest=nearest)
 
 
-def _size(post: ExtrasPost, width: int, height: int) -> tuple[int, int]:
-    if post.resize_mode:
-        return _sides(post)
-    factor = post.upscaling_resize or FACTOR
-    return max(1, round(width * factor)), max(1, round(height * factor))
+def _size(post: ExtrasPost, size: tuple[int, int]) -> tuple[int, int]:
+    return _sides(post) if post.resize_mode else scaled(size, post.upscaling_resize or FACTOR)
 
 
 def _sides(post: ExtrasPost) -> tuple[int, int]:

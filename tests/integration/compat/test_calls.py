@@ -276,6 +276,16 @@ def _picture(data: bytes) -> str:
         ),
         ("/sdapi/v1/img2img", {"init_images": [_picture(png())], "mask": _picture(mask()), "width": 64}, "go together"),
         ("/sdapi/v1/extra-single-image", {"image": _picture(png()), "upscaler_1": "x"}, "there are None, Lanczos"),
+        (
+            "/sdapi/v1/extra-single-image",
+            {"image": _picture(png()), "upscaler_1": "upscaler", "resize_mode": 1, "upscaling_resize_w": 2**19},
+            "upscaling_resize_w makes an answer of 524288×512 pixels",
+        ),
+        (
+            "/sdapi/v1/extra-single-image",
+            {"image": _picture(png((600, 600))), "upscaler_1": "upscaler", "upscaling_resize": 16},
+            "upscaling_resize makes an answer of 9600×9600 pixels",
+        ),
         ("/sdapi/v1/png-info", {"image": _picture(b"none")}, "image is no PNG file"),
     ],
 )
