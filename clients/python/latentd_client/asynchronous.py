@@ -74,7 +74,6 @@ class AsyncClient(Tasks[Awaitable[Job]]):
         while not following.ended:
             try:
                 async for event in self._followed(following, patience):
-                    patience = self._patience()
                     yield event
             except httpx.TransportError as error:
                 await asyncio.sleep(patience.after_failure(error))
@@ -87,11 +86,14 @@ class AsyncClient(Tasks[Awaitable[Job]]):
                 await asyncio.sleep(patience.after(answer) or 0.0)
                 return
             following.begin(answer.status_code)
-            async for line in answer.aiter_lines():
-                if (event := following.read(line)) is not None:
-                    yield event
-                if following.ended:
-                    return
+            try:
+                async for line in answer.aiter_lines():
+                    if (event := following.read(line)) is not None:
+                        yield event
+                    if following.ended:
+                        return
+            finally:
+                patience.renew()
         if not following.ended:
             raise httpx.RemoteProtocolError("the event stream ended before its job")
 

@@ -85,6 +85,11 @@ class Patience:
                 return pause
         raise Refused(_problem(answer))
 
+    def renew(self) -> None:
+        """Begin anew: somebody was there until now, however little there was to say."""
+        self._began = time.monotonic()
+        self._tries = 0
+
     @property
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._began

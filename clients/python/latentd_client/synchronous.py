@@ -71,9 +71,7 @@ class Client(Tasks[Job]):
         patience = self._patience()
         while not following.ended:
             try:
-                for event in self._followed(following, patience):
-                    patience = self._patience()
-                    yield event
+                yield from self._followed(following, patience)
             except httpx.TransportError as error:
                 time.sleep(patience.after_failure(error))
 
@@ -85,11 +83,14 @@ class Client(Tasks[Job]):
                 time.sleep(patience.after(answer) or 0.0)
                 return
             following.begin(answer.status_code)
-            for line in answer.iter_lines():
-                if (event := following.read(line)) is not None:
-                    yield event
-                if following.ended:
-                    return
+            try:
+                for line in answer.iter_lines():
+                    if (event := following.read(line)) is not None:
+                        yield event
+                    if following.ended:
+                        return
+            finally:
+                patience.renew()
         if not following.ended:
             raise httpx.RemoteProtocolError("the event stream ended before its job")
 
