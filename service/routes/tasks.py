@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from contract.job import Job
 from core.errors import Conflict, JobFailed, Problem
 from service.auth.access import Caller
 from service.http.problems import problem_response
+from service.http.warnings import warning_headers
 from service.jobs.images import picture_response
 from service.requests.bodies import read_body
 from service.requests.kinds import KINDS, TaskKind
@@ -116,8 +116,7 @@ async def _answer(gateway: Gateway, caller: Caller, preferences: Preferences, su
     if job.status == "canceled":
         raise Conflict(f"job {job.id} was canceled; there is no image", value=job.id)
     headers["Latentd-Seed"] = str(job.request.seed)
-    if job.warnings:
-        headers["Latentd-Warnings"] = json.dumps([warning.model_dump() for warning in job.warnings])
+    headers |= warning_headers(job.warnings)
     return await picture_response(gateway.redis, gateway.store, caller, job.images[0].id, None, False, headers)
 
 

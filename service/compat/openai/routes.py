@@ -9,11 +9,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from service.compat.attended import Session, attend, fault
-from service.compat.fields import HEADER_DOCUMENT, read_json, warning_headers
+from service.compat.fields import read_json
 from service.compat.openai.answers import ErrorEnvelope, ImagesAnswer, error_response
 from service.compat.openai.draw import Drawing, answer, edit, generation, read_edit, warnings_of
 from service.compat.openai.posts import EditPost, GenerationPost
 from service.compat.openai.streams import server_sent
+from service.http.warnings import HEADER_DOCUMENT, warning_headers
 from service.jobs.streams import EventStream
 from service.routes.caller import CurrentCaller
 from service.routes.openapi import BINARY, PROBLEMS, Responses

@@ -34,8 +34,9 @@ from service.compat.a1111.posts import (
 from service.compat.a1111.results import images_answer
 from service.compat.a1111.routes.document import answers, body
 from service.compat.attended import Session, attend, fault
-from service.compat.fields import decoded, read_json, warning_headers
+from service.compat.fields import decoded, read_json
 from service.compat.files import as_text
+from service.http.warnings import warning_headers
 from service.routes.caller import CurrentCaller
 from service.state import Current
 

@@ -20,7 +20,8 @@ from service.compat.a1111.pictures import Region, grid, scaled_feather
 from service.compat.a1111.posts import Txt2ImgSent
 from service.compat.a1111.prompts import read_prompt
 from service.compat.a1111.samplers import choose, name_of, offered_samplers, offered_schedulers
-from service.compat.fields import HEADER, HEADER_CHARACTERS, told, warning_headers
+from service.compat.fields import told
+from service.http.warnings import HEADER, HEADER_CHARACTERS, warning_headers
 from tests.gateway import PAINTER, UPSCALER
 
 CARD = PAINTER.model_copy(update={"samplers": ("ddim", "euler", "euler_a", "dpmpp_2m", "novel")})
