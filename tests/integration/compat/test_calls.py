@@ -26,6 +26,7 @@ from service.auth import keys
 from tests.gateway import PAINTER, fail, finish, mask, png, running, settings_for
 
 GENERATIONS, TXT2IMG = "/v1/images/generations", "/sdapi/v1/txt2img"
+CLIP_SKIP = "CLIP_stop_at_last_layers"
 
 
 def job_made(redis: Redis, owner: str = "") -> str:
@@ -254,6 +255,31 @@ def test_the_guidance_of_a_picture_reaches_models_that_edit(
     job = client.get(f"/v1/jobs/{job_id}").json()
     assert job["request"].get("image_guidance_scale") == scale
     assert (job["request"]["strength"] == 0.5) == (not edits)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent", "skip", "told"),
+    [((), 2, 2, []), ((), 1, 1, []), (("original_size",), 1, None, []), (("original_size",), 2, None, [CLIP_SKIP])],
+)
+def test_clip_s_layer_is_chosen_for_the_models_for_which_the_web_ui_does(
+    client: httpx2.Client,
+    redis: Redis,
+    folder: Path,
+    fields: tuple[str, ...],
+    sent: int,
+    skip: int | None,
+    told: list[str],
+) -> None:
+    card = PAINTER.model_copy(update={"id": "clip", "fields": (*PAINTER.fields, "prompt_syntax", "clip_skip", *fields)})
+    redis.hset(CARDS_KEY, card.id, card.to_json())
+    body = {"prompt": "x", "override_settings": {"sd_model_checkpoint": card.id, CLIP_SKIP: sent}}
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(client.post, TXT2IMG, json=body)
+        job_id = job_made(redis)
+        assert client.get(f"/v1/jobs/{job_id}").json()["request"].get("clip_skip") == skip
+        finish(redis, open_store(str(folder / "data" / "objects")), job_id, png((64, 64)))
+        warnings = json.loads(waiting.result().headers.get("latentd-warnings", "[]"))
+    assert [item["field"] for item in warnings] == told
 
 
 def _picture(data: bytes) -> str:
