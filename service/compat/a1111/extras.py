@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from core.errors import Conflict, Problem
+from core.errors import Problem
 from core.reframing import Fit, Frame, check_fitted, scaled
 from service.compat.a1111.catalog import PLAIN_UPSCALERS, find_upscaler
 from service.compat.a1111.pictures import resized, size_of
@@ -13,6 +13,7 @@ from service.compat.a1111.posts import ExtrasPost
 from service.compat.attended import Session, attend, fault
 from service.compat.fields import decoded, post_body
 from service.compat.files import read_images
+from service.jobs.images import check_not_canceled
 from service.requests.decoding import Reading
 
 FACTOR, SIDE = 2.0, 512
@@ -47,8 +48,7 @@ async def _one(session: Session, post: ExtrasPost, upscaler: str, file: bytes) -
     job = await attend(session, post_body("upscale", {"model": upscaler}, {"image": upload}))
     if (problem := fault(job)) is not None:
         return problem
-    if not job.images:
-        raise Conflict(f"job {job.id} was canceled; there is no image", value=job.id)
+    check_not_canceled(job)
     made = (await read_images(session.gateway, session.caller, job))[0]
     return await asyncio.to_thread(resized, made, size, _fit(post))
 

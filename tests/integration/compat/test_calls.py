@@ -103,6 +103,19 @@ def test_a_failed_job_is_its_problem_in_the_api_s_form(client: httpx2.Client, re
             assert ("error" in answer.json()) is True
 
 
+def test_a_job_that_others_cancel_is_an_error_of_openai_s(client: httpx2.Client, redis: Redis) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        for stream in (False, True):
+            waiting = threads.submit(client.post, GENERATIONS, json={"prompt": "red heart", "stream": stream})
+            job_id = job_made(redis)
+            client.delete(f"/v1/jobs/{job_id}")
+            answer = waiting.result()
+            assert answer.status_code == (200 if stream else 409)
+            assert answer.headers.get("x-should-retry") == (None if stream else "false")
+            assert ("event: error\ndata: " in answer.text) == stream
+            assert f"job {job_id} was canceled; there is no image" in answer.text
+
+
 def test_what_is_ignored_or_cut_is_told(client: httpx2.Client, redis: Redis, folder: Path) -> None:
     store = open_store(str(folder / "data" / "objects"))
     long = "red heart on a navy background with stars"
