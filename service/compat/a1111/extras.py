@@ -14,6 +14,7 @@ from service.compat.attended import Session, attend, fault
 from service.compat.fields import decoded, post_body
 from service.compat.files import read_images
 from service.jobs.images import check_not_canceled
+from service.requests.decoders import DECODERS
 from service.requests.decoding import Reading
 
 FACTOR, SIDE = 2.0, 512
@@ -28,7 +29,8 @@ async def enlarged(session: Session, post: ExtrasPost, pictures: Sequence[str]) 
     """
     upscaler = find_upscaler(await session.gateway.cards.all(), post.upscaler_1)
     files = [await decoded("image", picture) for picture in pictures]
-    tasks = [asyncio.ensure_future(_one(session, post, upscaler, file)) for file in files]
+    turns = asyncio.Semaphore(DECODERS)  # a call that waited for its own pictures would be told that all are busy
+    tasks = [asyncio.ensure_future(_one(session, post, upscaler, file, turns)) for file in files]
     try:
         answers = await asyncio.gather(*tasks)
     finally:
@@ -38,10 +40,14 @@ async def enlarged(session: Session, post: ExtrasPost, pictures: Sequence[str]) 
     return problem or [each for each in answers if isinstance(each, bytes)]
 
 
-async def _one(session: Session, post: ExtrasPost, upscaler: str, file: bytes) -> bytes | Problem:
-    if upscaler in PLAIN_UPSCALERS:
-        return await _resized(session, _frame(post, upscaler), file)
-    upload = await _resized(session, Frame(), file)
+async def _one(
+    session: Session, post: ExtrasPost, upscaler: str, file: bytes, turns: asyncio.Semaphore
+) -> bytes | Problem:
+    plain = upscaler in PLAIN_UPSCALERS
+    async with turns:
+        upload = await _resized(session, _frame(post, upscaler) if plain else Frame(), file)
+    if plain:
+        return upload
     sides = size_of(upload)
     size, field = _size(post, sides), "upscaling_resize_w" if post.resize_mode else "upscaling_resize"
     check_fitted(sides, size, _fit(post), session.gateway.settings.max_pixels, field)

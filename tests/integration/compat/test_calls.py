@@ -23,6 +23,7 @@ from contract.redis_keys import CARDS_KEY, JOBS_KEY, attended_key, events_key, j
 from core.errors import JobFailed
 from core.storage import open_store
 from service.auth import keys
+from service.requests import decoders
 from tests.gateway import PAINTER, fail, finish, mask, png, running, settings_for
 
 GENERATIONS, TXT2IMG = "/v1/images/generations", "/sdapi/v1/txt2img"
@@ -268,6 +269,15 @@ def test_the_guidance_of_a_picture_reaches_models_that_edit(
     job = client.get(f"/v1/jobs/{job_id}").json()
     assert job["request"].get("image_guidance_scale") == scale
     assert (job["request"]["strength"] == 0.5) == (not edits)
+
+
+def test_pictures_of_one_call_wait_for_each_other(client: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoders, "WAIT_S", 0.02)
+    picture = _picture(png((500, 500)))
+    body = {"upscaler_1": "Lanczos", "upscaling_resize": 3, "imageList": [{"name": "a", "data": picture}] * 6}
+    answer = client.post("/sdapi/v1/extra-batch-images", json=body)
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["images"]) == 6
 
 
 @pytest.mark.parametrize(
