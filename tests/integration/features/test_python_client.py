@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import httpx2
 import pytest
-from latentd_client import AsyncClient, Client
+from latentd_client import AsyncClient, Client, Refused
 
 from tests.faults.proxy import Proxy
 
@@ -29,6 +29,39 @@ async def _followed(server: str) -> list[str]:
 
 def followed_by_asyncio(server: str) -> list[str]:
     return asyncio.run(_followed(server))
+
+
+def purge(server: str) -> None:
+    with Client(server, patience_s=5) as client:
+        client.purge(next(client.jobs()))
+
+
+async def _purge(server: str) -> None:
+    async with AsyncClient(server, patience_s=5) as client:
+        async for job in client.jobs():
+            await client.purge(job)
+
+
+def purge_by_asyncio(server: str) -> None:
+    asyncio.run(_purge(server))
+
+
+@pytest.mark.parametrize("remove", [purge, purge_by_asyncio])
+def test_a_purge_whose_answer_is_lost_succeeds(client: httpx2.Client, remove: Callable[[str], None]) -> None:
+    job_id = client.post("/v1/txt2img", json={}).json()["id"]
+    client.delete(f"/v1/jobs/{job_id}")
+    with Proxy(("127.0.0.1", client.base_url.port or 0)) as proxy:
+        proxy.lose_answer_to = b"purge=true"
+        remove(f"http://127.0.0.1:{proxy.port}")
+        assert proxy.lose_answer_to == b""
+    assert client.get(f"/v1/jobs/{job_id}").status_code == 410
+
+
+def test_a_purge_of_a_job_that_waits_is_refused(client: httpx2.Client) -> None:
+    client.post("/v1/txt2img", json={})
+    with pytest.raises(Refused) as refused:
+        purge(str(client.base_url))
+    assert refused.value.problem.status == 409
 
 
 def break_and_cancel(client: httpx2.Client, proxy: Proxy) -> None:
