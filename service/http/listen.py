@@ -20,7 +20,7 @@ def listen(host: str, port: int, variable: str) -> socket.socket:
         listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:  # the latter for a name that can be none
         raise ConfigurationError(
-            f"{variable.replace('PORT', 'HOST')}={host} {variable}={port}: {getattr(error, 'strerror', None) or error}",
+            f"LATENTD_HOST={host} {variable}={port}: {getattr(error, 'strerror', None) or error}",
             field=variable,
             value=port,
             bound="a free port of this machine",
