@@ -68,7 +68,7 @@ def resolve(
     """
     _check_fields(body, card)
     width, height = body.task.size(body.post, card, pictures.size)
-    sized_by = "image" if body.files else "width" if width >= height else "height"
+    sized_by = "image" if body.task.files else "width" if width >= height else "height"
     check_sides((width, height), output_format, max_pixels, sized_by)
     post = body.post
     sampler = _sampler(post.sampler, card)
