@@ -28,14 +28,14 @@ def read_texts(data: bytes) -> dict[str, str]:
     """
     if not data.startswith(SIGNATURE):
         raise InvalidRequest("image is no PNG file", field="image", value=f"{len(data)} bytes", bound="a PNG file")
-    texts: dict[str, str] = {}
+    texts: list[tuple[str, str]] = []  # not yet by keyword: those of one keyword cost as much as others
     for kind, chunk in _chunks(data):
         text = _text(kind, chunk)
         if text is not None:
-            texts[text[0]] = text[1]
+            texts.append(text)
         if len(texts) > MAX_TEXTS:
             raise _too_many(f"{MAX_TEXTS} texts")
-    return texts
+    return dict(texts)
 
 
 def _too_many(bound: str) -> InvalidRequest:

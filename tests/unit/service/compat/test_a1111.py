@@ -104,6 +104,8 @@ def test_texts_of_a_hostile_png_stay_small() -> None:
     assert read_texts(SIGNATURE + _chunk(b"zTXt", b"broken\0\0none") + b"\xff\xff") == {"broken": ""}
     with pytest.raises(InvalidRequest, match="more than 64 texts"):
         read_texts(SIGNATURE + b"".join(_chunk(b"tEXt", b"%d\0" % k) for k in range(MAX_TEXTS + 1)))
+    with pytest.raises(InvalidRequest, match="more than 64 texts"):
+        read_texts(SIGNATURE + bomb * (MAX_TEXTS + 1))
     with pytest.raises(InvalidRequest, match="more than 20000 chunks"):
         read_texts(SIGNATURE + _chunk(b"IDAT", b"") * (MAX_CHUNKS + 1))
 
