@@ -46,8 +46,8 @@ def reframe(image_file: bytes, mask_file: bytes | None, frame: Frame, max_pixels
     """
     image = open_upload(image_file, max_pixels)
     mask = _mask(image, mask_file, frame, max_pixels)
-    size = frame.size or (round(image.width * frame.scale), round(image.height * frame.scale))
-    check_sides((max(1, size[0]), max(1, size[1])), "png", max_pixels)
+    size = frame.size or scaled(image.size, frame.scale)
+    check_fitted(image.size, size, frame.fit, max_pixels)
     if mask is None:
         return {"image": fitted(image, size, frame.fit, frame.nearest)}
     if frame.padding is None:
@@ -88,6 +88,21 @@ def _inside(mask: Image.Image, rule: MaskRule) -> Image.Image:
     grey = alpha if rule == "transparent" and alpha is not None else told
     bright = grey.point([255 if value >= INSIDE else 0 for value in range(256)])
     return bright if rule == "white" else ImageChops.invert(bright)
+
+
+def scaled(size: Size, factor: float) -> Size:
+    """Return a size times a factor, of a pixel a side at least."""
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def check_fitted(picture: Size, size: Size, fit: Fit, max_pixels: int, field: str = "width") -> None:
+    """Check how large `fitted` makes a picture; `field` is what of the request makes it so large.
+
+    Raises:
+        InvalidRequest: too large; a long strip covers a square by far more than its pixels.
+    """
+    covered = scaled(picture, max(size[0] / picture[0], size[1] / picture[1]))
+    check_sides(covered if fit == "cover" else size, "png", max_pixels, field)
 
 
 def fitted(picture: Image.Image, size: Size, fit: Fit, nearest: bool = False) -> Image.Image:

@@ -32,7 +32,7 @@ from service.http.middleware import EdgeMiddleware
 from service.http.protocol import HEAD_BYTES, PatientProtocol
 from service.routes import addons, document, health, images, jobs, metrics, models, openapi, tasks
 from service.routes.caller import current_caller
-from service.routes.metrics_port import metrics_port
+from service.routes.metrics_port import listen_for_metrics, metrics_port
 from service.state import TIMEOUT_S, Gateway, open_gateway
 from service.webhooks.outbox import Webhooks
 from service.webhooks.send import read_secret
@@ -48,15 +48,17 @@ def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
     API keys are asked for once one was ever made, and always on another address than loopback unless `insecure`.
 
     Raises:
-        ConfigurationError: webhooks may be sent, but there is no secret to sign them with.
+        ConfigurationError: webhooks may be sent, but there is no secret to sign them with; LATENTD_METRICS_PORT is
+            taken.
     """
     gateway = open_gateway(settings, keys_required=not (insecure or is_loopback(settings.host)))
     secret = read_secret(settings) if settings.webhook_allow else None
+    metrics_socket = listen_for_metrics(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with (
-            metrics_port(gateway),
+            metrics_port(gateway, metrics_socket),
             background(gateway.waiters.run()),
             background(send_webhooks(gateway, secret)),
             background(keep_time(gateway.redis)),
@@ -110,10 +112,10 @@ def serve(settings: Settings, *, insecure: bool = False) -> None:
     check_redis(settings)
     if not is_loopback(settings.host) and not insecure:
         check_keys_exist(settings)
-    listening = listen(settings.host, settings.port, "LATENTD_PORT")
-    config = configure(create_app(settings, insecure=insecure))
-    log.info("ready", url=f"http://{settings.host}:{listening.getsockname()[1]}")
-    Server(config).run(sockets=[listening])
+    with listen(settings.host, settings.port, "LATENTD_PORT") as listening:
+        config = configure(create_app(settings, insecure=insecure))
+        log.info("ready", url=f"http://{settings.host}:{listening.getsockname()[1]}")
+        Server(config).run(sockets=[listening])
 
 
 def configure(app: FastAPI) -> uvicorn.Config:

@@ -1,9 +1,8 @@
-"""What other APIs' clients send, read within our own bounds, and what of it has no meaning here, told in a header."""
+"""What other APIs' clients send, read within our own bounds, and the warning that some of it has no meaning here."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -20,15 +19,6 @@ from service.requests.cards import choose_card
 from service.requests.forms import Part, read_form
 from service.requests.kinds import KINDS
 from service.state import Gateway
-
-HEADER = "Latentd-Warnings"
-HEADER_DOCUMENT = {
-    HEADER: {
-        "description": "JSON list of {field, message}: what was ignored, cut or changed.",
-        "schema": {"type": "string"},
-    }
-}
-HEADER_CHARACTERS = 4000  # clients bound a header's line: aiohttp at 8190 bytes
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -120,14 +110,3 @@ def once(parts: Iterable[Part], names: Iterable[str]) -> None:
 def told(field: str, message: str) -> JobWarning:
     """Make a warning."""
     return JobWarning(field=cut(field), message=cut(message))
-
-
-def warning_headers(warnings: Iterable[JobWarning]) -> dict[str, str]:
-    """Make the header that tells of warnings, those that fit; none for none."""
-    shown_ones: list[dict[str, str]] = []
-    for warning in warnings:
-        item = {"field": cut(warning.field), "message": cut(warning.message)}
-        if len(json.dumps([*shown_ones, item])) > HEADER_CHARACTERS:
-            break
-        shown_ones.append(item)
-    return {HEADER: json.dumps(shown_ones)} if shown_ones else {}

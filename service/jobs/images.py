@@ -14,9 +14,9 @@ from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from obstore.store import S3Store
 from redis.asyncio import Redis
 
-from contract.job import TERMINAL, ImageInfo, JobResult, StoredImage, parse_image_id
+from contract.job import TERMINAL, ImageInfo, Job, JobResult, StoredImage, parse_image_id
 from contract.redis_keys import stored_field
-from core.errors import DamagedImage, Gone, NotFound
+from core.errors import Conflict, DamagedImage, Gone, NotFound
 from core.storage import Store, image_path
 from service.auth.access import Caller
 from service.http.problems import shown
@@ -41,6 +41,16 @@ class LocatedImage:
     info: ImageInfo
     path: str
     final: bool
+
+
+def check_not_canceled(job: Job) -> None:
+    """Check that a job that has ended may have images.
+
+    Raises:
+        Conflict: it was canceled.
+    """
+    if job.status == "canceled":
+        raise Conflict(f"job {job.id} was canceled; there is no image", value=job.id)
 
 
 async def find_image(redis: Redis, caller: Caller, image_id: str) -> LocatedImage:

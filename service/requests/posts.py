@@ -20,7 +20,7 @@ from contract.samplers import MOST_TIMESTEPS, Schedule
 
 PROMPT_CHARACTERS = 4000
 URL_CHARACTERS = 2000
-LIST_CHARACTERS = 4000  # of a list that comes as text
+LIST_CHARACTERS = 6000  # of a list that comes as text
 MIN_SIZE = 64
 MAX_CLASS = 2**20
 MAX_BOXES = 256
@@ -38,9 +38,6 @@ DRAWN = -1  # as a seed: what other tools write for none
 def _without_drawn(seed: int | None) -> int | None:
     """Read -1 as absent, so that both are one request."""
     return None if seed == DRAWN else seed
-
-
-Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
 
 class LoraPost(BaseModel):
@@ -119,18 +116,26 @@ def _corners(box: list[float] | None) -> list[float] | None:
     return box
 
 
-def _pair(value: object) -> object:
-    """Read a form's `1024,768` or `1024x768`, or its `0.2,0.8`."""
-    return value.replace("x", ",").split(",") if isinstance(value, str) else value
+def _numbers(value: object) -> object:
+    """Read a form's `1024,768` or `1024x768`, its `0.2,0.8`, or a list in JSON."""
+    if isinstance(value, str) and not value.startswith("["):
+        return value.replace("x", ",").split(",", MOST_TIMESTEPS)
+    return _parsed(value)
 
 
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Size: TypeAlias = Annotated[
-    list[Annotated[int, Field(ge=1, le=MAX_SIZE)]] | None, Field(min_length=2, max_length=2), BeforeValidator(_pair)
+    list[Annotated[int, Field(ge=1, le=MAX_SIZE)]] | None, Field(min_length=2, max_length=2), BeforeValidator(_numbers)
 ]
 Corner: TypeAlias = Annotated[
-    list[Annotated[int, Field(ge=0, le=MAX_SIZE)]] | None, Field(min_length=2, max_length=2), BeforeValidator(_pair)
+    list[Annotated[int, Field(ge=0, le=MAX_SIZE)]] | None, Field(min_length=2, max_length=2), BeforeValidator(_numbers)
 ]
-Interval: TypeAlias = Annotated[list[Share] | None, Field(min_length=2, max_length=2), BeforeValidator(_pair)]
+Interval: TypeAlias = Annotated[list[Share] | None, Field(min_length=2, max_length=2), BeforeValidator(_numbers)]
+Timesteps: TypeAlias = Annotated[
+    list[Annotated[int, Field(ge=0, lt=MOST_TIMESTEPS)]] | None,
+    Field(min_length=1, max_length=MOST_TIMESTEPS),
+    BeforeValidator(_numbers),
+]
 DENOISING_END: float | None = Field(
     default=None,
     gt=0,
@@ -162,12 +167,7 @@ class Post(BaseModel):
         description="Which noise levels the steps visit. Default: the model's with its default sampler, else its "
         "training's own spacing. normal, karras, exponential and sgm_uniform are k-diffusion's and the web UIs'.",
     )
-    timesteps: list[Annotated[int, Field(ge=0, lt=MOST_TIMESTEPS)]] | None = Field(
-        default=None,
-        min_length=1,
-        max_length=MOST_TIMESTEPS,
-        description="The training timesteps to visit, falling, instead of steps and schedule.",
-    )
+    timesteps: Timesteps = Field(default=None, description="Falling timesteps to visit instead of steps and schedule.")
     seed: Annotated[
         int | None,
         Field(

@@ -68,7 +68,7 @@ def resolve(
     """
     _check_fields(body, card)
     width, height = body.task.size(body.post, card, pictures.size)
-    sized_by = "image" if body.files else "width" if width >= height else "height"
+    sized_by = "image" if body.task.files else "width" if width >= height else "height"
     check_sides((width, height), output_format, max_pixels, sized_by)
     post = body.post
     sampler = _sampler(post.sampler, card)
@@ -247,7 +247,8 @@ def _sampler(name: str | None, card: ModelCard) -> str:
 
 def _eta(sent: float | None, sampler: str, card: ModelCard) -> float:
     if sampler in ETA:
-        own = sampler == card.defaults.sampler or not ETA[sampler]
+        first = card.defaults.sampler
+        own = sampler == first or not (first in ETA or ETA[sampler])  # tcd's γ is none of ddim's share of noise
         default = card.defaults.eta if own else ETA[sampler]
         return default if sent is None else sent
     if sent:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 from fastapi import FastAPI
 
+from core.settings import Settings
 from service.http import handlers
 from service.http.listen import listen
 from service.routes import metrics
@@ -23,15 +25,20 @@ class SideServer(uvicorn.Server):
         yield
 
 
+def listen_for_metrics(settings: Settings) -> socket.socket | None:
+    """Open LATENTD_METRICS_PORT, where it is set. Raises ConfigurationError as `listen`."""
+    port = settings.metrics_port
+    return None if port is None else listen(settings.metrics_host, port, "LATENTD_METRICS_PORT")
+
+
 @asynccontextmanager
-async def metrics_port(gateway: Gateway) -> AsyncIterator[None]:
-    """Serve LATENTD_METRICS_PORT, where it is set, until the block ends."""
-    if gateway.settings.metrics_port is None:
+async def metrics_port(gateway: Gateway, listening: socket.socket | None) -> AsyncIterator[None]:
+    """Serve what `listen_for_metrics` opened until the block ends."""
+    if listening is None:
         yield
         return
     config = uvicorn.Config(_app(gateway), log_config=None, log_level="warning", access_log=False, lifespan="off")
     server = SideServer(config)
-    listening = listen(gateway.settings.metrics_host, gateway.settings.metrics_port, "LATENTD_METRICS_PORT")
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         yield

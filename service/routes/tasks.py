@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
@@ -13,10 +12,11 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from contract.job import Job
-from core.errors import Conflict, JobFailed, Problem
+from core.errors import JobFailed, Problem
 from service.auth.access import Caller
 from service.http.problems import problem_response
-from service.jobs.images import picture_response
+from service.http.warnings import warning_headers
+from service.jobs.images import check_not_canceled, picture_response
 from service.requests.bodies import read_body
 from service.requests.kinds import KINDS, TaskKind
 from service.requests.preferences import Preferences, read_preferences
@@ -113,11 +113,9 @@ async def _answer(gateway: Gateway, caller: Caller, preferences: Preferences, su
         return problem_response(_failure(job), headers)
     if not preferences.picture:
         return _json(job, 200, headers)
-    if job.status == "canceled":
-        raise Conflict(f"job {job.id} was canceled; there is no image", value=job.id)
+    check_not_canceled(job)
     headers["Latentd-Seed"] = str(job.request.seed)
-    if job.warnings:
-        headers["Latentd-Warnings"] = json.dumps([warning.model_dump() for warning in job.warnings])
+    headers |= warning_headers(job.warnings)
     return await picture_response(gateway.redis, gateway.store, caller, job.images[0].id, None, False, headers)
 
 

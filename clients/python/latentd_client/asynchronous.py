@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from PIL import Image as Pillow
 
-from latentd_client.calls import Call, Patience, connection, document
+from latentd_client.calls import Call, Patience, connection, document, gone_is_well
 from latentd_client.following import SILENCE_S, Following
 from latentd_client.records import Event, Image, Job
 from latentd_client.synchronous import ended
@@ -74,7 +74,6 @@ class AsyncClient(Tasks[Awaitable[Job]]):
         while not following.ended:
             try:
                 async for event in self._followed(following, patience):
-                    patience = self._patience()
                     yield event
             except httpx.TransportError as error:
                 await asyncio.sleep(patience.after_failure(error))
@@ -87,11 +86,14 @@ class AsyncClient(Tasks[Awaitable[Job]]):
                 await asyncio.sleep(patience.after(answer) or 0.0)
                 return
             following.begin(answer.status_code)
-            async for line in answer.aiter_lines():
-                if (event := following.read(line)) is not None:
-                    yield event
-                if following.ended:
-                    return
+            try:
+                async for line in answer.aiter_lines():
+                    if (event := following.read(line)) is not None:
+                        yield event
+                    if following.ended:
+                        return
+            finally:
+                patience.renew()
         if not following.ended:
             raise httpx.RemoteProtocolError("the event stream ended before its job")
 
@@ -124,8 +126,9 @@ class AsyncClient(Tasks[Awaitable[Job]]):
         return Job.of(document(await self._send(Call("DELETE", f"/v1/jobs/{job.id}"))))
 
     async def purge(self, job: Job) -> None:
-        """Remove an ended job for good: images, uploads and record."""
-        await self._send(Call("DELETE", f"/v1/jobs/{job.id}", params={"purge": "true"}))
+        """Remove an ended job for good: images, uploads and record; one that is gone stays so."""
+        with gone_is_well():
+            await self._send(Call("DELETE", f"/v1/jobs/{job.id}", params={"purge": "true"}))
 
     async def _mapping(self, call: Call) -> Mapping[str, Any]:
         return document(await self._send(call))

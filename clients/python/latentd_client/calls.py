@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from latentd_client.version import __version__
 
 SERVER = "http://127.0.0.1:8000"
 AGAIN = frozenset({429, 502, 503, 504})  # busy, away, or a proxy that found nobody
+GONE = 410
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 8.0
 
 
@@ -85,6 +87,11 @@ class Patience:
                 return pause
         raise Refused(_problem(answer))
 
+    def renew(self) -> None:
+        """Begin anew: somebody was there until now, however little there was to say."""
+        self._began = time.monotonic()
+        self._tries = 0
+
     @property
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._began
@@ -109,6 +116,16 @@ def document(answer: httpx.Response) -> dict[str, Any]:
         return value
     found = answer.headers.get("Content-Type", "no content type")
     raise Unreachable(f"{answer.request.url} answered {answer.status_code} with {found}: is it latentd's address?")
+
+
+@contextmanager
+def gone_is_well() -> Iterator[None]:
+    """Take for done what was to be removed and isn't there: the answer to a try before may have been lost."""
+    try:
+        yield
+    except Refused as refused:
+        if refused.problem.status != GONE:
+            raise
 
 
 def _told(answer: httpx.Response) -> float | None:

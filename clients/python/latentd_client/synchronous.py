@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from PIL import Image as Pillow
 
-from latentd_client.calls import Call, Patience, connection, document
+from latentd_client.calls import Call, Patience, connection, document, gone_is_well
 from latentd_client.errors import JobCanceled, JobFailed
 from latentd_client.following import SILENCE_S, Following
 from latentd_client.records import Event, Image, Job
@@ -71,9 +71,7 @@ class Client(Tasks[Job]):
         patience = self._patience()
         while not following.ended:
             try:
-                for event in self._followed(following, patience):
-                    patience = self._patience()
-                    yield event
+                yield from self._followed(following, patience)
             except httpx.TransportError as error:
                 time.sleep(patience.after_failure(error))
 
@@ -85,11 +83,14 @@ class Client(Tasks[Job]):
                 time.sleep(patience.after(answer) or 0.0)
                 return
             following.begin(answer.status_code)
-            for line in answer.iter_lines():
-                if (event := following.read(line)) is not None:
-                    yield event
-                if following.ended:
-                    return
+            try:
+                for line in answer.iter_lines():
+                    if (event := following.read(line)) is not None:
+                        yield event
+                    if following.ended:
+                        return
+            finally:
+                patience.renew()
         if not following.ended:
             raise httpx.RemoteProtocolError("the event stream ended before its job")
 
@@ -122,8 +123,9 @@ class Client(Tasks[Job]):
         return Job.of(document(self._send(Call("DELETE", f"/v1/jobs/{job.id}"))))
 
     def purge(self, job: Job) -> None:
-        """Remove an ended job for good: images, uploads and record."""
-        self._send(Call("DELETE", f"/v1/jobs/{job.id}", params={"purge": "true"}))
+        """Remove an ended job for good: images, uploads and record; one that is gone stays so."""
+        with gone_is_well():
+            self._send(Call("DELETE", f"/v1/jobs/{job.id}", params={"purge": "true"}))
 
     def _mapping(self, call: Call) -> Mapping[str, Any]:
         return document(self._send(call))

@@ -90,6 +90,23 @@ class LoraItem(BaseModel):
     metadata: dict[str, Any] = {}
 
 
+class EmbeddingItem(BaseModel):
+    """An embedding: how wide it is, of how many vectors; what it was trained on isn't known."""
+
+    step: None = None
+    sd_checkpoint: None = None
+    sd_checkpoint_name: None = None
+    shape: int
+    vectors: int
+
+
+class EmbeddingsAnswer(BaseModel):
+    """Embeddings by their names."""
+
+    loaded: dict[str, EmbeddingItem]
+    skipped: dict[str, EmbeddingItem]
+
+
 class ProgressState(BaseModel):
     """What the current job does."""
 

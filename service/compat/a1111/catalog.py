@@ -7,7 +7,7 @@ from typing import Any
 
 from contract.card import ModelCard
 from core.errors import InvalidRequest
-from service.compat.a1111.answers import LoraItem, ModelItem, UpscalerItem
+from service.compat.a1111.answers import EmbeddingItem, EmbeddingsAnswer, LoraItem, ModelItem, UpscalerItem
 from service.http.problems import shown
 from service.state import Gateway
 
@@ -95,6 +95,16 @@ async def lora_items(gateway: Gateway) -> list[LoraItem]:
     """List the LoRAs that prompts may name."""
     cards = await gateway.loras.all()
     return [LoraItem(name=name, alias=name, path=name) for name, card in cards.items() if card.unserved is None]
+
+
+async def embeddings_answer(gateway: Gateway) -> EmbeddingsAnswer:
+    """List the embeddings that prompts may name, whatever the model, and those whose files can't be read."""
+    loaded: dict[str, EmbeddingItem] = {}
+    skipped: dict[str, EmbeddingItem] = {}
+    for name, card in (await gateway.embeddings.all()).items():
+        item = EmbeddingItem(shape=sum(card.widths), vectors=card.vectors)
+        (loaded if card.unserved is None else skipped)[name] = item
+    return EmbeddingsAnswer(loaded=loaded, skipped=skipped)
 
 
 def options(cards: Mapping[str, ModelCard], default: str, preview_every: int) -> dict[str, Any]:

@@ -141,7 +141,8 @@ async def _fields(gateway: Gateway, post: DrawingPost, kind: Kind) -> _Fields:
     card = await card_of(gateway, kind, model)
     chosen = choose(post.sampler_name or post.sampler_index, post.scheduler, card)
     prompt = read_prompt(post.prompt or "", await gateway.loras.recent())
-    known = frozenset((CHECKPOINT, CLIP_SKIP) if "clip_skip" in card.fields else (CHECKPOINT,))
+    skips = _skips(card)
+    known = frozenset((CHECKPOINT, CLIP_SKIP) if skips else (CHECKPOINT,))
     warnings = [*ignored(post.extras), *ignored(overrides, known)]
     values = {
         "prompt": prompt.text,
@@ -156,7 +157,7 @@ async def _fields(gateway: Gateway, post: DrawingPost, kind: Kind) -> _Fields:
         "eta": post.eta if _reads_eta(chosen.sampler, card) else None,
         "preview_every": PREVIEW_EVERY,
         "prompt_syntax": "weighted" if "prompt_syntax" in card.fields else None,
-        "clip_skip": overrides.get(CLIP_SKIP) if "clip_skip" in card.fields else None,
+        "clip_skip": overrides.get(CLIP_SKIP) if skips else None,
         **prompt.fields,
     }
     return _Fields(card, values, warnings)
@@ -172,6 +173,11 @@ def _body(found: _Fields, kind: Kind, files: Mapping[str, bytes]) -> Body:
 
 def _reads_eta(sampler: str | None, card: ModelCard) -> bool:
     return (sampler or card.defaults.sampler) in WITH_ETA
+
+
+def _skips(card: ModelCard) -> bool:
+    """Tell whether the web UI's option acts on a model: not on SDXL, whose layers it never moves."""
+    return "clip_skip" in card.fields and "original_size" not in card.fields
 
 
 def _check(post: DrawingPost) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from core.errors import Conflict, Problem
-from core.reframing import Fit, Frame
+from core.errors import Problem
+from core.reframing import Fit, Frame, check_fitted, scaled
 from service.compat.a1111.catalog import PLAIN_UPSCALERS, find_upscaler
 from service.compat.a1111.pictures import resized, size_of
 from service.compat.a1111.posts import ExtrasPost
 from service.compat.attended import Session, attend, fault
 from service.compat.fields import decoded, post_body
 from service.compat.files import read_images
+from service.jobs.images import check_not_canceled
+from service.requests.decoders import DECODERS
 from service.requests.decoding import Reading
 
 FACTOR, SIDE = 2.0, 512
@@ -27,7 +29,8 @@ async def enlarged(session: Session, post: ExtrasPost, pictures: Sequence[str]) 
     """
     upscaler = find_upscaler(await session.gateway.cards.all(), post.upscaler_1)
     files = [await decoded("image", picture) for picture in pictures]
-    tasks = [asyncio.ensure_future(_one(session, post, upscaler, file)) for file in files]
+    turns = asyncio.Semaphore(DECODERS)  # a call that waited for its own pictures would be told that all are busy
+    tasks = [asyncio.ensure_future(_one(session, post, upscaler, file, turns)) for file in files]
     try:
         answers = await asyncio.gather(*tasks)
     finally:
@@ -37,18 +40,23 @@ async def enlarged(session: Session, post: ExtrasPost, pictures: Sequence[str]) 
     return problem or [each for each in answers if isinstance(each, bytes)]
 
 
-async def _one(session: Session, post: ExtrasPost, upscaler: str, file: bytes) -> bytes | Problem:
-    if upscaler in PLAIN_UPSCALERS:
-        return await _resized(session, _frame(post, upscaler), file)
-    upload = await _resized(session, Frame(), file)
+async def _one(
+    session: Session, post: ExtrasPost, upscaler: str, file: bytes, turns: asyncio.Semaphore
+) -> bytes | Problem:
+    plain = upscaler in PLAIN_UPSCALERS
+    async with turns:
+        upload = await _resized(session, _frame(post, upscaler) if plain else Frame(), file)
+    if plain:
+        return upload
+    sides = size_of(upload)
+    size, field = _size(post, sides), "upscaling_resize_w" if post.resize_mode else "upscaling_resize"
+    check_fitted(sides, size, _fit(post), session.gateway.settings.max_pixels, field)
     job = await attend(session, post_body("upscale", {"model": upscaler}, {"image": upload}))
     if (problem := fault(job)) is not None:
         return problem
-    if not job.images:
-        raise Conflict(f"job {job.id} was canceled; there is no image", value=job.id)
+    check_not_canceled(job)
     made = (await read_images(session.gateway, session.caller, job))[0]
-    width, height = size_of(upload)
-    return await asyncio.to_thread(resized, made, _size(post, width, height), _fit(post))
+    return await asyncio.to_thread(resized, made, size, _fit(post))
 
 
 async def _resized(session: Session, frame: Frame, file: bytes) -> bytes:
@@ -66,11 +74,8 @@ def _frame(post: ExtrasPost, upscaler: str) -> Frame:
     return Frame(scale=post.upscaling_resize or FACTOR, nearest=nearest)
 
 
-def _size(post: ExtrasPost, width: int, height: int) -> tuple[int, int]:
-    if post.resize_mode:
-        return _sides(post)
-    factor = post.upscaling_resize or FACTOR
-    return max(1, round(width * factor)), max(1, round(height * factor))
+def _size(post: ExtrasPost, size: tuple[int, int]) -> tuple[int, int]:
+    return _sides(post) if post.resize_mode else scaled(size, post.upscaling_resize or FACTOR)
 
 
 def _sides(post: ExtrasPost) -> tuple[int, int]:

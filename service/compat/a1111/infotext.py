@@ -15,7 +15,8 @@ MAX_TEXTS = 64
 MAX_CHUNKS = 20_000  # of a PNG: a picture of 16 MP in pieces of 8 KiB has a third of it
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _NEGATIVE = "Negative prompt:"
-_FACT = re.compile(r'\s*([\w ./()+-]{1,64}?):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+# A name begins with no space: one that might would be sought anew from each of a run of spaces.
+_FACT = re.compile(r'([\w./()+-][\w ./()+-]{0,63}?):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 _SIZE = re.compile(r"(\d+)x(\d+)")
 
 
@@ -27,14 +28,14 @@ def read_texts(data: bytes) -> dict[str, str]:
     """
     if not data.startswith(SIGNATURE):
         raise InvalidRequest("image is no PNG file", field="image", value=f"{len(data)} bytes", bound="a PNG file")
-    texts: dict[str, str] = {}
+    texts: list[tuple[str, str]] = []  # not yet by keyword: those of one keyword cost as much as others
     for kind, chunk in _chunks(data):
         text = _text(kind, chunk)
         if text is not None:
-            texts[text[0]] = text[1]
+            texts.append(text)
         if len(texts) > MAX_TEXTS:
             raise _too_many(f"{MAX_TEXTS} texts")
-    return texts
+    return dict(texts)
 
 
 def _too_many(bound: str) -> InvalidRequest:
@@ -77,7 +78,7 @@ def parse(text: str) -> dict[str, str]:
     if not text.strip():
         return {}
     *lines, last = text.strip().split("\n")
-    facts = {match[1].strip(): _unquoted(match[2].strip()) for match in _FACT.finditer(last)}
+    facts = {match[1].rstrip(): _unquoted(match[2].strip()) for match in _FACT.finditer(last)}
     if "Steps" not in facts:
         lines, facts = [*lines, last], {}
     joined = "\n".join(lines)

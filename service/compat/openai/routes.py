@@ -9,11 +9,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from service.compat.attended import Session, attend, fault
-from service.compat.fields import HEADER_DOCUMENT, read_json, warning_headers
+from service.compat.fields import read_json
 from service.compat.openai.answers import ErrorEnvelope, ImagesAnswer, error_response
 from service.compat.openai.draw import Drawing, answer, edit, generation, read_edit, warnings_of
 from service.compat.openai.posts import EditPost, GenerationPost
 from service.compat.openai.streams import server_sent
+from service.http.warnings import HEADER_DOCUMENT, warning_headers
+from service.jobs.images import check_not_canceled
 from service.jobs.streams import EventStream
 from service.routes.caller import CurrentCaller
 from service.routes.openapi import BINARY, PROBLEMS, Responses
@@ -97,6 +99,7 @@ async def _drawn(session: Session, request: Request, drawing: Drawing) -> Respon
     problem = fault(job)
     if problem is not None:
         return error_response(problem, headers)
+    check_not_canceled(job)
     answered = await answer(session, request, drawing, job)
     return JSONResponse(answered.model_dump(mode="json", exclude_none=True), headers=headers)
 

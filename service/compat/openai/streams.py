@@ -19,6 +19,7 @@ from service.compat.files import as_text, opened, read_images, written
 from service.compat.openai.answers import ImageEvent, envelope
 from service.compat.openai.draw import Drawing, size_of, usage
 from service.jobs.events import StopSignals, follow, read_previews
+from service.jobs.images import check_not_canceled
 
 
 @dataclass(slots=True)
@@ -58,6 +59,7 @@ async def _events(session: Session, drawing: Drawing, job: Job) -> AsyncIterator
     if problem is not None:
         yield wire_error(problem)
         return
+    check_not_canceled(ended)
     for file in await read_images(session.gateway, session.caller, ended):
         yield wire(await _completed(session, ended, name, file))
 

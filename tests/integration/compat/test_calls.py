@@ -23,9 +23,11 @@ from contract.redis_keys import CARDS_KEY, JOBS_KEY, attended_key, events_key, j
 from core.errors import JobFailed
 from core.storage import open_store
 from service.auth import keys
+from service.requests import decoders
 from tests.gateway import PAINTER, fail, finish, mask, png, running, settings_for
 
 GENERATIONS, TXT2IMG = "/v1/images/generations", "/sdapi/v1/txt2img"
+CLIP_SKIP = "CLIP_stop_at_last_layers"
 
 
 def job_made(redis: Redis, owner: str = "") -> str:
@@ -100,6 +102,19 @@ def test_a_failed_job_is_its_problem_in_the_api_s_form(client: httpx2.Client, re
             assert answer.status_code == 500
             assert "the latents are NaN" in answer.text
             assert ("error" in answer.json()) is True
+
+
+def test_a_job_that_others_cancel_is_an_error_of_openai_s(client: httpx2.Client, redis: Redis) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        for stream in (False, True):
+            waiting = threads.submit(client.post, GENERATIONS, json={"prompt": "red heart", "stream": stream})
+            job_id = job_made(redis)
+            client.delete(f"/v1/jobs/{job_id}")
+            answer = waiting.result()
+            assert answer.status_code == (200 if stream else 409)
+            assert answer.headers.get("x-should-retry") == (None if stream else "false")
+            assert ("event: error\ndata: " in answer.text) == stream
+            assert f"job {job_id} was canceled; there is no image" in answer.text
 
 
 def test_what_is_ignored_or_cut_is_told(client: httpx2.Client, redis: Redis, folder: Path) -> None:
@@ -256,6 +271,40 @@ def test_the_guidance_of_a_picture_reaches_models_that_edit(
     assert (job["request"]["strength"] == 0.5) == (not edits)
 
 
+def test_pictures_of_one_call_wait_for_each_other(client: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoders, "WAIT_S", 0.02)
+    picture = _picture(png((500, 500)))
+    body = {"upscaler_1": "Lanczos", "upscaling_resize": 3, "imageList": [{"name": "a", "data": picture}] * 6}
+    answer = client.post("/sdapi/v1/extra-batch-images", json=body)
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["images"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent", "skip", "told"),
+    [((), 2, 2, []), ((), 1, 1, []), (("original_size",), 1, None, []), (("original_size",), 2, None, [CLIP_SKIP])],
+)
+def test_clip_s_layer_is_chosen_for_the_models_for_which_the_web_ui_does(
+    client: httpx2.Client,
+    redis: Redis,
+    folder: Path,
+    fields: tuple[str, ...],
+    sent: int,
+    skip: int | None,
+    told: list[str],
+) -> None:
+    card = PAINTER.model_copy(update={"id": "clip", "fields": (*PAINTER.fields, "prompt_syntax", "clip_skip", *fields)})
+    redis.hset(CARDS_KEY, card.id, card.to_json())
+    body = {"prompt": "x", "override_settings": {"sd_model_checkpoint": card.id, CLIP_SKIP: sent}}
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(client.post, TXT2IMG, json=body)
+        job_id = job_made(redis)
+        assert client.get(f"/v1/jobs/{job_id}").json()["request"].get("clip_skip") == skip
+        finish(redis, open_store(str(folder / "data" / "objects")), job_id, png((64, 64)))
+        warnings = json.loads(waiting.result().headers.get("latentd-warnings", "[]"))
+    assert [item["field"] for item in warnings] == told
+
+
 def _picture(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
@@ -276,6 +325,16 @@ def _picture(data: bytes) -> str:
         ),
         ("/sdapi/v1/img2img", {"init_images": [_picture(png())], "mask": _picture(mask()), "width": 64}, "go together"),
         ("/sdapi/v1/extra-single-image", {"image": _picture(png()), "upscaler_1": "x"}, "there are None, Lanczos"),
+        (
+            "/sdapi/v1/extra-single-image",
+            {"image": _picture(png()), "upscaler_1": "upscaler", "resize_mode": 1, "upscaling_resize_w": 2**19},
+            "upscaling_resize_w makes an answer of 524288×512 pixels",
+        ),
+        (
+            "/sdapi/v1/extra-single-image",
+            {"image": _picture(png((600, 600))), "upscaler_1": "upscaler", "upscaling_resize": 16},
+            "upscaling_resize makes an answer of 9600×9600 pixels",
+        ),
         ("/sdapi/v1/png-info", {"image": _picture(b"none")}, "image is no PNG file"),
     ],
 )

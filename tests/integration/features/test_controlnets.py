@@ -108,6 +108,11 @@ def test_what_cannot_be_is_refused_by_name(
     assert redis.dbsize() == before
 
 
+def test_too_large_an_answer_is_the_width_s_fault_not_the_map_s(controlnets: httpx2.Client) -> None:
+    answer = post(controlnets, {"id": "canny", "image": IMAGE}, width=2**13, height=2**12)
+    assert (answer.status_code, answer.json()["field"]) == (422, "width")
+
+
 @pytest.fixture
 def settings(redis_url: str, tmp_path: Path) -> Settings:
     """Settings of workers over a model and ControlNets of one folder."""

@@ -51,6 +51,15 @@ def test_embeddings_are_listed_with_their_cards(texts: httpx2.Client) -> None:
     assert items[0] == HAND.model_dump(mode="json")
 
 
+def test_embeddings_are_listed_to_the_web_ui_s_clients(texts: httpx2.Client) -> None:
+    listed = texts.get("/sdapi/v1/embeddings").json()
+    shapes = {
+        where: {name: (item["shape"], item["vectors"]) for name, item in listed[where].items()} for where in listed
+    }
+    assert shapes == {"loaded": {"Bad-Hand": (768, 3), "xl-look": (2048, 2)}, "skipped": {"broken": (0, 0)}}
+    assert listed["loaded"]["Bad-Hand"].keys() == {"step", "sd_checkpoint", "sd_checkpoint_name", "shape", "vectors"}
+
+
 def test_a_weighted_request_is_resolved(texts: httpx2.Client) -> None:
     sent = {"prompt": "(bad-hand:1.2) <lora:my style:0.8>", "negative_prompt": "BAD-HAND", "clip_skip": 2}
     answer = post(texts, prompt_syntax="weighted", **sent)

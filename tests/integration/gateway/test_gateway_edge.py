@@ -263,12 +263,14 @@ def test_a_foreign_address_needs_insecure(redis_url: str, tmp_path: Path) -> Non
         serve(settings_for(redis_url, tmp_path, host="0.0.0.0"))
 
 
-def test_a_port_in_use_is_a_configuration_error(redis_url: str, tmp_path: Path) -> None:
-    with socket.socket() as taken:
+@pytest.mark.parametrize("setting", ["port", "metrics_port"])
+def test_a_port_in_use_is_a_configuration_error(redis_url: str, tmp_path: Path, setting: str) -> None:
+    with socket.socket() as taken, capture_logs() as logged:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(ConfigurationError, match="LATENTD_PORT"):
-            serve(settings_for(redis_url, tmp_path, port=taken.getsockname()[1]))
+        with pytest.raises(ConfigurationError, match=f" LATENTD_{setting.upper()}="):
+            serve(settings_for(redis_url, tmp_path, **{"port": 0, setting: taken.getsockname()[1]}))
+    assert [line["event"] for line in logged] == []
 
 
 def test_unexpected_errors_show_no_traceback(redis_url: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import ssl
 import subprocess
@@ -93,6 +94,22 @@ def test_the_page_works_behind_tls(
             assert "http:" not in client.get(path).headers.get("location", "")
         with client.stream("GET", f"/v1/jobs/{made.json()['id']}/events") as events:
             assert next(events.iter_lines()).startswith("id: ")  # while the job waits: nothing is buffered
+
+
+def test_a_picture_of_a_prompt_that_was_cut_comes_through(
+    redis_server: RedisServer, redis: Redis, tmp_path: Path
+) -> None:
+    assert redis.dbsize() == 0
+    settings = settings_for(redis_server.url, tmp_path, public_url=f"https://{HOST}")
+    with running(settings) as gateway, behind_nginx(tmp_path, gateway) as client:
+        body, once = {"prompt": "\U0001f9e1 " * 2000}, {"Idempotency-Key": "once"}
+        job = client.post("/v1/txt2img", json=body, headers=once).json()
+        assert len(job["warnings"][0]["message"]) > 3000
+        finish(redis, open_store(str(tmp_path / "data" / "objects")), job["id"], png((64, 64)))
+        picture = client.post("/v1/txt2img", json=body, headers=once | {"Accept": "image/png"})
+        assert (picture.status_code, picture.content) == (200, png((64, 64)))
+        (warning,) = json.loads(picture.headers["latentd-warnings"])
+        assert job["warnings"][0]["message"].startswith(warning["message"].removesuffix("…"))
 
 
 def test_behind_tls_without_a_setting_the_refusal_names_it(

@@ -42,6 +42,17 @@ def test_pictures_get_the_size_that_was_asked_for(fit: Fit, size: tuple[int, int
     assert answer.getcolors() == [(size[0] * size[1], NAVY)]  # padded by its own edges, nothing is black
 
 
+def test_what_would_be_too_large_is_refused_before_it_is_made() -> None:
+    strip = png(Image.new("RGB", (200, 1), NAVY))
+    assert reframe(strip, None, Frame(size=(90, 90), fit="crop"), PIXELS)["image"].size == (90, 90)
+    with pytest.raises(InvalidRequest, match="18000×90 pixels"):
+        reframe(strip, None, Frame(size=(90, 90), fit="cover"), PIXELS)
+
+
+def test_a_small_picture_s_tenth_has_a_pixel() -> None:
+    assert reframe(png(Image.new("RGB", (4, 4), NAVY)), None, Frame(scale=0.1), PIXELS)["image"].size == (1, 1)
+
+
 def test_padding_keeps_the_whole_picture_in_the_middle() -> None:
     halves = drawn("RGB", (40, 20), NAVY, RED, (20, 0, 40, 20))
     tall, wide = fitted(halves, (40, 40), "pad"), fitted(halves, (80, 20), "pad")

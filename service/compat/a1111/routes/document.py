@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.compat.a1111.answers import A1111Error
-from service.compat.fields import HEADER_DOCUMENT
+from service.http.warnings import HEADER_DOCUMENT
 from service.routes.openapi import PROBLEMS, Responses
 
 

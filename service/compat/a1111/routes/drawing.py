@@ -34,8 +34,9 @@ from service.compat.a1111.posts import (
 from service.compat.a1111.results import images_answer
 from service.compat.a1111.routes.document import answers, body
 from service.compat.attended import Session, attend, fault
-from service.compat.fields import decoded, read_json, warning_headers
+from service.compat.fields import decoded, read_json
 from service.compat.files import as_text
+from service.http.warnings import warning_headers
 from service.routes.caller import CurrentCaller
 from service.state import Current
 
@@ -131,7 +132,11 @@ async def extra_batch(request: Request, gateway: Current, caller: CurrentCaller)
 )
 async def png_info(request: Request) -> Response:
     post = await read_json(request, PngInfoPost)
-    texts = await asyncio.to_thread(read_texts, await decoded("image", post.image))
+    return await asyncio.to_thread(_told_of, await decoded("image", post.image))
+
+
+def _told_of(data: bytes) -> Response:
+    texts = read_texts(data)
     info = texts.get(PARAMETERS, "")
     return _json(PngInfoAnswer(info=info, items=texts, parameters=parse(info)), ())
 

@@ -8,8 +8,15 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from service.compat.a1111.answers import LoraItem, ModelItem, SamplerItem, SchedulerItem, UpscalerItem
-from service.compat.a1111.catalog import LATENT_MODE, drawing_cards, lora_items, model_items, upscaler_items
+from service.compat.a1111.answers import EmbeddingsAnswer, LoraItem, ModelItem, SamplerItem, SchedulerItem, UpscalerItem
+from service.compat.a1111.catalog import (
+    LATENT_MODE,
+    drawing_cards,
+    embeddings_answer,
+    lora_items,
+    model_items,
+    upscaler_items,
+)
 from service.compat.a1111.routes.document import answers
 from service.compat.a1111.samplers import offered_samplers, offered_schedulers
 from service.state import Current
@@ -29,7 +36,6 @@ FIXED: Mapping[str, Any] = {
     "script-info": [],
     "scripts": {"txt2img": [], "img2img": []},
     "latent-upscale-modes": [{"name": LATENT_MODE}],
-    "embeddings": {"loaded": {}, "skipped": {}},
     "cmd-flags": {"api": True, "nowebui": True},
 }
 # What is always fresh here.
@@ -61,6 +67,12 @@ async def upscalers(gateway: Current) -> list[UpscalerItem]:
 @router.get(f"{SDAPI}/loras", name="a1111_loras", summary="LoRAs", responses=answers())
 async def loras(gateway: Current) -> list[LoraItem]:
     return await lora_items(gateway)
+
+
+@router.get(f"{SDAPI}/embeddings", name="a1111_embeddings", summary="Embeddings", responses=answers())
+async def embeddings(gateway: Current) -> EmbeddingsAnswer:
+    """Those that prompts may name; skipped are files that can't be read."""
+    return await embeddings_answer(gateway)
 
 
 @router.get(f"{SDAPI}/memory", name="a1111_memory", summary="The gateway's memory", responses=answers())

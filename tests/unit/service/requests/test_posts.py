@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import annotated_types
@@ -80,8 +81,30 @@ def test_numbers_without_end_are_shown() -> None:
     assert len(str(shown(10**5000))) <= 200
 
 
-def test_a_form_writes_pairs_with_a_comma() -> None:
-    assert Txt2ImgPost.model_validate_strings({"guidance_interval": "0.2,0.8"}).guidance_interval == [0.2, 0.8]
-    for wrong in ("0.2", "0.2,1.5", "0.2,0.4,0.6", "a,b"):
-        with pytest.raises(ValidationError):
-            Txt2ImgPost.model_validate_strings({"guidance_interval": wrong})
+@pytest.mark.parametrize(
+    ("field", "texts", "numbers"),
+    [
+        ("guidance_interval", ("0.2,0.8", "0.2, .8", "[0.2,0.8]", "[0.2, 0.8]"), [0.2, 0.8]),
+        ("original_size", ("96,64", "96x64", "[96,64]"), [96, 64]),
+        ("crop", ("0,8", "[0, 8]"), [0, 8]),
+        ("timesteps", ("999,500", "[999, 500]"), [999, 500]),
+        ("timesteps", (json.dumps([*range(1000)]),), [*range(1000)]),
+    ],
+)
+def test_a_form_writes_numbers_with_commas_or_in_json(field: str, texts: tuple[str, ...], numbers: list[float]) -> None:
+    for each in texts:
+        assert getattr(Txt2ImgPost.model_validate_strings({field: each}), field) == numbers
+
+
+@pytest.mark.parametrize(
+    ("field", "wrongs"),
+    [
+        ("guidance_interval", ("0.2", "0.2,1.5", "0.2,0.4,0.6", "a,b", "[0.2,0.8", "[]")),
+        ("timesteps", ("", "1000", "5.5", "," * 1001, "[" + "1," * 3000 + "1]")),
+    ],
+)
+def test_numbers_of_a_form_are_refused(field: str, wrongs: tuple[str, ...]) -> None:
+    for wrong in wrongs:
+        with pytest.raises(ValidationError) as caught:
+            Txt2ImgPost.model_validate_strings({field: wrong})
+        assert invalid(caught.value, Txt2ImgPost).field == field

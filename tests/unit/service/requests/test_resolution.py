@@ -176,6 +176,17 @@ def test_distilled_samplers_have_steps_of_their_own() -> None:
         assert caught.value.field == field
 
 
+@pytest.mark.parametrize(
+    ("first", "own", "sampler", "eta"),
+    [("tcd", 0.3, "ddim", 0.0), ("tcd", 0.2, "tcd", 0.2), ("ddim", 0.2, "tcd", 0.3), ("euler", 0.2, "ddim", 0.2)],
+)
+def test_a_card_s_eta_is_of_its_own_sampler(first: str, own: float, sampler: str, eta: float) -> None:
+    defaults = PAINTER.defaults.model_copy(update={"sampler": first, "eta": own})
+    card = PAINTER.model_copy(update={"samplers": (*PAINTER.samplers, "tcd"), "defaults": defaults})
+    post = Txt2ImgPost(sampler=sampler, steps=4)
+    assert resolve(Body("txt2img", post, {}), card, Pictures({}, {}), 7, "png", 2**24).eta == eta
+
+
 def test_guidance_intervals() -> None:
     request = resolved(Txt2ImgPost(guidance_interval=[0.2, 0.7]))
     assert request.guided_within == (0.2, 0.7)
