@@ -126,6 +126,14 @@ def test_settings_are_read_as_other_programs_write_them(page: Page) -> None:
     expect(page.locator("#problem")).to_have_text("Its model, elsewhere, isn't installed here.")
 
 
+def test_a_text_of_nothing_but_spaces_and_letters_is_read_at_once(page: Page) -> None:
+    facts = f"Steps: 7, {' ' * 20_000}{'a ' * 20_000}{'a' * 20_000}, Size: 192x128"
+    drop_file(page, "theirs.png", with_text(parameters=f"red heart\n{facts}"))
+    page.click("#read-settings")
+    expect(page.locator("#field-prompt")).to_have_value("red heart")
+    assert [page.input_value(f"#field-{name}") for name in ("steps", "width", "height")] == ["7", "192", "128"]
+
+
 def test_a_dropped_picture_is_used_for_any_task(page: Page) -> None:
     expect(page.locator("#submit")).to_be_visible()
     drop_file(page, "mine.png", png((40, 30)))

@@ -83,10 +83,11 @@ function readParameters(text) {
   return settings;
 }
 
-// A value with a comma is quoted.
+// A value with a comma is quoted. A name begins with no space and is bounded: what isn't followed by a colon is read over
+// and over otherwise, and a text can be long.
 const pairs = (line) =>
   Object.fromEntries(
-    [...line.matchAll(/\s*([\w ()+/-]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)/g)].map(([, name, value]) => [
+    [...line.matchAll(/([\w()+/-][\w ()+/-]{0,63}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)/g)].map(([, name, value]) => [
       name.trim(),
       value.replace(/^"|"$/g, "").trim(),
     ]),
