@@ -14,6 +14,7 @@ const RESOLVED = new Set([
   "numerics",
   ...FILES,
   "embeddings",
+  "guidance_embedded",
   "webhook_url",
   "deadline_ms",
   "preview_every",
@@ -49,14 +50,18 @@ function fieldsFor({ request, images }, image, card) {
       !(card && OF_MODELS.has(name) && !card.fields.includes(name)) &&
       !("image" in request && FROM_PICTURE.has(name)) &&
       !(request.timesteps && name === "steps") &&
+      !(request.denoising_start && name === "strength") &&
       DEFAULTS[name] !== value,
   );
   const fields = Object.fromEntries(kept);
   delete fields.num_images;
   if (fields.loras) fields.loras = fields.loras.map(({ hash, ...lora }) => lora);
+  if (fields.hires) fields.hires = withoutModel(fields.hires);
   if (fields.controls) fields.controls = fields.controls.map(({ hash, image: _, ...control }) => control);
   return { ...fields, seed: request.seeds?.[index] ?? image.seed };
 }
+
+const withoutModel = ({ enlarged_by: _, ...hires }) => hires;
 
 function callOf(job, image, card) {
   const { kind, request } = job;
