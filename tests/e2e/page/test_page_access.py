@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from playwright.sync_api import Browser, FloatRect, Page, Response, Route, expect
 from redis import Redis
 
+from contract.redis_keys import rate_key
 from core.storage import open_store
 from service.auth import keys
 from tests.e2e.browser import choose_picture, drop_file, job_id, open_page, serious, unfold
@@ -311,6 +313,21 @@ def test_the_page_asks_for_a_key_and_then_works(locked: Page, token: str, redis:
     locked.reload()
     expect(locked.locator("#field-prompt")).to_be_visible()
     expect(locked.locator("dialog.api-key")).to_have_count(0)
+
+
+def test_a_job_that_ends_while_its_key_may_ask_for_nothing_is_shown_later(
+    locked: Page, redis: Redis, folder: Path
+) -> None:
+    key, token = keys.create(redis, "hasty", ["generate", "read"], requests_per_minute=1000)
+    locked.fill("#api-key", token)
+    locked.press("#api-key", "Enter")
+    locked.fill("#field-prompt", "red heart")
+    locked.press("#field-prompt", "Enter")
+    expect(locked.locator(".now")).to_contain_text("Waiting for a worker")
+    redis.set(rate_key(key.id), time.time() + 62)  # two seconds above what a burst may owe
+    with locked.expect_response(lambda answer: answer.status == 429 and "/jobs/" in answer.url):
+        finish(redis, open_store(str(folder / "data" / "objects")), job_id(locked), png((64, 64)))
+    expect(locked.locator("img.picture")).to_be_visible()
 
 
 def test_the_description_of_the_api_asks_too(locked: Page, token: str) -> None:
