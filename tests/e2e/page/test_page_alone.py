@@ -242,9 +242,9 @@ def test_a_stream_is_asked_for_again_where_too_many_are_open(
     with running(settings) as client, open_page(browser, str(client.base_url)) as page:
         other = client.post("/v1/txt2img", json={"prompt": "other"}).json()["id"]
         page.fill("#field-prompt", "red heart")
-        with client.stream("GET", f"/v1/jobs/{other}/events"):
-            with page.expect_response(lambda answer: answer.status == 429):
-                page.click("#submit")
+        refused = page.expect_response(lambda answer: answer.status == 429)
+        with client.stream("GET", f"/v1/jobs/{other}/events"), refused:
+            page.click("#submit")
         with page.expect_response(lambda answer: answer.url.endswith("/events") and answer.ok):
             pass
         expect(page.locator(".running q")).to_have_text("red heart")

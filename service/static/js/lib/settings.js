@@ -77,6 +77,7 @@ function readParameters(text) {
     if (Number.isFinite(Number(facts[name] ?? NaN))) settings[field] = Number(facts[name]);
   const size = /^(\d+)x(\d+)$/.exec(facts.Size ?? "");
   if (size) [settings.width, settings.height] = [Number(size[1]), Number(size[2])];
+  if (facts["Hires upscale"]) settings.hires = { scale: Number(facts["Hires upscale"]) };
   if (facts.Sampler) settings.sampler = facts.Sampler;
   if (facts["Schedule type"]) settings.schedule = facts["Schedule type"].toLowerCase();
   if (facts.Model) settings.model = facts.Model;

@@ -2,6 +2,7 @@
  * Copies the call that makes a picture again: which fields it must name, and the menu of languages.
  */
 
+import { posted } from "../form/fields.js";
 import { tell } from "../lib/dom.js";
 import { curl, javascript, openai, python, speaksOpenai } from "./calls.js";
 import { menu } from "./files.js";
@@ -56,12 +57,10 @@ function fieldsFor({ request, images }, image, card) {
   const fields = Object.fromEntries(kept);
   delete fields.num_images;
   if (fields.loras) fields.loras = fields.loras.map(({ hash, ...lora }) => lora);
-  if (fields.hires) fields.hires = withoutModel(fields.hires);
+  if (fields.hires) fields.hires = posted(fields.hires);
   if (fields.controls) fields.controls = fields.controls.map(({ hash, image: _, ...control }) => control);
   return { ...fields, seed: request.seeds?.[index] ?? image.seed };
 }
-
-const withoutModel = ({ enlarged_by: _, ...hires }) => hires;
 
 function callOf(job, image, card) {
   const { kind, request } = job;
