@@ -150,7 +150,6 @@ def test_a_masks_hint_and_tools_stand_beside_the_picture_at_every_width(page: Pa
 
 def test_a_phone_has_the_form_in_a_sheet_that_keeps_focus(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
-    expect(page.locator("#cost")).not_to_be_empty()  # nothing is pushed up between a press and its release
     page.click("#rail-toggle")
     expect(page.locator("#field-seed")).to_be_visible()
     assert page.evaluate("document.querySelector('#stage').inert")
@@ -175,6 +174,21 @@ def test_a_phones_button_for_all_settings_comes_with_them(page: Page) -> None:
     page.unroute("**/v1/models")  # lets them go on
     expect(page.locator("#rail-toggle")).to_be_visible()
     expect(page.locator("#field-prompt")).to_be_visible()
+
+
+def test_a_phones_button_for_all_settings_stands_still_as_the_cost_is_told(page: Page) -> None:
+    held: list[Route] = []
+    for width, height in SIZES[:2]:
+        page.route("**/*dry_run*", lambda route: held.append(route))
+        resize(page, width, height)
+        page.reload()
+        with page.expect_request("**/*dry_run*"):
+            page.fill("#field-prompt", "red heart")
+        expect(page.locator("#cost")).to_have_text("")
+        before = box_of(page, "#rail-toggle")
+        page.unroute("**/*dry_run*")  # lets them go on
+        expect(page.locator("#cost")).to_contain_text("no worker serves painter now; the job would wait for one")
+        assert box_of(page, "#rail-toggle") == before
 
 
 def test_a_picture_is_asked_for_by_keyboard_alone(page: Page) -> None:
