@@ -293,7 +293,7 @@ def token(redis: Redis) -> str:
 
 @pytest.fixture
 def locked(browser: Browser, client: httpx2.Client, token: str) -> Iterator[Page]:  # noqa: ARG001 (keys are on)
-    with open_page(browser, str(client.base_url)) as opened:
+    with open_page(browser, str(client.base_url), reduced_motion="reduce") as opened:
         yield opened
 
 
