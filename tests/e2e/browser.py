@@ -107,6 +107,16 @@ def drop_file(page: Page, name: str, content: bytes, media_type: str = "image/pn
     )
 
 
+def copied(page: Page, name: str) -> str:
+    """The call of the picture on the stage, as one of the menu's languages."""
+    page.click("#copy-as summary")
+    page.locator("#copy-as button", has_text=name).click()
+    expect(page.locator("#announce")).to_have_text(f"Copied as {name}")
+    expect(page.locator(".told")).to_have_text(f"Copied as {name}")
+    call: str = page.evaluate("navigator.clipboard.readText()")
+    return call
+
+
 def canvas_pixels(page: Page, selector: str) -> list[int]:
     """RGBA bytes of a canvas of the page."""
     script = "(canvas) => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"

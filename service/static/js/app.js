@@ -4,6 +4,7 @@
 
 import { Cost } from "./form/cost.js";
 import { Desk } from "./form/desk.js";
+import { lossOf, unsaidOf, withUnsaid } from "./form/fields.js";
 import { Form } from "./form/form.js";
 import { Order } from "./form/order.js";
 import { chooseFile, openPicture, pictureRow } from "./form/picture.js";
@@ -64,7 +65,9 @@ async function start() {
   selectKind(service.kinds.includes(asked.task) ? asked.task : drafted);
   gallery.refresh();
   const job = await openAddress();
-  if (job && !asked.task) await fillFrom(job); // a link that somebody gave: the form is as its job had it
+  if (!job || asked.task) return;
+  await fillFrom(job); // a link that somebody gave: the form is as its job had it
+  tellLoss(job.request);
 }
 
 function unusable({ status, message }) {
@@ -154,13 +157,14 @@ function changed({ target }) {
   if (target.name in SEEN) document.dispatchEvent(new Event(SEEN[target.name]));
 }
 
-async function submit() {
+/** Sends what the form says; `unsaid` are fields that it has no control for. */
+async function submit(unsaid = {}) {
   if (form.submit.disabled || !desk.card) return;
   form.busy(true);
   form.showProblem(null);
   try {
     const [{ kind, fields, files, source }] = await Promise.all([order.ready(), showing.ready()]);
-    await accepted(await api.submit(kind, fields, files), source);
+    await accepted(await api.submit(kind, withUnsaid(fields, unsaid), files), source);
   } catch (problem) {
     showRail(true);
     form.showProblem(problem);
@@ -203,10 +207,17 @@ async function fill({ tokens, ...values }) {
   form.fill(values);
 }
 
-function filled() {
+function filled(request) {
   showRail(true);
   form.focus();
   announce("Settings filled in");
+  tellLoss(request);
+}
+
+/** Says what of a request the form has no control for. */
+function tellLoss(request) {
+  const loss = lossOf(request);
+  if (loss) tell(loss);
 }
 
 // Pictures that come from elsewhere
@@ -267,7 +278,7 @@ async function takeSettings(settings) {
   await leaveJob();
   await fill(values);
   form.showProblem(missing.length ? { message: missing.join(" ") } : null);
-  filled();
+  filled(values);
 }
 
 // The stage
@@ -323,14 +334,14 @@ async function takeImage(image, use) {
 
 async function reuse(job, image) {
   await fillFrom(job, image);
-  filled();
+  filled(job.request);
 }
 
 /** Four more of the same request, each from noise of its own. */
 async function variations(job) {
   await fillFrom(job);
   form.fill({ seed: "", num_images: 4 });
-  byId("form").requestSubmit();
+  await submit(unsaidOf(job.request));
 }
 
 /** Shows what the address says; resolves with its job, if it names one that was not shown. */

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.browser import choose_picture, drop_file, job_id, open_page, unfold
+from tests.e2e.browser import choose_picture, copied, drop_file, job_id, open_page, unfold
 from tests.gateway import png, same_pixels
 from tests.service import Service
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
@@ -136,16 +136,6 @@ def test_repainting_changes_nothing_outside_the_mask(page: Page, service: Servic
     assert top >= 19
     assert right <= 46
     assert bottom <= 33
-
-
-def copied(page: Page, name: str) -> str:
-    """The call of the picture on the stage, as one of the menu's languages."""
-    page.click("#copy-as summary")
-    page.locator("#copy-as button", has_text=name).click()
-    expect(page.locator("#announce")).to_have_text(f"Copied as {name}")
-    expect(page.locator(".told")).to_have_text(f"Copied as {name}")
-    call: str = page.evaluate("navigator.clipboard.readText()")
-    return call
 
 
 def run_copied(command: str, job: dict[str, Any], folder: Path) -> bytes:

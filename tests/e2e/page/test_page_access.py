@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from playwright.sync_api import Browser, FloatRect, Page, Response, Route, expect
 from redis import Redis
 
+from contract.redis_keys import rate_key
 from core.storage import open_store
 from service.auth import keys
 from tests.e2e.browser import choose_picture, drop_file, job_id, open_page, serious, unfold
@@ -148,7 +150,6 @@ def test_a_masks_hint_and_tools_stand_beside_the_picture_at_every_width(page: Pa
 
 def test_a_phone_has_the_form_in_a_sheet_that_keeps_focus(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
-    expect(page.locator("#cost")).not_to_be_empty()  # nothing is pushed up between a press and its release
     page.click("#rail-toggle")
     expect(page.locator("#field-seed")).to_be_visible()
     assert page.evaluate("document.querySelector('#stage').inert")
@@ -173,6 +174,21 @@ def test_a_phones_button_for_all_settings_comes_with_them(page: Page) -> None:
     page.unroute("**/v1/models")  # lets them go on
     expect(page.locator("#rail-toggle")).to_be_visible()
     expect(page.locator("#field-prompt")).to_be_visible()
+
+
+def test_a_phones_button_for_all_settings_stands_still_as_the_cost_is_told(page: Page) -> None:
+    held: list[Route] = []
+    for width, height in SIZES[:2]:
+        page.route("**/*dry_run*", lambda route: held.append(route))
+        resize(page, width, height)
+        page.reload()
+        with page.expect_request("**/*dry_run*"):
+            page.fill("#field-prompt", "red heart")
+        expect(page.locator("#cost")).to_have_text("")
+        before = box_of(page, "#rail-toggle")
+        page.unroute("**/*dry_run*")  # lets them go on
+        expect(page.locator("#cost")).to_contain_text("no worker serves painter now; the job would wait for one")
+        assert box_of(page, "#rail-toggle") == before
 
 
 def test_a_picture_is_asked_for_by_keyboard_alone(page: Page) -> None:
@@ -277,7 +293,7 @@ def token(redis: Redis) -> str:
 
 @pytest.fixture
 def locked(browser: Browser, client: httpx2.Client, token: str) -> Iterator[Page]:  # noqa: ARG001 (keys are on)
-    with open_page(browser, str(client.base_url)) as opened:
+    with open_page(browser, str(client.base_url), reduced_motion="reduce") as opened:
         yield opened
 
 
@@ -311,6 +327,21 @@ def test_the_page_asks_for_a_key_and_then_works(locked: Page, token: str, redis:
     locked.reload()
     expect(locked.locator("#field-prompt")).to_be_visible()
     expect(locked.locator("dialog.api-key")).to_have_count(0)
+
+
+def test_a_job_that_ends_while_its_key_may_ask_for_nothing_is_shown_later(
+    locked: Page, redis: Redis, folder: Path
+) -> None:
+    key, token = keys.create(redis, "hasty", ["generate", "read"], requests_per_minute=1000)
+    locked.fill("#api-key", token)
+    locked.press("#api-key", "Enter")
+    locked.fill("#field-prompt", "red heart")
+    locked.press("#field-prompt", "Enter")
+    expect(locked.locator(".now")).to_contain_text("Waiting for a worker")
+    redis.set(rate_key(key.id), time.time() + 62)  # two seconds above what a burst may owe
+    with locked.expect_response(lambda answer: answer.status == 429 and "/jobs/" in answer.url):
+        finish(redis, open_store(str(folder / "data" / "objects")), job_id(locked), png((64, 64)))
+    expect(locked.locator("img.picture")).to_be_visible()
 
 
 def test_the_description_of_the_api_asks_too(locked: Page, token: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from playwright.sync_api import Browser, FilePayload, Page, Route, expect
 from redis import Redis
 
 from contract.card import InstalledControlNet, InstalledEmbedding, InstalledLora, Style
-from tests.e2e.browser import choose_picture, drop_file, job_id, open_page, serious, unfold
-from tests.gateway import PAINTER, UPSCALER, png, with_text, write_cards
+from core.storage import open_store
+from tests.e2e.browser import choose_picture, copied, drop_file, job_id, open_page, serious, unfold
+from tests.gateway import PAINTER, UPSCALER, finish, png, with_text, write_cards
 
 WIDTH = 32  # of the text that the painter reads
 LOOKS = (Style(name="3D", suffix=", 3d style"), Style(name="Navy", suffix=" on a navy background"))
@@ -45,7 +47,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("gateway")
     fields = (*PAINTER.fields, "prompt_syntax", "clip_skip")
     changes = {"tasks": ("txt2img", "inpaint", "img2img"), "fields": fields, "context_width": WIDTH, "styles": LOOKS}
-    write_cards(made / "models", PAINTER.model_copy(update=changes), UPSCALER)
+    quick = {"id": "quick", "tasks": ("txt2img", "img2img"), "fields": (*fields, "denoising_start")}
+    consistent = PAINTER.model_copy(update=changes | quick | {"guidance_embedded": True})
+    write_cards(made / "models", PAINTER.model_copy(update=changes), UPSCALER, consistent)
     write_add_ons(made / "models")
     return made
 
@@ -156,6 +160,50 @@ def test_a_picture_is_drawn_over_with_what_was_added(page: Page, client: httpx2.
     assert request["loras"][0]["id"] == "pixels"
     assert (request["controls"][0]["image"]["width"], request["controls"][0]["image"]["height"]) == (48, 32)
     assert request["guidance_interval"] == [0.0, 0.8]
+
+
+def dry_run(command: str, job: str, folder: Path) -> dict[str, Any]:
+    """The request that a copied curl would make, run in `folder`."""
+    for asked, instead in (("img' -H", "img?dry_run=true' -H"), ("Accept: image/png", "Accept: application/json")):
+        assert asked in command
+        command = command.replace(asked, instead)
+    subprocess.run(["/bin/sh", "-c", command], cwd=folder, check=True)
+    answer: dict[str, Any] = json.loads((folder / f"{job}-0.png").read_text("utf-8"))
+    assert "request" in answer, answer
+    request: dict[str, Any] = answer["request"]
+    return request
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "pictures"),
+    [
+        ("txt2img", {"hires": {"scale": 2, "upscaler": "upscaler"}}, []),
+        ("txt2img", {"hires": {"scale": 2}, "controls": [{"id": "edges"}]}, ["control_0"]),
+        ("img2img", {"denoising_start": 0.5}, ["image"]),
+    ],
+)
+def test_calls_are_copied_as_the_service_takes_them(
+    page: Page,
+    client: httpx2.Client,
+    redis: Redis,
+    folder: Path,
+    tmp_path: Path,
+    kind: str,
+    fields: dict[str, Any],
+    pictures: list[str],
+) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    data = {"prompt": "heart", "model": "quick", **{name: json.dumps(value) for name, value in fields.items()}}
+    files = {name: (f"{name}.png", png((64, 64)), "image/png") for name in pictures}
+    for path, content, _ in files.values():
+        (tmp_path / path).write_bytes(content)
+    sent = {"data": data, "files": files} if files else {"json": data | fields}
+    job = client.post(f"/v1/{kind}", **sent).raise_for_status().json()
+    finish(redis, open_store(str(folder / "data" / "objects")), job["id"], png((64, 64)))
+    page.goto(f"{client.base_url}#job={job['id']}")
+    request = dry_run(copied(page, "curl"), job["id"], tmp_path)
+    assert set(fields) < set(request)
+    assert request == job["request"]
 
 
 def test_settings_of_a_picture_bring_what_was_added(page: Page) -> None:

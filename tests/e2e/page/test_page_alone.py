@@ -15,8 +15,10 @@ from redis import Redis
 
 from contract.redis_keys import events_key, job_key
 from core.storage import open_store
+from service.jobs import streams
 from tests.e2e.browser import canvas_pixels, choose_picture, job_id, open_page, unfold
-from tests.gateway import finish, png
+from tests.gateway import finish, png, running, settings_for
+from tests.redis_server import RedisServer
 from tests.times import cells, publish
 
 OTHERS = 5 * 24 + 1  # jobs: more than the gallery reads at once to find some of its own
@@ -230,6 +232,24 @@ def test_a_lost_connection_is_said_and_found_again_and_time_left_stands_still_me
     redis.hset(job_key(job), "status", "queued")
     client.delete(f"/v1/jobs/{job}")
     expect(page.locator(".ending")).to_contain_text("Canceled")
+
+
+def test_a_stream_is_asked_for_again_where_too_many_are_open(
+    browser: Browser, redis_server: RedisServer, redis: Redis, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "RETRY_AFTER_S", 1)
+    settings = settings_for(redis_server.url, folder, event_streams=1)
+    with running(settings) as client, open_page(browser, str(client.base_url)) as page:
+        other = client.post("/v1/txt2img", json={"prompt": "other"}).json()["id"]
+        page.fill("#field-prompt", "red heart")
+        refused = page.expect_response(lambda answer: answer.status == 429)
+        with client.stream("GET", f"/v1/jobs/{other}/events"), refused:
+            page.click("#submit")
+        with page.expect_response(lambda answer: answer.url.endswith("/events") and answer.ok):
+            pass
+        expect(page.locator(".running q")).to_have_text("red heart")
+        redis.xadd(events_key(job_id(page)), {"type": "step", "data": '{"step": 7, "steps": 20}'})
+        expect(page.locator(".numbers .count")).to_have_text("Step 7 of 20")
 
 
 def test_a_job_that_ends_in_a_hidden_tab_is_told_by_a_notification(page: Page, redis: Redis, folder: Path) -> None:

@@ -16,8 +16,9 @@ from redis import Redis
 
 from contract.card import LayoutCard
 from contract.redis_keys import serving_key
+from core.storage import open_store
 from tests.e2e.browser import canvas_pixels, choose_picture, drop_file, job_id, open_page, serious, unfold
-from tests.gateway import PAINTER, UPSCALER, png, with_text, write_cards
+from tests.gateway import PAINTER, UPSCALER, finish, png, with_text, write_cards
 from tests.times import cells, publish
 
 TASKS = ["Create", "From a picture", "Repaint", "Upscale", "Of a class", "From boxes"]
@@ -75,6 +76,30 @@ def test_a_link_to_a_job_opens_its_task_and_settings(page: Page, client: httpx2.
     expect(page.locator("#field-steps")).to_have_value("9")
 
 
+def test_what_the_form_cant_ask_for_is_said_and_is_part_of_variations(
+    page: Page, client: httpx2.Client, redis: Redis, folder: Path
+) -> None:
+    told, lost = page.locator(".told"), "That picture had timesteps of its own and a second, larger pass; the form "
+    asked = {"prompt": "red heart", "timesteps": [900, 400], "hires": {"scale": 2, "upscaler": "upscaler"}}
+    job = client.post("/v1/txt2img", json=asked).json()
+    finish(redis, open_store(str(folder / "data" / "objects")), job["id"], png((128, 128)))
+    page.goto("about:blank")
+    page.goto(f"{client.base_url}#job={job['id']}")
+    expect(told).to_have_text(lost + "makes it without.")
+    page.reload()
+    page.click("#reuse")
+    expect(told).to_have_text(lost + "makes it without.")
+    with page.expect_response(lambda answer: answer.status == 202) as accepted:
+        page.click("#variations")
+    request = accepted.value.json()["request"]
+    assert request["num_images"] == 4
+    assert {name: request[name] for name in asked} == {name: job["request"][name] for name in asked}
+    facts = "Steps: 30, Sampler: Euler, Hires upscale: 2, Hires upscaler: Latent"
+    drop_file(page, "theirs.png", with_text(parameters=f"red heart\n{facts}"))
+    page.click("#read-settings")
+    expect(told).to_have_text("That picture had a second, larger pass; the form makes it without.")
+
+
 def test_a_class_is_chosen_and_found_again_by_its_name(page: Page, client: httpx2.Client) -> None:
     job = client.post("/v1/class2img", json={"class_id": 1}).json()["id"]
     page.goto("about:blank")
@@ -124,6 +149,14 @@ def test_settings_are_read_as_other_programs_write_them(page: Page) -> None:
     found = [page.input_value(f"#field-{name}") for name in names]
     assert found == ["stars", "30", "euler", "6.5", "99", "192", "128"]
     expect(page.locator("#problem")).to_have_text("Its model, elsewhere, isn't installed here.")
+
+
+def test_a_text_of_nothing_but_spaces_and_letters_is_read_at_once(page: Page) -> None:
+    facts = f"Steps: 7, {' ' * 20_000}{'a ' * 20_000}{'a' * 20_000}, Size: 192x128"
+    drop_file(page, "theirs.png", with_text(parameters=f"red heart\n{facts}"))
+    page.click("#read-settings")
+    expect(page.locator("#field-prompt")).to_have_value("red heart")
+    assert [page.input_value(f"#field-{name}") for name in ("steps", "width", "height")] == ["7", "192", "128"]
 
 
 def test_a_dropped_picture_is_used_for_any_task(page: Page) -> None:

@@ -164,6 +164,15 @@ function worded(name) {
 // Uploads, and what the page sets itself or has no use for.
 const UNSHOWN = new Set(["image", "mask", "depth", "mask_mode", "webhook_url", "timesteps", "model"]);
 
+// Fields of a request that no control has, whatever the model: what a picture had that was made with them.
+const UNSAID = {
+  hires: "a second, larger pass",
+  timesteps: "timesteps of its own",
+  original_size: "a size that its model was told",
+  target_size: "a size that its model was told",
+  crop: "a crop that its model was told",
+};
+
 const CLASS = new Set(["label", "class_id"]); // what the picture shows, as the prompt elsewhere
 
 // A preview costs one decode: six a picture are cheap beside its steps.
@@ -171,6 +180,28 @@ const PREVIEWS = 6;
 
 function previewEvery({ steps }, card) {
   return Math.max(1, Math.round((steps ?? card.defaults.steps) / PREVIEWS));
+}
+
+/** Those fields of a resolved request that the form can't say, as a post has them. */
+export function unsaidOf(request) {
+  const found = Object.entries(request).filter(([name, value]) => name in UNSAID && value !== null);
+  return Object.fromEntries(found.map(([name, value]) => [name, name === "hires" ? posted(value) : value]));
+}
+
+/** A second pass as a post has it: its model is named there, not resolved. */
+export const posted = ({ enlarged_by: _, ...hires }) => hires;
+
+/** What the form says, joined with what it can't: timesteps stand for steps and schedule. */
+export function withUnsaid(fields, unsaid) {
+  const all = { ...fields, ...unsaid };
+  if (unsaid.timesteps) for (const name of ["steps", "schedule"]) delete all[name];
+  return all;
+}
+
+/** A sentence about what of a request the form leaves out, or "". */
+export function lossOf(request) {
+  const had = new Set(Object.keys(unsaidOf(request)).map((name) => UNSAID[name]));
+  return had.size ? `That picture had ${[...had].join(" and ")}; the form makes it without.` : "";
 }
 
 // Fields that concern the job, not the model; all others are shown only where the card lists them.

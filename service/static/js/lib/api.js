@@ -80,8 +80,9 @@ function multipart(fields, files) {
   return body;
 }
 
-/** How a form writes a value: a list of numbers as `0.2,0.8`, one of objects as JSON. */
-export const inForm = (value) => (typeof value?.[0] === "object" ? JSON.stringify(value) : String(value));
+/** How a form writes a value: a list of numbers as `0.2,0.8`, an object or a list of them as JSON. */
+export const inForm = (value) =>
+  typeof (Array.isArray(value) ? value[0] : value) === "object" ? JSON.stringify(value) : String(value);
 
 const jobPath = (id) => `v1/jobs/${encodeURIComponent(id)}`;
 

@@ -35,9 +35,11 @@ function parseBlock(block) {
   return event.data ? { ...event, data: JSON.parse(event.data) } : null;
 }
 
-// A broken body is a TypeError; no answer is status 0; without Redis the gateway answers 503.
-const isConnectionLoss = (error) =>
-  error instanceof TypeError || (error instanceof api.Problem && (error.status === 0 || error.status >= 500));
+export const TOO_MANY = 429;
+
+// A broken body is a TypeError; no answer is status 0; without Redis the gateway answers 503; 429 says when to come back.
+const passes = ({ status }) => status === 0 || status === TOO_MANY || status >= 500;
+const isConnectionLoss = (error) => error instanceof TypeError || (error instanceof api.Problem && passes(error));
 
 const pause = (ms, signal) =>
   new Promise((resolve) => {
@@ -46,7 +48,8 @@ const pause = (ms, signal) =>
   });
 
 /**
- * Follows a job until its terminal event, across lost connections, and resolves then (or when `signal` aborts).
+ * Follows a job until its terminal event, across lost connections, and resolves with it as it has ended; with undefined
+ * when `signal` aborts.
  *
  * @param onEvent called with each event once, in order
  * @param onConnection called with true and false as the stream opens and breaks
@@ -56,22 +59,25 @@ export async function follow(id, { onEvent, onConnection, signal }) {
   let lastId = "";
   let delay = FIRST_DELAY_MS;
   while (!signal.aborted) {
+    let asked = 0; // to wait
     try {
       const answer = await api.events(id, lastId, signal);
-      if (answer.status === 204) return;
+      if (answer.status === 204) return await api.job(id);
       onConnection(true);
       for await (const event of parse(answer.body)) {
         lastId = event.id || lastId;
         delay = FIRST_DELAY_MS;
         onEvent(event);
-        if (TERMINAL.has(event.type)) return;
+        if (TERMINAL.has(event.type)) return await api.job(id);
       }
     } catch (error) {
-      if (signal.aborted) return;
+      if (signal.aborted) return undefined;
       if (!isConnectionLoss(error)) throw error;
+      asked = 1000 * (error.retryAfter ?? 0);
     }
     onConnection(false);
-    await pause(delay, signal);
+    await pause(Math.max(delay, asked), signal);
     delay = Math.min(delay * 2, LONGEST_DELAY_MS);
   }
+  return undefined;
 }

@@ -77,16 +77,18 @@ function readParameters(text) {
     if (Number.isFinite(Number(facts[name] ?? NaN))) settings[field] = Number(facts[name]);
   const size = /^(\d+)x(\d+)$/.exec(facts.Size ?? "");
   if (size) [settings.width, settings.height] = [Number(size[1]), Number(size[2])];
+  if (facts["Hires upscale"]) settings.hires = { scale: Number(facts["Hires upscale"]) };
   if (facts.Sampler) settings.sampler = facts.Sampler;
   if (facts["Schedule type"]) settings.schedule = facts["Schedule type"].toLowerCase();
   if (facts.Model) settings.model = facts.Model;
   return settings;
 }
 
-// A value with a comma is quoted.
+// A value with a comma is quoted. A name begins with no space and is bounded: what isn't followed by a colon is read over
+// and over otherwise, and a text can be long.
 const pairs = (line) =>
   Object.fromEntries(
-    [...line.matchAll(/\s*([\w ()+/-]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)/g)].map(([, name, value]) => [
+    [...line.matchAll(/([\w()+/-][\w ()+/-]{0,63}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)/g)].map(([, name, value]) => [
       name.trim(),
       value.replace(/^"|"$/g, "").trim(),
     ]),

@@ -2,6 +2,7 @@
  * Copies the call that makes a picture again: which fields it must name, and the menu of languages.
  */
 
+import { posted } from "../form/fields.js";
 import { tell } from "../lib/dom.js";
 import { curl, javascript, openai, python, speaksOpenai } from "./calls.js";
 import { menu } from "./files.js";
@@ -14,6 +15,7 @@ const RESOLVED = new Set([
   "numerics",
   ...FILES,
   "embeddings",
+  "guidance_embedded",
   "webhook_url",
   "deadline_ms",
   "preview_every",
@@ -49,11 +51,13 @@ function fieldsFor({ request, images }, image, card) {
       !(card && OF_MODELS.has(name) && !card.fields.includes(name)) &&
       !("image" in request && FROM_PICTURE.has(name)) &&
       !(request.timesteps && name === "steps") &&
+      !(request.denoising_start && name === "strength") &&
       DEFAULTS[name] !== value,
   );
   const fields = Object.fromEntries(kept);
   delete fields.num_images;
   if (fields.loras) fields.loras = fields.loras.map(({ hash, ...lora }) => lora);
+  if (fields.hires) fields.hires = posted(fields.hires);
   if (fields.controls) fields.controls = fields.controls.map(({ hash, image: _, ...control }) => control);
   return { ...fields, seed: request.seeds?.[index] ?? image.seed };
 }

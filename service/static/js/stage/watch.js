@@ -4,7 +4,7 @@
 
 import * as api from "../lib/api.js";
 import { announce, tell } from "../lib/dom.js";
-import { follow } from "../lib/events.js";
+import { follow, TOO_MANY } from "../lib/events.js";
 import { ProgressView } from "./progress.js";
 
 const POLL_MS = 2000;
@@ -28,16 +28,16 @@ export async function watch(job, { show, serves, signal, source, stages, onShare
   const timer = setInterval(look, POLL_MS);
   look();
   try {
-    await follow(job.id, {
+    const last = await follow(job.id, {
       signal: AbortSignal.any([signal, over.signal]),
       onConnection: (open) => view.connection(open),
       onEvent: (event) => apply(event, view),
     });
+    return signal.aborted ? undefined : told(last ?? over.signal.reason);
   } finally {
     clearInterval(timer);
     view.close();
   }
-  return signal.aborted ? undefined : finished(job.id);
 }
 
 // Events say nothing of the place in the queue, and a stream can be dead without a word; the job itself knows.
@@ -45,10 +45,10 @@ async function poll(id, view, serves, over) {
   try {
     const job = await api.job(id);
     view.connection(true);
-    if (ended(job)) over.abort();
+    if (ended(job)) over.abort(job);
     else view.update(job, serves(job.request.model));
   } catch (problem) {
-    view.connection(problem.status >= 400 && problem.status < 500);
+    if (problem.status !== TOO_MANY) view.connection(problem.status >= 400 && problem.status < 500);
   }
 }
 
@@ -58,8 +58,7 @@ function apply({ type, data }, view) {
   else if (type === "started") announce("Started");
 }
 
-async function finished(id) {
-  const job = await api.job(id);
+function told(job) {
   announce({ succeeded: "Done", failed: "Failed", canceled: "Canceled" }[job.status] ?? job.status);
   return job;
 }
