@@ -124,7 +124,7 @@ def write_card(
             save_tokenizer(checkpoint.tokenizers[0], folder / "tokenizer")
         model_id, digest = id_of(name), weights_hash(weights)
         found = default_card(checkpoint, model_id, digest)
-        files = stamps(weight_files(weights))
+        files = stamps(weight_files(weights), folder)
         write_json(folder / CARD, {**found, **(kept or {}), "id": model_id, "hash": digest})
         save_detected(folder, Detected(found, files, notes_of(checkpoint)))
     except OSError as error:

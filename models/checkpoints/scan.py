@@ -22,7 +22,7 @@ from models.checkpoints.card import (
 from models.checkpoints.checkpoint import fitted
 from models.checkpoints.files.weights import is_weights, understood
 from models.checkpoints.layouts.detect import is_indexed, load_checkpoint, preferred, single_file
-from models.checkpoints.layouts.detected import read_detected, stamps, user_set
+from models.checkpoints.layouts.detected import is_of, read_detected, user_set
 from models.checkpoints.layouts.vae import COMPANIONS, is_companion
 
 
@@ -114,7 +114,7 @@ def _renewed(path: Path, card: Path, models_dir: Path, taken: dict[str, Path]) -
     model_id = next((name for name, owner in taken.items() if owner == path), None)
     if card.is_file() and record is None:
         return ScannedCheckpoint(path, card)  # somebody else's
-    if model_id is not None and record is not None and record.files == stamps(weight_files(path)):
+    if model_id is not None and record is not None and is_of(record, weight_files(path), card.parent):
         return ScannedCheckpoint(path, card, notes=record.notes)
     kept = user_set(card.parent)
     model_id = model_id or id_of(_name(path, models_dir), taken)
