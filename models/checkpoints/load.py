@@ -32,6 +32,7 @@ def load(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) ->
 
     Raises:
         CheckpointError: naming the file, key or shape that doesn't fit.
+        torch.OutOfMemoryError: the device lacks memory for it.
     """
     checkpoint, folder = load_as_set(path), card_folder(path)
     with understood(path):

@@ -134,10 +134,10 @@ class ModelLibrary:
         """Load a model now, if it fits beside those in memory.
 
         Raises:
-            CheckpointError: it doesn't load.
+            CheckpointError: it doesn't load, or its device lacks memory for it.
         """
         if self._fits(model, self.resident):
-            self.resident[model] = self._load(self.offered[model])
+            self.resident[model] = self._fetch(model)
 
     def withdraw(self, model: str) -> None:
         """Offer a model no more."""

@@ -41,10 +41,13 @@ STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 
 @contextmanager
 def understood(path: Path) -> Iterator[None]:
-    """Turn any fault of interpreting a checkpoint into a CheckpointError of one line naming `path`."""
+    """Turn any fault of interpreting a checkpoint into a CheckpointError of one line naming `path`.
+
+    What a device lacks or suffers as weights are placed on it is none of the file's: it is raised as it is.
+    """
     try:
         yield
-    except CheckpointError:
+    except (CheckpointError, torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except OSError as error:
         raise CheckpointError(f"{path}: {error}", value=str(path)) from error
