@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from core.errors import CheckpointError
-from models.checkpoints.card import card_folder, load_as_set, write_card
+from models.checkpoints.card import card_folder, default_card, load_as_set, write_card
 from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.files.weights import understood
+from models.checkpoints.layouts.detect import load_checkpoint
 from models.checkpoints.layouts.detected import user_set
 from models.checkpoints.layouts.diffusers.writer import save_diffusers
 from models.checkpoints.layouts.native import save_native
@@ -33,7 +34,9 @@ def convert(path: Path, out: Path, to: Target) -> Path:
     unfinished = out.with_name(f".{out.name}.unfinished")
     try:
         (save_native if to == "native" else save_diffusers)(checkpoint, unfinished)
-        write_card(checkpoint, unfinished, unfinished, out.name, kept=_kept(path))
+        # The card is that of the new folder, whose files don't say what defaults suit the model: those are kept.
+        kept = {"defaults": default_card(checkpoint, out.name, "")["defaults"], **_kept(path)}
+        write_card(load_checkpoint(unfinished, data=False), unfinished, unfinished, out.name, kept)
         if out.exists():
             out.rmdir()
         unfinished.rename(out)

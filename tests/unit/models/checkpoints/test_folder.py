@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from contract.card import card_files
 from models.checkpoints.card import weights_hash
-from models.checkpoints.convert import convert
+from models.checkpoints.convert import Target, convert
 from models.checkpoints.inspect import inspect
 from models.checkpoints.layouts.detect import load_checkpoint, loaded_files
 from models.checkpoints.layouts.detected import DETECTED
@@ -26,6 +27,7 @@ from tests.tiny import write_tiny
 from workers.library.catalogue import find_cards, write_missing_cards
 
 SD1 = CASES / "single_file" / "sd1_single_file" / "model.safetensors"
+SDXL = CASES / "sdxl" / "sdxl_single_file"
 FOLDER = CASES / "diffusers" / "stable_diffusion_1" / "pipeline"
 
 
@@ -194,6 +196,38 @@ def test_conversion_keeps_what_the_card_says(tmp_path: Path) -> None:
         assert (kept["licence"], kept["prediction_type"], kept["id"]) == ("mine", "v", "out")
         assert load_checkpoint(out).config.schedule.prediction == load(out).config.schedule.prediction == "v"
         shutil.rmtree(out)
+
+
+def put_lightning(folder: Path) -> Path:
+    """A model whose name alone tells its defaults."""
+    file = shutil.copy(SDXL / "model.safetensors", folder / "sdxl_lightning_4step.safetensors")
+    shutil.copy(SDXL / "config.json", file.with_suffix(".json"))
+    for tokenizer in ("tokenizer", "tokenizer_2"):
+        shutil.copytree(SDXL.with_name("sdxl_base") / "pipeline" / tokenizer, folder / tokenizer)
+    return file
+
+
+def put_karras(folder: Path) -> Path:
+    """A model whose scheduler's file alone tells its defaults."""
+    scheduler = shutil.copytree(FOLDER, folder / "karras") / "scheduler" / "scheduler_config.json"
+    told = {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True}
+    scheduler.write_text(json.dumps(json.loads(scheduler.read_text("utf-8")) | told), "utf-8")
+    return folder / "karras"
+
+
+@pytest.mark.parametrize("to", ["native", "diffusers"])
+@pytest.mark.parametrize(("made", "sampler", "steps"), [(put_lightning, "euler", 4), (put_karras, "dpmpp_2m", 50)])
+def test_a_converted_model_keeps_its_defaults_when_it_is_copied(
+    made: Callable[[Path], Path], sampler: str, steps: int, to: Target, tmp_path: Path
+) -> None:
+    out = convert(made(tmp_path), tmp_path / "models" / "fast", to)
+    before = json.loads((out / "card.json").read_text("utf-8"))["defaults"]
+    assert (before["sampler"], before["steps"]) == (sampler, steps)
+    for file in loaded_files(out):
+        os.utime(file, (1, 1))
+    (found,) = scan(tmp_path / "models")
+    assert (found.written, found.error) == (True, None)
+    assert json.loads(found.card.read_text("utf-8"))["defaults"] == before
 
 
 def test_only_files_that_are_loaded_count(tmp_path: Path) -> None:
