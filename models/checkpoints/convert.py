@@ -58,6 +58,6 @@ def _decided(path: Path) -> Checkpoint:
 
 
 def _kept(path: Path) -> dict[str, Any]:
-    """Read what people have set in the source's card; the new one has its own id and hash."""
-    own = ("id", "hash", "tokenizer")
+    """Read what people have set in the source's card; the new one has its own id and hash, its VAE is its own part."""
+    own = ("id", "hash", "tokenizer", "vae", "preview_decoder")
     return {key: value for key, value in user_set(card_folder(path)).items() if key not in own}

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.errors import CheckpointError
+from models.checkpoints.convert import Target, convert
 from models.checkpoints.inspect import inspect
 from models.checkpoints.layouts.detect import load_checkpoint, loaded_files
 from models.checkpoints.load import load
@@ -122,6 +123,19 @@ def test_a_folder_of_diffusers_takes_one_by_its_card(tmp_path: Path) -> None:
     [found] = scan(tmp_path)
     found.card.write_text(json.dumps({**json.loads(found.card.read_text("utf-8")), "vae": "mse"}), "utf-8")
     torch.testing.assert_close(first_stage(folder), first_stage(FOLDER) * 2)
+
+
+@pytest.mark.parametrize("to", ["native", "diffusers"])
+def test_a_converted_model_has_it_inside(to: Target, model: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (model.parent / "VAE").mkdir()
+    save_file(another_vae(), model.parent / "VAE" / "mse.safetensors")
+    [found] = scan(model.parent)
+    card = json.loads(found.card.read_text("utf-8"))
+    found.card.write_text(json.dumps({**card, "vae": "mse.safetensors", "licence": "mine"}), "utf-8")
+    out = convert(model, tmp_path_factory.mktemp("elsewhere") / "out", to)
+    torch.testing.assert_close(first_stage(out), first_stage(model))
+    kept = json.loads((out / "card.json").read_text("utf-8"))
+    assert ("vae" in kept, kept["licence"]) == (False, "mine")
 
 
 def test_a_model_without_one_is_named_and_runs_with_one_beside_it(tmp_path: Path) -> None:
