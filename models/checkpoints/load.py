@@ -89,13 +89,20 @@ def assemble(
     )
 
 
+def conditioner_dtype(config: Conditioner, dtype: torch.dtype) -> torch.dtype | None:
+    """Return the precision of τθ's weights in a model of `dtype`; None: that of their file.
+
+    In a model of half precision a text encoder keeps the precision of its file and computes in float32: a rounded
+    context moves the last latent more than all rounding in the UNet does (docs/performance.md).
+    """
+    return None if isinstance(config, TextConfig) and dtype != torch.float32 else dtype
+
+
 def _conditioner(
     config: Conditioner, state: State, device: str, dtype: torch.dtype, origin: Mapping[int, str]
 ) -> ConditionerModule:
-    """Make τθ. In a model of half precision a text encoder keeps the precision of its file and computes in float32:
-    a rounded context moves the last latent more than all rounding in the UNet does (docs/performance.md)."""
-    text = isinstance(config, TextConfig) and dtype != torch.float32
-    module = build(lambda: make_conditioner(config), state, "conditioner", device, None if text else dtype, origin)
-    if text:
+    kept = conditioner_dtype(config, dtype)
+    module = build(lambda: make_conditioner(config), state, "conditioner", device, kept, origin)
+    if kept is None:
         compute_in_float32(module)
     return module

@@ -17,8 +17,10 @@ import structlog
 import torch
 
 from core.errors import CheckpointError, LatentdError
+from models.checkpoints.build import stored_dtype
 from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.layouts.detect import load_checkpoint, loaded_files
+from models.checkpoints.load import conditioner_dtype
 from models.networks.layers import can_pack
 from models.pipeline.config import ModelConfig
 from models.pipeline.pipeline import LatentDiffusion
@@ -75,9 +77,12 @@ def offered(model: str, folder: Path, device: str, dtype: torch.dtype) -> Offere
 
 def weights_size(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
     """Count the bytes that its weights take in networks of `dtype`."""
-    parts = {"first_stage": checkpoint.config.first_stage.weights_dtype(dtype)}
+    config = checkpoint.config
+    kept: dict[str, torch.dtype | None] = {"first_stage": config.first_stage.weights_dtype(dtype)}
+    if config.conditioner is not None:
+        kept["conditioner"] = conditioner_dtype(config.conditioner, dtype)
     return sum(
-        value.numel() * parts.get(part, dtype).itemsize
+        value.numel() * (kept.get(part, dtype) or stored_dtype(value)).itemsize
         for part, state in checkpoint.states.items()
         for value in state.values()
     )
