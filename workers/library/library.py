@@ -125,6 +125,7 @@ class ModelLibrary:
         self.offered: Mapping[str, Offered] = {model.id: model for model in models}  # replaced as a whole
         self.resident: OrderedDict[str, LatentDiffusion] = OrderedDict()
         self.budget = budget
+        self.loaded: Callable[[str], None] = lambda _: None  # told of each that was loaded, by the thread that loads
         self._evicted: list[str] = []
         self._load = load
         self._clock = clock
@@ -227,6 +228,7 @@ class ModelLibrary:
         loaded = or_none(lambda: self._load(offered))
         if loaded is None:
             raise CheckpointError(f"{offered.folder}: its device lacks memory for {-(-offered.size // MIB)} MiB")
+        self.loaded(model)
         return loaded
 
     def _changed(self, model: str) -> bool:
