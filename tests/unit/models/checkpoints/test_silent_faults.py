@@ -221,6 +221,14 @@ def test_the_folders_scheduler_is_the_cards_default(tmp_path: Path) -> None:
     assert not found.notes
 
 
+def test_words_of_bert_beside_a_file_are_not_those_of_clip(sd2: dict[str, Tensor], tmp_path: Path) -> None:
+    save_file(sd2, tmp_path / "m.safetensors")
+    (expected,) = load_checkpoint(tmp_path / "m.safetensors", data=False).tokenizers
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\nred\ncat\n", "utf-8")
+    (found,) = load_checkpoint(tmp_path / "m.safetensors", data=False).tokenizers
+    assert found(["a red cat"])[0].tolist() == expected(["a red cat"])[0].tolist()
+
+
 def test_added_tokens_are_read(tmp_path: Path) -> None:
     folder = shutil.copytree(SD1_FOLDER / "tokenizer", tmp_path / "tokenizer")
     size = load_tokenizer(folder, 77).tokenizer.get_vocab_size()
