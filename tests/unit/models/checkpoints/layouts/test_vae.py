@@ -57,10 +57,12 @@ def model(tmp_path: Path) -> Path:
     return Path(shutil.copy(SD1, tmp_path / "dream.safetensors"))
 
 
-@pytest.mark.parametrize("suffix", ["pt", "safetensors", "ckpt"])
-def test_what_lies_beside_a_model_is_its_first_stage(model: Path, suffix: str) -> None:
-    plain, vae = first_stage(model), model.with_name(f"dream.vae.{suffix}")
-    if suffix == "safetensors":
+@pytest.mark.parametrize(
+    "ending", ["vae.pt", "vae.safetensors", "vae.ckpt", "vae.pth", "vae.bin", "VAE.safetensors", "vae.PT"]
+)
+def test_what_lies_beside_a_model_is_its_first_stage(model: Path, ending: str) -> None:
+    plain, vae = first_stage(model), model.with_name(f"dream.{ending}")
+    if vae.suffix == ".safetensors":
         save_file(another_vae(), vae)
     else:
         write_lightning(vae)
@@ -68,9 +70,24 @@ def test_what_lies_beside_a_model_is_its_first_stage(model: Path, suffix: str) -
     assert loaded_files(model) == [model, vae]
     [found] = scan(model.parent)
     assert (found.path, found.error) == (model, None)
-    assert f"its first stage is that of dream.vae.{suffix}" in found.notes
+    assert f"its first stage is that of dream.{ending}" in found.notes
     torch.testing.assert_close(first_stage(found.card.parent), plain * 2)
     assert any(vae.name in note for note in inspect(model).notes)
+
+
+def test_vaes_that_no_model_beside_them_takes_are_named(model: Path) -> None:
+    models = model.parent
+    shutil.copytree(FOLDER, models / "folder")
+    (models / "elsewhere").mkdir()
+    for name in ("dream.vae.pt", "dream.vae.ckpt", "folder.vae.pt", "elsewhere/dream.vae.pt", "shared.vae.pt"):
+        write_lightning(models / name)
+    found = {item.path.relative_to(models).as_posix(): item for item in scan(models)}
+    lone = {name for name, item in found.items() if "a VAE that no model beside it takes" in str(item.error)}
+    assert lone == {"dream.vae.ckpt", "folder.vae.pt", "elsewhere/dream.vae.pt", "shared.vae.pt"}
+    assert {name for name, item in found.items() if item.error is None} == {"dream.safetensors", "folder"}
+    card = found["folder"].card
+    card.write_text(json.dumps({**json.loads(card.read_text("utf-8")), "vae": "shared.vae.pt"}), "utf-8")
+    assert "shared.vae.pt" not in by_name(models)
 
 
 def test_a_vae_that_comes_goes_or_changes_renews_card_and_hash(model: Path) -> None:
@@ -179,7 +196,7 @@ def test_a_folder_as_an_a1111_user_has_it(model: Path) -> None:
     found = by_name(models)
     assert sorted(found) == ["cut.ckpt", "dream.safetensors", "lost.vae.pt", "old.ckpt"]
     assert "its first stage is that of dream.vae.pt" in found["dream.safetensors"].notes
-    assert "a VAE whose model is not beside it" in str(found["lost.vae.pt"].error)
+    assert "a VAE that no model beside it takes" in str(found["lost.vae.pt"].error)
     assert found["cut.ckpt"].error is not None
     torch.testing.assert_close(first_stage(model), first_stage(models / "old.ckpt") * 2)
     assert inspect(models / "VAE" / "mse.safetensors").description.startswith("First stage alone")
