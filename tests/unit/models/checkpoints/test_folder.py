@@ -200,7 +200,7 @@ def test_conversion_keeps_what_the_card_says(tmp_path: Path) -> None:
 
 def put_lightning(folder: Path) -> Path:
     """A model whose name alone tells its defaults."""
-    file = shutil.copy(SDXL / "model.safetensors", folder / "sdxl_lightning_4step.safetensors")
+    file = Path(shutil.copy(SDXL / "model.safetensors", folder / "sdxl_lightning_4step.safetensors"))
     shutil.copy(SDXL / "config.json", file.with_suffix(".json"))
     for tokenizer in ("tokenizer", "tokenizer_2"):
         shutil.copytree(SDXL.with_name("sdxl_base") / "pipeline" / tokenizer, folder / tokenizer)
