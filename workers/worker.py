@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,7 +35,14 @@ from jobs.worker import BatchWorker
 from models.checkpoints.card import text_fields
 from models.checkpoints.layouts.taesd import read_tiny_decoder, tiny_decoder_of
 from workers.heartbeat import Heartbeat
-from workers.library.catalogue import chosen_cards, find_controlnets, find_embeddings, find_loras, write_missing_cards
+from workers.library.catalogue import (
+    chosen_cards,
+    find_cards,
+    find_controlnets,
+    find_embeddings,
+    find_loras,
+    write_missing_cards,
+)
 from workers.library.library import ModelLibrary, Offered
 from workers.library.loading import choose_device, engine_of, open_library
 from workers.loop import Loop
@@ -82,6 +90,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     engine = engine_of(settings, library)
     cards, addons = _served_cards(settings, library), _addons(settings.models_dir)
     redis = connect(settings.redis)
+    library.loaded = partial(_publish_again, settings, library, redis)
     _patiently(lambda: check_layout(redis))
     worker = _patiently(lambda: BatchWorker(worker_name(device), list(cards), redis))
     metrics, store = _metrics(settings, library, cards, device), open_store(settings.storage)
@@ -156,18 +165,24 @@ def _patiently(work: Callable[[], T]) -> T:
 
 def _served_cards(settings: Settings, library: ModelLibrary) -> dict[str, ModelCard]:
     """Cards of the offered models, with what older cards don't say and the networks do."""
-    configs = {model: offered.config for model, offered in library.offered.items()}
-    previews = {model: _preview_decoder(offered) for model, offered in library.offered.items()}
-    return {
-        model: card.model_copy(
-            update={
-                "context_width": configs[model].unet.context_dim,
-                "preview_decoder": previews[model],
-                "fields": tuple(dict.fromkeys((*card.fields, *text_fields(configs[model])))),
-            }
-        )
-        for model, card in chosen_cards(settings, library.names()).items()
+    cards = chosen_cards(settings, library.names())
+    return {model: _served(card, library.offered[model]) for model, card in cards.items()}
+
+
+def _served(card: ModelCard, offered: Offered) -> ModelCard:
+    update = {
+        "context_width": offered.config.unet.context_dim,
+        "preview_decoder": _preview_decoder(offered),
+        "fields": tuple(dict.fromkeys((*card.fields, *text_fields(offered.config)))),
     }
+    return card.model_copy(update=update)
+
+
+def _publish_again(settings: Settings, library: ModelLibrary, redis: Redis, model: str) -> None:
+    """Show the gateway the card of a model that was loaded, which may have noted there what no file tells."""
+    if (found := find_cards(settings.models_dir).get(model)) is not None:
+        card = _served(found[0], library.offered[model])
+        CircuitBreaker().attempt(lambda: redis.hset(CARDS_KEY, model, card.to_json()))
 
 
 def _preview_decoder(offered: Offered) -> str | None:

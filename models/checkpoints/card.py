@@ -15,6 +15,7 @@ from contract.card import CARD
 from core.errors import CheckpointError
 from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.files.weights import is_weights, read_json
+from models.checkpoints.layouts.compvis.families import SD2, UNSURE, V_SIZE
 from models.checkpoints.layouts.detect import load_checkpoint, single_file
 from models.checkpoints.layouts.detected import (
     Detected,
@@ -29,7 +30,7 @@ from models.checkpoints.layouts.vae import vae_files, vae_of
 from models.networks.conditioning import RescalerConfig, TextConfig
 from models.pipeline.config import ModelConfig
 from models.samplers import samplers_for
-from models.schedule import NoiseSchedule
+from models.schedule import NoiseSchedule, Prediction
 from models.tokenizers.prompts import save_tokenizer
 
 TOKENIZER = "tokenizer/tokenizer.json"
@@ -69,11 +70,23 @@ def load_as_set(path: Path) -> Checkpoint:
         CheckpointError: naming the file, key or shape that doesn't fit.
     """
     checkpoint, said = load_checkpoint(path), as_set(card_folder(path)).get("prediction_type")
-    if said is None:
-        return checkpoint
+    return checkpoint if said is None else predicting(checkpoint, said)
+
+
+def predicting(checkpoint: Checkpoint, prediction: Prediction) -> Checkpoint:
+    """Return a checkpoint that predicts this; of one whose files don't say it, the size of training follows."""
     config = checkpoint.config
-    schedule = replace(config.schedule, prediction=said)
-    return replace(checkpoint, config=replace(config, schedule=schedule), prediction_assumed=False)
+    guessed = checkpoint.prediction_assumed and config.latent_size == V_SIZE
+    return replace(
+        checkpoint,
+        config=replace(
+            config,
+            schedule=replace(config.schedule, prediction=prediction),
+            latent_size=SD2.latent_size(prediction) if guessed else config.latent_size,
+        ),
+        assumptions=tuple(note for note in checkpoint.assumptions if note != UNSURE),
+        prediction_assumed=False,
+    )
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -124,7 +137,7 @@ def write_card(
             save_tokenizer(checkpoint.tokenizers[0], folder / "tokenizer")
         model_id, digest = id_of(name), weights_hash(weights)
         found = default_card(checkpoint, model_id, digest)
-        files = stamps(weight_files(weights))
+        files = stamps(weight_files(weights), folder)
         write_json(folder / CARD, {**found, **(kept or {}), "id": model_id, "hash": digest})
         save_detected(folder, Detected(found, files, notes_of(checkpoint)))
     except OSError as error:

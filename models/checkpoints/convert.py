@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from core.errors import CheckpointError
-from models.checkpoints.card import card_folder, load_as_set, write_card
+from models.checkpoints.card import card_folder, default_card, load_as_set, write_card
+from models.checkpoints.checkpoint import Checkpoint
+from models.checkpoints.files.weights import understood
+from models.checkpoints.layouts.detect import load_checkpoint
 from models.checkpoints.layouts.detected import user_set
 from models.checkpoints.layouts.diffusers.writer import save_diffusers
 from models.checkpoints.layouts.native import save_native
+from models.checkpoints.load import assemble, decided
 
 Target: TypeAlias = Literal["native", "diffusers"]
 
@@ -25,11 +30,13 @@ def convert(path: Path, out: Path, to: Target) -> Path:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out}: exists; choose a new folder", field="out", value=str(out))
-    checkpoint = load_as_set(path)
+    checkpoint = _decided(path)
     unfinished = out.with_name(f".{out.name}.unfinished")
     try:
         (save_native if to == "native" else save_diffusers)(checkpoint, unfinished)
-        write_card(checkpoint, unfinished, unfinished, out.name, kept=_kept(path))
+        # The card is that of the new folder, whose files don't say what defaults suit the model: those are kept.
+        kept = {"defaults": default_card(checkpoint, out.name, "")["defaults"], **_kept(path)}
+        write_card(load_checkpoint(unfinished, data=False), unfinished, unfinished, out.name, kept)
         if out.exists():
             out.rmdir()
         unfinished.rename(out)
@@ -40,7 +47,17 @@ def convert(path: Path, out: Path, to: Target) -> Path:
     return out
 
 
+def _decided(path: Path) -> Checkpoint:
+    """Read a checkpoint; where nothing tells eps from v, its network is asked, for the new folder will say it."""
+    checkpoint = load_as_set(path)
+    if not checkpoint.prediction_assumed:
+        return checkpoint
+    with understood(path):
+        model = assemble(replace(checkpoint, states=dict(checkpoint.states)), path.stem)  # takes the parts out
+    return decided(checkpoint, model)
+
+
 def _kept(path: Path) -> dict[str, Any]:
-    """Read what people have set in the source's card; the new one has its own id and hash."""
-    own = ("id", "hash", "tokenizer")
+    """Read what people have set in the source's card; the new one has its own id and hash, its VAE is its own part."""
+    own = ("id", "hash", "tokenizer", "vae", "preview_decoder")
     return {key: value for key, value in user_set(card_folder(path)).items() if key not in own}

@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 
 from models.checkpoints.build import State, build
-from models.checkpoints.card import card_folder, checkpoint_id, load_as_set, settle
+from models.checkpoints.card import card_folder, checkpoint_id, load_as_set, predicting, settle
 from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.files.weights import understood
-from models.checkpoints.layouts.compvis.families import SD2, UNSURE, V_SIZE
 from models.checkpoints.layouts.compvis.prediction import tell_prediction
 from models.inputs import Inputs
 from models.networks.autoencoder import Autoencoder
@@ -32,25 +31,23 @@ def load(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) ->
 
     Raises:
         CheckpointError: naming the file, key or shape that doesn't fit.
+        torch.OutOfMemoryError: the device lacks memory for it.
     """
     checkpoint, folder = load_as_set(path), card_folder(path)
     with understood(path):
         model = assemble(checkpoint, checkpoint_id(path), device, dtype)
-    if checkpoint.prediction_assumed:
-        model = _decided(model, checkpoint, folder)
-    return model
+    if not checkpoint.prediction_assumed:
+        return model
+    told = decided(checkpoint, model)
+    settle(folder, told)
+    return replace(model, config=told.config, schedule=NoiseSchedule(told.config.schedule))
 
 
-def _decided(model: LatentDiffusion, checkpoint: Checkpoint, folder: Path) -> LatentDiffusion:
-    """Ask the network what it predicts where no file says, and note it in the card."""
-    prediction = asked(model)
-    size = SD2.latent_size(prediction) if model.config.latent_size == V_SIZE else model.config.latent_size
-    schedule = replace(model.config.schedule, prediction=prediction)
-    config = replace(model.config, schedule=schedule, latent_size=size)
-    notes = tuple(note for note in checkpoint.assumptions if note != UNSURE)
-    told = f"prediction_type: {prediction}, by a call of the network, as the file doesn't say it"
-    settle(folder, replace(checkpoint, config=config, assumptions=(*notes, told), prediction_assumed=False))
-    return replace(model, config=config, schedule=NoiseSchedule(config.schedule))
+def decided(checkpoint: Checkpoint, model: LatentDiffusion) -> Checkpoint:
+    """Say of a checkpoint whose files don't tell it what it predicts, by asking its network."""
+    told = predicting(checkpoint, asked(model))
+    by = f"prediction_type: {told.config.schedule.prediction}, by a call of the network, as the file doesn't say it"
+    return replace(told, assumptions=(*told.assumptions, by))
 
 
 @torch.inference_mode()
@@ -92,13 +89,20 @@ def assemble(
     )
 
 
+def conditioner_dtype(config: Conditioner, dtype: torch.dtype) -> torch.dtype | None:
+    """Return the precision of τθ's weights in a model of `dtype`; None: that of their file.
+
+    In a model of half precision a text encoder keeps the precision of its file and computes in float32: a rounded
+    context moves the last latent more than all rounding in the UNet does (docs/performance.md).
+    """
+    return None if isinstance(config, TextConfig) and dtype != torch.float32 else dtype
+
+
 def _conditioner(
     config: Conditioner, state: State, device: str, dtype: torch.dtype, origin: Mapping[int, str]
 ) -> ConditionerModule:
-    """Make τθ. In a model of half precision a text encoder keeps the precision of its file and computes in float32:
-    a rounded context moves the last latent more than all rounding in the UNet does (docs/performance.md)."""
-    text = isinstance(config, TextConfig) and dtype != torch.float32
-    module = build(lambda: make_conditioner(config), state, "conditioner", device, None if text else dtype, origin)
-    if text:
+    kept = conditioner_dtype(config, dtype)
+    module = build(lambda: make_conditioner(config), state, "conditioner", device, kept, origin)
+    if kept is None:
         compute_in_float32(module)
     return module

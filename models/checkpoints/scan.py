@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +20,12 @@ from models.checkpoints.card import (
     write_card,
 )
 from models.checkpoints.checkpoint import fitted
-from models.checkpoints.files.weights import is_weights, understood
+from models.checkpoints.files.weights import companion, is_weights, understood
 from models.checkpoints.layouts.detect import is_indexed, load_checkpoint, preferred, single_file
-from models.checkpoints.layouts.detected import read_detected, stamps, user_set
-from models.checkpoints.layouts.vae import COMPANIONS, is_companion
+from models.checkpoints.layouts.detected import is_of, read_detected, user_set
+from models.checkpoints.layouts.taesd import MARK as TAESD_MARK
+from models.checkpoints.layouts.vae import COMPANIONS, is_companion, vae_of
+from models.checkpoints.layouts.vae import MARK as VAE_MARK
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ def scan(models_dir: Path) -> list[ScannedCheckpoint]:
     paths = sorted(_checkpoints(models_dir))
     taken = _ids_in_use(paths)
     scanned = (_scanned(path, models_dir, taken) for path in paths)
-    return [*scanned, *_lone_companions(models_dir), *_closed(models_dir)]
+    return [*scanned, *_lone_companions(models_dir, paths), *_closed(models_dir)]
 
 
 def _closed(models_dir: Path) -> list[ScannedCheckpoint]:
@@ -55,19 +57,28 @@ def _closed(models_dir: Path) -> list[ScannedCheckpoint]:
     return [ScannedCheckpoint(folder, folder / CARD, error=f"{folder} {said}") for folder in closed]
 
 
-def _lone_companions(models_dir: Path) -> list[ScannedCheckpoint]:
-    """Name VAEs and decoders of previews whose model isn't there."""
-    beside = [file for folder in model_folders(models_dir) for file in sorted(folder.iterdir())]
-    companions = [(file, Path(file.stem)) for file in beside if is_weights(file) and is_companion(file)]
-    lone = [(file, own.suffix) for file, own in companions if not any(own.stem == model.stem for model in beside)]
+def _lone_companions(models_dir: Path, paths: Iterable[Path]) -> list[ScannedCheckpoint]:
+    """Name VAEs and decoders of previews beside models that none of these takes."""
+    files = [file for folder in model_folders(models_dir) for file in sorted(folder.iterdir())]
+    taken = {file for path in paths for file in _companions(path)}
     return [
         ScannedCheckpoint(
             file,
             file.with_suffix("") / CARD,
-            error=f"{file}: {COMPANIONS[mark.lower()]} whose model is not beside it",
+            error=f"{file}: {COMPANIONS[Path(file.stem).suffix.lower()]} that no model beside it takes",
         )
-        for file, mark in lone
+        for file in files
+        if is_companion(file) and is_weights(file) and file not in taken
     ]
+
+
+def _companions(path: Path) -> Iterator[Path | None]:
+    """Yield what a checkpoint takes by its name, and the VAE that its card names."""
+    folder, single = card_folder(path), single_file(path)
+    yield companion(folder, TAESD_MARK)
+    yield companion(single.with_suffix(""), VAE_MARK) if single is not None else None
+    with suppress(CheckpointError):  # it is told of the checkpoint
+        yield vae_of(folder, single)
 
 
 def _checkpoints(models_dir: Path) -> Iterator[Path]:
@@ -114,7 +125,7 @@ def _renewed(path: Path, card: Path, models_dir: Path, taken: dict[str, Path]) -
     model_id = next((name for name, owner in taken.items() if owner == path), None)
     if card.is_file() and record is None:
         return ScannedCheckpoint(path, card)  # somebody else's
-    if model_id is not None and record is not None and record.files == stamps(weight_files(path)):
+    if model_id is not None and record is not None and is_of(record, weight_files(path), card.parent):
         return ScannedCheckpoint(path, card, notes=record.notes)
     kept = user_set(card.parent)
     model_id = model_id or id_of(_name(path, models_dir), taken)

@@ -28,12 +28,19 @@ def wait_for(ready: Callable[[], bool], seconds: float, what: str) -> float:
 
 
 class WorkerProcess:
-    """`latentd worker --model tiny` with these settings; its log goes to a file.
+    """`latentd worker --model tiny`, or another command, with these settings; its log goes to a file.
 
     It starts behind its imports, unless the way to there counts, too: `forked`.
     """
 
-    def __init__(self, settings: Settings, folder: Path, drain_s: float = 30, forked: bool = True) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        drain_s: float = 30,
+        forked: bool = True,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
         self.log = folder / f"worker-{time.monotonic_ns()}.log"
         environment = os.environ | {
             "REDIS_URL": settings.redis,
@@ -46,7 +53,7 @@ class WorkerProcess:
         }
         self.log.touch()
         start = ForkedCommand if forked else _fresh
-        self.process: ForkedCommand | subprocess.Popen[bytes] = start(COMMAND, environment, self.log)
+        self.process: ForkedCommand | subprocess.Popen[bytes] = start(command, environment, self.log)
 
     def ready(self) -> None:
         """Wait until it serves."""

@@ -17,8 +17,10 @@ import structlog
 import torch
 
 from core.errors import CheckpointError, LatentdError
+from models.checkpoints.build import stored_dtype
 from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.layouts.detect import load_checkpoint, loaded_files
+from models.checkpoints.load import conditioner_dtype
 from models.networks.layers import can_pack
 from models.pipeline.config import ModelConfig
 from models.pipeline.pipeline import LatentDiffusion
@@ -75,9 +77,12 @@ def offered(model: str, folder: Path, device: str, dtype: torch.dtype) -> Offere
 
 def weights_size(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
     """Count the bytes that its weights take in networks of `dtype`."""
-    parts = {"first_stage": checkpoint.config.first_stage.weights_dtype(dtype)}
+    config = checkpoint.config
+    kept: dict[str, torch.dtype | None] = {"first_stage": config.first_stage.weights_dtype(dtype)}
+    if config.conditioner is not None:
+        kept["conditioner"] = conditioner_dtype(config.conditioner, dtype)
     return sum(
-        value.numel() * parts.get(part, dtype).itemsize
+        value.numel() * (kept.get(part, dtype) or stored_dtype(value)).itemsize
         for part, state in checkpoint.states.items()
         for value in state.values()
     )
@@ -120,6 +125,7 @@ class ModelLibrary:
         self.offered: Mapping[str, Offered] = {model.id: model for model in models}  # replaced as a whole
         self.resident: OrderedDict[str, LatentDiffusion] = OrderedDict()
         self.budget = budget
+        self.loaded: Callable[[str], None] = lambda _: None  # told of each that was loaded, by the thread that loads
         self._evicted: list[str] = []
         self._load = load
         self._clock = clock
@@ -134,10 +140,10 @@ class ModelLibrary:
         """Load a model now, if it fits beside those in memory.
 
         Raises:
-            CheckpointError: it doesn't load.
+            CheckpointError: it doesn't load, or its device lacks memory for it.
         """
         if self._fits(model, self.resident):
-            self.resident[model] = self._load(self.offered[model])
+            self.resident[model] = self._fetch(model)
 
     def withdraw(self, model: str) -> None:
         """Offer a model no more."""
@@ -222,6 +228,7 @@ class ModelLibrary:
         loaded = or_none(lambda: self._load(offered))
         if loaded is None:
             raise CheckpointError(f"{offered.folder}: its device lacks memory for {-(-offered.size // MIB)} MiB")
+        self.loaded(model)
         return loaded
 
     def _changed(self, model: str) -> bool:

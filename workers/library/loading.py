@@ -183,6 +183,7 @@ def load_ready(folder: Path, device: str, dtype: torch.dtype) -> LatentDiffusion
 
     Raises:
         CheckpointError: it doesn't load.
+        torch.OutOfMemoryError: the device lacks memory for it.
     """
     return ready(_with_tiny_decoder(load(folder, device, dtype), folder))
 

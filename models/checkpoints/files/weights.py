@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import struct
@@ -21,6 +22,7 @@ from models.checkpoints.files.pickles import read_pickle, read_tensor, without_d
 # What interpreting a file of another form ends in, wherever a config lacks a key or holds another type than usual.
 _FOREIGN = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+COMPANION_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")  # the first that is there is taken
 METADATA = "__metadata__"  # what a safetensors header says beside its tensors
 SAFE_DTYPES = {
     "F64": torch.float64,
@@ -41,10 +43,13 @@ STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 
 @contextmanager
 def understood(path: Path) -> Iterator[None]:
-    """Turn any fault of interpreting a checkpoint into a CheckpointError of one line naming `path`."""
+    """Turn any fault of interpreting a checkpoint into a CheckpointError of one line naming `path`.
+
+    What a device lacks or suffers as weights are placed on it is none of the file's: it is raised as it is.
+    """
     try:
         yield
-    except CheckpointError:
+    except (CheckpointError, torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except OSError as error:
         raise CheckpointError(f"{path}: {error}", value=str(path)) from error
@@ -61,6 +66,18 @@ def is_weights(path: Path) -> bool:
         return path.is_file()
     except PermissionError:  # a link into a closed folder; it is told with those (`contract.card.closed_folders`)
         return False
+
+
+def companion(model: Path, mark: str) -> Path | None:
+    """Find the weight file NAME`mark`.* beside the model NAME, its mark and ending written in any case."""
+    name = f"{model.name}{mark}"
+
+    def rank(file: Path) -> tuple[bool, int, str]:
+        suffix = file.suffix.lower()
+        return file.name != f"{name}{suffix}", COMPANION_SUFFIXES.index(suffix), file.name
+
+    beside = model.parent.glob(f"{glob.escape(model.name)}.*")
+    return min((f for f in beside if f.stem.lower() == name.lower() and is_weights(f)), key=rank, default=None)
 
 
 def holds_safetensors(path: Path) -> bool:

@@ -14,7 +14,7 @@ from core.errors import CheckpointError
 from models.checkpoints.files.weights import read_json
 
 DETECTED = "detected.json"
-Stamps: TypeAlias = dict[str, list[int]]  # size and time of change (ns) by a weight file's name
+Stamps: TypeAlias = dict[str, list[int]]  # size and time of change (ns) by a weight file's place, seen from the card's
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,19 @@ def save_detected(folder: Path, detected: Detected) -> None:
     write_json(folder / DETECTED, asdict(detected))
 
 
-def stamps(files: Sequence[Path]) -> Stamps:
-    """Tell files by size and time of change, which a replaced one doesn't share."""
-    return {file.name: [(stat := file.stat()).st_size, stat.st_mtime_ns] for file in files}
+def stamps(files: Sequence[Path], folder: Path) -> Stamps:
+    """Tell the weight files of a card's folder by size and time of change, which a replaced one doesn't share."""
+    return {os.path.relpath(file, folder): [(stat := file.stat()).st_size, stat.st_mtime_ns] for file in files}
+
+
+def is_of(record: Detected, files: Sequence[Path], folder: Path) -> bool:
+    """Tell whether a record was made of these files as they are now.
+
+    Releases before named files without their folders: such a record holds where no two of the files share a name.
+    """
+    now = stamps(files, folder)
+    names = {os.path.basename(place): stamp for place, stamp in now.items()}
+    return record.files == now or (record.files == names and len(names) == len(now))
 
 
 def user_set(folder: Path) -> dict[str, Any]:

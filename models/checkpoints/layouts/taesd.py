@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -13,14 +12,13 @@ from torch import Tensor
 from contract.card import DEPTH, is_closed
 from core.errors import CheckpointError
 from models.checkpoints.build import State, build
-from models.checkpoints.files.weights import component_files, is_weights, read_tensors, understood
+from models.checkpoints.files.weights import companion, component_files, is_weights, read_tensors, understood
 from models.networks.autoencoder import TinyDecoder
 from models.networks.conditioning import TextConfig
 from models.pipeline.config import ModelConfig
 
 MARK = ".taesd"  # ends the stem of a file that belongs to the model of that name
 FOLDERS = ("VAE-approx", "vae-approx", "vae_approx")
-SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
 # What files in the folder are called, by the scale factor that tells latents of Stable Diffusion 1 and 2 from XL's.
 NAMES: Mapping[float, str] = {0.18215: "taesd", 0.13025: "taesdxl"}
 # Prefix of the decoder's keys, and the number of its first convolution: the original counts its bound as a layer.
@@ -34,8 +32,8 @@ def tiny_decoder_of(card_folder: Path, config: ModelConfig) -> Path | None:
     Raises:
         CheckpointError: a folder as diffusers writes it holds no weights.
     """
-    own = (card_folder.with_name(f"{card_folder.name}{MARK}{suffix}") for suffix in SUFFIXES)
-    return next((path for path in chain(own, _shared(card_folder, config)) if is_weights(path)), None)
+    own = companion(card_folder, MARK)
+    return own or next((path for path in _shared(card_folder, config) if is_weights(path)), None)
 
 
 def _shared(card_folder: Path, config: ModelConfig) -> Iterator[Path]:

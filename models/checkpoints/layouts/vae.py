@@ -11,7 +11,7 @@ from core.errors import CheckpointError
 from models.checkpoints.build import State
 from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.files.rename import DIFFUSERS, renamed
-from models.checkpoints.files.weights import component_files, is_weights, read_json, read_weights
+from models.checkpoints.files.weights import companion, component_files, is_weights, read_json, read_weights
 from models.checkpoints.layouts import taesd
 from models.checkpoints.layouts.compvis.first_stage import read_first_stage
 from models.checkpoints.layouts.compvis.model import FIRST_STAGE, below
@@ -23,7 +23,6 @@ MARK = ".vae"  # ends the stem of a file that belongs to the model of that name
 COMPANIONS = {MARK: "a VAE", taesd.MARK: "a decoder of previews"}
 FIELD = "vae"  # of a model's card
 FOLDERS = ("VAE", "vae")
-SUFFIXES = (".safetensors", ".pt", ".ckpt")
 
 
 def is_companion(file: Path) -> bool:
@@ -41,8 +40,7 @@ def vae_of(card_folder: Path, file: Path | None) -> Path | None:
     name = read_json(card).get(FIELD) if card.is_file() else None
     if name is not None:
         return _named(card, str(name))
-    beside = [] if file is None else [file.with_name(f"{file.stem}{MARK}{suffix}") for suffix in SUFFIXES]
-    return next((path for path in beside if is_weights(path)), None)
+    return None if file is None else companion(file.with_suffix(""), MARK)
 
 
 def _named(card: Path, name: str) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 from rq.worker.base import BaseWorker
+from safetensors.torch import save_file
 
 from contract.card import ModelCard
 from contract.job import JobResult
@@ -22,6 +23,9 @@ from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.integration.processes import WorkerProcess, wait_for
 from tests.integration.rig import tiny_settings
 from tests.redis_server import RedisServer
+from tests.unit.models.checkpoints.compvis_keys import random_state, sd_shapes
+from workers.library.library import MIB, offered
+from workers.library.loading import choose_dtype
 
 Start = Callable[..., WorkerProcess]
 
@@ -80,6 +84,30 @@ def _growth_mb(redis: Redis, worker: WorkerProcess) -> float:
         wait_for(lambda done=done: status(redis, f"m{done - 1}") == "succeeded", 60, f"{done} jobs")  # type: ignore[misc]
         sizes.append(worker.rss_mb())
     return sizes[1] - sizes[0]
+
+
+def test_a_card_that_a_later_load_settles_is_published_again(
+    redis: Redis, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, weights = tmp_path / "models", random_state(sd_shapes(width=64, context=64, heads=1, open_clip=True))
+    models.mkdir()
+    save_file(weights, models / "told.safetensors", {"modelspec.prediction_type": "v"})
+    save_file(weights, models / "untold.safetensors")
+    settings = tiny_settings(models, redis_url, tmp_path / "data")
+    size = offered("told", models / "told.safetensors", "cpu", choose_dtype(settings.dtype, "cpu")).size
+    monkeypatch.setenv("LATENTD_MODEL", "told")
+    monkeypatch.setenv("LATENTD_MODELS_MB", str(-(-size // MIB)))  # room for one
+    worker = WorkerProcess(settings, tmp_path, command=("worker", "--device", "cpu"))
+    try:
+        worker.ready()
+        assert "v is assumed" in (redis.hget(CARDS_KEY, "untold") or b"").decode()  # type: ignore[union-attr]
+        enqueue(redis, "a", make_request("untold", steps=1, width=64, height=64))
+        wait_for(lambda: status(redis, "a") in ("succeeded", "failed"), 60, "result")
+        card = ModelCard.model_validate_json(redis.hget(CARDS_KEY, "untold") or "")
+    finally:
+        worker.kill()
+    assert f"{card.prediction_type}, by a call of the network" in card.description
+    assert card.native_size == {"eps": 512, "v": 768}[card.prediction_type]
 
 
 def test_after_kill_9_another_worker_finishes_the_job_once_within_30_seconds(

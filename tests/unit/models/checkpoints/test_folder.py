@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from contract.card import card_files
-from models.checkpoints.convert import convert
+from models.checkpoints.card import weights_hash
+from models.checkpoints.convert import Target, convert
 from models.checkpoints.inspect import inspect
 from models.checkpoints.layouts.detect import load_checkpoint, loaded_files
+from models.checkpoints.layouts.detected import DETECTED
 from models.checkpoints.load import load
 from models.checkpoints.scan import ScannedCheckpoint, scan
 from service.requests.cards import installed_cards
@@ -24,6 +27,7 @@ from tests.tiny import write_tiny
 from workers.library.catalogue import find_cards, write_missing_cards
 
 SD1 = CASES / "single_file" / "sd1_single_file" / "model.safetensors"
+SDXL = CASES / "sdxl" / "sdxl_single_file"
 FOLDER = CASES / "diffusers" / "stable_diffusion_1" / "pipeline"
 
 
@@ -122,6 +126,33 @@ def test_a_replaced_file_renews_card_and_hash_and_keeps_what_people_set(tmp_path
     assert not scan(tmp_path)[0].written
 
 
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_a_replaced_part_of_a_folder_renews_card_and_hash(part: str, tmp_path: Path) -> None:
+    weights = shutil.copytree(FOLDER, tmp_path / "m") / part / "diffusion_pytorch_model.safetensors"
+    (found,) = scan(tmp_path)
+    before = json.loads(found.card.read_text("utf-8"))["hash"]
+    assert not scan(tmp_path)[0].written
+    save_file({key: value * 2 for key, value in load_file(weights).items()}, weights)
+    assert scan(tmp_path)[0].written
+    assert json.loads(found.card.read_text("utf-8"))["hash"] == weights_hash(tmp_path / "m") != before
+
+
+@pytest.mark.parametrize(("shared", "name"), [(False, "x.safetensors"), (True, "m")])
+def test_a_record_without_folders_holds_unless_files_share_a_name(shared: bool, name: str, tmp_path: Path) -> None:
+    if shared:
+        shutil.copytree(FOLDER, tmp_path / name)
+    else:
+        put(tmp_path / name)
+    (found,) = scan(tmp_path)
+    record = found.card.with_name(DETECTED)
+    value = json.loads(record.read_text("utf-8"))
+    files = {Path(place).name: stamp for place, stamp in value["files"].items()}
+    assert files != value["files"]
+    record.write_text(json.dumps({**value, "files": files}), "utf-8")
+    assert scan(tmp_path)[0].written == shared
+    assert not scan(tmp_path)[0].written
+
+
 def test_served_weights_are_copies(tmp_path: Path) -> None:
     file = put(tmp_path / "x.safetensors")
     model = load(file)
@@ -165,6 +196,38 @@ def test_conversion_keeps_what_the_card_says(tmp_path: Path) -> None:
         assert (kept["licence"], kept["prediction_type"], kept["id"]) == ("mine", "v", "out")
         assert load_checkpoint(out).config.schedule.prediction == load(out).config.schedule.prediction == "v"
         shutil.rmtree(out)
+
+
+def put_lightning(folder: Path) -> Path:
+    """A model whose name alone tells its defaults."""
+    file = Path(shutil.copy(SDXL / "model.safetensors", folder / "sdxl_lightning_4step.safetensors"))
+    shutil.copy(SDXL / "config.json", file.with_suffix(".json"))
+    for tokenizer in ("tokenizer", "tokenizer_2"):
+        shutil.copytree(SDXL.with_name("sdxl_base") / "pipeline" / tokenizer, folder / tokenizer)
+    return file
+
+
+def put_karras(folder: Path) -> Path:
+    """A model whose scheduler's file alone tells its defaults."""
+    scheduler = shutil.copytree(FOLDER, folder / "karras") / "scheduler" / "scheduler_config.json"
+    told = {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True}
+    scheduler.write_text(json.dumps(json.loads(scheduler.read_text("utf-8")) | told), "utf-8")
+    return folder / "karras"
+
+
+@pytest.mark.parametrize("to", ["native", "diffusers"])
+@pytest.mark.parametrize(("made", "sampler", "steps"), [(put_lightning, "euler", 4), (put_karras, "dpmpp_2m", 50)])
+def test_a_converted_model_keeps_its_defaults_when_it_is_copied(
+    made: Callable[[Path], Path], sampler: str, steps: int, to: Target, tmp_path: Path
+) -> None:
+    out = convert(made(tmp_path), tmp_path / "models" / "fast", to)
+    before = json.loads((out / "card.json").read_text("utf-8"))["defaults"]
+    assert (before["sampler"], before["steps"]) == (sampler, steps)
+    for file in loaded_files(out):
+        os.utime(file, (1, 1))
+    (found,) = scan(tmp_path / "models")
+    assert (found.written, found.error) == (True, None)
+    assert json.loads(found.card.read_text("utf-8"))["defaults"] == before
 
 
 def test_only_files_that_are_loaded_count(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from core.errors import CheckpointError
 from core.settings import WEIGHTS_DIR
 from models.checkpoints import load as loading
+from models.checkpoints.convert import Target, convert
 from models.checkpoints.layouts.compvis.conditioner import read_conditioner
 from models.checkpoints.layouts.compvis.prediction import tell_prediction
 from models.checkpoints.layouts.detect import load_checkpoint
@@ -113,6 +114,32 @@ def test_where_nothing_tells_the_network_is_asked_once_and_the_card_notes_it(
     assert load(found.card.parent).schedule.config.prediction == answer
 
 
+@pytest.mark.parametrize("to", ["native", "diffusers"])
+@pytest.mark.parametrize(("answer", "size"), [("eps", 512), ("v", 768)])
+def test_a_conversion_asks_the_network_before_it_writes_what_that_predicts(
+    answer: Prediction, size: int, to: Target, sd2: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(sd2, tmp_path / "m.safetensors")
+    monkeypatch.setattr(loading, "tell_prediction", lambda *_: answer)
+    out = convert(tmp_path / "m.safetensors", tmp_path / "out", to)
+    card = json.loads((out / "card.json").read_text("utf-8"))
+    assert (card["prediction_type"], card["native_size"]) == (answer, size)
+    assert "is assumed" not in card["description"]
+    config = load_checkpoint(out).config
+    assert (config.schedule.prediction, config.latent_size) == (answer, size // 8)
+
+
+def test_what_was_decided_of_a_file_is_converted_with_its_size(
+    sd2: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(sd2, tmp_path / "m.safetensors")
+    (found,) = scan(tmp_path)
+    edit(found.card, prediction_type="eps")
+    monkeypatch.setattr(loading, "tell_prediction", lambda *_: pytest.fail("the card says it"))
+    config = load_checkpoint(convert(found.card.parent, tmp_path / "out", "native")).config
+    assert (config.schedule.prediction, config.latent_size) == ("eps", 64)
+
+
 @pytest.mark.parametrize("layers", [23, 24])
 def test_a_text_tower_without_its_last_layer_loses_no_other(layers: int) -> None:
     found = read_conditioner(meta_state(open_clip_shapes(1024, layers)), {}, 0, None)
@@ -192,6 +219,14 @@ def test_the_folders_scheduler_is_the_cards_default(tmp_path: Path) -> None:
     defaults = json.loads(found.card.read_text("utf-8"))["defaults"]
     assert (defaults["sampler"], defaults["schedule"]) == ("euler", "diffusers_karras")
     assert not found.notes
+
+
+def test_words_of_bert_beside_a_file_are_not_those_of_clip(sd2: dict[str, Tensor], tmp_path: Path) -> None:
+    save_file(sd2, tmp_path / "m.safetensors")
+    (expected,) = load_checkpoint(tmp_path / "m.safetensors", data=False).tokenizers
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\nred\ncat\n", "utf-8")
+    (found,) = load_checkpoint(tmp_path / "m.safetensors", data=False).tokenizers
+    assert found(["a red cat"])[0].tolist() == expected(["a red cat"])[0].tolist()
 
 
 def test_added_tokens_are_read(tmp_path: Path) -> None:

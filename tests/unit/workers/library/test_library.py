@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
@@ -9,6 +10,7 @@ from threading import Event, Thread
 import pytest
 import torch
 from structlog.testing import capture_logs
+from torch import Tensor
 
 from core.errors import CheckpointError
 from models.checkpoints.layouts.native import save_native
@@ -206,3 +208,39 @@ def test_a_load_that_lacks_memory_fails_by_name(models: list[Offered], clock: Cl
     assert arrival.error is not None
     assert "model 'one' can't be loaded" in arrival.error.detail
     assert ["lacks memory" in line["error"] for line in lines] == [True]
+
+
+@pytest.fixture
+def placing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], None]:
+    """Let torch fail as it places weights on a device."""
+
+    def fail(error: Exception) -> None:
+        def to(*_: object, **__: object) -> Tensor:
+            raise error
+
+        monkeypatch.setattr(Tensor, "to", to)
+
+    return fail
+
+
+def test_what_the_device_lacks_is_not_told_of_the_file(
+    models: list[Offered], clock: Clock, placing: Callable[[Exception], None]
+) -> None:
+    library = library_of(models, clock, room=1)
+    placing(torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(CheckpointError, match=r"its device lacks memory for 1 MiB$"):
+        library.fill("one")
+    library.want(["one"], ["one"])
+    with capture_logs() as lines:
+        assert ended(library).error is not None
+    assert ["lacks memory" in line["error"] for line in lines] == [True]
+
+
+def test_a_device_that_fails_while_weights_are_placed_ends_the_worker(
+    models: list[Offered], clock: Clock, placing: Callable[[Exception], None]
+) -> None:
+    library = library_of(models, clock, room=1)
+    placing(torch.AcceleratorError("an illegal memory access"))
+    library.want(["one"], ["one"])
+    with pytest.raises(torch.AcceleratorError):
+        ended(library)

@@ -136,13 +136,14 @@ def test_what_can_not_fit_is_told_and_not_offered(tmp_path: Path, monkeypatch: p
     assert (raised.value.field, raised.value.value, raised.value.bound) == ("LATENTD_MODELS_MB", 1, 2)
 
 
-def test_a_size_is_what_the_weights_take(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_size_is_what_the_weights_take(dtype: torch.dtype, tmp_path: Path) -> None:
     for kind in ("plain", "bare", "class"):
         folder = write_tiny(kind, tmp_path / kind)
-        model = load(folder, "cpu", torch.float32)
+        model = load(folder, "cpu", dtype)
         parts = [part for part in (model.unet, model.first_stage, model.conditioner) if part is not None]
         taken = sum(value.nbytes for part in parts for value in part.state_dict().values())
-        assert offered(kind, folder, "cpu", torch.float32).size == pytest.approx(taken, rel=0.05), kind
+        assert offered(kind, folder, "cpu", dtype).size == pytest.approx(taken, rel=0.05), kind
 
 
 def test_where_nothing_loads_the_names_are_said(broken: Path) -> None:

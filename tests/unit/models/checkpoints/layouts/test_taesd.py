@@ -101,6 +101,9 @@ def test_the_file_beside_a_model_goes_before_the_folders_own(tmp_path: Path) -> 
     assert tiny_decoder_of(folder, replace(config, scale_factor=1.0)) is None
     own = write(tmp_path / "sd15" / "dream.taesd.safetensors", state)
     assert tiny_decoder_of(folder, config) == own
+    own.unlink()
+    own = write(tmp_path / "sd15" / "dream.TAESD.bin", state)
+    assert tiny_decoder_of(folder, config) == own
 
 
 def test_a_folder_of_diffusers_is_found(tmp_path: Path) -> None:
@@ -113,7 +116,7 @@ def test_neither_is_taken_for_a_model_and_a_lone_one_is_named(tmp_path: Path) ->
     write(tmp_path / "VAE-approx" / "taesd_decoder.pth", original(tiny()))
     write(tmp_path / "gone.taesd.pth", original(tiny()))
     [lone] = scan(tmp_path)
-    assert lone.error == f"{tmp_path / 'gone.taesd.pth'}: a decoder of previews whose model is not beside it"
+    assert lone.error == f"{tmp_path / 'gone.taesd.pth'}: a decoder of previews that no model beside it takes"
 
 
 @pytest.mark.parametrize(

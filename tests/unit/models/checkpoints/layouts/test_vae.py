@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.errors import CheckpointError
+from models.checkpoints.convert import Target, convert
 from models.checkpoints.inspect import inspect
 from models.checkpoints.layouts.detect import load_checkpoint, loaded_files
 from models.checkpoints.load import load
@@ -56,10 +57,12 @@ def model(tmp_path: Path) -> Path:
     return Path(shutil.copy(SD1, tmp_path / "dream.safetensors"))
 
 
-@pytest.mark.parametrize("suffix", ["pt", "safetensors", "ckpt"])
-def test_what_lies_beside_a_model_is_its_first_stage(model: Path, suffix: str) -> None:
-    plain, vae = first_stage(model), model.with_name(f"dream.vae.{suffix}")
-    if suffix == "safetensors":
+@pytest.mark.parametrize(
+    "ending", ["vae.pt", "vae.safetensors", "vae.ckpt", "vae.pth", "vae.bin", "VAE.safetensors", "vae.PT"]
+)
+def test_what_lies_beside_a_model_is_its_first_stage(model: Path, ending: str) -> None:
+    plain, vae = first_stage(model), model.with_name(f"dream.{ending}")
+    if vae.suffix == ".safetensors":
         save_file(another_vae(), vae)
     else:
         write_lightning(vae)
@@ -67,9 +70,24 @@ def test_what_lies_beside_a_model_is_its_first_stage(model: Path, suffix: str) -
     assert loaded_files(model) == [model, vae]
     [found] = scan(model.parent)
     assert (found.path, found.error) == (model, None)
-    assert f"its first stage is that of dream.vae.{suffix}" in found.notes
+    assert f"its first stage is that of dream.{ending}" in found.notes
     torch.testing.assert_close(first_stage(found.card.parent), plain * 2)
     assert any(vae.name in note for note in inspect(model).notes)
+
+
+def test_vaes_that_no_model_beside_them_takes_are_named(model: Path) -> None:
+    models = model.parent
+    shutil.copytree(FOLDER, models / "folder")
+    (models / "elsewhere").mkdir()
+    for name in ("dream.vae.pt", "dream.vae.ckpt", "folder.vae.pt", "elsewhere/dream.vae.pt", "shared.vae.pt"):
+        write_lightning(models / name)
+    found = {item.path.relative_to(models).as_posix(): item for item in scan(models)}
+    lone = {name for name, item in found.items() if "a VAE that no model beside it takes" in str(item.error)}
+    assert lone == {"dream.vae.ckpt", "folder.vae.pt", "elsewhere/dream.vae.pt", "shared.vae.pt"}
+    assert {name for name, item in found.items() if item.error is None} == {"dream.safetensors", "folder"}
+    card = found["folder"].card
+    card.write_text(json.dumps({**json.loads(card.read_text("utf-8")), "vae": "shared.vae.pt"}), "utf-8")
+    assert "shared.vae.pt" not in by_name(models)
 
 
 def test_a_vae_that_comes_goes_or_changes_renews_card_and_hash(model: Path) -> None:
@@ -124,6 +142,19 @@ def test_a_folder_of_diffusers_takes_one_by_its_card(tmp_path: Path) -> None:
     torch.testing.assert_close(first_stage(folder), first_stage(FOLDER) * 2)
 
 
+@pytest.mark.parametrize("to", ["native", "diffusers"])
+def test_a_converted_model_has_it_inside(to: Target, model: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (model.parent / "VAE").mkdir()
+    save_file(another_vae(), model.parent / "VAE" / "mse.safetensors")
+    [found] = scan(model.parent)
+    card = json.loads(found.card.read_text("utf-8"))
+    found.card.write_text(json.dumps({**card, "vae": "mse.safetensors", "licence": "mine"}), "utf-8")
+    out = convert(model, tmp_path_factory.mktemp("elsewhere") / "out", to)
+    torch.testing.assert_close(first_stage(out), first_stage(model))
+    kept = json.loads((out / "card.json").read_text("utf-8"))
+    assert ("vae" in kept, kept["licence"]) == (False, "mine")
+
+
 def test_a_model_without_one_is_named_and_runs_with_one_beside_it(tmp_path: Path) -> None:
     state = {key: value for key, value in load_file(SD1).items() if not key.startswith(PREFIX)}
     model = tmp_path / "bare.safetensors"
@@ -165,7 +196,7 @@ def test_a_folder_as_an_a1111_user_has_it(model: Path) -> None:
     found = by_name(models)
     assert sorted(found) == ["cut.ckpt", "dream.safetensors", "lost.vae.pt", "old.ckpt"]
     assert "its first stage is that of dream.vae.pt" in found["dream.safetensors"].notes
-    assert "a VAE whose model is not beside it" in str(found["lost.vae.pt"].error)
+    assert "a VAE that no model beside it takes" in str(found["lost.vae.pt"].error)
     assert found["cut.ckpt"].error is not None
     torch.testing.assert_close(first_stage(model), first_stage(models / "old.ckpt") * 2)
     assert inspect(models / "VAE" / "mse.safetensors").description.startswith("First stage alone")
