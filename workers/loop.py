@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import structlog
 import torch
 
-from core.errors import DeadlineMissed, JobFailed
+from core.errors import DeadlineMissed
 from jobs.claim import Holdings
 from jobs.end import Canceled, Failed, HandedBack, Retention, Succeeded
 from jobs.run import JobRun
@@ -27,7 +27,7 @@ from workers.queue.events import EventWriter, News, shared_of
 from workers.queue.savepoints import Savepoints
 from workers.runs.intake import Intake
 from workers.runs.isolation import Isolation
-from workers.runs.publishing import Publishing
+from workers.runs.publishing import Publishing, faulty
 from workers.runs.saving import SAVE_S, Saving
 from workers.runs.table import Phase, RunTable
 
@@ -154,9 +154,8 @@ class Loop:
         """Fail a job that was by itself; of several, hand all back and run each by itself."""
         single = len(running) == 1
         self._intake.run_singly(0 if single else len(running))
-        problem = JobFailed("an internal error, described in the worker's log").problem()
         for run in reversed(running):
-            self._publishing.end(run, Failed(problem) if single else HandedBack())
+            self._publishing.end(run, faulty() if single else HandedBack())
 
     def _take(self, outcome: Outcome) -> None:
         """Note what the engine did."""

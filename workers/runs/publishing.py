@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from jobs.end import Ending, HandedBack, Publisher, Retention, Succeeded
+from core.errors import JobFailed
+from jobs.end import Ending, Failed, HandedBack, Publisher, Retention, Succeeded
 from jobs.run import JobRun
 from jobs.worker import BatchWorker
 from workers.engine.engine import Engine
@@ -14,6 +15,11 @@ from workers.queue.circuit_breaker import CircuitBreaker
 from workers.queue.events import EventWriter
 from workers.runs.isolation import Isolation
 from workers.runs.table import RunTable
+
+
+def faulty() -> Failed:
+    """How a job ends that met a fault of ours, which is logged and isn't the client's to read."""
+    return Failed(JobFailed("an internal error, described in the worker's log").problem())
 
 
 class Publishing:
