@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 import torch
+from redis.exceptions import RedisError
 
 from core.errors import DeadlineMissed
 from jobs.claim import Holdings
@@ -31,6 +32,7 @@ from workers.runs.publishing import Publishing, faulty
 from workers.runs.saving import SAVE_S, Saving
 from workers.runs.table import Phase, RunTable
 
+INNOCENT = (RedisError, OSError)  # faults that no job can cause: those of its own files are met where they are read
 HAND_BACK_S = 5.0  # how long a stopping worker tries to reach Redis; after that its jobs are found by their lapse
 
 log = structlog.get_logger()
@@ -89,15 +91,23 @@ class Loop:
         self._stops.append(grace_s)
 
     def run(self) -> None:
-        """Work until stopped. Whatever happens, no job is kept."""
+        """Work until stopped, then hand back what is left; also where Redis or a disk refuses: no job is to blame.
+
+        A job may have caused any other fault. Then all are left, as by `kill -9`, to whoever counts a death with them.
+        """
+        suspicious = False
         try:
             while not self._done():
                 self._tell_stops()
                 if not self.round():
                     self._rest()
+        except Exception as error:
+            suspicious = not isinstance(error, INNOCENT)
+            raise
         finally:
             self._tell_stops()
-            self._hand_back()
+            if not suspicious:
+                self._hand_back()
 
     def _tell_stops(self) -> None:
         """Log what `stop` was told, which a signal's handler mustn't itself."""
@@ -143,7 +153,7 @@ class Loop:
         try:
             return self._engine.turn()
         except torch.AcceleratorError:
-            raise  # the device is of no use to this process any more
+            raise  # the device is of no use to this process any more, and a job may have killed it
         except Exception:
             running = self._table.among(Phase.COMPUTING)
             log.exception("the engine failed", jobs=sorted(run.job_id for run in running))
@@ -243,7 +253,6 @@ class Loop:
             self._publishing.end(run, HandedBack())
         stops = self._clock() + HAND_BACK_S
         while len(self._table) and self._clock() < stops:
-            self._tell()
             if not self._publishing.publish():
                 time.sleep(IDLE_S)
         if len(self._table):
