@@ -69,20 +69,19 @@ class Publishing:
     def _published(self, run: JobRun, ending: Ending, written: bool) -> None:
         if written:
             self._metrics.ended(run, ending.status)
-        self.release(run, keep=written and isinstance(ending, Succeeded | HandedBack))
-        if written and run.state_path and not isinstance(ending, HandedBack):
-            self._storing.discard([run.state_path])
+        self.release(run)
+        if written and not isinstance(ending, HandedBack):
+            unnamed = [] if isinstance(ending, Succeeded) else run.paths
+            self._storing.discard([*unnamed, *filter(None, [run.state_path])])
 
-    def release(self, run: JobRun, keep: bool = False) -> None:
-        """Forget a run; its objects too, unless its record names them."""
+    def release(self, run: JobRun) -> None:
+        """Forget a run. Its objects stay: the record of a job that goes on may name them, which the sweep looks up."""
         self._engine.drop(run.job_id)
         run.closed = True
         self._events.forget(run)
         self._runs.remove(run)
         self._isolation.released(run)
         self._worker.executions.pop(run.execution.id, None)
-        if not keep:
-            self._storing.discard(run.paths)
         self._metrics.slots.labels(run.model).set(self._runs.images(run.model))
         if not len(self._runs):
             self._breaker.attempt(self._worker.rest)
