@@ -216,6 +216,7 @@ def test_an_image_of_a_lost_execution_stays_while_the_record_names_it(redis: Red
     first.until(lambda: "image" in event_types(redis, "a"))
     redis.delete(run.execution.key)
     assert second.reaper.turn() == 1
+    second.until(lambda: second.step("a") > 0)
     first.until(lambda: not first.loop.runs())
     first.storing.close()
     stored = StoredImage.model_validate_json(job_state(redis, "a")[stored_field(0)])
