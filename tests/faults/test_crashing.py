@@ -11,21 +11,32 @@ from core.settings import Settings
 from tests.enqueue import enqueue, job_state, make_request
 from tests.forks import FORKS
 from tests.integration.rig import Rig
+from workers import worker
 from workers.engine.engine import Engine
 from workers.engine.messages import Outcome
+from workers.library import loading
+from workers.library.library import ModelLibrary
 from workers.signals import Signals
-from workers.worker import serve
+
+
+class Failing(Engine):
+    """Its device fails in the first turn."""
+
+    def turn(self) -> list[Outcome]:
+        raise torch.AcceleratorError("device-side assert triggered")
+
+
+def failing_of(settings: Settings, library: ModelLibrary) -> Engine:
+    engine = loading.engine_of(settings, library)
+    engine.__class__ = Failing
+    return engine
 
 
 def crash(settings: Settings) -> None:
     """Serve the tiny model until its device fails."""
-
-    def fail(_: Engine) -> list[Outcome]:
-        raise torch.AcceleratorError("device-side assert triggered")
-
-    Engine.turn = fail  # type: ignore[method-assign]  # in this process alone
+    worker.engine_of = failing_of  # type: ignore[attr-defined]  # in this process alone
     logs.configure("critical")
-    serve(settings, ["tiny"], "cpu", Signals())
+    worker.serve(settings, ["tiny"], "cpu", Signals())
 
 
 def test_a_worker_whose_device_fails_leaves_its_jobs_to_neighbours_at_once_with_a_death(

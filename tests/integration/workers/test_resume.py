@@ -13,6 +13,7 @@ from contract.job import JobResult, StoredImage
 from contract.redis_keys import events_key, state_key, stored_field
 from contract.request import JobRequest
 from core.storage import image_path
+from core.text import as_text
 from jobs.run import JobRun
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.integration.rig import Rig
@@ -105,7 +106,7 @@ def test_a_large_state_goes_through_storage_and_leaves_nothing(
 
 
 def state_object(redis: Redis, job_id: str) -> str:
-    return (redis.hget(state_key(job_id), "path") or b"").decode()
+    return as_text(redis.hget(state_key(job_id), "path") or "")
 
 
 def save_at(rig: Rig, job_id: str, step: int) -> tuple[JobRun, bytes]:
