@@ -12,12 +12,13 @@ from jobs.run import JobRun
 STATE_TTL_S = 86_400
 
 # KEYS: record, state. ARGV: execution, step, model's hash, name and value of the place, TTL. A late writer of the same
-# execution doesn't undo a newer state. Passing a savepoint clears the job of its earlier deaths.
+# execution doesn't undo a newer state; the same step again, as after a lost answer, is kept. Passing a savepoint
+# clears the job of its earlier deaths.
 _SAVE = """
 local state = redis.call('HMGET', KEYS[1], 'status', 'execution')
 if state[1] ~= 'running' or state[2] ~= ARGV[1] then return 0 end
 local before = redis.call('HMGET', KEYS[2], 'execution', 'step')
-if before[1] == ARGV[1] and tonumber(before[2]) >= tonumber(ARGV[2]) then return 0 end
+if before[1] == ARGV[1] and tonumber(before[2]) > tonumber(ARGV[2]) then return 0 end
 redis.call('HDEL', KEYS[1], 'deaths', 'deaths_alone')
 redis.call('DEL', KEYS[2])
 redis.call('HSET', KEYS[2], 'execution', ARGV[1], 'step', ARGV[2], 'model', ARGV[3], ARGV[4], ARGV[5])

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 import structlog
 import torch
+from redis.exceptions import RedisError
 
-from core.errors import DeadlineMissed, JobFailed
+from core.errors import DeadlineMissed
 from jobs.claim import Holdings
 from jobs.end import Canceled, Failed, HandedBack, Retention, Succeeded
 from jobs.run import JobRun
@@ -27,10 +28,11 @@ from workers.queue.events import EventWriter, News, shared_of
 from workers.queue.savepoints import Savepoints
 from workers.runs.intake import Intake
 from workers.runs.isolation import Isolation
-from workers.runs.publishing import Publishing
+from workers.runs.publishing import Publishing, faulty
 from workers.runs.saving import SAVE_S, Saving
 from workers.runs.table import Phase, RunTable
 
+INNOCENT = (RedisError, OSError)  # faults that no job can cause: those of its own files are met where they are read
 HAND_BACK_S = 5.0  # how long a stopping worker tries to reach Redis; after that its jobs are found by their lapse
 
 log = structlog.get_logger()
@@ -89,15 +91,23 @@ class Loop:
         self._stops.append(grace_s)
 
     def run(self) -> None:
-        """Work until stopped. Whatever happens, no job is kept."""
+        """Work until stopped, then hand back what is left; also where Redis or a disk refuses: no job is to blame.
+
+        A job may have caused any other fault. Then all are left, as by `kill -9`, to whoever counts a death with them.
+        """
+        suspicious = False
         try:
             while not self._done():
                 self._tell_stops()
                 if not self.round():
                     self._rest()
+        except Exception as error:
+            suspicious = not isinstance(error, INNOCENT)
+            raise
         finally:
             self._tell_stops()
-            self._hand_back()
+            if not suspicious:
+                self._hand_back()
 
     def _tell_stops(self) -> None:
         """Log what `stop` was told, which a signal's handler mustn't itself."""
@@ -143,7 +153,7 @@ class Loop:
         try:
             return self._engine.turn()
         except torch.AcceleratorError:
-            raise  # the device is of no use to this process any more
+            raise  # the device is of no use to this process any more, and a job may have killed it
         except Exception:
             running = self._table.among(Phase.COMPUTING)
             log.exception("the engine failed", jobs=sorted(run.job_id for run in running))
@@ -154,9 +164,8 @@ class Loop:
         """Fail a job that was by itself; of several, hand all back and run each by itself."""
         single = len(running) == 1
         self._intake.run_singly(0 if single else len(running))
-        problem = JobFailed("an internal error, described in the worker's log").problem()
         for run in reversed(running):
-            self._publishing.end(run, Failed(problem) if single else HandedBack())
+            self._publishing.end(run, faulty() if single else HandedBack())
 
     def _take(self, outcome: Outcome) -> None:
         """Note what the engine did."""
@@ -244,7 +253,6 @@ class Loop:
             self._publishing.end(run, HandedBack())
         stops = self._clock() + HAND_BACK_S
         while len(self._table) and self._clock() < stops:
-            self._tell()
             if not self._publishing.publish():
                 time.sleep(IDLE_S)
         if len(self._table):

@@ -114,7 +114,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
         library.close()
         storing.close()
         savepoints.close()
-        _leave(worker, redis, list(cards), device_kind(torch.device(device)))
+        _leave(worker, redis, list(cards), device_kind(torch.device(device)), keeps_jobs=bool(loop.runs()))
 
 
 def _retention(settings: Settings) -> Retention:
@@ -216,12 +216,16 @@ def _arrive(
             redis.hset(key, name, card)
 
 
-def _leave(worker: BatchWorker, redis: Redis, models: Sequence[str], kind: str) -> None:
-    """Tell RQ and the gateway that this worker is gone; if Redis is away, they learn it by the lapse."""
+def _leave(worker: BatchWorker, redis: Redis, models: Sequence[str], kind: str, *, keeps_jobs: bool) -> None:
+    """Tell RQ and the gateway that this worker is gone; if Redis is away, they learn it by the lapse.
+
+    What neighbours find the jobs of a dead process by stays where there are some.
+    """
 
     def leave() -> None:
-        worker.leave()
-        redis.hdel(processes_key(machine()), worker.name)
+        if not keeps_jobs:
+            worker.leave()
+            redis.hdel(processes_key(machine()), worker.name)
         for model in models:
             redis.zrem(serving_key(model), serving_member(worker.name, kind))
 

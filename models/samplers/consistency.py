@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from models.samplers.levels import SigmaTable
 from models.samplers.single_step import x0_row
 from models.samplers.steps import Interval, chain, check_steps
 from models.samplers.table import Row
@@ -42,9 +43,12 @@ def lcm(intervals: Sequence[Interval], config: ScheduleConfig) -> tuple[Row, ...
 def tcd(intervals: Sequence[Interval], schedule: NoiseSchedule, gamma: float) -> tuple[Row, ...]:
     """z_s = α_s·x0 + σ_s·eps at s = ⌊(1 − γ)·t'⌋, then noise up to t': Zheng et al. 2024, Algorithm 2.
 
-    γ in [0, 1] is the share of noise. The last step ends at timestep 0, as in the authors' code.
+    γ in [0, 1] is the share of noise. The last step ends at timestep 0, as in the authors' code; that of a span where
+    the next one would begin.
     """
-    ends = [int(interval.t) for interval in intervals[1:]] + [0]
+    final = intervals[-1].end
+    last = 0 if final.sigma == 0.0 else round(SigmaTable.of(schedule).t(final.sigma / final.alpha))
+    ends = [int(interval.t) for interval in intervals[1:]] + [last]
     return tuple(
         _tcd_row(replace(interval, end=schedule.level(end)), schedule, int((1 - gamma) * end), step)
         for step, (interval, end) in enumerate(zip(intervals, ends, strict=True), 1)

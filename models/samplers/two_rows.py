@@ -82,8 +82,10 @@ def _rows(
             rows.append(replace(single([interval], schedule.config)[0], step=i + 1))
             continue
         level = middle(interval)
-        # heun asks at the next step's own timestep, which its spacing may have rounded.
-        t = intervals[i + 1].t if level == interval.end else table.t(_sigma(level))
+        # heun asks at the next step's own timestep, which its spacing may have rounded. The last step of a span ends
+        # in noise, and the timestep of that is another run's.
+        asks_next = level == interval.end and i + 1 < len(intervals)
+        t = intervals[i + 1].t if asks_next else table.t(_sigma(level))
         rows += _pair(interval, level, t, schedule, i + 1, step(interval, level), first_eta)
     return tuple(rows)
 

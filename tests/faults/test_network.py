@@ -17,7 +17,8 @@ from tests.faults.proxy import Proxy
 from tests.gateway import running, settings_for
 from tests.integration.rig import Rig
 from tests.redis_server import RedisServer
-from tests.unit.workers.parts import claim, make_worker
+from tests.unit.workers.parts import RETENTION, claim, make_worker
+from workers.objects.deployment import DEPLOYMENT_OBJECT
 from workers.objects.sweep import Sweeper, Sweeping
 from workers.queue.circuit_breaker import CircuitBreaker, connect
 from workers.queue.savepoints import Savepoints
@@ -47,7 +48,7 @@ def check_one_result(redis: Redis, rig: Rig, job_id: str) -> None:
     types = event_types(redis, job_id)
     assert (types.count("started"), types.count("succeeded"), types[-1]) == (1, 1, "succeeded")
     execution = JobResult.model_validate_json(job_state(redis, job_id)["result"]).execution
-    assert rig.objects() == [f"images/{job_id}/{execution}/0.png"]
+    assert [path for path in rig.objects() if path != DEPLOYMENT_OBJECT] == [f"images/{job_id}/{execution}/0.png"]
 
 
 def test_a_slow_redis_loses_nothing(redis: Redis, proxy: Proxy, far: Rig) -> None:
@@ -99,6 +100,8 @@ def test_a_worker_cut_off_for_too_long_publishes_nothing(
     proxy.refusing = False
     far.until(lambda: not far.loop.runs(), 60)
     far.storing.close()
+    later = Sweeper(redis, near.store, RETENTION, files_clock=lambda: time.time() + 3600)
+    assert later.collect() == 1, "what the overtaken execution stored"
     check_one_result(redis, near, "a")
 
 

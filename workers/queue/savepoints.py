@@ -75,12 +75,12 @@ class Savepoints:
         path = state_path(run.job_id, run.execution.id, step) if large else ""
         if path:
             self._store.put(path, data)
-        kept = save(self._redis, run, step, self._hash(run), path or data)
-        if kept:
-            path, run.state_path = run.state_path, path
-        if path:  # of a state that is outdated, or was refused
-            delete(self._store, [path])
-        return kept
+        if not save(self._redis, run, step, self._hash(run), path or data):
+            return False  # another execution has the job and may go on from this very object: the sweep knows
+        outdated, run.state_path = run.state_path, path
+        if outdated not in ("", path):
+            delete(self._store, [outdated])
+        return True
 
     def _hash(self, run: JobRun) -> str:
         """Name the weights that a state is of."""

@@ -23,7 +23,7 @@ from workers.queue.circuit_breaker import CircuitBreaker
 from workers.queue.claims import Claims
 from workers.queue.events import earlier
 from workers.runs.isolation import Isolation
-from workers.runs.publishing import Publishing
+from workers.runs.publishing import Publishing, faulty
 from workers.runs.table import Phase, RunTable
 
 STARTING = (Phase.LOADING, Phase.WAITING)
@@ -196,6 +196,10 @@ class Intake:
             self._engine.admit(admission)
         except LatentdError as error:
             self._publishing.end(run, Failed(error.problem()))
+            return
+        except Exception:  # it checks and plans this job alone, and no network runs: the fault can only be in it
+            log.exception("a job can't be admitted", **run.names)
+            self._publishing.end(run, faulty())
             return
         if run.isolated:
             self._engine.isolate(run.job_id)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from jobs.end import Ending, HandedBack, Publisher, Retention, Succeeded
+from core.errors import JobFailed
+from jobs.end import Ending, Failed, HandedBack, Publisher, Retention, Succeeded
 from jobs.run import JobRun
 from jobs.worker import BatchWorker
 from workers.engine.engine import Engine
@@ -14,6 +15,11 @@ from workers.queue.circuit_breaker import CircuitBreaker
 from workers.queue.events import EventWriter
 from workers.runs.isolation import Isolation
 from workers.runs.table import RunTable
+
+
+def faulty() -> Failed:
+    """How a job ends that met a fault of ours, which is logged and isn't the client's to read."""
+    return Failed(JobFailed("an internal error, described in the worker's log").problem())
 
 
 class Publishing:
@@ -63,20 +69,19 @@ class Publishing:
     def _published(self, run: JobRun, ending: Ending, written: bool) -> None:
         if written:
             self._metrics.ended(run, ending.status)
-        self.release(run, keep=written and isinstance(ending, Succeeded | HandedBack))
-        if written and run.state_path and not isinstance(ending, HandedBack):
-            self._storing.discard([run.state_path])
+        self.release(run)
+        if written and not isinstance(ending, HandedBack):
+            unnamed = [] if isinstance(ending, Succeeded) else run.paths
+            self._storing.discard([*unnamed, *filter(None, [run.state_path])])
 
-    def release(self, run: JobRun, keep: bool = False) -> None:
-        """Forget a run; its objects too, unless its record names them."""
+    def release(self, run: JobRun) -> None:
+        """Forget a run. Its objects stay: the record of a job that goes on may name them, which the sweep looks up."""
         self._engine.drop(run.job_id)
         run.closed = True
         self._events.forget(run)
         self._runs.remove(run)
         self._isolation.released(run)
         self._worker.executions.pop(run.execution.id, None)
-        if not keep:
-            self._storing.discard(run.paths)
         self._metrics.slots.labels(run.model).set(self._runs.images(run.model))
         if not len(self._runs):
             self._breaker.attempt(self._worker.rest)

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
+from pathlib import Path
 
 import pytest
+import structlog
+import torch
 from redis import Redis
+from redis.exceptions import ResponseError
 
-from contract.redis_keys import isolated_key, job_key, state_key
+from contract.redis_keys import CANCELING_KEY, isolated_key, job_key, state_key
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.integration.rig import Rig
-from tests.integration.workers.test_resume import kill
+from tests.integration.workers.test_resume import kill, saved_step
+from workers.engine.conditioning import Conditions
+from workers.engine.engine import Engine
+from workers.engine.job_spec import JobSpec
+from workers.engine.messages import Outcome
 
 MakeRig = Callable[..., Rig]
 
@@ -106,3 +115,93 @@ def test_a_waiting_suspect_can_be_handed_back(redis: Redis, make_rig: MakeRig) -
     rig.loop.stop(0)
     rig.loop.run()
     assert {job_state(redis, job_id)["status"] for job_id in ("running", "suspect")} == {"queued"}
+
+
+class Deadly(Engine):
+    """An engine whose device dies of a prompt, as of an index beyond a table."""
+
+    def _conditions(self, spec: JobSpec) -> Conditions:
+        if spec.request.text == "poison":
+            raise torch.AcceleratorError("device-side assert triggered")
+        return super()._conditions(spec)
+
+
+def crash(redis: Redis, rig: Rig) -> None:
+    """Let a worker run until the device dies; whoever finds it dead counts that."""
+    rig.engine.__class__ = Deadly
+    with pytest.raises(torch.AcceleratorError):
+        rig.loop.run()
+    kill(redis, rig)
+    rig.reaper.turn()
+
+
+def test_a_job_that_ends_its_workers_by_an_exception_is_quarantined(redis: Redis, workers: Iterator[Rig]) -> None:
+    enqueue(redis, "poison", make_request(prompt="poison"))
+    enqueue(redis, "innocent", make_request())
+    for deaths in ("1", "2"):
+        crash(redis, next(workers))
+        assert job_state(redis, "poison")["deaths"] == job_state(redis, "innocent")["deaths"] == deaths
+    for _ in range(3):
+        assert job_state(redis, "poison")["status"] == "queued"
+        crash(redis, next(workers))
+    assert "quarantined" in job_state(redis, "poison")["error"]
+    assert job_state(redis, "innocent")["deaths"] == "2"
+    assert next(workers).finish("innocent") == ["succeeded"]
+
+
+class Ending(Engine):
+    """An engine whose process is told to end in the middle of a call."""
+
+    fault: BaseException = KeyboardInterrupt()
+
+    def turn(self) -> list[Outcome]:
+        done = super().turn()
+        if any(job.step > 2 for job in self._jobs.values()):
+            raise self.fault
+        return done
+
+
+def check_handed_back(redis: Redis) -> None:
+    """It waits for another worker, with what was done of it, and nobody has died."""
+    state = job_state(redis, "a")
+    assert (state["status"], state.get("deaths")) == ("queued", None)
+    assert saved_step(redis, "a") >= 2
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt(), SystemExit(1)])
+def test_who_is_told_to_end_hands_back_and_counts_no_death(redis: Redis, rig: Rig, fault: BaseException) -> None:
+    rig.engine.__class__ = Ending
+    assert isinstance(rig.engine, Ending)
+    rig.engine.fault = fault
+    enqueue(redis, "a", make_request(steps=900))
+    with pytest.raises(type(fault)):
+        rig.loop.run()
+    check_handed_back(redis)
+
+
+def test_a_redis_that_refuses_is_no_death_of_the_jobs(redis: Redis, rig: Rig) -> None:
+    enqueue(redis, "a", make_request(steps=900))
+    rig.until(lambda: rig.step("a") > 2)
+    redis.set(CANCELING_KEY, "of another type: a mistake that no waiting ends")
+    with pytest.raises(ResponseError):
+        rig.loop.run()
+    check_handed_back(redis)
+
+
+@contextmanager
+def full_log() -> Iterator[None]:
+    """Meanwhile the disk of the log is full."""
+    with suppress(OSError), Path("/dev/full").open("w") as full:  # closing it tries once more
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(full))
+        yield
+    structlog.reset_defaults()
+
+
+def test_a_log_whose_disk_is_full_is_no_death_of_the_jobs(redis: Redis, rig: Rig) -> None:
+    enqueue(redis, "a", make_request(steps=900))
+    rig.until(lambda: rig.step("a") > 2)
+    enqueue(redis, "b", make_request())
+    with full_log(), pytest.raises(OSError, match="No space"):
+        rig.loop.run()
+    check_handed_back(redis)
+    assert (job_state(redis, "b")["status"], job_state(redis, "b").get("deaths")) == ("queued", None)

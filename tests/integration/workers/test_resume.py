@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
+from PIL import Image
 from redis import Redis
 
 from contract.common import Numerics
@@ -14,6 +15,8 @@ from contract.redis_keys import events_key, state_key, stored_field
 from contract.request import JobRequest
 from core.settings import Settings
 from core.storage import image_path
+from core.text import as_text
+from jobs.run import JobRun
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.integration.rig import Rig
 from tests.tiny import SAMPLERS
@@ -104,6 +107,50 @@ def test_a_large_state_goes_through_storage_and_leaves_nothing(
     assert not [path for path in second.objects() if execution in path and not path.startswith("images/")]
 
 
+def state_object(redis: Redis, job_id: str) -> str:
+    return as_text(redis.hget(state_key(job_id), "path") or "")
+
+
+def save_at(rig: Rig, job_id: str, step: int) -> tuple[JobRun, bytes]:
+    """Let `rig` compute to `step` or later, and save it there; the run and its state."""
+    rig.until(lambda: rig.step(job_id) >= step)
+    [run], state = rig.loop.runs(), rig.engine.snapshot(job_id)
+    assert state is not None
+    rig.savepoints.write(run, state)
+    assert saved_step(rig.redis, job_id) == run.step
+    return run, state
+
+
+def test_a_large_state_that_is_handed_back_at_its_saved_step_is_gone_on_from(
+    redis: Redis, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(savepoints, "INLINE_BYTES", 64)
+    first, second = make_rig("first"), make_rig("second")
+    enqueue(redis, "a", make_request(steps=40))
+    step = save_at(first, "a", 20)[0].step
+    first.loop.stop(0)
+    first.loop.run()
+    assert saved_step(redis, "a") == step
+    assert state_object(redis, "a") in first.objects()
+    assert second.finish("a") == ["succeeded"]
+    assert second.sample("latentd_step_seconds_count", model="tiny") == 40 - step
+
+
+def test_a_lost_execution_leaves_the_large_state_that_its_successor_goes_on_from(
+    redis: Redis, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(savepoints, "INLINE_BYTES", 64)
+    first, second = make_rig("first"), make_rig("second")
+    enqueue(redis, "a", make_request(steps=40))
+    run, state = save_at(first, "a", 20)
+    redis.delete(run.execution.key)
+    assert second.reaper.turn() == 1
+    first.savepoints.write(run, state)
+    assert state_object(redis, "a") in first.objects()
+    assert second.finish("a") == ["succeeded"]
+    assert second.sample("latentd_step_seconds_count", model="tiny") == 40 - run.step
+
+
 def test_a_job_that_is_handed_back_is_saved_first(redis: Redis, make_rig: MakeRig) -> None:
     first, second = make_rig("first"), make_rig("second")
     enqueue(redis, "a", make_request(steps=60, num_images=2))
@@ -161,6 +208,22 @@ def test_each_stored_image_can_be_read_before_the_end(redis: Redis, rig: Rig) ->
     stored = StoredImage.model_validate_json(state[stored_field(index)])
     data = bytes(rig.store.get(image_path("a", stored.execution, index, "png")).bytes())
     assert hashlib.sha256(data).hexdigest() == stored.info.sha256
+
+
+def test_an_image_of_a_lost_execution_stays_while_the_record_names_it(redis: Redis, make_rig: MakeRig) -> None:
+    first, second = make_rig("first"), make_rig("second")
+    enqueue(redis, "a", make_request(steps=900, num_images=2))
+    first.until(lambda: first.step("a") > 2)
+    [run] = first.loop.runs()
+    first.storing.save(run, 0, Image.new("RGB", (64, 64)))
+    first.until(lambda: "image" in event_types(redis, "a"))
+    redis.delete(run.execution.key)
+    assert second.reaper.turn() == 1
+    second.until(lambda: second.step("a") > 0)
+    first.until(lambda: not first.loop.runs())
+    first.storing.close()
+    stored = StoredImage.model_validate_json(job_state(redis, "a")[stored_field(0)])
+    assert image_path("a", stored.execution, 0, "png") in second.objects()
 
 
 def test_a_deadline_passes_while_a_job_waits(redis: Redis, rig: Rig) -> None:

@@ -234,6 +234,8 @@ class Fault(Engine):
 
     def admit(self, admission: Admission) -> None:
         super().admit(admission)
+        if admission.request.text == "unplannable":
+            raise IndexError("another mistake")
         if admission.request.text == self.poison:
             self.poisoned |= {admission.job_id}
 
@@ -258,3 +260,19 @@ def test_a_fault_of_ours_fails_the_job_that_has_it_and_no_other(redis: Redis, ri
     assert "mistake" not in job_state(redis, "j2")["error"]
     enqueue(redis, "next", make_request())
     assert rig.finish("next") == ["succeeded"]
+
+
+def test_a_fault_in_planning_fails_the_job_that_has_it_and_no_other(redis: Redis, rig: Rig) -> None:
+    rig.engine.__class__ = Fault
+    enqueue(redis, "running", make_request(steps=300))
+    rig.until(lambda: rig.step("running") > 1)
+    enqueue(redis, "bad", make_request(prompt="unplannable"))
+    enqueue(redis, "next", make_request())
+    assert rig.finish("running", "bad", "next") == ["succeeded", "failed", "succeeded"]
+    assert "mistake" not in job_state(redis, "bad")["error"]
+    assert rig.sample("latentd_slots_in_use", model="tiny") == 0
+
+
+def test_a_part_of_the_way_is_drawn_by_a_sampler_that_asks_twice(redis: Redis, rig: Rig) -> None:
+    enqueue(redis, "a", make_request(sampler="heun", steps=20, denoising_end=0.8))
+    assert rig.finish("a") == ["succeeded"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from typing import Any, get_args
 
 import numpy as np
@@ -65,6 +67,28 @@ def run(plan_list: list[Plan], seeds: list[int], breaks: int | None = None) -> l
             kept = plan_list[i].history[place[i]] if breaks in (None, place[i]) else len(stored[i]) + 1
             stored[i] = [p[n].clone(), *stored[i]][:kept]
     return z
+
+
+@pytest.mark.parametrize("span", [(0.0, 0.8), (0.8, 1.0), (0.3, 0.7)])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_part_of_the_way_is_planned_by_every_sampler(sampler: str, span: tuple[float, float]) -> None:
+    for config, steps in product(CONFIGS, (7, 20)):
+        plan = compile_plan(sampler, NoiseSchedule(config), steps, span=span)
+        assert all(row.finite() for row in plan.rows)
+        assert {row.step for row in plan.rows} == set(range(1, plan.steps + 1))
+
+
+@pytest.mark.parametrize("end", [0.8, 0.35])
+@pytest.mark.parametrize(
+    "sampler", ["ddim", "euler", "euler_a", "heun", "dpm2", "dpm2_a", "dpmpp_2s_a", "dpmpp_sde", "lcm", "tcd"]
+)
+def test_a_part_of_the_way_is_gone_as_the_whole_way_goes_it(sampler: str, end: float) -> None:
+    schedule = NoiseSchedule(CONFIGS[1])
+    whole, part = compile_plan(sampler, schedule, 20), compile_plan(sampler, schedule, 20, span=(0.0, end))
+    assert 0 < len(part.rows) < len(whole.rows)
+    for of_part, of_whole in zip(part.rows, whole.rows, strict=False):
+        assert of_part.t == pytest.approx(of_whole.t, abs=1e-3)
+        assert replace(of_part, t=0.0) == replace(of_whole, t=0.0)
 
 
 @property_test
