@@ -62,7 +62,9 @@ class BaseRequest(Wire):
     determinism: Determinism = "fast"
     preview_every: int = 0
     webhook_url: str | None = Field(default=None, description="Where the gateway tells of the job's end.")
-    numerics: Numerics | None = Field(default=None, description="Set when a strict job first starts.")
+    numerics: Numerics | None = Field(
+        default=None, description="Of a strict job that has started: what it computes with."
+    )
 
     @computed_field  # type: ignore[prop-decorator]
     @property

@@ -53,7 +53,10 @@ def asked() -> tuple[int, str]:
         return 0, f"torch told nothing about them within {ASK_S:g} s"
     except subprocess.CalledProcessError as error:
         return 0, f"torch can't be asked: {(error.stderr.splitlines() or [error])[-1]}"
-    gpus, reason = json.loads(answer.stdout)
+    try:
+        gpus, reason = json.loads(answer.stdout.splitlines()[-1])  # what else is imported may print, too
+    except (IndexError, ValueError):
+        return 0, f"torch can't be asked: it answered {answer.stdout!r}"
     return int(gpus), str(reason)
 
 

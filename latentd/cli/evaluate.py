@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 
 from core.errors import ConfigurationError
 from latentd.cli.console import Json, plain, print_json, table_of
-from latentd.cli.train import NEEDED, progress_bar
+from latentd.cli.train import computing, progress_bar
 
 if TYPE_CHECKING:
     from models.evaluation.networks import Weights
@@ -65,7 +64,7 @@ def checkpoint(
         return
     if model is None or data is None:
         raise ConfigurationError("eval needs --model and --data, or the command compare; see eval --help")
-    with _measuring():
+    with computing():
         from models.evaluation.evaluate import Evaluation, evaluate
         from models.evaluation.figures import HEADERS, as_data
 
@@ -96,7 +95,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Score the pictures of any methods, a folder each, against the real ones of the same names."""
-    with _measuring():
+    with computing():
         from models.evaluation.compare import Comparison, table
         from models.evaluation.compare import compare as compared
         from models.evaluation.figures import as_data
@@ -122,14 +121,6 @@ def _weights(vgg: Path | None, lpips: Path | None, inception: Path | None) -> We
     if (vgg is None) != (lpips is None):
         raise ConfigurationError("--vgg and --lpips belong together: the network's weights and the heads on it")
     return Weights(vgg, lpips, inception)
-
-
-@contextmanager
-def _measuring() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(f"{error.name} isn't installed; {NEEDED}") from error
 
 
 def _print(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:

@@ -93,16 +93,26 @@ def _alone(phase: str, file: Path, device: str, minutes: float) -> None:
 def _phase(phase: str, file: Path, device: str, stop: Callable[[], bool]) -> bool:
     """Run one phase in the foreground. Returns whether it is done."""
     console = plain(stderr=True)
-    with progress_bar(phase) as report:
-        try:
-            from models.training.data.loader import helpers_watched
+    with progress_bar(phase) as report, computing():
+        from models.training.data.loader import helpers_watched
 
-            with helpers_watched():
-                done, out = _run(phase, file, device, report, stop)
-        except ModuleNotFoundError as error:
-            raise ConfigurationError(f"{error.name} isn't installed; {NEEDED}") from error
+        with helpers_watched():
+            done, out = _run(phase, file, device, report, stop)
     console.print(f"{out}: {'done' if done else 'stopped; the same command goes on'}", soft_wrap=True)
     return done
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """Say in one line what is lacking: a package, or memory of the device."""
+    try:
+        import torch
+
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"{error.name} isn't installed; {NEEDED}") from error
+    except torch.OutOfMemoryError as error:
+        raise ConfigurationError(f"the device lacks memory: {str(error).splitlines()[0]}", field="device") from error
 
 
 def _run(

@@ -21,6 +21,7 @@ class Proxy:
         self.lose_answer_to = b""  # once: what is sent with this arrives, the answer doesn't, the connection breaks
         self.lose_every = False  # not once
         self.upstream = upstream  # of the connections made from now on
+        self.accepted = 0  # connections so far
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._server.getsockname()[1]
@@ -51,6 +52,7 @@ class Proxy:
                     continue
                 server = _connect(self.upstream)
                 self._pairs.append((client, server))
+                self.accepted += 1
                 threading.Thread(target=self._serve, args=(client, server), daemon=True).start()
 
     def _serve(self, client: socket.socket, server: socket.socket) -> None:

@@ -96,7 +96,7 @@ def test_a_worker_cut_off_for_too_long_publishes_nothing(
     near = make_rig("near")
     assert near.reaper.turn() == 1
     near.finish("a")
-    far.until(lambda: not far.engine.busy, 60)
+    far.until(lambda: not far.engine.busy and not far.storing.waiting("tiny"), 60)
     proxy.refusing = False
     far.until(lambda: not far.loop.runs(), 60)
     far.storing.close()

@@ -125,7 +125,7 @@ class ModelLibrary:
         self.offered: Mapping[str, Offered] = {model.id: model for model in models}  # replaced as a whole
         self.resident: OrderedDict[str, LatentDiffusion] = OrderedDict()
         self.budget = budget
-        self.loaded: Callable[[str], None] = lambda _: None  # told of each that was loaded, by the thread that loads
+        self.loaded: Callable[[str], None] = lambda _: None  # told of each that was loaded since the start
         self._evicted: list[str] = []
         self._load = load
         self._clock = clock
@@ -211,6 +211,7 @@ class ModelLibrary:
             return Arrival(model, seconds, self._failed(model))
         self._failures.pop(model, None)
         log.info("model loaded", model=model, seconds=seconds, resident=list(self.resident))
+        self.loaded(model)
         return Arrival(model, seconds)
 
     def take_evicted(self) -> list[str]:
@@ -228,7 +229,6 @@ class ModelLibrary:
         loaded = or_none(lambda: self._load(offered))
         if loaded is None:
             raise CheckpointError(f"{offered.folder}: its device lacks memory for {-(-offered.size // MIB)} MiB")
-        self.loaded(model)
         return loaded
 
     def _changed(self, model: str) -> bool:

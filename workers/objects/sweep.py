@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 from obstore.exceptions import BaseError
+from obstore.store import LocalStore
 from redis import Redis
 
 from contract.job import TERMINAL, JobResult
@@ -103,11 +104,20 @@ class Sweeper:
         oldest = self._files_clock() - min(YOUNG_S, self._retention.keep_s)
         found = tidy(self._store, oldest)
         for folder in FOLDERS:
-            with self._noting(folder):
-                for page in self._store.list(folder, chunk_size=PAGE):
-                    found += self._delete(self._orphans([one for one in _parse(page) if one.modified <= oldest]))
+            for page in self._pages(folder):
+                found += self._delete(self._orphans([one for one in _parse(page) if one.modified <= oldest]))
         self._tell_kept()
         return found
+
+    def _pages(self, folder: str) -> Iterator[Sequence[Any]]:
+        """Yield what is below a folder; on a disk, where one job's folder may be closed, job by job."""
+        places = [folder]
+        if isinstance(self._store, LocalStore):
+            with self._noting(folder):
+                places = list(self._store.list_with_delimiter(folder)["common_prefixes"])
+        for place in places:
+            with self._noting(place):
+                yield from self._store.list(place, chunk_size=PAGE)
 
     def _delete(self, paths: Sequence[str]) -> int:
         """Delete objects, each by itself where together they can't be; how many went."""

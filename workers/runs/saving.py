@@ -50,8 +50,9 @@ class Saving:
                 self._write(run, self._savepoints.submit)
 
     def save_now(self, run: JobRun) -> None:
-        """Save a job before anything else is done."""
-        self._write(run, self._savepoints.write)
+        """Save a job before anything else is done; one that made no step begins anew anywhere, with any numerics."""
+        if run.step > 0:
+            self._write(run, self._savepoints.write)
 
     def _write(self, run: JobRun, write: Callable[[JobRun, bytes], None]) -> None:
         state = self._engine.snapshot(run.job_id)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from bisect import bisect_right
 from collections.abc import Mapping
 from functools import lru_cache
@@ -34,6 +36,16 @@ class Order:
 
     def _shuffle(self, epoch: int) -> NDArray[np.int64]:
         return generator(self.seed, "epoch", epoch).permutation(self.size)
+
+
+def order_digest(folder: Folder, config: DataConfig) -> dict[str, str]:
+    """Return what tells one set of pictures' weights from another, by name; nothing where none count.
+
+    Raises:
+        ConfigurationError: a column of weights is missing.
+    """
+    columns = [weights_of(folder, column) for column in config.weights.values()]
+    return {"set of weights": hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]} if columns else {}
 
 
 def order_of(folder: Folder, config: DataConfig, seed: int, samples: int) -> Order:

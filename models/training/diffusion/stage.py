@@ -13,6 +13,7 @@ from models.networks.conditioning import ConditionerModule
 from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.diffusion import DiffusionRun, LatentRun
 from models.training.data.loader import made_ahead, parts_of
+from models.training.data.order import order_digest
 from models.training.diffusion.model import Trained, pipeline, weights_digest
 from models.training.diffusion.objective import noised, signal_and_noise, target, timestep_weights
 from models.training.diffusion.samples import Samples
@@ -55,7 +56,8 @@ class DiffusionTraining:
     def inputs(self) -> Mapping[str, str]:
         first = {"first stage": weights_digest(self.samples.model.first_stage.state_dict())}
         text = {} if self.frozen is None else {"text encoder": weights_digest(self.frozen.state_dict())}
-        return {"set of pictures": self.samples.folder.fingerprint, **first, **text}
+        folder = self.samples.folder
+        return {"set of pictures": folder.fingerprint, **order_digest(folder, self.run.data), **first, **text}
 
     def batches(self, step: int) -> Iterator[tuple[Sequence[int], object]]:
         made = made_ahead(parts_of(self.run, self.processes, step), self._batch, self.run.data.workers)

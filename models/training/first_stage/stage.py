@@ -16,6 +16,7 @@ from models.networks.quantize import Quantizer
 from models.training.configs.autoencoder import AutoencoderRun
 from models.training.data.folder import Folder
 from models.training.data.loader import centred, fixed_pictures, picture_batches
+from models.training.data.order import order_digest
 from models.training.first_stage.codebook import CodeUse, flat, k_means, standardise
 from models.training.first_stage.discriminator import PatchDiscriminator, adaptive_weight, hinge
 from models.training.first_stage.losses import kl_divergence, psnr, reconstruction_losses, unit_penalty
@@ -92,7 +93,7 @@ class FirstStageTraining:
 
     @property
     def inputs(self) -> Mapping[str, str]:
-        return {"set of pictures": self.folder.fingerprint}
+        return {"set of pictures": self.folder.fingerprint, **order_digest(self.folder, self.config.data)}
 
     @property
     def quantised_from(self) -> int:

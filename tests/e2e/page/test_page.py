@@ -163,16 +163,22 @@ def test_an_upload_is_enlarged_and_compared(page: Page, service: Service, tmp_pa
     expect(page.locator("#tab-upscale")).to_have_attribute("aria-selected", "true")
 
 
+PAINTED_OVER = """() => {
+  const [base, cover] = [".running .base", ".running .cover"].map((part) => document.querySelector(part));
+  return base?.checkVisibility() && cover && getComputedStyle(cover).maskImage;
+}"""
+
+
 def shown_while_running(page: Page, pictures: int) -> list[str]:
     """The previews of all tiles, as soon as each has one, while the job runs."""
-    page.wait_for_function(
+    seen = page.wait_for_function(
         """(count) => {
           const seen = [...document.querySelectorAll(".running .preview")].map(({ src }) => src);
-          return seen.length === count && seen.every((src) => src.startsWith("data:image/webp;base64,"));
+          return seen.length === count && seen.every((src) => src.startsWith("data:image/webp;base64,")) && seen;
         }""",
         arg=pictures,
     )
-    previews: list[str] = page.locator(".running .preview").evaluate_all("(all) => all.map(({ src }) => src)")
+    previews: list[str] = seen.json_value()
     return previews
 
 
@@ -189,7 +195,7 @@ def test_each_tile_shows_its_own_picture_while_it_is_made(page: Page, service: S
     page.fill("#field-prompt", "blue star")
     unfold(page)
     page.fill("#field-num_images", "4")
-    page.fill("#field-steps", "400")
+    page.fill("#field-steps", LONG)
     page.click("#submit")
     assert len(set(shown_while_running(page, 4))) == 4
     assert page.locator(".running .base").count() == 4, "each over the picture that is repainted"
@@ -246,10 +252,10 @@ def test_a_newcomer_makes_repaints_enlarges_varies_reads_and_saves(
     page.get_by_role("button", name="Add rectangle").click()
     page.fill("#field-prompt", "blue star")
     unfold(page)
-    page.fill("#field-steps", "200")  # long enough to be seen
+    page.fill("#field-steps", "200")  # long enough to be seen, by who looks at each frame
     page.click("#submit")
-    expect(page.locator(".running .base")).to_be_visible()  # the picture, with noise where it is repainted
-    assert page.locator(".cover").evaluate("(node) => getComputedStyle(node).maskImage").startswith("url(")
+    shown = page.wait_for_function(PAINTED_OVER)  # the picture, with noise where it is repainted
+    assert shown.json_value().startswith("url(")
     expect(page.locator(".compare")).to_be_visible()
     before = page.locator(".compare")
     page.locator("#hold").dispatch_event("pointerdown")

@@ -170,7 +170,8 @@ def test_a_phones_button_for_all_settings_comes_with_them(page: Page) -> None:
     page.reload()
     expect(page.locator("#rail-toggle")).to_be_hidden()
     expect(page.locator("#open-picture svg")).to_be_visible()
-    assert held
+    while not held:
+        page.wait_for_timeout(20)
     page.unroute("**/v1/models")  # lets them go on
     expect(page.locator("#rail-toggle")).to_be_visible()
     expect(page.locator("#field-prompt")).to_be_visible()
@@ -338,7 +339,7 @@ def test_a_job_that_ends_while_its_key_may_ask_for_nothing_is_shown_later(
     locked.fill("#field-prompt", "red heart")
     locked.press("#field-prompt", "Enter")
     expect(locked.locator(".now")).to_contain_text("Waiting for a worker")
-    redis.set(rate_key(key.id), time.time() + 62)  # two seconds above what a burst may owe
+    redis.set(rate_key(key.id), time.time() + 65)  # five seconds above what a burst may owe
     with locked.expect_response(lambda answer: answer.status == 429 and "/jobs/" in answer.url):
         finish(redis, open_store(str(folder / "data" / "objects")), job_id(locked), png((64, 64)))
     expect(locked.locator("img.picture")).to_be_visible()

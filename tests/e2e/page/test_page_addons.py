@@ -48,7 +48,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fields = (*PAINTER.fields, "prompt_syntax", "clip_skip")
     changes = {"tasks": ("txt2img", "inpaint", "img2img"), "fields": fields, "context_width": WIDTH, "styles": LOOKS}
     quick = {"id": "quick", "tasks": ("txt2img", "img2img"), "fields": (*fields, "denoising_start")}
-    consistent = PAINTER.model_copy(update=changes | quick | {"guidance_embedded": True})
+    several = {"samplers": ("ddim", "tcd"), "guidance_embedded": True}
+    consistent = PAINTER.model_copy(update=changes | quick | several)
     write_cards(made / "models", PAINTER.model_copy(update=changes), UPSCALER, consistent)
     write_add_ons(made / "models")
     return made
@@ -162,6 +163,19 @@ def test_a_picture_is_drawn_over_with_what_was_added(page: Page, client: httpx2.
     assert request["guidance_interval"] == [0.0, 0.8]
 
 
+def test_the_form_leaves_to_the_service_what_follows_from_other_fields(page: Page, client: httpx2.Client) -> None:
+    page.click("#tab-img2img")
+    choose_picture(page, "mine.png", png((64, 64)))
+    page.locator("#field-model").select_option("quick")
+    unfold(page)
+    page.fill("#field-denoising_start", "0.5")  # instead of a strength
+    page.locator("#field-sampler").select_option("tcd")
+    expect(page.locator("#cost")).to_contain_text("1 picture")
+    page.click("#submit")
+    request = client.get(f"/v1/jobs/{job_id(page)}").json()["request"]
+    assert (request["sampler"], request["eta"], request["denoising_start"]) == ("tcd", 0.3, 0.5)
+
+
 def dry_run(command: str, job: str, folder: Path) -> dict[str, Any]:
     """The request that a copied curl would make, run in `folder`."""
     for asked, instead in (("img' -H", "img?dry_run=true' -H"), ("Accept: image/png", "Accept: application/json")):
@@ -180,6 +194,7 @@ def dry_run(command: str, job: str, folder: Path) -> dict[str, Any]:
         ("txt2img", {"hires": {"scale": 2, "upscaler": "upscaler"}}, []),
         ("txt2img", {"hires": {"scale": 2}, "controls": [{"id": "edges"}]}, ["control_0"]),
         ("img2img", {"denoising_start": 0.5}, ["image"]),
+        ("txt2img", {"sampler": "tcd", "eta": 0}, []),
     ],
 )
 def test_calls_are_copied_as_the_service_takes_them(
@@ -200,7 +215,9 @@ def test_calls_are_copied_as_the_service_takes_them(
     sent = {"data": data, "files": files} if files else {"json": data | fields}
     job = client.post(f"/v1/{kind}", **sent).raise_for_status().json()
     finish(redis, open_store(str(folder / "data" / "objects")), job["id"], png((64, 64)))
+    page.goto("about:blank")
     page.goto(f"{client.base_url}#job={job['id']}")
+    expect(page.locator("#field-prompt")).to_have_value("heart")
     request = dry_run(copied(page, "curl"), job["id"], tmp_path)
     assert set(fields) < set(request)
     assert request == job["request"]

@@ -110,6 +110,7 @@ def test_problems_stand_beside_their_field(page: Page, client: httpx2.Client) ->
     expect(page.locator("#error-image")).to_have_text("Choose a picture first.")
     page.click("#tab-inpaint")
     choose_picture(page, "mine.png", png((40, 30)))
+    expect(page.locator("#mask")).to_be_visible()
     page.click("#submit")
     expect(page.locator("#error-mask")).to_have_text("Draw on the picture what is to be repainted.")
     assert client.get("/v1/jobs").json()["items"] == []
@@ -176,6 +177,7 @@ def test_all_of_ones_own_jobs_are_canceled_at_once(page: Page, client: httpx2.Cl
         expect(page.locator(".running q")).to_have_text(prompt)
     page.click("#cancel-all")
     expect(page.locator(".ending")).to_contain_text("Canceled")
+    expect(page.locator("#cancel-all")).to_be_hidden()
     statuses = [job["status"] for job in client.get("/v1/jobs").json()["items"]]
     assert statuses == ["canceled", "canceled", "queued"]
 
@@ -242,11 +244,10 @@ def test_a_stream_is_asked_for_again_where_too_many_are_open(
     with running(settings) as client, open_page(browser, str(client.base_url)) as page:
         other = client.post("/v1/txt2img", json={"prompt": "other"}).json()["id"]
         page.fill("#field-prompt", "red heart")
-        refused = page.expect_response(lambda answer: answer.status == 429)
-        with client.stream("GET", f"/v1/jobs/{other}/events"), refused:
-            page.click("#submit")
         with page.expect_response(lambda answer: answer.url.endswith("/events") and answer.ok):
-            pass
+            refused = page.expect_response(lambda answer: answer.status == 429)
+            with client.stream("GET", f"/v1/jobs/{other}/events"), refused:
+                page.click("#submit")
         expect(page.locator(".running q")).to_have_text("red heart")
         redis.xadd(events_key(job_id(page)), {"type": "step", "data": '{"step": 7, "steps": 20}'})
         expect(page.locator(".numbers .count")).to_have_text("Step 7 of 20")

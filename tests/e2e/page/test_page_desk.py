@@ -198,7 +198,7 @@ def test_a_model_that_nobody_serves_is_told_before_it_is_asked(page: Page, redis
     page.click("#tab-class2img")
     expect(page.locator("#cost")).to_have_text(re.compile(" · no worker serves classes now; the job would wait "))
     redis.zadd(serving_key("classes"), {"one@cpu": 2e10})
-    expect(page.locator("#cost")).to_have_text("1 picture · time not known yet", timeout=8000)  # without a touch
+    expect(page.locator("#cost")).to_have_text("1 picture · time not known yet")  # without a touch
 
 
 def test_earlier_prompts_can_be_taken_again(page: Page) -> None:

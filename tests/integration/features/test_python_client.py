@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import pytest
@@ -13,22 +13,26 @@ from latentd_client import AsyncClient, Client, Refused
 
 from tests.faults.proxy import Proxy
 
-PATIENCE_S = 0.5
+PATIENCE_S = 1.5
+Follow = Callable[[str, list[str]], None]
 
 
-def followed(server: str) -> list[str]:
+def follow(server: str, seen: list[str]) -> None:
+    """Note the types of a new job's events as they come."""
     with Client(server, patience_s=PATIENCE_S) as client:
-        return [event.type for event in client.events(client.submit("txt2img", prompt="x"))]
+        for event in client.events(client.submit("txt2img", prompt="x")):
+            seen.append(event.type)
 
 
-async def _followed(server: str) -> list[str]:
+async def _follow(server: str, seen: list[str]) -> None:
     async with AsyncClient(server, patience_s=PATIENCE_S) as client:
         job = await client.submit("txt2img", prompt="x")
-        return [event.type async for event in client.events(job)]
+        async for event in client.events(job):
+            seen.append(event.type)
 
 
-def followed_by_asyncio(server: str) -> list[str]:
-    return asyncio.run(_followed(server))
+def follow_by_asyncio(server: str, seen: list[str]) -> None:
+    asyncio.run(_follow(server, seen))
 
 
 def purge(server: str) -> None:
@@ -64,21 +68,29 @@ def test_a_purge_of_a_job_that_waits_is_refused(client: httpx2.Client) -> None:
     assert refused.value.problem.status == 409
 
 
-def break_and_cancel(client: httpx2.Client, proxy: Proxy) -> None:
+def until(ready: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 60
+    while not ready():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+def break_and_cancel(client: httpx2.Client, proxy: Proxy, seen: list[str]) -> None:
     """Break a job's stream after a silence longer than the client's patience, twice; then end the job."""
+    until(lambda: bool(seen))
     for _ in range(2):
-        time.sleep(2 * PATIENCE_S)
+        time.sleep(PATIENCE_S + 0.2)
+        before = proxy.accepted
         proxy.cut()
-    time.sleep(PATIENCE_S)
+        until(lambda: proxy.accepted > before)  # noqa: B023 (called here)
     client.delete(f"/v1/jobs/{client.get('/v1/jobs').json()['items'][0]['id']}")
 
 
-@pytest.mark.parametrize("follow", [followed, followed_by_asyncio])
-def test_a_quiet_stream_that_breaks_goes_on(client: httpx2.Client, follow: Callable[[str], list[str]]) -> None:
-    with Proxy(("127.0.0.1", client.base_url.port or 0)) as proxy:
-        trouble = threading.Thread(target=break_and_cancel, args=(client, proxy))
-        trouble.start()
-        try:
-            assert follow(f"http://127.0.0.1:{proxy.port}") == ["queued", "canceled"]
-        finally:
-            trouble.join()
+@pytest.mark.parametrize("following", [follow, follow_by_asyncio])
+def test_a_quiet_stream_that_breaks_goes_on(client: httpx2.Client, following: Follow) -> None:
+    seen: list[str] = []
+    with Proxy(("127.0.0.1", client.base_url.port or 0)) as proxy, ThreadPoolExecutor(1) as pool:
+        trouble = pool.submit(break_and_cancel, client, proxy, seen)
+        following(f"http://127.0.0.1:{proxy.port}", seen)
+        trouble.result()
+    assert seen == ["queued", "canceled"]

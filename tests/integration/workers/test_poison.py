@@ -137,7 +137,7 @@ def crash(redis: Redis, rig: Rig) -> None:
 
 def test_a_job_that_ends_its_workers_by_an_exception_is_quarantined(redis: Redis, workers: Iterator[Rig]) -> None:
     enqueue(redis, "poison", make_request(prompt="poison"))
-    enqueue(redis, "innocent", make_request())
+    enqueue(redis, "innocent", make_request(steps=400))
     for deaths in ("1", "2"):
         crash(redis, next(workers))
         assert job_state(redis, "poison")["deaths"] == job_state(redis, "innocent")["deaths"] == deaths
@@ -145,7 +145,7 @@ def test_a_job_that_ends_its_workers_by_an_exception_is_quarantined(redis: Redis
         assert job_state(redis, "poison")["status"] == "queued"
         crash(redis, next(workers))
     assert "quarantined" in job_state(redis, "poison")["error"]
-    assert job_state(redis, "innocent")["deaths"] == "2"
+    assert job_state(redis, "innocent").get("deaths") in (None, "2")  # none where it ran alone and passed a savepoint
     assert next(workers).finish("innocent") == ["succeeded"]
 
 

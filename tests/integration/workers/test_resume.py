@@ -240,9 +240,10 @@ def test_a_deadline_passes_while_a_job_waits(redis: Redis, rig: Rig) -> None:
 
 @pytest.mark.parametrize("save_s", [0, 1000])
 def test_a_strict_job_waits_for_its_numerics_only_where_a_savepoint_has_them(
-    redis: Redis, settings: Settings, make_rig: MakeRig, save_s: float
+    redis: Redis, settings: Settings, make_rig: MakeRig, save_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An upgrade to another build, another kind of card: here another number of rows."""
+    monkeypatch.setattr("workers.runs.saving.FIRST_SAVE_S", save_s)
     upgraded = Rig(redis, settings.model_copy(update={"strict_rows": 8}), "upgraded")
     old = make_rig("old", save_s=save_s)
     enqueue(redis, "a", make_request(steps=40, determinism="strict"))

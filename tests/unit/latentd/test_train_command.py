@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from core.errors import ConfigurationError
 from latentd.cli import main
+from latentd.cli.train import computing
 from models.training.configs.base import write_config
 from tests.training import autoencoder_run, ldm_run, losses, write_balls
 
@@ -54,3 +57,8 @@ def test_what_is_wrong_is_one_line(
         last = capsys.readouterr().err.splitlines()[-1]
         assert named in last
         assert last.startswith("latentd: ")
+
+
+def test_a_device_that_lacks_memory_is_told_in_one_line() -> None:
+    with pytest.raises(ConfigurationError, match=r"^the device lacks memory: CUDA out of memory\. Tried"), computing():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")

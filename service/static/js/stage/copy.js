@@ -37,9 +37,11 @@ const DEFAULTS = {
   determinism: "fast",
   num_images: 1,
   output_format: "png",
-  eta: 0,
   negative_prompt: "",
 };
+
+// tcd has one of its own; ddim takes the card's, if that has one.
+const etaByDefault = ({ sampler, eta }, card) => !eta && sampler !== "tcd" && !(sampler === "ddim" && card?.defaults.eta);
 
 /** The fields that a call must name to make `image` again; `card` is the model's, if it is still there. */
 function fieldsFor({ request, images }, image, card) {
@@ -52,6 +54,7 @@ function fieldsFor({ request, images }, image, card) {
       !("image" in request && FROM_PICTURE.has(name)) &&
       !(request.timesteps && name === "steps") &&
       !(request.denoising_start && name === "strength") &&
+      !(name === "eta" && etaByDefault(request, card)) &&
       DEFAULTS[name] !== value,
   );
   const fields = Object.fromEntries(kept);

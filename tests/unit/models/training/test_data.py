@@ -23,7 +23,7 @@ from models.training.configs.base import ComposeConfig, DataConfig
 from models.training.data.folder import read_folder, split_held_out
 from models.training.data.loader import helpers_watched, made_ahead, picture_batches
 from models.training.data.masks import draw_mask
-from models.training.data.order import Order
+from models.training.data.order import Order, order_digest
 from models.training.data.pictures import GROUNDS, draw, read_picture
 from models.training.diffusion.cache import CAPTIONS, Cache, Chunk, cache_of
 from models.training.loop.draws import generator, normals
@@ -222,6 +222,18 @@ def test_scenes_say_how_their_things_stand(tmp_path: Path) -> None:
     drawn = [draw(folder, 0, config, generator(0, "scene", n)) for n in range(8)]
     told = {caption.split(" ball ")[1].split()[0] for d in drawn for caption in d.captions}
     assert told == {"and", "to", "above", "below"}
+
+
+def test_orders_by_other_weights_are_told_apart(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    told = []
+    for weight in (1, 9):
+        row = {"file_name": "a.png", "text": "one", "w": weight}
+        (tmp_path / "metadata.jsonl").write_text(json.dumps(row), "utf-8")
+        folder = read_folder(tmp_path)
+        told.append(order_digest(folder, DataConfig(folder=tmp_path, size=16, weights={0.0: "w"})))
+        assert order_digest(folder, DataConfig(folder=tmp_path, size=16)) == {}
+    assert told[0] != told[1]
 
 
 def test_crops_and_flips_take_the_label_map_along(tmp_path: Path) -> None:
