@@ -21,7 +21,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-WAIT_MS = 30_000
+WAIT_MS = 60_000
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
 SERIOUS = """async ([inside, without]) => (await axe.run(inside.length ? { include: inside } : document, {
     resultTypes: ['violations'],

@@ -228,7 +228,7 @@ def test_a_job_survives_reloads_and_a_dead_gateway(page: Page, service: Service)
     (gateway,) = [pid for pid in service.processes() if b"gateway" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(gateway, signal.SIGKILL)
     expect(page.locator(".notice")).to_be_visible()
-    expect(page.locator("#download")).to_be_visible()
+    expect(page.locator("#download")).to_be_visible(timeout=120_000)  # so many steps took 31 s beside other tests
     page.reload()
     expect_shown(page, picture_of(job_of(page, service), service))
 

@@ -321,7 +321,7 @@ def test_an_answer_that_was_asked_for_before_takes_no_add_on_away(page: Page, fo
     """The page asks for the models every five seconds; one of these answers comes after the add-ons were read."""
     held: list[Route] = []
     page.route("**/v1/models", lambda route: route.continue_() if held else held.append(route))
-    page.wait_for_event("request", lambda request: request.url.endswith("/v1/models"), timeout=10_000)
+    page.wait_for_event("request", lambda request: request.url.endswith("/v1/models"))
     card = folder / "models" / "Lora" / "late.card.json"
     card.write_text(InstalledLora(id="late", context_width=WIDTH, **ABOUT).model_dump_json(), "utf-8")
     page.evaluate("window.dispatchEvent(new Event('focus'))")

@@ -38,7 +38,7 @@ def studying(folder: Path, *options: str) -> Iterator[str]:
         yield said.split()[-1]
     finally:
         process.send_signal(signal.SIGINT)
-        _, rest = process.communicate(timeout=20)
+        _, rest = process.communicate(timeout=60)
     assert (process.returncode, rest) == (0, "")
 
 
