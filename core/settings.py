@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import quote
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -275,7 +276,7 @@ class Settings(BaseSettings):
     @property
     def redis(self) -> str:
         """The Redis URL; without REDIS_URL the socket of the one that `latentd up` runs."""
-        return self.redis_url or f"unix://{self.redis_socket}"
+        return self.redis_url or f"unix://{quote(str(self.redis_socket))}"
 
 
 def _each(values: Iterable[str], parse: Callable[[str], T | None], bound: str) -> Iterator[T]:

@@ -63,7 +63,6 @@ def children(settings: Settings, insecure: bool, keeps: Sequence[int] = ()) -> l
         "LATENTD_PORT": str(settings.port),
         "LATENTD_DATA_DIR": str(settings.data_dir.resolve()),
     }
-    env.pop("LATENTD_METRICS_PORT", None)  # one port can't serve several children
     latentd = [sys.executable, "-m", "latentd"]
     found: list[Child] = [] if settings.redis_url else [embedded(settings, env, keeps)]
     for index, device in enumerate(devices()):

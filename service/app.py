@@ -158,7 +158,8 @@ def check_keys_exist(settings: Settings) -> None:
     if not made:
         raise ConfigurationError(
             f"LATENTD_HOST={settings.host} is reachable by others and there is no API key: make one by "
-            "`latentd keys create NAME`, or pass --insecure to let everyone in",
+            "`latentd keys create NAME` (where only `latentd up` has the Redis: while that runs on 127.0.0.1), or pass "
+            "--insecure to let everyone in",
             field="LATENTD_HOST",
             value=settings.host,
             bound="a loopback address, an API key, or --insecure",

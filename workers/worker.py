@@ -85,7 +85,10 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     port = None if settings.metrics_port is None else listen(settings.metrics_port, settings.metrics_host)
     write_missing_cards(settings.models_dir)
     # Where inductor keeps what it fused, so that a restarted worker needn't make it again.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.data_dir.resolve() / "fused"))
+    fused = settings.data_dir.resolve() / "fused"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(fused))
+    # Triton loads libraries from its own, first below the home: in a container that may be no place to load from.
+    os.environ.setdefault("TRITON_CACHE_DIR", str(fused / "triton"))
     library = open_library(settings, model_ids, device)
     engine = engine_of(settings, library)
     cards, addons = _served_cards(settings, library), _addons(settings.models_dir)

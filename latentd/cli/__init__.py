@@ -65,6 +65,10 @@ def main() -> None:
     except LatentdError as error:
         plain(stderr=True).print(f"latentd: {error.detail}", style="red", soft_wrap=True)
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        told = f"latentd: {error.name} isn't installed here; pip install -e '.[worker]' brings what draws"
+        plain(stderr=True).print(told, style="red", soft_wrap=True)
+        sys.exit(1)
     except Exception:  # told from what can't work, after which nobody starts the command again
         traceback.print_exc()
         sys.exit(FAULT_EXIT)

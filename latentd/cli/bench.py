@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from workers.planner.files import BenchReport
 
 Model = Annotated[
-    list[str] | None, typer.Option(help="Checkpoint to measure; repeatable. Default: what a worker serves.")
+    list[str] | None,
+    typer.Option(help="Checkpoint to measure; repeatable. Default: LATENTD_MODEL and the first of each task it lacks."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N. Default: the first GPU, else the CPU.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for `latentd plan --table`.")]

@@ -12,7 +12,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from core.errors import Unavailable
-from core.settings import without_password
+from core.settings import Settings, without_password
 from jobs.layout import check_version
 from latentd.cli.console import Json, plain, print_json, table_of
 from latentd.cli.serve import settings_with
@@ -61,14 +61,14 @@ Lifetime = Annotated[
 Budget = Annotated[float | None, typer.Option(min=0.1, help="GPU-seconds a day (UTC). Default: no limit.")]
 
 
-def connect() -> Redis:
+def connect(settings: Settings | None = None) -> Redis:
     """Redis, known to answer and to be one that this release can use.
 
     Raises:
         ConfigurationError: it is too old, or refuses us.
         Unavailable: it doesn't answer.
     """
-    url = settings_with().redis
+    url = (settings or settings_with()).redis
     redis = Redis.from_url(url)
     try:
         check_version(redis)

@@ -97,14 +97,11 @@ class Tables:
 
 def tables_of(settings: Settings, file: Path | None, models: set[str], device_kind: str | None) -> Tables:
     """Of the file, else of one kind of the workers' devices."""
-    from redis import Redis
-
-    from jobs.layout import check_version
+    from latentd.cli.keys import connect
     from workers.planner.files import live_cards, live_tables, read_report
 
     if file is None:
-        with Redis.from_url(settings.redis) as redis:
-            check_version(redis)
+        with connect(settings) as redis:
             live, cards = live_tables(redis, models, device_kind), live_cards(redis, models)
         others = f" (measured as well: {', '.join(live.others)})" if live.others else ""
         return Tables(live.tables, cards, live.device_kind, f"step times of workers on {live.device_kind}{others}")

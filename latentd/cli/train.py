@@ -73,7 +73,7 @@ def recipe(
     if not files:
         names = ", ".join(f"{phase}.yaml" for phase in PHASES)
         raise ConfigurationError(f"{folder}: has none of {names}", field="folder", value=str(folder))
-    with _stoppable(_clock(minutes)) as stop:
+    with _stoppable(_clock(minutes)) as stop, _joined():
         for phase, file in files:
             if not _phase(phase, file, device, stop):  # once asked, a phase stops after its first step
                 return
@@ -86,7 +86,7 @@ def compression_study(config: Config, minutes: Minutes = FOREVER, device: Device
 
 
 def _alone(phase: str, file: Path, device: str, minutes: float) -> None:
-    with _stoppable(_clock(minutes)) as stop:
+    with _stoppable(_clock(minutes)) as stop, _joined():
         _phase(phase, file, device, stop)
 
 
@@ -152,6 +152,15 @@ def _run(
 
     second = read_config(file, LdmRun) if phase == "ldm" else read_config(file, UpscalerRun)
     return run_diffusion(second, device, report=report, stop=stop), second.out
+
+
+@contextmanager
+def _joined() -> Iterator[None]:
+    """Leave the other processes, which a phase may have joined, once all is done; who fails just ends."""
+    yield
+    from models.training.loop.processes import leave
+
+    leave()
 
 
 def _clock(minutes: float) -> Callable[[], bool]:

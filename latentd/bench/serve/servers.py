@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -39,13 +39,14 @@ class Server(AbstractContextManager["Server"]):
     port: int
     log: Path
     ready: Callable[[int], bool]
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str]
+    cwd: Path | None = None
     _process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Server:
         with self.log.open("wb") as out:
             self._process = subprocess.Popen(
-                self.command, stdout=out, stderr=out, env=os.environ | self.env, preexec_fn=die_with_parent
+                self.command, stdout=out, stderr=out, env=self.env, cwd=self.cwd, preexec_fn=die_with_parent
             )
         ends = time.monotonic() + START_S
         while not self.ready(self.port):
@@ -76,8 +77,9 @@ def free_port() -> int:
 
 
 def ours(models_dir: Path, folder: Path, device: str, dtype: str, threads: int, max_rows: int) -> Server:
-    """`latentd up` with data of its own in `folder`."""
-    port = free_port()
+    """`latentd up` with data of its own in `folder`, whatever service the environment or a `.env` here names."""
+    port, folder = free_port(), folder.resolve()
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("LATENTD_", "REDIS_URL"))}
     settings = {
         "LATENTD_PORT": str(port),
         "LATENTD_DATA_DIR": str(folder / "data"),
@@ -90,7 +92,7 @@ def ours(models_dir: Path, folder: Path, device: str, dtype: str, threads: int, 
         "CUDA_VISIBLE_DEVICES": "" if device == "cpu" else os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
     }
     command = [sys.executable, "-m", "latentd", "up"]
-    return Server("latentd", command, port, folder / "latentd.log", loaded, settings)
+    return Server("latentd", command, port, folder / "latentd.log", loaded, inherited | settings, cwd=folder)
 
 
 def peer(name: str, module: str, python: Path, options: Options, folder: Path) -> Server:
@@ -98,4 +100,4 @@ def peer(name: str, module: str, python: Path, options: Options, folder: Path) -
     command = [str(python), "-m", f"latentd.bench.peers.{module}", *options.arguments()]
     # Nothing of ours is installed there; threads that spin would take the cores of the others.
     env = {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(options.threads)}
-    return Server(name, command, options.port, folder / f"{module}.log", is_up, env)
+    return Server(name, command, options.port, folder / f"{module}.log", is_up, os.environ | env)

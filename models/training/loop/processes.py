@@ -6,7 +6,6 @@ has two networks that read each other's outputs, and a sum over samples equals o
 
 from __future__ import annotations
 
-import atexit
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -90,7 +89,7 @@ class Processes:
 def join(device: str) -> tuple[Processes, torch.device]:
     """Join the processes that torchrun started, or be the only one. Returns this process's device, too.
 
-    They stay joined until this process ends, through all phases of a recipe: a group that was left isn't joined again.
+    They stay joined through all phases of a recipe, until `leave`: a group that was left isn't joined again.
 
     Raises:
         ConfigurationError: the device isn't there.
@@ -104,8 +103,13 @@ def join(device: str) -> tuple[Processes, torch.device]:
         torch.cuda.set_device(chosen)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
-        atexit.register(dist.destroy_process_group)
     return Processes(dist.get_rank(), count), chosen
+
+
+def leave() -> None:
+    """Leave what `join` joined, if anything was."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def device_of(name: str) -> torch.device:

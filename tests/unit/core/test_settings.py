@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from redis import ConnectionPool
 
 from core.settings import SOCKET_PATH_MAX, Settings, without_password
 
@@ -24,6 +25,15 @@ def test_a_deep_data_directory_gets_a_short_socket(tmp_path: Path, monkeypatch: 
     assert len(str(settings.redis_socket)) <= SOCKET_PATH_MAX
     assert settings.redis_socket == Settings(data_dir=deep).redis_socket
     assert settings.redis_socket != Settings(data_dir=deep / "other").redis_socket
+
+
+@pytest.mark.parametrize("name", ["C#", "what?", "a%41b", "white space"])
+def test_a_data_directory_of_any_name_has_its_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    settings = Settings(data_dir=tmp_path / name)
+    assert ConnectionPool.from_url(settings.redis).connection_kwargs["path"] == str(settings.redis_socket)
 
 
 def test_every_setting_is_documented() -> None:

@@ -134,6 +134,28 @@ def test_doctor_tells_of_variables_that_nothing_reads(run: Any, models: Path, mo
 
 
 @pytest.mark.usefixtures("models")
+def test_a_plan_without_redis_is_one_line(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
+    mix = tmp_path / "mix.json"
+    mix.write_text(
+        '[{"model": "tiny", "kind": "txt2img", "width": 64, "height": 64, "steps": 4, "weight": 1}]', "utf-8"
+    )
+    said = run("plan", "--mix", str(mix), "--rate", "1", "--p99", "1", code=1)
+    assert said.startswith("latentd: Redis at redis://127.0.0.1:1 doesn't answer")
+    assert said.count("\n") == 1
+
+
+def test_a_package_that_is_missing_is_one_line_and_nothing_is_started_again() -> None:
+    """As where only the gateway's part was installed."""
+    code = "import sys; sys.modules['torch'] = None; sys.argv[1:] = ['worker']; from latentd.cli import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
+    assert ended.stderr.startswith("latentd: torch isn't installed here")
+
+
+@pytest.mark.usefixtures("models")
 def test_a_wrong_default_model_is_named(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATENTD_MODEL", "emojis")
     assert "LATENTD_MODEL='emojis': no such model" in run("generate", "cat", code=1)

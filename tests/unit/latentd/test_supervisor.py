@@ -108,6 +108,14 @@ def test_redis_url_means_no_redis_of_our_own(tmp_path: Path) -> None:
     assert "redis" not in names
 
 
+def test_the_gateway_has_the_metrics_port_that_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers have one each by an option, which goes before."""
+    monkeypatch.setenv("LATENTD_METRICS_PORT", "9100")
+    *_, worker, gateway = children(Settings(data_dir=tmp_path), insecure=False)
+    assert gateway.env["LATENTD_METRICS_PORT"] == "9100"
+    assert worker.more()[0] == "--metrics-port"
+
+
 def test_own_redis_listens_on_a_private_socket_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REDIS_URL", raising=False)
     settings = Settings(data_dir=tmp_path)

@@ -21,7 +21,7 @@ from latentd.bench.serve.client import for_latentd, for_peer
 from latentd.bench.serve.environment import python_of
 from latentd.bench.serve.load import Question, Side, Timed, default_mix, jobs, measure, percentile, runs_of
 from latentd.bench.serve.policies import ByRequests, BySteps, alike, anything, play, sides
-from latentd.bench.serve.servers import Server, ServerFailed
+from latentd.bench.serve.servers import Server, ServerFailed, ours
 from tests.engines import make_engine
 from tests.tiny import write_tiny_inpaint
 
@@ -183,7 +183,9 @@ def test_a_server_is_stopped_with_all_that_it_started_and_one_that_ends_is_told_
         "time.sleep(600)\n"
     )
     command = [sys.executable, "-c", script]
-    with Server("theirs", command, 1, tmp_path / "log", lambda _port: told.exists() and bool(told.read_text())):
+    with Server(
+        "theirs", command, 1, tmp_path / "log", lambda _port: told.exists() and bool(told.read_text()), dict(os.environ)
+    ):
         child = int(told.read_text())
         os.kill(child, 0)
     ends = time.monotonic() + 10
@@ -191,7 +193,7 @@ def test_a_server_is_stopped_with_all_that_it_started_and_one_that_ends_is_told_
         assert time.monotonic() < ends
         time.sleep(0.01)
     broken = Server(
-        "theirs", [sys.executable, "-c", "raise SystemExit('no')"], 1, tmp_path / "log", lambda _port: False
+        "theirs", [sys.executable, "-c", "raise SystemExit('no')"], 1, tmp_path / "log", lambda _port: False, {}
     )
     with pytest.raises(ServerFailed, match="theirs doesn't serve: no"), broken:
         pass
@@ -202,3 +204,15 @@ def is_alive(pid: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_our_side_joins_no_service_that_the_environment_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would draw that one's jobs, and delete their pictures with its own at the end."""
+    monkeypatch.setenv("REDIS_URL", "redis://production:6379")
+    monkeypatch.setenv("LATENTD_STORAGE_URL", "s3://production")
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text("REDIS_URL=redis://production:6379\n", "utf-8")
+    server = ours(tmp_path / "models", Path("bench"), "cpu", "float32", 1, 4)
+    assert server.env["LATENTD_DATA_DIR"] == str(tmp_path / "bench" / "data")
+    assert {"REDIS_URL", "LATENTD_STORAGE_URL"}.isdisjoint(server.env)
+    assert server.cwd == tmp_path / "bench"  # where no .env is
