@@ -330,6 +330,23 @@ def test_the_page_asks_for_a_key_and_then_works(locked: Page, token: str, redis:
     expect(locked.locator("dialog.api-key")).to_have_count(0)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_an_answer_that_was_late_asks_for_no_second_key(locked: Page, token: str, *, known: bool) -> None:
+    held: list[Route] = []
+    locked.route("**/v1/loras", lambda route: held.append(route) if not held else route.continue_())
+    locked.reload()
+    expect(locked.locator("#api-key")).to_be_focused()
+    if known:
+        locked.fill("#api-key", token)
+    locked.keyboard.press("Enter" if known else "Escape")
+    expect(locked.locator("dialog.api-key")).to_have_count(0)
+    with locked.expect_response(lambda answer: answer.status == 401 and "/loras" in answer.url) as late:
+        held[0].continue_()
+    late.value.finished()
+    expect(locked.locator("#field-prompt" if known else ".ending")).to_be_visible()
+    expect(locked.locator("dialog.api-key")).to_have_count(0)
+
+
 def test_a_job_that_ends_while_its_key_may_ask_for_nothing_is_shown_later(
     locked: Page, redis: Redis, folder: Path
 ) -> None:

@@ -2,7 +2,7 @@
  * Every call to the gateway goes through here, so that headers have one place. What isn't 2xx is thrown as a `Problem`.
  */
 
-import { askForKey, authorization } from "./key.js";
+import { askForKey, authorization, timesAsked } from "./key.js";
 
 /** RFC 9457 problem of an answer, or of no answer at all (status 0). */
 export class Problem extends Error {
@@ -17,6 +17,7 @@ export class Problem extends Error {
 
 /** fetch that resolves for 2xx only, and asks for an API key where one is missing. Throws Problem, or AbortError. */
 export async function request(path, options = {}) {
+  const sentAfter = timesAsked();
   let answer;
   try {
     const headers = { ...options.headers, ...authorization() };
@@ -27,7 +28,7 @@ export async function request(path, options = {}) {
   }
   if (answer.ok) return answer;
   const problem = await problemOf(answer);
-  if (problem.status === 401 && (await askForKey())) return request(path, options);
+  if (problem.status === 401 && (await askForKey(sentAfter))) return request(path, options);
   throw problem;
 }
 

@@ -6,6 +6,8 @@ import { h } from "./dom.js";
 
 const NAME = "latentd.key";
 let asking = null;
+let asked = 0; // dialogs that were ended
+let entered = false; // by the last of them
 
 /** The header that carries the key; none where there is no key. */
 export function authorization() {
@@ -13,8 +15,15 @@ export function authorization() {
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
-/** Asks for a key, once for all calls that wait; resolves to whether one was given. */
-export function askForKey() {
+/** How often a key was asked for: a call notes it before it is sent, for `askForKey`. */
+export const timesAsked = () => asked;
+
+/**
+ * Asks for a key, once for all calls that wait; resolves to whether one was given. A call that was `sentAfter` fewer
+ * dialogs than there were was refused for what was known before: what the last of them ended with holds for it, too.
+ */
+export function askForKey(sentAfter) {
+  if (sentAfter !== asked) return Promise.resolve(entered);
   asking ??= ask().finally(() => (asking = null));
   return asking;
 }
@@ -43,12 +52,17 @@ function ask() {
   );
   const dialog = h("dialog", { className: "api-key", "aria-labelledby": "api-key-title" }, form);
   return new Promise((resolve) => {
-    let entered = false;
+    let submitted = false;
     form.addEventListener("submit", () => {
-      entered = true;
+      submitted = true;
       sessionStorage.setItem(NAME, input.value.trim());
     });
-    dialog.addEventListener("close", () => (dialog.remove(), resolve(entered)));
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      asked += 1;
+      entered = submitted;
+      resolve(entered);
+    });
     document.body.append(dialog);
     dialog.showModal();
   });
