@@ -9,6 +9,7 @@ from typing import TypeAlias
 from contract.base import LANES, Lane
 
 CLAIMS_A_ROUND = 4  # the others wait for the next round, not the running jobs for the claims
+LOOKS_A_CLAIM = 4  # … nor for jobs that only other workers can run
 IDLE_S = 0.02  # how long a worker waits for its storing threads before it looks for jobs again
 REST_S = 0.5  # how long one without jobs waits to be woken before it looks
 BULK_FIRST_EVERY = 5  # claims: bulk isn't starved by interactive jobs that keep coming
@@ -35,7 +36,7 @@ class ClaimOrder:
     def of(self, lanes: Collection[ModelLane], cold: Collection[str] = ()) -> list[ModelLane]:
         """Put these lanes of models into the order in which they are asked; the `cold` ones have to be loaded first."""
         bulk_first = self.count % BULK_FIRST_EVERY == BULK_FIRST_EVERY - 1
-        cold_first = self.count % COLD_FIRST_EVERY == COLD_FIRST_EVERY - 1
+        cold_first = self.count % COLD_FIRST_EVERY == COLD_FIRST_EVERY // 2  # not where bulk is first
         order = LANES[::-1] if bulk_first else LANES
         asked = [(model, lane) for lane in order for model in self.models if (model, lane) in lanes]
         return sorted(asked, key=lambda each: (each[0] in cold) is not cold_first)

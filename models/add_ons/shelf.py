@@ -139,10 +139,11 @@ class Kept:
         """Return what is kept, or held by a job still, under `key`; else load it."""
         held: T | None = self._held.get(key)
         value = load() if held is None else held
-        if key not in self._kept:
-            self._kept[key] = value, size(value)
-            self._held[key] = value
-        self._kept.move_to_end(key)
+        self._held[key] = value
+        if key not in self._kept and (taken := size(value)) <= self._budget:  # else all others would make room in vain
+            self._kept[key] = value, taken
+        if key in self._kept:
+            self._kept.move_to_end(key)
         while self.bytes > self._budget and self._kept:
             self._kept.popitem(last=False)
         return value

@@ -49,13 +49,19 @@ class Claims:
         self._passed: set[str] = set()  # refused since the last pause
         self._paused: dict[str, float] = {}  # queue key → until when
 
-    def next(self, lanes: Collection[ModelLane], cold: Collection[str] = ()) -> JobRun | None:
+    def next(
+        self, lanes: Collection[ModelLane], cold: Collection[str] = (), at_most: int | None = None
+    ) -> JobRun | None:
         """Start the next job of one of these models and lanes here, those of `cold` models last; None if none waits.
+
+        at_most: how many jobs are looked at where others run meanwhile: a whole queue may be for other workers.
 
         Raises:
             RedisError: if Redis is away; a job popped meanwhile returns by the reaper.
         """
-        while (popped := self._pop(lanes, cold)) is not None:
+        looked = 0
+        while looked != at_most and (popped := self._pop(lanes, cold)) is not None:
+            looked += 1
             key, job_id = popped
             run = self._take(self.queues[key], job_id)
             if run is not None:

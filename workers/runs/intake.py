@@ -13,7 +13,7 @@ from core.clock import CLOCK
 from core.errors import LatentdError
 from jobs.end import Canceled, Failed
 from jobs.run import JobRun
-from workers.claim_policy import CLAIMS_A_ROUND, ModelLane
+from workers.claim_policy import CLAIMS_A_ROUND, LOOKS_A_CLAIM, ModelLane
 from workers.engine.engine import Engine
 from workers.engine.messages import Admission
 from workers.library.library import Arrival, ModelLibrary, not_loaded
@@ -67,7 +67,9 @@ class Intake:
         """Claim and start jobs, a few a round; how many."""
         for count in range(CLAIMS_A_ROUND):
             lanes = self._lanes()
-            run = self._breaker.attempt(partial(self._claims.next, lanes, self._missing())) if lanes else None
+            at_most = LOOKS_A_CLAIM if self._runs.runs() else None
+            claim = partial(self._claims.next, lanes, self._missing(), at_most)
+            run = self._breaker.attempt(claim) if lanes else None
             if run is None:
                 return count
             self._begin(run)

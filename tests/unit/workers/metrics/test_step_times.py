@@ -150,9 +150,20 @@ def test_models_in_memory_are_asked_before_others_but_every_tenth_time() -> None
     order = ClaimOrder(["a", "b"])
     lanes: list[ModelLane] = [("a", "interactive"), ("b", "bulk")]
     assert order.of(lanes, cold=["a"]) == [("b", "bulk"), ("a", "interactive")]
-    for _ in range(9):
+    for _ in range(5):
         order.took("b")
     assert order.of(lanes, cold=["a"]) == [("a", "interactive"), ("b", "bulk")]
+
+
+def test_of_models_that_are_not_in_memory_interactive_jobs_go_first_too() -> None:
+    order = ClaimOrder(["hot", "c", "d"])
+    lanes: list[ModelLane] = [("hot", "interactive"), ("c", "bulk"), ("d", "interactive")]
+    first = []
+    for _ in range(10):
+        first.append(order.of(lanes, cold=["c", "d"])[0])
+        order.took("hot")
+    assert first.count(("d", "interactive")) == 1
+    assert first.count(("hot", "interactive")) == 9
 
 
 def test_calls_with_controlnets_are_measured_as_if_without() -> None:

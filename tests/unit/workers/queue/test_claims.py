@@ -110,6 +110,19 @@ def test_another_contract_version_goes_back_and_does_not_spin(redis: Redis) -> N
     assert fetch(redis, "new").get_status() == JobStatus.QUEUED
 
 
+def test_a_worker_at_work_walks_no_whole_queue_of_jobs_for_others(redis: Redis) -> None:
+    for number in range(9):
+        enqueue(redis, f"new-{number}", make_request(), version=99)
+    enqueue(redis, "ours", make_request())
+    claims = make_claims(make_worker(redis))
+    for looked in (4, 8):
+        assert claims.next(TINY, at_most=4) is None
+        assert open_queue(redis, make_request()).get_job_ids()[0] == f"new-{looked}"
+    run = claims.next(TINY, at_most=4)
+    assert run is not None
+    assert run.job_id == "ours"
+
+
 def test_a_job_is_left_to_a_worker_that_has_its_loras(redis: Redis) -> None:
     loras = [{"id": name, "scale": 1.0, "hash": "0"} for name in ("style", "dogs")]
     enqueue(redis, "a", make_request(loras=loras))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -62,6 +63,24 @@ def test_the_least_recently_used_goes_when_the_budget_is_spent(models_dir: Path)
     nothing = Kept(0)
     assert library_of(models_dir, nothing).adapters(model, applied(models_dir, style=1.0)) is not None
     assert nothing.bytes == 0
+
+
+def test_what_is_larger_than_the_budget_takes_nobody_s_place() -> None:
+    kept, loads = Kept(2), list[str]()
+
+    def get(key: str, size: int) -> set[str]:
+        def load() -> set[str]:
+            loads.append(key)
+            return {key}
+
+        return kept.get(key, load, lambda _: size)
+
+    held = [get("small", 1), get("large", 3), get("small", 1), get("large", 3)]
+    assert (loads, kept.bytes) == (["small", "large"], 1)
+    del held
+    gc.collect()
+    assert (get("small", 1), get("large", 3)) == ({"small"}, {"large"})
+    assert loads == ["small", "large", "large"]
 
 
 def test_a_file_that_was_touched_is_the_same_and_one_that_was_replaced_is_not(models_dir: Path) -> None:
