@@ -88,8 +88,8 @@ class FusedNetwork:
 
     def _try(self, shape: Shape, given: Arguments, stream: Any) -> None:
         try:
-            self._compare(given, stream)
-            self._ready.add(shape)
+            if self._compare(given, stream):
+                self._ready.add(shape)
         except torch.OutOfMemoryError as error:
             self._left.add(shape)
             self._failed(error)
@@ -97,7 +97,8 @@ class FusedNetwork:
             self.broken = True
             self._failed(error)
 
-    def _compare(self, given: Arguments, stream: Any) -> None:
+    def _compare(self, given: Arguments, stream: Any) -> bool:
+        """Tell whether the outputs agree; a plain one that isn't finite, as of a broken picture, says nothing."""
         # One making serves calls of any number of rows but one, which compilers take for a special case.
         for value in given:
             if value is not None and len(value) > 1:
@@ -108,7 +109,10 @@ class FusedNetwork:
         limit = torch._dynamo.config.patch(recompile_limit=OF_ALL)
         # Inference mode is part of what a fused call is made for: in another mode it would be made again.
         with limit, torch.inference_mode(), _on(stream):
-            _agree(self._fused(*given), self._plain(*given))
+            fused, plain = self._fused(*given), self._plain(*given)
+            if finite := bool(plain.isfinite().all()):
+                _agree(fused, plain)
+        return finite
 
 
 def making() -> bool:

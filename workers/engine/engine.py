@@ -128,7 +128,8 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        return bool(self._jobs)
+        """Whether there is a job, or what one left that was canceled while the device was at it."""
+        return bool(self._jobs) or self._call is not None or self._chunk is not None
 
     def capacity(self, model: str, lane: Lane = "interactive") -> int:
         """Return how many more images of `model` may be admitted now from `lane`."""
@@ -244,7 +245,8 @@ class Engine:
         acting = [len(image.acting) for image in images]
         x0 = or_none(lambda: self._denoised(batch, images))  # n c h w
         if x0 is None:
-            return self._read() + self._split(batch)
+            beside = self._chunk is not None  # without its memory the same call may have enough
+            return self._read() + (self._decoded() if beside else self._split(batch))
         finite = to_host(torch.stack([image.z_t for image in images]).isfinite().flatten(1).all(1))
         timed.stop()
         self._policy.advance(batch)

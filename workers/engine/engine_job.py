@@ -156,6 +156,7 @@ class EngineJob:
             strict=self.admission.request.determinism == "strict",
             unguided=spec.plan.unguided,
             goes_on=spec is not self.last,
+            claimed_for=self.admission.request.model,
         )
 
     def undecoded(self, index: int) -> UndecodedImage:

@@ -24,7 +24,8 @@ Shape: TypeAlias = tuple[int, ...]
 class Slot:
     """One image while it is denoised. `shape` is its latent's (c, h, w), `rows_per_step` 2 with guidance (3 where a
     picture leads beside the text), else 1, and 1 in the calls of `unguided` positions; `variant` names what the network
-    computes with that can't be gathered per row.
+    computes with that can't be gathered per row; `claimed_for` is the model whose room it takes, where that was
+    another's when the job was claimed.
     """
 
     job_id: str
@@ -39,8 +40,12 @@ class Slot:
     variant: str = ""
     unguided: frozenset[int] = frozenset()
     goes_on: bool = False  # behind its last row another stage of the image begins
+    claimed_for: str = ""
     served: float = field(default=0.0, init=False)
     turn: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.claimed_for = self.claimed_for or self.model
 
     @property
     def done(self) -> bool:
@@ -166,9 +171,9 @@ class StepScheduler:
         return ended
 
     def capacity(self, model: str, lane: Lane = "interactive") -> int:
-        """Return how many more slots, were they guided, to admit for a model: both lanes up to two calls' rows, bulk
-        to one call's, so that interactive finds room beside it, and it beside interactive."""
-        slots = [slot for slot in self._slots.values() if slot.model == model]
+        """Return how many more slots, were they guided, to admit of jobs claimed for a model: both lanes up to two
+        calls' rows, bulk to one call's, so that interactive finds room beside it, and it beside interactive."""
+        slots = [slot for slot in self._slots.values() if slot.claimed_for == model]
         rows = 2 * self._max_rows - _rows(slots)
         if lane == "bulk":
             rows = min(rows, self._max_rows - _rows(slot for slot in slots if slot.lane == "bulk"))

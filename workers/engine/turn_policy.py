@@ -90,8 +90,7 @@ class TurnPolicy:
         self._deadlines: dict[str, float] = {}
         self._unprepared: dict[str, Unprepared] = {}
         self._previews: dict[str, None] = {}
-        self._undecoded: list[Slot] = []
-        self._between: list[Slot] = []  # at the end of a stage that isn't their last
+        self._ended: list[Slot] = []  # at the end of a stage: those that go on wait to be enlarged, others for pixels
         self._chunks: dict[tuple[str, Shape], int] = {}  # most images of a decoding chunk, where that was learned
         self._isolated: dict[str, None] = {}
         self._decoded_last = False
@@ -106,7 +105,7 @@ class TurnPolicy:
         if self._isolated:
             return 0
         waiting = sum(job.images for job in self._unprepared.values() if job.model == model)
-        waiting += sum(slot.model == model for slot in (*self._undecoded, *self._between))
+        waiting += sum(slot.claimed_for == model for slot in self._ended)
         return max(0, self._scheduler.capacity(model, lane) - waiting)
 
     def admit(self, job_id: str, model: str, images: int, deadline: float | None = None) -> None:
@@ -127,7 +126,7 @@ class TurnPolicy:
         """Take the images of a prepared job, or one in its next stage; those without rows left only have to end it."""
         for slot in slots:
             if slot.done:
-                self._end(slot)
+                self._ended.append(slot)
             else:
                 self._scheduler.add(slot)
 
@@ -137,14 +136,12 @@ class TurnPolicy:
 
     def advance(self, batch: Batch) -> None:
         """Count a UNet call; images at the end of their plans are decoded next, or go on to another stage."""
-        for slot in self._scheduler.advance(batch):
-            self._end(slot)
+        self._ended += self._scheduler.advance(batch)
 
     def drop(self, job_id: str) -> None:
         """Forget all of a job."""
         self._scheduler.remove(job_id)
-        self._undecoded = [slot for slot in self._undecoded if slot.job_id != job_id]
-        self._between = [slot for slot in self._between if slot.job_id != job_id]
+        self._ended = [slot for slot in self._ended if slot.job_id != job_id]
         for waiting in (self._unprepared, self._previews, self._deadlines, self._isolated):
             waiting.pop(job_id, None)
 
@@ -155,7 +152,7 @@ class TurnPolicy:
     def halve_chunk(self, chunk: tuple[Slot, ...]) -> None:
         """After a decoding chunk that ran out of memory, half of it is the most; its images go first again."""
         self._chunks[chunk[0].model, chunk[0].shape] = max(1, len(chunk) // 2)
-        self._undecoded = [*chunk, *self._undecoded]
+        self._ended = [*chunk, *self._ended]
 
     def next(self) -> Turn | None:
         """Choose what to do now; None when idle. What it names, but a call, is no longer waiting for its turn."""
@@ -176,15 +173,14 @@ class TurnPolicy:
         return None if batch is None else CallUNet(batch)
 
     def _next_pixels(self) -> Enlarge | Decode | None:
-        """Choose whose first stage is left, else what is decoded."""
-        slot = next((slot for slot in self._between if self._runs(slot.job_id)), None)
-        if slot is None:
-            return Decode(self._next_chunk()) if self._decodable() else None
-        self._between.remove(slot)
-        return Enlarge(slot)
-
-    def _end(self, slot: Slot) -> None:
-        (self._between if slot.goes_on else self._undecoded).append(slot)
+        """Let go on what has waited longest at the end of a stage."""
+        ended = [slot for slot in self._ended if self._runs(slot.job_id)]
+        if not ended:
+            return None
+        if not ended[0].goes_on:
+            return Decode(self._chunk(*ended))
+        self._ended.remove(ended[0])
+        return Enlarge(ended[0])
 
     def _late(self) -> tuple[str, ...]:
         now = self._clock()
@@ -196,15 +192,11 @@ class TurnPolicy:
     def _first(self, job_ids: Iterable[str]) -> str | None:
         return next((job_id for job_id in job_ids if self._runs(job_id)), None)
 
-    def _decodable(self) -> list[Slot]:
-        return [slot for slot in self._undecoded if self._runs(slot.job_id)]
-
-    def _next_chunk(self) -> tuple[Slot, ...]:
-        """Take the oldest image, and those that can be decoded with it; a strict one is decoded by itself."""
-        first, *others = self._decodable()
-        kind = (first.model, first.shape)
-        limit = 1 if first.strict else self._chunks.get(kind, DECODE_CHUNK)
-        peers = [slot for slot in others if (slot.model, slot.shape) == kind and not slot.strict]
+    def _chunk(self, first: Slot, *others: Slot) -> tuple[Slot, ...]:
+        """Take an image, and those that can be decoded with it; a strict one is decoded by itself."""
+        kind = (first.model, first.shape, False)
+        limit = 1 if first.strict else self._chunks.get(kind[:2], DECODE_CHUNK)
+        peers = [slot for slot in others if (slot.model, slot.shape, slot.goes_on) == kind and not slot.strict]
         chunk = (first, *peers[: limit - 1])
-        self._undecoded = [slot for slot in self._undecoded if slot not in chunk]
+        self._ended = [slot for slot in self._ended if slot not in chunk]
         return chunk

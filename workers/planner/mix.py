@@ -59,6 +59,7 @@ class JobClass(MixEntry):
 
     steps: int = Field(ge=1, le=1000)
     guidance_scale: float = Field(default=1.0, ge=0, le=50)
+    guidance_embedded: bool = Field(default=False, exclude_if=lambda embedded: not embedded)  # by its card
 
     @property
     def name(self) -> str:
@@ -109,7 +110,7 @@ def _defaults(kind: Kind, card: ModelCard) -> dict[str, object]:
     fields = REQUESTS[kind].model_fields
     found: dict[str, object] = {"steps": card.defaults.steps, "sampler": card.defaults.sampler}
     if "guidance_scale" in fields and "guidance_scale" in card.fields:
-        found["guidance_scale"] = card.defaults.guidance_scale
+        found |= {"guidance_scale": card.defaults.guidance_scale, "guidance_embedded": card.guidance_embedded}
     if "image_guidance_scale" in fields and card.defaults.image_guidance_scale is not None:
         found["image_guidance_scale"] = card.defaults.image_guidance_scale
     if "strength" in fields:

@@ -106,6 +106,17 @@ def test_what_disagrees_is_given_up_and_told_once() -> None:
 
 
 @torch.inference_mode()
+def test_a_broken_picture_says_nothing_of_a_shape() -> None:
+    network = Small()
+    fused = FusedNetwork(network, unreachable)
+    fused._fused = network
+    for value, there in ((torch.nan, 0), (1.0, 1)):
+        fused.begin(("x",), (torch.randn(2, 8, 16) * value,))
+        fused.wait()
+        assert (fused.there, fused.broken) == (there, False)
+
+
+@torch.inference_mode()
 def test_what_cannot_be_compiled_is_given_up() -> None:
     told: list[Exception] = []
 

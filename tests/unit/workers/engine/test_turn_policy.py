@@ -239,6 +239,26 @@ def test_it_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
+def test_a_job_takes_room_of_the_model_that_it_was_claimed_for_in_all_stages() -> None:
+    bench = PolicyBench(max_rows=4)
+    bench.admit(slot("two", steps=1, goes_on=True))
+    rooms = []
+    for _ in range(3):
+        rooms.append((bench.policy.capacity("emoji"), bench.policy.capacity("up")))
+        bench.until(Enlarge) if len(rooms) == 1 else bench.turn()
+        if len(rooms) == 1:
+            bench.policy.start([slot("two", model="up", steps=1, claimed_for="emoji")])
+    assert rooms == [(3, 4)] * 3
+
+
+def test_who_waits_for_pixels_longest_goes_first_also_before_those_that_are_enlarged() -> None:
+    bench = PolicyBench(max_rows=4)
+    first, *later = (slot(job, steps=0, goes_on=job != "done") for job in ("done", "a", "b", "c"))
+    bench.policy.start([first, *later, last := slot("last", steps=0)])
+    assert bench.turn() == Decode((first, last))
+    assert [type(bench.turn()) for _ in range(3)] == [Enlarge] * 3
+
+
 def test_an_image_between_two_stages_waits_with_those_to_decode_and_keeps_its_place() -> None:
     bench = PolicyBench(max_rows=4)
     first = Slot("two", 0, "m", SHAPE, 1, 1, goes_on=True)

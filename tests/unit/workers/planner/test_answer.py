@@ -224,6 +224,13 @@ def test_defaults_are_those_of_the_service(kind: Kind, fields: tuple[str, ...], 
     assert (one.steps, one.guidance_scale, one.strength) == (2, *wanted)
 
 
+def test_a_distilled_model_has_its_guidance_inside_and_one_row_a_picture() -> None:
+    entry = MixEntry(kind="txt2img", model="m", width=64, height=64)
+    card = make_card()
+    both = [resolved((entry,), {"m": one})[0] for one in (card, card.model_copy(update={"guidance_embedded": True}))]
+    assert [(one.guidance_scale, one.request.rows_per_call) for one in both] == [(4.0, 2), (4.0, 1)]
+
+
 def test_tables_come_from_what_workers_published(redis: Redis) -> None:
     redis.hset(CARDS_KEY, "m", make_card().to_json())
     publish(redis, "m", {"4x32x32:rows:2": 0.5, "store": 0.1})

@@ -25,6 +25,7 @@ from tests.engines import (
     play,
     tiny_models,
 )
+from workers.engine.device import Aside
 from workers.engine.engine import run
 from workers.engine.messages import Aborted, Admission, Called, Finished, Outcome, OutOfMemory, Prepared, Stepped
 
@@ -118,8 +119,9 @@ def test_a_dropped_job_is_gone_at_every_stage(as_gpu: bool) -> None:
         if not engine.busy:
             break
         engine.drop("a")
-        assert not engine.busy
-        assert all(isinstance(outcome, Called) for outcome in engine.turn())  # of a call that it was in
+        assert as_gpu or not engine.busy
+        assert all(isinstance(outcome, Called) for outcome in play(engine))  # of a call that it was in
+        assert all(left is None for left in (engine._call, engine._chunk))  # they would hold its model
     assert turns >= 5
 
 
@@ -356,6 +358,20 @@ def test_decoding_that_runs_out_of_memory_takes_fewer_at_a_time(as_gpu: bool) ->
     assert [o.size for o in outcomes if isinstance(o, OutOfMemory)] == [4, 2]
     faulty.most_pictures = 0
     assert "memory" in failures(play(engine, [_job("b")]))["b"]
+
+
+def test_a_call_that_lacks_what_decoding_beside_it_has_is_repeated_after_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Aside, "ready", lambda _: False)  # as while a GPU decodes
+    faulty, models = _faulty()
+    engine = make_engine(models, as_gpu=True)
+    engine.admit(_job("short", steps=2))
+    engine.admit(_job("long", steps=6))
+    outcomes: list[Outcome] = []
+    while engine.busy:
+        faulty.most_rows = 10**9 if engine._chunk is None else 0
+        outcomes += engine.turn()
+    assert set(finished(outcomes)) == {("short", 0), ("long", 0)}
+    assert not any(isinstance(o, OutOfMemory) for o in outcomes)
 
 
 def test_other_errors_of_a_network_are_not_hidden() -> None:
