@@ -15,7 +15,7 @@ from core.errors import ConfigurationError
 from models.checkpoints.card import card_folder, default_card, load_as_set
 from models.checkpoints.files.weights import read_json
 from models.checkpoints.load import load
-from models.evaluation.distributions import check_enough
+from models.evaluation.distributions import FEWEST, check_enough
 from models.evaluation.figures import Figure, as_data
 from models.evaluation.networks import Weights, networks_of
 from models.evaluation.parts import Part, Subject, parts_of
@@ -104,9 +104,10 @@ def _split(told: Evaluation, model: LatentDiffusion) -> tuple[Folder, Folder]:
         detail = f"{told.data}: has {len(whole.classes)} labels; {told.model} knows {config.classes} classes"
         raise ConfigurationError(detail, field="data", value=len(whole.classes), bound=config.classes)
     training, held_out = split_held_out(whole, told.held_out)
-    if not held_out.items:
-        detail = f"held_out is {told.held_out}; no picture of {len(whole.items)} in {told.data} is left to measure on"
-        raise ConfigurationError(detail, field="held_out", value=told.held_out)
+    if len(held_out.items) < FEWEST:
+        detail = f"held_out is {told.held_out}; that leaves {len(held_out.items)} of {len(whole.items)} pictures in "
+        detail += f"{told.data} to measure on, fewer than {FEWEST}"
+        raise ConfigurationError(detail, field="held_out", value=told.held_out, bound=FEWEST)
     return training, held_out
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from models.networks.unet import UNetConfig
+from models.samplers.compile import SAMPLERS
 from models.schedule import NoiseSchedule, Prediction, ScheduleConfig
 from models.training.configs.base import RunConfig, Share, Side, Strict, check_levels
 
@@ -128,6 +129,12 @@ class CacheConfig(Strict):
     chunk: int = Field(default=16, ge=1)  # pictures encoded at a time
 
 
+def _known_sampler(name: str) -> str:
+    if name not in SAMPLERS:
+        raise ValueError(f"must be one of {', '.join(SAMPLERS)}")
+    return name
+
+
 class CardConfig(Strict):
     """What the trained checkpoint's card says that weights don't tell."""
 
@@ -136,7 +143,7 @@ class CardConfig(Strict):
     attribution: tuple[str, ...] = ()
     steps: int = Field(default=20, ge=1, le=1000)
     guidance_scale: float = Field(default=4.0, ge=0, le=50)
-    sampler: str = "ddim"
+    sampler: Annotated[str, AfterValidator(_known_sampler)] = "ddim"
 
 
 class LatentRun(RunConfig):
@@ -145,12 +152,24 @@ class LatentRun(RunConfig):
     min_snr: float | None = Field(
         default=5.0, gt=0
     )  # γ of min-SNR weights (Hang et al. 2023); none: all timesteps alike
-    min_weight: Share = 0.0  # the least that a timestep weighs: min-SNR gives pure noise 0 where v is predicted
+    # The least that a timestep weighs: min-SNR gives pure noise, where sampling starts, 0 at zero terminal SNR. None:
+    # 0.05 there, else 0.
+    min_weight: Share | None = None
     cache: CacheConfig
     sample_steps: int = Field(default=12, ge=1)
     guidance_scale: float = Field(default=4.0, ge=0)  # of the sample grids
     prompts: tuple[str, ...] = ()  # of the sample grids; none: captions of the data
     save_dtype: Literal["float32", "float16"] = "float32"
+
+    @model_validator(mode="after")
+    def _varies(self) -> LatentRun:
+        frozen = "flip" if self.data.flip else "crop" if self.data.crop == "random" else None
+        if frozen is not None and self.cache.variants == 1:
+            detail = (
+                f"data.{frozen} is {getattr(self.data, frozen)}; cache.variants is 1, so that each picture would be "
+            )
+            raise ValueError(f"{detail}drawn once and look the same in the whole run; 4 draw four of each")
+        return self
 
 
 class DiffusionRun(LatentRun):
@@ -182,6 +201,10 @@ class LdmRun(DiffusionRun, Conditioned):
             raise ValueError(f"concat is {self.concat}; label maps are concatenated themselves")
         if isinstance(self.condition, MapCondition) and self.data.compose is not None:
             raise ValueError("data.compose is given; composed pictures have no label map, which condition map reads")
+        compose = self.data.compose
+        if isinstance(self.condition, ClassCondition) and compose is not None and compose.scenes:
+            detail = "two things side by side have two labels, of which condition class reads one; scenes: 0 makes none"
+            raise ValueError(f"data.compose.scenes is {compose.scenes}; {detail}")
         if self.concat == "latent-mask" and self.condition is not None:
             raise ValueError("concat latent-mask is LDM's inpainting, which has no condition; use mask-latent")
         return self
@@ -201,7 +224,9 @@ class LoraRun(LatentRun, Conditioned):
     model: Path  # the checkpoint
     rank: int = Field(default=8, ge=1, le=1024)
     alpha: float | None = Field(default=None, gt=0)  # the product is scaled by alpha / rank; none: by 1
-    targets: Literal["attention", "linear", "all"] = "attention"  # all: convolutions, too
+    # attention: blocks of the UNet that attend, with their feed-forward, as kohya's scripts have it, and attention in
+    # the text towers; linear: all linear layers; all: convolutions, too
+    targets: Literal["attention", "linear", "all"] = "attention"
     text: bool = False  # the text towers, too
     layout: Literal["kohya", "peft"] = "kohya"  # how the file names its layers
     trigger: str = ""  # what in captions calls for it, for its card

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,8 @@ from typing import Any
 from core.errors import ConfigurationError
 
 METADATA = "metadata.jsonl"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+UNREAD = (".heic", ".heif", ".avif", ".jxl", ".psd", ".svg")  # pictures, too, whose lack would go unnoticed
 CAPTIONS = ("text", "caption")  # columns, the first that a line has
 HELD_OUT_STEPS = 1 << 16
 INTEGER = re.compile(r"-?[0-9]{1,18}")
@@ -95,7 +97,7 @@ def weights_of(folder: Folder, column: str) -> list[float]:
     if lacking:
         raise _lacking(folder.path, column, lacking, len(folder.items))
     values = [item.weights[column] for item in folder.items]
-    if min(values) < 0 or sum(values) <= 0:
+    if not (min(values) >= 0 and 0 < sum(values) < math.inf):  # nan, too
         detail = f"{folder.path / METADATA}: column {column!r} must be ≥ 0 and somewhere more"
         raise ConfigurationError(detail, field="data.weights", value=column)
     return values
@@ -113,8 +115,11 @@ def _item(metadata: Path, number: int, line: bytes) -> Item:
     try:
         row: dict[str, Any] = json.loads(_text(line, where))
         name = str(row["file_name"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        weights = {key: float(value) for key, value in row.items() if isinstance(value, int | float)}
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(f"{where}: must be a JSON object with file_name") from error
+    except OverflowError as error:
+        raise ConfigurationError(f"{where}: has a number beyond what weights can be") from error
     if Path(name).is_absolute():
         raise ConfigurationError(f"{where}: file_name is {name}; it must be relative to {metadata.parent}", value=name)
     text = next((row[key] for key in CAPTIONS if key in row), ())
@@ -124,11 +129,11 @@ def _item(metadata: Path, number: int, line: bytes) -> Item:
     label = None if row.get("label") is None else str(row["label"])
     return Item(
         _there(metadata.parent / name, where),
-        tuple(told),
+        tuple(caption for caption in told if caption.strip()),
         label,
         label if "style" in row else None,
-        _there(metadata.parent / str(row["map"]), where) if "map" in row else None,
-        {key: float(value) for key, value in row.items() if isinstance(value, int | float)},
+        None if row.get("map") is None else _there(metadata.parent / str(row["map"]), where),
+        weights,
     )
 
 
@@ -146,19 +151,31 @@ def _there(file: Path, where: str) -> Path:
 
 def _text(data: bytes, where: str) -> str:
     try:
-        return data.decode()
+        return data.decode("utf-8-sig")  # Windows begins files with a mark of their encoding
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{where}: isn't UTF-8 at byte {error.start}, {data[error.start]:#04x}") from error
 
 
 def _found(path: Path) -> Iterable[Item]:
-    """Read pictures without metadata: captions are the lines of X.txt beside X.png, labels the folders' names."""
-    for file in sorted(path.rglob("*")):
-        if file.suffix.lower() in SUFFIXES and file.is_file():
+    """Read pictures without metadata: captions are the lines of X.txt beside X.png, labels the folders' names. What is
+    hidden isn't looked at: systems keep other things under the names of pictures there.
+    """
+    files = [file for file in sorted(path.rglob("*")) if not _hidden(path, file) and file.is_file()]
+    unread = [file for file in files if file.suffix.lower() in UNREAD]
+    if unread:
+        detail = f"{path}: {len(unread)} pictures are of a kind that isn't read, {_relative(path, unread[0])} first; "
+        detail += f"convert them to one of {', '.join(SUFFIXES)}"
+        raise ConfigurationError(detail, field="data.folder", value=str(path))
+    for file in files:
+        if file.suffix.lower() in SUFFIXES:
             beside = file.with_suffix(".txt")
             lines = _text(beside.read_bytes(), str(beside)).splitlines() if beside.is_file() else []
             captions = tuple(line.strip() for line in lines if line.strip())
             yield Item(file, captions, file.parent.name if file.parent != path else None)
+
+
+def _hidden(path: Path, file: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(path).parts)
 
 
 def _lacking(path: Path, what: str, items: Sequence[Item], total: int) -> ConfigurationError:
@@ -184,7 +201,7 @@ def _digest(file: Path) -> str:
 
 
 def _hashed(name: str) -> float:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:2], "little") / HELD_OUT_STEPS
+    return int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:2], "little") / HELD_OUT_STEPS
 
 
 def _relative(path: Path, file: Path) -> str:

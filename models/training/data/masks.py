@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from models.training.data.pictures import Box
 
-OF_THINGS = 0.35  # of the masks cover a whole thing: what a caption names can then be put in
+OF_THINGS = 0.35  # of the masks cover a whole thing, where one is known: what a caption names can then be put in
 MORE = (1.0, 0.6, 0.35)  # chances of a first, second and third shape
 SIDES = (0.12, 0.7)  # of the canvas
 
 
-def draw_mask(size: int, box: Box, rng: np.random.Generator) -> NDArray[np.uint8]:
+def draw_mask(size: int, box: Box | None, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Draw a mask H W, 1 where it is to be repainted."""
     y, x = (np.mgrid[:size, :size] + 0.5) / size
-    if rng.random() < OF_THINGS:
+    if box is not None and rng.random() < OF_THINGS:
         grow = rng.uniform(-0.02, 0.06)
         left, top, right, bottom = box
         inside = (x > left - grow) & (x < right + grow) & (y > top - grow) & (y < bottom + grow)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from core.errors import ConfigurationError
 from models.training.configs.base import ComposeConfig, DataConfig
@@ -35,17 +37,31 @@ GROUNDS = {
     "pink": (255, 182, 205),
     "beige": (240, 225, 200),
 }
+# What Pillow raises on broken files, depending on the format and the place.
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 PAIR = 0.47  # of the canvas: each of two things
 SIDE_BY_SIDE = 0.65  # of the pairs; the others are one above the other
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A picture H W 3, its captions (any of them is true), where its thing is, and its label map H W if it has one."""
+    """A picture H W 3, its captions (any of them is true), and where they are known the box of its thing and its label
+    map H W."""
 
     pixels: Pixels
     captions: tuple[str, ...]
-    box: Box = (0.0, 0.0, 1.0, 1.0)
+    box: Box | None = None
     map: Pixels | None = None
 
 
@@ -77,7 +93,7 @@ def read_picture(file: Path) -> Image.Image:
         with Image.open(file) as opened:
             picture = _eight_bit(ImageOps.exif_transpose(opened))
             return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise ConfigurationError(f"{file}: is no readable picture ({error})", value=str(file)) from error
 
 
@@ -104,8 +120,11 @@ def flattened(picture: Image.Image, ground: tuple[int, int, int] = WHITE) -> Ima
 def _map_of(file: Path, size: tuple[int, int]) -> Image.Image:
     try:
         with Image.open(file) as opened:
-            labels = opened.copy() if opened.mode in ("L", "P") else opened.convert("L")
-    except (OSError, UnidentifiedImageError) as error:
+            if opened.mode == "1":
+                labels = Image.fromarray(np.asarray(opened).astype(np.uint8))
+            else:
+                labels = opened.copy() if opened.mode in ("L", "P") else opened.convert("L")
+    except UNREADABLE as error:
         raise ConfigurationError(f"{file}: is no readable label map ({error})", value=str(file)) from error
     if labels.size != size:
         detail = f"{file}: is {labels.size[0]}×{labels.size[1]}; its picture is {size[0]}×{size[1]}"

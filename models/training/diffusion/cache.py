@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.errors import ConfigurationError
-from models.training.configs.diffusion import LatentRun
+from models.training.configs.diffusion import LatentRun, LdmRun, MapCondition
 from models.training.data.folder import Folder
 from models.training.data.loader import made_ahead
 from models.training.data.masks import draw_mask
@@ -133,15 +133,22 @@ class _Drawing:
     masked: bool
 
     def __call__(self, entries: list[int]) -> Chunk:
-        run = self.run
-        drawn = [
-            draw(self.folder, entry // run.cache.variants, run.data, generator(run.seed, "cache", entry))
-            for entry in entries
-        ]
+        drawn = [self._drawn(entry) for entry in entries]
         pictures = torch.from_numpy(rearrange(np.stack([d.pixels for d in drawn]), "b h w c -> b c h w"))
         maps = [torch.from_numpy(d.map) for d in drawn if d.map is not None]
         masks = self._masks(drawn, entries) if self.masked else None
         return Chunk(pictures, tuple(d.captions for d in drawn), masks, torch.stack(maps) if maps else None)
+
+    def _drawn(self, entry: int) -> Drawn:
+        run, index = self.run, entry // self.run.cache.variants
+        drawn = draw(self.folder, index, run.data, generator(run.seed, "cache", entry))
+        condition = run.condition if isinstance(run, LdmRun) else None
+        if isinstance(condition, MapCondition) and drawn.map is not None and drawn.map.max() >= condition.classes:
+            file, value = self.folder.items[index].map, int(drawn.map.max())
+            detail = f"{file}: has class {value}; condition.classes is {condition.classes}, so that the last is "
+            detail += f"{condition.classes - 1}"
+            raise ConfigurationError(detail, field="condition.classes", value=value, bound=condition.classes - 1)
+        return drawn
 
     def _masks(self, drawn: list[Drawn], entries: list[int]) -> Tensor:
         masks = [

@@ -9,7 +9,6 @@ import torch
 
 from models.networks.conditioning import ConditionerModule
 from models.networks.unet import UNet, UNetConfig
-from models.training.configs.base import write_config
 from models.training.configs.diffusion import ClassCondition, DiffusionRun, LdmRun, MapCondition, TextCondition
 from models.training.data.folder import Folder, read_folder, split_held_out
 from models.training.diffusion.model import Condition, Trained, condition_of, first_stage_of, model_config, pipeline
@@ -17,7 +16,7 @@ from models.training.diffusion.prepare import prepare
 from models.training.diffusion.stage import DiffusionTraining
 from models.training.diffusion.start import fresh, take_over
 from models.training.loop.processes import Processes, join
-from models.training.loop.trainer import Report, Stop, train
+from models.training.loop.trainer import Report, Stop, begin, train
 
 
 def run_diffusion(run: DiffusionRun, device: str, *, report: Report, stop: Stop) -> bool:
@@ -29,9 +28,7 @@ def run_diffusion(run: DiffusionRun, device: str, *, report: Report, stop: Stop)
     """
     folder = _folder(run)
     processes, place = join(device)
-    run.out.mkdir(parents=True, exist_ok=True)
-    if processes.first:
-        write_config(run, run.out / "config.yaml")
+    begin(run, processes)
     stage = _stage(run, folder, processes, place, report, stop)
     return stage is not None and train(run, stage, processes, report=report, stop=stop)
 

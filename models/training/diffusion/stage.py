@@ -30,6 +30,8 @@ NETWORK = "unet"
 class DiffusionTraining:
     """A `Stage` of the loop: the squared error of ε_θ, v or x0 at random timesteps."""
 
+    compiles = True  # where the device is one on which that pays
+
     def __init__(
         self,
         run: LatentRun,
@@ -43,7 +45,7 @@ class DiffusionTraining:
         self.run, self.samples, self.shown, self.processes, self.device = run, samples, shown, processes, device
         self.module, self.frozen = module, frozen
         self._players = {NETWORK: Player.of(module, run.optimizer, run.ema)}
-        self._forward = compiled(run, device, module.forward)
+        self._forward = compiled(run, device, module.forward, pays=self.compiles)
         schedule = samples.model.schedule
         self._alpha, self._sigma = (t.to(device) for t in signal_and_noise(schedule))
         self._weights = timestep_weights(schedule, run.min_snr, run.min_weight).to(device)

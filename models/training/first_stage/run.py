@@ -10,13 +10,12 @@ from core.errors import ConfigurationError
 from models.checkpoints.layouts.first_stage import load_first_stage
 from models.networks.autoencoder import Autoencoder
 from models.training.configs.autoencoder import AutoencoderRun
-from models.training.configs.base import write_config
 from models.training.data.folder import read_folder, split_held_out
 from models.training.first_stage.features import feature_network, prepare_features
 from models.training.first_stage.stage import FirstStageTraining
 from models.training.first_stage.start import pass_through
 from models.training.loop.processes import join
-from models.training.loop.trainer import Report, Stop, train
+from models.training.loop.trainer import Report, Stop, begin, train
 
 
 def run_autoencoder(config: AutoencoderRun, device: str, *, report: Report, stop: Stop) -> bool:
@@ -29,9 +28,7 @@ def run_autoencoder(config: AutoencoderRun, device: str, *, report: Report, stop
     folders = split_held_out(read_folder(config.data.folder), config.data.held_out)
     network = _network(config)
     processes, place = join(device)
-    config.out.mkdir(parents=True, exist_ok=True)
-    if processes.first:
-        write_config(config, config.out / "config.yaml")
+    begin(config, processes)
     if not prepare_features(config, folders[0], processes, place, report, stop):
         return False
     stage = FirstStageTraining(config, network, folders, processes, place, feature_network(config, place))

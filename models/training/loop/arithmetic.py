@@ -28,9 +28,9 @@ def computing(config: RunConfig, device: torch.device) -> Iterator[None]:
             yield
 
 
-def compiled(config: RunConfig, device: torch.device, function: F) -> F:
-    """Compile what is called in every step, where it pays."""
-    if config.compile == "never" or (config.compile == "auto" and device.type != "cuda"):
+def compiled(config: RunConfig, device: torch.device, function: F, *, pays: bool = True) -> F:
+    """Compile what is called in every step, where it pays: on CUDA, if at all."""
+    if config.compile == "never" or (config.compile == "auto" and not (pays and device.type == "cuda")):
         return function
     # Gradients are taken twice of one graph: for the adversarial loss's weight, and to learn.
     torch._functorch.config.donated_buffer = False

@@ -44,18 +44,37 @@ def save_state(folder: Path, step: int, players: Mapping[str, Player], origin: O
     shutil.rmtree(old, ignore_errors=True)
 
 
+def check_configuration(folder: Path, config: str) -> None:
+    """Refuse to go on with the state of another configuration.
+
+    Raises:
+        ConfigurationError: naming what differs.
+    """
+    kept = _kept(folder)
+    if kept is None:
+        return
+    before, now = (
+        _flat(json.loads(text)) for text in (json.loads((kept / INDEX).read_text("utf-8"))["config"], config)
+    )
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if changed:
+        told = ", ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed)
+        detail = f"{kept}: was made with another configuration ({told}); go on with that or choose another `out`"
+        raise ConfigurationError(detail, field=changed[0], value=now.get(changed[0]), bound=before.get(changed[0]))
+
+
 def load_state(folder: Path, players: Mapping[str, Player], origin: Origin) -> int:
     """Read the state if there is one. Returns the next step.
 
     Raises:
         ConfigurationError: the state is another configuration's or of other data, or doesn't fit.
     """
-    kept = next((f for f in (folder / FOLDER, folder / f".{FOLDER}.old") if (f / INDEX).is_file()), None)
+    kept = _kept(folder)
     if kept is None:
         return 0
+    check_configuration(folder, origin.config)
     index = json.loads((kept / INDEX).read_text("utf-8"))
-    others = ["configuration"] if index["config"] != origin.config else []
-    others += sorted(name for name, digest in origin.inputs.items() if index.get("inputs", {}).get(name) != digest)
+    others = sorted(name for name, digest in origin.inputs.items() if index.get("inputs", {}).get(name) != digest)
     if others:
         told = " and another ".join(others)
         detail = f"{kept}: was made with another {told}; go on with that or choose another `out`"
@@ -63,6 +82,19 @@ def load_state(folder: Path, players: Mapping[str, Player], origin: Origin) -> i
     for name, player in players.items():
         _restore(player, load_file(kept / f"{name}.safetensors"), kept / f"{name}.safetensors")
     return int(index["step"])
+
+
+def _kept(folder: Path) -> Path | None:
+    """Return where a state is, the old one's place where a crash left no other; None if there is none."""
+    return next((f for f in (folder / FOLDER, folder / f".{FOLDER}.old") if (f / INDEX).is_file()), None)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested keys as `data.size`."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def _tensors(player: Player) -> dict[str, Tensor]:

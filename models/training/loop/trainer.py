@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from core.errors import ConfigurationError
-from models.training.configs.base import RunConfig
+from models.training.configs.base import RunConfig, write_config
 from models.training.loop.logbook import Logbook
 from models.training.loop.players import Player, Stage
 from models.training.loop.processes import Processes
 from models.training.loop.rates import learning_rate, set_rate
-from models.training.loop.state import Origin, load_state, save_state, state_bytes
+from models.training.loop.state import Origin, check_configuration, load_state, save_state, state_bytes
 
 MB = 1 << 20
 SPARE = 256 * MB  # disk that a run leaves for its log and samples
@@ -47,6 +47,18 @@ Stop = Callable[[], bool]
 def origin_of(config: RunConfig, stage: Stage) -> Origin:
     """Return what must not change between the pieces of a run."""
     return Origin(config.model_dump_json(exclude=LEFT_OUT), stage.inputs)
+
+
+def begin(config: RunConfig, processes: Processes) -> None:
+    """Make the folder of a run and write its configuration there, before anything is encoded.
+
+    Raises:
+        ConfigurationError: a state that is there is another configuration's.
+    """
+    check_configuration(config.out, config.model_dump_json(exclude=LEFT_OUT))
+    config.out.mkdir(parents=True, exist_ok=True)
+    if processes.first:
+        write_config(config, config.out / "config.yaml")
 
 
 def train(config: RunConfig, stage: Stage, processes: Processes, *, report: Report, stop: Stop) -> bool:
@@ -80,10 +92,13 @@ class _Loop:
             self.stage.before(step)
             values = self._step(step, batches)
             step += 1
-            self._tell(step, values)
+            self.computed += self.config.batch
+            if step % self.config.log_every == 0 or step == self.config.steps:
+                self._tell(step, self._checked(step, values))
             self._show(step)
             stopped = self.processes.any(stop())
             if stopped or step % self.config.save_every == 0 or step == self.config.steps:
+                self._checked(step, values)
                 self._save(step)
             if stopped:
                 break
@@ -117,17 +132,17 @@ class _Loop:
         told = {f"{prefix}{key}": value / self.config.batch for key, value in sums.items()}
         return {**told, f"{prefix}gradient": norm, f"{prefix}rate": rate}
 
-    def _tell(self, step: int, values: Mapping[str, Tensor | float]) -> None:
-        """Log what a step gave; all processes take part in the sums."""
-        self.computed += self.config.batch
-        if step % self.config.log_every and step != self.config.steps:
-            return
+    def _checked(self, step: int, values: Mapping[str, Tensor | float]) -> dict[str, float]:
+        """Return what a step gave, of all processes, each of which takes part in the sums. Raises: as `train`."""
         losses = [name for name, value in values.items() if isinstance(value, Tensor) and "gradient" not in name]
         total = self.processes.sum(torch.stack([torch.as_tensor(values[n]).float() for n in losses]))
         told = dict(zip(losses, total.tolist(), strict=True))
         told |= {name: float(value) for name, value in values.items() if name not in told}
         if not all(map(_finite, told.values())):
             raise ConfigurationError(f"step {step}: the loss is no number ({told}); a lower learning_rate may help")
+        return told
+
+    def _tell(self, step: int, told: dict[str, float]) -> None:
         now = time.perf_counter()
         told["samples_per_s"] = self.computed / max(now - self.since, 1e-9)
         self.since, self.computed = now, 0

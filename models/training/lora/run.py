@@ -14,7 +14,6 @@ from models.checkpoints.load import load
 from models.networks.conditioning import TextEncoder
 from models.pipeline.denoiser import Denoiser
 from models.pipeline.pipeline import LatentDiffusion
-from models.training.configs.base import write_config
 from models.training.configs.diffusion import LoraRun
 from models.training.data.folder import Folder, read_folder, split_held_out
 from models.training.diffusion.model import weights_digest
@@ -22,7 +21,7 @@ from models.training.diffusion.prepare import prepare
 from models.training.diffusion.show import Sampling, sampled
 from models.training.diffusion.stage import NETWORK, DiffusionTraining
 from models.training.loop.processes import Processes, join
-from models.training.loop.trainer import Report, Stop, train
+from models.training.loop.trainer import Report, Stop, begin, train
 from models.training.lora.products import Products
 from models.training.lora.write import write_lora
 
@@ -33,6 +32,7 @@ class LoraTraining(DiffusionTraining):
     """The same objective; what learns are the products."""
 
     run: LoraRun
+    compiles = False  # the hooks that add the products would part the network into dozens of pieces
 
     @property
     def products(self) -> Products:
@@ -70,9 +70,7 @@ def run_lora(run: LoraRun, device: str, *, report: Report, stop: Stop) -> bool:
     """
     folder = split_held_out(read_folder(run.data.folder, captions=True), run.data.held_out)[0]
     processes, place = join(device)
-    run.out.mkdir(parents=True, exist_ok=True)
-    if processes.first:
-        write_config(run, run.out / "config.yaml")
+    begin(run, processes)
     stage = _stage(run, folder, processes, place, report, stop)
     return stage is not None and train(run, stage, processes, report=report, stop=stop)
 

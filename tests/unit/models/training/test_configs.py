@@ -105,6 +105,10 @@ def test_what_a_run_would_leave_out_is_refused(tmp_path: Path) -> None:
         ({"data": composed | {"crop": "random"}}, "crop is random; compose .* must be center"),
         ({"data": data | {"zoom": 0.5}}, r"zoom is 0\.5; crop is center"),
         ({"data": composed, "condition": {"kind": "map", "classes": 4}}, r"data\.compose is given"),
+        ({"data": data | {"flip": True}}, r"data\.flip is True; cache\.variants is 1"),
+        ({"data": data | {"crop": "random"}}, r"data\.crop is random; cache\.variants is 1"),
+        ({"data": composed, "condition": {"kind": "class"}}, r"data\.compose\.scenes is 0\.2; two things"),
+        ({"card": {"sampler": "DDIM"}}, "must be one of ddim, "),
         ({"unet": {"channels": (16, 32), "heads": 2, "norm_groups": 4, "attention": (2,)}}, "attention has 2"),
         ({"unet": {"channels": (16, 32), "heads": 2, "norm_groups": 4, "attention": (-1,)}}, "attention has -1"),
     ):

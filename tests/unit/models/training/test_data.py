@@ -20,7 +20,7 @@ from torch import Tensor
 
 from core.errors import ConfigurationError
 from models.training.configs.base import ComposeConfig, DataConfig
-from models.training.data.folder import read_folder, split_held_out
+from models.training.data.folder import read_folder, split_held_out, weights_of
 from models.training.data.loader import helpers_watched, made_ahead, picture_batches
 from models.training.data.masks import draw_mask
 from models.training.data.order import Order, order_digest
@@ -131,6 +131,8 @@ def test_a_file_that_is_changed_is_another_data_set_and_a_copy_is_not(tmp_path: 
         ('{"file_name": "/a.png"}', "line 1: file_name is /a.png; it must be relative to"),
         ('{"file_name": "a.png", "text": 3}', "text must be a caption"),
         ('{"file_name": "a.png"}', "1 of 1 pictures have no caption, a.png first"),
+        ('{"file_name": "a.png", "text": "", "map": null}', "1 of 1 pictures have no caption, a.png first"),
+        ('{"file_name": "a.png", "text": "a", "weight": 1' + 400 * "0" + "}", "line 1: has a number beyond"),
         ("", "no pictures"),
     ],
 )
@@ -150,6 +152,45 @@ def test_text_that_isnt_utf_8_is_named(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_text(rows, "latin-1")
     with pytest.raises(ConfigurationError, match=r"metadata\.jsonl, line 2: isn't UTF-8"):
         read_folder(tmp_path)
+
+
+def test_text_of_windows_is_read_without_its_mark(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a red cat", "utf-8-sig")
+    assert read_folder(tmp_path).items[0].captions == ("a red cat",)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a cat"}', "utf-8-sig")
+    assert read_folder(tmp_path).items[0].captions == ("a cat",)
+
+
+def test_names_in_any_bytes_are_split_too(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(os.fsencode(tmp_path) + b"/caf\xe9.png", "PNG")
+    folder = read_folder(tmp_path)
+    assert split_held_out(folder, 0.0)[0].items == folder.items
+
+
+def test_pictures_that_arent_read_are_told_of_and_hidden_files_are_none(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.tiff")
+    (tmp_path / "._a.png").write_bytes(b"a system's own")
+    (tmp_path / ".thumbnails").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / ".thumbnails" / "a.png")
+    assert [item.file.name for item in read_folder(tmp_path).items] == ["a.tiff"]
+    (tmp_path / "b.HEIC").write_bytes(b"a phone's")
+    with pytest.raises(ConfigurationError, match=r"1 pictures are of a kind that isn't read, b\.HEIC first; convert"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
+def test_weights_that_arent_numbers_to_draw_by_are_refused(tmp_path: Path, weight: float) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "much": weight}), "utf-8")
+    with pytest.raises(ConfigurationError, match="column 'much' must be ≥ 0"):
+        weights_of(read_folder(tmp_path), "much")
+
+
+def test_a_picture_with_broken_exif_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", exif=b"Exif\0\0MM")
+    with pytest.raises(ConfigurationError, match=r"a\.png: is no readable picture"):
+        read_picture(tmp_path / "a.png")
 
 
 def test_a_missing_folder_and_a_damaged_picture_are_named(tmp_path: Path) -> None:
@@ -208,6 +249,7 @@ def test_composing_puts_transparent_things_on_grounds_and_says_so(tmp_path: Path
     compose = ComposeConfig(scale=(0.5, 0.5), coloured=1.0, told=1.0, scenes=0.0)
     drawn = draw(folder, 0, DataConfig(folder=tmp_path, size=64, compose=compose), generator(0, "test", 1))
     ground = drawn.captions[0].removeprefix("square on a ").removesuffix(" background")
+    assert drawn.box is not None
     left, top, right, bottom = (round(side * 64) for side in drawn.box)
     assert (right - left, bottom - top) == (32, 32)
     assert (drawn.pixels[top:bottom, left:right] == (255, 0, 0)).all()
@@ -250,6 +292,22 @@ def test_crops_and_flips_take_the_label_map_along(tmp_path: Path) -> None:
 def test_masks_cover_something() -> None:
     shares = [draw_mask(32, (0.2, 0.2, 0.8, 0.8), generator(0, "mask", n)).mean() for n in range(40)]
     assert 0.1 < np.mean(shares) < 0.6
+
+
+def test_masks_of_pictures_whose_thing_is_unknown_leave_something() -> None:
+    masks = [draw_mask(32, None, generator(0, "mask", n)) for n in range(200)]
+    assert np.mean([mask.all() for mask in masks]) < 0.02
+    assert np.mean([draw_mask(32, (0, 0, 1, 1), generator(0, "mask", n)).all() for n in range(200)]) > 0.1
+
+
+def test_label_maps_of_two_colours_are_numbers_of_classes(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    Image.new("1", (8, 8), 1).save(tmp_path / "map.png")
+    row = {"file_name": "a.png", "map": "map.png"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row), "utf-8")
+    drawn = draw(read_folder(tmp_path), 0, DataConfig(folder=tmp_path, size=16), generator(0, "map", 0))
+    assert drawn.map is not None
+    assert set(np.unique(drawn.map)) == {1}
 
 
 def test_metadata_may_list_many_captions(tmp_path: Path) -> None:

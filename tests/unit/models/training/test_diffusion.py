@@ -48,6 +48,8 @@ def test_min_snr_weighs_the_error_in_x0_alike_whatever_is_predicted(prediction: 
 def test_pure_noise_has_the_floors_weight() -> None:
     schedule = ScheduleShape(prediction="v", zero_terminal_snr=True).schedule()
     assert timestep_weights(schedule, 5.0, 0.05)[-1] == pytest.approx(0.05)
+    assert timestep_weights(schedule, 5.0, None)[-1] == pytest.approx(0.05)  # as a run's own default
+    assert timestep_weights(ScheduleShape(zero_terminal_snr=False).schedule(), 5.0, None)[-1] < 0.01
     assert timestep_weights(schedule, None, 0.05).tolist() == [1.0] * 1000
 
 
@@ -142,6 +144,14 @@ def test_crops_larger_than_a_latent_are_refused_early(folder: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"crops has 300; latents of data\.size 32 are 8 a side"):
         train(run)
     assert not (folder / "crops-cache").exists()
+
+
+def test_label_maps_of_other_classes_are_refused(folder: Path) -> None:
+    run = ldm_run(folder, condition={"kind": "map", "classes": 2}, cache={"folder": folder / "maps"})
+    with pytest.raises(
+        ConfigurationError, match=r"\.png: has class \d; condition\.classes is 2, so that the last is 1"
+    ):
+        train(run)
 
 
 def test_a_class_that_is_held_out_wholly_is_refused_early(folder: Path) -> None:

@@ -25,6 +25,7 @@ from models.training.lora.write import write_lora
 from tests.tiny import configs, random_weights, tiny_tokenizer, write_tiny
 from tests.training import SIZE, autoencoder_run, ldm_run, losses, train, write_balls
 
+SD1 = Path("tests/parity/cases/text/sd1_prompts/pipeline")
 TEXT = {"kind": "text", "width": 16, "layers": 1, "heads": 2, "window": 8, "trained": True}
 
 
@@ -106,6 +107,35 @@ def test_a_file_draws_as_the_products_did(folder: Path, layout: str, targets: st
     assert not torch.allclose(plain, trained, atol=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of diffusers, peft and accelerate
+@pytest.mark.parametrize("layout", ["kohya", "peft"])
+@pytest.mark.parametrize("targets", ["attention", "all"])
+def test_diffusers_draws_the_same_with_a_file(tmp_path: Path, layout: str, targets: str) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    config = lora_run(tmp_path, model=SD1, layout=layout, targets=targets, alpha=2.0, out=tmp_path / "style")
+    model = load(config.model)
+    torch.manual_seed(1)
+    products = Products(model, config)
+    for product in products:
+        torch.nn.init.normal_(product.up, std=0.3)
+    config.out.mkdir()
+    theirs: Any = StableDiffusionPipeline
+    theirs = theirs.from_pretrained(config.model, torch_dtype=torch.float32)
+    ids, mask = model.tokenizers[0](["a cat"])
+    z_t, timesteps = torch.randn(1, 4, 16, 16), torch.tensor([500])
+    seen = []
+    with torch.no_grad():
+        for file in (None, write_lora(config, products)):
+            if file is not None:
+                theirs.load_lora_weights(file)
+            context = theirs.text_encoder(ids, return_dict=False)[0]
+            seen.append(theirs.unet(z_t, timesteps, context, return_dict=False)[0])
+        trained = products(z_t, timesteps, {"ids": ids, "mask": mask})
+    assert torch.allclose(seen[1], trained, atol=1e-4)
+    assert not torch.allclose(seen[0], trained, atol=1e-2)
+
+
 def test_it_goes_on_where_it_stopped_with_the_towers_frozen(folder: Path) -> None:
     whole = run(lora_run(folder, text=False, steps=6, save_every=2, out=folder / "whole"))
     pieces = lora_run(folder, text=False, steps=6, save_every=2, out=folder / "pieces")
@@ -123,12 +153,13 @@ def test_a_model_that_reads_more_than_its_training_gives_is_refused_before_anyth
         save_native(loaded, folder / kind)
     else:
         write_tiny(kind, folder / kind)
+    cache = {"folder": folder / f"{kind}-cache"}
     with pytest.raises(ConfigurationError, match="reads more than a text and a mask"):
-        run(lora_run(folder, model=folder / kind, text=False, cache={"folder": folder / f"{kind}-cache"}))
+        run(lora_run(folder, model=folder / kind, text=False, cache=cache, out=folder / f"{kind}-lora"))
     assert not (folder / f"{kind}-cache").exists()
 
 
 def test_a_model_without_text_is_refused(folder: Path) -> None:
     write_tiny("class", folder / "class")
     with pytest.raises(ConfigurationError, match="one text tower"):
-        run(lora_run(folder, model=folder / "class"))
+        run(lora_run(folder, model=folder / "class", out=folder / "class-lora"))

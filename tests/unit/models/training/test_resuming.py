@@ -142,8 +142,21 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_state_of_another_configuration_is_refused(prepared: Path) -> None:
-    with pytest.raises(ConfigurationError, match="another configuration"):
-        train(autoencoder_run(prepared, **VQ | {"latent_noise": 0.5}))
+    """Before anything is encoded for it, and what it was stays to be read."""
+    told = prepared / "first" / "config.yaml"
+    before = told.read_text("utf-8")
+    run = autoencoder_run(prepared, **VQ | {"latent_noise": 0.5, "seed": 7})
+    with pytest.raises(ConfigurationError, match=r"configuration \(seed was 0, is 7, latent_noise was .*, is 0\.5\)"):
+        train(run)
+    assert told.read_text("utf-8") == before
+
+
+def test_no_state_of_a_run_whose_loss_is_no_number_is_kept(prepared: Path) -> None:
+    run = ldm_run(prepared, steps=4, save_every=2, log_every=3, out=prepared / "lost")
+    optimizer = run.optimizer.model_copy(update={"learning_rate": 1e30, "warmup": 0})
+    with pytest.raises(ConfigurationError, match="step 2: the loss is no number"):
+        train(run.model_copy(update={"optimizer": optimizer}))
+    assert not (run.out / FOLDER).exists()
 
 
 def test_a_state_of_other_pictures_or_another_first_stage_is_refused(tmp_path: Path) -> None:
