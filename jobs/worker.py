@@ -54,10 +54,10 @@ class BatchWorker(BaseWorker):
         """Tell RQ that the worker is gone."""
         self.register_death()  # type: ignore[no-untyped-call]
 
-    def beat(self, redis: Redis, runs: Sequence[JobRun], more: Callable[[Pipeline], None]) -> None:
+    def beat(self, redis: Redis, runs: Sequence[JobRun], more: Callable[[Pipeline], None]) -> bool:
         """Renew the worker and its executions for 15 s in one round trip, with the commands of `more`.
 
-        Lapsed executions are not revived; a worker that Redis forgot registers again.
+        Lapsed executions are not revived; a worker that Redis forgot registers again. Whether it did.
 
         Raises:
             RedisError: if Redis is away.
@@ -73,6 +73,7 @@ class BatchWorker(BaseWorker):
                 if answers[beat]:  # as above, but the job is gone
                     pipe.delete(run.job.key)
             pipe.execute()
+        return bool(answers[0])
 
     def _beat_for(self, pipe: Pipeline, run: JobRun) -> int:
         """Renew one execution; the place of the job's HSET among the answers."""

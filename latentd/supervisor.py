@@ -28,6 +28,7 @@ from latentd.data_lock import lock
 from latentd.devices import devices
 from latentd.embedded_server import find_server, server_command, wait_until_up
 from latentd.redis_watch import SILENT_S, RedisWatch
+from service.http.hosts import in_url
 from service.http.listen import listen
 from workers.signals import SECOND_SIGNAL_S
 
@@ -155,7 +156,7 @@ def supervise(settings: Settings, all_children: Sequence[Child], stopping: list[
     if redis is not None:
         redis.ready = partial(meet_embedded, settings, redis, stopping)
         watch.start()
-    log.info("starting", page=f"http://{settings.host}:{settings.port}", data=str(settings.data_dir.resolve()))
+    log.info("starting", page=f"http://{in_url(settings.host)}:{settings.port}", data=str(settings.data_dir.resolve()))
     try:
         while not stopping:
             for child in all_children:

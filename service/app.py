@@ -26,7 +26,7 @@ from core.version import __version__
 from jobs.layout import check_layout
 from service.compat.install import install as install_compat
 from service.http import handlers
-from service.http.hosts import is_loopback
+from service.http.hosts import in_url, is_loopback
 from service.http.listen import listen
 from service.http.middleware import EdgeMiddleware
 from service.http.protocol import HEAD_BYTES, PatientProtocol
@@ -37,6 +37,7 @@ from service.state import TIMEOUT_S, Gateway, open_gateway
 from service.webhooks.outbox import Webhooks
 from service.webhooks.send import read_secret
 
+KEEP_ALIVE_S = 75  # longer than proxies keep idle connections: who closes last loses no request
 STOP_S = 5  # how long open answers may go on after a signal
 
 log = structlog.get_logger("service")
@@ -114,7 +115,7 @@ def serve(settings: Settings, *, insecure: bool = False) -> None:
         check_keys_exist(settings)
     with listen(settings.host, settings.port, "LATENTD_PORT") as listening:
         config = configure(create_app(settings, insecure=insecure))
-        log.info("ready", url=f"http://{settings.host}:{listening.getsockname()[1]}")
+        log.info("ready", url=f"http://{in_url(settings.host)}:{listening.getsockname()[1]}")
         Server(config).run(sockets=[listening])
 
 
@@ -130,6 +131,7 @@ def configure(app: FastAPI) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,  # nothing asks for the client's address or scheme
         timeout_graceful_shutdown=STOP_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
         h11_max_incomplete_event_size=HEAD_BYTES,
     )
 

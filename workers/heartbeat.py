@@ -25,6 +25,7 @@ from workers.queue.process_identity import machine, own_identity
 from workers.queue.reaper import Reaper
 
 BEAT_S = 4.0  # three beats fit into the TTL
+REVIVAL_S = 10.0  # after an outage everybody's beats have lapsed; every worker has tried again by then
 SWEEP_S = 5.0
 HUNG_EXIT = 70  # EX_SOFTWARE
 PROCESSES_TTL_S = 60  # executions of a machine whose workers are all gone have lapsed by then
@@ -35,7 +36,8 @@ log = structlog.get_logger()
 class Heartbeat(threading.Thread):
     """Beats every 4 s for what `models`, `runs` and `times` answer at that moment.
 
-    It ends the process once the loop has been in one round for longer than `hang_s`.
+    It ends the process once the loop has been in one round for longer than `hang_s`. A Redis that forgot the worker is
+    shown by `show` what it has.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Heartbeat(threading.Thread):
         times: Callable[[], Mapping[str, Mapping[str, float]]],
         round_s: Callable[[], float] = lambda: 0.0,
         hang_s: float = math.inf,
+        show: Callable[[Redis], None] = lambda _: None,
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._worker = worker
@@ -60,6 +63,7 @@ class Heartbeat(threading.Thread):
         self._times = times
         self._round_s = round_s
         self._hang_s = hang_s
+        self._show, self._shown = show, True
         self._done = threading.Event()
         self._beat_due = self._sweep_due = 0.0
 
@@ -68,18 +72,21 @@ class Heartbeat(threading.Thread):
         breaker = CircuitBreaker(redis=self._redis)
         while not self._done.is_set():
             try:
-                self._turn(breaker)
+                self.turn(breaker)
             except Exception:  # without a heart every job of this worker would run a second time
                 log.exception("heartbeat failed")
             self._done.wait(0.1)
 
-    def _turn(self, breaker: CircuitBreaker) -> None:
+    def turn(self, breaker: CircuitBreaker) -> None:
         """Do what is due, each on its own: a sweep that fails doesn't stop the heart."""
         if self._round_s() > self._hang_s:
             self._end_process()
         now = time.monotonic()
-        if now >= self._beat_due and breaker.attempt(self._alive):
-            self._beat_due = now + BEAT_S
+        if now >= self._beat_due:
+            alive = breaker.attempt(self._alive)
+            self._beat_due = now + BEAT_S if alive else now
+            # Else who is back first would take the jobs of the others for those of dead workers.
+            self._sweep_due = self._sweep_due if alive else now + REVIVAL_S
         if now >= self._sweep_due:
             self._sweep_due = now + 1.0 if breaker.away else now + SWEEP_S
             breaker.attempt(self._reaper.turn)
@@ -99,6 +106,9 @@ class Heartbeat(threading.Thread):
 
     def _alive(self) -> bool:
         self.beat()
+        if not self._shown:
+            self._show(self._redis)
+            self._shown = True
         return True
 
     def beat(self) -> None:
@@ -108,7 +118,8 @@ class Heartbeat(threading.Thread):
             RedisError: if Redis is away.
         """
         CLOCK.sync(self._redis)
-        self._worker.beat(self._redis, list(self._runs()), self._serve)
+        if self._worker.beat(self._redis, list(self._runs()), self._serve):
+            self._shown = False
 
     def _serve(self, pipe: Pipeline) -> None:
         moment = int(CLOCK.unix())

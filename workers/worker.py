@@ -93,7 +93,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     engine = engine_of(settings, library)
     cards, addons = _served_cards(settings, library), _addons(settings.models_dir)
     redis = connect(settings.redis)
-    library.loaded = partial(_publish_again, settings, library, redis)
+    library.loaded = partial(_publish_again, settings, library, redis, cards)
     _patiently(lambda: check_layout(redis))
     worker = _patiently(lambda: BatchWorker(worker_name(device), list(cards), redis))
     metrics, store = _metrics(settings, library, cards, device), open_store(settings.storage)
@@ -102,9 +102,10 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     storing = Storing(store, hashes, savepoints, metrics.storage_errors.inc)
     loop = Loop(worker, engine, library, storing, savepoints, metrics, retention=retention)
     metrics_port = None if port is None else metrics.serve(port)
-    heart, sweeping = _heart(settings, worker, loop, library, device), _sweeping(settings, store)
+    show = partial(_show, cards, addons)
+    heart, sweeping = _heart(settings, worker, loop, library, device, show), _sweeping(settings, store)
     try:
-        _patiently(lambda: _arrive(worker, redis, cards, addons))
+        _patiently(lambda: _arrive(worker, redis, show))
         signals.drain(loop, settings.drain_s)
         heart.start()
         sweeping.start()
@@ -134,7 +135,14 @@ def _metrics(settings: Settings, library: ModelLibrary, cards: Mapping[str, Mode
     return metrics
 
 
-def _heart(settings: Settings, worker: BatchWorker, loop: Loop, library: ModelLibrary, device: str) -> Heartbeat:
+def _heart(
+    settings: Settings,
+    worker: BatchWorker,
+    loop: Loop,
+    library: ModelLibrary,
+    device: str,
+    show: Callable[[Redis], None],
+) -> Heartbeat:
     """Make what keeps the loop's jobs alive, on a connection of its own."""
     redis = connect(settings.redis)
     return Heartbeat(
@@ -147,6 +155,7 @@ def _heart(settings: Settings, worker: BatchWorker, loop: Loop, library: ModelLi
         loop.times.take,
         loop.round_s,
         settings.hang_s or (HANG_S_CPU if device == "cpu" else HANG_S_GPU),
+        show,
     )
 
 
@@ -181,10 +190,12 @@ def _served(card: ModelCard, offered: Offered) -> ModelCard:
     return card.model_copy(update=update)
 
 
-def _publish_again(settings: Settings, library: ModelLibrary, redis: Redis, model: str) -> None:
+def _publish_again(
+    settings: Settings, library: ModelLibrary, redis: Redis, cards: dict[str, ModelCard], model: str
+) -> None:
     """Show the gateway the card of a model that was loaded, which may have noted there what no file tells."""
     if (found := find_cards(settings.models_dir).get(model)) is not None:
-        card = _served(found[0], library.offered[model])
+        card = cards[model] = _served(found[0], library.offered[model])
         CircuitBreaker().attempt(lambda: redis.hset(CARDS_KEY, model, card.to_json()))
 
 
@@ -208,11 +219,14 @@ def _addons(models_dir: Path) -> dict[str, dict[str, str]]:
     }
 
 
-def _arrive(
-    worker: BatchWorker, redis: Redis, cards: Mapping[str, ModelCard], addons: Mapping[str, Mapping[str, str]]
-) -> None:
-    """Show the worker to RQ, and its models and what may be added to them to the gateway."""
+def _arrive(worker: BatchWorker, redis: Redis, show: Callable[[Redis], None]) -> None:
+    """Show the worker to RQ, and what it has to the gateway."""
     worker.arrive()
+    show(redis)
+
+
+def _show(cards: Mapping[str, ModelCard], addons: Mapping[str, Mapping[str, str]], redis: Redis) -> None:
+    """Show a worker's models and what may be added to them to the gateway."""
     redis.hset(CARDS_KEY, mapping={model: card.to_json() for model, card in cards.items()})
     for key, published in addons.items():
         for name, card in published.items():

@@ -48,12 +48,12 @@ class Denoiser:
         exact: with the same kernels at all times, however much faster others are.
         """
         given = inputs.to(self.device, self.dtype)
-        x, t = z_t.to(self.device, self.dtype), timesteps.to(self.device)
-        x = x if given.concat is None else torch.cat([x, given.concat], dim=1)  # b c+k h w
+        z, t = z_t.to(self.device, self.dtype), timesteps.to(self.device)
+        x = z if given.concat is None else torch.cat([z, given.concat], dim=1)  # b c+k h w
         call = (x, t, given.context, given.labels, given.added, given.guidance_scale)
         if self.captured is not None and adapters is None and controls is None:
             out: Tensor = self.captured(*call, exact=exact)
         else:
             with adapted(self.unet, adapters):
-                out = self.unet(*call, () if controls is None else controls.residuals(x, t, given))
+                out = self.unet(*call, () if controls is None else controls.residuals(z, t, given))
         return out.to(torch.float32, copy=True)  # a captured call's output is overwritten by the next

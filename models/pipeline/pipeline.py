@@ -180,17 +180,19 @@ class LatentDiffusion:
         """
         return self.denoiser(z_t, timesteps, inputs, adapters, controls, exact=exact)
 
-    def inpaint_concat(self, image: Tensor, mask: Tensor) -> Tensor:
+    def inpaint_concat(self, image: Tensor, mask: Tensor, cells: Tensor | None = None) -> Tensor:
         """Return what an inpainting UNet reads beside z_t, b k h w.
 
-        image: b 3 H W in [−1, 1], H and W multiples of f; mask: b 1 H W, ≥ 0.5 where it is to be repainted.
+        image: b 3 H W in [−1, 1], H and W multiples of f; mask: b 1 H W, ≥ 0.5 where it is to be repainted; cells: the
+        same of latents, b 1 h w; None: every f-th pixel of the mask.
 
         Raises:
             CheckpointError: the UNet takes no mask.
         """
         hole = (mask >= 0.5).to(image.dtype)
         size = (image.shape[2] // self.latent_factor, image.shape[3] // self.latent_factor)
-        small = F.interpolate(hole, size=size, mode="nearest").to(self.device, self.first_stage_dtype)  # b 1 h w
+        small = F.interpolate(hole, size=size, mode="nearest") if cells is None else cells
+        small = small.to(self.device, self.first_stage_dtype)  # b 1 h w
         if self.config.concat == "mask-latent":
             return torch.cat([small, self.encode_images(image * (1 - hole))], dim=1)
         if self.config.concat == "latent-mask":

@@ -27,7 +27,8 @@ class Row:
 
     `alpha` and `sigma` are the noise level of the latent that enters (z_t = alpha·x0 + sigma·noise), for blending in
     known regions; `step` counts the user's steps from 1 (two rows may share one). A row that isn't `guided` is
-    evaluated with the condition alone, whatever the guidance scale.
+    evaluated with the condition alone, whatever the guidance scale. Its n is correlated by `follows` with that of the
+    row before, where both are increments of one Brownian path.
     """
 
     t: float
@@ -44,6 +45,7 @@ class Row:
     clamp: float | None = None
     raw: float = 0.0
     guided: bool = True
+    follows: float = 0.0
 
     def finite(self) -> bool:
         values = (self.out, self.z, self.keep, *self.predictions, self.noise, self.raw, self.preview_p, self.preview_z)

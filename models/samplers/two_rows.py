@@ -23,12 +23,13 @@ NO_SIGNAL = 2 * FLOOR  # ᾱ of a start that stands for no signal at all
 
 @dataclass(frozen=True, slots=True)
 class Second:
-    """The second row's z' = keep·z_m + x0·(its x0) + stored·z + noise·n."""
+    """The second row's z' = keep·z_m + x0·(its x0) + stored·z + noise·n; `follows` as in `Row`."""
 
     keep: float
     x0: float
     stored: float
     noise: float = 0.0
+    follows: float = 0.0
 
 
 _Middle = Callable[[Interval], NoiseLevel]  # where the network is asked again
@@ -56,12 +57,15 @@ def dpmpp_2s_a(intervals: Sequence[Interval], schedule: NoiseSchedule) -> tuple[
 
 
 def dpmpp_sde(intervals: Sequence[Interval], schedule: NoiseSchedule) -> tuple[Row, ...]:
-    """k-diffusion's DPM-Solver++ (stochastic), r = 1/2, η = 1: noise on the way to the middle, and again to the end."""
+    """k-diffusion's DPM-Solver++ (stochastic), r = 1/2, η = 1: noise on the way to the middle, and again to the end.
+
+    Both are of one Brownian path over σ: the correlation of its increments σ → σ_m and σ → σ' is √((σ − σ_m)/(σ − σ')).
+    """
     return _rows(
         intervals,
         schedule,
         lambda interval: _mean(_sigma(interval.start), _sigma(interval.end)),
-        _second_x0,
+        _second_of_path,
         ancestral_single=True,
         first_eta=1.0,
     )
@@ -110,7 +114,7 @@ def _pair(
             interval.t, start.alpha, start.sigma, 1.0, 0.0, to_middle, (by_output,), step, preview_p=out, preview_z=z,
         )  # fmt: skip
     ending = x0_row(Interval(t, middle, interval.end), schedule.config, step, last[0], last[1:])
-    return first, replace(ending, noise=second.noise)
+    return first, replace(ending, noise=second.noise, follows=second.follows)
 
 
 def _heun(interval: Interval, _middle: NoiseLevel) -> Second:
@@ -139,6 +143,12 @@ def _second_x0(interval: Interval, _middle: NoiseLevel) -> Second:
     """The ancestral step with the second x0 alone, which is what r = 1/2 comes to."""
     keep, weight, spread = transfer(interval.start, interval.end, 1.0)
     return Second(0.0, weight, keep, spread)
+
+
+def _second_of_path(interval: Interval, middle: NoiseLevel) -> Second:
+    start, end = _sigma(interval.start), _sigma(interval.end)
+    shared = (start - _sigma(middle)) / (start - end) if start > end else 0.0  # a repeated timestep is no step
+    return replace(_second_x0(interval, middle), follows=math.sqrt(shared))
 
 
 def _mean_of_down(interval: Interval) -> NoiseLevel:

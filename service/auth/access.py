@@ -32,6 +32,7 @@ local now = redis.call('TIME')
 now = now[1] + now[2] / 1e6
 local each = 60 / ARGV[1]
 local whole = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now)
+if whole > now + 120 then whole = now end -- Redis's clock was set back: a minute ahead is the most that is owed
 local over = whole + each - now - 60
 if over > 1e-6 then return tostring(over) end
 redis.call('SET', KEYS[1], string.format('%.6f', whole + each), 'EX', 61)

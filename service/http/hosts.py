@@ -17,6 +17,11 @@ OPEN_TO_ANY = frozenset({"/livez", "/readyz"})  # health checks ask by an addres
 
 
 @lru_cache(maxsize=256)
+def in_url(host: str) -> str:
+    """Return a host as URLs have it."""
+    return f"[{host}]" if ":" in host else host
+
+
 def is_loopback(host: str) -> bool:
     """Tell whether a host name or address is this machine alone."""
     try:

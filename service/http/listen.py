@@ -16,8 +16,9 @@ def listen(host: str, port: int, variable: str) -> socket.socket:
         ConfigurationError: the address can't be listened on; the error names `variable`, the port's setting.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()  # as people mean it: every address, IPv4's too
     try:
-        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except (OSError, UnicodeError) as error:  # the latter for a name that can be none
         raise ConfigurationError(
             f"LATENTD_HOST={host} {variable}={port}: {getattr(error, 'strerror', None) or error}",

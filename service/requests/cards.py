@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -38,6 +38,7 @@ CONVERT = "latentd models convert PATH $LATENTD_MODELS_DIR/NAME --to native"
 RECENT_S = 1.0
 
 C = TypeVar("C", bound=Wire)
+A = TypeVar("A", InstalledLora, InstalledControlNet, InstalledEmbedding)
 log = structlog.get_logger("service")
 
 
@@ -136,20 +137,25 @@ def _parse(text: str, source: str, read: Callable[[str], C]) -> C | None:
 
 def installed_loras(models_dir: Path) -> dict[str, LoraCard]:
     """Read the cards of a models directory's LoRAs by id; one that doesn't validate is logged once and left out."""
-    found = (_load(path, InstalledLora) for path in add_on_card_files(models_dir, LORA_FOLDERS))
-    return {card.id: card.card for card in found if card is not None}
+    return {card.id: card.card for card in _add_ons(models_dir, LORA_FOLDERS, InstalledLora)}
 
 
 def installed_controlnets(models_dir: Path) -> dict[str, ControlNetCard]:
     """Read those of its ControlNets as `installed_loras` does."""
-    found = (_load(path, InstalledControlNet) for path in add_on_card_files(models_dir, CONTROLNET_FOLDERS))
-    return {card.id: card.card for card in found if card is not None}
+    return {card.id: card.card for card in _add_ons(models_dir, CONTROLNET_FOLDERS, InstalledControlNet)}
 
 
 def installed_embeddings(models_dir: Path) -> dict[str, EmbeddingCard]:
     """Read the cards of a models directory's embeddings by name; one that doesn't validate is logged once, left out."""
-    found = (_load(path, InstalledEmbedding) for path in add_on_card_files(models_dir, EMBEDDING_FOLDERS))
-    return {card.name: card.card for card in found if card is not None}
+    return {card.name: card.card for card in _add_ons(models_dir, EMBEDDING_FOLDERS, InstalledEmbedding)}
+
+
+def _add_ons(models_dir: Path, folders: Collection[str], form: type[A]) -> Iterator[A]:
+    """Yield the cards of add-ons that are there; one whose file was deleted stays beside nothing."""
+    for path in add_on_card_files(models_dir, folders):
+        card = _load(path, form)
+        if card is not None and (path.parent / card.file).is_file():
+            yield card
 
 
 class AddOnRegistry(Generic[C]):

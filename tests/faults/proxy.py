@@ -20,6 +20,8 @@ class Proxy:
         self.refusing = False
         self.lose_answer_to = b""  # once: what is sent with this arrives, the answer doesn't, the connection breaks
         self.lose_every = False  # not once
+        self.hold_answers_to = b""  # until it is empty again
+        self.held = 0  # requests so far whose answers were
         self.upstream = upstream  # of the connections made from now on
         self.accepted = 0  # connections so far
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -56,8 +58,8 @@ class Proxy:
                 threading.Thread(target=self._serve, args=(client, server), daemon=True).start()
 
     def _serve(self, client: socket.socket, server: socket.socket) -> None:
-        lost = threading.Event()
-        answers = threading.Thread(target=self._answer, args=(server, client, lost), daemon=True)
+        lost, held = threading.Event(), threading.Event()
+        answers = threading.Thread(target=self._answer, args=(server, client, lost, held), daemon=True)
         answers.start()
         with client, server:
             with contextlib.suppress(OSError):
@@ -65,14 +67,21 @@ class Proxy:
                     if self.lose_answer_to and self.lose_answer_to in data:
                         self.lose_answer_to = self.lose_answer_to if self.lose_every else b""
                         lost.set()
+                    if self.hold_answers_to and self.hold_answers_to in data:
+                        held.set()
+                        self.held += 1
                     server.sendall(data)
             _shut(server, socket.SHUT_WR)
             answers.join()
 
-    def _answer(self, server: socket.socket, client: socket.socket, lost: threading.Event) -> None:
+    def _answer(
+        self, server: socket.socket, client: socket.socket, lost: threading.Event, held: threading.Event
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(CHUNK):
                 time.sleep(self.latency_s)
+                while held.is_set() and self.hold_answers_to:
+                    time.sleep(0.01)
                 if lost.is_set():
                     break
                 client.sendall(data)

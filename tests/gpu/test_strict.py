@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from contract.add_ons import Hires
 from latentd.bench.engine_speed import half_precision
-from tests.engines import finished, play
+from tests.engines import finished, make_request, play
 from tests.gpu.devices import DEVICES, STRICT_ROWS, engine
 from tests.gpu.test_parity import jobs
 from tests.gpu.victim import STATE, strict_job
 from tests.modules import ROOT
-from workers.engine.messages import Admission, Called, Prepared
+from workers.engine.messages import Admission, Called, Outcome, Prepared, Stepped
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -52,3 +53,20 @@ def test_a_job_of_a_killed_process_resumes_to_the_same_bytes(device: str, tmp_pa
     assert next(one.step for one in outcomes if isinstance(one, Prepared)) in (3, 4)
     unbroken = finished(play(engine(device, torch.float32), [job]))
     assert finished(outcomes)[job.job_id, 0].tobytes() == unbroken[job.job_id, 0].tobytes()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("upscaler", ["latent", "lanczos"])
+def test_a_job_in_its_second_pass_resumes_to_the_same_bytes(device: str, upscaler: str) -> None:
+    second = Hires(scale=2.0, strength=0.5, steps=6, upscaler=upscaler)
+    request = make_request(steps=2, determinism="strict", hires=second)
+    one = engine(device, torch.float32)
+    one.admit(Admission("two", request))
+    outcomes: list[Outcome] = []
+    while not any(isinstance(outcome, Stepped) and outcome.step > 3 for outcome in outcomes):
+        outcomes += one.turn()
+    state = one.snapshot("two")
+    unbroken = finished(play(one))["two", 0]
+    resumed = play(engine(device, torch.float32), [Admission("two", request, snapshot=state)])
+    assert next(outcome.step for outcome in resumed if isinstance(outcome, Prepared)) > 3
+    assert finished(resumed)["two", 0].tobytes() == unbroken.tobytes()

@@ -186,10 +186,10 @@ def _known(spec: JobSpec, latent: Tensor) -> Known:
 
 def _inpaint_concat(spec: JobSpec) -> Tensor:
     """Return k h w."""
-    hole, f = _hole(spec), spec.model.latent_factor
-    # The UNet's mask takes every f-th pixel: make that one stand for its whole block, or a thin line would get lost.
-    hole[..., ::f, ::f] = F.max_pool2d(hole, f)
-    return spec.model.inpaint_concat(_padded(spec), hole)[0]
+    hole = _hole(spec)
+    # By every f-th pixel, as networks are trained, a thin line would get lost.
+    cells = F.max_pool2d(hole, spec.model.latent_factor)
+    return spec.model.inpaint_concat(_padded(spec), hole, cells)[0]
 
 
 def _padded(spec: JobSpec) -> Tensor:

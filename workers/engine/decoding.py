@@ -51,7 +51,7 @@ def previews(sketches: Mapping[int, Sketch]) -> dict[int, bytes]:
     for index, sketch in sorted(sketches.items()):
         by_stage.setdefault(id(sketch.spec), {})[index] = sketch
     return {
-        index: preview(x, SECOND_SIDE if index else PREVIEW_SIDE)
+        index: preview(sketches[index].spec.frame.part(x), SECOND_SIDE if index else PREVIEW_SIDE)
         for stage in by_stage.values()
         for index, x in zip(stage, _pictures([*stage.values()]), strict=True)
     }

@@ -111,7 +111,8 @@ class EngineJob:
             raise ValueError(f"a state of stage {saved.stage} for a job of {len(self.specs)}")
         spec = self.specs[saved.stage]
         check_saved(saved, spec.latent_shape, (spec.frame.height, spec.frame.width, 3))
-        spec = replace(spec, latent=saved.latents[0])  # for a first latent, which isn't kept
+        # For a first latent, which isn't kept.
+        spec = replace(spec, latent=saved.latents[0].to(spec.model.device))
         if saved.picture is None and spec.scale > 1:
             raise ValueError(f"a state of stage {saved.stage} without the picture that it enlarges")
         if saved.picture is not None:

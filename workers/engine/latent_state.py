@@ -5,6 +5,7 @@ The bytes are safetensors, float32, of what noise and the request don't say agai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -102,9 +103,16 @@ class LatentState:
         if self.position not in self.ahead:
             left = range(self.position, len(self.plan.rows))
             numbers = list(islice((i for i in left if self.plan.rows[i].noise), NOISE_AHEAD))
-            drawn = torch.stack([noise(self.seed, self.purpose + STEP, i, self.z_t.shape) for i in numbers])  # k c h w
+            drawn = torch.stack([self._drawn(i) for i in numbers])  # k c h w
             self.ahead = dict(zip(numbers, to_device(drawn, self.z_t.device), strict=True))
         return self.ahead[self.position]
+
+    def _drawn(self, number: int) -> Tensor:
+        fresh, share = noise(self.seed, self.purpose + STEP, number, self.z_t.shape), self.plan.rows[number].follows
+        if not share:
+            return fresh
+        before = noise(self.seed, self.purpose + STEP, number - 1, self.z_t.shape)
+        return share * before + math.sqrt(1.0 - share * share) * fresh
 
     def following(self, z_next: Tensor) -> Tensor:
         """Return what this row makes of the latent, c h w, of the picture's own: a view would keep a whole batch in

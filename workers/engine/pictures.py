@@ -65,6 +65,12 @@ class Frame:
         left, top = self.offset[0] * scale, self.offset[1] * scale
         return x[..., top : top + self.height * scale, left : left + self.width * scale]
 
+    def part(self, x: Tensor) -> Tensor:
+        """Undo `pad` in a picture of any size, … h w, to the pixel."""
+        down, across = (x.shape[axis] / self.padded[side] for axis, side in ((-2, 1), (-1, 0)))
+        left, top = round(self.offset[0] * across), round(self.offset[1] * down)
+        return x[..., top : top + max(1, round(self.height * down)), left : left + max(1, round(self.width * across))]
+
 
 def _ceil(value: int, stride: int) -> int:
     return -(-value // stride) * stride
@@ -125,8 +131,17 @@ def _blend(below: Image.Image, above: Image.Image, inside: NDArray[np.bool_], fe
     share = _shares(inside, feather)[..., None]  # h w 1
     old = np.array(below, dtype=np.float32)  # h w c
     new = np.array(above.convert(below.mode), dtype=np.float32)
-    blended = np.where(share > 0.0, np.rint(share * new + (1.0 - share) * old), old)
+    blended = _over(old, new, share) if below.mode == "RGBA" else share * new + (1.0 - share) * old
+    blended = np.where(share > 0.0, np.rint(blended), old)
     return Image.fromarray(blended.astype(np.uint8), below.mode)
+
+
+def _over(old: NDArray[np.float32], new: NDArray[np.float32], share: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mix RGBA h w 4: colours weigh as much as they are seen, or transparent black would leave a dark edge."""
+    weights = share * new[..., 3:], (1.0 - share) * old[..., 3:]  # h w 1 each
+    alpha = weights[0] + weights[1]
+    colours = (weights[0] * new[..., :3] + weights[1] * old[..., :3]) / np.maximum(alpha, 1e-6)
+    return np.concatenate([colours, alpha], axis=-1)
 
 
 def _shares(inside: NDArray[np.bool_], feather: int) -> NDArray[np.float32]:

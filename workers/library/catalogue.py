@@ -89,7 +89,8 @@ def _find_addons(models_dir: Path, folders: Collection[str], form: type[A]) -> d
     for file in add_on_card_files(models_dir, folders):
         with suppress(ValidationError, UnicodeDecodeError, OSError):
             card = form.model_validate_json(file.read_bytes().decode("utf-8-sig"))
-            found.setdefault(card.called, Found(card, file.parent / card.file))
+            if (file.parent / card.file).is_file():  # else it was deleted, and its card left
+                found.setdefault(card.called, Found(card, file.parent / card.file))
     return found
 
 

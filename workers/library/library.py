@@ -229,6 +229,7 @@ class ModelLibrary:
         loaded = or_none(lambda: self._load(offered))
         if loaded is None:
             raise CheckpointError(f"{offered.folder}: its device lacks memory for {-(-offered.size // MIB)} MiB")
+        offered.check()  # overwritten meanwhile, it may be half of each
         return loaded
 
     def _changed(self, model: str) -> bool:

@@ -172,6 +172,10 @@ class WorkerMetrics:
         self.resident.labels(model).set(0)
         self.evictions.labels(model).inc()
 
+    def withdrawn(self, model: str) -> None:
+        """Note that a model isn't offered any more, whatever waits for it."""
+        self.rows_limit.remove(model)
+
     def _expect(self, kind: Kind, model: str) -> None:
         self.images.labels(kind, model)
         for lane in LANES:

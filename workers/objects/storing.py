@@ -191,7 +191,7 @@ class Storing:
         """Try until storage answers; `size` is how many bytes are put.
 
         Raises:
-            FileNotFoundError: there is no such object.
+            FileNotFoundError: there is no such object. Puts are told so by a storage that isn't there, and go on.
             DiskFull: there is no room for it.
             Closed: the job ended, or the worker stops.
         """
@@ -199,9 +199,9 @@ class Storing:
         while not run.closed:
             try:
                 return work()
-            except FileNotFoundError:
-                raise
             except (BaseError, OSError) as error:
+                if isinstance(error, FileNotFoundError) and not size:
+                    raise
                 if size and lacks_room(self._store, size):
                     raise DiskFull("no space is left for the image", field="LATENTD_STORAGE_URL") from error
                 self._away()

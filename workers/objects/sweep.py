@@ -64,6 +64,7 @@ class Sweeper:
         self._clock = clock
         self._files_clock = files_clock  # what stamped them, mostly
         self._kept: dict[str, str] = {}  # what the storage doesn't let go → its error
+        self.done = threading.Event()  # what isn't swept by then is left to the next sweep
 
     def expire(self) -> int:
         """Forget jobs whose records have expired, and delete their objects; how many.
@@ -79,6 +80,8 @@ class Sweeper:
             if not looked_at:
                 break
             for job_id in ids:
+                if self.done.is_set():
+                    return found
                 self._forget(job_id)
             start, found = start + looked_at - len(ids), found + len(ids)
         self._tell_kept()
@@ -105,6 +108,8 @@ class Sweeper:
         found = tidy(self._store, oldest)
         for folder in FOLDERS:
             for page in self._pages(folder):
+                if self.done.is_set():
+                    return found
                 found += self._delete(self._orphans([one for one in _parse(page) if one.modified <= oldest]))
         self._tell_kept()
         return found
@@ -195,7 +200,7 @@ class Sweeping(threading.Thread):
         self._sweeper = sweeper
         self._interval = min(LONGEST_INTERVAL_S, max(1.0, retention.keep_s / 4))
         self._orphans_every = min(ORPHANS_EVERY_S, max(LONGEST_INTERVAL_S, retention.keep_s))
-        self._done = threading.Event()
+        self._done = sweeper.done
 
     def run(self) -> None:
         breaker = CircuitBreaker(redis=self._redis)

@@ -119,6 +119,8 @@ class Intake:
         self._metrics.loads.labels(arrival.model, "failed" if arrival.error else "succeeded").inc()
         if arrival.error is None:
             self._metrics.came(arrival.model, self._library.offered[arrival.model])
+        elif arrival.model not in self._library.offered:
+            self._metrics.withdrawn(arrival.model)
         cold, self._cold = self._cold, []
         for inputs in cold:
             if inputs.run.closed:

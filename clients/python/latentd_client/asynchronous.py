@@ -75,6 +75,9 @@ class AsyncClient(Tasks[Awaitable[Job]]):
             try:
                 async for event in self._followed(following, patience):
                     yield event
+            except httpx.ReadTimeout:  # a proxy may hold the stream back until it is whole: the job itself tells
+                await self.job(job.id)
+                patience.renew()
             except httpx.TransportError as error:
                 await asyncio.sleep(patience.after_failure(error))
 
@@ -138,7 +141,12 @@ class AsyncClient(Tasks[Awaitable[Job]]):
         while True:
             try:
                 answer = await self._http.request(
-                    call.method, call.path, json=call.json, params=dict(call.params), headers=call.headers
+                    call.method,
+                    call.path,
+                    json=call.json,
+                    params=dict(call.params),
+                    headers=call.headers,
+                    follow_redirects=call.method == "GET",  # others would be sent as GET, and do nothing
                 )
                 self._refused_s = self._patience_s
                 pause = patience.after(answer)

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from latentd_client.errors import Refused, Unreachable
+from latentd_client.errors import ClientError, Refused, Unreachable
 from latentd_client.records import Problem
 from latentd_client.version import __version__
 
@@ -34,13 +34,29 @@ class Call:
 
 
 def connection(server: str | None, api_key: str | None, timeout_s: float) -> dict[str, Any]:
-    """Return what an httpx client is made with; the environment stands in for what isn't given."""
-    key = api_key if api_key is not None else os.environ.get("LATENTD_API_KEY")
+    """Return what an httpx client is made with; the environment stands in for what isn't given.
+
+    Raises:
+        ClientError: the address or the key can be none.
+    """
+    key = (api_key if api_key is not None else os.environ.get("LATENTD_API_KEY", "")).strip()  # files end in newlines
+    if not (key.isascii() and key.isprintable()):
+        raise ClientError("the API key has characters that no key has: is it the whole key, and nothing else?")
     headers = {"User-Agent": f"latentd-client/{__version__}"}
     headers |= {"Authorization": f"Bearer {key}"} if key else {}
     base = server or os.environ.get("LATENTD_SERVER") or SERVER
+    if not _is_address(base):
+        raise ClientError(f"{base!r} is no address of a service; one is {SERVER!r}")
     # The storage may be elsewhere; httpx sends no key to another host.
     return {"base_url": base, "headers": headers, "timeout": timeout_s, "follow_redirects": True}
+
+
+def _is_address(base: str) -> bool:
+    try:
+        url = httpx.URL(base)
+    except httpx.InvalidURL:
+        return False
+    return url.scheme in ("http", "https") and bool(url.host)
 
 
 class Patience:
@@ -77,10 +93,14 @@ class Patience:
 
         Raises:
             Refused: it is a problem, or one that would pass, but not in time.
+            Unreachable: the service is elsewhere.
         """
         self._refused_s = self._seconds
         if answer.is_success:
             return None
+        if answer.has_redirect_location:
+            there = answer.headers["Location"]
+            raise Unreachable(f"{answer.request.url} answers with a redirect to {there}: use the address of that")
         if answer.status_code in AGAIN:
             pause = _told(answer) or self._pause()
             if self._elapsed_s + pause <= self._seconds:

@@ -72,6 +72,9 @@ class Client(Tasks[Job]):
         while not following.ended:
             try:
                 yield from self._followed(following, patience)
+            except httpx.ReadTimeout:  # a proxy may hold the stream back until it is whole: the job itself tells
+                self.job(job.id)
+                patience.renew()
             except httpx.TransportError as error:
                 time.sleep(patience.after_failure(error))
 
@@ -135,7 +138,12 @@ class Client(Tasks[Job]):
         while True:
             try:
                 answer = self._http.request(
-                    call.method, call.path, json=call.json, params=dict(call.params), headers=call.headers
+                    call.method,
+                    call.path,
+                    json=call.json,
+                    params=dict(call.params),
+                    headers=call.headers,
+                    follow_redirects=call.method == "GET",  # others would be sent as GET, and do nothing
                 )
                 self._refused_s = self._patience_s
                 pause = patience.after(answer)

@@ -100,7 +100,7 @@ def _frame(post: Img2ImgSent) -> Frame:
         fit=fit,
         mask_rule="black" if post.inpainting_mask_invert else "white",
         fill=FILLS[post.inpainting_fill or 0],
-        padding=(post.inpaint_full_res_padding or 0) if full else None,
+        padding=_padding(post) if full else None,
     )
 
 
@@ -125,7 +125,12 @@ def _feather(post: Img2ImgSent) -> int:
 def _region(post: Img2ImgSent, framed: Mapping[str, bytes]) -> Region | None:
     if "whole" not in framed:
         return None
-    return Region(framed["whole"], framed["whole_mask"], post.inpaint_full_res_padding or 0, _feather(post))
+    return Region(framed["whole"], framed["whole_mask"], _padding(post), _feather(post))
+
+
+def _padding(post: Img2ImgSent) -> int:
+    """Return how far a region reaches beyond its mask: as far as that is blended, too."""
+    return (post.inpaint_full_res_padding or 0) + _feather(post)
 
 
 async def _fields(gateway: Gateway, post: DrawingPost, kind: Kind) -> _Fields:

@@ -44,7 +44,7 @@ async def generation(gateway: Gateway, post: GenerationPost) -> Drawing:
     fields = post.drawing()
     if post.sides is not None:
         fields["width"], fields["height"] = post.sides
-    fields["preview_every"] = await _preview_every(gateway, post, "txt2img")
+    fields["preview_every"] = await _preview_every(gateway, post, "txt2img", None)
     return Drawing(post, post_body("txt2img", fields, {}), False, tuple(post.warnings()))
 
 
@@ -61,16 +61,18 @@ async def edit(gateway: Gateway, post: EditPost, files: Mapping[str, bytes]) -> 
     framed = (await gateway.decoders.decode(files, reading)).data
     kind: Kind = "inpaint" if "mask" in framed else "img2img"
     fields = {**post.drawing(), "strength": post.strength}
-    fields["preview_every"] = await _preview_every(gateway, post, kind)
+    fields["preview_every"] = await _preview_every(gateway, post, kind, post.strength)
     return Drawing(post, post_body(kind, fields, framed), True, tuple(post.warnings()))
 
 
-async def _preview_every(gateway: Gateway, post: GenerationPost, kind: Kind) -> int | None:
+async def _preview_every(gateway: Gateway, post: GenerationPost, kind: Kind, strength: float | None) -> int | None:
     """Return between how many steps a preview is made, so that as many partial images come as were asked for."""
     if not (post.stream and post.partial_images):
         return None
-    steps = post.steps or (await card_of(gateway, kind, post.own_model)).defaults.steps
-    return max(1, steps // (post.partial_images + 1))
+    defaults = (await card_of(gateway, kind, post.own_model)).defaults
+    share = 1.0 if kind == "txt2img" else defaults.strength_of(kind) if strength is None else strength
+    run = max(1, int((post.steps or defaults.steps) * share))  # a strength < 1 leaves the last ones
+    return max(1, run // (post.partial_images + 1))
 
 
 async def read_edit(request: Request) -> tuple[EditPost, dict[str, bytes]]:

@@ -6,10 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import httpx2
 import pytest
-from latentd_client import AsyncClient, Client, Refused
+from latentd_client import AsyncClient, Client, ClientError, Refused, Unreachable, asynchronous, synchronous
 
 from tests.faults.proxy import Proxy
 
@@ -68,6 +70,44 @@ def test_a_purge_of_a_job_that_waits_is_refused(client: httpx2.Client) -> None:
     assert refused.value.problem.status == 409
 
 
+def test_a_redirect_turns_no_post_into_a_get(client: httpx2.Client) -> None:
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(301)
+            self.send_header("Location", f"{client.base_url}/v1/txt2img")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as before:
+        Thread(target=before.serve_forever, daemon=True).start()
+        with (
+            Client(f"http://127.0.0.1:{before.server_port}") as asking,
+            pytest.raises(Unreachable, match=r"a redirect to http://.*/v1/txt2img: use the address of that"),
+        ):
+            asking.submit("txt2img", prompt="x")
+        before.shutdown()
+
+
+def test_a_key_from_a_file_ends_in_a_newline(client: httpx2.Client) -> None:
+    with Client(str(client.base_url), api_key="lat_0123\n") as asking:
+        assert asking.models()
+
+
+@pytest.mark.parametrize(
+    ("server", "key", "told"),
+    [
+        ("localhost:8000", "", "'localhost:8000' is no address of a service; one is 'http://127.0.0.1:8000'"),
+        ("http://[::1", "", "is no address of a service"),
+        (None, "lat_…", "characters that no key has"),
+    ],
+)
+def test_what_can_be_no_address_or_key_is_said_at_once(server: str | None, key: str, told: str) -> None:
+    with pytest.raises(ClientError, match=told):
+        Client(server, api_key=key)
+
+
 def until(ready: Callable[[], bool]) -> None:
     ends = time.monotonic() + 60
     while not ready():
@@ -84,6 +124,23 @@ def break_and_cancel(client: httpx2.Client, proxy: Proxy, seen: list[str]) -> No
         proxy.cut()
         until(lambda: proxy.accepted > before)  # noqa: B023 (called here)
     client.delete(f"/v1/jobs/{client.get('/v1/jobs').json()['items'][0]['id']}")
+
+
+@pytest.mark.parametrize("following", [follow, follow_by_asyncio])
+def test_a_stream_that_a_proxy_holds_back_is_asked_for_again(
+    client: httpx2.Client, following: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    for module in (synchronous, asynchronous):
+        monkeypatch.setattr(module, "SILENCE_S", 0.3)
+    with Proxy(("127.0.0.1", client.base_url.port or 0)) as proxy, ThreadPoolExecutor(1) as pool:
+        proxy.hold_answers_to = b"/events"
+        running = pool.submit(following, f"http://127.0.0.1:{proxy.port}", seen)
+        until(lambda: proxy.held >= 7 or running.done())  # for longer than its patience
+        client.delete(f"/v1/jobs/{client.get('/v1/jobs').json()['items'][0]['id']}")
+        proxy.hold_answers_to = b""
+        running.result()
+    assert seen == ["queued", "canceled"]
 
 
 @pytest.mark.parametrize("following", [follow, follow_by_asyncio])

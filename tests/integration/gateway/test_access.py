@@ -14,7 +14,7 @@ import pytest
 from redis import Redis
 from typer.testing import CliRunner
 
-from contract.redis_keys import KEYS_KEY, events_key, gone_key, job_key, list_key
+from contract.redis_keys import KEYS_KEY, events_key, gone_key, job_key, list_key, rate_key
 from core.errors import ConfigurationError
 from core.storage import open_store
 from latentd.cli import app as commands
@@ -268,6 +268,12 @@ def test_rates_are_exact_and_say_when_to_come_back(client: httpx2.Client, redis:
     assert refused.json()["type"] == "urn:latentd:problem:rate-limited"
     assert 1 <= int(refused.headers["retry-after"]) <= 12
     assert client.get("/v1/models", headers=bearer(redis)).status_code == 200
+
+
+def test_a_clock_that_was_set_back_locks_nobody_out(client: httpx2.Client, redis: Redis) -> None:
+    key, token = keys.create(redis, "steady", ["read"], requests_per_minute=60)
+    redis.set(rate_key(key.id), time.time() + 3600)
+    assert client.get("/v1/jobs", headers={"Authorization": f"Bearer {token}"}).status_code == 200
 
 
 def test_gpu_seconds_are_counted_by_the_day(client: httpx2.Client, redis: Redis) -> None:

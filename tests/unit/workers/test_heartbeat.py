@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from redis import Redis
 from rq.queue import Queue
@@ -11,15 +12,20 @@ from rq.worker.base import BaseWorker
 from contract.redis_keys import serving_key, serving_member, step_times_key
 from jobs.run import JobRun
 from jobs.worker import HEARTBEAT_TTL_S, BatchWorker
-from tests.enqueue import enqueue, make_request
+from tests.enqueue import enqueue, job_state, make_request
+from tests.faults.proxy import Proxy
+from tests.redis_server import RedisServer
 from tests.unit.workers.parts import RETENTION, claim, make_worker
 from workers.heartbeat import Heartbeat
+from workers.queue.circuit_breaker import CircuitBreaker, connect
 from workers.queue.reaper import Reaper
 
 MEMBER = serving_member("worker-a", "cpu")
 
 
-def make_heartbeat(worker: BatchWorker, runs: list[JobRun]) -> Heartbeat:
+def make_heartbeat(
+    worker: BatchWorker, runs: list[JobRun], show: Callable[[Redis], None] = lambda _: None
+) -> Heartbeat:
     redis = worker.connection
     return Heartbeat(
         worker,
@@ -29,6 +35,7 @@ def make_heartbeat(worker: BatchWorker, runs: list[JobRun]) -> Heartbeat:
         "cpu",
         runs=lambda: runs,
         times=lambda: {"tiny": {"store@cpu": 0.25}},
+        show=show,
     )
 
 
@@ -57,8 +64,18 @@ def test_a_lapsed_execution_is_not_revived(redis: Redis) -> None:
 
 def test_a_worker_forgotten_by_redis_registers_again(redis: Redis) -> None:
     worker = make_worker(redis)
+    shown: list[Redis] = []
+    heartbeat = make_heartbeat(worker, [], shown.append)
+    heartbeat.turn(CircuitBreaker())
+    shown.clear()
+    heartbeat.beat()
+    heartbeat.turn(CircuitBreaker())
+    assert shown == []
     redis.flushall()
-    make_heartbeat(worker, []).beat()
+    heartbeat.beat()
+    heartbeat._beat_due = 0.0
+    heartbeat.turn(CircuitBreaker())
+    assert shown == [redis]
     assert [one.name for one in BaseWorker.all(connection=redis)] == [worker.name]
     assert 0 < int(redis.ttl(worker.key)) <= HEARTBEAT_TTL_S
 
@@ -76,6 +93,29 @@ def test_workers_that_died_no_longer_serve(redis: Redis) -> None:
     redis.zadd(serving_key("tiny"), {"dead": current_timestamp() - 1})
     make_heartbeat(make_worker(redis), []).beat()
     assert redis.zrange(serving_key("tiny"), 0, -1) == [MEMBER.encode()]
+
+
+def test_after_an_outage_the_others_are_given_time_to_beat_again(redis: Redis, redis_server: RedisServer) -> None:
+    """Their executions have lapsed in it, though they compute on."""
+    busy, idle = make_worker(redis, "busy"), make_worker(redis, "idle")
+    enqueue(redis, "a", make_request())
+    run = claim(busy)
+    with Proxy(redis_server.socket) as proxy:
+        far = connect(proxy.url)
+        heartbeat = Heartbeat(
+            idle, far, Reaper(far, [run.queue], RETENTION, idle.name), lambda: [], "cpu", lambda: [], dict
+        )
+        proxy.refusing = True
+        heartbeat.turn(CircuitBreaker(redis=far))
+        redis.delete(run.execution.key)
+        proxy.refusing = False
+        ends = time.monotonic() + 1.5
+        while time.monotonic() < ends:
+            heartbeat.turn(CircuitBreaker(redis=far))
+        assert job_state(redis, "a")["status"] == "running"
+        heartbeat._sweep_due = 0.0
+        heartbeat.turn(CircuitBreaker(redis=far))
+    assert job_state(redis, "a")["status"] == "queued"
 
 
 def test_the_thread_beats_sweeps_and_stops(redis: Redis) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import product
 from typing import Any, get_args
@@ -187,6 +188,16 @@ def test_sigmas_fall_within_the_table(name: str, steps: int) -> None:
     assert high * (1 + 1e-9) >= sigmas[0]
     assert sigmas[-1] >= low * (1 - 1e-9)
     np.testing.assert_allclose(table.sigma(np.array([table.t(float(s)) for s in sigmas])), sigmas, rtol=1e-9)
+
+
+def test_both_noises_of_a_stochastic_step_are_of_one_path() -> None:
+    """The increments σ → σ_m and σ → σ' of Brownian motion share their first part."""
+    plan = compile_plan("dpmpp_sde", NoiseSchedule(ScheduleConfig(prediction="v")), 4, levels="karras")
+    levels = [row.sigma / row.alpha for row in plan.rows]
+    for first, second, after in zip(plan.rows[::2], plan.rows[1::2], levels[2::2], strict=False):
+        start, middle = first.sigma / first.alpha, second.sigma / second.alpha
+        assert first.follows == 0.0
+        assert second.follows == pytest.approx(math.sqrt((start - middle) / (start - after)), rel=1e-6)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "plms", "euler", "dpmpp_2m", "unipc", "heun", "dpm2", "lms"])

@@ -95,8 +95,26 @@ def test_paste_changes_nothing_outside(seed: int, mode: str, feather: int, width
     assert np.array_equal(pasted[inside], np.array(painted.convert(mode))[inside])
     near = (distance > 0) & (distance <= feather)
     share = (1 - distance[near] / (feather + 1))[:, None]
-    expected = share * np.array(painted.convert(mode))[near] + (1 - share) * np.array(upload)[near]
-    assert np.abs(pasted[near] - expected).max(initial=0) < 0.51
+    old, new = np.array(upload)[near].astype(float), np.array(painted.convert(mode))[near].astype(float)
+    alphas = share * 255, (1 - share) * (old[:, 3:] if mode == "RGBA" else 255)
+    expected = (alphas[0] * new[:, :3] + alphas[1] * old[:, :3]) / sum(alphas)  # colours weigh as they are seen
+    assert np.abs(pasted[near][:, :3] - expected).max(initial=0) < 0.51
+    if mode == "RGBA":
+        assert np.abs(pasted[near][:, 3:] - sum(alphas)).max(initial=0) < 0.51
+
+
+def test_no_dark_edge_is_blended_into_transparency() -> None:
+    upload, mask = Image.new("RGBA", (9, 1), (0, 0, 0, 0)), Image.new("L", (9, 1), 0)
+    mask.putpixel((0, 0), 255)
+    pasted = paste(upload, Image.new("RGB", (9, 1), "white"), mask, 4)
+    assert [pasted.getpixel((x, 0)) for x in (1, 2, 3, 4)] == [(255, 255, 255, a) for a in (204, 153, 102, 51)]
+    assert pasted.getpixel((5, 0)) == (0, 0, 0, 0)
+
+
+def test_a_part_of_a_picture_of_any_size_is_what_pad_put_around() -> None:
+    frame = Frame(70, 50, 64)  # within 128 × 64
+    x = torch.arange(3 * 32 * 64).reshape(3, 32, 64)  # half as large as the padded one
+    assert torch.equal(frame.part(x), x[:, 4:29, 14:49])
 
 
 def test_alpha_is_kept_outside_and_opaque_inside() -> None:

@@ -10,7 +10,9 @@ from contract.base import Kind
 from contract.card import CardDefaults, ModelCard
 from core.errors import ConfigurationError
 from core.settings import Settings
+from service.requests.cards import installed_loras
 from tests.controls import CASE
+from tests.parity.run import CASES
 from tests.powers import as_an_ordinary_user
 from workers.library.catalogue import (
     choose,
@@ -117,3 +119,12 @@ def test_a_link_into_a_closed_folder_is_left_out_with_one_line(tmp_path: Path) -
         assert find_loras(tmp_path / "models") == {}
     (tmp_path / "theirs").chmod(0o755)
     assert [line["path"] for line in lines] == [str(tmp_path / "models" / name) for name in names]
+
+
+def test_an_add_on_whose_file_was_deleted_is_none_though_its_card_stays(tmp_path: Path) -> None:
+    (tmp_path / "Lora").mkdir()
+    shutil.copy(CASES / "lora" / "sd1_peft" / "lora.safetensors", tmp_path / "Lora" / "style.safetensors")
+    write_missing_cards(tmp_path)
+    assert list(find_loras(tmp_path)) == list(installed_loras(tmp_path)) == ["style"]
+    (tmp_path / "Lora" / "style.safetensors").unlink()
+    assert list(find_loras(tmp_path)) == list(installed_loras(tmp_path)) == []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -131,6 +132,19 @@ def test_a_model_that_fails_again_and_again_is_offered_no_more(models: list[Offe
         assert "secret" not in arrival.error.detail
         assert ("one" in library.names()) == (tries < TRIES)
     assert library.claimable([]) == ["two", "three"]
+
+
+def test_a_model_that_is_overwritten_while_it_loads_is_not_served(tmp_path: Path, clock: Clock) -> None:
+    def load(model: Offered) -> LatentDiffusion:
+        loaded = load_offered(model)
+        os.utime(model.folder / "unet.safetensors", (1, 1))
+        return loaded
+
+    one = offered("one", write_tiny("bare", tmp_path / "one"), "cpu", torch.float32)
+    library = ModelLibrary([one], one.size, load, clock)
+    library.want(["one"], ["one"])
+    assert ended(library).error is not None
+    assert not library.resident
 
 
 def rss() -> int:

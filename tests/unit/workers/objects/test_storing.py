@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from PIL import Image
 from redis import Redis
@@ -19,6 +20,7 @@ from core.storage import image_path, open_store
 from jobs.run import JobRun
 from tests.enqueue import enqueue, make_request
 from tests.gateway import mask, png
+from tests.s3 import BUCKET, S3Server
 from tests.unit.workers.parts import claim, make_worker
 from workers.objects.storing import ImageStored, InputsLoaded, StorageRefused, Storing
 from workers.queue.savepoints import Savepoints
@@ -55,6 +57,24 @@ def break_storage(folder: Path) -> None:
 def mend_storage(folder: Path) -> None:
     folder.unlink()
     folder.mkdir()
+
+
+def test_a_bucket_that_is_not_there_is_waited_for(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = threading.Event()
+    with S3Server() as s3:
+        for name, value in s3.env.items():
+            monkeypatch.setenv(name, value)
+        httpx2.delete(f"{s3.url}/{BUCKET}").raise_for_status()
+        store = open_store(s3.env["LATENTD_STORAGE_URL"])
+        savepoints = Savepoints(redis, store, {"tiny": "hash"})
+        storing = Storing(store, {"tiny": "hash"}, savepoints, away.set)
+        storing.save(claimed_run(redis), 0, PICTURE)
+        assert away.wait(60)
+        httpx2.put(f"{s3.url}/{BUCKET}").raise_for_status()
+        (stored,) = storing.reports(60)
+        storing.close()
+        savepoints.close()
+    assert isinstance(stored, ImageStored)
 
 
 def test_an_image_is_stored_with_its_facts(redis: Redis, storing: Storing, folder: Path) -> None:

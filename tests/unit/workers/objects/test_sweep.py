@@ -72,6 +72,9 @@ def test_an_expired_job_leaves_nothing_but_its_410(redis: Redis, store: Store) -
     for key in (job_key("a"), "latentd:events:a", run.job.key, "rq:results:a"):
         assert 0 < int(redis.ttl(key)) <= KEEP_S
         redis.delete(key)  # as if the time had passed
+    ending = sweeper(redis, store, KEEP_S + 1)
+    ending.done.set()
+    assert ending.expire() == 0  # the next one's
     assert sweeper(redis, store, KEEP_S + 1).expire() == 1
     assert paths(store) == [image_path("b", other.execution.id, 0, "png"), upload_path("b", "image", "0" * 64)]
     assert redis.zrange(JOBS_KEY, 0, -1) == [b"b"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,11 @@ import torch
 from contract.add_ons import CONTROL_ROW
 from contract.uploads import control_name
 from core.errors import InvalidRequest
-from models.networks.controlnet import ControlNet
+from models.inputs import Inputs
+from models.networks.controlnet import Control, ControlNet, RowControls
+from models.networks.unet import UNet
+from models.pipeline.config import Concat
+from models.pipeline.denoiser import Denoiser
 from tests.controls import applied, controlled_sd, library_of, write_controls
 from tests.engines import failures, finished, make_engine, make_request, picture_bytes, play
 from workers.engine.engine import Engine
@@ -119,6 +124,29 @@ def test_scale_zero_changes_nothing_but_rounding(models_dir: Path) -> None:
     job = _job(models_dir, "none", "fast", controls=["lines"], scale=0.0)
     zero = finished(play(_engine(models_dir), [job]))["none", 0]
     assert np.abs(np.asarray(plain, np.int16) - np.asarray(zero, np.int16)).max() <= 1
+
+
+@pytest.mark.parametrize(("concat", "channels"), [("mask-latent", 9), ("depth", 5), ("source", 8)])
+def test_what_is_concatenated_isn_t_theirs(models_dir: Path, concat: Concat, channels: int) -> None:
+    """They see the latent alone: a UNet whose further channels weigh nothing answers as the one without them."""
+    plain = controlled_sd()
+    unet = UNet(replace(plain.config.unet, in_channels=channels))
+    weights = dict(plain.unet.state_dict())
+    rest = torch.zeros(len(weights["conv_in.weight"]), channels - 4, 3, 3)
+    unet.load_state_dict(weights | {"conv_in.weight": torch.cat([weights["conv_in.weight"], rest], dim=1)})
+    config = replace(plain.config, unet=unet.config, concat=concat)
+    wide = replace(plain, config=config, denoiser=Denoiser(unet.eval(), plain.device, torch.float32))
+    network = library_of(models_dir).network(plain, applied(models_dir, "lines"))
+    told = Inputs(context=torch.randn(1, 7, plain.config.unet.context_dim or 0))
+    z_t, t = torch.randn(1, 4, 16, 16), torch.tensor([500])
+    more = replace(told, concat=torch.randn(1, channels - 4, 16, 16))
+    with torch.inference_mode():
+        control = Control(network, network.embed(torch.rand(1, 3, 128, 128))[0], 1.0)
+        rows = RowControls([[control]], apart=False)
+        ours, theirs = wide.predict(z_t, t, more, None, rows), plain.predict(z_t, t, told, None, rows)
+        bare = plain.predict(z_t, t, told)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(theirs, bare, atol=1e-3)
 
 
 def test_a_resumed_strict_job_has_the_same_bytes(models_dir: Path) -> None:

@@ -118,6 +118,12 @@ def test_previews_after_the_first_are_smaller() -> None:
     assert sizes == [(256, 192), *[(128, 96)] * 7]
 
 
+def test_previews_have_the_shape_of_the_picture() -> None:
+    job = _job("a", num_images=2, steps=2, preview_every=1, guidance_scale=1.0, width=70, height=50)
+    (previews,) = [step.previews for step in steps_of(play(make_engine(), [job])) if step.previews]
+    assert [Image.open(io.BytesIO(previews[k])).size for k in (0, 1)] == [(70, 50)] * 2
+
+
 def test_what_one_picture_teaches_draws_the_others() -> None:
     """Of a decoder that is linear in the latents around a place the others come out as it would decode them."""
     decoder = torch.randn(27, 4, 3, 3, generator=torch.Generator().manual_seed(1)) / 18  # to 3 × 3 pixels of 3 colours
