@@ -26,6 +26,7 @@ from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 
 NO_SHIFT = 0.001  # of the score that counts as good up to 0.1
 LONG = "1000"  # steps of jobs that are caught at work
+LONG_MS = 120_000  # so many steps took 31 s beside other tests
 WITHIN_S = 120.0
 
 
@@ -82,12 +83,12 @@ def expect_shown(page: Page, picture: Image.Image) -> None:
 
 def test_a_prompt_becomes_a_picture(page: Page, service: Service, tmp_path: Path) -> None:
     expect(page.locator("#service")).to_have_text("Ready")
-    create(page, "red heart", steps="300", seed="7")  # long enough to be seen
+    create(page, "red heart", steps=LONG, seed="7")
     expect(page).to_have_title(re.compile(r"^\d+ % · latentd$"))
     expect(page.locator("link[rel=icon]")).to_have_attribute("href", re.compile("^data:image/png"))
     expect(page.locator("progress")).to_have_attribute("value", re.compile(r"\d+"))
     expect(page.locator(".preview")).to_have_attribute("src", re.compile("data:image/webp;base64,.+"))
-    expect(page.locator("#download")).to_be_visible()
+    expect(page.locator("#download")).to_be_visible(timeout=LONG_MS)
     job = job_of(page, service)
     expect_shown(page, picture_of(job, service))
     expect(page.locator(".result > .facts")).to_contain_text("Seed7")
@@ -217,8 +218,9 @@ def test_a_running_job_is_canceled(page: Page, service: Service) -> None:
     assert page.input_value("#field-steps") == LONG
 
 
+@pytest.mark.timeout(600)
 def test_a_job_survives_reloads_and_a_dead_gateway(page: Page, service: Service) -> None:
-    create(page, "navy star", steps=LONG, seed="5")  # it runs on through a reload and a new gateway
+    create(page, "navy star", steps=LONG, seed="5", width="128", height="128")  # it outlasts a reload and a gateway
     expect(page.locator(".now")).to_have_text("Painting")
     job = job_id(page)
     page.reload()
@@ -228,7 +230,7 @@ def test_a_job_survives_reloads_and_a_dead_gateway(page: Page, service: Service)
     (gateway,) = [pid for pid in service.processes() if b"gateway" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(gateway, signal.SIGKILL)
     expect(page.locator(".notice")).to_be_visible()
-    expect(page.locator("#download")).to_be_visible(timeout=120_000)  # so many steps took 31 s beside other tests
+    expect(page.locator("#download")).to_be_visible(timeout=2 * LONG_MS)
     page.reload()
     expect_shown(page, picture_of(job_of(page, service), service))
 
@@ -252,7 +254,7 @@ def test_a_newcomer_makes_repaints_enlarges_varies_reads_and_saves(
     page.get_by_role("button", name="Add rectangle").click()
     page.fill("#field-prompt", "blue star")
     unfold(page)
-    page.fill("#field-steps", "200")  # long enough to be seen, by who looks at each frame
+    page.fill("#field-steps", "600")  # long enough to be seen, by who looks at each frame
     page.click("#submit")
     shown = page.wait_for_function(PAINTED_OVER)  # the picture, with noise where it is repainted
     assert shown.json_value().startswith("url(")

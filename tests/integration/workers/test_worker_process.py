@@ -23,6 +23,7 @@ from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.integration.processes import WorkerProcess, wait_for
 from tests.integration.rig import tiny_settings
 from tests.redis_server import RedisServer
+from tests.starved import allowance
 from tests.unit.models.checkpoints.compvis_keys import random_state, sd_shapes
 from workers.library.library import MIB, offered
 from workers.library.loading import choose_dtype
@@ -116,16 +117,17 @@ def test_after_kill_9_another_worker_finishes_the_job_once_within_30_seconds(
     first, second = start(ready=False), start(ready=False)
     first.ready()
     second.ready()
-    enqueue(redis, "a", make_request(steps=400, num_images=2))
+    enqueue(redis, "a", make_request(steps=1000, num_images=2))
     wait_for(lambda: int(job_state(redis, "a")["step"]) > 10, 20, "progress")
     by_first = job_state(redis, "a")["worker"]
     victim, other = (first, second) if str(first.process.pid) in _pid_of(redis, by_first) else (second, first)
     execution = job_state(redis, "a")["execution"]
     victim.kill()
-    again = wait_for(lambda: job_state(redis, "a").get("execution", execution) != execution, 30, "another execution")
-    assert again <= 30
+    allowed = allowance(other.process.pid)
+    again = wait_for(lambda: job_state(redis, "a").get("execution", execution) != execution, 120, "another execution")
+    assert again - allowed() <= 30
     assert job_state(redis, "a")["worker"] != by_first
-    wait_for(lambda: status(redis, "a") == "succeeded", 60, "result")
+    wait_for(lambda: status(redis, "a") == "succeeded", 120, "result")
     result = JobResult.model_validate_json(job_state(redis, "a")["result"])
     assert sorted(images_of(settings, "a")) == [f"images/a/{result.execution}/{k}.png" for k in range(2)]
     types = event_types(redis, "a")
@@ -184,7 +186,8 @@ def test_a_second_signal_hands_back_at_once(redis: Redis, start: Start) -> None:
     enqueue(redis, "long", make_request(steps=1000, num_images=8, guidance_scale=3.0))
     wait_for(lambda: int(job_state(redis, "long")["step"]) > 0, 20, "progress")
     worker.process.terminate()
-    time.sleep(1.2)
+    wait_for(lambda: '"draining' in worker.log.read_text(), 30, "the first signal")
+    time.sleep(1.2)  # another that comes sooner counts as the same Ctrl-C
     assert worker.stop(10) == 0
     assert status(redis, "long") == "queued"
 
