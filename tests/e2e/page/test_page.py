@@ -22,6 +22,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.e2e.browser import choose_picture, copied, drop_file, job_id, open_page, unfold
 from tests.gateway import png, same_pixels
 from tests.service import Service
+from tests.starved import allowance
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 
 NO_SHIFT = 0.001  # of the score that counts as good up to 0.1
@@ -164,6 +165,10 @@ def test_an_upload_is_enlarged_and_compared(page: Page, service: Service, tmp_pa
     expect(page.locator("#tab-upscale")).to_have_attribute("aria-selected", "true")
 
 
+# Whether the connection was ever said to be lost: another gateway may be there before a test looks.
+WATCH_NOTICE = """() => new MutationObserver(() => {
+  window.noticed ||= document.querySelector('.notice')?.checkVisibility();
+}).observe(document, { childList: true, subtree: true, attributes: true })"""
 PAINTED_OVER = """() => {
   const [base, cover] = [".running .base", ".running .cover"].map((part) => document.querySelector(part));
   return base?.checkVisibility() && cover && getComputedStyle(cover).maskImage;
@@ -184,9 +189,9 @@ def shown_while_running(page: Page, pictures: int) -> list[str]:
 
 
 def test_each_tile_shows_its_own_picture_while_it_is_made(page: Page, service: Service) -> None:
-    create(page, "red heart", num_images="4", steps="400")
+    create(page, "red heart", num_images="4", steps=LONG)
     assert len(set(shown_while_running(page, 4))) == 4
-    expect(page.locator(".tile")).to_have_count(4)
+    expect(page.locator(".tile")).to_have_count(4, timeout=LONG_MS)
 
     page.locator(".tile").first.click()
     page.click("#use-inpaint")
@@ -228,8 +233,9 @@ def test_a_job_survives_reloads_and_a_dead_gateway(page: Page, service: Service)
     expect(page.locator("#field-prompt")).to_have_value("navy star")
     expect(page.locator(".now")).to_have_text("Painting")
     (gateway,) = [pid for pid in service.processes() if b"gateway" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    page.evaluate(WATCH_NOTICE)
     os.kill(gateway, signal.SIGKILL)
-    expect(page.locator(".notice")).to_be_visible()
+    page.wait_for_function("() => window.noticed")
     expect(page.locator("#download")).to_be_visible(timeout=2 * LONG_MS)
     page.reload()
     expect_shown(page, picture_of(job_of(page, service), service))
@@ -238,7 +244,7 @@ def test_a_job_survives_reloads_and_a_dead_gateway(page: Page, service: Service)
 def test_a_newcomer_makes_repaints_enlarges_varies_reads_and_saves(
     page: Page, service: Service, tmp_path: Path
 ) -> None:
-    began = time.monotonic()
+    allowed, began = allowance(os.getpid()), time.monotonic()  # of Chromium and the service, too
     create(page, "red heart", steps="30", seed="3")
     page.evaluate(WATCH_SHIFTS)
     download = page.locator("#download")
@@ -293,7 +299,7 @@ def test_a_newcomer_makes_repaints_enlarges_varies_reads_and_saves(
     with zipfile.ZipFile(tmp_path / "all.zip") as archive:
         assert archive.testzip() is None
         assert len(archive.namelist()) == 4
-    assert time.monotonic() - began < WITHIN_S
+    assert time.monotonic() - began - allowed() < WITHIN_S
 
 
 def test_calls_are_copied_that_make_the_picture_again(page: Page, service: Service, tmp_path: Path) -> None:

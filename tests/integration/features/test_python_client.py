@@ -13,7 +13,7 @@ from latentd_client import AsyncClient, Client, Refused
 
 from tests.faults.proxy import Proxy
 
-PATIENCE_S = 1.5
+PATIENCE_S = 3.0
 Follow = Callable[[str, list[str]], None]
 
 
