@@ -125,7 +125,7 @@ class Service:
         if self._process is None:
             return
         self._process.send_signal(signal.SIGINT)
-        self._process.wait(60)
+        self._process.wait(120)
         self._process = None
         if self._log is not None:
             self._log.close()
