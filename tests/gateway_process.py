@@ -48,7 +48,7 @@ class GatewayProcess:
         self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
 
     def wait(self) -> None:
-        ends = time.monotonic() + 60
+        ends = time.monotonic() + 180
         while True:
             try:
                 self.client.get("/livez")
@@ -61,7 +61,7 @@ class GatewayProcess:
     def stop(self) -> None:
         self.client.close()
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(60)
 
     def children(self) -> list[int]:
         """The processes that it started and that still run."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from latentd.child import die_with_parent
 from tests.integration.processes import wait_for
 
-START_S = 30.0
+START_S = 120.0
 _CONFIG = """
 daemon off;
 master_process off;

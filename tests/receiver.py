@@ -60,7 +60,7 @@ class Receiver:
         self.port = int(self._server.server_address[1])
         self.url = f"http://127.0.0.1:{self.port}/hook?x=1"
 
-    def wait(self, count: int, seconds: float = 10) -> list[Received]:
+    def wait(self, count: int, seconds: float = 60) -> list[Received]:
         """Until `count` have arrived."""
         with self._arrived:
             assert self._arrived.wait_for(lambda: len(self.received) >= count, seconds), len(self.received)

@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from latentd.child import die_with_parent
 from latentd.embedded_server import find_server
 
-START_S = 10.0
+START_S = 60.0
 
 
 class RedisServer:

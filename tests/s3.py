@@ -36,7 +36,7 @@ class S3Server:
 
     def __enter__(self) -> S3Server:
         self._server.start()
-        httpx2.put(f"{self.url}/{BUCKET}").raise_for_status()
+        httpx2.put(f"{self.url}/{BUCKET}", timeout=60).raise_for_status()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -31,7 +31,7 @@ def run(python: Path, program: str, folder: Path, **environment: str) -> str:
     """Run a program with warnings as errors and return what it printed."""
     command = [str(python), "-W", "error", "-c", program]
     done = subprocess.run(
-        command, cwd=folder, env=alone(**environment), capture_output=True, text=True, timeout=120, check=False
+        command, cwd=folder, env=alone(**environment), capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr
     sys.stderr.write(done.stderr)

@@ -15,6 +15,8 @@ from tests.clients.installed import CLIENT, install, run
 from tests.faults.proxy import Proxy
 from tests.service import Service, free_port
 
+pytestmark = pytest.mark.timeout(600)  # a README's example took 50 s beside other tests
+
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:

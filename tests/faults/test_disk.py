@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from redis import Redis
 
 from core.settings import Settings
@@ -49,6 +50,7 @@ def test_a_job_whose_image_does_not_fit_fails_clearly_and_the_next_one_succeeds(
         rig.close()
 
 
+@pytest.mark.timeout(600)
 def test_redis_comes_back_with_every_job_once_there_is_room(tiny_models: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 24) as disk:
         env = {"LATENTD_MODELS_DIR": str(tiny_models), "LATENTD_MODEL": "tiny", "LATENTD_MIN_FREE_MB": "1"}
@@ -64,7 +66,7 @@ def test_redis_comes_back_with_every_job_once_there_is_room(tiny_models: Path, t
             wait_for(lambda: '"child": "redis"' in log(), 60, "Redis's exit")
             time.sleep(3)  # it tries, and there is still no room
             (disk / "ballast").unlink()
-            wait_for(lambda: statuses(service, accepted) == {"succeeded"}, 120, "all jobs")
+            wait_for(lambda: statuses(service, accepted) == {"succeeded"}, 400, "all jobs")
             with Redis.from_url(f"unix://{disk}/data/redis/redis.sock") as redis:
                 for job_id in accepted:
                     assert event_types(redis, job_id).count("succeeded") == 1

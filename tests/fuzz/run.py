@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from redis import Redis
@@ -20,6 +20,7 @@ from tests.fuzz.wire import Answer, ask
 from tests.gateway import PAINTER, UPSCALER, finish, png, settings_for
 from tests.gateway_process import GatewayProcess
 from tests.redis_server import RedisServer
+from tests.starved import allowance
 
 AT_ONCE = 8
 SLOWEST_S = 5.0
@@ -114,7 +115,7 @@ def _prepare(redis: Redis, gateway: GatewayProcess, storage: str) -> Mapping[byt
 async def _send(
     gateway: GatewayProcess, known: Mapping[bytes, bytes], seed: int, numbers: range, tell: Callable[[str], None]
 ) -> Report:
-    report, left = Report(), iter(numbers)
+    report, left, allowed = Report(), iter(numbers), allowance(gateway.process.pid)
     port = gateway.client.base_url.port
     assert port is not None
 
@@ -124,7 +125,10 @@ async def _send(
             data = request.encode()
             for name, value in known.items():
                 data = data.replace(name, value)
-            report.add(number, request, await ask(port, data, whole=request.whole, head=request.method == "HEAD"))
+            before = allowed()
+            answer = await ask(port, data, whole=request.whole, head=request.method == "HEAD")
+            seconds = answer.seconds - (allowed() - before)
+            report.add(number, request, replace(answer, seconds=seconds))
             if number % 1000 == 999:
                 tell(f"{number + 1} requests")
 

@@ -13,8 +13,10 @@ from pathlib import Path
 from core.settings import Settings
 from latentd.child import die_with_parent
 from tests.forks import ForkedCommand
+from tests.starved import allowance
 
-START_S = 60.0
+START_S = 180.0
+Process = ForkedCommand | subprocess.Popen[bytes]
 COMMAND = ("worker", "--model", "tiny", "--device", "cpu")
 
 
@@ -25,6 +27,15 @@ def wait_for(ready: Callable[[], bool], seconds: float, what: str) -> float:
         assert time.monotonic() - began < seconds, f"{what}: not within {seconds} s"
         time.sleep(0.005)
     return time.monotonic() - began
+
+
+def ended(process: Process, seconds: float) -> int:
+    """The exit status of a process that ends within so many seconds, without those that it was starved of."""
+    allowed, began = allowance(process.pid), time.monotonic()
+    while (status := process.poll()) is None:
+        assert time.monotonic() - began - allowed() < seconds, f"it didn't end within {seconds} s"
+        time.sleep(0.01)
+    return status
 
 
 class WorkerProcess:
@@ -53,7 +64,7 @@ class WorkerProcess:
         }
         self.log.touch()
         start = ForkedCommand if forked else _fresh
-        self.process: ForkedCommand | subprocess.Popen[bytes] = start(command, environment, self.log)
+        self.process: Process = start(command, environment, self.log)
 
     def ready(self) -> None:
         """Wait until it serves."""
@@ -68,7 +79,7 @@ class WorkerProcess:
     def stop(self, seconds: float = 30) -> int:
         """SIGTERM; the exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(seconds)
+        return ended(self.process, seconds)
 
     def rss_mb(self) -> float:
         """Resident memory, in MiB."""

@@ -23,7 +23,7 @@ from tests.integration.processes import wait_for
 from tests.service import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S = 60.0
+START_S = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def gateway(release: Release, settings: Settings, folder: Path) -> Iterator[http
     started = Started(release, settings, folder, "gateway", "--port", str(port))
     try:
         started.ready()
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
             yield client
     finally:
         started.kill()

@@ -77,7 +77,7 @@ class Rig:
         self.storing.close()
         self.savepoints.close()
 
-    def until(self, ready: Callable[[], bool], seconds: float = 60.0) -> None:
+    def until(self, ready: Callable[[], bool], seconds: float = 180.0) -> None:
         """Run rounds until `ready`."""
         ends = time.monotonic() + seconds
         while not ready():

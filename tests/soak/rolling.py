@@ -68,13 +68,13 @@ class GatewayProcess:
 
     def ready(self) -> None:
         """Wait until it listens."""
-        wait_for(lambda: '"ready"' in self.log.read_text() or self.process.poll() is not None, 60, "start")
+        wait_for(lambda: '"ready"' in self.log.read_text() or self.process.poll() is not None, 180, "start")
         assert self.process.poll() is None, self.log.read_text()
 
     def stop(self) -> int:
         """SIGTERM; the exit status."""
         self.process.terminate()
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 class Rolling:
@@ -151,7 +151,7 @@ class Rolling:
         """New connections all the time: one that is refused or reset in the moment of a restart shows here."""
         while not self._restarted.wait(KNOCK_S):
             try:
-                end = str(httpx2.get(f"{self.url}/livez", trust_env=False, timeout=10).status_code)
+                end = str(httpx2.get(f"{self.url}/livez", trust_env=False, timeout=60).status_code)
             except httpx2.TransportError as error:
                 end = f"{type(error).__name__}: {error}"
             self.knocks[end] += 1

@@ -127,7 +127,7 @@ def test_files_are_sent_and_events_are_shown(page: Page) -> None:
 
 def test_a_call_that_runs_is_stopped(page: Page) -> None:
     drawing = attempt(page, "txt2img")
-    drawing.get_by_label("Body, as JSON").fill('{"prompt": "red heart", "steps": 1000}')
+    drawing.get_by_label("Body, as JSON").fill('{"prompt": "red heart", "steps": 1000, "width": 128, "height": 128}')
     drawing.get_by_role("button", name="Send").click()
     drawing.get_by_role("button", name="Stop").click()
     expect(drawing.locator(".status.bad")).to_have_text("Stopped.")
@@ -193,7 +193,7 @@ def test_the_code_of_calls_runs_as_curl_and_as_python(page: Page, service: Servi
 def ran(command: list[str], folder: Path, environment: dict[str, str], told: str = "") -> str:
     """What a command that succeeds prints."""
     ended = subprocess.run(
-        command, cwd=folder, env=environment, input=told, capture_output=True, timeout=60, check=False, text=True
+        command, cwd=folder, env=environment, input=told, capture_output=True, timeout=240, check=False, text=True
     )
     assert ended.returncode == 0, f"{command[-1]}\n{ended.stdout}\n{ended.stderr}"
     return ended.stdout

@@ -22,10 +22,12 @@ from playwright.sync_api import Browser, Page, expect
 from tests.e2e.browser import choose_picture, copied, drop_file, job_id, open_page, unfold
 from tests.gateway import png, same_pixels
 from tests.service import Service
+from tests.starved import allowance
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 
 NO_SHIFT = 0.001  # of the score that counts as good up to 0.1
 LONG = "1000"  # steps of jobs that are caught at work
+LONG_MS = 120_000  # so many steps took 31 s beside other tests
 WITHIN_S = 120.0
 
 
@@ -82,12 +84,12 @@ def expect_shown(page: Page, picture: Image.Image) -> None:
 
 def test_a_prompt_becomes_a_picture(page: Page, service: Service, tmp_path: Path) -> None:
     expect(page.locator("#service")).to_have_text("Ready")
-    create(page, "red heart", steps="300", seed="7")  # long enough to be seen
+    create(page, "red heart", steps=LONG, seed="7")
     expect(page).to_have_title(re.compile(r"^\d+ % · latentd$"))
     expect(page.locator("link[rel=icon]")).to_have_attribute("href", re.compile("^data:image/png"))
     expect(page.locator("progress")).to_have_attribute("value", re.compile(r"\d+"))
     expect(page.locator(".preview")).to_have_attribute("src", re.compile("data:image/webp;base64,.+"))
-    expect(page.locator("#download")).to_be_visible()
+    expect(page.locator("#download")).to_be_visible(timeout=LONG_MS)
     job = job_of(page, service)
     expect_shown(page, picture_of(job, service))
     expect(page.locator(".result > .facts")).to_contain_text("Seed7")
@@ -163,6 +165,10 @@ def test_an_upload_is_enlarged_and_compared(page: Page, service: Service, tmp_pa
     expect(page.locator("#tab-upscale")).to_have_attribute("aria-selected", "true")
 
 
+# Whether the connection was ever said to be lost: another gateway may be there before a test looks.
+WATCH_NOTICE = """() => new MutationObserver(() => {
+  window.noticed ||= document.querySelector('.notice')?.checkVisibility();
+}).observe(document, { childList: true, subtree: true, attributes: true })"""
 PAINTED_OVER = """() => {
   const [base, cover] = [".running .base", ".running .cover"].map((part) => document.querySelector(part));
   return base?.checkVisibility() && cover && getComputedStyle(cover).maskImage;
@@ -183,9 +189,9 @@ def shown_while_running(page: Page, pictures: int) -> list[str]:
 
 
 def test_each_tile_shows_its_own_picture_while_it_is_made(page: Page, service: Service) -> None:
-    create(page, "red heart", num_images="4", steps="400")
+    create(page, "red heart", num_images="4", steps=LONG)
     assert len(set(shown_while_running(page, 4))) == 4
-    expect(page.locator(".tile")).to_have_count(4)
+    expect(page.locator(".tile")).to_have_count(4, timeout=LONG_MS)
 
     page.locator(".tile").first.click()
     page.click("#use-inpaint")
@@ -217,8 +223,9 @@ def test_a_running_job_is_canceled(page: Page, service: Service) -> None:
     assert page.input_value("#field-steps") == LONG
 
 
+@pytest.mark.timeout(600)
 def test_a_job_survives_reloads_and_a_dead_gateway(page: Page, service: Service) -> None:
-    create(page, "navy star", steps=LONG, seed="5")  # it runs on through a reload and a new gateway
+    create(page, "navy star", steps=LONG, seed="5", width="128", height="128")  # it outlasts a reload and a gateway
     expect(page.locator(".now")).to_have_text("Painting")
     job = job_id(page)
     page.reload()
@@ -226,9 +233,10 @@ def test_a_job_survives_reloads_and_a_dead_gateway(page: Page, service: Service)
     expect(page.locator("#field-prompt")).to_have_value("navy star")
     expect(page.locator(".now")).to_have_text("Painting")
     (gateway,) = [pid for pid in service.processes() if b"gateway" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    page.evaluate(WATCH_NOTICE)
     os.kill(gateway, signal.SIGKILL)
-    expect(page.locator(".notice")).to_be_visible()
-    expect(page.locator("#download")).to_be_visible(timeout=120_000)  # so many steps took 31 s beside other tests
+    page.wait_for_function("() => window.noticed")
+    expect(page.locator("#download")).to_be_visible(timeout=2 * LONG_MS)
     page.reload()
     expect_shown(page, picture_of(job_of(page, service), service))
 
@@ -236,7 +244,7 @@ def test_a_job_survives_reloads_and_a_dead_gateway(page: Page, service: Service)
 def test_a_newcomer_makes_repaints_enlarges_varies_reads_and_saves(
     page: Page, service: Service, tmp_path: Path
 ) -> None:
-    began = time.monotonic()
+    allowed, began = allowance(os.getpid()), time.monotonic()  # of Chromium and the service, too
     create(page, "red heart", steps="30", seed="3")
     page.evaluate(WATCH_SHIFTS)
     download = page.locator("#download")
@@ -252,7 +260,7 @@ def test_a_newcomer_makes_repaints_enlarges_varies_reads_and_saves(
     page.get_by_role("button", name="Add rectangle").click()
     page.fill("#field-prompt", "blue star")
     unfold(page)
-    page.fill("#field-steps", "200")  # long enough to be seen, by who looks at each frame
+    page.fill("#field-steps", "600")  # long enough to be seen, by who looks at each frame
     page.click("#submit")
     shown = page.wait_for_function(PAINTED_OVER)  # the picture, with noise where it is repainted
     assert shown.json_value().startswith("url(")
@@ -291,7 +299,7 @@ def test_a_newcomer_makes_repaints_enlarges_varies_reads_and_saves(
     with zipfile.ZipFile(tmp_path / "all.zip") as archive:
         assert archive.testzip() is None
         assert len(archive.namelist()) == 4
-    assert time.monotonic() - began < WITHIN_S
+    assert time.monotonic() - began - allowed() < WITHIN_S
 
 
 def test_calls_are_copied_that_make_the_picture_again(page: Page, service: Service, tmp_path: Path) -> None:

@@ -85,4 +85,4 @@ def test_starts_soon_and_stops_without_a_trace() -> None:
     service.stop()
     service.client.close()
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
-    assert seconds < 30, "15 s on an idle machine; tests share it"
+    assert seconds < 30, "15 s on an idle machine"

@@ -55,7 +55,7 @@ def test_images_are_fetched_from_the_storage(service: Service) -> None:
     answer = service.client.get(job["images"][0]["url"])
     assert answer.status_code == 307
     assert answer.headers["location"].startswith("http://localhost:")
-    fetched = httpx2.get(answer.headers["location"], trust_env=False)
+    fetched = httpx2.get(answer.headers["location"], timeout=60, trust_env=False)
     assert (fetched.status_code, fetched.headers["content-type"]) == (200, "image/png")
     assert Image.open(io.BytesIO(fetched.content)).size == (64, 64)
     streamed = service.client.get(job["images"][0]["url"] + "?download")

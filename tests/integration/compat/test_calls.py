@@ -45,7 +45,7 @@ def ends_as(redis: Redis, job_id: str, status: str) -> bool:
     return bool(_within(lambda: redis.hget(job_key(job_id), "status") == status.encode()))
 
 
-def _within(found: Callable[[], Any], seconds: float = 20.0) -> Any:
+def _within(found: Callable[[], Any], seconds: float = 60.0) -> Any:
     until = time.monotonic() + seconds
     while not (value := found()) and time.monotonic() < until:
         time.sleep(0.01)
@@ -222,7 +222,7 @@ def test_partial_images_are_the_first_picture_s(client: httpx2.Client, redis: Re
             redis.set(preview_key(job_id), Previews.of(newest).to_json())
             redis.xadd(events_key(job_id), {"type": "step", "data": json.dumps({"step": step, "steps": 40})})
             if first == step:
-                partial.append(told.get(timeout=20))
+                partial.append(told.get(timeout=60))
             else:
                 time.sleep(0.3)  # live events are gathered for less; none of this one is sent
         finish(redis, open_store(str(folder / "data" / "objects")), job_id, png())

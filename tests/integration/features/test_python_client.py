@@ -15,7 +15,7 @@ from latentd_client import AsyncClient, Client, ClientError, Refused, Unreachabl
 
 from tests.faults.proxy import Proxy
 
-PATIENCE_S = 1.5
+PATIENCE_S = 3.0
 Follow = Callable[[str, list[str]], None]
 
 

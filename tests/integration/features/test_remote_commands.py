@@ -32,6 +32,7 @@ from tests.integration.processes import wait_for
 from tests.integration.rig import write_models
 from tests.loras import write_middle
 from tests.service import Service, free_port
+from tests.starved import allowance
 from tests.tiny import write_tiny
 
 HEAVY = ("torch", "transformers", "fastapi", "rq", "models", "workers", "service", "jobs.create")
@@ -163,9 +164,9 @@ def test_errors_are_one_line(service: Service, run: Run) -> None:
 
 def test_who_is_no_latentd_is_named(run: Run) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
-    began = time.monotonic()
+    allowed, began = allowance(os.getpid()), time.monotonic()
     said = run(f"generate cat --server {nobody}", 1).err
-    assert time.monotonic() - began < PATIENCE_S / 2
+    assert time.monotonic() - began - allowed() < PATIENCE_S / 2
     assert said.startswith(f"latentd: {nobody}: no connection in 1.5 s (")
     assert said.endswith("); does latentd run there?\n")
     with HTTPServer(("127.0.0.1", 0), Other) as other:
@@ -190,7 +191,7 @@ class Other(BaseHTTPRequestHandler):
 
 def test_nothing_is_loaded_that_draws(service: Service, tmp_path: Path) -> None:
     words = [sys.executable, "-c", TOLD, "generate", "cat", "--steps", "1", "--server", service.url]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=180)
     loaded = set(done.stderr.split())
     assert loaded.isdisjoint(HEAVY)
     assert "latentd_client" in loaded
@@ -199,26 +200,26 @@ def test_nothing_is_loaded_that_draws(service: Service, tmp_path: Path) -> None:
 
 def test_ctrl_c_cancels_the_job_there(service: Service) -> None:
     process = start(f"generate cat --steps 1000 -n 16 --server {service.url}")
-    wait_for(lambda: state(service) == ("running", 16_000), 30, "start")
+    wait_for(lambda: state(service) == ("running", 16_000), 120, "start")
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
     told = f"job {jobs(service)[0]['id']} is canceled"
     assert (process.returncode, told in said, "Traceback" in said) == (130, True, False)
-    wait_for(lambda: state(service)[0] == "canceled", 10, "end")
+    wait_for(lambda: state(service)[0] == "canceled", 60, "end")
 
 
 def test_ctrl_c_before_the_answer_cancels_the_job_that_it_was_about(service: Service) -> None:
     before = {job["id"] for job in jobs(service)}
     with Proxy(("127.0.0.1", service.port)) as proxy:
-        proxy.latency_s = 20
+        proxy.latency_s = 60
         process = start(f"generate cat --steps 1000 -n 16 --server http://127.0.0.1:{proxy.port}")
-        wait_for(lambda: len(jobs(service)) > len(before), 30, "submission")
+        wait_for(lambda: len(jobs(service)) > len(before), 60, "submission")
         proxy.latency_s = 0
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=15)
+        process.communicate(timeout=45)
         assert process.returncode == 130
     [job] = [job for job in jobs(service) if job["id"] not in before]
-    wait_for(lambda: service.client.get(f"/v1/jobs/{job['id']}").json()["status"] == "canceled", 10, "end")
+    wait_for(lambda: service.client.get(f"/v1/jobs/{job['id']}").json()["status"] == "canceled", 60, "end")
 
 
 def state(service: Service) -> tuple[str, int]:
@@ -240,8 +241,8 @@ def test_a_key_is_sent_and_a_job_that_waits_is_canceled(client: httpx2.Client, r
     assert said.endswith("(LATENTD_API_KEY is sent as the key)")
     process = start(f"generate cat --server {url}", LATENTD_API_KEY=token)
     me = {"Authorization": f"Bearer {token}"}
-    wait_for(lambda: bool(client.get("/v1/jobs", headers=me).json()["items"]), 30, "submission")
+    wait_for(lambda: bool(client.get("/v1/jobs", headers=me).json()["items"]), 60, "submission")
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
     assert (process.returncode, "is canceled" in said) == (130, True)
     assert [job["status"] for job in client.get("/v1/jobs", headers=me).json()["items"]] == ["canceled"]

@@ -67,7 +67,7 @@ def canceled(client: httpx2.Client, url: str, **headers: str) -> str:
     return str(job.json()["id"])
 
 
-def sent_by(redis_url: str, done: object, seconds: float = 10) -> None:
+def sent_by(redis_url: str, done: object, seconds: float = 60) -> None:
     """Run one sender until `done()`."""
     asyncio.run(_send(redis_url, done, seconds))
 

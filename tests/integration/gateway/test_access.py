@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -23,6 +24,7 @@ from service.auth import keys
 from service.auth.keys import Scope
 from tests.gateway import finish, png, running, settings_for
 from tests.redis_server import RedisServer
+from tests.starved import allowance
 from tests.times import cells, publish
 
 
@@ -231,11 +233,11 @@ def test_a_key_that_is_revoked_or_removed_loses_its_open_streams(
 
 
 def test_a_key_that_expires_is_refused_and_loses_its_open_streams(client: httpx2.Client, redis: Redis) -> None:
-    key, token = keys.create(redis, "guest", ["generate", "read"], lifetime=timedelta(seconds=3))
+    key, token = keys.create(redis, "guest", ["generate", "read"], lifetime=timedelta(seconds=6))
     assert key.expires_at is not None
     headers = {"Authorization": f"Bearer {token}"}
     assert client.get("/v1/jobs", headers=headers).status_code == 200
-    assert seconds_of_stream(client, redis, headers, lambda: None) < 3 + 15
+    assert seconds_of_stream(client, redis, headers, lambda: None) < 6 + 15
     refused = client.get("/v1/jobs", headers=headers)
     assert (refused.status_code, refused.json()["field"]) == (401, "Authorization")
     assert "expired" in refused.json()["detail"]
@@ -245,19 +247,19 @@ def test_a_key_that_expires_is_refused_and_loses_its_open_streams(client: httpx2
 def seconds_of_stream(
     client: httpx2.Client, redis: Redis, headers: dict[str, str], then: Callable[[], object]
 ) -> float:
-    """How long a stream that is never silent stays open after `then`."""
+    """How long a stream that is never silent stays open after `then`, without what a busy machine takes of it."""
     job = client.post("/v1/txt2img", json={"prompt": "red heart"}, headers=headers).json()
-    with client.stream("GET", f"/v1/jobs/{job['id']}/events", headers=headers, timeout=30) as stream:
+    with client.stream("GET", f"/v1/jobs/{job['id']}/events", headers=headers, timeout=60) as stream:
         lines = stream.iter_lines()
         assert next(lines).startswith("id:")
         then()
-        began = time.monotonic()
+        allowed, began = allowance(os.getpid()), time.monotonic()
         for step in range(1000):
             redis.xadd(events_key(job["id"]), {"type": "step", "data": json.dumps({"step": step, "steps": 1000})})
-            if list(takewhile(bool, lines)) == [] or time.monotonic() - began > 30:
+            if list(takewhile(bool, lines)) == [] or time.monotonic() - began > 60:
                 break
             time.sleep(0.05)
-        return time.monotonic() - began
+        return time.monotonic() - began - allowed()
 
 
 def test_rates_are_exact_and_say_when_to_come_back(client: httpx2.Client, redis: Redis) -> None:

@@ -64,7 +64,7 @@ def test_a_stream_of_images_is_as_documented(client: httpx2.Client, redis: Redis
     case = schema["/v1/images/generations"]["POST"].Case(
         body={"prompt": "red heart", "stream": True}, media_type="application/json"
     )
-    response = case.call_and_validate(base_url=str(client.base_url), checks=CHECKS, timeout=10)
+    response = case.call_and_validate(base_url=str(client.base_url), checks=CHECKS, timeout=60)
     assert response.headers["content-type"][0].startswith("text/event-stream")
 
 
@@ -74,6 +74,6 @@ def fuzz(operation: APIOperation[Any, Any, Any, Any], mode: GenerationMode, url:
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     def run(case: schemathesis.Case[Any]) -> None:
-        case.call_and_validate(base_url=url, checks=CHECKS, timeout=10)
+        case.call_and_validate(base_url=url, checks=CHECKS, timeout=60)
 
     run()

@@ -40,7 +40,7 @@ def below(redis_server: RedisServer, redis: Redis, tmp_path: Path) -> Iterator[h
 
 def sent(client: httpx2.Client, data: bytes) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of what answers raw bytes."""
-    with socket.create_connection(("127.0.0.1", client.base_url.port or 0), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", client.base_url.port or 0), timeout=60) as connection:
         connection.sendall(data)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     head, _, body = answer.partition(b"\r\n\r\n")

@@ -64,7 +64,7 @@ def behind_nginx(folder: Path, gateway: httpx2.Client, location: str = "location
         trust = ssl.create_default_context(cafile=str(chain))
         trust.check_hostname = False
         url = f"https://127.0.0.1:{port}"
-        with httpx2.Client(base_url=url, verify=trust, headers={"Host": HOST}, timeout=10, trust_env=False) as client:
+        with httpx2.Client(base_url=url, verify=trust, headers={"Host": HOST}, timeout=60, trust_env=False) as client:
             yield client
     finally:
         proxy.process.terminate()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +25,7 @@ from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.gateway import running, settings_for
 from tests.integration.rig import Rig, tiny_settings
 from tests.redis_server import RedisServer
+from tests.starved import allowance
 from workers.queue.circuit_breaker import connect
 
 REFUSING = ("config set min-replicas-to-write 1", "config set min-replicas-to-write 0")
@@ -76,7 +79,7 @@ def test_the_first_calls_after_redis_is_back_are_served(server: RedisServer, tmp
     with running(settings_for(server.url, tmp_path)) as client, ThreadPoolExecutor(16) as pool:
 
         def post(_: int) -> int:
-            with httpx2.Client(base_url=client.base_url, timeout=30, trust_env=False) as own:
+            with httpx2.Client(base_url=client.base_url, timeout=60, trust_env=False) as own:
                 return own.post("/v1/txt2img", json={}).status_code
 
         assert set(pool.map(post, range(32))) == {202}
@@ -104,19 +107,22 @@ def test_a_redis_that_may_evict_is_told_everywhere(server: RedisServer, tmp_path
 def test_doctor_tells_of_a_clock_that_is_off(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "clock" not in redis_fact(settings)
     monkeypatch.setattr("latentd.cli.info.RedisClock", partial(RedisClock, own=lambda: time.time() - 90))
-    assert "this machine's clock is 90.0 s behind Redis's" in redis_fact(settings)
+    allowed = allowance(os.getpid())  # of Redis, too: its answer is as right as it is quick
+    said = re.search(r"this machine's clock is (\d+\.\d) s behind Redis's", redis_fact(settings))
+    assert said
+    assert abs(float(said[1]) - 90) - allowed() < 0.05
 
 
 def test_a_gateway_whose_clock_is_off_shows_redis_s_time(
     redis: Redis, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CLOCK, "_own", lambda: time.time() + 600)
-    settings = settings_for(redis_url, tmp_path)
+    settings, allowed = settings_for(redis_url, tmp_path), allowance(os.getpid())
     with running(settings, create_app(settings)) as client:
         made = client.post("/v1/txt2img", json={"deadline_ms": 60_000}).json()
         text = client.get("/metrics").text
     ahead = next(line for line in text.splitlines() if line.startswith("latentd_clock_ahead_seconds "))
-    assert 599 < float(ahead.split()[1]) < 601
+    assert abs(float(ahead.split()[1]) - 600) - allowed() < 1
     created = RedisClock()
     created.sync(redis)
     assert abs((created.now() - datetime.fromisoformat(made["created_at"])).total_seconds()) < 60

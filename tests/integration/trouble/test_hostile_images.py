@@ -26,7 +26,9 @@ DECODER_PEAK_MB = 600  # a picture of 16.8 million RGBA pixels and its mask, wit
 
 @pytest.fixture(scope="module")
 def gateway(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    gateway = GatewayProcess(redis_server.url, tmp_path_factory.mktemp("gateway"))
+    """One that allows more pixels than these have: with them grows its decoders' time, and slow machines have slack."""
+    variables = {"LATENTD_MAX_PIXELS": str(2**26)}
+    gateway = GatewayProcess(redis_server.url, tmp_path_factory.mktemp("gateway"), **variables)
     gateway.wait()
     yield gateway
     gateway.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -24,12 +25,20 @@ from workers.engine.job_spec import JobSpec
 from workers.engine.messages import Outcome
 
 MakeRig = Callable[..., Rig]
+NEVER_S = 1000.0
 
 
 @pytest.fixture
-def workers(make_rig: MakeRig) -> Iterator[Rig]:
+def make_unsaving(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> MakeRig:
+    """Makes workers that save nothing by the clock: it would clear a suspect before a slow machine has looked at it."""
+    monkeypatch.setattr("workers.runs.saving.FIRST_SAVE_S", NEVER_S)
+    return partial(make_rig, save_s=NEVER_S)
+
+
+@pytest.fixture
+def workers(make_unsaving: MakeRig) -> Iterator[Rig]:
     """Worker after worker, each new."""
-    return (make_rig(f"worker-{number}") for number in count())
+    return (make_unsaving(f"worker-{number}") for number in count())
 
 
 def die_with(redis: Redis, rig: Rig, job_id: str) -> set[str]:
@@ -67,7 +76,7 @@ def test_a_job_that_kills_its_workers_runs_alone_and_is_quarantined(redis: Redis
 
 
 def test_passing_a_savepoint_clears_a_suspect_and_lets_others_in(redis: Redis, make_rig: MakeRig) -> None:
-    suspect(redis, steps=300)
+    suspect(redis, steps=1000)
     redis.hset(job_key("suspect"), "deaths_alone", "2")
     enqueue(redis, "other", make_request(steps=3))
     rig = make_rig("worker", save_s=0)
@@ -78,9 +87,9 @@ def test_passing_a_savepoint_clears_a_suspect_and_lets_others_in(redis: Redis, m
     assert job_state(redis, "suspect")["status"] == "running"
 
 
-def test_while_a_suspect_runs_the_others_stand_still_saved(redis: Redis, make_rig: MakeRig) -> None:
+def test_while_a_suspect_runs_the_others_stand_still_saved(redis: Redis, make_unsaving: MakeRig) -> None:
     enqueue(redis, "running", make_request(steps=600))
-    rig = make_rig("worker")
+    rig = make_unsaving("worker")
     rig.until(lambda: rig.step("running") > 1)
     suspect(redis, steps=200)
     rig.until(lambda: rig.step("suspect") > 0)
@@ -94,9 +103,9 @@ def test_while_a_suspect_runs_the_others_stand_still_saved(redis: Redis, make_ri
     assert rig.finish("running") == ["succeeded"]
 
 
-def test_a_death_while_a_suspect_runs_is_not_the_others(redis: Redis, make_rig: MakeRig) -> None:
+def test_a_death_while_a_suspect_runs_is_not_the_others(redis: Redis, make_unsaving: MakeRig) -> None:
     enqueue(redis, "running", make_request(steps=600))
-    rig = make_rig("worker")
+    rig = make_unsaving("worker")
     rig.until(lambda: rig.step("running") > 1)
     suspect(redis, steps=900)
     rig.until(lambda: rig.step("suspect") > 0)

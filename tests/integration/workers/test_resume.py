@@ -114,6 +114,7 @@ def state_object(redis: Redis, job_id: str) -> str:
 def save_at(rig: Rig, job_id: str, step: int) -> tuple[JobRun, bytes]:
     """Let `rig` compute to `step` or later, and save it there; the run and its state."""
     rig.until(lambda: rig.step(job_id) >= step)
+    rig.settle()
     [run], state = rig.loop.runs(), rig.engine.snapshot(job_id)
     assert state is not None
     rig.savepoints.write(run, state)

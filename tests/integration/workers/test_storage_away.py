@@ -22,12 +22,16 @@ def test_claims_stop_while_images_wait_for_the_storage(redis: Redis, settings: S
     jobs = [f"j{index}" for index in range(3 * SLOTS)]
     for job_id in jobs:
         enqueue(redis, job_id, make_request(steps=1, guidance_scale=3.0))
+
+    def full() -> bool:
+        assert len(rig.loop.runs()) <= SLOTS
+        return len(rig.loop.runs()) == SLOTS and not rig.engine.busy
+
+    rig.until(full)
     ends = time.monotonic() + 2
     while time.monotonic() < ends:
         rig.loop.round()
-        assert len(rig.loop.runs()) <= SLOTS
-    assert len(rig.loop.runs()) == SLOTS
-    assert not rig.engine.busy
+        assert full()
     objects.unlink()
     objects.mkdir()
     assert set(rig.finish(*jobs)) == {"succeeded"}

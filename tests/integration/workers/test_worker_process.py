@@ -20,9 +20,10 @@ from core.settings import Settings
 from core.storage import open_store
 from latentd.child import die_with_parent
 from tests.enqueue import enqueue, event_types, job_state, make_request
-from tests.integration.processes import WorkerProcess, wait_for
+from tests.integration.processes import WorkerProcess, ended, wait_for
 from tests.integration.rig import tiny_settings
 from tests.redis_server import RedisServer
+from tests.starved import allowance
 from tests.unit.models.checkpoints.compvis_keys import random_state, sd_shapes
 from workers.library.library import MIB, offered
 from workers.library.loading import choose_dtype
@@ -61,11 +62,11 @@ def images_of(settings: Settings, job_id: str) -> list[str]:
 def test_a_worker_shows_itself_keeps_its_size_and_leaves(redis: Redis, start: Start) -> None:
     worker = start(forked=False)
     assert ModelCard.model_validate_json(redis.hget(CARDS_KEY, "tiny") or "").id == "tiny"
-    wait_for(lambda: redis.zcard(serving_key("tiny")) == 1, 5, "serving")
+    wait_for(lambda: redis.zcard(serving_key("tiny")) == 1, 60, "serving")
     assert [one.get_state() for one in BaseWorker.all(connection=redis)] == ["idle"]
     for index in range(7):
         enqueue(redis, f"j{index}", make_request(steps=1))
-        wait_for(lambda index=index: status(redis, f"j{index}") == "succeeded", 10, "result")  # type: ignore[misc]
+        wait_for(lambda index=index: status(redis, f"j{index}") == "succeeded", 60, "result")  # type: ignore[misc]
     assert _growth_mb(redis, worker) < 10
     assert worker.stop() == 0
     assert BaseWorker.all(connection=redis) == []
@@ -81,7 +82,7 @@ def _growth_mb(redis: Redis, worker: WorkerProcess) -> float:
     for index in range(200):
         enqueue(redis, f"m{index}", make_request(steps=2, seed=index, prompt=f"red heart {index}"))
     for done in (50, 200):
-        wait_for(lambda done=done: status(redis, f"m{done - 1}") == "succeeded", 60, f"{done} jobs")  # type: ignore[misc]
+        wait_for(lambda done=done: status(redis, f"m{done - 1}") == "succeeded", 180, f"{done} jobs")  # type: ignore[misc]
         sizes.append(worker.rss_mb())
     return sizes[1] - sizes[0]
 
@@ -102,7 +103,7 @@ def test_a_card_that_a_later_load_settles_is_published_again(
         worker.ready()
         assert "v is assumed" in (redis.hget(CARDS_KEY, "untold") or b"").decode()  # type: ignore[union-attr]
         enqueue(redis, "a", make_request("untold", steps=1, width=64, height=64))
-        wait_for(lambda: status(redis, "a") in ("succeeded", "failed"), 60, "result")
+        wait_for(lambda: status(redis, "a") in ("succeeded", "failed"), 180, "result")
         card = ModelCard.model_validate_json(redis.hget(CARDS_KEY, "untold") or "")
     finally:
         worker.kill()
@@ -116,16 +117,17 @@ def test_after_kill_9_another_worker_finishes_the_job_once_within_30_seconds(
     first, second = start(ready=False), start(ready=False)
     first.ready()
     second.ready()
-    enqueue(redis, "a", make_request(steps=400, num_images=2))
-    wait_for(lambda: int(job_state(redis, "a")["step"]) > 10, 20, "progress")
+    enqueue(redis, "a", make_request(steps=1000, num_images=2))
+    wait_for(lambda: int(job_state(redis, "a")["step"]) > 10, 60, "progress")
     by_first = job_state(redis, "a")["worker"]
     victim, other = (first, second) if str(first.process.pid) in _pid_of(redis, by_first) else (second, first)
     execution = job_state(redis, "a")["execution"]
     victim.kill()
-    again = wait_for(lambda: job_state(redis, "a").get("execution", execution) != execution, 30, "another execution")
-    assert again <= 30
+    allowed = allowance(other.process.pid)
+    again = wait_for(lambda: job_state(redis, "a").get("execution", execution) != execution, 120, "another execution")
+    assert again - allowed() <= 30
     assert job_state(redis, "a")["worker"] != by_first
-    wait_for(lambda: status(redis, "a") == "succeeded", 60, "result")
+    wait_for(lambda: status(redis, "a") == "succeeded", 120, "result")
     result = JobResult.model_validate_json(job_state(redis, "a")["result"])
     assert sorted(images_of(settings, "a")) == [f"images/a/{result.execution}/{k}.png" for k in range(2)]
     types = event_types(redis, "a")
@@ -168,7 +170,7 @@ def test_a_stop_while_a_worker_starts_ends_it_at_once(settings: Settings, progra
         assert process.stdout is not None
         process.stdout.readline()
         process.terminate()
-        assert process.wait(5) == 0  # not -15: it handled the signal, as the first process of a container must
+        assert ended(process, 5) == 0  # not -15: it handled the signal, as the first process of a container must
 
 
 def test_a_stop_while_redis_is_away_ends_the_worker_at_once(settings: Settings, tmp_path: Path, start: Start) -> None:
@@ -182,9 +184,10 @@ def test_a_stop_while_redis_is_away_ends_the_worker_at_once(settings: Settings, 
 def test_a_second_signal_hands_back_at_once(redis: Redis, start: Start) -> None:
     worker = start(drain_s=100)
     enqueue(redis, "long", make_request(steps=1000, num_images=8, guidance_scale=3.0))
-    wait_for(lambda: int(job_state(redis, "long")["step"]) > 0, 20, "progress")
+    wait_for(lambda: int(job_state(redis, "long")["step"]) > 0, 60, "progress")
     worker.process.terminate()
-    time.sleep(1.2)
+    wait_for(lambda: '"draining' in worker.log.read_text(), 30, "the first signal")
+    time.sleep(1.2)  # another that comes sooner counts as the same Ctrl-C
     assert worker.stop(10) == 0
     assert status(redis, "long") == "queued"
 
@@ -194,13 +197,13 @@ def test_redis_killed_and_restarted_loses_nothing(tiny_models: Path, tmp_path: P
         used = tiny_settings(tiny_models, server.url, tmp_path)
         worker = start(used=used)
         for index in range(4):
-            enqueue(redis, f"j{index}", make_request(steps=200))
-        wait_for(lambda: int(job_state(redis, "j0")["step"]) > 5, 20, "progress")
+            enqueue(redis, f"j{index}", make_request(steps=1000))
+        wait_for(lambda: int(job_state(redis, "j0")["step"]) > 5, 60, "progress")
         server.kill()
         time.sleep(1.0)
         server.start()
         for index in range(4):
-            wait_for(lambda index=index: status(redis, f"j{index}") == "succeeded", 60, "result")  # type: ignore[misc]
+            wait_for(lambda index=index: status(redis, f"j{index}") == "succeeded", 180, "result")  # type: ignore[misc]
             assert event_types(redis, f"j{index}").count("succeeded") == 1
             assert len(images_of(used, f"j{index}")) == 1
         assert worker.stop() == 0
@@ -225,8 +228,8 @@ def test_a_worker_whose_clock_is_ahead_keeps_deadlines(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     start(forked=False)
     enqueue(redis, "a", make_request(deadline_ms=60_000))
-    wait_for(lambda: status(redis, "a") not in ("queued", "running"), 30, "end")
+    wait_for(lambda: status(redis, "a") not in ("queued", "running"), 120, "end")
     assert status(redis, "a") == "succeeded", job_state(redis, "a")
     began, ended = (datetime.fromisoformat(job_state(redis, "a")[name]) for name in ("started_at", "ended_at"))
-    assert abs((began - datetime.now(UTC)).total_seconds()) < 60
+    assert abs((began - datetime.now(UTC)).total_seconds()) < 300
     assert began <= ended
