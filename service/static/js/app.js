@@ -22,8 +22,6 @@ import { listenToTheme } from "./shell/theme.js";
 import { Showing } from "./stage/showing.js";
 import { notice, stage } from "./stage/stage.js";
 
-const UNAUTHORIZED = 401;
-
 const service = new Service(modelsChanged, () => cost.changed());
 const form = new Form(byId("form"), {
   onSubmit: submit,
@@ -72,7 +70,7 @@ async function start() {
 
 function unusable({ status, message }) {
   const onclick = () => location.reload();
-  if (status === UNAUTHORIZED)
+  if (status === api.UNAUTHORIZED)
     return notice("A key is needed", "This service is open to people who have one.", button("Enter it", { onclick }));
   return notice("The service doesn't answer", message, button("Try again", { onclick }));
 }

@@ -102,17 +102,28 @@ export class Desk {
     }
   }
 
-  /** Takes picture and mask that a job started from; the one in the editor keeps its mask if it is the same. */
+  /** Takes picture and mask that a job started from; what the editor has of them stays as it is. */
   async takeSource(source, draw) {
     if (source?.depth) this.depth = await openPicture(source.depth);
-    if (!source?.file || isSame(source.file, this.picture?.file)) return;
-    this.picture = await openPicture(source.file);
-    if (source.mask) {
-      const { maskOf } = await import("../mask/editor.js");
-      await maskOf(this.picture, draw).addFile(source.mask);
-    }
+    if (!source?.file) return;
+    if (!isSame(source.file, this.picture?.file)) this.picture = await openPicture(source.file);
+    if (source.mask) await this.#takeMask(source.mask, draw);
     this.keepPicture();
+  }
+
+  /** Puts a mask in the place of what was drawn; undoing brings that back. */
+  async #takeMask(file, draw) {
+    const { maskOf } = await import("../mask/editor.js");
+    const mask = maskOf(this.picture, draw);
+    if (await hasSameBytes(await mask.file(), file)) return;
+    mask.clear();
+    await mask.addFile(file);
   }
 }
 
 const isSame = (file, other) => other && file.size === other.size && file.name === other.name;
+
+async function hasSameBytes(...files) {
+  const [one, other] = await Promise.all(files.map(async (file) => new Uint8Array(await file.arrayBuffer())));
+  return one.length === other.length && one.every((byte, i) => byte === other[i]);
+}
