@@ -37,20 +37,19 @@ export class Desk {
     const { kind, drafts } = keep.stored("desk", {});
     this.#drafts = drafts ?? {};
     const kept = await keep.draft();
-    if (kept) await this.#restorePicture(kept);
+    const lost = ({ message }) => tell(`Your picture comes back at your next visit, not now: ${message}`);
+    if (kept) await this.#restorePicture(kept).catch(lost);
     return this.service.kinds.includes(kind) ? kind : this.service.kinds[0];
   }
 
   async #restorePicture({ file, operations }) {
+    const { maskOf } = operations?.length ? await import("../mask/editor.js") : {};
     try {
       this.picture = await openPicture(file);
+      if (maskOf) await maskOf(this.picture, { onChange: () => this.keepPicture() }).restore(operations);
     } catch (error) {
-      await keep.keepDraft(null); // the browser has lost its bytes: it would fail at every visit
-      return;
+      await this.#keepPicture(); // the browser has lost bytes: what needs them would fail at every visit
     }
-    if (!operations?.length) return;
-    const { maskOf } = await import("../mask/editor.js");
-    await maskOf(this.picture, { onChange: () => this.keepPicture() }).restore(operations);
   }
 
   select(kind) {

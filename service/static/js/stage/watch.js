@@ -36,6 +36,7 @@ export async function watch(job, { show, serves, signal, source, stages, onShare
     return signal.aborted ? undefined : told(last ?? over.signal.reason);
   } finally {
     clearInterval(timer);
+    over.abort();
     view.close();
   }
 }
@@ -44,10 +45,12 @@ export async function watch(job, { show, serves, signal, source, stages, onShare
 async function poll(id, view, serves, over) {
   try {
     const job = await api.job(id);
+    if (over.signal.aborted) return;
     view.connection(true);
     if (ended(job)) over.abort(job);
     else view.update(job, serves(job.request.model));
   } catch (problem) {
+    if (over.signal.aborted) return;
     if (problem.status !== TOO_MANY) view.connection(problem.status >= 400 && problem.status < 500);
   }
 }
