@@ -111,6 +111,11 @@ export class Form {
     return values;
   }
 
+  /** All that it says, to be compared. */
+  get state() {
+    return JSON.stringify([this.model.value, this.values()]);
+  }
+
   /** Sets the controls that `values` names. */
   fill(values) {
     for (const [name, { field, input }] of this.#inputs) {

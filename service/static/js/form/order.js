@@ -52,6 +52,7 @@ export class Order {
    * Throws Problem for what is missing.
    */
   async ready() {
+    const { kind } = this.desk; // whoever goes to another tab meanwhile has sent this one
     const fields = this.#fields;
     if (this.desk.card.layout && !fields.boxes) throw new Problem({ detail: "Draw a box first.", field: "boxes" });
     const source = await this.#source();
@@ -59,7 +60,7 @@ export class Order {
     const files = { ...source, ...(keys.length && (await this.#controlFiles(fields))) };
     if (source.mask) fields.mask_mode = "white";
     if (keys.length) source.controls = keys;
-    return { kind: this.desk.kind, fields: withoutKeys(fields), files, source };
+    return { kind, fields: withoutKeys(fields), files, source };
   }
 
   async #source() {

@@ -24,6 +24,7 @@ export function tokenBar() {
     meter.high = meter.max - 0.5;
     meter.value = Math.min(own, meter.max);
     count.textContent = parts > 1 ? `${own} tokens, read in ${parts} parts` : `${own} of ${room} tokens`;
+    cut.title = tokens.cut ?? ""; // its line has the beginning
     if (tokens.cut) cut.replaceChildren("Not read: ", h("del", {}, tokens.cut));
   };
   return { node, tell };

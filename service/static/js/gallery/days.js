@@ -4,7 +4,7 @@
 
 import { h } from "../lib/dom.js";
 import { nameOf } from "../form/tabs.js";
-import { address } from "../lib/address.js";
+import { address, goTo } from "../lib/address.js";
 
 const STATUS = { queued: "waiting", running: "running", failed: "failed", canceled: "canceled", succeeded: "" };
 const DAY_MS = 24 * 3600 * 1000;
@@ -76,7 +76,8 @@ function itemOf(job) {
   link.addEventListener("click", (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return; // a tab of its own
     event.preventDefault();
-    location.hash = new URLSearchParams({ task: address().task || job.kind, job: job.id });
+    goTo({ task: address().task || job.kind, job: job.id });
+    dispatchEvent(new Event("hashchange")); // where the address said it already, too: it may be that it couldn't be shown
   });
   return h("li", {}, link, h("input", { type: "checkbox", className: "pick", "data-id": job.id }));
 }

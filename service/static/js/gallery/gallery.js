@@ -21,9 +21,10 @@ export class Gallery {
   #cursor = null;
   #timer = 0;
   #loads = 0; // a load that another has overtaken must not be shown
+  #reread = () => this.refresh();
   #days = new Days();
   #empty = h("p", { className: "help" });
-  #more = button("Show more", { className: "button small", hidden: true, onclick: () => this.#load(this.#cursor) });
+  #more = button("Show more", { className: "button small", hidden: true, onclick: () => this.#load(this.#cursor, false) });
   #cancelAll = button("", {
     className: "button small",
     id: "cancel-all",
@@ -92,19 +93,19 @@ export class Gallery {
   #again() {
     this.#jobs.clear();
     this.#cursor = null;
-    return this.refresh();
+    return this.refresh(false);
   }
 
-  /** Reads the newest page again, and goes on doing so while jobs of it are under way. */
-  async refresh() {
+  /** Reads the newest page again, and goes on doing so while jobs of it are under way; `quiet` as api.js has it. */
+  async refresh(quiet = true) {
     clearTimeout(this.#timer);
-    await this.#load(null);
+    await this.#load(null, quiet);
     clearTimeout(this.#timer);
     if ([...this.#jobs.values()].some(isUnderway)) this.#timer = setTimeout(() => this.refresh(), REFRESH_MS);
   }
 
   // Pages are the service's, and jobs of others are left out here: one call may take a few pages to find some.
-  async #load(cursor) {
+  async #load(cursor, quiet) {
     const load = ++this.#loads;
     const own = new Set(mine());
     const known = this.#jobs.size;
@@ -112,7 +113,7 @@ export class Gallery {
     const { model, ...query } = this.filters.query;
     try {
       for (let pages = 0; pages < PAGES_AT_ONCE; pages++) {
-        const page = await api.jobs({ ...query, limit: PAGE, cursor });
+        const page = await api.jobs({ ...query, limit: PAGE, cursor }, { quiet });
         if (load !== this.#loads) return;
         for (const job of page.items)
           if ((this.all || own.has(job.id)) && (!model || job.request.model === model)) this.#jobs.set(job.id, job);
@@ -122,6 +123,7 @@ export class Gallery {
       }
       this.#render("");
     } catch (problem) {
+      if (problem.status === api.UNAUTHORIZED) addEventListener("key", this.#reread, { once: true });
       if (load === this.#loads) this.#render(problem.message);
     }
   }

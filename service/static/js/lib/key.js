@@ -62,6 +62,7 @@ function ask() {
       asked += 1;
       entered = submitted;
       resolve(entered);
+      if (entered) dispatchEvent(new Event("key")); // what was refused in the meantime can be read now
     });
     document.body.append(dialog);
     dialog.showModal();

@@ -134,6 +134,7 @@ export class Mask extends EventTarget {
   }
 
   #begin(point) {
+    this.#end(true);
     const type = this.tool === "rectangle" ? "rectangle" : "stroke";
     this.#current = { type, erase: this.tool === "eraser", size: this.size, points: [point] };
     this.#replay();
@@ -164,13 +165,16 @@ export class Mask extends EventTarget {
       if (!event.isPrimary) this.#end(false); // a second finger: they zoom, and what the first began was none
       if (event.button !== 0 || !event.isPrimary) return;
       canvas.setPointerCapture(event.pointerId);
+      // Of a canvas that the stage has no more, `document` is told; and no pointerup comes.
+      document.addEventListener("lostpointercapture", () => this.#end(true), { once: true });
       this.#begin(this.#pointOf(event));
     });
     canvas.addEventListener("pointermove", (event) => {
       this.#cursor = this.#pointOf(event);
       this.#showRing();
       if (!this.#current || !canvas.hasPointerCapture(event.pointerId)) return;
-      for (const part of event.getCoalescedEvents()) this.#extend(this.#pointOf(part));
+      const parts = event.getCoalescedEvents?.() ?? []; // exists on secure origins only
+      for (const part of parts.length ? parts : [event]) this.#extend(this.#pointOf(part));
     });
     canvas.addEventListener("pointerup", () => this.#end(true));
     canvas.addEventListener("pointercancel", () => this.#end(false));
