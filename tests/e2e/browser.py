@@ -53,8 +53,10 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def open_page(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
-    """A page of a fresh profile at `url`; at the end, no error was logged and no request went to another origin."""
+def open_page(browser: Browser, url: str, script: str = "", **context: Any) -> Iterator[Page]:
+    """A page of a fresh profile at `url`, where `script` runs first; at the end, no error was logged and no request went
+    to another origin.
+    """
     troubles: list[str] = []
     origin = urljoin(url, "/")
 
@@ -75,6 +77,7 @@ def open_page(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
                 else None
             ),
         )
+        page.add_init_script(f"(() => {{ {script} }})()")
         page.goto(url)
         yield page
     assert not troubles, troubles

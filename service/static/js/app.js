@@ -238,13 +238,25 @@ function tellLoss(request) {
 
 // Pictures that come from elsewhere
 
-async function takePicture(file) {
+const chosen = {}; // the file that was taken last, by field
+
+/** Opens a file for a field; undefined where that can't be, or another was taken meanwhile. */
+async function opened(field, file) {
+  chosen[field] = file;
+  const late = () => chosen[field] !== file;
   try {
-    desk.picture = await openPicture(file);
+    const picture = await openPicture(file);
+    return late() ? undefined : picture;
   } catch (error) {
-    form.showProblem({ message: error.message, field: "image" });
-    return;
+    if (!late()) form.showProblem({ message: error.message, field });
+    return undefined;
   }
+}
+
+async function takePicture(file) {
+  const picture = await opened("image", file);
+  if (!picture) return;
+  desk.picture = picture;
   desk.keepPicture();
   cost.changed();
   showPictureRow();
@@ -252,12 +264,9 @@ async function takePicture(file) {
 }
 
 async function takeDepth(file) {
-  try {
-    desk.depth = await openPicture(file);
-  } catch (error) {
-    form.showProblem({ message: error.message, field: "depth" });
-    return;
-  }
+  const picture = await opened("depth", file);
+  if (!picture) return;
+  desk.depth = picture;
   cost.changed();
   showPictureRow();
 }

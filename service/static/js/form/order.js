@@ -54,6 +54,8 @@ export class Order {
   async ready() {
     const { kind } = this.desk; // whoever goes to another tab meanwhile has sent this one
     const fields = this.#fields;
+    const field = this.form.unread;
+    if (field) throw new Problem({ detail: "This browser can't read that as a number.", field });
     if (this.desk.card.layout && !fields.boxes) throw new Problem({ detail: "Draw a box first.", field: "boxes" });
     const source = await this.#source();
     const keys = (fields.controls ?? []).map(({ picture }) => picture);

@@ -16,7 +16,7 @@ export class Days {
   #marked = "";
 
   show(jobs) {
-    const days = Map.groupBy(jobs, ({ created_at: at }) => new Date(at).toDateString());
+    const days = byDay(jobs);
     const ids = new Set(jobs.map(({ id }) => id));
     for (const [id, { node }] of this.#items) if (!ids.has(id)) (node.remove(), this.#items.delete(id));
     for (const [day, { node }] of this.#sections) if (!days.has(day)) (node.remove(), this.#sections.delete(day));
@@ -60,6 +60,16 @@ export class Days {
     this.#items.set(job.id, { node, state });
     return node;
   }
+}
+
+/** Jobs by the day on which they were made, in their order. */
+function byDay(jobs) {
+  const days = new Map();
+  for (const job of jobs) {
+    const day = new Date(job.created_at).toDateString();
+    days.set(day, [...(days.get(day) ?? []), job]);
+  }
+  return days;
 }
 
 /** Puts `nodes` into `parent` in order, moving only what isn't there yet. */

@@ -20,7 +20,7 @@ export class Gallery {
   #jobs = new Map();
   #cursor = null;
   #timer = 0;
-  #loads = 0; // a load that another has overtaken must not be shown
+  #loads = { newest: 0, more: 0 }; // a load that another of its kind has overtaken must not be shown
   #reread = () => this.refresh();
   #days = new Days();
   #empty = h("p", { className: "help" });
@@ -93,6 +93,7 @@ export class Gallery {
   #again() {
     this.#jobs.clear();
     this.#cursor = null;
+    this.#loads.more += 1;
     return this.refresh(false);
   }
 
@@ -106,7 +107,8 @@ export class Gallery {
 
   // Pages are the service's, and jobs of others are left out here: one call may take a few pages to find some.
   async #load(cursor, quiet) {
-    const load = ++this.#loads;
+    const kind = cursor === null ? "newest" : "more";
+    const load = ++this.#loads[kind];
     const own = new Set(mine());
     const known = this.#jobs.size;
     const again = cursor === null && known > 0;
@@ -114,7 +116,7 @@ export class Gallery {
     try {
       for (let pages = 0; pages < PAGES_AT_ONCE; pages++) {
         const page = await api.jobs({ ...query, limit: PAGE, cursor }, { quiet });
-        if (load !== this.#loads) return;
+        if (load !== this.#loads[kind]) return;
         for (const job of page.items)
           if ((this.all || own.has(job.id)) && (!model || job.request.model === model)) this.#jobs.set(job.id, job);
         cursor = page.next_cursor;
@@ -124,7 +126,7 @@ export class Gallery {
       this.#render("");
     } catch (problem) {
       if (problem.status === api.UNAUTHORIZED) addEventListener("key", this.#reread, { once: true });
-      if (load === this.#loads) this.#render(problem.message);
+      if (load === this.#loads[kind]) this.#render(problem.message);
     }
   }
 

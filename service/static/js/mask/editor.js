@@ -13,7 +13,6 @@ const TOOLS = [
   ["rectangle", "Rectangle (R)"],
 ];
 const HALO = "#8b5cf6";
-const HALO_PASSES = 3;
 const SIDES = { Left: 25, Top: 25, Right: 75, Bottom: 75 }; // of the rectangle by numbers, in percent
 let shown = new AbortController(); // of the editor that was made last
 
@@ -57,15 +56,15 @@ export function maskOf(picture, draw) {
   return picture.mask;
 }
 
-/** How far the edge may blend: the mask, blurred by that, in one colour, strong enough to be seen to its end. */
+/** How far the edge may blend: the mask in one colour, which mask.css blurs; not every canvas has a filter. */
 function drawHalo(halo, mask, feather) {
   const paint = halo.getContext("2d");
   paint.globalCompositeOperation = "source-over";
   paint.clearRect(0, 0, halo.width, halo.height);
   if (!feather) return;
-  paint.filter = `blur(${feather / 2}px)`;
-  for (let pass = 0; pass < HALO_PASSES; pass++) paint.drawImage(mask, 0, 0);
-  paint.filter = "none";
+  halo.style.setProperty("--feather", feather);
+  halo.style.color = HALO;
+  paint.drawImage(mask, 0, 0);
   paint.globalCompositeOperation = "source-in";
   paint.fillStyle = HALO;
   paint.fillRect(0, 0, halo.width, halo.height);

@@ -5,7 +5,7 @@
  * The canvas has the picture's own size; what is drawn is inside the mask (white in the file that is posted).
  */
 
-import { announce, h, historyKey } from "../lib/dom.js";
+import { announce, h, historyKey, letterOf } from "../lib/dom.js";
 import { paintOperation, stripes } from "./strokes.js";
 
 const STRIPE = 1 / 40; // of the shorter side
@@ -200,7 +200,7 @@ export class Mask extends EventTarget {
       if (!asked) return;
       this[asked]();
     } else if (event.key === "[" || event.key === "]") this.resize(event.key === "]" ? GROWTH : 1 / GROWTH);
-    else if (event.key.toLowerCase() in TOOLS) this.choose(TOOLS[event.key.toLowerCase()]);
+    else if (letterOf(event) in TOOLS) this.choose(TOOLS[letterOf(event)]);
     else return;
     event.preventDefault();
   }

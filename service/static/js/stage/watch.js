@@ -24,6 +24,7 @@ export async function watch(job, { show, serves, signal, source, stages, onShare
   const view = new ProgressView(job, { source, stages, onShare, onCancel: () => stop(job.id, view) });
   show(view.node);
   const over = new AbortController();
+  signal.addEventListener("abort", () => over.abort(), { signal: over.signal });
   let looking = false; // the last look may be without an answer yet
   const look = async () => {
     if (looking) return;
@@ -35,7 +36,7 @@ export async function watch(job, { show, serves, signal, source, stages, onShare
   look();
   try {
     const last = await follow(job.id, {
-      signal: AbortSignal.any([signal, over.signal]),
+      signal: over.signal,
       onConnection: (open) => view.connection(open),
       onEvent: (event) => apply(event, view),
     });
