@@ -54,8 +54,8 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def open_page(browser: Browser, url: str, script: str = "", **context: Any) -> Iterator[Page]:
-    """A page of a fresh profile at `url`, where `script` runs first; at the end, no error was logged and no request went
-    to another origin.
+    """A page of a fresh profile at `url`, where `script` runs first; at the end, no error was logged and no request
+    went to another origin.
     """
     troubles: list[str] = []
     origin = urljoin(url, "/")

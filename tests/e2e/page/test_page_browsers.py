@@ -23,8 +23,8 @@ BLOCKED = """
   IDBFactory.prototype.open = deny;"""
 FULL = """
   Storage.prototype.setItem = () => { throw new DOMException('No room is left.', 'QuotaExceededError'); };"""
-# What is newest lacks; Safari writes PNG whatever it is asked for, and its canvases have no filter; some browsers let no
-# page copy.
+# What is newest lacks; Safari writes PNG whatever it is asked for, and its canvases have no filter; some let no page
+# copy.
 # Files named slow.png are decoded once `window.decode()` was called.
 OTHERS = """
   delete Map.groupBy;
