@@ -131,7 +131,7 @@ def test_an_older_answer_takes_no_model_away_that_a_newer_one_has(page: Page) ->
     held: list[Route] = []
     page.click("#tab-upscale")
     page.evaluate("window.here = true")
-    page.route("**/v1/models", lambda route: held.append(route) if not held else route.continue_())
+    page.route("**/v1/models", lambda route: held.append(route), times=1)
     for _ in range(2):
         page.evaluate("dispatchEvent(new Event('focus'))")
     with page.expect_response("**/v1/models"):
