@@ -54,8 +54,8 @@ def enter(page: Page, token: str) -> None:
 
 
 def refused(page: Page, path: str) -> None:
-    """Wait until a call whose address has this text was answered 401."""
-    with page.expect_response(lambda answer: answer.status == 401 and path in answer.url):
+    """Wait until a call whose address ends so was answered 401."""
+    with page.expect_response(lambda answer: answer.status == 401 and answer.url.endswith(path)):
         pass
 
 
@@ -65,9 +65,11 @@ def ticks(page: Page, ms: int, more: int) -> None:
 
 
 def hold(page: Page, pattern: str) -> list[Route]:
-    """Hold back what is asked for from now on, until it is unrouted."""
+    """Hold back what is asked for from now on, until it is unrouted; something was."""
     held: list[Route] = []
     page.route(pattern, lambda route: held.append(route))
+    while not held:
+        page.wait_for_timeout(20)
     return held
 
 
@@ -108,6 +110,7 @@ def test_a_key_that_is_withdrawn_interrupts_nobody_and_the_next_action_asks(
     enter(page, keys.create(redis, "other", ["admin"])[1])
     expect(head).to_have_text("No worker yet: jobs wait")
     expect(page.locator("#history > .help")).to_be_hidden()
+    expect(page.locator("#cost")).to_contain_text("1 picture")
     finish(redis, open_store(str(folder / "data" / "objects")), job, png((64, 64)))
     expect(page.locator("img.picture")).to_be_visible()
 
@@ -117,8 +120,7 @@ def test_what_is_asked_for_by_timer_is_asked_for_once_until_it_is_answered(page:
     page.press("#field-prompt", "Enter")
     job = job_id(page)
     for path, ms in (("/v1/models", REFRESH_MS), (f"/v1/jobs/{job}", POLL_MS)):
-        with page.expect_request(f"**{path}"):
-            held = hold(page, f"**{path}")
+        held = hold(page, f"**{path}")
         ticks(page, ms, 5)
         assert len(held) == 1
         with page.expect_response(f"**{path}"):
@@ -131,7 +133,7 @@ def test_an_older_answer_takes_no_model_away_that_a_newer_one_has(page: Page) ->
     held: list[Route] = []
     page.click("#tab-upscale")
     page.evaluate("window.here = true")
-    page.route("**/v1/models", lambda route: held.append(route) if not held else route.continue_())
+    page.route("**/v1/models", lambda route: held.append(route), times=1)
     for _ in range(2):
         page.evaluate("dispatchEvent(new Event('focus'))")
     with page.expect_response("**/v1/models"):
