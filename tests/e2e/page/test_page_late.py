@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,8 +37,8 @@ LOST_MASK = """async () => {
 
 
 @contextmanager
-def late(page: Page, path: str) -> Iterator[list[Route]]:
-    """What is asked for at `path` waits for the end of the block, and is then let go to the end of its answer."""
+def late(page: Page, path: str, answer: Callable[[Route], None] = Route.continue_) -> Iterator[list[Route]]:
+    """What is asked for at `path` waits for the end of the block, and is then answered to the end."""
     held: list[Route] = []
     page.route(path, lambda route: held.append(route))
     with page.expect_event("requestfinished", lambda request: any(request == route.request for route in held)):
@@ -46,7 +46,7 @@ def late(page: Page, path: str) -> Iterator[list[Route]]:
         while not held:
             page.wait_for_timeout(20)
         for route in held:
-            route.continue_()
+            answer(route)
     page.unroute(path)
 
 
@@ -82,7 +82,7 @@ def test_what_comes_for_a_job_that_was_left_takes_neither_stage_nor_address(page
     page.evaluate(SETTLED, [])
     expect_open(page, jobs[1], PROMPTS[1])
 
-    with late(page, f"**/v1/jobs/{jobs[0]}"):
+    with late(page, f"**/v1/jobs/{jobs[0]}", lambda route: route.fulfill(status=410, json={})):
         first.click()
         page.click("#tab-upscale")
     page.evaluate(SETTLED, [])
@@ -184,7 +184,7 @@ def test_a_link_leaves_what_is_written_already_and_says_what_the_form_cant_take(
     page.locator(f"a[data-id='{jobs[1]}']").click()
     expect_open(page, jobs[1], PROMPTS[1])
     page.click("#reuse")
-    expect(page.locator(".told")).to_have_text("No installed model can do this task any more.")
+    expect(page.locator("#announce")).to_have_text("No installed model can do this task any more.")
 
 
 def test_a_kept_picture_that_cant_be_brought_back_leaves_the_page_usable(page: Page) -> None:
@@ -194,8 +194,8 @@ def test_a_kept_picture_that_cant_be_brought_back_leaves_the_page_usable(page: P
     page.evaluate(KEPT)
     page.route("**/js/mask/editor.js", lambda route: route.abort())
     page.reload()
-    expect(page.locator(".told")).to_have_text(re.compile("^Your picture comes back at your next visit, not now: "))
     expect(page.locator("#submit")).to_be_visible()
+    expect(page.locator("#announce")).to_have_text(re.compile("^Your picture comes back at your next visit, not now: "))
     page.unroute("**/js/mask/editor.js")
     page.reload()
     expect(page.locator("#mask")).to_be_visible()
@@ -206,3 +206,4 @@ def test_a_kept_picture_that_cant_be_brought_back_leaves_the_page_usable(page: P
     page.goto(address)
     expect(page.locator(".picture-row .facts")).to_contain_text("40 × 30")
     assert set(canvas_pixels(page, "#mask")[3::4]) == {0}
+    expect(page.locator("#announce")).to_have_text("")  # it is kept without what was lost
