@@ -12,7 +12,9 @@ from urllib.parse import urljoin
 
 from playwright.sync_api import Browser, FilePayload, Page, Request, expect, sync_playwright
 
+ELSEWHERE = "machine"  # a name of this machine whose origin isn't secure, as that of a server in one's own network
 FLAGS = (
+    f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1",
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -41,6 +43,8 @@ LOCAL_SCHEMES = ("blob:", "data:")
 
 # Chromium itself logs every answer ≥ 400 and every broken connection as an error; the page handles them.
 NETWORK_LOG = "Failed to load resource"
+# Nor can a page do anything about an origin that isn't secure.
+INSECURE_LOG = "The Cross-Origin-Opener-Policy header has been ignored"
 
 
 @contextmanager
@@ -56,8 +60,10 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def open_page(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
-    """A page of a fresh profile at `url`; at the end, no error was logged and no request went to another origin."""
+def open_page(browser: Browser, url: str, script: str = "", **context: Any) -> Iterator[Page]:
+    """A page of a fresh profile at `url`, where `script` runs first; at the end, no error was logged and no request
+    went to another origin.
+    """
     troubles: list[str] = []
     origin = urljoin(url, "/")
 
@@ -75,10 +81,11 @@ def open_page(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
             "console",
             lambda message: (
                 troubles.append(message.text)
-                if message.type in ("error", "warning") and not message.text.startswith(NETWORK_LOG)
+                if message.type in ("error", "warning") and not message.text.startswith((NETWORK_LOG, INSECURE_LOG))
                 else None
             ),
         )
+        page.add_init_script(f"(() => {{ {script} }})()")
         page.goto(url)
         yield page
     assert not troubles, troubles

@@ -10,7 +10,7 @@ import { Order } from "./form/order.js";
 import { chooseFile, openPicture, pictureRow } from "./form/picture.js";
 import { markTab, showTabs } from "./form/tabs.js";
 import { Gallery } from "./gallery/gallery.js";
-import { address, goTo } from "./lib/address.js";
+import { address, goTo, stays } from "./lib/address.js";
 import * as api from "./lib/api.js";
 import { announce, button, byId, icon, keepFocus, reveal, tell } from "./lib/dom.js";
 import * as keep from "./lib/keep.js";
@@ -21,8 +21,6 @@ import { listenToShortcuts } from "./shell/shortcuts.js";
 import { listenToTheme } from "./shell/theme.js";
 import { Showing } from "./stage/showing.js";
 import { notice, stage } from "./stage/stage.js";
-
-const UNAUTHORIZED = 401;
 
 const service = new Service(modelsChanged, () => cost.changed());
 const form = new Form(byId("form"), {
@@ -47,6 +45,7 @@ async function start() {
   listenToTheme();
   listenToRail();
   listenToKeys();
+  addEventListener("unhandledrejection", sayFailure);
   try {
     await service.start();
   } catch (problem) {
@@ -64,15 +63,24 @@ async function start() {
   const asked = address();
   selectKind(service.kinds.includes(asked.task) ? asked.task : drafted);
   gallery.refresh();
+  const untouched = stays(() => address().job + form.state);
   const job = await openAddress();
   if (!job || asked.task) return;
-  await fillFrom(job); // a link that somebody gave: the form is as its job had it
-  tellLoss(job.request);
+  // A link that somebody gave: the form is as its job had it, unless somebody writes already.
+  if (await fillFrom(job, undefined, untouched)) tellLoss(job.request);
+}
+
+/** Says what nothing else on the page says: why an action came to nothing, or that a part of the page didn't come. */
+function sayFailure(event) {
+  const { reason } = event;
+  const meant = reason instanceof api.Problem; // what isn't stays an error in the console, too
+  if (meant) event.preventDefault();
+  tell(meant ? reason.message : `That didn't work: ${reason.message}`);
 }
 
 function unusable({ status, message }) {
   const onclick = () => location.reload();
-  if (status === UNAUTHORIZED)
+  if (status === api.UNAUTHORIZED)
     return notice("A key is needed", "This service is open to people who have one.", button("Enter it", { onclick }));
   return notice("The service doesn't answer", message, button("Try again", { onclick }));
 }
@@ -80,6 +88,7 @@ function unusable({ status, message }) {
 function listen() {
   takeDropsAndPastes(dropped);
   byId("open-picture").addEventListener("click", () => chooseFile((file) => dropped(file, false)));
+  byId("open-picture").disabled = false;
   byId("form").addEventListener("board", leaveJob);
   byId("form").addEventListener("focusin", () => showing.ready().catch(() => undefined), { once: true }); // asked again
   addEventListener("hashchange", () => openAddress());
@@ -184,27 +193,34 @@ async function accepted(job, source) {
   if (lost) form.showProblem({ message: `The job runs, but this browser can't keep its picture: ${lost}` });
 }
 
-/** Fills the form as the job had it, its picture and mask too where this browser still has them. */
-async function fillFrom(job, image) {
-  if (!service.able(job.kind).length) throw new Error("No installed model can do this task any more.");
+/**
+ * Fills the form as the job had it, its picture and mask too where this browser still has them; resolves with whether
+ * it did: only while it is `wanted()`.
+ */
+async function fillFrom(job, image, wanted = stays()) {
+  if (!service.able(job.kind).length)
+    throw new api.Problem({ detail: "No installed model can do this task any more." });
   const source = await keep.sourceOf(job.id);
+  const values = await formValues(job.request, service.card(job.kind, job.request.model));
   await desk.takeSource(source, draw);
+  if (!wanted()) return false;
   desk.chooseModel(job.request.model, job.kind);
   selectKind(job.kind);
   const label = desk.card.class_names?.[job.request.class_id]; // chosen by its name
   const controls = job.request.controls?.map((control, i) => ({ ...control, picture: source?.controls?.[i] }));
-  await fill({ ...job.request, controls, seed: image?.seed ?? job.request.seed, ...(label && { label }) });
+  form.fill({ ...values, controls, seed: image?.seed ?? job.request.seed, ...(label && { label }) });
   goTo({ task: job.kind, job: job.id }, true);
+  return true;
 }
 
-/** Fills the form with a resolved request; boxes became numbers in it. */
-async function fill({ tokens, ...values }) {
-  if (tokens && desk.card.layout) {
+/** A resolved request as the form of the model of `card` has it; boxes became numbers in it. */
+async function formValues({ tokens, ...values }, card) {
+  if (tokens && card.layout) {
     const { boxesOf, isCropped } = await import("./boxes/boxes.js");
-    values.boxes = boxesOf(tokens, desk.card);
-    if (isCropped(tokens, desk.card)) tell("That picture was a part of its scene; the form makes all of it.");
+    values.boxes = boxesOf(tokens, card);
+    if (isCropped(tokens, card)) tell("That picture was a part of its scene; the form makes all of it.");
   }
-  form.fill(values);
+  return values;
 }
 
 function filled(request) {
@@ -222,13 +238,25 @@ function tellLoss(request) {
 
 // Pictures that come from elsewhere
 
-async function takePicture(file) {
+const chosen = {}; // the file that was taken last, by field
+
+/** Opens a file for a field; undefined where that can't be, or another was taken meanwhile. */
+async function opened(field, file) {
+  chosen[field] = file;
+  const late = () => chosen[field] !== file;
   try {
-    desk.picture = await openPicture(file);
+    const picture = await openPicture(file);
+    return late() ? undefined : picture;
   } catch (error) {
-    form.showProblem({ message: error.message, field: "image" });
-    return;
+    if (!late()) form.showProblem({ message: error.message, field });
+    return undefined;
   }
+}
+
+async function takePicture(file) {
+  const picture = await opened("image", file);
+  if (!picture) return;
+  desk.picture = picture;
   desk.keepPicture();
   cost.changed();
   showPictureRow();
@@ -236,12 +264,9 @@ async function takePicture(file) {
 }
 
 async function takeDepth(file) {
-  try {
-    desk.depth = await openPicture(file);
-  } catch (error) {
-    form.showProblem({ message: error.message, field: "depth" });
-    return;
-  }
+  const picture = await opened("depth", file);
+  if (!picture) return;
+  desk.depth = picture;
   cost.changed();
   showPictureRow();
 }
@@ -276,7 +301,7 @@ async function takeSettings(settings) {
   if (values.model) desk.chooseModel(values.model, kind);
   selectKind(kind);
   await leaveJob();
-  await fill(values);
+  form.fill(await formValues(values, desk.card));
   form.showProblem(missing.length ? { message: missing.join(" ") } : null);
   filled(values);
 }
@@ -324,8 +349,10 @@ function actionsOf(job, source) {
 /** Gives a stored picture to `use`; nothing is sent meanwhile, which would still be the request before. */
 async function takeImage(image, use) {
   form.busy(true);
+  const here = stays();
   try {
-    await use(await api.imageFile(image));
+    const file = await api.imageFile(image);
+    if (here()) await use(file);
   } catch (problem) {
     form.showProblem(problem);
   }
@@ -333,13 +360,12 @@ async function takeImage(image, use) {
 }
 
 async function reuse(job, image) {
-  await fillFrom(job, image);
-  filled(job.request);
+  if (await fillFrom(job, image)) filled(job.request);
 }
 
 /** Four more of the same request, each from noise of its own. */
 async function variations(job) {
-  await fillFrom(job);
+  if (!(await fillFrom(job))) return;
   form.fill({ seed: "", num_images: 4 });
   await submit(unsaidOf(job.request));
 }
@@ -355,13 +381,16 @@ async function openAddress() {
     return undefined;
   }
   if (id === showing.job) return undefined;
+  const late = () => id !== address().job || id === showing.job; // something else was opened meanwhile, or this already
   try {
     const job = await api.job(id);
+    if (late()) return undefined;
     open(job);
     reveal(byId("stage"));
     return job;
   } catch (problem) {
-    showing.leave(id);
+    if (late()) return undefined;
+    showing.leave(null);
     stage(notice(problem.status === 410 ? "This job has expired" : "This job can't be shown", problem.message));
     return undefined;
   }

@@ -170,11 +170,13 @@ def test_a_phones_button_for_all_settings_comes_with_them(page: Page) -> None:
     page.reload()
     expect(page.locator("#rail-toggle")).to_be_hidden()
     expect(page.locator("#open-picture svg")).to_be_visible()
+    expect(page.locator("#open-picture")).to_be_disabled()  # nobody knows yet what a picture could be used for
     while not held:
         page.wait_for_timeout(20)
     page.unroute("**/v1/models")  # lets them go on
     expect(page.locator("#rail-toggle")).to_be_visible()
     expect(page.locator("#field-prompt")).to_be_visible()
+    expect(page.locator("#open-picture")).to_be_enabled()
 
 
 def test_a_phones_button_for_all_settings_stands_still_as_the_cost_is_told(page: Page) -> None:

@@ -38,6 +38,7 @@ WATCH_NOTIFICATIONS = """() => {
   window.Notification = class extends Notification {
     constructor(title, options) {
       super(title, options);
+      if (title === 'A job was canceled') throw new TypeError('Illegal constructor'); // as on Android
       this.addEventListener('show', () => window.shown.push([title, options.body]));
     }
   };
@@ -272,6 +273,10 @@ def test_a_job_that_ends_in_a_hidden_tab_is_told_by_a_notification(page: Page, r
         page.evaluate("() => { window.away = false; }")
     page.wait_for_function("() => window.shown.length > 0")
     assert page.evaluate("window.shown") == [["Your picture is done", "red heart"]]
+    page.click("#submit")
+    page.evaluate("() => { window.away = true; }")
+    page.click("#cancel")
+    expect(page.locator(".ending")).to_contain_text("Canceled")
 
 
 @pytest.fixture

@@ -27,6 +27,8 @@ KEPT = """async () => {
   const { draft } = await import('./js/lib/keep.js');
   while ((await draft())?.operations.length !== 1) await new Promise((again) => setTimeout(again, 50));
 }"""
+BELOW_PROMPT = """() => document.querySelector('#field-width').getBoundingClientRect().top
+  - document.querySelector('#field-prompt').getBoundingClientRect().bottom"""
 THINGS = ("person", "dog", "tree")
 
 
@@ -173,10 +175,12 @@ def test_the_cost_is_told_before_and_what_of_the_prompt_is_cut(page: Page, clien
     client.post("/v1/txt2img", json={"prompt": "red"})
     expect(page.locator(".tokens")).to_contain_text("0 of 6 tokens")
     page.get_by_role("button", name="2 pictures").click()
+    below = page.evaluate(BELOW_PROMPT)
     page.fill("#field-prompt", "red heart on a navy background with stars")
     expect(page.locator("#cost")).to_have_text(re.compile("^2 pictures · about [0-9]+ s · behind 1 job · no worker "))
     expect(page.locator(".tokens")).to_contain_text("8 of 6 tokens")  # what starts and ends it isn't the writer's
     expect(page.locator(".tokens del")).to_have_text("with stars")
+    assert page.evaluate(BELOW_PROMPT) == below  # what may be pressed just then stays in its place
     page.fill("#field-width", "96")
     page.click("#swap")
     assert (page.input_value("#field-width"), page.input_value("#field-height")) == ("64", "96")

@@ -3,11 +3,12 @@
  */
 
 import { h } from "../lib/dom.js";
+import { ofBrowser } from "../lib/memory.js";
 import { LANGUAGES } from "./samples.js";
 
 const KEPT = "latentd.docs.language";
 const names = LANGUAGES.map(([name]) => name);
-const kept = () => Math.max(0, names.indexOf(localStorage.getItem(KEPT)));
+const kept = () => Math.max(0, names.indexOf(ofBrowser.get(KEPT)));
 
 const STEPS = { ArrowRight: 1, ArrowLeft: -1 };
 
@@ -53,6 +54,6 @@ export class Code {
 }
 
 function choose(index) {
-  localStorage.setItem(KEPT, names[index]);
+  ofBrowser.set(KEPT, names[index]);
   document.dispatchEvent(new CustomEvent("language"));
 }

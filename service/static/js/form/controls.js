@@ -19,7 +19,7 @@ export function inputOf(field) {
 
 const INPUTS = {
   text: (field) =>
-    h("textarea", { rows: field.lines, placeholder: field.hint ?? "", spellcheck: true, autocomplete: "off" }),
+    h("textarea", { dir: "auto", rows: field.lines, placeholder: field.hint ?? "", spellcheck: true, autocomplete: "off" }),
   seed: (field) => numberInput({ ...field, min: 0, default: UNSET }),
   select: (field) =>
     h(

@@ -33,6 +33,7 @@ export class Cost {
       if (!signal.aborted) this.#tell(answer);
     } catch (problem) {
       // What is wrong is said beside its field once the request is sent; who types isn't interrupted.
+      if (problem.status === api.UNAUTHORIZED) addEventListener("key", this.changed, { once: true });
       if (!signal.aborted) this.#tell(null);
     }
   }

@@ -37,20 +37,19 @@ export class Desk {
     const { kind, drafts } = keep.stored("desk", {});
     this.#drafts = drafts ?? {};
     const kept = await keep.draft();
-    if (kept) await this.#restorePicture(kept);
+    const lost = ({ message }) => tell(`Your picture comes back at your next visit, not now: ${message}`);
+    if (kept) await this.#restorePicture(kept).catch(lost);
     return this.service.kinds.includes(kind) ? kind : this.service.kinds[0];
   }
 
   async #restorePicture({ file, operations }) {
+    const { maskOf } = operations?.length ? await import("../mask/editor.js") : {};
     try {
       this.picture = await openPicture(file);
+      if (maskOf) await maskOf(this.picture, { onChange: () => this.keepPicture() }).restore(operations);
     } catch (error) {
-      await keep.keepDraft(null); // the browser has lost its bytes: it would fail at every visit
-      return;
+      await this.#keepPicture(); // the browser has lost bytes: what needs them would fail at every visit
     }
-    if (!operations?.length) return;
-    const { maskOf } = await import("../mask/editor.js");
-    await maskOf(this.picture, { onChange: () => this.keepPicture() }).restore(operations);
   }
 
   select(kind) {
@@ -102,17 +101,28 @@ export class Desk {
     }
   }
 
-  /** Takes picture and mask that a job started from; the one in the editor keeps its mask if it is the same. */
+  /** Takes picture and mask that a job started from; what the editor has of them stays as it is. */
   async takeSource(source, draw) {
     if (source?.depth) this.depth = await openPicture(source.depth);
-    if (!source?.file || isSame(source.file, this.picture?.file)) return;
-    this.picture = await openPicture(source.file);
-    if (source.mask) {
-      const { maskOf } = await import("../mask/editor.js");
-      await maskOf(this.picture, draw).addFile(source.mask);
-    }
+    if (!source?.file) return;
+    if (!isSame(source.file, this.picture?.file)) this.picture = await openPicture(source.file);
+    if (source.mask) await this.#takeMask(source.mask, draw);
     this.keepPicture();
+  }
+
+  /** Puts a mask in the place of what was drawn; undoing brings that back. */
+  async #takeMask(file, draw) {
+    const { maskOf } = await import("../mask/editor.js");
+    const mask = maskOf(this.picture, draw);
+    if (await hasSameBytes(await mask.file(), file)) return;
+    mask.clear();
+    await mask.addFile(file);
   }
 }
 
 const isSame = (file, other) => other && file.size === other.size && file.name === other.name;
+
+async function hasSameBytes(...files) {
+  const [one, other] = await Promise.all(files.map(async (file) => new Uint8Array(await file.arrayBuffer())));
+  return one.length === other.length && one.every((byte, i) => byte === other[i]);
+}

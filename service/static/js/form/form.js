@@ -2,7 +2,7 @@
  * The request form: the controls of the chosen kind and model, their values, and problems shown beside their field.
  */
 
-import { h, plural } from "../lib/dom.js";
+import { composes, h, plural } from "../lib/dom.js";
 import { inputOf, rowOf, sizePresets } from "./controls.js";
 import { promptHistory, styleChips, tokenBar } from "./prompt.js";
 
@@ -32,7 +32,7 @@ export class Form {
   }
 
   #key(event) {
-    const inText = event.key === "Enter" && event.target.localName === "textarea" && !event.isComposing;
+    const inText = event.key === "Enter" && event.target.localName === "textarea" && !composes(event);
     if (!inText || event.shiftKey) return;
     event.preventDefault();
     this.#root.requestSubmit();
@@ -109,6 +109,17 @@ export class Form {
     for (const [name, { field, input }] of this.#inputs)
       if (input.type === "checkbox") values[name] = input.checked ? field.on(values, this.card) : field.off;
     return values;
+  }
+
+  /** The field of a number that the browser can't read, if there is one: its control is as if empty. */
+  get unread() {
+    const bad = [...this.#root.elements].find(({ validity }) => validity.badInput);
+    return bad && [...this.#inputs.keys()].find((name) => this.#inputs.get(name).input.contains(bad));
+  }
+
+  /** All that it says, to be compared. */
+  get state() {
+    return JSON.stringify([this.model.value, this.values()]);
   }
 
   /** Sets the controls that `values` names. */

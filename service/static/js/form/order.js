@@ -52,14 +52,17 @@ export class Order {
    * Throws Problem for what is missing.
    */
   async ready() {
+    const { kind } = this.desk; // whoever goes to another tab meanwhile has sent this one
     const fields = this.#fields;
+    const field = this.form.unread;
+    if (field) throw new Problem({ detail: "This browser can't read that as a number.", field });
     if (this.desk.card.layout && !fields.boxes) throw new Problem({ detail: "Draw a box first.", field: "boxes" });
     const source = await this.#source();
     const keys = (fields.controls ?? []).map(({ picture }) => picture);
     const files = { ...source, ...(keys.length && (await this.#controlFiles(fields))) };
     if (source.mask) fields.mask_mode = "white";
     if (keys.length) source.controls = keys;
-    return { kind: this.desk.kind, fields: withoutKeys(fields), files, source };
+    return { kind, fields: withoutKeys(fields), files, source };
   }
 
   async #source() {

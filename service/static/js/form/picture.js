@@ -4,16 +4,27 @@
 
 import { button, bytes, h } from "../lib/dom.js";
 
+const SENT = ["image/png", "image/jpeg", "image/webp"]; // what the service reads
 const TYPES = "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/tiff";
 
-/** A file with its decoded size, EXIF rotation applied as the service does. Throws an Error that says what is wrong. */
+/**
+ * A file with its decoded size, EXIF rotation applied as the service does; a PNG of it where the service doesn't read its
+ * format. Throws an Error that says what is wrong.
+ */
 export async function openPicture(file) {
   try {
     const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
-    return { file, bitmap, width: bitmap.width, height: bitmap.height };
+    const { width, height } = bitmap;
+    return { file: SENT.includes(file.type) ? file : await pngOf(bitmap, file.name), bitmap, width, height };
   } catch (cause) {
     throw new Error(`${file.name || "The file"} is not a picture that this browser can read.`, { cause });
   }
+}
+
+async function pngOf(bitmap, name) {
+  const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
+  canvas.getContext("2d").drawImage(bitmap, 0, 0);
+  return new File([await canvas.convertToBlob()], `${name}.png`, { type: "image/png" });
 }
 
 /** Large place to drop a picture on, for an empty stage. */

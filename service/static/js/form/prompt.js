@@ -24,7 +24,8 @@ export function tokenBar() {
     meter.high = meter.max - 0.5;
     meter.value = Math.min(own, meter.max);
     count.textContent = parts > 1 ? `${own} tokens, read in ${parts} parts` : `${own} of ${room} tokens`;
-    if (tokens.cut) cut.replaceChildren("Not read: ", h("del", {}, tokens.cut));
+    cut.title = tokens.cut ?? ""; // its line has the beginning
+    if (tokens.cut) cut.replaceChildren("Not read: ", h("del", { dir: "auto" }, tokens.cut));
   };
   return { node, tell };
 }
@@ -44,7 +45,7 @@ export function promptHistory(onChoose) {
   const choose = (prompt) => (show(false), onChoose(prompt));
   toggle.addEventListener("click", () => {
     const items = prompts().map((prompt) =>
-      h("li", {}, h("button", { type: "button", onclick: () => choose(prompt) }, prompt)),
+      h("li", {}, h("button", { type: "button", dir: "auto", onclick: () => choose(prompt) }, prompt)),
     );
     list.replaceChildren(
       ...(items.length ? items : [h("li", { className: "help" }, "Prompts that you send appear here.")]),

@@ -4,7 +4,7 @@
 
 import { h } from "../lib/dom.js";
 import { nameOf } from "../form/tabs.js";
-import { address } from "../lib/address.js";
+import { address, goTo } from "../lib/address.js";
 
 const STATUS = { queued: "waiting", running: "running", failed: "failed", canceled: "canceled", succeeded: "" };
 const DAY_MS = 24 * 3600 * 1000;
@@ -16,7 +16,7 @@ export class Days {
   #marked = "";
 
   show(jobs) {
-    const days = Map.groupBy(jobs, ({ created_at: at }) => new Date(at).toDateString());
+    const days = byDay(jobs);
     const ids = new Set(jobs.map(({ id }) => id));
     for (const [id, { node }] of this.#items) if (!ids.has(id)) (node.remove(), this.#items.delete(id));
     for (const [day, { node }] of this.#sections) if (!days.has(day)) (node.remove(), this.#sections.delete(day));
@@ -62,6 +62,16 @@ export class Days {
   }
 }
 
+/** Jobs by the day on which they were made, in their order. */
+function byDay(jobs) {
+  const days = new Map();
+  for (const job of jobs) {
+    const day = new Date(job.created_at).toDateString();
+    days.set(day, [...(days.get(day) ?? []), job]);
+  }
+  return days;
+}
+
 /** Puts `nodes` into `parent` in order, moving only what isn't there yet. */
 function arrange(parent, nodes) {
   let next = parent.firstChild;
@@ -76,7 +86,8 @@ function itemOf(job) {
   link.addEventListener("click", (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return; // a tab of its own
     event.preventDefault();
-    location.hash = new URLSearchParams({ task: address().task || job.kind, job: job.id });
+    goTo({ task: address().task || job.kind, job: job.id });
+    dispatchEvent(new Event("hashchange")); // where the address said it already, too: it may be that it couldn't be shown
   });
   return h("li", {}, link, h("input", { type: "checkbox", className: "pick", "data-id": job.id }));
 }

@@ -12,6 +12,7 @@ export class Filters {
   #search = h("input", {
     type: "search",
     id: "search",
+    dir: "auto",
     placeholder: "Search prompts",
     "aria-label": "Search prompts",
     maxLength: 200,

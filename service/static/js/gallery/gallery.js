@@ -20,10 +20,11 @@ export class Gallery {
   #jobs = new Map();
   #cursor = null;
   #timer = 0;
-  #loads = 0; // a load that another has overtaken must not be shown
+  #loads = { newest: 0, more: 0 }; // a load that another of its kind has overtaken must not be shown
+  #reread = () => this.refresh();
   #days = new Days();
   #empty = h("p", { className: "help" });
-  #more = button("Show more", { className: "button small", hidden: true, onclick: () => this.#load(this.#cursor) });
+  #more = button("Show more", { className: "button small", hidden: true, onclick: () => this.#load(this.#cursor, false) });
   #cancelAll = button("", {
     className: "button small",
     id: "cancel-all",
@@ -92,28 +93,30 @@ export class Gallery {
   #again() {
     this.#jobs.clear();
     this.#cursor = null;
-    return this.refresh();
+    this.#loads.more += 1;
+    return this.refresh(false);
   }
 
-  /** Reads the newest page again, and goes on doing so while jobs of it are under way. */
-  async refresh() {
+  /** Reads the newest page again, and goes on doing so while jobs of it are under way; `quiet` as api.js has it. */
+  async refresh(quiet = true) {
     clearTimeout(this.#timer);
-    await this.#load(null);
+    await this.#load(null, quiet);
     clearTimeout(this.#timer);
     if ([...this.#jobs.values()].some(isUnderway)) this.#timer = setTimeout(() => this.refresh(), REFRESH_MS);
   }
 
   // Pages are the service's, and jobs of others are left out here: one call may take a few pages to find some.
-  async #load(cursor) {
-    const load = ++this.#loads;
+  async #load(cursor, quiet) {
+    const kind = cursor === null ? "newest" : "more";
+    const load = ++this.#loads[kind];
     const own = new Set(mine());
     const known = this.#jobs.size;
     const again = cursor === null && known > 0;
     const { model, ...query } = this.filters.query;
     try {
       for (let pages = 0; pages < PAGES_AT_ONCE; pages++) {
-        const page = await api.jobs({ ...query, limit: PAGE, cursor });
-        if (load !== this.#loads) return;
+        const page = await api.jobs({ ...query, limit: PAGE, cursor }, { quiet });
+        if (load !== this.#loads[kind]) return;
         for (const job of page.items)
           if ((this.all || own.has(job.id)) && (!model || job.request.model === model)) this.#jobs.set(job.id, job);
         cursor = page.next_cursor;
@@ -122,7 +125,8 @@ export class Gallery {
       }
       this.#render("");
     } catch (problem) {
-      if (load === this.#loads) this.#render(problem.message);
+      if (problem.status === api.UNAUTHORIZED) addEventListener("key", this.#reread, { once: true });
+      if (load === this.#loads[kind]) this.#render(problem.message);
     }
   }
 

@@ -40,22 +40,26 @@ export class Selection {
     this.toggle.setAttribute("aria-pressed", String(on));
     this.#picked.clear();
     for (const box of this.list.querySelectorAll(".pick")) box.checked = false;
-    this.refresh();
+    this.#show();
   }
 
   #pick({ checked, dataset }) {
     if (checked) this.#picked.add(dataset.id);
     else this.#picked.delete(dataset.id);
-    this.refresh();
+    this.#show();
   }
 
-  /** Forgets what is no longer there. */
+  /** Forgets what is no longer there; the list is read. */
   refresh() {
+    this.#picked = new Set(this.#jobs().map(({ id }) => id));
+    this.#show();
+  }
+
+  // While the list is read again, some that are picked may not be loaded.
+  #show() {
     const jobs = this.#jobs();
-    const pictures = jobs.flatMap(({ images }) => images);
-    this.#picked = new Set(jobs.map(({ id }) => id));
-    this.#count.textContent = `${jobs.length} selected`;
-    this.zip.disabled = !pictures.length;
+    this.#count.textContent = `${this.#picked.size} selected`;
+    this.zip.disabled = !this.#images.length;
     this.remove.disabled = !jobs.length;
     this.compare.disabled = jobs.length !== 2 || jobs.some(({ images }) => !images.length);
   }
@@ -64,13 +68,15 @@ export class Selection {
     return this.loaded([...this.#picked]);
   }
 
+  get #images() {
+    return this.#jobs().flatMap(({ images }) => images);
+  }
+
   async #zip() {
+    const images = this.#images; // of now: the selection may be over before its module has come
     try {
       const { saveZip } = await import("../stage/files.js");
-      await saveZip(
-        this.#jobs().flatMap(({ images }) => images),
-        "latentd",
-      );
+      await saveZip(images, "latentd");
     } catch (problem) {
       tell(problem.message);
     }

@@ -11,6 +11,14 @@ export function address() {
   return { task: ID.test(task) ? task : "", job: ID.test(job) ? job : "" };
 }
 
+/**
+ * A question: whether `read()` says what it says now. What comes late, for a job that isn't open any more, is dropped.
+ */
+export function stays(read = () => address().job) {
+  const before = read();
+  return () => read() === before;
+}
+
 /** Writes the address; one entry of the history each, unless `replace` or nothing changed. */
 export function goTo({ task, job }, replace = false) {
   const hash = `#${new URLSearchParams({ task, ...(job && { job }) })}`;

@@ -4,6 +4,8 @@
 
 import { askForKey, authorization, timesAsked } from "./key.js";
 
+export const UNAUTHORIZED = 401;
+
 /** RFC 9457 problem of an answer, or of no answer at all (status 0). */
 export class Problem extends Error {
   constructor({ status = 0, title = "", detail = "", field = null, retryAfter = null }) {
@@ -15,8 +17,12 @@ export class Problem extends Error {
   }
 }
 
-/** fetch that resolves for 2xx only, and asks for an API key where one is missing. Throws Problem, or AbortError. */
-export async function request(path, options = {}) {
+/**
+ * fetch that resolves for 2xx only, and asks for an API key where one is missing. Throws Problem, or AbortError.
+ * `quiet`: nobody has asked for this call just now, so that nobody is asked for a key; the page's head says that one is
+ * needed.
+ */
+export async function request(path, { quiet = false, ...options } = {}) {
   const sentAfter = timesAsked();
   let answer;
   try {
@@ -28,7 +34,7 @@ export async function request(path, options = {}) {
   }
   if (answer.ok) return answer;
   const problem = await problemOf(answer);
-  if (problem.status === 401 && (await askForKey(sentAfter))) return request(path, options);
+  if (problem.status === UNAUTHORIZED && !quiet && (await askForKey(sentAfter))) return request(path, options);
   throw problem;
 }
 
@@ -57,9 +63,9 @@ export async function submit(kind, fields, files) {
   }
 }
 
-/** What a request would do: `{request, tokens, estimate, position, warnings}`; nothing is made. */
+/** What a request would do: `{request, tokens, estimate, position, warnings}`; nothing is made, no key asked for. */
 export const dryRun = (kind, fields, files, signal) =>
-  json(`v1/${kind}?dry_run=true`, { ...post(fields, files), signal });
+  json(`v1/${kind}?dry_run=true`, { ...post(fields, files), signal, quiet: true });
 
 function post(fields, files) {
   const headers = { Accept: "application/json" };
@@ -87,27 +93,27 @@ export const inForm = (value) =>
 
 const jobPath = (id) => `v1/jobs/${encodeURIComponent(id)}`;
 
-export const job = (id) => json(jobPath(id));
+export const job = (id, options) => json(jobPath(id), options);
 export const cancel = (id) => json(jobPath(id), { method: "DELETE" });
 /** Removes an ended job for good, its pictures with it. */
 export const purge = (id) => request(`${jobPath(id)}?purge=true`, { method: "DELETE" });
 export const openapi = () => json("openapi.json");
-export const models = () => json("v1/models");
-export const loras = () => json("v1/loras");
-export const embeddings = () => json("v1/embeddings");
-export const controlnets = () => json("v1/controlnets");
+export const models = (options) => json("v1/models", options);
+export const loras = (options) => json("v1/loras", options);
+export const embeddings = (options) => json("v1/embeddings", options);
+export const controlnets = (options) => json("v1/controlnets", options);
 
 /** One page of the newest jobs: `{items, next_cursor}`; `query` has limit, cursor, kind, status and q, where set. */
-export function jobs(query) {
+export function jobs(query, options) {
   const set = Object.entries(query).filter(([, value]) => value);
-  return json(`v1/jobs?${new URLSearchParams(set)}`);
+  return json(`v1/jobs?${new URLSearchParams(set)}`, options);
 }
 
-/** The job's event stream from after `lastId`; status 204 means that it has ended before. */
+/** The job's event stream from after `lastId`; status 204 means that it has ended before. No key is asked for. */
 export function events(id, lastId, signal) {
   const headers = { Accept: "text/event-stream" };
   if (lastId) headers["Last-Event-ID"] = lastId;
-  return request(`${jobPath(id)}/events`, { headers, signal, cache: "no-store" });
+  return request(`${jobPath(id)}/events`, { headers, signal, cache: "no-store", quiet: true });
 }
 
 /** A stored picture as a File, to be posted again; a download always comes from our own origin. */

@@ -43,10 +43,21 @@ export function button(label, props = {}, iconName = undefined) {
 /** One of a stage's tools. */
 export const tool = (label, onclick, symbol, title) => button(label, { className: "button small", onclick, title }, symbol);
 
+/** Whether a key is that of an input method, which writes a word by several; Safari says so by the old code alone. */
+export const composes = ({ isComposing, keyCode }) => isComposing || keyCode === 229;
+
+/** Whether keys write into a node. */
+export const writes = (node) =>
+  node.matches?.("textarea, select, input:not([type=range], [type=checkbox], [type=radio])");
+
+/** A key's letter, small; that of its place among Latin ones where it writes another script's. */
+export const letterOf = ({ key, code }) =>
+  (key.length === 1 && key > "~" && code.startsWith("Key") ? code[3] : key).toLowerCase();
+
 /** What keys ask for: "undo", "redo", or nothing of the two. */
-export function historyKey({ key, shiftKey, ctrlKey, metaKey }) {
-  const pressed = ctrlKey || metaKey ? key.toLowerCase() : "";
-  if (pressed === "y" || (pressed === "z" && shiftKey)) return "redo";
+export function historyKey(event) {
+  const pressed = event.ctrlKey || event.metaKey ? letterOf(event) : "";
+  if (pressed === "y" || (pressed === "z" && event.shiftKey)) return "redo";
   return pressed === "z" ? "undo" : undefined;
 }
 

@@ -37,8 +37,9 @@ function parseBlock(block) {
 
 export const TOO_MANY = 429;
 
-// A broken body is a TypeError; no answer is status 0; without Redis the gateway answers 503; 429 says when to come back.
-const passes = ({ status }) => status === 0 || status === TOO_MANY || status >= 500;
+// A broken body is a TypeError; no answer is status 0; without Redis the gateway answers 503; 429 says when to come back;
+// whose key has expired can enter another.
+const passes = ({ status }) => [0, api.UNAUTHORIZED, TOO_MANY].includes(status) || status >= 500;
 const isConnectionLoss = (error) => error instanceof TypeError || (error instanceof api.Problem && passes(error));
 
 const pause = (ms, signal) =>
@@ -62,13 +63,13 @@ export async function follow(id, { onEvent, onConnection, signal }) {
     let asked = 0; // to wait
     try {
       const answer = await api.events(id, lastId, signal);
-      if (answer.status === 204) return await api.job(id);
+      if (answer.status === 204) return await api.job(id, { quiet: true });
       onConnection(true);
       for await (const event of parse(answer.body)) {
         lastId = event.id || lastId;
         delay = FIRST_DELAY_MS;
         onEvent(event);
-        if (TERMINAL.has(event.type)) return await api.job(id);
+        if (TERMINAL.has(event.type)) return await api.job(id, { quiet: true });
       }
     } catch (error) {
       if (signal.aborted) return undefined;

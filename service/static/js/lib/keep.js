@@ -3,6 +3,8 @@
  * picture and mask, which jobs are its own, and the prompts that it sent.
  */
 
+import { ofBrowser } from "./memory.js";
+
 const DATABASE = "latentd";
 const VERSION = 2;
 const SOURCES = "sources";
@@ -56,19 +58,19 @@ export const keepDraft = (picture) =>
 /** `{file, operations}` of the last visit, or undefined. */
 export const draft = () => within(DRAFTS, "readonly", (store) => done(store.get(DRAFT))).catch(() => undefined);
 
-// Small things are in localStorage: they must be there at once, and be written while a page is left.
+// Small things are texts: they must be there at once, and be written while a page is left.
 
-/** A value in localStorage; one that isn't JSON of ours counts as none. */
+/** A value that was stored; one that isn't JSON of ours counts as none. */
 export function stored(name, fallback) {
   try {
-    return JSON.parse(localStorage.getItem(`latentd.${name}`)) ?? fallback;
+    return JSON.parse(ofBrowser.get(`latentd.${name}`)) ?? fallback;
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error;
     return fallback;
   }
 }
 
-export const store = (name, value) => localStorage.setItem(`latentd.${name}`, JSON.stringify(value));
+export const store = (name, value) => ofBrowser.set(`latentd.${name}`, JSON.stringify(value));
 
 /** Ids of the jobs that this browser made, newest first. */
 export const mine = () => stored("jobs", []);

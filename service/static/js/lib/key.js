@@ -3,6 +3,7 @@
  */
 
 import { h } from "./dom.js";
+import { ofTab } from "./memory.js";
 
 const NAME = "latentd.key";
 let asking = null;
@@ -11,7 +12,7 @@ let entered = false; // by the last of them
 
 /** The header that carries the key; none where there is no key. */
 export function authorization() {
-  const key = sessionStorage.getItem(NAME);
+  const key = ofTab.get(NAME);
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
@@ -33,7 +34,7 @@ const UNKNOWN =
   "That key isn't known here, has expired or was withdrawn. Is all of it there? Whoever runs the service can make another.";
 
 function ask() {
-  const given = sessionStorage.getItem(NAME) !== null;
+  const given = ofTab.get(NAME) !== null;
   const input = h("input", { id: "api-key", type: "password", autocomplete: "off", required: true, spellcheck: false });
   const form = h(
     "form",
@@ -55,13 +56,14 @@ function ask() {
     let submitted = false;
     form.addEventListener("submit", () => {
       submitted = true;
-      sessionStorage.setItem(NAME, input.value.trim());
+      ofTab.set(NAME, input.value.trim());
     });
     dialog.addEventListener("close", () => {
       dialog.remove();
       asked += 1;
       entered = submitted;
       resolve(entered);
+      if (entered) dispatchEvent(new Event("key")); // what was refused in the meantime can be read now
     });
     document.body.append(dialog);
     dialog.showModal();

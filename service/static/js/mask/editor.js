@@ -13,14 +13,17 @@ const TOOLS = [
   ["rectangle", "Rectangle (R)"],
 ];
 const HALO = "#8b5cf6";
-const HALO_PASSES = 3;
 const SIDES = { Left: 25, Top: 25, Right: 75, Bottom: 75 }; // of the rectangle by numbers, in percent
+let shown = new AbortController(); // of the editor that was made last
 
 /**
  * Picture and mask with their toolbar; the mask is the picture's (`picture.mask`) and survives leaving the stage.
  * `draw.onChange()` is told of each change, `draw.feather()` says how far the edge blends.
  */
 export function maskEditor(picture, draw) {
+  shown.abort();
+  shown = new AbortController();
+  const { signal } = shown;
   const mask = maskOf(picture, draw);
   const halo = h("canvas", { className: "halo", width: picture.width, height: picture.height, "aria-hidden": "true" });
   const box = pictureBox(picture, pictureCanvas(picture), halo, mask.canvas, mask.ring);
@@ -30,14 +33,12 @@ export function maskEditor(picture, draw) {
   const { view, buttons } = zoomable(place, box, { width: picture.width, drag });
   place.addEventListener("keydown", (event) => "+=-01".includes(event.key) && view.key(event.key));
   const showHalo = () => drawHalo(halo, mask.canvas, draw.feather());
-  const stop = new AbortController();
-  mask.addEventListener("change", showHalo, { signal: stop.signal });
-  document.addEventListener("feather", () => (halo.isConnected ? showHalo() : stop.abort()), { signal: stop.signal });
-  const follow = () => (place.isConnected ? keepInView(mask.ring, place, view) : stop.abort());
-  mask.addEventListener("cursor", follow, { signal: stop.signal });
+  mask.addEventListener("change", showHalo, { signal });
+  document.addEventListener("feather", showHalo, { signal });
+  mask.addEventListener("cursor", () => keepInView(mask.ring, place, view), { signal });
   showHalo();
   const caption = h("figcaption", {}, "Draw over what should be repainted. Nothing else changes, to the last bit.");
-  return h("figure", { className: "frame editor" }, toolbar(mask, buttons), place, caption);
+  return h("figure", { className: "frame editor" }, toolbar(mask, buttons, signal), place, caption);
 }
 
 /** Moves a zoomed picture so that the brush, which keys move, is seen. */
@@ -55,21 +56,21 @@ export function maskOf(picture, draw) {
   return picture.mask;
 }
 
-/** How far the edge may blend: the mask, blurred by that, in one colour, strong enough to be seen to its end. */
+/** How far the edge may blend: the mask in one colour, which mask.css blurs; not every canvas has a filter. */
 function drawHalo(halo, mask, feather) {
   const paint = halo.getContext("2d");
   paint.globalCompositeOperation = "source-over";
   paint.clearRect(0, 0, halo.width, halo.height);
   if (!feather) return;
-  paint.filter = `blur(${feather / 2}px)`;
-  for (let pass = 0; pass < HALO_PASSES; pass++) paint.drawImage(mask, 0, 0);
-  paint.filter = "none";
+  halo.style.setProperty("--feather", feather);
+  halo.style.color = HALO;
+  paint.drawImage(mask, 0, 0);
   paint.globalCompositeOperation = "source-in";
   paint.fillStyle = HALO;
   paint.fillRect(0, 0, halo.width, halo.height);
 }
 
-function toolbar(mask, zoom) {
+function toolbar(mask, zoom, signal) {
   const undo = tool("Undo", () => mask.undo(), "undo", "Ctrl Z");
   const redo = tool("Redo", () => mask.redo(), "redo", "Ctrl Y");
   const clear = tool("Clear", () => mask.clear(), "clear");
@@ -85,13 +86,13 @@ function toolbar(mask, zoom) {
     undo.disabled = clear.disabled = !mask.undoable;
     redo.disabled = !mask.redoable;
   };
-  mask.addEventListener("change", refresh);
+  mask.addEventListener("change", refresh, { signal });
   refresh();
   return h(
     "div",
     { className: "toolbar", role: "toolbar", "aria-label": "Mask tools", "aria-controls": "mask" },
-    toolChoice(mask),
-    brushSize(mask),
+    toolChoice(mask, signal),
+    brushSize(mask, signal),
     h("div", { className: "group" }, undo, redo, invert, clear, file, numbers, zoom),
   );
 }
@@ -127,23 +128,24 @@ function askNumbers(mask) {
   openSheet("A rectangle of the mask", form);
 }
 
-function toolChoice(mask) {
+function toolChoice(mask, signal) {
   const choices = TOOLS.map(([name, label]) => {
     const onchange = () => (mask.tool = name);
     const input = h("input", { type: "radio", name: "tool", value: name, checked: mask.tool === name, onchange });
     return h("label", { className: "choice", title: label }, input, icon(name), h("span", {}, label.split(" ")[0]));
   });
   const node = h("div", { className: "group segmented", role: "radiogroup", "aria-label": "Tool" }, choices);
-  mask.addEventListener("tool", () => {
+  const check = () => {
     for (const input of node.querySelectorAll("input")) input.checked = input.value === mask.tool;
-  });
+  };
+  mask.addEventListener("tool", check, { signal });
   return node;
 }
 
-function brushSize(mask) {
+function brushSize(mask, signal) {
   const [min, max] = mask.sizes;
   const input = h("input", { type: "range", id: "brush-size", min, max, value: mask.size, title: "[ and ]" });
   input.addEventListener("input", () => (mask.size = Number(input.value)));
-  mask.addEventListener("tool", () => (input.value = mask.size));
+  mask.addEventListener("tool", () => (input.value = mask.size), { signal });
   return h("div", { className: "group size" }, h("label", { htmlFor: "brush-size" }, "Size"), input);
 }

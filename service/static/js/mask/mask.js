@@ -5,7 +5,7 @@
  * The canvas has the picture's own size; what is drawn is inside the mask (white in the file that is posted).
  */
 
-import { announce, h, historyKey } from "../lib/dom.js";
+import { announce, h, historyKey, letterOf } from "../lib/dom.js";
 import { paintOperation, stripes } from "./strokes.js";
 
 const STRIPE = 1 / 40; // of the shorter side
@@ -134,6 +134,7 @@ export class Mask extends EventTarget {
   }
 
   #begin(point) {
+    this.#end(true);
     const type = this.tool === "rectangle" ? "rectangle" : "stroke";
     this.#current = { type, erase: this.tool === "eraser", size: this.size, points: [point] };
     this.#replay();
@@ -164,13 +165,16 @@ export class Mask extends EventTarget {
       if (!event.isPrimary) this.#end(false); // a second finger: they zoom, and what the first began was none
       if (event.button !== 0 || !event.isPrimary) return;
       canvas.setPointerCapture(event.pointerId);
+      // Of a canvas that the stage has no more, `document` is told; and no pointerup comes.
+      document.addEventListener("lostpointercapture", () => this.#end(true), { once: true });
       this.#begin(this.#pointOf(event));
     });
     canvas.addEventListener("pointermove", (event) => {
       this.#cursor = this.#pointOf(event);
       this.#showRing();
       if (!this.#current || !canvas.hasPointerCapture(event.pointerId)) return;
-      for (const part of event.getCoalescedEvents()) this.#extend(this.#pointOf(part));
+      const parts = event.getCoalescedEvents?.() ?? []; // exists on secure origins only
+      for (const part of parts.length ? parts : [event]) this.#extend(this.#pointOf(part));
     });
     canvas.addEventListener("pointerup", () => this.#end(true));
     canvas.addEventListener("pointercancel", () => this.#end(false));
@@ -196,7 +200,7 @@ export class Mask extends EventTarget {
       if (!asked) return;
       this[asked]();
     } else if (event.key === "[" || event.key === "]") this.resize(event.key === "]" ? GROWTH : 1 / GROWTH);
-    else if (event.key.toLowerCase() in TOOLS) this.choose(TOOLS[event.key.toLowerCase()]);
+    else if (letterOf(event) in TOOLS) this.choose(TOOLS[letterOf(event)]);
     else return;
     event.preventDefault();
   }

@@ -10,7 +10,7 @@ export async function askWhatFor(file, uses, onSettings) {
   const settings = await readSettings(file).catch(() => null);
   const url = URL.createObjectURL(file);
   const choose = (act) => () => (dialog.close(), act());
-  const said = settings?.prompt ? h("q", { className: "clamped" }, settings.prompt) : "";
+  const said = settings?.prompt ? h("q", { className: "clamped", dir: "auto" }, settings.prompt) : "";
   const buttons = [
     ...uses.map(({ label, icon, use }) => button(label, { onclick: choose(() => use(file)) }, icon)),
     settings &&

@@ -2,7 +2,12 @@
  * Pictures that are dropped anywhere on the page or pasted.
  */
 
+import { writes } from "../lib/dom.js";
+
 const imageOf = (transfer) => [...(transfer?.files ?? [])].find((file) => file.type.startsWith("image/"));
+
+// Programs for texts and tables add a picture of what was copied.
+const isText = ({ types }) => ["text/plain", "text/html"].every((type) => types.includes(type));
 
 /** `onFile(file, onPlace)` is called with each picture; `onPlace`: it was dropped where the task asks for one. */
 export function takeDropsAndPastes(onFile) {
@@ -18,6 +23,8 @@ export function takeDropsAndPastes(onFile) {
   });
   document.addEventListener("paste", (event) => {
     const file = imageOf(event.clipboardData);
-    if (file) (event.preventDefault(), onFile(file, false));
+    if (!file || (writes(event.target) && isText(event.clipboardData))) return;
+    event.preventDefault();
+    onFile(file, false);
   });
 }

@@ -2,7 +2,7 @@
  * The form on a phone: a sheet at the foot that shows the prompt and the button, and everything once it is opened.
  */
 
-import { byId } from "../lib/dom.js";
+import { byId, composes } from "../lib/dom.js";
 
 const narrow = matchMedia("(max-width: 760px)");
 const others = () => [document.querySelector(".top"), byId("stage"), byId("history")];
@@ -21,7 +21,7 @@ export function listenToRail() {
   byId("rail-toggle").addEventListener("click", () => showRail(!byId("rail").classList.contains("open")));
   byId("form").addEventListener("unfold", () => showRail(true));
   byId("rail").addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || !byId("rail").classList.contains("open")) return;
+    if (event.key !== "Escape" || composes(event) || !byId("rail").classList.contains("open")) return;
     showRail(false);
     byId("rail-toggle").focus();
   });

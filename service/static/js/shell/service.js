@@ -3,7 +3,7 @@
  */
 
 import * as api from "../lib/api.js";
-import { byId } from "../lib/dom.js";
+import { button, byId } from "../lib/dom.js";
 import { inOrder } from "../form/tabs.js";
 import { requestSchemas } from "../form/fields.js";
 
@@ -14,6 +14,8 @@ export class Service {
   #addOns = { loras: [], controlnets: [], embeddings: [] };
   #inputs = {}; // of form/addons.js and boxes/list.js, where there is something for them
   #default = "";
+  #reads = 0; // one that another has overtaken must not be shown
+  #reading = false; // the newest of them has no answer yet
   #onChange;
   #onWorkers;
 
@@ -36,11 +38,13 @@ export class Service {
     const [openapi, models, addOns] = await Promise.all([api.openapi(), api.models(), readAddOns()]);
     this.openapi = openapi;
     this.schemas = requestSchemas(openapi);
-    await this.#take(models, addOns);
-    setInterval(() => this.#refresh(), REFRESH_MS);
+    await this.#importInputs(models, addOns);
+    this.#take(models, addOns);
+    setInterval(() => this.#reading || this.#refresh(), REFRESH_MS);
     // Who drops a file into the models folder does that elsewhere, and comes back.
     addEventListener("focus", () => this.#refresh(readAddOns));
     document.addEventListener("visibilitychange", () => document.hidden || this.#refresh(readAddOns));
+    addEventListener("key", () => this.#refresh(readAddOns));
   }
 
   /** Cards of the models that can do `kind` from this page. */
@@ -81,23 +85,36 @@ export class Service {
     return this.cards.some(({ loaded }) => loaded);
   }
 
-  /** Reads the models, and by `addOns()` what can be added to them; else that is what was read last, maybe meanwhile. */
-  async #refresh(addOns) {
+  /**
+   * Reads the models, and by `addOns()` what can be added to them; else that is what was read last, maybe meanwhile.
+   * `quiet` as api.js has it.
+   */
+  async #refresh(addOns, quiet = true) {
+    const read = ++this.#reads;
+    this.#reading = true;
     try {
-      const [models, found] = await Promise.all([api.models(), addOns?.()]);
-      const [before, served] = [this.#installed, this.#served];
-      await this.#take(models, found ?? this.#addOns);
-      if (this.#installed !== before) this.#onChange();
-      if (this.#served !== served) this.#onWorkers();
+      const [models, found] = await Promise.all([api.models({ quiet }), addOns?.({ quiet })]);
+      await this.#importInputs(models, found ?? this.#addOns);
+      if (read === this.#reads) this.#compare(models, found ?? this.#addOns);
     } catch (problem) {
-      this.#say("bad", problem.status ? problem.message : "No answer from the service");
+      if (read === this.#reads) this.#tell(problem);
     }
+    if (read === this.#reads) this.#reading = false;
   }
 
-  async #take({ items, default: model }, addOns) {
-    const { loras, controlnets } = addOns;
+  #compare(models, addOns) {
+    const [before, served] = [this.#installed, this.#served];
+    this.#take(models, addOns);
+    if (this.#installed !== before) this.#onChange();
+    if (this.#served !== served) this.#onWorkers();
+  }
+
+  async #importInputs({ items }, { loras, controlnets }) {
     if (loras.length || controlnets.length) Object.assign(this.#inputs, await import("../form/addons.js"));
     if (items.some((card) => card.layout)) Object.assign(this.#inputs, await import("../boxes/list.js"));
+  }
+
+  #take({ items, default: model }, addOns) {
     this.cards = items;
     this.#addOns = addOns;
     this.#default = model;
@@ -119,16 +136,24 @@ export class Service {
     else this.#say("waiting", "No worker yet: jobs wait");
   }
 
-  #say(state, text) {
-    byId("service").className = `service ${state}`;
-    byId("service").textContent = text;
+  #tell({ status, message }) {
+    const enter = () => button("Enter it", { className: "button small", onclick: () => this.#refresh(readAddOns, false) });
+    if (status === api.UNAUTHORIZED) this.#say("bad", "A key is needed", enter());
+    else this.#say("bad", status ? message : "No answer from the service");
+  }
+
+  #say(state, text, ...more) {
+    const node = byId("service");
+    if (node.firstChild?.data === text) return; // said already: its button may have the focus
+    node.className = `service ${state}`;
+    node.replaceChildren(text, ...more);
   }
 }
 
 const fits = (card, { unserved }, width) => !unserved && (!width || !card.context_width || width === card.context_width);
 
-async function readAddOns() {
-  const lists = await Promise.all([api.loras(), api.controlnets(), api.embeddings()]);
+async function readAddOns(options) {
+  const lists = await Promise.all([api.loras(options), api.controlnets(options), api.embeddings(options)]);
   const [loras, controlnets, embeddings] = lists.map(({ items }) => items);
   return { loras, controlnets, embeddings };
 }

@@ -2,7 +2,7 @@
  * Keys of the whole page.
  */
 
-import { byId } from "../lib/dom.js";
+import { byId, composes, letterOf, writes } from "../lib/dom.js";
 
 /** Listens to the page's keys; `actions` are `{prompt, picture, search, send, tab(index)}`. */
 export function listenToShortcuts(actions) {
@@ -16,15 +16,16 @@ export function listenToShortcuts(actions) {
   });
 }
 
-const writes = (node) => node.matches?.("textarea, select, input:not([type=range], [type=checkbox], [type=radio])");
-
 function actionOf(event, { prompt, picture, search, send, tab }) {
-  const { key } = event;
+  if (composes(event)) return undefined;
+  const { key, code } = event;
   if (key === "Enter" && (event.ctrlKey || event.metaKey)) return send;
   if (key === "Escape" && writes(event.target)) return () => event.target.blur(); // so that keys are the page's again
-  if (event.altKey && /^[1-9]$/.test(key)) return () => tab(Number(key) - 1);
+  const [, digit] = /^Digit([1-9])$/.exec(code) ?? [];
+  // On many layouts a digit writes a sign with Option or AltGr, "[" for one: where one writes it is that.
+  if (event.altKey && digit && (key === digit || !writes(event.target))) return () => tab(digit - 1);
   if (event.ctrlKey || event.metaKey || event.altKey || writes(event.target)) return undefined;
-  return { "?": show, "/": prompt, p: picture, P: picture, g: search, G: search }[key];
+  return { "?": show, "/": prompt, p: picture, g: search }[letterOf(event)];
 }
 
 async function show() {

@@ -46,6 +46,10 @@ export function notifyEnd(job) {
   if (!document.hidden || !("Notification" in window) || Notification.permission !== "granted") return;
   const [image] = job.images;
   const options = { body: job.request.prompt ?? "", tag: job.id, ...(image && { icon: image.url }) };
-  const notification = new Notification(ENDINGS[job.status], options);
-  notification.addEventListener("click", () => (window.focus(), notification.close()));
+  try {
+    const notification = new Notification(ENDINGS[job.status], options);
+    notification.addEventListener("click", () => (window.focus(), notification.close()));
+  } catch {
+    // Chrome on Android has the constructor and throws: a page can't notify there.
+  }
 }

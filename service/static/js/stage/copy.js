@@ -99,7 +99,8 @@ async function toClipboard(text) {
   const field = Object.assign(document.createElement("textarea"), { value: text });
   document.body.append(field);
   field.select();
-  document.execCommand("copy");
+  const done = document.execCommand("copy");
   field.remove();
+  if (!done) throw new Error("This browser doesn't let the page copy.");
   return undefined;
 }

@@ -19,8 +19,10 @@ async function converted(image, format) {
   const bitmap = await createImageBitmap(file);
   const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
   canvas.getContext("2d").drawImage(bitmap, 0, 0);
-  const blob = await canvas.convertToBlob({ type: `image/${format}`, quality: 1 });
-  return new File([blob], `${image.id}.${format}`, { type: blob.type });
+  const type = `image/${format}`;
+  const blob = await canvas.convertToBlob({ type, quality: 1 });
+  if (blob.type !== type) throw new Error("This browser can't write WebP; save it as PNG."); // which all write
+  return new File([blob], `${image.id}.${format}`, { type });
 }
 
 /** Saves pictures as one archive. */

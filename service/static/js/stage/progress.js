@@ -58,7 +58,7 @@ export class ProgressView {
         { className: "place tiles", "data-count": count },
         this.#tiles.map(({ box }) => box),
       ),
-      h("figcaption", { className: "clamped" }, prompt && h("q", {}, prompt)),
+      h("figcaption", { className: "clamped" }, prompt && h("q", { dir: "auto" }, prompt)),
       h("div", { className: "progress" }, status, tell, this.cancel),
       this.#connection,
     );

@@ -148,7 +148,7 @@ class Result {
 }
 
 const caption = ({ request }) =>
-  h("figcaption", { className: "clamped", title: request.prompt ?? "" }, request.prompt && h("q", {}, request.prompt));
+  h("figcaption", { className: "clamped", title: request.prompt ?? "" }, request.prompt && h("q", { dir: "auto" }, request.prompt));
 
 function factRows({ request, timings, model }, image) {
   const guided = [undefined, 0, 1].includes(request.guidance_scale) ? "" : `, guidance ${request.guidance_scale}`;
@@ -193,7 +193,7 @@ function endingView(job, { onReuse }) {
     { className: `ending ${job.status}`, role: job.status === "failed" ? "alert" : "status" },
     h("h2", {}, ENDINGS[job.status]),
     h("p", {}, reason),
-    job.request.prompt && h("p", { className: "clamped" }, h("q", {}, job.request.prompt)),
+    job.request.prompt && h("p", { className: "clamped" }, h("q", { dir: "auto" }, job.request.prompt)),
     warnings(job),
     button("Reuse settings", { id: "reuse", onclick: () => onReuse(job) }, "reuse"),
   );

@@ -35,10 +35,11 @@ export class Showing {
     }
   }
 
-  /** Turns from what was shown to the job of this id. */
+  /** Turns from what was shown, and what was to be, to the job of this id; null: to one that can't be shown. */
   leave(job = NO_JOB) {
     this.#watching.abort();
     this.#watching = new AbortController();
+    this.#from = null;
     this.job = job;
     showShare(null);
     this.gallery.select(job);
@@ -49,7 +50,7 @@ export class Showing {
   async source(kind, parts) {
     this.#from = parts;
     const view = await sourceView(kind, parts);
-    if (this.job === NO_JOB && this.#from === parts) stage(view);
+    if (this.#from === parts) stage(view);
   }
 
   /** Follows a job to its end. */
@@ -63,7 +64,9 @@ export class Showing {
       if (last && !signal.aborted) this.#result(last, source, resultView);
       if (!ended(job)) this.gallery.refresh();
     } catch (problem) {
-      if (!signal.aborted) stage(notice("The job can't be shown", problem.message));
+      if (signal.aborted) return;
+      this.leave(null);
+      stage(notice("The job can't be shown", problem.message));
     }
   }
 
@@ -88,8 +91,10 @@ export class Showing {
 
   /** Shows the first pictures of two jobs; `onClose()` leaves. */
   async pair(first, second, onClose) {
-    const { pairView } = await import("./pair.js");
     this.leave();
+    const { signal } = this.#watching;
+    const { pairView } = await import("./pair.js");
+    if (signal.aborted) return;
     stage(pairView(first, second, onClose));
     reveal(byId("stage"));
   }

@@ -24,18 +24,26 @@ export async function watch(job, { show, serves, signal, source, stages, onShare
   const view = new ProgressView(job, { source, stages, onShare, onCancel: () => stop(job.id, view) });
   show(view.node);
   const over = new AbortController();
-  const look = () => poll(job.id, view, serves, over);
+  signal.addEventListener("abort", () => over.abort(), { signal: over.signal });
+  let looking = false; // the last look may be without an answer yet
+  const look = async () => {
+    if (looking) return;
+    looking = true;
+    await poll(job.id, view, serves, over);
+    looking = false;
+  };
   const timer = setInterval(look, POLL_MS);
   look();
   try {
     const last = await follow(job.id, {
-      signal: AbortSignal.any([signal, over.signal]),
+      signal: over.signal,
       onConnection: (open) => view.connection(open),
       onEvent: (event) => apply(event, view),
     });
     return signal.aborted ? undefined : told(last ?? over.signal.reason);
   } finally {
     clearInterval(timer);
+    over.abort();
     view.close();
   }
 }
@@ -43,12 +51,14 @@ export async function watch(job, { show, serves, signal, source, stages, onShare
 // Events say nothing of the place in the queue, and a stream can be dead without a word; the job itself knows.
 async function poll(id, view, serves, over) {
   try {
-    const job = await api.job(id);
+    const job = await api.job(id, { quiet: true });
+    if (over.signal.aborted) return;
     view.connection(true);
     if (ended(job)) over.abort(job);
     else view.update(job, serves(job.request.model));
   } catch (problem) {
-    if (problem.status !== TOO_MANY) view.connection(problem.status >= 400 && problem.status < 500);
+    if (over.signal.aborted) return;
+    if (![api.UNAUTHORIZED, TOO_MANY].includes(problem.status)) view.connection(problem.status >= 400 && problem.status < 500);
   }
 }
 
