@@ -202,7 +202,7 @@ async function fillFrom(job, image, wanted = stays()) {
     throw new api.Problem({ detail: "No installed model can do this task any more." });
   const source = await keep.sourceOf(job.id);
   const values = await formValues(job.request, service.card(job.kind, job.request.model));
-  await desk.takeSource(source, draw);
+  if (wanted()) await desk.takeSource(source, draw);
   if (!wanted()) return false;
   desk.chooseModel(job.request.model, job.kind);
   selectKind(job.kind);
