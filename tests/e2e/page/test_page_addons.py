@@ -25,6 +25,12 @@ LOOKS = (Style(name="3D", suffix=", 3d style"), Style(name="Navy", suffix=" on a
 ABOUT: dict[str, Any] = {"hash": "2" * 64, "file": "x.safetensors", "size": 1, "changed_ns": 1}
 
 
+def install(path: Path, card: InstalledLora | InstalledControlNet | InstalledEmbedding) -> None:
+    """Write a card, and a file of the name that it has."""
+    (path.parent / card.file).touch()
+    path.write_text(card.model_dump_json(), "utf-8")
+
+
 def write_add_ons(models_dir: Path) -> None:
     """Cards of add-ons for the painter and for others, as workers leave them beside the files."""
     fitting, wide = {"context_width": WIDTH, **ABOUT}, {"context_width": 2 * WIDTH, **ABOUT}
@@ -38,7 +44,7 @@ def write_add_ons(models_dir: Path) -> None:
     for folder, cards in (("Lora", loras), ("ControlNet", (edges,))):
         (models_dir / folder).mkdir()
         for card in cards:
-            (models_dir / folder / f"{card.id}.card.json").write_text(card.model_dump_json(), "utf-8")
+            install(models_dir / folder / f"{card.id}.card.json", card)
 
 
 @pytest.fixture(scope="module")
@@ -303,7 +309,7 @@ def test_what_is_installed_while_the_page_is_open_appears_and_who_writes_goes_on
     (folder / "models" / "embeddings").mkdir()
     cards = [folder / "models" / "Lora" / "dropped.card.json", folder / "models" / "embeddings" / "bad-hand.card.json"]
     for path, card in zip(cards, (lora, hand), strict=True):
-        path.write_text(card.model_dump_json(), "utf-8")
+        install(path, card)
     page.evaluate("window.dispatchEvent(new Event('focus'))")  # back from where files are moved
     expect(page.locator("#row-loras option")).to_have_text(["dropped", "pixels", "watercolour"])
     expect(page.locator(".words")).to_have_text("Embeddings to name in it: bad-hand")
@@ -323,7 +329,7 @@ def test_an_answer_that_was_asked_for_before_takes_no_add_on_away(page: Page, fo
     page.route("**/v1/models", lambda route: route.continue_() if held else held.append(route))
     page.wait_for_event("request", lambda request: request.url.endswith("/v1/models"))
     card = folder / "models" / "Lora" / "late.card.json"
-    card.write_text(InstalledLora(id="late", context_width=WIDTH, **ABOUT).model_dump_json(), "utf-8")
+    install(card, InstalledLora(id="late", context_width=WIDTH, **ABOUT))
     page.evaluate("window.dispatchEvent(new Event('focus'))")
     expect(page.locator("#row-loras option")).to_have_text(["late", "pixels", "watercolour"])
     with page.expect_response("**/v1/models"):
