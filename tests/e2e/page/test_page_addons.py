@@ -308,8 +308,8 @@ def test_what_is_installed_while_the_page_is_open_appears_and_who_writes_goes_on
     hand = InstalledEmbedding(name="bad-hand", widths=(WIDTH,), vectors=2, **ABOUT)
     (folder / "models" / "embeddings").mkdir()
     cards = [folder / "models" / "Lora" / "dropped.card.json", folder / "models" / "embeddings" / "bad-hand.card.json"]
-    for path, card in zip(cards, (lora, hand), strict=True):
-        install(path, card)
+    install(cards[0], lora)
+    install(cards[1], hand)
     page.evaluate("window.dispatchEvent(new Event('focus'))")  # back from where files are moved
     expect(page.locator("#row-loras option")).to_have_text(["dropped", "pixels", "watercolour"])
     expect(page.locator(".words")).to_have_text("Embeddings to name in it: bad-hand")
