@@ -5,6 +5,7 @@ import io
 import shutil
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from core.storage import image_path, open_store
 from jobs.run import JobRun
 from tests.enqueue import enqueue, make_request
 from tests.gateway import mask, png
-from tests.s3 import BUCKET, S3Server
+from tests.s3 import S3Server
 from tests.unit.workers.parts import claim, make_worker
 from workers.objects.storing import ImageStored, InputsLoaded, StorageRefused, Storing
 from workers.queue.savepoints import Savepoints
@@ -60,17 +61,16 @@ def mend_storage(folder: Path) -> None:
 
 
 def test_a_bucket_that_is_not_there_is_waited_for(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    away = threading.Event()
+    away, bucket = threading.Event(), f"later-{uuid.uuid4().hex}"  # all servers of a process know the same buckets
     with S3Server() as s3:
         for name, value in s3.env.items():
             monkeypatch.setenv(name, value)
-        httpx2.delete(f"{s3.url}/{BUCKET}").raise_for_status()
-        store = open_store(s3.env["LATENTD_STORAGE_URL"])
+        store = open_store(f"s3://{bucket}")
         savepoints = Savepoints(redis, store, {"tiny": "hash"})
         storing = Storing(store, {"tiny": "hash"}, savepoints, away.set)
         storing.save(claimed_run(redis), 0, PICTURE)
         assert away.wait(60)
-        httpx2.put(f"{s3.url}/{BUCKET}").raise_for_status()
+        httpx2.put(f"{s3.url}/{bucket}").raise_for_status()
         (stored,) = storing.reports(60)
         storing.close()
         savepoints.close()
