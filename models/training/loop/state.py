@@ -67,12 +67,11 @@ def load_state(folder: Path, players: Mapping[str, Player], origin: Origin) -> i
     """Read the state if there is one. Returns the next step.
 
     Raises:
-        ConfigurationError: the state is another configuration's or of other data, or doesn't fit.
+        ConfigurationError: the state is of other data than `origin`, or doesn't fit.
     """
     kept = _kept(folder)
     if kept is None:
         return 0
-    check_configuration(folder, origin.config)
     index = json.loads((kept / INDEX).read_text("utf-8"))
     others = sorted(name for name, digest in origin.inputs.items() if index.get("inputs", {}).get(name) != digest)
     if others:

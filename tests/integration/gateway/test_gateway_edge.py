@@ -19,7 +19,8 @@ from structlog.testing import capture_logs
 
 from core.errors import ConfigurationError, Problem
 from core.settings import Settings
-from service.app import create_app, serve
+from service.app import configure, create_app, serve
+from service.http.listen import listen
 from service.http.problems import MEDIA_TYPE
 from tests.gateway import UPSCALER, png, running, settings_for
 from tests.redis_server import RedisServer
@@ -261,6 +262,18 @@ def test_the_gateway_imports_no_torch_and_starts_soon() -> None:
 def test_a_foreign_address_needs_insecure(redis_url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="--insecure"):
         serve(settings_for(redis_url, tmp_path, host="0.0.0.0"))
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_every_address_is_ipv4_s_too() -> None:
+    with listen("::", 0, "LATENTD_PORT") as listening:
+        port = listening.getsockname()[1]
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, port), timeout=60).close()
+
+
+def test_idle_connections_outlast_those_of_balancers(redis_url: str, tmp_path: Path) -> None:
+    assert configure(create_app(settings_for(redis_url, tmp_path))).timeout_keep_alive > 60
 
 
 @pytest.mark.parametrize("setting", ["port", "metrics_port"])

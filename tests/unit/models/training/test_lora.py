@@ -18,6 +18,7 @@ from models.checkpoints.load import load
 from models.inputs import Inputs
 from models.networks.adapters import RowAdapters, adapted
 from models.networks.conditioning import TextEncoder
+from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.diffusion import LoraRun
 from models.training.lora.products import Products
 from models.training.lora.run import run_lora
@@ -70,6 +71,17 @@ def run(config: LoraRun, until: int | None = None) -> list[float]:
     return losses(config.out)
 
 
+def learnt(config: LoraRun) -> tuple[LatentDiffusion, Products]:
+    """The model of a run, and products as if it had been trained."""
+    model = load(config.model)
+    torch.manual_seed(1)
+    products = Products(model, config)
+    for product in products:
+        torch.nn.init.normal_(product.up, std=0.3)
+    config.out.mkdir()
+    return model, products
+
+
 def test_the_loss_falls_and_the_file_is_a_lora(folder: Path) -> None:
     values = run(lora_run(folder))
     assert mean(values[-15:]) < 0.8 * mean(values[:15])
@@ -83,12 +95,7 @@ def test_the_loss_falls_and_the_file_is_a_lora(folder: Path) -> None:
 def test_a_file_draws_as_the_products_did(folder: Path, layout: str, targets: str) -> None:
     """Served beside the layers, or merged into them: what the network answers is what it answered in training."""
     config = lora_run(folder, layout=layout, targets=targets, alpha=2.0, out=folder / f"{layout}-{targets}")
-    model = load(config.model)
-    torch.manual_seed(1)
-    products = Products(model, config)
-    for product in products:
-        torch.nn.init.normal_(product.up, std=0.3)
-    config.out.mkdir()
+    model, products = learnt(config)
     served = load_lora(write_lora(config, products), model)
     ids, mask = model.tokenizers[0](["red ball", "blue ball"])
     z_t, timesteps = torch.randn(2, 3, 8, 8), torch.tensor([10, 900])
@@ -114,12 +121,7 @@ def test_diffusers_draws_the_same_with_a_file(tmp_path: Path, layout: str, targe
     from diffusers import StableDiffusionPipeline
 
     config = lora_run(tmp_path, model=SD1, layout=layout, targets=targets, alpha=2.0, out=tmp_path / "style")
-    model = load(config.model)
-    torch.manual_seed(1)
-    products = Products(model, config)
-    for product in products:
-        torch.nn.init.normal_(product.up, std=0.3)
-    config.out.mkdir()
+    model, products = learnt(config)
     theirs: Any = StableDiffusionPipeline
     theirs = theirs.from_pretrained(config.model, torch_dtype=torch.float32)
     ids, mask = model.tokenizers[0](["a cat"])

@@ -13,11 +13,12 @@ from PIL.PngImagePlugin import PngInfo
 from contract.card import LoraCard
 from core.errors import InvalidRequest
 from core.pictures import lossless
+from service.compat.a1111.draw import _frame
 from service.compat.a1111.hires import fixed, second_pass
 from service.compat.a1111.ignored import ignored
 from service.compat.a1111.infotext import MAX_CHUNKS, MAX_TEXT, MAX_TEXTS, SIGNATURE, parse, read_texts
 from service.compat.a1111.pictures import Region, grid, scaled_feather
-from service.compat.a1111.posts import Txt2ImgSent
+from service.compat.a1111.posts import Img2ImgSent, Txt2ImgSent
 from service.compat.a1111.prompts import read_prompt
 from service.compat.a1111.samplers import choose, name_of, offered_samplers, offered_schedulers
 from service.compat.fields import told
@@ -42,6 +43,12 @@ CARD = PAINTER.model_copy(update={"samplers": ("ddim", "euler", "euler_a", "dpmp
 )
 def test_samplers_resolve_by_what_the_card_lists(name: str | None, ours: str | None) -> None:
     assert choose(name, None, CARD) == choose(name, "Automatic", CARD) == (ours, None)
+
+
+@pytest.mark.parametrize(("sent", "padding"), [({}, 4), ({"mask_blur": 9, "inpaint_full_res_padding": 2}, 11)])
+def test_a_region_reaches_as_far_as_its_mask_is_blended(sent: dict[str, int], padding: int) -> None:
+    post = Img2ImgSent.model_validate({"init_images": ["x"], "mask": "x", **sent})
+    assert _frame(post).padding == padding
 
 
 def test_unknown_names_are_refused_with_those_that_are_known() -> None:

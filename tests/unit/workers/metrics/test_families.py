@@ -88,6 +88,8 @@ def test_series_of_served_models_begin_at_zero() -> None:
     assert value("latentd_step_rows_limit", {"model": "paint"}) == 16
     assert value("latentd_model_resident", {"model": "paint"}) == 0
     assert value("latentd_model_loads_total", {"model": "paint", "outcome": "failed"}) == 0
+    metrics.withdrawn("paint")
+    assert value("latentd_step_rows_limit", {"model": "paint"}) is None  # alerts take it for one that is served
 
 
 def test_flops_are_counted_of_models_that_came() -> None:

@@ -32,6 +32,7 @@ from tests.engines import (
 from tests.tiny import random_weights
 from workers.engine.kinds import job_spec_of, prepare
 from workers.engine.messages import Admission
+from workers.engine.pictures import to_tensor
 from workers.prompts import PROMPTS_KEPT, PromptCache
 
 
@@ -90,6 +91,10 @@ def test_a_thin_line_reaches_the_unet() -> None:
     concat = prepare(spec, PromptCache()).inputs.concat
     assert concat is not None
     assert concat[0].sum(1).tolist() == [0, 8, 0, 0, 0, 0, 0, 0]
+    # Of the picture nothing but the line itself is hidden.
+    image = to_tensor(spec.pictures["image"])
+    image[:, :, 13] = 0.0
+    assert torch.equal(concat[1:], tiny_models()["paint"].encode_images(image)[0])
 
 
 def test_strength_keeps_more_of_the_picture_the_lower_it_is() -> None:

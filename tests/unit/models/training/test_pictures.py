@@ -1,0 +1,93 @@
+"""How pictures are drawn for training: decoded, cropped, composed on grounds; their masks and label maps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.errors import ConfigurationError
+from models.training.configs.base import ComposeConfig, DataConfig
+from models.training.data.folder import read_folder
+from models.training.data.masks import draw_mask
+from models.training.data.pictures import GROUNDS, draw, read_picture
+from models.training.loop.draws import generator
+from tests.training import write_balls
+
+
+def test_a_picture_with_broken_exif_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", exif=b"Exif\0\0MM")
+    with pytest.raises(ConfigurationError, match=r"a\.png: is no readable picture"):
+        read_picture(tmp_path / "a.png")
+
+
+def test_grey_of_16_bits_is_scaled_to_8(tmp_path: Path) -> None:
+    """Its transparent grey level, which PNG may name, stays transparent."""
+    ramp = np.linspace(0, 65_535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "a.png", transparency=65_535)
+    picture = read_picture(tmp_path / "a.png")
+    assert picture.mode == "RGBA"
+    pixels = np.asarray(picture)
+    assert (pixels[..., :3] == (ramp >> 8)[..., None]).all()
+    assert ((pixels[..., 3] == 0) == (ramp == 65_535)).all()
+
+
+def test_composing_puts_transparent_things_on_grounds_and_says_so(tmp_path: Path) -> None:
+    thing = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    thing.paste((255, 0, 0, 255), (0, 0, 32, 32))
+    thing.save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("square", "utf-8")
+    folder = read_folder(tmp_path)
+    compose = ComposeConfig(scale=(0.5, 0.5), coloured=1.0, told=1.0, scenes=0.0)
+    drawn = draw(folder, 0, DataConfig(folder=tmp_path, size=64, compose=compose), generator(0, "test", 1))
+    ground = drawn.captions[0].removeprefix("square on a ").removesuffix(" background")
+    assert drawn.box is not None
+    left, top, right, bottom = (round(side * 64) for side in drawn.box)
+    assert (right - left, bottom - top) == (32, 32)
+    assert (drawn.pixels[top:bottom, left:right] == (255, 0, 0)).all()
+    outside = np.ones((64, 64), bool)
+    outside[top:bottom, left:right] = False
+    assert (drawn.pixels[outside] == GROUNDS[ground]).all()
+
+
+def test_scenes_say_how_their_things_stand(tmp_path: Path) -> None:
+    folder = read_folder(write_balls(tmp_path / "data"))
+    config = DataConfig(folder=tmp_path / "data", size=64, compose=ComposeConfig(scenes=1.0))
+    drawn = [draw(folder, 0, config, generator(0, "scene", n)) for n in range(8)]
+    told = {caption.split(" ball ")[1].split()[0] for d in drawn for caption in d.captions}
+    assert told == {"and", "to", "above", "below"}
+
+
+def test_crops_and_flips_take_the_label_map_along(tmp_path: Path) -> None:
+    """Where the map has a class the picture has its colour, whatever was cut."""
+    folder = read_folder(write_balls(tmp_path / "data"))
+    config = DataConfig(folder=tmp_path / "data", size=32, crop="random", zoom=0.6, flip=True)
+    drawn = draw(folder, 1, config, generator(0, "crop", 4))
+    assert drawn.map is not None
+    assert set(np.unique(drawn.map)) == {0, 2}
+    inside = drawn.pixels[drawn.map == 2].mean(0)
+    assert inside[1] > inside[0] + 60
+
+
+def test_masks_cover_something() -> None:
+    shares = [draw_mask(32, (0.2, 0.2, 0.8, 0.8), generator(0, "mask", n)).mean() for n in range(40)]
+    assert 0.1 < np.mean(shares) < 0.6
+
+
+def test_masks_of_pictures_whose_thing_is_unknown_leave_something() -> None:
+    masks = [draw_mask(32, None, generator(0, "mask", n)) for n in range(200)]
+    assert np.mean([mask.all() for mask in masks]) < 0.02
+    assert np.mean([draw_mask(32, (0, 0, 1, 1), generator(0, "mask", n)).all() for n in range(200)]) > 0.1
+
+
+def test_label_maps_of_two_colours_are_numbers_of_classes(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    Image.new("1", (8, 8), 1).save(tmp_path / "map.png")
+    row = {"file_name": "a.png", "map": "map.png"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row), "utf-8")
+    drawn = draw(read_folder(tmp_path), 0, DataConfig(folder=tmp_path, size=16), generator(0, "map", 0))
+    assert drawn.map is not None
+    assert set(np.unique(drawn.map)) == {1}
