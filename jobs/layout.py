@@ -27,6 +27,8 @@ KEEPS = "noeviction"
 _OLDEST_TOLD = "Redis 7.0, Valkey 7.2, or newer"
 log = structlog.get_logger()
 NEWEST_BESIDE = CONTRACT_VERSION + 1
+# In one step: between two, a new Redis would get its layout and first job, which would seem a job without a layout.
+_LOOK = "return {redis.call('GET', KEYS[1]), redis.call('EXISTS', KEYS[2])}"
 
 
 class LayoutRefused(Unavailable, RedisError):
@@ -45,10 +47,7 @@ def check_layout(redis: Redis) -> None:
     CLOCK.sync(redis)
     if policy := evicting(redis):
         log.warning("Redis may evict jobs: set maxmemory-policy to noeviction", maxmemory_policy=policy)
-    with redis.pipeline(transaction=False) as pipe:
-        pipe.get(LAYOUT_KEY)
-        pipe.exists(JOBS_KEY)
-        found, jobs = pipe.execute()
+    found, jobs = redis.eval(_LOOK, 2, LAYOUT_KEY, JOBS_KEY)
     version = _version(found)
     if jobs and (refusal := _refusal(version)):
         raise ConfigurationError(refusal, field="REDIS_URL", value=version, bound=sorted(CONTRACTS_READ))
@@ -129,12 +128,12 @@ async def check_connection(connection: AbstractConnection) -> None:
         raise LayoutRefused(old)
     asked = CLOCK.asked()
     CLOCK.told(asked, await _ask(connection, "TIME"))
-    version = _version(await _ask(connection, "GET", LAYOUT_KEY))
-    if (refusal := _refusal(version)) and await _ask(connection, "EXISTS", JOBS_KEY):
+    found, jobs = await _ask(connection, "EVAL", _LOOK, 2, LAYOUT_KEY, JOBS_KEY)
+    if jobs and (refusal := _refusal(_version(found))):
         raise LayoutRefused(refusal)
 
 
-async def _ask(connection: AbstractConnection, *command: str) -> Any:
+async def _ask(connection: AbstractConnection, *command: str | int) -> Any:
     await connection.send_command(*command)
     answer: Any = await connection.read_response()
     return answer

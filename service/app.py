@@ -33,7 +33,7 @@ from service.http.protocol import HEAD_BYTES, PatientProtocol
 from service.routes import addons, document, health, images, jobs, metrics, models, openapi, tasks
 from service.routes.caller import current_caller
 from service.routes.metrics_port import listen_for_metrics, metrics_port
-from service.state import TIMEOUT_S, Gateway, open_gateway
+from service.state import CONNECT_S, Gateway, open_gateway
 from service.webhooks.outbox import Webhooks
 from service.webhooks.send import read_secret
 
@@ -139,7 +139,7 @@ def configure(app: FastAPI) -> uvicorn.Config:
 def check_redis(settings: Settings) -> None:
     """Raises ConfigurationError for a Redis of another release; one that isn't there yet is looked at when it is."""
     try:
-        with Redis.from_url(settings.redis, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)) as redis:
+        with Redis.from_url(settings.redis, socket_connect_timeout=CONNECT_S, retry=Retry(NoBackoff(), 0)) as redis:
             check_layout(redis)
     except RedisError as error:
         log.warning("redis is away", error=str(error))

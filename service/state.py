@@ -35,7 +35,10 @@ from service.requests.decoders import Decoders
 
 # Every event stream takes one connection.
 MAX_CONNECTIONS = 8192
-TIMEOUT_S = 5.0
+CONNECT_S = 5.0
+# A disk that others write to can keep a server that syncs each write for seconds: a late answer is worth more to a
+# client than a 503 that can't say whether the job was made.
+ANSWER_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +83,11 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
         decode_responses=True,
         max_connections=MAX_CONNECTIONS,
         redis_connect_func=check_connection,
-        socket_connect_timeout=TIMEOUT_S,
+        socket_connect_timeout=CONNECT_S,
+        socket_timeout=ANSWER_S,
     )
-    rq = Redis.from_url(settings.redis, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 1))
+    retry = Retry(NoBackoff(), 1)
+    rq = Redis.from_url(settings.redis, socket_connect_timeout=CONNECT_S, socket_timeout=ANSWER_S, retry=retry)
     store = open_store(settings.storage)
     public = None
     if settings.storage_public_url is not None:

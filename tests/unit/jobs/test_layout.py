@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio.connection import UnixDomainSocketConnection
 
 from contract.base import CONTRACT_VERSION, CONTRACTS_READ
 from contract.redis_keys import JOBS_KEY, LAYOUT_KEY
@@ -34,6 +36,30 @@ def test_a_new_redis_is_taken(redis: Redis, redis_url: str) -> None:
     enqueue(redis, "a", make_request())
     check_layout(redis)
     assert ping(redis_url)
+
+
+@pytest.mark.parametrize("before", range(12))
+def test_the_first_job_of_a_new_redis_refuses_nobody_who_connects_meanwhile(
+    redis: Redis, redis_url: str, before: int
+) -> None:
+    class Overtaken(UnixDomainSocketConnection):
+        """A connection before one of whose commands somebody else makes the first job."""
+
+        sent = 0
+
+        async def send_command(self, *args: Any, **kwargs: Any) -> None:
+            if self.sent == before:
+                enqueue(redis, "a", make_request())
+            self.sent += 1
+            await super().send_command(*args, **kwargs)
+
+    async def run() -> None:
+        async with AsyncRedis.from_url(redis_url, redis_connect_func=check_connection) as client:
+            client.connection_pool.connection_class = Overtaken
+            while not redis.exists(JOBS_KEY):
+                await client.ping()
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("layout", [None, "1", str(CONTRACT_VERSION + 2), "rubbish"])

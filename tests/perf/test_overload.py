@@ -7,15 +7,15 @@ import threading
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import httpx2
 from redis import Redis
 from rq.utils import as_text
 
 from contract.redis_keys import job_key
-from core.settings import Settings
 from tests.gateway import running
-from tests.integration.rig import Rig
+from tests.integration.rig import Rig, tiny_settings, write_models
 from tests.starved import allowance
 from workers.metrics.step_times import write_cells
 
@@ -88,7 +88,8 @@ def claims(redis: Redis, asked: list[Asked]) -> dict[str, list[float]]:
     return {lane: sorted(moments) for lane, moments in found.items()}
 
 
-def test_four_times_the_capacity(redis: Redis, settings: Settings) -> None:
+def test_four_times_the_capacity(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    settings = tiny_settings(write_models(tmp_path / "models"), redis_url, tmp_path)
     limited = settings.model_copy(update={"queue_limit": LIMIT, "max_rows": ROWS})
     rig = Rig(redis, limited, "paced")
     worker = Paced(rig)
