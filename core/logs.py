@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import structlog
@@ -37,5 +38,6 @@ def configure(level: str) -> None:
 def _shown() -> list[structlog.types.Processor]:
     """How a line is written. Tracebacks are without local variables: those hold prompts and keys."""
     if sys.stderr.isatty():
-        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        colours = not os.environ.get("NO_COLOR")  # as the commands' own output has it
+        return [structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

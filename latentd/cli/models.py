@@ -1,4 +1,4 @@
-"""Commands about checkpoints: list, inspect, convert."""
+"""Commands about checkpoints: list, inspect, convert, forget."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from rich.table import Column, Table
 
 from latentd.cli.console import Json, plain, print_json, table_of
+from latentd.cli.keys import connect
 from latentd.cli.serve import settings_with
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from contract.card import ControlNetCard, EmbeddingCard, LoraCard
     from models.checkpoints.inspect import Report
 
-app = typer.Typer(help="List, inspect and convert checkpoints.", no_args_is_help=True)
+app = typer.Typer(help="List, inspect, convert and forget checkpoints.", no_args_is_help=True)
 
 
 class Target(StrEnum):
@@ -143,3 +144,15 @@ def convert_model(
 
     convert(path, out, to.value)
     plain().print(f"{out}: written", soft_wrap=True)
+
+
+@app.command("forget")
+def forget_model(
+    name: Annotated[str, typer.Argument(help="A model, LoRA, embedding or ControlNet that no worker has any more.")],
+) -> None:
+    """Remove a name from what gateways list and accept, once its files are gone from every worker."""
+    from service.requests.cards import forget_published
+
+    with connect() as redis:
+        forget_published(redis, name)
+    plain().print(f"{name} is forgotten", soft_wrap=True)

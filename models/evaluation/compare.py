@@ -14,7 +14,7 @@ from torch import Tensor
 from core.errors import ConfigurationError
 from models.evaluation.distributions import check_enough
 from models.evaluation.figures import Figure
-from models.evaluation.networks import Networks, Weights, networks_of
+from models.evaluation.networks import Networks, Small, Weights, networks_of
 from models.evaluation.paired import distance_name, paired
 from models.evaluation.parts import set_figures
 from models.training.data.folder import Folder, read_folder
@@ -52,7 +52,9 @@ def compare(told: Comparison, device: str, report: Report) -> list[Figure]:
     names = _shared(told, wanted, folders)
     check_enough(names, names)
     real = _pictures(wanted, names)
-    networks = networks_of(told.weights, wanted, told.cache, told.seed, told.train_steps, device_of(device))
+    small = Small(told.cache, told.seed, told.train_steps, device_of(device), report)
+    networks = networks_of(told.weights, wanted, small)
+    assert networks is not None, "nothing stops it"
     figures: list[Figure] = []
     for done, (name, folder) in enumerate(folders.items(), 1):
         figures += _scored(name, _pictures(folder, names, real.shape[2:]), real, networks, told.seed)

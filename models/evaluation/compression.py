@@ -15,7 +15,7 @@ from core.errors import ConfigurationError
 from models.checkpoints.load import load
 from models.evaluation.compression_plot import plot
 from models.evaluation.distributions import distances
-from models.evaluation.networks import Embedder, Weights, networks_of
+from models.evaluation.networks import Embedder, Small, Weights, networks_of
 from models.evaluation.paired import paired
 from models.evaluation.parts import eight_bit
 from models.pipeline.pipeline import LatentDiffusion
@@ -64,7 +64,10 @@ def study(config: CompressionStudy, device: str, *, report: Report, stop: Stop) 
     # The factors compete for what the data looks like; held-out pictures are too few of a small set to tell that.
     real = fixed_pictures(training, config.data, config.seed, max(config.pictures, len(held_out.items)))
     unseen = fixed_pictures(held_out if held_out.items else training, config.data, config.seed, config.pictures)
-    networks = networks_of(Weights(), training, config.out, config.seed, config.classifier_steps, place)
+    small = Small(config.out, config.seed, config.classifier_steps, place, report)
+    networks = networks_of(Weights(), training, small, stop)
+    if networks is None:
+        return False
     found = []
     for factor in config.factors:
         one = _Factor(config, factor, device, real, unseen, networks.sets, report)

@@ -17,7 +17,7 @@ from models.checkpoints.files.weights import read_json
 from models.checkpoints.load import load
 from models.evaluation.distributions import FEWEST, check_enough
 from models.evaluation.figures import Figure, as_data
-from models.evaluation.networks import Weights, networks_of
+from models.evaluation.networks import Small, Weights, networks_of
 from models.evaluation.parts import Part, Subject, parts_of
 from models.evaluation.retrieval import kept_contrastive
 from models.pipeline.pipeline import LatentDiffusion
@@ -77,11 +77,10 @@ def _subject(told: Evaluation, device: torch.device, report: Report) -> Subject:
     check_enough(training.items, held_out.items[: told.limit])
     data = DataConfig(folder=told.data, size=sampling.size)
     real = fixed_pictures(held_out, data, told.seed, told.limit)
-    report(Progress(0, 1, {}, "small networks"))
-    networks = networks_of(told.weights, training, told.out, told.seed, told.train_steps, device)
-    contrastive = None
-    if model.tokenizers:
-        contrastive = kept_contrastive(training, told.out, told.seed, told.train_steps, device)
+    small = Small(told.out, told.seed, told.train_steps, device, report)
+    networks = networks_of(told.weights, training, small)
+    assert networks is not None, "nothing stops it"
+    contrastive = kept_contrastive(training, small) if model.tokenizers else None
     return Subject(model, training, held_out, real, data, sampling, networks, contrastive, small_steps=told.train_steps)
 
 

@@ -17,6 +17,7 @@ from models.training.configs.autoencoder import FeatureConfig
 from models.training.configs.base import DataConfig
 from models.training.data.folder import Folder
 from models.training.first_stage.features import kept_classifier
+from models.training.loop.trainer import Report, Stop
 
 SIDE = 64  # pixels at which the small networks see whole pictures
 WIDTH = 16  # of their first level
@@ -56,35 +57,54 @@ class Networks:
     sets: Embedder
 
 
+@dataclass(frozen=True, slots=True)
+class Small:
+    """How the small networks of a folder are trained, the folder that keeps them, and who is told how far they are."""
+
+    cache: Path
+    seed: int
+    steps: int
+    device: torch.device
+    report: Report
+
+    def file(self, kind: str, folder: Folder) -> Path:
+        """Return where a network of a folder is kept."""
+        return self.cache / f"{kind}-{folder.fingerprint}-{self.seed}-{self.steps}.safetensors"
+
+
 def small_data(folder: Folder) -> DataConfig:
     """Return how the small networks see the pictures of a folder."""
     return DataConfig(folder=folder.path, size=SIDE, crop="random", zoom=ZOOM)
 
 
-def networks_of(weights: Weights, folder: Folder, cache: Path, seed: int, steps: int, device: torch.device) -> Networks:
-    """Read the networks that are given; for what is missing train a classifier of `folder`, which `cache` keeps.
+def networks_of(weights: Weights, folder: Folder, told: Small, stop: Stop = lambda: False) -> Networks | None:
+    """Read the networks that are given; for what is missing train a classifier of `folder`, which is kept.
+
+    Returns None if `stop` said so before that was trained.
 
     Raises:
         ConfigurationError: FeatureConfig's, or a file of weights is something else.
     """
-    given = FeatureConfig(vgg=weights.vgg, lpips=weights.lpips, steps=steps, batch=BATCH, width=WIDTH)
+    given = FeatureConfig(vgg=weights.vgg, lpips=weights.lpips, steps=told.steps, batch=BATCH, width=WIDTH)
     classifier: FeatureNetwork | None = None
     sets: Embedder | None = None
     if weights.inception is not None:
-        inception = load_inception(weights.inception).to(device)
-        sets = Embedder(inception.name, "FID", "KID", lambda x: inception(x.to(device)))
+        inception = load_inception(weights.inception).to(told.device)
+        sets = Embedder(inception.name, "FID", "KID", lambda x: inception(x.to(told.device)))
     if given.vgg is None or sets is None:
-        file = cache / f"classifier-{folder.fingerprint}-{seed}-{steps}.safetensors"
-        small = kept_classifier(file, given, small_data(folder), seed, folder, device)
+        file, data = told.file("classifier", folder), small_data(folder)
+        small = kept_classifier(file, given, data, told.seed, folder, told.device, told.report, stop)
+        if small is None:
+            return None
         classifier = small
         sets = sets or Embedder(
             f"{small.name}, at {SIDE} px",
             "Fréchet distance",
             "kernel distance",
-            lambda x: small.embedding(at_side(x.to(device))),
+            lambda x: small.embedding(at_side(x.to(told.device))),
         )
     if given.vgg is not None and given.lpips is not None:
-        return Networks(load_lpips(given.vgg, given.lpips).to(device), sets)
+        return Networks(load_lpips(given.vgg, given.lpips).to(told.device), sets)
     assert classifier is not None
     return Networks(classifier, sets)
 

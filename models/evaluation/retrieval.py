@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from hashlib import blake2b
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.evaluation.networks import SIDE, WIDTH, at_side, small_data
+from models.evaluation.networks import SIDE, WIDTH, Small, at_side, small_data
 from models.features.classifier import Classifier, ClassifierConfig
 from models.training.data.folder import Folder
 from models.training.data.loader import fixed_pictures
 from models.training.loop.draws import generator
+from models.training.loop.trainer import Progress, Report
 
 DIM = 128  # of the space that pictures and texts share
 BUCKETS = 8192  # of hashed words
@@ -55,21 +55,21 @@ def _buckets(text: str) -> list[int]:
     return [int.from_bytes(blake2b(word.encode(), digest_size=4).digest(), "little") % BUCKETS for word in words]
 
 
-def kept_contrastive(folder: Folder, cache: Path, seed: int, steps: int, device: torch.device) -> ContrastiveModel:
-    """Read the model of a training split from `cache`; where there is none, train it and write it there."""
-    file = cache / f"contrastive-{folder.fingerprint}-{seed}-{steps}.safetensors"
+def kept_contrastive(folder: Folder, told: Small) -> ContrastiveModel:
+    """Read the model of a training split; where there is none, train it and keep it."""
+    file = told.file("contrastive", folder)
     if not file.is_file():
-        model = train_contrastive(folder, seed, steps, device)
+        model = train_contrastive(folder, told.seed, told.steps, told.device, told.report)
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_name(f".{file.name}")
         save_file({key: value.cpu().contiguous() for key, value in model.state_dict().items()}, unfinished)
         unfinished.replace(file)
     model = ContrastiveModel()
     model.load_state_dict(load_file(file))
-    return model.to(device).eval().requires_grad_(False)
+    return model.to(told.device).eval().requires_grad_(False)
 
 
-def train_contrastive(folder: Folder, seed: int, steps: int, device: torch.device) -> ContrastiveModel:
+def train_contrastive(folder: Folder, seed: int, steps: int, device: torch.device, report: Report) -> ContrastiveModel:
     """Train on pictures and captions of a folder; of several captions one is drawn each time."""
     pictures = fixed_pictures(folder, small_data(folder), seed, len(folder.items))
     with torch.random.fork_rng(devices=[]):
@@ -83,6 +83,7 @@ def train_contrastive(folder: Folder, seed: int, steps: int, device: torch.devic
         optimizer.zero_grad(set_to_none=True)
         contrast(model(pictures[chosen].to(device), texts), texts).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        report(Progress(step + 1, steps, {}, "prompt retrieval"))
     return model
 
 

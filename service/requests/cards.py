@@ -11,9 +11,10 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 from pydantic import ConfigDict, Field, ValidationError
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
-from contract.base import Kind, Wire
+from contract.base import LANES, Kind, Wire
 from contract.card import (
     CONTROLNET_FOLDERS,
     EMBEDDING_FOLDERS,
@@ -28,9 +29,17 @@ from contract.card import (
     add_on_card_files,
     card_files,
 )
-from contract.redis_keys import CARDS_KEY, serving_key
+from contract.redis_keys import (
+    CARDS_KEY,
+    CONTROLNETS_KEY,
+    EMBEDDINGS_KEY,
+    LORAS_KEY,
+    serving_key,
+    step_times_key,
+    work_key,
+)
 from core.clock import CLOCK
-from core.errors import InvalidRequest, NoCheckpoint, NotFound
+from core.errors import Conflict, InvalidRequest, NoCheckpoint, NotFound
 from core.single_flight import SingleFlight
 from service.http.problems import shown
 
@@ -215,3 +224,26 @@ def choose_card(cards: Mapping[str, ModelCard], kind: Kind, model: str | None, d
         detail = f"model {named.id} can't {kind}; models that can: {', '.join(able)}"
         raise InvalidRequest(detail, field="model", value=named.id, bound=able)
     return named
+
+
+def forget_published(redis: SyncRedis, name: str) -> None:
+    """Remove what workers published under a model's id or an add-on's name; one that still has its file publishes anew.
+
+    Raises:
+        NotFound: nothing is published under it.
+        Conflict: a live worker serves the model, or jobs of it wait or run.
+        RedisError: Redis is away.
+    """
+    kinds = (CARDS_KEY, LORAS_KEY, EMBEDDINGS_KEY, CONTROLNETS_KEY)
+    if not any(redis.hexists(key, name) for key in kinds):
+        raise NotFound(f"no worker has published {name!r}", field="name", value=name)
+    if workers := redis.zcount(serving_key(name), CLOCK.unix(), "+inf"):
+        detail = f"{name} is served by {workers} workers: remove its files and restart them"
+        raise Conflict(detail, field="name", value=name)
+    if jobs := sum(int(redis.hlen(work_key(name, lane))) for lane in LANES):
+        raise Conflict(f"{name} has {jobs} jobs that wait or run: cancel them first", field="name", value=name)
+    with redis.pipeline() as pipe:
+        for key in kinds:
+            pipe.hdel(key, name)
+        pipe.delete(serving_key(name), step_times_key(name))
+        pipe.execute()

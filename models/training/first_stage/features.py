@@ -55,12 +55,23 @@ def prepare_features(
 
 
 def kept_classifier(
-    file: Path, config: FeatureConfig, data: DataConfig, seed: int, folder: Folder, device: torch.device
-) -> Classifier:
-    """Read the classifier in `file`; where there is none, train it and write it there."""
+    file: Path,
+    config: FeatureConfig,
+    data: DataConfig,
+    seed: int,
+    folder: Folder,
+    device: torch.device,
+    report: Report,
+    stop: Stop,
+) -> Classifier | None:
+    """Read the classifier in `file`; where there is none, train it and write it there. Returns None if `stop` said so.
+
+    Nothing of it is kept then.
+    """
     if not file.is_file():
-        made = train_classifier(config, data, seed, folder, device, report=lambda _: None, stop=lambda: False)
-        assert made is not None
+        made = train_classifier(config, data, seed, folder, device, report, stop)
+        if made is None:
+            return None
         _write(made, file)
     return load_classifier(file).to(device)
 

@@ -41,9 +41,11 @@ def test_every_line_is_json_where_nobody_looks() -> None:
     assert "a secret prompt" not in done.stderr
 
 
-def test_a_terminal_is_shown_no_local_variables() -> None:
+def on_a_terminal(**env: str) -> bytes:
+    """What the program shows there."""
     ours, theirs = pty.openpty()
-    subprocess.run([sys.executable, "-c", PROGRAM], stderr=theirs, check=True)
+    kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    subprocess.run([sys.executable, "-c", PROGRAM], stderr=theirs, check=True, env=kept | env)
     os.close(theirs)
     shown = b""
     try:
@@ -52,5 +54,12 @@ def test_a_terminal_is_shown_no_local_variables() -> None:
     except OSError:  # how Linux says that nobody holds the other end
         pass
     os.close(ours)
+    return shown
+
+
+def test_a_terminal_is_shown_no_local_variables_and_colours_where_they_are_wanted() -> None:
+    shown = on_a_terminal()
     assert shown.count(b"it broke") == 2
     assert b"a secret prompt" not in shown
+    assert b"\x1b[" in shown
+    assert b"\x1b" not in on_a_terminal(NO_COLOR="1")

@@ -15,6 +15,7 @@ from models.networks.autoencoder import Autoencoder
 from models.training.configs.base import read_config, write_config
 from models.training.configs.compression import CHANNELS, CompressionStudy
 from models.training.first_stage.start import pass_through
+from models.training.loop.trainer import Progress
 from tests.training import write_balls
 
 
@@ -47,7 +48,7 @@ def test_a_study_goes_on_where_it_was_stopped_and_measures_every_factor(tmp_path
     def soon() -> bool:
         nonlocal calls
         calls += 1
-        return calls >= 5  # three steps of the first stage, one of the UNet, and then
+        return calls >= 8  # three steps of the classifier, three of the first stage, one of the UNet, and then
 
     assert not study(config, "cpu", report=lambda _: None, stop=soon)
     assert study(config, "cpu", report=lambda _: None, stop=lambda: False)
@@ -68,6 +69,14 @@ def test_a_study_goes_on_where_it_was_stopped_and_measures_every_factor(tmp_path
     assert (config.out / "f8" / "measured.json").stat().st_mtime_ns == before
     with pytest.raises(ConfigurationError, match="measured by another configuration"):
         study(tiny(tmp_path, pictures=12), "cpu", report=lambda _: None, stop=lambda: False)
+
+
+def test_a_study_stops_and_tells_how_far_it_is_while_its_classifier_is_trained(tmp_path: Path) -> None:
+    write_balls(tmp_path / "data")
+    config, told = tiny(tmp_path), list[Progress]()
+    assert not study(config, "cpu", report=told.append, stop=lambda: True)
+    assert [(one.step, one.steps) for one in told] == [(1, 3)]
+    assert not list(config.out.glob("*"))
 
 
 def test_every_factor_has_its_latent_and_starts(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from core.errors import ConfigurationError
 from models.evaluation.evaluate import REPORT, Evaluation, evaluate
 from models.evaluation.figures import Figure
+from models.training.loop.trainer import Progress
 from tests.tiny import write_tiny
 from tests.training import autoencoder_run, ldm_run, train, upscaler_run, write_balls
 
@@ -52,8 +53,12 @@ def by_part(figures: list[Figure]) -> dict[str, set[str]]:
     return parts
 
 
-def test_a_model_of_text_and_masks_is_measured_in_all_that_it_does(trained: Path) -> None:
-    figures = evaluate(evaluation(trained, "ldm"), "cpu", lambda _: None)
+def test_a_model_of_text_and_masks_is_measured_in_all_that_it_does(trained: Path, tmp_path: Path) -> None:
+    told, shown = replace(evaluation(trained, "ldm"), out=tmp_path), list[Progress]()
+    figures = evaluate(told, "cpu", shown.append)
+    small = [one.what for one in shown if not one.what.startswith("measured")]
+    assert list(dict.fromkeys(small)) == ["features", "prompt retrieval"]
+    assert len(small) == 2 * told.train_steps
     found = by_part(figures)
     retrieved = {f"prompt retrieval, first{more}" for more in ("", " 5", ", by chance")}
     assert found == {
@@ -66,10 +71,10 @@ def test_a_model_of_text_and_masks_is_measured_in_all_that_it_does(trained: Path
         pixels = figure.name.startswith(("PSNR", "SSIM"))
         assert (figure.network is None) is pixels
         assert "FID" not in figure.name
-    written = json.loads((trained / "eval" / REPORT).read_text("utf-8"))
+    written = json.loads((tmp_path / REPORT).read_text("utf-8"))
     assert [Figure(**told) for told in written["figures"]] == figures
     assert written["steps"] == 2
-    assert (trained / "eval" / "inpainting-thin-masks.png").is_file()
+    assert (tmp_path / "inpainting-thin-masks.png").is_file()
 
 
 def test_the_same_seed_gives_the_same_figures(trained: Path) -> None:

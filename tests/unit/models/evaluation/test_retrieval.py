@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.evaluation.networks import Small
 from models.evaluation.retrieval import ContrastiveModel, contrast, kept_contrastive, retrieval
 from models.training.configs.base import DataConfig
 from models.training.data.folder import read_folder
 from models.training.data.loader import fixed_pictures
 from tests.training import write_balls
 
-CPU = torch.device("cpu")
-
 
 def test_a_trained_model_finds_the_prompt_and_noise_is_chance(tmp_path: Path) -> None:
     folder = read_folder(write_balls(tmp_path / "data"), captions=True)
-    model = kept_contrastive(folder, tmp_path, 0, 10, CPU)
+    small = Small(tmp_path, 0, 10, torch.device("cpu"), lambda _: None)
+    model = kept_contrastive(folder, small)
     pictures = fixed_pictures(folder, DataConfig(folder=folder.path, size=32), 0, 12)
     texts = [item.captions[0] for item in folder.items]
     found = retrieval(model, pictures, texts)
@@ -28,7 +28,7 @@ def test_a_trained_model_finds_the_prompt_and_noise_is_chance(tmp_path: Path) ->
     assert found["prompt retrieval, first, by chance"] == pytest.approx(1 / 3)
     wrong = [texts[(i + 1) % 12] for i in range(12)]
     assert retrieval(model, pictures, wrong)["prompt retrieval, first"] < 0.2
-    again = kept_contrastive(folder, tmp_path, 0, 10, CPU)
+    again = kept_contrastive(folder, small)
     assert torch.equal(again(pictures, texts), model(pictures, texts))
 
 

@@ -1,0 +1,62 @@
+"""`latentd models forget`: a model whose files are gone from every worker is listed and accepted no more."""
+
+from __future__ import annotations
+
+import httpx2
+import pytest
+from redis import Redis
+from typer.testing import CliRunner
+
+from contract.redis_keys import CARDS_KEY, LORAS_KEY, serving_key, serving_member, step_times_key
+from core.clock import CLOCK
+from core.errors import Conflict, LatentdError, NotFound
+from latentd.cli import app
+from service.requests.cards import RECENT_S
+from tests.gateway import PAINTER
+from tests.integration.processes import wait_for
+
+
+def forget(redis_url: str, name: str) -> None:
+    """Run the command; raises what it ends with."""
+    result = CliRunner().invoke(app, ["models", "forget", name], env={"REDIS_URL": redis_url})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.output == f"{name} is forgotten\n"
+
+
+def listed(client: httpx2.Client) -> list[str]:
+    return [model["id"] for model in client.get("/v1/models").json()["items"]]
+
+
+def test_what_has_gone_is_forgotten(client: httpx2.Client, redis: Redis, redis_url: str) -> None:
+    redis.hset(CARDS_KEY, "gone", PAINTER.model_copy(update={"id": "gone"}).to_json())
+    redis.zadd(serving_key("gone"), {serving_member("w", "cpu"): CLOCK.unix() - 1})
+    redis.hset(step_times_key("gone"), "a", 1)
+    redis.hset(LORAS_KEY, "dogs", "{}")
+    wait_for(lambda: "gone" in listed(client), RECENT_S + 5, "the card")
+    forget(redis_url, "gone")
+    forget(redis_url, "dogs")
+    assert not redis.exists(CARDS_KEY, LORAS_KEY, serving_key("gone"), step_times_key("gone"))
+    wait_for(lambda: "gone" not in listed(client), RECENT_S + 5, "its end")
+    assert client.post("/v1/txt2img", json={"prompt": "x", "model": "gone"}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "refusal", "told"),
+    [
+        ("none", NotFound, "no worker has published 'none'"),
+        ("served", Conflict, "served is served by 1 workers"),
+        ("asked", Conflict, "asked has 1 jobs"),
+    ],
+)
+def test_what_is_in_use_is_kept(
+    client: httpx2.Client, redis: Redis, redis_url: str, name: str, refusal: type[LatentdError], told: str
+) -> None:
+    for model in ("served", "asked"):
+        redis.hset(CARDS_KEY, model, PAINTER.model_copy(update={"id": model}).to_json())
+    redis.zadd(serving_key("served"), {serving_member("w", "cpu"): CLOCK.unix() + 60})
+    wait_for(lambda: "asked" in listed(client), RECENT_S + 5, "the cards")
+    assert client.post("/v1/txt2img", json={"prompt": "x", "model": "asked"}).status_code == 202
+    with pytest.raises(refusal, match=told):
+        forget(redis_url, name)
+    assert set(redis.hkeys(CARDS_KEY)) == {b"served", b"asked"}
