@@ -275,10 +275,12 @@ FAILURES = Board(
             top=1,
         ),
         Panel(
-            "Clocks, and whether Redis may evict",
-            "Seconds by which a machine's clock is ahead of Redis's; 1 for a Redis that removes keys when it is full.",
+            "Clocks, and Redis's memory",
+            "Seconds by which a machine's clock is ahead of Redis's; the share of its maxmemory that Redis uses (0: no "
+            "bound); 1 for a Redis that removes keys when that is full.",
             (
                 Query("latentd_clock_ahead_seconds", "{{job}} {{instance}}"),
+                Query("max(latentd_redis_memory_ratio)", "Redis's memory"),
                 Query("max(latentd_redis_may_evict)", "Redis may evict"),
             ),
         ),

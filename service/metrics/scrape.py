@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -32,6 +32,7 @@ class RedisSnapshot:
     retries: dict[str, int]
     unserved: dict[str, int]
     evicts: bool = False
+    memory: float = 0.0  # the share of `maxmemory` that is used; 0 where there is no bound, or it isn't told
 
 
 async def read_snapshot(redis: Redis, cards: Mapping[str, ModelCard]) -> RedisSnapshot:
@@ -40,30 +41,42 @@ async def read_snapshot(redis: Redis, cards: Mapping[str, ModelCard]) -> RedisSn
     Raises:
         RedisError: Redis is away.
     """
-    retries: Any = await redis.hgetall(RETRIES_KEY)
-    unserved: Any = await redis.hgetall(UNSERVED_KEY)
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.hgetall(RETRIES_KEY)
+        pipe.hgetall(UNSERVED_KEY)
+        for model in cards:
+            pipe.zcount(serving_key(model), CLOCK.unix(), "+inf")
+        retries, unserved, *workers = await pipe.execute()
     return RedisSnapshot(
-        {model: int(await redis.zcount(serving_key(model), CLOCK.unix(), "+inf")) for model in cards},
-        {(model, lane): await _lane(redis, model, lane) for model in cards for lane in LANES},
+        dict(zip(cards, map(int, workers), strict=True)),
+        await _lanes(redis, cards),
         _from_zero(REASONS, retries),
         _from_zero(_expected(cards), unserved),
-        await _evicts(redis),
+        *await _memory(redis),
     )
 
 
-async def _evicts(redis: Redis) -> bool:
-    """Whether Redis may remove keys of jobs; no, where it may not be asked."""
+async def _memory(redis: Redis) -> tuple[bool, float]:
+    """Whether Redis may remove keys of jobs, and how full it is; no and 0, where it may not be asked."""
     try:
-        return evicting_policy(await redis.info("memory")) is not None
+        told = await redis.info("memory")
     except NoPermissionError:
-        return False
+        return False, 0.0
+    bound = int(told.get("maxmemory", 0))
+    return evicting_policy(told) is not None, int(told["used_memory"]) / bound if bound else 0.0
 
 
-async def _lane(redis: Redis, model: str, lane: Lane) -> tuple[int, float]:
-    key = queue_key(queue_name(model, lane))
-    depth, oldest = int(await redis.llen(key)), await redis.lindex(key, 0)
-    created_ms = await redis.zscore(JOBS_KEY, oldest) if oldest else None
-    return depth, 0.0 if created_ms is None else max(CLOCK.unix() - float(created_ms) / 1000, 0.0)
+async def _lanes(redis: Redis, cards: Mapping[str, ModelCard]) -> dict[tuple[str, Lane], tuple[int, float]]:
+    lanes = [(model, lane) for model in cards for lane in LANES]
+    async with redis.pipeline(transaction=False) as pipe:
+        for model, lane in lanes:
+            pipe.llen(queue_key(queue_name(model, lane)))
+            pipe.lindex(queue_key(queue_name(model, lane)), 0)
+        told = await pipe.execute()
+    depths, oldest = map(int, told[::2]), told[1::2]
+    created = await redis.zmscore(JOBS_KEY, [job or "" for job in oldest]) if lanes else []
+    ages = [0.0 if ms is None else max(CLOCK.unix() - float(ms) / 1000, 0.0) for ms in created]
+    return dict(zip(lanes, zip(depths, ages, strict=True), strict=True))
 
 
 def _expected(cards: Mapping[str, ModelCard]) -> Iterator[str]:
@@ -95,6 +108,12 @@ class RedisFamilies(Collector):
         if self.snapshot is not None:
             evicts.add_metric((), float(snapshot.evicts))
         yield evicts
+        memory = GaugeMetricFamily(
+            "latentd_redis_memory_ratio", "Share of its maxmemory that Redis uses; 0 where it has no bound."
+        )
+        if self.snapshot is not None:
+            memory.add_metric((), snapshot.memory)
+        yield memory
         yield from _queues(snapshot)
         yield from _counts(snapshot)
 

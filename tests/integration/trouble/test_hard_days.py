@@ -104,6 +104,21 @@ def test_a_redis_that_may_evict_is_told_everywhere(server: RedisServer, tmp_path
     assert [line["maxmemory_policy"] for line in logs] == ["allkeys-lru"]
 
 
+def test_a_redis_that_fills_up_is_told(server: RedisServer, tmp_path: Path) -> None:
+    def ratio() -> float:
+        lines = client.get("/metrics").text.splitlines()
+        return float(next(line for line in lines if line.startswith("latentd_redis_memory_ratio ")).split()[1])
+
+    with running(settings_for(server.url, tmp_path)) as client, server.connect() as redis:
+        assert ratio() == 0, "it has no bound"
+        redis.config_set("maxmemory", 64 * 2**20)
+        before = ratio()
+        assert 0 < before < 0.5
+        for number in range(16):  # in pieces: buffers on their way count as well
+            redis.set(f"large{number}", bytes(2 * 2**20))
+        assert ratio() > before + 0.4
+
+
 def test_doctor_tells_of_a_clock_that_is_off(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "clock" not in redis_fact(settings)
     monkeypatch.setattr("latentd.cli.info.RedisClock", partial(RedisClock, own=lambda: time.time() - 90))
