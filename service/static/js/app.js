@@ -16,11 +16,12 @@ import { announce, button, byId, icon, keepFocus, reveal, tell } from "./lib/dom
 import * as keep from "./lib/keep.js";
 import { takeDropsAndPastes } from "./shell/drops.js";
 import { listenToRail, showRail } from "./shell/rail.js";
+import { renewPictures } from "./shell/renewal.js";
 import { Service } from "./shell/service.js";
 import { listenToShortcuts } from "./shell/shortcuts.js";
 import { listenToTheme } from "./shell/theme.js";
 import { Showing } from "./stage/showing.js";
-import { notice, stage } from "./stage/stage.js";
+import { notice, stage, unusable } from "./stage/stage.js";
 
 const service = new Service(modelsChanged, () => cost.changed());
 const form = new Form(byId("form"), {
@@ -44,6 +45,7 @@ async function start() {
   byId("open-picture").append(icon("picture"));
   listenToTheme();
   listenToRail();
+  renewPictures();
   listenToKeys();
   addEventListener("unhandledrejection", sayFailure);
   try {
@@ -76,13 +78,6 @@ function sayFailure(event) {
   const meant = reason instanceof api.Problem; // what isn't stays an error in the console, too
   if (meant) event.preventDefault();
   tell(meant ? reason.message : `That didn't work: ${reason.message}`);
-}
-
-function unusable({ status, message }) {
-  const onclick = () => location.reload();
-  if (status === api.UNAUTHORIZED)
-    return notice("A key is needed", "This service is open to people who have one.", button("Enter it", { onclick }));
-  return notice("The service doesn't answer", message, button("Try again", { onclick }));
 }
 
 function listen() {

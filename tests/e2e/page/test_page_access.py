@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, FloatRect, Page, Response, Route, expect
 from redis import Redis
 
@@ -330,6 +331,37 @@ def test_the_page_asks_for_a_key_and_then_works(locked: Page, token: str, redis:
     locked.reload()
     expect(locked.locator("#field-prompt")).to_be_visible()
     expect(locked.locator("dialog.api-key")).to_have_count(0)
+
+
+def test_pictures_of_a_page_that_lies_open_for_hours_are_asked_for_anew(
+    locked: Page, token: str, client: httpx2.Client, redis: Redis, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = {"Authorization": f"Bearer {token}"}
+    job = client.post("/v1/txt2img", json={"prompt": "red heart"}, headers=headers).json()["id"]
+    finish(redis, open_store(str(folder / "data" / "objects")), job, png((64, 64)))
+    monkeypatch.setattr("service.auth.signing.PERIOD_S", -3600)  # their addresses have run out
+    locked.fill("#api-key", token)
+    held: list[Route] = []
+    locked.route("**/v1/images/**", lambda route: held.append(route))
+    locked.press("#api-key", "Enter")
+    locked.locator(".choice", has_text="All").click()
+    locked.locator(f"a[data-id='{job}']").click()
+    expect(locked.locator("#download")).to_be_visible()
+    while not held:
+        locked.wait_for_timeout(20)
+    monkeypatch.undo()
+    locked.unroute("**/v1/images/**")  # lets them go on
+    width = "image => image.complete && image.naturalWidth"
+    for shown in (locked.locator("img.picture"), locked.locator(f"a[data-id='{job}'] img")):
+        while shown.evaluate(width) != 64:
+            locked.wait_for_timeout(20)
+    for save in (locked.locator("#download"), locked.locator("#save-as .menu button", has_text="PNG")):
+        if not save.is_visible():
+            locked.click("#save-as summary")
+        with locked.expect_download() as saved:
+            save.click()
+        with Image.open(saved.value.path()) as picture:
+            assert picture.size == (64, 64)
 
 
 @pytest.mark.parametrize("known", [True, False])

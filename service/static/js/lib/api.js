@@ -118,8 +118,19 @@ export function events(id, lastId, signal) {
 
 /** A stored picture as a File, to be posted again; a download always comes from our own origin. */
 export async function imageFile(image) {
-  const blob = await (await request(downloadUrl(image))).blob();
+  const url = hasRunOut(image.url) ? await renewed(image.url) : image.url;
+  const blob = await (await request(downloadUrl({ url }))).blob();
   return new File([blob], `${image.id}.${image.format}`, { type: blob.type });
+}
+
+/** Whether a picture's address can't be asked any more: where keys are on, each is good for an hour or two. */
+export const hasRunOut = (url) => Date.now() > 1000 * (url.match(/[?&]expires=(\d+)/)?.[1] ?? Infinity);
+
+/** A picture's address as its job has it now. */
+export async function renewed(url) {
+  const id = url.match(/v1\/images\/([\w-]+)/)[1];
+  const { images } = await json(jobPath(id.slice(0, id.lastIndexOf("-"))), { quiet: true });
+  return images.find((image) => image.id === id).url;
 }
 
 export const downloadUrl = (image) => `${image.url}${image.url.includes("?") ? "&" : "?"}download`;

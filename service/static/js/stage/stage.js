@@ -3,6 +3,7 @@
  */
 
 import { dropPlace, pictureCanvas } from "../form/picture.js";
+import { UNAUTHORIZED } from "../lib/api.js";
 import { button, byId, h, pictureBox } from "../lib/dom.js";
 
 const IDEAS = ["strawberry", "robot, 3d style", "rocket"];
@@ -26,6 +27,14 @@ export function stage(...nodes) {
 
 export const notice = (title, text, ...more) =>
   h("div", { className: "ending" }, h("h2", {}, title), h("p", {}, text), ...more);
+
+/** What the page is without the service. */
+export function unusable({ status, message }) {
+  const onclick = () => location.reload();
+  if (status === UNAUTHORIZED)
+    return notice("A key is needed", "This service is open to people who have one.", button("Enter it", { onclick }));
+  return notice("The service doesn't answer", message, button("Try again", { onclick }));
+}
 
 /**
  * What a request of `kind` starts from; `card` is undefined where no model can do the task, `files` names the pictures
