@@ -26,7 +26,7 @@ from core.version import __version__
 from jobs.layout import check_layout
 from service.compat.install import install as install_compat
 from service.http import handlers
-from service.http.hosts import in_url, is_loopback
+from service.http.hosts import in_url, is_loopback, is_private
 from service.http.listen import listen
 from service.http.middleware import EdgeMiddleware
 from service.http.protocol import HEAD_BYTES, PatientProtocol
@@ -46,13 +46,13 @@ log = structlog.get_logger("service")
 def create_app(settings: Settings, *, insecure: bool = False) -> FastAPI:
     """Wire the whole application; it connects to Redis with the first request that needs it.
 
-    API keys are asked for once one was ever made, and always on another address than loopback unless `insecure`.
+    API keys are asked for once one was ever made, and always where others reach the gateway unless `insecure`.
 
     Raises:
         ConfigurationError: webhooks may be sent, but there is no secret to sign them with; LATENTD_METRICS_PORT is
             taken.
     """
-    gateway = open_gateway(settings, keys_required=not (insecure or is_loopback(settings.host)))
+    gateway = open_gateway(settings, keys_required=not (insecure or is_private(settings)))
     secret = read_secret(settings) if settings.webhook_allow else None
     metrics_socket = listen_for_metrics(settings)
 
@@ -107,11 +107,11 @@ def serve(settings: Settings, *, insecure: bool = False) -> None:
     """Listen on settings.host and settings.port until signalled.
 
     Raises:
-        ConfigurationError: an address that others reach while no key exists, without `insecure`; jobs of another
+        ConfigurationError: others reach it while no key exists, without `insecure`; jobs of another
             release in Redis.
     """
     check_redis(settings)
-    if not is_loopback(settings.host) and not insecure:
+    if not is_private(settings) and not insecure:
         check_keys_exist(settings)
     with listen(settings.host, settings.port, "LATENTD_PORT") as listening:
         config = configure(create_app(settings, insecure=insecure))
@@ -158,12 +158,14 @@ def check_keys_exist(settings: Settings) -> None:
         log.warning("keys can't be read yet; every call needs one", error=str(error))
         return
     if not made:
+        listens = not is_loopback(settings.host)
+        variable, value = ("LATENTD_HOST", settings.host) if listens else ("LATENTD_PUBLIC_URL", settings.public_url)
         raise ConfigurationError(
-            f"LATENTD_HOST={settings.host} is reachable by others and there is no API key: make one by "
-            "`latentd keys create NAME` (where only `latentd up` has the Redis: while that runs on 127.0.0.1), or pass "
-            "--insecure to let everyone in",
-            field="LATENTD_HOST",
-            value=settings.host,
+            f"{variable}={value} is reachable by others and there is no API key: make one by `latentd keys create NAME`"
+            " (where only `latentd up` has the Redis: while that runs on 127.0.0.1 without LATENTD_PUBLIC_URL), or"
+            " pass --insecure to let everyone in",
+            field=variable,
+            value=value,
             bound="a loopback address, an API key, or --insecure",
         )
 

@@ -59,7 +59,7 @@ class Gateway:
     metrics: Metrics
     public: S3Store | None  # signs URLs of images, where clients may fetch them from the storage
     streams: OpenStreams
-    keys_required: bool  # by the address listened on; once a key was made they are anyway
+    keys_required: bool  # as others reach the gateway; once a key was made they are anyway
     prefix: str  # the path of LATENTD_PUBLIC_URL
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     decoders: Decoders = field(default_factory=Decoders)

@@ -12,7 +12,10 @@ from core.settings import Settings, read_settings
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on. Default: LATENTD_HOST.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on. Default: LATENTD_PORT.")]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Listen on another address than loopback without API keys.")]
+Insecure = Annotated[
+    bool,
+    typer.Option("--insecure", help="Ask for no keys: on another address than loopback, or at LATENTD_PUBLIC_URL."),
+]
 Model = Annotated[
     list[str] | None,
     typer.Option(help="Checkpoint to serve; repeatable. Default: every installed one, LATENTD_MODEL first."),

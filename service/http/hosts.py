@@ -30,6 +30,12 @@ def is_loopback(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost"
 
 
+def is_private(settings: Settings) -> bool:
+    """Tell whether only this machine reaches the gateway: by the address listened on, and by no proxy's."""
+    public = settings.public_origin
+    return is_loopback(settings.host) and (public is None or is_loopback(public.host))
+
+
 def known_hosts(settings: Settings) -> Set[str]:
     """Collect the names that the gateway answers to beside loopback."""
     public = settings.public_origin

@@ -22,6 +22,7 @@ from contract.events import Preview, Previews
 from contract.redis_keys import CARDS_KEY, JOBS_KEY, attended_key, events_key, job_key, preview_key
 from core.errors import JobFailed
 from core.storage import open_store
+from service.app import create_app
 from service.auth import keys
 from service.requests import decoders
 from tests.gateway import PAINTER, fail, finish, mask, png, running, settings_for
@@ -155,7 +156,8 @@ def test_fields_that_the_model_lacks_don_t_stop_the_web_ui_s_clients(
 
 def test_urls_are_absolute_by_the_public_origin(redis: Redis, redis_url: str, tmp_path: Path) -> None:
     settings = settings_for(redis_url, tmp_path, public_url="https://example.org/draw")
-    with running(settings) as client, ThreadPoolExecutor(1) as threads:
+    app = create_app(settings, insecure=True)
+    with running(settings, app) as client, ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(client.post, f"/draw{GENERATIONS}", json={"prompt": "red heart"})
         job_id = job_made(redis)
         finish(redis, open_store(settings.storage), job_id, png((64, 64)))

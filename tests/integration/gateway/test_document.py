@@ -18,6 +18,7 @@ from contract.job import Job
 from contract.redis_keys import events_key
 from core.errors import Problem
 from core.storage import open_store
+from service.app import create_app
 from service.webhooks.outbox import JobEnded
 from service.webhooks.send import signed_headers
 from tests.gateway import fail, finish, png, running, settings_for
@@ -115,5 +116,6 @@ def test_each_call_has_an_example_of_its_body(document: dict[str, Any]) -> None:
 
 
 def test_below_a_path_the_server_is_named(redis_url: str, tmp_path: Path) -> None:
-    with running(settings_for(redis_url, tmp_path, public_url="https://example.org/draw")) as client:
+    settings = settings_for(redis_url, tmp_path, public_url="https://example.org/draw")
+    with running(settings, create_app(settings, insecure=True)) as client:
         assert client.get("/openapi.json").json()["servers"] == [{"url": "/draw"}]

@@ -259,9 +259,26 @@ def test_the_gateway_imports_no_torch_and_starts_soon() -> None:
     assert float(seconds) < 2.5, "seconds of CPU, Python's own start included: others use this machine, too"
 
 
-def test_a_foreign_address_needs_insecure(redis_url: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="--insecure"):
-        serve(settings_for(redis_url, tmp_path, host="0.0.0.0"))
+@pytest.mark.parametrize(
+    ("told", "named"),
+    [
+        ({"host": "0.0.0.0"}, "LATENTD_HOST=0.0.0.0"),
+        ({"public_url": "https://draw.example.org"}, "LATENTD_PUBLIC_URL=https://draw.example.org"),
+    ],
+)
+def test_where_others_come_a_key_is_needed_or_insecure(
+    redis_url: str, tmp_path: Path, told: dict[str, object], named: str
+) -> None:
+    settings = settings_for(redis_url, tmp_path, **told)
+    with pytest.raises(ConfigurationError, match=f"{named} is reachable .* --insecure"):
+        serve(settings)
+    with running(settings) as client:  # its Redis has lost the keys since
+        assert client.get("/v1/jobs").status_code == 401
+
+
+def test_a_public_url_of_this_machine_needs_no_key(redis_url: str, tmp_path: Path) -> None:
+    with running(settings_for(redis_url, tmp_path, public_url="http://localhost:8080")) as client:
+        assert client.get("/v1/jobs").status_code == 200
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")

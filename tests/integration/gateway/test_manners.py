@@ -13,6 +13,7 @@ import pytest
 from redis import Redis
 
 from core.storage import open_store
+from service.app import create_app
 from service.http.problems import MEDIA_TYPE
 from tests.gateway import finish, png, running, settings_for
 from tests.redis_server import RedisServer
@@ -34,7 +35,7 @@ def below(redis_server: RedisServer, redis: Redis, tmp_path: Path) -> Iterator[h
     """A gateway whose public URL has a path."""
     assert redis.dbsize() == 0
     settings = settings_for(redis_server.url, tmp_path, public_url="https://example.org/draw")
-    with running(settings) as client:
+    with running(settings, create_app(settings, insecure=True)) as client:
         yield client
 
 

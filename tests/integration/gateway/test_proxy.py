@@ -15,6 +15,7 @@ import pytest
 from redis import Redis
 
 from core.storage import open_store
+from service.app import create_app
 from tests.gateway import finish, png, running, settings_for
 from tests.modules import ROOT
 from tests.nginx import Nginx
@@ -80,8 +81,9 @@ def test_the_page_works_behind_tls(
     redis_server: RedisServer, redis: Redis, tmp_path: Path, told: dict[str, object]
 ) -> None:
     assert redis.dbsize() == 0
+    settings = settings_for(redis_server.url, tmp_path, **told)
     with (
-        running(settings_for(redis_server.url, tmp_path, **told)) as gateway,
+        running(settings, create_app(settings, insecure=True)) as gateway,
         behind_nginx(tmp_path, gateway) as client,
     ):
         assert client.get("/").status_code == 200
@@ -101,7 +103,8 @@ def test_a_picture_of_a_prompt_that_was_cut_comes_through(
 ) -> None:
     assert redis.dbsize() == 0
     settings = settings_for(redis_server.url, tmp_path, public_url=f"https://{HOST}")
-    with running(settings) as gateway, behind_nginx(tmp_path, gateway) as client:
+    app = create_app(settings, insecure=True)
+    with running(settings, app) as gateway, behind_nginx(tmp_path, gateway) as client:
         body, once = {"prompt": "\U0001f9e1 " * 2000}, {"Idempotency-Key": "once"}
         job = client.post("/v1/txt2img", json=body, headers=once).json()
         assert len(job["warnings"][0]["message"]) > 3000
@@ -128,7 +131,8 @@ def test_below_a_path(redis_server: RedisServer, redis: Redis, tmp_path: Path, c
     assert redis.dbsize() == 0
     location = "location /draw/ {" + ("rewrite ^/draw/(.*)$ /$1 break;" if cut else "")
     settings = settings_for(redis_server.url, tmp_path, public_url=f"https://{HOST}/draw")
-    with running(settings) as gateway, behind_nginx(tmp_path, gateway, location) as client:
+    app = create_app(settings, insecure=True)
+    with running(settings, app) as gateway, behind_nginx(tmp_path, gateway, location) as client:
         made = client.post("/draw/v1/txt2img", json={}, headers={"Origin": f"https://{HOST}"})
         job_id = made.json()["id"]
         assert made.headers["location"] == f"/draw/v1/jobs/{job_id}"
