@@ -236,6 +236,21 @@ def test_partial_images_are_the_first_picture_s(client: httpx2.Client, redis: Re
     assert {event["type"] for event in told.queue} == {"image_generation.completed"}
 
 
+def test_partial_images_of_an_edit_are_of_the_steps_that_its_strength_leaves(
+    client: httpx2.Client, redis: Redis, folder: Path
+) -> None:
+    clear = png((64, 64), mode="RGBA", colour=(0, 0, 0, 0))  # all of it is repainted
+    files = {"image": ("a.png", png((64, 64)), "image/png"), "mask": ("m.png", clear, "image/png")}
+    fields = {"prompt": "x", "stream": "true", "partial_images": "2", "steps": "20", "strength": "0.5"}
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(client.post, "/v1/images/edits", data=fields, files=files)
+        job_id = job_made(redis)
+        finish(redis, open_store(str(folder / "data" / "objects")), job_id, png((64, 64)))
+        assert waiting.result().status_code == 200
+    request = client.get(f"/v1/jobs/{job_id}").json()["request"]
+    assert (request["steps"], request["strength"], request["preview_every"]) == (20, 0.5, 3), "two within ten steps"
+
+
 def test_a_page_s_jobs_aren_t_interrupted(client: httpx2.Client, redis: Redis) -> None:
     job_id = client.post("/v1/txt2img", json={"prompt": "x"}).json()["id"]
     client.post("/sdapi/v1/interrupt")
