@@ -63,8 +63,8 @@ class Settings(BaseSettings):
     public_url: str | None = Field(
         default=None,
         description="Where clients reach the gateway, as https://draw.example.org or https://example.org/draw: pages "
-        "of that origin may change something, and URLs in answers begin with its path. Default: as each request's "
-        "Host and connection say.",
+        "of that origin may change something, URLs in answers begin with its path, and API keys are on. Default: as "
+        "each request's Host and connection say.",
     )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),

@@ -14,7 +14,7 @@ Host = Annotated[str | None, typer.Option(help="Address to listen on. Default: L
 Port = Annotated[int | None, typer.Option(help="Port to listen on. Default: LATENTD_PORT.")]
 Insecure = Annotated[
     bool,
-    typer.Option("--insecure", help="Ask for no keys: on another address than loopback, or at LATENTD_PUBLIC_URL."),
+    typer.Option("--insecure", help="Let others in (another address than loopback, a public URL) while no key exists."),
 ]
 Model = Annotated[
     list[str] | None,

@@ -227,13 +227,14 @@ def choose_card(cards: Mapping[str, ModelCard], kind: Kind, model: str | None, d
 
 
 def forget_published(redis: SyncRedis, name: str) -> None:
-    """Remove what workers published under a model's id or an add-on's name; one that still has its file publishes anew.
+    """Remove what workers published under a model's id or an add-on's name; who has the file tells of it anew.
 
     Raises:
         NotFound: nothing is published under it.
         Conflict: a live worker serves the model, or jobs of it wait or run.
         RedisError: Redis is away.
     """
+    CLOCK.sync(redis)
     kinds = (CARDS_KEY, LORAS_KEY, EMBEDDINGS_KEY, CONTROLNETS_KEY)
     if not any(redis.hexists(key, name) for key in kinds):
         raise NotFound(f"no worker has published {name!r}", field="name", value=name)

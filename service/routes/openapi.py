@@ -35,7 +35,7 @@ PROBLEMS: dict[int, str] = {
     "event streams are open as may be; Retry-After says when to try again.",
     431: "The address and headers are too long.",
     500: "The job that was waited for failed.",
-    503: "Redis or the object storage doesn't answer.",
+    503: "Redis or the object storage doesn't answer, Redis is full, or its decoders are busy (with Retry-After).",
     504: "The job that was waited for missed its deadline.",
     507: "The data disk is full.",
 }
@@ -77,7 +77,7 @@ _JOB_ENDED = {
     "responses": {
         "2XX": {"description": "Taken."},
         "410": {"description": "Nobody listens any more: it isn't tried again."},
-        "default": {"description": "Tried again, up to nine times."},
+        "default": {"description": "Tried again, up to eight times."},
     },
 }
 REFERENCE = "#/components/schemas/{model}"

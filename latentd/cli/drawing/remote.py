@@ -16,7 +16,7 @@ from latentd.cli.console import plain
 from latentd.cli.drawing.order import Order
 from latentd.cli.drawing.outputs import Drawn, paths_for, progress_bar, warn, write
 
-PATIENCE_S = 15.0  # a server that is started anew is away for less
+PATIENCE_S = 40.0  # a server that is started anew is away for less, and one whose Redis is silent says so within 15
 REFUSED_S = 1.5  # a wrong address isn't waited for; a server that has answered is
 HASTE_S = 2.0  # the same after Ctrl-C
 UNAUTHORIZED = 401

@@ -45,7 +45,7 @@ class DrawingPost(Sent):
     height: int | None = Field(default=None, ge=MIN_SIZE, le=MAX_SIZE, description="Pixels.")
     batch_size: int | None = Field(default=None, ge=1, le=MAX_IMAGES, description="Images, times n_iter.")
     n_iter: int | None = Field(default=None, ge=1, le=MAX_IMAGES, description="Images, times batch_size.")
-    eta: float | None = Field(default=None, ge=0, le=1, description="Of DDIM alone.")
+    eta: float | None = Field(default=None, ge=0, le=1, description="Of DDIM and TCD.")
     override_settings: dict[str, Any] | None = Field(
         default=None, description="`sd_model_checkpoint` chooses the model: a title or name of GET /sdapi/v1/sd-models."
     )

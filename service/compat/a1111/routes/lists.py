@@ -106,14 +106,14 @@ def _add_empty(name: str, value: Any) -> None:
 
 def _add_refresh(name: str) -> None:
     async def refresh() -> None:
-        """New files are found without being asked."""
+        """Workers find new files when they start."""
 
     router.add_api_route(
         f"{SDAPI}/refresh-{name}",
         refresh,
         methods=["POST"],
         name=f"a1111_refresh_{name}",
-        summary="Nothing to do: lists are always fresh",
+        summary="Does nothing: workers find new files when they start",
         response_model=None,
         responses=answers(),
     )
