@@ -80,7 +80,8 @@ def _shared(told: Comparison, wanted: Folder, folders: dict[str, Folder]) -> lis
     if not names:
         raise ConfigurationError(f"{first.path}: none of its pictures has the name of one in {told.data}", field="dirs")
     for folder in folders.values():
-        lacking = [name for name in names if name not in _files(folder)]
+        has = _files(folder).keys()
+        lacking = [name for name in names if name not in has]
         if lacking:
             detail = f"{folder.path}: lacks {len(lacking)} of {len(names)} pictures, {lacking[0]} first"
             raise ConfigurationError(detail, field="dirs", value=str(folder.path))

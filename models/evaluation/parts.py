@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.errors import ConfigurationError
 from models.evaluation.distributions import distances, precision_recall
 from models.evaluation.figures import Figure, figures_of
 from models.evaluation.masks import KINDS, draw_masks
 from models.evaluation.networks import Embedder, Networks
 from models.evaluation.paired import distance_name, paired
 from models.evaluation.retrieval import ContrastiveModel, contrastive_name, retrieval
+from models.networks.conditioning import RescalerConfig
 from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.base import DataConfig
 from models.training.data.folder import Folder
@@ -140,7 +142,16 @@ def _told(subject: Subject, concat: Tensor | None) -> Shown:
     if model.config.concat == "map":
         drawn = [draw(held, i, subject.data, generator(subject.sampling.seed, "fixed", i)).map for i in chosen]
         maps = torch.stack([torch.from_numpy(m) for m in drawn if m is not None])
+        _check_maps(maps, model, held)
     return Shown(count, prompts, labels, concat, maps)
+
+
+def _check_maps(maps: Tensor, model: LatentDiffusion, held: Folder) -> None:
+    conditioner = model.config.conditioner
+    assert isinstance(conditioner, RescalerConfig)
+    if int(maps.max()) >= conditioner.in_channels:
+        detail = f"{held.path}: a map has class {int(maps.max())}; the model knows {conditioner.in_channels}, from 0 on"
+        raise ConfigurationError(detail, field="data", value=int(maps.max()), bound=conditioner.in_channels - 1)
 
 
 def _retrieved(subject: Subject, contrastive: ContrastiveModel, made: Tensor, prompts: Sequence[str]) -> list[Figure]:

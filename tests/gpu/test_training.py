@@ -36,6 +36,9 @@ def test_both_stages_learn_and_resume(tmp_path: Path, device: str) -> None:
     text = {"kind": "text", "width": 64, "layers": 1, "heads": 2, "window": 8, "trained": True}
     compiled = "never" if device == "cpu" else "always"
     second = ldm_run(tmp_path, condition=text, concat="mask-latent", compile=compiled, **shared)
+    seen = [0]
+    stopped = run_diffusion(second, device, report=lambda p: seen.append(p.step), stop=lambda: seen[-1] == STEPS // 2)
+    assert not stopped
     assert run_diffusion(second, device, report=lambda _: None, stop=lambda: False)
     assert _fell(losses(second.out))
     assert "inpaint" in inspect(second.out / "checkpoint").tasks

@@ -19,7 +19,7 @@ class UNetShape(Strict):
     channels: tuple[int, ...] = Field(min_length=1, max_length=8)
     res_blocks: int = Field(default=1, ge=1)
     attention: tuple[int, ...] = ()  # levels, counted from 0, that attend
-    heads: int = Field(default=8, ge=1)
+    heads: int | tuple[int, ...] = 8  # of all levels, or of each; the middle has the last level's
     mid_attention: bool = True
     depth: int = Field(default=1, ge=1)  # transformer blocks
     norm_groups: int = Field(default=32, ge=1)
@@ -27,11 +27,17 @@ class UNetShape(Strict):
     @model_validator(mode="after")
     def _fits(self) -> UNetShape:
         check_levels(self.attention, len(self.channels))
-        for name, by in (("norm_groups", self.norm_groups), ("heads", self.heads)):
-            wrong = next((c for c in self.channels if c % by), None)
+        heads = self._heads()
+        if len(heads) != len(self.channels) or min(heads) < 1:
+            raise ValueError(f"heads is {self.heads}; must be a number from 1 on, or one for each of channels")
+        for name, divisors in (("norm_groups", (self.norm_groups,) * len(heads)), ("heads", heads)):
+            wrong = next(((c, by) for c, by in zip(self.channels, divisors, strict=True) if c % by), None)
             if wrong is not None:
-                raise ValueError(f"channels has {wrong}; {name} is {by} and must divide every level")
+                raise ValueError(f"channels has {wrong[0]}; {name} is {wrong[1]} and must divide every level")
         return self
+
+    def _heads(self) -> tuple[int, ...]:
+        return (self.heads,) * len(self.channels) if isinstance(self.heads, int) else self.heads
 
     def network(self, in_channels: int, out_channels: int, context_dim: int | None) -> UNetConfig:
         """Return the network's config."""
@@ -42,8 +48,8 @@ class UNetShape(Strict):
             channels=self.channels,
             res_blocks=self.res_blocks,
             attention=tuple(i in self.attention for i in range(levels)),
-            heads=(self.heads,) * levels,
-            mid_heads=self.heads,
+            heads=self._heads(),
+            mid_heads=self._heads()[-1],
             mid_attention=self.mid_attention,
             context_dim=context_dim,
             depth=(self.depth,) * levels if context_dim is not None else (),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from core.errors import ConfigurationError
 from models.training.configs.base import ComposeConfig, DataConfig
@@ -19,6 +19,8 @@ from models.training.data.folder import Folder, Item
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of the canvas
 WHITE = (255, 255, 255)
+LAST_CLASS = 255  # of a label map
+STRETCHED = {"L;2": 85, "L;4": 17}  # by how much Pillow multiplies grey samples of few bits
 GROUNDS = {
     "white": WHITE,
     "black": (20, 20, 24),
@@ -120,16 +122,26 @@ def flattened(picture: Image.Image, ground: tuple[int, int, int] = WHITE) -> Ima
 def _map_of(file: Path, size: tuple[int, int]) -> Image.Image:
     try:
         with Image.open(file) as opened:
-            if opened.mode == "1":
-                labels = Image.fromarray(np.asarray(opened).astype(np.uint8))
-            else:
-                labels = opened.copy() if opened.mode in ("L", "P") else opened.convert("L")
+            labels = _labels(opened, file)
     except UNREADABLE as error:
         raise ConfigurationError(f"{file}: is no readable label map ({error})", value=str(file)) from error
     if labels.size != size:
         detail = f"{file}: is {labels.size[0]}×{labels.size[1]}; its picture is {size[0]}×{size[1]}"
         raise ConfigurationError(detail, value=labels.size, bound=size)
     return labels
+
+
+def _labels(opened: ImageFile.ImageFile, file: Path) -> Image.Image:
+    """Return class numbers as they are in the file, of 1 to 16 bits a pixel; colours name no class."""
+    if opened.mode not in ("1", "L", "P") and not opened.mode.startswith("I"):
+        detail = f"{file}: has the channels {opened.mode}; a label map has one, of class numbers"
+        raise ConfigurationError(detail, value=opened.mode, bound="a PNG of one channel, grey or palette")
+    stretched = STRETCHED.get(str(opened.tile[0].args), 1) if opened.tile else 1
+    numbers = np.asarray(opened.convert("I") if opened.mode.startswith("I") else opened).astype(np.int64) // stretched
+    if numbers.max() > LAST_CLASS:
+        detail = f"{file}: has class {numbers.max()}; the last that is trained is {LAST_CLASS}"
+        raise ConfigurationError(detail, value=int(numbers.max()), bound=LAST_CLASS)
+    return Image.fromarray(numbers.astype(np.uint8))
 
 
 def _crop(size: tuple[int, int], config: DataConfig, rng: np.random.Generator) -> tuple[int, int, int, int]:

@@ -29,6 +29,7 @@ from models.training.loop.draws import generator
 from models.training.loop.trainer import Stop
 
 PROGRESS, CAPTIONS, LOCK = "progress.json", "captions.jsonl", ".lock"
+TEXTS = 64  # that are encoded at a time
 LOOK_S = 0.5  # how often who waits for another maker looks whether it is done
 MB = 1 << 20
 Report = Callable[[int, int], None]
@@ -204,10 +205,19 @@ class _Maker:
 
     def _check_room(self, arrays: dict[str, Tensor], made: int) -> None:
         sizes = (value.numel() * (2 if value.is_floating_point() else 1) for value in arrays.values())
-        needed, free = sum(sizes) * self.total // made, shutil.disk_usage(self.path).free
-        if free < needed:
-            detail = f"{self.path}: {free // MB} MB are free; {self.total} latents need {needed // MB} MB"
-            raise ConfigurationError(detail, field="cache.folder", value=str(self.path), bound=needed // MB)
+        check_room(self.path, sum(sizes) * self.total // made, f"{self.total} latents")
+
+
+def check_room(path: Path, needed: int, what: str) -> None:
+    """Refuse what a disk has no room for; who wrote into a sparse file there would end by a signal.
+
+    Raises:
+        ConfigurationError: naming both sizes.
+    """
+    free = shutil.disk_usage(path).free
+    if free < needed:
+        detail = f"{path}: {free // MB} MB are free; {what} need {needed // MB} MB"
+        raise ConfigurationError(detail, field="cache.folder", value=str(path), bound=needed // MB)
 
 
 def _read(path: Path, variants: int) -> Cache:
@@ -229,7 +239,10 @@ def text_cache(
 ) -> NDArray[Any] | None:
     """Return every text of a cache encoded by a frozen encoder, t n d, half precision; the empty text is the last.
 
-    None if `stop` said so before; texts are then encoded anew.
+    None if `stop` said so before all were; those that are encoded are kept.
+
+    Raises:
+        ConfigurationError: the disk has no room.
     """
     file = cache.folder / f"text-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npy"
     if not file.is_file():
@@ -241,18 +254,26 @@ def text_cache(
 
 
 def _encoded(texts: list[str], file: Path, encode: Callable[[list[str]], Tensor], report: Report, stop: Stop) -> bool:
-    """Write what texts are encoded to. Returns whether all were."""
-    unfinished, size = file.with_name(f".{file.name}"), 64
-    for start in range(0, len(texts), size):
-        rows = encode(texts[start : start + size]).float().cpu().numpy().astype(np.float16)
+    """Write what texts are encoded to, going on where a piece before this one stopped. Returns whether all were."""
+    unfinished, progress = file.with_name(f".{file.name}"), file.with_suffix(".done")
+    for start in range(_texts_done(progress), len(texts), TEXTS):
+        rows = encode(texts[start : start + TEXTS]).float().cpu().numpy().astype(np.float16)
         if start == 0:
-            made = np.lib.format.open_memmap(
-                unfinished, mode="w+", dtype=np.float16, shape=(len(texts), *rows.shape[1:])
-            )
+            check_room(file.parent, len(texts) * rows[0].nbytes, f"{len(texts)} texts")
+        shape = None if start else (len(texts), *rows.shape[1:])
+        made = np.lib.format.open_memmap(unfinished, mode="r+" if start else "w+", dtype=np.float16, shape=shape)
         made[start : start + len(rows)] = rows
+        made.flush()
+        progress.write_text(str(start + len(rows)), "utf-8")
         report(start + len(rows), len(texts))
         if stop() and start + len(rows) < len(texts):
             return False
-    made.flush()
     unfinished.replace(file)
+    progress.unlink()
     return True
+
+
+def _texts_done(progress: Path) -> int:
+    """Return how many texts an unfinished file holds, in whole parts: what a crash cut short counts for none."""
+    told = progress.read_text("utf-8") if progress.is_file() else ""
+    return int(told) // TEXTS * TEXTS if told.isdecimal() else 0

@@ -70,7 +70,7 @@ def _networks(
         unet = fresh(UNet(shape))
         conditioner = condition.network(device)
     if run.start_from is not None:
-        taken = take_over(unet, run.start_from)
+        taken = take_over(unet, conditioner if condition.state is None else None, run, run.start_from)
         (run.out / "start.json").write_text(json.dumps(asdict(taken), indent=2), "utf-8")
     return _channels_last(unet.to(device)).train(), conditioner
 

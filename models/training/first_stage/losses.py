@@ -35,7 +35,7 @@ def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
 
 def unit_penalty(z: Tensor) -> Tensor:
     """Return how far a picture's latents are from mean 0 and variance 1, a number of each picture, b."""
-    return z.mean((2, 3)).square().mean(1) + (z.var((2, 3)) - 1).abs().mean(1)
+    return z.mean((2, 3)).square().mean(1) + (z.var((2, 3), correction=0) - 1).abs().mean(1)
 
 
 def psnr(r: Tensor, x: Tensor) -> Tensor:

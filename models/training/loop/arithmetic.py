@@ -40,7 +40,7 @@ def compiled(config: RunConfig, device: torch.device, function: F, *, pays: bool
 def _bfloat16(config: RunConfig, device: torch.device) -> bool:
     if config.precision != "auto":
         return config.precision == "bfloat16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
     # Where the chip has no instructions for it, bfloat16 is emulated and slower.
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported())

@@ -102,7 +102,7 @@ def _tensors(player: Player) -> dict[str, Tensor]:
         state |= _prefixed("average", player.average.state_dict())
     for number, moments in player.optimizer.state_dict()["state"].items():
         state |= _prefixed(f"optimizer.{number}", {key: moments[key] for key in MOMENTS})
-    return {key: value.detach().contiguous() for key, value in state.items()}
+    return {key: value.contiguous() for key, value in state.items()}
 
 
 def _restore(player: Player, state: dict[str, Tensor], file: Path) -> None:
@@ -118,10 +118,19 @@ def _restore(player: Player, state: dict[str, Tensor], file: Path) -> None:
         moments.setdefault(int(number), {})[name] = value
     groups: list[dict[str, Any]] = player.optimizer.state_dict()["param_groups"]
     player.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    _lay_out(player.optimizer)
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Give moments their parameters' layout, which the fused kernel needs: files hold them contiguous."""
+    for parameter, moments in optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            moments[name] = torch.empty_like(parameter).copy_(moments[name])
 
 
 def _prefixed(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}.{key}": value.clone() for key, value in state.items()}
+    """Copy tensors to the host: a device that trains a network may lack the memory for as many again."""
+    return {f"{prefix}.{key}": value.detach().to("cpu", copy=True) for key, value in state.items()}
 
 
 def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from core.errors import ConfigurationError
 from models.evaluation.evaluate import REPORT, Evaluation, evaluate
@@ -109,3 +111,14 @@ def test_a_layout_model_is_refused_before_anything_is_read(tmp_path: Path) -> No
     write_tiny("layout", tmp_path / "boxes" / "checkpoint")
     with pytest.raises(ConfigurationError, match="reads boxes; eval can't measure it"):
         evaluate(evaluation(tmp_path, "boxes"), "cpu", lambda _: None)
+
+
+def test_a_map_with_a_class_that_the_model_lacks_is_named(trained: Path, tmp_path: Path) -> None:
+    condition = {"kind": "map", "classes": 4, "channels": 2}
+    train(ldm_run(trained, out=trained / "maps", steps=1, condition=condition, save_every=1))
+    told = replace(evaluation(trained, "maps"), data=tmp_path / "data", out=tmp_path / "eval")
+    shutil.copytree(trained / "data", told.data)
+    for file in told.data.glob("*-map.png"):
+        Image.new("L", (32, 32), 9).save(file)
+    with pytest.raises(ConfigurationError, match="a map has class 9; the model knows 4, from 0 on"):
+        evaluate(told, "cpu", lambda _: None)

@@ -16,7 +16,7 @@ from models.checkpoints.load import load
 from models.networks.make import make_conditioner
 from models.networks.unet import UNet
 from models.schedule import NoiseSchedule, Prediction, ScheduleConfig
-from models.training.configs.diffusion import ScheduleShape
+from models.training.configs.diffusion import ScheduleShape, UNetShape
 from models.training.data.folder import read_folder
 from models.training.diffusion.model import Trained, condition_of, first_stage_of, model_config
 from models.training.diffusion.objective import noised, signal_and_noise, target, timestep_weights
@@ -116,13 +116,54 @@ def test_ldms_own_inpainting_and_the_upscaler_are_trained_too(folder: Path) -> N
 
 
 def test_fitting_weights_are_taken_over(folder: Path) -> None:
+    """An input that reads more than the latent begins with the latent's part, the rest at zero."""
     train(ldm_run(folder, out=folder / "old", steps=2))
-    shape = ldm_run(folder).unet
-    wider = UNet(shape.network(7, 3, None))
-    taken = take_over(wider, folder / "old" / "checkpoint")
-    assert taken.left == ("conv_in.weight",)
+    run = ldm_run(folder)
+    wider = UNet(run.unet.network(7, 3, None))
+    assert take_over(wider, None, run, folder / "old" / "checkpoint").left == ()
     same = load(folder / "old" / "checkpoint").unet.state_dict()
     assert torch.equal(wider.state_dict()["mid_block.resnets.0.conv1.weight"], same["mid_block.resnets.0.conv1.weight"])
+    assert torch.equal(wider.conv_in.weight[:, :3], same["conv_in.weight"])
+    assert not wider.conv_in.weight[:, 3:].any()
+
+
+def test_what_would_compute_something_else_isnt_taken_over(folder: Path) -> None:
+    eps = {"prediction": "eps", "zero_terminal_snr": False}
+    train(ldm_run(folder, out=folder / "eps", steps=1, schedule=eps))
+    checkpoint = folder / "eps" / "checkpoint"
+    said, silent = ldm_run(folder, schedule=eps), ldm_run(folder)
+    take_over(UNet(said.unet.network(3, 3, None)), None, said, checkpoint)
+    with pytest.raises(ConfigurationError, match="predicts eps, and the run would learn v, the default") as refused:
+        take_over(UNet(said.unet.network(3, 3, None)), None, silent, checkpoint)
+    assert refused.value.field == "schedule.prediction"
+    for name, value in (("heads", 1), ("norm_groups", 1)):
+        other = said.unet.model_copy(update={name: value})
+        with pytest.raises(ConfigurationError, match=f"its unet.{name} is ") as refused:
+            take_over(UNet(other.network(3, 3, None)), None, said, checkpoint)
+        assert refused.value.field == f"unet.{name}"
+
+
+def test_classes_go_on_with_their_embedder(folder: Path) -> None:
+    train(ldm_run(folder, out=folder / "classes", steps=2, condition={"kind": "class", "width": 16}))
+    run = ldm_run(folder, out=folder / "more", steps=1, condition={"kind": "class", "width": 16}, seed=9)
+    condition = condition_of(run, read_folder(folder / "data", labels=True))
+    assert condition.config is not None
+    embedder = make_conditioner(condition.config)
+    unet = UNet(model_config(run, first_stage_of(run.first_stage), condition).unet)
+    assert take_over(unet, embedder, run, folder / "classes" / "checkpoint").left == ()
+    given = load(folder / "classes" / "checkpoint").conditioner
+    assert given is not None
+    assert all(torch.equal(value, given.state_dict()[key]) for key, value in embedder.state_dict().items())
+    train(run.model_copy(update={"start_from": folder / "classes" / "checkpoint"}))
+    assert inspect(folder / "more" / "checkpoint").tasks == ("class2img",)
+
+
+def test_levels_may_have_heads_of_their_own() -> None:
+    shape = UNetShape(channels=(16, 32), heads=(2, 4), norm_groups=4, attention=(1,))
+    assert (shape.network(3, 3, None).heads, shape.network(3, 3, None).mid_heads) == ((2, 4), 4)
+    for heads, told in (((2,), "one for each of channels"), (0, "a number from 1 on"), ((2, 5), "heads is 5")):
+        with pytest.raises(ValueError, match=told):
+            UNetShape(channels=(16, 32), heads=heads, norm_groups=4)
 
 
 def test_small_pictures_are_the_mean_of_large_ones_in_eight_bits() -> None:

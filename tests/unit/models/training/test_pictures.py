@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -91,3 +93,37 @@ def test_label_maps_of_two_colours_are_numbers_of_classes(tmp_path: Path) -> Non
     drawn = draw(read_folder(tmp_path), 0, DataConfig(folder=tmp_path, size=16), generator(0, "map", 0))
     assert drawn.map is not None
     assert set(np.unique(drawn.map)) == {1}
+
+
+def test_label_maps_are_numbers_of_one_channel(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "map": "map.png"}), "utf-8")
+    config = DataConfig(folder=tmp_path, size=16)
+
+    def drawn() -> int:
+        found = draw(read_folder(tmp_path, maps=True), 0, config, np.random.default_rng(0)).map
+        assert found is not None
+        return int(found.max())
+
+    Image.fromarray(np.full((8, 8), 200, np.uint16)).save(tmp_path / "map.png")
+    assert drawn() == 200
+    write_png(tmp_path / "map.png", (8, 8), bits=4, data=bytes([0, *([0x33] * 4)]) * 8)
+    assert drawn() == 3
+    for wrong, told in (
+        (Image.new("RGB", (8, 8), (200, 0, 0)), "has the channels RGB; a label map has one"),
+        (Image.fromarray(np.full((8, 8), 300, np.uint16)), "has class 300; the last that is trained is 255"),
+    ):
+        wrong.save(tmp_path / "map.png")
+        with pytest.raises(ConfigurationError, match=told):
+            drawn()
+
+
+def write_png(file: Path, size: tuple[int, int], *, bits: int, data: bytes) -> None:
+    """A grey PNG of few bits a pixel, which Pillow reads and doesn't write; `data`: lines with their filters."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    head = struct.pack(">IIBBBBB", *size, bits, 0, 0, 0, 0)
+    chunks = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
