@@ -8,6 +8,7 @@ from functools import partial
 
 import structlog
 from pydantic import BaseModel, Field
+from redis.exceptions import OutOfMemoryError
 
 from contract.card import ModelCard
 from contract.job import Job, JobRecord, JobWarning
@@ -252,7 +253,7 @@ async def enqueue(gateway: Gateway, caller: Caller, planned: PlannedJob) -> Crea
     except LaneFull as full:
         await discard_pictures(gateway.store, planned.pictures)
         raise await _full(gateway, planned, full.waiting) from full
-    except (Conflict, RateLimited):
+    except (Conflict, RateLimited, OutOfMemoryError):  # refused for certain; a lost answer's job may have been made
         await discard_pictures(gateway.store, planned.pictures)
         raise
     if created.replayed:

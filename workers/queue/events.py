@@ -26,7 +26,8 @@ from workers.engine.messages import Share
 
 PREVIEW_S = 300
 
-# Events of many jobs. Answers for each its id, or nothing if the execution may not write any more.
+# Events of many jobs. Answers for each its id, or nothing if the execution may not write any more. The HDEL changes
+# nothing: a full Redis refuses a script whose first write asks for memory, and ends, which free some, come after these.
 # KEYS: of each event the record, the stream and the previews.
 # ARGV: of each execution, type, data, trace, step, previews, field and value of an image, old step events.
 WRITE = f"""
@@ -37,6 +38,7 @@ for i = 0, #KEYS / 3 - 1 do
   local state = redis.call('HMGET', record, 'status', 'execution')
   local id = false
   if state[1] == 'running' and state[2] == execution then
+    redis.call('HDEL', record, '')
     if step ~= '' then redis.call('HSET', record, 'step', step) end
     if pictures ~= '' then redis.call('SET', previews, pictures, 'EX', {PREVIEW_S}) end
     if field ~= '' then redis.call('HSET', record, field, value) end

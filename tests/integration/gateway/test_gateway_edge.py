@@ -22,7 +22,7 @@ from core.settings import Settings
 from service.app import configure, create_app, serve
 from service.http.listen import listen
 from service.http.problems import MEDIA_TYPE
-from tests.gateway import UPSCALER, png, running, settings_for
+from tests.gateway import UPSCALER, mask, png, running, settings_for
 from tests.redis_server import RedisServer
 from tests.service import free_port
 
@@ -131,11 +131,14 @@ def test_a_redis_without_memory_left_is_a_503_and_goes_on_answering(tmp_path: Pa
         job_id = client.post("/v1/txt2img", json={}).json()["id"]
         with server.connect() as redis:
             redis.config_set("maxmemory", "1")
-            for answer in (client.post("/v1/txt2img", json={}), client.delete(f"/v1/jobs/{job_id}")):
+            files = {"image": ("a.png", png((64, 64)), "image/png"), "mask": ("m.png", mask((64, 64)), "image/png")}
+            painted = client.post("/v1/inpaint", data={"prompt": "x"}, files=files)
+            for answer in (client.post("/v1/txt2img", json={}), client.delete(f"/v1/jobs/{job_id}"), painted):
                 assert (answer.status_code, answer.headers["content-type"]) == (503, MEDIA_TYPE), answer.text
             assert client.get(f"/v1/jobs/{job_id}").json()["status"] == "queued"
             assert values(client.get(f"http://127.0.0.1:{port}/metrics").text, "latentd_redis_up") == [1]
             redis.config_set("maxmemory", "0")
+        assert not [path for path in (tmp_path / "data" / "objects").rglob("*") if path.is_file()], "uploads of no job"
         assert client.post("/v1/txt2img", json={}).status_code == 202
 
 

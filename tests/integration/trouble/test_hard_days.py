@@ -74,6 +74,19 @@ def test_jobs_go_on_when_redis_takes_writes_again(
         rig.close()
 
 
+def test_jobs_end_in_a_redis_that_is_full(server: RedisServer, tiny_models: Path, tmp_path: Path) -> None:
+    """What has ended frees memory in time; what runs asks for no more than its own pictures."""
+    with connect(server.url) as redis:
+        rig = Rig(redis, tiny_settings(tiny_models, server.url, tmp_path))
+        enqueue(redis, "a", make_request(steps=40, num_images=2))
+        rig.until(lambda: rig.step("a") >= 5)
+        send(server, "config set maxmemory 1")
+        assert rig.finish("a") == ["succeeded"]
+        assert event_types(redis, "a").count("image") == 2
+        send(server, "config set maxmemory 0")
+        rig.close()
+
+
 def test_the_first_calls_after_redis_is_back_are_served(server: RedisServer, tmp_path: Path) -> None:
     """Every pooled connection is stale then."""
     with running(settings_for(server.url, tmp_path)) as client, ThreadPoolExecutor(16) as pool:
