@@ -1,8 +1,7 @@
 """Object storage shared by gateway and workers: a local folder or S3, through obstore.
 
 Objects: `images/{job}/{execution}/{k}.{format}` (written once by the worker), `uploads/{job}/{name}-{hash}` (by the
-gateway), `states/{job}/{execution}/{step}` (savepoints of large pictures, by the worker), and the id of
-`workers.objects.deployment`.
+gateway), `states/{job}/{execution}/{step}` (savepoints of large pictures, by the worker), and DEPLOYMENT_OBJECT.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ Store: TypeAlias = LocalStore | S3Store
 RETRIES: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
 STAGED = re.compile(r"#\d+$")  # how LocalStore names files that it is writing; it lists none of them
 HASH_DIGITS = 16
+DEPLOYMENT_OBJECT = "deployment"  # the id that a storage shares with its Redis
 
 
 def open_store(url: str) -> Store:

@@ -28,7 +28,14 @@ from service.requests.posts import Drawn, Prompted, Txt2ImgPost
 from service.requests.preferences import Preferences, check_accepted
 from service.requests.resolution import NOTHING, Known, resolve, tokens_of, warnings_of
 from service.requests.tokens import Tokens
-from service.requests.uploads import Pictures, check_disk_space, check_pictures, discard_pictures, store_pictures
+from service.requests.uploads import (
+    Pictures,
+    check_disk_space,
+    check_mounted,
+    check_pictures,
+    discard_pictures,
+    store_pictures,
+)
 from service.state import Gateway
 from service.webhooks.addresses import check_url
 
@@ -247,6 +254,8 @@ async def enqueue(gateway: Gateway, caller: Caller, planned: PlannedJob) -> Crea
         request_id=str(structlog.contextvars.get_contextvars().get("request_id", "")),
         charged_s=_charge(caller, planned),
     )
+    if planned.pictures.uploads:
+        await check_mounted(gateway.redis, settings, gateway.store)
     await store_pictures(gateway.store, planned.pictures)
     try:
         created = await create(gateway.redis, settings, record, planned.preferences.key, budget_s)

@@ -20,6 +20,7 @@ from contract.card import ModelCard
 from contract.redis_keys import (
     CARDS_KEY,
     CONTROLNETS_KEY,
+    DEPLOYMENT_KEY,
     EMBEDDINGS_KEY,
     LORAS_KEY,
     processes_key,
@@ -48,6 +49,7 @@ from workers.library.loading import choose_device, engine_of, open_library
 from workers.loop import Loop
 from workers.metrics.families import WorkerMetrics, listen
 from workers.metrics.gpu import device_kind, gpu_of
+from workers.objects.deployment import Mount, may_be_unmounted
 from workers.objects.storing import Storing
 from workers.objects.sweep import Sweeper, Sweeping
 from workers.queue.circuit_breaker import CircuitBreaker, connect
@@ -99,7 +101,10 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     metrics, store = _metrics(settings, library, cards, device), open_store(settings.storage)
     hashes, retention = {model: card.hash for model, card in cards.items()}, _retention(settings)
     savepoints = Savepoints(connect(settings.redis), store, hashes)
-    storing = Storing(store, hashes, savepoints, metrics.storage_errors.inc)
+    mount = None
+    if may_be_unmounted(settings, store):
+        mount = Mount(store, paired=_patiently(lambda: bool(redis.exists(DEPLOYMENT_KEY))))
+    storing = Storing(store, hashes, savepoints, metrics.storage_errors.inc, mount)
     loop = Loop(worker, engine, library, storing, savepoints, metrics, retention=retention)
     metrics_port = None if port is None else metrics.serve(port)
     show = partial(_show, cards, addons)
@@ -162,7 +167,8 @@ def _heart(
 def _sweeping(settings: Settings, store: Store) -> Sweeping:
     """Make what deletes what was kept long enough, on a connection of its own."""
     redis, retention = connect(settings.redis), _retention(settings)
-    return Sweeping(redis, Sweeper(redis, store, retention), retention)
+    sweeper = Sweeper(redis, store, retention, mounted=may_be_unmounted(settings, store))
+    return Sweeping(redis, sweeper, retention)
 
 
 def _patiently(work: Callable[[], T]) -> T:

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from obstore.exceptions import BaseError
+from obstore.store import LocalStore
+from redis.asyncio import Redis
 
 from contract.card import ModelCard
 from contract.job import JobWarning
+from contract.redis_keys import DEPLOYMENT_KEY
 from contract.uploads import Upload
 from core.errors import DiskFull, Unavailable
-from core.storage import Store, delete, lacks_room, upload_path
+from core.settings import Settings
+from core.storage import DEPLOYMENT_OBJECT, Store, delete, lacks_room, upload_path
 from service.requests.bodies import Body
 from service.requests.decoders import Decoders
 from service.requests.decoding import ANY_CLASS, Encoded, Reading, decode, encode
@@ -86,6 +90,20 @@ def check_disk_space(data_dir: Path, min_free_mb: int) -> None:
     if free_mb < min_free_mb:
         detail = f"the data disk has {free_mb} MiB free; LATENTD_MIN_FREE_MB asks for {min_free_mb}"
         raise DiskFull(detail, value=free_mb, bound=min_free_mb)
+
+
+async def check_mounted(redis: Redis, settings: Settings, store: Store) -> None:
+    """Check that a folder of LATENTD_STORAGE_URL isn't a mount point without its mount, which would lose an upload.
+
+    Raises:
+        Unavailable: it has lost the id that it shares with Redis.
+        RedisError: Redis is away.
+    """
+    if settings.storage_url is None or not isinstance(store, LocalStore):
+        return
+    there = await asyncio.to_thread((Path(settings.storage) / DEPLOYMENT_OBJECT).is_file)
+    if not there and await redis.exists(DEPLOYMENT_KEY):
+        raise Unavailable("the storage's folder has lost its id, as a mount point without its mount")
 
 
 async def store_pictures(store: Store, pictures: Pictures) -> None:

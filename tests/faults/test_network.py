@@ -10,7 +10,7 @@ from redis import Redis
 from contract.job import JobResult
 from contract.redis_keys import JOBS_KEY, sweeping_key
 from core.settings import Settings
-from core.storage import open_store
+from core.storage import DEPLOYMENT_OBJECT, open_store
 from jobs.end import Retention
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.faults.proxy import Proxy
@@ -18,7 +18,6 @@ from tests.gateway import running, settings_for
 from tests.integration.rig import Rig
 from tests.redis_server import RedisServer
 from tests.unit.workers.parts import RETENTION, claim, make_worker
-from workers.objects.deployment import DEPLOYMENT_OBJECT
 from workers.objects.sweep import Sweeper, Sweeping
 from workers.queue.circuit_breaker import CircuitBreaker, connect
 from workers.queue.savepoints import Savepoints

@@ -2,6 +2,9 @@
 
 The pair shares an id, a key in Redis and an object in the storage. A worker makes it where the storage has none and is
 empty, or holds objects of this Redis's jobs (which is older than these ids, or was used before its first worker came).
+
+A folder that LATENTD_STORAGE_URL names may be a mount point, which without its mount is an empty folder: once Redis has
+an id it is neither taken for a new one nor written to.
 """
 
 from __future__ import annotations
@@ -11,29 +14,54 @@ from contextlib import suppress
 
 import structlog
 from obstore.exceptions import AlreadyExistsError
+from obstore.store import LocalStore
 from redis import Redis
 
 from contract.redis_keys import DEPLOYMENT_KEY, gone_key, job_key
-from core.storage import Store
+from core.settings import Settings
+from core.storage import DEPLOYMENT_OBJECT, Store
 from core.text import as_text
 
-DEPLOYMENT_OBJECT = "deployment"
 FOLDERS = ("images", "uploads", "states")
 LOOKED_AT = 500  # objects of each folder, among which one of our jobs is looked for
 
 log = structlog.get_logger()
 
 
-def belong_together(redis: Redis, store: Store) -> bool:
+def may_be_unmounted(settings: Settings, store: Store) -> bool:
+    """Tell whether a storage is a folder of its own. That below the data directory may be emptied by hand."""
+    return settings.storage_url is not None and isinstance(store, LocalStore)
+
+
+class Mount:
+    """Whether a folder that may be a mount point is the one that was paired, if ever one was."""
+
+    def __init__(self, store: Store, *, paired: bool) -> None:
+        self._store, self._paired = store, paired
+
+    def there(self) -> bool:
+        """Look.
+
+        Raises:
+            BaseError, OSError: the storage is away.
+        """
+        found = stored_id(self._store) is not None
+        self._paired = self._paired or found
+        return found or not self._paired
+
+
+def belong_together(redis: Redis, store: Store, *, mounted: bool = False) -> bool:
     """Tell whether this Redis may judge the objects of this storage; if not, one error line says what to do.
+
+    mounted: it may be a mount point: an empty one isn't paired anew.
 
     Raises:
         RedisError, BaseError, OSError: one of them is away.
     """
-    theirs = stored_id(store)
-    if theirs is None and _may_pair(redis, store):
+    theirs, ours = stored_id(store), _own_id(redis)
+    if theirs is None and _may_pair(redis, store, empty=ours is None or not mounted):
         theirs = _pair(redis, store)
-    ours = _own_id(redis)
+        ours = _own_id(redis)
     if theirs is not None and theirs == ours:
         return True
     log.error(
@@ -70,12 +98,12 @@ def stored_id(store: Store) -> str | None:
         return None
 
 
-def _may_pair(redis: Redis, store: Store) -> bool:
+def _may_pair(redis: Redis, store: Store, *, empty: bool) -> bool:
     jobs = {job_id for folder in FOLDERS for job_id in _some_jobs(store, folder)}
     with redis.pipeline(transaction=False) as pipe:
         for job_id in jobs:
             pipe.exists(job_key(job_id), gone_key(job_id))
-        return not jobs or any(pipe.execute())
+        return any(pipe.execute()) if jobs else empty
 
 
 def _some_jobs(store: Store, folder: str) -> set[str]:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TypeAlias, TypeVar
@@ -23,10 +24,12 @@ from core.storage import Store, delete, image_path, lacks_room, put_image
 from jobs.run import JobRun
 from workers.claim_policy import STORING_THREADS
 from workers.engine.pictures import encode_picture, picture_text
+from workers.objects.deployment import Mount, stored_id
 from workers.objects.uploads import decode_uploads
 from workers.queue.savepoints import Savepoints
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
+UNREADABLE_S = 60.0  # after which an object that can't be read keeps no thread from others
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -64,6 +67,14 @@ class StorageRefused:
 Report: TypeAlias = InputsLoaded | ImageStored | StorageRefused
 
 
+class Missing(Exception):
+    """There is no such object."""
+
+
+class Unreadable(Exception):
+    """An object can't be read, in a storage that answers: archived, of another user, on a bad sector."""
+
+
 class Closed(Exception):
     """The job ended, or the worker stops, before storage answered."""
 
@@ -80,8 +91,12 @@ class Storing:
         hashes: Mapping[str, str],
         savepoints: Savepoints,
         away: Callable[[], None] = lambda: None,
+        mount: Mount | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
+        self._mount = mount  # of a folder that may be a mount point
+        self._clock = clock
         self._savepoints = savepoints
         self._hashes = hashes  # model id → hash, for the text chunks
         self._pool = ThreadPoolExecutor(STORING_THREADS, thread_name_prefix="storing")
@@ -147,14 +162,21 @@ class Storing:
 
     def _load(self, run: JobRun) -> InputsLoaded:
         files = {field: self._read(run, field, upload) for field, upload in run.request.files.items()}
-        state = self._patiently(run, lambda: self._savepoints.read(run)) if run.resumed else None
-        return InputsLoaded(run, decode_uploads(run.request, files), state)
+        return InputsLoaded(run, decode_uploads(run.request, files), self._state(run))
+
+    def _state(self, run: JobRun) -> bytes | None:
+        try:
+            return self._patiently(run, lambda: self._savepoints.read(run)) if run.resumed else None
+        except Unreadable:
+            return None  # the run begins anew
 
     def _read(self, run: JobRun, field: str, upload: Upload) -> bytes:
         try:
             return self._patiently(run, lambda: bytes(self._store.get(upload.path).bytes()))
-        except FileNotFoundError as error:
+        except Missing as error:
             raise JobFailed(f"the uploaded {field} is no longer stored", field=field) from error
+        except Unreadable as error:
+            raise JobFailed(f"the storage doesn't give the uploaded {field} out", field=field) from error
 
     def _save(self, run: JobRun, index: int, picture: Image.Image) -> ImageStored:
         began, request = time.monotonic(), run.request
@@ -181,6 +203,8 @@ class Storing:
     def _put(self, path: str, data: bytes, media_type: str) -> float:
         """Create the object; the seconds. One that is there was put by a try whose answer was lost: only we know it."""
         began = time.monotonic()
+        if self._mount is not None and not self._mount.there():
+            raise FileNotFoundError("the storage's folder has lost its id, as a mount point without its mount")
         try:
             put_image(self._store, path, data, media_type)
         except AlreadyExistsError:
@@ -191,17 +215,18 @@ class Storing:
         """Try until storage answers; `size` is how many bytes are put.
 
         Raises:
-            FileNotFoundError: there is no such object. Puts are told so by a storage that isn't there, and go on.
+            Missing: there is no such object. Puts are told so by a storage that isn't there, and go on.
+            Unreadable: this one can't be read, though the storage answers.
             DiskFull: there is no room for it.
             Closed: the job ended, or the worker stops.
         """
-        wait = FIRST_WAIT_S
+        wait, began = FIRST_WAIT_S, self._clock()
         while not run.closed:
             try:
                 return work()
             except (BaseError, OSError) as error:
-                if isinstance(error, FileNotFoundError) and not size:
-                    raise
+                if not size:
+                    self._check_read(error, self._clock() - began)
                 if size and lacks_room(self._store, size):
                     raise DiskFull("no space is left for the image", field="LATENTD_STORAGE_URL") from error
                 self._away()
@@ -210,6 +235,16 @@ class Storing:
                 raise Closed
             wait = min(2 * wait, LONGEST_WAIT_S)
         raise Closed
+
+    def _check_read(self, error: BaseError | OSError, seconds: float) -> None:
+        """Raise what ends the tries to read an object: it alone is lacking or unreadable, not the storage."""
+        with suppress(BaseError, OSError):
+            there = self._mount is None or self._mount.there()
+            if there and isinstance(error, FileNotFoundError):
+                raise Missing from error
+            if seconds > UNREADABLE_S:
+                stored_id(self._store)
+                raise Unreadable from error
 
     def _discard(self, paths: list[str]) -> None:
         for path in paths:

@@ -57,12 +57,15 @@ class Sweeper:
         retention: Retention,
         clock: Callable[[], float] = CLOCK.unix,
         files_clock: Callable[[], float] = time.time,
+        *,
+        mounted: bool = False,
     ) -> None:
         self._redis = redis
         self._store = store
         self._retention = retention
         self._clock = clock
         self._files_clock = files_clock  # what stamped them, mostly
+        self._mounted = mounted  # the storage may be a mount point without its mount
         self._kept: dict[str, str] = {}  # what the storage doesn't let go → its error
         self.done = threading.Event()  # what isn't swept by then is left to the next sweep
 
@@ -102,7 +105,7 @@ class Sweeper:
         Raises:
             BaseError, OSError: the storage is away.
         """
-        if not belong_together(self._redis, self._store):
+        if not belong_together(self._redis, self._store, mounted=self._mounted):
             return 0
         oldest = self._files_clock() - min(YOUNG_S, self._retention.keep_s)
         found = tidy(self._store, oldest)

@@ -17,8 +17,10 @@ from redis import Redis
 from starlette.responses import PlainTextResponse, Response
 from structlog.testing import capture_logs
 
+from contract.redis_keys import DEPLOYMENT_KEY
 from core.errors import ConfigurationError, Problem
 from core.settings import Settings
+from core.storage import DEPLOYMENT_OBJECT
 from service.app import configure, create_app, serve
 from service.http.listen import listen
 from service.http.problems import MEDIA_TYPE
@@ -140,6 +142,18 @@ def test_a_redis_without_memory_left_is_a_503_and_goes_on_answering(tmp_path: Pa
             redis.config_set("maxmemory", "0")
         assert not [path for path in (tmp_path / "data" / "objects").rglob("*") if path.is_file()], "uploads of no job"
         assert client.post("/v1/txt2img", json={}).status_code == 202
+
+
+def test_an_upload_isnt_put_below_a_mount_point_without_its_mount(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    files = {"image": ("a.png", png((64, 64)), "image/png"), "mask": ("m.png", mask((64, 64)), "image/png")}
+    folder = tmp_path / "mounted"
+    with running(settings_for(redis_url, tmp_path, storage_url=str(folder))) as client:
+        redis.set(DEPLOYMENT_KEY, "id")
+        answer = client.post("/v1/inpaint", data={"prompt": "x"}, files=files)
+        assert (answer.status_code, "has lost its id" in answer.json()["detail"]) == (503, True)
+        assert client.post("/v1/txt2img", json={}).status_code == 202
+        (folder / DEPLOYMENT_OBJECT).write_text("id")
+        assert client.post("/v1/inpaint", data={"prompt": "x"}, files=files).status_code == 202
 
 
 def values(text: str, *names: str) -> list[float]:

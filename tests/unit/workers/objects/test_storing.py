@@ -17,12 +17,14 @@ from redis import Redis
 
 from contract.uploads import Upload
 from core.errors import JobFailed
-from core.storage import image_path, open_store
+from core.storage import DEPLOYMENT_OBJECT, image_path, open_store
 from jobs.run import JobRun
 from tests.enqueue import enqueue, make_request
 from tests.gateway import mask, png
 from tests.s3 import S3Server
 from tests.unit.workers.parts import claim, make_worker
+from workers.claim_policy import STORING_THREADS
+from workers.objects.deployment import Mount
 from workers.objects.storing import ImageStored, InputsLoaded, StorageRefused, Storing
 from workers.queue.savepoints import Savepoints
 
@@ -180,3 +182,68 @@ def test_a_put_whose_answer_was_lost_counts(redis: Redis, storing: Storing) -> N
     for _ in range(2):
         storing.save(run, 0, PICTURE)
         assert isinstance(storing.reports(5)[0], ImageStored)
+
+
+def test_a_mount_point_without_its_mount_takes_and_loses_nothing(redis: Redis, tmp_path: Path) -> None:
+    """Neither is a picture written below it, nor an upload taken for gone."""
+    folder, hidden, away = tmp_path / "objects", tmp_path / "hidden", threading.Event()
+    store = open_store(str(folder))
+    store.put(DEPLOYMENT_OBJECT, b"id")
+    store.put("uploads/i", png((4, 2)))
+    savepoints = Savepoints(redis, store, {"tiny": "hash"})
+    storing = Storing(store, {"tiny": "hash"}, savepoints, away.set, Mount(store, paired=True))
+    folder.rename(hidden)
+    folder.mkdir()
+    upload = Upload(path="uploads/i", sha256="0", bytes=7, width=4, height=2)
+    run = claimed_run(redis, kind="img2img", image=upload)
+    storing.load(run)
+    assert away.wait(60)
+    away.clear()
+    storing.save(run, 0, PICTURE)
+    assert away.wait(60)
+    assert storing.reports() == []
+    assert not list(folder.iterdir())
+    folder.rmdir()
+    hidden.rename(folder)
+    reports = storing.reports(60)
+    while len(reports) < 2:
+        reports += storing.reports(60)
+    assert {type(report) for report in reports} == {InputsLoaded, ImageStored}
+    storing.close()
+    savepoints.close()
+
+
+def test_what_is_gone_from_a_mounted_storage_is_told(redis: Redis, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "objects"))
+    store.put(DEPLOYMENT_OBJECT, b"id")
+    savepoints = Savepoints(redis, store, {"tiny": "hash"})
+    storing = Storing(store, {"tiny": "hash"}, savepoints, mount=Mount(store, paired=True))
+    gone = Upload(path="uploads/gone", sha256="0", bytes=7, width=4, height=2)
+    storing.load(claimed_run(redis, kind="img2img", image=gone))
+    (report,) = storing.reports(60)
+    assert isinstance(report, StorageRefused)
+    assert "is no longer stored" in report.error.detail
+    storing.close()
+    savepoints.close()
+
+
+def test_what_cant_be_read_keeps_no_thread_from_others(redis: Redis, folder: Path) -> None:
+    """As an archived object, or a file of another user: more of them than there are threads."""
+    store, clock = open_store(str(folder)), iter(range(0, 10_000, 20))
+    savepoints = Savepoints(redis, store, {"tiny": "hash"})
+    storing = Storing(store, {"tiny": "hash"}, savepoints, clock=lambda: float(next(clock)))
+    (folder / "uploads").mkdir(parents=True)
+    (folder / "uploads" / "i").symlink_to("i")  # to itself: nobody, root included, reads it
+    bad = Upload(path="uploads/i", sha256="0", bytes=7, width=4, height=2)
+    run = claimed_run(redis, kind="img2img", image=bad)
+    for _ in range(STORING_THREADS):
+        storing.load(run)
+    storing.save(run, 0, PICTURE)
+    reports = storing.reports(60)
+    while len(reports) < STORING_THREADS + 1:
+        reports += storing.reports(60)
+    told = [report.error.detail for report in reports if isinstance(report, StorageRefused)]
+    assert told == ["the storage doesn't give the uploaded image out"] * STORING_THREADS
+    assert sum(isinstance(report, ImageStored) for report in reports) == 1
+    storing.close()
+    savepoints.close()

@@ -24,13 +24,21 @@ from contract.redis_keys import (
     sweeping_key,
 )
 from core.errors import JobFailed
-from core.storage import Store, delete, image_path, open_store, state_path, tidy, upload_path
+from core.storage import (
+    DEPLOYMENT_OBJECT,
+    Store,
+    delete,
+    image_path,
+    open_store,
+    state_path,
+    tidy,
+    upload_path,
+)
 from jobs.end import Failed, HandedBack, Publisher, Retention, Succeeded
 from jobs.run import JobRun
 from tests.enqueue import enqueue, make_request
 from tests.powers import as_an_ordinary_user
 from tests.unit.workers.parts import claim, make_worker
-from workers.objects.deployment import DEPLOYMENT_OBJECT
 from workers.objects.sweep import Sweeper, Sweeping
 
 KEEP_S = 100
@@ -199,6 +207,17 @@ def test_a_storage_without_an_id_is_taken_only_if_empty_or_ours(redis: Redis, st
     delete(store, [DEPLOYMENT_OBJECT, *paths(store)])
     assert late.collect() == 0
     assert bytes(store.get(DEPLOYMENT_OBJECT).bytes()) == redis.get(DEPLOYMENT_KEY)
+
+
+def test_a_mount_point_without_its_mount_is_no_empty_storage(redis: Redis, store: Store) -> None:
+    named = Sweeper(redis, store, RETENTION, mounted=True)
+    assert named.collect() == 0
+    assert bytes(store.get(DEPLOYMENT_OBJECT).bytes()) == redis.get(DEPLOYMENT_KEY), "a new one is paired"
+    delete(store, [DEPLOYMENT_OBJECT])
+    with capture_logs() as logs:
+        assert named.collect() == 0
+    assert logs[0]["event"].startswith("nothing is swept")
+    assert not store.list().collect()
 
 
 def test_deletions_do_not_mind_what_is_gone_and_empty_folders_go_once_they_are_old(
