@@ -99,13 +99,25 @@ class Intake:
         held = {
             model for run in self._runs.among(*STARTING, Phase.COMPUTING) if run not in waiting for model in run.models
         }
-        self._library.want(waiting[0].models if waiting else (), held)
+        self._library.want(waiting[0].models if waiting and self._may_load(waiting[0]) else (), held)
         for model in self._library.take_evicted():
             self._metrics.left(model)
 
     def _waiting(self) -> list[JobRun]:
         """Return the runs that lack a model, oldest first."""
         return [run for run in self._runs.among(*STARTING) if self._library.lacking(run.models)]
+
+    def _may_load(self, run: JobRun) -> bool:
+        """Tell whether models may come for a run: for one that workers died with, once no other is here.
+
+        A death in loading is its own then. The others end first, as those that stood still would keep their models.
+        """
+        if not run.isolated or self._isolation.announced is run:
+            return True
+        announced = self._isolation.announce(run) if len(self._runs) == 1 else None
+        if announced is False:
+            self._publishing.release(run)
+        return bool(announced)
 
     def _end_withdrawn(self) -> None:
         """Fail runs whose model was withdrawn after they were claimed."""

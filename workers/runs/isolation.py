@@ -30,6 +30,7 @@ class Isolation:
         self._saving = saving
         self._redis = redis
         self._breaker = breaker
+        self.announced: JobRun | None = None  # the run whose a death is
 
     @property
     def wanted(self) -> bool:
@@ -50,6 +51,7 @@ class Isolation:
         """Say that from now on a death is this run's; False if another execution has the job, None without Redis."""
         announced = self._breaker.attempt(lambda: announce_isolated(self._redis, run))
         if announced:
+            self.announced = run
             log.warning("job runs alone: workers died with it", **run.names)
         return announced
 

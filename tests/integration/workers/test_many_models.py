@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from threading import Event
 
 import pytest
 from redis import Redis
@@ -13,17 +14,19 @@ from contract.redis_keys import CARDS_KEY
 from contract.request import JobRequest
 from jobs.cancel import cancel
 from jobs.end import Retention
+from models.pipeline.pipeline import LatentDiffusion
 from tests.enqueue import enqueue, job_state, make_request
 from tests.integration.rig import Rig, tiny_settings
-from tests.integration.workers.test_resume import break_at, digests
+from tests.integration.workers.test_resume import break_at, digests, kill
 from tests.tiny import write_tiny
 from workers.library import loading
-from workers.library.library import TRIES, offered
+from workers.library.library import TRIES, Offered, offered
 from workers.library.loading import choose_dtype
 
 NAMES = ("one", "two", "three")
 
 MakeRig = Callable[..., Rig]
+Load = Callable[[Offered], LatentDiffusion]
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +172,29 @@ def test_jobs_of_a_dead_worker_whose_model_nobody_else_serves_can_be_ended(redis
     assert other.reaper.turn() == 1
     assert [job_state(redis, job_id)["status"] for job_id in ("tired", "awaited")] == ["canceled", "queued"]
     assert make(1, "new", models=("one",)).finish("awaited") == ["succeeded"]
+
+
+def test_a_job_whose_model_kills_its_workers_as_it_loads_is_quarantined(redis: Redis, make: MakeRig) -> None:
+    """The last three die while nothing but it is there; what ran beside it before goes on."""
+    enqueue(redis, "innocent", asked("one", steps=12))
+    enqueue(redis, "poison", asked("two", steps=4))
+    company = []
+    for number in range(5):
+        rig, loading_two, dead = make(1, f"worker-{number}", models=("one", "two")), Event(), Event()
+        load = rig.library._load
+
+        def hang(model: Offered, loads: Event = loading_two, until: Event = dead, load: Load = load) -> LatentDiffusion:
+            loads.set()
+            until.wait()
+            return load(model)
+
+        rig.library._load = hang
+        rig.until(loading_two.is_set)
+        company.append({run.job_id for run in rig.loop.runs()})
+        kill(redis, rig)
+        dead.set()
+        rig.reaper.turn()
+    assert company[2:] == [{"poison"}] * 3
+    state = job_state(redis, "poison")
+    assert (state["status"], "quarantined: 3 workers died" in state["error"]) == ("failed", True)
+    assert make(1, "last", models=("one", "two")).finish("innocent") == ["succeeded"]
