@@ -1,7 +1,8 @@
 """Object storage shared by gateway and workers: a local folder or S3, through obstore.
 
 Objects: `images/{job}/{execution}/{k}.{format}` (written once by the worker), `uploads/{job}/{name}-{hash}` (by the
-gateway), `states/{job}/{execution}/{step}` (savepoints of large pictures, by the worker), and DEPLOYMENT_OBJECT.
+gateway), `states/{job}/{execution}/{step}` (savepoints of large pictures, by the worker), DEPLOYMENT_OBJECT and
+SWEEPS_OBJECT.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ RETRIES: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)
 STAGED = re.compile(r"#\d+$")  # how LocalStore names files that it is writing; it lists none of them
 HASH_DIGITS = 16
 DEPLOYMENT_OBJECT = "deployment"  # the id that a storage shares with its Redis
+SWEEPS_OBJECT = "sweeps"  # how many of its sweeps it has seen
 
 
 def open_store(url: str) -> Store:

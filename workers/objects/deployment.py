@@ -17,12 +17,13 @@ from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore
 from redis import Redis
 
-from contract.redis_keys import DEPLOYMENT_KEY, gone_key, job_key
+from contract.redis_keys import DEPLOYMENT_KEY, SWEEPS_KEY, gone_key, job_key
 from core.settings import Settings
-from core.storage import DEPLOYMENT_OBJECT, Store
+from core.storage import DEPLOYMENT_OBJECT, SWEEPS_OBJECT, Store
 from core.text import as_text
 
 FOLDERS = ("images", "uploads", "states")
+LOST_SWEEPS = 2  # that a Redis may know less of after a fail-over, which is no other Redis yet
 LOOKED_AT = 500  # objects of each folder, among which one of our jobs is looked for
 
 log = structlog.get_logger()
@@ -73,6 +74,27 @@ def belong_together(redis: Redis, store: Store, *, mounted: bool = False) -> boo
     return False
 
 
+def count_sweep(redis: Redis, store: Store) -> bool:
+    """Note a sweep in both. False, with an error line, where Redis knows less of them than the storage.
+
+    Such a Redis is an older one, restored or a replica that lagged: it doesn't name what was made since.
+
+    Raises:
+        RedisError, BaseError, OSError: one of them is away.
+    """
+    known, seen = int(redis.get(SWEEPS_KEY) or 0), int(_read(store, SWEEPS_OBJECT) or 0)
+    if seen > known + LOST_SWEEPS:
+        log.error(
+            "nothing is swept: Redis is older than the storage, or was restored; the chapter on pairs in "
+            "docs/reliability.md says how to go on",
+            redis_has=known,
+            storage_has=seen,
+        )
+        return False
+    store.put(SWEEPS_OBJECT, str(redis.incr(SWEEPS_KEY)).encode())
+    return True
+
+
 def _pair(redis: Redis, store: Store) -> str | None:
     """Give both the same id. Of several workers one wins in each place; another deployment's may win the storage."""
     redis.set(DEPLOYMENT_KEY, uuid.uuid4().hex, nx=True)
@@ -92,8 +114,12 @@ def stored_id(store: Store) -> str | None:
     Raises:
         BaseError, OSError: the storage is away.
     """
+    return _read(store, DEPLOYMENT_OBJECT)
+
+
+def _read(store: Store, path: str) -> str | None:
     try:
-        return bytes(store.get(DEPLOYMENT_OBJECT).bytes()).decode().strip()
+        return bytes(store.get(path).bytes()).decode().strip()
     except FileNotFoundError:
         return None
 

@@ -25,7 +25,7 @@ from core.storage import Store, delete, tidy
 from core.text import as_text
 from jobs.end import Retention
 from jobs.expire import expired, forget
-from workers.objects.deployment import FOLDERS, belong_together, stored_id
+from workers.objects.deployment import FOLDERS, belong_together, count_sweep, stored_id
 from workers.queue.circuit_breaker import CircuitBreaker
 
 PAGE = 500
@@ -106,6 +106,8 @@ class Sweeper:
             BaseError, OSError: the storage is away.
         """
         if not belong_together(self._redis, self._store, mounted=self._mounted):
+            return 0
+        if not count_sweep(self._redis, self._store):
             return 0
         oldest = self._files_clock() - min(YOUNG_S, self._retention.keep_s)
         found = tidy(self._store, oldest)
