@@ -10,6 +10,7 @@ WAKES = 64
 JOBS_KEY = "latentd:jobs"  # sorted set: job id → created_at in Unix milliseconds
 LAYOUT_KEY = "latentd:layout"  # string: contract version of the newest release that has used this Redis
 DEPLOYMENT_KEY = "latentd:deployment"  # string: the id that this Redis shares with its storage
+PROPOSED_KEY = "latentd:deployment:new"  # string: the id that the storage is to share
 SWEEPS_KEY = "latentd:deployment:sweeps"  # string: sweeps of the storage, ever
 CARDS_KEY = "latentd:cards"  # hash: model id → card JSON
 LORAS_KEY = "latentd:loras"  # hash: LoRA id → card JSON

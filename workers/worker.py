@@ -100,11 +100,9 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     worker = _patiently(lambda: BatchWorker(worker_name(device), list(cards), redis))
     metrics, store = _metrics(settings, library, cards, device), open_store(settings.storage)
     hashes, retention = {model: card.hash for model, card in cards.items()}, _retention(settings)
-    savepoints = Savepoints(connect(settings.redis), store, hashes)
-    mount = None
-    if may_be_unmounted(settings, store):
-        mount = Mount(store, paired=_patiently(lambda: bool(redis.exists(DEPLOYMENT_KEY))))
-    storing = Storing(store, hashes, savepoints, metrics.storage_errors.inc, mount)
+    check_store = _check_of(settings, store, redis)
+    savepoints = Savepoints(connect(settings.redis), store, hashes, check_store)
+    storing = Storing(store, hashes, savepoints, metrics.storage_errors.inc, check_store)
     loop = Loop(worker, engine, library, storing, savepoints, metrics, retention=retention)
     metrics_port = None if port is None else metrics.serve(port)
     show = partial(_show, cards, addons)
@@ -162,6 +160,13 @@ def _heart(
         settings.hang_s or (HANG_S_CPU if device == "cpu" else HANG_S_GPU),
         show,
     )
+
+
+def _check_of(settings: Settings, store: Store, redis: Redis) -> Callable[[], None]:
+    """Make what raises for a mount point without its mount."""
+    if not may_be_unmounted(settings, store):
+        return lambda: None
+    return Mount(store, paired=_patiently(lambda: bool(redis.exists(DEPLOYMENT_KEY)))).check
 
 
 def _sweeping(settings: Settings, store: Store) -> Sweeping:

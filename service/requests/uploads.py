@@ -96,14 +96,18 @@ async def check_mounted(redis: Redis, settings: Settings, store: Store) -> None:
     """Check that a folder of LATENTD_STORAGE_URL isn't a mount point without its mount, which would lose an upload.
 
     Raises:
-        Unavailable: it has lost the id that it shares with Redis.
+        Unavailable: it has lost the id that it shares with Redis, or doesn't answer.
         RedisError: Redis is away.
     """
     if settings.storage_url is None or not isinstance(store, LocalStore):
         return
-    there = await asyncio.to_thread((Path(settings.storage) / DEPLOYMENT_OBJECT).is_file)
-    if not there and await redis.exists(DEPLOYMENT_KEY):
-        raise Unavailable("the storage's folder has lost its id, as a mount point without its mount")
+    try:
+        await store.head_async(DEPLOYMENT_OBJECT)
+    except FileNotFoundError as error:
+        if await redis.exists(DEPLOYMENT_KEY):
+            raise Unavailable("the storage's folder has lost its id, as a mount point without its mount") from error
+    except (OSError, BaseError) as error:
+        raise Unavailable("the object storage doesn't answer") from error
 
 
 async def store_pictures(store: Store, pictures: Pictures) -> None:

@@ -170,6 +170,11 @@ class ModelLibrary:
         offered = [self.offered[model] for model in models if model in self.offered]
         return len(offered) == len(models) and (len(models) == 1 or sum(each.size for each in offered) <= self.budget)
 
+    @property
+    def loading(self) -> bool:
+        """Whether a model is under way, of a run that may have ended since."""
+        return self._loading is not None
+
     def lacking(self, models: Collection[str]) -> bool:
         """Tell whether one of these isn't in memory."""
         return any(model not in self.resident for model in models)

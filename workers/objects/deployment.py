@@ -13,11 +13,11 @@ import uuid
 from contextlib import suppress
 
 import structlog
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore
 from redis import Redis
 
-from contract.redis_keys import DEPLOYMENT_KEY, SWEEPS_KEY, gone_key, job_key
+from contract.redis_keys import DEPLOYMENT_KEY, PROPOSED_KEY, SWEEPS_KEY, gone_key, job_key
 from core.settings import Settings
 from core.storage import DEPLOYMENT_OBJECT, SWEEPS_OBJECT, Store
 from core.text import as_text
@@ -35,34 +35,36 @@ def may_be_unmounted(settings: Settings, store: Store) -> bool:
 
 
 class Mount:
-    """Whether a folder that may be a mount point is the one that was paired, if ever one was."""
+    """A folder that may be a mount point, and whether it is the one that was paired, if ever one was."""
 
     def __init__(self, store: Store, *, paired: bool) -> None:
         self._store, self._paired = store, paired
 
-    def there(self) -> bool:
+    def check(self) -> None:
         """Look.
 
         Raises:
+            ConnectionError: it has lost its id.
             BaseError, OSError: the storage is away.
         """
         found = stored_id(self._store) is not None
         self._paired = self._paired or found
-        return found or not self._paired
+        if self._paired and not found:
+            raise ConnectionError("the storage's folder has lost its id, as a mount point without its mount")
 
 
 def belong_together(redis: Redis, store: Store, *, mounted: bool = False) -> bool:
     """Tell whether this Redis may judge the objects of this storage; if not, one error line says what to do.
 
-    mounted: it may be a mount point: an empty one isn't paired anew.
+    mounted: it may be a mount point: one without an id isn't paired anew.
 
     Raises:
         RedisError, BaseError, OSError: one of them is away.
     """
     theirs, ours = stored_id(store), _own_id(redis)
-    if theirs is None and _may_pair(redis, store, empty=ours is None or not mounted):
-        theirs = _pair(redis, store)
-        ours = _own_id(redis)
+    if _may_pair(redis, store, theirs, ours, mounted=mounted):
+        _pair(redis, store)
+        theirs, ours = stored_id(store), _own_id(redis)
     if theirs is not None and theirs == ours:
         return True
     log.error(
@@ -91,16 +93,23 @@ def count_sweep(redis: Redis, store: Store) -> bool:
             storage_has=seen,
         )
         return False
-    store.put(SWEEPS_OBJECT, str(redis.incr(SWEEPS_KEY)).encode())
+    count = str(redis.incr(SWEEPS_KEY)).encode()
+    with suppress(BaseError, OSError):  # a full one gets room by the sweep; one that is away says so in it
+        store.put(SWEEPS_OBJECT, count)
     return True
 
 
-def _pair(redis: Redis, store: Store) -> str | None:
-    """Give both the same id. Of several workers one wins in each place; another deployment's may win the storage."""
-    redis.set(DEPLOYMENT_KEY, uuid.uuid4().hex, nx=True)
+def _pair(redis: Redis, store: Store) -> None:
+    """Give both the same id. Of several workers one wins in each place; another deployment's may win the storage.
+
+    The storage has it before Redis counts it as shared: a Redis that does knows that its storage had one.
+    """
+    redis.set(PROPOSED_KEY, uuid.uuid4().hex, nx=True)
+    proposed = _own_id(redis) or as_text(redis.get(PROPOSED_KEY) or b"")
     with suppress(AlreadyExistsError):
-        store.put(DEPLOYMENT_OBJECT, (_own_id(redis) or "").encode(), mode="create")
-    return stored_id(store)
+        store.put(DEPLOYMENT_OBJECT, proposed.encode(), mode="create")
+    if stored_id(store) == proposed:
+        redis.set(DEPLOYMENT_KEY, proposed, nx=True)
 
 
 def _own_id(redis: Redis) -> str | None:
@@ -124,12 +133,17 @@ def _read(store: Store, path: str) -> str | None:
         return None
 
 
-def _may_pair(redis: Redis, store: Store, *, empty: bool) -> bool:
+def _may_pair(redis: Redis, store: Store, theirs: str | None, ours: str | None, *, mounted: bool) -> bool:
+    """Tell whether a storage without an id is empty, or ours; or has the one that this Redis was about to share."""
+    if theirs is not None:
+        return ours is None and theirs == as_text(redis.get(PROPOSED_KEY) or b"")
+    if ours is not None and mounted:
+        return False
     jobs = {job_id for folder in FOLDERS for job_id in _some_jobs(store, folder)}
     with redis.pipeline(transaction=False) as pipe:
         for job_id in jobs:
             pipe.exists(job_key(job_id), gone_key(job_id))
-        return any(pipe.execute()) if jobs else empty
+        return not jobs or any(pipe.execute())
 
 
 def _some_jobs(store: Store, folder: str) -> set[str]:

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TypeAlias, TypeVar
@@ -24,7 +23,7 @@ from core.storage import Store, delete, image_path, lacks_room, put_image
 from jobs.run import JobRun
 from workers.claim_policy import STORING_THREADS
 from workers.engine.pictures import encode_picture, picture_text
-from workers.objects.deployment import Mount, stored_id
+from workers.objects.deployment import stored_id
 from workers.objects.uploads import decode_uploads
 from workers.queue.savepoints import Savepoints
 
@@ -79,6 +78,19 @@ class Closed(Exception):
     """The job ended, or the worker stops, before storage answered."""
 
 
+class Answers:
+    """For how long a storage has answered without giving an object out."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.since: float | None = None  # None: it doesn't answer
+
+    def seconds(self) -> float:
+        now = self._clock()
+        self.since = now if self.since is None else self.since
+        return now - self.since
+
+
 class Storing:
     """Loads uploads and stores images; while storage is unavailable it tries again, up to every 5 s.
 
@@ -91,11 +103,11 @@ class Storing:
         hashes: Mapping[str, str],
         savepoints: Savepoints,
         away: Callable[[], None] = lambda: None,
-        mount: Mount | None = None,
+        check_store: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._mount = mount  # of a folder that may be a mount point
+        self._check_store = check_store  # raises OSError for a mount point without its mount
         self._clock = clock
         self._savepoints = savepoints
         self._hashes = hashes  # model id → hash, for the text chunks
@@ -203,8 +215,7 @@ class Storing:
     def _put(self, path: str, data: bytes, media_type: str) -> float:
         """Create the object; the seconds. One that is there was put by a try whose answer was lost: only we know it."""
         began = time.monotonic()
-        if self._mount is not None and not self._mount.there():
-            raise FileNotFoundError("the storage's folder has lost its id, as a mount point without its mount")
+        self._check_store()
         try:
             put_image(self._store, path, data, media_type)
         except AlreadyExistsError:
@@ -216,17 +227,17 @@ class Storing:
 
         Raises:
             Missing: there is no such object. Puts are told so by a storage that isn't there, and go on.
-            Unreadable: this one can't be read, though the storage answers.
+            Unreadable: this one can't be read, though the storage has answered for UNREADABLE_S.
             DiskFull: there is no room for it.
             Closed: the job ended, or the worker stops.
         """
-        wait, began = FIRST_WAIT_S, self._clock()
+        wait, answers = FIRST_WAIT_S, Answers(self._clock)
         while not run.closed:
             try:
                 return work()
             except (BaseError, OSError) as error:
                 if not size:
-                    self._check_read(error, self._clock() - began)
+                    self._check_read(error, answers)
                 if size and lacks_room(self._store, size):
                     raise DiskFull("no space is left for the image", field="LATENTD_STORAGE_URL") from error
                 self._away()
@@ -236,15 +247,20 @@ class Storing:
             wait = min(2 * wait, LONGEST_WAIT_S)
         raise Closed
 
-    def _check_read(self, error: BaseError | OSError, seconds: float) -> None:
+    def _check_read(self, error: BaseError | OSError, answers: Answers) -> None:
         """Raise what ends the tries to read an object: it alone is lacking or unreadable, not the storage."""
-        with suppress(BaseError, OSError):
-            there = self._mount is None or self._mount.there()
-            if there and isinstance(error, FileNotFoundError):
+        try:
+            if isinstance(error, ConnectionError):  # Redis, which savepoints are read from
+                raise error
+            self._check_store()
+            if isinstance(error, FileNotFoundError):
                 raise Missing from error
-            if seconds > UNREADABLE_S:
-                stored_id(self._store)
-                raise Unreadable from error
+            stored_id(self._store)
+        except (BaseError, OSError):
+            answers.since = None
+            return
+        if answers.seconds() > UNREADABLE_S:
+            raise Unreadable from error
 
     def _discard(self, paths: list[str]) -> None:
         for path in paths:

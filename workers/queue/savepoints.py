@@ -6,7 +6,7 @@ job writes nothing. A state too large for Redis goes to the object storage, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -27,10 +27,13 @@ log = structlog.get_logger()
 class Savepoints:
     """Keeps states of run jobs and reads those of resumed ones; `hashes` are the models'."""
 
-    def __init__(self, redis: Redis, store: Store, hashes: Mapping[str, str]) -> None:
+    def __init__(
+        self, redis: Redis, store: Store, hashes: Mapping[str, str], check_store: Callable[[], None] = lambda: None
+    ) -> None:
         self._redis = redis
         self._store = store
         self._hashes = hashes
+        self._check_store = check_store  # raises OSError for a mount point without its mount
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="savepoints")
 
     def submit(self, run: JobRun, data: bytes) -> None:
@@ -74,6 +77,7 @@ class Savepoints:
         large = len(data) > INLINE_BYTES * run.request.num_images
         path = state_path(run.job_id, run.execution.id, step) if large else ""
         if path:
+            self._check_store()
             self._store.put(path, data)
         if not save(self._redis, run, step, self._hash(run), path or data):
             return False  # another execution has the job and may go on from this very object: the sweep knows
@@ -90,5 +94,6 @@ class Savepoints:
         try:
             return bytes(self._store.get(path).bytes())
         except FileNotFoundError:
+            self._check_store()
             log.warning("a savepoint's object is gone", path=path)
             return None

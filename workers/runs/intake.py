@@ -114,7 +114,8 @@ class Intake:
         """
         if not run.isolated or self._isolation.announced is run:
             return True
-        announced = self._isolation.announce(run) if len(self._runs) == 1 else None
+        alone = len(self._runs) == 1 and not self._library.loading
+        announced = self._isolation.announce(run) if alone else None
         if announced is False:
             self._publishing.release(run)
         return bool(announced)

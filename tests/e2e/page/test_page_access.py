@@ -364,6 +364,22 @@ def test_pictures_of_a_page_that_lies_open_for_hours_are_asked_for_anew(
             assert picture.size == (64, 64)
 
 
+def test_a_picture_is_saved_where_the_machines_clock_is_ahead(
+    browser: Browser, client: httpx2.Client, token: str, redis: Redis, folder: Path
+) -> None:
+    headers = {"Authorization": f"Bearer {token}"}
+    job = client.post("/v1/txt2img", json={"prompt": "red heart"}, headers=headers).json()["id"]
+    finish(redis, open_store(str(folder / "data" / "objects")), job, png((64, 64)))
+    ahead = "const now = Date.now; Date.now = () => now() + 10 * 3600 * 1000;"
+    with open_page(browser, f"{client.base_url}#job={job}", ahead, reduced_motion="reduce") as page:
+        page.fill("#api-key", token)
+        page.press("#api-key", "Enter")
+        with page.expect_download() as saved:
+            page.click("#download")
+        with Image.open(saved.value.path()) as picture:
+            assert picture.size == (64, 64)
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_an_answer_that_was_late_asks_for_no_second_key(locked: Page, token: str, *, known: bool) -> None:
     held: list[Route] = []

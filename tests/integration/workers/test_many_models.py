@@ -185,7 +185,7 @@ def test_a_job_whose_model_kills_its_workers_as_it_loads_is_quarantined(redis: R
 
         def hang(model: Offered, loads: Event = loading_two, until: Event = dead, load: Load = load) -> LatentDiffusion:
             loads.set()
-            until.wait()
+            until.wait(300)
             return load(model)
 
         rig.library._load = hang

@@ -18,13 +18,17 @@ async function renewPicture(picture) {
   if (url !== failed) picture.src = url;
 }
 
+let renewedLink; // whose new address seems to have run out, too, where this machine's clock is ahead
+
 async function renewDownload(event) {
   const link = event.target.closest?.("a[download][href*='expires=']");
-  if (!link || !hasRunOut(link.href)) return;
+  if (!link || link === renewedLink || !hasRunOut(link.href)) return;
   event.preventDefault();
   try {
     link.href = downloadUrl({ url: await renewed(link.href) });
-    link.click();
+    renewedLink = link;
+    link.click(); // is dispatched at once
+    renewedLink = undefined;
   } catch (problem) {
     tell(problem.message);
   }

@@ -41,8 +41,9 @@ from jobs.run import JobRun
 from tests.enqueue import enqueue, make_request
 from tests.powers import as_an_ordinary_user
 from tests.unit.workers.parts import claim, make_worker
-from workers.objects.deployment import LOST_SWEEPS
+from workers.objects.deployment import LOST_SWEEPS, Mount
 from workers.objects.sweep import Sweeper, Sweeping
+from workers.queue.savepoints import INLINE_BYTES, Savepoints
 
 KEEP_S = 100
 RETENTION = Retention(KEEP_S, 1000)
@@ -220,6 +221,51 @@ def test_a_mount_point_without_its_mount_is_no_empty_storage(redis: Redis, store
         assert named.collect() == 0
     assert logs[0]["event"].startswith("nothing is swept")
     assert not store.list().collect()
+
+
+def test_a_mount_point_with_our_own_objects_is_not_paired(redis: Redis, store: Store) -> None:
+    """As a write that was under way leaves one when the mount goes."""
+    named = Sweeper(redis, store, RETENTION, mounted=True)
+    assert named.collect() == 0
+    delete(store, [DEPLOYMENT_OBJECT, SWEEPS_OBJECT])
+    end(redis, store, "a")
+    assert named.collect() == 0
+    assert DEPLOYMENT_OBJECT not in [entry["path"] for page in store.list() for entry in page]
+
+
+def test_a_pairing_that_was_cut_short_is_finished(redis: Redis, store: Store) -> None:
+    named = Sweeper(redis, store, RETENTION, mounted=True)
+    assert named.collect() == 0
+    redis.delete(DEPLOYMENT_KEY)
+    assert named.collect() == 0
+    assert redis.get(DEPLOYMENT_KEY) == bytes(store.get(DEPLOYMENT_OBJECT).bytes())
+    redis.flushall()
+    assert named.collect() == 0
+    assert not redis.exists(DEPLOYMENT_KEY), "another's, though it is empty"
+
+
+def test_savepoints_arent_put_below_a_mount_point(redis: Redis, store: Store) -> None:
+    check, hashes = Mount(store, paired=True).check, {"tiny": "hash"}
+    savepoints = Savepoints(redis, store, hashes, check)
+    enqueue(redis, "a", make_request())
+    run = claim(make_worker(redis))
+    savepoints.write(run, bytes(2 * INLINE_BYTES))
+    assert paths(store) == []
+    store.put(DEPLOYMENT_OBJECT, b"id")
+    savepoints.write(run, bytes(2 * INLINE_BYTES))
+    assert paths(store) == [run.state_path]
+    delete(store, [DEPLOYMENT_OBJECT, run.state_path])
+    with pytest.raises(ConnectionError):  # waited for, rather than taken for gone
+        savepoints.read(run)
+    savepoints.close()
+
+
+def test_a_sweep_makes_room_where_there_is_none(redis: Redis, store: Store, tmp_path: Path) -> None:
+    late = orphaned(redis, store)
+    (tmp_path / SWEEPS_OBJECT).unlink()
+    (tmp_path / SWEEPS_OBJECT).mkdir()  # it can't be written
+    (tmp_path / SWEEPS_OBJECT / "a").write_text("")
+    assert late.collect() == 1
 
 
 def test_an_older_redis_of_the_same_deployment_deletes_nothing(redis: Redis, store: Store) -> None:
