@@ -20,7 +20,6 @@ from contract.card import ModelCard
 from contract.redis_keys import (
     CARDS_KEY,
     CONTROLNETS_KEY,
-    DEPLOYMENT_KEY,
     EMBEDDINGS_KEY,
     LORAS_KEY,
     processes_key,
@@ -100,7 +99,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     worker = _patiently(lambda: BatchWorker(worker_name(device), list(cards), redis))
     metrics, store = _metrics(settings, library, cards, device), open_store(settings.storage)
     hashes, retention = {model: card.hash for model, card in cards.items()}, _retention(settings)
-    check_store = _check_of(settings, store, redis)
+    check_store = _check_of(settings, store)
     savepoints = Savepoints(connect(settings.redis), store, hashes, check_store)
     storing = Storing(store, hashes, savepoints, metrics.storage_errors.inc, check_store)
     loop = Loop(worker, engine, library, storing, savepoints, metrics, retention=retention)
@@ -162,11 +161,11 @@ def _heart(
     )
 
 
-def _check_of(settings: Settings, store: Store, redis: Redis) -> Callable[[], None]:
-    """Make what raises for a mount point without its mount."""
+def _check_of(settings: Settings, store: Store) -> Callable[[], None]:
+    """Make what raises for a mount point without its mount, on a connection of its own."""
     if not may_be_unmounted(settings, store):
         return lambda: None
-    return Mount(store, paired=_patiently(lambda: bool(redis.exists(DEPLOYMENT_KEY)))).check
+    return Mount(store, connect(settings.redis)).check
 
 
 def _sweeping(settings: Settings, store: Store) -> Sweeping:

@@ -16,6 +16,7 @@ import structlog
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore
 from redis import Redis
+from redis.exceptions import RedisError
 
 from contract.redis_keys import DEPLOYMENT_KEY, PROPOSED_KEY, SWEEPS_KEY, gone_key, job_key
 from core.settings import Settings
@@ -37,19 +38,23 @@ def may_be_unmounted(settings: Settings, store: Store) -> bool:
 class Mount:
     """A folder that may be a mount point, and whether it is the one that was paired, if ever one was."""
 
-    def __init__(self, store: Store, *, paired: bool) -> None:
-        self._store, self._paired = store, paired
+    def __init__(self, store: Store, redis: Redis) -> None:
+        self._store, self._redis = store, redis
 
     def check(self) -> None:
         """Look.
 
         Raises:
-            ConnectionError: it has lost its id.
+            ConnectionError: it has lost its id, or Redis is away.
             BaseError, OSError: the storage is away.
         """
-        found = stored_id(self._store) is not None
-        self._paired = self._paired or found
-        if self._paired and not found:
+        if stored_id(self._store) is not None:
+            return
+        try:
+            paired = self._redis.exists(DEPLOYMENT_KEY)
+        except RedisError as error:
+            raise ConnectionError("redis is away") from error
+        if paired:
             raise ConnectionError("the storage's folder has lost its id, as a mount point without its mount")
 
 
@@ -110,6 +115,7 @@ def _pair(redis: Redis, store: Store) -> None:
         store.put(DEPLOYMENT_OBJECT, proposed.encode(), mode="create")
     if stored_id(store) == proposed:
         redis.set(DEPLOYMENT_KEY, proposed, nx=True)
+        redis.delete(PROPOSED_KEY)  # a pairing that was cut short is finished by it, and no other
 
 
 def _own_id(redis: Redis) -> str | None:

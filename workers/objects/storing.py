@@ -184,11 +184,15 @@ class Storing:
 
     def _read(self, run: JobRun, field: str, upload: Upload) -> bytes:
         try:
-            return self._patiently(run, lambda: bytes(self._store.get(upload.path).bytes()))
+            return self._patiently(run, lambda: self._get(upload.path))
         except Missing as error:
             raise JobFailed(f"the uploaded {field} is no longer stored", field=field) from error
         except Unreadable as error:
             raise JobFailed(f"the storage doesn't give the uploaded {field} out", field=field) from error
+
+    def _get(self, path: str) -> bytes:
+        self._check_store()  # and once more where it fails: the mount may come and go
+        return bytes(self._store.get(path).bytes())
 
     def _save(self, run: JobRun, index: int, picture: Image.Image) -> ImageStored:
         began, request = time.monotonic(), run.request
@@ -238,7 +242,8 @@ class Storing:
             except (BaseError, OSError) as error:
                 if not size:
                     self._check_read(error, answers)
-                if size and lacks_room(self._store, size):
+                # Of a mount point without its mount nothing is said by the disk below.
+                if size and not isinstance(error, ConnectionError) and lacks_room(self._store, size):
                     raise DiskFull("no space is left for the image", field="LATENTD_STORAGE_URL") from error
                 self._away()
                 log.warning("storage is away", **run.names, error=type(error).__name__, retry_s=wait)

@@ -91,6 +91,7 @@ class Savepoints:
         return "+".join(self._hashes[model] for model in run.models)
 
     def _fetch(self, path: str) -> bytes | None:
+        self._check_store()
         try:
             return bytes(self._store.get(path).bytes())
         except FileNotFoundError:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from redis import Redis
 
+from contract.redis_keys import DEPLOYMENT_KEY
 from contract.uploads import Upload
 from core.errors import JobFailed
 from core.storage import DEPLOYMENT_OBJECT, image_path, open_store
@@ -190,9 +191,10 @@ def test_a_mount_point_without_its_mount_takes_and_loses_nothing(redis: Redis, t
     clock = iter(range(0, 10_000, 100))  # of which each step is longer than what can't be read has
     store = open_store(str(folder))
     store.put(DEPLOYMENT_OBJECT, b"id")
+    redis.set(DEPLOYMENT_KEY, "id")
     store.put("uploads/i", png((4, 2)))
     savepoints = Savepoints(redis, store, {"tiny": "hash"})
-    check = Mount(store, paired=True).check
+    check = Mount(store, redis).check
     storing = Storing(store, {"tiny": "hash"}, savepoints, away.set, check, lambda: float(next(clock)))
     folder.rename(hidden)
     folder.mkdir()
@@ -219,8 +221,9 @@ def test_a_mount_point_without_its_mount_takes_and_loses_nothing(redis: Redis, t
 def test_what_is_gone_from_a_mounted_storage_is_told(redis: Redis, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "objects"))
     store.put(DEPLOYMENT_OBJECT, b"id")
+    redis.set(DEPLOYMENT_KEY, "id")
     savepoints = Savepoints(redis, store, {"tiny": "hash"})
-    storing = Storing(store, {"tiny": "hash"}, savepoints, check_store=Mount(store, paired=True).check)
+    storing = Storing(store, {"tiny": "hash"}, savepoints, check_store=Mount(store, redis).check)
     gone = Upload(path="uploads/gone", sha256="0", bytes=7, width=4, height=2)
     storing.load(claimed_run(redis, kind="img2img", image=gone))
     (report,) = storing.reports(60)
