@@ -98,6 +98,14 @@ def open_public(url: str, public_url: str) -> S3Store:
     )
 
 
+def may_be_unmounted(storage_url: str | None, store: Store) -> bool:
+    """Tell whether a storage is a folder that LATENTD_STORAGE_URL names, which may be a mount point.
+
+    The one below the data directory may be emptied by hand.
+    """
+    return storage_url is not None and isinstance(store, LocalStore)
+
+
 def put_image(store: Store, path: str, data: bytes, media_type: str) -> None:
     """Create an image's object; S3 keeps its type for those who fetch it there.
 

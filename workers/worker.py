@@ -28,7 +28,7 @@ from contract.redis_keys import (
 )
 from core.errors import CheckpointError
 from core.settings import Settings, check_models_dir
-from core.storage import Store, open_store
+from core.storage import Store, may_be_unmounted, open_store
 from jobs.end import Retention
 from jobs.layout import check_layout
 from jobs.worker import BatchWorker
@@ -48,7 +48,7 @@ from workers.library.loading import choose_device, engine_of, open_library
 from workers.loop import Loop
 from workers.metrics.families import WorkerMetrics, listen
 from workers.metrics.gpu import device_kind, gpu_of
-from workers.objects.deployment import Mount, may_be_unmounted
+from workers.objects.deployment import Mount
 from workers.objects.storing import Storing
 from workers.objects.sweep import Sweeper, Sweeping
 from workers.queue.circuit_breaker import CircuitBreaker, connect
@@ -163,7 +163,7 @@ def _heart(
 
 def _check_of(settings: Settings, store: Store) -> Callable[[], None]:
     """Make what raises for a mount point without its mount, on a connection of its own."""
-    if not may_be_unmounted(settings, store):
+    if not may_be_unmounted(settings.storage_url, store):
         return lambda: None
     return Mount(store, connect(settings.redis)).check
 
@@ -171,7 +171,7 @@ def _check_of(settings: Settings, store: Store) -> Callable[[], None]:
 def _sweeping(settings: Settings, store: Store) -> Sweeping:
     """Make what deletes what was kept long enough, on a connection of its own."""
     redis, retention = connect(settings.redis), _retention(settings)
-    sweeper = Sweeper(redis, store, retention, mounted=may_be_unmounted(settings, store))
+    sweeper = Sweeper(redis, store, retention, mounted=may_be_unmounted(settings.storage_url, store))
     return Sweeping(redis, sweeper, retention)
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.features.classifier import load_classifier
 from models.features.inception import load_inception
 from models.features.network import FeatureNetwork
 from models.features.vgg import load_lpips
 from models.training.configs.autoencoder import FeatureConfig
 from models.training.configs.base import DataConfig
 from models.training.data.folder import Folder
-from models.training.first_stage.features import kept_classifier
+from models.training.first_stage.features import train_classifier, trained_once
 from models.training.loop.trainer import Report, Stop
 
 SIDE = 64  # pixels at which the small networks see whole pictures
@@ -93,9 +95,10 @@ def networks_of(weights: Weights, folder: Folder, told: Small, stop: Stop = lamb
         sets = Embedder(inception.name, "FID", "KID", lambda x: inception(x.to(told.device)))
     if given.vgg is None or sets is None:
         file, data = told.file("classifier", folder), small_data(folder)
-        small = kept_classifier(file, given, data, told.seed, folder, told.device, told.report, stop)
-        if small is None:
+        train = partial(train_classifier, given, data, told.seed, folder, told.device, told.report, stop)
+        if not trained_once(file, train):
             return None
+        small = load_classifier(file).to(told.device)
         classifier = small
         sets = sets or Embedder(
             f"{small.name}, at {SIDE} px",

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from obstore.exceptions import BaseError
-from obstore.store import LocalStore
 from redis.asyncio import Redis
 
 from contract.card import ModelCard
@@ -20,7 +19,7 @@ from contract.redis_keys import DEPLOYMENT_KEY
 from contract.uploads import Upload
 from core.errors import DiskFull, Unavailable
 from core.settings import Settings
-from core.storage import DEPLOYMENT_OBJECT, Store, delete, lacks_room, upload_path
+from core.storage import DEPLOYMENT_OBJECT, Store, delete, lacks_room, may_be_unmounted, upload_path
 from service.requests.bodies import Body
 from service.requests.decoders import Decoders
 from service.requests.decoding import ANY_CLASS, Encoded, Reading, decode, encode
@@ -99,7 +98,7 @@ async def check_mounted(redis: Redis, settings: Settings, store: Store) -> None:
         Unavailable: it has lost the id that it shares with Redis, or doesn't answer.
         RedisError: Redis is away.
     """
-    if settings.storage_url is None or not isinstance(store, LocalStore):
+    if not may_be_unmounted(settings.storage_url, store):
         return
     try:
         await store.head_async(DEPLOYMENT_OBJECT)

@@ -14,12 +14,10 @@ from contextlib import suppress
 
 import structlog
 from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore
 from redis import Redis
 from redis.exceptions import RedisError
 
 from contract.redis_keys import DEPLOYMENT_KEY, PROPOSED_KEY, SWEEPS_KEY, gone_key, job_key
-from core.settings import Settings
 from core.storage import DEPLOYMENT_OBJECT, SWEEPS_OBJECT, Store
 from core.text import as_text
 
@@ -28,11 +26,6 @@ LOST_SWEEPS = 2  # that a Redis may know less of after a fail-over, which is no 
 LOOKED_AT = 500  # objects of each folder, among which one of our jobs is looked for
 
 log = structlog.get_logger()
-
-
-def may_be_unmounted(settings: Settings, store: Store) -> bool:
-    """Tell whether a storage is a folder of its own. That below the data directory may be emptied by hand."""
-    return settings.storage_url is not None and isinstance(store, LocalStore)
 
 
 class Mount:

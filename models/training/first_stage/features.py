@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,36 +46,19 @@ def prepare_features(
 
     Nothing of it is kept then: it takes minutes.
     """
-    given, file = config.features, config.out / FILE
-    stopped = False
-    if processes.first and config.losses.perceptual and given.vgg is None and not file.is_file():
-        made = train_classifier(given, config.data, config.seed, folder, device, report, stop)
-        stopped = made is None
-        if made is not None:
-            _write(made, file)
-    return not processes.any(stopped)
+    given, done = config.features, True
+    if processes.first and config.losses.perceptual and given.vgg is None:
+        train = partial(train_classifier, given, config.data, config.seed, folder, device, report, stop)
+        done = trained_once(config.out / FILE, train)
+    return not processes.any(not done)
 
 
-def kept_classifier(
-    file: Path,
-    config: FeatureConfig,
-    data: DataConfig,
-    seed: int,
-    folder: Folder,
-    device: torch.device,
-    report: Report,
-    stop: Stop,
-) -> Classifier | None:
-    """Read the classifier in `file`; where there is none, train it and write it there. Returns None if `stop` said so.
-
-    Nothing of it is kept then.
-    """
-    if not file.is_file():
-        made = train_classifier(config, data, seed, folder, device, report, stop)
-        if made is None:
-            return None
+def trained_once(file: Path, train: Callable[[], Classifier | None]) -> bool:
+    """Write what `train` makes to `file`, unless one is there. Returns False if it stopped: nothing is kept then."""
+    made = None if file.is_file() else train()
+    if made is not None:
         _write(made, file)
-    return load_classifier(file).to(device)
+    return file.is_file()
 
 
 def train_classifier(

@@ -12,7 +12,7 @@ import { markTab, showTabs } from "./form/tabs.js";
 import { Gallery } from "./gallery/gallery.js";
 import { address, goTo, stays } from "./lib/address.js";
 import * as api from "./lib/api.js";
-import { announce, button, byId, icon, keepFocus, reveal, tell } from "./lib/dom.js";
+import { announce, byId, icon, keepFocus, reveal, tell } from "./lib/dom.js";
 import * as keep from "./lib/keep.js";
 import { takeDropsAndPastes } from "./shell/drops.js";
 import { listenToRail, showRail } from "./shell/rail.js";
