@@ -45,6 +45,7 @@ from contract.redis_keys import (
 from core.clock import CLOCK
 from core.errors import Problem
 from core.text import as_text
+from jobs.commands import RUN, flat
 from jobs.requeue import requeue
 from jobs.run import JobRun
 from jobs.stored_job import StoredJob
@@ -92,18 +93,13 @@ class Retention:
 # Runs commands if an execution is the live one, which RQ, our record and the heartbeat registry all still name.
 # KEYS: RQ's job, record, registry. ARGV: the execution, as the registry names it, and the commands, each behind its
 # length. What RQ writes of an end are its own commands, which no script of ours repeats.
-_END = """
+_END = f"""{RUN}
 local status, execution = unpack(redis.call('HMGET', KEYS[2], 'status', 'execution'))
 if execution ~= ARGV[1] then return 'stale' end
 if status ~= 'running' then return 'ended' end
 local started = redis.call('HGET', KEYS[1], 'status') == 'started'
 if not started or not redis.call('ZSCORE', KEYS[3], ARGV[2]) then return 'stale' end
-local at = 3
-while ARGV[at] do
-  local last = at + tonumber(ARGV[at])
-  redis.call(unpack(ARGV, at + 1, last))
-  at = last + 1
-end
+run(3)
 return 'live'
 """
 _END_SHA = hashlib.sha1(_END.encode(), usedforsecurity=False).hexdigest()
@@ -149,9 +145,8 @@ class Publisher:
         """Of the script: keys, the execution, and what it is to write."""
         with self._redis.pipeline() as pipe:
             self._write(pipe, run, ending)
-            commands = [command for command, _ in pipe.command_stack]
+            parts = list(flat(pipe))
         keys = (run.job.key, job_key(run.job_id), run.job.started_job_registry.key)
-        parts = (part for command in commands for part in (len(command), *command))
         return [*keys, run.execution.id, run.execution.composite_key, *parts]
 
     def _write(self, pipe: Pipeline, run: JobRun, ending: Ending) -> None:

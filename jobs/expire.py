@@ -13,6 +13,7 @@ from contract.redis_keys import DEADLINES_KEY, JOBS_KEY, gone_key, job_key, keys
 from core.clock import CLOCK
 from core.errors import DeadlineMissed
 from core.text import as_text
+from jobs.commands import as_script
 from jobs.end import Failed, Retention, end_waiting
 from jobs.stored_job import read_stored, transact
 
@@ -70,4 +71,5 @@ def forget(redis: Redis, retention: Retention, job_id: str) -> None:
         pipe.zrem(list_key(owner), job_id)
         pipe.delete(*keys_of(job_id))
         pipe.set(gone_key(job_id), "", ex=retention.gone_s, nx=True)
+        as_script(pipe)
         pipe.execute()

@@ -18,6 +18,7 @@ from contract.base import CONTRACTS_READ, Lane, queue_name
 from contract.job import TERMINAL, JobHead, JobRecord
 from contract.redis_keys import job_key
 from core.text import as_text
+from jobs.commands import as_script
 
 DEATHS_BEFORE_ISOLATION = 2  # without a savepoint between them; after that the job runs isolated
 
@@ -94,14 +95,19 @@ def lane_queue(redis: Redis, model: str, lane: Lane) -> LaneQueue:
 
 
 def transact(redis: Redis, job_id: str, body: Callable[[Pipeline], T], *more_keys: str) -> T:
-    """Run `body` under WATCH of the job's hashes and `more_keys` until its MULTI goes through.
+    """Run `body` under WATCH of the job's hashes and `more_keys` until its MULTI goes through, also in a full Redis.
 
-    It reads, calls `pipe.multi()` and queues writes. A connection that is lost before the answer to EXEC has `body`
-    look again, so it must recognise its own success.
+    It reads, calls `pipe.multi()` and queues writes, whose answers it doesn't get. A connection that is lost before the
+    answer to EXEC has `body` look again, so it must recognise its own success.
 
     Raises:
         RedisError: if Redis stays away.
     """
     values: list[T] = []
-    redis.transaction(lambda pipe: values.append(body(pipe)), Job.key_for(job_id), job_key(job_id), *more_keys)
+
+    def gather(pipe: Pipeline) -> None:
+        values.append(body(pipe))
+        as_script(pipe)
+
+    redis.transaction(gather, Job.key_for(job_id), job_key(job_id), *more_keys)
     return values[-1]

@@ -35,6 +35,7 @@ local whole = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now)
 if whole > now + 120 then whole = now end -- Redis's clock was set back: a minute ahead is the most that is owed
 local over = whole + each - now - 60
 if over > 1e-6 then return tostring(over) end
+redis.call('DEL', KEYS[1]) -- a full Redis takes a write only behind one that needs no memory: reads go on there
 redis.call('SET', KEYS[1], string.format('%.6f', whole + each), 'EX', 61)
 return '0'
 """

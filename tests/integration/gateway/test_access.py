@@ -278,6 +278,16 @@ def test_a_clock_that_was_set_back_locks_nobody_out(client: httpx2.Client, redis
     assert client.get("/v1/jobs", headers={"Authorization": f"Bearer {token}"}).status_code == 200
 
 
+def test_a_key_with_a_rate_reads_in_a_full_redis(tmp_path: Path) -> None:
+    with RedisServer() as server, server.connect() as redis:
+        headers = bearer(redis, rate=60)
+        with running(settings_for(server.url, tmp_path)) as client:
+            assert client.get("/v1/jobs", headers=headers).status_code == 200  # which draws the deployment's secret
+            redis.config_set("maxmemory", "1")
+            assert [client.get("/v1/jobs", headers=headers).status_code for _ in range(2)] == [200, 200]
+            assert client.post("/v1/txt2img", json={}, headers=headers).status_code == 503
+
+
 def test_gpu_seconds_are_counted_by_the_day(client: httpx2.Client, redis: Redis) -> None:
     publish(redis, "painter", cells(row_s=0.1, decode=0.5))
     headers = bearer(redis, gpu_s=10)

@@ -127,7 +127,7 @@ def test_without_redis_the_metrics_port_tells_so_and_nothing_old(tmp_path: Path)
 
 
 def test_a_redis_without_memory_left_is_a_503_and_goes_on_answering(tmp_path: Path) -> None:
-    """As maxmemory with noeviction makes it: calls that write are refused, those that read are answered."""
+    """As maxmemory with noeviction makes it: what asks for more is refused, what reads or makes room is answered."""
     port = free_port()
     with RedisServer() as server, running(settings_for(server.url, tmp_path, metrics_port=port)) as client:
         job_id = client.post("/v1/txt2img", json={}).json()["id"]
@@ -135,9 +135,12 @@ def test_a_redis_without_memory_left_is_a_503_and_goes_on_answering(tmp_path: Pa
             redis.config_set("maxmemory", "1")
             files = {"image": ("a.png", png((64, 64)), "image/png"), "mask": ("m.png", mask((64, 64)), "image/png")}
             painted = client.post("/v1/inpaint", data={"prompt": "x"}, files=files)
-            for answer in (client.post("/v1/txt2img", json={}), client.delete(f"/v1/jobs/{job_id}"), painted):
+            for answer in (client.post("/v1/txt2img", json={}), painted):
                 assert (answer.status_code, answer.headers["content-type"]) == (503, MEDIA_TYPE), answer.text
             assert client.get(f"/v1/jobs/{job_id}").json()["status"] == "queued"
+            assert client.delete(f"/v1/jobs/{job_id}").json()["status"] == "canceled"
+            assert client.delete(f"/v1/jobs/{job_id}", params={"purge": True}).status_code == 204
+            assert client.get(f"/v1/jobs/{job_id}").status_code == 410
             assert values(client.get(f"http://127.0.0.1:{port}/metrics").text, "latentd_redis_up") == [1]
             redis.config_set("maxmemory", "0")
         assert not [path for path in (tmp_path / "data" / "objects").rglob("*") if path.is_file()], "uploads of no job"

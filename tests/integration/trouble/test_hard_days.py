@@ -18,6 +18,8 @@ from structlog.testing import capture_logs
 
 from core.clock import CLOCK, RedisClock
 from core.settings import Settings
+from jobs.cancel import cancel
+from jobs.end import Retention
 from jobs.layout import check_layout
 from latentd.cli.info import redis_fact
 from service.app import create_app
@@ -83,6 +85,20 @@ def test_jobs_end_in_a_redis_that_is_full(server: RedisServer, tiny_models: Path
         send(server, "config set maxmemory 1")
         assert rig.finish("a") == ["succeeded"]
         assert event_types(redis, "a").count("image") == 2
+        send(server, "config set maxmemory 0")
+        rig.close()
+
+
+def test_a_running_job_is_canceled_in_a_redis_that_is_full(
+    server: RedisServer, tiny_models: Path, tmp_path: Path
+) -> None:
+    with connect(server.url) as redis:
+        rig = Rig(redis, tiny_settings(tiny_models, server.url, tmp_path))
+        enqueue(redis, "a", make_request(steps=400))
+        rig.until(lambda: rig.step("a") >= 5)
+        send(server, "config set maxmemory 1")
+        assert cancel(redis, Retention(60, 60), "a") == "running"
+        assert rig.finish("a") == ["canceled"]
         send(server, "config set maxmemory 0")
         rig.close()
 
