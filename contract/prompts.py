@@ -19,6 +19,7 @@ PromptSyntax: TypeAlias = Literal["plain", "weighted"]
 ROUND, SQUARE = 1.1, 1 / 1.1
 MAX_WEIGHT = 100.0
 MAX_DEPTH = 64  # of brackets in brackets: what they weigh is multiplied out piece by piece
+MAX_BREAKS = 32  # each is a pass through the encoder, and 77 rows of every context, however little stands between
 NO_TOKEN = -1  # as a comma: of tokenizers that have none
 COMMA_REACH = 20  # tokens: what follows a comma this near to a full chunk's end moves to the next one
 LORA = re.compile(r"<lora:([^<>:]+)(?::([^<>]*))?>")
@@ -74,7 +75,8 @@ def parse(prompt: str, where: str = "prompt") -> Parsed:
     `where` is the request's field, for refusals.
 
     Raises:
-        InvalidRequest: brackets are open deeper than MAX_DEPTH, or a weight is beyond MAX_WEIGHT.
+        InvalidRequest: brackets are open deeper than MAX_DEPTH, a weight is beyond MAX_WEIGHT, or there are more than
+            MAX_BREAKS breaks.
     """
     brackets = _Brackets()
     for match in _PART.finditer(prompt):
@@ -84,6 +86,9 @@ def parse(prompt: str, where: str = "prompt") -> Parsed:
     for start in brackets.square:
         brackets.weigh(start, SQUARE)
     pieces = _joined(brackets.pieces) or [Piece("")]
+    if (breaks := sum(isinstance(piece, Break) for piece in pieces)) > MAX_BREAKS:
+        detail = f"{where} has {breaks} BREAKs; up to {MAX_BREAKS}"
+        raise InvalidRequest(detail, field=where, value=breaks, bound=MAX_BREAKS)
     for piece in pieces:
         if isinstance(piece, Piece) and not abs(piece.weight) <= MAX_WEIGHT:  # NaN is none either
             detail = f"{where} has a weight of {piece.weight:g}; from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}"

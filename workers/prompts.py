@@ -15,6 +15,7 @@ from models.pipeline.chunks import Chunk, clip_of, encode_chunks
 from models.pipeline.pipeline import LatentDiffusion
 
 PROMPTS_KEPT = 256
+CONTEXTS_KEPT = 64 << 20  # bytes: of long weighted prompts fewer are kept; one of SDXL takes 0.6 MB a chunk
 SPECIALS = 2  # start and end of a chunk
 
 
@@ -53,6 +54,7 @@ class PromptCache:
     kept: OrderedDict[tuple[str, str | None, tuple[str, int | None, str, str]], Encoded] = field(
         default_factory=OrderedDict
     )
+    held: int = 0  # bytes
 
     def encoded(self, model: LatentDiffusion, prompt: str | None, reading: Reading = PLAIN) -> Encoded:
         """Return context and pooled vector with b = 1; None is no prompt at all."""
@@ -60,10 +62,15 @@ class PromptCache:
         if key not in self.kept:
             with nullcontext() if reading.adapters is None else reading.adapters.over_text(model):
                 self.kept[key] = model.no_prompt() if prompt is None else encode(model, prompt, reading)
+            self.held += _size(self.kept[key])
         self.kept.move_to_end(key)
-        if len(self.kept) > PROMPTS_KEPT:
-            self.kept.popitem(last=False)
+        while len(self.kept) > PROMPTS_KEPT or (self.held > CONTEXTS_KEPT and len(self.kept) > 1):
+            self.held -= _size(self.kept.popitem(last=False)[1])
         return self.kept[key]
+
+
+def _size(encoded: Encoded) -> int:
+    return sum(part.nbytes for part in encoded if part is not None)
 
 
 def encode(model: LatentDiffusion, prompt: str, reading: Reading) -> Encoded:
@@ -86,9 +93,10 @@ def chunks_of(model: LatentDiffusion, prompt: str, reading: Reading) -> list[lis
     towers = []
     for i, tokenizer in enumerate(model.tokenizers):
         numbers = {} if reading.embeddings is None else reading.embeddings.numbers[i]
-        comma = next((number for number, _ in tokenizer.pieces(",")), NO_TOKEN)
+        pieces_of = tokenizer.bare_pieces if weighted else tokenizer.pieces
+        comma = next((number for number, _ in pieces_of(",")), NO_TOKEN)
         size, reach = tokenizer.window - SPECIALS, reading.comma_reach if weighted else 0
-        found = chunks(units(pieces, tokenizer.pieces, numbers), comma, size, reach)
+        found = chunks(units(pieces, pieces_of, numbers), comma, size, reach)
         towers.append([_chunk(units) for units in (found if weighted else found[:1])])
     return towers
 

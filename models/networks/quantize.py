@@ -25,10 +25,11 @@ class Quantizer(nn.Module):
         vectors = rearrange(z.float(), "b d h w -> (b h w) d")
         codes = self.embedding.weight.float()  # n d
         norms = codes.square().sum(dim=1)  # n
-        nearest = [
-            torch.addmm(norms, vectors[i : i + CHUNK], codes.T, alpha=-2).argmin(dim=1)
-            for i in range(0, len(vectors), CHUNK)
-        ]
+        with torch.autocast(z.device.type, enabled=False):  # which would multiply in half precision all the same
+            nearest = [
+                torch.addmm(norms, vectors[i : i + CHUNK], codes.T, alpha=-2).argmin(dim=1)
+                for i in range(0, len(vectors), CHUNK)
+            ]
         return rearrange(torch.cat(nearest), "(b h w) -> b h w", b=b, h=h)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ class PromptTokenizer:
 
     tokenizer: Tokenizer
     window: int
+    bare: Tokenizer | None = None  # where padding tokens are special, the one in which they are text like any other
 
     def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return token numbers and attention mask, both b n (int64); longer prompts lose their end."""
@@ -38,9 +39,11 @@ class PromptTokenizer:
 
     def pieces(self, text: str) -> list[tuple[int, str]]:
         """Return the tokens of a part of a prompt, however many, each with its text from the end of the one before."""
-        encoding = self._whole.encode(text, add_special_tokens=False)
-        ends = [end for _, end in encoding.offsets]
-        return [(number, text[a:b]) for number, a, b in zip(encoding.ids, [0, *ends], ends, strict=False)]
+        return _pieces(self._whole, text)
+
+    def bare_pieces(self, text: str) -> list[tuple[int, str]]:
+        """As `pieces`, as AUTOMATIC1111 reads it: the padding token within a prompt is text."""
+        return _pieces(self._whole if self.bare is None else self.bare, text)
 
     def framed(self, numbers: Sequence[int]) -> list[int]:
         """Put up to window - 2 tokens between start and end, and pad."""
@@ -49,10 +52,7 @@ class PromptTokenizer:
 
     @cached_property
     def _whole(self) -> Tokenizer:
-        whole = Tokenizer.from_str(self.tokenizer.to_str())
-        whole.no_truncation()
-        whole.no_padding()
-        return whole
+        return _unbounded(self.tokenizer)
 
 
 def load_tokenizer(folder: Path, positions: int, *, special_pad: bool = False) -> PromptTokenizer:
@@ -96,10 +96,7 @@ def save_tokenizer(tokenizer: PromptTokenizer, folder: Path, cls: str | None = N
     padding = tokenizer.tokenizer.padding or {}
     config = {"model_max_length": tokenizer.window, "pad_token": padding.get("pad_token", "[PAD]")}
     config |= {"tokenizer_class": cls} if cls is not None else {}
-    plain = Tokenizer.from_str(tokenizer.tokenizer.to_str())
-    plain.no_truncation()
-    plain.no_padding()
-    plain.save(str(folder / "tokenizer.json"))
+    _unbounded(tokenizer.tokenizer).save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
@@ -114,11 +111,26 @@ def padded(tokenizer: Tokenizer, window: int, pad: str, *, special: bool = False
     pad_id = tokenizer.token_to_id(pad)
     if pad_id is None:
         raise CheckpointError(f"padding token {pad!r} is not in the tokenizer's vocabulary")
+    bare = None
     if special:
+        bare = _unbounded(tokenizer)
         tokenizer.add_special_tokens([pad])
     tokenizer.enable_truncation(window)
     tokenizer.enable_padding(length=window, pad_id=pad_id, pad_token=pad)
-    return PromptTokenizer(tokenizer, window)
+    return PromptTokenizer(tokenizer, window, bare)
+
+
+def _pieces(tokenizer: Tokenizer, text: str) -> list[tuple[int, str]]:
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    ends = [end for _, end in encoding.offsets]
+    return [(number, text[a:b]) for number, a, b in zip(encoding.ids, [0, *ends], ends, strict=False)]
+
+
+def _unbounded(tokenizer: Tokenizer) -> Tokenizer:
+    whole = Tokenizer.from_str(tokenizer.to_str())
+    whole.no_truncation()
+    whole.no_padding()
+    return whole
 
 
 def _read(folder: Path) -> Tokenizer:

@@ -181,6 +181,7 @@ class Webhooks:
         try:
             job = await read_job(self._redis, self._backlogs, await self._reader(), message.job)
         except (NotFound, Gone):
+            log.warning("webhook given up: its job has expired or was purged", job_id=message.job, tries=message.tries)
             return None
         at = CLOCK.now()
         try:

@@ -21,7 +21,10 @@ DEAD = ("Z", "X")  # states of processes that only wait to be noticed by their p
 
 def own_identity() -> str:
     """Identify this process; empty where unknown."""
-    return _identity_of(os.getpid())
+    try:
+        return _identity_of(os.getpid())
+    except OSError:
+        return ""
 
 
 def machine() -> str:
@@ -39,16 +42,28 @@ def is_dead(identity: str) -> bool:
     process = rest.partition(":")[0]
     if not process.isdecimal() or neighbourhood != machine():
         return False
-    return _identity_of(int(process)) != identity
+    try:
+        return _identity_of(int(process)) != identity
+    except OSError:
+        return _is_gone(int(process))
+
+
+def _is_gone(process: int) -> bool:
+    """Tell whether there is no such process; kill(2) knows those of other users, whom hidepid keeps out of /proc."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 def _identity_of(process: int) -> str:
+    """Raises OSError where /proc doesn't show the process."""
     neighbourhood = machine()
-    try:
-        # Fields of proc(5)'s stat behind the name, which may hold spaces: state is the third, start time the 22nd.
-        fields = (PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
+    # Fields of proc(5)'s stat behind the name, which may hold spaces: state is the third, start time the 22nd.
+    fields = (PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
     return "" if not neighbourhood or fields[0] in DEAD else f"{neighbourhood}/{process}:{fields[19]}"
 
 

@@ -207,6 +207,8 @@ class LdmRun(DiffusionRun, Conditioned):
             raise ValueError(f"concat is {self.concat}; label maps are concatenated themselves")
         if isinstance(self.condition, MapCondition) and self.data.compose is not None:
             raise ValueError("data.compose is given; composed pictures have no label map, which condition map reads")
+        if isinstance(self.condition, ClassCondition) and self.concat is not None:
+            raise ValueError(f"concat is {self.concat}; no request asks for a class inside a mask")
         compose = self.data.compose
         if isinstance(self.condition, ClassCondition) and compose is not None and compose.scenes:
             detail = "two things side by side have two labels, of which condition class reads one; scenes: 0 makes none"

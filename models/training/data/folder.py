@@ -15,8 +15,18 @@ from typing import Any
 from core.errors import ConfigurationError
 
 METADATA = "metadata.jsonl"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-UNREAD = (".heic", ".heif", ".avif", ".jxl", ".psd", ".svg")  # pictures, too, whose lack would go unnoticed
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+UNREAD = (
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jxl",
+    ".psd",
+    ".svg",
+    ".jp2",
+    ".ppm",
+    ".tga",
+)  # pictures, too, whose lack would go unnoticed
 CAPTIONS = ("text", "caption")  # columns, the first that a line has
 HELD_OUT_STEPS = 1 << 16
 INTEGER = re.compile(r"-?[0-9]{1,18}")

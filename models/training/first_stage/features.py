@@ -99,7 +99,8 @@ def train_classifier(
 
 
 def _labels(folder: Folder) -> list[int]:
-    if all(item.label is not None for item in folder.items):
+    """Give each picture its class: its label, or itself where labels are missing or all the same."""
+    if all(item.label is not None for item in folder.items) and len({item.label for item in folder.items}) > 1:
         return [folder.label(i) for i in range(len(folder.items))]
     return list(range(len(folder.items)))
 

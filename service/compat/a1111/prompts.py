@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from contract.card import LoraCard
+from core.errors import InvalidRequest
 from service.requests.resolution import lora_named
 
-_LORA = re.compile(r"\s*<lora:([^:<>]{1,128})(?::([-+]?\d+(?:\.\d+)?))?(?::[^<>]{0,64})?>")
+_LORA = re.compile(r"\s*<lora:([^:<>]{1,128})(?::([^<>]{0,64}))?>")
 
 
 class Prompt(NamedTuple):
@@ -23,12 +25,26 @@ def read_prompt(prompt: str, known: Mapping[str, LoraCard]) -> Prompt:
     """Take the LoRAs out of a prompt; of one that is named twice the first counts, as everywhere.
 
     Raises:
-        InvalidRequest: a name that several have.
+        InvalidRequest: a name that several have, or a weight that isn't one number.
     """
     found: dict[str, float] = {}
     for name, scale in _LORA.findall(prompt):
-        found.setdefault(lora_named(name, known), float(scale or 1))
+        found.setdefault(lora_named(name, known), _scale(name, scale))
     if not found:
         return Prompt(prompt, {})
     loras = [{"id": name, "scale": scale} for name, scale in found.items()]
     return Prompt(_LORA.sub("", prompt).strip(), {"loras": loras})
+
+
+def _scale(name: str, written: str) -> float:
+    """Read `0.5` or `.5`; none is 1. Weights for UNet and text apart aren't followed, so they are refused."""
+    try:
+        scale = float(written.strip() or 1)
+    except ValueError:
+        scale = math.nan
+    if not math.isfinite(scale):
+        bound = "one number"
+        raise InvalidRequest(
+            f"<lora:{name}:{written}>: the weight must be {bound}", field="prompt", value=written, bound=bound
+        )
+    return scale

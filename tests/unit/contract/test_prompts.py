@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from contract.prompts import (
+    MAX_BREAKS,
     MAX_DEPTH,
     Break,
     Piece,
@@ -63,6 +64,7 @@ def test_a_plain_prompt_is_one_piece() -> None:
         ("(" * 60, "prompt has a weight of 304"),
         ("(a:-101)", "prompt has a weight of -101; from -100 to 100"),
         (f"((a:0):{'9' * 400})", "prompt has a weight of nan"),
+        ("BREAK " * (MAX_BREAKS + 1), "prompt has 33 BREAKs; up to 32"),
     ],
 )
 def test_what_is_beyond_measure_is_refused(prompt: str, said: str) -> None:
@@ -78,7 +80,7 @@ def test_the_longest_prompts_are_read_in_no_time(part: str) -> None:
     try:
         parse(prompt)
     except InvalidRequest as error:
-        assert "weight" in error.detail  # noqa: PT017 (whether it is refused isn't what is timed)
+        assert "weight" in error.detail or "BREAK" in error.detail  # noqa: PT017 (whether it is refused isn't what is timed)
     split_loras(prompt)
     assert time.process_time() - began < 0.5
 

@@ -150,6 +150,15 @@ def test_codes_are_compared_in_float32() -> None:
     assert torch.equal(quantizer(z), z)
 
 
+def test_codes_are_compared_in_float32_where_training_multiplies_in_bfloat16() -> None:
+    quantizer = Quantizer(4096, 3)
+    quantizer.embedding.weight.data.copy_(_noise(4096, 3))
+    z = _noise(1, 3, 16, 16)
+    plain = quantizer.indices(z)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(quantizer.indices(z), plain)
+
+
 def test_predictions_pass_gradients_to_weights_and_conditioning(tmp_path: Path) -> None:
     model = load(write_tiny("plain", tmp_path / "plain"))
     model.unet.requires_grad_(True)

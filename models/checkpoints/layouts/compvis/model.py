@@ -15,7 +15,7 @@ from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.files.foreign import refuse_family, what_it_is
 from models.checkpoints.layouts.compvis.conditioner import read_conditioner, read_embedders
 from models.checkpoints.layouts.compvis.ema import averaged, averaged_alone, has_average
-from models.checkpoints.layouts.compvis.families import LAYOUT_TOKENS, UNSURE, Family, family_of
+from models.checkpoints.layouts.compvis.families import LAYOUT_TOKENS, UNSURE, V_SIZE, Family, family_of
 from models.checkpoints.layouts.compvis.first_stage import read_first_stage
 from models.checkpoints.layouts.compvis.prediction import ZERO_SNR_MARKER, told_by_scaling, told_prediction
 from models.checkpoints.layouts.compvis.schedule import read_schedule
@@ -136,7 +136,8 @@ def _config(
         low_res_schedule=_low_res(params, unet),
         latent_size=params.get("image_size", family.latent_size(schedule.prediction)),
     )
-    if config.concat == "source":  # its authors' config says 16, which nothing of theirs reads
+    # Nobody reads it: InstructPix2Pix's config says 16, that of SD 2's v model 64, which was trained on 96.
+    if config.concat == "source" or family.latent_size(schedule.prediction) == V_SIZE:
         config = replace(config, latent_size=family.latent_size(schedule.prediction))
     return replace(config, zeros_for_no_prompt=not config.refines) if family.xl else config
 

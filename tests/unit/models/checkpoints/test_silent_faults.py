@@ -50,6 +50,16 @@ def test_sd2_inpainting_predicts_eps(sd2: dict[str, Tensor], tmp_path: Path) -> 
     assert checkpoint.config.latent_size == 64
 
 
+def test_the_v_model_is_as_large_as_it_was_trained_whatever_its_yaml_says(
+    sd2: dict[str, Tensor], tmp_path: Path
+) -> None:
+    save_file(sd2, tmp_path / "m.safetensors")
+    params = {"parameterization": "v", "image_size": 64, "unet_config": {"params": {"num_head_channels": 64}}}
+    (tmp_path / "m.yaml").write_text(json.dumps({"model": {"params": params}}), "utf-8")
+    config = load_checkpoint(tmp_path / "m.safetensors").config
+    assert (config.schedule.prediction, config.latent_size) == ("v", 96)
+
+
 @pytest.mark.parametrize(
     ("metadata", "prediction", "size"),
     [

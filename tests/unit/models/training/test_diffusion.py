@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from contract.card import CARD, ModelCard
 from core.errors import ConfigurationError
@@ -106,6 +107,11 @@ def test_a_frozen_encoder_is_saved_as_it_was_and_its_outputs_are_encoded_once(fo
     assert kept is not None
     assert all(torch.equal(value, given.state_dict()[key]) for key, value in kept.state_dict().items())
     assert len([*(folder / "cache").rglob("text-*.npy")]) == 1
+
+
+def test_classes_inside_masks_are_refused(folder: Path) -> None:
+    with pytest.raises(ValidationError, match="no request asks for a class inside a mask"):
+        ldm_run(folder, condition={"kind": "class"}, concat="mask-latent")
 
 
 def test_ldms_own_inpainting_and_the_upscaler_are_trained_too(folder: Path) -> None:

@@ -79,6 +79,17 @@ def test_prompts_name_loras() -> None:
     assert read_prompt("(a:1.2) [b] <c>", known) == ("(a:1.2) [b] <c>", {})
 
 
+@pytest.mark.parametrize(("written", "scale"), [(".5", 0.5), (" 0.5 ", 0.5), ("-.5", -0.5), ("5e-1", 0.5), ("", 1.0)])
+def test_weights_of_loras_are_any_number(written: str, scale: float) -> None:
+    assert read_prompt(f"a <lora:ink:{written}>", {}).fields == {"loras": [{"id": "ink", "scale": scale}]}
+
+
+@pytest.mark.parametrize("written", ["abc", "0.8:0.3", "te=0.5:unet=0.3", "nan"])
+def test_weights_of_loras_that_are_no_number_are_refused(written: str) -> None:
+    with pytest.raises(InvalidRequest, match="must be one number"):
+        read_prompt(f"a <lora:ink:{written}>", {})
+
+
 def test_texts_of_a_png_are_read_and_cut() -> None:
     chunks, data = PngInfo(), io.BytesIO()
     text = 'a cat, "b"\nand a dog\nNegative prompt: hat\nx\nSteps: 5, Sampler: DPM++ 2M, Size: 64x32, Note: "a, b: c"'

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from redis import Redis
 
 from contract.redis_keys import processes_key
 from tests.enqueue import enqueue, job_state, make_request
 from tests.unit.workers.parts import RETENTION, claim, make_worker
-from workers.queue.process_identity import find_orphans, is_dead, machine, own_identity
+from workers.queue import process_identity
+from workers.queue.process_identity import PROC, find_orphans, is_dead, machine, own_identity
 from workers.queue.reaper import Reaper
 
 SLEEPER = """
@@ -47,6 +50,20 @@ def test_what_another_machine_or_container_holds_is_not_judged() -> None:
 
 def test_a_reused_process_id_is_another_process() -> None:
     assert is_dead(own_identity().rpartition(":")[0] + ":1")
+
+
+def test_a_process_that_proc_hides_is_not_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `hidepid` and systemd's ProtectProc hide those of other users."""
+    own, dead = own_identity(), identity_of_the_dead()
+    boot, namespace = tmp_path / "sys/kernel/random/boot_id", tmp_path / "self/ns/pid"
+    for file in (boot, namespace):
+        file.parent.mkdir(parents=True)
+    boot.write_text((PROC / "sys/kernel/random/boot_id").read_text())
+    namespace.symlink_to((PROC / "self/ns/pid").readlink())
+    monkeypatch.setattr(process_identity, "PROC", tmp_path)
+    assert own.startswith(machine())
+    assert not is_dead(own)
+    assert is_dead(dead)
 
 
 def test_jobs_of_a_dead_neighbour_are_queued_without_waiting_for_the_lapse(redis: Redis) -> None:
