@@ -8,6 +8,7 @@ from contract.base import Lane
 
 WAKES = 64
 JOBS_KEY = "latentd:jobs"  # sorted set: job id → created_at in Unix milliseconds
+NOTHING_KEY = "latentd:nothing"  # never there: what deletes it is a write that needs no memory
 LAYOUT_KEY = "latentd:layout"  # string: contract version of the newest release that has used this Redis
 DEPLOYMENT_KEY = "latentd:deployment"  # string: the id that this Redis shares with its storage
 PROPOSED_KEY = "latentd:deployment:new"  # string: the id that the storage is to share

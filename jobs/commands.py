@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from redis.client import Pipeline
 from redis.typing import EncodableT
 
+from contract.redis_keys import NOTHING_KEY
+
 # Lua: runs the commands in ARGV from `at` on, each behind its length.
-RUN = """
+RUN = f"""
 local function run(at)
-  redis.call('DEL', '') -- no key of anybody
+  redis.call('DEL', '{NOTHING_KEY}')
   while ARGV[at] do
     local last = at + tonumber(ARGV[at])
     redis.call(unpack(ARGV, at + 1, last))

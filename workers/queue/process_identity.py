@@ -52,10 +52,8 @@ def _is_gone(process: int) -> bool:
     """Tell whether there is no such process; kill(2) knows those of other users, whom hidepid keeps out of /proc."""
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)
     return False
 
 

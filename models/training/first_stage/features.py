@@ -70,7 +70,7 @@ def train_classifier(
     report: Report,
     stop: Stop,
 ) -> Classifier | None:
-    """Train a classifier of the pictures' labels; where they have none each picture is a class of its own.
+    """Train a classifier of the pictures' labels; where these tell nothing apart each picture is a class of its own.
 
     Returns None if `stop` said so before its last step.
     """

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from contract.card import LoraCard
+from contract.prompts import LORA
 from core.errors import InvalidRequest
 from service.requests.resolution import lora_named
 
-_LORA = re.compile(r"\s*<lora:([^:<>]{1,128})(?::([^<>]{0,64}))?>")
+_LORA = re.compile(rf"\s*{LORA.pattern}")
 
 
 class Prompt(NamedTuple):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -45,6 +46,18 @@ def test_a_classifier_learns_the_data_set_and_is_named_after_it(tmp_path: Path) 
     x = torch.rand(1, 3, 32, 32)
     assert kept.name == network.name
     assert torch.equal(kept.embedding(x), network.embedding(x))
+
+
+def test_pictures_in_one_folder_are_classes_of_their_own(tmp_path: Path) -> None:
+    """One label for all would be learnt by learning nothing."""
+    for name in "abcd":
+        (tmp_path / "data" / "images").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (60 * ord(name) % 256, 0, 0)).save(tmp_path / "data" / "images" / f"{name}.png")
+    run = autoencoder_run(tmp_path, features={"steps": 1, "batch": 2, "width": 8})
+    folder, cpu = read_folder(tmp_path / "data"), torch.device("cpu")
+    network = train_classifier(run.features, run.data, run.seed, folder, cpu, report=lambda _: None, stop=lambda: False)
+    assert network is not None
+    assert "(4 classes, " in network.name
 
 
 def test_other_files_are_no_classifier(tmp_path: Path) -> None:

@@ -172,7 +172,8 @@ def test_pictures_that_arent_read_are_told_of_and_hidden_files_are_none(tmp_path
     (tmp_path / "._a.png").write_bytes(b"a system's own")
     (tmp_path / ".thumbnails").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / ".thumbnails" / "a.png")
-    assert [item.file.name for item in read_folder(tmp_path).items] == ["a.tiff"]
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.jfif", "JPEG")
+    assert [item.file.name for item in read_folder(tmp_path).items] == ["a.tiff", "b.jfif"]
     (tmp_path / "b.HEIC").write_bytes(b"a phone's")
     with pytest.raises(ConfigurationError, match=r"1 pictures are of a kind that isn't read, b\.HEIC first; convert"):
         read_folder(tmp_path)
