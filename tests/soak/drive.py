@@ -16,7 +16,7 @@ from contract.redis_keys import job_key
 from tests.soak.fleet import POLL_S, Fleet, Member
 from tests.soak.plan import Plan
 
-MEASURED_STEPS = 60
+MEASURED_STEPS = 200
 MOST_STEPS = 1000
 
 
@@ -57,17 +57,24 @@ class Driver:
         self.story = Story()
 
     def measure(self) -> None:
-        """How many steps a job of the wished length has where as many others run."""
-        began, ends = time.monotonic(), time.monotonic() + self._plan.limit_s
-        for index in range(self._plan.outstanding):
-            fields = self._fields(index) | {"steps": MEASURED_STEPS}
-            self.story.measured.append(self._fleet.submit(f"measured-{index}", fields, ends))
-        self._open |= set(self.story.measured)
-        self._until_ended(ends)
-        step_s = (time.monotonic() - began) / MEASURED_STEPS
+        """How many steps a job of the wished length has where as many others run; the first jobs only warm up."""
+        self._seconds_of("warming", MEASURED_STEPS)
+        step_s = self._seconds_of("measured", MEASURED_STEPS) / MEASURED_STEPS
         low, high = (min(MOST_STEPS, max(2, round(length / step_s))) for length in self._plan.length_s)
         self.story.steps = (low, high)
         self._tell(f"a step of {self._plan.outstanding} jobs at once takes {step_s:.3f} s: {low} to {high} steps a job")
+
+    def _seconds_of(self, name: str, steps: int) -> float:
+        """How long as many jobs as may run at a time take together."""
+        began, ends = time.monotonic(), time.monotonic() + self._plan.limit_s
+        made = [
+            self._fleet.submit(f"{name}-{index}", self._fields(index) | {"steps": steps}, ends)
+            for index in range(self._plan.outstanding)
+        ]
+        self.story.measured += made
+        self._open |= set(made)
+        self._until_ended(ends)
+        return time.monotonic() - began
 
     def _until_ended(self, ends: float) -> None:
         while self._open:

@@ -22,6 +22,7 @@ from tests.soak.fleet import moment, read_log
 from tests.soak.plan import Plan
 
 RESUMED_WITHIN_S = 30.0
+SAVED_WITHIN_S = 5.0  # of its start a job has a savepoint: due after half a second, again after two, if Redis was away
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Resumption:
 
     job_id: str
     step: int
+    ran_s: float  # from the beginning of the execution that died until the kill
     seconds: float | None  # since the kill; None if it ended or its next worker died before it began again
 
 
@@ -58,6 +60,13 @@ class Findings:
         return sum(one.step > 0 for one in self.resumptions)
 
     @property
+    def unsaved(self) -> list[Resumption]:
+        """Those that began anew, though what died had time to save."""
+        return [
+            one for one in self.resumptions if one.seconds is not None and one.step == 0 and one.ran_s > SAVED_WITHIN_S
+        ]
+
+    @property
     def resumed_s(self) -> list[float]:
         return sorted(one.seconds for one in self.resumptions if one.seconds is not None)
 
@@ -73,28 +82,37 @@ class Findings:
             f"{self.redis_kills} kills of Redis": self.redis_kills == plan.redis_kills,
             f"{len(slow)} resumptions after more than {RESUMED_WITHIN_S:.0f} s: {slow}": not slow,
             f"{self.twins_equal} of {self.twins} strict results equal": self.twins_equal == self.twins >= plan.twins,
-            f"only {self.from_savepoints} resumptions from a savepoint": self.from_savepoints >= 2 * plan.kills,
+            f"begun anew after more than {SAVED_WITHIN_S:.0f} s of work: {self.unsaved}": not self.unsaved,
+            f"only {self.from_savepoints} resumptions from a savepoint": self.from_savepoints >= plan.kills,
         }
         return [complaint for complaint, holds in checks.items() if not holds]
 
 
 def resumptions(kills: Sequence[Kill], logs: Iterable[Path], ended: dict[str, float]) -> list[Resumption]:
     """What became of every job at every kill of its worker."""
-    began: dict[str, list[tuple[float, int]]] = {}
-    for log in logs:
-        for line in read_log(log):
-            if line.get("event") == "job resumed":
-                began.setdefault(line["job_id"], []).append((moment(line), line["step"]))
+    began = _beginnings(logs)
     found = []
     for kill in kills:
         for job_id in kill.held:
-            later = sorted(one for one in began.get(job_id, []) if one[0] > kill.at)
+            begun = began.get(job_id, [])
+            later = [one for one in begun if one[0] > kill.at]
             again = [other.at for other in kills if job_id in other.held and other.at > kill.at]
+            ran_s = kill.at - max((at for at, _step in begun if at <= kill.at), default=kill.at)
             if later and (not again or later[0][0] < again[0]):
-                found.append(Resumption(job_id, later[0][1], later[0][0] - kill.at))
+                found.append(Resumption(job_id, later[0][1], ran_s, later[0][0] - kill.at))
             elif job_id not in ended or ended[job_id] > kill.at + 1:
-                found.append(Resumption(job_id, 0, None))
+                found.append(Resumption(job_id, 0, ran_s, None))
     return found
+
+
+def _beginnings(logs: Iterable[Path]) -> dict[str, list[tuple[float, int]]]:
+    """When every execution of a job began to compute, and at which step, in their order."""
+    began: dict[str, list[tuple[float, int]]] = {}
+    for log in logs:
+        for line in read_log(log):
+            if line.get("event") == "job resumed" or (line.get("event") == "job started" and not line["resumed"]):
+                began.setdefault(line["job_id"], []).append((moment(line), line.get("step", 0)))
+    return {job_id: sorted(one) for job_id, one in began.items()}
 
 
 def broken_strict_jobs(story: Story, logs: Iterable[Path]) -> list[str]:

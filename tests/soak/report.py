@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Sequence
 
-from tests.soak.findings import Findings, spread
+from tests.soak.findings import SAVED_WITHIN_S, Findings, spread
 from tests.soak.plan import Plan
 
 
@@ -41,6 +41,7 @@ def _table(found: Findings) -> list[str]:
         "times that a job lost its worker": len(found.resumptions),
         "resumed before the next worker of the job was killed": len(found.resumed_s),
         "resumed from a step > 0": found.from_savepoints,
+        f"begun anew after more than {SAVED_WITHIN_S:.0f} s of work": len(found.unsaved),
         "killed again before it began again": len(never),
         "seconds from the kill to the resumption": spread(found.resumed_s),
         "strict results equal to an unbroken run's, byte by byte": f"{found.twins_equal} of {found.twins}",
