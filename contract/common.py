@@ -10,7 +10,7 @@ from pydantic.json_schema import SkipJsonSchema
 from contract.add_ons import CONTROL_ROW, AppliedControl, AppliedEmbedding, AppliedLora
 from contract.base import Kind, Lane, Wire
 from contract.prompts import PromptSyntax
-from contract.samplers import Schedule, evaluations
+from contract.samplers import MOST_TIMESTEPS, Schedule, evaluations
 from contract.uploads import Upload, control_name
 
 OutputFormat: TypeAlias = Literal["png", "jpeg", "webp"]
@@ -19,6 +19,7 @@ Determinism: TypeAlias = Literal["fast", "strict"]
 Pair: TypeAlias = tuple[int, int]
 Span: TypeAlias = tuple[float, float]
 SEEDS = 2**32
+WHOLE: Span = (0.0, 1.0)
 SCORES = (6.0, 2.5)  # aesthetic scores of the prompt and of what guidance leads away from
 
 
@@ -140,7 +141,7 @@ class BaseRequest(Wire):
     @property
     def span(self) -> Span:
         """The part of the way from noise, 0, to the picture, 1, that this job goes."""
-        return 0.0, 1.0
+        return WHOLE
 
     @property
     def told_sizes(self) -> tuple[int, int, int, int, int, int]:
@@ -174,9 +175,19 @@ class BaseRequest(Wire):
 
     @property
     def run_steps(self) -> int:
-        """Steps that are run, over all images: a strength < 1 leaves the last int(steps · strength), at least one."""
-        start, end = self.span
-        return max(1, int(self.steps * self.denoising_strength * (end - start))) * self.num_images
+        """Steps that are run, over all images: a strength < 1 leaves the last int(steps · strength), at least one.
+
+        Of a part of the way it is how many they would be on evenly spread timesteps, or on a list out of 1,000; where
+        a schedule or a checkpoint spaces them otherwise, the worker that plans the job tells the true number.
+        """
+        skipped = self.steps - max(1, int(self.steps * self.denoising_strength))
+        if self.span == WHOLE:
+            return (self.steps - skipped) * self.num_images
+        if self.timesteps is not None:
+            first, last = (round((1.0 - part) * MOST_TIMESTEPS) for part in self.span)
+            return max(1, sum(last <= t < first for t in self.timesteps[skipped:])) * self.num_images
+        begun, ended = (round(self.steps * part) for part in self.span)
+        return max(1, ended - max(begun, skipped)) * self.num_images
 
     @property
     def rows_per_call(self) -> int:
@@ -195,11 +206,14 @@ class BaseRequest(Wire):
 
     @property
     def _guided_share(self) -> float:
-        """The share of the steps that are guided, were they evenly spread over the timesteps of this strength."""
+        """The share of the steps that are guided, were they evenly spread over the timesteps that are gone through."""
         if self.guided_within is None:
             return 1.0
-        low, high = self.guided_within
-        return max(0.0, min(high, self.denoising_strength) - low) / self.denoising_strength
+        (low, high), (start, end) = self.guided_within, self.span
+        noisiest, cleanest = min(self.denoising_strength, 1.0 - start), 1.0 - end
+        if noisiest <= cleanest:
+            return 1.0  # no step is between: the worker refuses it
+        return max(0.0, min(high, noisiest) - max(low, cleanest)) / (noisiest - cleanest)
 
     def for_clients(self) -> Self:
         """Copy the request without where its uploads are stored."""

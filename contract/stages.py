@@ -26,9 +26,12 @@ def models_of(request: JobRequest) -> tuple[str, ...]:
     return (request.model, *more)
 
 
-def share_done(request: JobRequest, step: int) -> float:
-    """Return how much of a job's computing `step` of its steps are, of 0 to 1: those of a larger stage take longer."""
-    done, left = 0.0, float(step)
+def share_done(request: JobRequest, step: int, steps: int) -> float:
+    """Return how much of a job's computing `step` of `steps` is, of 0 to 1: those of a larger stage take longer.
+
+    `steps` are those that the job has, where a worker has told them, and `run_steps` else.
+    """
+    done, left = 0.0, step * request.run_steps / steps
     parts = [(stage.run_steps, stage.width * stage.height) for stage in stages(request)]
     for steps, pixels in parts:
         done += min(steps, max(0.0, left)) * pixels

@@ -126,6 +126,7 @@ class Claimer:
             started_at=datetime.fromisoformat(stored.state.get("started_at", started.isoformat())),
             canceled="cancel" in stored.state,
             resumed="started_at" in stored.state,
+            steps=record.request.run_steps,
             isolated=stored.suspect,
             shown=int(stored.state.get("step", 0)),
         )

@@ -160,7 +160,7 @@ class Publisher:
         _end_here(pipe, run.record.head, ending, self._retention)
         _settle(pipe, run.record.head, run.spent_s)
         if isinstance(ending, Succeeded):
-            pipe.hset(job_key(run.job_id), "step", run.steps)
+            pipe.hset(job_key(run.job_id), mapping={"step": run.steps, "steps": run.steps})
 
     def _count(self, pipe: Pipeline, run: JobRun, ending: End) -> None:
         """The worker's totals in `rq info`; a cancelled job is neither a success nor a failure."""

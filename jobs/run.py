@@ -28,6 +28,7 @@ class JobRun:
     started_at: datetime
     canceled: bool = False  # asked for before the claim
     resumed: bool = False  # it ran before, elsewhere
+    steps: int = 0  # over all images, the unit of progress: as estimated until the engine has planned them
     isolated: bool = False  # workers died with it: the others stand still until it passes a savepoint
     shown: int = 0  # the step that clients have seen; progress doesn't go back
     step: int = 0  # where the engine is
@@ -80,11 +81,6 @@ class JobRun:
     @property
     def lane(self) -> Lane:
         return self.request.priority
-
-    @property
-    def steps(self) -> int:
-        """Steps over all images, the unit of progress."""
-        return self.request.run_steps
 
     @property
     def complete(self) -> bool:

@@ -181,7 +181,7 @@ class Loop:
         """Note what the engine did for one job."""
         if isinstance(outcome, Prepared):
             self._metrics.stages.labels("encode", run.model).observe(outcome.seconds)
-            run.encode_s = outcome.seconds
+            run.encode_s, run.steps = outcome.seconds, outcome.steps
             self._saving.prepared(run, outcome.step)
             if run.resumed:
                 log.info("job resumed", **run.names, step=outcome.step, steps=run.steps)

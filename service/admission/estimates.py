@@ -143,11 +143,11 @@ def queued_eta(request: JobRequest, backlog: Backlog, position: int) -> float | 
     return max(all_s - behind_s, own_s) - own_s + idle_s
 
 
-def running_eta(step: int, started_at: datetime, request: JobRequest, fleet: Fleet) -> float | None:
+def running_eta(step: int, steps: int, started_at: datetime, request: JobRequest, fleet: Fleet) -> float | None:
     """Seconds to the end of a running job, from its own steps so far, else from the measured times."""
     if step == 0:
         return idle_seconds(request, fleet)
     work, elapsed_s = JobWork.of(request), max((CLOCK.now() - started_at).total_seconds(), 0.0)
     tail_s = fleet.expected(fleet.seconds(work, lambda times: times.tail_s(work)))
-    share = share_done(request, step)
+    share = share_done(request, step, steps)
     return elapsed_s * (1.0 - share) / share + (tail_s or 0.0)

@@ -19,7 +19,7 @@ from contract.stages import share_done
 from core.clock import CLOCK
 from service.admission.estimates import Backlog, Fleet
 
-FIELDS = ("record", "started_at", "step")
+FIELDS = ("record", "started_at", "step", "steps")
 BULK_FIRST_EVERY = 5  # claims: as workers share them out while interactive jobs wait
 
 
@@ -30,6 +30,7 @@ class RunningJob:
     request: JobRequest
     started_at: datetime
     step: int
+    steps: int
 
     @property
     def work(self) -> JobWork:
@@ -81,7 +82,7 @@ def _left(job: RunningJob, step_s: float, fleet: Fleet) -> float:
     tail_s = fleet.expected(fleet.seconds(work, lambda times: times.tail_s(work))) or 0.0
     if job.step > 0:
         elapsed = max((CLOCK.now() - job.started_at).total_seconds(), 0.0)
-        share = share_done(job.request, job.step)
+        share = share_done(job.request, job.step, job.steps)
         return elapsed * (1.0 - share) / share + tail_s
     return work.steps * step_s + tail_s
 
@@ -99,6 +100,6 @@ async def _running(redis: Redis, model: str) -> list[RunningJob]:
     return [_parse(*values) for values in hashes if None not in values]
 
 
-def _parse(record: str, started_at: str, step: str) -> RunningJob:
+def _parse(record: str, started_at: str, step: str, steps: str) -> RunningJob:
     request = JobRecord.read(record).request
-    return RunningJob(request, datetime.fromisoformat(started_at), int(step))
+    return RunningJob(request, datetime.fromisoformat(started_at), int(step), int(steps))

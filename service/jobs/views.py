@@ -124,7 +124,7 @@ def _view(
     backlog = backlogs.get((request.model, request.priority))
     eta = None
     if backlog is not None and status == "running" and started_at is not None:
-        eta = running_eta(step, started_at, request, backlog.fleet)
+        eta = running_eta(step, steps, started_at, request, backlog.fleet)
     elif backlog is not None and status == "queued":
         eta = queued_eta(request, backlog, position or 0)
     fields: dict[str, Any] = {

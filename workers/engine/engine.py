@@ -202,7 +202,7 @@ class Engine:
     def _prepare(self, job: EngineJob) -> list[Outcome]:
         began, shape = self._clock(), job.specs[0].latent_shape
         failed = self._begin(job, lambda: self._start(job), "encoding its pictures")
-        return failed or [Prepared(job.job_id, self._clock() - began, job.step, shape)]
+        return failed or [Prepared(job.job_id, self._clock() - began, job.step, job.steps, shape)]
 
     def _enlarge(self, slot: Slot) -> list[Outcome]:
         job, began = self._jobs.get(slot.job_id), self._clock()

@@ -32,7 +32,8 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The job's prompts and pictures are encoded; it takes part in calls from now on, after `step` resumed steps.
+    """The job's prompts and pictures are encoded; it takes part in calls from now on, after `step` resumed ones of
+    its `steps`.
 
     `shape` is its latents' (c, h, w), here and below.
     """
@@ -40,6 +41,7 @@ class Prepared:
     job_id: str
     seconds: float
     step: int
+    steps: int
     shape: Shape
 
 

@@ -29,18 +29,18 @@ PREVIEW_S = 300
 # Events of many jobs. Answers for each its id, or nothing if the execution may not write any more. The HDEL changes
 # nothing: a full Redis refuses a script whose first write asks for memory, and ends, which free some, come after these.
 # KEYS: of each event the record, the stream and the previews.
-# ARGV: of each execution, type, data, trace, step, previews, field and value of an image, old step events.
+# ARGV: of each execution, type, data, trace, step, steps, previews, field and value of an image, old step events.
 WRITE = f"""
 local answers = {{}}
 for i = 0, #KEYS / 3 - 1 do
   local record, stream, previews = unpack(KEYS, 3 * i + 1, 3 * i + 3)
-  local execution, type, data, trace, step, pictures, field, value, old = unpack(ARGV, 9 * i + 1, 9 * i + 9)
+  local execution, type, data, trace, step, steps, shown, field, value, old = unpack(ARGV, 10 * i + 1, 10 * i + 10)
   local state = redis.call('HMGET', record, 'status', 'execution')
   local id = false
   if state[1] == 'running' and state[2] == execution then
     redis.call('HDEL', record, '')
-    if step ~= '' then redis.call('HSET', record, 'step', step) end
-    if pictures ~= '' then redis.call('SET', previews, pictures, 'EX', {PREVIEW_S}) end
+    if step ~= '' then redis.call('HSET', record, 'step', step, 'steps', steps) end
+    if shown ~= '' then redis.call('SET', previews, shown, 'EX', {PREVIEW_S}) end
     if field ~= '' then redis.call('HSET', record, field, value) end
     id = redis.call('XADD', stream, '*', 'type', type, 'data', data, 'trace', trace)
     for surplus in string.gmatch(old, '%S+') do redis.call('XDEL', stream, surplus) end
@@ -194,8 +194,8 @@ def _keys(job_id: str) -> tuple[str, str, str]:
 
 def _values(event: Event, old: Sequence[str]) -> tuple[str, ...]:
     """Return the arguments of one event, as WRITE reads them."""
-    about = (event.run.execution.id, event.type, event.data, event.note.to_json(), event.step, event.previews)
-    return (*about, *event.image, " ".join(old))
+    about = (event.run.execution.id, event.type, event.data, event.note.to_json(), event.step, str(event.run.steps))
+    return (*about, event.previews, *event.image, " ".join(old))
 
 
 def shared_of(run: JobRun, share: Share) -> Shared:

@@ -17,7 +17,7 @@ from rq.serializers import JSONSerializer
 from rq.worker.base import BaseWorker
 
 from contract.job import JobResult
-from contract.redis_keys import CANCELING_KEY, job_key
+from contract.redis_keys import CANCELING_KEY, events_key, job_key
 from contract.request import JobRequest
 from contract.uploads import Upload
 from core.storage import upload_path
@@ -276,3 +276,16 @@ def test_a_fault_in_planning_fails_the_job_that_has_it_and_no_other(redis: Redis
 def test_a_part_of_the_way_is_drawn_by_a_sampler_that_asks_twice(redis: Redis, rig: Rig) -> None:
     enqueue(redis, "a", make_request(sampler="heun", steps=20, denoising_end=0.8))
     assert rig.finish("a") == ["succeeded"]
+
+
+def test_progress_is_told_in_the_steps_that_the_schedule_leaves_of_the_way(redis: Redis, rig: Rig) -> None:
+    request = make_request(schedule="karras", steps=20, denoising_end=0.8, num_images=2)
+    enqueue(redis, "a", request)
+    assert rig.finish("a") == ["succeeded"]
+    events = [fields for _, fields in redis.xrange(events_key("a")) or [] if fields]
+    told = [json.loads(fields[b"data"]) for fields in events if fields[b"type"] == b"step"]
+    run = told[-1]["steps"]
+    assert run != request.run_steps, "the estimate takes them as evenly spread"
+    assert {each["steps"] for each in told} == {told[-1]["step"]} == {run}
+    state = job_state(redis, "a")
+    assert (state["step"], state["steps"]) == (str(run), str(run))

@@ -11,6 +11,8 @@ from contract.base import Kind
 from contract.measurements import JobWork
 from contract.request import REQUESTS, Img2ImgRequest, InpaintRequest, parse_request
 from contract.uploads import Upload
+from models.samplers import compile_plan
+from models.schedule import NoiseSchedule, ScheduleConfig
 
 COMMON = {"model": "m", "width": 64, "height": 64, "steps": 10, "sampler": "ddim", "seed": 2**32 - 1}
 IMAGE = Upload(path="image", sha256="0", bytes=1, width=8, height=8)
@@ -72,6 +74,32 @@ def test_estimates_know_how_often_the_network_is_asked(changes: dict[str, Any], 
     work = JobWork.of(request)
     assert work.rows == 2 * calls
     assert abs(work.steps * work.rows - rows) <= calls
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize(
+    ("changes", "rows"),
+    [
+        ({"steps": 100, "strength": 0.29}, 56),  # the float's 28.999…, as elsewhere
+        ({"steps": 25, "denoising_start": 0.8}, 10),
+        ({"steps": 20, "strength": 0.5, "denoising_end": 0.8}, 12),
+        ({"steps": 5, "timesteps": (990, 980, 970, 900, 100), "denoising_start": 0.05}, 4),
+        ({"steps": 5, "timesteps": (990, 980, 970, 900, 100), "strength": 0.6, "denoising_end": 0.5}, 4),
+        ({"steps": 20, "denoising_start": 0.5, "guidance_interval": (0.25, 1.0)}, 15),
+        ({"steps": 20, "strength": 0.5, "denoising_end": 0.75, "guidance_interval": (0.0, 0.3)}, 6),
+    ],
+)
+def test_estimates_know_the_steps_of_a_part_of_the_way_as_the_engine_plans_them(
+    changes: dict[str, Any], rows: int, spacing: Any
+) -> None:
+    request = parse_request({"kind": "img2img", **COMMON, "image": IMAGE, "guidance_scale": 4.0, **changes})
+    plan = compile_plan(
+        request.sampler, NoiseSchedule(ScheduleConfig(spacing=spacing)), request.steps, request.eta,
+        request.denoising_strength, request.schedule, request.timesteps, request.guided_within, request.span,
+    )  # fmt: skip
+    assert request.run_steps == plan.steps
+    assert request.rows == rows
+    assert abs(2 * plan.steps - len(plan.unguided) - rows) <= 1
 
 
 def test_estimates_count_controlnets_and_what_a_picture_leads() -> None:

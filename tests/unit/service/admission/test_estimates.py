@@ -74,6 +74,6 @@ def test_a_job_behind_others_adds_its_own_work() -> None:
 def test_a_running_job_goes_on_at_its_pace_and_ends_with_decoding_and_storing() -> None:
     table = step_times("paint", 8, cells(row_s=0.1, decode=0.5, store=0.25))
     fleet, now = Fleet({"cpu": table}, {"cpu": 1}), datetime.now(UTC)
-    eta = running_eta(5, now - timedelta(seconds=10), REQUEST, fleet)
+    eta = running_eta(5, REQUEST.run_steps, now - timedelta(seconds=10), REQUEST, fleet)
     assert eta == pytest.approx(10 + 0.75, abs=0.5)
-    assert running_eta(0, now, REQUEST, fleet) == pytest.approx(1.0 + 0.75)
+    assert running_eta(0, REQUEST.run_steps, now, REQUEST, fleet) == pytest.approx(1.0 + 0.75)

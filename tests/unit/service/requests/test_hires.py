@@ -96,8 +96,8 @@ def test_forms_have_it_as_json_text() -> None:
 
 def test_steps_of_the_second_pass_count_by_their_pixels() -> None:
     twice = resolved(HiresPost(strength=1.0), num_images=2)
-    assert [share_done(twice, step) for step in (0, 40, 60, 80)] == pytest.approx([0, 1 / 5, 3 / 5, 1])
-    assert share_done(resolved(None), 5) == 0.25
+    assert [share_done(twice, step, 80) for step in (0, 40, 60, 80)] == pytest.approx([0, 1 / 5, 3 / 5, 1])
+    assert share_done(resolved(None), 5, 20) == share_done(resolved(None), 10, 40) == 0.25
 
 
 def test_estimates_count_both_passes_and_what_enlarges() -> None:

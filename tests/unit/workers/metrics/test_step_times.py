@@ -62,7 +62,7 @@ def finished(index: int) -> Finished:
 
 def test_turns_become_the_table() -> None:
     timer, jobs = StepTimer(MODELS), {"a": TimedJob(make_request())}
-    timer.turned([Prepared("a", 0.0, 0, SHAPE)], 0.5, jobs)
+    timer.turned([Prepared("a", 0.0, 0, 4, SHAPE)], 0.5, jobs)
     timer.turned([called(2)], 0.1, jobs)
     timer.turned([called(8)], 0.2, jobs)
     timer.turned([finished(0), finished(1)], 0.6, jobs)
