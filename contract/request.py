@@ -50,6 +50,10 @@ class UpscaleRequest(PromptedRequest):
     noise_level: int | None = None
 
     @property
+    def guided(self) -> bool:
+        return super().guided and (bool(self.prompt) or self.negative_prompt != "")  # else both rows are the same
+
+    @property
     def class_label(self) -> int | None:
         return self.noise_level
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -306,11 +306,17 @@ def warnings_of(
             room = (card.token_window or 0) - tokens.specials
             message = f"{field} is longer than the {room} tokens that the model reads; cut: “{tokens.cut}”"
             found.append(JobWarning(field=field, message=message))
-    if request.image_guidance > 1.0 and not request.guided:
-        message = f"image_guidance_scale has no effect at guidance_scale {request.guidance:g}"
-        found.append(JobWarning(field="image_guidance_scale", message=message))
-    if request.negative_text and not request.guided:
-        at = f"at guidance_scale {request.guidance:g}"
-        message = f"negative_prompt has no effect {'on this model' if card.guidance_embedded else at}"
-        found.append(JobWarning(field="negative_prompt", message=message))
-    return tuple(found)
+    return (*found, *(() if request.guided else _without_guidance(request, card)))
+
+
+def _without_guidance(request: JobRequest, card: ModelCard) -> Iterator[JobWarning]:
+    """Tell what only guided steps use."""
+    used = {
+        "image_guidance_scale": request.image_guidance > 1.0,
+        "negative_prompt": bool(request.negative_text),
+        "guidance_interval": request.guided_within is not None,
+        "guidance_rescale": request.rescale > 0.0,
+    }
+    off = f"at guidance_scale {request.guidance:g}" if request.guidance in (0.0, 1.0) else "without a prompt"
+    why = "on this model" if card.guidance_embedded else off
+    return (JobWarning(field=name, message=f"{name} has no effect {why}") for name, sent in used.items() if sent)

@@ -13,13 +13,15 @@ from pydantic import ValidationError
 from contract.base import Kind
 from contract.card import ModelCard
 from contract.request import REQUESTS, JobRequest
+from contract.stages import stages
 from contract.uploads import Upload
 from core.errors import InvalidRequest
 from service.requests.bodies import Body
 from service.requests.cards import installed_cards
 from service.requests.kinds import KINDS
-from service.requests.resolution import resolve, warnings_of
-from service.requests.uploads import read_pictures
+from service.requests.posts import HiresPost, Txt2ImgPost
+from service.requests.resolution import Known, resolve, warnings_of
+from service.requests.uploads import Pictures, read_pictures
 from tests.tiny import CLASSES, MAP_CLASSES, write_tiny
 
 NAMES = ("tench", "Crane", "goldfish", "crane", "shark", "hen", "owl", "robin", "jay", "kite")
@@ -175,6 +177,17 @@ def test_noise_levels_are_those_of_the_card(cards: dict[str, ModelCard]) -> None
     assert (request.class_label, request.guidance, request.width) == (20, 9.0, 160)
     error = _refused("upscale", cards["x4"], noise_level=351)
     assert (error.field, error.value, error.bound) == ("noise_level", 351, 350)
+
+
+def test_a_model_that_enlarges_is_guided_by_a_text_alone(cards: dict[str, ModelCard]) -> None:
+    """Without one the guided and the unguided row would be the same."""
+    rows = [resolved("upscale", cards["x4"], **texts).rows_per_call for texts in ({}, {"prompt": "red"})]
+    assert (rows, resolved("upscale", cards["x4"], negative_prompt="blurred").rows_per_call) == ([1, 2], 2)
+    [warning] = warnings_of(resolved("upscale", cards["x4"], guidance_interval=[0.2, 0.8]), cards["x4"], None)
+    assert warning.message == "guidance_interval has no effect without a prompt"
+    body = Body("txt2img", Txt2ImgPost(prompt="red", hires=HiresPost(upscaler="x4")), {})
+    request = resolve(body, cards["plain"], Pictures({}, {}), 7, "png", 2**20, Known({}, {}, {}, cards))
+    assert [part.guided for part in stages(request)] == [True, False, True]
 
 
 @pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpaint"])

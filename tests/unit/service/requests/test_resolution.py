@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,6 +94,18 @@ def test_tokens_and_what_is_cut(tmp_path: Path) -> None:
     cut, unused = warnings_of(long, PAINTER, folder)
     assert (cut.field, unused.field) == ("prompt", "negative_prompt")
     assert cut.message == "prompt is longer than the 6 tokens that the model reads; cut: “with stars”"
+
+
+def test_what_only_guidance_uses_is_told_where_there_is_none() -> None:
+    sent: dict[str, Any] = {"guidance_interval": [0.2, 0.8], "guidance_rescale": 0.7, "negative_prompt": "hat"}
+    card = PAINTER.model_copy(update={"fields": (*PAINTER.fields, "guidance_rescale")})
+    posts = [Txt2ImgPost(**sent, guidance_scale=scale) for scale in (1.0, 4.0)]
+    off, on = (resolve(Body("txt2img", post, {}), card, Pictures({}, {}), 7, "png", 2**24) for post in posts)
+    assert [(each.field, each.message) for each in warnings_of(off, card, None)] == [
+        (field, f"{field} has no effect at guidance_scale 1")
+        for field in ("negative_prompt", "guidance_interval", "guidance_rescale")
+    ]
+    assert warnings_of(on, card, None) == ()
 
 
 def test_a_cards_tokenizer_is_in_its_folder(tmp_path: Path) -> None:
