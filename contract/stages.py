@@ -21,9 +21,14 @@ def stages(request: JobRequest) -> tuple[JobRequest, ...]:
 
 def models_of(request: JobRequest) -> tuple[str, ...]:
     """Return the models that a job needs together, the one whose queue it is in first."""
+    by = upscaler_of(request)
+    return (request.model,) if by is None else (request.model, by.id)
+
+
+def upscaler_of(request: JobRequest) -> AppliedUpscaler | None:
+    """Return the model that enlarges between a job's passes."""
     hires = request.hires if isinstance(request, Txt2ImgRequest) else None
-    more = () if hires is None or hires.enlarged_by is None else (hires.enlarged_by.id,)
-    return (request.model, *more)
+    return None if hires is None else hires.enlarged_by
 
 
 def share_done(request: JobRequest, step: int, steps: int) -> float:

@@ -110,7 +110,7 @@ class Storing:
         self._check_store = check_store  # raises OSError for a mount point without its mount
         self._clock = clock
         self._savepoints = savepoints
-        self._hashes = hashes  # model id → hash, for the text chunks
+        self.hashes = hashes  # of the models, by id
         self._pool = ThreadPoolExecutor(STORING_THREADS, thread_name_prefix="storing")
         self._reports: SimpleQueue[Report] = SimpleQueue()
         self._stop = threading.Event()
@@ -196,7 +196,7 @@ class Storing:
 
     def _save(self, run: JobRun, index: int, picture: Image.Image) -> ImageStored:
         began, request = time.monotonic(), run.request
-        text = picture_text(request, index, self._hashes[run.model])
+        text = picture_text(request, index, self.hashes[run.model])
         data = encode_picture(picture, request.output_format, text)
         encoded_s = time.monotonic() - began
         path = image_path(run.job_id, run.execution.id, index, request.output_format)

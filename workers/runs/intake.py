@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import structlog
 from redis import Redis
 
 from contract.base import LANES
+from contract.request import JobRequest
+from contract.stages import upscaler_of
 from core.clock import CLOCK
-from core.errors import LatentdError
+from core.errors import CheckpointError, LatentdError
 from jobs.end import Canceled, Failed
 from jobs.run import JobRun
 from workers.claim_policy import CLAIMS_A_ROUND, LOOKS_A_CLAIM, ModelLane
@@ -210,6 +212,7 @@ class Intake:
         run = inputs.run
         admission = Admission(run.job_id, run.request, inputs.files, run.deadline, snapshot=inputs.state)
         try:
+            _check_upscaler(run.request, self._storing.hashes)
             self._engine.admit(admission)
         except LatentdError as error:
             self._publishing.end(run, Failed(error.problem()))
@@ -222,3 +225,11 @@ class Intake:
             self._engine.isolate(run.job_id)
         self._library.use(run.models)
         self._runs.move(run, Phase.COMPUTING)
+
+
+def _check_upscaler(request: JobRequest, hashes: Mapping[str, str]) -> None:
+    """Raise CheckpointError where the weights that enlarge aren't those that the job was accepted with."""
+    by = upscaler_of(request)
+    if by is not None and (now := hashes[by.id]) != by.hash:
+        detail = f"model {by.id!r} was replaced since the job was accepted: {by.hash[:10]} then, {now[:10]} now"
+        raise CheckpointError(detail, field="hires.upscaler", value=by.id, bound=by.hash)

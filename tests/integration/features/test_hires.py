@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ from redis import Redis
 from contract.add_ons import AppliedUpscaler, Hires
 from contract.job import JobRecord
 from contract.redis_keys import CANCELING_KEY, JOBS_KEY, events_key, serving_key, state_key, work_key
-from contract.request import JobRequest
+from contract.request import JobRequest, parse_request
 from contract.stages import models_of
 from core.settings import Settings
 from core.text import as_text
+from models.checkpoints.card import weights_hash
 from tests.enqueue import enqueue, job_state, make_request
 from tests.integration.rig import MODELS, Rig
 from tests.integration.workers.test_resume import break_at, digests, shown_steps
@@ -28,16 +31,24 @@ from workers.library.library import offered
 from workers.library.loading import choose_dtype
 
 MakeRig = Callable[..., Rig]
-UP = AppliedUpscaler(id="tiny-upscale", hash="x", scale=4, steps=4, sampler="ddim")
+UP = "tiny-upscale"
+
+
+@cache
+def enlarging() -> AppliedUpscaler:
+    """The model that all workers here have."""
+    with tempfile.TemporaryDirectory() as folder:
+        digest = weights_hash(write_tiny_upscale(Path(folder) / UP))
+    return AppliedUpscaler(id=UP, hash=digest, scale=4, steps=4, sampler="ddim")
 
 
 def asked(upscaler: str = "latent", **changes: Any) -> JobRequest:
-    by = UP if upscaler == UP.id else None
+    by = enlarging() if upscaler == UP else None
     hires = Hires(scale=2.0, strength=0.5, steps=16, upscaler=upscaler, enlarged_by=by)
     return make_request(hires=hires, steps=8, determinism="strict", num_images=2, **changes)
 
 
-@pytest.mark.parametrize("upscaler", ["latent", "lanczos", UP.id])
+@pytest.mark.parametrize("upscaler", ["latent", "lanczos", UP])
 def test_it_resumes_in_either_pass_with_the_bytes_of_an_unbroken_run(
     redis: Redis, make_rig: MakeRig, upscaler: str
 ) -> None:
@@ -100,13 +111,24 @@ def test_it_is_claimed_by_a_worker_that_holds_both_models_alone(
 ) -> None:
     one = Rig(redis, settings, "one", models=("tiny",))
     try:
-        enqueue(redis, "two-models", asked(UP.id))
+        enqueue(redis, "two-models", asked(UP))
         enqueue(redis, "one-model", asked())
         assert one.finish("one-model") == ["succeeded"]
         assert job_state(redis, "two-models")["status"] == "queued"
     finally:
         one.close()
     assert make_rig("both").finish("two-models") == ["succeeded"]
+
+
+def test_it_fails_where_the_model_that_enlarges_was_replaced_since_it_was_accepted(redis: Redis, rig: Rig) -> None:
+    request = asked(UP).model_dump(round_trip=True)
+    request["hires"]["enlarged_by"]["hash"] = "0" * 64
+    enqueue(redis, "a", parse_request(request))
+    enqueue(redis, "b", asked(UP))
+    assert rig.finish("a", "b") == ["failed", "succeeded"]
+    problem = json.loads(job_state(redis, "a")["error"])
+    assert (problem["field"], problem["value"], problem["bound"]) == ("hires.upscaler", UP, "0" * 64)
+    assert f"0000000000 then, {enlarging().hash[:10]} now" in problem["detail"]
 
 
 def test_its_second_model_is_loaded_beside_the_first_or_left_to_others(
@@ -119,13 +141,13 @@ def test_its_second_model_is_loaded_beside_the_first_or_left_to_others(
     small = Rig(redis, settings.model_copy(update={"models_mb": room}), "small")
     large = Rig(redis, settings.model_copy(update={"models_mb": sum(sizes.values()) + 2}), "large")
     try:
-        enqueue(redis, "a", asked(UP.id))
+        enqueue(redis, "a", asked(UP))
         for _ in range(20):
             small.loop.round()
         assert job_state(redis, "a")["status"] == "queued"
-        del large.library.resident[UP.id]
+        del large.library.resident[UP]
         assert large.finish("a") == ["succeeded"]
-        assert large.sample("latentd_model_loads_total", model=UP.id, outcome="succeeded") == 1
+        assert large.sample("latentd_model_loads_total", model=UP, outcome="succeeded") == 1
     finally:
         small.close()
         large.close()
@@ -134,10 +156,10 @@ def test_its_second_model_is_loaded_beside_the_first_or_left_to_others(
 def test_two_jobs_that_share_the_second_model_do_not_wait_for_each_other(
     redis: Redis, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ("one", "two", UP.id)
+    names = ("one", "two", UP)
     for seed, name in enumerate(names[:2]):
         write_tiny("plain", tmp_path / "models" / name, seed)
-    write_tiny_upscale(tmp_path / "models" / UP.id)
+    write_tiny_upscale(tmp_path / "models" / UP)
     monkeypatch.setattr(loading, "MIB", 1)
     changed = settings.model_copy(update={"models_dir": tmp_path / "models", "model": "one"})
     dtype = choose_dtype(settings.dtype, "cpu")
@@ -146,7 +168,7 @@ def test_two_jobs_that_share_the_second_model_do_not_wait_for_each_other(
     try:
         assert list(rig.library.resident) == ["one", "two"], "and no room for the model that enlarges"
         for name in names[:2]:
-            enqueue(redis, name, asked(UP.id, model=name))
+            enqueue(redis, name, asked(UP, model=name))
         assert rig.finish("one", "two") == ["succeeded"] * 2
     finally:
         rig.close()
