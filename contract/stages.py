@@ -56,5 +56,4 @@ def _drawing_over(first: Txt2ImgRequest, hires: Hires) -> Img2ImgRequest:
     width, height = hires.size(first.width, first.height)
     values = {name: value for name, value in first if name in Img2ImgRequest.model_fields}
     values |= {"kind": "img2img", "width": width, "height": height, "steps": hires.steps, "strength": hires.strength}
-    listed = first.timesteps if hires.steps == first.steps else None
-    return Img2ImgRequest(**values | {"timesteps": listed}, image=_MADE)
+    return Img2ImgRequest(**values, image=_MADE)

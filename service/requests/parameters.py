@@ -191,6 +191,11 @@ def second_pass(
 
 def _second_steps(sent: HiresPost, drawn: Mapping[str, Any]) -> int:
     steps: int = sent.steps or drawn["steps"]
+    if "timesteps" in drawn:  # both passes visit them, and so they stand for any sampler's own
+        if steps != drawn["steps"]:
+            detail = f"timesteps say which steps both passes have; leave out hires.steps, which is {steps}"
+            raise InvalidRequest(detail, field="hires.steps", value=steps, bound=drawn["steps"])
+        return steps
     most = ORIGINAL_STEPS.get(drawn["sampler"])
     if most is not None and steps > most:
         detail = f"hires.steps is {steps}; sampler {drawn['sampler']} takes 1 to {most}"

@@ -52,10 +52,12 @@ def test_a_model_that_enlarges_comes_with_its_own_defaults() -> None:
     ]
 
 
-def test_the_second_pass_visits_a_list_of_timesteps_only_where_it_is_as_long() -> None:
-    listed = resolved(HiresPost(), timesteps=[900, 500, 100])
-    assert [part.timesteps for part in stages(listed)] == [(900, 500, 100)] * 2
-    assert stages(resolved(HiresPost(steps=9), timesteps=[900, 500, 100]))[1].timesteps is None
+@pytest.mark.parametrize("steps", [None, 60])
+def test_the_second_pass_visits_a_list_of_timesteps_too_however_long_it_is(steps: int | None) -> None:
+    sent = list(range(999, 939, -1))  # more than lcm has of its own
+    listed = resolved(HiresPost(steps=steps), timesteps=sent, sampler="lcm")
+    assert [part.timesteps for part in stages(listed)] == [tuple(sent)] * 2
+    assert listed.run_steps == 60 + 30
 
 
 @pytest.mark.parametrize(
@@ -68,6 +70,7 @@ def test_the_second_pass_visits_a_list_of_timesteps_only_where_it_is_as_long() -
         ({"upscaler": "painter"}, {}, "hires.upscaler", "painter"),
         ({"upscaler": "unheard"}, {}, "hires.upscaler", "unheard"),
         ({"steps": 51}, {"sampler": "lcm"}, "hires.steps", 51),
+        ({"steps": 9}, {"timesteps": [900, 500, 100]}, "hires.steps", 9),
         ({}, {"denoising_end": 0.5}, "hires", 0.5),
     ],
 )
