@@ -26,7 +26,7 @@ PADDING = 8  # latent pixels: frames are padded up to the UNet's stride
 LATENT_FACTOR = "latent_factor"  # field of the hash beside its cells: pixels of the answer per latent pixel
 WRITTEN_AT = "written_at"  # field of the hash: when a cell was last written
 OF_SHAPE = re.compile("([0-9]+)x([0-9]+)x([0-9]+):(.+)")
-OF_MODEL = {"store": "store_s", "round": "round_s", "move": "move_s"}
+OF_MODEL = {"store": "store_s", "round": "round_s", "move": "move_s", "strict_rows": "strict_rows"}
 
 
 class Measured(Wire):
@@ -53,6 +53,7 @@ class StepTimes(Measured):
     store_s: float | None = Field(default=None, description="Encoding a file and storing it, beside the GPU.")
     round_s: float | None = Field(default=None, description="A round of the worker's loop beside its computing.")
     move_s: float | None = Field(default=None, description="What one claimed or ended job adds to a round.")
+    strict_rows: float | None = Field(default=None, description="Rows of a strict call, fillers included.")
 
 
 def shape_cell(shape: Sequence[int], what: str) -> str:
@@ -108,6 +109,7 @@ class JobWork:
     steps: int  # calls of `rows` rows that its evaluations come to
     rows: int  # of all images in one call
     images: int
+    strict: bool = False  # not in the text: a queue of such jobs fills their calls
 
     @classmethod
     def of(cls, request: JobRequest) -> JobWork:
@@ -115,7 +117,7 @@ class JobWork:
         width, height, rows = parts[-1].width, parts[-1].height, request.rows_per_call
         evaluations = sum(part.rows * part.width * part.height for part in parts) / (width * height)
         steps = max(1, round(evaluations / rows))
-        return cls(request.kind, width, height, steps, rows, request.num_images)
+        return cls(request.kind, width, height, steps, rows, request.num_images, request.determinism == "strict")
 
     @classmethod
     def parse(cls, text: str) -> JobWork:
@@ -177,6 +179,7 @@ class SizeTimes:
     decode_s: float | None
     store_s: float | None
     round_s: float | None
+    strict_rows: float | None
     sources: Mapping[str, Source]
 
     def gpu_s(self, work: JobWork) -> float:
@@ -188,8 +191,9 @@ class SizeTimes:
         return work.images * (self.decode_s or 0.0) + (self.store_s or 0.0)
 
     def alone_s(self, work: JobWork) -> float:
-        """From claim to result where nothing else runs: its images share calls."""
-        step_s = self.calls.at(work.rows) + (self.round_s or 0.0)
+        """From claim to result where nothing else runs: its images share calls, which fillers complete if strict."""
+        rows = max(work.rows, int(self.strict_rows or 0)) if work.strict else work.rows
+        step_s = self.calls.at(rows) + (self.round_s or 0.0)
         return (self.encode_s or 0.0) + work.steps * step_s + self.tail_s(work)
 
 
@@ -211,6 +215,7 @@ def predict(table: StepTimes, kind: Kind, width: int, height: int) -> SizeTimes 
         decode_s=decode and decode[0] * decode[1].ratio,
         store_s=None if table.store_s is None else table.store_s * ratio,
         round_s=table.round_s,
+        strict_rows=table.strict_rows,
         sources={what: one[1] for what, one in found.items() if one is not None},
     )
 

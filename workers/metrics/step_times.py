@@ -82,6 +82,9 @@ class StepTimer:
         """Note a turn of the engine: one call, one preparation or one chunk of decoding, and what belongs to it."""
         for model, shape, what, own_s in timed(outcomes, seconds, jobs):
             self._measure(model, shape, what, own_s)
+        for call in outcomes:
+            if isinstance(call, Called) and call.strict:
+                self._change(call.model, {"strict_rows": Average(call.padded_rows)})
 
     def rounded(self, seconds: float, moved: int) -> None:
         """Note what a round took beside the engine's turn, in which `moved` jobs were claimed or ended."""

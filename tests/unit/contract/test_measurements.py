@@ -93,6 +93,14 @@ def test_seconds_of_a_job() -> None:
     assert times.alone_s(work) == pytest.approx(0.25 + 10 * 0.4 + 2 * 0.5 + 3.0)
 
 
+def test_a_strict_job_alone_takes_calls_with_fillers() -> None:
+    measured = {"4x8x8:rows:2": 0.2, "4x8x8:rows:4": 0.4, "4x8x8:rows:16": 1.6}
+    fast, strict = (JobWork.of(make_request(steps=10, determinism=how)) for how in ("fast", "strict"))
+    seconds = [at(64, measured | {"strict_rows": 4.0}).alone_s(work) for work in (fast, strict)]
+    assert seconds == pytest.approx([10 * 0.2, 10 * 0.4])
+    assert at(64, measured).alone_s(strict) == seconds[0], "no worker has told yet"
+
+
 def test_a_job_alone_never_takes_less_than_the_smallest_call() -> None:
     work = JobWork("txt2img", 64, 64, steps=10, rows=1, images=1)
     assert at(64, {"4x8x8:rows:4": 0.6, "4x8x8:rows:16": 1.6}).alone_s(work) == pytest.approx(10 * 0.6)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -73,6 +73,13 @@ def test_turns_become_the_table() -> None:
     assert found.shapes == (ShapeTimes(shape=SHAPE, calls={2: 0.1, 8: 0.2}, encode_s={"txt2img": 0.5}, decode_s=0.3),)
     assert (found.store_s, found.round_s) == (0.05, 0.001)
     assert found.move_s == pytest.approx(0.003)
+
+
+def test_strict_calls_tell_their_size() -> None:
+    timer = StepTimer(MODELS)
+    timer.turned([replace(called(1), padded_rows=4, strict=True)], 0.3, {})
+    found = table(timer.take()["tiny"])
+    assert (found.strict_rows, found.shapes[0].calls) == (4, {4: 0.3})
 
 
 def test_only_changes_are_taken_and_averages_follow() -> None:
