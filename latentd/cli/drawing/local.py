@@ -62,12 +62,14 @@ def resolve(order: Order, settings: Settings) -> tuple[JobRequest, ModelCard, di
     card = choose_card(cards, order.kind, body.post.model, settings.model)
     place = settings.models_dir
     known = Known(installed_loras(place), installed_embeddings(place), installed_controlnets(place), cards)
-    request = _planned(body, card, order, settings, known)
+    request, remarks = _planned(body, card, order, settings, known)
     folder = card_folder(settings.models_dir, card.id)
-    return request, card, data, warnings_of(request, card, folder, known.vectors(request))
+    return request, card, data, (*remarks, *warnings_of(request, card, folder, known.vectors(request)))
 
 
-def _planned(body: Body, card: ModelCard, order: Order, settings: Settings, known: Known) -> JobRequest:
+def _planned(
+    body: Body, card: ModelCard, order: Order, settings: Settings, known: Known
+) -> tuple[JobRequest, tuple[JobWarning, ...]]:
     """Raises InvalidRequest, of a picture by its path."""
     from service.requests.resolution import resolve
     from service.requests.uploads import read_pictures
@@ -75,7 +77,9 @@ def _planned(body: Body, card: ModelCard, order: Order, settings: Settings, know
     seed = secrets.randbelow(2**32) if body.post.seed is None else body.post.seed
     try:
         pictures = read_pictures(body, card, "command", settings.max_pixels)
-        return resolve(body, card, pictures, seed, body.post.output_format or "png", settings.max_pixels, known)
+        output_format = body.post.output_format or "png"
+        request = resolve(body, card, pictures, seed, output_format, settings.max_pixels, known)
+        return request, pictures.warnings
     except InvalidRequest as error:
         detail = order.by_path(error.field, error.detail)
         raise InvalidRequest(detail, field=error.field, value=error.value, bound=error.bound) from error

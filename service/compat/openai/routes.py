@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from contract.job import Job
 from service.compat.attended import Session, attend, fault
 from service.compat.fields import read_json
 from service.compat.openai.answers import ErrorEnvelope, ImagesAnswer, error_response
@@ -105,7 +106,8 @@ async def _drawn(session: Session, request: Request, drawing: Drawing) -> Respon
 
 
 async def _streamed(session: Session, drawing: Drawing) -> Response:
-    events = server_sent(session, drawing)
+    jobs: list[Job] = []
+    events = server_sent(session, drawing, jobs.append)
     first = await anext(events)  # the job is made, or refused with a status
 
     async def whole() -> AsyncIterator[bytes]:
@@ -113,5 +115,6 @@ async def _streamed(session: Session, drawing: Drawing) -> Response:
         async for piece in events:
             yield piece
 
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **warning_headers(drawing.warnings)}
+    told = warning_headers(warnings_of(drawing, jobs[0]))
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **told}
     return EventStream(whole(), session.gateway.streams, headers)

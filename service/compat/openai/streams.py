@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect
@@ -31,8 +31,8 @@ class _Partials:
     step: int = 0
 
 
-async def server_sent(session: Session, drawing: Drawing) -> AsyncIterator[bytes]:
-    """Make the job, tell so in a comment, then write its events; the last one is its end, whatever that is.
+async def server_sent(session: Session, drawing: Drawing, made: Callable[[Job], None]) -> AsyncIterator[bytes]:
+    """Make the job, tell so (`made`, and a comment), then write its events; the last one is its end, whatever that is.
 
     A client that leaves ends the job.
 
@@ -40,6 +40,7 @@ async def server_sent(session: Session, drawing: Drawing) -> AsyncIterator[bytes
         LatentdError: before the first piece, as `submit`.
     """
     async with attended(session, drawing.body, drawing.post.output_format or "png") as job:
+        made(job)
         yield b": accepted\n\n"
         try:
             async for piece in _events(session, drawing, job):

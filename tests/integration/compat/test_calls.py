@@ -123,6 +123,7 @@ def test_what_is_ignored_or_cut_is_told(client: httpx2.Client, redis: Redis, fol
     long = "red heart on a navy background with stars"
     calls: list[tuple[str, dict[str, Any], set[str]]] = [
         (GENERATIONS, {"prompt": long, "background": "auto", "moderation": "low"}, {"moderation", "prompt"}),
+        (GENERATIONS, {"prompt": long, "stream": True, "moderation": "low"}, {"moderation", "prompt"}),
         (
             TXT2IMG,
             {"prompt": long, "tiling": True, "enable_hr": True, "hr_scale": 3, "s_noise": 1},

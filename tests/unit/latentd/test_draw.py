@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from contract.base import Kind
 from contract.request import JobRequest
@@ -68,6 +69,16 @@ def test_controls_are_named_with_their_pictures(tmp_path: Path) -> None:
     told = [(each.id, each.scale, each.preprocess) for each in request.applied_controls]
     assert told == [("lines", 0.5, "canny"), ("any", 1.0, None)]
     assert request.applied_controls[0].image.bytes == len(map_.read_bytes())
+
+
+def test_what_is_odd_about_a_mask_is_told(tmp_path: Path) -> None:
+    write_tiny_inpaint(tmp_path / "tiny")
+    files = {"image": tmp_path / "a.png", "mask": tmp_path / "m.png"}
+    files["image"].write_bytes(picture_bytes(64, 64))
+    Image.new("L", (64, 64), 255).save(files["mask"])
+    order = Order("inpaint", {"prompt": "cat"}, files, OUT)
+    *_, warnings = local.resolve(order, Settings(models_dir=tmp_path, model="tiny"))
+    assert [each.field for each in warnings] == ["mask"]
 
 
 @pytest.mark.parametrize(
