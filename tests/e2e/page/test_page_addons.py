@@ -249,13 +249,16 @@ def test_settings_of_a_picture_bring_what_was_added(page: Page) -> None:
     expect(page.locator("#field-prompt_syntax")).to_be_checked()
 
 
-def test_weights_and_loras_of_other_programs_are_read(page: Page) -> None:
-    text = "(red:1.3) heart <lora:pixels:0.7>\nSteps: 12, Sampler: Euler, CFG scale: 5, Seed: 4, Clip skip: 2"
+@pytest.mark.parametrize(
+    ("written", "scale"), [("pixels:0.7", "0.7"), ("pixels:0", "0"), ("pixels", "1"), ("pixels:", "1")]
+)
+def test_weights_and_loras_of_other_programs_are_read(page: Page, written: str, scale: str) -> None:
+    text = f"(red:1.3) heart <lora:{written}>\nSteps: 12, Sampler: Euler, CFG scale: 5, Seed: 4, Clip skip: 2"
     drop_file(page, "mine.png", with_text(parameters=text))
     page.click("#read-settings")
     expect(page.locator("#field-prompt")).to_have_value("(red:1.3) heart")
     unfold(page)
-    assert amount(page, "pixels") == "0.7"
+    assert amount(page, "pixels") == scale
     assert page.input_value("#field-clip_skip") == "2"
     expect(page.locator("#field-prompt_syntax")).to_be_checked()
 

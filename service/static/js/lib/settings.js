@@ -61,6 +61,9 @@ const LORA = /<lora:([^<>:]+)(?::([^<>]*))?>/g;
 const WEIGHED = /\([^()]*:\s*[\d.]+\s*\)|(?<!\\)[([]/;
 const NEGATIVE = "Negative prompt: ";
 
+/** How much of a LoRA; 1 where nothing, or no number, says. 0 is a number. */
+const weight = (text) => (text?.trim() && Number.isFinite(Number(text)) ? Number(text) : 1);
+
 /** Reads A1111's text: the prompt, a line for what it mustn't show, and a line of `Name: value` pairs. */
 function readParameters(text) {
   const lines = text.trim().split("\n");
@@ -69,7 +72,7 @@ function readParameters(text) {
   const [positive, negative] = cut < 0 ? [lines, []] : [lines.slice(0, cut), lines.slice(cut)];
   const prompt = positive.join("\n");
   const settings = { kind: "txt2img", prompt: prompt.replace(LORA, "").trim() };
-  const loras = [...prompt.matchAll(LORA)].map(([, id, scale]) => ({ id: id.trim(), scale: Number(scale) || 1 }));
+  const loras = [...prompt.matchAll(LORA)].map(([, id, scale]) => ({ id: id.trim(), scale: weight(scale) }));
   if (loras.length) settings.loras = loras;
   if (WEIGHED.test(text)) settings.prompt_syntax = "weighted";
   if (negative.length) settings.negative_prompt = negative.join("\n").slice(NEGATIVE.length).trim();
