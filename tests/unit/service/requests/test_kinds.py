@@ -181,7 +181,7 @@ def test_noise_levels_are_those_of_the_card(cards: dict[str, ModelCard]) -> None
 
 def test_a_model_that_enlarges_is_guided_by_a_text_alone(cards: dict[str, ModelCard]) -> None:
     """Without one the guided and the unguided row would be the same."""
-    rows = [resolved("upscale", cards["x4"], **texts).rows_per_call for texts in ({}, {"prompt": "red"})]
+    rows = [resolved("upscale", cards["x4"], prompt=text).rows_per_call for text in ("", "red")]
     assert (rows, resolved("upscale", cards["x4"], negative_prompt="blurred").rows_per_call) == ([1, 2], 2)
     [warning] = warnings_of(resolved("upscale", cards["x4"], guidance_interval=[0.2, 0.8]), cards["x4"], None)
     assert warning.message == "guidance_interval has no effect without a prompt"
