@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from core.errors import CheckpointError
-from models.checkpoints.card import card_folder, default_card, load_as_set, write_card
-from models.checkpoints.checkpoint import Checkpoint
-from models.checkpoints.files.weights import understood
+from models.checkpoints.card import card_folder, default_card, write_card
 from models.checkpoints.layouts.detect import load_checkpoint
 from models.checkpoints.layouts.detected import user_set
 from models.checkpoints.layouts.diffusers.writer import save_diffusers
 from models.checkpoints.layouts.native import save_native
-from models.checkpoints.load import assemble, decided
+from models.checkpoints.load import load_decided
 
 Target: TypeAlias = Literal["native", "diffusers"]
 
@@ -30,7 +27,7 @@ def convert(path: Path, out: Path, to: Target) -> Path:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out}: exists; choose a new folder", field="out", value=str(out))
-    checkpoint = _decided(path)
+    checkpoint = load_decided(path)  # for the new folder will say what it predicts
     unfinished = out.with_name(f".{out.name}.unfinished")
     try:
         (save_native if to == "native" else save_diffusers)(checkpoint, unfinished)
@@ -45,16 +42,6 @@ def convert(path: Path, out: Path, to: Target) -> Path:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return out
-
-
-def _decided(path: Path) -> Checkpoint:
-    """Read a checkpoint; where nothing tells eps from v, its network is asked, for the new folder will say it."""
-    checkpoint = load_as_set(path)
-    if not checkpoint.prediction_assumed:
-        return checkpoint
-    with understood(path):
-        model = assemble(replace(checkpoint, states=dict(checkpoint.states)), path.stem)  # takes the parts out
-    return decided(checkpoint, model)
 
 
 def _kept(path: Path) -> dict[str, Any]:

@@ -43,6 +43,20 @@ def load(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) ->
     return replace(model, config=told.config, schedule=NoiseSchedule(told.config.schedule))
 
 
+def load_decided(path: Path) -> Checkpoint:
+    """Read a checkpoint as `load` does, but for the modules; where nothing tells eps from v, its network is asked.
+
+    Raises:
+        CheckpointError: as `load` does.
+    """
+    checkpoint = load_as_set(path)
+    if not checkpoint.prediction_assumed:
+        return checkpoint
+    with understood(path):
+        model = assemble(replace(checkpoint, states=dict(checkpoint.states)), path.stem)  # takes the parts out
+    return decided(checkpoint, model)
+
+
 def decided(checkpoint: Checkpoint, model: LatentDiffusion) -> Checkpoint:
     """Say of a checkpoint whose files don't tell it what it predicts, by asking its network."""
     told = predicting(checkpoint, asked(model))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from core.errors import ConfigurationError
 from models.checkpoints.checkpoint import fitted
-from models.checkpoints.layouts.detect import load_checkpoint
+from models.checkpoints.load import load_decided
 from models.networks.attention import AttentionBlock, SpatialTransformer
 from models.networks.blocks import ResBlock
 from models.networks.conditioning import ConditionerModule
@@ -51,7 +51,7 @@ def take_over(network: UNet, conditioner: ConditionerModule | None, run: Diffusi
         CheckpointError: the checkpoint doesn't read.
         ConfigurationError: nothing fits, or what fits would compute something else.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_decided(path)
     states = fitted(checkpoint)
     given, own = _widened(states["unet"], network), network.state_dict()
     fits = {key for key, value in own.items() if key in given and given[key].shape == value.shape}

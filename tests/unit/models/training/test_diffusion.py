@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import save_file
 
 from contract.card import CARD, ModelCard
 from core.errors import ConfigurationError
+from models.checkpoints import load as loading
 from models.checkpoints.inspect import inspect
+from models.checkpoints.layouts.detect import load_checkpoint
 from models.checkpoints.load import load
 from models.networks.make import make_conditioner
 from models.networks.unet import UNet
@@ -24,6 +27,7 @@ from models.training.diffusion.objective import noised, signal_and_noise, target
 from models.training.diffusion.prepare import low_res
 from models.training.diffusion.start import fresh, take_over
 from tests.training import autoencoder_run, ldm_run, train, upscaler_run, write_balls
+from tests.unit.models.checkpoints.compvis_keys import random_state, sd_shapes
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +151,19 @@ def test_what_would_compute_something_else_isnt_taken_over(folder: Path) -> None
         with pytest.raises(ConfigurationError, match=f"its unet.{name} is ") as refused:
             take_over(UNet(other.network(3, 3, None)), None, said, checkpoint)
         assert refused.value.field == f"unet.{name}"
+
+
+def test_a_start_predicts_what_it_is_served_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no file tells eps from v, its network is asked; what people have set in the card goes before that."""
+    file = tmp_path / "sd2.safetensors"
+    save_file(random_state(sd_shapes(width=64, context=64, heads=1, open_clip=True)), file)
+    shape = load_checkpoint(file, data=False).config.unet
+    monkeypatch.setattr(loading, "tell_prediction", lambda *_: "eps")
+    with pytest.raises(ConfigurationError, match="predicts eps, and the run would learn v"):
+        take_over(UNet(shape), None, ldm_run(tmp_path), file)
+    (tmp_path / "sd2").mkdir()
+    (tmp_path / "sd2" / CARD).write_text('{"prediction_type": "v"}', "utf-8")
+    assert take_over(UNet(shape), None, ldm_run(tmp_path), file).left == ()
 
 
 def test_classes_go_on_with_their_embedder(folder: Path) -> None:
