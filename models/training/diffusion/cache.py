@@ -21,7 +21,7 @@ from torch import Tensor
 
 from core.errors import ConfigurationError
 from models.training.configs.diffusion import LatentRun, LdmRun, MapCondition
-from models.training.data.folder import Folder
+from models.training.data.folder import Folder, Item
 from models.training.data.loader import made_ahead
 from models.training.data.masks import draw_mask
 from models.training.data.pictures import Drawn, draw
@@ -75,7 +75,7 @@ def cache_of(
     masked: whether chunks have masks.
 
     Raises:
-        ConfigurationError: a picture can't be read, or the disk has no room.
+        ConfigurationError: a picture can't be read, a label map has a class too many, or the disk has no room.
     """
     drawn_as = run.data.model_dump_json(include={"size", "crop", "zoom", "flip", "compose"})
     told = json.dumps([folder.fingerprint, drawn_as, run.cache.variants, run.seed, identity])
@@ -86,7 +86,10 @@ def cache_of(
         with _alone_in(path, stop) as alone:
             if not alone or not _made(run, maker, _Drawing(run, folder, masked), report, stop):
                 return None
-    return _read(path, run.cache.variants)
+    cache = _read(path, run.cache.variants)
+    for entry, label_map in enumerate(cache.arrays.get("map", ())):  # a run of more classes may have made it
+        _check_classes(run, folder.items[entry // cache.variants], label_map)
+    return cache
 
 
 def _made(run: LatentRun, maker: _Maker, drawing: _Drawing, report: Report, stop: Stop) -> bool:
@@ -143,12 +146,8 @@ class _Drawing:
     def _drawn(self, entry: int) -> Drawn:
         run, index = self.run, entry // self.run.cache.variants
         drawn = draw(self.folder, index, run.data, generator(run.seed, "cache", entry))
-        condition = run.condition if isinstance(run, LdmRun) else None
-        if isinstance(condition, MapCondition) and drawn.map is not None and drawn.map.max() >= condition.classes:
-            file, value = self.folder.items[index].map, int(drawn.map.max())
-            detail = f"{file}: has class {value}; condition.classes is {condition.classes}, so that the last is "
-            detail += f"{condition.classes - 1}"
-            raise ConfigurationError(detail, field="condition.classes", value=value, bound=condition.classes - 1)
+        if drawn.map is not None:
+            _check_classes(run, self.folder.items[index], drawn.map)
         return drawn
 
     def _masks(self, drawn: list[Drawn], entries: list[int]) -> Tensor:
@@ -157,6 +156,14 @@ class _Drawing:
             for d, entry in zip(drawn, entries, strict=True)
         ]
         return rearrange(torch.from_numpy(np.stack(masks)), "b h w -> b 1 h w")
+
+
+def _check_classes(run: LatentRun, item: Item, label_map: NDArray[Any]) -> None:
+    condition, value = run.condition if isinstance(run, LdmRun) else None, int(label_map.max())
+    if isinstance(condition, MapCondition) and value >= condition.classes:
+        last = condition.classes - 1
+        detail = f"{item.map}: has class {value}; condition.classes is {condition.classes}, so that the last is {last}"
+        raise ConfigurationError(detail, field="condition.classes", value=value, bound=last)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ class Trained(nn.Module):
 
 
 def _one_hot(label_map: Tensor, classes: int) -> Tensor:
-    return nn.functional.one_hot(label_map.clamp(0, classes - 1), classes).movedim(-1, 1).float()
+    return nn.functional.one_hot(label_map, classes).movedim(-1, 1).float()
 
 
 def condition_of(run: DiffusionRun, folder: Folder) -> Condition:

@@ -218,6 +218,14 @@ def test_label_maps_of_other_classes_are_refused(folder: Path) -> None:
         train(run)
 
 
+def test_label_maps_that_a_run_of_more_classes_encoded_are_refused_too(folder: Path) -> None:
+    maps, cache = {"kind": "map", "classes": 4}, {"folder": folder / "kept-maps"}
+    train(ldm_run(folder, condition=maps, cache=cache, out=folder / "four", steps=1))
+    run = ldm_run(folder, condition=maps | {"classes": 2}, cache=cache, out=folder / "two", steps=1)
+    with pytest.raises(ConfigurationError, match=r"-map\.png: has class \d; condition\.classes is 2"):
+        train(run)
+
+
 def test_a_class_that_is_held_out_wholly_is_refused_early(folder: Path) -> None:
     """It would be served, and never trained."""
     data = {"folder": folder / "data", "size": 32, "held_out": 0.7}
