@@ -69,8 +69,9 @@ class LossConfig(Strict):
 class CodebookConfig(Strict):
     """How a codebook is learnt without collapsing.
 
-    Until `continuous` of the run nothing is quantised; then k-means on the encoder's outputs fills the codebook. From
-    there either the decoder alone learns to read codes, or all of it, straight through.
+    Until `continuous` of the run nothing is quantised, and no first stage is written; then k-means on the encoder's
+    outputs fills the codebook. From there either the decoder alone learns to read codes, or all of it, straight
+    through. With `start_from`, `continuous: 0` keeps that one's codes, and more makes new ones.
     """
 
     continuous: Share = 0.5
@@ -126,4 +127,16 @@ class AutoencoderRun(RunConfig):
         smallest = min(self.crops, default=self.data.size)
         if self.losses.adversarial and smallest < SMALLEST:
             raise ValueError(f"a picture or crop has {smallest} pixels; the discriminator sees {SMALLEST} at least")
+        return self
+
+    @model_validator(mode="after")
+    def _coded(self) -> AutoencoderRun:
+        given = self.codebook.continuous
+        if self.autoencoder.kind == "kl":
+            return self
+        if round(given * self.steps) >= self.steps:
+            raise ValueError(f"codebook.continuous is {given}; no step of {self.steps} is left to learn codes in")
+        if self.start_from is not None and "continuous" not in self.codebook.model_fields_set:
+            detail = "codebook.continuous isn't said; 0 keeps the codes of start_from, and more makes new ones after"
+            raise ValueError(f"{detail} so much of the run")
         return self

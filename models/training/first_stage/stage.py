@@ -79,6 +79,7 @@ class FirstStageTraining:
         self.config, self.folder, self.held_out = config, *folders
         self.processes, self.device, self.features = processes, device, features
         self.module = TrainedAutoencoder(network).to(device)
+        self.module.use.filled.fill_(config.start_from is not None and self.quantised_from == 0)
         self._players = {NETWORK: Player.of(self.module, config.optimizer, config.ema)}
         if config.losses.adversarial:
             self.discriminator = _discriminator(config.seed).to(device)
@@ -106,7 +107,7 @@ class FirstStageTraining:
             yield numbers, (numbers, pixels)
 
     def before(self, step: int) -> None:
-        if step == self.quantised_from:
+        if step == self.quantised_from and not self.module.use.filled:
             self._fill_codebook()
         if self.config.autoencoder.kind == "vq" and self.config.codebook.then == "decoder":
             free = step < self.quantised_from
@@ -272,6 +273,8 @@ class FirstStageTraining:
     @torch.no_grad()
     def save(self) -> None:
         network = self.averaged
+        if network.config.kind == "vq" and not self.module.use.filled:
+            return  # no stage 2 may take first weights for codes
         x = fixed_pictures(self.folder, self.config.data, self.config.seed, MEASURED_ON)
         scale = 1.0
         if network.config.kind == "kl":

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from core.errors import ConfigurationError
+from models.checkpoints.layouts.first_stage import load_first_stage
 from models.networks.autoencoder import Autoencoder
 from models.training.configs.autoencoder import AutoencoderShape
 from models.training.first_stage.codebook import CodeUse, assign, flat, k_means, standardise
@@ -17,6 +19,8 @@ from models.training.first_stage.stage import TrainedAutoencoder
 from models.training.first_stage.start import pass_through
 from models.training.loop.processes import Processes
 from tests.training import autoencoder_run, train, write_balls
+
+CODES = "quantize.embedding.weight"
 
 
 def network(channels: tuple[int, ...] = (8, 8, 16), kind: str = "vq") -> Autoencoder:
@@ -105,6 +109,50 @@ def test_latents_of_either_kind_may_get_noise_before_they_are_decoded(kind: str)
         assert torch.equal(z, same)
         assert torch.equal(noisy, model.decoded(z + added))
     assert not torch.allclose(plain, noisy, atol=1e-3)
+
+
+VQ = {"kind": "vq", "channels": (8, 8, 16), "z_channels": 3, "norm_groups": 1, "codebook": 16}
+
+
+def test_a_first_stage_without_codes_is_not_written(tmp_path: Path) -> None:
+    """Stopped before its codebook begins: what is there of it are random first weights."""
+    write_balls(tmp_path / "data")
+    run = autoencoder_run(tmp_path, autoencoder=VQ, codebook={"continuous": 0.5, "vectors": 200, "rounds": 2}, steps=4)
+    train(run, until=2)
+    assert (run.out / "state").is_dir()
+    assert not (run.out / "first_stage").exists()
+    train(run, until=3)
+    assert load_first_stage(run.out / "first_stage").config.kind == "vq"
+    for continuous in (0.9, 1.0):
+        with pytest.raises(ValidationError, match=r"codebook\.continuous is .*; no step of 4 is left to learn codes"):
+            autoencoder_run(tmp_path, autoencoder=VQ, codebook={"continuous": continuous}, steps=4)
+
+
+@pytest.mark.parametrize("then", ["decoder", "all"])
+def test_who_goes_on_from_a_first_stage_keeps_its_codes_or_says_that_new_ones_are_made(
+    tmp_path: Path, then: str
+) -> None:
+    write_balls(tmp_path / "data")
+    first = autoencoder_run(tmp_path, autoencoder=VQ, codebook={"vectors": 200, "rounds": 2})
+    train(first)
+    before = load_first_stage(first.out / "first_stage").state
+    more = {"autoencoder": VQ, "start": "random", "start_from": first.out / "first_stage", "steps": 2}
+    kept, new = (
+        autoencoder_run(
+            tmp_path, **more, codebook={"continuous": at, "then": then, "vectors": 200}, out=tmp_path / name
+        )
+        for name, at in (("kept", 0.0), ("new", 0.5))
+    )
+    moved = []
+    for run in (kept, new):
+        train(run)
+        after = load_first_stage(run.out / "first_stage").state
+        assert not torch.equal(after["decoder.conv_out.weight"], before["decoder.conv_out.weight"])
+        moved.append(float((after[CODES] - before[CODES]).abs().max()))
+    assert moved[0] <= (0.0 if then == "decoder" else 0.02)
+    assert moved[1] > 0.02
+    with pytest.raises(ValidationError, match=r"codebook\.continuous isn't said; 0 keeps the codes of start_from"):
+        autoencoder_run(tmp_path, **more)
 
 
 def test_latent_noise_changes_what_a_kl_first_stage_learns(tmp_path: Path) -> None:
