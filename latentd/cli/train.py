@@ -104,15 +104,20 @@ def _phase(phase: str, file: Path, device: str, stop: Callable[[], bool]) -> boo
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Say in one line what is lacking: a package, or memory of the device."""
+    """Say in one line what is lacking: a package, memory of the device, a file, or a disk that takes one."""
     try:
         import torch
+        from safetensors import SafetensorError
 
         yield
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"{error.name} isn't installed; {NEEDED}") from error
     except torch.OutOfMemoryError as error:
         raise ConfigurationError(f"the device lacks memory: {str(error).splitlines()[0]}", field="device") from error
+    except (OSError, SafetensorError) as error:
+        named = isinstance(error, OSError) and error.filename is not None and error.strerror
+        told = f"{error.filename}: {error.strerror}" if named else " ".join(str(error).split())
+        raise ConfigurationError(told) from error
 
 
 def _run(

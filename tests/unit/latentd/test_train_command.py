@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from core.errors import ConfigurationError
 from latentd.cli import main
 from latentd.cli.train import computing
 from models.training.configs.base import write_config
-from tests.training import autoencoder_run, ldm_run, losses, write_balls
+from tests.disks import small_disk
+from tests.training import SIZE, autoencoder_run, ldm_run, losses, write_balls
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -45,11 +47,15 @@ def test_a_recipe_runs_its_phases_in_pieces(
 def test_what_is_wrong_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "run.yaml"
+    file, below = tmp_path / "run.yaml", tmp_path / "below.yaml"
     write_config(autoencoder_run(tmp_path), file)
+    write_balls(tmp_path / "pictures")
+    data = {"folder": tmp_path / "pictures", "size": SIZE}
+    write_config(autoencoder_run(tmp_path, data=data, out=file / "out"), below)
     for arguments, named in (
         (("autoencoder", "--config", str(file)), "data: no such folder"),
         (("ldm", "--config", str(file)), "autoencoder is unknown"),
+        (("autoencoder", "--config", str(below)), "run.yaml/out: Not a directory"),
         (("recipe", str(tmp_path)), "has none of data.yaml"),
         (("upscaler", "--config", str(tmp_path / "no.yaml")), "can't be read"),
     ):
@@ -57,6 +63,16 @@ def test_what_is_wrong_is_one_line(
         last = capsys.readouterr().err.splitlines()[-1]
         assert named in last
         assert last.startswith("latentd: ")
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
+    """By Python, and by safetensors, which raises errors of its own."""
+    with small_disk(tmp_path / "disk", megabytes=1) as disk:
+        with pytest.raises(ConfigurationError, match=r"^\[Errno 28\] No space left on device$"), computing():
+            (disk / "log.jsonl").write_bytes(bytes(4 << 20))
+        (disk / "log.jsonl").unlink()
+        with pytest.raises(ConfigurationError, match="No space left on device"), computing():
+            save_file({"weight": torch.zeros(1 << 20)}, disk / "unet.safetensors")
 
 
 def test_a_device_that_lacks_memory_is_told_in_one_line() -> None:
