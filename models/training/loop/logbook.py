@@ -34,7 +34,9 @@ class Logbook:
     def _keep_before(self, step: int) -> None:
         kept = [line for line in read_log(self.folder) if line["step"] < step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        (self.folder / LOG).write_text(text, "utf-8")
+        unfinished = self.folder / f".{LOG}"
+        unfinished.write_text(text, "utf-8")
+        unfinished.replace(self.folder / LOG)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add a line."""
