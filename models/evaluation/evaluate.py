@@ -22,7 +22,7 @@ from models.evaluation.parts import Part, Subject, parts_of
 from models.evaluation.retrieval import kept_contrastive
 from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.base import DataConfig
-from models.training.data.folder import Folder, read_folder, split_held_out
+from models.training.data.folder import Folder, check_apart, read_folder, split_held_out
 from models.training.data.loader import fixed_pictures
 from models.training.diffusion.show import Sampling
 from models.training.loop.logbook import grid_of
@@ -57,6 +57,7 @@ def evaluate(told: Evaluation, device: str, report: Report) -> list[Figure]:
         ConfigurationError: naming what of data, weights or checkpoint can't be measured.
         CheckpointError: the checkpoint doesn't read.
     """
+    check_apart(told.out, told.data)
     subject = _subject(told, device_of(device), report)
     told.out.mkdir(parents=True, exist_ok=True)
     figures: list[Figure] = []

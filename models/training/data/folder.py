@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,18 @@ def read_folder(path: Path, *, captions: bool = False, labels: bool = False, map
         if wanted and not all(has):
             raise _lacking(path, what, [item for item, there in zip(items, has, strict=True) if not there], len(items))
     return Folder(path, items, _classes(items), _fingerprint(path, items))
+
+
+def check_apart(out: Path, folder: Path) -> None:
+    """Refuse to write grids where all that is a picture counts as one of the data's.
+
+    Raises:
+        ConfigurationError: `out` is below `folder`, which has no metadata.jsonl to say what its pictures are.
+    """
+    there, place = folder.resolve(), out.resolve()
+    if place.is_relative_to(there) and not _hidden(there, place) and not (folder / METADATA).is_file():
+        detail = f"out is {out}, below data.folder ({folder}): its grids would be pictures of the data; choose another"
+        raise ConfigurationError(detail, field="out", value=str(out), bound=str(folder))
 
 
 def split_held_out(folder: Folder, share: float) -> tuple[Folder, Folder]:
@@ -170,7 +182,7 @@ def _found(path: Path) -> Iterable[Item]:
     """Read pictures without metadata: captions are the lines of X.txt beside X.png, labels the folders' names. What is
     hidden isn't looked at: systems keep other things under the names of pictures there.
     """
-    files = [file for file in sorted(path.rglob("*")) if not _hidden(path, file) and file.is_file()]
+    files = sorted(_files(path))
     unread = [file for file in files if file.suffix.lower() in UNREAD]
     if unread:
         detail = f"{path}: {len(unread)} pictures are of a kind that isn't read, {_relative(path, unread[0])} first; "
@@ -182,6 +194,18 @@ def _found(path: Path) -> Iterable[Item]:
             lines = _text(beside.read_bytes(), str(beside)).splitlines() if beside.is_file() else []
             captions = tuple(line.strip() for line in lines if line.strip())
             yield Item(file, captions, file.parent.name if file.parent != path else None)
+
+
+def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield the files in a folder and below, through links as well, but for those that lead back up."""
+    places = (*above, folder.resolve())
+    for entry in folder.iterdir():
+        if entry.name.startswith("."):
+            continue
+        if entry.is_file():
+            yield entry
+        elif entry.is_dir() and not any(place.is_relative_to(entry.resolve()) for place in places):
+            yield from _files(entry, places)
 
 
 def _hidden(path: Path, file: Path) -> bool:

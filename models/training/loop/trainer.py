@@ -12,6 +12,7 @@ from torch import Tensor
 
 from core.errors import ConfigurationError
 from models.training.configs.base import RunConfig, write_config
+from models.training.data.folder import check_apart
 from models.training.loop.logbook import Logbook
 from models.training.loop.players import Player, Stage
 from models.training.loop.processes import Processes
@@ -53,8 +54,9 @@ def begin(config: RunConfig, processes: Processes) -> None:
     """Make the folder of a run and write its configuration there, before anything is encoded.
 
     Raises:
-        ConfigurationError: a state that is there is another configuration's.
+        ConfigurationError: a state that is there is another configuration's, or `out` is among the data's pictures.
     """
+    check_apart(config.out, config.data.folder)
     check_configuration(config.out, config.model_dump_json(exclude=LEFT_OUT))
     config.out.mkdir(parents=True, exist_ok=True)
     if processes.first:

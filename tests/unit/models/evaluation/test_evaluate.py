@@ -103,6 +103,8 @@ def test_what_cant_be_measured_is_said_first(trained: Path) -> None:
     assert not (trained / "few").exists()  # which keeps the small networks
     with pytest.raises(ConfigurationError, match="no such folder"):
         evaluate(replace(told, data=trained / "none"), "cpu", lambda _: None)
+    with pytest.raises(ConfigurationError, match="its grids would be pictures of the data"):
+        evaluate(replace(told, data=trained / "ldm", out=trained / "ldm" / "eval"), "cpu", lambda _: None)
     with pytest.raises(ConfigurationError, match="device is 'gpu'"):
         evaluate(told, "gpu", lambda _: None)
 

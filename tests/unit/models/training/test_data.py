@@ -98,6 +98,36 @@ def test_captions_may_lie_in_files_beside_and_labels_in_folders(tmp_path: Path) 
     assert folder.label(1) == 1
 
 
+def test_folders_of_classes_may_be_links(tmp_path: Path) -> None:
+    """Those that lead back up, by way of one another too, are entered once."""
+    for name in ("data/cats", "elsewhere/dogs"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "a.png")
+    (tmp_path / "data" / "hounds").symlink_to(tmp_path / "elsewhere" / "dogs")
+    (tmp_path / "data" / "cats" / "all").symlink_to(tmp_path / "data")
+    (tmp_path / "elsewhere" / "dogs" / "back").symlink_to(tmp_path / "data" / "cats")
+    (tmp_path / "data" / "up").symlink_to(tmp_path)
+    found = read_folder(tmp_path / "data")
+    files = [item.file.relative_to(tmp_path / "data").as_posix() for item in found.items]
+    assert files == ["cats/a.png", "hounds/a.png", "hounds/back/a.png"]
+    assert [item.label for item in found.items] == ["cats", "hounds", "back"]
+
+
+def test_a_run_among_pictures_that_nothing_lists_is_refused(tmp_path: Path) -> None:
+    """Its grids would be pictures for the next piece; hidden folders aren't looked at."""
+    data = {"folder": write_balls(tmp_path / "data"), "size": SIZE}
+    train(autoencoder_run(tmp_path, data=data, out=tmp_path / "data" / "listed", steps=1))
+    (tmp_path / "data" / "metadata.jsonl").unlink()
+    for out in (tmp_path / "data", tmp_path / "data" / "run"):
+        with pytest.raises(
+            ConfigurationError, match=r"out is .*, below data\.folder .*grids would be pictures"
+        ) as refused:
+            train(autoencoder_run(tmp_path, data=data, out=out, steps=1))
+        assert refused.value.field == "out"
+        assert not (out / "config.yaml").exists()
+    train(autoencoder_run(tmp_path, data=data, out=tmp_path / "data" / ".run", steps=1))
+
+
 def test_labels_that_are_numbers_are_classes_in_their_order(tmp_path: Path) -> None:
     """Label 2 is class 2, not 4; one word among them, and they are words."""
     for name in map(str, range(12)):
