@@ -44,7 +44,9 @@ def checkpoint(
     context: typer.Context,
     model: Annotated[Path | None, typer.Option(help="Checkpoint: a folder or file of any layout.")] = None,
     data: Data = None,
-    out: Annotated[Path, typer.Option(help="Folder of report.json, grids and the small networks.")] = Path("runs/eval"),
+    out: Annotated[
+        Path, typer.Option(help="Folder of the small networks, and of reports, each in one named by its model's id.")
+    ] = Path("runs/eval"),
     limit: Limit = 256,
     seed: Seed = 0,
     device: Device = "auto",
@@ -65,7 +67,7 @@ def checkpoint(
     if model is None or data is None:
         raise ConfigurationError("eval needs --model and --data, or the command compare; see eval --help")
     with computing():
-        from models.evaluation.evaluate import Evaluation, evaluate
+        from models.evaluation.evaluate import Evaluation, evaluate, report_folder
         from models.evaluation.figures import HEADERS, as_data
 
         weights = _weights(vgg, lpips, inception)
@@ -76,7 +78,7 @@ def checkpoint(
         print_json(as_data(figures))
         return
     _print(HEADERS, [figure.row() for figure in figures], f"{model} on {data}")
-    plain(stderr=True).print(f"{out}: report.json and grids of the pictures", soft_wrap=True)
+    plain(stderr=True).print(f"{report_folder(told)}: report.json and grids of the pictures", soft_wrap=True)
 
 
 @app.command("compare")

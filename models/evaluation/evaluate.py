@@ -12,7 +12,7 @@ from PIL import Image
 
 from contract.card import CARD
 from core.errors import ConfigurationError
-from models.checkpoints.card import card_folder, default_card, load_as_set
+from models.checkpoints.card import card_folder, checkpoint_id, default_card, id_of, load_as_set
 from models.checkpoints.files.weights import read_json
 from models.checkpoints.load import load
 from models.evaluation.distributions import FEWEST, check_enough
@@ -51,23 +51,38 @@ class Evaluation:
 
 
 def evaluate(told: Evaluation, device: str, report: Report) -> list[Figure]:
-    """Measure a checkpoint; write report.json and a grid of pictures a part below `out`.
+    """Measure a checkpoint; write report.json and a grid of pictures a part to `report_folder`.
 
     Raises:
         ConfigurationError: naming what of data, weights or checkpoint can't be measured.
         CheckpointError: the checkpoint doesn't read.
     """
     check_apart(told.out, told.data)
+    folder = report_folder(told)
+    _check_own(folder / REPORT, told.model)
     subject = _subject(told, device_of(device), report)
-    told.out.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     figures: list[Figure] = []
     for done, part in enumerate(parts_of(subject), 1):
         figures += part.figures
-        _show(part, told.out)
+        _show(part, folder)
         report(Progress(done, done, {}, f"measured {part.name}"))
     text = json.dumps(_described(told, subject) | {"figures": as_data(figures)}, indent=2, ensure_ascii=False)
-    (told.out / REPORT).write_text(text + "\n", "utf-8")
+    (folder / REPORT).write_text(text + "\n", "utf-8")
     return figures
+
+
+def report_folder(told: Evaluation) -> Path:
+    """Return where a checkpoint's report is: below `out`, which keeps the networks for others, a folder of its id."""
+    return told.out / id_of(checkpoint_id(told.model))
+
+
+def _check_own(report: Path, model: Path) -> None:
+    """Refuse to write over what was measured of another checkpoint."""
+    other = str(read_json(report).get("model")) if report.is_file() else str(model)
+    if Path(other).resolve() != model.resolve():
+        detail = f"{report}: tells of {other}, which has the id of {model}; choose another out"
+        raise ConfigurationError(detail, field="out", value=str(model), bound=other)
 
 
 def _subject(told: Evaluation, device: torch.device, report: Report) -> Subject:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from contract.card import CARD
 from core.errors import ConfigurationError
 from models.evaluation.evaluate import REPORT, Evaluation, evaluate
 from models.evaluation.figures import Figure
@@ -73,10 +74,10 @@ def test_a_model_of_text_and_masks_is_measured_in_all_that_it_does(trained: Path
         pixels = figure.name.startswith(("PSNR", "SSIM"))
         assert (figure.network is None) is pixels
         assert "FID" not in figure.name
-    written = json.loads((tmp_path / REPORT).read_text("utf-8"))
+    written = json.loads((tmp_path / "ldm" / REPORT).read_text("utf-8"))
     assert [Figure(**told) for told in written["figures"]] == figures
     assert written["steps"] == 2
-    assert (tmp_path / "inpainting-thin-masks.png").is_file()
+    assert (tmp_path / "ldm" / "inpainting-thin-masks.png").is_file()
 
 
 def test_the_same_seed_gives_the_same_figures(trained: Path) -> None:
@@ -92,6 +93,23 @@ def test_the_same_seed_gives_the_same_figures(trained: Path) -> None:
     assert evaluate(told, "cpu", lambda _: None) == first
     bicubic = {f.name: f.value for f in first if f.part == "×4 bicubic"}
     assert bicubic["PSNR (dB)"] > 15
+
+
+def test_reports_of_two_checkpoints_stay_side_by_side(trained: Path, tmp_path: Path) -> None:
+    """By their ids; of two that share one the second is refused before anything is measured."""
+    told = replace(evaluation(trained, "up"), out=tmp_path / "eval")
+    shutil.copytree(told.model, tmp_path / "other")
+    card = tmp_path / "other" / CARD
+    card.write_text(json.dumps(json.loads(card.read_text("utf-8")) | {"id": "other"}), "utf-8")
+    for model in (told.model, told.model, tmp_path / "other"):
+        evaluate(replace(told, model=model), "cpu", lambda _: None)
+    reports = {name: json.loads((told.out / name / REPORT).read_text("utf-8")) for name in ("up", "other")}
+    assert [report["model"] for report in reports.values()] == [str(told.model), str(tmp_path / "other")]
+    shutil.copytree(told.model, tmp_path / "again")
+    with pytest.raises(
+        ConfigurationError, match=r"report\.json: tells of .*up/checkpoint, which has the id of .*again"
+    ):
+        evaluate(replace(told, model=tmp_path / "again"), "cpu", lambda _: None)
 
 
 def test_what_cant_be_measured_is_said_first(trained: Path) -> None:
