@@ -149,6 +149,8 @@ def _item(metadata: Path, number: int, line: bytes) -> Item:
     if not isinstance(told, list | tuple) or not all(isinstance(caption, str) for caption in told):
         raise ConfigurationError(f"{where}: text must be a caption or a list of captions", value=text)
     label = None if row.get("label") is None else str(row["label"])
+    for value in (*told, *(() if label is None else (label,))):
+        _check_whole(value, where)
     return Item(
         _there(metadata.parent / name, where),
         tuple(caption for caption in told if caption.strip()),
@@ -157,6 +159,14 @@ def _item(metadata: Path, number: int, line: bytes) -> Item:
         None if row.get("map") is None else _there(metadata.parent / str(row["map"]), where),
         weights,
     )
+
+
+def _check_whole(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        detail = f"{where}: {text!a} has half of a character, which JSON may say and no other file can hold"
+        raise ConfigurationError(detail, value=ascii(text)) from error
 
 
 def _classes(items: Iterable[Item]) -> tuple[str, ...]:

@@ -159,6 +159,8 @@ def test_a_file_that_is_changed_is_another_data_set_and_a_copy_is_not(tmp_path: 
         ("{", "line 1: must be a JSON object"),
         ('{"file_name": "/a.png"}', "line 1: file_name is /a.png; it must be relative to"),
         ('{"file_name": "a.png", "text": 3}', "text must be a caption"),
+        (r'{"file_name": "a.png", "text": ["a", "b \ud83d"]}', r"line 1: 'b \\ud83d' has half of a character"),
+        (r'{"file_name": "a.png", "text": "a", "label": "\udc00"}', r"line 1: '\\udc00' has half of a character"),
         ('{"file_name": "a.png"}', "1 of 1 pictures have no caption, a.png first"),
         ('{"file_name": "a.png", "text": "", "map": null}', "1 of 1 pictures have no caption, a.png first"),
         ('{"file_name": "a.png", "text": "a", "weight": 1' + 400 * "0" + "}", "line 1: has a number beyond"),
