@@ -6,15 +6,17 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from core.errors import ConfigurationError
 from models.checkpoints.load import load
 from models.evaluation.compression_plot import plot
-from models.evaluation.distributions import distances
+from models.evaluation.distributions import check_enough, distances
 from models.evaluation.networks import Embedder, Small, Weights, networks_of
 from models.evaluation.paired import paired
 from models.evaluation.parts import eight_bit
@@ -22,7 +24,7 @@ from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.autoencoder import AutoencoderRun, AutoencoderShape
 from models.training.configs.compression import CHANNELS, CompressionStudy
 from models.training.configs.diffusion import CacheConfig, LdmRun
-from models.training.data.folder import read_folder, split_held_out
+from models.training.data.folder import check_apart, read_folder, split_held_out
 from models.training.data.loader import fixed_pictures
 from models.training.diffusion.run import run_diffusion
 from models.training.diffusion.show import Sampling, Shown, sampled
@@ -60,7 +62,9 @@ def study(config: CompressionStudy, device: str, *, report: Report, stop: Stop) 
     processes, place = join(device)
     if processes.count > 1:
         raise ConfigurationError("the compression study runs in one process: its speeds are one device's")
+    _check(config)
     training, held_out = split_held_out(read_folder(config.data.folder), config.data.held_out)
+    check_enough(range(config.pictures), training.items)
     # The factors compete for what the data looks like; held-out pictures are too few of a small set to tell that.
     real = fixed_pictures(training, config.data, config.seed, max(config.pictures, len(held_out.items)))
     unseen = fixed_pictures(held_out if held_out.items else training, config.data, config.seed, config.pictures)
@@ -78,6 +82,32 @@ def study(config: CompressionStudy, device: str, *, report: Report, stop: Stop) 
         if not done:
             return False
     return True
+
+
+def _check(config: CompressionStudy) -> None:
+    """Refuse, before anything is computed, what a factor's runs would stop at."""
+    check_apart(config.out, config.data.folder)
+    for factor in config.factors:
+        try:
+            first_stage_run(config, factor)
+            diffusion_run(config, factor)
+        except ValidationError as error:
+            raise ConfigurationError(f"the runs of factor {factor}: {error.errors()[0]['msg']}") from error
+        file = config.out / f"f{factor}" / MEASURED
+        if file.is_file() and _measured(file).study != _told(config):
+            detail = f"{file}: was measured by another configuration; go on with that one or choose another `out`"
+            raise ConfigurationError(detail, field="out", value=str(config.out))
+
+
+def _told(config: CompressionStudy) -> str:
+    return config.model_dump_json(exclude={"out": True, "factors": True, "data": {"workers"}})
+
+
+def _measured(file: Path) -> Measured:
+    told: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    told["by_steps"] = {int(k): v for k, v in told["by_steps"].items()}
+    told["by_sampling"] = {int(k): tuple(v) for k, v in told["by_sampling"].items()}
+    return Measured(**told)
 
 
 def first_stage_run(config: CompressionStudy, factor: int) -> AutoencoderRun:
@@ -142,9 +172,6 @@ class _Factor:
         self.file = config.out / f"f{factor}" / MEASURED
 
     def run(self, stop: Stop) -> bool:
-        if self.file.is_file() and self.measured.study != self._study:
-            detail = f"{self.file}: was measured by another configuration; go on with that one or choose another `out`"
-            raise ConfigurationError(detail, field="out", value=str(self.config.out))
         if not run_autoencoder(first_stage_run(self.config, self.factor), self.device, report=self.report, stop=stop):
             return False
         run = diffusion_run(self.config, self.factor)
@@ -170,16 +197,9 @@ class _Factor:
         return done or reached >= until
 
     @property
-    def _study(self) -> str:
-        return self.config.model_dump_json(exclude={"out": True, "factors": True, "data": {"workers"}})
-
-    @property
     def measured(self) -> Measured:
         """What was measured so far."""
-        told: dict[str, Any] = json.loads(self.file.read_text("utf-8"))
-        told["by_steps"] = {int(k): v for k, v in told["by_steps"].items()}
-        told["by_sampling"] = {int(k): tuple(v) for k, v in told["by_sampling"].items()}
-        return Measured(**told)
+        return _measured(self.file)
 
     def _measure(self, until: int) -> None:
         config = self.config
@@ -198,7 +218,7 @@ class _Factor:
         side = self.config.data.size // self.factor
         parameters = sum(p.numel() for p in model.unet.parameters())
         psnr = paired(made, self.unseen)["PSNR (dB)"]
-        return Measured(self.factor, (model.latent_channels, side, side), parameters, psnr, study=self._study)
+        return Measured(self.factor, (model.latent_channels, side, side), parameters, psnr, study=_told(self.config))
 
     def _sampled(self, model: LatentDiffusion, steps: int) -> tuple[float, float]:
         """Return pictures a second and the Fréchet distance of samples in so many steps."""

@@ -60,4 +60,8 @@ class CompressionStudy(Strict):
             raise ValueError(f"data.size is {self.data.size}; it must be a multiple of {whole}, largest factor × UNet")
         if self.diffusion.steps < self.measures:
             raise ValueError(f"measures is {self.measures}; diffusion.steps is {self.diffusion.steps}, fewer")
+        bound = self.diffusion.schedule.timesteps
+        wrong = next((steps for steps in (self.sample_steps, *self.throughput_steps) if not 1 <= steps <= bound), None)
+        if wrong is not None:
+            raise ValueError(f"sample_steps and throughput_steps are from 1 to {bound}, the timesteps; one is {wrong}")
         return self

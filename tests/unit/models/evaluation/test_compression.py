@@ -67,8 +67,21 @@ def test_a_study_goes_on_where_it_was_stopped_and_measures_every_factor(tmp_path
     before = (config.out / "f8" / "measured.json").stat().st_mtime_ns
     assert study(config, "cpu", report=lambda _: None, stop=lambda: False)
     assert (config.out / "f8" / "measured.json").stat().st_mtime_ns == before
+    steps = list[Progress]()
     with pytest.raises(ConfigurationError, match="measured by another configuration"):
-        study(tiny(tmp_path, pictures=12), "cpu", report=lambda _: None, stop=lambda: False)
+        study(tiny(tmp_path, pictures=12, classifier_steps=4), "cpu", report=steps.append, stop=lambda: False)
+    assert not steps  # nothing was computed
+
+
+def test_what_a_later_run_would_stop_at_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    data = {"folder": write_balls(tmp_path / "data"), "size": 32}
+    for changes, named in (
+        ({"data": data | {"flip": True}}, r"the runs of factor 1: .*data\.flip is True; cache\.variants is 1"),
+        ({"data": data | {"folder": write_balls(tmp_path / "few", count=4)}}, "4 pictures are compared with 6"),
+    ):
+        with pytest.raises(ConfigurationError, match=named):
+            study(tiny(tmp_path, **changes), "cpu", report=lambda _: None, stop=lambda: True)
+        assert not (tmp_path / "study").exists()
 
 
 def test_a_study_stops_and_tells_how_far_it_is_while_its_classifier_is_trained(tmp_path: Path) -> None:
@@ -92,6 +105,7 @@ def test_a_study_that_doesnt_fit_is_refused_by_key(tmp_path: Path) -> None:
         ({"factors": (1, 32)}, "data.size is 32; it must be a multiple of 64"),
         ({"measures": 9}, "measures is 9; diffusion.steps is 4"),
         ({"factors": (2, 2)}, "each must be there once"),
+        ({"throughput_steps": (0,)}, "from 1 to 1000, the timesteps; one is 0"),
     ):
         write_config(tiny(tmp_path).model_copy(update=changes), file)
         with pytest.raises(ConfigurationError, match=named):
