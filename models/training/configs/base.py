@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from core.errors import ConfigurationError
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]  # of a moving average
 Side = Annotated[int, Field(ge=1)]  # of a square, pixels
 C = TypeVar("C", bound="Strict")
 
@@ -62,7 +64,7 @@ class OptimizerConfig(Strict):
     warmup: int = Field(default=100, ge=0)  # steps
     decay_from: Share = 0.6  # of the run
     final: Share = 0.03
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
     weight_decay: float = Field(default=0.01, ge=0)
     clip: float = Field(default=1.0, gt=0)  # gradient norm
 
@@ -77,7 +79,7 @@ class RunConfig(Strict):
     seed: int = Field(default=0, ge=0)
     data: DataConfig
     optimizer: OptimizerConfig
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999  # decay of the moving average of the weights
+    ema: Decay = 0.999  # of the weights
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the networks' arithmetic; weights are float32
     compile: Literal["auto", "never", "always"] = "auto"  # auto: on CUDA, where the minute that it takes pays
     save_every: int = Field(default=500, ge=1)
@@ -89,6 +91,11 @@ class RunConfig(Strict):
         if self.batch % self.accumulate:
             raise ValueError(f"batch is {self.batch}; accumulate is {self.accumulate} and must divide it")
         return self
+
+    @property
+    def name(self) -> str:
+        """What the run makes is called: its folder's own name, where that is said as `.`, too."""
+        return os.path.basename(os.path.abspath(self.out))
 
 
 def check_levels(attention: tuple[int, ...], levels: int) -> None:

@@ -33,7 +33,7 @@ def write_checkpoint(run: DiffusionRun, model: LatentDiffusion, classes: tuple[s
         shutil.rmtree(left, ignore_errors=True)
     save_native(checkpoint, unfinished)
     names = classes if model.config.classes is not None else ()
-    write_card(checkpoint, unfinished, unfinished, run.out.name, kept=_told(run.card, names))
+    write_card(checkpoint, unfinished, unfinished, run.name, kept=_told(run.card, names))
     if folder.exists():
         folder.rename(old)
     unfinished.rename(folder)

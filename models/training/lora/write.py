@@ -32,7 +32,7 @@ def write_lora(run: LoraRun, products: Products) -> Path:
         state |= {f"{key}.{names[0]}.weight": down, f"{key}.{names[1]}.weight": up}
         if run.layout == "kohya":
             state[f"{key}.alpha"] = torch.tensor(alpha)
-    file = run.out / f"{run.out.name}.safetensors"
+    file = run.out / f"{run.name}.safetensors"
     unfinished = file.with_name(f".{file.name}")
     save_file(state, unfinished, _metadata(run, products, alpha))
     unfinished.replace(file)

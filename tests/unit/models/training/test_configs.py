@@ -73,6 +73,13 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
         read_config(file, AutoencoderRun)
 
 
+def test_a_run_in_its_own_folder_is_called_by_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "style").mkdir()
+    monkeypatch.chdir(tmp_path / "style")
+    names = [ldm_run(tmp_path, out=out).name for out in (".", "../style", "../other/", tmp_path / "runs" / "a.b")]
+    assert names == ["style", "style", "other", "a.b"]
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"none\.yaml: can't be read"):
         read_config(tmp_path / "none.yaml", LdmRun)
@@ -91,6 +98,8 @@ def test_fields_that_contradict_one_another_are_refused(tmp_path: Path) -> None:
         ({"autoencoder": {"kind": "vq", "channels": (8, 8), "z_channels": 3, "norm_groups": 1}}, "needs entries"),
         ({"crops": (16,), "losses": {"adversarial": 0.5}}, "discriminator sees 32"),
         ({"crops": (0,)}, "greater than or equal to 1"),
+        ({"optimizer": {"learning_rate": 1e-3, "betas": (0.9, 1.0)}}, "less than 1"),
+        ({"optimizer": {"learning_rate": 1e-3, "betas": (-0.1, 0.9)}}, "greater than or equal to 0"),
         ({"autoencoder": SHAPE | {"attention": (3,)}}, "attention has 3; channels has levels 0 to 2"),
     ):
         with pytest.raises(ValueError, match=named):

@@ -138,6 +138,15 @@ def test_diffusers_draws_the_same_with_a_file(tmp_path: Path, layout: str, targe
     assert not torch.allclose(seen[0], trained, atol=1e-2)
 
 
+def test_a_file_in_the_folder_where_the_command_runs_has_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "style").mkdir()
+    monkeypatch.chdir(folder / "style")
+    config = lora_run(folder, out=".")
+    assert write_lora(config, Products(load(config.model), config)) == Path("style.safetensors")
+
+
 def test_it_goes_on_where_it_stopped_with_the_towers_frozen(folder: Path) -> None:
     whole = run(lora_run(folder, text=False, steps=6, save_every=2, out=folder / "whole"))
     pieces = lora_run(folder, text=False, steps=6, save_every=2, out=folder / "pieces")
