@@ -133,7 +133,7 @@ class AddOnCard(Wire):
 
     id: str = Field(pattern=ID)
     description: str = ""
-    hash: str = Field(description="SHA-256 of the file.")
+    hash: str = Field(description="SHA-256 of the file, or of PEFT's two.")
     family: str | None = Field(default=None, description="sd1, sd2, sdxl; null where neither names nor widths tell.")
     context_width: int | None = Field(default=None, description="It fits models whose context is as wide.")
     licence: str = "unknown"

@@ -18,6 +18,7 @@ from models.checkpoints.layouts.detected import write_json
 
 BLOCK = 1 << 20  # bytes hashed at a time
 BY_PEOPLE = ("id", "description", "licence", "trigger_words")  # of a card, kept when the file is replaced
+ADAPTER, ADAPTER_CONFIG = "adapter_model", "adapter_config.json"  # PEFT's weights and what it says of them beside
 FAMILIES = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # by the width of the context
 
 Card = TypeVar("Card", InstalledLora, InstalledControlNet, InstalledEmbedding)
@@ -94,8 +95,8 @@ def scanned(
     """Make a card of `form` beside one file; `called` is the field that requests name it by."""
     place = path.with_name(path.stem + ADD_ON_CARD)
     try:
-        stat, said = path.stat(), _read(place)
-        stamp = {"file": path.name, "size": stat.st_size, "changed_ns": stat.st_mtime_ns}
+        said, (size, changed_ns) = _read(place), _stamp(path)
+        stamp = {"file": path.name, "size": size, "changed_ns": changed_ns}
         if said is not None and stamp.items() <= said.items():
             return Scanned(path, form.model_validate(said))
         kept = {key: said[key] for key in BY_PEOPLE if said is not None and said.get(key)}
@@ -171,18 +172,35 @@ def current_hash(found: OnDisk) -> str:
         CheckpointError: it can't be read.
     """
     try:
-        stat = found.path.stat()
-        if (stat.st_size, stat.st_mtime_ns) == (found.card.size, found.card.changed_ns):
+        if _stamp(found.path) == (found.card.size, found.card.changed_ns):
             return found.card.hash
         return file_hash(found.path)
     except OSError as error:
         raise CheckpointError(f"{found.path}: {error}") from error
 
 
+def adapter_config(path: Path) -> Path | None:
+    """Return the file beside PEFT's weights that says how they are scaled; None of others, and where it isn't there."""
+    config = path.with_name(ADAPTER_CONFIG)
+    return config if path.stem == ADAPTER and config.is_file() else None
+
+
 def file_hash(path: Path) -> str:
-    """Hash (SHA-256) a file."""
+    """Hash (SHA-256) a file, and what decides with it what it draws."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(BLOCK):
-            digest.update(block)
+    for file in _files(path):
+        with file.open("rb") as stream:
+            while block := stream.read(BLOCK):
+                digest.update(block)
     return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    config = adapter_config(path)
+    return [path] if config is None else [path, config]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return size and time of change of a file; of two their sums, which a change of either changes."""
+    stats = [file.stat() for file in _files(path)]
+    return sum(stat.st_size for stat in stats), sum(stat.st_mtime_ns for stat in stats)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from core.errors import CheckpointError
 from models.add_ons.loras.names import PREFIXES, Place, Places, normal
+from models.add_ons.loras.scaling import OWN, Scaling, scalings
 from models.checkpoints.files.weights import holds_safetensors, read_metadata, read_tensors, understood
 from models.networks.adapters import LowRank
 
@@ -34,8 +35,6 @@ MATRIX = re.compile(
     r"|(?:\.lora|_lora)?\.(?P<alpha>alpha))$"
 )
 TEXT_LAYER = re.compile(r"^(te\d:)(?:text_model_)?encoder_layers_\d+_")
-PEFT_UNSERVED = ("alpha_pattern", "use_rslora", "use_dora")
-ALPHAS = "lora_adapter_metadata"  # of PEFT's files: JSON with lora_alpha for each network
 
 
 @dataclass(slots=True)
@@ -45,10 +44,16 @@ class Matrices:
     key: str  # the first of the file's own
     tensors: dict[str, Tensor] = field(default_factory=dict)  # down, up
     alpha: float | None = None
+    root: bool = False  # the product is scaled by α/√r
 
     @property
     def rank(self) -> int:
         return len(self.tensors["down"])
+
+    @property
+    def scale(self) -> float:
+        alpha = self.rank if self.alpha is None else self.alpha
+        return alpha / (math.sqrt(self.rank) if self.root else self.rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,7 @@ def is_lora(keys: Iterable[str]) -> bool:
 
 
 def _layers(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Matrices]:
-    alphas = _alphas(metadata)
+    said = scalings(path, metadata)
     found: dict[str, Matrices] = {}
     for key, value in state.items():
         match = MATRIX.match(key)
@@ -116,8 +121,8 @@ def _layers(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]
             raise CheckpointError(f"{path}: {key} is no matrix of a LoRA", field=key)
         prefix = next(prefix for prefix in PREFIXES if key.startswith(prefix))
         layer = match["layer"].removeprefix(prefix).replace(".processor.", ".")
-        name = normal(PREFIXES[prefix], layer)
-        matrices = found.setdefault(name, Matrices(key, alpha=alphas.get(prefix.rstrip("."))))
+        name, scaling = normal(PREFIXES[prefix], layer), said.get(prefix, Scaling())
+        matrices = found.setdefault(name, Matrices(key, alpha=scaling.alpha_of(layer), root=scaling.root))
         if match["alpha"]:
             matrices.alpha = float(value.float())
         else:
@@ -125,16 +130,6 @@ def _layers(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]
             matrices.tensors[side] = value
     _check_pairs(path, found)
     return found
-
-
-def _alphas(metadata: Mapping[str, str]) -> dict[str, float]:
-    """Read PEFT's alphas by network; what scales otherwise is refused by its name."""
-    said = json.loads(metadata.get(ALPHAS, "{}"))
-    for name, value in said.items():
-        if value and name.rpartition(".")[2] in PEFT_UNSERVED:
-            raise CheckpointError(f"{ALPHAS}: {name} is not served", field=name)
-    suffix = ".lora_alpha"
-    return {name.removesuffix(suffix): float(alpha) for name, alpha in said.items() if name.endswith(suffix)}
 
 
 def _check_pairs(path: Path, layers: Mapping[str, Matrices]) -> None:
@@ -148,6 +143,11 @@ def _check_pairs(path: Path, layers: Mapping[str, Matrices]) -> None:
             raise CheckpointError(f"{path}: {matrices.key}: {shapes} make no product", field=matrices.key)
         if up[0, 0].numel() != 1:
             raise CheckpointError(f"{path}: {matrices.key}: an up matrix of {list(up.shape)} is not served")
+        if matrices.key.startswith(OWN) and matrices.alpha is None:
+            detail = (
+                f"{path}: PEFT's own file, and nothing says its alpha: keep it as adapter_model.safetensors beside "
+            )
+            raise CheckpointError(f"{detail}its adapter_config.json, in a folder", field=matrices.key)
     if not layers:
         raise CheckpointError(f"{path}: no matrix of a LoRA in it")
 
@@ -201,9 +201,8 @@ def low_rank(fused: Mapping[int, Matrices], count: int, shape: torch.Size) -> Lo
     downs, ups = [], []
     for index, matrices in sorted(fused.items()):
         down, up = (matrices.tensors[side].float() for side in ("down", "up"))
-        alpha = matrices.rank if matrices.alpha is None else matrices.alpha
         whole = torch.zeros(len(down), shape[0])
-        whole[:, index * width : (index + 1) * width] = up.flatten(1).T * (alpha / len(down))
+        whole[:, index * width : (index + 1) * width] = up.flatten(1).T * matrices.scale
         downs.append(down.reshape(len(down), *shape[1:]))
         ups.append(whole)
     return LowRank(torch.cat(downs), torch.cat(ups))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from contract.card import LORA_FOLDERS, InstalledLora, add_on_folders
 from models.add_ons.loras.files import LoraFile, read_lora
-from models.add_ons.shelf import FAMILIES, Scanned, scan_addons
+from models.add_ons.shelf import ADAPTER, FAMILIES, Scanned, scan_addons
 from models.checkpoints.layouts.detect import preferred
 
 MOST_WORDS = 12
@@ -23,7 +23,7 @@ def scan_loras(models_dir: Path) -> list[Scanned[InstalledLora]]:
     Never raises for a file: one that can't be used has a card that says why.
     """
     files = (
-        (path, path.relative_to(models_dir).with_suffix("").as_posix().partition("/")[2])
+        (path, path.relative_to(models_dir).with_suffix("").as_posix().partition("/")[2].removesuffix(f"/{ADAPTER}"))
         for folder in add_on_folders(models_dir, LORA_FOLDERS)
         for path in preferred(folder.iterdir())
     )

@@ -135,9 +135,10 @@ def test_alpha_of_a_header(tmp_path: Path, said: dict[str, object], scale: float
     save_file(state, tmp_path / "x.safetensors", {"lora_adapter_metadata": json.dumps(said)})
     [product] = load_lora(tmp_path / "x.safetensors", small_sd()).unet.values()
     torch.testing.assert_close(product.up, scale * state[f"{layer}.lora_B.weight"].T)
-    save_file(state, tmp_path / "x.safetensors", {"lora_adapter_metadata": '{"unet.use_rslora": true}'})
-    with pytest.raises(CheckpointError, match=r"unet\.use_rslora is not served"):
-        read_lora(tmp_path / "x.safetensors")
+    for option, named in (("use_dora", r"unet\.use_dora is not served"), ("use_rslora", r"lacks unet\.lora_alpha")):
+        save_file(state, tmp_path / "x.safetensors", {"lora_adapter_metadata": json.dumps({f"unet.{option}": True})})
+        with pytest.raises(CheckpointError, match=named):
+            read_lora(tmp_path / "x.safetensors")
 
 
 def test_text_layers_that_a_model_does_not_compute_are_passed_over(tmp_path: Path) -> None:
