@@ -62,7 +62,7 @@ def load_diffusers(folder: Path, *, data: bool = True) -> Checkpoint:
         unet=unet_config(unet),
         first_stage=autoencoder_config(vae),
         schedule=scheduler.schedule,
-        scale_factor=_scale_factor(pipeline, vae),
+        scale_factor=scale_factor(pipeline, vae),
         conditioner=TextConfig(tuple(towers.values())) if towers else None,
         zeros_for_no_prompt=xl and bool(index.get("force_zeros_for_empty_prompt", True)),
         concat=_concat(unet, vae, pipeline),
@@ -107,7 +107,7 @@ def _low_res(folder: Path, index: dict[str, Any]) -> ScheduleConfig | None:
     return ScheduleConfig.from_diffusers(_scheduler(folder, "low_res_scheduler")) if has else None
 
 
-def _scale_factor(pipeline: str, vae: dict[str, Any]) -> float:
+def scale_factor(pipeline: str, vae: dict[str, Any]) -> float:
     """Read the scale factor, but where the pipeline of diffusers knows better than old folders do."""
     if pipeline == "LDMSuperResolutionPipeline":  # never scales its latents, whatever the VQ config says
         return 1.0

@@ -19,6 +19,7 @@ from models.checkpoints.checkpoint import Checkpoint, fitted
 from models.checkpoints.files.rename import TO_BERT, TO_CLIP, TO_DIFFUSERS, TO_LDM_BERT, renamed
 from models.checkpoints.layouts.diffusers.config import autoencoder_config, tower_config, unet_config
 from models.checkpoints.layouts.diffusers.config_writer import autoencoder_json, scheduler_json, tower_json, unet_json
+from models.checkpoints.layouts.diffusers.reader import scale_factor
 from models.checkpoints.towers import apart
 from models.networks.conditioning import TextConfig, TowerConfig
 from models.pipeline.config import ModelConfig
@@ -102,6 +103,9 @@ def components(checkpoint: Checkpoint, pipeline: str) -> dict[str, tuple[Json, S
     unet = _agreeing(unet_json(config.unet, config.latent_size), config.unet, unet_config, "unet")
     vae = autoencoder_json(config.first_stage, config.scale_factor, config.latent_size)
     vae = _agreeing(vae, config.first_stage, autoencoder_config, "first stage")
+    if (scale := scale_factor(pipeline, vae)) != config.scale_factor:
+        detail = f"scale_factor is {config.scale_factor}; {pipeline} scales every model's latents by {scale}"
+        raise CheckpointError(f"{detail}; convert --to native", field="scale_factor", value=config.scale_factor)
     parts: dict[str, tuple[Json, State | None]] = {
         "unet": (unet, _unet_state(states["unet"], config)),
         ldm.get("vae", "vae"): (vae, renamed(split(states["first_stage"]), TO_DIFFUSERS)),

@@ -106,6 +106,18 @@ def test_conversion_and_back_is_exact(path: Path, to: Any, tmp_path: Path) -> No
     assert card.id == "one"
 
 
+def test_an_upscaler_whose_scale_diffusers_would_lose_is_refused(tmp_path: Path) -> None:
+    """Its pipeline never scales latents; those of our KL first stages have another deviation than one."""
+    folder = convert(CASES / "compvis" / "ldm_sr_full" / "model.ckpt", tmp_path / "own", "native")
+    index = json.loads((folder / "model.json").read_text("utf-8"))
+    assert index["scale_factor"] == 1.0
+    convert(folder, tmp_path / "whole", "diffusers")
+    (folder / "model.json").write_text(json.dumps(index | {"scale_factor": 0.7}), "utf-8")
+    with pytest.raises(CheckpointError, match=r"scale_factor is 0\.7; LDMSuperResolutionPipeline scales .* by 1\.0"):
+        convert(folder, tmp_path / "lost", "diffusers")
+    assert load_checkpoint(convert(folder, tmp_path / "kept", "native")).config.scale_factor == 0.7
+
+
 def _first_names(state: dict[str, Tensor], rules: dict[str, str]) -> dict[str, Tensor]:
     """A text encoder's weights as version 1 of the internal form named them: q, k and v one matrix."""
     names: dict[str, Tensor] = {}
