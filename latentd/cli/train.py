@@ -115,8 +115,9 @@ def computing() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise ConfigurationError(f"the device lacks memory: {str(error).splitlines()[0]}", field="device") from error
     except (OSError, SafetensorError) as error:
-        named = isinstance(error, OSError) and error.filename is not None and error.strerror
-        told = f"{error.filename}: {error.strerror}" if named else " ".join(str(error).split())
+        told = " ".join(str(error).split())
+        if isinstance(error, OSError) and error.strerror:
+            told = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
         raise ConfigurationError(told) from error
 
 

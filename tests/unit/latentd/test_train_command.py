@@ -68,7 +68,7 @@ def test_what_is_wrong_is_one_line(
 def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
     """By Python, and by safetensors, which raises errors of its own."""
     with small_disk(tmp_path / "disk", megabytes=1) as disk:
-        with pytest.raises(ConfigurationError, match=r"^\[Errno 28\] No space left on device$"), computing():
+        with pytest.raises(ConfigurationError, match=r"^No space left on device$"), computing():
             (disk / "log.jsonl").write_bytes(bytes(4 << 20))
         (disk / "log.jsonl").unlink()
         with pytest.raises(ConfigurationError, match="No space left on device"), computing():

@@ -29,8 +29,9 @@ def write_adapter(folder: Path, **options: Any) -> Any:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
-    theirs: Any = UNet2DConditionModel.from_pretrained(CASE / "sd1_kohya" / "pipeline" / "unet")
-    made: Any = get_peft_model(theirs, LoraConfig(**{"r": 4, "lora_alpha": 10, "target_modules": LAYERS} | options))
+    unet: Any = UNet2DConditionModel
+    theirs = unet.from_pretrained(CASE / "sd1_kohya" / "pipeline" / "unet")
+    made: Any = get_peft_model(theirs, LoraConfig(r=4, lora_alpha=10, target_modules=LAYERS, **options))
     for name, parameter in made.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
