@@ -53,6 +53,11 @@ def isolated_key(worker: str) -> str:
     return f"latentd:alone:{worker}"
 
 
+def refused_key(worker: str) -> str:
+    """Set, lives as long as the worker beats: ids of waiting jobs that it leaves to others."""
+    return f"latentd:refused:{worker}"
+
+
 def preview_key(job_id: str) -> str:
     """String, minutes of life: JSON {step, image: base64 WebP}."""
     return f"latentd:preview:{job_id}"
@@ -152,6 +157,11 @@ def sweeping_key(what: str) -> str:
 def queue_key(name: str) -> str:
     """RQ's list of waiting ids."""
     return f"rq:queue:{name}"
+
+
+def queued_job_key(job_id: str) -> str:
+    """RQ's hash of a job: `enqueued_at` is when it last came into its queue."""
+    return f"rq:job:{job_id}"
 
 
 def started_key(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The claim of a job: it leaves its queue by LMOVE and starts in one MULTI, only if it is still `queued`.
+"""The claim of a job: it moves to the intermediate list and starts in one MULTI, only if it is still `queued`.
 
 The guard is needed because a job can have been cancelled since, and because RQ's registry clean-up can enqueue one
 abandoned job several times. A crash between the two leaves the id in the intermediate list, from where it returns.
@@ -25,7 +25,7 @@ from rq.worker.base import WorkerStatus
 from contract.common import Numerics
 from contract.events import TRACE, Claimed
 from contract.job import JobRecord
-from contract.redis_keys import events_key, job_key, state_key, stored_field
+from contract.redis_keys import events_key, job_key, refused_key, state_key, stored_field
 from contract.stages import models_of
 from core.clock import CLOCK
 from core.text import as_text
@@ -36,13 +36,19 @@ from jobs.worker import HEARTBEAT_TTL_S, BatchWorker
 Refusal: TypeAlias = Literal["contract", "numerics", "models", "loras", "embeddings", "controlnets"]
 RQ_STATUS = {"succeeded": JobStatus.FINISHED, "failed": JobStatus.FAILED, "canceled": JobStatus.CANCELED}
 
-# One round trip, and never more than one job: the first non-empty queue in the caller's order.
-# KEYS: RQ's sign of suspended workers; of each queue its waiting and its intermediate list.
+# One round trip, and never more than one job: the first that the worker hasn't refused of the first queue that has one.
+# KEYS: RQ's sign of suspended workers; what the worker has refused; of each queue its waiting and intermediate lists.
 POP = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return false end
-for i = 2, #KEYS, 2 do
-  local id = redis.call('LMOVE', KEYS[i], KEYS[i + 1], 'LEFT', 'RIGHT')
-  if id then return {KEYS[i], id} end
+local refused = redis.call('SCARD', KEYS[2])
+for i = 3, #KEYS, 2 do
+  for _, id in ipairs(redis.call('LRANGE', KEYS[i], 0, refused)) do
+    if refused == 0 or redis.call('SISMEMBER', KEYS[2], id) == 0 then
+      redis.call('RPUSH', KEYS[i + 1], id)
+      redis.call('LREM', KEYS[i], 1, id)
+      return {KEYS[i], id}
+    end
+  end
 end
 return false
 """
@@ -70,22 +76,31 @@ class Claimer:
         self._worker = worker
         self._redis = redis
         self._pop = redis.register_script(POP)
+        self._refused = refused_key(worker.name)
 
     def pop(self, keys: Sequence[str]) -> tuple[str, str] | None:
-        """Take an id out of the first of these queues that has one; the queue's key and the id.
+        """Take an id out of the first of these queues that has one not refused; the queue's key and the id.
 
         Raises:
             RedisError: if Redis is away.
         """
         pairs = [part for key in keys for part in (key, IntermediateQueue.get_intermediate_queue_key(key))]
-        popped: Any = self._pop([WORKERS_SUSPENDED, *pairs]) if pairs else None
+        popped: Any = self._pop([WORKERS_SUSPENDED, self._refused, *pairs]) if pairs else None
         return None if popped is None else (as_text(popped[0]), as_text(popped[1]))
+
+    def forget_refused(self) -> None:
+        """Let `pop` find again what was refused.
+
+        Raises:
+            RedisError: if Redis is away.
+        """
+        self._redis.delete(self._refused)
 
     def start(self, queue: LaneQueue, job_id: str, numerics: Numerics, holdings: Holdings) -> JobRun | Refusal | None:
         """Start a popped job; `holdings` are the worker's.
 
-        Returns None for one that is not to run, and why it went back to the end of its queue for one that another
-        worker has to run.
+        Returns None for one that is not to run, and why it went back for one that another worker has to run: in front
+        of its queue, where `pop` of this one passes over it.
 
         Raises:
             RedisError: if Redis is away; the job then returns by itself.
@@ -101,7 +116,10 @@ class Claimer:
                 _drop(pipe, stored)
                 return None
             if record is None or refusal is not None:
-                pipe.rpush(queue.key, job_id)
+                pipe.lrem(queue.key, 0, job_id)  # an answer that was lost has this done twice
+                pipe.lpush(queue.key, job_id)
+                pipe.sadd(self._refused, job_id)
+                pipe.expire(self._refused, HEARTBEAT_TTL_S)
                 return refusal
             return self._start(pipe, queue, stored, _fixed(record, numerics))
 

@@ -15,7 +15,7 @@ import structlog
 from redis import Redis
 from redis.client import Pipeline
 
-from contract.redis_keys import processes_key, serving_key, serving_member
+from contract.redis_keys import processes_key, refused_key, serving_key, serving_member
 from core.clock import CLOCK
 from jobs.run import JobRun
 from jobs.worker import HEARTBEAT_TTL_S, BatchWorker
@@ -126,6 +126,7 @@ class Heartbeat(threading.Thread):
         if identity := own_identity():
             pipe.hset(processes_key(machine()), self._worker.name, identity)
             pipe.expire(processes_key(machine()), PROCESSES_TTL_S)
+        pipe.expire(refused_key(self._worker.name), HEARTBEAT_TTL_S)
         for model in self._models():
             pipe.zadd(serving_key(model), {self._member: moment + HEARTBEAT_TTL_S})
             pipe.zremrangebyscore(serving_key(model), 0, moment)

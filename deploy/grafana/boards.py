@@ -152,8 +152,11 @@ QUEUES = Board(
     (
         Panel(
             "Jobs waiting",
-            "By lane. Every gateway tells the same queue, so the largest value counts.",
-            one(f"max by (model, lane) (latentd_queue_depth{{{MODEL}}})", "{{model}} {{lane}}"),
+            "By lane; parked: no live worker can run them. Every gateway tells the same, so the largest value counts.",
+            (
+                Query(f"max by (model, lane) (latentd_queue_depth{{{MODEL}}})", "{{model}} {{lane}}"),
+                Query(f"max by (model, lane) (latentd_jobs_parked{{{MODEL}}}) > 0", "{{model}} {{lane}} parked"),
+            ),
             kind="stacked",
         ),
         Panel(

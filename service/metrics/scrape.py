@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import get_args
+from datetime import datetime
+from typing import NamedTuple, get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -15,12 +16,50 @@ from contract.base import LANES, Lane, queue_name
 from contract.card import ModelCard
 from contract.events import Returned
 from contract.job import Status
-from contract.redis_keys import JOBS_KEY, RETRIES_KEY, UNSERVED_KEY, queue_key, serving_key, unserved_field
+from contract.redis_keys import (
+    RETRIES_KEY,
+    UNSERVED_KEY,
+    queue_key,
+    queued_job_key,
+    refused_key,
+    serving_key,
+    unserved_field,
+)
 from core.clock import AHEAD, AHEAD_MEANS, CLOCK
 from jobs.layout import evicting_policy
 
 REASONS: tuple[str, ...] = get_args(Returned.model_fields["why"].annotation)
 UNSERVED: tuple[Status, ...] = ("failed", "canceled")  # nothing succeeds without a worker
+
+# KEYS: who serves a model; its waiting lists. ARGV: now.
+# Answers how many live workers serve it, then of each list: the jobs that some worker can run, those that all live
+# workers have refused, and since when the first of the former waits.
+_QUEUES = f"""
+local live, parked = redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[1], '+inf'), {{}}
+if #live > 0 then
+  local refused = {{}}
+  for i, member in ipairs(live) do refused[i] = '{refused_key("")}' .. string.match(member, '^[^@]*') end
+  for _, id in ipairs(redis.call('SINTER', unpack(refused))) do parked[id] = true end
+end
+local told = {{#live}}
+for i = 2, #KEYS do
+  local count, oldest = 0, false
+  for _, id in ipairs(redis.call('LRANGE', KEYS[i], 0, next(parked) and -1 or 0)) do
+    if parked[id] then count = count + 1 else oldest = oldest or id end
+  end
+  local since = oldest and redis.call('HGET', '{queued_job_key("")}' .. oldest, 'enqueued_at')
+  told[#told + 1] = {{redis.call('LLEN', KEYS[i]) - count, count, since or ''}}
+end
+return told
+"""
+
+
+class LaneQueued(NamedTuple):
+    """Jobs of a lane that wait: for workers that can run them, for any that can; and the age of the oldest former."""
+
+    depth: int
+    parked: int
+    oldest_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +67,7 @@ class RedisSnapshot:
     """One look at Redis. Counts begin at 0, so that a first one is a rise."""
 
     workers: dict[str, int]  # by model
-    lanes: dict[tuple[str, Lane], tuple[int, float]]  # jobs that wait, and the age of the oldest
+    lanes: dict[tuple[str, Lane], LaneQueued]
     retries: dict[str, int]
     unserved: dict[str, int]
     evicts: bool = False
@@ -45,11 +84,17 @@ async def read_snapshot(redis: Redis, cards: Mapping[str, ModelCard]) -> RedisSn
         pipe.hgetall(RETRIES_KEY)
         pipe.hgetall(UNSERVED_KEY)
         for model in cards:
-            pipe.zcount(serving_key(model), CLOCK.unix(), "+inf")
-        retries, unserved, *workers = await pipe.execute()
+            keys = [serving_key(model), *(queue_key(queue_name(model, lane)) for lane in LANES)]
+            pipe.eval(_QUEUES, len(keys), *keys, CLOCK.unix())
+        retries, unserved, *queues = await pipe.execute()
+    told = dict(zip(cards, queues, strict=True))
     return RedisSnapshot(
-        dict(zip(cards, map(int, workers), strict=True)),
-        await _lanes(redis, cards),
+        {model: int(answer[0]) for model, answer in told.items()},
+        {
+            (model, lane): _queued(*each)
+            for model, answer in told.items()
+            for lane, each in zip(LANES, answer[1:], strict=True)
+        },
         _from_zero(REASONS, retries),
         _from_zero(_expected(cards), unserved),
         *await _memory(redis),
@@ -66,17 +111,9 @@ async def _memory(redis: Redis) -> tuple[bool, float]:
     return evicting_policy(told) is not None, int(told["used_memory"]) / bound if bound else 0.0
 
 
-async def _lanes(redis: Redis, cards: Mapping[str, ModelCard]) -> dict[tuple[str, Lane], tuple[int, float]]:
-    lanes = [(model, lane) for model in cards for lane in LANES]
-    async with redis.pipeline(transaction=False) as pipe:
-        for model, lane in lanes:
-            pipe.llen(queue_key(queue_name(model, lane)))
-            pipe.lindex(queue_key(queue_name(model, lane)), 0)
-        told = await pipe.execute()
-    depths, oldest = map(int, told[::2]), told[1::2]
-    created = await redis.zmscore(JOBS_KEY, [job or "" for job in oldest]) if lanes else []
-    ages = [0.0 if ms is None else max(CLOCK.unix() - float(ms) / 1000, 0.0) for ms in created]
-    return dict(zip(lanes, zip(depths, ages, strict=True), strict=True))
+def _queued(depth: int, parked: int, since: str) -> LaneQueued:
+    waited_s = CLOCK.unix() - datetime.fromisoformat(since).timestamp() if since else 0.0
+    return LaneQueued(depth, parked, max(waited_s, 0.0))
 
 
 def _expected(cards: Mapping[str, ModelCard]) -> Iterator[str]:
@@ -120,17 +157,25 @@ class RedisFamilies(Collector):
 
 def _queues(snapshot: RedisSnapshot) -> Iterator[Metric]:
     lane = ("model", "lane")
-    depth = GaugeMetricFamily("latentd_queue_depth", "Jobs that wait in a lane.", labels=lane)
-    oldest = GaugeMetricFamily(
-        "latentd_queue_oldest_seconds", "Age of the job that has waited longest in a lane.", labels=lane
+    depth = GaugeMetricFamily("latentd_queue_depth", "Jobs that wait in a lane, parked ones left out.", labels=lane)
+    parked = GaugeMetricFamily(
+        "latentd_jobs_parked",
+        "Jobs that wait though each live worker of their model has left them to others.",
+        labels=lane,
     )
-    for labels, (waiting, age) in snapshot.lanes.items():
-        depth.add_metric(labels, waiting)
-        oldest.add_metric(labels, age)
+    oldest = GaugeMetricFamily(
+        "latentd_queue_oldest_seconds",
+        "Seconds since the first job of a lane, parked ones left out, came into its queue.",
+        labels=lane,
+    )
+    for labels, queued in snapshot.lanes.items():
+        depth.add_metric(labels, queued.depth)
+        parked.add_metric(labels, queued.parked)
+        oldest.add_metric(labels, queued.oldest_s)
     workers = GaugeMetricFamily("latentd_workers", "Live workers that serve a model.", labels=("model",))
     for model, count in snapshot.workers.items():
         workers.add_metric((model,), count)
-    yield from (depth, oldest, workers)
+    yield from (depth, parked, oldest, workers)
 
 
 def _counts(snapshot: RedisSnapshot) -> Iterator[Metric]:

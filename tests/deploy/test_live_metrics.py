@@ -34,6 +34,7 @@ CEILINGS = {
     "latentd_http_request_seconds": ROUTES,
     "latentd_queue_depth": MODELS * LANES,
     "latentd_queue_oldest_seconds": MODELS * LANES,
+    "latentd_jobs_parked": MODELS * LANES,
     "latentd_workers": MODELS,
     "latentd_redis_up": 1,
     "latentd_redis_may_evict": 1,

@@ -1,4 +1,4 @@
-"""Which job a worker claims next, and how long it passes over a queue whose jobs are for other workers."""
+"""Which job a worker claims next, and how long it passes over jobs that are for other workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobs.stored_job import LaneQueue, lane_queue
 from jobs.worker import BatchWorker
 from workers.claim_policy import REST_S, ClaimOrder, ModelLane
 
-REFUSED_PAUSE_S = 1.0
+LOOK_AGAIN_S = 600.0  # a savepoint of other numerics may have expired
 
 log = structlog.get_logger()
 
@@ -46,8 +46,7 @@ class Claims:
         self._models = {queue.key: model for (model, _), queue in queues.items()}
         self._wakes = [wake_key(queue.name) for queue in queues.values()]
         self._refused: set[str] = set()  # already noted in the log
-        self._passed: set[str] = set()  # refused since the last pause
-        self._paused: dict[str, float] = {}  # queue key → until when
+        self._look_again_at = clock() + LOOK_AGAIN_S
 
     def next(
         self, lanes: Collection[ModelLane], cold: Collection[str] = (), at_most: int | None = None
@@ -59,6 +58,9 @@ class Claims:
         Raises:
             RedisError: if Redis is away; a job popped meanwhile returns by the reaper.
         """
+        if self._clock() >= self._look_again_at:
+            self._claimer.forget_refused()
+            self._look_again_at = self._clock() + LOOK_AGAIN_S
         looked = 0
         while looked != at_most and (popped := self._pop(lanes, cold)) is not None:
             looked += 1
@@ -78,23 +80,16 @@ class Claims:
         self._redis.blpop(self._wakes, timeout=REST_S)
 
     def _pop(self, lanes: Collection[ModelLane], cold: Collection[str]) -> tuple[str, str] | None:
-        keys = [self._keys[lane] for lane in self._order.of(lanes, cold)]
-        return self._claimer.pop([key for key in keys if self._paused.get(key, 0.0) <= self._clock()])
+        return self._claimer.pop([self._keys[lane] for lane in self._order.of(lanes, cold)])
 
     def _take(self, queue: LaneQueue, job_id: str) -> JobRun | None:
         taken = self._claimer.start(queue, job_id, self._numerics[self._models[queue.key]], self._holdings)
         if taken is None or isinstance(taken, JobRun):
             return taken
-        self._refuse(queue, job_id, taken)
+        self._tell_refused(job_id, taken)
         return None
 
-    def _refuse(self, queue: LaneQueue, job_id: str, reason: Refusal) -> None:
-        """Leave it at the end of its queue, which rests a second once the whole of it came by, rather than spin."""
-        if job_id in self._passed:
-            self._passed.clear()
-            self._paused[queue.key] = self._clock() + REFUSED_PAUSE_S
-        else:
-            self._passed.add(job_id)
+    def _tell_refused(self, job_id: str, reason: Refusal) -> None:
         if job_id not in self._refused:
             self._refused.add(job_id)
             log.warning("job left to another worker", job_id=job_id, reason=reason, contract=CONTRACT_VERSION)

@@ -9,13 +9,13 @@ from rq.registry import CanceledJobRegistry, StartedJobRegistry
 from rq.utils import current_timestamp
 from rq.worker.base import BaseWorker
 
-from contract.redis_keys import serving_key, serving_member, step_times_key
+from contract.redis_keys import refused_key, serving_key, serving_member, step_times_key
 from jobs.run import JobRun
 from jobs.worker import HEARTBEAT_TTL_S, BatchWorker
 from tests.enqueue import enqueue, job_state, make_request
 from tests.faults.proxy import Proxy
 from tests.redis_server import RedisServer
-from tests.unit.workers.parts import RETENTION, claim, make_worker
+from tests.unit.workers.parts import RETENTION, TINY, claim, make_claims, make_worker
 from workers.heartbeat import Heartbeat
 from workers.queue.circuit_breaker import CircuitBreaker, connect
 from workers.queue.reaper import Reaper
@@ -51,6 +51,16 @@ def test_a_beat_renews_everything_for_15_seconds(redis: Redis) -> None:
     for key, member in ((registry.key, run.execution.composite_key), (serving_key("tiny"), MEMBER)):
         assert abs((redis.zscore(key, member) or 0) - current_timestamp() - HEARTBEAT_TTL_S) <= 2
     assert redis.hget(step_times_key("tiny"), "store@cpu") == b"0.25"
+
+
+def test_what_a_worker_left_to_others_is_known_while_it_beats(redis: Redis) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "new", make_request(), version=99)
+    assert make_claims(worker).next(TINY) is None
+    redis.expire(refused_key(worker.name), 1)
+    make_heartbeat(worker, []).beat()
+    assert redis.smembers(refused_key(worker.name)) == {b"new"}
+    assert int(redis.ttl(refused_key(worker.name))) > HEARTBEAT_TTL_S - 2
 
 
 def test_a_lapsed_execution_is_not_revived(redis: Redis) -> None:

@@ -16,14 +16,15 @@ from rq.serializers import JSONSerializer
 
 from contract.base import CONTRACT_VERSION, LANES
 from contract.common import Numerics
-from contract.redis_keys import events_key, job_key, state_key, stored_field
-from jobs.claim import Holdings
+from contract.redis_keys import events_key, job_key, refused_key, state_key, stored_field
+from jobs.claim import Claimer, Holdings
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.unit.workers.parts import NUMERICS, TINY, claim, make_claims, make_worker
 from workers.claim_policy import REST_S
-from workers.queue.claims import Claims
+from workers.queue.claims import LOOK_AGAIN_S, Claims
 
 LONG_REST_S = 30.0
+OTHER = NUMERICS.model_copy(update={"threads": 8})
 
 
 def fetch(redis: Redis, job_id: str) -> Job:
@@ -96,7 +97,7 @@ def test_cancelled_before_the_claim_is_claimed_to_be_ended(redis: Redis) -> None
     assert claim(worker).canceled
 
 
-def test_another_contract_version_goes_back_and_does_not_spin(redis: Redis) -> None:
+def test_another_contract_version_stays_and_does_not_spin(redis: Redis) -> None:
     worker = make_worker(redis)
     enqueue(redis, "new", make_request(), version=99)
     enqueue(redis, "ours", make_request())
@@ -110,14 +111,44 @@ def test_another_contract_version_goes_back_and_does_not_spin(redis: Redis) -> N
     assert fetch(redis, "new").get_status() == JobStatus.QUEUED
 
 
+def test_what_a_worker_leaves_to_others_keeps_nobody_behind_it_waiting(redis: Redis) -> None:
+    claims = make_claims(make_worker(redis))
+    for number in range(3):
+        enqueue(redis, f"new-{number}", make_request(), version=99)
+        assert claims.next(TINY) is None
+        enqueue(redis, f"ours-{number}", make_request())
+        run = claims.next(TINY)
+        assert run is not None, "at once"
+        assert run.job_id == f"ours-{number}"
+    assert claims.next(TINY) is None
+    queue = open_queue(redis, make_request())
+    assert sorted(queue.get_job_ids()) == ["new-0", "new-1", "new-2"]
+    assert redis.llen(queue.intermediate_queue_key) == 0
+
+
+def test_what_one_worker_leaves_stays_first_for_another(redis: Redis) -> None:
+    request = make_request(loras=[{"id": "style", "scale": 1.0, "hash": "0"}])
+    enqueue(redis, "a", request)
+    enqueue(redis, "b", make_request())
+    first = make_claims(make_worker(redis, "first"))
+    run = first.next(TINY)
+    assert run is not None
+    assert run.job_id == "b"
+    enqueue(redis, "c", make_request())
+    run = make_claims(make_worker(redis, "second"), holdings=Holdings(loras={"style"})).next(TINY)
+    assert run is not None
+    assert run.job_id == "a"
+
+
 def test_a_worker_at_work_walks_no_whole_queue_of_jobs_for_others(redis: Redis) -> None:
     for number in range(9):
         enqueue(redis, f"new-{number}", make_request(), version=99)
     enqueue(redis, "ours", make_request())
-    claims = make_claims(make_worker(redis))
+    worker = make_worker(redis)
+    claims = make_claims(worker)
     for looked in (4, 8):
         assert claims.next(TINY, at_most=4) is None
-        assert open_queue(redis, make_request()).get_job_ids()[0] == f"new-{looked}"
+        assert redis.scard(refused_key(worker.name)) == looked
     run = claims.next(TINY, at_most=4)
     assert run is not None
     assert run.job_id == "ours"
@@ -129,7 +160,7 @@ def test_a_job_is_left_to_a_worker_that_has_its_loras(redis: Redis) -> None:
     worker = make_worker(redis)
     assert make_claims(worker, holdings=Holdings(loras={"style"})).next(TINY) is None
     assert job_state(redis, "a")["status"] == "queued"
-    run = make_claims(worker, holdings=Holdings(loras={"style", "dogs"})).next(TINY)
+    run = make_claims(make_worker(redis, "other"), holdings=Holdings(loras={"style", "dogs"})).next(TINY)
     assert run is not None
     assert [lora.id for lora in run.request.applied_loras] == ["style", "dogs"]
 
@@ -139,7 +170,7 @@ def test_a_job_is_left_to_a_worker_that_has_its_controlnets(redis: Redis) -> Non
     enqueue(redis, "a", make_request(controls=[{"id": "canny", "hash": "0", "image": image}]))
     worker = make_worker(redis)
     assert make_claims(worker, holdings=Holdings(loras={"canny"})).next(TINY) is None
-    run = make_claims(worker, holdings=Holdings(controlnets={"canny"})).next(TINY)
+    run = make_claims(make_worker(redis, "other"), holdings=Holdings(controlnets={"canny"})).next(TINY)
     assert run is not None
     assert [control.id for control in run.request.applied_controls] == ["canny"]
 
@@ -148,21 +179,32 @@ def test_a_job_is_left_to_a_worker_that_has_its_embeddings(redis: Redis) -> None
     enqueue(redis, "a", make_request(embeddings=[{"name": "style", "hash": "0"}]))
     worker = make_worker(redis)
     assert make_claims(worker, holdings=Holdings(loras={"style"})).next(TINY) is None
-    run = make_claims(worker, holdings=Holdings(embeddings={"style"})).next(TINY)
+    run = make_claims(make_worker(redis, "other"), holdings=Holdings(embeddings={"style"})).next(TINY)
     assert run is not None
     assert [each.name for each in run.request.applied_embeddings] == ["style"]
 
 
-def test_a_paused_lane_is_tried_again(redis: Redis) -> None:
+def test_what_was_left_to_others_is_looked_at_again(redis: Redis) -> None:
     now = 0.0
-    worker = make_worker(redis)
-    claims = Claims(worker, redis, ["tiny"], {"tiny": NUMERICS}, clock=lambda: now)
-    enqueue(redis, "new", make_request(), version=99)
+    claims = Claims(make_worker(redis), redis, ["tiny"], {"tiny": NUMERICS}, clock=lambda: now)
+    enqueue(redis, "a", make_request(determinism="strict"))
+    redis.hset(job_key("a"), "numerics", OTHER.to_json())
+    redis.hset(state_key("a"), "data", "kept")
     assert claims.next(TINY) is None
-    enqueue(redis, "ours", make_request())
+    redis.delete(state_key("a"))  # the savepoint expires
     assert claims.next(TINY) is None
-    now = 1.1
+    now = LOOK_AGAIN_S
     assert claims.next(TINY) is not None
+
+
+def test_an_answer_that_was_lost_leaves_one_entry(redis: Redis) -> None:
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request(), version=99)
+    queue, claimer = open_queue(redis, make_request()), Claimer(worker, redis)
+    assert claimer.pop([queue.key]) == (queue.key, "a")
+    for _ in range(2):
+        assert claimer.start(queue, "a", NUMERICS, Holdings()) == "contract"
+    assert queue.get_job_ids() == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -195,9 +237,6 @@ def test_strict_numerics_are_fixed_at_the_first_start(redis: Redis) -> None:
     assert Numerics.model_validate_json(job_state(redis, "a")["numerics"]) == NUMERICS
 
 
-OTHER = NUMERICS.model_copy(update={"threads": 8})
-
-
 @pytest.mark.parametrize(("key", "field"), [(state_key("a"), "data"), (job_key("a"), stored_field(1))])
 def test_a_strict_job_of_which_something_is_kept_is_left_to_equal_numerics(redis: Redis, key: str, field: str) -> None:
     worker = make_worker(redis)
@@ -205,7 +244,7 @@ def test_a_strict_job_of_which_something_is_kept_is_left_to_equal_numerics(redis
     redis.hset(job_key("a"), "numerics", OTHER.to_json())
     redis.hset(key, field, "kept")
     assert make_claims(worker).next(TINY) is None
-    assert make_claims(worker, numerics=OTHER).next(TINY) is not None
+    assert make_claims(make_worker(redis, "other"), numerics=OTHER).next(TINY) is not None
 
 
 def test_a_strict_job_that_left_nothing_begins_anew_with_other_numerics(redis: Redis) -> None:
