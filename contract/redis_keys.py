@@ -129,6 +129,11 @@ def step_times_key(model: str) -> str:
     return f"latentd:steptimes:{model}"
 
 
+def cells_written_key(model: str) -> str:
+    """Sorted set: cell of the step-time table @ device kind → when it was last written, in Unix seconds."""
+    return f"{step_times_key(model)}:written"
+
+
 def unserved_field(kind: str, model: str, lane: Lane, status: str) -> str:
     """Field of UNSERVED_KEY; none of the four holds a colon."""
     return f"{kind}:{model}:{lane}:{status}"

@@ -34,6 +34,7 @@ from contract.redis_keys import (
     CONTROLNETS_KEY,
     EMBEDDINGS_KEY,
     LORAS_KEY,
+    cells_written_key,
     serving_key,
     step_times_key,
     work_key,
@@ -246,5 +247,5 @@ def forget_published(redis: SyncRedis, name: str) -> None:
     with redis.pipeline() as pipe:
         for key in kinds:
             pipe.hdel(key, name)
-        pipe.delete(serving_key(name), step_times_key(name))
+        pipe.delete(serving_key(name), step_times_key(name), cells_written_key(name))
         pipe.execute()

@@ -19,7 +19,7 @@ from redis.typing import EncodableT, KeyT
 
 from contract.add_ons import CONTROL_ROW
 from contract.measurements import LATENT_FACTOR, WRITTEN_AT, StepTimes, on_device, read_tables, shape_cell
-from contract.redis_keys import step_times_key
+from contract.redis_keys import cells_written_key, step_times_key
 from contract.request import JobRequest
 from core.text import as_text
 from workers.engine.messages import Called, Finished, Outcome, Prepared
@@ -28,12 +28,25 @@ from workers.metrics.gpu import device_kind
 
 REMEMBERED = 50  # measurements that an average is of: seconds of work, so that a busy moment isn't taken for the rule
 SHAPES_KEPT = 16  # of each model, those used last
-CELLS_KEPT = 1024  # of each model in Redis: far more than one worker writes; beyond it the hash starts anew
+CELLS_KEPT = 1024  # of each model in Redis: far more than one worker writes; beyond it those measured longest ago go
 
 # Readers that have the table of a moment ask for it again only once another was written.
+# KEYS: the table, when each of its cells was written. ARGV: how many fields may stay, names and values.
+# What stands beside the cells has no @ in its name. A cell that another release wrote has no moment: it goes first.
 WRITE = f"""
-if redis.call('HLEN', KEYS[1]) > tonumber(ARGV[1]) then redis.call('DEL', KEYS[1]) end
-return redis.call('HSET', KEYS[1], '{WRITTEN_AT}', table.concat(redis.call('TIME'), '.'), unpack(ARGV, 2))
+local now = redis.call('TIME')
+redis.call('HSET', KEYS[1], '{WRITTEN_AT}', table.concat(now, '.'), unpack(ARGV, 2))
+local function note(name, ...)
+  if string.find(name, '@', 1, true) then redis.call('ZADD', KEYS[2], ...) end
+end
+for i = 2, #ARGV, 2 do note(ARGV[i], now[1], ARGV[i]) end
+local over = redis.call('HLEN', KEYS[1]) - ARGV[1]
+if over <= 0 then return end
+for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do note(name, 'NX', 0, name) end
+for _, name in ipairs(redis.call('ZRANGE', KEYS[2], 0, over - 1)) do
+  redis.call('HDEL', KEYS[1], name)
+  redis.call('ZREM', KEYS[2], name)
+end
 """
 
 
@@ -142,9 +155,9 @@ def timed(
 def write_cells(pipe: Pipeline, model: str, cells: Mapping[str, float]) -> None:
     """Put cells of a model's table into Redis, with the pipeline's other commands."""
     if cells:
-        keys: list[KeyT] = [step_times_key(model)]
+        keys: list[KeyT] = [step_times_key(model), cells_written_key(model)]
         values: list[EncodableT] = [part for name, value in cells.items() for part in (name, f"{value:.6g}")]
-        pipe.eval(WRITE, 1, *keys, CELLS_KEPT, *values)
+        pipe.eval(WRITE, len(keys), *keys, CELLS_KEPT, *values)
 
 
 def read_published(redis: Redis, model: str) -> dict[str, StepTimes]:

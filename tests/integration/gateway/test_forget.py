@@ -7,7 +7,7 @@ import pytest
 from redis import Redis
 from typer.testing import CliRunner
 
-from contract.redis_keys import CARDS_KEY, LORAS_KEY, serving_key, serving_member, step_times_key
+from contract.redis_keys import CARDS_KEY, LORAS_KEY, cells_written_key, serving_key, serving_member, step_times_key
 from core.clock import CLOCK
 from core.errors import Conflict, LatentdError, NotFound
 from latentd.cli import app
@@ -32,11 +32,14 @@ def test_what_has_gone_is_forgotten(client: httpx2.Client, redis: Redis, redis_u
     redis.hset(CARDS_KEY, "gone", PAINTER.model_copy(update={"id": "gone"}).to_json())
     redis.zadd(serving_key("gone"), {serving_member("w", "cpu"): CLOCK.unix() - 1})
     redis.hset(step_times_key("gone"), "a", 1)
+    redis.zadd(cells_written_key("gone"), {"a": 1})
     redis.hset(LORAS_KEY, "dogs", "{}")
     wait_for(lambda: "gone" in listed(client), RECENT_S + 5, "the card")
     forget(redis_url, "gone")
     forget(redis_url, "dogs")
-    assert not redis.exists(CARDS_KEY, LORAS_KEY, serving_key("gone"), step_times_key("gone"))
+    assert not redis.exists(
+        CARDS_KEY, LORAS_KEY, serving_key("gone"), step_times_key("gone"), cells_written_key("gone")
+    )
     wait_for(lambda: "gone" not in listed(client), RECENT_S + 5, "its end")
     assert client.post("/v1/txt2img", json={"prompt": "x", "model": "gone"}).status_code == 404
 

@@ -8,7 +8,7 @@ from PIL import Image
 from redis import Redis
 
 from contract.measurements import LATENT_FACTOR, WRITTEN_AT, ShapeTimes, StepTimes, read_tables
-from contract.redis_keys import step_times_key
+from contract.redis_keys import cells_written_key, step_times_key
 from contract.request import JobRequest
 from tests.enqueue import make_request
 from workers.claim_policy import ClaimOrder, ModelLane
@@ -125,11 +125,29 @@ def test_workers_share_a_bounded_hash_and_have_a_table_for_each_kind_of_device(r
         "cpu": {2: 0.1, 4: 0.15},
     }
     assert [found.store_s for found in tables.values()] == [None, 0.2]
-    redis.hset(step_times_key("tiny"), mapping={f"x{i}": 1 for i in range(CELLS_KEPT)})
+
+
+def write(redis: Redis, cells: dict[str, float]) -> None:
     with redis.pipeline() as pipe:
-        write_cells(pipe, "tiny", {"store@cpu": 0.3})
+        write_cells(pipe, "tiny", {LATENT_FACTOR: 8, **cells})
         pipe.execute()
-    assert set(redis.hgetall(step_times_key("tiny"))) == {b"store@cpu", WRITTEN_AT.encode()}
+
+
+def test_of_too_many_cells_those_written_longest_ago_go(redis: Redis) -> None:
+    key, written = step_times_key("tiny"), cells_written_key("tiny")
+    redis.hset(key, mapping={"older release@cpu": 1})
+    write(redis, {"old@cpu": 1, "used@cpu": 1})
+    write(redis, {f"{i}@cpu": 1 for i in range(CELLS_KEPT - 5)})
+    redis.zadd(written, {"old@cpu": 1, "used@cpu": 2})
+    write(redis, {"used@cpu": 2})
+    assert redis.hlen(key) == CELLS_KEPT
+    for number, gone in enumerate(("older release@cpu", "old@cpu")):
+        write(redis, {f"new {number}@cpu": 1})
+        assert redis.hlen(key) == CELLS_KEPT
+        assert redis.hget(key, gone) is None
+    assert redis.hget(key, "used@cpu") == b"2"
+    assert None not in redis.hmget(key, LATENT_FACTOR, WRITTEN_AT)
+    assert set(redis.zrange(written, 0, -1)) == set(redis.hkeys(key)) - {LATENT_FACTOR.encode(), WRITTEN_AT.encode()}
 
 
 def test_every_write_has_a_moment_of_its_own(redis: Redis) -> None:
