@@ -34,6 +34,7 @@ from contract.redis_keys import (
     CONTROLNETS_KEY,
     EMBEDDINGS_KEY,
     LORAS_KEY,
+    UNSERVED_KEY,
     cells_written_key,
     serving_key,
     step_times_key,
@@ -42,6 +43,8 @@ from contract.redis_keys import (
 from core.clock import CLOCK
 from core.errors import Conflict, InvalidRequest, NoCheckpoint, NotFound
 from core.single_flight import SingleFlight
+from core.text import as_text
+from jobs.queues import remove_queues
 from service.http.problems import shown
 
 CONVERT = "latentd models convert PATH $LATENTD_MODELS_DIR/NAME --to native"
@@ -244,8 +247,12 @@ def forget_published(redis: SyncRedis, name: str) -> None:
         raise Conflict(detail, field="name", value=name)
     if jobs := sum(int(redis.hlen(work_key(name, lane))) for lane in LANES):
         raise Conflict(f"{name} has {jobs} jobs that wait or run: cancel them first", field="name", value=name)
+    unserved = [field for field in map(as_text, redis.hkeys(UNSERVED_KEY)) if field.split(":")[1] == name]
     with redis.pipeline() as pipe:
         for key in kinds:
             pipe.hdel(key, name)
+        if unserved:
+            pipe.hdel(UNSERVED_KEY, *unserved)
+        remove_queues(pipe, name)
         pipe.delete(serving_key(name), step_times_key(name), cells_written_key(name))
         pipe.execute()

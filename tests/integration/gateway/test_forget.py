@@ -5,9 +5,19 @@ from __future__ import annotations
 import httpx2
 import pytest
 from redis import Redis
+from rq.queue import Queue
 from typer.testing import CliRunner
 
-from contract.redis_keys import CARDS_KEY, LORAS_KEY, cells_written_key, serving_key, serving_member, step_times_key
+from contract.base import queue_name
+from contract.redis_keys import (
+    CARDS_KEY,
+    LORAS_KEY,
+    UNSERVED_KEY,
+    cells_written_key,
+    serving_key,
+    serving_member,
+    step_times_key,
+)
 from core.clock import CLOCK
 from core.errors import Conflict, LatentdError, NotFound
 from latentd.cli import app
@@ -42,6 +52,22 @@ def test_what_has_gone_is_forgotten(client: httpx2.Client, redis: Redis, redis_u
     )
     wait_for(lambda: "gone" not in listed(client), RECENT_S + 5, "its end")
     assert client.post("/v1/txt2img", json={"prompt": "x", "model": "gone"}).status_code == 404
+
+
+def test_no_metric_and_no_list_of_queues_names_it_any_more(client: httpx2.Client, redis: Redis, redis_url: str) -> None:
+    redis.hset(CARDS_KEY, "gone", PAINTER.model_copy(update={"id": "gone"}).to_json())
+    wait_for(lambda: "gone" in listed(client), RECENT_S + 5, "the card")
+    for model in ("gone", "painter"):
+        made = client.post("/v1/txt2img", json={"model": model}).json()["id"]
+        assert client.delete(f"/v1/jobs/{made}").json()["status"] == "canceled"
+    assert len(Queue.all(connection=redis)) == 2
+    forget(redis_url, "gone")
+    wait_for(lambda: "gone" not in listed(client), RECENT_S + 5, "its end")
+    assert [queue.name for queue in Queue.all(connection=redis)] == [queue_name("painter", "interactive")]
+    assert not [key for key in redis.scan_iter() if b"gone" in key and not key.startswith(b"latentd:gone:")]
+    told = [line for line in client.get("/metrics").text.splitlines() if 'model="gone"' in line]
+    assert [line for line in told if not line.startswith("latentd_jobs_accepted")] == []
+    assert redis.hkeys(UNSERVED_KEY) == [b"txt2img:painter:interactive:canceled"]
 
 
 @pytest.mark.parametrize(
