@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from core.errors import ConfigurationError
+from core.listen import listen
 from core.settings import Settings, check_models_dir
 from jobs.layout import check_layout
 from latentd.append_only import damage
@@ -29,7 +29,6 @@ from latentd.devices import devices
 from latentd.embedded_server import find_server, server_command, wait_until_up
 from latentd.redis_watch import SILENT_S, RedisWatch
 from service.http.hosts import in_url
-from service.http.listen import listen
 from workers.signals import SECOND_SIGNAL_S
 
 POLL_S = 0.1
@@ -40,10 +39,9 @@ log = structlog.get_logger()
 def metrics_option(settings: Settings, index: int) -> list[str]:
     """The metrics port of worker `index`, or any free one: a page of numbers is no reason not to draw."""
     wanted = settings.worker_metrics_port + index
-    family = socket.AF_INET6 if ":" in settings.metrics_host else socket.AF_INET
     try:
-        socket.create_server((settings.metrics_host, wanted), family=family).close()
-    except (OSError, OverflowError) as error:
+        listen(settings.metrics_host, wanted, "LATENTD_WORKER_METRICS_PORT").close()
+    except (ConfigurationError, OverflowError) as error:
         log.warning(
             "metrics port is taken: the worker gets another, which its line `ready` names",
             port=wanted,

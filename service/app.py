@@ -21,13 +21,13 @@ from redis.retry import Retry
 from contract.redis_keys import KEYS_KEY
 from core.clock import CLOCK, SYNC_S
 from core.errors import ConfigurationError
+from core.listen import listen
 from core.settings import Settings
 from core.version import __version__
 from jobs.layout import check_layout
 from service.compat.install import install as install_compat
 from service.http import handlers
 from service.http.hosts import in_url, is_loopback, is_private
-from service.http.listen import listen
 from service.http.middleware import EdgeMiddleware
 from service.http.protocol import HEAD_BYTES, PatientProtocol
 from service.routes import addons, document, health, images, jobs, metrics, models, openapi, tasks

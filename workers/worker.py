@@ -27,6 +27,7 @@ from contract.redis_keys import (
     serving_member,
 )
 from core.errors import CheckpointError
+from core.listen import listen
 from core.settings import Settings, check_models_dir
 from core.storage import Store, may_be_unmounted, open_store
 from jobs.end import Retention
@@ -46,7 +47,7 @@ from workers.library.catalogue import (
 from workers.library.library import ModelLibrary, Offered
 from workers.library.loading import choose_device, engine_of, open_library
 from workers.loop import Loop
-from workers.metrics.families import WorkerMetrics, listen
+from workers.metrics.families import WorkerMetrics
 from workers.metrics.gpu import device_kind, gpu_of
 from workers.objects.deployment import Mount
 from workers.objects.storing import Storing
@@ -83,7 +84,9 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     """
     began, device = time.monotonic(), choose_device(device)
     check_models_dir(settings)
-    port = None if settings.metrics_port is None else listen(settings.metrics_port, settings.metrics_host)
+    # Taken before models are loaded, so that a port that isn't free is known at once.
+    port = settings.metrics_port
+    listening = None if port is None else listen(settings.metrics_host, port, "LATENTD_METRICS_PORT")
     write_missing_cards(settings.models_dir)
     # Where inductor keeps what it fused, so that a restarted worker needn't make it again.
     fused = settings.data_dir.resolve() / "fused"
@@ -103,7 +106,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     savepoints = Savepoints(connect(settings.redis), store, hashes, check_store)
     storing = Storing(store, hashes, savepoints, metrics.storage_errors.inc, check_store)
     loop = Loop(worker, engine, library, storing, savepoints, metrics, retention=retention)
-    metrics_port = None if port is None else metrics.serve(port)
+    metrics_port = None if listening is None else metrics.serve(listening)
     show = partial(_show, cards, addons)
     heart, sweeping = _heart(settings, worker, loop, library, device, show), _sweeping(settings, store)
     try:

@@ -68,11 +68,11 @@ def serve(
     """Serve the page of a study on this machine until Ctrl-C; the same command goes on where it ended."""
     import uvicorn
 
+    from core.listen import listen
     from latentd.preference.answers import AnswerFile
     from latentd.preference.app import create_app
     from latentd.preference.pairs import read_pairs
     from latentd.preference.study import Study
-    from service.http.listen import listen
 
     settings_with()
     pairs = read_pairs(a, b, given)

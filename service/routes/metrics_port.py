@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from core.listen import listen
 from core.settings import Settings
 from service.http import handlers
-from service.http.listen import listen
 from service.routes import metrics
 from service.state import Gateway
 

@@ -13,7 +13,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make
 from contract.base import LANES, Kind
 from contract.job import Status
 from core.clock import AHEAD, AHEAD_MEANS, CLOCK
-from core.errors import ConfigurationError
 from jobs.run import JobRun
 from models.networks.unet import UNetConfig
 from workers.engine.messages import Called
@@ -28,24 +27,6 @@ OUTCOMES: tuple[Status, ...] = ("succeeded", "failed", "canceled")
 THREADS = 4  # that answer scrapes
 SILENT_S = 5.0  # that one waits for a client
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-
-
-def listen(port: int, host: str) -> socket.socket:
-    """Open a socket for the metrics: taken before models are loaded, so that a port that isn't free is known at once.
-
-    Raises:
-        ConfigurationError: another process has the port, or the machine hasn't the address.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise ConfigurationError(
-            f"LATENTD_METRICS_HOST={host} LATENTD_METRICS_PORT={port} (--metrics-port): {error.strerror or error}",
-            field="LATENTD_METRICS_PORT",
-            value=port,
-            bound="a free port of this machine",
-        ) from error
 
 
 class _Quiet(WSGIRequestHandler):
@@ -209,7 +190,7 @@ class WorkerMetrics:
                 self.stages.labels(stage, run.model).observe(seconds)
 
     def serve(self, listening: socket.socket) -> int:
-        """Answer /metrics on a socket of `listen`; its port, which the system chose if 0 was asked for."""
+        """Answer /metrics on a socket that listens; its port, which the system chose if 0 was asked for."""
         self._servers = [_Server(listening, self.registry) for _ in range(THREADS)]
         # Made now: a thread made while memory is short may never begin, and its maker then waits for it for ever.
         self._threads = [Thread(target=server.serve_forever, name="metrics", daemon=True) for server in self._servers]

@@ -22,7 +22,6 @@ from core.errors import ConfigurationError, Problem
 from core.settings import Settings
 from core.storage import DEPLOYMENT_OBJECT
 from service.app import configure, create_app, serve
-from service.http.listen import listen
 from service.http.problems import MEDIA_TYPE
 from tests.gateway import UPSCALER, mask, png, running, settings_for
 from tests.redis_server import RedisServer
@@ -299,14 +298,6 @@ def test_where_others_come_a_key_is_needed_or_insecure(
 def test_a_public_url_of_this_machine_needs_no_key(redis_url: str, tmp_path: Path) -> None:
     with running(settings_for(redis_url, tmp_path, public_url="http://localhost:8080")) as client:
         assert client.get("/v1/jobs").status_code == 200
-
-
-@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
-def test_every_address_is_ipv4_s_too() -> None:
-    with listen("::", 0, "LATENTD_PORT") as listening:
-        port = listening.getsockname()[1]
-        for host in ("127.0.0.1", "::1"):
-            socket.create_connection((host, port), timeout=60).close()
 
 
 def test_idle_connections_outlast_those_of_balancers(redis_url: str, tmp_path: Path) -> None:

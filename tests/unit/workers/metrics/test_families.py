@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 from prometheus_client import generate_latest
 
-from core.errors import ConfigurationError
+from core.listen import listen
 from models.pipeline.captured import CapturedCalls
 from models.pipeline.fused import FusedNetwork
 from tests.engines import tiny_models
 from workers.engine.messages import Called
-from workers.metrics.families import SILENT_S, THREADS, WorkerMetrics, listen
+from workers.metrics.families import SILENT_S, THREADS, WorkerMetrics
 from workers.metrics.flops import row_flops
 
 FAMILIES = {
@@ -106,7 +106,7 @@ def test_flops_are_counted_of_models_that_came() -> None:
 
 def test_metrics_are_served_on_loopback() -> None:
     metrics = WorkerMetrics()
-    port = metrics.serve(listen(0, "127.0.0.1"))
+    port = metrics.serve(listen("127.0.0.1", 0, "LATENTD_METRICS_PORT"))
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             assert b"latentd_step_rows" in answer.read()
@@ -116,7 +116,7 @@ def test_metrics_are_served_on_loopback() -> None:
 
 def test_clients_that_say_nothing_hold_up_no_scrape() -> None:
     metrics = WorkerMetrics()
-    port = metrics.serve(listen(0, "127.0.0.1"))
+    port = metrics.serve(listen("127.0.0.1", 0, "LATENTD_METRICS_PORT"))
     try:
         with ExitStack() as silent:
             for _ in range(THREADS - 1):
@@ -128,7 +128,13 @@ def test_clients_that_say_nothing_hold_up_no_scrape() -> None:
         metrics.close()
 
 
-def test_a_taken_port_names_its_setting() -> None:
-    with listen(0, "127.0.0.1") as taken, pytest.raises(ConfigurationError, match="LATENTD_METRICS_PORT=") as raised:
-        listen(taken.getsockname()[1], "127.0.0.1")
-    assert raised.value.field == "LATENTD_METRICS_PORT"
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_every_address_is_ipv4_s_too() -> None:
+    metrics = WorkerMetrics()
+    port = metrics.serve(listen("::", 0, "LATENTD_METRICS_PORT"))
+    try:
+        for host in ("127.0.0.1", "[::1]"):
+            with urllib.request.urlopen(f"http://{host}:{port}/metrics") as answer:
+                assert b"latentd_step_rows" in answer.read()
+    finally:
+        metrics.close()

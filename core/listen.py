@@ -20,8 +20,9 @@ def listen(host: str, port: int, variable: str) -> socket.socket:
     try:
         listening = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except (OSError, UnicodeError) as error:  # the latter for a name that can be none
+        setting = "LATENTD_METRICS_HOST" if "METRICS" in variable else "LATENTD_HOST"
         raise ConfigurationError(
-            f"LATENTD_HOST={host} {variable}={port}: {getattr(error, 'strerror', None) or error}",
+            f"{setting}={host} {variable}={port}: {getattr(error, 'strerror', None) or error}",
             field=variable,
             value=port,
             bound="a free port of this machine",
