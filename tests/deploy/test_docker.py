@@ -49,6 +49,11 @@ def test_every_service_does_without_rights() -> None:
     assert DOCKERFILE.count("USER 10001:10001") == 2
 
 
+def test_no_log_fills_the_disk() -> None:
+    for name, service in services().items():
+        assert service["logging"] == {"driver": "json-file", "options": {"max-size": "50m", "max-file": "4"}}, name
+
+
 def test_what_is_published_is_published_on_loopback() -> None:
     ports = [port for service in services().values() for port in service.get("ports", [])]
     assert ports

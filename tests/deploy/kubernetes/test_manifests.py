@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 
 from core.settings import Settings
-from tests.deploy.files import KUBERNETES, PROMETHEUS, documents
+from tests.deploy.files import KUBERNETES, PROMETHEUS, documents, services
 
 SCHEMAS = Path(__file__).parent / "schemas"
 BASE = KUBERNETES / "base"
@@ -86,6 +86,14 @@ def test_pods_run_without_rights(name: str) -> None:
 def test_a_worker_outlives_its_drain() -> None:
     drain = float(find("ConfigMap", "latentd")["data"]["LATENTD_DRAIN_S"])
     assert pods()["worker"]["terminationGracePeriodSeconds"] > drain + 10
+
+
+def test_a_worker_may_load_for_half_an_hour() -> None:
+    """It answers no probe before: a large checkpoint over a network takes long, and a killed load begins anew."""
+    waits, deployment = pods()["worker"]["containers"][0]["startupProbe"], find("Deployment", "worker")
+    seconds = waits["periodSeconds"] * waits["failureThreshold"]
+    assert 1800 <= seconds < deployment["spec"]["progressDeadlineSeconds"]
+    assert services()["worker"]["healthcheck"]["start_period"] == "30m"
 
 
 def test_settings_exist() -> None:
