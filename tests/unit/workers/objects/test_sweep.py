@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import MutableMapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from obstore.store import S3Store
 from redis import Redis
 from rq.utils import as_text
 from structlog.testing import capture_logs
@@ -45,6 +49,9 @@ from tests.unit.workers.parts import claim, make_worker
 from workers.objects.deployment import LOST_SWEEPS, Mount
 from workers.objects.sweep import Sweeper, Sweeping
 from workers.queue.savepoints import INLINE_BYTES, Savepoints
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
 
 KEEP_S = 100
 RETENTION = Retention(KEEP_S, 1000)
@@ -92,6 +99,55 @@ def test_an_expired_job_leaves_nothing_but_its_410(redis: Redis, store: Store) -
     assert redis.zrange(JOBS_KEY, 0, -1) == [b"b"]
     assert [key for key in map(as_text, redis.keys("*")) if key.endswith(":a")] == [gone_key("a")]
     assert 0 < int(redis.ttl(gone_key("a"))) <= KEEP_S + 1000
+
+
+class CountingS3(ThreadingHTTPServer):
+    """An S3 without objects, each of whose answers takes a while; knows how many were asked for at once."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), EmptyList)
+        self.asked = self.most = 0
+        self.lock = threading.Lock()
+
+    @property
+    def store(self) -> Store:
+        endpoint = f"http://127.0.0.1:{self.server_port}"
+        options: ClientConfig = {"allow_http": True}
+        return S3Store(
+            "pictures", endpoint=endpoint, region="x", client_options=options, access_key_id="k", secret_access_key="s"
+        )
+
+
+class EmptyList(BaseHTTPRequestHandler):
+    server: CountingS3
+
+    def do_GET(self) -> None:
+        with self.server.lock:
+            self.server.asked += 1
+            self.server.most = max(self.server.most, self.server.asked)
+        time.sleep(0.05)
+        body = b"<ListBucketResult><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        with self.server.lock:
+            self.server.asked -= 1
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_on_s3_several_expired_jobs_are_forgotten_at_once(redis: Redis) -> None:
+    redis.zadd(JOBS_KEY, {str(number): 1 for number in range(40)})
+    with CountingS3() as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        assert sweeper(redis, server.store).expire() == 40
+        server.shutdown()
+    assert redis.zcard(JOBS_KEY) == 0
+    assert server.most > 1
 
 
 def test_jobs_that_still_wait_after_long_are_kept(redis: Redis, store: Store) -> None:
