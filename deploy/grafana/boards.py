@@ -155,7 +155,7 @@ QUEUES = Board(
             "By lane; parked: no live worker can run them. Every gateway tells the same, so the largest value counts.",
             (
                 Query(f"max by (model, lane) (latentd_queue_depth{{{MODEL}}})", "{{model}} {{lane}}"),
-                Query(f"max by (model, lane) (latentd_jobs_parked{{{MODEL}}}) > 0", "{{model}} {{lane}} parked"),
+                Query(f"max by (model, lane) (latentd_jobs_parked{{{MODEL}}})", "{{model}} {{lane}} parked"),
             ),
             kind="stacked",
         ),
