@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from contract.base import Kind, Lane, Wire
 from contract.common import OutputFormat
 from contract.request import JobRequest
-from core.errors import Problem
+from core.errors import NewerRelease, Problem
 
 Status: TypeAlias = Literal["queued", "running", "succeeded", "failed", "canceled"]
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "canceled"})
@@ -65,6 +65,22 @@ class JobRecord(Wire):
     owner: str = Field(default="", description="Id of the API key that made it; empty where keys are off.")
     charged_s: float = Field(default=0.0, description="GPU-seconds taken from the key's budget of that day.")
     request_id: str = Field(default="", description="X-Request-ID of the request that made it, for logs.")
+
+    @classmethod
+    def read(cls, text: str | bytes) -> Self:
+        """Parse what any release wrote.
+
+        Raises:
+            NewerRelease: a kind, a value or a field's type that this release doesn't know.
+        """
+        try:
+            return super().read(text)
+        except ValidationError as error:
+            field = ".".join(str(part) for part in error.errors(include_url=False, include_input=False)[0]["loc"])
+            raise NewerRelease(
+                f"a newer release of latentd wrote this job, and this gateway can't read its {field}; one of that "
+                "release can: ask again once it has taken over"
+            ) from error
 
     @property
     def head(self) -> JobHead:

@@ -159,6 +159,10 @@ class Unavailable(LatentdError):
     status, slug, title = 503, "unavailable", "Unavailable"
 
 
+class NewerRelease(Unavailable):
+    """A newer release wrote what this one can't read: its own processes answer for it."""
+
+
 class DeadlineMissed(LatentdError):
     """The job's `deadline_ms` passed before it finished."""
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from pydantic import ValidationError
 from redis import Redis
 from redis.client import Pipeline
 from rq.exceptions import DeserializationError
@@ -17,6 +16,7 @@ from rq.serializers import JSONSerializer
 from contract.base import CONTRACTS_READ, Lane, queue_name
 from contract.job import TERMINAL, JobHead, JobRecord
 from contract.redis_keys import job_key
+from core.errors import NewerRelease
 from core.text import as_text
 from jobs.commands import as_script
 
@@ -65,7 +65,7 @@ class StoredJob:
             if version not in CONTRACTS_READ or job_id != self.job.id:
                 return None
             return JobRecord.read(self.state["record"])
-        except (DeserializationError, ValidationError, TypeError, ValueError):
+        except (DeserializationError, NewerRelease, TypeError, ValueError):
             return None
 
     @property

@@ -15,7 +15,7 @@ from contract.job import Job, JobRecord, JobWarning
 from contract.request import JobRequest
 from contract.stages import models_of
 from core.clock import CLOCK
-from core.errors import Conflict, InvalidRequest, LatentdError, QueueFull, RateLimited
+from core.errors import Conflict, InvalidRequest, LatentdError, NewerRelease, QueueFull, RateLimited
 from jobs.create import Created, LaneFull, create, drawn_seed, find, key_digest, new_id, replay
 from service.admission.estimates import Backlog, Estimate, estimate, gpu_seconds, idle_seconds, least_seconds
 from service.admission.retry_after import retry_after
@@ -262,7 +262,8 @@ async def enqueue(gateway: Gateway, caller: Caller, planned: PlannedJob) -> Crea
     except LaneFull as full:
         await discard_pictures(gateway.store, planned.pictures)
         raise await _full(gateway, planned, full.waiting) from full
-    except (Conflict, RateLimited, OutOfMemoryError):  # refused for certain; a lost answer's job may have been made
+    except (Conflict, NewerRelease, RateLimited, OutOfMemoryError):
+        # Refused for certain; the job of a lost answer may have been made.
         await discard_pictures(gateway.store, planned.pictures)
         raise
     if created.replayed:

@@ -17,6 +17,7 @@ from contract.redis_keys import job_key, queue_key, started_key
 from contract.request import JobRequest
 from contract.stages import share_done
 from core.clock import CLOCK
+from core.errors import NewerRelease
 from service.admission.estimates import Backlog, Fleet
 
 FIELDS = ("record", "started_at", "step", "steps")
@@ -97,9 +98,13 @@ async def _running(redis: Redis, model: str) -> list[RunningJob]:
         for member in members:
             pipe.hmget(job_key(member.partition(":")[0]), FIELDS)
         hashes: list[Any] = await pipe.execute()
-    return [_parse(*values) for values in hashes if None not in values]
+    return [job for values in hashes if None not in values and (job := _parse(*values)) is not None]
 
 
-def _parse(record: str, started_at: str, step: str, steps: str) -> RunningJob:
-    request = JobRecord.read(record).request
+def _parse(record: str, started_at: str, step: str, steps: str) -> RunningJob | None:
+    """None for a job that only a newer release can read."""
+    try:
+        request = JobRecord.read(record).request
+    except NewerRelease:
+        return None
     return RunningJob(request, datetime.fromisoformat(started_at), int(step), int(steps))

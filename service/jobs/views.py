@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
 
 from contract.base import Kind, Lane, queue_name
 from contract.common import Numerics
-from contract.job import ImageInfo, Job, JobRecord, JobResult, Progress, Status, Timings
+from contract.job import ImageInfo, Job, JobHead, JobRecord, JobResult, Progress, Status, Timings
 from contract.redis_keys import gone_key, job_key, list_key, queue_key
-from core.errors import Gone, InvalidRequest, NotFound, Problem
+from core.errors import Gone, InvalidRequest, NewerRelease, NotFound, Problem
 from service.admission.backlogs import Backlogs
 from service.admission.estimates import Backlog, queued_eta, running_eta
 from service.auth.access import Caller, check_sees
@@ -26,6 +27,8 @@ PAGE = 100  # ids read at once while a filtered list looks for matches
 MOST_PAGES = 20  # of ids that one call looks through: what it hasn't found by then, the next page goes on with
 
 Hash = Mapping[str, str]
+
+log = structlog.get_logger("service")
 
 
 class JobPage(BaseModel):
@@ -66,7 +69,7 @@ async def read_hash(redis: Redis, caller: Caller, job_id: str) -> Hash:
         found, tombstone, listed = await pipe.execute()
     if "record" in found:
         values: Hash = found
-        check_sees(caller, JobRecord.read(values["record"]).owner, job_id)
+        check_sees(caller, JobHead.read(values["record"]).owner, job_id)
         return values
     if listed is not None or (tombstone is not None and caller.sees(tombstone)):  # listed without a record: expired
         raise Gone(f"job {shown(job_id)} expired or was purged", field="id", value=job_id)
@@ -74,18 +77,23 @@ async def read_hash(redis: Redis, caller: Caller, job_id: str) -> Hash:
 
 
 async def read_job(redis: Redis, backlogs: Backlogs, caller: Caller, job_id: str) -> Job:
-    """Read one job. Raises as `read_hash`."""
-    return (await views(redis, backlogs, caller.urls, [await read_hash(redis, caller, job_id)]))[0]
+    """Read one job.
+
+    Raises:
+        Gone, NotFound: as `read_hash`.
+        NewerRelease: as `JobRecord.read`.
+    """
+    values = await read_hash(redis, caller, job_id)
+    return (await views(redis, backlogs, caller.urls, [(JobRecord.read(values["record"]), values)]))[0]
 
 
-async def views(redis: Redis, backlogs: Backlogs, urls: ImageUrls, hashes: Sequence[Hash]) -> list[Job]:
+async def views(redis: Redis, backlogs: Backlogs, urls: ImageUrls, jobs: Sequence[tuple[JobRecord, Hash]]) -> list[Job]:
     """Make jobs with positions and times to the end; the lanes' backlogs are read once."""
-    records = [JobRecord.read(values["record"]) for values in hashes]
-    alive = [(r, h) for r, h in zip(records, hashes, strict=True) if h["status"] in ("queued", "running")]
+    alive = [(record, values) for record, values in jobs if values["status"] in ("queued", "running")]
     lanes = {(record.request.model, record.request.priority) for record, _ in alive}
     found = {lane: await backlogs.of(*lane) for lane in lanes}
     positions = await _positions(redis, [r for r, h in alive if h["status"] == "queued"])
-    return [_view(record, values, found, positions, urls) for record, values in zip(records, hashes, strict=True)]
+    return [_view(record, values, found, positions, urls) for record, values in jobs]
 
 
 def accepted(record: JobRecord, position: int, backlog: Backlog) -> Job:
@@ -157,15 +165,31 @@ def _time(values: Hash, field: str) -> datetime | None:
 async def list_jobs(redis: Redis, backlogs: Backlogs, caller: Caller, query: ListQuery) -> JobPage:
     """List jobs, newest first, from the cursor on. Expired ones are passed over until a worker sweeps them.
 
-    A page is shorter than its limit, but has a next one, where MOST_PAGES of ids had no more that match.
+    A page is shorter than its limit, but has a next one, where MOST_PAGES of ids had no more that match, and where a
+    newer release wrote some, which are left out.
 
     Raises:
         InvalidRequest: the cursor is none that a list gave.
     """
     found, rest = await _find(redis, caller.listed, query)
     page = found[: query.limit]
-    jobs = await views(redis, backlogs, caller.urls, [values for _, values in page])
+    jobs = await views(redis, backlogs, caller.urls, _readable([values for _, values in page]))
     return JobPage(items=jobs, next_cursor=page[-1][0] if len(found) > query.limit else rest)
+
+
+def _readable(hashes: Sequence[Hash]) -> list[tuple[JobRecord, Hash]]:
+    found = [(record, values) for values in hashes if (record := _record(values)) is not None]
+    if left_out := len(hashes) - len(found):
+        log.warning("a list leaves jobs of a newer release out", count=left_out)
+    return found
+
+
+def _record(values: Hash) -> JobRecord | None:
+    """None if only a newer release can read it."""
+    try:
+        return JobRecord.read(values["record"])
+    except NewerRelease:
+        return None
 
 
 async def _find(redis: Redis, owner: str, query: ListQuery) -> tuple[list[tuple[str, Hash]], str | None]:
@@ -188,7 +212,10 @@ def _matches(values: Hash, query: ListQuery) -> bool:
         return False
     if query.kind is None and query.q is None:
         return True
-    request = JobRecord.read(values["record"]).request
+    record = _record(values)
+    if record is None:
+        return False
+    request = record.request
     if query.kind is not None and request.kind != query.kind:
         return False
     return query.q is None or query.q.casefold() in f"{request.text}\n{request.negative_text}".casefold()

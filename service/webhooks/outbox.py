@@ -23,7 +23,7 @@ from redis.exceptions import RedisError, ResponseError
 from contract.job import Job
 from contract.redis_keys import DUE_KEY, KEYS_KEY, OUTBOX_KEY, deliveries_key
 from core.clock import CLOCK
-from core.errors import Gone, LatentdError, NotFound
+from core.errors import Gone, LatentdError, NewerRelease, NotFound
 from service.admission.backlogs import Backlogs
 from service.auth.access import Caller
 from service.auth.signing import ImageUrls, read_signer
@@ -161,6 +161,8 @@ class Webhooks:
             await self._deliver(message)
         except RedisError as error:  # the message stays pending: whoever runs in 30 s claims it
             log.warning("a webhook's try wasn't noted", job_id=message.job, error=str(error))
+        except NewerRelease:  # pending, too, until a gateway of that release claims it
+            log.info("a webhook is left to a newer release", job_id=message.job)
 
     async def _deliver(self, message: Message) -> None:
         """Write one try, its log, and what follows from it, in one transaction."""

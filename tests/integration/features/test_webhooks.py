@@ -13,8 +13,9 @@ import pytest
 from fastapi import FastAPI
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
+from structlog.testing import capture_logs
 
-from contract.redis_keys import OUTBOX_KEY, deliveries_key
+from contract.redis_keys import OUTBOX_KEY, deliveries_key, job_key
 from core.errors import ConfigurationError
 from service.admission.backlogs import Backlogs
 from service.app import create_app
@@ -105,6 +106,19 @@ def test_a_receiver_that_fails_three_times_gets_one_verified_delivery(
     assert 0 < redis.ttl(deliveries_key(job_id)) <= 60
     assert redis.xlen(OUTBOX_KEY) == 0
     assert redis.zcard("latentd:webhooks:due") == 0
+
+
+def test_the_webhook_of_a_job_that_only_a_newer_release_reads_waits_for_it(
+    client: httpx2.Client, redis: Redis, redis_url: str
+) -> None:
+    with Receiver((204,)) as receiver:
+        job_id = canceled(client, receiver.url)
+        record = redis.hget(job_key(job_id), "record")
+        assert record is not None
+        redis.hset(job_key(job_id), "record", record.replace(b"txt2img", b"txt2video"))
+        with capture_logs() as logs:
+            sent_by(redis_url, lambda: any(line["event"].endswith("left to a newer release") for line in logs))
+        assert (redis.xlen(OUTBOX_KEY), receiver.received) == (1, [])
 
 
 @pytest.mark.parametrize(("status", "tries"), [(410, 1), (500, len(FAST_S) + 1)])

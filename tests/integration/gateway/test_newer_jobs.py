@@ -1,0 +1,77 @@
+"""Jobs of a newer release's gateway, with what this one doesn't know yet, while it still stands beside it."""
+
+from __future__ import annotations
+
+import json
+
+import httpx2
+import pytest
+from redis import Redis
+
+from contract.redis_keys import job_key, queue_key, started_key
+from tests.enqueue import job_state
+
+LIMIT = 4
+
+
+@pytest.fixture(scope="module")
+def gateway_settings() -> dict[str, object]:
+    return {"queue_limit": LIMIT}
+
+
+def post(client: httpx2.Client, key: str = "", **fields: object) -> httpx2.Response:
+    headers = {"Idempotency-Key": key} if key else {}
+    return client.post("/v1/txt2img", json={"prompt": "red heart"} | fields, headers=headers)
+
+
+def made_newer(redis: Redis, job_id: str) -> str:
+    """As if its gateway knew a kind that this one doesn't."""
+    record = json.loads(job_state(redis, job_id)["record"])
+    record["request"] |= {"kind": "txt2video", "frames": 24}
+    redis.hset(job_key(job_id), "record", json.dumps(record))
+    return job_id
+
+
+def test_lists_leave_a_newer_release_s_jobs_out(client: httpx2.Client, redis: Redis) -> None:
+    older, newer, last = (post(client).json()["id"] for _ in range(3))
+    made_newer(redis, newer)
+    for query in ("", "?kind=txt2img", "?q=heart", "?limit=3"):
+        answer = client.get(f"/v1/jobs{query}")
+        assert answer.status_code == 200, answer.text
+        assert [job["id"] for job in answer.json()["items"]] == [last, older]
+    page = client.get("/v1/jobs?limit=1").json()
+    newest = client.get(f"/v1/jobs?limit=1&cursor={page['next_cursor']}").json()
+    assert (newest["items"], newest["next_cursor"] is None) == ([], False)
+
+
+@pytest.mark.parametrize("path", ["", "/events", "/trace"])
+def test_one_of_them_is_a_503_that_says_why(client: httpx2.Client, redis: Redis, path: str) -> None:
+    newer = made_newer(redis, post(client).json()["id"])
+    answer = client.get(f"/v1/jobs/{newer}{path}")
+    assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+    assert "a newer release of latentd wrote this job, and this gateway can't read its request" in answer.text
+
+
+def test_it_can_be_cancelled_and_purged(client: httpx2.Client, redis: Redis) -> None:
+    newer = made_newer(redis, post(client).json()["id"])
+    assert client.delete(f"/v1/jobs/{newer}").status_code == 503
+    assert job_state(redis, newer)["status"] == "canceled"
+    assert client.delete(f"/v1/jobs/{newer}?purge=true").status_code == 204
+
+
+def test_its_key_makes_no_second_job(client: httpx2.Client, redis: Redis) -> None:
+    newer = made_newer(redis, post(client, "k").json()["id"])
+    assert post(client, "k").status_code == 503
+    assert [job.decode() for job in redis.zrange("latentd:jobs", 0, -1)] == [newer]
+
+
+def test_a_full_lane_says_when_to_come_back_beside_them(client: httpx2.Client, redis: Redis) -> None:
+    newer = made_newer(redis, post(client).json()["id"])
+    queue = "latentd.painter.interactive"
+    redis.lrem(queue_key(queue), 0, newer)
+    redis.zadd(started_key(queue), {f"{newer}:execution": 2**31})
+    redis.hset(job_key(newer), mapping={"status": "running", "started_at": "2026-01-01T00:00:00+00:00", "step": 3})
+    for _ in range(LIMIT):
+        assert post(client).status_code == 202
+    refused = post(client)
+    assert (refused.status_code, int(refused.headers["Retry-After"]) >= 1) == (429, True)
