@@ -12,6 +12,7 @@ NOTHING_KEY = "latentd:nothing"  # never there: what deletes it is a write that 
 LAYOUT_KEY = "latentd:layout"  # string: contract version of the newest release that has used this Redis
 DEPLOYMENT_KEY = "latentd:deployment"  # string: the id that this Redis shares with its storage
 PROPOSED_KEY = "latentd:deployment:new"  # string: the id that the storage is to share
+SEEN_KEY = "latentd:deployment:seen"  # string, 30 s of life: another each time that a process sees the storage
 SWEEPS_KEY = "latentd:deployment:sweeps"  # string: sweeps of the storage, ever
 CARDS_KEY = "latentd:cards"  # hash: model id → card JSON
 LORAS_KEY = "latentd:loras"  # hash: LoRA id → card JSON

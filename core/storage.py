@@ -1,8 +1,8 @@
 """Object storage shared by gateway and workers: a local folder or S3, through obstore.
 
 Objects: `images/{job}/{execution}/{k}.{format}` (written once by the worker), `uploads/{job}/{name}-{hash}` (by the
-gateway), `states/{job}/{execution}/{step}` (savepoints of large pictures, by the worker), DEPLOYMENT_OBJECT and
-SWEEPS_OBJECT.
+gateway), `states/{job}/{execution}/{step}` (savepoints of large pictures, by the worker), DEPLOYMENT_OBJECT,
+SWEEPS_OBJECT and PROBE_OBJECT.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ import errno
 import os
 import re
 import tempfile
+import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from obstore.exceptions import BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, S3Store
 
 from core.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from obstore import Attributes
     from obstore.store import RetryConfig
 
 Store: TypeAlias = LocalStore | S3Store
@@ -33,6 +35,7 @@ STAGED = re.compile(r"#\d+$")  # how LocalStore names files that it is writing; 
 HASH_DIGITS = 16
 DEPLOYMENT_OBJECT = "deployment"  # the id that a storage shares with its Redis
 SWEEPS_OBJECT = "sweeps"  # how many of its sweeps it has seen
+PROBE_OBJECT = "probe"  # empty: what creating was tried with
 
 
 def open_store(url: str) -> Store:
@@ -113,10 +116,92 @@ def put_image(store: Store, path: str, data: bytes, media_type: str) -> None:
         AlreadyExistsError: there is one already.
         BaseError, OSError: the storage is away.
     """
-    if isinstance(store, S3Store):
-        store.put(path, data, mode="create", attributes={"Content-Type": media_type})
-    else:
-        store.put(path, data, mode="create")
+    create(store, path, data, {"Content-Type": media_type} if isinstance(store, S3Store) else None)
+
+
+def create(store: Store, path: str, data: bytes, attributes: Attributes | None = None) -> None:
+    """Create an object.
+
+    LocalStore does it by a hard link. Where a file system has none (SMB, some of FUSE) it is looked for and then put:
+    no two put one path, which names an execution, or holds the id that Redis has chosen.
+
+    Raises:
+        AlreadyExistsError: there is one already.
+        BaseError, OSError: the storage is away.
+    """
+    try:
+        store.put(path, data, mode="create", attributes=attributes)
+    except AlreadyExistsError:
+        raise
+    except (BaseError, OSError) as error:
+        if not _lacks_links(store):
+            raise
+        if _is_there(store, path):
+            raise AlreadyExistsError(path) from error
+        store.put(path, data)
+
+
+def _is_there(store: Store, path: str) -> bool:
+    try:
+        store.head(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _lacks_links(store: Store) -> bool:
+    """Tell whether files can be made in a folder, but no hard links to them; `tidy` removes what is left of a try."""
+    if isinstance(store, S3Store) or store.prefix is None:
+        return False
+    name = f"{store.prefix}/{uuid.uuid4().hex}"
+    probe, link = Path(f"{name}#1"), Path(f"{name}#2")
+    try:
+        probe.touch()
+    except OSError:
+        return False
+    try:
+        link.hardlink_to(probe)
+    except OSError:
+        return probe.exists()
+    finally:
+        probe.unlink(missing_ok=True)
+        link.unlink(missing_ok=True)
+    return False
+
+
+def check_creates(store: Store) -> None:
+    """Check that an S3 server knows puts that create (If-None-Match): where it doesn't, no image ever gets there.
+
+    Raises:
+        ConfigurationError: it refuses them and takes others.
+        BaseError, OSError: the storage is away.
+    """
+    if isinstance(store, S3Store) and _create_refused(store) is not None:
+        store.put(PROBE_OBJECT, b"")  # raises if it takes none at all
+        if (error := _create_refused(store)) is not None:
+            raise ConfigurationError(
+                "the server of LATENTD_STORAGE_URL refuses PUT with If-None-Match: *, by which images are stored: "
+                f"{told(error)}",
+                field="LATENTD_STORAGE_URL",
+                bound="an S3 server that knows conditional writes",
+            ) from error
+
+
+def _create_refused(store: Store) -> BaseError | None:
+    try:
+        create(store, PROBE_OBJECT, b"")
+    except AlreadyExistsError:
+        return None
+    except BaseError as error:
+        return error
+    return None
+
+
+def told(error: Exception) -> str:
+    """What the system or the server said, on one line: obstore's texts go on with dumps and whole answers."""
+    text = str(error)
+    first, code = text.partition("\n")[0].partition("<")[0], re.search("<Code>(.*?)</Code>", text)
+    return " ".join([first.strip() or type(error).__name__, *([code[1]] if code else [])])
 
 
 def lacks_room(store: Store, size: int) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
 
 import structlog
@@ -12,6 +12,8 @@ import uvicorn
 from fastapi import Depends, FastAPI
 from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.staticfiles import StaticFiles
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.backoff import NoBackoff
@@ -23,7 +25,9 @@ from core.clock import CLOCK, SYNC_S
 from core.errors import ConfigurationError
 from core.listen import listen
 from core.settings import Settings
+from core.storage import open_store, told
 from core.version import __version__
+from jobs.deployment import Witness, claim
 from jobs.layout import check_layout
 from service.compat.install import install as install_compat
 from service.http import handlers
@@ -33,7 +37,7 @@ from service.http.protocol import HEAD_BYTES, PatientProtocol
 from service.routes import addons, document, health, images, jobs, metrics, models, openapi, tasks
 from service.routes.caller import current_caller
 from service.routes.metrics_port import listen_for_metrics, metrics_port
-from service.state import CONNECT_S, Gateway, open_gateway
+from service.state import ANSWER_S, CONNECT_S, Gateway, open_gateway
 from service.webhooks.outbox import Webhooks
 from service.webhooks.send import read_secret
 
@@ -116,7 +120,8 @@ def serve(settings: Settings, *, insecure: bool = False) -> None:
     with listen(settings.host, settings.port, "LATENTD_PORT") as listening:
         config = configure(create_app(settings, insecure=insecure))
         log.info("ready", url=f"http://{in_url(settings.host)}:{listening.getsockname()[1]}")
-        Server(config).run(sockets=[listening])
+        with _witness(settings):
+            Server(config).run(sockets=[listening])
 
 
 def configure(app: FastAPI) -> uvicorn.Config:
@@ -137,12 +142,39 @@ def configure(app: FastAPI) -> uvicorn.Config:
 
 
 def check_redis(settings: Settings) -> None:
-    """Raises ConfigurationError for a Redis of another release; one that isn't there yet is looked at when it is."""
+    """Check a Redis and its storage; one that isn't there yet is looked at when it is.
+
+    Raises:
+        ConfigurationError: it is of another release; other processes use another storage.
+    """
     try:
         with Redis.from_url(settings.redis, socket_connect_timeout=CONNECT_S, retry=Retry(NoBackoff(), 0)) as redis:
             check_layout(redis)
+            _check_folder(settings, redis)
     except RedisError as error:
         log.warning("redis is away", error=str(error))
+
+
+def _check_folder(settings: Settings, redis: Redis) -> None:
+    store = open_store(settings.storage)
+    if isinstance(store, S3Store):  # one that is away takes its time to say so
+        return
+    try:
+        claim(settings, redis, store)
+    except (BaseError, OSError) as error:
+        log.warning("the storage can't be read yet", error=told(error))
+
+
+@contextmanager
+def _witness(settings: Settings) -> Iterator[None]:
+    """Tell others that the storage is in use, until the block ends."""
+    redis = Redis.from_url(settings.redis, socket_connect_timeout=CONNECT_S, socket_timeout=ANSWER_S)
+    witness = Witness(settings, redis, open_store(settings.storage))
+    witness.start()
+    try:
+        yield
+    finally:
+        witness.stop()
 
 
 def check_keys_exist(settings: Settings) -> None:

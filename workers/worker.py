@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import structlog
 import torch
+from obstore.exceptions import BaseError
 from redis import Redis
 
 from contract.card import ModelCard
@@ -29,7 +30,8 @@ from contract.redis_keys import (
 from core.errors import CheckpointError
 from core.listen import listen
 from core.settings import Settings, check_models_dir
-from core.storage import Store, may_be_unmounted, open_store
+from core.storage import Store, check_creates, may_be_unmounted, open_store, told
+from jobs.deployment import Mount, Witness, claim
 from jobs.end import Retention
 from jobs.layout import check_layout
 from jobs.worker import BatchWorker
@@ -49,7 +51,6 @@ from workers.library.loading import choose_device, engine_of, open_library
 from workers.loop import Loop
 from workers.metrics.families import WorkerMetrics
 from workers.metrics.gpu import device_kind, gpu_of
-from workers.objects.deployment import Mount
 from workers.objects.storing import Storing
 from workers.objects.sweep import Sweeper, Sweeping
 from workers.queue.circuit_breaker import CircuitBreaker, connect
@@ -79,7 +80,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
 
     Raises:
         ConfigurationError: there is no such model or folder of models, the metrics port is taken, Redis is too old,
-            refuses us or holds jobs of another release.
+            refuses us or holds jobs of another release; the storage isn't that of the others, or can't create.
         CheckpointError: one doesn't load.
     """
     began, device = time.monotonic(), choose_device(device)
@@ -99,8 +100,10 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     redis = connect(settings.redis)
     library.loaded = partial(_publish_again, settings, library, redis, cards)
     _patiently(lambda: check_layout(redis))
+    store = open_store(settings.storage)
+    _meet(settings, redis, store)
     worker = _patiently(lambda: BatchWorker(worker_name(device), list(cards), redis))
-    metrics, store = _metrics(settings, library, cards, device), open_store(settings.storage)
+    metrics, witness = _metrics(settings, library, cards, device), Witness(settings, connect(settings.redis), store)
     hashes, retention = {model: card.hash for model, card in cards.items()}, _retention(settings)
     check_store = _check_of(settings, store)
     savepoints = Savepoints(connect(settings.redis), store, hashes, check_store)
@@ -114,16 +117,27 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
         signals.drain(loop, settings.drain_s)
         heart.start()
         sweeping.start()
+        witness.start()
         facts = {"worker": worker.name, "models": list(cards), "resident": list(library.resident)}
         log.info("ready", **facts, metrics_port=metrics_port, seconds=time.monotonic() - began)
         loop.run()
     finally:
+        witness.stop()
         sweeping.stop()
         heart.stop()
         library.close()
         storing.close()
         savepoints.close()
         _leave(worker, redis, list(cards), device_kind(torch.device(device)), keeps_jobs=bool(loop.runs()))
+
+
+def _meet(settings: Settings, redis: Redis, store: Store) -> None:
+    """Raises ConfigurationError for a storage that can't create or isn't the others'; one that is away isn't asked."""
+    try:
+        check_creates(store)
+        _patiently(lambda: claim(settings, redis, store))
+    except (BaseError, OSError) as error:
+        log.warning("storage is away", error=told(error))
 
 
 def _retention(settings: Settings) -> Retention:

@@ -19,11 +19,11 @@ from PIL import Image
 from contract.job import ImageInfo, image_id
 from contract.uploads import Upload
 from core.errors import DiskFull, JobFailed, LatentdError
-from core.storage import Store, delete, image_path, lacks_room, put_image
+from core.storage import Store, delete, image_path, lacks_room, put_image, told
+from jobs.deployment import stored_id
 from jobs.run import JobRun
 from workers.claim_policy import STORING_THREADS
 from workers.engine.pictures import encode_picture, picture_text
-from workers.objects.deployment import stored_id
 from workers.objects.uploads import decode_uploads
 from workers.queue.savepoints import Savepoints
 
@@ -246,7 +246,7 @@ class Storing:
                 if size and not isinstance(error, ConnectionError) and lacks_room(self._store, size):
                     raise DiskFull("no space is left for the image", field="LATENTD_STORAGE_URL") from error
                 self._away()
-                log.warning("storage is away", **run.names, error=type(error).__name__, retry_s=wait)
+                log.warning("storage is away", **run.names, error=told(error), retry_s=wait)
             if self._stop.wait(wait):
                 raise Closed
             wait = min(2 * wait, LONGEST_WAIT_S)
@@ -272,4 +272,4 @@ class Storing:
             try:
                 delete(self._store, [path])
             except (BaseError, OSError) as error:
-                log.info("orphan left to the sweep", path=path, error=type(error).__name__)
+                log.info("orphan left to the sweep", path=path, error=told(error))

@@ -22,11 +22,11 @@ from redis import Redis
 from contract.job import TERMINAL, JobResult
 from contract.redis_keys import job_key, state_key, sweeping_key
 from core.clock import CLOCK
-from core.storage import Store, delete, tidy
+from core.storage import Store, delete, tidy, told
 from core.text import as_text
+from jobs.deployment import FOLDERS, belong_together, count_sweep, stored_id
 from jobs.end import Retention
 from jobs.expire import expired, forget
-from workers.objects.deployment import FOLDERS, belong_together, count_sweep, stored_id
 from workers.queue.circuit_breaker import CircuitBreaker
 
 PAGE = 500
@@ -158,7 +158,7 @@ class Sweeper:
             yield
         except (BaseError, OSError) as error:
             stored_id(self._store)  # raises if it is away
-            self._kept[path] = next(iter(str(error).splitlines()), type(error).__name__)
+            self._kept[path] = told(error)
 
     def _tell_kept(self) -> None:
         """Once a sweep, however many they are."""
@@ -244,7 +244,7 @@ class Sweeping(threading.Thread):
             if self._may(what, every_s) and (count := sweep()):
                 log.info("swept", what=what, count=count)
         except (BaseError, OSError) as error:
-            log.warning("sweep put off: storage is away", what=what, error=type(error).__name__)
+            log.warning("sweep put off: storage is away", what=what, error=told(error))
 
     def _may(self, what: str, every_s: float) -> bool:
         """Tell whether this worker is the first of this interval, a little shorter than the wait between turns."""

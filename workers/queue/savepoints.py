@@ -14,7 +14,7 @@ from obstore.exceptions import BaseError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from core.storage import Store, delete, state_path
+from core.storage import Store, delete, state_path, told
 from jobs.run import JobRun
 from jobs.save import read_saved, save
 from workers.queue.circuit_breaker import forget_replica
@@ -69,7 +69,7 @@ class Savepoints:
         except (RedisError, BaseError, OSError) as error:  # the next savepoint is seconds away
             if isinstance(error, RedisError):
                 forget_replica(self._redis, error)
-            log.warning("savepoint not written", **run.names, error=type(error).__name__)
+            log.warning("savepoint not written", **run.names, error=told(error))
         finally:
             run.saving = False
 

@@ -19,11 +19,11 @@ from contract.redis_keys import job_key, stored_field
 from core.errors import ConfigurationError
 from core.settings import read_settings
 from core.storage import DEPLOYMENT_OBJECT, delete, image_path, open_public, open_store
+from jobs.deployment import belong_together
 from tests.gateway import finish, mask, png, running, settings_for
 from tests.s3 import S3Server
 from tests.service import Service
 from tests.tiny import write_tiny_inpaint
-from workers.objects.deployment import belong_together
 
 
 @pytest.fixture(scope="module")

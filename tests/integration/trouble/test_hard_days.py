@@ -16,15 +16,19 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
+from contract.redis_keys import SEEN_KEY
 from core.clock import CLOCK, RedisClock
 from core.settings import Settings
+from core.storage import open_store
 from jobs.cancel import cancel
+from jobs.deployment import Witness
 from jobs.end import Retention
 from jobs.layout import check_layout
 from latentd.cli.info import redis_fact
 from service.app import create_app
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.gateway import running, settings_for
+from tests.integration.processes import COMMAND, WorkerProcess, ended, wait_for
 from tests.integration.rig import Rig, tiny_settings
 from tests.redis_server import RedisServer
 from tests.starved import allowance
@@ -170,3 +174,18 @@ def test_a_gateway_whose_clock_is_off_shows_redis_s_time(
     created = RedisClock()
     created.sync(redis)
     assert abs((created.now() - datetime.fromisoformat(made["created_at"])).total_seconds()) < 60
+
+
+@pytest.mark.parametrize("command", [COMMAND, ("gateway", "--port", "0")], ids=["worker", "gateway"])
+def test_a_machine_with_a_folder_of_its_own_is_told_what_to_set(
+    redis: Redis, settings: Settings, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """Its pictures would be 410 to all who ask the other machine."""
+    witness = Witness(settings, redis, open_store(settings.storage), 0.2)
+    witness.start()
+    wait_for(lambda: bool(redis.exists(SEEN_KEY)), 10, "pair")
+    second = WorkerProcess(settings.model_copy(update={"data_dir": tmp_path / "second"}), tmp_path, command=command)
+    assert ended(second.process, 60) == 1
+    assert "set LATENTD_STORAGE_URL to theirs" in second.log.read_text().splitlines()[-1]
+    witness.stop()
+    witness.join(10)

@@ -14,18 +14,19 @@ import httpx2
 import pytest
 from PIL import Image
 from redis import Redis
+from structlog.testing import capture_logs
 
 from contract.redis_keys import DEPLOYMENT_KEY
 from contract.uploads import Upload
 from core.errors import JobFailed
 from core.storage import DEPLOYMENT_OBJECT, image_path, open_store
+from jobs.deployment import Mount
 from jobs.run import JobRun
 from tests.enqueue import enqueue, make_request
 from tests.gateway import mask, png
 from tests.s3 import S3Server
 from tests.unit.workers.parts import claim, make_worker
 from workers.claim_policy import STORING_THREADS
-from workers.objects.deployment import Mount
 from workers.objects.storing import ImageStored, InputsLoaded, StorageRefused, Storing
 from workers.queue.savepoints import Savepoints
 
@@ -139,9 +140,11 @@ def test_a_missing_upload_is_told(redis: Redis, storing: Storing, folder: Path) 
 
 def test_storage_that_is_away_is_tried_until_it_is_back(redis: Redis, storing: Storing, folder: Path) -> None:
     break_storage(folder)
-    storing.save(claimed_run(redis), 0, PICTURE)
-    assert storing.reports(0.3) == []
+    with capture_logs() as logs:
+        storing.save(claimed_run(redis), 0, PICTURE)
+        assert storing.reports(0.3) == []
     mend_storage(folder)
+    assert "os error" in next(line["error"] for line in logs if line["event"] == "storage is away")
     (stored,) = storing.reports(5)
     assert isinstance(stored, ImageStored)
     assert (folder / stored.path).is_file()

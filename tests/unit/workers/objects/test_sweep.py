@@ -41,12 +41,12 @@ from core.storage import (
     tidy,
     upload_path,
 )
+from jobs.deployment import LOST_SWEEPS, Mount
 from jobs.end import Failed, HandedBack, Publisher, Retention, Succeeded
 from jobs.run import JobRun
 from tests.enqueue import enqueue, make_request
 from tests.powers import as_an_ordinary_user
 from tests.unit.workers.parts import claim, make_worker
-from workers.objects.deployment import LOST_SWEEPS, Mount
 from workers.objects.sweep import Sweeper, Sweeping
 from workers.queue.savepoints import INLINE_BYTES, Savepoints
 
