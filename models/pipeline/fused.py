@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 AGREES = {torch.float32: 1e-3, torch.bfloat16: 0.02, torch.float16: 0.02}  # |fused − plain| / |plain| of an output
 KEPT = 32  # shapes that are made at most; others run plainly
-OF_ALL = 8 * KEPT  # of all networks of a process, whose shapes the compiler counts together: 8, unless it is told
+OF_ALL = 1_000_000  # of all networks of a process, however many: the compiler counts their shapes together, to 8 or 256
 
 # A compiler waits for the whole device to try its kernels, which ends every recording of a CUDA graph, and its own
 # work, too: of the two a process does one at a time.
@@ -106,7 +106,7 @@ class FusedNetwork:
         if self._fused is None:  # here, since the compiler itself takes seconds to import
             self._fused = torch.compile(self._plain, dynamic=False)
         # Beyond its limit, which each thread has anew, the compiler runs the plain network and tells no caller.
-        limit = torch._dynamo.config.patch(recompile_limit=OF_ALL)
+        limit = torch._dynamo.config.patch(recompile_limit=OF_ALL, accumulated_recompile_limit=OF_ALL)
         # Inference mode is part of what a fused call is made for: in another mode it would be made again.
         with limit, torch.inference_mode(), _on(stream):
             fused, plain = self._fused(*given), self._plain(*given)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from models.pipeline.captured import CapturedCalls
-from models.pipeline.fused import Disagreement, FusedNetwork, making
+from models.pipeline.fused import KEPT, Disagreement, FusedNetwork, making
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler, here g++"),
@@ -76,6 +76,23 @@ def test_more_shapes_are_made_than_the_compiler_keeps_unless_it_is_told(monkeypa
         fused.begin((width,), (x,))
         fused.wait()
     assert (fused.there, made() - began) == (12, 12)
+
+
+@torch.inference_mode()
+def test_a_process_of_many_networks_reaches_no_limit_of_the_compiler() -> None:
+    limits: list[int] = []
+    network = Small()
+
+    def fusing(x: Tensor) -> Tensor:
+        limits.extend((torch._dynamo.config.recompile_limit, torch._dynamo.config.accumulated_recompile_limit))
+        out: Tensor = network(x)
+        return out
+
+    fused = FusedNetwork(network, unreachable)
+    fused._fused = fusing
+    fused.begin(("x",), (torch.randn(2, 8, 16),))
+    fused.wait()
+    assert min(limits) > 100 * KEPT, "reached, it runs the plain network and tells no caller"
 
 
 @torch.inference_mode()
