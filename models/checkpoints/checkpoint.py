@@ -32,7 +32,7 @@ class Checkpoint:
     sampler: str | None = None  # that the authors chose, where it is one of ours
     levels: str | None = None  # that they chose, one of `models.samplers.SCHEDULES`; None: the schedule's own spacing
     eta: float = 0.0
-    variant: Variant | None = None  # of SDXL, distilled to few steps
+    variant: Variant | None = None  # of Stable Diffusion, distilled to few steps
 
 
 def makers(config: ModelConfig) -> dict[str, Callable[[], nn.Module]]:

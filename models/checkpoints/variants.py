@@ -1,4 +1,4 @@
-"""SDXL distilled to few steps: told by names, since neither keys nor shapes differ, with the defaults that it needs."""
+"""Stable Diffusion distilled to few steps: told by names or schedulers, since neither keys nor shapes differ."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from models.networks.conditioning import TextConfig
 from models.pipeline.config import ModelConfig
 from models.schedule import Spacing
 
@@ -24,36 +25,46 @@ class Variant:
     samplers: tuple[str, ...]
     spacing: Spacing | None = "trailing"
     latent_size: int | None = None
+    told_by: str = "name"
 
     def note(self, sampler: str) -> str:
-        """Tell people what was taken from the name."""
+        """Tell people what was taken from the name or the scheduler."""
         lacking = "" if sampler == self.samplers[0] else f" ({self.samplers[0]}, which it was made for, is not there)"
         return (
-            f"SDXL {self.name}, by its name: {self.steps} steps of {sampler}{lacking}, no guidance; "
+            f"{self.name}, by its {self.told_by}: {self.steps} steps of {sampler}{lacking}, no guidance; "
             "what you set in card.json goes before it"
         )
 
 
+HYPER, LCM = Variant("Hyper", 8, ("tcd", "ddim")), Variant("LCM", 4, ("lcm", "ddim"), spacing=None)
+SAMPLERS = {"lcm": LCM, "tcd": HYPER}  # whose schedulers nobody gives a model that wasn't distilled for them
 # Their words in names, as their authors and those who merge them write them.
 VARIANTS: tuple[tuple[re.Pattern[str], Variant], ...] = (
     (re.compile(r"^sd[ _-]?xl[ _-]turbo"), Variant("Turbo", 4, ("euler_a", "euler"), latent_size=64)),
     (re.compile(r"lightning"), Variant("Lightning", 4, ("euler",))),
-    (re.compile(r"hyper(?=[^a-z]|sd|xl|$)"), Variant("Hyper", 8, ("tcd", "ddim"))),
-    (re.compile(r"(?<![a-z])lcm(?![a-z])|lcm[ _-]?sd[ _-]?xl"), Variant("LCM", 4, ("lcm", "ddim"), spacing=None)),
+    (re.compile(r"hyper(?![ _-]?real)(?=[^a-z]|sd|xl|vae|$)"), HYPER),
+    (re.compile(r"(?<![a-z])lcm(?![a-z])|lcm[ _-]?sd[ _-]?xl"), LCM),
     (re.compile(r"turbo"), Variant("Turbo", 4, ("euler_a", "euler"))),
 )
 
 
-def variant_of(config: ModelConfig, names: Iterable[str]) -> Variant | None:
-    """Tell which distilled SDXL one of these names is of; None: none, or no SDXL."""
-    if config.unet.added_dim is None or config.refines:
+def variant_of(config: ModelConfig, names: Iterable[str], sampler: str | None = None) -> Variant | None:
+    """Tell which distilled Stable Diffusion one of these names is of, or its scheduler's `sampler` for; None: none."""
+    if not _may_be_distilled(config):
         return None
     for name in (name.lower() for name in names):
         found = next((variant for pattern, variant in VARIANTS if pattern.search(name)), None)
         if found is not None:
             steps = STEPS.search(name)
             return replace(found, steps=int(steps[1])) if steps is not None and int(steps[1]) else found
-    return None
+    by_sampler = SAMPLERS.get(sampler or "")
+    return None if by_sampler is None else replace(by_sampler, told_by="scheduler")
+
+
+def _may_be_distilled(config: ModelConfig) -> bool:
+    """Tell whether it draws by CLIP's text; a UNet that reads its guidance has defaults of its own."""
+    clip = isinstance(config.conditioner, TextConfig) and config.conditioner.kind == "clip"
+    return clip and config.concat in (None, "mask-latent") and not config.refines and config.unet.guidance_dim is None
 
 
 def as_variant(config: ModelConfig, variant: Variant | None, *, spaced: bool) -> ModelConfig:

@@ -79,7 +79,7 @@ def load_diffusers(folder: Path, *, data: bool = True) -> Checkpoint:
         states["conditioner"] = together(named)[1]
     origin = {id(value): key for weights in read.values() for key, value in weights.items()}
     tokenizers = _tokenizers(folder, index, towers)
-    variant = variant_of(config, (folder.name, str(index.get("_name_or_path", ""))))
+    variant = variant_of(config, (folder.name, str(index.get("_name_or_path", ""))), scheduler.sampler)
     return Checkpoint(
         as_variant(config, variant, spaced=True),
         states,

@@ -1,7 +1,8 @@
-"""SDXL distilled to few steps is told by its name, and its card has the defaults that it needs."""
+"""Stable Diffusion distilled to few steps is told by name or scheduler, and its card has the defaults that it needs."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from tests.tiny import configs
 
 SDXL = CASES / "sdxl"
 BASE = load_checkpoint(SDXL / "sdxl_base" / "pipeline", data=False).config
+SD1_FOLDER = CASES / "diffusers" / "stable_diffusion_1" / "pipeline"
+SD1 = load_checkpoint(SD1_FOLDER, data=False).config
 REFINER = load_checkpoint(SDXL / "sdxl_refiner" / "pipeline", data=False).config
 
 
@@ -33,6 +36,7 @@ REFINER = load_checkpoint(SDXL / "sdxl_refiner" / "pipeline", data=False).config
         ("LCM-SDXL-merge", "LCM", 4),
         ("sd_xl_base_1.0", None, 0),
         ("hyperrealism_v3", None, 0),
+        ("Hyper-Realistic v3", None, 0),
         ("welcome-mat-xl", None, 0),
     ],
 )
@@ -41,9 +45,42 @@ def test_names_tell(name: str, variant: str | None, steps: int) -> None:
     assert (found.name if found else None, found.steps if found else 0) == (variant, steps)
 
 
-def test_only_a_base_of_sdxl_has_variants() -> None:
+@pytest.mark.parametrize(
+    ("name", "variant", "steps"),
+    [
+        ("sd-turbo", "Turbo", 4),
+        ("realisticVisionV60B1_v51HyperVAE", "Hyper", 8),
+        ("Hyper-SD15-4steps-merged", "Hyper", 4),
+        ("dreamshaper-8-lcm", "LCM", 4),
+        ("v1-5-pruned-emaonly", None, 0),
+    ],
+)
+def test_names_tell_of_sd1_and_sd2_too(name: str, variant: str | None, steps: int) -> None:
+    for config in (SD1, replace(SD1, concat="mask-latent")):
+        found = variant_of(config, (name,))
+        assert (found.name if found else None, found.steps if found else 0) == (variant, steps)
+
+
+def test_what_draws_otherwise_has_no_variants() -> None:
     assert variant_of(REFINER, ("sdxl-turbo",)) is None
-    assert variant_of(configs()["plain"], ("sd-turbo",)) is None
+    others = (replace(SD1, concat="low-res"), replace(SD1, concat="source"), replace(SD1, concat="depth"))
+    reads_guidance = replace(SD1, unet=replace(SD1.unet, guidance_dim=32))
+    for config in (*configs().values(), *others, reads_guidance):
+        assert variant_of(config, ("sd-turbo",), "lcm") is None
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "steps", "sampler"),
+    [("LCMScheduler", 4, "lcm"), ("TCDScheduler", 8, "tcd"), ("DDIMScheduler", 50, "ddim")],
+)
+def test_a_scheduler_tells_where_no_name_does(tmp_path: Path, scheduler: str, steps: int, sampler: str) -> None:
+    folder = shutil.copytree(SD1_FOLDER, tmp_path / "mine")
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": scheduler}))
+    found = load_checkpoint(folder, data=False)
+    defaults = default_card(found, "a", "0")["defaults"]
+    assert (defaults["steps"], defaults["sampler"], defaults["guidance_scale"] == 1.0) == (steps, sampler, steps < 50)
+    assert any("by its scheduler" in note for note in notes_of(found)) == (steps < 50)
 
 
 def test_a_cards_defaults_follow_and_what_lacks_is_told(tmp_path: Path) -> None:
