@@ -53,18 +53,8 @@ class JobHead(Wire):
         return {"job_id": self.id, "request_id": self.request_id}
 
 
-class JobRecord(Wire):
-    """The part of a job that never changes, written once before it is enqueued."""
-
-    id: str
-    created_at: datetime
-    request: JobRequest
-    warnings: tuple[JobWarning, ...] = ()
-    body_hash: str = Field(default="", description="Digest of the request as sent, for Idempotency-Key.")
-    key_digest: str = Field(default="", description="Digest of the Idempotency-Key and its scope; empty without one.")
-    owner: str = Field(default="", description="Id of the API key that made it; empty where keys are off.")
-    charged_s: float = Field(default=0.0, description="GPU-seconds taken from the key's budget of that day.")
-    request_id: str = Field(default="", description="X-Request-ID of the request that made it, for logs.")
+class Recorded(Wire):
+    """What is kept of a job and read by every gateway of a roll-out."""
 
     @classmethod
     def read(cls, text: str | bytes) -> Self:
@@ -81,6 +71,20 @@ class JobRecord(Wire):
                 f"a newer release of latentd wrote this job, and this gateway can't read its {field}; one of that "
                 "release can: ask again once it has taken over"
             ) from error
+
+
+class JobRecord(Recorded):
+    """The part of a job that never changes, written once before it is enqueued."""
+
+    id: str
+    created_at: datetime
+    request: JobRequest
+    warnings: tuple[JobWarning, ...] = ()
+    body_hash: str = Field(default="", description="Digest of the request as sent, for Idempotency-Key.")
+    key_digest: str = Field(default="", description="Digest of the Idempotency-Key and its scope; empty without one.")
+    owner: str = Field(default="", description="Id of the API key that made it; empty where keys are off.")
+    charged_s: float = Field(default=0.0, description="GPU-seconds taken from the key's budget of that day.")
+    request_id: str = Field(default="", description="X-Request-ID of the request that made it, for logs.")
 
     @property
     def head(self) -> JobHead:
@@ -121,7 +125,7 @@ class ImageInfo(Wire):
     sha256: str
 
 
-class StoredImage(Wire):
+class StoredImage(Recorded):
     """An image that is there before its job has ended; `execution` locates the object."""
 
     execution: str
@@ -137,7 +141,7 @@ class Timings(Wire):
     store_s: float | None = None
 
 
-class JobResult(Wire):
+class JobResult(Recorded):
     """What the terminal transaction of a succeeded job writes; `execution` locates the objects."""
 
     execution: str

@@ -127,7 +127,7 @@ def see(settings: Settings, redis: Redis, store: Store) -> bool:
     return found
 
 
-def _said_elsewhere(settings: Settings, redis: Redis, store: Store) -> bytes | None:
+def _said_elsewhere(settings: Settings, redis: Redis, store: Store) -> bytes | str | None:
     """What was said last by those who see the pair's storage, where this one isn't it; None if nobody has of late."""
     theirs = stored_id(store)
     unmounted = theirs is None and may_be_unmounted(settings.storage_url, store)  # `Mount` has those wait

@@ -32,15 +32,15 @@ def refuse_links() -> None:
     """Let no thread that begins from now on make a hard link."""
     rows = [(LOAD, 0, 0, 0), (IF_EQUAL, 1, 0, LINK), (IF_EQUAL, 0, 1, LINKAT)]
     rows += [(RETURN, 0, 0, REFUSE | errno.EOPNOTSUPP), (RETURN, 0, 0, ALLOW)]
-    program = _Program(len(rows), (_Statement * len(rows))(*rows))
+    program = _Program(len(rows), (_Statement * len(rows))(*(_Statement(*row) for row in rows)))
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(SECCOMP, FILTER, ctypes.byref(program), 0, 0):
         raise OSError(ctypes.get_errno(), "seccomp")
 
 
-def run(folder: str) -> dict[str, object]:
+def run(folder: str) -> dict[str, str]:
     """Store by the ways that images and ids go."""
-    store, found = open_store(folder), {}
+    store, found = open_store(folder), dict[str, str]()
     put_image(store, "images/a/e/0.png", b"first", "image/png")
     try:
         put_image(store, "images/a/e/0.png", b"second", "image/png")

@@ -19,6 +19,7 @@ from starlette.types import Scope
 
 from core.errors import LatentdError, MalformedRequest, NotFound, Problem, Unavailable
 from core.redis_errors import is_read_only, is_transient
+from core.storage import told
 from service.http.problems import cut, error_response, problem_format, problem_response, refusal
 
 CLIENT_LEFT = 499  # as nginx counts it
@@ -37,7 +38,9 @@ log = structlog.get_logger("service")
 async def _on_latentd(request: Request, error: Exception) -> Response:
     assert isinstance(error, LatentdError)
     if error.status >= 500:
-        log.warning("unable", detail=error.detail, status=error.status)
+        cause = error.__cause__
+        said = {"cause": told(cause)} if isinstance(cause, OSError | BaseError) else {}
+        log.warning("unable", detail=error.detail, status=error.status, **said)
     return _counted(request, error)
 
 
@@ -121,7 +124,9 @@ async def _on_leaving(_request: Request, _error: Exception) -> Response:
 
 
 async def _on_storage(request: Request, error: Exception) -> Response:
-    return await _on_latentd(request, Unavailable(f"the object storage doesn't answer: {type(error).__name__}"))
+    away = Unavailable(f"the object storage doesn't answer: {type(error).__name__}")
+    away.__cause__ = error
+    return await _on_latentd(request, away)
 
 
 def install(app: FastAPI) -> None:

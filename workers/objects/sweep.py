@@ -22,6 +22,7 @@ from redis import Redis
 from contract.job import TERMINAL, JobResult
 from contract.redis_keys import job_key, state_key, sweeping_key
 from core.clock import CLOCK
+from core.errors import NewerRelease
 from core.storage import Store, delete, tidy, told
 from core.text import as_text
 from jobs.deployment import FOLDERS, belong_together, count_sweep, stored_id
@@ -187,8 +188,16 @@ def _named(stored: Stored, status: bytes | None, result: bytes | None, state_pat
     if stored.folder == "states":
         return state_path is not None and as_text(state_path) == stored.path
     if result is not None:
-        return JobResult.read(result).execution == stored.execution
+        return _results(result, stored.execution)
     return as_text(status) not in TERMINAL
+
+
+def _results(result: bytes, execution: str) -> bool:
+    """Tell whether a result names the objects of this execution; of a newer release's nothing is deleted."""
+    try:
+        return JobResult.read(result).execution == execution
+    except NewerRelease:
+        return True
 
 
 def _parse(page: Iterable[Any]) -> list[Stored]:

@@ -158,6 +158,17 @@ def test_an_upload_isnt_put_below_a_mount_point_without_its_mount(redis: Redis, 
         assert client.post("/v1/inpaint", data={"prompt": "x"}, files=files).status_code == 202
 
 
+@pytest.mark.usefixtures("redis")
+def test_the_log_says_what_the_storage_said(redis_url: str, tmp_path: Path) -> None:
+    with running(settings_for(redis_url, tmp_path)) as client:
+        (tmp_path / "data" / "objects").rmdir()
+        (tmp_path / "data" / "objects").write_text("a file where the folder was")
+        with capture_logs() as logs:
+            answer = client.post("/v1/upscale", files={"image": ("a.png", png(), "image/png")})
+    assert (answer.status_code, "os error" in answer.text) == (503, False)
+    assert "os error" in next(line["cause"] for line in logs if line["event"] == "unable")
+
+
 def values(text: str, *names: str) -> list[float]:
     """Of the samples with these names, in the order of the text."""
     samples = [line for line in text.splitlines() if re.split(r"[{ ]", line)[0] in names]

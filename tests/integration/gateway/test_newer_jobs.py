@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import httpx2
 import pytest
 from redis import Redis
 
-from contract.redis_keys import job_key, queue_key, started_key
+from contract.redis_keys import JOBS_KEY, job_key, queue_key, started_key
+from core.storage import open_store
 from tests.enqueue import job_state
+from tests.gateway import finish, png
 
 LIMIT = 4
 
@@ -52,6 +55,14 @@ def test_one_of_them_is_a_503_that_says_why(client: httpx2.Client, redis: Redis,
     assert "a newer release of latentd wrote this job, and this gateway can't read its request" in answer.text
 
 
+def test_its_picture_is_a_503_too(client: httpx2.Client, redis: Redis, folder: Path) -> None:
+    job_id = post(client).json()["id"]
+    finish(redis, open_store(str(folder / "data" / "objects")), job_id, png((64, 64)))
+    result = job_state(redis, job_id)["result"]
+    redis.hset(job_key(made_newer(redis, job_id)), "result", result.replace('"png"', '"avif"'))
+    assert client.get(f"/v1/images/{job_id}-0").status_code == 503
+
+
 def test_it_can_be_cancelled_and_purged(client: httpx2.Client, redis: Redis) -> None:
     newer = made_newer(redis, post(client).json()["id"])
     assert client.delete(f"/v1/jobs/{newer}").status_code == 503
@@ -62,7 +73,7 @@ def test_it_can_be_cancelled_and_purged(client: httpx2.Client, redis: Redis) -> 
 def test_its_key_makes_no_second_job(client: httpx2.Client, redis: Redis) -> None:
     newer = made_newer(redis, post(client, "k").json()["id"])
     assert post(client, "k").status_code == 503
-    assert [job.decode() for job in redis.zrange("latentd:jobs", 0, -1)] == [newer]
+    assert redis.zrange(JOBS_KEY, 0, -1) == [newer.encode()]
 
 
 def test_a_full_lane_says_when_to_come_back_beside_them(client: httpx2.Client, redis: Redis) -> None:

@@ -206,6 +206,16 @@ def test_images_and_state_of_a_job_that_goes_on_are_kept(redis: Redis, store: St
     assert len(paths(store)) == 2
 
 
+def test_a_newer_release_s_pictures_are_kept_and_stop_no_sweep(redis: Redis, store: Store) -> None:
+    kept = end(redis, store, "a")
+    result = redis.hget(job_key("a"), "result")
+    assert result is not None
+    redis.hset(job_key("a"), "result", as_text(result).replace('"images":[]', '"images":[{"format":"avif"}]'))
+    store.put(image_path("unknown", "any", 0, "png"), b"1")
+    assert sweeper(redis, store, KEEP_S + 1).collect() == 1
+    assert image_path("a", kept.execution.id, 0, "png") in paths(store)
+
+
 def test_images_of_a_failed_job_go(redis: Redis, store: Store) -> None:
     worker = make_worker(redis)
     enqueue(redis, "a", make_request())
