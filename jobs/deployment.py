@@ -68,6 +68,7 @@ class Witness(threading.Thread):
         super().__init__(name="witness", daemon=True)
         self._settings, self._redis, self._store, self._every_s = settings, redis, store, every_s
         self._met = self._told = False
+        self._said: bytes | str | None = None  # last, by those who see another storage
         self._done = threading.Event()
 
     def run(self) -> None:
@@ -86,10 +87,11 @@ class Witness(threading.Thread):
         if not self._met:
             check_layout(redis)  # Redis may have come later than this process
             self._met = True
-        elsewhere = not see(settings, redis, store) and _said_elsewhere(settings, redis, store) is not None
-        if elsewhere and not self._told:
+        said = None if see(settings, redis, store) else _said_elsewhere(settings, redis, store)
+        again = said is not None and self._said not in (None, said)  # not by one that has stopped a moment ago
+        if again and not self._told:
             log.error(_refusal(settings).detail)
-        self._told = elsewhere
+        self._told, self._said = said is not None and (again or self._told), said
 
 
 def claim(settings: Settings, redis: Redis, store: Store) -> None:

@@ -128,6 +128,19 @@ def test_who_came_before_redis_says_it_once(redis: Redis, redis_url: str, tmp_pa
     assert not see(settings, redis, store)
 
 
+def test_who_has_stopped_a_moment_ago_is_no_reason_to_complain(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    before, first = a_machine(redis_url, tmp_path / "before")
+    claim(before, redis, first)
+    settings, store = a_machine(redis_url, tmp_path / "moved")
+    witness = Witness(settings, redis, store, 0.05)
+    with capture_logs() as logs:
+        witness.start()
+        wait_for(lambda: has_id(store))
+        witness.stop()
+        witness.join(10)
+    assert logs == []
+
+
 def test_a_witness_outlives_redis_and_storage(tmp_path: Path) -> None:
     settings, store = a_machine("redis://127.0.0.1:1", tmp_path)
     witness = Witness(settings, Redis.from_url(settings.redis), store, 0.01)
