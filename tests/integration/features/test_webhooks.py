@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 from contract.redis_keys import OUTBOX_KEY, deliveries_key, job_key
 from core.errors import ConfigurationError
+from core.text import as_text
 from service.admission.backlogs import Backlogs
 from service.app import create_app
 from service.auth import keys
@@ -115,7 +116,7 @@ def test_the_webhook_of_a_job_that_only_a_newer_release_reads_waits_for_it(
         job_id = canceled(client, receiver.url)
         record = redis.hget(job_key(job_id), "record")
         assert record is not None
-        redis.hset(job_key(job_id), "record", record.replace(b"txt2img", b"txt2video"))
+        redis.hset(job_key(job_id), "record", as_text(record).replace("txt2img", "txt2video"))
         with capture_logs() as logs:
             sent_by(redis_url, lambda: any(line["event"].endswith("left to a newer release") for line in logs))
         assert (redis.xlen(OUTBOX_KEY), receiver.received) == (1, [])
