@@ -55,7 +55,7 @@ def isolated_key(worker: str) -> str:
 
 
 def refused_key(worker: str) -> str:
-    """Set, lives as long as the worker beats: ids of waiting jobs that it leaves to others."""
+    """Sorted set, lives as long as the worker beats: ids of jobs that it left to others → when, in Unix seconds."""
     return f"latentd:refused:{worker}"
 
 

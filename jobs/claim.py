@@ -25,7 +25,7 @@ from rq.worker.base import WorkerStatus
 from contract.common import Numerics
 from contract.events import TRACE, Claimed
 from contract.job import JobRecord
-from contract.redis_keys import events_key, job_key, refused_key, state_key, stored_field
+from contract.redis_keys import JOBS_KEY, events_key, job_key, refused_key, state_key, stored_field
 from contract.stages import models_of
 from core.clock import CLOCK
 from core.text import as_text
@@ -38,12 +38,14 @@ RQ_STATUS = {"succeeded": JobStatus.FINISHED, "failed": JobStatus.FAILED, "cance
 
 # One round trip, and never more than one job: the first that the worker hasn't refused of the first queue that has one.
 # KEYS: RQ's sign of suspended workers; what the worker has refused; of each queue its waiting and intermediate lists.
+# ARGV: since when a refusal counts.
 POP = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return false end
-local refused = redis.call('SCARD', KEYS[2])
+local refused, since = redis.call('ZCOUNT', KEYS[2], ARGV[1], '+inf'), tonumber(ARGV[1])
 for i = 3, #KEYS, 2 do
   for _, id in ipairs(redis.call('LRANGE', KEYS[i], 0, refused)) do
-    if refused == 0 or redis.call('SISMEMBER', KEYS[2], id) == 0 then
+    local at = refused > 0 and redis.call('ZSCORE', KEYS[2], id)
+    if not at or tonumber(at) < since then
       redis.call('RPUSH', KEYS[i + 1], id)
       redis.call('LREM', KEYS[i], 1, id)
       return {KEYS[i], id}
@@ -52,6 +54,29 @@ for i = 3, #KEYS, 2 do
 end
 return false
 """
+
+# A popped id back to its place by age, so that refusals change no order. The first write needs no memory, for a full
+# Redis; an answer that was lost has this done twice, or the reaper was there first: then there is nothing to move.
+# KEYS: the intermediate and waiting lists; what the worker has refused; when jobs were made.
+# ARGV: the id; now; how long the worker lives without a beat; before when refusals are of jobs long gone.
+REFUSE = """
+if redis.call('LREM', KEYS[1], 0, ARGV[1]) == 0 then return end
+redis.call('LREM', KEYS[2], 0, ARGV[1])
+local made, newer, at = tonumber(redis.call('ZSCORE', KEYS[4], ARGV[1]) or 0), false, 0
+repeat
+  local ids = redis.call('LRANGE', KEYS[2], at, at + 99)
+  for _, id in ipairs(ids) do
+    if tonumber(redis.call('ZSCORE', KEYS[4], id) or 0) > made then newer = id break end
+  end
+  at = at + 100
+until newer or #ids == 0
+if newer then redis.call('LINSERT', KEYS[2], 'BEFORE', newer, ARGV[1]) else redis.call('RPUSH', KEYS[2], ARGV[1]) end
+redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', ARGV[4])
+redis.call('EXPIRE', KEYS[3], ARGV[3])
+"""
+LOOK_AGAIN_S = 600.0  # at a job that was refused: a savepoint of other numerics may have expired
+FORGET_S = 86_400.0
 
 log = structlog.get_logger()
 
@@ -76,31 +101,25 @@ class Claimer:
         self._worker = worker
         self._redis = redis
         self._pop = redis.register_script(POP)
+        self._refuse = redis.register_script(REFUSE)
         self._refused = refused_key(worker.name)
 
     def pop(self, keys: Sequence[str]) -> tuple[str, str] | None:
-        """Take an id out of the first of these queues that has one not refused; the queue's key and the id.
+        """Take an id out of the first of these queues that has one not refused of late; the queue's key and the id.
 
         Raises:
             RedisError: if Redis is away.
         """
         pairs = [part for key in keys for part in (key, IntermediateQueue.get_intermediate_queue_key(key))]
-        popped: Any = self._pop([WORKERS_SUSPENDED, self._refused, *pairs]) if pairs else None
+        since = CLOCK.unix() - LOOK_AGAIN_S
+        popped: Any = self._pop([WORKERS_SUSPENDED, self._refused, *pairs], [since]) if pairs else None
         return None if popped is None else (as_text(popped[0]), as_text(popped[1]))
-
-    def forget_refused(self) -> None:
-        """Let `pop` find again what was refused.
-
-        Raises:
-            RedisError: if Redis is away.
-        """
-        self._redis.delete(self._refused)
 
     def start(self, queue: LaneQueue, job_id: str, numerics: Numerics, holdings: Holdings) -> JobRun | Refusal | None:
         """Start a popped job; `holdings` are the worker's.
 
-        Returns None for one that is not to run, and why it went back for one that another worker has to run: in front
-        of its queue, where `pop` of this one passes over it.
+        Returns None for one that is not to run, and why it went back for one that another worker has to run: to its
+        place in the queue, where `pop` of this one passes over it.
 
         Raises:
             RedisError: if Redis is away; the job then returns by itself.
@@ -109,23 +128,24 @@ class Claimer:
         def body(pipe: Pipeline) -> JobRun | Refusal | None:
             stored = read_stored(pipe, self._redis, job_id)
             record = stored.readable_record() if stored.queued else None
-            refusal = _refusal(pipe, stored, record, numerics, holdings)
+            refusal = _refusal(pipe, stored, record, numerics, holdings) if stored.queued else None
             pipe.multi()
+            if refusal is not None:
+                return refusal
             pipe.lrem(queue.intermediate_queue_key, 0, job_id)
-            if not stored.queued:
+            if record is None:
                 _drop(pipe, stored)
                 return None
-            if record is None or refusal is not None:
-                pipe.lrem(queue.key, 0, job_id)  # an answer that was lost has this done twice
-                pipe.lpush(queue.key, job_id)
-                pipe.sadd(self._refused, job_id)
-                pipe.expire(self._refused, HEARTBEAT_TTL_S)
-                return refusal
+            pipe.zrem(self._refused, job_id)
             return self._start(pipe, queue, stored, _fixed(record, numerics))
 
         run = transact(self._redis, job_id, body)
         if isinstance(run, JobRun):
             self._worker.executions[run.execution.id] = run.execution
+        elif run is not None:
+            now = CLOCK.unix()
+            keys = [queue.intermediate_queue_key, queue.key, self._refused, JOBS_KEY]
+            self._refuse(keys, [job_id, now, HEARTBEAT_TTL_S, now - FORGET_S])
         return run
 
     def _start(self, pipe: Pipeline, queue: LaneQueue, stored: StoredJob, record: JobRecord) -> JobRun:

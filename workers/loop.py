@@ -58,7 +58,7 @@ class Loop:
         models = library.offered
         numerics = {name: engine.numerics(model.dtype, model.packed) for name, model in models.items()}
         holdings = Holdings(engine.loras, engine.embeddings, engine.controlnets, library.holds)
-        self.claims = Claims(worker, redis, list(models), numerics, clock, holdings)
+        self.claims = Claims(worker, redis, list(models), numerics, holdings)
         self.times = StepTimer(models)
         self._engine = engine
         self._storing = storing

@@ -31,24 +31,31 @@ from jobs.layout import evicting_policy
 REASONS: tuple[str, ...] = get_args(Returned.model_fields["why"].annotation)
 UNSERVED: tuple[Status, ...] = ("failed", "canceled")  # nothing succeeds without a worker
 
+LOOKED = 500
+
 # KEYS: who serves a model; its waiting lists. ARGV: now.
 # Answers how many live workers serve it, then of each list: the jobs that some worker can run, those that all live
-# workers have refused, and since when the first of the former waits.
+# workers have refused, and since when the former wait, by the LOOKED first of them: those that came back stand there.
 _QUEUES = f"""
 local live, parked = redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[1], '+inf'), {{}}
 if #live > 0 then
   local refused = {{}}
   for i, member in ipairs(live) do refused[i] = '{refused_key("")}' .. string.match(member, '^[^@]*') end
-  for _, id in ipairs(redis.call('SINTER', unpack(refused))) do parked[id] = true end
+  for _, id in ipairs(redis.call('ZINTER', #refused, unpack(refused))) do parked[id] = true end
 end
 local told = {{#live}}
 for i = 2, #KEYS do
-  local count, oldest = 0, false
-  for _, id in ipairs(redis.call('LRANGE', KEYS[i], 0, next(parked) and -1 or 0)) do
-    if parked[id] then count = count + 1 else oldest = oldest or id end
+  local count, looked, oldest = 0, 0, false
+  for _, id in ipairs(redis.call('LRANGE', KEYS[i], 0, next(parked) and -1 or {LOOKED - 1})) do
+    if parked[id] then
+      count = count + 1
+    elseif looked < {LOOKED} then
+      looked = looked + 1
+      local since = redis.call('HGET', '{queued_job_key("")}' .. id, 'enqueued_at')
+      if since and since ~= '' and (not oldest or since < oldest) then oldest = since end
+    end
   end
-  local since = oldest and redis.call('HGET', '{queued_job_key("")}' .. oldest, 'enqueued_at')
-  told[#told + 1] = {{redis.call('LLEN', KEYS[i]) - count, count, since or ''}}
+  told[#told + 1] = {{redis.call('LLEN', KEYS[i]) - count, count, oldest or ''}}
 end
 return told
 """

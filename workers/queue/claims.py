@@ -1,9 +1,8 @@
-"""Which job a worker claims next, and how long it passes over jobs that are for other workers."""
+"""Which job a worker claims next."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import structlog
 from redis import Redis
@@ -17,8 +16,6 @@ from jobs.stored_job import LaneQueue, lane_queue
 from jobs.worker import BatchWorker
 from workers.claim_policy import REST_S, ClaimOrder, ModelLane
 
-LOOK_AGAIN_S = 600.0  # a savepoint of other numerics may have expired
-
 log = structlog.get_logger()
 
 
@@ -31,14 +28,12 @@ class Claims:
         redis: Redis,
         models: Sequence[str],
         numerics: Mapping[str, Numerics],
-        clock: Callable[[], float] = time.monotonic,
         holdings: Holdings | None = None,
     ) -> None:
         self._redis = redis
         self._holdings = holdings or Holdings()
         self._claimer = Claimer(worker, redis)
         self._numerics = numerics
-        self._clock = clock
         self._order = ClaimOrder(list(models))
         queues = {(model, lane): lane_queue(redis, model, lane) for model in models for lane in LANES}
         self.queues: dict[str, LaneQueue] = {queue.key: queue for queue in queues.values()}
@@ -46,7 +41,6 @@ class Claims:
         self._models = {queue.key: model for (model, _), queue in queues.items()}
         self._wakes = [wake_key(queue.name) for queue in queues.values()]
         self._refused: set[str] = set()  # already noted in the log
-        self._look_again_at = clock() + LOOK_AGAIN_S
 
     def next(
         self, lanes: Collection[ModelLane], cold: Collection[str] = (), at_most: int | None = None
@@ -58,9 +52,6 @@ class Claims:
         Raises:
             RedisError: if Redis is away; a job popped meanwhile returns by the reaper.
         """
-        if self._clock() >= self._look_again_at:
-            self._claimer.forget_refused()
-            self._look_again_at = self._clock() + LOOK_AGAIN_S
         looked = 0
         while looked != at_most and (popped := self._pop(lanes, cold)) is not None:
             looked += 1

@@ -8,7 +8,7 @@ import httpx2
 from redis import Redis
 from rq.utils import utcformat
 
-from contract.redis_keys import JOBS_KEY, queued_job_key, serving_key, serving_member
+from contract.redis_keys import JOBS_KEY, queued_job_key, refused_key, serving_key, serving_member
 from core.clock import CLOCK
 from jobs.cancel import cancel
 from jobs.end import HandedBack, Publisher
@@ -26,7 +26,7 @@ def told(client: httpx2.Client, name: str) -> float:
 
 
 def serves(redis: Redis, worker: str) -> None:
-    redis.zadd(serving_key("painter"), {serving_member(worker, "Card@2"): CLOCK.unix() + 15})
+    redis.zadd(serving_key("painter"), {serving_member(worker, "Card@2"): CLOCK.unix() + 600})
 
 
 def test_jobs_that_every_live_worker_leaves_are_parked(client: httpx2.Client, redis: Redis) -> None:
@@ -38,6 +38,7 @@ def test_jobs_that_every_live_worker_leaves_are_parked(client: httpx2.Client, re
         assert told(client, "latentd_jobs_parked") == 0, f"{name} may run it"
         assert told(client, "latentd_queue_oldest_seconds") >= 3600
         assert make_claims(make_worker(redis, name), ("painter",)).next(LANES) is None
+        redis.persist(refused_key(name))  # as beats have it
     enqueue(redis, "ours", make_request("painter"))
     assert (told(client, "latentd_queue_depth"), told(client, "latentd_jobs_parked")) == (1, 1)
     assert told(client, "latentd_queue_oldest_seconds") < 60
@@ -60,3 +61,6 @@ def test_a_job_that_came_back_waits_from_then_on(client: httpx2.Client, redis: R
     assert Publisher(worker, redis, RETENTION).end(run, HandedBack())
     assert told(client, "latentd_queue_depth") == 1
     assert told(client, "latentd_queue_oldest_seconds") < 60
+    enqueue(redis, "b", make_request("painter"))  # behind it, and longer there
+    redis.hset(queued_job_key("b"), "enqueued_at", utcformat(an_hour_ago))
+    assert told(client, "latentd_queue_oldest_seconds") >= 3600
