@@ -58,7 +58,7 @@ class Protocol(RuleBasedStateMachine):
 
     @rule()
     def die_between_pop_and_start(self) -> None:
-        self.redis.eval(POP, 4, "rq:suspended", "none", self.queue.key, self.queue.intermediate_queue_key)
+        self.redis.eval(POP, 4, "rq:suspended", "none", self.queue.key, self.queue.intermediate_queue_key, 0)
 
     @rule(pick=picks, ending=st.sampled_from(("succeeded", "failed", "canceled", "queued")))
     @precondition(lambda self: self.held)
