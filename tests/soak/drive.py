@@ -88,7 +88,7 @@ class Driver:
         story, plan = self.story, self._plan
         story.began = time.time()
         ends, next_kill = time.monotonic() + plan.limit_s, time.monotonic() + plan.every_s[0]
-        while len(story.jobs) < plan.jobs or self._open:
+        while self._wants_more() or self._open:
             assert time.monotonic() < ends, f"{len(self._open)} jobs did not end: {sorted(self._open)[:5]}"
             self._fleet.tend()
             self._feed(ends)
@@ -101,8 +101,12 @@ class Driver:
         story.ended = time.time()
         return story
 
+    def _wants_more(self) -> bool:
+        """Whether jobs, or kills among jobs, are lacking: a quick machine ends many between two kills."""
+        return len(self.story.jobs) < self._plan.jobs or len(self.story.kills) < self._plan.kills
+
     def _feed(self, ends: float) -> None:
-        while len(self.story.jobs) < self._plan.jobs and len(self._open) < self._plan.outstanding:
+        while self._wants_more() and len(self._open) < self._plan.outstanding:
             fields = self._fields(len(self.story.jobs))
             job_id = self._fleet.submit(f"soak-{len(self.story.jobs)}", fields, ends)
             self.story.jobs[job_id] = fields

@@ -74,10 +74,10 @@ class Findings:
         """What doesn't hold of what must."""
         slow = [one for one in self.resumed_s if one > RESUMED_WITHIN_S]
         checks = {
-            f"{self.statuses} instead of {plan.jobs} succeeded": self.statuses == {"succeeded": plan.jobs},
-            f"{self.results} results of exactly one": self.results == plan.jobs,
+            f"{self.statuses} instead of {self.jobs} succeeded": self.statuses == {"succeeded": self.jobs},
+            f"{self.results} results of exactly one": self.results == self.jobs,
             f"RQ counts {self.registered} finished and failed": self.registered
-            == (plan.jobs + self.twins + self.measured, 0),
+            == (self.jobs + self.twins + self.measured, 0),
             f"{self.kills} kills, {self.kills_of_busy} of busy workers": self.kills_of_busy >= plan.kills * 4 // 5,
             f"{self.redis_kills} kills of Redis": self.redis_kills == plan.redis_kills,
             f"{len(slow)} resumptions after more than {RESUMED_WITHIN_S:.0f} s: {slow}": not slow,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Plan:
     """Jobs of a tiny model against workers that are killed every few seconds."""
 
-    jobs: int
+    jobs: int  # at least: more, until all kills were made
     workers: int
     kills: int  # of workers, at least where `endless`
     endless: bool  # whether kills go on to the end

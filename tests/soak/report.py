@@ -21,7 +21,7 @@ def _head(plan: Plan, found: Findings) -> str:
     machine = f"{os.cpu_count()} cores, {platform.machine()}, load over the last 15 min {load:.1f}"
     return f"""# Soak: workers and Redis killed while jobs run
 
-Made by `make soak` (tests/soak): {plan.jobs} jobs of a tiny model through the gateway, {plan.workers} workers, a
+Made by `make soak` (tests/soak): {found.jobs} jobs of a tiny model through the gateway, {plan.workers} workers, a
 `kill -9` of one of them every {plan.every_s[0]:.0f}–{plan.every_s[1]:.0f} s, {plan.redis_kills} of Redis in between.
 On {machine}; {found.seconds:.0f} s. Spreads are least / median / 95th percentile / most.
 """
