@@ -192,8 +192,9 @@ class SizeTimes:
 
     def alone_s(self, work: JobWork) -> float:
         """From claim to result where nothing else runs: its images share calls, which fillers complete if strict."""
-        rows = max(work.rows, int(self.strict_rows or 0)) if work.strict else work.rows
-        step_s = self.calls.at(rows) + (self.round_s or 0.0)
+        each = int(self.strict_rows or 0) if work.strict else 0
+        calls = math.ceil(work.rows / each) if each else 1
+        step_s = calls * self.calls.at(each or work.rows) + (self.round_s or 0.0)
         return (self.encode_s or 0.0) + work.steps * step_s + self.tail_s(work)
 
 

@@ -210,7 +210,7 @@ def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     """Yield the files in a folder and below, through links as well, but for those that lead back up."""
     places = (*above, folder.resolve())
     for entry in folder.iterdir():
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or entry.name == "lost+found":  # a disk's own folder, which is root's alone
             continue
         if entry.is_file():
             yield entry

@@ -87,8 +87,9 @@ def cache_of(
             if not alone or not _made(run, maker, _Drawing(run, folder, masked), report, stop):
                 return None
     cache = _read(path, run.cache.variants)
-    for entry, label_map in enumerate(cache.arrays.get("map", ())):  # a run of more classes may have made it
-        _check_classes(run, folder.items[entry // cache.variants], label_map)
+    if isinstance(run, LdmRun) and isinstance(run.condition, MapCondition):  # one of more classes may have made it
+        for entry, label_map in enumerate(cache.arrays.get("map", ())):
+            _check_classes(run, folder.items[entry // cache.variants], label_map)
     return cache
 
 

@@ -99,6 +99,9 @@ def test_a_strict_job_alone_takes_calls_with_fillers() -> None:
     seconds = [at(64, measured | {"strict_rows": 4.0}).alone_s(work) for work in (fast, strict)]
     assert seconds == pytest.approx([10 * 0.2, 10 * 0.4])
     assert at(64, measured).alone_s(strict) == seconds[0], "no worker has told yet"
+    more = JobWork.of(make_request(steps=10, determinism="strict", num_images=3))
+    wide = at(64, measured | {"strict_rows": 4.0, "decode": 0.0}).alone_s(more)
+    assert wide == pytest.approx(10 * 2 * 0.4), "6 rows are two calls of 4"
 
 
 def test_a_job_alone_never_takes_less_than_the_smallest_call() -> None:
