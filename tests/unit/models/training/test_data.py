@@ -202,8 +202,9 @@ def test_names_in_any_bytes_are_split_too(tmp_path: Path) -> None:
 def test_pictures_that_arent_read_are_told_of_and_hidden_files_are_none(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.tiff")
     (tmp_path / "._a.png").write_bytes(b"a system's own")
-    (tmp_path / ".thumbnails").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / ".thumbnails" / "a.png")
+    for folder in (".thumbnails", "lost+found"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / "a.png")
     Image.new("RGB", (8, 8)).save(tmp_path / "b.jfif", "JPEG")
     assert [item.file.name for item in read_folder(tmp_path).items] == ["a.tiff", "b.jfif"]
     (tmp_path / "b.HEIC").write_bytes(b"a phone's")
