@@ -205,6 +205,8 @@ def _pair(redis: Redis, store: Store) -> None:
     """
     redis.set(PROPOSED_KEY, uuid.uuid4().hex, nx=True)
     proposed = _own_id(redis) or as_text(redis.get(PROPOSED_KEY) or b"")
+    if not proposed:  # another has paired between the two looks
+        return
     with suppress(AlreadyExistsError):
         create(store, DEPLOYMENT_OBJECT, proposed.encode())
     if stored_id(store) == proposed:

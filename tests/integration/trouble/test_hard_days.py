@@ -183,9 +183,11 @@ def test_a_machine_with_a_folder_of_its_own_is_told_what_to_set(
     """Its pictures would be 410 to all who ask the other machine."""
     witness = Witness(settings, redis, open_store(settings.storage), 0.2)
     witness.start()
-    wait_for(lambda: bool(redis.exists(SEEN_KEY)), 10, "pair")
-    second = WorkerProcess(settings.model_copy(update={"data_dir": tmp_path / "second"}), tmp_path, command=command)
-    assert ended(second.process, 60) == 1
-    assert "set LATENTD_STORAGE_URL to theirs" in second.log.read_text().splitlines()[-1]
-    witness.stop()
-    witness.join(10)
+    try:
+        wait_for(lambda: bool(redis.exists(SEEN_KEY)), 10, "pair")
+        second = WorkerProcess(settings.model_copy(update={"data_dir": tmp_path / "second"}), tmp_path, command=command)
+        assert ended(second.process, 60) == 1
+        assert "set LATENTD_STORAGE_URL to theirs" in second.log.read_text().splitlines()[-1]
+    finally:
+        witness.stop()
+        witness.join(10)

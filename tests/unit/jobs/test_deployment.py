@@ -86,7 +86,7 @@ def test_a_restart_and_a_shared_folder_wait_for_nothing(redis: Redis, redis_url:
     for _ in range(3):
         settings, store = a_machine(redis_url, tmp_path)
         claim(settings, redis, store)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 1.5, "who waits does so for SEEN_S, which is 2 here"
     assert store.get(DEPLOYMENT_OBJECT).bytes() == redis.get(DEPLOYMENT_KEY)
 
 
