@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from core.errors import NewerRelease
 
 # What a release writes and what it reads. It grows when an older reader would do the wrong thing with what a newer one
 # writes: draw another picture, lose a key. A field that such a reader may pass over needs no new version.
@@ -34,6 +36,26 @@ class Wire(BaseModel):
     def to_json(self) -> str:
         """JSON that validates again: without computed fields."""
         return self.model_dump_json(round_trip=True)
+
+
+class Recorded(Wire):
+    """What is kept of a job and read by every gateway of a roll-out."""
+
+    @classmethod
+    def read(cls, text: str | bytes) -> Self:
+        """Parse what any release wrote.
+
+        Raises:
+            NewerRelease: a kind, a value or a field's type that this release doesn't know.
+        """
+        try:
+            return super().read(text)
+        except ValidationError as error:
+            field = ".".join(str(part) for part in error.errors(include_url=False, include_input=False)[0]["loc"])
+            raise NewerRelease(
+                f"a newer release of latentd wrote this job, and this gateway can't read its {field}; one of that "
+                "release can: ask again once it has taken over"
+            ) from error
 
 
 def queue_name(model: str, lane: Lane) -> str:

@@ -8,7 +8,7 @@ from pydantic import Field, computed_field
 from pydantic.json_schema import SkipJsonSchema
 
 from contract.add_ons import CONTROL_ROW, AppliedControl, AppliedEmbedding, AppliedLora
-from contract.base import Kind, Lane, Wire
+from contract.base import Kind, Lane, Recorded, Wire
 from contract.prompts import PromptSyntax
 from contract.samplers import MOST_TIMESTEPS, Schedule, evaluations
 from contract.uploads import Upload, control_name
@@ -28,7 +28,7 @@ def unset(value: object) -> bool:
     return value is None
 
 
-class Numerics(Wire):
+class Numerics(Recorded):
     """What `strict` fixes as soon as anything of a job is kept: equal numerics and build give equal bytes."""
 
     device: str

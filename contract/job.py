@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Literal, Self, TypeAlias
+from typing import Literal, TypeAlias
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from contract.base import Kind, Lane, Wire
+from contract.base import Kind, Lane, Recorded, Wire
 from contract.common import OutputFormat
 from contract.request import JobRequest
-from core.errors import NewerRelease, Problem
+from core.errors import Problem
 
 Status: TypeAlias = Literal["queued", "running", "succeeded", "failed", "canceled"]
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "canceled"})
@@ -51,26 +51,6 @@ class JobHead(Wire):
     def names(self) -> dict[str, str]:
         """What every log line about the job carries."""
         return {"job_id": self.id, "request_id": self.request_id}
-
-
-class Recorded(Wire):
-    """What is kept of a job and read by every gateway of a roll-out."""
-
-    @classmethod
-    def read(cls, text: str | bytes) -> Self:
-        """Parse what any release wrote.
-
-        Raises:
-            NewerRelease: a kind, a value or a field's type that this release doesn't know.
-        """
-        try:
-            return super().read(text)
-        except ValidationError as error:
-            field = ".".join(str(part) for part in error.errors(include_url=False, include_input=False)[0]["loc"])
-            raise NewerRelease(
-                f"a newer release of latentd wrote this job, and this gateway can't read its {field}; one of that "
-                "release can: ask again once it has taken over"
-            ) from error
 
 
 class JobRecord(Recorded):

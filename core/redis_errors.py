@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from redis import Redis
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -35,6 +36,12 @@ def is_transient(error: RedisError) -> bool:
 def is_read_only(error: RedisError) -> bool:
     """Whether the server is a replica by now: its address may name another, which open connections don't see."""
     return isinstance(error, ReadOnlyError) or (isinstance(error, ResponseError) and _code(error) == "READONLY")
+
+
+def forget_replica(redis: Redis, error: RedisError) -> None:
+    """Drop idle connections to a server that says it has become a replica: the next ask its address anew."""
+    if is_read_only(error):
+        redis.connection_pool.disconnect(inuse_connections=False)
 
 
 def _code(error: ResponseError) -> str:

@@ -32,6 +32,7 @@ Store: TypeAlias = LocalStore | S3Store
 # Short: a worker tries again by itself, and a client of the gateway waits.
 RETRIES: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
 STAGED = re.compile(r"#\d+$")  # how LocalStore names files that it is writing; it lists none of them
+REFUSES = re.compile(r"status code: (4\d\d|501)")  # in obstore's texts: what asking again won't change
 HASH_DIGITS = 16
 DEPLOYMENT_OBJECT = "deployment"  # the id that a storage shares with its Redis
 SWEEPS_OBJECT = "sweeps"  # how many of its sweeps it has seen
@@ -174,10 +175,10 @@ def check_creates(store: Store) -> None:
 
     Raises:
         ConfigurationError: it refuses them and takes others.
-        BaseError, OSError: the storage is away.
+        BaseError, OSError: the storage is away, or takes none at all.
     """
     if isinstance(store, S3Store) and _create_refused(store) is not None:
-        store.put(PROBE_OBJECT, b"")  # raises if it takes none at all
+        store.put(PROBE_OBJECT, b"")
         if (error := _create_refused(store)) is not None:
             raise ConfigurationError(
                 "the server of LATENTD_STORAGE_URL refuses PUT with If-None-Match: *, by which images are stored: "
@@ -188,11 +189,18 @@ def check_creates(store: Store) -> None:
 
 
 def _create_refused(store: Store) -> BaseError | None:
+    """What a server says that refuses such a put.
+
+    Raises:
+        BaseError, OSError: nobody answered, or a server that is busy or broken.
+    """
     try:
         create(store, PROBE_OBJECT, b"")
     except AlreadyExistsError:
         return None
     except BaseError as error:
+        if REFUSES.search(str(error)) is None:
+            raise
         return error
     return None
 

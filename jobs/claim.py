@@ -164,7 +164,7 @@ class Claimer:
             started_at=datetime.fromisoformat(stored.state.get("started_at", started.isoformat())),
             canceled="cancel" in stored.state,
             resumed="started_at" in stored.state,
-            steps=record.request.run_steps,
+            steps=int(stored.state.get("steps", record.request.run_steps)),  # as the first execution counted them
             isolated=stored.suspect,
             shown=int(stored.state.get("step", 0)),
         )

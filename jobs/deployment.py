@@ -24,6 +24,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from contract.redis_keys import DEPLOYMENT_KEY, PROPOSED_KEY, SEEN_KEY, SWEEPS_KEY, gone_key, job_key
 from core.errors import ConfigurationError
+from core.redis_errors import forget_replica
 from core.settings import Settings
 from core.storage import DEPLOYMENT_OBJECT, SWEEPS_OBJECT, Store, create, may_be_unmounted
 from core.text import as_text
@@ -112,6 +113,10 @@ def claim(settings: Settings, redis: Redis, store: Store) -> None:
             return
         if first is not None and said != first:
             raise _refusal(settings)
+        if first is None:
+            log.info(
+                "waiting until another process says that it sees the storage, or none has for a while", up_to_s=SEEN_S
+            )
         first = said
         time.sleep(LOOK_S)
 
@@ -124,8 +129,10 @@ def see(settings: Settings, redis: Redis, store: Store) -> bool:
     """
     theirs, ours = _both_ids(redis, store, mounted=may_be_unmounted(settings.storage_url, store))
     if found := theirs is not None and theirs == ours:
-        with suppress(ResponseError):  # a full Redis, or a replica, takes none
+        try:
             redis.set(SEEN_KEY, uuid.uuid4().hex, ex=SEEN_S)
+        except ResponseError as error:  # a full Redis, or a replica, takes none
+            forget_replica(redis, error)
     return found
 
 
@@ -194,6 +201,8 @@ def _both_ids(redis: Redis, store: Store, *, mounted: bool) -> tuple[str | None,
     theirs, ours = stored_id(store), _own_id(redis)
     if not _may_pair(redis, store, theirs, ours, mounted=mounted):
         return theirs, ours
+    if ours is not None:
+        log.warning("a storage without an id gets the one of this Redis, whose other storage nobody sees any more")
     _pair(redis, store)
     return stored_id(store), _own_id(redis)
 

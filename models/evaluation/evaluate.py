@@ -143,7 +143,7 @@ def _card(path: Path) -> dict[str, Any]:
 
 def _described(told: Evaluation, subject: Subject) -> dict[str, Any]:
     return {
-        "model": str(told.model),
+        "model": str(told.model.resolve()),
         "data": str(told.data),
         "pictures": {"training": len(subject.training.items), "held_out": len(subject.held_out.items)},
         "held_out": told.held_out,

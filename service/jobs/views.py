@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +16,7 @@ from contract.base import Kind, Lane, queue_name
 from contract.common import Numerics
 from contract.job import ImageInfo, Job, JobHead, JobRecord, JobResult, Progress, Status, Timings
 from contract.redis_keys import gone_key, job_key, list_key, queue_key
+from contract.request import JobRequest
 from core.errors import Gone, InvalidRequest, NewerRelease, NotFound, Problem
 from service.admission.backlogs import Backlogs
 from service.admission.estimates import Backlog, queued_eta, running_eta
@@ -26,9 +27,19 @@ from service.http.problems import shown
 PAGE = 100  # ids read at once while a filtered list looks for matches
 MOST_PAGES = 20  # of ids that one call looks through: what it hasn't found by then, the next page goes on with
 
-Hash = Mapping[str, str]
+Hash: TypeAlias = Mapping[str, str]
 
 log = structlog.get_logger("service")
+
+
+class ReadJob(NamedTuple):
+    """A job's hash, and what it holds for clients."""
+
+    values: Hash
+    record: JobRecord
+    request: JobRequest
+    result: JobResult | None
+    error: Problem | None
 
 
 class JobPage(BaseModel):
@@ -81,19 +92,28 @@ async def read_job(redis: Redis, backlogs: Backlogs, caller: Caller, job_id: str
 
     Raises:
         Gone, NotFound: as `read_hash`.
-        NewerRelease: as `JobRecord.read`.
+        NewerRelease: as `Recorded.read`.
     """
-    values = await read_hash(redis, caller, job_id)
-    return (await views(redis, backlogs, caller.urls, [(JobRecord.read(values["record"]), values)]))[0]
+    return (await _views(redis, backlogs, caller.urls, [_read(await read_hash(redis, caller, job_id))]))[0]
 
 
-async def views(redis: Redis, backlogs: Backlogs, urls: ImageUrls, jobs: Sequence[tuple[JobRecord, Hash]]) -> list[Job]:
+def _read(values: Hash) -> ReadJob:
+    record = JobRecord.read(values["record"])
+    request = record.request
+    if "numerics" in values:
+        request = request.model_copy(update={"numerics": Numerics.read(values["numerics"])})
+    result = JobResult.read(values["result"]) if "result" in values else None
+    error = Problem.model_validate_json(values["error"], extra="ignore") if "error" in values else None
+    return ReadJob(values, record, request, result, error)
+
+
+async def _views(redis: Redis, backlogs: Backlogs, urls: ImageUrls, jobs: Sequence[ReadJob]) -> list[Job]:
     """Make jobs with positions and times to the end; the lanes' backlogs are read once."""
-    alive = [(record, values) for record, values in jobs if values["status"] in ("queued", "running")]
-    lanes = {(record.request.model, record.request.priority) for record, _ in alive}
+    alive = [job for job in jobs if job.values["status"] in ("queued", "running")]
+    lanes = {(job.request.model, job.request.priority) for job in alive}
     found = {lane: await backlogs.of(*lane) for lane in lanes}
-    positions = await _positions(redis, [r for r, h in alive if h["status"] == "queued"])
-    return [_view(record, values, found, positions, urls) for record, values in jobs]
+    positions = await _positions(redis, [job.record for job in alive if job.values["status"] == "queued"])
+    return [_view(job, found, positions, urls) for job in jobs]
 
 
 def accepted(record: JobRecord, position: int, backlog: Backlog) -> Job:
@@ -101,7 +121,7 @@ def accepted(record: JobRecord, position: int, backlog: Backlog) -> Job:
     request = record.request
     lanes = {(request.model, request.priority): backlog.behind(request)}
     values = {"status": "queued", "steps": str(request.run_steps)}
-    return _view(record, values, lanes, {record.id: position}, PLAIN)
+    return _view(ReadJob(values, record, request, None, None), lanes, {record.id: position}, PLAIN)
 
 
 async def _positions(redis: Redis, records: Sequence[JobRecord]) -> dict[str, int]:
@@ -116,17 +136,9 @@ async def _positions(redis: Redis, records: Sequence[JobRecord]) -> dict[str, in
 
 
 def _view(
-    record: JobRecord,
-    values: Hash,
-    backlogs: Mapping[tuple[str, Lane], Backlog],
-    positions: Mapping[str, int],
-    urls: ImageUrls,
+    job: ReadJob, backlogs: Mapping[tuple[str, Lane], Backlog], positions: Mapping[str, int], urls: ImageUrls
 ) -> Job:
-    request = record.request
-    if "numerics" in values:
-        request = request.model_copy(update={"numerics": Numerics.read(values["numerics"])})
-    result = JobResult.read(values["result"]) if "result" in values else None
-    error = Problem.model_validate_json(values["error"], extra="ignore") if "error" in values else None
+    values, record, request, result, error = job
     status, step, steps = values["status"], int(values.get("step", 0)), int(values["steps"])
     started_at, position = _time(values, "started_at"), positions.get(record.id)
     backlog = backlogs.get((request.model, request.priority))
@@ -173,21 +185,21 @@ async def list_jobs(redis: Redis, backlogs: Backlogs, caller: Caller, query: Lis
     """
     found, rest = await _find(redis, caller.listed, query)
     page = found[: query.limit]
-    jobs = await views(redis, backlogs, caller.urls, _readable([values for _, values in page]))
+    jobs = await _views(redis, backlogs, caller.urls, _readable([values for _, values in page]))
     return JobPage(items=jobs, next_cursor=page[-1][0] if len(found) > query.limit else rest)
 
 
-def _readable(hashes: Sequence[Hash]) -> list[tuple[JobRecord, Hash]]:
-    found = [(record, values) for values in hashes if (record := _record(values)) is not None]
+def _readable(hashes: Sequence[Hash]) -> list[ReadJob]:
+    found = [job for values in hashes if (job := _or_none(values)) is not None]
     if left_out := len(hashes) - len(found):
         log.warning("a list leaves jobs of a newer release out", count=left_out)
     return found
 
 
-def _record(values: Hash) -> JobRecord | None:
+def _or_none(values: Hash) -> ReadJob | None:
     """None if only a newer release can read it."""
     try:
-        return JobRecord.read(values["record"])
+        return _read(values)
     except NewerRelease:
         return None
 
@@ -212,10 +224,10 @@ def _matches(values: Hash, query: ListQuery) -> bool:
         return False
     if query.kind is None and query.q is None:
         return True
-    record = _record(values)
-    if record is None:
+    job = _or_none(values)
+    if job is None:
         return False
-    request = record.request
+    request = job.request
     if query.kind is not None and request.kind != query.kind:
         return False
     return query.q is None or query.q.casefold() in f"{request.text}\n{request.negative_text}".casefold()

@@ -31,9 +31,8 @@ from jobs.expire import expired, forget
 from workers.queue.circuit_breaker import CircuitBreaker
 
 PAGE = 500
-FORGETTING_THREADS = (
-    8  # on S3, where a job takes half a dozen round trips: one after the other that is a few jobs a second
-)
+# On S3, where a job takes half a dozen round trips: one after the other that is a few jobs a second.
+FORGETTING_THREADS = 8
 LONGEST_INTERVAL_S = 60.0
 YOUNG_S = 600.0  # objects are written before the keys that name them
 ORPHANS_EVERY_S = 3600.0  # the whole storage is listed for them

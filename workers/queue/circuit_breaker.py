@@ -12,7 +12,7 @@ from redis.backoff import ConstantBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from core.redis_errors import is_read_only, is_transient
+from core.redis_errors import forget_replica, is_transient
 from jobs.worker import ANSWER_S
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
@@ -25,12 +25,6 @@ def connect(url: str) -> Redis:
     """Make a client that reconnects once by itself (a restarted Redis) and otherwise raises within `ANSWER_S`."""
     retry = Retry(ConstantBackoff(0.02), 1)
     return Redis.from_url(url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S, retry=retry)
-
-
-def forget_replica(redis: Redis, error: RedisError) -> None:
-    """Drop idle connections to a server that says it has become a replica: the next ask its address anew."""
-    if is_read_only(error):
-        redis.connection_pool.disconnect(inuse_connections=False)
 
 
 class CircuitBreaker:

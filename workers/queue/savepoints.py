@@ -14,10 +14,10 @@ from obstore.exceptions import BaseError
 from redis import Redis
 from redis.exceptions import RedisError
 
+from core.redis_errors import forget_replica
 from core.storage import Store, delete, state_path, told
 from jobs.run import JobRun
 from jobs.save import read_saved, save
-from workers.queue.circuit_breaker import forget_replica
 
 INLINE_BYTES = 1024 * 1024  # of one image
 

@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from contract.redis_keys import JOBS_KEY, job_key, queue_key, started_key
-from core.storage import open_store
+from core.storage import Store, open_store
 from tests.enqueue import job_state
 from tests.gateway import finish, png
 
@@ -20,6 +20,11 @@ LIMIT = 4
 @pytest.fixture(scope="module")
 def gateway_settings() -> dict[str, object]:
     return {"queue_limit": LIMIT}
+
+
+@pytest.fixture
+def store(folder: Path) -> Store:
+    return open_store(str(folder / "data" / "objects"))
 
 
 def post(client: httpx2.Client, key: str = "", **fields: object) -> httpx2.Response:
@@ -35,6 +40,14 @@ def made_newer(redis: Redis, job_id: str) -> str:
     return job_id
 
 
+def ended_newer(redis: Redis, store: Store, job_id: str) -> str:
+    """As if its worker wrote a format of pictures that this release doesn't know."""
+    finish(redis, store, job_id, png((64, 64)))
+    result = job_state(redis, job_id)["result"]
+    redis.hset(job_key(job_id), "result", result.replace('"png"', '"avif"'))
+    return job_id
+
+
 def test_lists_leave_a_newer_release_s_jobs_out(client: httpx2.Client, redis: Redis) -> None:
     older, newer, last = (post(client).json()["id"] for _ in range(3))
     made_newer(redis, newer)
@@ -47,6 +60,17 @@ def test_lists_leave_a_newer_release_s_jobs_out(client: httpx2.Client, redis: Re
     assert (newest["items"], newest["next_cursor"] is None) == ([], False)
 
 
+def test_lists_leave_a_job_out_whose_end_alone_is_newer(client: httpx2.Client, redis: Redis, store: Store) -> None:
+    older, newer = (post(client).json()["id"] for _ in range(2))
+    ended_newer(redis, store, newer)
+    for query in ("", "?status=succeeded", "?q=heart"):
+        answer = client.get(f"/v1/jobs{query}")
+        assert answer.status_code == 200, answer.text
+        assert [job["id"] for job in answer.json()["items"]] == ([] if "status" in query else [older])
+    alone = client.get(f"/v1/jobs/{newer}")
+    assert (alone.status_code, "can't read its images.0.format" in alone.text) == (503, True)
+
+
 @pytest.mark.parametrize("path", ["", "/events", "/trace"])
 def test_one_of_them_is_a_503_that_says_why(client: httpx2.Client, redis: Redis, path: str) -> None:
     newer = made_newer(redis, post(client).json()["id"])
@@ -55,11 +79,8 @@ def test_one_of_them_is_a_503_that_says_why(client: httpx2.Client, redis: Redis,
     assert "a newer release of latentd wrote this job, and this gateway can't read its request" in answer.text
 
 
-def test_its_picture_is_a_503_too(client: httpx2.Client, redis: Redis, folder: Path) -> None:
-    job_id = post(client).json()["id"]
-    finish(redis, open_store(str(folder / "data" / "objects")), job_id, png((64, 64)))
-    result = job_state(redis, job_id)["result"]
-    redis.hset(job_key(made_newer(redis, job_id)), "result", result.replace('"png"', '"avif"'))
+def test_its_picture_is_a_503_too(client: httpx2.Client, redis: Redis, store: Store) -> None:
+    job_id = made_newer(redis, ended_newer(redis, store, post(client).json()["id"]))
     assert client.get(f"/v1/images/{job_id}-0").status_code == 503
 
 

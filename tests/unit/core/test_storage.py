@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from obstore.exceptions import BaseError
 
 from core.errors import ConfigurationError
 from core.storage import PROBE_OBJECT, check_creates, open_store, told
@@ -29,15 +30,17 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
         yield server
 
 
-@pytest.fixture
-def _without_conditions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A server in the place of the other one that takes PUT, but not with If-None-Match, as Backblaze's does."""
+@pytest.fixture(params=[501])
+def plain_puts(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """What a server in the place of the other one took: PUT, but not with If-None-Match (501 says Backblaze's)."""
+    taken: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_PUT(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             refuses = "If-None-Match" in self.headers
-            self.send_response(501 if refuses else 200)
+            taken.extend([] if refuses else [self.path])
+            self.send_response(request.param if refuses else 200)
             self.send_header("ETag", '"0"')
             self.send_header("Content-Length", str(len(REFUSED) if refuses else 0))
             self.end_headers()
@@ -50,7 +53,7 @@ def _without_conditions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
-    yield
+    yield taken
     server.shutdown()
     thread.join()
     server.server_close()
@@ -66,10 +69,19 @@ def test_a_folder_without_hard_links_takes_images_once(tmp_path: Path) -> None:
     assert names == ["0.png", "deployment"]
 
 
-@pytest.mark.usefixtures("s3", "_without_conditions")
-def test_a_server_without_conditional_puts_is_refused() -> None:
+@pytest.mark.usefixtures("s3")
+def test_a_server_without_conditional_puts_is_refused(plain_puts: list[str]) -> None:
     with pytest.raises(ConfigurationError, match=r"refuses PUT with If-None-Match: \*.* 501.* NotImplemented$"):
         check_creates(open_store(f"s3://{BUCKET}/latentd"))
+    assert len(plain_puts) == 1
+
+
+@pytest.mark.usefixtures("s3")
+@pytest.mark.parametrize("plain_puts", [503], indirect=True)
+def test_a_busy_server_is_not_taken_for_one(plain_puts: list[str]) -> None:
+    with pytest.raises(BaseError, match="503"):
+        check_creates(open_store(f"s3://{BUCKET}/latentd"))
+    assert plain_puts == []
 
 
 @pytest.mark.usefixtures("s3")

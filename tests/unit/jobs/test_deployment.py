@@ -138,7 +138,26 @@ def test_who_has_stopped_a_moment_ago_is_no_reason_to_complain(redis: Redis, red
         wait_for(lambda: has_id(store))
         witness.stop()
         witness.join(10)
-    assert logs == []
+    assert [(line["log_level"], line["event"][:21]) for line in logs] == [("warning", "a storage without an ")]
+
+
+def test_who_sees_it_asks_the_address_of_a_replica_anew(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    settings, store = a_machine(redis_url, tmp_path)
+    claim(settings, redis, store)
+    before = redis.client_id()
+    redis.replicaof("127.0.0.1", "1")
+    assert see(settings, redis, store)
+    redis.replicaof("NO", "ONE")
+    assert redis.client_id() != before
+
+
+def test_who_waits_says_so_once(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    before, first = a_machine(redis_url, tmp_path / "before")
+    claim(before, redis, first)
+    settings, store = a_machine(redis_url, tmp_path / "moved")
+    with capture_logs() as logs:
+        claim(settings, redis, store)
+    assert [line["log_level"] for line in logs] == ["info", "warning"]
 
 
 def test_a_witness_outlives_redis_and_storage(tmp_path: Path) -> None:

@@ -102,6 +102,14 @@ def test_handing_back_queues_in_front_and_spends_no_retry(redis: Redis) -> None:
     assert (again.job_id, again.resumed) == ("a", True)
 
 
+def test_who_claims_it_again_starts_with_the_steps_that_were_counted(redis: Redis) -> None:
+    publisher, run = start(redis)
+    redis.hset(job_key("a"), mapping={"step": "3", "steps": "7"})  # of which an estimate knows nothing
+    assert publisher.end(run, HandedBack())
+    again = claim(make_worker(redis, "worker-b"))
+    assert (again.shown, again.steps, run.request.run_steps == 7) == (3, 7, False)
+
+
 @pytest.mark.parametrize("charged_s", [0.0, 2.5, 100.0])
 @pytest.mark.parametrize("ending", [Canceled(), Failed(JobFailed("no").problem()), Succeeded(RESULT)])
 def test_a_budget_has_paid_what_was_measured(redis: Redis, ending: Ending, charged_s: float) -> None:
