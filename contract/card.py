@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from contract.base import Kind, Wire
 from contract.samplers import Schedule
@@ -22,6 +22,8 @@ EMBEDDING_FOLDERS = frozenset(("embeddings",))
 RESERVED = LORA_FOLDERS | CONTROLNET_FOLDERS | EMBEDDING_FOLDERS | {"vae", "vae-approx", "vae_approx"}
 ID = r"^[A-Za-z0-9_-]+$"
 DEPTH = 4  # of folders in folders
+
+C = TypeVar("C", bound=Wire)
 
 
 class CardDefaults(Wire):
@@ -273,3 +275,36 @@ def add_on_card_files(models_dir: Path, names: Collection[str]) -> list[Path]:
     """List the cards in those folders."""
     entries = (entry for folder in add_on_folders(models_dir, names) for entry in sorted(folder.iterdir()))
     return [entry for entry in entries if entry.name.endswith(ADD_ON_CARD) and entry.is_file()]
+
+
+A = TypeVar("A", InstalledLora, InstalledControlNet, InstalledEmbedding)
+
+
+def model_cards(models_dir: Path) -> Iterator[tuple[Path, ModelCard | str]]:
+    """Read the cards below a models directory: each file with its card, or why it has none that counts."""
+    return _first((_read(file, ModelCard) for file in card_files(models_dir)), lambda card: card.id)
+
+
+def add_on_cards(models_dir: Path, names: Collection[str], form: type[A]) -> Iterator[tuple[Path, A | str]]:
+    """Read the cards of add-ons in folders with one of these names; one whose file was deleted is none."""
+    cards = (_read(file, form) for file in add_on_card_files(models_dir, names))
+    there = ((file, card) for file, card in cards if isinstance(card, str) or (file.parent / card.file).is_file())
+    return _first(there, lambda card: card.called)
+
+
+def _read(file: Path, form: type[C]) -> tuple[Path, C | str]:
+    try:
+        return file, form.model_validate_json(file.read_bytes().decode("utf-8-sig"))
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False)[0]
+        return file, ": ".join(filter(None, (".".join(map(str, wrong["loc"])), wrong["msg"])))
+    except (UnicodeDecodeError, OSError) as error:
+        return file, str(error)
+
+
+def _first(cards: Iterable[tuple[Path, C | str]], called: Callable[[C], str]) -> Iterator[tuple[Path, C | str]]:
+    """Of several cards of one id or name the first one counts."""
+    taken: dict[str, Path] = {}
+    for file, card in cards:
+        other = file if isinstance(card, str) else taken.setdefault(called(card), file)
+        yield file, card if other == file else f"{other} has its id"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -26,8 +26,8 @@ from contract.card import (
     InstalledLora,
     LoraCard,
     ModelCard,
-    add_on_card_files,
-    card_files,
+    add_on_cards,
+    model_cards,
 )
 from contract.redis_keys import (
     CARDS_KEY,
@@ -51,7 +51,6 @@ CONVERT = "latentd models convert PATH $LATENTD_MODELS_DIR/NAME --to native"
 RECENT_S = 1.0
 
 C = TypeVar("C", bound=Wire)
-A = TypeVar("A", InstalledLora, InstalledControlNet, InstalledEmbedding)
 log = structlog.get_logger("service")
 
 
@@ -68,26 +67,20 @@ class ListedCard(ModelCard):
 
 def installed_cards(models_dir: Path) -> dict[str, ModelCard]:
     """Read the cards of a models directory by model id; one that doesn't validate is logged once and left out."""
-    found = (_load(path, ModelCard) for path in card_files(models_dir))
-    return {card.id: card for card in found if card is not None}
+    return {card.id: card for _, card in _left(model_cards(models_dir))}
 
 
 def card_folder(models_dir: Path, model: str) -> Path | None:
     """Find the folder whose card has this id."""
-    for path in card_files(models_dir):
-        card = _load(path, ModelCard)
-        if card is not None and card.id == model:
-            return path.parent
-    return None
+    return next((file.parent for file, card in _left(model_cards(models_dir)) if card.id == model), None)
 
 
-def _load(path: Path, form: type[C]) -> C | None:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        _leave_out(str(path), str(error))
-        return None
-    return _parse(text, str(path), form.model_validate_json)
+def _left(cards: Iterable[tuple[Path, C | str]]) -> Iterator[tuple[Path, C]]:
+    for file, card in cards:
+        if isinstance(card, str):
+            _leave_out(str(file), card)
+        else:
+            yield file, card
 
 
 @lru_cache(maxsize=256)
@@ -150,25 +143,17 @@ def _parse(text: str, source: str, read: Callable[[str], C]) -> C | None:
 
 def installed_loras(models_dir: Path) -> dict[str, LoraCard]:
     """Read the cards of a models directory's LoRAs by id; one that doesn't validate is logged once and left out."""
-    return {card.id: card.card for card in _add_ons(models_dir, LORA_FOLDERS, InstalledLora)}
+    return {card.id: card.card for _, card in _left(add_on_cards(models_dir, LORA_FOLDERS, InstalledLora))}
 
 
 def installed_controlnets(models_dir: Path) -> dict[str, ControlNetCard]:
     """Read those of its ControlNets as `installed_loras` does."""
-    return {card.id: card.card for card in _add_ons(models_dir, CONTROLNET_FOLDERS, InstalledControlNet)}
+    return {card.id: card.card for _, card in _left(add_on_cards(models_dir, CONTROLNET_FOLDERS, InstalledControlNet))}
 
 
 def installed_embeddings(models_dir: Path) -> dict[str, EmbeddingCard]:
     """Read the cards of a models directory's embeddings by name; one that doesn't validate is logged once, left out."""
-    return {card.name: card.card for card in _add_ons(models_dir, EMBEDDING_FOLDERS, InstalledEmbedding)}
-
-
-def _add_ons(models_dir: Path, folders: Collection[str], form: type[A]) -> Iterator[A]:
-    """Yield the cards of add-ons that are there; one whose file was deleted stays beside nothing."""
-    for path in add_on_card_files(models_dir, folders):
-        card = _load(path, form)
-        if card is not None and (path.parent / card.file).is_file():
-            yield card
+    return {card.name: card.card for _, card in _left(add_on_cards(models_dir, EMBEDDING_FOLDERS, InstalledEmbedding))}
 
 
 class AddOnRegistry(Generic[C]):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import structlog
-from pydantic import ValidationError
 
 from contract.card import (
     CONTROLNET_FOLDERS,
@@ -18,8 +16,8 @@ from contract.card import (
     InstalledEmbedding,
     InstalledLora,
     ModelCard,
-    add_on_card_files,
-    card_files,
+    add_on_cards,
+    model_cards,
 )
 from core.errors import ConfigurationError
 from core.settings import Settings
@@ -55,14 +53,14 @@ def write_missing_cards(models_dir: Path) -> None:
             log.warning("add-on left out", path=str(addon.path), error=addon.error)
         elif addon.written:
             log.info("card written", path=str(addon.path), name=addon.card.called, unserved=addon.card.unserved)
-    for file, card in _cards(models_dir):
-        if isinstance(card, Exception):
-            log.warning("card left out", path=str(file), error=str(card))
+    for file, card in model_cards(models_dir):
+        if isinstance(card, str):
+            log.warning("card left out", path=str(file), error=card)
 
 
 def find_cards(models_dir: Path) -> dict[str, tuple[ModelCard, Path]]:
     """Cards by model id, each with its folder, in order of the folders' names; one that doesn't read is left out."""
-    return {card.id: (card, file.parent) for file, card in _cards(models_dir) if isinstance(card, ModelCard)}
+    return {card.id: (card, file.parent) for file, card in model_cards(models_dir) if not isinstance(card, str)}
 
 
 def find_loras(models_dir: Path) -> dict[str, Found[InstalledLora]]:
@@ -81,25 +79,12 @@ def find_embeddings(models_dir: Path) -> dict[str, Found[InstalledEmbedding]]:
 
 
 def _find_addons(models_dir: Path, folders: Collection[str], form: type[A]) -> dict[str, Found[A]]:
-    """Find add-ons by the cards beside them, of one id or name the first, as they are scanned.
-
-    One whose card doesn't read was told of as cards were written.
-    """
-    found: dict[str, Found[A]] = {}
-    for file in add_on_card_files(models_dir, folders):
-        with suppress(ValidationError, UnicodeDecodeError, OSError):
-            card = form.model_validate_json(file.read_bytes().decode("utf-8-sig"))
-            if (file.parent / card.file).is_file():  # else it was deleted, and its card left
-                found.setdefault(card.called, Found(card, file.parent / card.file))
-    return found
-
-
-def _cards(models_dir: Path) -> Iterator[tuple[Path, ModelCard | Exception]]:
-    for file in card_files(models_dir):
-        try:
-            yield file, ModelCard.model_validate_json(file.read_bytes().decode("utf-8-sig"))
-        except (ValidationError, UnicodeDecodeError, OSError) as error:
-            yield file, error
+    """Find add-ons by the cards beside them; one whose card doesn't read was told of as cards were written."""
+    return {
+        card.called: Found(card, file.parent / card.file)
+        for file, card in add_on_cards(models_dir, folders, form)
+        if not isinstance(card, str)
+    }
 
 
 def default_model(found: FoundModels, settings: Settings) -> str:

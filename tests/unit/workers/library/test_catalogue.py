@@ -10,7 +10,7 @@ from contract.base import Kind
 from contract.card import CardDefaults, ModelCard
 from core.errors import ConfigurationError
 from core.settings import Settings
-from service.requests.cards import installed_loras
+from service.requests.cards import card_folder, installed_loras
 from tests.controls import CASE
 from tests.parity.run import CASES
 from tests.powers import as_an_ordinary_user
@@ -69,6 +69,25 @@ def test_a_card_that_does_not_read_is_left_out_with_one_line(tmp_path: Path) -> 
         write_missing_cards(tmp_path)
         assert list(find_cards(tmp_path)) == ["big"]
     assert [(line["event"], line["path"]) for line in lines] == [("card left out", str(tmp_path / "art" / "card.json"))]
+
+
+def test_of_two_cards_with_one_id_all_take_the_first(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write_card(tmp_path, "art", "txt2img")
+        (tmp_path / "art").rename(tmp_path / folder)
+        (tmp_path / "Lora" / folder).mkdir(parents=True)
+        shutil.copy(CASES / "lora" / "sd1_peft" / "lora.safetensors", tmp_path / "Lora" / folder / "x.safetensors")
+    with capture_logs() as lines:
+        write_missing_cards(tmp_path)
+    left_out = [line for line in lines if line["event"] == "card left out"]
+    assert [(line["path"], line["error"]) for line in left_out] == [
+        (str(tmp_path / "b" / "card.json"), f"{tmp_path / 'a' / 'card.json'} has its id")
+    ]
+    one, other = (tmp_path / "Lora" / folder / "x.card.json" for folder in ("a", "b"))
+    other.write_text(one.read_text("utf-8").replace('"description": ""', '"description": "the second"'), "utf-8")
+    assert find_cards(tmp_path)["art"][1] == card_folder(tmp_path, "art") == tmp_path / "a"
+    assert {name: found.card.card for name, found in find_loras(tmp_path).items()} == installed_loras(tmp_path)
+    assert [card.description for card in installed_loras(tmp_path).values()] == [""]
 
 
 def test_another_default_is_taken_only_where_none_was_chosen(tmp_path: Path) -> None:
