@@ -225,10 +225,6 @@ class BaseRequest(Wire):
         changed |= {"controls": tuple(controls)} if controls else {}
         return self.model_copy(update=changed) if changed else self
 
-    def arguments(self) -> dict[str, Any]:
-        """Dump as JSON for the RQ job."""
-        return self.model_dump(mode="json", round_trip=True)
-
 
 class GuidedRequest(BaseRequest):
     """What the kinds have that can be led by a condition."""

@@ -31,7 +31,7 @@ CANCELING_KEY = "latentd:canceling"  # set of running job ids that a client want
 
 
 def job_key(job_id: str) -> str:
-    """Hash: record, status, execution, started_at, ended_at, step, steps, numerics, result, error, cancel.
+    """Hash: record, status, execution, worker, started_at, ended_at, step, steps, numerics, result, error, cancel.
 
     `image:{k}` is the StoredImage k of a running job. `deaths` and `deaths_alone` count workers that died with the job
     since its last savepoint.
@@ -60,7 +60,7 @@ def refused_key(worker: str) -> str:
 
 
 def preview_key(job_id: str) -> str:
-    """String, minutes of life: JSON {step, image: base64 WebP}."""
+    """String, minutes of life: `Previews`, the newest of each image."""
     return f"latentd:preview:{job_id}"
 
 

@@ -127,7 +127,7 @@ def read_mask(data: Picture, mode: MaskMode, size: tuple[int, int], max_pixels: 
     return inside
 
 
-def read_depth(data: Picture, size: tuple[int, int], max_pixels: int, field: str = "depth") -> Image.Image:
+def read_depth(data: Picture, size: tuple[int, int], max_pixels: int) -> Image.Image:
     """Decode how near each pixel of a picture of `size` is, the nearer the brighter: mode I, 16 bits of grey.
 
     What this returned before is returned again.
@@ -135,6 +135,7 @@ def read_depth(data: Picture, size: tuple[int, int], max_pixels: int, field: str
     Raises:
         InvalidRequest: unreadable, of another size, coloured, or the same everywhere.
     """
+    field = "depth"
     if isinstance(data, Image.Image):
         depth = data
         _check_pixels(depth, max_pixels, field)

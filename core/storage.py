@@ -34,6 +34,7 @@ RETRIES: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)
 STAGED = re.compile(r"#\d+$")  # how LocalStore names files that it is writing; it lists none of them
 REFUSES = re.compile(r"status code: (4\d\d|501)")  # in obstore's texts: what asking again won't change
 HASH_DIGITS = 16
+FOLDERS = ("images", "uploads", "states")  # each with one a job, which go when the job does
 DEPLOYMENT_OBJECT = "deployment"  # the id that a storage shares with its Redis
 SWEEPS_OBJECT = "sweeps"  # how many of its sweeps it has seen
 PROBE_OBJECT = "probe"  # empty: what creating was tried with

@@ -61,7 +61,7 @@ local record = holder and redis.call('HGET', '{job_key("")}' .. holder, 'record'
 # One script, so that the limit and the budget are exact whatever gateways race; RQ's own script runs inside, last.
 # KEYS: record, RQ's job, work of the lane, events, waiting list, spent by the owner today, the owner's jobs, who waits
 # for work; the Idempotency-Key, where there is one.
-# ARGV: id, record, created ms, rows, steps, deadline in ms of Unix time or '', limit of the lane, GPU-seconds charged,
+# ARGV: id, record, created ms, work, steps, deadline in ms of Unix time or '', limit of the lane, GPU-seconds charged,
 # budget of the day or '', values of RQ's fields that differ. RQ_FIELDS are those that don't.
 _CREATE = f"""
 local function enqueue(KEYS, ARGV) {UNIQUE_ENQUEUE_SCRIPT} end

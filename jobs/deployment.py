@@ -26,11 +26,10 @@ from contract.redis_keys import DEPLOYMENT_KEY, PROPOSED_KEY, SEEN_KEY, SWEEPS_K
 from core.errors import ConfigurationError
 from core.redis_errors import forget_replica
 from core.settings import Settings
-from core.storage import DEPLOYMENT_OBJECT, SWEEPS_OBJECT, Store, create, may_be_unmounted
+from core.storage import DEPLOYMENT_OBJECT, FOLDERS, SWEEPS_OBJECT, Store, create, may_be_unmounted
 from core.text import as_text
 from jobs.layout import check_layout
 
-FOLDERS = ("images", "uploads", "states")
 LOST_SWEEPS = 2  # that a Redis may know less of after a fail-over, which is no other Redis yet
 LOOKED_AT = 500  # objects of each folder, among which one of our jobs is looked for
 SEEN_S, SAID_EVERY_S = 30, 10.0  # for how long it counts that somebody has seen the storage, and how often it is said

@@ -12,7 +12,7 @@ from rq.exceptions import InvalidJobOperation
 from contract.job import TERMINAL
 from contract.redis_keys import CANCELING_KEY, JOBS_KEY, gone_key, idempotency_key, keys_of, list_key, work_key
 from core.errors import Conflict
-from core.storage import Store, delete
+from core.storage import FOLDERS, Store, delete
 from jobs.end import Retention
 from jobs.stored_job import read_stored, transact
 
@@ -63,7 +63,7 @@ async def delete_objects(store: Store, job_id: str) -> None:
     Raises:
         OSError, BaseError: the storage is away.
     """
-    for folder in ("images", "uploads", "states"):
+    for folder in FOLDERS:
         found = await store.list(f"{folder}/{job_id}").collect_async()
         if found:
             await asyncio.to_thread(delete, store, [item["path"] for item in found])

@@ -28,7 +28,6 @@ from jobs.requeue import requeue
 from jobs.stored_job import LaneQueue, StoredJob, lane_queue, read_stored, transact
 
 DEATHS_ISOLATED = 3
-EXECUTION_KEY = "rq:execution:{}"
 
 log = structlog.get_logger()
 
@@ -70,7 +69,8 @@ def lapsed(redis: Redis, entries: Sequence[str]) -> list[str]:
     """
     with redis.pipeline(transaction=False) as pipe:
         for entry in entries:
-            pipe.exists(EXECUTION_KEY.format(entry))
+            job_id, execution_id = parse_composite_key(entry)
+            pipe.exists(Execution(execution_id, job_id, connection=redis).key)
         return [entry for entry, alive in zip(entries, pipe.execute(), strict=True) if not alive]
 
 

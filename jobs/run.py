@@ -26,11 +26,11 @@ class JobRun:
     record: JobRecord
     request: JobRequest  # with the numerics that it runs with, where strict
     started_at: datetime
-    canceled: bool = False  # asked for before the claim
-    resumed: bool = False  # it ran before, elsewhere
-    steps: int = 0  # over all images, the unit of progress: as estimated until the engine has planned them
-    isolated: bool = False  # workers died with it: the others stand still until it passes a savepoint
-    shown: int = 0  # the step that clients have seen; progress doesn't go back
+    canceled: bool  # asked for before the claim
+    resumed: bool  # it ran before, elsewhere
+    steps: int  # over all images, the unit of progress: as estimated until the engine has planned them
+    isolated: bool  # workers died with it: the others stand still until it passes a savepoint
+    shown: int  # the step that clients have seen; progress doesn't go back
     step: int = 0  # where the engine is
     saved_step: int = 0  # of the newest savepoint; written by its thread, as are the next three
     passed: bool = False  # whether this execution has written one

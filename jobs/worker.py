@@ -8,7 +8,6 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.typing import EncodableT, FieldT
 from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
-from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker.base import BaseWorker, WorkerStatus
 from rq.worker_registration import register
@@ -33,9 +32,6 @@ class BatchWorker(BaseWorker):
     def connection_timeout(self) -> int:
         """Nothing blocks here, so no command may take longer than it takes to notice that Redis is away."""
         return int(ANSWER_S)
-
-    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002
-        return HEARTBEAT_TTL_S
 
     def arrive(self) -> None:
         """Show the worker to RQ.

@@ -9,11 +9,12 @@ from pathlib import Path
 from contract.add_ons import AppliedControl
 from models.add_ons.controls.library import ControlLibrary
 from models.add_ons.controls.scan import scan_controls
-from models.add_ons.shelf import Found, Kept
+from models.add_ons.shelf import Kept
 from models.checkpoints.load import load
 from models.pipeline.pipeline import LatentDiffusion
 from tests.engines import NOWHERE
 from tests.parity.run import CASES
+from workers.library.catalogue import find_controlnets
 
 CASE = CASES / "controlnet"
 
@@ -36,9 +37,8 @@ def write_controls(models_dir: Path) -> Path:
 
 def library_of(models_dir: Path) -> ControlLibrary:
     """The ControlNets of a models directory, found as a worker finds them."""
-    scanned = scan_controls(models_dir)
-    found = {item.card.id: Found(item.card, item.path) for item in scanned if item.card is not None}
-    return ControlLibrary(found, Kept(1 << 30))
+    scan_controls(models_dir)
+    return ControlLibrary(find_controlnets(models_dir), Kept(1 << 30))
 
 
 def applied(models_dir: Path, name: str, **fields: object) -> AppliedControl:

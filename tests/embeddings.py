@@ -8,8 +8,8 @@ from pathlib import Path
 from contract.add_ons import AppliedEmbedding
 from models.add_ons.embeddings.library import EmbeddingLibrary
 from models.add_ons.embeddings.scan import scan_embeddings
-from models.add_ons.shelf import Found
 from tests.parity.run import CASES
+from workers.library.catalogue import find_embeddings
 
 CASE = CASES / "text"
 SD1 = CASE / "textual_inversion_sd1"
@@ -27,8 +27,8 @@ def write_embeddings(models_dir: Path) -> Path:
 
 def library_of(models_dir: Path) -> EmbeddingLibrary:
     """The embeddings of a models directory, found as a worker finds them."""
-    scanned = scan_embeddings(models_dir)
-    return EmbeddingLibrary({item.card.name: Found(item.card, item.path) for item in scanned if item.card})
+    scan_embeddings(models_dir)
+    return EmbeddingLibrary(find_embeddings(models_dir))
 
 
 def applied(models_dir: Path, *names: str) -> list[AppliedEmbedding]:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from contract.request import REQUESTS, JobRequest, parse_request
@@ -18,6 +19,7 @@ from models.add_ons.controls.library import ControlLibrary
 from models.add_ons.embeddings.library import EmbeddingLibrary
 from models.add_ons.loras.library import LoraLibrary
 from models.checkpoints.load import load
+from models.inputs import Inputs
 from models.pipeline.pipeline import LatentDiffusion
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 from workers.engine.engine import Engine
@@ -132,3 +134,44 @@ def finished(outcomes: Iterable[Outcome]) -> dict[tuple[str, int], Image.Image]:
 def failures(outcomes: Iterable[Outcome]) -> dict[str, str]:
     """What each failed job failed of."""
     return {o.job_id: o.error.detail for o in outcomes if isinstance(o, Aborted)}
+
+
+class Faulty:
+    """A model whose chosen parts fail, to see who notices."""
+
+    def __init__(self, model: LatentDiffusion) -> None:
+        self._model = model
+        self.most_rows = self.most_pictures = self.most_cells = 10**9  # cells: rows times height times width
+        self.most_prompts = 10**9
+        self.encodes: Callable[[], bool] = lambda: True
+        self.nan_at = -1.0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._model, name)
+
+    def predict(
+        self, z_t: torch.Tensor, timesteps: torch.Tensor, inputs: Inputs, *none: None, exact: bool
+    ) -> torch.Tensor:
+        prompts = 0 if inputs.context is None else len({tuple(row.flatten().tolist()) for row in inputs.context})
+        cells = len(z_t) * z_t[0, 0].numel()
+        if len(z_t) > self.most_rows or cells > self.most_cells or prompts > self.most_prompts:
+            raise RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            )
+        out = self._model.predict(z_t, timesteps, inputs, *none, exact=exact)
+        return torch.where((timesteps == self.nan_at)[:, None, None, None], torch.nan, out)
+
+    def encode_images(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.encodes():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self._model.encode_images(x)
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        if len(z) > self.most_pictures:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self._model.decode(z)
+
+
+def faulty_models() -> tuple[Faulty, dict[str, LatentDiffusion]]:
+    faulty = Faulty(tiny_models()["paint"])
+    return faulty, {"paint": faulty}  # type: ignore[dict-item]

@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from contract.add_ons import AppliedLora
 from models.add_ons.loras.library import LoraLibrary
 from models.add_ons.loras.scan import scan_loras
-from models.add_ons.shelf import Found, Kept
+from models.add_ons.shelf import Kept
 from models.checkpoints.load import load
 from models.pipeline.pipeline import LatentDiffusion
 from tests.parity.run import CASES
+from workers.library.catalogue import find_loras
 
 CASE = CASES / "lora"
 # Kohya's with a text encoder, LoCon with convolutions, PEFT's of another alpha: all for tiny SD 1 models of one shape.
@@ -39,10 +40,8 @@ def write_loras(models_dir: Path) -> Path:
 
 def library_of(models_dir: Path, kept: Kept | None = None) -> LoraLibrary:
     """The LoRAs of a models directory, found as a worker finds them."""
-    scanned = [item for item in scan_loras(models_dir) if item.card is not None]
-    return LoraLibrary(
-        {item.card.id: Found(item.card, item.path) for item in scanned if item.card}, kept or Kept(1 << 30)
-    )
+    scan_loras(models_dir)
+    return LoraLibrary(find_loras(models_dir), kept or Kept(1 << 30))
 
 
 def applied(models_dir: Path, **scales: float) -> list[AppliedLora]:

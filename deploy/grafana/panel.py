@@ -38,13 +38,11 @@ class Board:
     panels: tuple[Panel, ...]
 
 
-def rate(counter: str, by: str, where: str = "") -> str:
+def rate(counter: str, by: str) -> str:
     """Sum of a counter's rates a second, of the chosen models."""
-    labels = ",".join(part for part in ('model=~"$model"', where) if part)
-    return f"sum by ({by}) (rate({counter}{{{labels}}}[$__rate_interval]))"
+    return f'sum by ({by}) (rate({counter}{{model=~"$model"}}[$__rate_interval]))'
 
 
-def quantile(q: float, histogram: str, by: str, where: str = "") -> str:
+def quantile(q: float, histogram: str, by: str, where: str) -> str:
     """A quantile of a histogram."""
-    labels = f"{{{where}}}" if where else ""
-    return f"histogram_quantile({q}, sum by (le, {by}) (rate({histogram}_bucket{labels}[$__rate_interval])))"
+    return f"histogram_quantile({q}, sum by (le, {by}) (rate({histogram}_bucket{{{where}}}[$__rate_interval])))"

@@ -16,8 +16,6 @@ from typing import BinaryIO
 from core.errors import ConfigurationError, DiskFull, LatentdError
 from latentd.preference.study import Method, Showing, Study
 
-TASKS = (1, 2)
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -36,10 +36,10 @@ class Inception(nn.Module):
         self.Mixed_5c = BlockA(256, 64)
         self.Mixed_5d = BlockA(288, 64)
         self.Mixed_6a = ReductionB(288)
-        self.Mixed_6b = BlockC(768, 128)
-        self.Mixed_6c = BlockC(768, 160)
-        self.Mixed_6d = BlockC(768, 160)
-        self.Mixed_6e = BlockC(768, 192)
+        self.Mixed_6b = BlockC(128)
+        self.Mixed_6c = BlockC(160)
+        self.Mixed_6d = BlockC(160)
+        self.Mixed_6e = BlockC(192)
         self.Mixed_7a = ReductionD(768)
         self.Mixed_7b = BlockE(1280, "average")
         self.Mixed_7c = BlockE(2048, "max")
@@ -109,18 +109,18 @@ class ReductionB(nn.Module):
 
 
 class BlockC(nn.Module):
-    def __init__(self, a: int, c: int) -> None:
+    def __init__(self, c: int) -> None:
         super().__init__()
-        self.branch1x1 = Conv(a, 192, 1)
-        self.branch7x7_1 = Conv(a, c, 1)
+        self.branch1x1 = Conv(768, 192, 1)
+        self.branch7x7_1 = Conv(768, c, 1)
         self.branch7x7_2 = _along(c, c)
         self.branch7x7_3 = _down(c, 192)
-        self.branch7x7dbl_1 = Conv(a, c, 1)
+        self.branch7x7dbl_1 = Conv(768, c, 1)
         self.branch7x7dbl_2 = _down(c, c)
         self.branch7x7dbl_3 = _along(c, c)
         self.branch7x7dbl_4 = _down(c, c)
         self.branch7x7dbl_5 = _along(c, 192)
-        self.branch_pool = Conv(a, 192, 1)
+        self.branch_pool = Conv(768, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         seven = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))

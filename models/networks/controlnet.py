@@ -54,7 +54,6 @@ class ControlNet(UNetTrunk):
 
     def __init__(self, config: ControlNetConfig) -> None:
         super().__init__(config.unet)
-        self.hints = config
         self.mid_block = UNetMiddle(config.unet, config.mid_res_blocks)
         self.controlnet_cond_embedding = HintEmbedding(config)
         self.controlnet_down_blocks = nn.ModuleList(Conv2d(c, c, 1) for c in self.skip_channels)

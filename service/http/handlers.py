@@ -23,9 +23,6 @@ from core.storage import told
 from service.http.problems import cut, error_response, problem_format, problem_response, refusal
 
 CLIENT_LEFT = 499  # as nginx counts it
-# Redis refuses writes with these: its memory or disk is full, it is a replica, or without its master. The client
-# knows some by type and drops their code; Redis 6.2 puts a script's into the middle of the text.
-
 # An answer of Redis that was lost says nothing of whether the change before it was made.
 _UNKNOWN = {
     "POST": "; whether the job was made is unknown: ask again with the same Idempotency-Key, which makes no second job",

@@ -29,7 +29,7 @@ from service.auth.access import Caller
 from service.auth.signing import ImageUrls, read_signer
 from service.jobs.views import read_job
 from service.webhooks.addresses import check_url
-from service.webhooks.send import NotSent, Resolve, resolve, send
+from service.webhooks.send import NotSent, send
 
 GROUP = "gateways"
 # Nine tries over eleven hours.
@@ -101,7 +101,6 @@ class Webhooks:
         *,
         prefix: str = "",
         backoff_s: Sequence[float] = BACKOFF_S,
-        resolving: Resolve = resolve,
     ) -> None:
         self._redis = redis
         self._backlogs = backlogs
@@ -110,7 +109,6 @@ class Webhooks:
         self._retention_s = retention_s
         self._prefix = prefix
         self._backoff_s = backoff_s
-        self._resolving = resolving
         self._name = uuid.uuid4().hex
         self._sending: set[asyncio.Task[None]] = set()
 
@@ -204,7 +202,7 @@ class Webhooks:
         assert job.request.webhook_url is not None
         target = check_url(job.request.webhook_url, self._allow)
         data = JobEnded.of(job, message.type).model_dump_json().encode()
-        return await send(target, self._secret, f"msg_{job.id}", data, self._allow, self._resolving)
+        return await send(target, self._secret, f"msg_{job.id}", data, self._allow)
 
     def _failed(self, message: Message, at: datetime, status: int | None, error: str) -> Delivery:
         """Note a failure: 410 says that nobody listens any more; all else is tried again while the backoff lasts."""

@@ -201,26 +201,36 @@ class Engine:
 
     def _prepare(self, job: EngineJob) -> list[Outcome]:
         began, shape = self._clock(), job.specs[0].latent_shape
-        failed = self._begin(job, lambda: self._start(job), "encoding its pictures")
-        return failed or [Prepared(job.job_id, self._clock() - began, job.step, job.steps, shape)]
+
+        def prepared() -> Outcome:
+            return Prepared(job.job_id, self._clock() - began, job.step, job.steps, shape)
+
+        return self._begin(job, lambda: self._start(job), prepared, "encoding its pictures")
 
     def _enlarge(self, slot: Slot) -> list[Outcome]:
         job, began = self._jobs.get(slot.job_id), self._clock()
         if job is None:
             return []  # what was just read of its last call failed it
-        failed = self._begin(job, lambda: [job.enlarge(slot.index, self._conditions)], "enlarging its picture")
-        return failed or [Enlarged(job.job_id, self._clock() - began)]
 
-    def _begin(self, job: EngineJob, work: Callable[[], list[Slot]], what: str) -> list[Outcome]:
-        """Let those images take part that `work` brings to a stage; what there is to report if it can't, else none."""
+        def enlarged() -> Outcome:
+            return Enlarged(job.job_id, self._clock() - began)
+
+        return self._begin(job, lambda: [job.enlarge(slot.index, self._conditions)], enlarged, "enlarging its picture")
+
+    def _begin(
+        self, job: EngineJob, work: Callable[[], list[Slot]], done: Callable[[], Outcome], what: str
+    ) -> list[Outcome]:
+        """Let those images take part that `work` brings to a stage, and report it, or why it can't be."""
         try:
             slots = or_none(work)
         except LatentdError as error:
             return [self._abort(job, error)]
-        if slots is None:
-            return [OutOfMemory(job.admission.request.model, "encode", 1), self._abort(job, _too_large(what))]
-        self._policy.start(slots)
-        return []
+        if slots is not None:
+            self._policy.start(slots)
+            return [done()]
+        if self._chunk is not None:  # without its memory there may be enough
+            return self._decoded() + (self._begin(job, work, done, what) if job.job_id in self._jobs else [])
+        return [OutOfMemory(job.admission.request.model, "encode", 1), self._abort(job, _too_large(what))]
 
     def _start(self, job: EngineJob) -> list[Slot]:
         job.specs = [self._equipped(spec) for spec in job.specs]
@@ -291,13 +301,11 @@ class Engine:
     def _split(self, batch: Batch) -> list[Outcome]:
         """Answer a call that ran out of memory: smaller ones from now on; who fits in none fails."""
         outcomes: list[Outcome] = [OutOfMemory(batch.model, "denoise", batch.padded_rows)]
-        if batch.strict or len(batch.slots) == 1:
-            stuck = [slot.job_id for slot in batch.slots if slot.strict or not batch.strict]
-            error = _too_large(f"a call of {batch.padded_rows} rows")
-            jobs = [job for job_id in dict.fromkeys(stuck) if (job := self._jobs.get(job_id)) is not None]
-            return outcomes + [self._abort(job, error) for job in jobs]
-        self._policy.halve_call(batch)
-        return outcomes
+        if len(batch.slots) > 1:
+            self._policy.split_call(batch)
+            return outcomes
+        job = self._jobs.get(batch.slots[0].job_id)  # None: what was just read of its last call failed it
+        return outcomes + ([self._abort(job, _too_large(f"a call of {batch.padded_rows} rows"))] if job else [])
 
     def _decode(self, slots: tuple[Slot, ...]) -> list[Outcome]:
         """Begin a chunk, after the one before has ended."""

@@ -1,8 +1,8 @@
 """Which slots go into the next UNet call: pure logic on an injected clock, without torch, models or Redis.
 
-A slot is one image of a job: a latent, a plan of rows and a position in it. Slots batch when model, latent shape and
-variant agree. Every slot advances: what was served longest ago goes first, bulk counts as served `ageing_s` later
-than it was, and models take turns.
+A slot is one image of a job: a latent, a plan of rows and a position in it. Slots batch when model and latent shape
+agree; all else is gathered per row. Every slot advances: what was served longest ago goes first, bulk counts as served
+`ageing_s` later than it was, and models take turns.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ Shape: TypeAlias = tuple[int, ...]
 @dataclass(slots=True, eq=False)
 class Slot:
     """One image while it is denoised. `shape` is its latent's (c, h, w), `rows_per_step` 2 with guidance (3 where a
-    picture leads beside the text), else 1, and 1 in the calls of `unguided` positions; `variant` names what the network
-    computes with that can't be gathered per row; `claimed_for` is the model whose room it takes, where that was
-    another's when the job was claimed.
+    picture leads beside the text), else 1, and 1 in the calls of `unguided` positions; `claimed_for` is the model whose
+    room it takes, where that was another's when the job was claimed.
     """
 
     job_id: str
@@ -37,7 +36,6 @@ class Slot:
     position: int = 0
     lane: Lane = "interactive"
     strict: bool = False
-    variant: str = ""
     unguided: frozenset[int] = frozenset()
     goes_on: bool = False  # behind its last row another stage of the image begins
     claimed_for: str = ""
@@ -58,7 +56,7 @@ class Slot:
 
     @property
     def group(self) -> Group:
-        return Group(self.model, self.shape, self.variant)
+        return Group(self.model, self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,6 @@ class Group:
 
     model: str
     shape: Shape
-    variant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +112,7 @@ class StepScheduler:
         self._ageing_s = ageing_s
         self._slots: dict[tuple[str, int], Slot] = {}
         self._ceilings: dict[tuple[str, Shape], int] = {}
+        self._parted: set[Group] = set()
         self._last_turn: dict[str, int] = {}
         self._last_served: dict[str, float] = {}
         self._turn = 0
@@ -185,6 +183,11 @@ class StepScheduler:
         known = self._ceilings.get((model, shape), self._max_rows)
         self._ceilings[model, shape] = max(1, min(rows, known))
 
+    def part_strict(self, group: Group) -> None:
+        """Remember that a strict call of this group carries one slot, and padding: it ran out of memory with more, of
+        which others may have brought what was too much."""
+        self._parted.add(group)
+
     def ceiling(self, model: str, shape: Shape) -> int:
         """Return the most rows of a fast call of this model and shape."""
         return self._ceilings.get((model, shape), self._max_rows)
@@ -215,10 +218,10 @@ class StepScheduler:
         return max(rows, min(1 << (rows - 1).bit_length(), limit)) if self._buckets else rows
 
     def _strict_batch(self, peers: Sequence[Slot]) -> Batch:
-        strict_first = sorted(peers, key=lambda slot: not slot.strict)
-        slots = _fill(strict_first, self._strict_rows)
+        strict_first, group = sorted(peers, key=lambda slot: not slot.strict), peers[0].group
+        slots = _fill(strict_first[:1] if group in self._parted else strict_first, self._strict_rows)
         rows = tuple(slot.rows for slot in slots)
-        return Batch(peers[0].group, slots, rows, max(self._strict_rows, sum(rows)), strict=True)
+        return Batch(group, slots, rows, max(self._strict_rows, sum(rows)), strict=True)
 
     def _next_turn(self) -> int:
         self._turn += 1

@@ -145,9 +145,12 @@ class TurnPolicy:
         for waiting in (self._unprepared, self._previews, self._deadlines, self._isolated):
             waiting.pop(job_id, None)
 
-    def halve_call(self, batch: Batch) -> None:
+    def split_call(self, batch: Batch) -> None:
         """After a call that ran out of memory, the next ones are smaller; this one didn't count."""
-        self._scheduler.lower_ceiling(batch.model, batch.group.shape, max(1, batch.rows // 2))
+        if batch.strict:
+            self._scheduler.part_strict(batch.group)
+        else:
+            self._scheduler.lower_ceiling(batch.model, batch.group.shape, max(1, batch.rows // 2))
 
     def halve_chunk(self, chunk: tuple[Slot, ...]) -> None:
         """After a decoding chunk that ran out of memory, half of it is the most; its images go first again."""

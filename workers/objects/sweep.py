@@ -23,9 +23,9 @@ from contract.job import TERMINAL, JobResult
 from contract.redis_keys import job_key, state_key, sweeping_key
 from core.clock import CLOCK
 from core.errors import NewerRelease
-from core.storage import Store, delete, tidy, told
+from core.storage import FOLDERS, Store, delete, tidy, told
 from core.text import as_text
-from jobs.deployment import FOLDERS, belong_together, count_sweep, stored_id
+from jobs.deployment import belong_together, count_sweep, stored_id
 from jobs.end import Retention
 from jobs.expire import expired, forget
 from workers.queue.circuit_breaker import CircuitBreaker

@@ -17,7 +17,6 @@ SIZE = 128
 SAMPLERS = ("ddim", "plms", "euler", "dpmpp_2m", "ddpm", "unipc")
 PROMPTS = ("red heart", "green apple", "blue fish", "sun", "grinning face", "yellow star")
 STRICT_ROWS = 4
-MAX_ROWS = 16
 
 
 def requests() -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from models.checkpoints.inspect import inspect
 from models.checkpoints.layouts.detect import load_checkpoint, loaded_files
 from models.checkpoints.layouts.detected import DETECTED
 from models.checkpoints.load import load
-from models.checkpoints.scan import ScannedCheckpoint, scan
+from models.checkpoints.scan import scan
 from service.requests.cards import installed_cards
 from tests.parity.run import CASES
 from tests.tiny import write_tiny
@@ -37,10 +37,6 @@ def put(path: Path, source: Path = SD1) -> Path:
     if not (path.parent / "tokenizer").exists():
         shutil.copytree(FOLDER / "tokenizer", path.parent / "tokenizer")
     return Path(shutil.copy(source, path))
-
-
-def by_name(folder: Path) -> dict[str, ScannedCheckpoint]:
-    return {item.path.relative_to(folder).as_posix(): item for item in scan(folder)}
 
 
 def ids(folder: Path) -> list[str]:

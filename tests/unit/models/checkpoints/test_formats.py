@@ -30,7 +30,6 @@ from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 from tests.unit.models.checkpoints.compvis_keys import random_state, sd_shapes
 
 SD1 = CASES / "single_file" / "sd1_single_file"
-SD2 = CASES / "single_file" / "sd2_v_single_file"
 TEXT = CASES / "compvis" / "ldm_text_full"
 FOLDER = CASES / "diffusers" / "stable_diffusion_1" / "pipeline"
 LEGACY = CASES / "diffusers" / "ldm_super_resolution_legacy_names" / "pipeline"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,7 +10,6 @@ from models.samplers import Plan
 from models.samplers.steps import Interval
 from models.schedule import Array, NoiseLevel, Prediction
 
-Network = Callable[[Array, float], Array]
 Noise = Sequence[Array]
 
 

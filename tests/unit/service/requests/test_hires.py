@@ -35,7 +35,7 @@ def test_defaults_are_the_requests() -> None:
     assert request.hires.model_dump() == {"scale": 2.0, "strength": 0.5, "steps": 12, "upscaler": "lanczos"}
     assert (request.run_steps, request.width, models_of(request)) == (18, 64, ("painter",))
     assert resolved(None).hires is None
-    assert "hires" not in resolved(None).arguments()
+    assert "hires" not in resolved(None).model_dump(mode="json", round_trip=True)
 
 
 def test_a_model_that_enlarges_comes_with_its_own_defaults() -> None:

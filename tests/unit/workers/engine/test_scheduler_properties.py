@@ -24,7 +24,6 @@ class NewSlot:
     steps: int
     lane: str
     strict: bool
-    variant: str
 
 
 arrivals = st.lists(
@@ -38,7 +37,6 @@ arrivals = st.lists(
         steps=st.integers(1, 12),
         lane=st.sampled_from(["interactive", "bulk"]),
         strict=st.booleans(),
-        variant=st.integers(0, 9).map(lambda n: "other" if n == 0 else ""),
     ),
     min_size=1,
     max_size=20,
@@ -92,7 +90,7 @@ def _slots(job_id: str, job: NewSlot) -> list[Slot]:
     return [
         Slot(
             job_id, k, job.model, job.shape, job.rows, job.steps,
-            lane=job.lane, strict=job.strict, variant=job.variant,  # type: ignore[arg-type]  # a lane, as drawn
+            lane=job.lane, strict=job.strict,  # type: ignore[arg-type]  # a lane, as drawn
         )
         for k in range(job.slots)
     ]  # fmt: skip
@@ -119,7 +117,7 @@ def test_no_slot_starves(jobs: list[NewSlot], size: tuple[int, int]) -> None:
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.integers(1, 2), st.integers(6, 20)), min_size=12, max_size=12))
 def test_twelve_at_once_take_at_most_a_third_of_the_calls(kinds: list[tuple[int, int]]) -> None:
-    jobs = [NewSlot(0, 1, "emoji", (4, 32, 32), rows, steps, "interactive", False, "") for rows, steps in kinds]
+    jobs = [NewSlot(0, 1, "emoji", (4, 32, 32), rows, steps, "interactive", False) for rows, steps in kinds]
     run = Simulated(jobs, 16, 4)
     assert len(run.batches) <= sum(steps for _, steps in kinds) / 3
 

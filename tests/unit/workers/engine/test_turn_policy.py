@@ -145,7 +145,7 @@ def test_a_call_without_memory_is_halved() -> None:
     bench.turn()
     call = bench.policy.next()
     assert isinstance(call, CallUNet)
-    bench.policy.halve_call(call.batch)
+    bench.policy.split_call(call.batch)
     again = bench.policy.next()
     assert isinstance(again, CallUNet)
     assert (call.batch.rows, again.batch.rows) == (16, 8)

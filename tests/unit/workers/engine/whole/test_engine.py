@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from contract.add_ons import Hires
 from core.errors import DeadlineMissed, InvalidRequest, JobFailed
-from models.inputs import Inputs
 from models.pipeline.pipeline import LatentDiffusion
 from models.samplers import compile_plan
-from models.samplers.update import apply
 from tests.engines import (
     NOWHERE,
     failures,
+    faulty_models,
     finished,
     make_engine,
     make_request,
@@ -25,9 +22,8 @@ from tests.engines import (
     play,
     tiny_models,
 )
-from workers.engine.device import Aside
 from workers.engine.engine import run
-from workers.engine.messages import Aborted, Admission, Called, Finished, Outcome, OutOfMemory, Prepared, Stepped
+from workers.engine.messages import Aborted, Admission, Called, Finished, Outcome, Prepared, Stepped
 
 EITHER = pytest.mark.parametrize("as_gpu", [False, True])  # outcomes at once, or read with a later turn
 SHAPES = ((4, 8, 8), (4, 16, 16))  # of the latents of a job of 64 pixels, and of its pass at twice the size
@@ -195,38 +191,6 @@ def test_bad_requests_are_refused_at_admission() -> None:
     assert not engine.busy
 
 
-class _Faulty:
-    """A model whose chosen parts fail, to see who notices."""
-
-    def __init__(self, model: LatentDiffusion) -> None:
-        self._model = model
-        self.most_rows = self.most_pictures = self.most_cells = 10**9  # cells: rows times height times width
-        self.nan_at = -1.0
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._model, name)
-
-    def predict(
-        self, z_t: torch.Tensor, timesteps: torch.Tensor, inputs: Inputs, *none: None, exact: bool
-    ) -> torch.Tensor:
-        if len(z_t) > self.most_rows or len(z_t) * z_t[0, 0].numel() > self.most_cells:
-            raise RuntimeError(
-                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
-            )
-        out = self._model.predict(z_t, timesteps, inputs, *none, exact=exact)
-        return torch.where((timesteps == self.nan_at)[:, None, None, None], torch.nan, out)
-
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
-        if len(z) > self.most_pictures:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return self._model.decode(z)
-
-
-def _faulty() -> tuple[_Faulty, dict[str, LatentDiffusion]]:
-    faulty = _Faulty(tiny_models()["paint"])
-    return faulty, {"paint": faulty}  # type: ignore[dict-item]
-
-
 class _Watchful:
     """A model that notes whether its networks run without gradients."""
 
@@ -256,7 +220,7 @@ def test_every_network_runs_in_inference_mode() -> None:
 
 @EITHER
 def test_nan_latents_fail_their_job_alone(as_gpu: bool) -> None:
-    faulty, models = _faulty()
+    faulty, models = faulty_models()
     faulty.nan_at = compile_plan("ddim", faulty.schedule, 7).rows[3].t
     outcomes = play(make_engine(models, as_gpu=as_gpu), [_job("bad", steps=7, num_images=2), _job("good", steps=8)])
     assert failures(outcomes) == {"bad": "NaN or infinite latents at step 7 of 14"}
@@ -265,7 +229,7 @@ def test_nan_latents_fail_their_job_alone(as_gpu: bool) -> None:
 
 @EITHER
 def test_nan_in_the_last_step_of_a_first_pass_fails_its_job_alone(as_gpu: bool) -> None:
-    faulty, models = _faulty()
+    faulty, models = faulty_models()
     faulty.nan_at = compile_plan("ddim", faulty.schedule, 7).rows[-1].t
     second = Hires(scale=2.0, strength=0.5, steps=8, upscaler="latent")
     engine = make_engine(models, as_gpu=as_gpu)
@@ -274,108 +238,8 @@ def test_nan_in_the_last_step_of_a_first_pass_fails_its_job_alone(as_gpu: bool) 
     assert list(finished(outcomes)) == [("good", 0)]
 
 
-@pytest.mark.parametrize("which", [1, 2, 4])
-def test_a_call_that_lacks_memory_at_its_end_is_repeated_whole(monkeypatch: pytest.MonkeyPatch, which: int) -> None:
-    """No picture of it has gone on: else some would skip a step."""
-    clone, jobs, cloned = torch.Tensor.clone, [_job(name, steps=3) for name in ("a", "b")], count(1)
-    reached: list[object] = []  # once the network has answered
-
-    def short(x: torch.Tensor) -> torch.Tensor:
-        if reached and next(cloned) == which:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return clone(x)
-
-    def applied(*given: Any) -> object:
-        reached.append(apply(*given))
-        return reached[-1]
-
-    expected = finished(play(make_engine(), jobs))
-    with monkeypatch.context() as patch:
-        patch.setattr("workers.engine.denoise.apply", applied)
-        patch.setattr(torch.Tensor, "clone", short)
-        outcomes = play(make_engine(), jobs)
-    assert [o.size for o in outcomes if isinstance(o, OutOfMemory)] == [4]
-    for key, picture in finished(outcomes).items():
-        apart = np.asarray(picture).astype(int) - np.asarray(expected[key])
-        assert np.abs(apart).max() <= 1
-
-
-@EITHER
-def test_a_call_that_runs_out_of_memory_is_split_and_the_ceiling_kept(as_gpu: bool) -> None:
-    faulty, models = _faulty()
-    faulty.most_rows = 5
-    engine = make_engine(models, as_gpu=as_gpu)
-    outcomes = play(engine, [_job(f"j{i}") for i in range(8)])
-    assert len(finished(outcomes)) == 8
-    assert [o.size for o in outcomes if isinstance(o, OutOfMemory)] == [16, 8]
-    assert max(o.rows for o in outcomes if isinstance(o, Called)) == 4
-    again = play(engine, [_job(f"k{i}") for i in range(8)])
-    assert not any(isinstance(o, OutOfMemory) for o in again)
-
-
-def test_a_job_that_fits_in_no_call_fails_and_a_strict_call_keeps_its_size() -> None:
-    faulty, models = _faulty()
-    faulty.most_rows = 1
-    engine = make_engine(models)
-    outcomes = play(engine, [_job("guided"), _job("plain", guidance_scale=1.0)])
-    assert list(failures(outcomes)) == ["guided"]
-    assert list(finished(outcomes)) == [("plain", 0)]
-    faulty.most_rows = 3
-    outcomes = play(engine, [_job("strict", determinism="strict"), _job("plain", guidance_scale=1.0)])
-    assert list(failures(outcomes)) == ["strict"]
-    assert list(finished(outcomes)) == [("plain", 0)]
-
-
-@EITHER
-def test_a_second_pass_that_runs_out_of_memory_is_split_and_the_first_isn_t(as_gpu: bool) -> None:
-    faulty, models = _faulty()
-    faulty.most_cells = 5 * 16 * 16  # of the second pass five rows; of the first all that may share a call
-    second = Hires(scale=2.0, strength=0.5, steps=8, upscaler="latent")
-    engine = make_engine(models, as_gpu=as_gpu)
-    outcomes = play(engine, [_job("a", hires=second, num_images=8)])
-    assert len(finished(outcomes)) == 8
-    split = [o.size for o in outcomes if isinstance(o, OutOfMemory)]
-    assert split
-    assert min(split) > 5
-    rows = {shape: max(o.rows for o in outcomes if isinstance(o, Called) and o.shape == shape) for shape in SHAPES}
-    assert rows[SHAPES[0]] == 16
-    assert rows[SHAPES[1]] <= 5
-    assert not any(isinstance(o, OutOfMemory) for o in play(engine, [_job("b", hires=second, num_images=8)]))
-    faulty.most_cells = 3 * 16 * 16  # fewer than a strict call's rows
-    jobs = [_job("large", hires=second, determinism="strict"), _job("small", determinism="strict")]
-    outcomes = play(engine, jobs)
-    assert failures(outcomes) == {"large": "a call of 4 rows doesn't fit in this device's memory"}
-    assert list(finished(outcomes)) == [("small", 0)]
-
-
-@EITHER
-def test_decoding_that_runs_out_of_memory_takes_fewer_at_a_time(as_gpu: bool) -> None:
-    faulty, models = _faulty()
-    faulty.most_pictures = 1
-    engine = make_engine(models, as_gpu=as_gpu)
-    outcomes = play(engine, [_job("a", num_images=4)])
-    assert len(finished(outcomes)) == 4
-    assert [o.size for o in outcomes if isinstance(o, OutOfMemory)] == [4, 2]
-    faulty.most_pictures = 0
-    assert "memory" in failures(play(engine, [_job("b")]))["b"]
-
-
-def test_a_call_that_lacks_what_decoding_beside_it_has_is_repeated_after_that(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Aside, "ready", lambda _: False)  # as while a GPU decodes
-    faulty, models = _faulty()
-    engine = make_engine(models, as_gpu=True)
-    engine.admit(_job("short", steps=2))
-    engine.admit(_job("long", steps=6))
-    outcomes: list[Outcome] = []
-    while engine.busy:
-        faulty.most_rows = 10**9 if engine._chunk is None else 0
-        outcomes += engine.turn()
-    assert set(finished(outcomes)) == {("short", 0), ("long", 0)}
-    assert not any(isinstance(o, OutOfMemory) for o in outcomes)
-
-
 def test_other_errors_of_a_network_are_not_hidden() -> None:
-    faulty, models = _faulty()
+    faulty, models = faulty_models()
     engine = make_engine(models)
     faulty.predict = lambda *_, **__: 1 / 0  # type: ignore[assignment, method-assign]
     engine.admit(_job("a"))
