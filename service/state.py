@@ -93,20 +93,27 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
     if settings.storage_public_url is not None:
         public = open_public(settings.storage, settings.storage_public_url)
     folder = settings.models_dir
-    cards = CardRegistry(redis, folder)
-    loras = AddOnRegistry(redis, LORAS_KEY, LoraCard, partial(installed_loras, folder))
-    embeddings = AddOnRegistry(redis, EMBEDDINGS_KEY, EmbeddingCard, partial(installed_embeddings, folder))
-    controlnets = AddOnRegistry(redis, CONTROLNETS_KEY, ControlNetCard, partial(installed_controlnets, folder))
 
     async def any_key() -> bool:
         return bool(await redis.hlen(KEYS_KEY))
 
-    keys_made = SingleFlight(any_key)
-    backlogs, waiters, metrics = Backlogs(redis), Waiters(redis), Metrics()
-    streams = OpenStreams(settings.event_streams)
-    known, required, prefix = (cards, loras, embeddings, controlnets), keys_required, settings.public_path
     return Gateway(
-        settings, redis, rq, store, *known, backlogs, waiters, keys_made, metrics, public, streams, required, prefix
+        settings=settings,
+        redis=redis,
+        rq=rq,
+        store=store,
+        cards=CardRegistry(redis, folder),
+        loras=AddOnRegistry(redis, LORAS_KEY, LoraCard, partial(installed_loras, folder)),
+        embeddings=AddOnRegistry(redis, EMBEDDINGS_KEY, EmbeddingCard, partial(installed_embeddings, folder)),
+        controlnets=AddOnRegistry(redis, CONTROLNETS_KEY, ControlNetCard, partial(installed_controlnets, folder)),
+        backlogs=Backlogs(redis),
+        waiters=Waiters(redis),
+        keys_made=SingleFlight(any_key),
+        metrics=Metrics(),
+        public=public,
+        streams=OpenStreams(settings.event_streams),
+        keys_required=keys_required,
+        prefix=settings.public_path,
     )
 
 

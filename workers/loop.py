@@ -69,10 +69,30 @@ class Loop:
         self._events = EventWriter(redis, clock)
         self._saving = Saving(table, engine, savepoints, save_s, clock)
         self._isolation = Isolation(table, engine, self._saving, redis, breaker)
-        parts = (table, worker, engine, storing, self._events, self._isolation, metrics)
-        self._publishing = Publishing(*parts, retention=retention, breaker=breaker)
-        feeders = (table, library, self.claims, engine, storing, self._isolation, self._publishing, metrics)
-        self._intake = Intake(*feeders, redis=redis, breaker=breaker, clock=clock)
+        self._publishing = Publishing(
+            runs=table,
+            worker=worker,
+            engine=engine,
+            storing=storing,
+            events=self._events,
+            isolation=self._isolation,
+            metrics=metrics,
+            retention=retention,
+            breaker=breaker,
+        )
+        self._intake = Intake(
+            runs=table,
+            library=library,
+            claims=self.claims,
+            engine=engine,
+            storing=storing,
+            isolation=self._isolation,
+            publishing=self._publishing,
+            metrics=metrics,
+            redis=redis,
+            breaker=breaker,
+            clock=clock,
+        )
         self._stop_at: float | None = None
         self._stops: deque[float] = deque()  # graces that were asked for and not told yet
         self._round_at = clock()

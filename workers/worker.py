@@ -89,11 +89,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     port = settings.metrics_port
     listening = None if port is None else listen(settings.metrics_host, port, "LATENTD_METRICS_PORT")
     write_missing_cards(settings.models_dir)
-    # Where inductor keeps what it fused, so that a restarted worker needn't make it again.
-    fused = settings.data_dir.resolve() / "fused"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(fused))
-    # Triton loads libraries from its own, first below the home: in a container that may be no place to load from.
-    os.environ.setdefault("TRITON_CACHE_DIR", str(fused / "triton"))
+    _keep_compiled(settings)
     library = open_library(settings, model_ids, device)
     engine = engine_of(settings, library)
     cards, addons = _served_cards(settings, library), _addons(settings.models_dir)
@@ -129,6 +125,16 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
         storing.close()
         savepoints.close()
         _leave(worker, redis, list(cards), device_kind(torch.device(device)), keeps_jobs=bool(loop.runs()))
+
+
+def _keep_compiled(settings: Settings) -> None:
+    """Let inductor keep what it fused, so that a restarted worker needn't make it again.
+
+    Triton loads libraries from its cache, which is else below the home: in a container no place to load from.
+    """
+    fused = settings.data_dir.resolve() / "fused"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(fused))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(fused / "triton"))
 
 
 def _meet(settings: Settings, redis: Redis, store: Store) -> None:

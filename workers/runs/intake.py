@@ -38,6 +38,7 @@ class Intake:
 
     def __init__(
         self,
+        *,
         runs: RunTable,
         library: ModelLibrary,
         claims: Claims,
@@ -46,7 +47,6 @@ class Intake:
         isolation: Isolation,
         publishing: Publishing,
         metrics: WorkerMetrics,
-        *,
         redis: Redis,
         breaker: CircuitBreaker,
         clock: Callable[[], float],

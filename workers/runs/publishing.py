@@ -27,6 +27,7 @@ class Publishing:
 
     def __init__(
         self,
+        *,
         runs: RunTable,
         worker: BatchWorker,
         engine: Engine,
@@ -34,7 +35,6 @@ class Publishing:
         events: EventWriter,
         isolation: Isolation,
         metrics: WorkerMetrics,
-        *,
         retention: Retention,
         breaker: CircuitBreaker,
     ) -> None:
