@@ -18,7 +18,7 @@ from service.compat.attended import Session, attended, fault, finished
 from service.compat.files import as_text, opened, read_images, written
 from service.compat.openai.answers import ImageEvent, envelope
 from service.compat.openai.draw import Drawing, size_of, usage
-from service.jobs.events import StopSignals, follow, read_previews
+from service.jobs.events import COMMENT_S, StopSignals, follow, read_previews
 from service.jobs.images import check_not_canceled
 
 
@@ -43,12 +43,28 @@ async def server_sent(session: Session, drawing: Drawing, made: Callable[[Job], 
         made(job)
         yield b": accepted\n\n"
         try:
-            async for piece in _events(session, drawing, job):
+            async for piece in _never_silent(_events(session, drawing, job)):
                 yield piece
         except LatentdError as error:
             yield wire_error(error.problem())
         except ClientDisconnect:
             return
+
+
+async def _never_silent(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Pass pieces on, with a comment after each COMMENT_S of silence: proxies close a stream that says nothing."""
+    coming = asyncio.ensure_future(anext(pieces, b""))
+    try:
+        while True:
+            if not (await asyncio.wait((coming,), timeout=COMMENT_S))[0]:
+                yield b": still here\n\n"
+            elif piece := coming.result():
+                yield piece
+                coming = asyncio.ensure_future(anext(pieces, b""))
+            else:
+                return
+    finally:
+        coming.cancel()
 
 
 async def _events(session: Session, drawing: Drawing, job: Job) -> AsyncIterator[bytes]:

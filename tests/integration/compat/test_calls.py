@@ -24,6 +24,7 @@ from core.errors import JobFailed
 from core.storage import open_store
 from service.app import create_app
 from service.auth import keys
+from service.compat.openai import streams
 from service.requests import decoders
 from tests.gateway import PAINTER, fail, finish, mask, png, running, settings_for
 
@@ -235,6 +236,19 @@ def test_partial_images_are_the_first_picture_s(client: httpx2.Client, redis: Re
     shown = [Image.open(io.BytesIO(base64.b64decode(event["b64_json"]))) for event in partial]
     assert [(each.format, each.getpixel((5, 5))) for each in shown] == [("PNG", (255, 0, 0))] * 2
     assert {event["type"] for event in told.queue} == {"image_generation.completed"}
+
+
+@pytest.mark.parametrize("partial_images", [0, 1])
+def test_a_stream_whose_job_waits_is_never_silent(
+    client: httpx2.Client, redis: Redis, folder: Path, monkeypatch: pytest.MonkeyPatch, partial_images: int
+) -> None:
+    monkeypatch.setattr(streams, "COMMENT_S", 0.1)
+    body = {"prompt": "x", "stream": True, "partial_images": partial_images}
+    with client.stream("POST", GENERATIONS, json=body) as answer:
+        lines = answer.iter_lines()
+        assert [next(lines) for _ in range(5)][::2] == [": accepted", ": still here", ": still here"]
+        finish(redis, open_store(str(folder / "data" / "objects")), job_made(redis), png())
+        assert [line for line in lines if line.startswith("event: ")] == ["event: image_generation.completed"]
 
 
 def test_partial_images_of_an_edit_are_of_the_steps_that_its_strength_leaves(
