@@ -32,6 +32,7 @@ FILLS: tuple[Fill, ...] = ("surroundings", "original", "original", "grey")  # by
 NOISE, LATENT_RESIZE = 2, 3
 CHECKPOINT = "sd_model_checkpoint"
 CLIP_SKIP = "CLIP_stop_at_last_layers"
+PAGE_SCRIPTS = ("seed", "sampler", "refiner")  # parts of the web UI's page: its own API doesn't read them either
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,14 +190,21 @@ def _check(post: DrawingPost) -> None:
     if post.images > MAX_IMAGES:
         detail = f"batch_size times n_iter is {post.images}; at most {MAX_IMAGES} images are made at once"
         raise InvalidRequest(detail, field="batch_size", value=post.images, bound=MAX_IMAGES)
-    always = (post.alwayson_scripts or {}).items()
-    scripts = [post.script_name] if post.script_name else [name for name, asked in always if _asks(asked)]
+    always = [name for name, asked in (post.alwayson_scripts or {}).items() if _asks(asked)]
+    scripts = [post.script_name] if post.script_name else [name for name in always if name.lower() not in PAGE_SCRIPTS]
     if scripts:
         detail = f"script {scripts[0]!r} not found; there are none here"
         raise InvalidRequest(detail, field="script_name", value=scripts[0], bound="no script")
 
 
 def _asks(script: Any) -> bool:
-    """Tell whether a script is asked for anything: clients name some without arguments, or with `false` alone."""
+    """Tell whether a script is asked for anything: clients name some without arguments, or switched off.
+
+    A script's switch is its first argument; of units, the `enabled` of each.
+    """
     arguments = script.get("args") if isinstance(script, dict) else script
-    return any(arguments) if isinstance(arguments, list) else bool(arguments)
+    if not isinstance(arguments, list):
+        return bool(arguments)
+    if arguments and arguments[0] is False:
+        return False
+    return any(each and (not isinstance(each, dict) or each.get("enabled", True)) for each in arguments)

@@ -51,7 +51,9 @@ class DrawingPost(Sent):
     )
     send_images: Flag | None = Field(default=None, description="false: answer without images.")
     script_name: str | None = Field(default=None, max_length=200, description="There are no scripts here: refused.")
-    alwayson_scripts: dict[str, Any] | None = Field(default=None, description="There are none here: refused.")
+    alwayson_scripts: dict[str, Any] | None = Field(
+        default=None, description="There are none here: refused, unless switched off."
+    )
 
     @property
     def images(self) -> int:

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from contract.card import LoraCard
 from core.errors import InvalidRequest
 from core.pictures import lossless
-from service.compat.a1111.draw import _frame
+from service.compat.a1111.draw import _check, _frame
 from service.compat.a1111.hires import fixed, second_pass
 from service.compat.a1111.ignored import ignored
 from service.compat.a1111.infotext import MAX_CHUNKS, MAX_TEXT, MAX_TEXTS, SIGNATURE, parse, read_texts
@@ -49,6 +49,27 @@ def test_samplers_resolve_by_what_the_card_lists(name: str | None, ours: str | N
 def test_a_region_reaches_as_far_as_its_mask_is_blended(sent: dict[str, int], padding: int) -> None:
     post = Img2ImgSent.model_validate({"init_images": ["x"], "mask": "x", **sent})
     assert _frame(post).padding == padding
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("ControlNet", [{"enabled": False, "model": "x"}, {"enabled": False}]),
+        ("ADetailer", [False, {"ad_model": "face_yolov8n.pt"}]),
+        ("Dynamic Thresholding (CFG Scale Fix)", [False, 7, 100, "Constant"]),
+        ("Refiner", [False, "", 0.8]),
+        ("Seed", [-1, False, -1, 0, 0, 0]),
+        ("sampler", [20, "Euler", "Automatic"]),
+    ],
+)
+def test_scripts_that_are_switched_off_or_of_the_page_alone_pass(name: str, arguments: list[object]) -> None:
+    _check(Txt2ImgSent.model_validate({"alwayson_scripts": {name: {"args": arguments}}}))
+
+
+@pytest.mark.parametrize("arguments", [[{"enabled": False}, {"model": "x"}], [{"enabled": True}], [True, {}], [0, 1]])
+def test_scripts_that_ask_for_anything_are_refused(arguments: list[object]) -> None:
+    with pytest.raises(InvalidRequest, match="script 'other' not found"):
+        _check(Txt2ImgSent.model_validate({"alwayson_scripts": {"other": {"args": arguments}}}))
 
 
 def test_unknown_names_are_refused_with_those_that_are_known() -> None:
