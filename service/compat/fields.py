@@ -28,8 +28,8 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def read_json(request: Request, model: type[M]) -> M:
-    """Read a JSON body; a long one in a thread.
+async def read_json(request: Request, model: type[M], *, strict: bool = True) -> M:
+    """Read a JSON body; a long one in a thread. Unless `strict`, numbers may be texts, or whole ones have a point.
 
     Raises:
         UnsupportedMedia, MalformedRequest, InvalidRequest, BodyTooLarge: it is none that `model` takes.
@@ -40,15 +40,15 @@ async def read_json(request: Request, model: type[M]) -> M:
         raise UnsupportedMedia(f"Content-Type is {shown(media)!r}", field="Content-Type", value=media, bound=bound)
     data = await request.body()
     if len(data) <= SHORT_BYTES:
-        return _parsed(data, model)
-    return await asyncio.to_thread(_parsed, data, model)
+        return _parsed(data, model, strict)
+    return await asyncio.to_thread(_parsed, data, model, strict)
 
 
-def _parsed(data: bytes, model: type[M]) -> M:
+def _parsed(data: bytes, model: type[M], strict: bool) -> M:
     if len(data) > SHORT_BYTES:
         check_marks(data)
     try:
-        return model.model_validate(parse_object(data), strict=True)
+        return model.model_validate(parse_object(data), strict=strict)
     except ValidationError as error:
         raise invalid(error, model) from error
 

@@ -27,6 +27,7 @@ from service.state import Gateway
 
 PREVIEW_EVERY = 5
 MASK_BLUR = 4
+ONE_STEP = 0.001  # the strength that leaves one step of at most 1000; the web UI runs one at 0, too
 FITS: tuple[Fit, ...] = ("stretch", "crop", "pad", "stretch")  # by resize_mode
 FILLS: tuple[Fill, ...] = ("surroundings", "original", "original", "grey")  # by inpainting_fill
 NOISE, LATENT_RESIZE = 2, 3
@@ -107,7 +108,7 @@ def _frame(post: Img2ImgSent) -> Frame:
 
 def _repainting(post: Img2ImgSent, card: ModelCard, warnings: list[JobWarning]) -> dict[str, Any]:
     """Return strength, and with a mask how it is blended."""
-    strength = post.denoising_strength
+    strength = ONE_STEP if post.denoising_strength == 0 else post.denoising_strength
     if post.mask is None:
         edits = "image_guidance_scale" in card.fields  # clients send a scale whatever the model
         return {"strength": strength} | ({"image_guidance_scale": post.image_cfg_scale} if edits else {})

@@ -16,6 +16,7 @@ from service.http.problems import shown
 from service.requests.posts import MAX_HIRES_SCALE
 
 STRENGTH, SCALE = 0.75, 2.0
+NEAREST = "nearest"  # among the web UI's upscalers, of which clients offer each for this pass
 # Of the second pass alone; here it has the first one's.
 FIXED = frozenset(
     (
@@ -56,13 +57,15 @@ def fixed(post: Txt2ImgSent) -> Iterator[JobWarning]:
     mode = (post.hr_upscaler or "").lower()
     if post.enable_hr and mode.startswith("latent") and mode != LATENT:
         yield told("hr_upscaler", f"hr_upscaler {shown(post.hr_upscaler)!r} counts as {LATENT_MODE}")
+    if post.enable_hr and mode == NEAREST:
+        yield told("hr_upscaler", f"hr_upscaler {shown(post.hr_upscaler)!r} counts as Lanczos")
 
 
 def _upscaler(name: str | None, cards: Mapping[str, ModelCard]) -> str:
     wanted = (name or LATENT_MODE).lower()
     if wanted.startswith("latent"):
         return LATENT
-    if wanted in ("none", LANCZOS):  # without an upscaler the web UI resizes by Lanczos, too
+    if wanted in ("none", NEAREST, LANCZOS):  # without an upscaler the web UI resizes by Lanczos, too
         return LANCZOS
     known = hires_upscalers(cards)
     found = next((each for each in known if each.lower() == wanted), None)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from service.http.problems import describe
 from service.requests.posts import MAX_SIZE, MIN_SIZE, PROMPT_CHARACTERS
 
 MAX_IMAGES = 16
@@ -15,15 +16,32 @@ Flag = bool | int
 Base64: TypeAlias = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
 
 
+def _numbers_as_texts(schema: dict[str, Any]) -> None:
+    """Document that a number may be a text, too."""
+    for field in schema.get("properties", {}).values():
+        allowed = field.get("anyOf", [])
+        if any(each.get("type") in ("integer", "number") for each in allowed):
+            allowed.append({"type": "string"})
+
+
 class Sent(BaseModel):
     """Base of all: clients send every field that they know, null where they mean the default."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, json_schema_extra=_numbers_as_texts)
 
     @property
     def extras(self) -> Mapping[str, Any]:
         """What was sent and isn't a field here."""
         return self.model_extra or {}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flag_is_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what pydantic would read as 1 or 0, as the web UI's values are read leniently."""
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and "bool" not in str(field.annotation):
+            raise ValueError(describe(field))
+        return value
 
 
 class DrawingPost(Sent):
@@ -83,7 +101,7 @@ class Img2ImgSent(DrawingPost):
     init_images: list[Base64] = Field(min_length=1, max_length=1, description="One picture as base64.")
     mask: Base64 | None = Field(default=None, description="As base64; white is repainted.")
     denoising_strength: float | None = Field(
-        default=None, gt=0, le=1, description="How much of the picture is forgotten."
+        default=None, ge=0, le=1, description="How much of the picture is forgotten; 0: one step all the same."
     )
     image_cfg_scale: float | None = Field(
         default=None, description="How much is kept of the picture, by models of InstructPix2Pix alone; from 1 to 50."
@@ -110,6 +128,12 @@ class Img2ImgSent(DrawingPost):
     )
     inpainting_mask_invert: Flag | None = Field(default=None, description="1: repaint what is black.")
     include_init_images: Flag | None = Field(default=None, description="Echo the pictures in `parameters`.")
+
+    @field_validator("mask")
+    @classmethod
+    def _no_mask(cls, mask: str | None) -> str | None:
+        """Take an empty text for none, as the web UI does."""
+        return mask or None
 
 
 class ExtrasPost(Sent):

@@ -92,7 +92,7 @@ def choose(sampler: str | None, scheduler: str | None, card: ModelCard) -> Chose
         InvalidRequest: the model can't run the sampler, or there is no such scheduler; naming those that are.
     """
     schedule = _scheduler(scheduler)
-    if sampler is None:
+    if not sampler:
         return Chosen(None, schedule.ours)
     found = _find(sampler, card)
     if found is not None:

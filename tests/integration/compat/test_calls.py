@@ -341,6 +341,17 @@ def _picture(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+def test_values_are_read_as_leniently_as_by_the_web_ui(client: httpx2.Client, redis: Redis) -> None:
+    card = PAINTER.model_copy(update={"id": "over", "tasks": ("img2img",), "fields": (*PAINTER.fields, "strength")})
+    redis.hset(CARDS_KEY, card.id, card.to_json())
+    sent = {"steps": "2", "seed": -1.0, "cfg_scale": "7", "mask_blur": 4.0, "sampler_name": "", "sampler_index": ""}
+    picture = {"init_images": [_picture(png())], "mask": "", "denoising_strength": 0, "inpaint_full_res": 1}
+    picture["override_settings"] = {"sd_model_checkpoint": card.id}
+    job = client.get(f"/v1/jobs/{leave(client, redis, '/sdapi/v1/img2img', sent | picture)}").json()
+    assert (job["kind"], job["request"]["steps"], job["request"]["guidance_scale"]) == ("img2img", 2, 7.0)
+    assert int(job["request"]["steps"] * job["request"]["strength"]) == 0, "one step, as there"
+
+
 @pytest.mark.parametrize(
     ("path", "body", "told"),
     [
@@ -349,6 +360,9 @@ def _picture(data: bytes) -> str:
         (TXT2IMG, {"alwayson_scripts": {"ControlNet": {"args": [{"model": "x"}]}}}, "script 'ControlNet' not found"),
         (TXT2IMG, {"override_settings": {"sd_model_checkpoint": "x"}}, "checkpoint 'x' not found; there are painter"),
         (TXT2IMG, {"steps": "many"}, "steps is 'many'; it must be an integer from 1 to 1000"),
+        (TXT2IMG, {"steps": 2.5}, "steps is 2.5; it must be an integer from 1 to 1000"),
+        (TXT2IMG, {"steps": "0"}, "steps is '0'; it must be an integer from 1 to 1000"),
+        (TXT2IMG, {"steps": True}, "steps is True; it must be an integer from 1 to 1000"),
         ("/sdapi/v1/img2img", {}, "init_images is required"),
         (
             "/sdapi/v1/img2img",

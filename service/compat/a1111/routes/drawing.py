@@ -56,7 +56,7 @@ WAITED = answers(400, 404, 408, 409, 413, 415, 500, 504, 507)  # of calls that r
 async def draw(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
     """Waits for the end; a client that leaves before cancels the job."""
     caller.check_reads()
-    post = await read_json(request, Txt2ImgSent)
+    post = await read_json(request, Txt2ImgSent, strict=False)
     drawing = await txt2img(gateway, post)
     return await _drawn(Session(gateway, caller, request.is_disconnected), post, drawing)
 
@@ -72,7 +72,7 @@ async def draw(request: Request, gateway: Current, caller: CurrentCaller) -> Res
 async def draw_over(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
     """Waits for the end; a client that leaves before cancels the job."""
     caller.check_reads()
-    post = await read_json(request, Img2ImgSent)
+    post = await read_json(request, Img2ImgSent, strict=False)
     drawing = await img2img(gateway, post)
     return await _drawn(Session(gateway, caller, request.is_disconnected), post, drawing)
 
@@ -96,7 +96,7 @@ async def _drawn(asked: Session, post: DrawingPost, drawing: Drawing) -> Respons
 async def extra_single(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
     """Waits for the end; a client that leaves before cancels the job."""
     caller.check_reads()
-    post = await read_json(request, ExtraSinglePost)
+    post = await read_json(request, ExtraSinglePost, strict=False)
     files = await enlarged(Session(gateway, caller, request.is_disconnected), post, [post.image])
     if isinstance(files, Problem):
         return error_response(files, {})
@@ -114,7 +114,7 @@ async def extra_single(request: Request, gateway: Current, caller: CurrentCaller
 async def extra_batch(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
     """Waits for the end; a client that leaves before cancels the jobs."""
     caller.check_reads()
-    post = await read_json(request, ExtraBatchPost)
+    post = await read_json(request, ExtraBatchPost, strict=False)
     pictures = [file.data for file in post.imageList]
     files = await enlarged(Session(gateway, caller, request.is_disconnected), post, pictures)
     if isinstance(files, Problem):

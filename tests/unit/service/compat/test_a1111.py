@@ -186,11 +186,11 @@ def test_the_high_resolution_pass_is_translated() -> None:
     assert asked() == {"scale": 2.0, "strength": 0.75, "steps": None, "upscaler": "latent"}
     chosen = asked(hr_scale=1.5, denoising_strength=0.4, hr_second_pass_steps=7, hr_upscaler="Upscaler")
     assert chosen == {"scale": 1.5, "strength": 0.4, "steps": 7, "upscaler": "upscaler"}
-    assert [(asked(hr_upscaler=name) or {})["upscaler"] for name in ("Latent (bicubic)", "Lanczos", "None")] == [
+    assert [(asked(hr_upscaler=name) or {})["upscaler"] for name in ("Latent (bicubic)", "Lanczos")] == [
         "latent",
         "lanczos",
-        "lanczos",
     ]
+    assert [(asked(hr_upscaler=name) or {})["upscaler"] for name in ("None", "Nearest")] == ["lanczos"] * 2
     assert (asked(hr_resize_x=96, hr_resize_y=0) or {})["scale"] == 1.5
     assert (asked(width=128, height=64, hr_resize_x=256, hr_resize_y=128) or {})["scale"] == 2.0
     assert asked(enable_hr=False, denoising_strength=0, hr_scale=0, hr_upscaler="unheard") is None
@@ -199,7 +199,7 @@ def test_the_high_resolution_pass_is_translated() -> None:
 @pytest.mark.parametrize(
     ("sent", "field"),
     [
-        ({"hr_upscaler": "Nearest"}, "hr_upscaler"),
+        ({"hr_upscaler": "Bilinear"}, "hr_upscaler"),
         ({"hr_scale": 1}, "hr_scale"),
         ({"hr_scale": 5}, "hr_scale"),
         ({"hr_resize_x": 32}, "hr_resize_x"),
@@ -225,6 +225,8 @@ def test_what_the_second_pass_takes_from_the_first_is_told() -> None:
     told_of = fixed(Txt2ImgSent.model_validate({"enable_hr": True, **own}))
     assert [warning.field for warning in told_of] == ["hr_sampler_name", "hr_upscaler"]
     assert not list(fixed(Txt2ImgSent.model_validate(own)))
+    nearest = fixed(Txt2ImgSent.model_validate({"enable_hr": True, "hr_upscaler": "Nearest"}))
+    assert [warning.message for warning in nearest] == ["hr_upscaler 'Nearest' counts as Lanczos"]
 
 
 @pytest.mark.parametrize(
