@@ -14,7 +14,7 @@ ROUTERS = (openai.router, drawing.router, session.router, lists.router)
 FORMATS = {
     "/v1/images/generations": openai_error,
     "/v1/images/edits": openai_error,
-    "/v1/images/variations": openai_error,  # isn't served, and says so
+    "/v1/images/variations": openai_error,
     "/sdapi/": a1111_error,
     "/internal/": a1111_error,
 }

@@ -1,4 +1,4 @@
-"""POST /v1/images/generations and /v1/images/edits."""
+"""POST /v1/images/generations and /v1/images/edits; /v1/images/variations, which says that it isn't served."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from contract.job import Job
+from core.errors import NotFound
 from service.compat.attended import Session, attend, fault
 from service.compat.fields import read_json
 from service.compat.openai.answers import ErrorEnvelope, ImagesAnswer, error_response
@@ -90,6 +91,12 @@ async def edits(request: Request, gateway: Current, caller: CurrentCaller) -> Re
         caller.check_reads()
     session = Session(gateway, caller, request.is_disconnected)
     return await _drawn(session, request, await edit(gateway, post, files))
+
+
+@router.post("/variations", include_in_schema=False)
+async def variations() -> None:
+    """Refuse what would else be taken for an image's id."""
+    raise NotFound("variations aren't served; POST /v1/images/edits draws over a picture, with a prompt")
 
 
 async def _drawn(session: Session, request: Request, drawing: Drawing) -> Response:

@@ -401,7 +401,9 @@ def test_refusals_of_openai_s_calls(client: httpx2.Client) -> None:
         "prompt is required": client.post(GENERATIONS, json={}),
         "body is not JSON": client.post(GENERATIONS, content=b"{", headers={"Content-Type": "application/json"}),
     }
-    assert client.post("/v1/images/variations", files={"image": png()}).json()["error"]["code"]
+    variations = client.post("/v1/images/variations", files={"image": png()})
+    assert (variations.status_code, variations.json()["error"]["code"]) == (404, "not_found")
+    assert "variations aren't served; POST /v1/images/edits" in variations.json()["error"]["message"]
     for told, answer in answers.items():
         assert answer.status_code in (400, 415), answer.text
         assert told in answer.json()["error"]["message"]
