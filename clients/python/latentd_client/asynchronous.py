@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 from PIL import Image as Pillow
 
-from latentd_client.calls import Call, Patience, connection, document, gone_is_well
+from latentd_client.calls import Call, Patience, check_type, connection, document, gone_is_well, read
 from latentd_client.following import SILENCE_S, Following
-from latentd_client.records import Event, Image, Job
+from latentd_client.records import Event, Image, Job, Page
 from latentd_client.synchronous import ended
 from latentd_client.tasks import DryRun, Tasks, task_call
 
@@ -42,7 +42,7 @@ class AsyncClient(Tasks[Awaitable[Job]]):
         return Patience(self._patience_s, self._refused_s)
 
     async def submit(self, kind: str, **fields: Any) -> Job:
-        return Job.of(document(await self._send(task_call(kind, fields))))
+        return read(await self._send(task_call(kind, fields)), Job.of)
 
     async def dry_run(self, kind: str, **fields: Any) -> DryRun:
         """Return the resolved request, its tokens, and the predicted wait and GPU-seconds; no job is made."""
@@ -50,22 +50,21 @@ class AsyncClient(Tasks[Awaitable[Job]]):
 
     async def job(self, id: str) -> Job:
         """Return a job as it is now."""
-        return Job.of(document(await self._send(Call("GET", f"/v1/jobs/{id}"))))
+        return read(await self._send(Call("GET", f"/v1/jobs/{id}")), Job.of)
 
     async def jobs(self, **filters: str | int) -> AsyncIterator[Job]:
         """Yield the key's jobs, newest first; `filters` are those of GET /v1/jobs."""
         cursor: str | None = ""
         while cursor is not None:
-            page = await self._mapping(
-                Call("GET", "/v1/jobs", params={**filters, **({"cursor": cursor} if cursor else {})})
-            )
-            for item in page["items"]:
-                yield Job.of(item)
-            cursor = page["next_cursor"]
+            call = Call("GET", "/v1/jobs", params={**filters, **({"cursor": cursor} if cursor else {})})
+            page = read(await self._send(call), Page.of)
+            for job in page.items:
+                yield job
+            cursor = page.next_cursor
 
     async def models(self) -> list[Mapping[str, Any]]:
         """Return the cards of the installed checkpoints."""
-        return list((await self._mapping(Call("GET", "/v1/models")))["items"])
+        return read(await self._send(Call("GET", "/v1/models")), lambda answer: list(answer["items"]))
 
     async def events(self, job: Job) -> AsyncIterator[Event]:
         """Yield a job's events from its first on, as they happen, to the one that ends it; reconnects where need be."""
@@ -89,6 +88,8 @@ class AsyncClient(Tasks[Awaitable[Job]]):
                 await asyncio.sleep(patience.after(answer) or 0.0)
                 return
             following.begin(answer.status_code)
+            if not following.ended:
+                check_type(answer, "text/event-stream")
             try:
                 async for line in answer.aiter_lines():
                     if (event := following.read(line)) is not None:
@@ -96,7 +97,8 @@ class AsyncClient(Tasks[Awaitable[Job]]):
                     if following.ended:
                         return
             finally:
-                patience.renew()
+                if following.held:
+                    patience.renew()
         if not following.ended:
             raise httpx.RemoteProtocolError("the event stream ended before its job")
 
@@ -122,11 +124,13 @@ class AsyncClient(Tasks[Awaitable[Job]]):
 
     async def image_file(self, image: Image) -> bytes:
         """Return a picture's file, as it is stored."""
-        return (await self._send(Call("GET", f"/v1/images/{image.id}"))).content
+        answer = await self._send(Call("GET", f"/v1/images/{image.id}"))
+        check_type(answer, "image/")
+        return answer.content
 
     async def cancel(self, job: Job) -> Job:
         """Cancel a job: at once where it waits, at its next step where it runs; one that ended stays as it is."""
-        return Job.of(document(await self._send(Call("DELETE", f"/v1/jobs/{job.id}"))))
+        return read(await self._send(Call("DELETE", f"/v1/jobs/{job.id}")), Job.of)
 
     async def purge(self, job: Job) -> None:
         """Remove an ended job for good: images, uploads and record; one that is gone stays so."""

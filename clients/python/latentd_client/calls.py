@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -20,6 +20,8 @@ SERVER = "http://127.0.0.1:8000"
 AGAIN = frozenset({429, 502, 503, 504})  # busy, away, or a proxy that found nobody
 GONE = 410
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 8.0
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,11 @@ def connection(server: str | None, api_key: str | None, timeout_s: float) -> dic
     base = server or os.environ.get("LATENTD_SERVER") or SERVER
     if not _is_address(base):
         raise ClientError(f"{base!r} is no address of a service; one is {SERVER!r}")
+    limits = httpx.Limits(
+        max_connections=None, max_keepalive_connections=20
+    )  # each event stream holds one while it runs
     # The storage may be elsewhere; httpx sends no key to another host.
-    return {"base_url": base, "headers": headers, "timeout": timeout_s, "follow_redirects": True}
+    return {"base_url": base, "headers": headers, "timeout": timeout_s, "follow_redirects": True, "limits": limits}
 
 
 def _is_address(base: str) -> bool:
@@ -134,8 +139,30 @@ def document(answer: httpx.Response) -> dict[str, Any]:
         value = None
     if isinstance(value, dict):
         return value
+    raise _stranger(answer)
+
+
+def read(answer: httpx.Response, of: Callable[[dict[str, Any]], Read]) -> Read:
+    """Make of an answer's JSON what it is expected to be.
+
+    Raises:
+        Unreachable: it is something else, so that what answers is no latentd.
+    """
+    try:
+        return of(document(answer))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise _stranger(answer) from error
+
+
+def check_type(answer: httpx.Response, kind: str) -> None:
+    """Raises Unreachable where an answer's content type doesn't begin with `kind`: what answers is no latentd."""
+    if not answer.headers.get("Content-Type", "").lower().startswith(kind):
+        raise _stranger(answer)
+
+
+def _stranger(answer: httpx.Response) -> Unreachable:
     found = answer.headers.get("Content-Type", "no content type")
-    raise Unreachable(f"{answer.request.url} answered {answer.status_code} with {found}: is it latentd's address?")
+    return Unreachable(f"{answer.request.url} answered {answer.status_code} with {found}: is it latentd's address?")
 
 
 @contextmanager
@@ -158,6 +185,7 @@ def _problem(answer: httpx.Response) -> Problem:
         raw = answer.json()
     except ValueError:
         raw = None
-    if not isinstance(raw, dict):  # a proxy's page
-        raw = {"detail": f"{answer.status_code} {answer.reason_phrase} from {answer.request.url}"}
-    return Problem.of({"status": answer.status_code} | raw)
+    raw = raw if isinstance(raw, dict) else {}  # a proxy's page
+    told = raw.get("detail") or raw.get("title") or raw.get("message")  # the last is others', as a Kubernetes ingress
+    detail = told or f"{answer.status_code} {answer.reason_phrase} from {answer.request.url}"
+    return Problem.of(raw | {"status": answer.status_code, "detail": detail})

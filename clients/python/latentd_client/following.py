@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 
 from latentd_client.calls import Call
 from latentd_client.records import Event
 
 SILENCE_S = 60.0  # the service sends a comment every few seconds
+HELD_S = 1.0
 
 
 class Following:
@@ -18,6 +20,8 @@ class Following:
         self._job_id = job_id
         self._fields: dict[str, str] = {}
         self._last_id = ""
+        self._began = 0.0
+        self._told = False
         self.ended = False
 
     @property
@@ -29,10 +33,18 @@ class Following:
     def begin(self, status: int) -> None:
         """Forget half an event of the connection before; 204 says that none follows."""
         self._fields = {}
+        self._began = time.monotonic()
+        self._told = False
         self.ended = status == 204
+
+    @property
+    def held(self) -> bool:
+        """Whether somebody was there: a line came, or the stream stayed open; not where it is empty at once, again."""
+        return self._told or time.monotonic() - self._began >= HELD_S
 
     def read(self, line: str) -> Event | None:
         """Take one line; return the event that it ends."""
+        self._told = True
         if line:
             name, _, value = line.partition(":")
             self._fields[name] = value.removeprefix(" ")

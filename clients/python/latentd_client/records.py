@@ -94,6 +94,19 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Page:
+    """Some of the key's jobs; `next_cursor` asks for those after them."""
+
+    items: tuple[Job, ...]
+    next_cursor: str | None
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Page:
+        """Read the service's list of jobs."""
+        return cls(tuple(map(Job.of, raw["items"])), raw["next_cursor"])
+
+
+@dataclass(frozen=True)
 class Event:
     """One event of a job: queued, started, step, image, and exactly one of succeeded, failed, canceled."""
 

@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 from PIL import Image as Pillow
 
-from latentd_client.calls import Call, Patience, connection, document, gone_is_well
+from latentd_client.calls import Call, Patience, check_type, connection, document, gone_is_well, read
 from latentd_client.errors import JobCanceled, JobFailed
 from latentd_client.following import SILENCE_S, Following
-from latentd_client.records import Event, Image, Job
+from latentd_client.records import Event, Image, Job, Page
 from latentd_client.tasks import DryRun, Tasks, task_call
 
 
@@ -43,7 +43,7 @@ class Client(Tasks[Job]):
         return Patience(self._patience_s, self._refused_s)
 
     def submit(self, kind: str, **fields: Any) -> Job:
-        return Job.of(document(self._send(task_call(kind, fields))))
+        return read(self._send(task_call(kind, fields)), Job.of)
 
     def dry_run(self, kind: str, **fields: Any) -> DryRun:
         """Return the resolved request, its tokens, and the predicted wait and GPU-seconds; no job is made."""
@@ -51,19 +51,20 @@ class Client(Tasks[Job]):
 
     def job(self, id: str) -> Job:
         """Return a job as it is now."""
-        return Job.of(document(self._send(Call("GET", f"/v1/jobs/{id}"))))
+        return read(self._send(Call("GET", f"/v1/jobs/{id}")), Job.of)
 
     def jobs(self, **filters: str | int) -> Iterator[Job]:
         """Yield the key's jobs, newest first; `filters` are those of GET /v1/jobs."""
         cursor: str | None = ""
         while cursor is not None:
-            page = self._mapping(Call("GET", "/v1/jobs", params={**filters, **({"cursor": cursor} if cursor else {})}))
-            yield from map(Job.of, page["items"])
-            cursor = page["next_cursor"]
+            call = Call("GET", "/v1/jobs", params={**filters, **({"cursor": cursor} if cursor else {})})
+            page = read(self._send(call), Page.of)
+            yield from page.items
+            cursor = page.next_cursor
 
     def models(self) -> list[Mapping[str, Any]]:
         """Return the cards of the installed checkpoints."""
-        return list(self._mapping(Call("GET", "/v1/models"))["items"])
+        return read(self._send(Call("GET", "/v1/models")), lambda answer: list(answer["items"]))
 
     def events(self, job: Job) -> Iterator[Event]:
         """Yield a job's events from its first on, as they happen, to the one that ends it; reconnects where need be."""
@@ -86,6 +87,8 @@ class Client(Tasks[Job]):
                 time.sleep(patience.after(answer) or 0.0)
                 return
             following.begin(answer.status_code)
+            if not following.ended:
+                check_type(answer, "text/event-stream")
             try:
                 for line in answer.iter_lines():
                     if (event := following.read(line)) is not None:
@@ -93,7 +96,8 @@ class Client(Tasks[Job]):
                     if following.ended:
                         return
             finally:
-                patience.renew()
+                if following.held:
+                    patience.renew()
         if not following.ended:
             raise httpx.RemoteProtocolError("the event stream ended before its job")
 
@@ -119,11 +123,13 @@ class Client(Tasks[Job]):
 
     def image_file(self, image: Image) -> bytes:
         """Return a picture's file, as it is stored."""
-        return self._send(Call("GET", f"/v1/images/{image.id}")).content
+        answer = self._send(Call("GET", f"/v1/images/{image.id}"))
+        check_type(answer, "image/")
+        return answer.content
 
     def cancel(self, job: Job) -> Job:
         """Cancel a job: at once where it waits, at its next step where it runs; one that ended stays as it is."""
-        return Job.of(document(self._send(Call("DELETE", f"/v1/jobs/{job.id}"))))
+        return read(self._send(Call("DELETE", f"/v1/jobs/{job.id}")), Job.of)
 
     def purge(self, job: Job) -> None:
         """Remove an ended job for good: images, uploads and record; one that is gone stays so."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, TypeVar
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from latentd_client.calls import Call
 
@@ -22,6 +22,9 @@ Picture: TypeAlias = Image.Image | bytes | str | os.PathLike[str]  # text is a p
 DryRun: TypeAlias = Mapping[str, Any]
 
 PICTURES = frozenset({"image", "mask", "depth"})  # fields whose text is a path
+# Modes that a PNG holds. Numbers (F) become no colours unasked: Pillow says that it can't write them.
+HELD = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16", "F"})
+NEAREST = {"I": "I;16", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}  # of the others; else RGB
 
 Result = TypeVar("Result", covariant=True)
 
@@ -153,9 +156,7 @@ def _opened(name: str, value: Any) -> Any:
 def _encoded(value: Any) -> Any:
     """Make JSON of a field: pictures, at any depth, become base64."""
     if isinstance(value, Image.Image):
-        file = io.BytesIO()
-        value.save(file, "PNG")
-        value = file.getvalue()
+        value = _png(value)
     if isinstance(value, os.PathLike):
         value = Path(value).read_bytes()
     if isinstance(value, bytes):
@@ -165,3 +166,11 @@ def _encoded(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_encoded(each) for each in value]
     return value
+
+
+def _png(picture: Image.Image) -> bytes:
+    """Upright, as the service reads files: a PNG that Pillow writes doesn't say how the camera was held."""
+    upright, file = ImageOps.exif_transpose(picture), io.BytesIO()
+    held = upright if upright.mode in HELD else upright.convert(NEAREST.get(upright.mode, "RGB"))
+    held.save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,122 @@
+"""The Python client where something else answers, where many streams are open, and what it makes of PIL's pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import httpx2
+import pytest
+from latentd_client import AsyncClient, Client, Image, Job, Refused, Unreachable
+from latentd_client.tasks import task_call
+from PIL import Image as Pillow
+
+JOB = Job("0", "txt2img", "queued", datetime.now(UTC), 0, 1, {})
+PICTURE = Image("0/0", "", 0, 8, 8, "png", 8, "")
+STREAMS = 101  # one more than httpx has connections by itself
+
+
+@contextmanager
+def stranger(status: int, kind: str, body: bytes) -> Iterator[Client]:
+    """A client of what gives every call the same answer."""
+
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def do_DELETE(self) -> None:
+            self.do_GET()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with Client(f"http://127.0.0.1:{server.server_port}", patience_s=1.0) as client:
+            yield client
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b'{"status": "error", "message": "upstream not found"}', "upstream not found"),
+        (b'{"status": null}', "404 Not Found from http"),
+        (b'{"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}', "404 Not Found from http"),
+    ],
+)
+def test_another_service_s_error_is_a_refusal_with_the_answer_s_status(body: bytes, told: str) -> None:
+    with stranger(404, "application/json", body) as client, pytest.raises(Refused, match=told) as refused:
+        client.job("0")
+    assert refused.value.problem.status == 404
+
+
+def test_other_json_names_what_answers() -> None:
+    with stranger(200, "application/json", b'{"ok": true, "items": [1]}') as client:
+        for call in (lambda: client.submit("txt2img"), lambda: list(client.jobs()), lambda: client.cancel(JOB)):
+            with pytest.raises(Unreachable, match="is it latentd's address"):
+                call()
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [("text/html", "with text/html: is it latentd's address"), ("text/event-stream", "no answer in 1 s")],
+)
+def test_what_is_no_stream_of_events_is_not_asked_for_ever(kind: str, told: str) -> None:
+    with stranger(200, kind, b"") as client, pytest.raises(Unreachable, match=told):
+        client.wait(JOB)
+
+
+def test_a_page_is_no_picture() -> None:
+    with stranger(200, "text/html", b"<p>Hello") as client, pytest.raises(Unreachable, match="with text/html"):
+        client.image_file(PICTURE)
+
+
+async def _follow_many(server: str) -> str:
+    async with AsyncClient(server, timeout_s=5, patience_s=5) as client:
+        job = await client.submit("txt2img", prompt="x")
+        streams = [client.events(job) for _ in range(STREAMS)]
+        for stream in streams:
+            assert (await anext(stream)).type == "queued"
+        status = (await client.cancel(job)).status
+        for stream in streams:
+            assert [event.type async for event in stream] == ["canceled"]
+        return status
+
+
+def test_open_streams_keep_no_call_waiting(client: httpx2.Client) -> None:
+    assert asyncio.run(_follow_many(str(client.base_url))) == "canceled"
+
+
+def sent(picture: Pillow.Image) -> Pillow.Image:
+    return Pillow.open(io.BytesIO(base64.b64decode((task_call("img2img", {"image": picture}).json or {})["image"])))
+
+
+def test_a_photo_goes_up_as_the_camera_was_held() -> None:
+    exif, file = Pillow.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    Pillow.new("RGB", (40, 20)).save(file, "JPEG", exif=exif)
+    upright = sent(Pillow.open(file))
+    assert (upright.size, 0x0112 in upright.getexif()) == ((20, 40), False)
+
+
+@pytest.mark.parametrize(
+    ("mode", "held"),
+    [("CMYK", "RGB"), ("YCbCr", "RGB"), ("RGBa", "RGBA"), ("PA", "RGBA"), ("La", "LA"), ("I", "I;16"), ("P", "P")],
+)
+def test_pictures_of_other_modes_go_up_in_the_nearest_that_a_png_holds(mode: str, held: str) -> None:
+    assert sent(Pillow.new(mode, (8, 8))).mode == held
