@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import sys
@@ -51,6 +52,9 @@ def options(
 
 def process() -> None:
     """Be the process: run the command, and end."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a sign that the terminal's encoding lacks is no reason to fail
+            stream.reconfigure(errors="replace")
     try:
         main()
     except SystemExit as ended:

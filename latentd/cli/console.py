@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -36,4 +37,5 @@ def counted(number: int, noun: str) -> str:
 
 def print_json(data: Any) -> None:
     """For programs; what JSON has no form for (a path, a time) is text."""
-    typer.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+    escaped = sys.stdout.encoding.lower() != "utf-8"  # where signs may be replaced, JSON has another way to say them
+    typer.echo(json.dumps(data, indent=2, ensure_ascii=escaped, default=str))

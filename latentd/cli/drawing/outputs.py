@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import secrets
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from core.errors import ConfigurationError, InvalidRequest
@@ -43,19 +48,32 @@ def warn(messages: Iterable[str]) -> None:
 def write(
     drawn: Iterable[Drawn], paths: Sequence[Path], request: Mapping[str, Any], *, force: bool, json: bool
 ) -> None:
-    """Write each picture as it comes, and say where it is.
+    """Write each picture as it comes, and say where they are.
 
     Raises:
         ConfigurationError: a file can't be written after all, as on a full disk.
     """
-    console, images = plain(), []
-    for picture, path in zip(drawn, paths, strict=True):
-        written = write_file(path, picture.data, force=force)
-        images.append({"path": written, "seed": picture.seed, "width": picture.width, "height": picture.height})
-        if not json:
-            console.print(f"{written}: {picture.width}×{picture.height}, seed {picture.seed}", soft_wrap=True)
+    images, lines = [], []
+    try:
+        for picture, path in zip(drawn, paths, strict=True):
+            written = write_file(path, picture.data, force=force)
+            images.append({"path": written, "seed": picture.seed, "width": picture.width, "height": picture.height})
+            lines.append(f"{written}: {picture.width}×{picture.height}, seed {picture.seed}")
+    finally:
+        if lines and not json:
+            _tell(lambda: typer.echo("\n".join(lines)))
     if json:
-        print_json({"images": images, "request": request})
+        _tell(lambda: print_json({"images": images, "request": request}))
+
+
+def _tell(say: Callable[[], None]) -> None:
+    """Say where the files are; they are there also where nobody hears it."""
+    try:
+        say()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # who has read enough knows that there is more
+            warn([f"standard output: {error.strerror}; the files are written"])
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's end fails on the rest
 
 
 def paths_for(out: Path, images: int, *, force: bool) -> list[Path]:
@@ -96,7 +114,9 @@ def check_out(out: Path) -> None:
         raise _unwritable(out, f"{out.parent} is no folder")
     if out.is_dir():
         raise _unwritable(out, "it is a folder")
-    if not os.access(out if out.exists() else out.parent, os.W_OK):
+    # The old file stays until the new one, which is written beside it, is whole.
+    places = [_target(out).parent, *([out] if out.exists() else [])]
+    if not all(os.access(place, os.W_OK) for place in places):
         raise _unwritable(out, "no permission to write there")
 
 
@@ -106,16 +126,37 @@ def write_file(path: Path, data: bytes, *, force: bool) -> Path:
     Raises:
         ConfigurationError: it can't be written after all, as on a full disk.
     """
-    for name in (path, *([] if force else islice(_names(path, 1), 1, 1000))):
-        try:
-            with name.open("wb" if force else "xb") as file:
-                file.write(data)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise _unwritable(name, error.strerror or str(error)) from error
-        return name
+    whole = _target(path).with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        whole.write_bytes(data)
+        return _replace(path, whole) if force else _place(path, whole)
+    except OSError as error:
+        raise _unwritable(path, error.strerror or str(error)) from error
+    finally:
+        with suppress(OSError):  # it has its name, or was never there
+            whole.unlink()
+
+
+def _replace(path: Path, whole: Path) -> Path:
+    target = _target(path)
+    if target.exists():
+        shutil.copymode(target, whole)
+    whole.replace(target)
+    return path
+
+
+def _place(path: Path, whole: Path) -> Path:
+    for name in (path, *islice(_names(path, 1), 1, 1000)):
+        with suppress(FileExistsError):
+            name.touch(exist_ok=False)  # ours from here on; not by a hard link, which not every file system has
+            whole.replace(name)
+            return name
     raise _unwritable(path, "it is there already")
+
+
+def _target(path: Path) -> Path:
+    """Return where a symbolic link leads: it stays one."""
+    return Path(os.path.realpath(path))
 
 
 def _unwritable(out: Path, reason: str) -> ConfigurationError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,12 +20,12 @@ from latentd.cli.drawing.outputs import Drawn, paths_for, progress_bar, warn, wr
 
 PATIENCE_S = 40.0  # a server that is started anew is away for less, and one whose Redis is silent says so within 15
 REFUSED_S = 1.5  # a wrong address isn't waited for; a server that has answered is
-HASTE_S = 2.0  # the same after Ctrl-C
+HASTE_S = 2.0  # the same after Ctrl-C or SIGTERM
 UNAUTHORIZED = 401
 
 
 def draw(order: Order, server: str, api_key: SecretStr | None) -> None:
-    """Let `server` draw an order, and write its files; Ctrl-C cancels its job there.
+    """Let `server` draw an order, and write its files; Ctrl-C and SIGTERM cancel its job there.
 
     Raises:
         LatentdError: the server's problem, or what became of the job.
@@ -31,12 +33,16 @@ def draw(order: Order, server: str, api_key: SecretStr | None) -> None:
     paths = paths_for(order.out, max(1, order.fields.get("num_images", 1)), force=order.force)
     fields = _fields(order)
     key = "" if api_key is None else api_key.get_secret_value()
-    with _told(order, server), Client(server, key, patience_s=PATIENCE_S, refused_s=REFUSED_S) as client:
+    with (
+        _ended_by_sigterm(),
+        _told(order, server),
+        Client(server, key, patience_s=PATIENCE_S, refused_s=REFUSED_S) as client,
+    ):
         job: Job | None = None
         try:
             job = client.submit(order.kind, **fields)
             job = _followed(client, job)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             with Client(server, key, patience_s=HASTE_S) as hasty:
                 # Its answer may still have been on its way: the same key makes no second job.
                 _cancel(hasty, job or hasty.submit(order.kind, **fields))
@@ -76,6 +82,16 @@ def _cancel(client: Client, job: Job) -> None:
     job = client.cancel(job)
     told = "had ended" if job.status in ("succeeded", "failed") else "is canceled"
     plain(stderr=True).print(f"job {job.id} {told}", soft_wrap=True)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM (of `timeout`, of a script that ends) raise SystemExit; by itself it leaves no time to cancel."""
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

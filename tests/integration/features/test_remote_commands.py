@@ -198,13 +198,14 @@ def test_nothing_is_loaded_that_draws(service: Service, tmp_path: Path) -> None:
     assert done.stdout.startswith("generate.png: 64×64, seed ")
 
 
-def test_ctrl_c_cancels_the_job_there(service: Service) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_cancel_the_job_there(service: Service, number: signal.Signals, code: int) -> None:
     process = start(f"generate cat --steps 1000 -n 16 --server {service.url}")
     wait_for(lambda: state(service) == ("running", 16_000), 120, "start")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=120)
     told = f"job {jobs(service)[0]['id']} is canceled"
-    assert (process.returncode, told in said, "Traceback" in said) == (130, True, False)
+    assert (process.returncode, told in said, "Traceback" in said) == (code, True, False)
     wait_for(lambda: state(service)[0] == "canceled", 60, "end")
 
 
@@ -224,8 +225,9 @@ def test_ctrl_c_before_the_answer_cancels_the_job_that_it_was_about(service: Ser
 
 def state(service: Service) -> tuple[str, int]:
     """Of the newest job, with its steps."""
-    newest = jobs(service)[0]
-    return newest["status"], newest["progress"]["steps"]
+    for newest in jobs(service):
+        return newest["status"], newest["progress"]["steps"]
+    return "none yet", 0
 
 
 def jobs(service: Service) -> list[dict[str, Any]]:

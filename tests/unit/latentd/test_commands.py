@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -239,6 +240,22 @@ def test_a_text_model_without_a_tokenizer_is_left_out_with_what_it_needs(run: An
     assert needed in " ".join(run("models", "inspect", str(models / "mute")).split())
     shutil.copytree(models / "tiny" / "tokenizer", models / "mute" / "tokenizer")
     run("generate", "red", "--model", "mute", "--steps", "1")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_terminals_that_lack_a_sign_are_told_the_rest(encoding: str) -> None:
+    command = [sys.executable, "-m", "latentd", "generate", "--help"]
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    ended = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, env=env)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert b"--guidance-scale" in ended.stdout
+
+
+def test_json_says_every_sign_in_any_encoding() -> None:
+    code = "from latentd.cli.console import print_json; print_json({'path': 'é×.png'})"
+    env = os.environ | {"PYTHONIOENCODING": "ascii:replace"}
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, env=env).stdout
+    assert json.loads(told) == {"path": "é×.png"}
 
 
 def test_a_process_ends_at_once_with_its_status_while_a_thread_compiles() -> None:

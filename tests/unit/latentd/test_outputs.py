@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,27 @@ import pytest
 from core.errors import ConfigurationError
 from latentd.cli.drawing import commands
 from latentd.cli.drawing.outputs import Drawn, paths_for, write, write_file
+from tests.modules import ROOT
+
+WRITES = """
+import sys
+from pathlib import Path
+from latentd.cli.drawing.outputs import Drawn, write
+paths = [Path(sys.argv[1]) / f"o-{number}.png" for number in range(3)]
+write([Drawn(b"drawn", 8, 8, 1)] * 3, paths, {}, force=False, json=sys.argv[2] == "json")
+"""
+TOO_LARGE = """
+import resource, signal, sys
+from pathlib import Path
+from core.errors import ConfigurationError
+from latentd.cli.drawing.outputs import write_file
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_file(Path(sys.argv[1]), bytes(2000), force=sys.argv[2] == "force")
+except ConfigurationError as error:
+    print(error.detail)
+"""
 
 
 def names(out: Path, images: int, *, force: bool = False) -> list[str]:
@@ -55,3 +79,39 @@ def test_a_file_that_cannot_be_written_after_all_is_named(tmp_path: Path) -> Non
     gone = [tmp_path / "gone" / "o.png"]
     with pytest.raises(ConfigurationError, match=r"--out .*/gone/o\.png: No such file or directory"):
         write([Drawn(b"drawn", 8, 8, 1)], gone, {}, force=False, json=False)
+
+
+def python(code: str, *words: str | Path, out: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, check=False, stdout=out, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_all_pictures_are_written_where_nobody_reads_of_them(tmp_path: Path, form: str) -> None:
+    reading, left = os.pipe()
+    os.close(reading)
+    full = os.open("/dev/full", os.O_WRONLY)
+    for out, told in ((left, ""), (full, "warning: standard output: No space left on device; the files are written\n")):
+        folder = tmp_path / str(out)
+        folder.mkdir()
+        ended = python(WRITES, folder, form, out=out)
+        os.close(out)
+        assert (ended.returncode, ended.stderr, len(list(folder.glob("o-?.png")))) == (0, told, 3)
+
+
+@pytest.mark.parametrize("how", ["force", "else"])
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, how: str) -> None:
+    out = tmp_path / "o.png"
+    if how == "force":
+        out.write_bytes(b"mine")
+    assert python(TOO_LARGE, out, how).stdout.endswith("o.png: File too large\n")
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("o.png", b"mine")] * (how == "force")
+
+
+def test_force_keeps_a_link_and_who_may_read(tmp_path: Path) -> None:
+    out, link = tmp_path / "o.png", tmp_path / "link.png"
+    out.write_bytes(b"mine")
+    out.chmod(0o600)
+    link.symlink_to("o.png")
+    assert write_file(link, b"forced", force=True) == link
+    assert (link.is_symlink(), out.read_bytes(), out.stat().st_mode & 0o777) == (True, b"forced", 0o600)
