@@ -49,9 +49,8 @@ def connection(server: str | None, api_key: str | None, timeout_s: float) -> dic
     base = server or os.environ.get("LATENTD_SERVER") or SERVER
     if not _is_address(base):
         raise ClientError(f"{base!r} is no address of a service; one is {SERVER!r}")
-    limits = httpx.Limits(
-        max_connections=None, max_keepalive_connections=20
-    )  # each event stream holds one while it runs
+    # Each event stream holds one while it runs.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
     # The storage may be elsewhere; httpx sends no key to another host.
     return {"base_url": base, "headers": headers, "timeout": timeout_s, "follow_redirects": True, "limits": limits}
 
