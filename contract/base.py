@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -38,6 +40,19 @@ class Wire(BaseModel):
         return self.model_dump_json(round_trip=True)
 
 
+@contextmanager
+def newer_told() -> Iterator[None]:
+    """Raises NewerRelease for what doesn't validate, as it was valid when it was written."""
+    try:
+        yield
+    except ValidationError as error:
+        field = ".".join(str(part) for part in error.errors(include_url=False, include_input=False)[0]["loc"])
+        raise NewerRelease(
+            f"a newer release of latentd wrote this job, and this gateway can't read its {field}; one of that "
+            "release can: ask again once it has taken over"
+        ) from error
+
+
 class Recorded(Wire):
     """What is kept of a job and read by every gateway of a roll-out."""
 
@@ -48,14 +63,8 @@ class Recorded(Wire):
         Raises:
             NewerRelease: a kind, a value or a field's type that this release doesn't know.
         """
-        try:
+        with newer_told():
             return super().read(text)
-        except ValidationError as error:
-            field = ".".join(str(part) for part in error.errors(include_url=False, include_input=False)[0]["loc"])
-            raise NewerRelease(
-                f"a newer release of latentd wrote this job, and this gateway can't read its {field}; one of that "
-                "release can: ask again once it has taken over"
-            ) from error
 
 
 def queue_name(model: str, lane: Lane) -> str:

@@ -32,7 +32,7 @@ Store: TypeAlias = LocalStore | S3Store
 # Short: a worker tries again by itself, and a client of the gateway waits.
 RETRIES: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
 STAGED = re.compile(r"#\d+$")  # how LocalStore names files that it is writing; it lists none of them
-REFUSES = re.compile(r"status code: (4\d\d|501)")  # in obstore's texts: what asking again won't change
+REFUSES = re.compile(r"status code: (4(?!08|29)\d\d|501)")  # in obstore's texts: what asking again won't change
 HASH_DIGITS = 16
 FOLDERS = ("images", "uploads", "states")  # each with one a job, which go when the job does
 DEPLOYMENT_OBJECT = "deployment"  # the id that a storage shares with its Redis

@@ -53,7 +53,8 @@ def options(
 def process() -> None:
     """Be the process: run the command, and end."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a sign that the terminal's encoding lacks is no reason to fail
+        # A sign that the terminal's encoding lacks is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
     try:
         main()

@@ -37,5 +37,6 @@ def counted(number: int, noun: str) -> str:
 
 def print_json(data: Any) -> None:
     """For programs; what JSON has no form for (a path, a time) is text."""
-    escaped = sys.stdout.encoding.lower() != "utf-8"  # where signs may be replaced, JSON has another way to say them
+    # Where signs may be replaced, JSON has another way to say them.
+    escaped = sys.stdout is not None and sys.stdout.encoding.lower() != "utf-8"
     typer.echo(json.dumps(data, indent=2, ensure_ascii=escaped, default=str))

@@ -12,7 +12,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
 
-from contract.base import Kind, Lane, queue_name
+from contract.base import Kind, Lane, newer_told, queue_name
 from contract.common import Numerics
 from contract.job import ImageInfo, Job, JobHead, JobRecord, JobResult, Progress, Status, Timings
 from contract.redis_keys import gone_key, job_key, list_key, queue_key
@@ -103,7 +103,8 @@ def _read(values: Hash) -> ReadJob:
     if "numerics" in values:
         request = request.model_copy(update={"numerics": Numerics.read(values["numerics"])})
     result = JobResult.read(values["result"]) if "result" in values else None
-    error = Problem.model_validate_json(values["error"], extra="ignore") if "error" in values else None
+    with newer_told():
+        error = Problem.model_validate_json(values["error"], extra="ignore") if "error" in values else None
     return ReadJob(values, record, request, result, error)
 
 
@@ -224,10 +225,10 @@ def _matches(values: Hash, query: ListQuery) -> bool:
         return False
     if query.kind is None and query.q is None:
         return True
-    job = _or_none(values)
-    if job is None:
+    try:
+        request = JobRecord.read(values["record"]).request
+    except NewerRelease:
         return False
-    request = job.request
     if query.kind is not None and request.kind != query.kind:
         return False
     return query.q is None or query.q.casefold() in f"{request.text}\n{request.negative_text}".casefold()

@@ -23,7 +23,7 @@ DryRun: TypeAlias = Mapping[str, Any]
 
 PICTURES = frozenset({"image", "mask", "depth"})  # fields whose text is a path
 # Modes that a PNG holds. Numbers (F) become no colours unasked: Pillow says that it can't write them.
-HELD = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16", "F"})
+HELD = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B", "F"})
 NEAREST = {"I": "I;16", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}  # of the others; else RGB
 
 Result = TypeVar("Result", covariant=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -128,6 +129,9 @@ def write_file(path: Path, data: bytes, *, force: bool) -> Path:
     """
     whole = _target(path).with_name(f".{secrets.token_hex(8)}.part")
     try:
+        if force and path.exists() and not path.is_file():
+            path.write_bytes(data)  # a pipe or a device passes it on, and stays
+            return path
         whole.write_bytes(data)
         return _replace(path, whole) if force else _place(path, whole)
     except OSError as error:
@@ -141,7 +145,12 @@ def _replace(path: Path, whole: Path) -> Path:
     target = _target(path)
     if target.exists():
         shutil.copymode(target, whole)
-    whole.replace(target)
+    try:
+        whole.replace(target)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.EXDEV):  # a file that is mounted by itself can't be exchanged
+            raise
+        target.write_bytes(whole.read_bytes())
     return path
 
 
@@ -149,7 +158,11 @@ def _place(path: Path, whole: Path) -> Path:
     for name in (path, *islice(_names(path, 1), 1, 1000)):
         with suppress(FileExistsError):
             name.touch(exist_ok=False)  # ours from here on; not by a hard link, which not every file system has
-            whole.replace(name)
+            try:
+                whole.replace(name)
+            except BaseException:
+                name.unlink(missing_ok=True)
+                raise
             return name
     raise _unwritable(path, "it is there already")
 

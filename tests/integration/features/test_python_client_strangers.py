@@ -116,7 +116,16 @@ def test_a_photo_goes_up_as_the_camera_was_held() -> None:
 
 @pytest.mark.parametrize(
     ("mode", "held"),
-    [("CMYK", "RGB"), ("YCbCr", "RGB"), ("RGBa", "RGBA"), ("PA", "RGBA"), ("La", "LA"), ("I", "I;16"), ("P", "P")],
+    [
+        ("CMYK", "RGB"),
+        ("YCbCr", "RGB"),
+        ("RGBa", "RGBA"),
+        ("PA", "RGBA"),
+        ("La", "LA"),
+        ("I", "I;16"),
+        ("I;16B", "I;16"),
+        ("P", "P"),
+    ],
 )
 def test_pictures_of_other_modes_go_up_in_the_nearest_that_a_png_holds(mode: str, held: str) -> None:
     assert sent(Pillow.new(mode, (8, 8))).mode == held

@@ -71,6 +71,13 @@ def test_lists_leave_a_job_out_whose_end_alone_is_newer(client: httpx2.Client, r
     assert (alone.status_code, "can't read its images.0.format" in alone.text) == (503, True)
 
 
+def test_lists_leave_a_job_out_whose_failure_is_newer(client: httpx2.Client, redis: Redis) -> None:
+    older, newer = (post(client).json()["id"] for _ in range(2))
+    redis.hset(job_key(newer), mapping={"status": "failed", "error": '{"title": "no", "status": "late", "detail": ""}'})
+    assert [job["id"] for job in client.get("/v1/jobs").json()["items"]] == [older]
+    assert client.get(f"/v1/jobs/{newer}").status_code == 503
+
+
 @pytest.mark.parametrize("path", ["", "/events", "/trace"])
 def test_one_of_them_is_a_503_that_says_why(client: httpx2.Client, redis: Redis, path: str) -> None:
     newer = made_newer(redis, post(client).json()["id"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import subprocess
@@ -115,3 +116,22 @@ def test_force_keeps_a_link_and_who_may_read(tmp_path: Path) -> None:
     link.symlink_to("o.png")
     assert write_file(link, b"forced", force=True) == link
     assert (link.is_symlink(), out.read_bytes(), out.stat().st_mode & 0o777) == (True, b"forced", 0o600)
+
+
+def test_force_passes_on_what_goes_into_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
+        write([Drawn(b"drawn", 8, 8, 1)], paths_for(pipe, 1, force=True), {}, force=True, json=False)
+        assert reader.communicate(timeout=20)[0] == b"drawn"
+    assert os.listdir(tmp_path) == ["pipe.png"]
+
+
+def test_a_name_whose_file_cannot_be_put_there_is_free_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(Path, "replace", broken)
+    with pytest.raises(ConfigurationError, match="broken"):
+        write_file(tmp_path / "a.png", b"drawn", force=False)
+    assert not os.listdir(tmp_path)
