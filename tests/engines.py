@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -25,6 +26,7 @@ from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 from workers.engine.engine import Engine
 from workers.engine.messages import Aborted, Admission, Finished, Outcome
 
+EITHER = pytest.mark.parametrize("as_gpu", [False, True])  # outcomes at once, or read with a later turn
 NOWHERE = Upload(path="uploads/x/image", sha256="0", bytes=1, width=1, height=1)
 
 
@@ -114,6 +116,11 @@ def upscale(job_id: str, image: bytes, **changes: object) -> Admission:
     """The admission of a job that enlarges `image`."""
     fields: dict[str, object] = {"kind": "upscale", "model": "up", "guidance_scale": 1.0}
     return Admission(job_id, make_request(**fields | changes), {"image": image})
+
+
+def job_of(job_id: str, **changes: object) -> Admission:
+    """A job without pictures."""
+    return Admission(job_id, make_request(**changes))
 
 
 def play(engine: Engine, admissions: Iterable[Admission] = ()) -> list[Outcome]:

@@ -122,7 +122,8 @@ def check_out(out: Path) -> None:
 
 
 def write_file(path: Path, data: bytes, *, force: bool) -> Path:
-    """Write a new file and return its path: the next name that is free where somebody took this one meanwhile.
+    """Write a file, whole or not at all, and return its path: the next name that is free where somebody took this one
+    meanwhile, unless `force` exchanges what is there.
 
     Raises:
         ConfigurationError: it can't be written after all, as on a full disk.

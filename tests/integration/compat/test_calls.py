@@ -6,11 +6,8 @@ import base64
 import io
 import json
 import socket
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
 import httpx2
@@ -19,39 +16,21 @@ from PIL import Image
 from redis import Redis
 
 from contract.events import Preview, Previews
-from contract.redis_keys import CARDS_KEY, JOBS_KEY, attended_key, events_key, job_key, preview_key
+from contract.redis_keys import CARDS_KEY, JOBS_KEY, attended_key, job_key, preview_key
 from core.errors import JobFailed
 from core.storage import open_store
 from service.app import create_app
 from service.auth import keys
-from service.compat.openai import streams
 from service.requests import decoders
+from tests.compat import job_made, listed, webp, within
 from tests.gateway import PAINTER, fail, finish, mask, png, running, settings_for
 
 GENERATIONS, TXT2IMG = "/v1/images/generations", "/sdapi/v1/txt2img"
 CLIP_SKIP = "CLIP_stop_at_last_layers"
 
 
-def job_made(redis: Redis, owner: str = "") -> str:
-    """The id of the job that a call waits for, as soon as there is one."""
-    return str(_within(lambda: next(iter(listed(redis, attended_key(owner))), "")))
-
-
-def listed(redis: Redis, key: str) -> list[str]:
-    """The ids of a sorted set."""
-    ids: Any = redis.zrange(key, 0, -1)
-    return [each.decode() for each in ids]
-
-
 def ends_as(redis: Redis, job_id: str, status: str) -> bool:
-    return bool(_within(lambda: redis.hget(job_key(job_id), "status") == status.encode()))
-
-
-def _within(found: Callable[[], Any], seconds: float = 60.0) -> Any:
-    until = time.monotonic() + seconds
-    while not (value := found()) and time.monotonic() < until:
-        time.sleep(0.01)
-    return value
+    return bool(within(lambda: redis.hget(job_key(job_id), "status") == status.encode()))
 
 
 def leave(client: httpx2.Client, redis: Redis, path: str, body: dict[str, Any]) -> str:
@@ -181,16 +160,6 @@ def test_progress_and_interrupt_are_of_the_caller_s_own_jobs(client: httpx2.Clie
         assert waiting.result().json()["images"] == []
 
 
-def webp(colour: str) -> str:
-    return base64.b64encode(webp_of(Image.new("RGB", (40, 30), colour))).decode()
-
-
-def webp_of(picture: Image.Image) -> bytes:
-    data = io.BytesIO()
-    picture.save(data, "WEBP", lossless=True)
-    return data.getvalue()
-
-
 def test_progress_shows_all_pictures_of_a_batch_as_the_web_ui_does(client: httpx2.Client, redis: Redis) -> None:
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(client.post, TXT2IMG, json={"prompt": "x", "batch_size": 3})
@@ -205,65 +174,6 @@ def test_progress_shows_all_pictures_of_a_batch_as_the_web_ui_does(client: httpx
         assert client.get("/sdapi/v1/progress?skip_current_image=true").json()["current_image"] is None
         client.post("/sdapi/v1/interrupt")
         waiting.result()
-
-
-def test_partial_images_are_the_first_picture_s(client: httpx2.Client, redis: Redis, folder: Path) -> None:
-    body = {"prompt": "x", "n": 2, "stream": True, "partial_images": 3, "output_format": "png"}
-    told: Queue[dict[str, Any]] = Queue()
-
-    def listen() -> None:
-        with client.stream("POST", GENERATIONS, json=body) as answer:
-            for line in answer.iter_lines():
-                if line.startswith("data: "):
-                    told.put(json.loads(line.removeprefix("data: ")))
-
-    partial = []
-    with ThreadPoolExecutor(1) as threads:
-        listening = threads.submit(listen)
-        job_id = job_made(redis)
-        for step, first in ((4, 4), (6, 4), (8, 8)):
-            newest = {0: Preview(step=first, image=webp("red")), 1: Preview(step=step, image=webp("blue"))}
-            redis.set(preview_key(job_id), Previews.of(newest).to_json())
-            redis.xadd(events_key(job_id), {"type": "step", "data": json.dumps({"step": step, "steps": 40})})
-            if first == step:
-                partial.append(told.get(timeout=60))
-            else:
-                time.sleep(0.3)  # live events are gathered for less; none of this one is sent
-        finish(redis, open_store(str(folder / "data" / "objects")), job_id, png())
-        listening.result()
-    assert [event["type"] for event in partial] == ["image_generation.partial_image"] * 2
-    assert [event["partial_image_index"] for event in partial] == [0, 1]
-    shown = [Image.open(io.BytesIO(base64.b64decode(event["b64_json"]))) for event in partial]
-    assert [(each.format, each.getpixel((5, 5))) for each in shown] == [("PNG", (255, 0, 0))] * 2
-    assert {event["type"] for event in told.queue} == {"image_generation.completed"}
-
-
-@pytest.mark.parametrize("partial_images", [0, 1])
-def test_a_stream_whose_job_waits_is_never_silent(
-    client: httpx2.Client, redis: Redis, folder: Path, monkeypatch: pytest.MonkeyPatch, partial_images: int
-) -> None:
-    monkeypatch.setattr(streams, "COMMENT_S", 0.1)
-    body = {"prompt": "x", "stream": True, "partial_images": partial_images}
-    with client.stream("POST", GENERATIONS, json=body) as answer:
-        lines = answer.iter_lines()
-        assert [next(lines) for _ in range(5)][::2] == [": accepted", ": still here", ": still here"]
-        finish(redis, open_store(str(folder / "data" / "objects")), job_made(redis), png())
-        assert [line for line in lines if line.startswith("event: ")] == ["event: image_generation.completed"]
-
-
-def test_partial_images_of_an_edit_are_of_the_steps_that_its_strength_leaves(
-    client: httpx2.Client, redis: Redis, folder: Path
-) -> None:
-    clear = png((64, 64), mode="RGBA", colour=(0, 0, 0, 0))  # all of it is repainted
-    files = {"image": ("a.png", png((64, 64)), "image/png"), "mask": ("m.png", clear, "image/png")}
-    fields = {"prompt": "x", "stream": "true", "partial_images": "2", "steps": "20", "strength": "0.5"}
-    with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(client.post, "/v1/images/edits", data=fields, files=files)
-        job_id = job_made(redis)
-        finish(redis, open_store(str(folder / "data" / "objects")), job_id, png((64, 64)))
-        assert waiting.result().status_code == 200
-    request = client.get(f"/v1/jobs/{job_id}").json()["request"]
-    assert (request["steps"], request["strength"], request["preview_every"]) == (20, 0.5, 3), "two within ten steps"
 
 
 def test_a_page_s_jobs_aren_t_interrupted(client: httpx2.Client, redis: Redis) -> None:

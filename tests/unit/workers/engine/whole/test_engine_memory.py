@@ -12,10 +12,12 @@ import torch
 from contract.add_ons import Hires
 from models.samplers.update import apply
 from tests.engines import (
+    EITHER,
     NOWHERE,
     failures,
     faulty_models,
     finished,
+    job_of,
     make_engine,
     make_request,
     picture_bytes,
@@ -24,12 +26,7 @@ from tests.engines import (
 from workers.engine.device import Aside
 from workers.engine.messages import Admission, Called, Outcome, OutOfMemory, Prepared
 
-EITHER = pytest.mark.parametrize("as_gpu", [False, True])  # outcomes at once, or read with a later turn
 SHAPES = ((4, 8, 8), (4, 16, 16))  # of the latents of a job of 64 pixels, and of its pass at twice the size
-
-
-def _job(job_id: str, **changes: object) -> Admission:
-    return Admission(job_id, make_request(**changes))
 
 
 def _encoded(job_id: str) -> Admission:
@@ -42,11 +39,11 @@ def test_a_call_that_runs_out_of_memory_is_split_and_the_ceiling_kept(as_gpu: bo
     faulty, models = faulty_models()
     faulty.most_rows = 5
     engine = make_engine(models, as_gpu=as_gpu)
-    outcomes = play(engine, [_job(f"j{i}") for i in range(8)])
+    outcomes = play(engine, [job_of(f"j{i}") for i in range(8)])
     assert len(finished(outcomes)) == 8
     assert [o.size for o in outcomes if isinstance(o, OutOfMemory)] == [16, 8]
     assert max(o.rows for o in outcomes if isinstance(o, Called)) == 4
-    again = play(engine, [_job(f"k{i}") for i in range(8)])
+    again = play(engine, [job_of(f"k{i}") for i in range(8)])
     assert not any(isinstance(o, OutOfMemory) for o in again)
 
 
@@ -54,11 +51,11 @@ def test_a_job_that_fits_in_no_call_fails_and_a_strict_call_keeps_its_size() -> 
     faulty, models = faulty_models()
     faulty.most_rows = 1
     engine = make_engine(models)
-    outcomes = play(engine, [_job("guided"), _job("plain", guidance_scale=1.0)])
+    outcomes = play(engine, [job_of("guided"), job_of("plain", guidance_scale=1.0)])
     assert list(failures(outcomes)) == ["guided"]
     assert list(finished(outcomes)) == [("plain", 0)]
     faulty.most_rows = 3
-    outcomes = play(engine, [_job("strict", determinism="strict"), _job("plain", guidance_scale=1.0)])
+    outcomes = play(engine, [job_of("strict", determinism="strict"), job_of("plain", guidance_scale=1.0)])
     assert list(failures(outcomes)) == ["strict"]
     assert list(finished(outcomes)) == [("plain", 0)]
 
@@ -69,7 +66,7 @@ def test_a_second_pass_that_runs_out_of_memory_is_split_and_the_first_isn_t(as_g
     faulty.most_cells = 5 * 16 * 16  # of the second pass five rows; of the first all that may share a call
     second = Hires(scale=2.0, strength=0.5, steps=8, upscaler="latent")
     engine = make_engine(models, as_gpu=as_gpu)
-    outcomes = play(engine, [_job("a", hires=second, num_images=8)])
+    outcomes = play(engine, [job_of("a", hires=second, num_images=8)])
     assert len(finished(outcomes)) == 8
     split = [o.size for o in outcomes if isinstance(o, OutOfMemory)]
     assert split
@@ -77,9 +74,9 @@ def test_a_second_pass_that_runs_out_of_memory_is_split_and_the_first_isn_t(as_g
     rows = {shape: max(o.rows for o in outcomes if isinstance(o, Called) and o.shape == shape) for shape in SHAPES}
     assert rows[SHAPES[0]] == 16
     assert rows[SHAPES[1]] <= 5
-    assert not any(isinstance(o, OutOfMemory) for o in play(engine, [_job("b", hires=second, num_images=8)]))
+    assert not any(isinstance(o, OutOfMemory) for o in play(engine, [job_of("b", hires=second, num_images=8)]))
     faulty.most_cells = 3 * 16 * 16  # fewer than a strict call's rows
-    jobs = [_job("large", hires=second, determinism="strict"), _job("small", determinism="strict")]
+    jobs = [job_of("large", hires=second, determinism="strict"), job_of("small", determinism="strict")]
     outcomes = play(engine, jobs)
     assert failures(outcomes) == {"large": "a call of 4 rows doesn't fit in this device's memory"}
     assert list(finished(outcomes)) == [("small", 0)]
@@ -90,19 +87,19 @@ def test_decoding_that_runs_out_of_memory_takes_fewer_at_a_time(as_gpu: bool) ->
     faulty, models = faulty_models()
     faulty.most_pictures = 1
     engine = make_engine(models, as_gpu=as_gpu)
-    outcomes = play(engine, [_job("a", num_images=4)])
+    outcomes = play(engine, [job_of("a", num_images=4)])
     assert len(finished(outcomes)) == 4
     assert [o.size for o in outcomes if isinstance(o, OutOfMemory)] == [4, 2]
     faulty.most_pictures = 0
-    assert "memory" in failures(play(engine, [_job("b")]))["b"]
+    assert "memory" in failures(play(engine, [job_of("b")]))["b"]
 
 
 def test_a_call_that_lacks_what_decoding_beside_it_has_is_repeated_after_that(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Aside, "ready", lambda _: False)  # as while a GPU decodes
     faulty, models = faulty_models()
     engine = make_engine(models, as_gpu=True)
-    engine.admit(_job("short", steps=2))
-    engine.admit(_job("long", steps=6))
+    engine.admit(job_of("short", steps=2))
+    engine.admit(job_of("long", steps=6))
     outcomes: list[Outcome] = []
     while engine.busy:
         faulty.most_rows = 10**9 if engine._chunk is None else 0
@@ -114,7 +111,7 @@ def test_a_call_that_lacks_what_decoding_beside_it_has_is_repeated_after_that(mo
 @pytest.mark.parametrize("which", [1, 2, 4])
 def test_a_call_that_lacks_memory_at_its_end_is_repeated_whole(monkeypatch: pytest.MonkeyPatch, which: int) -> None:
     """No picture of it has gone on: else some would skip a step."""
-    clone, jobs, cloned = torch.Tensor.clone, [_job(name, steps=3) for name in ("a", "b")], count(1)
+    clone, jobs, cloned = torch.Tensor.clone, [job_of(name, steps=3) for name in ("a", "b")], count(1)
     reached: list[object] = []  # once the network has answered
 
     def short(x: torch.Tensor) -> torch.Tensor:
@@ -140,10 +137,10 @@ def test_a_call_that_lacks_memory_at_its_end_is_repeated_whole(monkeypatch: pyte
 @EITHER
 def test_a_strict_job_doesn_t_fail_by_what_others_bring_to_its_call(as_gpu: bool) -> None:
     faulty, models = faulty_models()
-    jobs = [_job(name, prompt=f"prompt {name}", determinism="strict") for name in ("a", "b")]
+    jobs = [job_of(name, prompt=f"prompt {name}", determinism="strict") for name in ("a", "b")]
     alone = {key: value.tobytes() for job in jobs for key, value in finished(play(make_engine(models), [job])).items()}
     faulty.most_prompts = 2  # its own and none
-    outcomes = play(make_engine(models, as_gpu=as_gpu), [*jobs, _job("fast", prompt="prompt fast")])
+    outcomes = play(make_engine(models, as_gpu=as_gpu), [*jobs, job_of("fast", prompt="prompt fast")])
     assert failures(outcomes) == {}
     assert {key: value.tobytes() for key, value in finished(outcomes).items() if key[0] != "fast"} == alone
     assert {o.padded_rows for o in outcomes if isinstance(o, Called) and o.strict} == {4}
@@ -153,7 +150,7 @@ def test_a_job_is_prepared_without_the_memory_of_what_is_decoded_beside_it(monke
     monkeypatch.setattr(Aside, "ready", lambda _: False)  # as while a GPU decodes
     faulty, models = faulty_models()
     engine = make_engine(models, as_gpu=True)
-    engine.admit(_job("first", steps=2))
+    engine.admit(job_of("first", steps=2))
     outcomes: list[Outcome] = []
     while engine._chunk is None:
         outcomes += engine.turn()

@@ -14,15 +14,9 @@ from einops import rearrange
 from PIL import Image
 
 from contract.add_ons import AppliedUpscaler, Hires
-from tests.engines import finished, make_engine, make_request, play
+from tests.engines import EITHER, finished, job_of, make_engine, play
 from workers.engine.decoding import draw_alike
-from workers.engine.messages import Admission, Called, Outcome, Stepped
-
-EITHER = pytest.mark.parametrize("as_gpu", [False, True])  # outcomes at once, or read with a later turn
-
-
-def _job(job_id: str, **changes: object) -> Admission:
-    return Admission(job_id, make_request(**changes))
+from workers.engine.messages import Called, Outcome, Stepped
 
 
 def steps_of(outcomes: list[Outcome], job_id: str = "a") -> list[Stepped]:
@@ -36,13 +30,13 @@ def shown(steps: list[Stepped]) -> Counter[int]:
 
 @EITHER
 def test_previews_come_with_their_steps_and_change_nothing(as_gpu: bool) -> None:
-    outcomes = play(make_engine(as_gpu=as_gpu), [_job("a", steps=6, preview_every=2, width=600, height=320)])
+    outcomes = play(make_engine(as_gpu=as_gpu), [job_of("a", steps=6, preview_every=2, width=600, height=320)])
     previews = {o.step: o.previews for o in steps_of(outcomes)}
     assert {step: [*each] for step, each in previews.items() if each} == {2: [0], 4: [0]}
     picture = Image.open(io.BytesIO(previews[2][0]))
     assert picture.format == "WEBP"
     assert max(picture.size) <= 256
-    plain = play(make_engine(as_gpu=as_gpu), [_job("a", steps=6, width=600, height=320)])
+    plain = play(make_engine(as_gpu=as_gpu), [job_of("a", steps=6, width=600, height=320)])
     assert finished(outcomes)["a", 0].tobytes() == finished(plain)["a", 0].tobytes()
 
 
@@ -65,14 +59,14 @@ def nearest(previews: Mapping[int, bytes], outcomes: list[Outcome], job_id: str)
 def test_each_picture_of_a_job_has_its_own_previews(as_gpu: bool, max_rows: int) -> None:
     """In one call with another job, three a call, or each by itself; in no more events than without."""
     job = {"num_images": 4, "steps": 8, "width": 128, "height": 128}
-    asked = [_job("other", steps=5, preview_every=3), _job("a", preview_every=2, **job)]
+    asked = [job_of("other", steps=5, preview_every=3), job_of("a", preview_every=2, **job)]
     outcomes = play(make_engine(as_gpu=as_gpu, max_rows=max_rows), asked)
     steps = steps_of(outcomes)
     assert shown(steps) == {0: 3, 1: 3, 2: 3, 3: 3}
     assert [o.step for o in steps] == sorted({o.step for o in steps})
     last = {index: data for o in steps for index, data in o.previews.items()}
     assert nearest(last, outcomes, "a") == [*last]
-    plain = play(make_engine(as_gpu=as_gpu, max_rows=max_rows), [_job("other", steps=5), _job("a", **job)])
+    plain = play(make_engine(as_gpu=as_gpu, max_rows=max_rows), [job_of("other", steps=5), job_of("a", **job)])
     assert len(steps_of(plain)) == len(steps)
     assert {key: each.tobytes() for key, each in finished(plain).items()} == {
         key: each.tobytes() for key, each in finished(outcomes).items()
@@ -84,7 +78,7 @@ def test_only_jobs_that_go_on_are_previewed(as_gpu: bool) -> None:
     """Not one that was dropped while its previews were due; the other's share the call with it."""
     engine = make_engine(as_gpu=as_gpu)
     for job_id in "ab":
-        engine.admit(_job(job_id, num_images=2, preview_every=1, steps=6))
+        engine.admit(job_of(job_id, num_images=2, preview_every=1, steps=6))
     while not any(isinstance(o, Called) for o in engine.turn()):
         pass
     engine.drop("a")
@@ -96,14 +90,14 @@ def test_only_jobs_that_go_on_are_previewed(as_gpu: bool) -> None:
 def test_previews_that_were_overtaken_come_with_the_next_step() -> None:
     """A job that is prepared meanwhile goes first, and what was read before it is told in order."""
     engine = make_engine(as_gpu=True, max_rows=4)
-    engine.admit(_job("a", num_images=4, preview_every=2, steps=6))
+    engine.admit(job_of("a", num_images=4, preview_every=2, steps=6))
     outcomes: list[Outcome] = []
     for number in count():
         outcomes += engine.turn()
         if not engine.busy:
             break
         if number < 20:
-            engine.admit(_job(f"b{number}", steps=1))
+            engine.admit(job_of(f"b{number}", steps=1))
     steps = steps_of(outcomes)
     assert [o.step for o in steps] == sorted({o.step for o in steps})
     assert shown(steps).keys() == {0, 1, 2, 3}
@@ -112,14 +106,14 @@ def test_previews_that_were_overtaken_come_with_the_next_step() -> None:
 
 def test_previews_after_the_first_are_smaller() -> None:
     """So that an event of many stays small, and as large on the screen as their tiles are."""
-    job = _job("a", num_images=8, steps=2, preview_every=1, guidance_scale=1.0, width=256, height=192)
+    job = job_of("a", num_images=8, steps=2, preview_every=1, guidance_scale=1.0, width=256, height=192)
     (previews,) = [step.previews for step in steps_of(play(make_engine(), [job])) if step.previews]
     sizes = [Image.open(io.BytesIO(previews[k])).size for k in range(8)]
     assert sizes == [(256, 192), *[(128, 96)] * 7]
 
 
 def test_previews_have_the_shape_of_the_picture() -> None:
-    job = _job("a", num_images=2, steps=2, preview_every=1, guidance_scale=1.0, width=70, height=50)
+    job = job_of("a", num_images=2, steps=2, preview_every=1, guidance_scale=1.0, width=70, height=50)
     (previews,) = [step.previews for step in steps_of(play(make_engine(), [job])) if step.previews]
     assert [Image.open(io.BytesIO(previews[k])).size for k in (0, 1)] == [(70, 50)] * 2
 
@@ -143,6 +137,6 @@ def test_a_broken_latent_breaks_no_preview(value: float) -> None:
 def test_every_picture_is_previewed_in_both_stages_though_each_is_enlarged_by_itself() -> None:
     up = AppliedUpscaler(id="up", hash="c0ffee", scale=4, steps=3, sampler="ddim")
     hires = Hires(scale=2.0, strength=1.0, steps=4, upscaler="up", enlarged_by=up)
-    steps = steps_of(play(make_engine(), [_job("a", preview_every=2, num_images=3, steps=4, hires=hires)]))
+    steps = steps_of(play(make_engine(), [job_of("a", preview_every=2, num_images=3, steps=4, hires=hires)]))
     assert steps[-1].step == 3 * 11
     assert shown(steps) == {0: 5, 1: 5, 2: 5}
