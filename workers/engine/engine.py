@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from PIL import Image
@@ -200,34 +201,32 @@ class Engine:
         return Aborted(job.job_id, error)
 
     def _prepare(self, job: EngineJob) -> list[Outcome]:
-        began, shape = self._clock(), job.specs[0].latent_shape
+        shape = job.specs[0].latent_shape
 
-        def prepared() -> Outcome:
-            return Prepared(job.job_id, self._clock() - began, job.step, job.steps, shape)
+        def prepared(seconds: float) -> Outcome:
+            return Prepared(job.job_id, seconds, job.step, job.steps, shape)
 
         return self._begin(job, lambda: self._start(job), prepared, "encoding its pictures")
 
     def _enlarge(self, slot: Slot) -> list[Outcome]:
-        job, began = self._jobs.get(slot.job_id), self._clock()
+        job = self._jobs.get(slot.job_id)
         if job is None:
             return []  # what was just read of its last call failed it
-
-        def enlarged() -> Outcome:
-            return Enlarged(job.job_id, self._clock() - began)
-
+        enlarged = partial(Enlarged, job.job_id)
         return self._begin(job, lambda: [job.enlarge(slot.index, self._conditions)], enlarged, "enlarging its picture")
 
     def _begin(
-        self, job: EngineJob, work: Callable[[], list[Slot]], done: Callable[[], Outcome], what: str
+        self, job: EngineJob, work: Callable[[], list[Slot]], done: Callable[[float], Outcome], what: str
     ) -> list[Outcome]:
-        """Let those images take part that `work` brings to a stage, and report it, or why it can't be."""
+        """Let those images take part that `work` brings to a stage, and report its seconds, or why it can't be."""
+        began = self._clock()
         try:
             slots = or_none(work)
         except LatentdError as error:
             return [self._abort(job, error)]
         if slots is not None:
             self._policy.start(slots)
-            return [done()]
+            return [done(self._clock() - began)]
         if self._chunk is not None:  # without its memory there may be enough
             return self._decoded() + (self._begin(job, work, done, what) if job.job_id in self._jobs else [])
         return [OutOfMemory(job.admission.request.model, "encode", 1), self._abort(job, _too_large(what))]
