@@ -5,8 +5,7 @@ Sums are over one execution: the newest of them is enough, however many steps we
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -68,20 +67,7 @@ class Preview(Wire):
     image: str
 
 
-class Previews(Preview):
-    """The newest preview of each picture of a job; its own fields are one's, as releases before read them: the first's,
-    unless a resumed job had finished that."""
+class Previews(Wire):
+    """The newest preview of each picture of a job that has one, by the picture's number."""
 
-    index: int = Field(default=0, exclude_if=lambda index: not index)
-    others: dict[int, Preview] = Field(default_factory=dict, exclude_if=lambda others: not others)
-
-    @classmethod
-    def of(cls, newest: Mapping[int, Preview]) -> Self:
-        """Make it of previews by their pictures' numbers, one at least."""
-        index = min(newest)
-        others = {other: each for other, each in newest.items() if other != index}
-        return cls(step=newest[index].step, image=newest[index].image, index=index, others=others)
-
-    def newest(self) -> dict[int, Preview]:
-        """Return the previews by their pictures' numbers."""
-        return {self.index: Preview(step=self.step, image=self.image), **self.others}
+    newest: dict[int, Preview]

@@ -13,6 +13,7 @@ from core.errors import ConfigurationError
 from models.evaluation.distributions import distances, precision_recall
 from models.evaluation.figures import Figure, figures_of
 from models.evaluation.masks import KINDS, draw_masks
+from models.evaluation.near_noise import near_noise
 from models.evaluation.networks import Embedder, Networks
 from models.evaluation.paired import distance_name, paired
 from models.evaluation.retrieval import ContrastiveModel, contrastive_name, retrieval
@@ -62,6 +63,8 @@ def parts_of(subject: Subject) -> Iterator[Part]:
     if concat in ("source", "depth"):  # the held-out pictures have neither what was told nor a depth
         return
     yield samples(subject)
+    if subject.model.tokenizers:
+        yield from near_noise_of(subject)
     if concat in ("mask-latent", "latent-mask"):
         for kind in KINDS:
             yield inpainted(subject, kind)
@@ -90,6 +93,16 @@ def samples(subject: Subject) -> Part:
     if shown.prompts is not None and subject.contrastive is not None:
         figures += _retrieved(subject, subject.contrastive, made, shown.prompts)
     return Part("samples", figures, made)
+
+
+def near_noise_of(subject: Subject) -> Iterator[Part]:
+    """Measure what texts tell near noise: of training pictures, which were learnt, and of held-out ones."""
+    for which, folder in (("training", subject.training), ("held-out", subject.held_out)):
+        pictures = fixed_pictures(folder, subject.data, subject.sampling.seed, len(subject.real))
+        prompts = [folder.items[i].captions[0] for i in spread(len(folder.items), len(subject.real))]
+        name = f"near noise, {which} pictures"
+        figures, predicted = near_noise(subject.model, name, pictures, prompts, subject.sampling.seed)
+        yield Part(name, figures, predicted)
 
 
 def inpainted(subject: Subject, kind: str) -> Part:

@@ -156,7 +156,7 @@ def _with_urls(data: dict[str, Any], urls: ImageUrls) -> dict[str, Any]:
 async def read_previews(redis: Redis, job_id: str) -> dict[int, Preview]:
     """Return the newest preview of each picture of a running job that has one."""
     text = await redis.get(preview_key(job_id))
-    return Previews.read(text).newest() if text else {}
+    return Previews.read(text).newest if text else {}
 
 
 async def _newer_previews(redis: Redis, job_id: str, sent: Mapping[int, int]) -> dict[int, Preview]:

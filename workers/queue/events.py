@@ -169,7 +169,7 @@ class EventWriter:
             *before, newest = waiting.steps
             note = newest.shared.model_copy(update={"before": tuple(step.before(now) for step in before)})
             data = json.dumps({"step": newest.step, "steps": run.steps})
-            previews = Previews.of(run.previews).to_json() if waiting.previewed else ""
+            previews = Previews(newest=run.previews).to_json() if waiting.previewed else ""
             self._waiting.append(Event(run, "step", data, note, str(newest.step), previews))
 
     def _surplus(self, run: JobRun) -> list[str]:

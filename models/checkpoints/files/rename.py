@@ -122,36 +122,6 @@ TO_LDM_BERT: Renames = (
 )
 
 
-# Text encoders of the internal form's first version, whose names were ours, after q, k and v are split.
-NATIVE_1_BERT: Renames = (
-    (r"^tokens\.", "embeddings.word_embeddings."),
-    (r"^positions\.", "embeddings.position_embeddings."),
-    (r"^token_types\.", "embeddings.token_type_embeddings."),
-    (r"^norm\.", "embeddings.LayerNorm."),
-    (r"^layers\.", "encoder.layer."),
-    (r"\.attention\.to_q\.", ".attention.self.query."),
-    (r"\.attention\.to_k\.", ".attention.self.key."),
-    (r"\.attention\.to_v\.", ".attention.self.value."),
-    (r"\.attention\.to_out\.", ".attention.output.dense."),
-    (r"\.norm1\.", ".attention.output.LayerNorm."),
-    (r"\.fc1\.", ".intermediate.dense."),
-    (r"\.fc2\.", ".output.dense."),
-    (r"\.norm2\.", ".output.LayerNorm."),
-    (r"^", "bert."),
-)
-NATIVE_1_CLIP: Renames = (
-    (r"^tokens\.", "embeddings.token_embedding."),
-    (r"^positions\.", "embeddings.position_embedding."),
-    (r"^norm\.", "final_layer_norm."),
-    (r"^layers\.", "encoder.layers."),
-    (r"\.attention\.to_([qkv])\.", r".self_attn.\1_proj."),
-    (r"\.attention\.to_out\.", ".self_attn.out_proj."),
-    (r"\.norm([12])\.", r".layer_norm\1."),
-    (r"\.fc([12])\.", r".mlp.fc\1."),
-    (r"^", "text_model."),
-)
-
-
 def renamed(state: Mapping[str, Tensor], renames: Renames, ignored: str | None = None) -> dict[str, Tensor]:
     """Pass every key through all renames in turn; keys that match `ignored` are left out."""
     compiled = [(re.compile(pattern), new) for pattern, new in renames]

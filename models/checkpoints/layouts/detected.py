@@ -57,13 +57,8 @@ def stamps(files: Sequence[Path], folder: Path) -> Stamps:
 
 
 def is_of(record: Detected, files: Sequence[Path], folder: Path) -> bool:
-    """Tell whether a record was made of these files as they are now.
-
-    Releases before named files without their folders: such a record holds where no two of the files share a name.
-    """
-    now = stamps(files, folder)
-    names = {os.path.basename(place): stamp for place, stamp in now.items()}
-    return record.files == now or (record.files == names and len(names) == len(now))
+    """Tell whether a record was made of these files as they are now."""
+    return record.files == stamps(files, folder)
 
 
 def user_set(folder: Path) -> dict[str, Any]:

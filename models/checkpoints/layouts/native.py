@@ -11,11 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.errors import CheckpointError
-from models.checkpoints.build import split
 from models.checkpoints.checkpoint import Checkpoint, fitted
-from models.checkpoints.files.rename import NATIVE_1_BERT, NATIVE_1_CLIP, Renames, renamed
 from models.checkpoints.files.weights import read_json, read_safetensors
-from models.checkpoints.towers import together
 from models.networks.autoencoder import AutoencoderConfig
 from models.networks.conditioning import ClassConfig, Conditioner, RescalerConfig, TextConfig, TowerConfig
 from models.networks.unet import UNetConfig
@@ -24,10 +21,9 @@ from models.schedule import ScheduleConfig
 from models.tokenizers.prompts import PromptTokenizer, load_tokenizer, save_tokenizer
 
 FORMAT = "latentd"
-VERSION = 3  # 1: text encoders of BERT and CLIP had names of ours; 2: one text tower, without a prefix
+VERSION = 3  # the first that a release has
 INDEX = "model.json"
 PARTS = ("unet", "first_stage", "conditioner")
-NATIVE_1: dict[str, Renames] = {"bert": NATIVE_1_BERT, "clip": NATIVE_1_CLIP, "ldm": ()}
 CONDITIONERS: dict[str, type[ClassConfig] | type[RescalerConfig]] = {"class": ClassConfig, "map": RescalerConfig}
 TOKENIZERS = ("tokenizer", "tokenizer_2")  # folders, by tower
 T = TypeVar("T")
@@ -57,13 +53,13 @@ def is_native(folder: Path) -> bool:
 
 
 def load_native(folder: Path, *, data: bool = True) -> Checkpoint:
-    """Read what `save_native` wrote, in this version of the form or those before.
+    """Read what `save_native` wrote.
 
     Raises:
         CheckpointError: naming the file or key that is wrong.
     """
     index = read_json(folder / INDEX)
-    if index.get("format") != FORMAT or index.get("version") not in range(1, VERSION + 1):
+    if index.get("format") != FORMAT or index.get("version") != VERSION:
         raise CheckpointError(f"{folder / INDEX}: format {index.get('format')!r} {index.get('version')!r} is unknown")
     config = _from_json(index)
     parts = ["unet", "first_stage"] + (["conditioner"] if config.conditioner is not None else [])
@@ -71,10 +67,6 @@ def load_native(folder: Path, *, data: bool = True) -> Checkpoint:
         part: read_safetensors(folder / f"{part}.safetensors", data=data) for part in parts
     }
     text = config.conditioner if isinstance(config.conditioner, TextConfig) else None
-    if text is not None and index["version"] < VERSION:
-        state = states["conditioner"]
-        state = renamed(split(state), NATIVE_1[text.kind]) if index["version"] == 1 else state
-        states["conditioner"] = together([(text.towers[0], state)])[1]
     return Checkpoint(config, states, _tokenizers(folder, text))
 
 
@@ -110,8 +102,8 @@ def _conditioner(data: dict[str, Any] | None) -> Conditioner | None:
     if data is None:
         return None
     kind, fields_ = data.get("type", ""), {key: value for key, value in data.items() if key != "type"}
-    if kind == "text":  # one tower's fields alone before version 3
-        return TextConfig(tuple(made_of(TowerConfig, tower) for tower in fields_.get("towers", [fields_])))
+    if kind == "text":
+        return TextConfig(tuple(made_of(TowerConfig, tower) for tower in fields_["towers"]))
     if kind not in CONDITIONERS:
         raise CheckpointError(f"{INDEX}: conditioner type {kind!r} is unknown", field="conditioner")
     return made_of(CONDITIONERS[kind], fields_)

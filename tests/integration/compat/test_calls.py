@@ -165,7 +165,7 @@ def test_progress_shows_all_pictures_of_a_batch_as_the_web_ui_does(client: httpx
         waiting = threads.submit(client.post, TXT2IMG, json={"prompt": "x", "batch_size": 3})
         job_id = job_made(redis)
         assert client.get("/sdapi/v1/progress").json()["current_image"] is None
-        told = Previews.of({k: Preview(step=3, image=webp(colour)) for k, colour in ((0, "red"), (2, "blue"))})
+        told = Previews(newest={k: Preview(step=3, image=webp(colour)) for k, colour in ((0, "red"), (2, "blue"))})
         redis.set(preview_key(job_id), told.to_json())
         sheet = Image.open(io.BytesIO(base64.b64decode(client.get("/sdapi/v1/progress").json()["current_image"])))
         assert (sheet.format, sheet.size) == ("PNG", (80, 60))

@@ -42,7 +42,7 @@ def test_partial_images_are_the_first_picture_s(client: httpx2.Client, redis: Re
         job_id = job_made(redis)
         for step, first in ((4, 4), (6, 4), (8, 8)):
             newest = {0: Preview(step=first, image=webp("red")), 1: Preview(step=step, image=webp("blue"))}
-            redis.set(preview_key(job_id), Previews.of(newest).to_json())
+            redis.set(preview_key(job_id), Previews(newest=newest).to_json())
             redis.xadd(events_key(job_id), {"type": "step", "data": json.dumps({"step": step, "steps": 40})})
             if first == step:
                 partial.append(told.get(timeout=60))

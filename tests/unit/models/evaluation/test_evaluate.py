@@ -20,6 +20,7 @@ from tests.training import autoencoder_run, ldm_run, train, upscaler_run, write_
 
 SETS = {"Fréchet distance", "kernel distance", "precision", "recall"}
 PAIRS = {"PSNR (dB)", "SSIM", "perceptual distance"}
+NEAR_NOISE = {f"error at timestep 950, {text}" for text in ("with the text", "without")} | {"explained by the text"}
 INSIDE = {"PSNR (dB) inside masks", "SSIM inside masks", "perceptual distance"}
 
 
@@ -68,11 +69,13 @@ def test_a_model_of_text_and_masks_is_measured_in_all_that_it_does(trained: Path
         "training pictures": SETS | retrieved,
         "reconstruction": PAIRS | SETS,
         "samples": SETS | retrieved,
+        "near noise, training pictures": NEAR_NOISE,
+        "near noise, held-out pictures": NEAR_NOISE,
         **{f"inpainting, {kind} masks": INSIDE | SETS for kind in ("thin", "medium", "thick")},
     }
     for figure in figures:
-        pixels = figure.name.startswith(("PSNR", "SSIM"))
-        assert (figure.network is None) is pixels
+        without_network = figure.name.startswith(("PSNR", "SSIM")) or figure.name in NEAR_NOISE
+        assert (figure.network is None) is without_network
         assert "FID" not in figure.name
     written = json.loads((tmp_path / "ldm" / REPORT).read_text("utf-8"))
     assert [Figure(**told) for told in written["figures"]] == figures

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.checkpoints.inspect import inspect
 from models.checkpoints.load import load
+from models.evaluation.near_noise import near_noise
 from models.inputs import Inputs
 from models.pipeline.pipeline import LatentDiffusion
 from models.pipeline.sampling import Conditioning, sample
@@ -65,6 +66,27 @@ def test_samples_are_nearer_to_what_was_asked_than_decoded_noise(trained: Path) 
     for k, colour in enumerate(COLOURS):
         asked = pictures[[i for i, item in enumerate(folder.items) if item.label == colour]]
         assert nearest(drawn[k], asked) < 0.5 * nearest(guess[k], asked)
+
+
+def test_near_noise_the_own_text_explains_pictures_and_anothers_misleads(trained: Path) -> None:
+    """`eval` measures it; a text that says nothing explains nothing, and the same noise gives the same figures."""
+    model, folder = load(trained / "ldm" / "checkpoint"), read_folder(trained / "data")
+    pictures = fixed_pictures(folder, ldm_run(trained).data, 0, len(folder.items))
+    captions = [item.captions[0] for item in folder.items]
+    texts = {"own": captions, "another's": captions[1:] + captions[:1], "none": [""] * len(captions)}
+    measured = {name: near_noise(model, name, pictures, prompts, seed=0) for name, prompts in texts.items()}
+    explained = {name: figures[-1].value for name, (figures, _) in measured.items()}
+    assert [figure.name for figure in measured["own"][0]] == [
+        "error at timestep 950, with the text",
+        "error at timestep 950, without",
+        "explained by the text",
+    ]
+    assert explained["own"] > 0.3
+    assert explained["another's"] < -0.3
+    assert explained["none"] == pytest.approx(0.0, abs=1e-6)
+    predicted = measured["own"][1]
+    assert float((predicted - pictures).square().mean()) < float((measured["none"][1] - pictures).square().mean())
+    assert near_noise(model, "own", pictures, captions, seed=0)[0] == measured["own"][0]
 
 
 def drawn_shape(model: LatentDiffusion) -> tuple[int, int, int]:

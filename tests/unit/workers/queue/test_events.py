@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from contract.events import STEP_EVENTS_KEPT, TELL_S, Previews, Shared
+from contract.events import STEP_EVENTS_KEPT, TELL_S, Preview, Previews, Shared
 from contract.job import ImageInfo
 from contract.redis_keys import CANCELING_KEY, events_key, job_key, preview_key
 from jobs.end import HandedBack, Publisher, Succeeded
@@ -33,8 +33,8 @@ def test_steps_images_and_previews_are_written_in_one_flush(redis: Redis) -> Non
         json.loads(IMAGE.to_json()),
     ]
     assert job_state(redis, "a")["step"] == "3"
-    preview = json.loads(redis.get(preview_key("a")) or "")
-    assert preview == {"step": 3, "image": base64.b64encode(b"webp").decode()}, "as releases before read it"
+    newest = Previews.read(redis.get(preview_key("a")) or b"").newest
+    assert newest == {0: Preview(step=3, image=base64.b64encode(b"webp").decode())}
     assert 0 < int(redis.ttl(preview_key("a"))) <= 300
 
 
@@ -53,7 +53,7 @@ def test_steps_that_follow_each_other_fast_are_told_together_and_none_is_lost_to
     assert [(step, [each.step for each in note.before]) for step, note in told] == [(1, []), (5, [2, 3, 4]), (7, [6])]
     assert [each.ago_ms for each in told[1][1].before] == [214, 143, 71]
     assert earlier(redis, "a").gpu_s == pytest.approx(SHARED.encode_s + 0.7), "sums are the newest step's"
-    assert json.loads(redis.get(preview_key("a")) or "")["step"] == 3
+    assert Previews.read(redis.get(preview_key("a")) or b"").newest[0].step == 3
 
 
 def test_the_newest_preview_of_each_picture_is_kept(redis: Redis) -> None:
@@ -66,9 +66,8 @@ def test_the_newest_preview_of_each_picture_is_kept(redis: Redis) -> None:
         now[0] += TELL_S
         stored = redis.get(preview_key("a")) or b""
         if step == 2:
-            assert Previews.read(stored).newest().keys() == {2}, "of a resumed job the first may have ended"
-    assert json.loads(stored).keys() == {"step", "image", "others"}, "the first one's are where they always were"
-    found = {k: (each.step, base64.b64decode(each.image)) for k, each in Previews.read(stored).newest().items()}
+            assert Previews.read(stored).newest.keys() == {2}, "of a resumed job the first may have ended"
+    found = {k: (each.step, base64.b64decode(each.image)) for k, each in Previews.read(stored).newest.items()}
     assert found == {0: (4, b"0"), 1: (8, b"one"), 2: (8, b"2")}
     assert event_types(redis, "a").count("step") == 4
 
