@@ -153,6 +153,12 @@ class DecodersBusy(QueueFull):
     status, slug, title = 503, "decoders-busy", "Decoders busy"
 
 
+class BodiesBusy(QueueFull):
+    """The gateway holds as much of requests' bodies as it may."""
+
+    status, slug, title = 503, "bodies-busy", "Bodies busy"
+
+
 class Unavailable(LatentdError):
     """Redis or the object storage doesn't answer."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from redis.asyncio.client import Pipeline as AsyncPipeline
 from redis.client import Pipeline
 from redis.typing import EncodableT
 
@@ -27,14 +28,14 @@ end
 _ALONE = f"{RUN} run(1)"
 
 
-def flat(pipe: Pipeline) -> Iterator[EncodableT]:
+def flat(pipe: Pipeline | AsyncPipeline) -> Iterator[EncodableT]:
     """Give what `pipe` has gathered as RUN reads it."""
     for command, _ in pipe.command_stack:
         yield len(command)
         yield from command
 
 
-def as_script(pipe: Pipeline) -> None:
+def as_script(pipe: Pipeline | AsyncPipeline) -> None:
     """Put one script in the place of the commands that `pipe` has gathered, if there are any."""
     if arguments := list(flat(pipe)):
         pipe.command_stack.clear()

@@ -8,7 +8,15 @@ import time
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope
 
-from core.errors import BodyTooLarge, HeadTooLarge, MalformedRequest, SlowClient, UnsupportedMedia
+from core.errors import (
+    BodiesBusy,
+    BodyTooLarge,
+    HeadTooLarge,
+    LatentdError,
+    MalformedRequest,
+    SlowClient,
+    UnsupportedMedia,
+)
 from service.http.problems import cut
 from service.http.protocol import HEAD_BYTES
 
@@ -17,6 +25,10 @@ DRAIN_BYTES = 256 * 2**20
 DRAIN_S = 5.0
 SLACK_S = 20.0
 MIN_RATE = 16 * 1024  # bytes a second: 32 MiB may take half an hour
+HELD_BYTES = 512 * 2**20  # of all bodies of a gateway; pictures in JSON take as much again while they are read
+HELD_BODIES = 4  # of the largest size, at least
+SMALL_BYTES = 64 * 1024  # of a body that is always read: prompts
+RETRY_AFTER_S = 10
 
 
 def check_head(scope: Scope) -> None:
@@ -44,12 +56,38 @@ def check_encoding(headers: Headers) -> None:
         raise UnsupportedMedia(detail, field="Content-Encoding", value=cut(encoding), bound="identity, or no header")
 
 
-class BodyLimit:
-    """Counts a body while it is read; over the limit the reader gets BodyTooLarge and the rest is dropped."""
+class BodiesHeld:
+    """Counts what a gateway holds of bodies: each is in its memory until its request ends, however slowly it comes."""
 
-    def __init__(self, receive: Receive, limit: int, headers: Headers) -> None:
+    def __init__(self, limit: int) -> None:
+        self.limit = limit  # of one body
+        self._bound = max(HELD_BYTES, HELD_BODIES * limit)
+        self._held = 0
+
+    def take(self, size: int, read: int) -> None:
+        """Count `size` bytes more of a body, of which `read` are there with them.
+
+        Raises:
+            BodiesBusy: that is too much of all of them, and this is no small one.
+        """
+        if read > SMALL_BYTES and self._held + size > self._bound:
+            detail = f"bodies that this gateway reads have {self._held} bytes; at most {self._bound}"
+            raise BodiesBusy(detail, retry_after=RETRY_AFTER_S, field="body", value=read)
+        self._held += size
+
+    def give(self, size: int) -> None:
+        """Count `size` bytes less."""
+        self._held -= size
+
+
+class BodyLimit:
+    """Counts a body while it is read; over a bound the reader gets the error and the rest is dropped."""
+
+    def __init__(self, receive: Receive, held: BodiesHeld, headers: Headers) -> None:
         self._receive = receive
-        self._limit = limit
+        self._all = held
+        self._limit = held.limit
+        self._taken = 0
         self._read = 0
         self._complete = False
         self._began = time.monotonic()
@@ -80,12 +118,25 @@ class BodyLimit:
         message = await self._timed()
         if message["type"] == "http.request":
             self._complete = not message.get("more_body", False)
-            self._read += len(message.get("body", b""))
-            if self._read > self._limit:
-                if message.get("more_body", False):
+            size = len(message.get("body", b""))
+            self._read += size
+            try:
+                self._check(size)
+            except LatentdError:
+                if not self._complete:
                     await self._drain()
-                raise self._error(self._read)
+                raise
         return message
+
+    def _check(self, size: int) -> None:
+        if self._read > self._limit:
+            raise self._error(self._read)
+        self._all.take(size, self._read)
+        self._taken += size
+
+    def let_go(self) -> None:
+        """Count the body no more: its request has ended."""
+        self._all.give(self._taken)
 
     async def _timed(self) -> Message:
         """Wait for the next message; a body that isn't complete must come at MIN_RATE or faster after SLACK_S."""

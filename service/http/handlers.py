@@ -28,6 +28,7 @@ _UNKNOWN = {
     "POST": "; whether the job was made is unknown: ask again with the same Idempotency-Key, which makes no second job",
     "DELETE": "; whether it was done is unknown: ask again",
 }
+_UNEXPECTED = "an unexpected error; the service's log has it under this request's id"
 
 log = structlog.get_logger("service")
 
@@ -99,7 +100,7 @@ def unavailable(error: RedisError, method: str) -> LatentdError:
     if is_transient(error):
         return Unavailable(f"Redis doesn't answer, or takes no writes{_UNKNOWN.get(method, '')}")
     log.error("unexpected error of Redis", exc_info=error)
-    return LatentdError("an unexpected error; the service's log has it under this request's id")
+    return LatentdError(_UNEXPECTED)
 
 
 async def _on_redis(request: Request, error: Exception) -> Response:
@@ -109,10 +110,22 @@ async def _on_redis(request: Request, error: Exception) -> Response:
     return await _on_latentd(request, unavailable(error, request.method))
 
 
-async def _on_any(request: Request, error: Exception) -> Response:
-    log.error("unexpected error", path=request.url.path, exc_info=error)
-    problem = LatentdError("an unexpected error; the service's log has it under this request's id").problem()
-    return problem_format(request.scope)(problem, {})
+def unexpected(error: Exception, path: str) -> LatentdError:
+    """Log an error that no handler takes, and make of it what its client is told."""
+    log.error("unexpected error", path=path, exc_info=error)
+    return LatentdError(_UNEXPECTED)
+
+
+def broken_off(error: Exception) -> None:
+    """Log why an answer that had begun won't end: with its traceback only where that is a mistake of ours."""
+    cause = error.__cause__ or error  # Starlette wraps what a handler of ours would have answered
+    ours = not isinstance(cause, LatentdError | BaseError | ClientDisconnect)
+    if isinstance(cause, RedisError):
+        ours = not is_transient(cause)
+    if ours:
+        log.error("an answer was broken off", exc_info=cause)
+    else:
+        log.warning("an answer was broken off", error=f"{type(cause).__name__}: {cause}")
 
 
 async def _on_leaving(_request: Request, _error: Exception) -> Response:
@@ -135,4 +148,3 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RedisError, _on_redis)
     app.add_exception_handler(BaseError, _on_storage)
     app.add_exception_handler(ClientDisconnect, _on_leaving)
-    app.add_exception_handler(Exception, _on_any)

@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.errors import LatentdError
 from core.settings import Settings
-from service.http.bodies import BodyLimit, check_encoding, check_head
+from service.http.bodies import BodiesHeld, BodyLimit, check_encoding, check_head
+from service.http.handlers import broken_off, unexpected
 from service.http.hosts import check_host, known_hosts
 from service.http.origins import PREFLIGHT, OriginPolicy
 from service.http.problems import error_response
@@ -69,6 +70,7 @@ class EdgeMiddleware:
         self._origins = OriginPolicy(settings)
         self._prefix = settings.public_path
         self._stopping = stopping
+        self._bodies = BodiesHeld(settings.max_body_mb * 2**20)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -82,6 +84,8 @@ class EdgeMiddleware:
         routed = dict(scope)
         try:
             await self._guarded(routed, receive, answer)
+        except Exception as error:
+            await self._failed(error, routed, receive, answer)
         finally:
             self._count(routed, scope["method"], answer)
             structlog.contextvars.unbind_contextvars("request_id")
@@ -100,7 +104,7 @@ class EdgeMiddleware:
             headers = Headers(scope=asked)
             check_host(asked["path"], headers, self._hosts)
             self._origins.check(asked, headers)
-            limited = BodyLimit(receive, self._settings.max_body_mb * 2**20, headers)
+            limited = BodyLimit(receive, self._bodies, headers)
             await limited.check_length(headers)
             check_encoding(headers)
         except LatentdError as error:
@@ -110,8 +114,18 @@ class EdgeMiddleware:
         scope.update(asked)
         if (response := self._without_route(scope, headers)) is not None:
             await response(scope, receive, answer)
-        else:
+            return
+        try:
             await self._app(scope, limited, answer)
+        finally:
+            limited.let_go()
+
+    async def _failed(self, error: Exception, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        """Answer what no handler did; of an answer that has begun the server closes the connection."""
+        if answer.begun:
+            broken_off(error)
+        else:
+            await error_response(unexpected(error, scope["path"]), scope)(scope, receive, answer)
 
     def _without_route(self, scope: Scope, headers: Headers) -> Response | None:
         """Answer what no route is for: a browser that asks for a page, the page's address without its slash."""
@@ -142,11 +156,12 @@ class _Answer:
         self._head = head
         self.request_id = request_id
         self.status = 500
+        self.begun = False
         self.began = time.monotonic()
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.status, self.begun = message["status"], True
             sent = {name.lower() for name, _ in message["headers"]}
             added = [item for item in self._safe.items() if item[0] not in sent]
             headers = [*message["headers"], *added, (b"x-request-id", self.request_id.encode())]

@@ -128,13 +128,14 @@ def _literal(host: str) -> Address | None:
         return None
 
 
-def is_reachable(address: str, allow: Sequence[str]) -> bool:
-    """Tell whether a resolved address may be connected to: a public one, or one of a network in the allow-list."""
+def is_reachable(address: str, port: int, allow: Sequence[str]) -> bool:
+    """Tell whether an address may be connected to at a port: a public one, or one of a network in the allow-list whose
+    entry names no other port."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
         parsed = parsed.ipv4_mapped
-    networks = [entry.network for entry in map(_parse, allow)]
-    if any(network is not None and parsed in network for network in networks):
+    entries = [entry for entry in map(_parse, allow) if entry.port in (None, "*", str(port))]
+    if any(entry.network is not None and parsed in entry.network for entry in entries):
         return True
     return parsed.is_global and not parsed.is_multicast and _is_unicast(parsed) and not _carries_ipv4(parsed)
 

@@ -21,9 +21,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from contract.job import Job
-from contract.redis_keys import DUE_KEY, KEYS_KEY, OUTBOX_KEY, deliveries_key
+from contract.redis_keys import DUE_KEY, KEYS_KEY, NOTHING_KEY, OUTBOX_KEY, deliveries_key
 from core.clock import CLOCK
 from core.errors import Gone, LatentdError, NewerRelease, NotFound
+from jobs.commands import as_script
 from service.admission.backlogs import Backlogs
 from service.auth.access import Caller
 from service.auth.signing import ImageUrls, read_signer
@@ -40,8 +41,9 @@ BLOCK_MS = 1000
 PAUSE_S = 1.0
 AT_ONCE = 16
 
-# KEYS: due times, outbox. ARGV: now, most.
-_RETURN = """
+# KEYS: due times, outbox. ARGV: now, most. A full Redis takes it behind a first write that needs no memory.
+_RETURN = f"""
+redis.call('DEL', '{NOTHING_KEY}')
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
 for _, text in ipairs(due) do
   local message = cjson.decode(text)
@@ -163,7 +165,7 @@ class Webhooks:
             log.info("a webhook is left to a newer release", job_id=message.job)
 
     async def _deliver(self, message: Message) -> None:
-        """Write one try, its log, and what follows from it, in one transaction."""
+        """Write one try, its log, and what follows from it, at once, in a full Redis, too: it was sent."""
         tried = await self._try(message)
         async with self._redis.pipeline() as pipe:
             if tried is not None:
@@ -174,6 +176,7 @@ class Webhooks:
                     pipe.zadd(DUE_KEY, {json.dumps(again): tried.next_at.timestamp()})
             pipe.xack(OUTBOX_KEY, GROUP, message.entry)
             pipe.xdel(OUTBOX_KEY, message.entry)
+            as_script(pipe)
             await pipe.execute()
 
     async def _try(self, message: Message) -> Delivery | None:

@@ -13,11 +13,11 @@ import hashlib
 import hmac
 import socket
 import ssl
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
+from core.clock import CLOCK
 from core.errors import ConfigurationError
 from core.settings import Settings
 from core.version import __version__
@@ -80,7 +80,7 @@ async def send(
     Raises:
         NotSent: no address, a private one, no connection, no TLS, or no answer.
     """
-    headers = signed_headers(secret, message_id, int(time.time()), body)
+    headers = signed_headers(secret, message_id, int(CLOCK.unix()), body)
     try:
         async with asyncio.timeout(LIMIT_S):
             address = _checked(await resolving(target.host, target.port), target, allow)
@@ -93,7 +93,7 @@ async def send(
 
 def _checked(addresses: Sequence[str], target: WebhookTarget, allow: Sequence[str]) -> str:
     """Return the first address, where every one of them may be connected to."""
-    refused = [address for address in addresses if not is_reachable(address, allow)]
+    refused = [address for address in addresses if not is_reachable(address, target.port, allow)]
     if refused or not addresses:
         what = f"resolves to {refused[0]}, a private address" if refused else "has no address"
         raise NotSent(f"{target.host} {what}; LATENTD_WEBHOOK_ALLOW may name its network")

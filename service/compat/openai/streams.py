@@ -14,11 +14,12 @@ from contract.common import OutputFormat
 from contract.events import Preview
 from contract.job import Job
 from core.errors import LatentdError, Problem
+from service.auth.access import still_accepted
 from service.compat.attended import Session, attended, fault, finished
 from service.compat.files import as_text, opened, read_images, written
 from service.compat.openai.answers import ImageEvent, envelope
 from service.compat.openai.draw import Drawing, size_of, usage
-from service.jobs.events import COMMENT_S, StopSignals, follow, read_previews
+from service.jobs.events import CHECK_S, COMMENT_S, StopSignals, follow, read_previews
 from service.jobs.images import check_not_canceled
 
 
@@ -34,7 +35,7 @@ class _Partials:
 async def server_sent(session: Session, drawing: Drawing, made: Callable[[Job], None]) -> AsyncIterator[bytes]:
     """Make the job, tell so (`made`, and a comment), then write its events; the last one is its end, whatever that is.
 
-    A client that leaves ends the job.
+    A client that leaves ends the job, and so does the end of its key.
 
     Raises:
         LatentdError: before the first piece, as `submit`.
@@ -43,7 +44,7 @@ async def server_sent(session: Session, drawing: Drawing, made: Callable[[Job], 
         made(job)
         yield b": accepted\n\n"
         try:
-            async for piece in _never_silent(_events(session, drawing, job)):
+            async for piece in _attended(session, _events(session, drawing, job)):
                 yield piece
         except LatentdError as error:
             yield wire_error(error.problem())
@@ -51,18 +52,27 @@ async def server_sent(session: Session, drawing: Drawing, made: Callable[[Job], 
             return
 
 
-async def _never_silent(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Pass pieces on, with a comment after each COMMENT_S of silence: proxies close a stream that says nothing."""
-    coming = asyncio.ensure_future(anext(pieces, b""))
+async def _attended(session: Session, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Pass pieces on while the caller's key is accepted, with a comment after each COMMENT_S of silence.
+
+    Proxies close a stream that says nothing.
+    """
+    coming, spoken = asyncio.ensure_future(anext(pieces, b"")), time.monotonic()
     try:
         while True:
-            if not (await asyncio.wait((coming,), timeout=COMMENT_S))[0]:
-                yield b": still here\n\n"
-            elif piece := coming.result():
-                yield piece
-                coming = asyncio.ensure_future(anext(pieces, b""))
-            else:
+            done, _ = await asyncio.wait((coming,), timeout=min(COMMENT_S, CHECK_S))
+            if not await still_accepted(session.gateway.redis, session.caller):
                 return
+            if done and not coming.result():
+                return
+            if done:
+                yield coming.result()
+                coming = asyncio.ensure_future(anext(pieces, b""))
+            elif time.monotonic() - spoken >= COMMENT_S:
+                yield b": still here\n\n"
+            else:
+                continue
+            spoken = time.monotonic()
     finally:
         coming.cancel()
 

@@ -17,10 +17,11 @@ from PIL import Image
 from redis import Redis
 
 from contract.events import Preview, Previews
-from contract.redis_keys import events_key, preview_key
+from contract.redis_keys import events_key, job_key, preview_key
 from core.storage import open_store
+from service.auth import keys
 from service.compat.openai import streams
-from tests.compat import job_made, webp
+from tests.compat import job_made, webp, within
 from tests.gateway import finish, png
 
 GENERATIONS = "/v1/images/generations"
@@ -68,6 +69,25 @@ def test_a_stream_whose_job_waits_is_never_silent(
         assert [next(lines) for _ in range(5)][::2] == [": accepted", ": still here", ": still here"]
         finish(redis, open_store(str(folder / "data" / "objects")), job_made(redis), png())
         assert [line for line in lines if line.startswith("event: ")] == ["event: image_generation.completed"]
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_revoked_key_loses_its_stream_and_its_pictures(
+    client: httpx2.Client, redis: Redis, folder: Path, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    """Whether the job has just ended or still waits; that is canceled."""
+    monkeypatch.setattr(streams, "CHECK_S", 60.0 if ended else 0.1)
+    key, token = keys.create(redis, "phone", ["generate", "read"])
+    headers = {"Authorization": f"Bearer {token}"}
+    with client.stream("POST", GENERATIONS, json={"prompt": "x", "stream": True}, headers=headers) as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == ": accepted"
+        keys.revoke(redis, key.id)
+        job_id = job_made(redis, key.id)
+        if ended:
+            finish(redis, open_store(str(folder / "data" / "objects")), job_id, png())
+        assert [line for line in lines if line] == []
+    assert within(lambda: redis.hget(job_key(job_id), "status") in (b"canceled", b"succeeded"))
 
 
 def test_partial_images_of_an_edit_are_of_the_steps_that_its_strength_leaves(

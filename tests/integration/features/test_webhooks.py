@@ -145,6 +145,21 @@ def test_what_a_dead_gateway_held_is_sent(
     assert redis.xlen(OUTBOX_KEY) == 0
 
 
+def test_a_full_redis_takes_what_was_sent_and_what_is_due(client: httpx2.Client, redis: Redis, redis_url: str) -> None:
+    """Tries are noted, tried again when they are due, and end: nobody is told twice of a job."""
+    with Receiver((500, 204)) as receiver:
+        redis.xgroup_create(OUTBOX_KEY, GROUP, id="0", mkstream=True)  # as by the first gateway that ran
+        job_id = canceled(client, receiver.url)
+        redis.config_set("maxmemory", "1")
+        try:
+            sent_by(redis_url, lambda: len(client.get(f"/v1/jobs/{job_id}/deliveries").json()["items"]) == 2)
+        finally:
+            redis.config_set("maxmemory", "0")
+        assert [one["status"] for one in client.get(f"/v1/jobs/{job_id}/deliveries").json()["items"]] == [500, 204]
+        assert len(receiver.received) == 2
+    assert redis.xlen(OUTBOX_KEY) == 0
+
+
 def test_a_purged_job_is_told_of_no_more(client: httpx2.Client, redis: Redis, redis_url: str) -> None:
     with Receiver() as receiver:
         job_id = canceled(client, receiver.url)

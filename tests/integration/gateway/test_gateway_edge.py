@@ -7,18 +7,20 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import structlog
 from redis import Redis
-from starlette.responses import PlainTextResponse, Response
+from redis.exceptions import ConnectionError as RedisConnectionError
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from structlog.testing import capture_logs
 
 from contract.redis_keys import DEPLOYMENT_KEY
-from core.errors import ConfigurationError, Problem
+from core.errors import ConfigurationError, Problem, Unavailable
 from core.settings import Settings
 from core.storage import DEPLOYMENT_OBJECT
 from service.app import configure, create_app, serve
@@ -333,11 +335,43 @@ def test_unexpected_errors_show_no_traceback(redis_url: str, tmp_path: Path) -> 
         raise RuntimeError("inner secret")
 
     app.get("/broken")(broken)
-    with capture_logs() as logged, running(settings, app) as client:
-        answer = client.get("/broken")
-    assert [entry["event"] for entry in logged if entry["log_level"] == "error"] == ["unexpected error"]
+    with capture_logs([structlog.contextvars.merge_contextvars]) as logged, running(settings, app) as client:
+        answer = client.get("/broken", headers={"X-Request-ID": "mine"})
+    told = [(entry["event"], entry["request_id"]) for entry in logged if entry["log_level"] == "error"]
+    assert told == [("unexpected error", "mine")]
     assert (answer.status_code, answer.headers["content-type"]) == (500, MEDIA_TYPE)
+    assert answer.headers["x-request-id"] == "mine"
+    assert answer.headers["x-frame-options"] == "DENY"
     assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [(RuntimeError("mistake"), "error"), (Unavailable("away"), "warning"), (RedisConnectionError("away"), "warning")],
+)
+def test_an_answer_that_has_begun_is_broken_off_with_one_line(
+    redis_url: str, tmp_path: Path, error: Exception, level: str
+) -> None:
+    settings = settings_for(redis_url, tmp_path)
+    app = create_app(settings)
+
+    async def half() -> StreamingResponse:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"half"
+            raise error
+
+        return StreamingResponse(pieces())
+
+    app.get("/half")(half)
+    with capture_logs([structlog.contextvars.merge_contextvars]) as logged, running(settings, app) as client:
+        with pytest.raises(httpx2.RemoteProtocolError):
+            client.get("/half", headers={"X-Request-ID": "mine"})
+        assert client.get("/livez").status_code == 200
+    told = [entry for entry in logged if entry["log_level"] in ("error", "warning")]
+    assert [(entry["event"], entry["log_level"], entry["request_id"]) for entry in told] == [
+        ("an answer was broken off", level, "mine")
+    ]
+    assert ("exc_info" in told[0]) is (level == "error")
 
 
 def test_a_path_s_problems_have_the_format_of_its_router(redis_url: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
@@ -14,10 +15,13 @@ from structlog.testing import capture_logs
 
 from service.auth import keys
 from service.http.protocol import PatientProtocol
+from tests.compat import within
 from tests.gateway import png, running, settings_for
 from tests.redis_server import RedisServer
 from tests.service import free_port
 from tests.starved import allowance
+
+LARGE = {"image": ("a.png", b"x" * 200_000, "image/png")}
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +132,25 @@ def test_large_heads_are_refused(client: httpx2.Client) -> None:
     with connect(client) as connection:
         connection.sendall(b"GET /" + b"x" * 100_000)
         assert b"HTTP/1.1 400" in answer_of(connection)
+
+
+def test_bodies_that_come_slowly_are_bounded_together(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four of the largest, all but a byte, fill a gateway's bound: prompts still pass, pictures once they have left."""
+    monkeypatch.setattr("service.http.bodies.HELD_BYTES", 0)
+    head = b"POST /v1/upscale HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    unfinished = head + b"Content-Length: %d\r\n\r\n" % 2**20 + b" " * (2**20 - 1)
+    with running(settings_for(redis_url, tmp_path, max_body_mb=1)) as client, ExitStack() as slow:
+        for _ in range(4):
+            slow.enter_context(connect(client)).sendall(unfinished)
+        assert within(lambda: client.post("/v1/upscale", files=LARGE).status_code == 503)
+        answer = client.post("/v1/upscale", files=LARGE)
+        assert answer.json()["type"] == "urn:latentd:problem:bodies-busy"
+        assert int(answer.headers["retry-after"]) > 0
+        assert client.post("/v1/txt2img", json={"prompt": "x" * 1000}).status_code == 202
+        slow.close()
+        assert within(lambda: client.post("/v1/upscale", files=LARGE).status_code == 422), "read, and no picture"
 
 
 def test_forms_are_bounded(client: httpx2.Client, redis: Redis) -> None:

@@ -140,12 +140,20 @@ def test_no_text_breaks_the_check(text: str) -> None:
     ],
 )
 def test_private_addresses_are_not_reachable(address: str) -> None:
-    assert not is_reachable(address, ("hooks.example.org",))
+    assert not is_reachable(address, 443, ("hooks.example.org",))
 
 
 def test_public_and_allowed_addresses_are() -> None:
-    assert is_reachable("93.184.216.34", ())
-    assert is_reachable("2606:2800:220:1::1", ())
-    assert is_reachable("10.1.9.9", ALLOW)
-    assert is_reachable("::ffff:10.1.9.9", ALLOW)
-    assert not is_reachable("10.2.0.0", ALLOW)
+    assert is_reachable("93.184.216.34", 443, ())
+    assert is_reachable("2606:2800:220:1::1", 443, ())
+    assert is_reachable("10.1.9.9", 443, ALLOW)
+    assert is_reachable("10.1.9.9", 8443, ALLOW), "a network without a port has those of any entry"
+    assert is_reachable("::ffff:10.1.9.9", 443, ALLOW)
+    assert not is_reachable("10.2.0.0", 443, ALLOW)
+
+
+@pytest.mark.parametrize(("port", "reachable"), [(8443, True), (443, False), (6379, False)])
+def test_a_network_s_port_counts_for_names_that_resolve_into_it(port: int, reachable: bool) -> None:
+    allow = ("*.example.org:*", "10.0.0.0/8:8443")
+    assert check_url(f"https://a.example.org:{port}/", allow).port == port
+    assert is_reachable("10.1.2.3", port, allow) is reachable
