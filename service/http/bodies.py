@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope
@@ -59,8 +60,9 @@ def check_encoding(headers: Headers) -> None:
 class BodiesHeld:
     """Counts what a gateway holds of bodies: each is in its memory until its request ends, however slowly it comes."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, told: Callable[[int], None]) -> None:
         self.limit = limit  # of one body
+        self._told = told
         self._bound = max(HELD_BYTES, HELD_BODIES * limit)
         self._held = 0
 
@@ -74,10 +76,12 @@ class BodiesHeld:
             detail = f"bodies that this gateway reads have {self._held} bytes; at most {self._bound}"
             raise BodiesBusy(detail, retry_after=RETRY_AFTER_S, field="body", value=read)
         self._held += size
+        self._told(self._held)
 
     def give(self, size: int) -> None:
         """Count `size` bytes less."""
         self._held -= size
+        self._told(self._held)
 
 
 class BodyLimit:

@@ -54,6 +54,9 @@ class RequestCounts(Protocol):
     def refused(self, reason: str) -> None:
         """Count a request that was refused, by the slug of its problem."""
 
+    def held(self, size: int) -> None:
+        """Note how many bytes of bodies are held now."""
+
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an answer that has ended."""
 
@@ -70,7 +73,7 @@ class EdgeMiddleware:
         self._origins = OriginPolicy(settings)
         self._prefix = settings.public_path
         self._stopping = stopping
-        self._bodies = BodiesHeld(settings.max_body_mb * 2**20)
+        self._bodies = BodiesHeld(settings.max_body_mb * 2**20, counts.held)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -47,12 +47,19 @@ class Metrics:
         self._accepted = Counter(
             "latentd_jobs_accepted", "Jobs made here.", ["kind", "model", "lane"], registry=self.registry
         )
+        self._bodies = Gauge(
+            "latentd_bodies_bytes", "Bodies of requests that haven't ended, in memory.", registry=self.registry
+        )
         self._redis = RedisFamilies()
         self.registry.register(self._redis)
 
     def refused(self, reason: str) -> None:
         """Count a request that was refused, by the slug of its problem."""
         self.rejected.labels(reason).inc()
+
+    def held(self, size: int) -> None:
+        """Note how many bytes of bodies are held now."""
+        self._bodies.set(size)
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an answer that has ended."""

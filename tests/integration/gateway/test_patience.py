@@ -141,16 +141,23 @@ def test_bodies_that_come_slowly_are_bounded_together(
     monkeypatch.setattr("service.http.bodies.HELD_BYTES", 0)
     head = b"POST /v1/upscale HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     unfinished = head + b"Content-Length: %d\r\n\r\n" % 2**20 + b" " * (2**20 - 1)
-    with running(settings_for(redis_url, tmp_path, max_body_mb=1)) as client, ExitStack() as slow:
+    port, size = free_port(), 4 * (2**20 - 1)
+    with running(settings_for(redis_url, tmp_path, max_body_mb=1, metrics_port=port)) as client, ExitStack() as slow:
+
+        def held() -> list[str]:
+            text = client.get(f"http://127.0.0.1:{port}/metrics").text
+            return [line.split()[1] for line in text.splitlines() if line.startswith("latentd_bodies_bytes ")]
+
         for _ in range(4):
             slow.enter_context(connect(client)).sendall(unfinished)
-        assert within(lambda: client.post("/v1/upscale", files=LARGE).status_code == 503)
+        assert within(lambda: [float(value) for value in held()] == [size])
         answer = client.post("/v1/upscale", files=LARGE)
-        assert answer.json()["type"] == "urn:latentd:problem:bodies-busy"
+        assert (answer.status_code, answer.json()["type"]) == (503, "urn:latentd:problem:bodies-busy")
         assert int(answer.headers["retry-after"]) > 0
         assert client.post("/v1/txt2img", json={"prompt": "x" * 1000}).status_code == 202
         slow.close()
-        assert within(lambda: client.post("/v1/upscale", files=LARGE).status_code == 422), "read, and no picture"
+        assert within(lambda: held() == ["0.0"])
+        assert client.post("/v1/upscale", files=LARGE).status_code == 422, "read, and no picture"
 
 
 def test_forms_are_bounded(client: httpx2.Client, redis: Redis) -> None:
