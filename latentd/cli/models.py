@@ -106,7 +106,7 @@ def _print_embeddings(embeddings: Mapping[str, EmbeddingCard], console: Console)
 def inspect_model(
     path: Annotated[Path, typer.Argument(help="A checkpoint: file or folder.")], json: Json = False
 ) -> None:
-    """Say what a checkpoint is, having read all of it; nothing in it is executed."""
+    """Say what a checkpoint is, by every key and shape; nothing in it is executed."""
     from models.add_ons.controls.inspect import inspect_control
     from models.add_ons.embeddings.inspect import inspect_embedding
     from models.add_ons.loras.inspect import inspect_lora

@@ -6,17 +6,16 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.errors import CheckpointError
 from models.checkpoints.build import State
 from models.checkpoints.card import NO_TOKENIZER, describe, is_mute, notes_of, tasks_of
 from models.checkpoints.checkpoint import Checkpoint, fitted
 from models.checkpoints.files.weights import holds_safetensors, understood
 from models.checkpoints.layouts import native
-from models.checkpoints.layouts.compvis.first_stage import read_first_stage
 from models.checkpoints.layouts.compvis.model import FIRST_STAGE, UNET, below
 from models.checkpoints.layouts.compvis.single_file import SingleFile, read_single
 from models.checkpoints.layouts.detect import load_checkpoint, single_file
 from models.checkpoints.layouts.first_stage import holds_first_stage, load_first_stage
+from models.checkpoints.layouts.vae import first_stage_of
 from models.networks.autoencoder import AutoencoderConfig
 
 
@@ -84,13 +83,9 @@ def _tokens(checkpoint: Checkpoint) -> str:
 
 def _first_stage(file: SingleFile) -> Report | None:
     """Report a stand-alone autoencoder."""
-    state = below(file.state, FIRST_STAGE) or file.state
-    if "encoder.conv_in.weight" not in state:
+    if "encoder.conv_in.weight" not in (below(file.state, FIRST_STAGE) or file.state):
         return None
-    try:
-        return _alone(file.path, _format(file.path, file.path), *read_first_stage(state))
-    except CheckpointError as error:
-        raise CheckpointError(f"{file.path}: {error.detail}", field=error.field) from error
+    return _alone(file.path, _format(file.path, file.path), *first_stage_of(file.path, file.state))
 
 
 def _alone(path: Path, form: str, config: AutoencoderConfig, names: State) -> Report:

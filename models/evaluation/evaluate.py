@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,7 @@ def _subject(told: Evaluation, device: torch.device, report: Report) -> Subject:
     _check(told.model, model)
     sampling = _sampling(told, model)
     training, held_out = _split(told, model)
+    numbers = class_numbers(told, model, training.classes)
     check_enough(training.items, held_out.items[: told.limit])
     data = DataConfig(folder=told.data, size=sampling.size)
     real = fixed_pictures(held_out, data, told.seed, told.limit)
@@ -97,7 +99,18 @@ def _subject(told: Evaluation, device: torch.device, report: Report) -> Subject:
     networks = networks_of(told.weights, training, small)
     assert networks is not None, "nothing stops it"
     contrastive = kept_contrastive(training, small) if model.tokenizers else None
-    return Subject(model, training, held_out, real, data, sampling, networks, contrastive, small_steps=told.train_steps)
+    return Subject(
+        model,
+        training,
+        held_out,
+        real,
+        numbers,
+        data,
+        sampling,
+        networks,
+        contrastive,
+        small_steps=told.train_steps,
+    )
 
 
 def _check(path: Path, model: LatentDiffusion) -> None:
@@ -115,15 +128,35 @@ def _split(told: Evaluation, model: LatentDiffusion) -> tuple[Folder, Folder]:
     whole = read_folder(
         told.data, captions=bool(model.tokenizers), labels=config.classes is not None, maps=config.concat == "map"
     )
-    if config.classes is not None and config.classes != len(whole.classes):
-        detail = f"{told.data}: has {len(whole.classes)} labels; {told.model} knows {config.classes} classes"
-        raise ConfigurationError(detail, field="data", value=len(whole.classes), bound=config.classes)
     training, held_out = split_held_out(whole, told.held_out)
     if len(held_out.items) < FEWEST:
         detail = f"held_out is {told.held_out}; that leaves {len(held_out.items)} of {len(whole.items)} pictures in "
         detail += f"{told.data} to measure on, fewer than {FEWEST}"
         raise ConfigurationError(detail, field="held_out", value=told.held_out, bound=FEWEST)
     return training, held_out
+
+
+def class_numbers(told: Evaluation, model: LatentDiffusion, labels: Sequence[str]) -> tuple[int, ...]:
+    """Find the model's class numbers of a folder's labels: by its card's names, or as they are; else in their order.
+
+    Raises:
+        ConfigurationError: there are other labels than the model has classes.
+    """
+    classes, names = model.config.classes, _card(told.model).get("class_names")
+    if classes is None:
+        return ()
+    if names is None and len(labels) != classes:
+        detail = f"{told.data}: has {len(labels)} labels; {told.model} knows {classes} classes"
+        raise ConfigurationError(detail, field="data", value=len(labels), bound=classes)
+    if names is None:
+        return tuple(range(classes))
+    by_name = {str(name).casefold(): number for number, name in enumerate(names)}
+    by_name = {str(number): number for number in range(classes)} | by_name
+    unknown = next((label for label in labels if label.casefold() not in by_name), None)
+    if unknown is not None:
+        detail = f"{told.data}: has label {unknown!r}, which is none of the class_names of {told.model}'s card"
+        raise ConfigurationError(detail, field="data", value=unknown)
+    return tuple(by_name[label.casefold()] for label in labels)
 
 
 def _sampling(told: Evaluation, model: LatentDiffusion) -> Sampling:

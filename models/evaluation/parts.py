@@ -36,6 +36,7 @@ class Subject:
     training: Folder
     held_out: Folder
     real: Tensor  # of held_out
+    class_numbers: tuple[int, ...]  # the model's, of the folders' classes
     data: DataConfig
     sampling: Sampling
     networks: Networks
@@ -151,7 +152,7 @@ def _told(subject: Subject, concat: Tensor | None) -> Shown:
     if model.tokenizers:
         prompts = tuple(held.items[i].captions[0] for i in chosen)
     if model.config.classes is not None:
-        labels = torch.tensor([held.label(i) for i in chosen])
+        labels = torch.tensor([subject.class_numbers[held.label(i)] for i in chosen])
     if model.config.concat == "map":
         drawn = [draw(held, i, subject.data, generator(subject.sampling.seed, "fixed", i)).map for i in chosen]
         maps = torch.stack([torch.from_numpy(m) for m in drawn if m is not None])

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from hashlib import blake2b
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.evaluation.networks import SIDE, WIDTH, Small, at_side, small_data
 from models.features.classifier import Classifier, ClassifierConfig
 from models.training.data.folder import Folder
-from models.training.data.loader import fixed_pictures
+from models.training.data.loader import centred
+from models.training.data.pictures import draw
 from models.training.loop.draws import generator
 from models.training.loop.trainer import Progress, Report
 
@@ -71,17 +74,23 @@ def kept_contrastive(folder: Folder, told: Small) -> ContrastiveModel:
 
 def train_contrastive(folder: Folder, seed: int, steps: int, device: torch.device, report: Report) -> ContrastiveModel:
     """Train on pictures and captions of a folder; of several captions one is drawn each time."""
-    pictures = fixed_pictures(folder, small_data(folder), seed, len(folder.items))
+    data = small_data(folder)
+
+    @cache  # those of BATCH · steps samples at most, 12 KiB each
+    def picture(index: int) -> Tensor:
+        return torch.from_numpy(draw(folder, index, data, generator(seed, "fixed", index)).pixels)  # h w c, uint8
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ContrastiveModel().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), RATE)
     for step in range(steps):
         rng = generator(seed, "contrast", step)
-        chosen = [int(i) for i in rng.choice(len(pictures), min(BATCH, len(pictures)), replace=False)]
+        chosen = [int(i) for i in rng.choice(len(folder.items), min(BATCH, len(folder.items)), replace=False)]
+        pictures = centred(rearrange([picture(i) for i in chosen], "b h w c -> b c h w"))
         texts = [str(rng.choice(folder.items[i].captions)) for i in chosen]
         optimizer.zero_grad(set_to_none=True)
-        contrast(model(pictures[chosen].to(device), texts), texts).backward()  # type: ignore[no-untyped-call]
+        contrast(model(pictures.to(device), texts), texts).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         report(Progress(step + 1, steps, {}, "prompt retrieval"))
     return model

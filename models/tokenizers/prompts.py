@@ -55,8 +55,8 @@ class PromptTokenizer:
         return _unbounded(self.tokenizer)
 
 
-def load_tokenizer(folder: Path, positions: int, *, special_pad: bool = False) -> PromptTokenizer:
-    """Read a tokenizer folder in the transformers layout; `positions` bounds the window; `special_pad` as `padded`.
+def load_tokenizer(folder: Path, positions: int) -> PromptTokenizer:
+    """Read a tokenizer folder in the transformers layout; `positions` bounds the window.
 
     Raises:
         CheckpointError: the folder has no tokenizer, or its padding token is not in the vocabulary.
@@ -66,9 +66,11 @@ def load_tokenizer(folder: Path, positions: int, *, special_pad: bool = False) -
     _add(tokenizer, folder, config)
     # Configs without a limit hold a huge number instead.
     window = min(int(config.get("model_max_length", positions)), positions)
-    pad = config.get("pad_token") or _json(folder / "special_tokens_map.json").get("pad_token")
+    # As transformers does: where the config lists no tokens, the map beside it says more (SD 2's two disagree).
+    pads = [config.get("pad_token"), _json(folder / "special_tokens_map.json").get("pad_token")]
+    pads = pads if "added_tokens_decoder" in config else pads[::-1]
     default = CLIP_END if tokenizer.token_to_id(CLIP_END) is not None else "[PAD]"
-    return padded(tokenizer, window, _token(pad or default), special=special_pad)
+    return padded(tokenizer, window, _token(pads[0] or pads[1] or default))
 
 
 def load_vocabulary(vocab_txt: Path, window: int) -> PromptTokenizer:
@@ -80,9 +82,9 @@ def load_vocabulary(vocab_txt: Path, window: int) -> PromptTokenizer:
     return padded(read_bert(vocab_txt), window, "[PAD]")
 
 
-def shipped_clip(window: int, pad: str, *, special_pad: bool = False) -> PromptTokenizer:
-    """Read CLIP's 49,408 tokens; SD 1 pads with the end token, SD 2 with token 0, "!"; `special_pad` as `padded`."""
-    return padded(Tokenizer.from_file(str(CLIP_FILE)), window, pad, special=special_pad)
+def shipped_clip(window: int, pad: str) -> PromptTokenizer:
+    """Read CLIP's 49,408 tokens; SD 1 pads with the end token, SD 2 and SDXL's second tower with token 0, "!"."""
+    return padded(Tokenizer.from_file(str(CLIP_FILE)), window, pad)
 
 
 def shipped_bert(window: int) -> PromptTokenizer:
@@ -96,14 +98,14 @@ def save_tokenizer(tokenizer: PromptTokenizer, folder: Path, cls: str | None = N
     padding = tokenizer.tokenizer.padding or {}
     config = {"model_max_length": tokenizer.window, "pad_token": padding.get("pad_token", "[PAD]")}
     config |= {"tokenizer_class": cls} if cls is not None else {}
-    _unbounded(tokenizer.tokenizer).save(str(folder / "tokenizer.json"))
+    _unbounded(tokenizer.bare or tokenizer.tokenizer).save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
-def padded(tokenizer: Tokenizer, window: int, pad: str, *, special: bool = False) -> PromptTokenizer:
-    """Set truncation and padding. `special`: the padding token within a prompt is that token, too.
+def padded(tokenizer: Tokenizer, window: int, pad: str) -> PromptTokenizer:
+    """Set truncation and padding. The padding token within a prompt is that token, too.
 
-    transformers reads SDXL's second tokenizer so, where "night!" is night and the padding, token 0.
+    So transformers reads it: with SD 2's and SDXL's second tokenizer "night!" is night and the padding, token 0.
 
     Raises:
         CheckpointError: `pad` is not a token.
@@ -112,7 +114,7 @@ def padded(tokenizer: Tokenizer, window: int, pad: str, *, special: bool = False
     if pad_id is None:
         raise CheckpointError(f"padding token {pad!r} is not in the tokenizer's vocabulary")
     bare = None
-    if special:
+    if pad not in (token.content for token in tokenizer.get_added_tokens_decoder().values()):
         bare = _unbounded(tokenizer)
         tokenizer.add_special_tokens([pad])
     tokenizer.enable_truncation(window)

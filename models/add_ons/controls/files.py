@@ -22,6 +22,7 @@ from models.networks.unet import UNetConfig
 from models.pipeline.pipeline import LatentDiffusion
 
 CONFIG, CLASS = "config.json", "ControlNetModel"
+SHUFFLES = re.compile(r"_shuffle(_fp16)?$", re.IGNORECASE)  # what ComfyUI, too, tells them by
 POOLED = "global_average_pooling"  # of the original's configs, as global_pool_conditions of diffusers'
 PREFIX = "control_model."  # of whole models that hold one
 UNSERVED: tuple[tuple[str, str], ...] = (
@@ -106,9 +107,13 @@ def read_control(path: Path, *, data: bool = True) -> ControlFile:
             state = {key.removeprefix(PREFIX): value for key, value in state.items() if key.startswith(PREFIX)}
         _refuse_unserved(path, state)
         origin = {id(value): key for key, value in state.items()}
+        original = path.with_suffix(".yaml")
         if is_folder(path.parent):
             _check_config(path.with_name(CONFIG))
-        _check_original(path.with_suffix(".yaml"))
+        elif SHUFFLES.search(path.stem) and not original.is_file():
+            detail = f"{path}: is named as one that shuffles, so its {POOLED} is True; only False is supported"
+            raise CheckpointError(f"{detail}, which a {original.name} beside it may say", field=POOLED, value=True)
+        _check_original(original)
         file = ControlFile(path, renamed_control(path, state), origin)
         _check_picture(file)
         return file

@@ -24,6 +24,8 @@ UNSERVED: tuple[tuple[str, str], ...] = (
     (r"\.oft_|\.boft_", "OFT"),
     (r"\.lora_mid\.", "LoCon of Tucker's decomposition (lora_mid)"),
     (r"\.diff(_b)?$", "whole weights (diff), beside low-rank ones"),
+    (r"\.[wb]_norm$", "trained norms (w_norm)"),
+    (r"^bundle_emb\.", "an embedding inside a LoRA (bundle_emb)"),
     (r"\.on_input$|^lora_(unet|te\d?)_[^.]+\.weight$", "(IA)³"),
 )
 # A layer's name, and which of its matrices it is.

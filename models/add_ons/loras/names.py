@@ -22,6 +22,7 @@ Part: TypeAlias = Literal["unet", "text"]
 PREFIXES: Mapping[str, str] = {
     "lora_unet_": "unet",
     "unet.": "unet",
+    "diffusion_model.": "unet",
     "lora_te_": "te1",
     "lora_te1_": "te1",
     "text_encoder.": "te1",

@@ -11,12 +11,20 @@ from core.errors import CheckpointError
 from models.checkpoints.build import State
 from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.files.rename import DIFFUSERS, renamed
-from models.checkpoints.files.weights import companion, component_files, is_weights, read_json, read_weights
+from models.checkpoints.files.weights import (
+    companion,
+    component_files,
+    is_weights,
+    read_json,
+    read_weights,
+    understood,
+)
 from models.checkpoints.layouts import taesd
 from models.checkpoints.layouts.compvis.first_stage import read_first_stage
 from models.checkpoints.layouts.compvis.model import FIRST_STAGE, below
 from models.checkpoints.layouts.compvis.single_file import read_single
 from models.checkpoints.layouts.diffusers.config import autoencoder_config
+from models.checkpoints.layouts.diffusers.first_stage import TELLING, read_without_config
 from models.networks.autoencoder import AutoencoderConfig
 
 MARK = ".vae"  # ends the stem of a file that belongs to the model of that name
@@ -75,11 +83,22 @@ def read_vae(path: Path, *, data: bool = True) -> tuple[AutoencoderConfig, State
     """
     if path.is_dir():
         return autoencoder_config(read_json(path / "config.json")), renamed(read_weights(path, data=data), DIFFUSERS)
-    state = read_single(path, data=data).state
+    return first_stage_of(path, read_single(path, data=data).state)
+
+
+def first_stage_of(path: Path, state: State) -> tuple[AutoencoderConfig, State]:
+    """Read the first stage out of a file's tensors, of either layout, alone or embedded in a model.
+
+    Raises:
+        CheckpointError: naming the file and the key that is missing.
+    """
+    state = below(state, FIRST_STAGE) or state
     try:
-        return read_first_stage(below(state, FIRST_STAGE) or state)
+        with understood(path):
+            return read_without_config(state) if TELLING in state else read_first_stage(state)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error.detail}", field=error.field) from error
+        detail = error.detail if error.detail.startswith(str(path)) else f"{path}: {error.detail}"
+        raise CheckpointError(detail, field=error.field) from error
 
 
 def replaced(checkpoint: Checkpoint, path: Path, vae: tuple[AutoencoderConfig, State]) -> Checkpoint:

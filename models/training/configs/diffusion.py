@@ -162,7 +162,7 @@ class LatentRun(RunConfig):
     # 0.05 there, else 0.
     min_weight: Share | None = None
     cache: CacheConfig
-    sample_steps: int = Field(default=12, ge=1)
+    sample_steps: int = Field(default=12, ge=1, le=1000)
     guidance_scale: float = Field(default=4.0, ge=0)  # of the sample grids
     prompts: tuple[str, ...] = ()  # of the sample grids; none: captions of the data
     save_dtype: Literal["float32", "float16"] = "float32"
@@ -186,6 +186,12 @@ class DiffusionRun(LatentRun):
     schedule: ScheduleShape = ScheduleShape()
     start_from: Path | None = None  # a checkpoint whose fitting UNet weights are taken over
     card: CardConfig = CardConfig()
+
+    @model_validator(mode="after")
+    def _samples(self) -> DiffusionRun:
+        if self.sample_steps > self.schedule.timesteps:
+            raise ValueError(f"sample_steps is {self.sample_steps}; schedule.timesteps is {self.schedule.timesteps}")
+        return self
 
 
 class Conditioned(Strict):

@@ -104,7 +104,13 @@ def condition_of(run: DiffusionRun, folder: Folder) -> Condition:
         return Condition(RescalerConfig(given.classes, given.channels, factor.bit_length() - 1), trained=True)
     _check_trained(folder)
     classes = len(folder.classes) + 1  # with that of no class
-    return Condition(ClassConfig(classes + (classes == IMAGENET), given.width), trained=True)
+    if classes == IMAGENET:
+        detail = (
+            f"{folder.path} has {len(folder.classes)} labels, with that of no class {IMAGENET}: so many are read as "
+        )
+        detail += "ImageNet's, which have none of no class; leave one out"
+        raise ConfigurationError(detail, field="data.folder", value=len(folder.classes))
+    return Condition(ClassConfig(classes, given.width), trained=True)
 
 
 def _check_trained(folder: Folder) -> None:

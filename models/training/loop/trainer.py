@@ -28,6 +28,7 @@ LEFT_OUT: dict[str, bool | set[str]] = {
     "log_every": True,
     "sample_every": True,
     "data": {"workers"},
+    **dict.fromkeys(("prompts", "sample_steps", "guidance_scale", "card", "save_dtype", "trigger", "layout"), True),
 }
 
 

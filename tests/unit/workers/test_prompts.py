@@ -78,7 +78,7 @@ def test_long_contexts_are_kept_by_their_bytes(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_padding_token_is_text_in_a_weighted_prompt() -> None:
     """SDXL's second tower pads with "!": its weighted prompts are cut as the first tower's are."""
-    first, second = shipped_clip(77, CLIP_END), shipped_clip(77, "!", special_pad=True)
+    first, second = shipped_clip(77, CLIP_END), shipped_clip(77, "!")
     text = "wow!!! night!"
     assert second.bare_pieces(text) == first.bare_pieces(text) == first.pieces(text)
     assert len(second.pieces(text)) > len(first.pieces(text))

@@ -177,12 +177,12 @@ def _tokenizer(file: SingleFile, text: TowerConfig, name: str) -> PromptTokenize
     """Read what stands beside the file, or else the shipped vocabulary of this size."""
     folder = file.path.parent
     if (folder / name).is_dir():
-        return load_tokenizer(folder / name, text.positions, special_pad=text.pooled is not None)
+        return load_tokenizer(folder / name, text.positions)
     if text.kind != "clip" and (folder / "vocab.txt").is_file():  # words of BERT's, which CLIP's weights don't know
         return load_vocabulary(folder / "vocab.txt", text.positions)
     if text.kind == "clip" and 0 <= text.vocab_size - CLIP_VOCABULARY <= MAX_ADDED:
         pad = CLIP_END if text.activation == "quick_gelu" else OPEN_CLIP_PAD
-        return shipped_clip(text.positions, pad, special_pad=text.pooled is not None)
+        return shipped_clip(text.positions, pad)
     return shipped_bert(text.positions) if text.vocab_size == BERT_VOCABULARY else None
 
 

@@ -141,5 +141,5 @@ def _renames(tower: TowerConfig) -> tuple[Renames, str]:
 def _tokenizers(folder: Path, index: Json, towers: Mapping[str, TowerConfig]) -> tuple[PromptTokenizer, ...]:
     names = {name: TOWERS[name] for name in towers if _has(index, TOWERS[name])}
     read = [(folder / own, towers[name]) for name, own in names.items()]
-    found = [load_tokenizer(path, tower.positions, special_pad=tower.pooled is not None) for path, tower in read]
+    found = [load_tokenizer(path, tower.positions) for path, tower in read]
     return tuple(found) if len(found) == len(towers) else ()

@@ -12,7 +12,8 @@ from PIL import Image
 
 from contract.card import CARD
 from core.errors import ConfigurationError
-from models.evaluation.evaluate import REPORT, Evaluation, evaluate
+from models.checkpoints.load import load
+from models.evaluation.evaluate import REPORT, Evaluation, class_numbers, evaluate
 from models.evaluation.figures import Figure
 from models.training.loop.trainer import Progress
 from tests.tiny import write_tiny
@@ -134,6 +135,27 @@ def test_a_layout_model_is_refused_before_anything_is_read(tmp_path: Path) -> No
     write_tiny("layout", tmp_path / "boxes" / "checkpoint")
     with pytest.raises(ConfigurationError, match="reads boxes; eval can't measure it"):
         evaluate(evaluation(tmp_path, "boxes"), "cpu", lambda _: None)
+
+
+def test_labels_are_the_model_s_by_name_whatever_their_order(trained: Path, tmp_path: Path) -> None:
+    """The card says which number is whose, in any case; numbers are themselves; a name that it lacks is refused."""
+    condition = {"kind": "class", "width": 16}
+    train(ldm_run(trained, out=trained / "classes", steps=1, condition=condition, save_every=1))
+    model, labels = load(trained / "classes" / "checkpoint"), ("blue", "green", "red")
+    told, card = evaluation(trained, "classes"), trained / "classes" / "checkpoint" / CARD
+    kept = json.loads(card.read_text("utf-8"))
+    assert kept["class_names"] == list(labels)
+    for names, numbers in ((["Green", "RED", "Blue"], (2, 0, 1)), (list(labels), (0, 1, 2)), (None, (0, 1, 2))):
+        card.write_text(json.dumps(kept | {"class_names": names}), "utf-8")
+        assert class_numbers(told, model, labels) == numbers
+    card.write_text(json.dumps(kept | {"class_names": ["Green", "RED", "Blue"]}), "utf-8")
+    assert class_numbers(told, model, ("2", "red")) == (2, 1)
+    assert "samples" in by_part(evaluate(replace(told, out=tmp_path), "cpu", lambda _: None))
+    with pytest.raises(ConfigurationError, match="has label 'violet', which is none of the class_names"):
+        class_numbers(told, model, ("red", "violet"))
+    card.write_text(json.dumps(kept | {"class_names": None}), "utf-8")
+    with pytest.raises(ConfigurationError, match=r"has 2 labels; .* knows 3 classes"):
+        class_numbers(told, model, ("red", "blue"))
 
 
 def test_a_map_with_a_class_that_the_model_lacks_is_named(trained: Path, tmp_path: Path) -> None:

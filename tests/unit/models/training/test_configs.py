@@ -30,6 +30,14 @@ def test_recipes_are_read(file: Path) -> None:
     read_config(file, KINDS[file.stem])
 
 
+def test_grids_have_no_more_steps_than_there_are_timesteps(tmp_path: Path) -> None:
+    assert ldm_run(tmp_path, sample_steps=10, schedule={"timesteps": 10}).sample_steps == 10
+    with pytest.raises(ValueError, match=r"sample_steps is 11; schedule\.timesteps is 10"):
+        ldm_run(tmp_path, sample_steps=11, schedule={"timesteps": 10})
+    with pytest.raises(ValueError, match="less than or equal to 1000"):
+        ldm_run(tmp_path, sample_steps=2000)
+
+
 def test_the_recipe_is_the_default_checkpoints_shape() -> None:
     """The UNet and first stage that it trains have every key and shape of the committed weights."""
     from models.checkpoints.checkpoint import shapes

@@ -17,11 +17,12 @@ from models.checkpoints import load as loading
 from models.checkpoints.inspect import inspect
 from models.checkpoints.layouts.detect import load_checkpoint
 from models.checkpoints.load import load
+from models.networks.conditioning import ClassConfig
 from models.networks.make import make_conditioner
 from models.networks.unet import UNet
 from models.schedule import NoiseSchedule, Prediction, ScheduleConfig
 from models.training.configs.diffusion import ScheduleShape, UNetShape
-from models.training.data.folder import read_folder
+from models.training.data.folder import Folder, Item, read_folder
 from models.training.diffusion.model import Trained, condition_of, first_stage_of, model_config
 from models.training.diffusion.objective import noised, signal_and_noise, target, timestep_weights
 from models.training.diffusion.prepare import low_res
@@ -164,6 +165,21 @@ def test_a_start_predicts_what_it_is_served_with(tmp_path: Path, monkeypatch: py
     (tmp_path / "sd2").mkdir()
     (tmp_path / "sd2" / CARD).write_text('{"prediction_type": "v"}', "utf-8")
     assert take_over(UNet(shape), None, ldm_run(tmp_path), file).left == ()
+
+
+@pytest.mark.parametrize("labels", [998, 999, 1000])
+def test_labels_that_make_a_model_look_like_imagenet_s_are_refused(folder: Path, labels: int) -> None:
+    """An embedder of 1,000 classes has none of no class; one of 999 labels would have it as its last."""
+    names = tuple(f"{i:04}" for i in range(labels))
+    items = tuple(Item(Path(f"{name}.png"), label=name) for name in names)
+    run = ldm_run(folder, condition={"kind": "class", "width": 16})
+    if labels == 999:
+        with pytest.raises(ConfigurationError, match="has 999 labels, with that of no class 1000"):
+            condition_of(run, Folder(folder, items, names, ""))
+    else:
+        config = condition_of(run, Folder(folder, items, names, "")).config
+        assert isinstance(config, ClassConfig)
+        assert config.classes == labels + 1
 
 
 def test_classes_go_on_with_their_embedder(folder: Path) -> None:

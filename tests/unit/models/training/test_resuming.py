@@ -141,6 +141,17 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=env, text=True, capture_output=True, timeout=250, check=False)
 
 
+def test_what_changes_no_loss_may_change(prepared: Path) -> None:
+    """Grids, and what the product is called and written as."""
+    run = ldm_run(prepared, out=prepared / "renamed", steps=4, save_every=2)
+    train(run, until=2)
+    card = {"licence": "MIT", "description": "Balls."}
+    changed = {"sample_steps": 2, "guidance_scale": 3.0, "prompts": ["red ball"], "save_dtype": "float16", "card": card}
+    assert len(train(type(run).model_validate(run.model_dump() | changed))) == 4
+    told = json.loads((run.out / "checkpoint" / "card.json").read_text("utf-8"))
+    assert (told["licence"], told["description"]) == ("MIT", "Balls.")
+
+
 def test_a_state_of_another_configuration_is_refused(prepared: Path) -> None:
     """Before anything is encoded for it, and what it was stays to be read."""
     told = prepared / "first" / "config.yaml"

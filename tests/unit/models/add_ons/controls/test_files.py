@@ -63,6 +63,8 @@ def test_an_option_that_is_not_computed_is_named(tmp_path: Path) -> None:
 def test_an_original_config_that_is_not_computed_is_named(tmp_path: Path) -> None:
     weights = tmp_path / "control_v11e_sd15_shuffle.pth"
     weights.write_bytes(ORIGINAL.read_bytes())
+    with pytest.raises(CheckpointError, match=r"global_average_pooling is True.*shuffle\.yaml beside it may say"):
+        read_control(weights)
     config = tmp_path / "control_v11e_sd15_shuffle.yaml"
     config.write_text("model:\n  params: {global_average_pooling: false}\n", "utf-8")
     assert read_control(weights).context_width == 32

@@ -111,6 +111,17 @@ def test_what_does_not_fit_is_named(tmp_path: Path, state: dict[str, Tensor], na
         load_lora(_file(tmp_path, state), small_sd())
 
 
+def test_names_that_begin_as_comfyui_writes_them(tmp_path: Path) -> None:
+    named = Q.removeprefix("lora_unet_").replace("mid_block_attentions_0", "middle_block.1")
+    named = named.replace("_transformer_blocks_0_attn1_to_q", ".transformer_blocks.0.attn1.to_q")
+    state = _pair()
+    known, found = load_lora(_file(tmp_path, state), small_sd()), {}
+    for key, value in state.items():
+        found[key.replace(Q, f"diffusion_model.{named}")] = value
+    again = load_lora(_file(tmp_path, found), small_sd())
+    assert again.unet.keys() == known.unet.keys()
+
+
 @pytest.mark.parametrize(
     ("kind", "key"),
     [
@@ -119,6 +130,8 @@ def test_what_does_not_fit_is_named(tmp_path: Path, state: dict[str, Tensor], na
         ("DoRA", f"{Q}.dora_scale"),
         ("DoRA", "unet.mid_block.attentions.0.proj_in.lora_magnitude_vector"),
         ("OFT", f"{Q}.oft_blocks"),
+        (r"trained norms \(w_norm\)", f"{Q}.w_norm"),
+        (r"an embedding inside a LoRA \(bundle_emb\)", "bundle_emb.style.string_to_param.*"),
     ],
 )
 def test_other_kinds_are_named(tmp_path: Path, kind: str, key: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from core.errors import CheckpointError
 from models.checkpoints.convert import Target, convert
 from models.checkpoints.inspect import inspect
 from models.checkpoints.layouts.detect import load_checkpoint, loaded_files
+from models.checkpoints.layouts.vae import read_vae
 from models.checkpoints.load import load
 from models.checkpoints.scan import ScannedCheckpoint, scan
 from service.requests.cards import installed_cards, installed_controlnets, installed_loras
@@ -73,6 +75,26 @@ def test_what_lies_beside_a_model_is_its_first_stage(model: Path, ending: str) -
     assert f"its first stage is that of dream.{ending}" in found.notes
     torch.testing.assert_close(first_stage(found.card.parent), plain * 2)
     assert any(vae.name in note for note in inspect(model).notes)
+
+
+def test_a_file_out_of_a_diffusers_folder_is_read_without_its_config(model: Path, tmp_path: Path) -> None:
+    """As people download it; the attention's first names in it, too."""
+    folder = convert(model, tmp_path / "folder", "diffusers") / "vae"
+    state = load_file(folder / "diffusion_pytorch_model.safetensors")
+    assert read_vae(folder)[0] == load_checkpoint(model).config.first_stage
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for names in ({}, old):
+        for now, before in names.items():
+            state = {key.replace(f".{now}.", f".{before}."): value for key, value in state.items()}
+        save_file({key: value * 2 for key, value in state.items()}, model.with_suffix(".vae.safetensors"))
+        torch.testing.assert_close(first_stage(model), first_stage(SD1) * 2)
+        config, _ = read_vae(model.with_suffix(".vae.safetensors"))
+        assert replace(config, force_upcast=False) == replace(read_vae(folder)[0], force_upcast=False)
+    assert "First stage alone: KL, f=4, 4 channels" in inspect(model.with_suffix(".vae.safetensors")).description
+    cut = {key: value for key, value in state.items() if key != "decoder.conv_in.weight"}
+    save_file(cut, model.with_suffix(".vae.safetensors"))
+    with pytest.raises(CheckpointError, match=r"dream\.vae\.safetensors.*decoder\.conv_in\.weight"):
+        load(model)
 
 
 def test_vaes_that_no_model_beside_them_takes_are_named(model: Path) -> None:

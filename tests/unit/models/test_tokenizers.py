@@ -1,0 +1,56 @@
+"""Tokenizer folders: which token pads, what it is within a prompt, and that a folder written is the one read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import CLIPTokenizer
+
+from models.tokenizers.prompts import CLIP_FILE, load_tokenizer, save_tokenizer, shipped_clip
+from models.tokenizers.vocabularies import CLIP_END
+
+PROMPTS = ("a cat at night!", "wow!!! night!", "")
+WINDOW = 77
+
+
+def write_clip(folder: Path, config_pad: str, map_pad: str, **more: Any) -> Path:
+    """CLIP's vocabulary in three files as SD 2's folders have it, whose two padding tokens disagree."""
+    model = json.loads(CLIP_FILE.read_text("utf-8"))["model"]
+    merges = "\n".join(pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
+    special = {"bos_token": "<|startoftext|>", "eos_token": CLIP_END, "unk_token": CLIP_END}
+    config = {"model_max_length": WINDOW, "tokenizer_class": "CLIPTokenizer", "pad_token": config_pad, **special}
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]), "utf-8")
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", "utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | more), "utf-8")
+    (folder / "special_tokens_map.json").write_text(json.dumps(special | {"pad_token": map_pad}), "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config_pad", "map_pad"), [(CLIP_END, "!"), ("!", "!"), (CLIP_END, CLIP_END), ("!", CLIP_END)]
+)
+@pytest.mark.parametrize("lists_tokens", [False, True])
+def test_folders_are_read_as_transformers_does(
+    tmp_path: Path, config_pad: str, map_pad: str, lists_tokens: bool
+) -> None:
+    tokens = {"49406": {"content": "<|startoftext|>", "special": True}, "49407": {"content": CLIP_END, "special": True}}
+    folder = write_clip(tmp_path, config_pad, map_pad, **({"added_tokens_decoder": tokens} if lists_tokens else {}))
+    theirs = CLIPTokenizer.from_pretrained(str(folder))
+    expected = theirs(list(PROMPTS), padding="max_length", max_length=WINDOW, truncation=True)
+    ids, _ = load_tokenizer(folder, WINDOW)(PROMPTS)
+    assert ids.tolist() == expected["input_ids"]
+
+
+@pytest.mark.parametrize("pad", ["!", CLIP_END])
+def test_a_folder_that_was_written_is_read_as_it_was(tmp_path: Path, pad: str) -> None:
+    """In each of its two readings: as transformers, and as AUTOMATIC1111, where the padding token is text."""
+    tokenizer = shipped_clip(WINDOW, pad)
+    save_tokenizer(tokenizer, tmp_path)
+    again = load_tokenizer(tmp_path, WINDOW)
+    assert again(PROMPTS)[0].tolist() == tokenizer(PROMPTS)[0].tolist()
+    for text in PROMPTS:
+        assert again.pieces(text) == tokenizer.pieces(text)
+        assert again.bare_pieces(text) == tokenizer.bare_pieces(text)
