@@ -149,8 +149,10 @@ def _spanned(intervals: Sequence[Interval], schedule: NoiseSchedule, span: Span)
     first, last = (round((1.0 - part) * schedule.config.timesteps) for part in span)
     within = [interval for interval in intervals if last <= interval.t < first or span == WHOLE]
     if not within:
-        detail = f"no step lies between denoising_start {span[0]:g} and denoising_end {span[1]:g}; take more steps, or more of strength"
-        raise InvalidRequest(detail, field="steps", value=len(intervals), bound=list(span))
+        detail = f"no step lies between denoising_start {span[0]:g} and denoising_end {span[1]:g}"
+        raise InvalidRequest(
+            f"{detail}; take more steps, or more of strength", field="steps", value=len(intervals), bound=list(span)
+        )
     return within
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import os
 import uuid
 from abc import ABC, abstractmethod
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, TypeVar
 from PIL import Image, ImageOps
 
 from latentd_client.calls import Call
+from latentd_client.errors import ClientError
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -136,9 +138,15 @@ class Tasks(ABC, Generic[Result]):
 
 
 def task_call(kind: str, fields: Mapping[str, Any], *, dry_run: bool = False) -> Call:
-    """Return what submits a job, or asks what it would cost."""
+    """Return what submits a job, or asks what it would cost.
+
+    Raises:
+        ClientError: a field is what JSON can't say: infinite, no number, or text with half of a character.
+    """
     sent = dict(fields)
     key = sent.pop("idempotency_key", None) or str(uuid.uuid4())
+    for name, value in sent.items():
+        _check_sayable(name, value)
     json = {name: _encoded(_opened(name, value)) for name, value in sent.items() if value is not None}
     return Call(
         "POST",
@@ -147,6 +155,22 @@ def task_call(kind: str, fields: Mapping[str, Any], *, dry_run: bool = False) ->
         params={"dry_run": "true"} if dry_run else {},
         headers={} if dry_run else {"Idempotency-Key": key},
     )
+
+
+def _check_sayable(name: str, value: Any) -> None:
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ClientError(f"{name} is {value!a}, which isn't UTF-8") from error
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ClientError(f"{name} is {value}; it must be a finite number")
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            _check_sayable(name, each)
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        for each in value:
+            _check_sayable(name, each)
 
 
 def _opened(name: str, value: Any) -> Any:

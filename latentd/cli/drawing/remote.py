@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from latentd.cli.drawing.outputs import Drawn, paths_for, progress_bar, warn, wr
 PATIENCE_S = 40.0  # a server that is started anew is away for less, and one whose Redis is silent says so within 15
 REFUSED_S = 1.5  # a wrong address isn't waited for; a server that has answered is
 HASTE_S = 2.0  # the same after Ctrl-C or SIGTERM
+ANSWER_S = 5.0  # that an answer may take then: who sends SIGTERM sends SIGKILL soon
 UNAUTHORIZED = 401
 
 
@@ -43,9 +44,7 @@ def draw(order: Order, server: str, api_key: SecretStr | None) -> None:
             job = client.submit(order.kind, **fields)
             job = _followed(client, job)
         except (KeyboardInterrupt, SystemExit):
-            with Client(server, key, patience_s=HASTE_S) as hasty:
-                # Its answer may still have been on its way: the same key makes no second job.
-                _cancel(hasty, job or hasty.submit(order.kind, **fields))
+            _give_up(server, key, lambda hasty: job or hasty.submit(order.kind, **fields))
             raise
         if len(job.images) != len(paths):
             raise LatentdError(f"{server} answered {len(job.images)} images; {len(paths)} were asked for")
@@ -78,10 +77,16 @@ def _followed(client: Client, job: Job) -> Job:
         return client.wait(job, on_event)
 
 
-def _cancel(client: Client, job: Job) -> None:
-    job = client.cancel(job)
-    told = "had ended" if job.status in ("succeeded", "failed") else "is canceled"
-    plain(stderr=True).print(f"job {job.id} {told}", soft_wrap=True)
+def _give_up(server: str, key: str, job_of: Callable[[Client], Job]) -> None:
+    """Cancel the job and say so. An answer with its id may be on its way: the same submission makes no second job."""
+    try:
+        with Client(server, key, timeout_s=ANSWER_S, patience_s=HASTE_S) as client:
+            job = client.cancel(job_of(client))
+        told = "had ended" if job.status in ("succeeded", "failed") else "is canceled"
+        said = f"job {job.id} {told}"
+    except ClientError as error:
+        said = f"{server}: {error}; the job, if there is one, goes on there"
+    plain(stderr=True).print(said, soft_wrap=True)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -221,6 +222,31 @@ def test_ctrl_c_before_the_answer_cancels_the_job_that_it_was_about(service: Ser
         assert process.returncode == 130
     [job] = [job for job in jobs(service) if job["id"] not in before]
     wait_for(lambda: service.client.get(f"/v1/jobs/{job['id']}").json()["status"] == "canceled", 60, "end")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_at_a_silent_server_they_end_within_seconds_and_say_what_is_unknown(number: signal.Signals, code: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        process = start(f"generate cat --server {url}")
+        connection, _ = server.accept()  # it asks, and gets no answer
+        with connection:
+            assert connection.recv(1)
+            process.send_signal(number)
+            allowed, began = allowance(process.pid), time.monotonic()
+            _, said = process.communicate(timeout=120)
+            assert time.monotonic() - began - allowed() < 15
+    assert (process.returncode, "goes on there" in said, "Traceback" in said) == (code, True, False)
+
+
+def test_what_json_cant_say_is_one_line(client: httpx2.Client, run: Run) -> None:
+    url = str(client.base_url).rstrip("/")
+    assert run(f"generate caf\udce9 --server {url}", 1).last == (
+        rf"latentd: {url}: prompt is 'caf\udce9', which isn't UTF-8"
+    )
+    said = run(f"generate cat --guidance-scale nan --server {url}", 1).last
+    assert said == f"latentd: {url}: guidance_scale is nan; it must be a finite number"
+    assert client.get("/v1/jobs").json()["items"] == []
 
 
 def state(service: Service) -> tuple[str, int]:
