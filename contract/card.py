@@ -18,7 +18,7 @@ ADD_ON_CARD = ".card.json"  # after the name of a LoRA, ControlNet or embedding,
 LORA_FOLDERS = frozenset(("lora", "loras"))  # of LATENTD_MODELS_DIR, whatever the case
 CONTROLNET_FOLDERS = frozenset(("controlnet", "controlnets"))
 EMBEDDING_FOLDERS = frozenset(("embeddings",))
-# Folders of LATENTD_MODELS_DIR that hold no models; kept for what they will hold.
+# Folders of LATENTD_MODELS_DIR that hold no models, but what is added to those and VAEs in place of theirs.
 RESERVED = LORA_FOLDERS | CONTROLNET_FOLDERS | EMBEDDING_FOLDERS | {"vae", "vae-approx", "vae_approx"}
 ID = r"^[A-Za-z0-9_-]+$"
 DEPTH = 4  # of folders in folders
@@ -164,33 +164,6 @@ class ControlNetCard(AddOnCard):
     """What a ControlNet is for; which maps it reads, its name says."""
 
 
-class InstalledAddOn(AddOnCard):
-    """`NAME.card.json` beside the file NAME.safetensors; size and time of change tell when that was replaced."""
-
-    file: str
-    size: int
-    changed_ns: int
-
-
-class InstalledLora(LoraCard, InstalledAddOn):
-    """A LoRA's card beside its file."""
-
-    @property
-    def card(self) -> LoraCard:
-        """What others need to know; the file's name comes first."""
-        names = tuple(dict.fromkeys((Path(self.file).stem, *self.names)))
-        return LoraCard(**{name: getattr(self, name) for name in LoraCard.model_fields} | {"names": names})
-
-
-class InstalledControlNet(ControlNetCard, InstalledAddOn):
-    """A ControlNet's card beside its file."""
-
-    @property
-    def card(self) -> ControlNetCard:
-        """What others need to know."""
-        return ControlNetCard(**{name: getattr(self, name) for name in ControlNetCard.model_fields})
-
-
 class EmbeddingCard(Wire):
     """What a textual inversion is for; workers publish it to Redis, the gateway checks requests by it."""
 
@@ -209,17 +182,43 @@ class EmbeddingCard(Wire):
         return self.name
 
 
-class InstalledEmbedding(EmbeddingCard):
-    """`NAME.card.json` beside the file NAME.pt; size and time of change tell when that was replaced."""
+class Installed(Wire):
+    """`NAME.card.json` beside the file NAME: size and time of change tell when that was replaced."""
 
     file: str
     size: int
     changed_ns: int
 
+    def _narrowed(self, form: type[C], **told: object) -> C:
+        """Return the card that others need, without what is of the file alone."""
+        return form.model_validate({name: getattr(self, name) for name in form.model_fields} | told)
+
+
+class InstalledLora(Installed, LoraCard):
+    """A LoRA's card beside its file."""
+
+    @property
+    def card(self) -> LoraCard:
+        """What others need to know; the file's name comes first."""
+        return self._narrowed(LoraCard, names=tuple(dict.fromkeys((Path(self.file).stem, *self.names))))
+
+
+class InstalledControlNet(Installed, ControlNetCard):
+    """A ControlNet's card beside its file."""
+
+    @property
+    def card(self) -> ControlNetCard:
+        """What others need to know."""
+        return self._narrowed(ControlNetCard)
+
+
+class InstalledEmbedding(Installed, EmbeddingCard):
+    """An embedding's card beside its file."""
+
     @property
     def card(self) -> EmbeddingCard:
         """What others need to know."""
-        return EmbeddingCard(**{name: getattr(self, name) for name in EmbeddingCard.model_fields})
+        return self._narrowed(EmbeddingCard)
 
 
 def model_folders(models_dir: Path) -> Iterator[Path]:

@@ -69,22 +69,7 @@ class JobRecord(Recorded):
     @property
     def head(self) -> JobHead:
         """What transitions need of it."""
-        request = self.request
-        return JobHead(
-            id=self.id,
-            created_at=self.created_at,
-            request=RequestHead(
-                kind=request.kind,
-                model=request.model,
-                priority=request.priority,
-                deadline_ms=request.deadline_ms,
-                webhook_url=request.webhook_url,
-            ),
-            owner=self.owner,
-            charged_s=self.charged_s,
-            request_id=self.request_id,
-            key_digest=self.key_digest,
-        )
+        return JobHead.model_validate(self, from_attributes=True)
 
     @property
     def names(self) -> dict[str, str]:

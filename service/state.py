@@ -25,8 +25,8 @@ from service.jobs.streams import OpenStreams
 from service.jobs.waiting import Waiters
 from service.metrics.families import Metrics
 from service.requests.cards import (
-    AddOnRegistry,
     CardRegistry,
+    Registry,
     installed_controlnets,
     installed_embeddings,
     installed_loras,
@@ -50,9 +50,9 @@ class Gateway:
     rq: Redis
     store: Store
     cards: CardRegistry
-    loras: AddOnRegistry[LoraCard]
-    embeddings: AddOnRegistry[EmbeddingCard]
-    controlnets: AddOnRegistry[ControlNetCard]
+    loras: Registry[LoraCard]
+    embeddings: Registry[EmbeddingCard]
+    controlnets: Registry[ControlNetCard]
     backlogs: Backlogs
     waiters: Waiters
     keys_made: SingleFlight[bool]  # whether any API key was ever made
@@ -102,10 +102,10 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
         redis=redis,
         rq=rq,
         store=store,
-        cards=CardRegistry(redis, folder),
-        loras=AddOnRegistry(redis, LORAS_KEY, LoraCard, partial(installed_loras, folder)),
-        embeddings=AddOnRegistry(redis, EMBEDDINGS_KEY, EmbeddingCard, partial(installed_embeddings, folder)),
-        controlnets=AddOnRegistry(redis, CONTROLNETS_KEY, ControlNetCard, partial(installed_controlnets, folder)),
+        cards=CardRegistry(redis, folder, settings.model),
+        loras=Registry(redis, LORAS_KEY, LoraCard, partial(installed_loras, folder)),
+        embeddings=Registry(redis, EMBEDDINGS_KEY, EmbeddingCard, partial(installed_embeddings, folder)),
+        controlnets=Registry(redis, CONTROLNETS_KEY, ControlNetCard, partial(installed_controlnets, folder)),
         backlogs=Backlogs(redis),
         waiters=Waiters(redis),
         keys_made=SingleFlight(any_key),

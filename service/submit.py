@@ -15,7 +15,7 @@ from contract.job import Job, JobRecord, JobWarning
 from contract.request import JobRequest
 from contract.stages import models_of
 from core.clock import CLOCK
-from core.errors import Conflict, InvalidRequest, LatentdError, NewerRelease, QueueFull, RateLimited
+from core.errors import Conflict, InvalidRequest, NewerRelease, QueueFull, RateLimited
 from jobs.create import Created, LaneFull, create, drawn_seed, find, key_digest, new_id, replay
 from service.admission.estimates import Backlog, Estimate, estimate, gpu_seconds, idle_seconds, least_seconds
 from service.admission.retry_after import retry_after
@@ -23,7 +23,6 @@ from service.auth.access import Caller
 from service.jobs.events import StopSignals, wait_end
 from service.jobs.views import accepted, read_job
 from service.requests.bodies import Body
-from service.requests.cards import choose_card
 from service.requests.posts import Drawn, Prompted, Txt2ImgPost
 from service.requests.preferences import Preferences, check_accepted
 from service.requests.resolution import NOTHING, Known, resolve, tokens_of, warnings_of
@@ -126,7 +125,7 @@ async def plan(gateway: Gateway, body: Body, preferences: Preferences) -> Planne
     settings, job_id = gateway.settings, new_id()
     if body.post.webhook_url is not None:
         check_url(body.post.webhook_url, settings.webhook_allow)
-    card = await _choose(gateway, body)
+    card = await gateway.cards.choose(body.kind, body.post.model)
     pictures = await check_pictures(body, card, job_id, settings.max_pixels, gateway.decoders)
     seed = drawn_seed() if body.post.seed is None else body.post.seed
     known = await _known(gateway, body, card)
@@ -166,15 +165,6 @@ async def _check_served(gateway: Gateway, request: JobRequest) -> None:
         if workers and not workers & await gateway.cards.live_workers(model):
             detail = f"hires.upscaler is {model!r}, which no worker has that runs {own}"
             raise InvalidRequest(detail, field="hires.upscaler", value=model, bound=f"a model beside {own}")
-
-
-async def _choose(gateway: Gateway, body: Body) -> ModelCard:
-    """Choose the model's card; before a refusal, cards are read anew."""
-    asked = (body.kind, body.post.model, gateway.settings.model)
-    try:
-        return choose_card(await gateway.cards.recent(), *asked)
-    except LatentdError:
-        return choose_card(await gateway.cards.all(), *asked)
 
 
 def check_deadline(request: JobRequest, backlog: Backlog) -> None:

@@ -10,15 +10,12 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from contract.base import Kind
-from contract.card import ModelCard
 from contract.job import JobWarning
-from core.errors import InvalidRequest, LatentdError, UnsupportedMedia
+from core.errors import InvalidRequest, UnsupportedMedia
 from service.http.problems import cut, invalid, shown
 from service.requests.bodies import SHORT_BYTES, Body, check_marks, decode_base64, parse_object
-from service.requests.cards import choose_card
 from service.requests.forms import Part, read_form
 from service.requests.kinds import KINDS
-from service.state import Gateway
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -84,14 +81,6 @@ def post_body(kind: Kind, fields: Mapping[str, Any], files: Mapping[str, bytes])
         return Body(kind, post.model_validate(sent), files)
     except ValidationError as error:
         raise invalid(error, post) from error
-
-
-async def card_of(gateway: Gateway, kind: Kind, model: str | None) -> ModelCard:
-    """Choose the card of the model that will run a request. Raises as `choose_card`."""
-    try:
-        return choose_card(await gateway.cards.recent(), kind, model, gateway.settings.model)
-    except LatentdError:
-        return choose_card(await gateway.cards.all(), kind, model, gateway.settings.model)
 
 
 def once(parts: Iterable[Part], names: Iterable[str]) -> None:

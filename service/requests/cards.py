@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -41,7 +41,7 @@ from contract.redis_keys import (
     work_key,
 )
 from core.clock import CLOCK
-from core.errors import Conflict, InvalidRequest, NoCheckpoint, NotFound
+from core.errors import Conflict, InvalidRequest, LatentdError, NoCheckpoint, NotFound
 from core.single_flight import SingleFlight
 from core.text import as_text
 from jobs.queues import remove_queues
@@ -89,49 +89,6 @@ def _leave_out(source: str, error: str) -> None:
     log.warning("card left out", source=source, error=error)
 
 
-class CardRegistry:
-    """All cards known now."""
-
-    def __init__(self, redis: Redis, models_dir: Path) -> None:
-        self._redis = redis
-        self._models_dir = models_dir
-        self._folders: dict[str, Path | None] = {}
-        self._recent: tuple[float, dict[str, ModelCard]] = (-math.inf, {})  # when it was read
-        self._reading = SingleFlight(self.all)
-
-    async def recent(self) -> dict[str, ModelCard]:
-        """Return what `all` does, at most RECENT_S old."""
-        read_at, cards = self._recent
-        return cards if time.monotonic() - read_at < RECENT_S else await self._reading.answer()
-
-    async def all(self) -> dict[str, ModelCard]:
-        """Read cards by model id, in order of their ids; what a worker published wins."""
-        published: Any = await self._redis.hgetall(CARDS_KEY)
-        cards = installed_cards(self._models_dir)
-        for text in published.values():
-            card = _parse(text, "published by a worker", ModelCard.read)
-            if card is not None:
-                cards[card.id] = card
-        self._recent = time.monotonic(), dict(sorted(cards.items()))
-        return self._recent[1]
-
-    def folder(self, model: str) -> Path | None:
-        """Find where the model's tokenizer is, if it is installed here."""
-        folder = self._folders.get(model)
-        if folder is None or not folder.exists():
-            folder = self._folders[model] = card_folder(self._models_dir, model)
-        return folder
-
-    async def live_workers(self, model: str) -> set[str]:
-        """Name the workers that offer the model and beat within their time."""
-        workers: Any = await self._redis.zrangebyscore(serving_key(model), CLOCK.unix(), "+inf")
-        return set(workers)
-
-    async def listed(self, card: ModelCard) -> ListedCard:
-        loaded = bool(await self.live_workers(card.id))
-        return ListedCard(**card.model_dump(), loaded=loaded)
-
-
 @lru_cache(maxsize=256)
 def _parse(text: str, source: str, read: Callable[[str], C]) -> C | None:
     try:
@@ -156,8 +113,8 @@ def installed_embeddings(models_dir: Path) -> dict[str, EmbeddingCard]:
     return {card.name: card.card for _, card in _left(add_on_cards(models_dir, EMBEDDING_FOLDERS, InstalledEmbedding))}
 
 
-class AddOnRegistry(Generic[C]):
-    """All LoRAs known now, or all embeddings, or all ControlNets."""
+class Registry(Generic[C]):
+    """All cards of one form that are known now: of LoRAs, of embeddings, of ControlNets."""
 
     def __init__(self, redis: Redis, key: str, form: type[C], installed: Callable[[], dict[str, C]]) -> None:
         self._redis = redis
@@ -165,11 +122,12 @@ class AddOnRegistry(Generic[C]):
         self._form = form
         self._installed = installed
         self._recent: tuple[float, dict[str, C]] = (-math.inf, {})  # when it was read
+        self._reading = SingleFlight(self.all)
 
     async def recent(self) -> dict[str, C]:
         """Return what `all` does, at most RECENT_S old: every prompt of a model with CLIP may name embeddings."""
         read_at, cards = self._recent
-        return cards if time.monotonic() - read_at < RECENT_S else await self.all()
+        return cards if time.monotonic() - read_at < RECENT_S else await self._reading.answer()
 
     async def all(self) -> dict[str, C]:
         """Read cards by id or name, in order of them; what a worker published wins."""
@@ -181,6 +139,39 @@ class AddOnRegistry(Generic[C]):
                 cards[name] = card
         self._recent = time.monotonic(), dict(sorted(cards.items()))
         return self._recent[1]
+
+
+class CardRegistry(Registry[ModelCard]):
+    """All cards of models known now, and who serves those; `default` is the model of requests that name none."""
+
+    def __init__(self, redis: Redis, models_dir: Path, default: str) -> None:
+        super().__init__(redis, CARDS_KEY, ModelCard, partial(installed_cards, models_dir))
+        self._models_dir = models_dir
+        self._default = default
+        self._folders: dict[str, Path | None] = {}
+
+    async def choose(self, kind: Kind, model: str | None) -> ModelCard:
+        """Choose as `choose_card` does; before a refusal, cards are read anew."""
+        try:
+            return choose_card(await self.recent(), kind, model, self._default)
+        except LatentdError:
+            return choose_card(await self.all(), kind, model, self._default)
+
+    def folder(self, model: str) -> Path | None:
+        """Find where the model's tokenizer is, if it is installed here."""
+        folder = self._folders.get(model)
+        if folder is None or not folder.exists():
+            folder = self._folders[model] = card_folder(self._models_dir, model)
+        return folder
+
+    async def live_workers(self, model: str) -> set[str]:
+        """Name the workers that offer the model and beat within their time."""
+        workers: Any = await self._redis.zrangebyscore(serving_key(model), CLOCK.unix(), "+inf")
+        return set(workers)
+
+    async def listed(self, card: ModelCard) -> ListedCard:
+        loaded = bool(await self.live_workers(card.id))
+        return ListedCard(**card.model_dump(), loaded=loaded)
 
 
 def find_card(cards: Mapping[str, ModelCard], model: str) -> ModelCard:

@@ -19,7 +19,7 @@ from service.compat.a1111.pictures import Region, scaled_feather
 from service.compat.a1111.posts import MAX_IMAGES, DrawingPost, Img2ImgSent, Txt2ImgSent
 from service.compat.a1111.prompts import read_prompt
 from service.compat.a1111.samplers import WITH_ETA, choose
-from service.compat.fields import card_of, decoded, post_body, told
+from service.compat.fields import decoded, post_body, told
 from service.requests.bodies import Body
 from service.requests.decoding import Reading
 from service.requests.kinds import KINDS
@@ -145,7 +145,7 @@ async def _fields(gateway: Gateway, post: DrawingPost, kind: Kind) -> _Fields:
     _check(post)
     overrides = post.override_settings or {}
     model = find_model(await gateway.cards.all(), str(overrides[CHECKPOINT])) if overrides.get(CHECKPOINT) else None
-    card = await card_of(gateway, kind, model)
+    card = await gateway.cards.choose(kind, model)
     chosen = choose(post.sampler_name or post.sampler_index, post.scheduler, card)
     prompt = read_prompt(post.prompt or "", await gateway.loras.recent())
     skips = _skips(card)

@@ -18,7 +18,6 @@ from service.compat.a1111.pictures import grid, parameters_of, whole_picture
 from service.compat.a1111.posts import DrawingPost, Img2ImgSent
 from service.compat.a1111.samplers import name_of
 from service.compat.attended import Session
-from service.compat.fields import card_of
 from service.compat.files import as_text, opened, read_images, written
 from service.jobs.events import read_previews
 from service.state import Gateway
@@ -31,7 +30,7 @@ async def images_answer(session: Session, post: DrawingPost, drawing: Drawing, j
     files = await read_images(session.gateway, session.caller, job)
     if drawing.region is not None:
         files = [await asyncio.to_thread(whole_picture, file, drawing.region) for file in files]
-    card = await card_of(session.gateway, job.kind, job.request.model)
+    card = await session.gateway.cards.choose(job.kind, job.request.model)
     info = _info(job.request, card.hash[:HASH_CHARACTERS], [parameters_of(file) for file in files])
     wanted = post.send_images is None or bool(post.send_images)
     images = [as_text(file) for file in files] if wanted else []

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 from contract.card import ModelCard
 from core.errors import InvalidRequest
 from service.http.problems import shown
-from service.requests.posts import Post
 
 
 class Named(NamedTuple):
@@ -74,17 +73,6 @@ def offered_samplers(cards: Iterable[ModelCard]) -> list[Named]:
     return [*known, *(Named(sampler, sampler) for sampler in able if sampler not in listed)]
 
 
-def offered_schedulers() -> list[Scheduler]:
-    """List the schedulers that requests can choose."""
-    field = Post.model_fields.get("schedule")
-    able = (
-        set()
-        if field is None
-        else {value for part in (field.annotation, *get_args(field.annotation)) for value in get_args(part)}
-    )
-    return [scheduler for scheduler in SCHEDULERS if scheduler.ours is None or scheduler.ours in able]
-
-
 def choose(sampler: str | None, scheduler: str | None, card: ModelCard) -> Chosen:
     """Translate the names of a request; a sampler's name may end with a scheduler's, as older clients write it.
 
@@ -97,7 +85,7 @@ def choose(sampler: str | None, scheduler: str | None, card: ModelCard) -> Chose
     found = _find(sampler, card)
     if found is not None:
         return Chosen(found, schedule.ours)
-    for suffix in offered_schedulers():
+    for suffix in SCHEDULERS:
         short = sampler.removesuffix(f" {suffix.label}")
         if short != sampler and (found := _find(short, card)) is not None:
             return Chosen(found, schedule.ours or suffix.ours)
@@ -115,13 +103,12 @@ def _find(name: str, card: ModelCard) -> str | None:
 
 
 def _scheduler(name: str | None) -> Scheduler:
-    offered = offered_schedulers()
     if not name:
-        return offered[0]
-    for scheduler in offered:
+        return SCHEDULERS[0]
+    for scheduler in SCHEDULERS:
         if name.lower() in (scheduler.name, scheduler.label.lower()):
             return scheduler
-    labels = [scheduler.label for scheduler in offered]
+    labels = [scheduler.label for scheduler in SCHEDULERS]
     detail = f"scheduler {shown(name)!r} not found; there are {', '.join(labels)}"
     raise InvalidRequest(detail, field="scheduler", value=name, bound=labels)
 

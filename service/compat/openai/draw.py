@@ -14,7 +14,7 @@ from contract.job import Job, JobWarning
 from core.errors import InvalidRequest
 from core.reframing import Frame
 from service.compat.attended import Session
-from service.compat.fields import card_of, once, post_body, read_parts
+from service.compat.fields import once, post_body, read_parts
 from service.compat.files import as_text, read_images
 from service.compat.openai.answers import ImagesAnswer, OpenAIImage, Usage, usage_of
 from service.compat.openai.posts import EditPost, GenerationPost
@@ -69,7 +69,7 @@ async def _preview_every(gateway: Gateway, post: GenerationPost, kind: Kind, str
     """Return between how many steps a preview is made, so that as many partial images come as were asked for."""
     if not (post.stream and post.partial_images):
         return None
-    defaults = (await card_of(gateway, kind, post.own_model)).defaults
+    defaults = (await gateway.cards.choose(kind, post.own_model)).defaults
     share = 1.0 if kind == "txt2img" else defaults.strength_of(kind) if strength is None else strength
     run = max(1, int((post.steps or defaults.steps) * share))  # a strength < 1 leaves the last ones
     return max(1, run // (post.partial_images + 1))
@@ -124,7 +124,7 @@ def size_of(job: Job) -> str:
 
 async def usage(gateway: Gateway, job: Job) -> Usage:
     """Count the prompt's tokens."""
-    card = await card_of(gateway, job.kind, job.request.model)
+    card = await gateway.cards.choose(job.kind, job.request.model)
     return usage_of(count_tokens(card, gateway.cards.folder(card.id), job.request.text).count or 0)
 
 

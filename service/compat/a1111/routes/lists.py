@@ -18,7 +18,7 @@ from service.compat.a1111.catalog import (
     upscaler_items,
 )
 from service.compat.a1111.routes.document import answers
-from service.compat.a1111.samplers import offered_samplers, offered_schedulers
+from service.compat.a1111.samplers import SCHEDULERS, offered_samplers
 from service.state import Current
 
 router = APIRouter(tags=["a1111"])
@@ -51,7 +51,7 @@ async def samplers(gateway: Current) -> list[SamplerItem]:
 
 @router.get(f"{SDAPI}/schedulers", name="a1111_schedulers", summary="Sets of noise levels", responses=answers())
 async def schedulers() -> list[SchedulerItem]:
-    return [SchedulerItem(name=each.name, label=each.label) for each in offered_schedulers()]
+    return [SchedulerItem(name=each.name, label=each.label) for each in SCHEDULERS]
 
 
 @router.get(f"{SDAPI}/sd-models", name="a1111_models", summary="Checkpoints that draw", responses=answers())

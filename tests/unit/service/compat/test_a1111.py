@@ -20,7 +20,7 @@ from service.compat.a1111.infotext import MAX_CHUNKS, MAX_TEXT, MAX_TEXTS, SIGNA
 from service.compat.a1111.pictures import Region, grid, scaled_feather
 from service.compat.a1111.posts import Img2ImgSent, Txt2ImgSent
 from service.compat.a1111.prompts import read_prompt
-from service.compat.a1111.samplers import choose, name_of, offered_samplers, offered_schedulers
+from service.compat.a1111.samplers import SCHEDULERS, choose, name_of, offered_samplers
 from service.compat.fields import told
 from service.http.warnings import HEADER, HEADER_CHARACTERS, warning_headers
 from tests.gateway import PAINTER, UPSCALER
@@ -81,7 +81,7 @@ def test_unknown_names_are_refused_with_those_that_are_known() -> None:
 
 
 def test_schedules_are_offered_as_requests_have_them() -> None:
-    for scheduler in offered_schedulers():
+    for scheduler in SCHEDULERS:
         assert choose("Euler", scheduler.label, CARD).schedule == scheduler.ours
         if scheduler.ours is not None:
             assert choose(f"DPM++ 2M {scheduler.label}", None, CARD) == ("dpmpp_2m", scheduler.ours)
