@@ -12,6 +12,10 @@ from contract.uploads import Upload
 
 Preprocess: TypeAlias = Literal["canny"]
 LATENT, LANCZOS = "latent", "lanczos"  # ways to enlarge without a model
+MAX_CONTROLS = 4
+# Of a second pass that says nothing else, and the most that may be said.
+HIRES_SCALE, MAX_HIRES_SCALE = 2.0, 4.0
+HIRES_STRENGTH = 0.5
 # What a row of a ControlNet costs, in rows of its UNet: by arithmetic 0.33 of Stable Diffusion 1 and 2, 0.44 of XL.
 CONTROL_ROW = 0.4
 

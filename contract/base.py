@@ -19,6 +19,7 @@ Kind: TypeAlias = Literal[
 ]
 Lane: TypeAlias = Literal["interactive", "bulk"]
 LANES: tuple[Lane, ...] = ("interactive", "bulk")
+BULK_FIRST_EVERY = 5  # claims: bulk isn't starved by interactive jobs that keep coming
 
 
 class Wire(BaseModel):

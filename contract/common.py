@@ -19,6 +19,7 @@ Determinism: TypeAlias = Literal["fast", "strict"]
 Pair: TypeAlias = tuple[int, int]
 Span: TypeAlias = tuple[float, float]
 SEEDS = 2**32
+MAX_IMAGES = 16  # of a job
 WHOLE: Span = (0.0, 1.0)
 SCORES = (6.0, 2.5)  # aesthetic scores of the prompt and of what guidance leads away from
 

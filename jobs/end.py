@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import structlog
 from redis import Redis
@@ -44,6 +44,7 @@ from contract.redis_keys import (
 )
 from core.clock import CLOCK
 from core.errors import Problem
+from core.settings import Settings
 from core.text import as_text
 from jobs.commands import RUN, flat
 from jobs.requeue import requeue
@@ -88,6 +89,10 @@ class Retention:
 
     keep_s: int
     gone_s: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        return cls(settings.retention_s, settings.gone_s)
 
 
 # Runs commands if an execution is the live one, which RQ, our record and the heartbeat registry all still name.

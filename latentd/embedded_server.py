@@ -17,8 +17,8 @@ from redis.retry import Retry
 from core.errors import ConfigurationError
 from core.settings import without_password
 from core.storage import private_folder
+from jobs.layout import OLDEST
 
-MIN_VERSION = (7, 0)
 BOUND = "a redis-server or valkey-server, 7.0 or newer"
 
 
@@ -40,7 +40,7 @@ def find_server(named: Path | None = None) -> Path:
     """
     binary = named or _wheel_server()
     version = version_of(binary)
-    if version and version >= MIN_VERSION:
+    if version and version >= OLDEST:
         return binary
     found = f"is version {version[0]}.{version[1]}" if version else "does not run"
     detail = f"LATENTD_REDIS_SERVER={str(named)!r} {found}" if named else f"the embedded server {binary} {found}"

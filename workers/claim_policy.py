@@ -6,13 +6,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from contract.base import LANES, Lane
+from contract.base import BULK_FIRST_EVERY, LANES, Lane
 
 CLAIMS_A_ROUND = 4  # the others wait for the next round, not the running jobs for the claims
 LOOKS_A_CLAIM = 4  # … nor for jobs that only other workers can run
 IDLE_S = 0.02  # how long a worker waits for its storing threads before it looks for jobs again
 REST_S = 0.5  # how long one without jobs waits to be woken before it looks
-BULK_FIRST_EVERY = 5  # claims: bulk isn't starved by interactive jobs that keep coming
 STORING_THREADS = 2
 COLD_FIRST_EVERY = 10  # claims: models that aren't in memory aren't starved by jobs of those that are
 LOAD_SHARE = 5  # a busy worker spends at most one in so many seconds on changing its models …

@@ -100,7 +100,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
     _meet(settings, redis, store)
     worker = _patiently(lambda: BatchWorker(worker_name(device), list(cards), redis))
     metrics, witness = _metrics(settings, library, cards, device), Witness(settings, connect(settings.redis), store)
-    hashes, retention = {model: card.hash for model, card in cards.items()}, _retention(settings)
+    hashes, retention = {model: card.hash for model, card in cards.items()}, Retention.of(settings)
     check_store = _check_of(settings, store)
     savepoints = Savepoints(connect(settings.redis), store, hashes, check_store)
     storing = Storing(store, hashes, savepoints, metrics.storage_errors.inc, check_store)
@@ -146,10 +146,6 @@ def _meet(settings: Settings, redis: Redis, store: Store) -> None:
         log.warning("storage is away", error=told(error))
 
 
-def _retention(settings: Settings) -> Retention:
-    return Retention(settings.retention_s, settings.gone_s)
-
-
 def _metrics(settings: Settings, library: ModelLibrary, cards: Mapping[str, ModelCard], device: str) -> WorkerMetrics:
     """Begin the series of what this worker serves and has in memory."""
     metrics = WorkerMetrics(gpu_of(device, next(iter(library.offered.values())).dtype))
@@ -173,7 +169,7 @@ def _heart(
     return Heartbeat(
         worker,
         redis,
-        Reaper(redis, loop.claims.queues.values(), _retention(settings), worker.name),
+        Reaper(redis, loop.claims.queues.values(), Retention.of(settings), worker.name),
         library.names,
         device_kind(torch.device(device)),
         loop.runs,
@@ -193,7 +189,7 @@ def _check_of(settings: Settings, store: Store) -> Callable[[], None]:
 
 def _sweeping(settings: Settings, store: Store) -> Sweeping:
     """Make what deletes what was kept long enough, on a connection of its own."""
-    redis, retention = connect(settings.redis), _retention(settings)
+    redis, retention = connect(settings.redis), Retention.of(settings)
     sweeper = Sweeper(redis, store, retention, mounted=may_be_unmounted(settings.storage_url, store))
     return Sweeping(redis, sweeper, retention)
 

@@ -145,8 +145,11 @@ def queued_eta(request: JobRequest, backlog: Backlog, position: int) -> float | 
 
 def running_eta(step: int, steps: int, started_at: datetime, request: JobRequest, fleet: Fleet) -> float | None:
     """Seconds to the end of a running job, from its own steps so far, else from the measured times."""
-    if step == 0:
-        return idle_seconds(request, fleet)
+    return idle_seconds(request, fleet) if step == 0 else left_at_pace(step, steps, started_at, request, fleet)
+
+
+def left_at_pace(step: int, steps: int, started_at: datetime, request: JobRequest, fleet: Fleet) -> float:
+    """Seconds to the end of a running job that has made a step, at its pace so far."""
     work, elapsed_s = JobWork.of(request), max((CLOCK.now() - started_at).total_seconds(), 0.0)
     tail_s = fleet.expected(fleet.seconds(work, lambda times: times.tail_s(work)))
     share = share_done(request, step, steps)

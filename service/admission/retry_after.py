@@ -10,18 +10,15 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from contract.base import LANES, Lane, queue_name
+from contract.base import BULK_FIRST_EVERY, LANES, Lane, queue_name
 from contract.job import JobRecord
 from contract.measurements import JobWork
 from contract.redis_keys import job_key, queue_key, started_key
 from contract.request import JobRequest
-from contract.stages import share_done
-from core.clock import CLOCK
 from core.errors import NewerRelease
-from service.admission.estimates import Backlog, Fleet
+from service.admission.estimates import Backlog, Fleet, left_at_pace
 
 FIELDS = ("record", "started_at", "step", "steps")
-BULK_FIRST_EVERY = 5  # claims: as workers share them out while interactive jobs wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +76,10 @@ def _call_s(work: JobWork, rows: int, fleet: Fleet) -> float | None:
 
 def _left(job: RunningJob, step_s: float, fleet: Fleet) -> float:
     """Seconds that a running job still needs: at its pace so far, else at that of calls with all running rows."""
-    work = job.work
-    tail_s = fleet.expected(fleet.seconds(work, lambda times: times.tail_s(work))) or 0.0
     if job.step > 0:
-        elapsed = max((CLOCK.now() - job.started_at).total_seconds(), 0.0)
-        share = share_done(job.request, job.step, job.steps)
-        return elapsed * (1.0 - share) / share + tail_s
-    return work.steps * step_s + tail_s
+        return left_at_pace(job.step, job.steps, job.started_at, job.request, fleet)
+    work = job.work
+    return work.steps * step_s + (fleet.expected(fleet.seconds(work, lambda times: times.tail_s(work))) or 0.0)
 
 
 async def _running(redis: Redis, model: str) -> list[RunningJob]:

@@ -16,7 +16,7 @@ from contract.common import OutputFormat
 from contract.job import TERMINAL, Job
 from contract.redis_keys import attended_key, job_key
 from core.clock import CLOCK
-from core.errors import DeadlineMissed, JobFailed, Problem, Unavailable
+from core.errors import DeadlineMissed, Unavailable
 from jobs.cancel import cancel
 from jobs.end import Retention
 from service.auth.access import Caller
@@ -88,8 +88,7 @@ async def _leave(gateway: Gateway, key: str, job_id: str) -> None:
         await gateway.redis.zrem(key, job_id)
         status: Any = await gateway.redis.hget(job_key(job_id), "status")
         if status is not None and status not in TERMINAL:
-            retention = Retention(gateway.settings.retention_s, gateway.settings.gone_s)
-            await asyncio.to_thread(cancel, gateway.rq, retention, job_id)
+            await _cancel(gateway, job_id)
             log.info("nobody waits any more: job canceled", job_id=job_id)
     except RedisError as error:
         log.warning("a job that nobody waits for goes on: redis is away", job_id=job_id, error=str(error))
@@ -127,12 +126,8 @@ async def end_current(gateway: Gateway, caller: Caller) -> None:
     """Cancel what `current_job` returns."""
     job, _ = await current_job(gateway, caller)
     if job is not None:
-        retention = Retention(gateway.settings.retention_s, gateway.settings.gone_s)
-        await asyncio.to_thread(cancel, gateway.rq, retention, job.id)
+        await _cancel(gateway, job.id)
 
 
-def fault(job: Job) -> Problem | None:
-    """Return the problem of a job that failed."""
-    if job.status != "failed":
-        return None
-    return job.error or JobFailed(f"job {job.id} failed", value=job.id).problem()
+async def _cancel(gateway: Gateway, job_id: str) -> None:
+    await asyncio.to_thread(cancel, gateway.rq, Retention.of(gateway.settings), job_id)

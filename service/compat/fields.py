@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -11,18 +11,12 @@ from pydantic import BaseModel, ValidationError
 
 from contract.base import Kind
 from contract.job import JobWarning
-from core.errors import InvalidRequest, UnsupportedMedia
+from core.errors import UnsupportedMedia
 from service.http.problems import cut, invalid, shown
-from service.requests.bodies import SHORT_BYTES, Body, check_marks, decode_base64, parse_object
-from service.requests.forms import Part, read_form
+from service.requests.bodies import SHORT_BYTES, Body, check_marks, decode_base64, media_type, parse_object
 from service.requests.kinds import KINDS
 
 M = TypeVar("M", bound=BaseModel)
-
-
-def media_type(request: Request) -> str:
-    """Return the body's content type without its parameters."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def read_json(request: Request, model: type[M], *, strict: bool = True) -> M:
@@ -50,18 +44,6 @@ def _parsed(data: bytes, model: type[M], strict: bool) -> M:
         raise invalid(error, model) from error
 
 
-async def read_parts(request: Request) -> list[Part]:
-    """Read a multipart form.
-
-    Raises:
-        UnsupportedMedia, MalformedRequest, BodyTooLarge: it is none.
-    """
-    media, bound = media_type(request), "multipart/form-data"
-    if media != bound:
-        raise UnsupportedMedia(f"Content-Type is {shown(media)!r}", field="Content-Type", value=media, bound=bound)
-    return await asyncio.to_thread(read_form, request.headers["content-type"], await request.body())
-
-
 async def decoded(name: str, text: str) -> bytes:
     """Decode a file's base64; a long one in a thread. Raises as `decode_base64`."""
     if len(text) <= SHORT_BYTES:
@@ -81,19 +63,6 @@ def post_body(kind: Kind, fields: Mapping[str, Any], files: Mapping[str, bytes])
         return Body(kind, post.model_validate(sent), files)
     except ValidationError as error:
         raise invalid(error, post) from error
-
-
-def once(parts: Iterable[Part], names: Iterable[str]) -> None:
-    """Check that no part but those of `names` is there twice.
-
-    Raises:
-        InvalidRequest: one is.
-    """
-    seen: set[str] = set()
-    for part in parts:
-        if part.name in seen and part.name not in names:
-            raise InvalidRequest(f"{part.name} is there twice", field=part.name, bound="once")
-        seen.add(part.name)
 
 
 def told(field: str, message: str) -> JobWarning:

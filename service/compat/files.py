@@ -32,6 +32,6 @@ def written(picture: Image.Image, output_format: OutputFormat) -> bytes:
     return data.getvalue()
 
 
-def as_text(data: bytes) -> str:
+def as_base64(data: bytes) -> str:
     """Write bytes as base64."""
     return base64.b64encode(data).decode()

@@ -14,7 +14,7 @@ from service.http.problems import MEDIA_TYPE
 HEAD_S = 10.0  # from a connection's start, or a request's first byte, until its head is complete
 UNREAD_S = 60.0  # how long an answer may wait for a client that doesn't read it
 HEAD_BYTES = 32 * 1024
-HELD_BYTES = 64 * 1024
+WRITE_BYTES = 64 * 1024  # of an answer, gathered for one write
 
 
 class OneWrite(asyncio.Transport):
@@ -35,7 +35,7 @@ class OneWrite(asyncio.Transport):
             self._loop.call_soon(self._send)
         self._held.append(bytes(data))
         self._size += len(data)
-        if self._size >= HELD_BYTES:  # so that a client that doesn't read is noticed
+        if self._size >= WRITE_BYTES:  # so that a client that doesn't read is noticed
             self._send()
 
     def _send(self) -> None:

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from contract.job import TERMINAL, ImageInfo, Job, JobResult, StoredImage, parse_image_id
 from contract.redis_keys import stored_field
-from core.errors import Conflict, DamagedImage, Gone, NotFound
+from core.errors import Conflict, DamagedImage, Gone, JobFailed, NotFound, Problem
 from core.storage import Store, image_path
 from service.auth.access import Caller
 from service.http.problems import shown
@@ -51,6 +51,13 @@ def check_not_canceled(job: Job) -> None:
     """
     if job.status == "canceled":
         raise Conflict(f"job {job.id} was canceled; there is no image", value=job.id)
+
+
+def fault(job: Job) -> Problem | None:
+    """Return the problem of a job that failed: deterministic faults answer as their status says, 500 or 504."""
+    if job.status != "failed":
+        return None
+    return job.error or JobFailed(f"job {job.id} failed", value=job.id).problem()
 
 
 async def find_image(redis: Redis, caller: Caller, image_id: str) -> LocatedImage:

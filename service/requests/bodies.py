@@ -17,13 +17,14 @@ from fastapi import Request
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from contract.add_ons import MAX_CONTROLS
 from contract.base import Kind
 from contract.uploads import CONTROL, control_name
 from core.errors import InvalidRequest, MalformedRequest, UnsupportedMedia
 from service.http.problems import invalid, refusal, shown
 from service.requests.forms import read_form
 from service.requests.kinds import KINDS, TaskKind
-from service.requests.posts import MAX_CONTROLS, Drawn, Post
+from service.requests.posts import Drawn, Post
 
 SHORT_BYTES = 64 * 1024  # what is parsed on the event loop
 MAX_MARKS = 20_000  # commas, colons and brackets of a JSON body: five times what the longest prompt can have
@@ -51,6 +52,11 @@ class Body:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+def media_type(request: Request) -> str:
+    """Return the body's content type without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def read_body(request: Request, task: TaskKind[Any]) -> Body:
     """Read and validate a request; a long one in a thread.
 
@@ -60,12 +66,11 @@ async def read_body(request: Request, task: TaskKind[Any]) -> Body:
         InvalidRequest: a field or picture is missing, unknown, twice there, of the wrong type or out of bounds.
         BodyTooLarge: while reading.
     """
-    content_type = request.headers.get("content-type", "")
-    media = content_type.partition(";")[0].strip().lower()
+    media = media_type(request)
     if media == "application/json":
         parse = partial(_from_json, task=task)
     elif media == "multipart/form-data" and task.in_forms:
-        parse = partial(_from_form, content_type=content_type, task=task)
+        parse = partial(_from_form, content_type=request.headers["content-type"], task=task)
     else:
         accepted = "application/json" + (" or multipart/form-data" if task.in_forms else "")
         detail = f"Content-Type is {shown(media)!r}; {task.kind} reads {accepted}"

@@ -31,7 +31,7 @@ GUIDANCE = frozenset({"guidance_scale"})
 TEXT = frozenset({"prompt", "negative_prompt", "clip_skip"}) | GUIDANCE
 TOLD = TEXT | frozenset(parameters.TOLD)
 SIZE = frozenset({"width", "height"})
-_PICTURE = "iVBORw0KGgo…"
+EXAMPLE_PICTURE = "iVBORw0KGgo…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ INPAINT = TaskKind(
     examples={
         "base64": {
             "summary": "Picture and mask as base64",
-            "value": {"prompt": "red heart", "image": _PICTURE, "mask": _PICTURE, "mask_mode": "white"},
+            "value": {"prompt": "red heart", "image": EXAMPLE_PICTURE, "mask": EXAMPLE_PICTURE, "mask_mode": "white"},
         }
     },
 )
@@ -117,7 +117,7 @@ UPSCALE = TaskKind(
     size=parameters.enlarged_size,
     resolve=parameters.enlarged,
     model_fields=DRAWING | TEXT | {"noise_level"},
-    examples={"base64": {"summary": "Picture as base64", "value": {"image": _PICTURE}}},
+    examples={"base64": {"summary": "Picture as base64", "value": {"image": EXAMPLE_PICTURE}}},
 )
 IMG2IMG = TaskKind(
     kind="img2img",
@@ -132,7 +132,7 @@ IMG2IMG = TaskKind(
     examples={
         "base64": {
             "summary": "Picture as base64",
-            "value": {"prompt": "red heart", "image": _PICTURE, "strength": 0.6},
+            "value": {"prompt": "red heart", "image": EXAMPLE_PICTURE, "strength": 0.6},
         }
     },
 )
@@ -155,7 +155,7 @@ SEMANTIC2IMG = TaskKind(
     description="A class that the model hasn't is refused with the position (x, y) of its first pixel.",
     files=("image",),
     decode="label_map",
-    examples={"base64": {"summary": "Label map as base64", "value": {"image": _PICTURE}}},
+    examples={"base64": {"summary": "Label map as base64", "value": {"image": EXAMPLE_PICTURE}}},
 )
 DEPTH2IMG = TaskKind(
     kind="depth2img",
@@ -170,7 +170,7 @@ DEPTH2IMG = TaskKind(
     examples={
         "base64": {
             "summary": "Picture and depth as base64",
-            "value": {"prompt": "red heart", "image": _PICTURE, "depth": _PICTURE},
+            "value": {"prompt": "red heart", "image": EXAMPLE_PICTURE, "depth": EXAMPLE_PICTURE},
         }
     },
 )

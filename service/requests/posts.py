@@ -12,9 +12,9 @@ from typing import Annotated, TypeAlias
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import from_json
 
-from contract.add_ons import LANCZOS, Preprocess
+from contract.add_ons import HIRES_SCALE, HIRES_STRENGTH, LANCZOS, MAX_CONTROLS, MAX_HIRES_SCALE, Preprocess
 from contract.base import Lane
-from contract.common import SEEDS, Determinism, MaskMode, OutputFormat
+from contract.common import MAX_IMAGES, SEEDS, Determinism, MaskMode, OutputFormat
 from contract.prompts import PromptSyntax
 from contract.samplers import MOST_TIMESTEPS, Schedule
 
@@ -27,11 +27,9 @@ MAX_BOXES = 256
 MAX_SIZE = 2**20  # of one side; LATENTD_MAX_PIXELS bounds both together
 MAX_LORAS = 8
 MAX_LORA_SCALE = 4.0
-MAX_CONTROLS = 4
 MAX_CONTROL_SCALE = 2.0
 MAX_CLIP_SKIP = 12
-MAX_HIRES_SCALE = 4.0
-HIRES_STRENGTH = 0.5
+MAX_FEATHER = 256
 DRAWN = -1  # as a seed: what other tools write for none
 
 
@@ -71,7 +69,10 @@ class HiresPost(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     scale: float = Field(
-        default=2.0, gt=1, le=MAX_HIRES_SCALE, description="How many times larger than width × height the answer is."
+        default=HIRES_SCALE,
+        gt=1,
+        le=MAX_HIRES_SCALE,
+        description="How many times larger than width × height the answer is.",
     )
     strength: float = Field(
         default=HIRES_STRENGTH, gt=0, le=1, description="How much of the enlarged picture is forgotten."
@@ -177,7 +178,7 @@ class Post(BaseModel):
         ),
         AfterValidator(_without_drawn),
     ] = None
-    num_images: int = Field(default=1, ge=1, le=16, description="Images to make.")
+    num_images: int = Field(default=1, ge=1, le=MAX_IMAGES, description="Images to make.")
     output_format: OutputFormat | None = Field(
         default=None, description="File format; default: the one that Accept names, else png. WebP is lossless."
     )
@@ -305,7 +306,7 @@ class InpaintPost(Drawn):
         "the mask has a varying alpha channel, else white.",
     )
     feather: int = Field(
-        default=0, ge=0, le=256, description="Pixels outside the mask that may blend; none further is changed."
+        default=0, ge=0, le=MAX_FEATHER, description="Pixels outside the mask that may blend; none further is changed."
     )
     strength: float | None = Field(
         default=None, gt=0, le=1, description="How much of the old picture under the mask is forgotten; 1: all of it."

@@ -65,7 +65,7 @@ async def job(id: str, gateway: Current, caller: CurrentCaller) -> Job:
 async def delete(id: str, gateway: Current, caller: CurrentCaller, query: Annotated[DeleteQuery, Query()]) -> Response:
     """A waiting job is canceled at once, a running one at its next step; an ended one is answered unchanged."""
     values = await read_hash(gateway.redis, caller, id)
-    retention = Retention(gateway.settings.retention_s, gateway.settings.gone_s)
+    retention = Retention.of(gateway.settings)
     if query.purge:
         check_ended(id, values["status"])
         await delete_objects(gateway.store, id)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from contract.add_ons import MAX_CONTROLS
 from contract.job import Job
 from contract.uploads import control_name
 from core.errors import Problem
 from service.http.problems import MEDIA_TYPE
 from service.jobs.payloads import EVENTS
 from service.requests.kinds import KINDS, TaskKind
-from service.requests.posts import MAX_CONTROLS, BoxPost, ControlPost, HiresPost, LoraPost
+from service.requests.posts import BoxPost, ControlPost, HiresPost, LoraPost
 from service.requests.preferences import MEDIA_TYPES
 from service.webhooks.outbox import JobEnded
 
@@ -84,10 +86,10 @@ REFERENCE = "#/components/schemas/{model}"
 BINARY = {"type": "string", "format": "binary"}
 
 
-def problems(*statuses: int) -> Responses:
-    """Describe the problem responses of a route, those of every route included."""
+def problems(*statuses: int, model: type[BaseModel] = Problem) -> Responses:
+    """Describe the problem responses of a route, those of every route included; `model` is their form."""
     return {
-        status: {"model": Problem, "description": PROBLEMS[status]}
+        status: {"model": model, "description": PROBLEMS[status]}
         for status in sorted({*statuses, 401, 403, 422, 429, 431, 503})
     }
 

@@ -12,11 +12,10 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from contract.job import Job
-from core.errors import JobFailed, Problem
 from service.auth.access import Caller
 from service.http.problems import problem_response
 from service.http.warnings import warning_headers
-from service.jobs.images import check_not_canceled, picture_response
+from service.jobs.images import check_not_canceled, fault, picture_response
 from service.requests.bodies import read_body
 from service.requests.kinds import KINDS, TaskKind
 from service.requests.preferences import Preferences, read_preferences
@@ -109,8 +108,8 @@ async def _answer(gateway: Gateway, caller: Caller, preferences: Preferences, su
         headers["Preference-Applied"] = f"wait={preferences.wait_s:g}"
     if not submitted.ended:
         return _json(job, 202, headers)
-    if job.status == "failed":
-        return problem_response(_failure(job), headers)
+    if (problem := fault(job)) is not None:
+        return problem_response(problem, headers)
     if not preferences.picture:
         return _json(job, 200, headers)
     check_not_canceled(job)
@@ -121,13 +120,6 @@ async def _answer(gateway: Gateway, caller: Caller, preferences: Preferences, su
 
 def _json(job: Job, status: int, headers: dict[str, str]) -> Response:
     return Response(job.model_dump_json(), status, headers, "application/json")
-
-
-def _failure(job: Job) -> Problem:
-    """Return the job's own problem: deterministic faults answer as their status says, 500 or 504."""
-    if job.error is None:
-        return JobFailed(f"job {job.id} failed", value=job.id).problem()
-    return job.error
 
 
 for each in KINDS.values():

@@ -64,7 +64,7 @@ class Rig:
         hashes = {model: cards[model][0].hash for model in models}
         self.savepoints = Savepoints(redis, self.store, hashes)
         self.storing = Storing(self.store, hashes, self.savepoints)
-        retention = Retention(settings.retention_s, settings.gone_s)
+        retention = Retention.of(settings)
         parts = (self.worker, self.engine, self.library, self.storing, self.savepoints, self.metrics)
         self.loop = Loop(*parts, retention=retention, save_s=save_s)
         self.reaper = Reaper(

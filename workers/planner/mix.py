@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from contract.add_ons import LANCZOS, AppliedControl, Hires
+from contract.add_ons import HIRES_SCALE, HIRES_STRENGTH, LANCZOS, MAX_CONTROLS, MAX_HIRES_SCALE, AppliedControl, Hires
 from contract.base import Kind, Lane, Wire
 from contract.card import ModelCard
-from contract.common import Determinism
+from contract.common import MAX_IMAGES, Determinism
 from contract.request import REQUESTS, JobRequest, parse_request
 from contract.uploads import Upload
 from core.errors import ConfigurationError
@@ -25,8 +25,8 @@ class MixHires(Wire):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    scale: float = Field(default=2.0, gt=1, le=4)
-    strength: float = Field(default=0.5, gt=0, le=1)
+    scale: float = Field(default=HIRES_SCALE, gt=1, le=MAX_HIRES_SCALE)
+    strength: float = Field(default=HIRES_STRENGTH, gt=0, le=1)
     steps: int | None = Field(default=None, ge=1, le=1000)
 
 
@@ -48,8 +48,8 @@ class MixEntry(Wire):
     sampler: str | None = Field(default=None, min_length=1, max_length=64)
     strength: float | None = Field(default=None, gt=0, le=1)
     hires: MixHires | None = None
-    num_images: int = Field(default=1, ge=1, le=16)
-    controls: int = Field(default=0, ge=0, le=4, description="ControlNets that act in all steps.")
+    num_images: int = Field(default=1, ge=1, le=MAX_IMAGES)
+    controls: int = Field(default=0, ge=0, le=MAX_CONTROLS, description="ControlNets that act in all steps.")
     priority: Lane = "interactive"
     determinism: Determinism = "fast"
 

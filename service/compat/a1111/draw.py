@@ -9,6 +9,7 @@ from typing import Any
 
 from contract.base import Kind
 from contract.card import ModelCard
+from contract.common import MAX_IMAGES
 from contract.job import JobWarning
 from core.errors import InvalidRequest
 from core.reframing import Fill, Fit, Frame
@@ -16,7 +17,7 @@ from service.compat.a1111.catalog import find_model
 from service.compat.a1111.hires import fixed, second_pass
 from service.compat.a1111.ignored import ignored
 from service.compat.a1111.pictures import Region, scaled_feather
-from service.compat.a1111.posts import MAX_IMAGES, DrawingPost, Img2ImgSent, Txt2ImgSent
+from service.compat.a1111.posts import DrawingPost, Img2ImgSent, Txt2ImgSent
 from service.compat.a1111.prompts import read_prompt
 from service.compat.a1111.samplers import WITH_ETA, choose
 from service.compat.fields import decoded, post_body, told

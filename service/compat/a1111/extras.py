@@ -10,10 +10,10 @@ from core.reframing import Fit, Frame, check_fitted, scaled
 from service.compat.a1111.catalog import PLAIN_UPSCALERS, find_upscaler
 from service.compat.a1111.pictures import resized, size_of
 from service.compat.a1111.posts import ExtrasPost
-from service.compat.attended import Session, attend, fault
+from service.compat.attended import Session, attend
 from service.compat.fields import decoded, post_body
 from service.compat.files import read_images
-from service.jobs.images import check_not_canceled
+from service.jobs.images import check_not_canceled, fault
 from service.requests.decoders import DECODERS
 from service.requests.decoding import Reading
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from contract.add_ons import LANCZOS, LATENT
+from contract.add_ons import LANCZOS, LATENT, MAX_HIRES_SCALE
 from contract.card import ModelCard
 from contract.job import JobWarning
 from core.errors import InvalidRequest
@@ -13,7 +13,6 @@ from service.compat.a1111.catalog import LATENT_MODE, hires_upscalers
 from service.compat.a1111.posts import Txt2ImgSent
 from service.compat.fields import told
 from service.http.problems import shown
-from service.requests.posts import MAX_HIRES_SCALE
 
 STRENGTH, SCALE = 0.75, 2.0
 NEAREST = "nearest"  # among the web UI's upscalers, of which clients offer each for this pass

@@ -6,44 +6,36 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from contract.job import JobWarning
+from service.compat.a1111.hires import FIXED
 from service.compat.fields import told
 
 # Of no use by itself, whatever it says: it belongs to a field that is told, or names how the web UI works inside.
-SILENT = frozenset(
-    (
-        "subseed",
-        "do_not_save_samples",
-        "do_not_save_grid",
-        "s_tmax",
-        "s_tmin",
-        "override_settings_restore_afterwards",
-        "refiner_switch_at",
-        "comments",
-        "firstphase_width",
-        "firstphase_height",
-        "hr_scale",
-        "hr_upscaler",
-        "hr_second_pass_steps",
-        "hr_resize_x",
-        "hr_resize_y",
-        "hr_checkpoint_name",
-        "hr_additional_modules",
-        "hr_sampler_name",
-        "hr_scheduler",
-        "hr_prompt",
-        "hr_negative_prompt",
-        "hr_cfg",
-        "hr_distilled_cfg",
-        "distilled_cfg_scale",
-        "script_args",
-        "force_task_id",
-        "infotext",
-        "image_cfg_scale",
-        "codeformer_weight",
-        "upscale_first",
-        "show_extras_results",
-    )
-)
+SILENT = FIXED | {
+    "subseed",
+    "do_not_save_samples",
+    "do_not_save_grid",
+    "s_tmax",
+    "s_tmin",
+    "override_settings_restore_afterwards",
+    "refiner_switch_at",
+    "comments",
+    "firstphase_width",
+    "firstphase_height",
+    "hr_scale",
+    "hr_upscaler",
+    "hr_second_pass_steps",
+    "hr_resize_x",
+    "hr_resize_y",
+    "hr_additional_modules",
+    "distilled_cfg_scale",
+    "script_args",
+    "force_task_id",
+    "infotext",
+    "image_cfg_scale",
+    "codeformer_weight",
+    "upscale_first",
+    "show_extras_results",
+}
 # What these say where they say nothing; false, 0, "" and empty lists do everywhere.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "seed_resize_from_h": (-1,),

@@ -12,9 +12,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from core.reframing import Fit, fitted, put_back, region
 from service.compat.a1111.infotext import read_texts
+from service.requests.posts import MAX_FEATHER
 
 PARAMETERS = "parameters"
-MAX_FEATHER = 256  # of a job
 
 
 @dataclass(frozen=True, slots=True)

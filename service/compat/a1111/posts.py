@@ -7,11 +7,10 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from contract.common import MAX_IMAGES, SEEDS
 from service.http.problems import describe
-from service.requests.posts import MAX_SIZE, MIN_SIZE, PROMPT_CHARACTERS
+from service.requests.posts import MAX_FEATHER, MAX_SIZE, MIN_SIZE, PROMPT_CHARACTERS
 
-MAX_IMAGES = 16
-MAX_FEATHER = 256
 Flag = bool | int
 Base64: TypeAlias = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
 
@@ -53,7 +52,7 @@ class DrawingPost(Sent):
     negative_prompt: str | None = Field(
         default=None, max_length=PROMPT_CHARACTERS, description="What it must not show."
     )
-    seed: int | None = Field(default=None, ge=-1, le=2**32 - 1, description="Of the first image; -1: drawn.")
+    seed: int | None = Field(default=None, ge=-1, le=SEEDS - 1, description="Of the first image; -1: drawn.")
     sampler_name: str | None = Field(default=None, max_length=64, description="One of GET /sdapi/v1/samplers.")
     sampler_index: str | None = Field(default=None, max_length=64, description="An older name of sampler_name.")
     scheduler: str | None = Field(default=None, max_length=64, description="One of GET /sdapi/v1/schedulers.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,18 +12,18 @@ from pydantic import ValidationError
 
 from contract.base import Kind
 from contract.job import Job, JobWarning
-from core.errors import InvalidRequest
+from core.errors import InvalidRequest, UnsupportedMedia
 from core.reframing import Frame
 from service.compat.attended import Session
-from service.compat.fields import once, post_body, read_parts
-from service.compat.files import as_text, read_images
+from service.compat.fields import post_body
+from service.compat.files import as_base64, read_images
 from service.compat.openai.answers import ImagesAnswer, OpenAIImage, Usage, usage_of
 from service.compat.openai.posts import EditPost, GenerationPost
 from service.http.origins import OriginPolicy
-from service.http.problems import invalid
-from service.requests.bodies import Body
+from service.http.problems import invalid, shown
+from service.requests.bodies import Body, media_type
 from service.requests.decoding import Reading
-from service.requests.forms import Part
+from service.requests.forms import Part, read_form
 from service.requests.tokens import count_tokens
 from service.state import Gateway
 
@@ -81,8 +82,8 @@ async def read_edit(request: Request) -> tuple[EditPost, dict[str, bytes]]:
     Raises:
         UnsupportedMedia, MalformedRequest, InvalidRequest, BodyTooLarge: it is none.
     """
-    parts = await read_parts(request)
-    once(parts, FILES[:2])
+    parts = await _read_parts(request)
+    _check_once(parts, FILES[:2])
     files = {part.name.removesuffix("[]"): part.data for part in parts if part.name in FILES and part.is_file}
     pictures = [part for part in parts if part.name in FILES[:2] and part.is_file]
     if len(pictures) != 1:
@@ -90,6 +91,31 @@ async def read_edit(request: Request) -> tuple[EditPost, dict[str, bytes]]:
             f"{len(pictures)} images were sent; one is edited", field="image", value=len(pictures), bound="1 file"
         )
     return _edit_post([part for part in parts if not (part.name in FILES and part.is_file)]), files
+
+
+async def _read_parts(request: Request) -> list[Part]:
+    """Read a multipart form.
+
+    Raises:
+        UnsupportedMedia, MalformedRequest, BodyTooLarge: it is none.
+    """
+    media, bound = media_type(request), "multipart/form-data"
+    if media != bound:
+        raise UnsupportedMedia(f"Content-Type is {shown(media)!r}", field="Content-Type", value=media, bound=bound)
+    return await asyncio.to_thread(read_form, request.headers["content-type"], await request.body())
+
+
+def _check_once(parts: Iterable[Part], names: Iterable[str]) -> None:
+    """Check that no part but those of `names` is there twice.
+
+    Raises:
+        InvalidRequest: one is.
+    """
+    seen: set[str] = set()
+    for part in parts:
+        if part.name in seen and part.name not in names:
+            raise InvalidRequest(f"{part.name} is there twice", field=part.name, bound="once")
+        seen.add(part.name)
 
 
 def _edit_post(parts: list[Part]) -> EditPost:
@@ -104,7 +130,7 @@ async def answer(session: Session, request: Request, drawing: Drawing, job: Job)
     """Write the images of a job that succeeded. Raises as `read_images`."""
     gateway = session.gateway
     if drawing.post.base64:
-        data = [OpenAIImage(b64_json=as_text(file)) for file in await read_images(gateway, session.caller, job)]
+        data = [OpenAIImage(b64_json=as_base64(file)) for file in await read_images(gateway, session.caller, job)]
     else:
         origin = OriginPolicy(gateway.settings).own(request.scope, request.headers)
         data = [OpenAIImage(url=f"{origin}{image.url}") for image in job.images]

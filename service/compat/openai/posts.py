@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from contract.common import OutputFormat
+from contract.common import SEEDS, OutputFormat
 from contract.job import JobWarning
 from core.errors import InvalidRequest
 from service.compat.fields import told
@@ -66,7 +66,7 @@ class GenerationPost(BaseModel):
     negative_prompt: str | None = Field(
         default=None, max_length=PROMPT_CHARACTERS, description="Ours: what it must not show."
     )
-    seed: int | None = Field(default=None, ge=-1, le=2**32 - 1, description="Ours: seed of the first image.")
+    seed: int | None = Field(default=None, ge=-1, le=SEEDS - 1, description="Ours: seed of the first image.")
     steps: int | None = Field(
         default=None,
         ge=1,

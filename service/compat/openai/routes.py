@@ -10,15 +10,16 @@ from fastapi.responses import JSONResponse, Response
 
 from contract.job import Job
 from core.errors import NotFound
-from service.compat.attended import Session, attend, fault
+from service.compat.attended import Session, attend
 from service.compat.fields import read_json
 from service.compat.openai.answers import ErrorEnvelope, ImagesAnswer, error_response
 from service.compat.openai.draw import Drawing, answer, edit, generation, read_edit, warnings_of
 from service.compat.openai.posts import EditPost, GenerationPost
 from service.compat.openai.streams import server_sent
 from service.http.warnings import HEADER_DOCUMENT, warning_headers
-from service.jobs.images import check_not_canceled
+from service.jobs.images import check_not_canceled, fault
 from service.jobs.streams import EventStream
+from service.requests.kinds import EXAMPLE_PICTURE
 from service.routes.caller import CurrentCaller
 from service.routes.openapi import BINARY, PROBLEMS, Responses
 from service.state import Current
@@ -82,7 +83,7 @@ async def generations(request: Request, gateway: Current, caller: CurrentCaller)
     summary="Repaint or draw over a picture, as OpenAI's",
     response_model=ImagesAnswer,
     responses=_responses(),
-    openapi_extra=_body("multipart/form-data", _form(), image="iVBORw0KGgo…"),
+    openapi_extra=_body("multipart/form-data", _form(), image=EXAMPLE_PICTURE),
 )
 async def edits(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
     """Waits for the end; a client that leaves before cancels the job."""

@@ -15,12 +15,12 @@ from contract.events import Preview
 from contract.job import Job
 from core.errors import LatentdError, Problem
 from service.auth.access import still_accepted
-from service.compat.attended import Session, attended, fault, finished
-from service.compat.files import as_text, opened, read_images, written
+from service.compat.attended import Session, attended, finished
+from service.compat.files import as_base64, opened, read_images, written
 from service.compat.openai.answers import ImageEvent, envelope
 from service.compat.openai.draw import Drawing, size_of, usage
 from service.jobs.events import CHECK_S, COMMENT_S, StopSignals, follow, read_previews
-from service.jobs.images import check_not_canceled
+from service.jobs.images import check_not_canceled, fault
 
 
 @dataclass(slots=True)
@@ -118,7 +118,7 @@ async def _completed(session: Session, job: Job, name: str, file: bytes) -> Imag
 def _event(job: Job, kind: str, file: bytes, output_format: OutputFormat, index: int | None = None) -> ImageEvent:
     return ImageEvent(
         type=kind,
-        b64_json=as_text(file),
+        b64_json=as_base64(file),
         created_at=int(job.created_at.timestamp()),
         output_format=output_format,
         size=size_of(job),

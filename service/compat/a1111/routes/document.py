@@ -8,15 +8,12 @@ from pydantic import BaseModel
 
 from service.compat.a1111.answers import A1111Error
 from service.http.warnings import HEADER_DOCUMENT
-from service.routes.openapi import PROBLEMS, Responses
+from service.routes.openapi import Responses, problems
 
 
 def answers(*statuses: int) -> Responses:
     """Describe a call's answers: its errors have the web UI's form."""
-    refused: Responses = {
-        status: {"model": A1111Error, "description": PROBLEMS[status]}
-        for status in sorted({*statuses, 401, 403, 422, 429, 431, 503})
-    }
+    refused = problems(*statuses, model=A1111Error)
     return {200: {"headers": HEADER_DOCUMENT}, **refused} if statuses else refused
 
 

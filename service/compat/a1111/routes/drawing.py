@@ -33,15 +33,16 @@ from service.compat.a1111.posts import (
 )
 from service.compat.a1111.results import images_answer
 from service.compat.a1111.routes.document import answers, body
-from service.compat.attended import Session, attend, fault
+from service.compat.attended import Session, attend
 from service.compat.fields import decoded, read_json
-from service.compat.files import as_text
+from service.compat.files import as_base64
 from service.http.warnings import warning_headers
+from service.jobs.images import fault
+from service.requests.kinds import EXAMPLE_PICTURE
 from service.routes.caller import CurrentCaller
 from service.state import Current
 
 router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
-PICTURE = "iVBORw0KGgo…"
 WAITED = answers(400, 404, 408, 409, 413, 415, 500, 504, 507)  # of calls that read pictures and wait for a job
 
 
@@ -67,7 +68,7 @@ async def draw(request: Request, gateway: Current, caller: CurrentCaller) -> Res
     summary="Draw over or repaint a picture, as the web UI's",
     response_model=ImagesAnswer,
     responses=WAITED,
-    openapi_extra=body(Img2ImgSent, prompt="red heart", denoising_strength=0.6, init_images=[PICTURE]),
+    openapi_extra=body(Img2ImgSent, prompt="red heart", denoising_strength=0.6, init_images=[EXAMPLE_PICTURE]),
 )
 async def draw_over(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
     """Waits for the end; a client that leaves before cancels the job."""
@@ -91,7 +92,7 @@ async def _drawn(asked: Session, post: DrawingPost, drawing: Drawing) -> Respons
     summary="Enlarge a picture, as the web UI's",
     response_model=ExtraSingleAnswer,
     responses=WAITED,
-    openapi_extra=body(ExtraSinglePost, upscaler_1="Lanczos", upscaling_resize=2, image=PICTURE),
+    openapi_extra=body(ExtraSinglePost, upscaler_1="Lanczos", upscaling_resize=2, image=EXAMPLE_PICTURE),
 )
 async def extra_single(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
     """Waits for the end; a client that leaves before cancels the job."""
@@ -100,7 +101,7 @@ async def extra_single(request: Request, gateway: Current, caller: CurrentCaller
     files = await enlarged(Session(gateway, caller, request.is_disconnected), post, [post.image])
     if isinstance(files, Problem):
         return error_response(files, {})
-    return _json(ExtraSingleAnswer(html_info="", image=as_text(files[0])), ignored(post.extras))
+    return _json(ExtraSingleAnswer(html_info="", image=as_base64(files[0])), ignored(post.extras))
 
 
 @router.post(
@@ -109,7 +110,7 @@ async def extra_single(request: Request, gateway: Current, caller: CurrentCaller
     summary="Enlarge pictures, as the web UI's",
     response_model=ExtraBatchAnswer,
     responses=WAITED,
-    openapi_extra=body(ExtraBatchPost, upscaler_1="Lanczos", imageList=[{"data": PICTURE}]),
+    openapi_extra=body(ExtraBatchPost, upscaler_1="Lanczos", imageList=[{"data": EXAMPLE_PICTURE}]),
 )
 async def extra_batch(request: Request, gateway: Current, caller: CurrentCaller) -> Response:
     """Waits for the end; a client that leaves before cancels the jobs."""
@@ -119,7 +120,7 @@ async def extra_batch(request: Request, gateway: Current, caller: CurrentCaller)
     files = await enlarged(Session(gateway, caller, request.is_disconnected), post, pictures)
     if isinstance(files, Problem):
         return error_response(files, {})
-    return _json(ExtraBatchAnswer(html_info="", images=[as_text(file) for file in files]), ignored(post.extras))
+    return _json(ExtraBatchAnswer(html_info="", images=[as_base64(file) for file in files]), ignored(post.extras))
 
 
 @router.post(
@@ -128,7 +129,7 @@ async def extra_batch(request: Request, gateway: Current, caller: CurrentCaller)
     summary="What a PNG says of how it was made",
     response_model=PngInfoAnswer,
     responses=answers(400, 408, 413, 415),
-    openapi_extra=body(PngInfoPost, image=PICTURE),
+    openapi_extra=body(PngInfoPost, image=EXAMPLE_PICTURE),
 )
 async def png_info(request: Request) -> Response:
     post = await read_json(request, PngInfoPost)
