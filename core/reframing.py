@@ -21,7 +21,7 @@ COARSE_TO_FINE = (64, 16, 4)  # pixels whose mean fills a hole
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class Framing:
     """What becomes of an upload before it is drawn over.
 
     `padding` is of the masked region, which alone is brought to `size` then; None: the whole picture. `own_alpha`: a
@@ -38,7 +38,7 @@ class Frame:
     own_alpha: bool = False
 
 
-def reframe(image_file: bytes, mask_file: bytes | None, frame: Frame, max_pixels: int) -> dict[str, Image.Image]:
+def reframe(image_file: bytes, mask_file: bytes | None, frame: Framing, max_pixels: int) -> dict[str, Image.Image]:
     """Decode an upload and bring it into its frame: `image`, with a mask `mask`, of a region `whole`, `whole_mask` too.
 
     Raises:
@@ -60,7 +60,7 @@ def reframe(image_file: bytes, mask_file: bytes | None, frame: Frame, max_pixels
     return {"image": _filled(part, inside, frame.fill), "mask": inside, "whole": image, "whole_mask": mask}
 
 
-def _mask(image: Image.Image, mask_file: bytes | None, frame: Frame, max_pixels: int) -> Image.Image | None:
+def _mask(image: Image.Image, mask_file: bytes | None, frame: Framing, max_pixels: int) -> Image.Image | None:
     if mask_file is not None:
         inside = _inside(open_upload(mask_file, max_pixels, "mask"), frame.mask_rule)
         return read_mask(inside, "white", image.size, max_pixels)

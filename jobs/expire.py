@@ -17,6 +17,8 @@ from jobs.commands import as_script
 from jobs.end import Failed, Retention, end_waiting
 from jobs.stored_job import read_stored, transact
 
+PAGE = 500
+
 log = structlog.get_logger()
 
 
@@ -44,14 +46,14 @@ def _end_late(pipe: Pipeline, redis: Redis, retention: Retention, job_id: str) -
         log.warning("job ended without a worker", **stored.head.names, detail=error.detail)
 
 
-def expired(redis: Redis, retention: Retention, now: float, start: int, count: int) -> tuple[list[str], int]:
+def expired(redis: Redis, retention: Retention, now: float, start: int) -> tuple[list[str], int]:
     """Look at a page of the jobs made before `now` less the retention; those without a record, and how many it had.
 
     Raises:
         RedisError: if Redis is away.
     """
     newest = (now - retention.keep_s) * 1000
-    found: Any = redis.zrangebyscore(JOBS_KEY, "-inf", newest, start=start, num=count)
+    found: Any = redis.zrangebyscore(JOBS_KEY, "-inf", newest, start=start, num=PAGE)
     ids = [as_text(one) for one in found]
     with redis.pipeline(transaction=False) as pipe:
         for job_id in ids:

@@ -44,16 +44,16 @@ def _tower(width: int, kind: Literal["ldm", "clip"]) -> TowerConfig:
     return TowerConfig(kind, size, width, layers=1, heads=heads, head_dim=64, mlp=width, positions=WINDOW)
 
 
-def stand_in_tokenizer(window: int = WINDOW) -> PromptTokenizer:
+def stand_in_tokenizer() -> PromptTokenizer:
     """Letter by letter, with BERT's special tokens."""
     pieces = [*SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS), END]
-    return padded(bert_tokenizer({piece: i for i, piece in enumerate(pieces)}), window, "[PAD]")
+    return padded(bert_tokenizer({piece: i for i, piece in enumerate(pieces)}), WINDOW, "[PAD]")
 
 
-def random_checkpoint(config: ModelConfig, device: str, seed: int = 0) -> Checkpoint:
+def random_checkpoint(config: ModelConfig, device: str) -> Checkpoint:
     """Draw the weights as torch initialises layers, on the device itself, which takes moments on a GPU."""
     with torch.random.fork_rng(devices=[]), torch.device(device):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         states = {part: dict(make().state_dict()) for part, make in makers(config).items()}
     return Checkpoint(config, states, stand_in_tokenizers(config))
 

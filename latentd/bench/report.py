@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 from rich.console import Console
 from rich.table import Table
 
-from core.errors import ConfigurationError
 from latentd.bench.machine import Machine
 
 Value: TypeAlias = str | int | float | None
@@ -71,16 +70,9 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def draw(report: Report, file: Path) -> None:
-    """Draw the plot into a file, in the format that its name ends with.
+    """Draw the plot into a file, in the format that its name ends with; matplotlib is needed."""
+    from matplotlib.figure import Figure
 
-    Raises:
-        ConfigurationError: matplotlib isn't installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        detail = f"--plot {file}: needs matplotlib; pip install 'latentd[dev]'"
-        raise ConfigurationError(detail, field="plot", value=str(file)) from error
     plot = report.plot
     panels = list(dict.fromkeys(row[plot.panel] for row in report.rows))
     figure = Figure(figsize=(1 + 5 * max(1, len(panels)), 5), layout="constrained")

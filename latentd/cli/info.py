@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 import redis
@@ -26,32 +27,18 @@ def settings(json: Json = False) -> None:
         (variable(name), without_password(str(getattr(now, name))), about.description or "")
         for name, about in Settings.model_fields.items()
     ]
+    _show(("variable", "value", "meaning"), rows, "latentd settings", json)
+
+
+def _show(headers: tuple[str, ...], rows: Iterable[tuple[str, ...]], title: str, json: bool) -> None:
+    """Print rows for people or programs."""
     if json:
-        print_json([dict(zip(("variable", "value", "meaning"), row, strict=True)) for row in rows])
+        print_json([dict(zip(headers, row, strict=True)) for row in rows])
         return
-    table = table_of("variable", "value", "meaning", title="latentd settings")
+    table = table_of(*headers, title=title)
     for row in rows:
         table.add_row(*row)
     plain().print(table)
-
-
-class Findings:
-    """What doctor found, for people or programs."""
-
-    def __init__(self) -> None:
-        self._rows: list[tuple[str, str]] = []
-
-    def add_row(self, what: str, found: str) -> None:
-        self._rows.append((what, found))
-
-    def show(self, json: bool) -> None:
-        if json:
-            print_json([{"what": what, "found": found} for what, found in self._rows])
-            return
-        table = table_of("what", "found", title="latentd doctor")
-        for row in self._rows:
-            table.add_row(*row)
-        plain().print(table)
 
 
 def installed(package: str) -> str:
@@ -119,20 +106,17 @@ def model_facts(now: Settings) -> list[tuple[str, str]]:
 def doctor(json: Json = False) -> None:
     """Check versions, device, threads, Redis, weights and variables that nothing reads."""
     now = settings_with()
-    table = Findings()
-    table.add_row("latentd", __version__)
-    table.add_row("python", platform.python_version())
-    table.add_row("cores", str(os.cpu_count()))
-    for package in ("fastapi", "rq", "redis", "pillow", "obstore"):
-        table.add_row(package, installed(package))
-    for what, found in torch_facts():
-        table.add_row(what, found)
-    table.add_row("Redis", redis_fact(now))
-    for what, found in model_facts(now):
-        table.add_row(what, found)
-    for line in unknown_variables():
-        table.add_row("unknown variable", line)
-    table.show(json)
+    rows = [
+        ("latentd", __version__),
+        ("python", platform.python_version()),
+        ("cores", str(os.cpu_count())),
+        *((package, installed(package)) for package in ("fastapi", "rq", "redis", "pillow", "obstore")),
+        *torch_facts(),
+        ("Redis", redis_fact(now)),
+        *model_facts(now),
+        *(("unknown variable", line) for line in unknown_variables()),
+    ]
+    _show(("what", "found"), rows, "latentd doctor", json)
 
 
 def register(app: typer.Typer) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
 
-    from contract.card import ControlNetCard, EmbeddingCard, LoraCard
+    from contract.card import AddOnCard, ControlNetCard, EmbeddingCard, LoraCard
     from models.checkpoints.inspect import Report
 
 app = typer.Typer(help="List, inspect, convert and forget checkpoints.", no_args_is_help=True)
@@ -60,9 +60,11 @@ def list_models(json: Json = False) -> None:
         size, defaults = f"{card.native_size}²", card.defaults
         table.add_row(card.id, ", ".join(card.tasks), size, str(defaults.steps), defaults.sampler, card.licence)
     console.print(table)
-    _print_loras(loras, console)
-    _print_embeddings(embeddings, console)
-    _print_controlnets(controlnets, console)
+    headers = ("LoRA", "family", "rank", "changes", "trigger words", "licence")
+    _print_table(console, headers, [*map(_lora_row, loras.values())])
+    headers = ("embedding", "family", "vectors", "width", "licence")
+    _print_table(console, headers, [*map(_embedding_row, embeddings.values())])
+    _print_table(console, ("ControlNet", "family", "note", "licence"), [*map(_controlnet_row, controlnets.values())])
     for path, error in errors:
         if error is not None:
             console.print(f"{path.name}: {error}", soft_wrap=True)
@@ -72,34 +74,32 @@ def list_models(json: Json = False) -> None:
             console.print(f"{item.path.name}: {line}", soft_wrap=True)
 
 
-def _print_loras(loras: Mapping[str, LoraCard], console: Console) -> None:
-    if not loras:
-        return
-    table = table_of("LoRA", "family", "rank", "changes", "trigger words", "licence")
-    for card in loras.values():
-        words = ", ".join(card.trigger_words) if card.unserved is None else f"can't be used: {card.unserved}"
-        table.add_row(card.id, card.family or "", str(card.rank), ", ".join(card.parts), words, card.licence)
-    console.print(table)
+def _print_table(console: Console, headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print a table, unless there is nothing in it."""
+    table = table_of(*headers)
+    for row in rows:
+        table.add_row(*row)
+    if rows:
+        console.print(table)
 
 
-def _print_controlnets(controlnets: Mapping[str, ControlNetCard], console: Console) -> None:
-    if not controlnets:
-        return
-    table = table_of("ControlNet", "family", "note", "licence")
-    for card in controlnets.values():
-        note = card.description if card.unserved is None else f"can't be used: {card.unserved}"
-        table.add_row(card.id, card.family or "", note, card.licence)
-    console.print(table)
+def _lora_row(card: LoraCard) -> tuple[str, ...]:
+    words = _usable(card, ", ".join(card.trigger_words))
+    return card.id, card.family or "", str(card.rank), ", ".join(card.parts), words, card.licence
 
 
-def _print_embeddings(embeddings: Mapping[str, EmbeddingCard], console: Console) -> None:
-    if not embeddings:
-        return
-    table = table_of("embedding", "family", "vectors", "width", "licence")
-    for card in embeddings.values():
-        licence = card.licence if card.unserved is None else f"can't be used: {card.unserved}"
-        table.add_row(card.name, card.family or "", str(card.vectors), " + ".join(map(str, card.widths)), licence)
-    console.print(table)
+def _embedding_row(card: EmbeddingCard) -> tuple[str, ...]:
+    widths = " + ".join(map(str, card.widths))
+    return card.name, card.family or "", str(card.vectors), widths, _usable(card, card.licence)
+
+
+def _controlnet_row(card: ControlNetCard) -> tuple[str, ...]:
+    return card.id, card.family or "", _usable(card, card.description), card.licence
+
+
+def _usable(card: AddOnCard | EmbeddingCard, text: str) -> str:
+    """Return the text, or why it can't be used."""
+    return text if card.unserved is None else f"can't be used: {card.unserved}"
 
 
 @app.command("inspect")

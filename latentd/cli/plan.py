@@ -12,7 +12,7 @@ from rich.table import Table
 
 from core.errors import ConfigurationError
 from core.settings import Settings
-from latentd.cli.console import plain
+from latentd.cli.console import Json, plain, print_json
 from latentd.cli.serve import settings_with
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ Workers = Annotated[int | None, typer.Option(min=1, max=1000, help="Look at this
 Seed = Annotated[int, typer.Option(help="Of the arrivals.")]
 RedisJobs = Annotated[float | None, typer.Option(min=1, help="Jobs per second that Redis serves.")]
 RedisSteps = Annotated[float | None, typer.Option(min=1, help="Step events per second that Redis serves.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def plan(
@@ -72,7 +71,7 @@ def plan(
     best = planner.outlook(workers, policy) if workers else planner.least(p99, policy)
     others = planner.compare(best.workers, policy)
     if json:
-        plain().print_json(data=answer(planner, best, others, p99))
+        print_json(answer(planner, best, others, p99))
     else:
         show(planner, best, others, p99, plain())
 

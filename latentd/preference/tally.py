@@ -48,9 +48,9 @@ def _counted(participant: str | None, answers: Iterable[Answer]) -> Preference:
     return Preference(participant, n, k, k / n, *wilson(k, n), sign_test(k, n))
 
 
-def wilson(k: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def wilson(k: int, n: int) -> tuple[float, float]:
     """Bound the share of which k of n is a sample: (k/n + z²/2n ± z·√(k/n·(1 − k/n)/n + z²/4n²)) / (1 + z²/n)."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     share, spread = k / n, z * z / n
     middle = share + spread / 2
     reach = z * sqrt(share * (1 - share) / n + spread / (4 * n))

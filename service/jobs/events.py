@@ -18,7 +18,7 @@ from contract.redis_keys import events_key, job_key, preview_key
 from core.errors import InvalidRequest
 from service.auth.access import Caller, still_accepted
 from service.auth.signing import PLAIN, ImageUrls
-from service.jobs.waiting import Waiters, set_within
+from service.jobs.waiting import Waiters, wait_at_most
 
 COMMENT_S = 15.0  # silence after which a comment line keeps proxies from closing the stream
 SLICE_S = 1.0  # how soon a blocked read notices that the client or the gateway leaves
@@ -83,7 +83,7 @@ async def follow(redis: Redis, job_id: str, after: str, stop: StopSignals) -> As
             if events:
                 position = events[-1][0]
                 if not replaying:
-                    await set_within(ended, GATHER_S)
+                    await wait_at_most(ended, GATHER_S)
             elif not replaying and not await redis.exists(job_key(job_id)):
                 return
             else:
@@ -191,5 +191,5 @@ async def wait_end(
             remaining = until - time.monotonic()
             if remaining <= 0 or await left():
                 return False
-            await set_within(ended, min(SLICE_S, remaining))
+            await wait_at_most(ended, min(SLICE_S, remaining))
     return False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import structlog
 from redis.asyncio import Redis
@@ -56,11 +56,8 @@ class Waiters:
                     told.set()
 
 
-async def set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Tell whether the event was set before `seconds` passed."""
-    try:
+async def wait_at_most(event: asyncio.Event, seconds: float) -> None:
+    """Wait until the event is set, or `seconds` have passed."""
+    with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
-    except TimeoutError:
-        return False
-    return True

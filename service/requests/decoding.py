@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from contract.job import JobWarning
 from contract.uploads import CONTROL
 from core.pictures import MaskMode, lossless, mask_remark, open_upload, read_depth, read_label_map, read_mask
-from core.reframing import Frame, reframe
+from core.reframing import Framing, reframe
 
 Size: TypeAlias = tuple[int, int]  # width and height after EXIF rotation
 How: TypeAlias = Literal["nothing", "picture", "picture_and_mask", "label_map", "picture_and_depth", "framed"]
@@ -28,7 +28,7 @@ class Reading(BaseModel):
     max_pixels: int
     mask_mode: MaskMode = "white"
     classes: int = ANY_CLASS
-    frame: Frame = Frame()
+    frame: Framing = Framing()
 
 
 @dataclass(frozen=True, slots=True)

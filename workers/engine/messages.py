@@ -8,10 +8,10 @@ from typing import TypeAlias
 
 from PIL import Image
 
+from contract.measurements import Shape
 from contract.request import JobRequest
 from core.errors import LatentdError
 from core.pictures import Picture
-from workers.engine.scheduler import Shape
 
 
 @dataclass(frozen=True, slots=True)

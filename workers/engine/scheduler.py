@@ -10,14 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 from contract.base import Lane
+from contract.measurements import Shape
 
 AGEING_S = 2.0
 MAX_ROWS_PER_STEP = 3  # told of text and picture, of the picture alone, of neither
-
-Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclass(slots=True, eq=False)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from contract.base import Lane
-from workers.engine.scheduler import AGEING_S, Batch, Shape, Slot, StepScheduler
+from contract.measurements import Shape
+from workers.engine.scheduler import AGEING_S, Batch, Slot, StepScheduler
 
 DECODE_CHUNK = 4  # images decoded at a time; activations of a decoder are its largest tensors
 

@@ -14,12 +14,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from contract.measurements import Shape
 from models.inputs import Inputs
 from models.networks.controlnet import ControlNet, ControlNetConfig
 from models.networks.unet import UNet, UNetConfig
 from models.pipeline.config import ModelConfig
 from models.pipeline.denoiser import Denoiser
-from workers.engine.scheduler import Shape
 
 SIZES = (2, 3, 4)  # in units of the smallest latent that the UNet can halve (not every norm takes that one pixel)
 

@@ -18,12 +18,11 @@ from redis.client import Pipeline
 from redis.typing import EncodableT, KeyT
 
 from contract.add_ons import CONTROL_ROW
-from contract.measurements import LATENT_FACTOR, WRITTEN_AT, StepTimes, on_device, read_tables, shape_cell
+from contract.measurements import LATENT_FACTOR, WRITTEN_AT, Shape, StepTimes, on_device, read_tables, shape_cell
 from contract.redis_keys import cells_written_key, step_times_key
 from contract.request import JobRequest
 from core.text import as_text
 from workers.engine.messages import Called, Finished, Outcome, Prepared
-from workers.engine.scheduler import Shape
 from workers.metrics.gpu import device_kind
 
 REMEMBERED = 50  # measurements that an average is of: seconds of work, so that a busy moment isn't taken for the rule

@@ -85,7 +85,7 @@ class Sweeper:
         with ThreadPoolExecutor(FORGETTING_THREADS, "forgetting") as pool:
             several = map if isinstance(self._store, LocalStore) else pool.map
             while True:
-                ids, looked_at = expired(self._redis, self._retention, self._clock(), start, PAGE)
+                ids, looked_at = expired(self._redis, self._retention, self._clock(), start)
                 if not looked_at:
                     break
                 found += sum(several(self._forget, ids))

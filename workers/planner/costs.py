@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from contract.base import Lane
-from contract.measurements import Curve, JobWork, SizeTimes, StepTimes, predict
+from contract.measurements import Curve, JobWork, Shape, SizeTimes, StepTimes, predict
 from core.errors import ConfigurationError
 from workers.claim_policy import CLAIMS_A_ROUND
-from workers.engine.scheduler import Shape
 from workers.engine.turn_policy import DECODE_CHUNK
 from workers.planner.mix import JobClass
 

@@ -41,12 +41,12 @@ class Side:
     batches: bool = True
 
 
-def default_mix(card: ModelCard, size: int, kinds: Sequence[tuple[str, float]] = KINDS) -> tuple[MixEntry, ...]:
+def default_mix(card: ModelCard, size: int) -> tuple[MixEntry, ...]:
     """Make requests of mixed steps and of the tasks that the model has, `size` pixels a side."""
     entry = {"model": card.id, "width": size, "height": size}
     return tuple(
         MixEntry.model_validate(entry | {"kind": kind, "steps": steps, "weight": often * times})
-        for kind, often in kinds
+        for kind, often in KINDS
         if kind in card.tasks
         for steps, times in STEPS
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -71,10 +70,11 @@ def _planned(
     body: Body, card: ModelCard, order: Order, settings: Settings, known: Known
 ) -> tuple[JobRequest, tuple[JobWarning, ...]]:
     """Raises InvalidRequest, of a picture by its path."""
+    from jobs.create import drawn_seed
     from service.requests.resolution import resolve
     from service.requests.uploads import read_pictures
 
-    seed = secrets.randbelow(2**32) if body.post.seed is None else body.post.seed
+    seed = drawn_seed() if body.post.seed is None else body.post.seed
     try:
         pictures = read_pictures(body, card, "command", settings.max_pixels)
         output_format = body.post.output_format or "png"

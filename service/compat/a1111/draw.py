@@ -12,7 +12,7 @@ from contract.card import ModelCard
 from contract.common import MAX_IMAGES
 from contract.job import JobWarning
 from core.errors import InvalidRequest
-from core.reframing import Fill, Fit, Frame
+from core.reframing import Fill, Fit, Framing
 from service.compat.a1111.catalog import find_model
 from service.compat.a1111.hires import fixed, second_pass
 from service.compat.a1111.ignored import ignored
@@ -89,16 +89,16 @@ async def img2img(gateway: Gateway, post: Img2ImgSent) -> Drawing:
     return Drawing(body, tuple(found.warnings), region)
 
 
-def _frame(post: Img2ImgSent) -> Frame:
+def _frame(post: Img2ImgSent) -> Framing:
     sides = (post.width, post.height)
     if (sides[0] is None) != (sides[1] is None):
         raise InvalidRequest("width and height go together", field="width", value=sides[0], bound="both, or none")
     fit = FITS[post.resize_mode or 0]
     size = None if sides[0] is None or sides[1] is None else (sides[0], sides[1])
     if post.mask is None:
-        return Frame(size=size, fit=fit)
+        return Framing(size=size, fit=fit)
     full = post.inpaint_full_res is None or bool(post.inpaint_full_res)
-    return Frame(
+    return Framing(
         size=size,
         fit=fit,
         mask_rule="black" if post.inpainting_mask_invert else "white",

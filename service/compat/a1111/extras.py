@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from core.errors import Problem
-from core.reframing import Fit, Frame, check_fitted, scaled
+from core.reframing import Fit, Framing, check_fitted, scaled
 from service.compat.a1111.catalog import PLAIN_UPSCALERS, find_upscaler
 from service.compat.a1111.pictures import resized, size_of
 from service.compat.a1111.posts import ExtrasPost
@@ -45,7 +45,7 @@ async def _one(
 ) -> bytes | Problem:
     plain = upscaler in PLAIN_UPSCALERS
     async with turns:
-        upload = await _resized(session, _frame(post, upscaler) if plain else Frame(), file)
+        upload = await _resized(session, _frame(post, upscaler) if plain else Framing(), file)
     if plain:
         return upload
     sides = size_of(upload)
@@ -59,19 +59,19 @@ async def _one(
     return await asyncio.to_thread(resized, made, size, _fit(post))
 
 
-async def _resized(session: Session, frame: Frame, file: bytes) -> bytes:
+async def _resized(session: Session, frame: Framing, file: bytes) -> bytes:
     reading = Reading(how="framed", max_pixels=session.gateway.settings.max_pixels, frame=frame)
     return (await session.gateway.decoders.decode({"image": file}, reading)).data["image"]
 
 
-def _frame(post: ExtrasPost, upscaler: str) -> Frame:
+def _frame(post: ExtrasPost, upscaler: str) -> Framing:
     """Return what plain resizing does: None leaves a picture as it is."""
     if upscaler == "None":
-        return Frame()
+        return Framing()
     nearest = upscaler == "Nearest"
     if post.resize_mode:
-        return Frame(size=_sides(post), fit=_fit(post), nearest=nearest)
-    return Frame(scale=post.upscaling_resize or FACTOR, nearest=nearest)
+        return Framing(size=_sides(post), fit=_fit(post), nearest=nearest)
+    return Framing(scale=post.upscaling_resize or FACTOR, nearest=nearest)
 
 
 def _size(post: ExtrasPost, size: tuple[int, int]) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from contract.base import Kind
 from contract.job import Job, JobWarning
 from core.errors import InvalidRequest, UnsupportedMedia
-from core.reframing import Frame
+from core.reframing import Framing
 from service.compat.attended import Session
 from service.compat.fields import post_body
 from service.compat.files import as_base64, read_images
@@ -57,7 +57,7 @@ async def edit(gateway: Gateway, post: EditPost, files: Mapping[str, bytes]) -> 
     Raises:
         LatentdError: as our own endpoint refuses it.
     """
-    frame = Frame(size=post.sides, fit="crop", mask_rule="transparent", own_alpha=True)
+    frame = Framing(size=post.sides, fit="crop", mask_rule="transparent", own_alpha=True)
     reading = Reading(how="framed", max_pixels=gateway.settings.max_pixels, frame=frame)
     framed = (await gateway.decoders.decode(files, reading)).data
     kind: Kind = "inpaint" if "mask" in framed else "img2img"

@@ -19,7 +19,7 @@ class NewSlot:
     at: int
     slots: int
     model: str
-    shape: tuple[int, ...]
+    shape: tuple[int, int, int]
     rows: int
     steps: int
     lane: str
