@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
     from contract.card import AddOnCard, ControlNetCard, EmbeddingCard, LoraCard
     from models.checkpoints.inspect import Report
+
+# What `list` tells, a column each.
+LORA = ("LoRA", "family", "rank", "changes", "trigger words", "licence")
+EMBEDDING = ("embedding", "family", "vectors", "width", "licence")
+CONTROLNET = ("ControlNet", "family", "note", "licence")
 
 app = typer.Typer(help="List, inspect, convert and forget checkpoints.", no_args_is_help=True)
 
@@ -60,11 +65,9 @@ def list_models(json: Json = False) -> None:
         size, defaults = f"{card.native_size}²", card.defaults
         table.add_row(card.id, ", ".join(card.tasks), size, str(defaults.steps), defaults.sampler, card.licence)
     console.print(table)
-    headers = ("LoRA", "family", "rank", "changes", "trigger words", "licence")
-    _print_table(console, headers, [*map(_lora_row, loras.values())])
-    headers = ("embedding", "family", "vectors", "width", "licence")
-    _print_table(console, headers, [*map(_embedding_row, embeddings.values())])
-    _print_table(console, ("ControlNet", "family", "note", "licence"), [*map(_controlnet_row, controlnets.values())])
+    _print_table(console, LORA, map(_lora_row, loras.values()))
+    _print_table(console, EMBEDDING, map(_embedding_row, embeddings.values()))
+    _print_table(console, CONTROLNET, map(_controlnet_row, controlnets.values()))
     for path, error in errors:
         if error is not None:
             console.print(f"{path.name}: {error}", soft_wrap=True)
@@ -74,12 +77,12 @@ def list_models(json: Json = False) -> None:
             console.print(f"{item.path.name}: {line}", soft_wrap=True)
 
 
-def _print_table(console: Console, headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print_table(console: Console, headers: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
     """Print a table, unless there is nothing in it."""
     table = table_of(*headers)
     for row in rows:
         table.add_row(*row)
-    if rows:
+    if table.rows:
         console.print(table)
 
 

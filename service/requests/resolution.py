@@ -29,6 +29,7 @@ from service.requests.posts import MAX_LORAS, ControlPost, Drawn, LoraPost, Post
 from service.requests.tokens import Tokens, count_chunks, count_tokens
 from service.requests.uploads import Pictures
 
+AS_SENT = ("num_images", "priority", "deadline_ms", "determinism", "preview_every", "webhook_url")
 SHOWN_ADD_ONS = 20  # of those that are known, in a refusal
 A = TypeVar("A", LoraCard, ControlNetCard)
 
@@ -82,17 +83,11 @@ def resolve(
         "eta": _eta(post.eta, sampler, card),
         "seed": seed,
         "output_format": output_format,
-        "num_images": post.num_images,
-        "priority": post.priority,
-        "deadline_ms": post.deadline_ms,
-        "determinism": post.determinism,
-        "preview_every": post.preview_every,
-        "webhook_url": post.webhook_url,
+        **{name: getattr(post, name) for name in AS_SENT},
     }
     if isinstance(post, Drawn) and post.controls:
-        values["controls"] = _applied_controls(post.controls, known.controlnets, card, pictures.uploads)
-        for control in values["controls"]:
-            check_control_size(control.id, (control.image.width, control.image.height), (width, height))
+        size = (width, height)
+        values["controls"] = _applied_controls(post.controls, known.controlnets, card, pictures.uploads, size)
     if isinstance(post, Txt2ImgPost):
         values["hires"] = second_pass(post, values, card, known.models, max_pixels)
     uploads = {name: upload for name, upload in pictures.uploads.items() if not name.startswith(CONTROL)}
@@ -184,12 +179,17 @@ def _applied_controls(
     known: Mapping[str, ControlNetCard],
     model: ModelCard,
     uploads: Mapping[str, Upload],
+    size: tuple[int, int],
 ) -> list[AppliedControl]:
+    """Find the ControlNets, each with its picture, which is to have the answer's size."""
     cards = [_known(post.id, known, model, "ControlNet", "controls") for post in posts]
-    return [
+    applied = [
         AppliedControl(**post.model_dump(), hash=card.hash, image=uploads[control_name(i)])
         for i, (post, card) in enumerate(zip(posts, cards, strict=True))
     ]
+    for control in applied:
+        check_control_size(control.id, (control.image.width, control.image.height), size)
+    return applied
 
 
 def _known(name: str, known: Mapping[str, A], model: ModelCard, what: str, field: str) -> A:
