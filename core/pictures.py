@@ -19,7 +19,6 @@ from PIL import ExifTags, Image, ImageChops, ImageFile
 from core.errors import InvalidRequest
 
 MaskMode: TypeAlias = Literal["white", "black", "alpha", "auto"]
-Picture: TypeAlias = bytes | Image.Image  # a file, or what it was decoded to before
 
 FORMATS = ("PNG", "JPEG", "WebP")
 LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}  # what each format's files can say
@@ -59,7 +58,7 @@ _BARE = (0x01, 0xD8)  # markers without a length: TEM, start of image
 _SCAN, _END = 0xDA, 0xD9
 
 
-def open_upload(data: Picture, max_pixels: int, field: str = "image") -> Image.Image:
+def open_upload(data: bytes, max_pixels: int, field: str = "image") -> Image.Image:
     """Decode an uploaded PNG, JPEG or WebP to 8-bit RGB or RGBA, turned as its EXIF orientation says.
 
     Sizes and scans are counted first, so that a decompression bomb is refused before a pixel of it is decoded.
@@ -67,30 +66,31 @@ def open_upload(data: Picture, max_pixels: int, field: str = "image") -> Image.I
     Raises:
         InvalidRequest: not such a file, truncated, animated, of more than `max_pixels` pixels or MAX_SCANS scans.
     """
-    if isinstance(data, Image.Image):
-        _check_pixels(data, max_pixels, field)
-        return data
     _check_scans(data, field)
     return _decoded(data, max_pixels, field, FORMATS, _eight_bit)
 
 
-def read_label_map(data: Picture, classes: int, max_pixels: int, field: str = "image") -> Image.Image:
+def read_label_map(data: bytes, classes: int, max_pixels: int, field: str = "image") -> Image.Image:
     """Decode a PNG of one channel whose pixels are class numbers (grey of 1 to 16 bits, or palette): mode I.
 
-    One that was decoded before has its classes checked alone.
+    Raises:
+        InvalidRequest: not such a file; a class that isn't below `classes`.
+    """
+    labels = _decoded(data, max_pixels, field, ("PNG",), lambda image: _labels(image, field))
+    check_classes(labels, classes, field)
+    return labels
+
+
+def check_classes(labels: Image.Image, classes: int, field: str = "image") -> None:
+    """Check the numbers of a label map.
 
     Raises:
-        InvalidRequest: not such a file; a pixel that isn't below `classes`, naming its position (x, y).
+        InvalidRequest: a pixel that isn't below `classes`, naming its position (x, y).
     """
-    if isinstance(data, Image.Image):
-        labels = data
-        _check_pixels(labels, max_pixels, field)
-    else:
-        labels = _decoded(data, max_pixels, field, ("PNG",), lambda image: _labels(image, field))
     over = labels.point([255 if value >= classes else 0 for value in range(65_536)], "L")
     rows = over.getbbox()
     if rows is None:
-        return labels
+        return
     y = rows[1]
     x = (over.crop((0, y, over.width, y + 1)).getbbox() or (0,))[0]
     value = labels.getpixel((x, y))
@@ -102,18 +102,17 @@ def read_label_map(data: Picture, classes: int, max_pixels: int, field: str = "i
     )
 
 
-def read_mask(data: Picture, mode: MaskMode, size: tuple[int, int], max_pixels: int) -> Image.Image:
-    """Decode a mask for a picture of `size` (width, height): mode L, 255 where it is repainted, else 0.
+def read_mask(mask: Image.Image, mode: MaskMode, size: tuple[int, int]) -> Image.Image:
+    """Read a decoded mask for a picture of `size` (width, height): mode L, 255 where it is repainted, else 0.
 
     A mask of another size is resized (nearest) if its aspect ratio is the picture's. What this returned before is
     returned again.
 
     Raises:
-        InvalidRequest: unreadable, of another aspect ratio, without the alpha channel that `mode` names, ambiguous
+        InvalidRequest: of another aspect ratio, without the alpha channel that `mode` names, ambiguous
             (`auto` with varying alpha and varying grey that disagree), or without a pixel inside.
     """
-    opened = open_upload(data, max_pixels, "mask")
-    inside = opened if opened.mode == "L" else _inside(opened, mode)
+    inside = mask if mask.mode == "L" else _inside(mask, mode)
     if inside.size != size:
         _check_aspect(inside.size, size)
         inside = inside.resize(size, Image.Resampling.NEAREST)
@@ -127,21 +126,15 @@ def read_mask(data: Picture, mode: MaskMode, size: tuple[int, int], max_pixels: 
     return inside
 
 
-def read_depth(data: Picture, size: tuple[int, int], max_pixels: int) -> Image.Image:
+def read_depth(data: bytes, size: tuple[int, int], max_pixels: int) -> Image.Image:
     """Decode how near each pixel of a picture of `size` is, the nearer the brighter: mode I, 16 bits of grey.
-
-    What this returned before is returned again.
 
     Raises:
         InvalidRequest: unreadable, of another size, coloured, or the same everywhere.
     """
     field = "depth"
-    if isinstance(data, Image.Image):
-        depth = data
-        _check_pixels(depth, max_pixels, field)
-    else:
-        _check_scans(data, field)
-        depth = _decoded(data, max_pixels, field, FORMATS, lambda image: _depth(image, field))
+    _check_scans(data, field)
+    depth = _decoded(data, max_pixels, field, FORMATS, lambda image: _depth(image, field))
     if depth.size != size:
         has, wanted = (f"{width}×{height}" for width, height in (depth.size, size))
         detail = f"{field} has {has} pixels, the image {wanted}; they must have the same"

@@ -63,7 +63,7 @@ def reframe(image_file: bytes, mask_file: bytes | None, frame: Framing, max_pixe
 def _mask(image: Image.Image, mask_file: bytes | None, frame: Framing, max_pixels: int) -> Image.Image | None:
     if mask_file is not None:
         inside = _inside(open_upload(mask_file, max_pixels, "mask"), frame.mask_rule)
-        return read_mask(inside, "white", image.size, max_pixels)
+        return read_mask(inside, "white", image.size)
     if not frame.own_alpha or "A" not in image.getbands():
         return None
     transparent = _inside(image, "transparent")

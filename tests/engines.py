@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from models.inputs import Inputs
 from models.pipeline.pipeline import LatentDiffusion
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 from workers.engine.engine import Engine
+from workers.engine.kinds import read_files
 from workers.engine.messages import Aborted, Admission, Finished, Outcome
 
 EITHER = pytest.mark.parametrize("as_gpu", [False, True])  # outcomes at once, or read with a later turn
@@ -107,15 +108,20 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def admitted(job_id: str, request: JobRequest, files: Mapping[str, bytes], snapshot: bytes | None = None) -> Admission:
+    """The admission of a job with files."""
+    return Admission(job_id, request, read_files(request, files), snapshot=snapshot)
+
+
 def inpaint(job_id: str, image: bytes, mask: bytes, **changes: object) -> Admission:
     """The admission of a job that repaints `image` inside `mask`."""
-    return Admission(job_id, make_request(kind="inpaint", **changes), {"image": image, "mask": mask})
+    return admitted(job_id, make_request(kind="inpaint", **changes), {"image": image, "mask": mask})
 
 
 def upscale(job_id: str, image: bytes, **changes: object) -> Admission:
     """The admission of a job that enlarges `image`."""
     fields: dict[str, object] = {"kind": "upscale", "model": "up", "guidance_scale": 1.0}
-    return Admission(job_id, make_request(**fields | changes), {"image": image})
+    return admitted(job_id, make_request(**fields | changes), {"image": image})
 
 
 def job_of(job_id: str, **changes: object) -> Admission:

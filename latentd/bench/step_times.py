@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 import time
 from collections import defaultdict
@@ -22,7 +21,7 @@ from contract.request import REQUESTS, JobRequest, parse_request
 from contract.uploads import Upload
 from latentd.bench.one_run import run
 from workers.engine.engine import Engine
-from workers.engine.kinds import KINDS, ReadUpload, UploadReader
+from workers.engine.kinds import KINDS, ReadUpload, as_depth, as_label_map, as_mask, as_picture
 from workers.engine.messages import Aborted, Admission, Finished
 from workers.engine.pictures import encode_picture, picture_text
 from workers.metrics.gpu import device_kind
@@ -180,8 +179,8 @@ def make_request(card: ModelCard, kind: Kind, number: int, **changes: object) ->
 def admission(job_id: str, request: JobRequest) -> Admission:
     """With a picture for every upload that the kind needs."""
     readers, uploads = KINDS[request.kind].files, request.files
-    drawn = {name: DRAWN[read](uploads[name], request.seed) for name, read in readers.items()}
-    return Admission(job_id, request, {name: _png(picture) for name, picture in drawn.items()})
+    pictures = {name: DRAWN[read](uploads[name], request.seed) for name, read in readers.items()}
+    return Admission(job_id, request, pictures)
 
 
 def _noise(upload: Upload, seed: int) -> Image.Image:
@@ -197,23 +196,17 @@ def _middle(upload: Upload, _seed: int) -> Image.Image:
 
 
 def _nearing(upload: Upload, _seed: int) -> Image.Image:
-    return Image.linear_gradient("L").resize((upload.width, upload.height))
+    return Image.linear_gradient("L").resize((upload.width, upload.height)).convert("I")
 
 
 def _one_class(upload: Upload, _seed: int) -> Image.Image:
-    return Image.new("L", (upload.width, upload.height))
+    return Image.new("I", (upload.width, upload.height))
 
 
-# What each reader of uploads gets.
+# What each reader of uploads would have read.
 DRAWN: Mapping[ReadUpload, Callable[[Upload, int], Image.Image]] = {
-    UploadReader.picture: _noise,
-    UploadReader.mask: _middle,
-    UploadReader.depth: _nearing,
-    UploadReader.label_map: _one_class,
+    as_picture: _noise,
+    as_mask: _middle,
+    as_depth: _nearing,
+    as_label_map: _one_class,
 }
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()

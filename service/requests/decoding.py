@@ -79,7 +79,7 @@ def _picture_and_mask(files: Mapping[str, bytes], reading: Reading) -> Decoded:
     """Decode the image, and the mask over it; what is stored is the mask as it was drawn."""
     image = open_upload(files["image"], reading.max_pixels)
     mask = open_upload(files["mask"], reading.max_pixels, "mask")
-    inside = read_mask(mask, reading.mask_mode, image.size, reading.max_pixels)
+    inside = read_mask(mask, reading.mask_mode, image.size)
     remark = mask_remark(mask, inside, reading.mask_mode)
     warnings = () if remark is None else (JobWarning(field="mask", message=remark),)
     return Decoded({"image": image, "mask": mask}, warnings)

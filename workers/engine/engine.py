@@ -146,7 +146,7 @@ class Engine:
         for model in models_of(request):
             if model not in self._models:
                 raise JobFailed(f"model {model} isn't loaded here", field="model", bound=[*self._models])
-        job = EngineJob(admission, stages_of(request, admission.files, self._models, self._max_pixels))
+        job = EngineJob(admission, stages_of(request, admission.pictures, self._models, self._max_pixels))
         self._jobs[job.job_id] = job
         self._policy.admit(job.job_id, request.model, request.num_images, admission.deadline)
 

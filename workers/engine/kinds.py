@@ -13,7 +13,15 @@ from contract.request import InpaintRequest, JobRequest, Layout2ImgRequest
 from contract.stages import stages
 from contract.uploads import control_name
 from core.errors import InvalidRequest
-from core.pictures import Picture, check_control_size, check_sides, open_upload, read_depth, read_label_map, read_mask
+from core.pictures import (
+    check_classes,
+    check_control_size,
+    check_sides,
+    open_upload,
+    read_depth,
+    read_label_map,
+    read_mask,
+)
 from models.networks.conditioning import RescalerConfig, TextConfig
 from models.pipeline.config import ModelConfig
 from models.pipeline.pipeline import LatentDiffusion
@@ -24,38 +32,32 @@ from workers.engine.job_spec import JobSpec
 from workers.engine.pictures import Frame, enlarge_alpha, paste
 from workers.prompts import PromptCache
 
+ANY_CLASS = 2**16  # `job_spec_of` checks them against the weights
+ANY_SIZE = 2**62  # the gateway has checked it
+
 Pictures: TypeAlias = Mapping[str, Image.Image]
+ReadUpload: TypeAlias = Callable[[bytes, JobRequest, Pictures], Image.Image]  # the request's, after those before it
 
 
-@dataclass(frozen=True, slots=True)
-class UploadReader:
-    """Whose pixels a file may have: those of `request`, for a model of `config`."""
-
-    request: JobRequest
-    config: ModelConfig
-    max_pixels: int
-
-    def picture(self, data: Picture, _others: Pictures) -> Image.Image:
-        """Decode RGB or RGBA."""
-        return open_upload(data, self.max_pixels)
-
-    def mask(self, data: Picture, others: Pictures) -> Image.Image:
-        """Decode a mask over `image`, 255 where it is repainted."""
-        assert isinstance(self.request, InpaintRequest)
-        return read_mask(data, self.request.mask_mode, others["image"].size, self.max_pixels)
-
-    def depth(self, data: Picture, others: Pictures) -> Image.Image:
-        """Decode how near each pixel of `image` is."""
-        return read_depth(data, others["image"].size, self.max_pixels)
-
-    def label_map(self, data: Picture, _others: Pictures) -> Image.Image:
-        """Decode the number of a class at every pixel."""
-        conditioner = self.config.conditioner
-        classes = conditioner.in_channels if isinstance(conditioner, RescalerConfig) else 0
-        return read_label_map(data, classes, self.max_pixels)
+def as_picture(data: bytes, _request: JobRequest, _others: Pictures) -> Image.Image:
+    """Decode RGB or RGBA."""
+    return open_upload(data, ANY_SIZE)
 
 
-ReadUpload: TypeAlias = Callable[[UploadReader, Picture, Pictures], Image.Image]
+def as_mask(data: bytes, request: JobRequest, others: Pictures) -> Image.Image:
+    """Decode a mask over `image`, 255 where it is repainted."""
+    assert isinstance(request, InpaintRequest)
+    return read_mask(open_upload(data, ANY_SIZE, "mask"), request.mask_mode, others["image"].size)
+
+
+def as_depth(data: bytes, _request: JobRequest, others: Pictures) -> Image.Image:
+    """Decode how near each pixel of `image` is."""
+    return read_depth(data, others["image"].size, ANY_SIZE)
+
+
+def as_label_map(data: bytes, _request: JobRequest, _others: Pictures) -> Image.Image:
+    """Decode the number of a class at every pixel."""
+    return read_label_map(data, ANY_CLASS, ANY_SIZE)
 
 
 def _same_size(_model: LatentDiffusion) -> int:
@@ -66,15 +68,15 @@ def _enlarged_size(model: LatentDiffusion) -> int:
     return model.latent_factor
 
 
-def _any_numbers(_request: JobRequest, _config: ModelConfig) -> None:
+def _anything(_request: JobRequest, _config: ModelConfig, _pictures: Pictures) -> None:
     """Check nothing."""
 
 
-def _known_class(request: JobRequest, config: ModelConfig) -> None:
+def _known_class(request: JobRequest, config: ModelConfig, _pictures: Pictures) -> None:
     check_below("class_id", request.class_label, config.classes)
 
 
-def _known_tokens(request: JobRequest, config: ModelConfig) -> None:
+def _known_tokens(request: JobRequest, config: ModelConfig, _pictures: Pictures) -> None:
     assert isinstance(request, Layout2ImgRequest)
     tower, tokens = config.layout, request.tokens
     if tower is None or len(tokens) != tower.positions:
@@ -83,6 +85,11 @@ def _known_tokens(request: JobRequest, config: ModelConfig) -> None:
         raise InvalidRequest(detail, field="tokens", value=len(tokens), bound=bound)
     for number in tokens:
         check_below("tokens", number, tower.vocab_size)
+
+
+def _known_labels(_request: JobRequest, config: ModelConfig, pictures: Pictures) -> None:
+    conditioner = config.conditioner
+    check_classes(pictures["image"], conditioner.in_channels if isinstance(conditioner, RescalerConfig) else 0)
 
 
 def check_below(field: str, value: int | None, bound: int | None) -> None:
@@ -137,7 +144,7 @@ class EngineKind:
     kind: Kind
     prepare: Callable[[JobSpec, PromptCache], Conditions]
     files: Mapping[str, ReadUpload] = field(default_factory=dict)
-    check: Callable[[JobRequest, ModelConfig], None] = _any_numbers
+    check: Callable[[JobRequest, ModelConfig, Pictures], None] = _anything  # against the weights
     scale: Callable[[LatentDiffusion], int] = _same_size  # pixels of the answer per pixel of the upload
     finish: Callable[[JobSpec, Image.Image], Image.Image] = _as_decoded  # of a picture without its padding
 
@@ -147,23 +154,23 @@ _ALL = (
     EngineKind(
         "inpaint",
         conditioning.repainted,
-        files={"image": UploadReader.picture, "mask": UploadReader.mask},
+        files={"image": as_picture, "mask": as_mask},
         finish=_pasted,
     ),
     EngineKind(
         "upscale",
         conditioning.enlarged,
-        files={"image": UploadReader.picture},
+        files={"image": as_picture},
         scale=_enlarged_size,
         finish=_with_alpha,
     ),
-    EngineKind("img2img", conditioning.drawn_over, files={"image": UploadReader.picture}),
+    EngineKind("img2img", conditioning.drawn_over, files={"image": as_picture}),
     EngineKind("class2img", conditioning.classed, check=_known_class),
-    EngineKind("semantic2img", conditioning.mapped, files={"image": UploadReader.label_map}),
+    EngineKind("semantic2img", conditioning.mapped, files={"image": as_label_map}, check=_known_labels),
     EngineKind(
         "depth2img",
         conditioning.led_by_depth,
-        files={"image": UploadReader.picture, "depth": UploadReader.depth},
+        files={"image": as_picture, "depth": as_depth},
     ),
     EngineKind("layout2img", conditioning.laid_out, check=_known_tokens),
 )
@@ -184,21 +191,33 @@ def finish(spec: JobSpec, picture: Image.Image) -> Image.Image:
     return KINDS[spec.request.kind].finish(spec, picture)
 
 
-def job_spec_of(request: JobRequest, files: Mapping[str, Picture], model: LatentDiffusion, max_pixels: int) -> JobSpec:
-    """Check and plan a job; `files` are its uploads, by the names of their fields.
+def read_files(request: JobRequest, files: Mapping[str, bytes]) -> dict[str, Image.Image]:
+    """Decode a job's files, by the names of their fields.
 
     Raises:
-        InvalidRequest: a sampler, size, class, noise level, picture or mask that can't be used, naming field, value and
-            bound.
+        InvalidRequest: a file isn't what the gateway lets pass.
     """
-    _check(request, model.config)
-    pictures = _decoded(KINDS[request.kind], files, UploadReader(request, model.config, max_pixels))
+    pictures: dict[str, Image.Image] = {}
+    for name, read in KINDS[request.kind].files.items():
+        pictures[name] = read(files[name], request, pictures)
+    maps = map(control_name, range(len(request.applied_controls)))
+    return pictures | {name: open_upload(files[name], ANY_SIZE, name) for name in maps}
+
+
+def job_spec_of(request: JobRequest, pictures: Pictures, model: LatentDiffusion, max_pixels: int) -> JobSpec:
+    """Check and plan a job; `pictures` are its files, as `read_files` reads them.
+
+    Raises:
+        InvalidRequest: a sampler, size, class, noise level or picture that it can't use: field, value and bound.
+    """
+    _check_pictures(request, pictures)
+    _check(request, model.config, pictures)
     size = pictures["image"].size if "image" in pictures else (request.width, request.height)
     return _planned(request, model, pictures, size, max_pixels)
 
 
 def stages_of(
-    request: JobRequest, files: Mapping[str, Picture], models: Mapping[str, LatentDiffusion], max_pixels: int
+    request: JobRequest, pictures: Pictures, models: Mapping[str, LatentDiffusion], max_pixels: int
 ) -> list[JobSpec]:
     """Check and plan all stages of a job; later ones lack the pictures that those before them make.
 
@@ -206,24 +225,24 @@ def stages_of(
         InvalidRequest: as `job_spec_of`.
     """
     own, *later = stages(request)
-    first = job_spec_of(own, files, models[own.model], max_pixels)
+    first = job_spec_of(own, pictures, models[own.model], max_pixels)
     return [first, *(_later(stage, first, models[stage.model], max_pixels) for stage in later)]
 
 
 def _later(request: JobRequest, first: JobSpec, model: LatentDiffusion, max_pixels: int) -> JobSpec:
     """Plan a later stage: what enlarges takes the picture as it is, what draws over it takes it, and maps, larger."""
-    _check(request, model.config)
     kind, size = KINDS[request.kind], (request.width, request.height)
     if kind.scale(model) > 1:
         size = first.frame.width, first.frame.height
     maps = [control_name(number) for number in range(len(request.applied_controls))]
     pictures = {name: first.pictures[name].resize(size, Image.Resampling.LANCZOS) for name in maps}
+    _check(request, model.config, pictures)
     spec = _planned(request, model, pictures, size, max_pixels)
     return replace(spec, purpose=f"hires {request.kind} ")
 
 
-def _check(request: JobRequest, config: ModelConfig) -> None:
-    KINDS[request.kind].check(request, config)
+def _check(request: JobRequest, config: ModelConfig, pictures: Pictures) -> None:
+    KINDS[request.kind].check(request, config, pictures)
     check_text(request, config)
     if config.low_res_schedule is not None:
         check_below("noise_level", request.class_label, config.unet.num_classes)
@@ -246,20 +265,11 @@ def _planned(
     return JobSpec(model, request, plan, frame, scale, pictures, guided)
 
 
-def _decoded(kind: EngineKind, files: Mapping[str, Picture], reader: UploadReader) -> Pictures:
-    pictures: dict[str, Image.Image] = {}
-    for name, read in kind.files.items():
-        if name not in files:
-            raise InvalidRequest(f"{kind.kind} needs a file {name}", field=name, value=None, bound="a picture")
-        pictures[name] = read(reader, files[name], pictures)
-    for number in range(len(reader.request.applied_controls)):
-        pictures[control_name(number)] = _control_map(reader, files, control_name(number))
-    return pictures
-
-
-def _control_map(reader: UploadReader, files: Mapping[str, Picture], name: str) -> Image.Image:
-    if name not in files:
-        raise InvalidRequest(f"a control needs its picture {name}", field="controls", value=None, bound="a picture")
-    picture, request = open_upload(files[name], reader.max_pixels, name), reader.request
-    check_control_size(name, picture.size, (request.width, request.height))
-    return picture
+def _check_pictures(request: JobRequest, pictures: Pictures) -> None:
+    for name in KINDS[request.kind].files:
+        if name not in pictures:
+            raise InvalidRequest(f"{request.kind} needs a file {name}", field=name, value=None, bound="a picture")
+    for name in map(control_name, range(len(request.applied_controls))):
+        if name not in pictures:
+            raise InvalidRequest(f"a control needs its picture {name}", field="controls", value=None, bound="a picture")
+        check_control_size(name, pictures[name].size, (request.width, request.height))

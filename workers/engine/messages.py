@@ -11,21 +11,20 @@ from PIL import Image
 from contract.measurements import Shape
 from contract.request import JobRequest
 from core.errors import LatentdError
-from core.pictures import Picture
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
     """A job as the engine takes it.
 
-    `files` are those that were uploaded, by the names of their fields, decoded (a mask by `read_mask`) or
-    not. `deadline` is a time of the engine's clock.
+    `pictures` are those that were uploaded, by the names of their fields, as `read_files` reads them.
+    `deadline` is a time of the engine's clock.
     `snapshot` is the state that an earlier execution saved.
     """
 
     job_id: str
     request: JobRequest
-    files: Mapping[str, Picture] = field(default_factory=dict)
+    pictures: Mapping[str, Image.Image] = field(default_factory=dict)
     deadline: float | None = None
     snapshot: bytes | None = None
 

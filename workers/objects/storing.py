@@ -23,8 +23,8 @@ from core.storage import Store, delete, image_path, lacks_room, put_image, told
 from jobs.deployment import stored_id
 from jobs.run import JobRun
 from workers.claim_policy import STORING_THREADS
+from workers.engine.kinds import read_files
 from workers.engine.pictures import encode_picture, picture_text
-from workers.objects.uploads import decode_uploads
 from workers.queue.savepoints import Savepoints
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
@@ -39,7 +39,7 @@ class InputsLoaded:
     """The pictures that a job was uploaded with, by field, and the state that an earlier execution of it left."""
 
     run: JobRun
-    files: Mapping[str, Image.Image]
+    pictures: Mapping[str, Image.Image]
     state: bytes | None = None
 
 
@@ -174,7 +174,7 @@ class Storing:
 
     def _load(self, run: JobRun) -> InputsLoaded:
         files = {field: self._read(run, field, upload) for field, upload in run.request.files.items()}
-        return InputsLoaded(run, decode_uploads(run.request, files), self._state(run))
+        return InputsLoaded(run, read_files(run.request, files), self._state(run))
 
     def _state(self, run: JobRun) -> bytes | None:
         try:

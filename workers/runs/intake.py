@@ -210,7 +210,7 @@ class Intake:
 
     def _admit(self, inputs: InputsLoaded) -> None:
         run = inputs.run
-        admission = Admission(run.job_id, run.request, inputs.files, run.deadline, snapshot=inputs.state)
+        admission = Admission(run.job_id, run.request, inputs.pictures, run.deadline, snapshot=inputs.state)
         try:
             _check_upscaler(run.request, self._storing.hashes)
             self._engine.admit(admission)

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from contract.request import JobRequest
 from core.errors import LatentdError
+from core.pictures import lossless
 from latentd.bench.serve.load import Timed
 from latentd.bench.step_times import admission
 
@@ -31,8 +32,8 @@ class NoPicture(LatentdError):
 def body_of(request: JobRequest) -> dict[str, Any]:
     """What is posted: the fields that all servers read, and uploads in base64."""
     sent = {name: value for name, value in request.model_dump(mode="json").items() if name in FIELDS}
-    files = {name: data for name, data in admission("", request).files.items() if isinstance(data, bytes)}
-    return sent | {name: base64.b64encode(data).decode() for name, data in files.items()}
+    pictures = admission("", request).pictures
+    return sent | {name: base64.b64encode(lossless(picture)).decode() for name, picture in pictures.items()}
 
 
 def for_latentd(request: JobRequest) -> tuple[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -21,20 +21,23 @@ if TYPE_CHECKING:
     from contract.request import JobRequest
     from service.requests.bodies import Body
     from service.requests.resolution import Known
+    from service.requests.uploads import Pictures
 
 
 def draw(order: Order, settings: Settings, device: str) -> None:
     """Draw an order on `device` and write its files."""
-    request, card, data, warnings = resolve(order, settings)
+    request, card, files, warnings = resolve(order, settings)
     paths = paths_for(order.out, request.num_images, force=order.force)
     warn(warning.message for warning in warnings)
-    pictures = compute(request, data, settings, device)
+    pictures = compute(request, files, settings, device)
     told = request.for_clients().model_dump(mode="json")
     write(_encoded(pictures, request, card), paths, told, force=order.force, json=order.json)
 
 
-def resolve(order: Order, settings: Settings) -> tuple[JobRequest, ModelCard, dict[str, bytes], tuple[JobWarning, ...]]:
-    """The request with every parameter, its model's card, the bytes of the files and what to warn of."""
+def resolve(
+    order: Order, settings: Settings
+) -> tuple[JobRequest, ModelCard, Mapping[str, bytes], tuple[JobWarning, ...]]:
+    """The request with every parameter, its model's card, what a service would store of the files, what to warn of."""
     from service.http.problems import invalid
     from service.requests.bodies import Body
     from service.requests.cards import (
@@ -50,9 +53,9 @@ def resolve(order: Order, settings: Settings) -> tuple[JobRequest, ModelCard, di
     from workers.library.catalogue import write_missing_cards
 
     write_missing_cards(settings.models_dir)
-    data, post = order.read_files(), KINDS[order.kind].post
+    post = KINDS[order.kind].post
     try:
-        body = Body(order.kind, post.model_validate(order.fields), data)
+        body = Body(order.kind, post.model_validate(order.fields), order.read_files())
     except ValidationError as error:
         raise invalid(error, post) from error
     cards = installed_cards(settings.models_dir)
@@ -61,14 +64,15 @@ def resolve(order: Order, settings: Settings) -> tuple[JobRequest, ModelCard, di
     card = choose_card(cards, order.kind, body.post.model, settings.model)
     place = settings.models_dir
     known = Known(installed_loras(place), installed_embeddings(place), installed_controlnets(place), cards)
-    request, remarks = _planned(body, card, order, settings, known)
+    request, pictures = _planned(body, card, order, settings, known)
     folder = card_folder(settings.models_dir, card.id)
-    return request, card, data, (*remarks, *warnings_of(request, card, folder, known.vectors(request)))
+    warnings = (*pictures.warnings, *warnings_of(request, card, folder, known.vectors(request)))
+    return request, card, pictures.data, warnings
 
 
 def _planned(
     body: Body, card: ModelCard, order: Order, settings: Settings, known: Known
-) -> tuple[JobRequest, tuple[JobWarning, ...]]:
+) -> tuple[JobRequest, Pictures]:
     """Raises InvalidRequest, of a picture by its path."""
     from jobs.create import drawn_seed
     from service.requests.resolution import resolve
@@ -78,17 +82,17 @@ def _planned(
     try:
         pictures = read_pictures(body, card, "command", settings.max_pixels)
         output_format = body.post.output_format or "png"
-        request = resolve(body, card, pictures, seed, output_format, settings.max_pixels, known)
-        return request, pictures.warnings
+        return resolve(body, card, pictures, seed, output_format, settings.max_pixels, known), pictures
     except InvalidRequest as error:
         detail = order.by_path(error.field, error.detail)
         raise InvalidRequest(detail, field=error.field, value=error.value, bound=error.bound) from error
 
 
-def compute(request: JobRequest, data: dict[str, bytes], settings: Settings, device: str) -> list[Image]:
+def compute(request: JobRequest, files: Mapping[str, bytes], settings: Settings, device: str) -> list[Image]:
     """Load the model, run the job under a progress bar and return its pictures."""
     from contract.stages import models_of
     from workers.engine.engine import run
+    from workers.engine.kinds import read_files
     from workers.engine.messages import Admission, Outcome, Stepped
     from workers.library.loading import load_engine
 
@@ -100,7 +104,7 @@ def compute(request: JobRequest, data: dict[str, bytes], settings: Settings, dev
                 progress.update(bar, completed=outcome.step, total=outcome.steps)
 
         engine = load_engine(settings, models_of(request), device)
-        return run(engine, Admission("command", request, data), on_outcome)
+        return run(engine, Admission("command", request, read_files(request, files)), on_outcome)
 
 
 def _encoded(pictures: list[Image], request: JobRequest, card: ModelCard) -> Iterator[Drawn]:

@@ -12,7 +12,7 @@ from PIL import Image
 import models
 from models.checkpoints.load import load
 from models.pipeline.pipeline import TILE, LatentDiffusion
-from tests.engines import NOWHERE, finished, inpaint, make_request, play, png
+from tests.engines import NOWHERE, admitted, finished, inpaint, make_request, play, png
 from tests.pictures import array, drawing
 from workers.engine.engine import Engine
 from workers.engine.messages import Admission
@@ -38,7 +38,7 @@ def test_a_picture_is_enlarged_to_1024_pixels_without_seams() -> None:
     original = drawing(3).resize((1024, 1024), Image.Resampling.LANCZOS)
     small = original.resize((256, 256), Image.Resampling.BICUBIC)
     fields = {"kind": "upscale", "model": "emoji-upscale", "prompt": "", "guidance_scale": 1.0, "steps": 1}
-    job = Admission("a", make_request(**fields, image=NOWHERE), {"image": png(small)})
+    job = admitted("a", make_request(**fields, image=NOWHERE), {"image": png(small)})
     picture = drawn(load(WEIGHTS / "emoji-upscale"), job)
     assert picture.size == original.size
     for axis in (0, 1):

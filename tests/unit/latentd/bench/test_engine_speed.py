@@ -152,4 +152,4 @@ def test_a_default_request_is_one_that_its_model_takes(kind: str) -> None:
     card = card_of(checkpoint, kind)
     job = admission("a", bench_request(card, card.tasks[0], 1))
     model = loaded(checkpoint, kind, "cpu", torch.float32)
-    assert job_spec_of(job.request, job.files, model, 1 << 24).request.model == kind
+    assert job_spec_of(job.request, job.pictures, model, 1 << 24).request.model == kind

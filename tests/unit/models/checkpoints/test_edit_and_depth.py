@@ -16,9 +16,8 @@ from contract.card import ModelCard
 from models.checkpoints.layouts.compvis.ema import ROOT
 from models.checkpoints.layouts.detect import load_checkpoint
 from models.checkpoints.scan import scan
-from tests.engines import finished, make_engine, make_request, picture_bytes, play, png
+from tests.engines import admitted, finished, make_engine, make_request, picture_bytes, play, png
 from tests.hostile import CASES, SD1
-from workers.engine.messages import Admission
 from workers.library.loading import load_ready
 
 SD2 = CASES / "single_file" / "sd2_v_single_file" / "model.safetensors"
@@ -78,7 +77,7 @@ def test_they_are_found_carded_and_draw(kind: str, task: str, configured: bool, 
     model = load_ready(file.parent / "m", "cpu", torch.float32)
     request = make_request(kind=task, model=model.id, prompt="red heart", steps=2)
     files = {"image": PICTURE} | ({"depth": DEPTH} if kind == "depth" else {})
-    [done] = finished(play(make_engine({model.id: model}), [Admission("a", request, files)]))
+    [done] = finished(play(make_engine({model.id: model}), [admitted("a", request, files)]))
     assert done
 
 

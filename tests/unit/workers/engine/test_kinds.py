@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
 from contract.request import REQUESTS
 from core.errors import InvalidRequest
-from tests.engines import make_request, picture_bytes, tiny_models
+from tests.engines import make_request, tiny_models
 from workers.engine.kinds import KINDS, job_spec_of
 from workers.engine.pictures import picture_text
 
@@ -17,8 +18,8 @@ def test_every_kind_of_request_is_declared_with_its_uploads() -> None:
     }
 
 
-@pytest.mark.parametrize(("files", "missing"), [({}, "image"), ({"image": picture_bytes(64, 64)}, "mask")])
-def test_an_upload_that_is_missing_is_named(files: dict[str, bytes], missing: str) -> None:
+@pytest.mark.parametrize(("files", "missing"), [({}, "image"), ({"image": Image.new("RGB", (64, 64))}, "mask")])
+def test_an_upload_that_is_missing_is_named(files: dict[str, Image.Image], missing: str) -> None:
     request = make_request(kind="inpaint", model="paint", steps=1)
     with pytest.raises(InvalidRequest, match=f"inpaint needs a file {missing}") as caught:
         job_spec_of(request, files, tiny_models()["paint"], 1 << 24)

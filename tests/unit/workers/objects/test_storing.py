@@ -103,8 +103,8 @@ def test_uploads_are_read_and_decoded(redis: Redis, storing: Storing, folder: Pa
     storing.load(claimed_run(redis, kind="inpaint", image=image, mask=hole))
     (loaded,) = storing.reports(5)
     assert isinstance(loaded, InputsLoaded)
-    assert loaded.files["image"] == Image.new("RGB", (4, 2), (200, 30, 30))
-    assert (loaded.files["mask"].mode, loaded.files["mask"].size) == ("L", (4, 2))
+    assert loaded.pictures["image"] == Image.new("RGB", (4, 2), (200, 30, 30))
+    assert (loaded.pictures["mask"].mode, loaded.pictures["mask"].size) == ("L", (4, 2))
 
 
 def test_an_upload_of_the_release_before_is_read_as_it_came(redis: Redis, storing: Storing, folder: Path) -> None:
@@ -114,7 +114,7 @@ def test_an_upload_of_the_release_before_is_read_as_it_came(redis: Redis, storin
     storing.load(claimed_run(redis, kind="img2img", image=upload))
     (loaded,) = storing.reports(5)
     assert isinstance(loaded, InputsLoaded)
-    assert loaded.files["image"].tobytes() == Image.new("RGB", (4, 2), (9, 9, 9)).tobytes()
+    assert loaded.pictures["image"].tobytes() == Image.new("RGB", (4, 2), (9, 9, 9)).tobytes()
 
 
 def test_an_upload_that_is_damaged_is_told(redis: Redis, storing: Storing, folder: Path) -> None:

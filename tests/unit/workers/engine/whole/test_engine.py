@@ -14,6 +14,7 @@ from models.samplers import compile_plan
 from tests.engines import (
     EITHER,
     NOWHERE,
+    admitted,
     failures,
     faulty_models,
     finished,
@@ -208,7 +209,7 @@ class _Watchful:
 def test_every_network_runs_in_inference_mode() -> None:
     watchful = _Watchful(tiny_models()["paint"])
     models: dict[str, LatentDiffusion] = {"paint": watchful}  # type: ignore[dict-item]  # it answers as one
-    job = Admission("b", make_request(kind="img2img", image=NOWHERE, strength=0.5), {"image": picture_bytes()})
+    job = admitted("b", make_request(kind="img2img", image=NOWHERE, strength=0.5), {"image": picture_bytes()})
     assert failures(play(make_engine(models), [job_of("a", preview_every=1), job])) == {}
     assert watchful.modes == dict.fromkeys(("predict", "decode", "encode_prompts", "encode_images"), True)
 

@@ -18,7 +18,7 @@ from models.networks.unet import UNet
 from models.pipeline.config import Concat
 from models.pipeline.denoiser import Denoiser
 from tests.controls import applied, controlled_sd, library_of, write_controls
-from tests.engines import failures, finished, make_engine, make_request, picture_bytes, play
+from tests.engines import admitted, failures, finished, make_engine, make_request, picture_bytes, play
 from workers.engine.engine import Engine
 from workers.engine.messages import Admission, Called, Prepared, Stepped
 
@@ -50,7 +50,7 @@ def _job(models_dir: Path, name: str, determinism: str, **more: object) -> Admis
     own = {key: fields.pop(key) for key in ("scale", "start", "end", "preprocess") if key in fields}
     controls = [applied(models_dir, control, **own) for control in names]
     files = {control_name(i): picture_bytes(64, 64, seed=i) for i in range(len(names))}
-    return Admission(name, make_request(**fields, controls=controls), files)
+    return admitted(name, make_request(**fields, controls=controls), files)
 
 
 def test_one_call_carries_them_all_and_strict_bytes_are_those_of_the_job_alone(models_dir: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_resumed_strict_job_has_the_same_bytes(models_dir: Path) -> None:
     job, engine = _job(models_dir, "both", "strict"), _engine(models_dir)
     engine.admit(job)
     _call(engine, 1)
-    again = Admission("both", job.request, job.files, snapshot=engine.snapshot("both"))
+    again = Admission("both", job.request, job.pictures, snapshot=engine.snapshot("both"))
     resumed = play(_engine(models_dir), [again])
     assert [outcome.step for outcome in resumed if isinstance(outcome, Prepared)] == [1]
     assert finished(resumed)["both", 0].tobytes() == finished(play(engine))["both", 0].tobytes()
@@ -162,7 +162,7 @@ def test_a_resumed_strict_job_has_the_same_bytes(models_dir: Path) -> None:
 def test_a_map_of_another_size_and_one_that_is_not_there_are_refused(models_dir: Path) -> None:
     job = _job(models_dir, "lines", "fast")
     with pytest.raises(InvalidRequest, match="control_0 has 32x64 pixels, the picture to be made 64x64"):
-        _engine(models_dir).admit(Admission("a", job.request, {"control_0": picture_bytes(32, 64)}))
+        _engine(models_dir).admit(admitted("a", job.request, {"control_0": picture_bytes(32, 64)}))
     with pytest.raises(InvalidRequest, match="needs its picture control_0"):
         _engine(models_dir).admit(Admission("a", job.request))
 
@@ -177,7 +177,7 @@ def test_one_that_the_worker_lacks_fails_its_job_alone(models_dir: Path) -> None
 def test_a_size_that_is_no_multiple_of_the_stride_and_large_maps_work(models_dir: Path) -> None:
     job = _job(models_dir, "lines", "fast", width=72, height=88)
     files = {"control_0": picture_bytes(72, 88)}
-    [picture] = finished(play(_engine(models_dir), [Admission("a", job.request, files)])).values()
+    [picture] = finished(play(_engine(models_dir), [admitted("a", job.request, files)])).values()
     assert picture.size == (72, 88)
 
 

@@ -23,7 +23,7 @@ from models.inputs import Inputs
 from models.pipeline.pipeline import LatentDiffusion
 from models.samplers.noise import X_T, noise
 from tests.controls import CASE
-from tests.engines import failures, finished, make_engine, make_request, picture_bytes, play, png
+from tests.engines import admitted, failures, finished, make_engine, make_request, picture_bytes, play, png
 from workers.engine.conditioning import placed
 from workers.engine.engine_job import EngineJob
 from workers.engine.kinds import job_spec_of, prepare
@@ -60,11 +60,11 @@ def pair(name: str) -> tuple[Any, LatentDiffusion]:
 def job(name: str, job_id: str = "a", **changes: object) -> Admission:
     kind, depth = ("img2img", {}) if name == "edit" else ("depth2img", {"depth": DEPTH})
     fields: dict[str, object] = {"kind": kind, "model": pair(name)[1].id, "steps": STEPS, "seed": SEED}
-    return Admission(job_id, make_request(**fields | {"prompt": "red heart"} | changes), {"image": PICTURE, **depth})
+    return admitted(job_id, make_request(**fields | {"prompt": "red heart"} | changes), {"image": PICTURE, **depth})
 
 
 def prepared(admission: Admission, model: LatentDiffusion) -> EngineJob:
-    made = EngineJob(admission, [job_spec_of(admission.request, admission.files, model, 1 << 24)])
+    made = EngineJob(admission, [job_spec_of(admission.request, admission.pictures, model, 1 << 24)])
     made.start(lambda spec: placed(prepare(spec, PromptCache()), model))
     return made
 
@@ -186,7 +186,7 @@ def test_a_savepoint_goes_on_to_the_same_bytes(name: str) -> None:
     while not (engine._jobs["a"].images and engine._jobs["a"].step == 2):
         engine.turn()
     snapshot = engine.snapshot("a")
-    resumed = Admission("a", admission.request, admission.files, snapshot=snapshot)
+    resumed = Admission("a", admission.request, admission.pictures, snapshot=snapshot)
     whole, rest = (finished(play(make_engine({model.id: model}), [each]))["a", 0] for each in (admission, resumed))
     assert snapshot is not None
     assert whole.tobytes() == rest.tobytes()
@@ -198,7 +198,7 @@ def test_depth_moves_the_picture_and_any_size_is_answered() -> None:
     other = (sized[0], png(Image.linear_gradient("L").rotate(90).resize((70, 50))))
     drawn = []
     for image, depth in (sized, other):
-        admission = Admission("a", job("depth").request, {"image": image, "depth": depth})
+        admission = admitted("a", job("depth").request, {"image": image, "depth": depth})
         outcomes = play(make_engine({model.id: model}), [admission])
         assert failures(outcomes) == {}
         drawn.append(finished(outcomes)["a", 0])

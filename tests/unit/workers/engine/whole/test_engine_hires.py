@@ -21,7 +21,17 @@ from models.inputs import Inputs
 from models.pipeline.sampling import Conditioning, sample
 from models.samplers.noise import STEP, X_T, noise
 from tests import controls, loras
-from tests.engines import finished, inpaint, make_engine, make_request, mask_bytes, picture_bytes, play, tiny_models
+from tests.engines import (
+    admitted,
+    finished,
+    inpaint,
+    make_engine,
+    make_request,
+    mask_bytes,
+    picture_bytes,
+    play,
+    tiny_models,
+)
 from workers.engine.conditioning import placed
 from workers.engine.decoding import enlarge
 from workers.engine.engine import Engine
@@ -276,7 +286,7 @@ def _adding_job(models_dir: Path, lora: float, control: float, snapshot: bytes |
         loras=loras.applied(models_dir, style=lora),
         controls=[controls.applied(models_dir, "any", scale=control)],
     )
-    return Admission("a", request, {control_name(0): picture_bytes(64, 64)}, snapshot=snapshot)
+    return admitted("a", request, {control_name(0): picture_bytes(64, 64)}, snapshot=snapshot)
 
 
 def _state_in_the_second_pass(models_dir: Path) -> bytes:

@@ -21,7 +21,7 @@ from models.networks.conditioning import SpatialRescaler
 from models.pipeline.pipeline import LatentDiffusion
 from models.samplers.noise import noise
 from models.schedule import NoiseSchedule
-from tests.engines import finished, inpaint, make_engine, make_request, mask_bytes, picture_bytes, play, png
+from tests.engines import admitted, finished, inpaint, make_engine, make_request, mask_bytes, picture_bytes, play, png
 from tests.tiny import CLASSES, LAYOUT_VOCABULARY, MAP_CLASSES, configs, write_tiny
 from workers.engine.conditioning import LOW_RES, Conditions, of_image
 from workers.engine.job_spec import JobSpec
@@ -43,11 +43,11 @@ def model_of(kind: str) -> LatentDiffusion:
 def admission(kind: str, model: str, image: bytes | None = None, **changes: object) -> Admission:
     fields: dict[str, object] = {"kind": kind, "model": model, "guidance_scale": 1.0, "steps": 2, "prompt": ""}
     known = {name: value for name, value in fields.items() if name in REQUESTS[kind].model_fields}
-    return Admission("a", make_request(**known | changes), {} if image is None else {"image": image})
+    return admitted("a", make_request(**known | changes), {} if image is None else {"image": image})
 
 
 def prepared(job: Admission) -> tuple[JobSpec, Conditions]:
-    spec = job_spec_of(job.request, job.files, model_of(job.request.model), 1 << 24)
+    spec = job_spec_of(job.request, job.pictures, model_of(job.request.model), 1 << 24)
     return spec, prepare(spec, PromptCache())
 
 
@@ -242,7 +242,7 @@ def test_all_kinds_share_an_engine() -> None:
         admission("txt2img", "bare"),
         admission("layout2img", "layout", tokens=LAID_OUT),
     ]
-    numbered = [Admission(str(i), job.request, job.files) for i, job in enumerate(jobs)]
+    numbered = [Admission(str(i), job.request, job.pictures) for i, job in enumerate(jobs)]
     assert [picture.size for picture in drawn(*numbered)] == [(NATIVE, NATIVE)] * len(jobs)
 
 

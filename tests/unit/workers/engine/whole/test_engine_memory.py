@@ -14,6 +14,7 @@ from models.samplers.update import apply
 from tests.engines import (
     EITHER,
     NOWHERE,
+    admitted,
     failures,
     faulty_models,
     finished,
@@ -31,7 +32,7 @@ SHAPES = ((4, 8, 8), (4, 16, 16))  # of the latents of a job of 64 pixels, and o
 
 def _encoded(job_id: str) -> Admission:
     """A job with a picture that is encoded as it is prepared."""
-    return Admission(job_id, make_request(kind="img2img", image=NOWHERE, strength=0.5), {"image": picture_bytes()})
+    return admitted(job_id, make_request(kind="img2img", image=NOWHERE, strength=0.5), {"image": picture_bytes()})
 
 
 @EITHER

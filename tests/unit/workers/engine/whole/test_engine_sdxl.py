@@ -13,7 +13,7 @@ from core.errors import InvalidRequest
 from models.checkpoints.load import load
 from models.pipeline.pipeline import LatentDiffusion
 from models.pipeline.sampling import Conditioning, sample
-from tests.engines import finished, make_engine, make_request, picture_bytes, play
+from tests.engines import admitted, finished, make_engine, make_request, picture_bytes, play
 from tests.parity.run import CASES
 from workers.engine.kinds import job_spec_of, prepare
 from workers.engine.messages import Admission, Stepped
@@ -33,7 +33,7 @@ def drawn(job_id: str, **changes: object) -> Admission:
 
 def refined(job_id: str, **changes: object) -> Admission:
     fields: dict[str, object] = {"kind": "img2img", "model": "refiner", "sampler": "euler", "steps": 4, "width": 64}
-    return Admission(job_id, make_request(**fields | changes), {"image": picture_bytes(64, 64)})
+    return admitted(job_id, make_request(**fields | changes), {"image": picture_bytes(64, 64)})
 
 
 def test_rows_told_of_other_things_share_calls() -> None:
@@ -82,7 +82,7 @@ def test_what_it_is_told_is_in_the_networks_order() -> None:
 
 def test_refiner_rows_have_scores_of_their_own() -> None:
     admission = refined("a", aesthetic_score=7.0)
-    spec = job_spec_of(admission.request, admission.files, models()["refiner"], 10**6)
+    spec = job_spec_of(admission.request, admission.pictures, models()["refiner"], 10**6)
     conditions, model = prepare(spec, PromptCache()), spec.model
     for inputs, prompt, score in ((conditions.inputs, "red heart", 7.0), (conditions.unconditional, "", 2.5)):
         pooled = model.encode_prompts([prompt]).pooled
@@ -98,7 +98,7 @@ def test_two_parts_are_the_whole_way() -> None:
     model = models()["base"]
     whole, begun = (job_spec_of(drawn("a", **part).request, {}, model, 10**6) for part in ({}, {"denoising_end": 0.5}))
     over = refined("b", model="base", denoising_start=0.5, steps=2)
-    left = job_spec_of(over.request, over.files, model, 10**6)
+    left = job_spec_of(over.request, over.pictures, model, 10**6)
     assert [len(spec.plan.rows) for spec in (whole, begun, left)] == [2, 1, 1]
     assert (begun.plan.rows, left.plan.rows[0].t) == (whole.plan.rows[:1], whole.plan.rows[1].t)
     inputs = prepare(whole, PromptCache()).inputs
@@ -112,4 +112,4 @@ def test_two_parts_are_the_whole_way() -> None:
 def test_a_part_without_a_step_is_refused() -> None:
     admission = refined("a", denoising_start=0.9999)
     with pytest.raises(InvalidRequest, match="no step lies between denoising_start"):
-        job_spec_of(admission.request, admission.files, models()["refiner"], 10**6)
+        job_spec_of(admission.request, admission.pictures, models()["refiner"], 10**6)

@@ -113,7 +113,7 @@ def _broken_off(admission: Admission, calls: int) -> tuple[bytes | None, list[Ou
     while done < calls:
         done += sum(isinstance(o, Called) for o in engine.turn())
     state = engine.snapshot(admission.job_id)
-    resumed = Admission(admission.job_id, admission.request, admission.files, snapshot=state)
+    resumed = Admission(admission.job_id, admission.request, admission.pictures, snapshot=state)
     return state, play(make_engine(), [resumed])
 
 

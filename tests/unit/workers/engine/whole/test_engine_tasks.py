@@ -87,7 +87,7 @@ def test_exif_rotation_comes_before_all_else() -> None:
 def test_a_thin_line_reaches_the_unet() -> None:
     line = mask_bytes(64, 64, (0, 13, 64, 14))
     admission = inpaint("a", picture_bytes(64, 64), line)
-    spec = job_spec_of(admission.request, admission.files, tiny_models()["paint"], 1 << 20)
+    spec = job_spec_of(admission.request, admission.pictures, tiny_models()["paint"], 1 << 20)
     concat = prepare(spec, PromptCache()).inputs.concat
     assert concat is not None
     assert concat[0].sum(1).tolist() == [0, 8, 0, 0, 0, 0, 0, 0]
@@ -101,7 +101,7 @@ def test_strength_keeps_more_of_the_picture_the_lower_it_is() -> None:
     steps = []
     for strength in (1.0, 0.5, 0.05):
         admission = inpaint("a", picture_bytes(64, 64), mask_bytes(64, 64), steps=8, strength=strength)
-        spec = job_spec_of(admission.request, admission.files, tiny_models()["paint"], 1 << 20)
+        spec = job_spec_of(admission.request, admission.pictures, tiny_models()["paint"], 1 << 20)
         conditions = prepare(spec, PromptCache())
         assert (conditions.latent is None) == (strength == 1.0)
         steps.append(spec.plan.steps)
@@ -135,7 +135,7 @@ def test_upscaling_answers_four_times_the_size(width: int, height: int, mode: st
 def test_an_answer_with_too_many_pixels_is_refused() -> None:
     admission = upscale("a", picture_bytes(33, 32))
     with pytest.raises(InvalidRequest) as caught:
-        job_spec_of(admission.request, admission.files, tiny_models()["up"], 16 * 32 * 32)
+        job_spec_of(admission.request, admission.pictures, tiny_models()["up"], 16 * 32 * 32)
     assert (caught.value.value, caught.value.bound) == ("132×128", 16_384)
 
 
@@ -150,7 +150,7 @@ def test_models_without_mask_channels_keep_the_known_latent(strength: float) -> 
     model = _four_channels()
     engine = make_engine({"paint": model})
     admission = inpaint("a", picture_bytes(64, 64), mask_bytes(64, 64, (0, 0, 32, 64)), strength=strength)
-    spec = job_spec_of(admission.request, admission.files, model, 1 << 24)
+    spec = job_spec_of(admission.request, admission.pictures, model, 1 << 24)
     with torch.inference_mode():
         known = prepare(spec, PromptCache()).known
     assert known is not None
