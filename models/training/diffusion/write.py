@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.layouts.native import save_native
 from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.diffusion import CardConfig, DiffusionRun
+from models.training.loop.replacing import replaced
 
 FOLDER = "checkpoint"  # of a run
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -28,16 +28,10 @@ def write_checkpoint(run: DiffusionRun, model: LatentDiffusion, classes: tuple[s
     if model.conditioner is not None:
         states["conditioner"] = _state(model.conditioner, dtype)
     checkpoint = Checkpoint(model.config, states, model.tokenizers)
-    folder, unfinished, old = (run.out / name for name in (FOLDER, f".{FOLDER}.unfinished", f".{FOLDER}.old"))
-    for left in (unfinished, old):
-        shutil.rmtree(left, ignore_errors=True)
-    save_native(checkpoint, unfinished)
     names = classes if model.config.classes is not None else ()
-    write_card(checkpoint, unfinished, unfinished, run.name, kept=_told(run.card, names))
-    if folder.exists():
-        folder.rename(old)
-    unfinished.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with replaced(run.out / FOLDER) as unfinished:
+        save_native(checkpoint, unfinished)
+        write_card(checkpoint, unfinished, unfinished, run.name, kept=_told(run.card, names))
 
 
 def _state(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from core.errors import ConfigurationError
 from models.training.loop.players import Player
+from models.training.loop.replacing import recover, replaced
 
 FOLDER, INDEX = "state", "state.json"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
@@ -30,18 +30,10 @@ class Origin:
 
 def save_state(folder: Path, step: int, players: Mapping[str, Player], origin: Origin) -> None:
     """Write the state before `step` whole or not at all; what was there is replaced."""
-    unfinished = folder / f".{FOLDER}.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    for name, player in players.items():
-        save_file(_tensors(player), unfinished / f"{name}.safetensors")
-    (unfinished / INDEX).write_text(json.dumps({"step": step, **asdict(origin)}), "utf-8")
-    kept, old = folder / FOLDER, folder / f".{FOLDER}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if kept.exists():
-        kept.rename(old)
-    unfinished.rename(kept)
-    shutil.rmtree(old, ignore_errors=True)
+    with replaced(folder / FOLDER) as unfinished:
+        for name, player in players.items():
+            save_file(_tensors(player), unfinished / f"{name}.safetensors")
+        (unfinished / INDEX).write_text(json.dumps({"step": step, **asdict(origin)}), "utf-8")
 
 
 def check_configuration(folder: Path, config: str) -> None:
@@ -84,8 +76,9 @@ def load_state(folder: Path, players: Mapping[str, Player], origin: Origin) -> i
 
 
 def _kept(folder: Path) -> Path | None:
-    """Return where a state is, the old one's place where a crash left no other; None if there is none."""
-    return next((f for f in (folder / FOLDER, folder / f".{FOLDER}.old") if (f / INDEX).is_file()), None)
+    """Return where a state is; None if there is none."""
+    recover(folder / FOLDER)
+    return folder / FOLDER if (folder / FOLDER / INDEX).is_file() else None
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,14 +1,16 @@
-"""A state on disk: what is read again is laid out as it was."""
+"""A state on disk: what is read again is laid out as it was, and a kill at any time leaves a whole one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
 from models.training.configs.base import OptimizerConfig
 from models.training.loop.players import Player
+from models.training.loop.replacing import replaced
 from models.training.loop.state import Origin, load_state, save_state
 
 ORIGIN = Origin("{}", {})
@@ -35,3 +37,16 @@ def test_moments_have_their_parameters_layout_which_fused_kernels_need(tmp_path:
             moment = read.optimizer.state[after][name]
             assert torch.equal(moment, saved.optimizer.state[before][name])
             assert moment.stride() == after.stride()
+
+
+def test_a_state_that_a_kill_between_the_renames_left_is_resumed_from_and_outlives_another_kill(tmp_path: Path) -> None:
+    save_state(tmp_path, 1, {"a": player()}, ORIGIN)
+    (tmp_path / "state").rename(tmp_path / ".state.old")
+    with pytest.raises(KeyboardInterrupt), replaced(tmp_path / "state"):
+        raise KeyboardInterrupt
+    assert load_state(tmp_path, {"a": player()}, ORIGIN) == 1
+    (tmp_path / "state").rename(tmp_path / ".state.old")
+    assert load_state(tmp_path, {"a": player()}, ORIGIN) == 1
+    save_state(tmp_path, 2, {"a": player()}, ORIGIN)
+    assert load_state(tmp_path, {"a": player()}, ORIGIN) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"state"}
