@@ -311,7 +311,7 @@ def _inside(mask: Image.Image, mode: MaskMode) -> Image.Image:
         return white
     if mode == "black":
         return ImageChops.invert(white)
-    if mode == "auto" and not _varies(mask, "A"):
+    if mode == "auto" and not _varies(mask):
         return white
     if "A" not in mask.getbands():
         raise InvalidRequest(
@@ -338,10 +338,11 @@ def _check_agreement(mask: Image.Image, transparent: Image.Image, white: Image.I
         )
 
 
-def _varies(mask: Image.Image, band: str) -> bool:
-    if band not in mask.getbands():
+def _varies(mask: Image.Image) -> bool:
+    """Whether a mask's alpha channel, if it has one, says anything."""
+    if "A" not in mask.getbands():
         return False
-    low, high = mask.getchannel(band).getextrema()
+    low, high = mask.getchannel("A").getextrema()
     return low != high
 
 

@@ -258,8 +258,8 @@ def _show(cards: Mapping[str, ModelCard], addons: Mapping[str, Mapping[str, str]
     """Show a worker's models and what may be added to them to the gateway."""
     redis.hset(CARDS_KEY, mapping={model: card.to_json() for model, card in cards.items()})
     for key, published in addons.items():
-        for name, card in published.items():
-            redis.hset(key, name, card)
+        if published:
+            redis.hset(key, mapping=published)
 
 
 def _leave(worker: BatchWorker, redis: Redis, models: Sequence[str], kind: str, *, keeps_jobs: bool) -> None:

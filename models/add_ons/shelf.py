@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -13,10 +12,9 @@ from weakref import WeakValueDictionary
 
 from contract.card import ADD_ON_CARD, InstalledControlNet, InstalledEmbedding, InstalledLora
 from core.errors import CheckpointError
-from models.checkpoints.card import id_of
+from models.checkpoints.card import files_hash, id_of
 from models.checkpoints.layouts.detected import write_json
 
-BLOCK = 1 << 20  # bytes hashed at a time
 BY_PEOPLE = ("id", "description", "licence", "trigger_words")  # of a card, kept when the file is replaced
 ADAPTER, ADAPTER_CONFIG = "adapter_model", "adapter_config.json"  # PEFT's weights and what it says of them beside
 FAMILIES = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # by the width of the context
@@ -33,26 +31,6 @@ class Named(Protocol):
     def id(self) -> str: ...
     @property
     def hash(self) -> str: ...
-
-
-class Stamped(Protocol):
-    """A card of a file, with the hash that it had at a size and time of change."""
-
-    @property
-    def hash(self) -> str: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def changed_ns(self) -> int: ...
-
-
-class OnDisk(Protocol):
-    """A file with its card."""
-
-    @property
-    def card(self) -> Stamped: ...
-    @property
-    def path(self) -> Path: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +143,7 @@ def path_of(found: Mapping[str, Found[Card]], what: str, field: str, name: str, 
     return there.path
 
 
-def current_hash(found: OnDisk) -> str:
+def current_hash(found: Found[Card]) -> str:
     """Return a file's hash: the card's, unless size or time of change say that it was replaced since.
 
     Raises:
@@ -187,12 +165,7 @@ def adapter_config(path: Path) -> Path | None:
 
 def file_hash(path: Path) -> str:
     """Hash (SHA-256) a file, and what decides with it what it draws."""
-    digest = hashlib.sha256()
-    for file in _files(path):
-        with file.open("rb") as stream:
-            while block := stream.read(BLOCK):
-                digest.update(block)
-    return digest.hexdigest()
+    return files_hash(_files(path))
 
 
 def _files(path: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -105,8 +105,13 @@ def weight_files(path: Path) -> list[Path]:
 
 def weights_hash(path: Path) -> str:
     """Hash (SHA-256) the weight files of a folder in order of their relative names, or a single file."""
+    return files_hash(weight_files(path))
+
+
+def files_hash(files: Iterable[Path]) -> str:
+    """Hash (SHA-256) files as if they were one, in their order."""
     digest = hashlib.sha256()
-    for file in weight_files(path):
+    for file in files:
         with file.open("rb") as stream:
             while block := stream.read(BLOCK):
                 digest.update(block)

@@ -15,8 +15,7 @@ from core.errors import ConfigurationError
 from models.evaluation.distributions import check_enough
 from models.evaluation.figures import Figure
 from models.evaluation.networks import Networks, Small, Weights, networks_of
-from models.evaluation.paired import distance_name, paired
-from models.evaluation.parts import set_figures
+from models.evaluation.parts import pair_figures, set_figures
 from models.training.data.folder import Folder, read_folder
 from models.training.data.loader import centred
 from models.training.data.pictures import flattened, read_picture
@@ -63,12 +62,7 @@ def compare(told: Comparison, device: str, report: Report) -> list[Figure]:
 
 
 def _scored(name: str, made: Tensor, real: Tensor, networks: Networks, seed: int) -> list[Figure]:
-    pairs = networks.pairs
-    told = paired(made, real, pairs)
-    figures = [
-        Figure(name, key, value, len(made), pairs.name if key == distance_name(pairs) else None)
-        for key, value in told.items()
-    ]
+    figures = pair_figures(name, made, real, networks.pairs)
     return figures + set_figures(name, made, real, networks.sets, seed)
 
 

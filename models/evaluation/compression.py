@@ -19,13 +19,12 @@ from models.evaluation.compression_plot import plot
 from models.evaluation.distributions import check_enough, distances
 from models.evaluation.networks import Embedder, Small, Weights, networks_of
 from models.evaluation.paired import paired
-from models.evaluation.parts import eight_bit
 from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.autoencoder import AutoencoderRun, AutoencoderShape
 from models.training.configs.compression import CHANNELS, CompressionStudy
 from models.training.configs.diffusion import CacheConfig, LdmRun
 from models.training.data.folder import check_apart, read_folder, split_held_out
-from models.training.data.loader import fixed_pictures
+from models.training.data.loader import eight_bit, fixed_pictures
 from models.training.diffusion.run import run_diffusion
 from models.training.diffusion.show import Sampling, Shown, sampled
 from models.training.diffusion.write import FOLDER

@@ -51,7 +51,7 @@ def _kernel(made: Tensor, real: Tensor, seed: int) -> float:
     return float(torch.stack([poly_mmd(made[i], real[j]) for i, j in chosen]).mean())
 
 
-def precision_recall(made: Tensor, real: Tensor, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
+def precision_recall(made: Tensor, real: Tensor) -> tuple[float, float]:
     """Return the share of made pictures among the real ones and of real ones among the made (Kynkäänniemi et al. 2019).
 
     A picture is among others if it is no further from one of them than that one's k-th neighbour of its own kind.
@@ -60,11 +60,11 @@ def precision_recall(made: Tensor, real: Tensor, neighbours: int = NEIGHBOURS) -
         ConfigurationError: there are too few pictures.
     """
     check_enough(made, real)
-    return _among(made.double(), real.double(), neighbours), _among(real.double(), made.double(), neighbours)
+    return _among(made.double(), real.double()), _among(real.double(), made.double())
 
 
-def _among(points: Tensor, others: Tensor, neighbours: int) -> float:
-    radii = torch.cdist(others, others).kthvalue(neighbours + 1).values  # the nearest is the picture itself
+def _among(points: Tensor, others: Tensor) -> float:
+    radii = torch.cdist(others, others).kthvalue(NEIGHBOURS + 1).values  # the nearest is the picture itself
     return float((torch.cdist(points, others) <= radii).any(dim=1).double().mean())
 
 

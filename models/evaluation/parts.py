@@ -17,11 +17,12 @@ from models.evaluation.near_noise import near_noise
 from models.evaluation.networks import Embedder, Networks
 from models.evaluation.paired import distance_name, paired
 from models.evaluation.retrieval import ContrastiveModel, contrastive_name, retrieval
+from models.features.network import FeatureNetwork
 from models.networks.conditioning import RescalerConfig
 from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.base import DataConfig
 from models.training.data.folder import Folder
-from models.training.data.loader import fixed_pictures, spread
+from models.training.data.loader import eight_bit, fixed_pictures, spread
 from models.training.data.pictures import draw
 from models.training.diffusion.prepare import low_res
 from models.training.diffusion.show import AT_ONCE, Sampling, Shown, sampled
@@ -181,8 +182,14 @@ def _retrieved(subject: Subject, contrastive: ContrastiveModel, made: Tensor, pr
 
 
 def _pairs(subject: Subject, part: str, made: Tensor, mask: Tensor | None = None) -> list[Figure]:
-    network = subject.networks.pairs
-    values = paired(made, subject.real, network, mask)
+    return pair_figures(part, made, subject.real, subject.networks.pairs, mask)
+
+
+def pair_figures(
+    part: str, made: Tensor, real: Tensor, network: FeatureNetwork, mask: Tensor | None = None
+) -> list[Figure]:
+    """Measure pictures against what each should be."""
+    values = paired(made, real, network, mask)
     named = distance_name(network)
     where = "" if mask is None else " inside masks"
     return [
@@ -202,11 +209,6 @@ def set_figures(part: str, made: Tensor, real: Tensor, network: Embedder, seed: 
     precision, recall = precision_recall(a, b)
     values = {network.frechet: frechet, network.kernel: kernel, "precision": precision, "recall": recall}
     return figures_of(part, values, len(made), network.name)
-
-
-def eight_bit(x: Tensor) -> Tensor:
-    """Return pictures in [−1, 1] as files hold them."""
-    return ((x.float().clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 
 
 def _pieces(x: Tensor) -> tuple[Tensor, ...]:

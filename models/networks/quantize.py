@@ -21,17 +21,19 @@ class Quantizer(nn.Module):
     def indices(self, z: Tensor) -> Tensor:
         """Return entry numbers b h w of z (b d h w)."""
         b, _, h, _ = z.shape
-        # In float32, for half precision takes neighbours for each other.
-        vectors = rearrange(z.float(), "b d h w -> (b h w) d")
-        codes = self.embedding.weight.float()  # n d
-        norms = codes.square().sum(dim=1)  # n
-        with torch.autocast(z.device.type, enabled=False):  # which would multiply in half precision all the same
-            nearest = [
-                torch.addmm(norms, vectors[i : i + CHUNK], codes.T, alpha=-2).argmin(dim=1)
-                for i in range(0, len(vectors), CHUNK)
-            ]
-        return rearrange(torch.cat(nearest), "(b h w) -> b h w", b=b, h=h)
+        numbers = nearest(rearrange(z, "b d h w -> (b h w) d"), self.embedding.weight)
+        return rearrange(numbers, "(b h w) -> b h w", b=b, h=h)
 
     def forward(self, z: Tensor) -> Tensor:
         codes: Tensor = self.embedding(self.indices(z))
         return rearrange(codes, "b h w d -> b d h w")
+
+
+def nearest(vectors: Tensor, codes: Tensor) -> Tensor:
+    """Return which of codes k d each vector n d is nearest to, n."""
+    # In float32, for half precision takes neighbours for each other.
+    vectors, codes = vectors.float(), codes.float()
+    norms = codes.square().sum(dim=1)  # k
+    with torch.autocast(vectors.device.type, enabled=False):  # which would multiply in half precision all the same
+        parts = [torch.addmm(norms, part, codes.T, alpha=-2).argmin(dim=1) for part in torch.split(vectors, CHUNK)]
+    return torch.cat(parts)

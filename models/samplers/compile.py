@@ -84,7 +84,7 @@ _COMPILERS: Mapping[str, _Sampler] = {
     "heun": _asking_twice(heun),
     "dpm2": _asking_twice(dpm2),
     "dpm2_a": _asking_twice(dpm2_a),
-    "lms": _Sampler(_euler_intervals, lambda run: lms(run.intervals, run.config, EULER_FLOOR)),
+    "lms": _simple(_euler_intervals, lms),
     "dpmpp_2s_a": _asking_twice(dpmpp_2s_a),
     "dpmpp_sde": _asking_twice(dpmpp_sde),
     "dpmpp_2m_sde": _simple(solver_intervals, dpmpp_2m_sde),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from numpy.polynomial import Polynomial
 
+from models.samplers.levels import FLOOR
 from models.samplers.plms import eps_row
 from models.samplers.single_step import euler
 from models.samplers.steps import Interval
@@ -18,10 +19,10 @@ from models.schedule import NoiseLevel, ScheduleConfig
 ORDER = 4
 
 
-def lms(intervals: Sequence[Interval], config: ScheduleConfig, floor: float) -> tuple[Row, ...]:
-    """Rows that store eps. A first step from about `floor`, which stands for no signal, is taken in x0, and not read by
+def lms(intervals: Sequence[Interval], config: ScheduleConfig) -> tuple[Row, ...]:
+    """Rows that store eps. A first step from about FLOOR, which stands for no signal, is taken in x0, and not read by
     later ones: the weight of an eps at σ → ∞ goes to 0."""
-    blind = intervals[0].start.alpha ** 2 < 2 * floor
+    blind = intervals[0].start.alpha ** 2 < 2 * FLOOR
     first = euler(intervals[:1], config) if blind else ()
     rest = intervals[len(first) :]
     return (*first, *(_row(rest, config, i, len(first)) for i in range(len(rest))))

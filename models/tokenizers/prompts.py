@@ -17,6 +17,7 @@ import models
 from core.errors import CheckpointError
 from models.tokenizers.vocabularies import CLIP_END, read_bert, read_clip
 
+TOKENIZERS = ("tokenizer", "tokenizer_2")  # folders of a checkpoint, by tower
 PACKAGE = Path(models.__file__).parent
 CLIP_FILE = PACKAGE / "tokenizers" / "clip" / "tokenizer.json"
 BERT_FILE = PACKAGE / "tokenizers" / "bert" / "tokenizer.json"  # bert-base-uncased's vocabulary

@@ -37,16 +37,18 @@ class Whole:
 
     @cached_property
     def model(self) -> LatentDiffusion:
-        return self._loaded(None)
+        return assemble(load_compvis(self.file), self.case.folder.name)
 
-    def _loaded(self, ema: bool | None) -> LatentDiffusion:
-        return assemble(load_compvis(self.file, ema=ema), self.case.folder.name)
+    def _plain(self) -> Whole:
+        """The same with the weights beside the averages, as a config asks for them."""
+        plain, model = Whole(self.case), self.file.config["model"]
+        params = {**model["params"], "use_ema": False}
+        plain.file = replace(self.file, config={**self.file.config, "model": {**model, "params": params}})
+        return plain
 
     def __call__(self, output: str) -> Tensor:
         if output.endswith(SUFFIX):
-            plain = Whole(self.case)
-            plain.__dict__["model"] = self._loaded(False)
-            return plain(output.removesuffix(SUFFIX))
+            return self._plain()(output.removesuffix(SUFFIX))
         known: dict[str, Callable[[], Tensor | None]] = {
             "conditioning": lambda: self.inputs.context,
             "unconditional_conditioning": lambda: self.null_context,

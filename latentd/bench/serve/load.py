@@ -12,6 +12,7 @@ from contract.request import JobRequest
 from core.errors import ConfigurationError
 from latentd.bench.report import Row
 from latentd.bench.step_times import make_request
+from workers.planner.answer import percentile
 from workers.planner.mix import JobClass, MixEntry, arrivals, resolved
 
 SHARES = (0.5, 0.7, 0.9)  # of the smaller capacity
@@ -142,10 +143,5 @@ def _row(share: float, rate: float, name: str, most: float, waited: Sequence[flo
         "capacity, jobs/s": most,
         "mean, s": fmean(waited),
         "p50, s": median(waited),
-        "p99, s": percentile(waited, 0.99),
+        "p99, s": percentile(sorted(waited), 0.99),
     }
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return the smallest value that `share` of all don't exceed."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

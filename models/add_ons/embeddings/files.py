@@ -18,7 +18,7 @@ XL = ("clip_l", "clip_g")  # SDXL's towers, in their order
 MOST_VECTORS = 75  # places of a chunk: an embedding is never cut in two
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class EmbeddingFile:
     """The vectors, k d each, of the towers that read them, and what the header says beside."""
 
@@ -29,6 +29,10 @@ class EmbeddingFile:
     @property
     def vectors(self) -> int:
         return len(self.towers[0])
+
+    @property
+    def bytes(self) -> int:
+        return sum(vectors.nbytes for vectors in self.towers)
 
     @property
     def widths(self) -> tuple[int, ...]:

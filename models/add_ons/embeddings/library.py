@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,11 +12,11 @@ from torch import Tensor
 from contract.card import InstalledEmbedding
 from core.errors import CheckpointError
 from models.add_ons.embeddings.files import EmbeddingFile, read_embedding
-from models.add_ons.shelf import Found, path_of
+from models.add_ons.shelf import Found, Kept, path_of
 from models.pipeline.chunks import clip_of
 from models.pipeline.pipeline import LatentDiffusion
 
-KEPT = 256  # of some kilobytes each
+KEPT_BYTES = 64 << 20  # of some kilobytes each
 
 
 class Applied(Protocol):
@@ -43,7 +42,7 @@ class EmbeddingLibrary:
 
     def __init__(self, found: Mapping[str, Found[InstalledEmbedding]]) -> None:
         self._found = dict(found)
-        self._read: OrderedDict[str, EmbeddingFile] = OrderedDict()  # by hash
+        self._kept = Kept(KEPT_BYTES)
 
     @property
     def names(self) -> frozenset[str]:
@@ -63,12 +62,7 @@ class EmbeddingLibrary:
         return combined(model, files, " ".join(f"{each.name.lower()}:{each.hash}" for each in applied))
 
     def _file(self, embedding: Applied) -> EmbeddingFile:
-        if embedding.hash not in self._read:
-            self._read[embedding.hash] = self._load(embedding)
-        self._read.move_to_end(embedding.hash)
-        if len(self._read) > KEPT:
-            self._read.popitem(last=False)
-        return self._read[embedding.hash]
+        return self._kept.get(embedding.hash, lambda: self._load(embedding), lambda file: file.bytes)
 
     def _load(self, embedding: Applied) -> EmbeddingFile:
         return read_embedding(path_of(self._found, "embedding", "embeddings", embedding.name, embedding.hash))

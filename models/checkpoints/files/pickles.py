@@ -61,18 +61,18 @@ def _read_zip(stream: IO[bytes], wanted: Wanted, data: bool) -> Any:
         if not indices:
             raise CheckpointError("a zip archive without data.pkl, not a torch checkpoint")
         root = min(indices, key=len).removesuffix("data.pkl")
-        if f"{root}byteorder" in names and _unzipped(archive, f"{root}byteorder", MAX_PICKLE) != b"little":
+        if f"{root}byteorder" in names and _unzipped(archive, f"{root}byteorder") != b"little":
             raise CheckpointError("written in big-endian byte order, which is not supported")
-        value = Unpickler(io.BytesIO(_unzipped(archive, f"{root}data.pkl", MAX_PICKLE))).load()
+        value = Unpickler(io.BytesIO(_unzipped(archive, f"{root}data.pkl"))).load()
         read = partial(_zip_storage, archive, f"{root}data/", data)
         return _Reader(read, wanted).walk(value)
 
 
-def _unzipped(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+def _unzipped(archive: zipfile.ZipFile, name: str) -> bytes:
     with archive.open(name) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise CheckpointError(f"{name} holds more than {most} bytes")
+        data = file.read(MAX_PICKLE + 1)
+    if len(data) > MAX_PICKLE:
+        raise CheckpointError(f"{name} holds more than {MAX_PICKLE} bytes")
     return data
 
 

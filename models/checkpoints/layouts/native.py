@@ -18,14 +18,13 @@ from models.networks.conditioning import ClassConfig, Conditioner, RescalerConfi
 from models.networks.unet import UNetConfig
 from models.pipeline.config import ModelConfig
 from models.schedule import ScheduleConfig
-from models.tokenizers.prompts import PromptTokenizer, load_tokenizer, save_tokenizer
+from models.tokenizers.prompts import TOKENIZERS, PromptTokenizer, load_tokenizer, save_tokenizer
 
 FORMAT = "latentd"
 VERSION = 3  # the first that a release has
 INDEX = "model.json"
 PARTS = ("unet", "first_stage", "conditioner")
 CONDITIONERS: dict[str, type[ClassConfig] | type[RescalerConfig]] = {"class": ClassConfig, "map": RescalerConfig}
-TOKENIZERS = ("tokenizer", "tokenizer_2")  # folders, by tower
 T = TypeVar("T")
 
 

@@ -161,3 +161,8 @@ def spread(total: int, count: int) -> list[int]:
 def centred(pixels: Tensor) -> Tensor:
     """Map uint8 to [−1, 1]."""
     return pixels.float() / 127.5 - 1
+
+
+def eight_bit(x: Tensor) -> Tensor:
+    """Return pictures in [−1, 1] as files hold them."""
+    return ((x.float().clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1

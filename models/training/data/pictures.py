@@ -110,11 +110,11 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
     return grey
 
 
-def flattened(picture: Image.Image, ground: tuple[int, int, int] = WHITE) -> Image.Image:
-    """Lay a transparent picture on a ground."""
+def flattened(picture: Image.Image) -> Image.Image:
+    """Lay a transparent picture on white."""
     if picture.mode != "RGBA":
         return picture
-    canvas = Image.new("RGB", picture.size, ground)
+    canvas = Image.new("RGB", picture.size, WHITE)
     canvas.paste(picture, mask=picture.getchannel("A"))
     return canvas
 

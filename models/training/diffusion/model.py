@@ -151,10 +151,7 @@ def model_config(run: DiffusionRun, first: FirstStage, condition: Condition) -> 
         ConfigurationError: picture and first stage don't fit one another, or a crop is larger than a latent.
     """
     stage = first.config
-    if run.data.size % (stage.factor * 2 ** (len(run.unet.channels) - 1)):
-        detail = f"data.size is {run.data.size}; first stage and UNet halve it {stage.factor.bit_length() - 1} and "
-        detail += f"{len(run.unet.channels) - 1} times, and each must come out even"
-        raise ConfigurationError(detail, field="data.size", value=run.data.size)
+    check_halved(run.data.size, stage.factor, len(run.unet.channels))
     side = run.data.size // stage.factor
     if isinstance(run, UpscalerRun) and max(run.crops, default=0) > side:
         detail = f"crops has {max(run.crops)}; latents of data.size {run.data.size} are {side} a side"
@@ -173,6 +170,18 @@ def model_config(run: DiffusionRun, first: FirstStage, condition: Condition) -> 
         concat=kind,
         latent_size=side,
     )
+
+
+def check_halved(size: int, factor: int, levels: int) -> None:
+    """Check the side of pictures against a first stage of `factor` and a UNet of `levels`.
+
+    Raises:
+        ConfigurationError: it doesn't divide.
+    """
+    if size % (factor * 2 ** (levels - 1)):
+        detail = f"data.size is {size}; first stage and UNet halve it {factor.bit_length() - 1} and "
+        detail += f"{levels - 1} times, and each must come out even"
+        raise ConfigurationError(detail, field="data.size", value=size)
 
 
 def _concat(run: DiffusionRun) -> Concat | None:

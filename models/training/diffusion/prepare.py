@@ -15,7 +15,7 @@ from models.networks.conditioning import ClassConfig, ConditionerModule, TextCon
 from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.diffusion import LatentRun
 from models.training.data.folder import Folder
-from models.training.data.loader import centred
+from models.training.data.loader import centred, eight_bit
 from models.training.data.order import order_of
 from models.training.diffusion.cache import Cache, Chunk, Encode, cache_of, text_cache
 from models.training.diffusion.model import weights_digest
@@ -108,8 +108,7 @@ def _encoder(model: LatentDiffusion) -> Encode:
 def low_res(x: Tensor, factor: int) -> Tensor:
     """Reduce pictures b 3 H W in [−1, 1] by antialiased bicubic, in 8 bits, as SR3's pairs are made."""
     size = (x.shape[2] // factor, x.shape[3] // factor)
-    small = F.interpolate(x, size, mode="bicubic", antialias=True).clamp(-1, 1)
-    return ((small + 1) * 127.5).round() / 127.5 - 1
+    return eight_bit(F.interpolate(x, size, mode="bicubic", antialias=True))
 
 
 def _shown(run: LatentRun, folder: Folder, cache: Cache, blank: Tensor | None, model: LatentDiffusion) -> Shown:

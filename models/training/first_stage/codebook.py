@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from models.networks.autoencoder import Autoencoder
-from models.networks.quantize import CHUNK
+from models.networks.quantize import nearest
 
 
 @torch.no_grad()
@@ -35,18 +35,12 @@ def k_means(vectors: Tensor, entries: int, rounds: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     centres = vectors[_choice(len(vectors), entries, generator).to(vectors.device)]
     for _ in range(rounds):
-        nearest = assign(vectors, centres)  # n
-        counts = torch.bincount(nearest, minlength=entries).float()
-        sums = torch.zeros_like(centres).index_add_(0, nearest, vectors)
+        numbers = nearest(vectors, centres)  # n
+        counts = torch.bincount(numbers, minlength=entries).float()
+        sums = torch.zeros_like(centres).index_add_(0, numbers, vectors)
         spare = vectors[_choice(len(vectors), entries, generator).to(vectors.device)]
         centres = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), spare)
     return centres
-
-
-def assign(vectors: Tensor, centres: Tensor) -> Tensor:
-    """Return which centre k d each vector n d is nearest to, n."""
-    norms = centres.square().sum(1)
-    return torch.cat([torch.addmm(norms, part, centres.T, alpha=-2).argmin(1) for part in torch.split(vectors, CHUNK)])
 
 
 def flat(z: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import cached_property
 
 import torch
-from torch import Tensor
 
 from core.errors import ConfigurationError
 from models.checkpoints.load import load
@@ -16,9 +15,8 @@ from models.pipeline.denoiser import Denoiser
 from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.diffusion import LoraRun
 from models.training.data.folder import Folder, read_folder, split_held_out
-from models.training.diffusion.model import weights_digest
+from models.training.diffusion.model import check_halved, weights_digest
 from models.training.diffusion.prepare import prepare
-from models.training.diffusion.show import Sampling, sampled
 from models.training.diffusion.stage import NETWORK, DiffusionTraining
 from models.training.loop.processes import Processes, join
 from models.training.loop.trainer import Report, Stop, begin, train
@@ -53,9 +51,6 @@ class LoraTraining(DiffusionTraining):
         if self.run.text and text is not None:
             text = self.products.merged(text, "text")
         return replace(model, denoiser=Denoiser(unet, model.device, torch.float32), conditioner=text)
-
-    def pictures(self) -> Tensor:
-        return sampled(self.averaged, Sampling.of(self.run), self.shown)
 
     def save(self) -> None:
         write_lora(self.run, self.products)
@@ -98,9 +93,7 @@ def _stage(
     """Make what the loop trains; None if it was stopped while it encoded."""
     model = load(run.model, str(device))
     text = _text_tower(run, model)
-    if run.data.size % (model.latent_factor * 2 ** (len(model.config.unet.channels) - 1)):
-        detail = f"data.size is {run.data.size}; first stage and UNet must halve it evenly"
-        raise ConfigurationError(detail, field="data.size", value=run.data.size)
+    check_halved(run.data.size, model.latent_factor, len(model.config.unet.channels))
     prepared = prepare(run, folder, model, None if run.text else text, processes, report, stop)
     if prepared is None:
         return None

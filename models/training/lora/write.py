@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.training.configs.diffusion import LoraRun
+from models.training.diffusion.write import DTYPES
 from models.training.lora.products import Product, Products
 
 KOHYA = {"unet": "lora_unet", "te1": "lora_te"}
 PEFT = {"unet": "unet", "te1": "text_encoder"}
 PROJECTIONS = (".proj_in", ".proj_out")
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 def write_lora(run: LoraRun, products: Products) -> Path:

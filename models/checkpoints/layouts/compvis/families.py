@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.schedule import Prediction, ScheduleConfig
 
+NORM_GROUPS = 32  # of UNets and first stages
 SD2_EPS_STEP = 875_000  # global_step of the 512-base models, which predict eps
 V_SIZE = 96
 SD2_EPS_CHANNELS = (9, 5)  # of SD 2's models of inpainting and depth, which all predict eps

@@ -10,10 +10,10 @@ from torch import Tensor
 from core.errors import CheckpointError
 from models.checkpoints.build import State
 from models.checkpoints.files.rename import COMPVIS_FIRST_STAGE, renamed
+from models.checkpoints.layouts.compvis.families import NORM_GROUPS
 from models.networks.autoencoder import AutoencoderConfig
 
 IGNORED = re.compile(r"^(loss|model_ema)\.|^(colorize|global_step)$")  # discriminator, perceptual network, EMA copy
-NORM_GROUPS = 32
 
 
 def read_first_stage(state: Mapping[str, Tensor]) -> tuple[AutoencoderConfig, State]:

@@ -28,7 +28,14 @@ from models.networks.conditioning import CLIP_VOCABULARY, Conditioner, RescalerC
 from models.networks.unet import UNetConfig
 from models.pipeline.config import Concat, ModelConfig
 from models.schedule import ScheduleConfig
-from models.tokenizers.prompts import PromptTokenizer, load_tokenizer, load_vocabulary, shipped_bert, shipped_clip
+from models.tokenizers.prompts import (
+    TOKENIZERS,
+    PromptTokenizer,
+    load_tokenizer,
+    load_vocabulary,
+    shipped_bert,
+    shipped_clip,
+)
 from models.tokenizers.vocabularies import CLIP_END
 
 UNET, FIRST_STAGE, CONDITIONER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
@@ -36,7 +43,6 @@ TITLES = ("modelspec.title", "modelspec.architecture", "ss_output_name")  # a he
 XL_CONDITIONER = "conditioner."
 BERT_VOCABULARY = 30_522  # of which, as of CLIP's, a tokenizer is shipped
 MAX_ADDED = 1000  # tokens that a fine-tuning added behind CLIP's; no file tells their names
-TOKENIZERS = ("tokenizer", "tokenizer_2")  # folders beside the file, by tower
 OPEN_CLIP_PAD = "!"  # token 0
 LOW_RES_BETAS = (1e-4, 2e-2)  # of the SD x4 upscaler's noise augmentation
 Params = Mapping[str, Any]
@@ -49,24 +55,23 @@ NO_FIRST_STAGE = (
 FirstStage = tuple[AutoencoderConfig, State]
 
 
-def load_compvis(file: SingleFile, *, ema: bool | None = None, lacking: FirstStage | None = None) -> Checkpoint:
-    """Read a whole model; `ema` chooses the averaged weights, None does as the original's scripts; `lacking` is the
-    first stage of a file that has none.
+def load_compvis(file: SingleFile, *, lacking: FirstStage | None = None) -> Checkpoint:
+    """Read a whole model; `lacking` is the first stage of a file that has none.
 
     Raises:
         CheckpointError: naming the file and the key, shape or config field that doesn't fit.
     """
     try:
-        return _load(file, ema, lacking)
+        return _load(file, lacking)
     except CheckpointError as error:
         raise CheckpointError(f"{file.path}: {error.detail}", field=error.field, value=error.value) from error
 
 
-def _load(file: SingleFile, ema: bool | None, lacking: FirstStage | None) -> Checkpoint:
+def _load(file: SingleFile, lacking: FirstStage | None) -> Checkpoint:
     params: Params = file.config.get("model", {}).get("params", {})
     unet_state, conditioner = _networks(file.state, lacking)
     family = family_of(unet_state, conditioner)
-    if _draws_by_average(file.state, ema, params, family):
+    if _draws_by_average(file.state, params, family):
         unet_state = averaged(file.state, unet_state)
     unet, unet_weights = read_unet(unet_state, unet_params(params) or family.heads())
     first, first_weights = lacking or read_first_stage(below(file.state, FIRST_STAGE))
@@ -111,9 +116,9 @@ def _networks(state: State, lacking: FirstStage | None) -> tuple[State, State]:
     return unet, conditioner
 
 
-def _draws_by_average(state: State, ema: bool | None, params: Params, family: Family) -> bool:
-    """Tell whether the UNet's moving average draws: as asked for, else as the original's scripts do."""
-    wanted = ema if ema is not None else bool(params.get("use_ema", True) if params else family.ema)
+def _draws_by_average(state: State, params: Params, family: Family) -> bool:
+    """Tell whether the UNet's moving average draws, as the original's scripts do."""
+    wanted = bool(params.get("use_ema", True) if params else family.ema)
     return wanted and has_average(state) and bool(below(state, UNET))
 
 

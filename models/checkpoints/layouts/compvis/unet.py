@@ -14,10 +14,10 @@ from torch import Tensor
 from core.errors import CheckpointError
 from models.checkpoints.build import State
 from models.checkpoints.files.rename import COMPVIS_RESBLOCK, DIFFUSERS, renamed
+from models.checkpoints.layouts.compvis.families import NORM_GROUPS
 from models.networks.unet import UNetConfig
 
 Params = Mapping[str, Any]
-NORM_GROUPS = 32
 SUBMODULE = re.compile(
     r"^((?:input_blocks|output_blocks)\.\d+\.\d+|middle_block\.\d+|time_embed\.\d|out\.\d|label_emb(?:\.0\.\d)?)\."
 )

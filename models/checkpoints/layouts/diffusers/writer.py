@@ -19,7 +19,7 @@ from models.checkpoints.checkpoint import Checkpoint, fitted
 from models.checkpoints.files.rename import TO_BERT, TO_CLIP, TO_DIFFUSERS, TO_LDM_BERT, renamed
 from models.checkpoints.layouts.diffusers.config import autoencoder_config, tower_config, unet_config
 from models.checkpoints.layouts.diffusers.config_writer import autoencoder_json, scheduler_json, tower_json, unet_json
-from models.checkpoints.layouts.diffusers.reader import scale_factor
+from models.checkpoints.layouts.diffusers.reader import TOWERS, scale_factor
 from models.checkpoints.towers import apart
 from models.networks.conditioning import TextConfig, TowerConfig
 from models.pipeline.config import ModelConfig
@@ -32,7 +32,6 @@ TOKENIZERS = {"bert": "BertTokenizer", "clip": "CLIPTokenizer", "ldm": "BertToke
 CONSISTENCY = "LatentConsistencyModelPipeline"
 SCHEDULERS = {CONSISTENCY: "LCMScheduler"}  # but for SDXL's, all others get DDIM's
 EDITS = {"source": "StableDiffusionInstructPix2PixPipeline", "depth": "StableDiffusionDepth2ImgPipeline"}
-TOWERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2", "bert": "tokenizer"}
 LDM_NAMES = {"vae": "vqvae", "text_encoder": "bert"}  # what LDM pipelines call their components
 
 

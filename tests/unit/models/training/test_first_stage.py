@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from core.errors import ConfigurationError
 from models.checkpoints.layouts.first_stage import load_first_stage
 from models.networks.autoencoder import Autoencoder
+from models.networks.quantize import nearest
 from models.training.configs.autoencoder import AutoencoderShape
-from models.training.first_stage.codebook import CodeUse, assign, flat, k_means, standardise
+from models.training.first_stage.codebook import CodeUse, flat, k_means, standardise
 from models.training.first_stage.discriminator import PatchDiscriminator, adaptive_weight, hinge
 from models.training.first_stage.losses import edge, kl_divergence, psnr
 from models.training.first_stage.stage import TrainedAutoencoder
@@ -49,9 +50,9 @@ def test_k_means_finds_clusters_and_leaves_no_centre_dead() -> None:
     middles = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0], [9.0, 9.0]])
     vectors = (middles[:, None] + 0.1 * torch.randn(4, 50, 2)).flatten(0, 1)
     centres = k_means(vectors, 4, rounds=10, seed=3)
-    nearest = torch.cdist(vectors, centres).min(1)
-    assert len(set(assign(vectors, centres).tolist())) == len(centres)
-    assert float(nearest.values.mean()) < 5
+    distances = torch.cdist(vectors, centres).min(1)
+    assert len(set(nearest(vectors, centres).tolist())) == len(centres)
+    assert float(distances.values.mean()) < 5
 
 
 def test_standardising_latents_changes_their_spread_and_not_the_picture() -> None:

@@ -11,29 +11,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.errors import CheckpointError
+from latentd.bench.shapes import XL_UNET
 from models.add_ons.loras.files import Matrices, low_rank, read_lora
 from models.add_ons.loras.inspect import inspect_lora
 from models.add_ons.loras.library import load_lora
 from models.add_ons.loras.names import places
 from models.checkpoints.inspect import inspect
-from models.networks.unet import UNet, UNetConfig
+from models.networks.unet import UNet
 from tests.loras import small_sd
 
 Q = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"  # 16 channels
-FULL = UNetConfig(
-    in_channels=4,
-    out_channels=4,
-    channels=(320, 640, 1280),
-    res_blocks=2,
-    attention=(False, True, True),
-    heads=(5, 10, 20),
-    mid_heads=20,
-    context_dim=2048,
-    depth=(1, 2, 10),
-    mid_depth=10,
-    only_cross_attention=(False, False, False),
-    added_dim=2816,
-)
 
 
 def _pair(layer: str = Q, rank: int = 2, width: int = 16, **more: Tensor) -> dict[str, Tensor]:
@@ -52,7 +39,7 @@ def _file(folder: Path, state: dict[str, Tensor]) -> Path:
 
 def test_every_layer_of_sdxl_is_found_by_all_its_names() -> None:
     with torch.device("meta"):
-        found = places(UNet(FULL), None)
+        found = places(UNet(XL_UNET), None)
     for names in (
         ("input_blocks_4_1_{}_0_attn1_to_q", "down_blocks_1_attentions_0_{}_0_attn1_to_q"),
         ("input_blocks_8_1_proj_in", "down_blocks_2_attentions_1_proj_in"),
