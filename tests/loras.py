@@ -15,12 +15,22 @@ from models.add_ons.loras.scan import scan_loras
 from models.add_ons.shelf import Kept
 from models.checkpoints.load import load
 from models.pipeline.pipeline import LatentDiffusion
+from tests.engines import make_engine, make_request
 from tests.parity.run import CASES
+from workers.engine.engine import Engine
+from workers.engine.messages import Admission
 from workers.library.catalogue import find_loras
 
 CASE = CASES / "lora"
 # Kohya's with a text encoder, LoCon with convolutions, PEFT's of another alpha: all for tiny SD 1 models of one shape.
 FILES = {"style": "sd1_kohya", "conv": "sd1_locon", "peft": "sd1_peft"}
+JOBS: dict[str, dict[str, object]] = {
+    "none": {"sampler": "ddim", "guidance_scale": 4.0},
+    "style": {"sampler": "euler", "guidance_scale": 3.0, "loras": {"style": 1.0}},
+    "conv": {"sampler": "plms", "guidance_scale": 1.0, "loras": {"conv": 0.8}},
+    "less": {"sampler": "dpmpp_2m", "guidance_scale": 5.0, "loras": {"conv": 0.3}},
+    "both": {"sampler": "unipc", "guidance_scale": 1.0, "loras": {"style": -0.5, "peft": 0.7}},
+}
 
 
 @lru_cache
@@ -57,3 +67,16 @@ def write_middle(path: Path, seed: int = 0) -> Path:
     shapes = {f"{layer}.lora_down.weight": (2, 16), f"{layer}.lora_up.weight": (16, 2)}
     save_file({key: torch.randn(*shape, generator=generator) for key, shape in shapes.items()}, path)
     return path
+
+
+def engine_of(models_dir: Path, strict_rows: int = 4) -> Engine:
+    """An engine with the add-ons of a models directory."""
+    return make_engine({"pipeline": small_sd()}, loras=library_of(models_dir), strict_rows=strict_rows)
+
+
+def job_named(models_dir: Path, name: str, determinism: str, **more: object) -> Admission:
+    """The job of JOBS that is called so, with `more`."""
+    fields = {"model": "pipeline", "prompt": f"a {name} cat", "determinism": determinism} | JOBS[name] | more
+    scales = fields.pop("loras", {})
+    assert isinstance(scales, dict)
+    return Admission(name, make_request(**fields, loras=applied(models_dir, **scales)))

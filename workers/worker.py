@@ -16,6 +16,7 @@ import structlog
 import torch
 from obstore.exceptions import BaseError
 from redis import Redis
+from redis.typing import EncodableT, FieldT
 
 from contract.card import ModelCard
 from contract.redis_keys import (
@@ -238,7 +239,7 @@ def _preview_decoder(offered: Offered) -> str | None:
     return None
 
 
-def _addons(models_dir: Path) -> dict[str, dict[str, str]]:
+def _addons(models_dir: Path) -> dict[str, dict[FieldT, EncodableT]]:
     """Cards of what may be added to the models as JSON by id, by the keys that they are published under."""
     loras, embeddings = find_loras(models_dir), find_embeddings(models_dir)
     return {
@@ -254,7 +255,7 @@ def _arrive(worker: BatchWorker, redis: Redis, show: Callable[[Redis], None]) ->
     show(redis)
 
 
-def _show(cards: Mapping[str, ModelCard], addons: Mapping[str, Mapping[str, str]], redis: Redis) -> None:
+def _show(cards: Mapping[str, ModelCard], addons: Mapping[str, dict[FieldT, EncodableT]], redis: Redis) -> None:
     """Show a worker's models and what may be added to them to the gateway."""
     redis.hset(CARDS_KEY, mapping={model: card.to_json() for model, card in cards.items()})
     for key, published in addons.items():
