@@ -196,7 +196,8 @@ def _middle(upload: Upload, _seed: int) -> Image.Image:
 
 
 def _nearing(upload: Upload, _seed: int) -> Image.Image:
-    return Image.linear_gradient("L").resize((upload.width, upload.height)).convert("I")
+    grey = Image.linear_gradient("L").resize((upload.width, upload.height))
+    return grey.convert("I").point(lambda value: value * 257)  # 255 becomes 65535
 
 
 def _one_class(upload: Upload, _seed: int) -> Image.Image:
