@@ -18,7 +18,6 @@ from models.checkpoints.card import weights_hash
 from models.checkpoints.convert import Target, convert
 from models.checkpoints.inspect import inspect
 from models.checkpoints.layouts.detect import load_checkpoint, loaded_files
-from models.checkpoints.layouts.detected import DETECTED
 from models.checkpoints.load import load
 from models.checkpoints.scan import scan
 from service.requests.cards import installed_cards
@@ -131,22 +130,6 @@ def test_a_replaced_part_of_a_folder_renews_card_and_hash(part: str, tmp_path: P
     save_file({key: value * 2 for key, value in load_file(weights).items()}, weights)
     assert scan(tmp_path)[0].written
     assert json.loads(found.card.read_text("utf-8"))["hash"] == weights_hash(tmp_path / "m") != before
-
-
-@pytest.mark.parametrize(("shared", "name"), [(False, "x.safetensors"), (True, "m")])
-def test_a_record_without_folders_holds_unless_files_share_a_name(shared: bool, name: str, tmp_path: Path) -> None:
-    if shared:
-        shutil.copytree(FOLDER, tmp_path / name)
-    else:
-        put(tmp_path / name)
-    (found,) = scan(tmp_path)
-    record = found.card.with_name(DETECTED)
-    value = json.loads(record.read_text("utf-8"))
-    files = {Path(place).name: stamp for place, stamp in value["files"].items()}
-    assert files != value["files"]
-    record.write_text(json.dumps({**value, "files": files}), "utf-8")
-    assert scan(tmp_path)[0].written == shared
-    assert not scan(tmp_path)[0].written
 
 
 def test_served_weights_are_copies(tmp_path: Path) -> None:
