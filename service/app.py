@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
@@ -124,8 +125,14 @@ def serve(settings: Settings, *, insecure: bool = False) -> None:
             Server(config).run(sockets=[listening])
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leave out what the middleware has told of an answer that it broke off."""
+    return record.msg != "ASGI callable returned without completing response."
+
+
 def configure(app: FastAPI) -> uvicorn.Config:
     """Configure how the application is served: bounded heads, patience that ends, logs by the middleware alone."""
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     return uvicorn.Config(
         app,
         http=PatientProtocol,

@@ -20,6 +20,7 @@ from models.tokenizers.vocabularies import CLIP_END, read_bert, read_clip
 TOKENIZERS = ("tokenizer", "tokenizer_2")  # folders of a checkpoint, by tower
 PACKAGE = Path(models.__file__).parent
 CLIP_FILE = PACKAGE / "tokenizers" / "clip" / "tokenizer.json"
+CONFIG, MAP = "tokenizer_config.json", "special_tokens_map.json"
 BERT_FILE = PACKAGE / "tokenizers" / "bert" / "tokenizer.json"  # bert-base-uncased's vocabulary
 
 
@@ -62,13 +63,13 @@ def load_tokenizer(folder: Path, positions: int) -> PromptTokenizer:
     Raises:
         CheckpointError: the folder has no tokenizer, or its padding token is not in the vocabulary.
     """
-    config = _json(folder / "tokenizer_config.json")
+    config = _json(folder / CONFIG)
     tokenizer = _read(folder)
     _add(tokenizer, folder, config)
     # Configs without a limit hold a huge number instead.
     window = min(int(config.get("model_max_length", positions)), positions)
     # As transformers does: where the config lists no tokens, the map beside it says more (SD 2's two disagree).
-    pads = [config.get("pad_token"), _json(folder / "special_tokens_map.json").get("pad_token")]
+    pads = [config.get("pad_token"), _json(folder / MAP).get("pad_token")]
     pads = pads if "added_tokens_decoder" in config else pads[::-1]
     default = CLIP_END if tokenizer.token_to_id(CLIP_END) is not None else "[PAD]"
     return padded(tokenizer, window, _token(pads[0] or pads[1] or default))
@@ -96,11 +97,13 @@ def shipped_bert(window: int) -> PromptTokenizer:
 def save_tokenizer(tokenizer: PromptTokenizer, folder: Path, cls: str | None = None) -> None:
     """Write tokenizer.json, and window and padding token beside it, as transformers lays them out."""
     folder.mkdir(parents=True, exist_ok=True)
-    padding = tokenizer.tokenizer.padding or {}
-    config = {"model_max_length": tokenizer.window, "pad_token": padding.get("pad_token", "[PAD]")}
+    pad = (tokenizer.tokenizer.padding or {}).get("pad_token", "[PAD]")
+    config = {"model_max_length": tokenizer.window, "pad_token": pad}
     config |= {"tokenizer_class": cls} if cls is not None else {}
     _unbounded(tokenizer.bare or tokenizer.tokenizer).save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    if (folder / MAP).is_file():  # of whoever was there before; it would be believed
+        (folder / MAP).write_text(json.dumps(_json(folder / MAP) | {"pad_token": pad}, indent=2) + "\n", "utf-8")
 
 
 def padded(tokenizer: Tokenizer, window: int, pad: str) -> PromptTokenizer:

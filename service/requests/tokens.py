@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
 from stat import S_ISREG
@@ -44,28 +45,39 @@ class Tokens(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class _Counter:
-    """A tokenizer, and how many special tokens it sets around a prompt."""
+    """A tokenizer, the same with the padding token as text, and how many special tokens are set around a prompt."""
 
     tokenizer: Tokenizer
+    bare: Tokenizer
     specials: int
 
     def kept(self, window: int) -> int:
         """Return how many tokens of a prompt fit into a window."""
         return max(window - self.specials, 0)
 
-    def pieces(self, text: str) -> list[tuple[int, str]]:
-        """Return tokens, each with its text from the end of the one before."""
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+    def pieces(self, text: str, syntax: PromptSyntax) -> list[tuple[int, str]]:
+        """Return tokens, each with its text from the end of the one before, as the engine reads the syntax."""
+        encoding = (self.bare if syntax == "weighted" else self.tokenizer).encode(text, add_special_tokens=False)
         ends = [end for _, end in encoding.offsets]
         return [(number, text[a:b]) for number, a, b in zip(encoding.ids, [0, *ends], ends, strict=False)]
 
 
 @lru_cache(maxsize=32)
 def _counter(path: Path, changed: int) -> _Counter:  # noqa: ARG001 (a new file, a new entry)
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return _Counter(tokenizer, tokenizer.num_special_tokens_to_add(is_pair=False))
+    tokenizer, bare = Tokenizer.from_file(str(path)), Tokenizer.from_file(str(path))
+    for each in (tokenizer, bare):
+        each.no_truncation()
+        each.no_padding()
+    if (pad := _pad_token(path)) is not None and tokenizer.token_to_id(pad) is not None:
+        tokenizer.add_special_tokens([pad])  # as the engine reads all but weighted prompts
+    return _Counter(tokenizer, bare, bare.num_special_tokens_to_add(is_pair=False))
+
+
+def _pad_token(path: Path) -> str | None:
+    """Return what the config beside a tokenizer says: cards' own have one."""
+    config = path.with_name("tokenizer_config.json")
+    told = json.loads(config.read_text("utf-8-sig")).get("pad_token") if config.is_file() else None
+    return str(told["content"]) if isinstance(told, dict) else told
 
 
 @lru_cache(maxsize=256)
@@ -105,10 +117,11 @@ def count_chunks(
     counter = None if card.token_window is None else _read(card, folder)
     if counter is None or card.token_window is None:
         return Tokens(count=None)
-    comma = next((number for number, _ in counter.pieces(",")), NO_TOKEN)
+    pieces = partial(counter.pieces, syntax=syntax)
+    comma = next((number for number, _ in pieces(",")), NO_TOKEN)
     places = {name: range(count) for name, count in vectors.items()}
     reach = COMMA_REACH if syntax == "weighted" else 0
-    found = chunks(units(read(prompt, syntax), counter.pieces, places), comma, counter.kept(card.token_window), reach)
+    found = chunks(units(read(prompt, syntax), pieces, places), comma, counter.kept(card.token_window), reach)
     shown = found if syntax == "weighted" else found[:1]
     left = "".join(unit.text for chunk in found[len(shown) :] for unit in chunk).strip()
     count = sum(len(unit.numbers) for chunk in found for unit in chunk) + counter.specials * len(shown)

@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from starlette.responses import Response
 
 from core.listen import listen
 from core.settings import Settings
 from service.http import handlers
+from service.http.problems import error_response
 from service.routes import metrics
 from service.state import Gateway
 
@@ -52,4 +54,10 @@ def _app(gateway: Gateway) -> FastAPI:
     app.state.gateway = gateway
     app.include_router(metrics.router)
     handlers.install(app)
+    app.add_exception_handler(Exception, _on_any)
     return app
+
+
+async def _on_any(request: Request, error: Exception) -> Response:
+    """Answer what no handler does: no middleware stands before this application."""
+    return error_response(handlers.unexpected(error, request.url.path), request.scope)

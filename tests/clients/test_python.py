@@ -44,6 +44,8 @@ def test_examples_of_its_readme_run_where_nothing_else_is_installed(
 def test_pictures_go_up_as_images_bytes_and_paths(client: Client, tmp_path: Path) -> None:
     picture, mask = Image.new("RGB", (128, 64), "navy"), Image.new("L", (128, 64), 255)
     picture.save(tmp_path / "small.png")
+    picture.save(oddly := str(tmp_path / "caf\udce9.png"))  # a name that isn't UTF-8
+    assert client.dry_run("upscale", image=oddly)["request"]["kind"] == "upscale"
     painted = client.images(client.inpaint(picture, mask, "red heart", steps=2))
     (large,) = client.images(client.upscale(str(tmp_path / "small.png"), steps=1))
     (again,) = client.images(client.upscale((tmp_path / "small.png").read_bytes(), steps=1, seed=1))

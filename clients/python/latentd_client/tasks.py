@@ -146,7 +146,7 @@ def task_call(kind: str, fields: Mapping[str, Any], *, dry_run: bool = False) ->
     sent = dict(fields)
     key = sent.pop("idempotency_key", None) or str(uuid.uuid4())
     for name, value in sent.items():
-        _check_sayable(name, value)
+        _check_sayable(name, _opened(name, value))
     json = {name: _encoded(_opened(name, value)) for name, value in sent.items() if value is not None}
     return Call(
         "POST",

@@ -15,7 +15,9 @@ from models.training.diffusion.model import Condition, Trained, condition_of, fi
 from models.training.diffusion.prepare import prepare
 from models.training.diffusion.stage import DiffusionTraining
 from models.training.diffusion.start import fresh, take_over
+from models.training.diffusion.write import FOLDER as CHECKPOINT
 from models.training.loop.processes import Processes, join
+from models.training.loop.replacing import recover
 from models.training.loop.trainer import Report, Stop, begin, train
 
 
@@ -29,6 +31,8 @@ def run_diffusion(run: DiffusionRun, device: str, *, report: Report, stop: Stop)
     folder = _folder(run)
     processes, place = join(device)
     begin(run, processes)
+    if processes.first:
+        recover(run.out / CHECKPOINT)
     stage = _stage(run, folder, processes, place, report, stop)
     return stage is not None and train(run, stage, processes, report=report, stop=stop)
 

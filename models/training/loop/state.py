@@ -17,6 +17,11 @@ from models.training.loop.players import Player
 from models.training.loop.replacing import recover, replaced
 
 FOLDER, INDEX = "state", "state.json"
+# What of a configuration changes no loss, so that it may change between the pieces of a run.
+NO_LOSS = (
+    *("out", "save_every", "log_every", "sample_every", "sample_steps", "guidance_scale", "prompts"),
+    *("card", "save_dtype", "trigger", "layout"),
+)
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
 
 
@@ -46,7 +51,8 @@ def check_configuration(folder: Path, config: str) -> None:
     if kept is None:
         return
     before, now = (
-        _flat(json.loads(text)) for text in (json.loads((kept / INDEX).read_text("utf-8"))["config"], config)
+        _flat({key: value for key, value in json.loads(text).items() if key not in NO_LOSS})
+        for text in (json.loads((kept / INDEX).read_text("utf-8"))["config"], config)
     )
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if changed:

@@ -17,19 +17,10 @@ from models.training.loop.logbook import Logbook
 from models.training.loop.players import Player, Stage
 from models.training.loop.processes import Processes
 from models.training.loop.rates import learning_rate, set_rate
-from models.training.loop.state import Origin, check_configuration, load_state, save_state, state_bytes
+from models.training.loop.state import NO_LOSS, Origin, check_configuration, load_state, save_state, state_bytes
 
 MB = 1 << 20
 SPARE = 256 * MB  # disk that a run leaves for its log and samples
-# Of the configuration that a state belongs to: what changes no loss.
-LEFT_OUT: dict[str, bool | set[str]] = {
-    "out": True,
-    "save_every": True,
-    "log_every": True,
-    "sample_every": True,
-    "data": {"workers"},
-    **dict.fromkeys(("prompts", "sample_steps", "guidance_scale", "card", "save_dtype", "trigger", "layout"), True),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +39,7 @@ Stop = Callable[[], bool]
 
 def origin_of(config: RunConfig, stage: Stage) -> Origin:
     """Return what must not change between the pieces of a run."""
-    return Origin(config.model_dump_json(exclude=LEFT_OUT), stage.inputs)
+    return Origin(_decisive(config), stage.inputs)
 
 
 def begin(config: RunConfig, processes: Processes) -> None:
@@ -58,10 +49,15 @@ def begin(config: RunConfig, processes: Processes) -> None:
         ConfigurationError: a state that is there is another configuration's, or `out` is among the data's pictures.
     """
     check_apart(config.out, config.data.folder)
-    check_configuration(config.out, config.model_dump_json(exclude=LEFT_OUT))
+    check_configuration(config.out, _decisive(config))
     config.out.mkdir(parents=True, exist_ok=True)
     if processes.first:
         write_config(config, config.out / "config.yaml")
+
+
+def _decisive(config: RunConfig) -> str:
+    """Return what of a configuration decides on losses, as JSON."""
+    return config.model_dump_json(exclude={**dict.fromkeys(NO_LOSS, True), "data": {"workers"}})
 
 
 def train(config: RunConfig, stage: Stage, processes: Processes, *, report: Report, stop: Stop) -> bool:

@@ -25,6 +25,7 @@ from core.settings import Settings
 from core.storage import DEPLOYMENT_OBJECT
 from service.app import configure, create_app, serve
 from service.http.problems import MEDIA_TYPE
+from service.metrics.families import Metrics
 from tests.gateway import UPSCALER, mask, png, running, settings_for
 from tests.redis_server import RedisServer
 from tests.service import free_port
@@ -350,7 +351,7 @@ def test_unexpected_errors_show_no_traceback(redis_url: str, tmp_path: Path) -> 
     [(RuntimeError("mistake"), "error"), (Unavailable("away"), "warning"), (RedisConnectionError("away"), "warning")],
 )
 def test_an_answer_that_has_begun_is_broken_off_with_one_line(
-    redis_url: str, tmp_path: Path, error: Exception, level: str
+    redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception, level: str
 ) -> None:
     settings = settings_for(redis_url, tmp_path)
     app = create_app(settings)
@@ -372,6 +373,22 @@ def test_an_answer_that_has_begun_is_broken_off_with_one_line(
         ("an answer was broken off", level, "mine")
     ]
     assert ("exc_info" in told[0]) is (level == "error")
+    assert caplog.records == [], "the server's own line says nothing more"
+
+
+def test_an_unexpected_error_at_the_metrics_port_is_a_problem(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("inner secret")
+
+    monkeypatch.setattr(Metrics, "render", broken)
+    port = free_port()
+    with capture_logs() as logged, running(settings_for(redis_url, tmp_path, metrics_port=port)) as client:
+        answer = client.get(f"http://127.0.0.1:{port}/metrics")
+    assert (answer.status_code, answer.headers["content-type"]) == (500, MEDIA_TYPE)
+    assert "secret" not in answer.text
+    assert "unexpected error" in [entry["event"] for entry in logged]
 
 
 def test_a_path_s_problems_have_the_format_of_its_router(redis_url: str, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from transformers import CLIPTokenizer
 
 from models.tokenizers.prompts import CLIP_FILE, load_tokenizer, save_tokenizer, shipped_clip
 from models.tokenizers.vocabularies import CLIP_END
+from service.requests.tokens import count_chunks, count_tokens
+from tests.gateway import PAINTER
 
 PROMPTS = ("a cat at night!", "wow!!! night!", "")
 WINDOW = 77
@@ -45,12 +47,29 @@ def test_folders_are_read_as_transformers_does(
 
 
 @pytest.mark.parametrize("pad", ["!", CLIP_END])
-def test_a_folder_that_was_written_is_read_as_it_was(tmp_path: Path, pad: str) -> None:
-    """In each of its two readings: as transformers, and as AUTOMATIC1111, where the padding token is text."""
+@pytest.mark.parametrize("there", [None, "!", CLIP_END])
+def test_a_folder_that_was_written_is_read_as_it_was(tmp_path: Path, pad: str, there: str | None) -> None:
+    """In both readings, as transformers and as AUTOMATIC1111 (the padding token is text); over other files, too."""
     tokenizer = shipped_clip(WINDOW, pad)
+    if there is not None:
+        write_clip(tmp_path, there, there)
     save_tokenizer(tokenizer, tmp_path)
     again = load_tokenizer(tmp_path, WINDOW)
     assert again(PROMPTS)[0].tolist() == tokenizer(PROMPTS)[0].tolist()
     for text in PROMPTS:
         assert again.pieces(text) == tokenizer.pieces(text)
         assert again.bare_pieces(text) == tokenizer.bare_pieces(text)
+
+
+@pytest.mark.parametrize("pad", ["!", CLIP_END])
+def test_the_gateway_counts_what_the_engine_reads(tmp_path: Path, pad: str) -> None:
+    """A run of the padding token is one token or many, by the syntax; so what is cut differs, too."""
+    tokenizer = shipped_clip(WINDOW, pad)
+    save_tokenizer(tokenizer, tmp_path / "tokenizer")
+    told = {"tokenizer": "tokenizer/tokenizer.json", "token_window": WINDOW}
+    card = PAINTER.model_copy(update=told)
+    for prompt in (*PROMPTS, "big sale " + "!" * 90 + " a red heart"):
+        assert count_tokens(card, tmp_path, prompt).count == len(tokenizer.pieces(prompt)) + 2
+        weighted = count_chunks(card, tmp_path, prompt, "weighted", {})
+        assert sum(part.tokens for part in (weighted.chunks or [[]])[0]) == len(tokenizer.bare_pieces(prompt))
+    assert (count_tokens(card, tmp_path, prompt).cut is not None) == (pad == "!")

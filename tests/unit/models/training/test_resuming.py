@@ -145,11 +145,18 @@ def test_what_changes_no_loss_may_change(prepared: Path) -> None:
     """Grids, and what the product is called and written as."""
     run = ldm_run(prepared, out=prepared / "renamed", steps=4, save_every=2)
     train(run, until=2)
+    index = run.out / FOLDER / "state.json"
+    told = json.loads(index.read_text("utf-8"))
+    whole = json.loads(told["config"]) | {"sample_steps": 9, "prompts": ["x"], "card": {"licence": "before"}}
+    index.write_text(json.dumps(told | {"config": json.dumps(whole)}), "utf-8")  # as before these were left out
+    (run.out / "checkpoint").rename(run.out / ".checkpoint.old")  # as a kill between two renames leaves it
+    train(run, until=2)
+    assert (run.out / "checkpoint").is_dir()
     card = {"licence": "MIT", "description": "Balls."}
     changed = {"sample_steps": 2, "guidance_scale": 3.0, "prompts": ["red ball"], "save_dtype": "float16", "card": card}
     assert len(train(type(run).model_validate(run.model_dump() | changed))) == 4
-    told = json.loads((run.out / "checkpoint" / "card.json").read_text("utf-8"))
-    assert (told["licence"], told["description"]) == ("MIT", "Balls.")
+    written = json.loads((run.out / "checkpoint" / "card.json").read_text("utf-8"))
+    assert (written["licence"], written["description"]) == ("MIT", "Balls.")
 
 
 def test_a_state_of_another_configuration_is_refused(prepared: Path) -> None:
