@@ -69,7 +69,7 @@ async function start() {
   const job = await openAddress();
   if (!job || asked.task) return;
   // A link that somebody gave: the form is as its job had it, unless somebody writes already.
-  if (await fillFrom(job, undefined, untouched)) tellLoss(job.request);
+  if (await fillFrom(job, { wanted: untouched, kept: false })) tellLoss(job.request);
 }
 
 /** Says what nothing else on the page says: why an action came to nothing, or that a part of the page didn't come. */
@@ -189,21 +189,21 @@ async function accepted(job, source) {
 }
 
 /**
- * Fills the form as the job had it, its picture and mask too where this browser still has them; resolves with whether
- * it did: only while it is `wanted()`.
+ * Fills the form as the job had it, its picture and mask too where this browser still has them, which are `kept` for the
+ * next visit; resolves with whether it did: only while it is `wanted()`.
  */
-async function fillFrom(job, image, wanted = stays()) {
+async function fillFrom(job, { image, wanted = stays(), kept = true } = {}) {
   if (!service.able(job.kind).length)
     throw new api.Problem({ detail: "No installed model can do this task any more." });
   const source = await keep.sourceOf(job.id);
   const values = await formValues(job.request, service.card(job.kind, job.request.model));
-  if (wanted()) await desk.takeSource(source, draw);
+  if (wanted()) await desk.takeSource(source, draw, kept);
   if (!wanted()) return false;
   desk.chooseModel(job.request.model, job.kind);
   selectKind(job.kind);
   const label = desk.card.class_names?.[job.request.class_id]; // chosen by its name
   const controls = job.request.controls?.map((control, i) => ({ ...control, picture: source?.controls?.[i] }));
-  form.fill({ ...values, controls, seed: image?.seed ?? job.request.seed, ...(label && { label }) });
+  form.reset({ ...values, controls, seed: image?.seed ?? job.request.seed, ...(label && { label }) });
   goTo({ task: job.kind, job: job.id }, true);
   return true;
 }
@@ -296,7 +296,7 @@ async function takeSettings(settings) {
   if (values.model) desk.chooseModel(values.model, kind);
   selectKind(kind);
   await leaveJob();
-  form.fill(await formValues(values, desk.card));
+  form.reset(await formValues(values, desk.card));
   form.showProblem(missing.length ? { message: missing.join(" ") } : null);
   filled(values);
 }
@@ -355,7 +355,7 @@ async function takeImage(image, use) {
 }
 
 async function reuse(job, image) {
-  if (await fillFrom(job, image)) filled(job.request);
+  if (await fillFrom(job, { image })) filled(job.request);
 }
 
 /** Four more of the same request, each from noise of its own. */

@@ -249,6 +249,50 @@ def test_settings_of_a_picture_bring_what_was_added(page: Page) -> None:
     expect(page.locator("#field-prompt_syntax")).to_be_checked()
 
 
+def choose_all(page: Page) -> None:
+    """Choose what a plain job doesn't have."""
+    unfold(page)
+    page.select_option("#field-schedule", "karras")
+    for end, share in enumerate(("0.2", "0.8")):
+        page.locator("#field-guidance_interval input").nth(end).fill(share)
+    page.locator("#field-prompt_syntax").check()
+    page.fill("#field-clip_skip", "2")
+    page.fill("#field-negative_prompt", "stars")
+    add(page, "loras", "pixels")
+    add(page, "controls", "edges")
+
+
+def test_settings_that_are_taken_again_leave_none_that_were_chosen_since(
+    page: Page, client: httpx2.Client, redis: Redis, folder: Path
+) -> None:
+    def sent(button: str) -> dict[str, Any]:
+        with page.expect_response(lambda answer: answer.status == 202) as accepted:
+            page.click(button)
+        request: dict[str, Any] = accepted.value.json()["request"]
+        return request
+
+    job = client.post("/v1/txt2img", json={"prompt": "red heart", "seed": 5}).json()
+    finish(redis, open_store(str(folder / "data" / "objects")), job["id"], png((64, 64)))
+    expect(page.locator("#submit")).to_be_visible()
+    for again in ("link", "reuse", "read", "variations"):
+        choose_all(page)
+        page.evaluate("dispatchEvent(new Event('pagehide'))")  # they are the draft
+        page.goto("about:blank")
+        task = "" if again == "link" else "task=txt2img&"
+        page.goto(f"{client.base_url}#{task}job={job['id']}")
+        if again == "variations":
+            request, changed = sent("#variations"), {"seed": None, "seeds": None, "num_images": 4}
+            assert {**request, **changed} == {**job["request"], **changed}
+            continue
+        if again == "reuse":
+            page.click("#reuse")
+        elif again == "read":
+            drop_file(page, "mine.png", with_text(latentd=json.dumps({"request": job["request"], "index": 0})))
+            page.click("#read-settings")
+        expect(page.locator("#field-schedule")).to_have_value("")
+        assert sent("#submit") == job["request"], again
+
+
 @pytest.mark.parametrize(
     ("written", "scale"), [("pixels:0.7", "0.7"), ("pixels:0", "0"), ("pixels", "1"), ("pixels:", "1")]
 )

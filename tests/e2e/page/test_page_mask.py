@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, FilePayload, Page, Route, expect
 from redis import Redis
 
 from core.storage import open_store
@@ -127,6 +127,36 @@ def test_variations_and_reuse_have_the_mask_of_their_job(page: Page, redis: Redi
     for _ in range(2):
         page.get_by_role("button", name="Undo").click()
     assert canvas_pixels(page, "#mask")[3] == 0  # the mask that was there already was added no second time
+
+
+DRAFT = """async () => {
+  const { file, operations } = await (await import('./js/lib/keep.js')).draft();
+  return [file.name, operations.map(({ type }) => type).join()];
+}"""
+
+
+def test_a_link_in_a_tab_of_its_own_leaves_the_picture_that_is_worked_on_elsewhere(page: Page) -> None:
+    def kept(name: str, *operations: str) -> None:
+        while page.evaluate(DRAFT) != [name, ",".join(operations)]:
+            page.wait_for_timeout(50)
+
+    add_rectangle(page, 0, 0, 25, 25)
+    first = send(page)
+    other_file: FilePayload = {"name": "other.png", "mimeType": "image/png", "buffer": png((SIDE, SIDE // 2))}
+    page.locator("#row-image input[type=file]").set_input_files(files=other_file)
+    expect(page.locator(".picture-row .facts")).to_contain_text(f"{SIDE} × {SIDE // 2}")
+    add_rectangle(page, 75, 75, 100, 100)
+    page.get_by_role("button", name="Invert").click()
+    kept("other.png", "rectangle", "invert")
+    with page.context.expect_page() as opened:
+        page.locator(f".thumb[data-id='{first}']").click(modifiers=["Control"])
+    other = opened.value
+    expect(other.locator(".picture-row .facts")).to_contain_text(f"{SIDE} × {SIDE}")
+    other.wait_for_timeout(1000)  # four times what a change is kept after
+    assert page.evaluate(DRAFT) == ["other.png", "rectangle,invert"]
+    other.locator("#row-image").get_by_role("button", name="Mask").click()
+    other.get_by_role("button", name="Invert").click()  # what is done there is kept
+    kept("mine.png", "file", "invert")
 
 
 def test_a_stroke_is_kept_that_the_stage_leaves_before_its_end(page: Page) -> None:

@@ -21,11 +21,12 @@ export class Desk {
   depth = null; // how near each pixel of the picture is; for this visit alone
   #drafts = {}; // by kind: {model, values}
   #shown = ""; // the kind whose fields the form has
+  #filling = false; // by itself: what all tabs share is kept only of what somebody does
+  #keepPictureSoon = debounced(PAUSE_MS, () => this.#keepPicture());
 
   constructor(form, service) {
     Object.assign(this, { form, service });
     this.keepSoon = debounced(PAUSE_MS, () => this.keepValues());
-    this.keepPicture = debounced(PAUSE_MS, () => this.#keepPicture());
   }
 
   get card() {
@@ -46,7 +47,8 @@ export class Desk {
     const { maskOf } = operations?.length ? await import("../mask/editor.js") : {};
     try {
       this.picture = await openPicture(file);
-      if (maskOf) await maskOf(this.picture, { onChange: () => this.keepPicture() }).restore(operations);
+      const mask = maskOf?.(this.picture, { onChange: () => this.keepPicture() });
+      await this.#unkept(() => mask?.restore(operations));
     } catch (error) {
       await this.#keepPicture(); // the browser has lost bytes: what needs them would fail at every visit
     }
@@ -92,6 +94,20 @@ export class Desk {
     keep.store("desk", { kind: this.kind, drafts: this.#drafts });
   }
 
+  /** Notes picture and mask, which all tabs share, soon. */
+  keepPicture() {
+    if (!this.#filling) this.#keepPictureSoon();
+  }
+
+  async #unkept(work) {
+    this.#filling = true;
+    try {
+      await work();
+    } finally {
+      this.#filling = false;
+    }
+  }
+
   async #keepPicture() {
     const { picture } = this;
     try {
@@ -101,13 +117,13 @@ export class Desk {
     }
   }
 
-  /** Takes picture and mask that a job started from; what the editor has of them stays as it is. */
-  async takeSource(source, draw) {
+  /** Takes picture and mask that a job started from, to be `kept`; what the editor has of them stays as it is. */
+  async takeSource(source, draw, kept) {
     if (source?.depth) this.depth = await openPicture(source.depth);
     if (!source?.file) return;
     if (!isSame(source.file, this.picture?.file)) this.picture = await openPicture(source.file);
-    if (source.mask) await this.#takeMask(source.mask, draw);
-    this.keepPicture();
+    if (source.mask) await this.#unkept(() => this.#takeMask(source.mask, draw));
+    if (kept) this.keepPicture();
   }
 
   /** Puts a mask in the place of what was drawn; undoing brings that back. */

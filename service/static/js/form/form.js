@@ -47,7 +47,7 @@ export class Form {
     const folds = Object.entries(FOLDS).map(([id, label]) => this.#fold(id, label, places[id]));
     this.#fields.replaceChildren(this.slot, ...this.#main(places.main), this.#modelRow(cards, card), ...folds);
     this.submit.textContent = action;
-    this.fill({ ...Object.fromEntries(fields.map((field) => [field.name, field.default])), ...values });
+    this.reset(values);
     this.#problemOff();
   }
 
@@ -120,6 +120,12 @@ export class Form {
   /** All that it says, to be compared. */
   get state() {
     return JSON.stringify([this.model.value, this.values()]);
+  }
+
+  /** Sets all controls: those that `values` doesn't name to their defaults. */
+  reset(values) {
+    const defaults = [...this.#inputs].map(([name, { field }]) => [name, field.default]);
+    this.fill({ ...Object.fromEntries(defaults), ...values });
   }
 
   /** Sets the controls that `values` names. */
