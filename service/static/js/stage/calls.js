@@ -8,11 +8,13 @@ import { authorization } from "../lib/key.js";
 
 const base = () => new URL(".", location.href).href;
 const keyed = () => "Authorization" in authorization();
+const formatOf = ({ output_format: format = "png" }) => format; // which the answer must be asked for as, too
 const quoted = (text) => `'${text.replaceAll("'", String.raw`'\''`)}'`;
 
 export function curl({ kind, fields, uploads, name }) {
   const key = keyed() ? ` -H "Authorization: Bearer $LATENTD_API_KEY"` : "";
-  const call = `curl -s ${quoted(`${base()}v1/${kind}`)}${key} -H 'Accept: image/png' -o ${name}.png`;
+  const format = formatOf(fields);
+  const call = `curl -s ${quoted(`${base()}v1/${kind}`)}${key} -H 'Accept: image/${format}' -o ${name}.${format}`;
   if (!uploads.length) return `${call} \\\n  --json ${quoted(JSON.stringify(fields))}`;
   const parts = [
     ...uploads.map((upload) => `-F ${upload}=@${upload}.png`),
@@ -55,19 +57,20 @@ export function python({ kind, fields: { prompt, controls, ...fields }, uploads,
 export function javascript({ kind, fields, uploads }) {
   const url = JSON.stringify(`${base()}v1/${kind}`);
   const key = keyed() ? ', Authorization: "Bearer lat_…"' : "";
+  const accept = `Accept: "image/${formatOf(fields)}"`;
   const values = Object.fromEntries(Object.entries(fields).map(([name, value]) => [name, inForm(value)]));
   const body = uploads.length
     ? [
         "const body = new FormData();",
         ...uploads.map((upload) => `body.append("${upload}", ${upload}File);`),
         `for (const [name, value] of Object.entries(${JSON.stringify(values)})) body.append(name, value);`,
-        `const headers = { Accept: "image/png"${key} };`,
+        `const headers = { ${accept}${key} };`,
         `const answer = await fetch(${url}, { method: "POST", headers, body });`,
       ]
     : [
         `const answer = await fetch(${url}, {`,
         '  method: "POST",',
-        `  headers: { "Content-Type": "application/json", Accept: "image/png"${key} },`,
+        `  headers: { "Content-Type": "application/json", ${accept}${key} },`,
         `  body: JSON.stringify(${JSON.stringify(fields)}),`,
         "});",
       ];
@@ -107,7 +110,7 @@ export function openai({ kind, fields: { prompt = "", width, height, ...fields }
     `answer = client.images.${OPENAI_KINDS[kind]}(`,
     ...given.map((each) => `    ${each},`),
     ")",
-    `with open("${name}.png", "wb") as file:`,
+    `with open("${name}.${formatOf(fields)}", "wb") as file:`,
     "    file.write(base64.b64decode(answer.data[0].b64_json))",
     "",
   ].join("\n");

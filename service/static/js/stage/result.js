@@ -55,7 +55,9 @@ class Result {
     this.#shown = image;
     const about = image ?? this.job.images[0];
     const [place, zoom] = image ? this.#one(image) : [this.#grid(), ""];
+    const left = this.#place.contains(document.activeElement); // a tile that was chosen by it: keys are the result's again
     this.#place.replaceWith(place);
+    if (left) this.node.focus({ preventScroll: true });
     this.#place = place;
     this.#bar.replaceChildren(...this.#actionButtons(about), zoom);
     this.#facts.replaceChildren(...factRows(this.job, about));
