@@ -12,7 +12,7 @@ import { markTab, showTabs } from "./form/tabs.js";
 import { Gallery } from "./gallery/gallery.js";
 import { address, goTo, stays } from "./lib/address.js";
 import * as api from "./lib/api.js";
-import { announce, byId, icon, keepFocus, reveal, tell } from "./lib/dom.js";
+import { announce, byId, debounced, icon, keepFocus, onReturn, reveal, tell } from "./lib/dom.js";
 import * as keep from "./lib/keep.js";
 import { takeDropsAndPastes } from "./shell/drops.js";
 import { listenToRail, showRail } from "./shell/rail.js";
@@ -80,6 +80,8 @@ function sayFailure(event) {
   tell(meant ? reason.message : `That didn't work: ${reason.message}`);
 }
 
+const RETURN_MS = 100;
+
 function listen() {
   takeDropsAndPastes(dropped);
   byId("open-picture").addEventListener("click", () => chooseFile((file) => dropped(file, false)));
@@ -87,6 +89,7 @@ function listen() {
   byId("form").addEventListener("board", leaveJob);
   byId("form").addEventListener("focusin", () => showing.ready().catch(() => undefined), { once: true }); // asked again
   addEventListener("hashchange", () => openAddress());
+  onReturn(debounced(RETURN_MS, () => gallery.refresh())); // two events tell of one return
   addEventListener("pagehide", () => desk.keepValues());
 }
 

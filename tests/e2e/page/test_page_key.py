@@ -24,7 +24,7 @@ HURRY = """(() => {
     work();
   }, ms / 25);
 })()"""
-REFRESH_MS, POLL_MS = 5000, 2000  # of the models, of the job that is shown
+REFRESH_MS, POLL_MS = 10_000, 4000  # of the models, of the job that is shown
 FRAMES = """async () => {
   for (let k = 0; k < 3; k += 1) await new Promise((next) => requestAnimationFrame(next));
 }"""

@@ -138,7 +138,7 @@ def test_a_job_that_ends_while_its_key_may_ask_for_nothing_is_shown_later(
     locked.fill("#field-prompt", "red heart")
     locked.press("#field-prompt", "Enter")
     expect(locked.locator(".now")).to_contain_text("Waiting for a worker")
-    redis.set(rate_key(key.id), time.time() + 90)  # half a minute above what a burst may owe
+    redis.set(rate_key(key.id), time.time() + 70)  # ten seconds above what a burst may owe
     with locked.expect_response(lambda answer: answer.status == 429 and "/jobs/" in answer.url):
         finish(redis, open_store(str(folder / "data" / "objects")), job_id(locked), png((64, 64)))
     expect(locked.locator(".notice")).to_be_visible()  # not only a look in between was refused: the end was

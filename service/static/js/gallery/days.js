@@ -37,9 +37,11 @@ export class Days {
   #section(day, jobs) {
     if (!this.#sections.has(day)) {
       const list = h("ul", { className: "thumbs" });
-      this.#sections.set(day, { list, node: h("section", {}, h("h3", {}, dayName(day)), list) });
+      const name = h("h3");
+      this.#sections.set(day, { name, list, node: h("section", {}, name, list) });
     }
-    const { list, node } = this.#sections.get(day);
+    const { name, list, node } = this.#sections.get(day);
+    name.textContent = dayName(day); // today is yesterday on a page that stays open
     arrange(
       list,
       jobs.map((job) => this.#item(job)),

@@ -11,7 +11,9 @@ import { Selection } from "./selection.js";
 
 const PAGE = 24;
 const PAGES_AT_ONCE = 5;
-const REFRESH_MS = 3000;
+const REFRESH_MS = 6000;
+const LOOKS = 2; // at jobs of older pages at once: a key has so many calls a minute
+const GONE = [404, 410];
 const PAINT = 0.9; // of a job's time, where none of its kind was measured
 
 const isUnderway = ({ status }) => status === "queued" || status === "running";
@@ -20,6 +22,8 @@ export class Gallery {
   #jobs = new Map();
   #cursor = null;
   #timer = 0;
+  #problem = null; // why the last page wasn't read
+  #newest = 0; // when the newest job was made that a first page had
   #loads = { newest: 0, more: 0 }; // a load that another of its kind has overtaken must not be shown
   #reread = () => this.refresh();
   #days = new Days();
@@ -97,12 +101,18 @@ export class Gallery {
     return this.refresh(false);
   }
 
-  /** Reads the newest page again, and goes on doing so while jobs of it are under way; `quiet` as api.js has it. */
+  /**
+   * Reads the newest page again, and goes on doing so while jobs are under way or it wasn't answered, until the tab is
+   * hidden; `quiet` as api.js has it.
+   */
   async refresh(quiet = true) {
     clearTimeout(this.#timer);
     await this.#load(null, quiet);
     clearTimeout(this.#timer);
-    if ([...this.#jobs.values()].some(isUnderway)) this.#timer = setTimeout(() => this.refresh(), REFRESH_MS);
+    const again = this.#problem && api.passes(this.#problem);
+    const wait = Math.max(REFRESH_MS, 1000 * (this.#problem?.retryAfter ?? 0));
+    if (again || [...this.#jobs.values()].some(isUnderway))
+      this.#timer = setTimeout(() => document.hidden || this.refresh(), wait);
   }
 
   // Pages are the service's, and jobs of others are left out here: one call may take a few pages to find some.
@@ -120,22 +130,51 @@ export class Gallery {
         for (const job of page.items)
           if ((this.all || own.has(job.id)) && (!model || job.request.model === model)) this.#jobs.set(job.id, job);
         cursor = page.next_cursor;
-        if (!again) this.#cursor = cursor;
+        const gap = kind === "newest" && this.#gapBehind(page.items);
+        if (!again || gap) this.#cursor = cursor;
+        if (again) await this.#lookBehind(page.items);
+        if (load !== this.#loads[kind]) return;
         if (again || !cursor || this.#jobs.size >= known + PAGE) break;
       }
-      this.#render("");
+      this.#render(null);
     } catch (problem) {
       if (problem.status === api.UNAUTHORIZED) addEventListener("key", this.#reread, { once: true });
-      if (load === this.#loads[kind]) this.#render(problem.message);
+      if (load === this.#loads[kind]) this.#render(problem);
+    }
+  }
+
+  /** Whether more jobs came since a first page was read than this one has: those between are behind its cursor. */
+  #gapBehind(items) {
+    const made = items.map((job) => Date.parse(job.created_at));
+    const gap = made.length > 0 && Math.min(...made) > this.#newest;
+    this.#newest = Math.max(this.#newest, ...made);
+    return gap;
+  }
+
+  /** Looks at jobs under way that the newest page doesn't list, those first that it hasn't looked at for longest. */
+  async #lookBehind(items) {
+    const listed = new Set(items.map(({ id }) => id));
+    const others = [...this.#jobs.values()].filter((job) => isUnderway(job) && !listed.has(job.id));
+    await Promise.all(others.slice(0, LOOKS).map(({ id }) => this.#look(id)));
+  }
+
+  async #look(id) {
+    try {
+      const job = await api.job(id, { quiet: true });
+      if (this.#jobs.delete(id)) this.#jobs.set(id, job); // the last of them now
+    } catch (problem) {
+      if (!GONE.includes(problem.status)) throw problem;
+      this.#jobs.delete(id);
     }
   }
 
   #render(problem) {
+    this.#problem = problem;
     const jobs = [...this.#jobs.values()].sort((a, b) => Date.parse(b.created_at) - Date.parse(a.created_at));
     this.#days.show(jobs);
     this.filters.offer(jobs);
     const nothing = this.filters.any ? "Nothing matches." : "What you make appears here.";
-    this.#empty.textContent = problem || (jobs.length ? "" : nothing);
+    this.#empty.textContent = problem?.message || (jobs.length ? "" : nothing);
     this.#empty.hidden = this.#empty.textContent === "";
     this.#more.hidden = !this.#cursor || (!this.all && mine().every((id) => this.#jobs.has(id)));
     const running = this.#mineUnderway();

@@ -5,6 +5,10 @@
 import { askForKey, authorization, timesAsked } from "./key.js";
 
 export const UNAUTHORIZED = 401;
+export const TOO_MANY = 429;
+
+/** Whether the same call may be answered later: no answer is status 0; without Redis the gateway answers 503. */
+export const passes = ({ status }) => status === 0 || status === TOO_MANY || status >= 500;
 
 /** RFC 9457 problem of an answer, or of no answer at all (status 0). */
 export class Problem extends Error {

@@ -133,6 +133,12 @@ export function debounced(ms, work) {
   };
 }
 
+/** Calls `work` when somebody comes back to the page. */
+export function onReturn(work) {
+  addEventListener("focus", () => work());
+  document.addEventListener("visibilitychange", () => document.hidden || work());
+}
+
 /** A modal sheet with a heading and a way to close it; focus goes in, stays and comes back (as `dialog` does). */
 export function openSheet(title, ...children) {
   const close = button("Close", { className: "button small close", onclick: () => dialog.close() }, "clear");

@@ -35,11 +35,8 @@ function parseBlock(block) {
   return event.data ? { ...event, data: JSON.parse(event.data) } : null;
 }
 
-export const TOO_MANY = 429;
-
-// A broken body is a TypeError; no answer is status 0; without Redis the gateway answers 503; 429 says when to come back;
-// whose key has expired can enter another.
-const passes = ({ status }) => [0, api.UNAUTHORIZED, TOO_MANY].includes(status) || status >= 500;
+// A broken body is a TypeError; whose key has expired can enter another.
+const passes = (problem) => problem.status === api.UNAUTHORIZED || api.passes(problem);
 const isConnectionLoss = (error) => error instanceof TypeError || (error instanceof api.Problem && passes(error));
 
 const pause = (ms, signal) =>

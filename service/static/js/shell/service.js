@@ -3,11 +3,11 @@
  */
 
 import * as api from "../lib/api.js";
-import { button, byId } from "../lib/dom.js";
+import { button, byId, onReturn } from "../lib/dom.js";
 import { inOrder } from "../form/tabs.js";
 import { requestSchemas } from "../form/fields.js";
 
-const REFRESH_MS = 5000;
+const REFRESH_MS = 10_000;
 
 export class Service {
   cards = [];
@@ -16,6 +16,7 @@ export class Service {
   #default = "";
   #reads = 0; // one that another has overtaken must not be shown
   #reading = false; // the newest of them has no answer yet
+  #rest = 0; // until when the service asked to be left alone
   #onChange;
   #onWorkers;
 
@@ -40,10 +41,10 @@ export class Service {
     this.schemas = requestSchemas(openapi);
     await this.#importInputs(models, addOns);
     this.#take(models, addOns);
-    setInterval(() => this.#reading || this.#refresh(), REFRESH_MS);
+    const idle = () => this.#reading || document.hidden || Date.now() < this.#rest;
+    setInterval(() => idle() || this.#refresh(), REFRESH_MS);
     // Who drops a file into the models folder does that elsewhere, and comes back.
-    addEventListener("focus", () => this.#refresh(readAddOns));
-    document.addEventListener("visibilitychange", () => document.hidden || this.#refresh(readAddOns));
+    onReturn(() => this.#refresh(readAddOns));
     addEventListener("key", () => this.#refresh(readAddOns));
   }
 
@@ -136,7 +137,8 @@ export class Service {
     else this.#say("waiting", "No worker yet: jobs wait");
   }
 
-  #tell({ status, message }) {
+  #tell({ status, message, retryAfter }) {
+    this.#rest = Date.now() + 1000 * (retryAfter ?? 0);
     const enter = () => button("Enter it", { className: "button small", onclick: () => this.#refresh(readAddOns, false) });
     if (status === api.UNAUTHORIZED) this.#say("bad", "A key is needed", enter());
     else this.#say("bad", status ? message : "No answer from the service");

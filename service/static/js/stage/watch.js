@@ -4,10 +4,11 @@
 
 import * as api from "../lib/api.js";
 import { announce, tell } from "../lib/dom.js";
-import { follow, TOO_MANY } from "../lib/events.js";
+import { follow } from "../lib/events.js";
 import { ProgressView } from "./progress.js";
 
-const POLL_MS = 2000;
+const POLL_MS = 4000;
+const EACH = 3; // of the looks that are due is taken while events come
 const TERMINAL = new Set(["succeeded", "failed", "canceled"]);
 
 export const ended = (job) => TERMINAL.has(job.status);
@@ -25,26 +26,59 @@ export async function watch(job, { show, serves, signal, source, stages, onShare
   show(view.node);
   const over = new AbortController();
   signal.addEventListener("abort", () => over.abort(), { signal: over.signal });
-  let looking = false; // the last look may be without an answer yet
-  const look = async () => {
-    if (looking) return;
-    looking = true;
-    await poll(job.id, view, serves, over);
-    looking = false;
-  };
-  const timer = setInterval(look, POLL_MS);
-  look();
+  const looks = new Looks(() => poll(job.id, view, serves, over));
   try {
     const last = await follow(job.id, {
       signal: over.signal,
       onConnection: (open) => view.connection(open),
-      onEvent: (event) => apply(event, view),
+      onEvent: (event) => {
+        looks.spare();
+        apply(event, view);
+        if (event.type === "started") looks.take();
+      },
     });
     return signal.aborted ? undefined : told(last ?? over.signal.reason);
   } finally {
-    clearInterval(timer);
+    looks.end();
     over.abort();
     view.close();
+  }
+}
+
+/** Looks at the job at once, then again and again, but seldom while events come: they say all but the predicted end. */
+class Looks {
+  #looking = false; // the last one may be without an answer yet
+  #rest = 0; // until when the service asked to be left alone
+  #heard = false;
+  #spared = 0;
+
+  /** `look()` resolves with the seconds to wait before the next one, where it was told. */
+  constructor(look) {
+    this.look = look;
+    this.timer = setInterval(() => this.#due(), POLL_MS);
+    this.take();
+  }
+
+  async take() {
+    if (this.#looking || Date.now() < this.#rest) return;
+    this.#looking = true;
+    this.#rest = Date.now() + 1000 * ((await this.look()) ?? 0);
+    this.#looking = false;
+  }
+
+  /** An event came. */
+  spare() {
+    this.#heard = true;
+  }
+
+  #due() {
+    this.#spared = this.#heard ? (this.#spared + 1) % EACH : 0;
+    this.#heard = false;
+    if (this.#spared === 0) this.take();
+  }
+
+  end() {
+    clearInterval(this.timer);
   }
 }
 
@@ -52,13 +86,16 @@ export async function watch(job, { show, serves, signal, source, stages, onShare
 async function poll(id, view, serves, over) {
   try {
     const job = await api.job(id, { quiet: true });
-    if (over.signal.aborted) return;
+    if (over.signal.aborted) return null;
     view.connection(true);
     if (ended(job)) over.abort(job);
     else view.update(job, serves(job.request.model));
+    return null;
   } catch (problem) {
-    if (over.signal.aborted) return;
-    if (![api.UNAUTHORIZED, TOO_MANY].includes(problem.status)) view.connection(problem.status >= 400 && problem.status < 500);
+    if (over.signal.aborted) return null;
+    if (![api.UNAUTHORIZED, api.TOO_MANY].includes(problem.status))
+      view.connection(problem.status >= 400 && problem.status < 500);
+    return problem.retryAfter;
   }
 }
 
