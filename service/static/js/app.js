@@ -192,8 +192,8 @@ async function accepted(job, source) {
 }
 
 /**
- * Fills the form as the job had it, its picture and mask too where this browser still has them, which are `kept` for the
- * next visit; resolves with whether it did: only while it is `wanted()`.
+ * Fills the form as the job had it, its picture and mask too where this browser still has them, which are `kept` for
+ * the next visit; resolves with whether it did: only while it is `wanted()`.
  */
 async function fillFrom(job, { image, wanted = stays(), kept = true } = {}) {
   if (!service.able(job.kind).length)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Page, Request, expect
+from playwright.sync_api import Browser, Page, Request, Route, expect
 from redis import Redis
 
 from contract.redis_keys import events_key, job_key
@@ -168,10 +168,13 @@ def test_what_is_asked_for_by_timer_waits_as_long_as_a_refusal_says(page: Page) 
     job = send(page)
     stop(page)
     refused: list[str] = []
-    page.route(
-        lambda url: urlsplit(url).path in ("/v1/models", "/v1/jobs", f"/v1/jobs/{job}"),
-        lambda route: (refused.append(route.request.url), route.fulfill(status=429, headers={"Retry-After": "40"}))[1],
-    )
+
+    def refuse(route: Route) -> None:
+        refused.append(route.request.url)
+        route.fulfill(status=429, headers={"Retry-After": "40"})
+
+    paths = ("/v1/models", "/v1/jobs", f"/v1/jobs/{job}")
+    page.route(lambda url: urlsplit(url).path in paths, refuse)
     pass_time(page, 12)
     assert len(refused) == 3
     assert pass_time(page, 20) == []
