@@ -33,7 +33,7 @@ from workers.runs.saving import SAVE_S, Saving
 from workers.runs.table import Phase, RunTable
 
 INNOCENT = (RedisError, OSError)  # faults that no job can cause: those of its own files are met where they are read
-HAND_BACK_S = 5.0  # how long a stopping worker tries to reach Redis; after that its jobs are found by their lapse
+HAND_BACK_S = 5.0  # how long a stopping worker saves, then tries to reach Redis; else jobs are found by their lapse
 
 log = structlog.get_logger()
 
@@ -267,9 +267,11 @@ class Loop:
                 self._publishing.end(run, Canceled())
 
     def _hand_back(self) -> None:
-        """Put what is left in front of its queue, oldest first."""
+        """Put what is left in front of its queue, oldest first; without their last steps where that takes too long."""
+        saved_until = self._clock() + HAND_BACK_S
         for run in reversed(self._table.among(Phase.LOADING, Phase.WAITING, Phase.COMPUTING, Phase.STORING)):
-            self._saving.save_now(run)
+            if self._clock() < saved_until:
+                self._saving.save_now(run)
             self._publishing.end(run, HandedBack())
         stops = self._clock() + HAND_BACK_S
         while len(self._table) and self._clock() < stops:

@@ -234,6 +234,12 @@ FAILURES = Board(
             kind="stacked",
         ),
         Panel(
+            "Uploads in gateways' memory",
+            "Bodies of requests that haven't ended. Larger ones are refused (bodies-busy) beyond 512 MiB a gateway.",
+            one("latentd_bodies_bytes", "{{instance}}"),
+            unit="bytes",
+        ),
+        Panel(
             "Answers that are errors",
             "4xx and 5xx by status.",
             one(
@@ -286,6 +292,7 @@ FAILURES = Board(
                 Query("max(latentd_redis_memory_ratio)", "Redis's memory"),
                 Query("max(latentd_redis_may_evict)", "Redis may evict"),
             ),
+            bottom=None,  # a clock may be behind
         ),
     ),
 )

@@ -77,9 +77,11 @@ def _of_kind(panel: Panel) -> Figure:
             .graph_mode(shapes.BigValueGraphMode.AREA)
             .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         )
-    lines = timeseries.Panel().min(0).line_width(2).show_points(shapes.VisibilityMode.NEVER)
+    lines = timeseries.Panel().line_width(2).show_points(shapes.VisibilityMode.NEVER)
     lines.tooltip(common.VizTooltipOptions().mode(shapes.TooltipDisplayMode.MULTI))
     lines.legend(common.VizLegendOptions().show_legend(True).placement(shapes.LegendPlacement.BOTTOM))
+    if panel.bottom is not None:
+        lines.min(panel.bottom)
     if panel.top is not None:
         lines.max(panel.top)
     if panel.kind == "stacked":

@@ -18,13 +18,14 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One figure. `unit` is Grafana's id of a unit; `top` fixes the axis, e.g. 1 for shares."""
+    """One figure. `unit` is Grafana's id of a unit; `bottom` and `top` fix the axis, e.g. 1 for shares."""
 
     title: str
     about: str
     queries: tuple[Query, ...]
     unit: str = "short"
     kind: Kind = "lines"
+    bottom: float | None = 0
     top: float | None = None
 
 

@@ -3,8 +3,10 @@ from __future__ import annotations
 import io
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,11 +22,15 @@ from contract.job import JobResult
 from contract.redis_keys import CANCELING_KEY, events_key, job_key
 from contract.request import JobRequest
 from contract.uploads import Upload
+from core.settings import Settings
 from core.storage import upload_path
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
 from tests.integration.rig import Rig
+from tests.redis_server import RedisServer
+from tests.starved import allowance
 from workers.engine.engine import Engine
 from workers.engine.messages import Admission, Outcome
+from workers.queue.circuit_breaker import connect
 
 RQ = str(Path(sys.executable).with_name("rq"))
 
@@ -205,6 +211,28 @@ def test_stopping_hands_the_rest_back_in_front_in_order(redis: Redis, rig: Rig) 
     job = Job.fetch("a", connection=redis, serializer=JSONSerializer)
     assert (job.get_status(), job.retries_left) == (JobStatus.QUEUED, 1000)
     assert job_state(redis, "a")["status"] == "queued"
+
+
+def test_stopping_at_a_silent_redis_ends_before_its_grace_does(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each job that is saved waits for as long as Redis may: all of them together get no more than the half of it."""
+    for module in ("jobs.worker", "workers.queue.circuit_breaker"):
+        monkeypatch.setattr(f"{module}.ANSWER_S", 1.0)  # each answer is waited for twice
+    monkeypatch.setattr("workers.loop.HAND_BACK_S", 0.5)
+    names = "abcdefgh"
+    with RedisServer() as server, server.connect() as redis:
+        rig = Rig(connect(server.url), settings)
+        for job_id in names:
+            enqueue(redis, job_id, make_request(steps=1000))
+        rig.until(lambda: all(rig.step(job_id) > 0 for job_id in names))
+        server.signal(signal.SIGSTOP)
+        allowed, began = allowance(), time.monotonic()
+        rig.loop.stop(0)
+        rig.loop.run()
+        assert time.monotonic() - began - allowed() < 10
+        server.signal(signal.SIGCONT)
+        rig.close()
 
 
 def test_a_job_that_no_engine_can_run_fails_with_its_problem(redis: Redis, rig: Rig) -> None:
