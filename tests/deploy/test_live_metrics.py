@@ -40,6 +40,7 @@ CEILINGS = {
     "latentd_redis_may_evict": 1,
     "latentd_redis_memory_ratio": 1,
     "latentd_clock_ahead_seconds": 1,
+    "latentd_bodies_bytes": 1,
     "latentd_jobs_accepted": KINDS * MODELS * LANES,
     "latentd_jobs_unserved": KINDS * MODELS * LANES * OUTCOMES,
     "latentd_rejected": REASONS,

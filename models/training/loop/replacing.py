@@ -26,7 +26,8 @@ def replaced(folder: Path) -> Iterator[Path]:
 def recover(folder: Path) -> None:
     """Put back what a kill between the two renames left under another name: the only whole one."""
     if not folder.exists():
-        with suppress(FileNotFoundError):  # none is there, or another process of the run was faster
+        # None is there, or another process of the run was faster; what isn't a folder is told where it is written to.
+        with suppress(FileNotFoundError, NotADirectoryError):
             _old(folder).rename(folder)
 
 
