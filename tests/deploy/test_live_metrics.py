@@ -27,7 +27,7 @@ TILES = [
     (file.stem, panel) for file in sorted(DASHBOARDS.iterdir()) for panel in json.loads(file.read_text())["panels"]
 ]
 
-MODELS, KINDS, LANES, OUTCOMES, STAGES, ROUTES, METHODS, STATUSES, REASONS = 2, 8, 2, 3, 4, 24, 8, 24, 24
+MODELS, KINDS, LANES, OUTCOMES, STAGES, ROUTES, METHODS, STATUSES, REASONS = 2, 8, 2, 3, 4, 24, 8, 24, 25
 # The most label sets of each family, whatever clients send.
 CEILINGS = {
     "latentd_http_requests": ROUTES * METHODS * STATUSES,
