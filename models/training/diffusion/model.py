@@ -105,11 +105,10 @@ def condition_of(run: DiffusionRun, folder: Folder) -> Condition:
     _check_trained(folder)
     classes = len(folder.classes) + 1  # with that of no class
     if classes == IMAGENET:
-        detail = (
-            f"{folder.path} has {len(folder.classes)} labels, with that of no class {IMAGENET}: so many are read as "
-        )
-        detail += "ImageNet's, which have none of no class; leave one out"
-        raise ConfigurationError(detail, field="data.folder", value=len(folder.classes))
+        count = len(folder.classes)
+        detail = f"{folder.path} has {count} labels, with that of no class {IMAGENET}: so many are read as ImageNet's, "
+        detail += "which have none of no class; leave one out"
+        raise ConfigurationError(detail, field="data.folder", value=count)
     return Condition(ClassConfig(classes, given.width), trained=True)
 
 

@@ -44,7 +44,7 @@ async def server_sent(session: Session, drawing: Drawing, made: Callable[[Job], 
         made(job)
         yield b": accepted\n\n"
         try:
-            async for piece in _attended(session, _events(session, drawing, job)):
+            async for piece in _while_accepted(session, _events(session, drawing, job)):
                 yield piece
         except LatentdError as error:
             yield wire_error(error.problem())
@@ -52,7 +52,7 @@ async def server_sent(session: Session, drawing: Drawing, made: Callable[[Job], 
             return
 
 
-async def _attended(session: Session, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _while_accepted(session: Session, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Pass pieces on while the caller's key is accepted, with a comment after each COMMENT_S of silence.
 
     Proxies close a stream that says nothing.
