@@ -10,11 +10,14 @@ from itertools import groupby
 from pathlib import Path
 from stat import S_ISREG
 
+import structlog
 from pydantic import BaseModel, Field
 from tokenizers import Tokenizer
 
 from contract.card import ModelCard
 from contract.prompts import COMMA_REACH, NO_TOKEN, PromptSyntax, Unit, chunks, read, units
+
+log = structlog.get_logger("service")
 
 
 class Part(BaseModel):
@@ -63,7 +66,16 @@ class _Counter:
 
 
 @lru_cache(maxsize=32)
-def _counter(path: Path, changed: int) -> _Counter:  # noqa: ARG001 (a new file, a new entry)
+def _counter(path: Path, changed: int) -> _Counter | None:  # noqa: ARG001 (a new file, a new entry)
+    """Return None, and log it once, for a file that can't be read: workers, which need it, say so of their jobs."""
+    try:
+        return _read_counter(path)
+    except Exception as error:  # tokenizers raises bare Exception
+        log.warning("tokens aren't counted", tokenizer=str(path), reason=str(error))
+        return None
+
+
+def _read_counter(path: Path) -> _Counter:
     tokenizer, bare = Tokenizer.from_file(str(path)), Tokenizer.from_file(str(path))
     for each in (tokenizer, bare):
         each.no_truncation()

@@ -34,22 +34,23 @@ function python_(value) {
     .join(", ")}}`;
 }
 
-export function python({ kind, fields: { prompt, controls, ...fields }, uploads, name }) {
+export function python({ kind, fields: { prompt, controls, ...others }, uploads, name }) {
   const pictures = uploads.filter((upload) => !upload.startsWith("control_"));
   const led = (control, i) => `{**${python_(control)}, "image": Path("control_${i}.png")}`;
   const given = [
     ...pictures.map((upload) => `${upload}="${upload}.png"`),
-    ...Object.entries(fields).map(([field, value]) => `${field}=${python_(value)}`),
+    ...Object.entries(others).map(([field, value]) => `${field}=${python_(value)}`),
     ...(controls ? [`controls=[${controls.map(led).join(", ")}]`] : []),
   ];
   const first = prompt === undefined ? [] : [pictures.length ? `prompt=${python_(prompt)}` : python_(prompt)];
   return [
-    ...(controls ? ["from pathlib import Path", ""] : []),
+    "from pathlib import Path",
+    "",
     "from latentd_client import Client",
     "",
     `with Client(${JSON.stringify(base().replace(/\/$/, ""))}) as client:`,
-    `    job = client.${kind}(${[...first, ...given].join(", ")})`,
-    `    client.images(job)[0].save("${name}.png")`,
+    `    job = client.wait(client.${kind}(${[...first, ...given].join(", ")}))`,
+    `    Path("${name}.${formatOf(others)}").write_bytes(client.image_file(job.images[0]))`,
     "",
   ].join("\n");
 }

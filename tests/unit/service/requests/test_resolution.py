@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from contract.base import Kind
 from contract.measurements import step_times
@@ -113,6 +114,15 @@ def test_a_cards_tokenizer_is_in_its_folder(tmp_path: Path) -> None:
     outside = (folder / str(PAINTER.tokenizer)).rename(tmp_path / "outside.json")
     for path in ("../outside.json", str(outside)):
         assert count_tokens(PAINTER.model_copy(update={"tokenizer": path}), folder, "red").count is None
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_tokens_are_not_counted_by_a_damaged_tokenizer(tmp_path: Path, name: str) -> None:
+    folder = write_cards(tmp_path, PAINTER) / "painter"
+    (folder / str(PAINTER.tokenizer)).with_name(name).write_text("{cut o")
+    with capture_logs() as logs:
+        assert [count_tokens(PAINTER, folder, text).count for text in ("red", "blue")] == [None, None]
+    assert [each["event"] for each in logs] == ["tokens aren't counted"]
 
 
 def test_a_broken_card_is_left_out(tmp_path: Path) -> None:
