@@ -1,7 +1,7 @@
 """The claim of a job: it moves to the intermediate list and starts in one MULTI, only if it is still `queued`.
 
-The guard is needed because a job can have been cancelled since, and because RQ's registry clean-up can enqueue one
-abandoned job several times. A crash between the two leaves the id in the intermediate list, from where it returns.
+The guard is needed because a job can have been cancelled since, and because an id may stand in a queue twice. A crash
+between the two leaves the id in the intermediate list, from where it returns.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rq.job import JobStatus
 from rq.suspension import WORKERS_SUSPENDED
 from rq.worker.base import WorkerStatus
 
+from contract.base import CONTRACT_VERSION
 from contract.common import Numerics
 from contract.events import TRACE, Claimed
 from contract.job import JobRecord
@@ -31,7 +32,7 @@ from core.clock import CLOCK
 from core.text import as_text
 from jobs.run import JobRun
 from jobs.stored_job import LaneQueue, StoredJob, read_stored, transact
-from jobs.worker import HEARTBEAT_TTL_S, BatchWorker
+from jobs.worker import HEARTBEAT_TTL_S, BatchWorker, keep_from_rq
 
 Refusal: TypeAlias = Literal["contract", "numerics", "models", "loras", "embeddings", "controlnets"]
 RQ_STATUS = {"succeeded": JobStatus.FINISHED, "failed": JobStatus.FAILED, "canceled": JobStatus.CANCELED}
@@ -55,8 +56,9 @@ end
 return false
 """
 
-# A popped id back to its place by age, so that refusals change no order. The first write needs no memory, for a full
-# Redis; an answer that was lost has this done twice, or the reaper was there first: then there is nothing to move.
+# A popped id back to its place by age, so that refusals change no order; 1 the first time. The first write needs no
+# memory, for a full Redis; an answer that was lost has this done twice, or the reaper was there first: then there is
+# nothing to move.
 # KEYS: the intermediate and waiting lists; what the worker has refused; when jobs were made.
 # ARGV: the id; now; how long the worker lives without a beat; before when refusals are of jobs long gone.
 REFUSE = """
@@ -71,9 +73,10 @@ repeat
   at = at + 100
 until newer or #ids == 0
 if newer then redis.call('LINSERT', KEYS[2], 'BEFORE', newer, ARGV[1]) else redis.call('RPUSH', KEYS[2], ARGV[1]) end
-redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1])
+local new = redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', ARGV[4])
 redis.call('EXPIRE', KEYS[3], ARGV[3])
+return new
 """
 LOOK_AGAIN_S = 600.0  # at a job that was refused: a savepoint of other numerics may have expired
 FORGET_S = 86_400.0
@@ -115,18 +118,23 @@ class Claimer:
         popped: Any = self._pop([WORKERS_SUSPENDED, self._refused, *pairs], [since]) if pairs else None
         return None if popped is None else (as_text(popped[0]), as_text(popped[1]))
 
-    def start(self, queue: LaneQueue, job_id: str, numerics: Numerics, holdings: Holdings) -> JobRun | Refusal | None:
+    def start(self, queue: LaneQueue, job_id: str, numerics: Numerics, holdings: Holdings) -> JobRun | None:
         """Start a popped job; `holdings` are the worker's.
 
-        Returns None for one that is not to run, and why it went back for one that another worker has to run: to its
-        place in the queue, where `pop` of this one passes over it.
+        Returns None for one that is not to run, and for one that another worker has to run: it goes back to its place
+        in the queue, where `pop` of this one passes over it.
 
         Raises:
             RedisError: if Redis is away; the job then returns by itself.
         """
+        made: JobRun | None = None
 
         def body(pipe: Pipeline) -> JobRun | Refusal | None:
+            nonlocal made
             stored = read_stored(pipe, self._redis, job_id)
+            if made is not None and stored.state.get("execution") == made.execution.id:  # its answer was lost
+                pipe.multi()
+                return made
             record = stored.readable_record() if stored.queued else None
             refusal = _refusal(pipe, stored, record, numerics, holdings) if stored.queued else None
             pipe.multi()
@@ -137,20 +145,27 @@ class Claimer:
                 _drop(pipe, stored)
                 return None
             pipe.zrem(self._refused, job_id)
-            return self._start(pipe, queue, stored, _fixed(record, numerics))
+            made = self._start(pipe, queue, stored, _fixed(record, numerics))
+            return made
 
         run = transact(self._redis, job_id, body)
         if isinstance(run, JobRun):
             self._worker.executions[run.execution.id] = run.execution
-        elif run is not None:
-            now = CLOCK.unix()
-            keys = [queue.intermediate_queue_key, queue.key, self._refused, JOBS_KEY]
-            self._refuse(keys, [job_id, now, HEARTBEAT_TTL_S, now - FORGET_S])
-        return run
+            return run
+        if run is not None:
+            self._leave(queue, job_id, run)
+        return None
+
+    def _leave(self, queue: LaneQueue, job_id: str, reason: Refusal) -> None:
+        now = CLOCK.unix()
+        keys = [queue.intermediate_queue_key, queue.key, self._refused, JOBS_KEY]
+        if self._refuse(keys, [job_id, now, HEARTBEAT_TTL_S, now - FORGET_S]):
+            log.warning("job left to another worker", job_id=job_id, reason=reason, contract=CONTRACT_VERSION)
 
     def _start(self, pipe: Pipeline, queue: LaneQueue, stored: StoredJob, record: JobRecord) -> JobRun:
         job, started = stored.job, CLOCK.now()
         execution = Execution.create(job, HEARTBEAT_TTL_S, pipeline=pipe, worker_name=self._worker.name)
+        keep_from_rq(pipe, job, execution)
         job.prepare_for_execution(self._worker.name, pipeline=pipe)
         pipe.persist(job.key)
         self._worker.set_state(WorkerStatus.BUSY, pipeline=pipe)

@@ -95,16 +95,18 @@ class Retention:
         return cls(settings.retention_s, settings.gone_s)
 
 
-# Runs commands if an execution is the live one, which RQ, our record and the heartbeat registry all still name.
-# KEYS: RQ's job, record, registry. ARGV: the execution, as the registry names it, and the commands, each behind its
-# length. What RQ writes of an end are its own commands, which no script of ours repeats.
+# Runs commands if an execution is the live one, which RQ, our record and the heartbeat registry all still name. Answers
+# 'canceled' where it has to end so instead: RQ's own tools saw to that, or it goes back and a client wants it ended.
+# KEYS: RQ's job, record, registry. ARGV: the execution, as the registry names it, the status to come, and the commands,
+# each behind its length. What RQ writes of an end are its own commands, which no script of ours repeats.
 _END = f"""{RUN}
 local status, execution = unpack(redis.call('HMGET', KEYS[2], 'status', 'execution'))
 if execution ~= ARGV[1] then return 'stale' end
 if status ~= 'running' then return 'ended' end
-local started = redis.call('HGET', KEYS[1], 'status') == 'started'
-if not started or not redis.call('ZSCORE', KEYS[3], ARGV[2]) then return 'stale' end
-run(3)
+local rq, wanted = redis.call('HGET', KEYS[1], 'status'), redis.call('HEXISTS', KEYS[2], 'cancel') == 0
+if rq == 'canceled' and ARGV[3] ~= rq or ARGV[3] == 'queued' and not wanted then return 'canceled' end
+if rq ~= 'canceled' and (rq ~= 'started' or not redis.call('ZSCORE', KEYS[3], ARGV[2])) then return 'stale' end
+run(4)
 return 'live'
 """
 _END_SHA = hashlib.sha1(_END.encode(), usedforsecurity=False).hexdigest()
@@ -118,12 +120,14 @@ class Publisher:
         self._redis = redis
         self._retention = retention
 
-    def end(self, run: JobRun, ending: Ending) -> bool:
+    def end(self, run: JobRun, ending: Ending) -> Ending | None:
         """Write how `run` ended. Answers and raises as `end_all`."""
         return self.end_all([(run, ending)])[0]
 
-    def end_all(self, endings: Sequence[tuple[JobRun, Ending]]) -> list[bool]:
-        """Write how runs ended, in one round trip; False for one whose job another execution has by now.
+    def end_all(self, endings: Sequence[tuple[JobRun, Ending]]) -> list[Ending | None]:
+        """Write how runs ended, in one round trip: as told, or canceled where somebody else has seen to that.
+
+        None for one whose job another execution has by now.
 
         Safe to call again after a lost connection: an ending already written is recognised.
 
@@ -136,15 +140,16 @@ class Publisher:
             answers = pipe.execute(raise_on_error=False)
         return [self._ended(*each, answer) for each, answer in zip(endings, answers, strict=True)]
 
-    def _ended(self, run: JobRun, ending: Ending, answer: Any) -> bool:
+    def _ended(self, run: JobRun, ending: Ending, answer: Any) -> Ending | None:
         if isinstance(answer, NoScriptError):  # a new Redis, or one that was restarted
             answer = self._redis.eval(_END, 3, *self._arguments(run, ending))
         elif isinstance(answer, Exception):
             raise answer
-        written = as_text(answer) != "stale"
+        if (told := as_text(answer)) == "canceled":
+            return self.end(run, Canceled())
         self._worker.executions.pop(run.execution.id, None)
-        log.info("job ended" if written else "job lost to another execution", **run.names, status=ending.status)
-        return written
+        log.info("job lost to another execution" if told == "stale" else "job ended", **run.names, status=ending.status)
+        return None if told == "stale" else ending
 
     def _arguments(self, run: JobRun, ending: Ending) -> list[EncodableT]:
         """Of the script: keys, the execution, and what it is to write."""
@@ -152,7 +157,7 @@ class Publisher:
             self._write(pipe, run, ending)
             parts = list(flat(pipe))
         keys = (run.job.key, job_key(run.job_id), run.job.started_job_registry.key)
-        return [*keys, run.execution.id, run.execution.composite_key, *parts]
+        return [*keys, run.execution.id, run.execution.composite_key, ending.status, *parts]
 
     def _write(self, pipe: Pipeline, run: JobRun, ending: Ending) -> None:
         run.execution.delete(run.job, pipe)
@@ -195,6 +200,7 @@ def end_waiting(pipe: Pipeline, stored: StoredJob, ending: Failed | Canceled, re
         job.origin, job.ended_at = queue, CLOCK.now()
         _end_in_rq(pipe, job, ending, retention.keep_s, {})
     _end_here(pipe, head, ending, retention)
+    pipe.hdel(job_key(head.id), "execution")  # a worker that comes back late has not ended it
     pipe.hincrby(UNSERVED_KEY, unserved_field(request.kind, request.model, request.priority, ending.status), 1)
     _settle(pipe, head, 0.0)
 

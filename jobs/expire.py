@@ -39,7 +39,7 @@ def _end_late(pipe: Pipeline, redis: Redis, retention: Retention, job_id: str) -
     pipe.multi()
     if not stored.unended:
         pipe.zrem(DEADLINES_KEY, job_id)
-    elif stored.waiting or stored.queued:  # RQ's clean-up may have queued it again without telling us
+    elif stored.waiting:
         bound = stored.head.request.deadline_ms
         error = DeadlineMissed(f"deadline_ms {bound} passed while the job waited", field="deadline_ms", value=bound)
         end_waiting(pipe, stored, Failed(error.problem()), retention)

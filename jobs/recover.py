@@ -1,6 +1,6 @@
 """Jobs of dead workers: queued again, or ended once they have killed three workers on their own.
 
-RQ's own clean-up would queue them, too, but it isn't atomic (it can enqueue one abandoned job several times).
+RQ's own clean-up never finds them (`worker.keep_from_rq`): it counts no deaths, and can enqueue one job several times.
 """
 
 from __future__ import annotations

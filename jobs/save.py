@@ -13,7 +13,8 @@ STATE_TTL_S = 86_400
 
 # KEYS: record, state. ARGV: execution, step, model's hash, name and value of the place, TTL. A late writer of the same
 # execution doesn't undo a newer state; the same step again, as after a lost answer, is kept. Passing a savepoint
-# clears the job of its earlier deaths.
+# clears the job of its earlier deaths. The HDEL goes first, so that a full Redis takes states, too: they are of what
+# runs only, and a suspect that passes none would keep the others waiting.
 _SAVE = """
 local state = redis.call('HMGET', KEYS[1], 'status', 'execution')
 if state[1] ~= 'running' or state[2] ~= ARGV[1] then return 0 end

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from redis import Redis
 from redis.client import Pipeline
 from redis.typing import EncodableT, FieldT
-from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
+from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE, Execution
+from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker.base import BaseWorker, WorkerStatus
 from rq.worker_registration import register
@@ -74,6 +75,7 @@ class BatchWorker(BaseWorker):
     def _beat_for(self, pipe: Pipeline, run: JobRun) -> int:
         """Renew one execution; the place of the job's HSET among the answers."""
         run.execution.heartbeat(run.job.started_job_registry, HEARTBEAT_TTL_S, pipe)
+        keep_from_rq(pipe, run.job, run.execution)
         run.job.heartbeat(CLOCK.now(), HEARTBEAT_TTL_S, pipeline=pipe)
         return len(pipe) - 1
 
@@ -82,6 +84,12 @@ class BatchWorker(BaseWorker):
         pipe.hset(self.key, mapping=shown)
         pipe.expire(self.key, HEARTBEAT_TTL_S)
         register(self, pipe)
+
+
+def keep_from_rq(pipe: Pipeline, job: Job, execution: Execution) -> None:
+    """Give an execution, if it hasn't lapsed, no time at which RQ's clean-up takes it: `rq info` and dashboards run it,
+    and it would queue the job again without counting that a worker died."""
+    job.started_job_registry.add_execution(execution, pipeline=pipe, ttl=-1, xx=True)
 
 
 def executions_of(redis: Redis, workers: Iterable[str]) -> dict[str, set[str]]:

@@ -1,4 +1,4 @@
-"""One thread that keeps the worker, its executions and what it serves alive, and sweeps up after dead workers.
+"""One thread that keeps the worker, its executions and what it serves alive, and has swept up after dead workers.
 
 It has its own connection, so that neither a long UNet call nor a blocked command elsewhere stops it.
 """
@@ -27,6 +27,7 @@ from workers.queue.reaper import Reaper
 BEAT_S = 4.0  # three beats fit into the TTL
 REVIVAL_S = 10.0  # after an outage everybody's beats have lapsed; every worker has tried again by then
 SWEEP_S = 5.0
+SWEPT_S = 1.0  # that a stop waits for a sweep; one that is cut off goes on elsewhere
 HUNG_EXIT = 70  # EX_SOFTWARE
 PROCESSES_TTL_S = 60  # executions of a machine whose workers are all gone have lapsed by then
 
@@ -66,9 +67,11 @@ class Heartbeat(threading.Thread):
         self._show, self._shown = show, True
         self._done = threading.Event()
         self._beat_due = self._sweep_due = 0.0
+        self._sweep = threading.Thread()
+        self._sweep_breaker = CircuitBreaker(redis=redis)
 
     def run(self) -> None:
-        """Beat and sweep until stopped; while Redis is away, try again with backoff."""
+        """Beat and let sweep until stopped; while Redis is away, try again with backoff."""
         breaker = CircuitBreaker(redis=self._redis)
         while not self._done.is_set():
             try:
@@ -78,7 +81,7 @@ class Heartbeat(threading.Thread):
             self._done.wait(0.1)
 
     def turn(self, breaker: CircuitBreaker) -> None:
-        """Do what is due, each on its own: a sweep that fails doesn't stop the heart."""
+        """Do what is due; a sweep on a thread of its own, as thousands of jobs may have ended late in an outage."""
         if self._round_s() > self._hang_s:
             self._end_process()
         now = time.monotonic()
@@ -87,9 +90,16 @@ class Heartbeat(threading.Thread):
             self._beat_due = now + BEAT_S if alive else now
             # Else who is back first would take the jobs of the others for those of dead workers.
             self._sweep_due = self._sweep_due if alive else now + REVIVAL_S
-        if now >= self._sweep_due:
-            self._sweep_due = now + 1.0 if breaker.away else now + SWEEP_S
-            breaker.attempt(self._reaper.turn)
+        if now >= self._sweep_due and not self._sweep.is_alive():
+            self._sweep_due = now + SWEEP_S
+            self._sweep = threading.Thread(target=self._sweep_up, name="reaper", daemon=True)
+            self._sweep.start()
+
+    def _sweep_up(self) -> None:
+        try:
+            self._sweep_breaker.attempt(self._reaper.turn)
+        except Exception:  # the next may find what this one stumbled over gone
+            log.exception("sweep failed")
 
     def _end_process(self) -> None:
         """End as by `kill -9`: a hung device lets nothing be saved or handed back, and one of the jobs may be to blame:
@@ -103,6 +113,8 @@ class Heartbeat(threading.Thread):
         self._done.set()
         if self.is_alive():
             self.join()
+        if self._sweep.is_alive():
+            self._sweep.join(SWEPT_S)
 
     def _alive(self) -> bool:
         self.beat()

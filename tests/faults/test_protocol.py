@@ -83,7 +83,7 @@ class Protocol(RuleBasedStateMachine):
             "queued": HandedBack(),
         }
         live = job_state(self.redis, held.job_id).get("execution") == held.execution.id
-        written = Publisher(self.made[name], self.redis, RETENTION).end(held, endings[ending])
+        written = Publisher(self.made[name], self.redis, RETENTION).end(held, endings[ending]) is not None
         assert written <= live
         return written
 

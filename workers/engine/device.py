@@ -32,8 +32,7 @@ def numerics_of(
 ) -> Numerics:
     """Name what a strict job's bytes depend on beside its request and the model's weights."""
     kind = device.type
-    # The same build of torch picks its CPU kernels by the instruction set that it finds.
-    chip = torch.cuda.get_device_name(device) if kind == "cuda" else torch.backends.cpu.get_cpu_capability()
+    chip = torch.cuda.get_device_name(device) if kind == "cuda" else _cpu()
     return Numerics(
         device=kind,
         dtype=str(dtype).removeprefix("torch."),
@@ -43,6 +42,17 @@ def numerics_of(
         compiled=False,
         torch=f"{torch.__version__} {chip}",
     )
+
+
+def bfloat16_units() -> list[str]:
+    """Name what multiplies bfloat16 on this CPU."""
+    known = torch.cpu.get_capabilities()
+    return [name for name in ("avx512_bf16", "amx_bf16") if known.get(name)]
+
+
+def _cpu() -> str:
+    """Name the instructions by which the same build of torch, and oneDNN in it, pick their kernels."""
+    return " ".join([torch.backends.cpu.get_cpu_capability(), *bfloat16_units()])
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:

@@ -156,7 +156,7 @@ class Engine:
         self._policy.drop(job_id)
 
     def isolate(self, job_id: str) -> None:
-        """Let all other jobs stand still until this one, admitted before, rejoins them or has ended."""
+        """Let all other jobs stand still until this one, which may not be admitted yet, rejoins them or is dropped."""
         self._policy.isolate(job_id)
 
     def rejoin(self) -> None:

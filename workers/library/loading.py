@@ -25,6 +25,7 @@ from models.networks.layers import can_pack, pack
 from models.pipeline.captured import CapturedCalls
 from models.pipeline.fused import FusedNetwork
 from models.pipeline.pipeline import LatentDiffusion
+from workers.engine.device import bfloat16_units
 from workers.engine.engine import Engine
 from workers.library.catalogue import choose, default_model, find_cards, find_controlnets, find_embeddings, find_loras
 from workers.library.library import MIB, ModelLibrary, Offered, offered
@@ -32,7 +33,6 @@ from workers.library.memory import free_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BFLOAT16_CAPABILITY = (8, 0)  # the first cards that multiply it
-BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")  # of CPUs that do
 SHARE = 0.5  # of the free memory that models may fill; the rest is for pictures
 
 log = structlog.get_logger()
@@ -67,8 +67,7 @@ def choose_dtype(name: str, device: str) -> torch.dtype:
     if name != "auto":
         return DTYPES[name]
     if torch.device(device).type != "cuda":
-        known = torch.cpu.get_capabilities()
-        return torch.bfloat16 if any(known.get(flag) for flag in BFLOAT16_FLAGS) else torch.float32
+        return torch.bfloat16 if bfloat16_units() else torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= BFLOAT16_CAPABILITY else torch.float16
 
 

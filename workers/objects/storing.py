@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeAlias, TypeVar
 
@@ -120,12 +121,13 @@ class Storing:
 
     def load(self, run: JobRun) -> None:
         """Read the job's uploads and state; a `InputsLoaded` or `StorageRefused` follows."""
-        self._submit(run, lambda: self._load(run))
+        self._submit(run, lambda: self._load(run), "its pictures can't be read")
 
     def save(self, run: JobRun, index: int, picture: Image.Image) -> None:
         """Encode and store an image; a `ImageStored` or `StorageRefused` follows."""
         self._count(run.model, 1)
-        self._submit(run, lambda: self._save(run, index, picture), lambda: self._count(run.model, -1))
+        done = partial(self._count, run.model, -1)
+        self._submit(run, lambda: self._save(run, index, picture), "the image can't be stored", done)
 
     def waiting(self, model: str) -> int:
         """Images of `model` that aren't in storage yet, of ended jobs too: their memory isn't free before."""
@@ -156,7 +158,9 @@ class Storing:
         with self._lock:
             self._waiting[model] += change
 
-    def _submit(self, run: JobRun, work: Callable[[], Report], done: Callable[[], None] = lambda: None) -> None:
+    def _submit(
+        self, run: JobRun, work: Callable[[], Report], fault: str, done: Callable[[], None] = lambda: None
+    ) -> None:
         def report() -> None:
             try:
                 self._reports.put(work())
@@ -166,7 +170,7 @@ class Storing:
                 self._reports.put(StorageRefused(run, error))
             except Exception as error:  # a thread's exception would be lost, and the job with it
                 log.exception("storing failed", **run.names)
-                self._reports.put(StorageRefused(run, JobFailed(f"the image can't be stored: {type(error).__name__}")))
+                self._reports.put(StorageRefused(run, JobFailed(f"{fault}: {type(error).__name__}")))
             finally:
                 done()
 

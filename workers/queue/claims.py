@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-import structlog
 from redis import Redis
 
-from contract.base import CONTRACT_VERSION, LANES
+from contract.base import LANES
 from contract.common import Numerics
 from contract.redis_keys import wake_key
-from jobs.claim import Claimer, Holdings, Refusal
+from jobs.claim import Claimer, Holdings
 from jobs.run import JobRun
 from jobs.stored_job import LaneQueue, lane_queue
 from jobs.worker import BatchWorker
 from workers.claim_policy import REST_S, ClaimOrder, ModelLane
-
-log = structlog.get_logger()
 
 
 class Claims:
@@ -40,7 +37,6 @@ class Claims:
         self._keys = {lane: queue.key for lane, queue in queues.items()}
         self._models = {queue.key: model for (model, _), queue in queues.items()}
         self._wakes = [wake_key(queue.name) for queue in queues.values()]
-        self._refused: set[str] = set()  # already noted in the log
 
     def next(
         self, lanes: Collection[ModelLane], cold: Collection[str] = (), at_most: int | None = None
@@ -74,13 +70,4 @@ class Claims:
         return self._claimer.pop([self._keys[lane] for lane in self._order.of(lanes, cold)])
 
     def _take(self, queue: LaneQueue, job_id: str) -> JobRun | None:
-        taken = self._claimer.start(queue, job_id, self._numerics[self._models[queue.key]], self._holdings)
-        if taken is None or isinstance(taken, JobRun):
-            return taken
-        self._tell_refused(job_id, taken)
-        return None
-
-    def _tell_refused(self, job_id: str, reason: Refusal) -> None:
-        if job_id not in self._refused:
-            self._refused.add(job_id)
-            log.warning("job left to another worker", job_id=job_id, reason=reason, contract=CONTRACT_VERSION)
+        return self._claimer.start(queue, job_id, self._numerics[self._models[queue.key]], self._holdings)

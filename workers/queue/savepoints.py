@@ -64,8 +64,8 @@ class Savepoints:
 
     def _write(self, run: JobRun, step: int, data: bytes) -> None:
         try:
-            if not run.closed and self._keep(run, step, data):
-                run.saved_step, run.passed = step, True
+            if not run.closed:
+                self._keep(run, step, data)
         except (RedisError, BaseError, OSError) as error:  # the next savepoint is seconds away
             if isinstance(error, RedisError):
                 forget_replica(self._redis, error)
@@ -73,18 +73,18 @@ class Savepoints:
         finally:
             run.saving = False
 
-    def _keep(self, run: JobRun, step: int, data: bytes) -> bool:
+    def _keep(self, run: JobRun, step: int, data: bytes) -> None:
         large = len(data) > INLINE_BYTES * run.request.num_images
         path = state_path(run.job_id, run.execution.id, step) if large else ""
         if path:
             self._check_store()
             self._store.put(path, data)
         if not save(self._redis, run, step, self._hash(run), path or data):
-            return False  # another execution has the job and may go on from this very object: the sweep knows
+            return  # another execution has the job and may go on from this very object: the sweep knows
+        run.saved_step, run.passed = step, True
         outdated, run.state_path = run.state_path, path
         if outdated not in ("", path):
             delete(self._store, [outdated])
-        return True
 
     def _hash(self, run: JobRun) -> str:
         """Name the weights that a state is of."""

@@ -82,16 +82,15 @@ class Intake:
         self._singly = count
 
     def loaded(self, inputs: InputsLoaded) -> None:
-        """Start a run whose files and state are here, once its model is; an isolated one once the others are saved."""
+        """Start a run whose files and state are here, once its model is."""
         if self._library.lacking(inputs.run.models):
             self._cold.append(inputs)
-        elif inputs.run.isolated:
-            self._isolation.wait(inputs)
         else:
             self._admit(inputs)
 
     def load_models(self) -> None:
         """Let a model of the oldest run that lacks one come, and runs start whose models came."""
+        self._cold = [inputs for inputs in self._cold if not inputs.run.closed]
         arrival = self._library.arrived()
         if arrival is not None:
             self._came(arrival)
@@ -138,8 +137,6 @@ class Intake:
             self._metrics.withdrawn(arrival.model)
         cold, self._cold = self._cold, []
         for inputs in cold:
-            if inputs.run.closed:
-                continue
             if arrival.error is not None and arrival.model in inputs.run.models:
                 self._publishing.end(inputs.run, Failed(arrival.error.problem()))
             else:
@@ -153,15 +150,16 @@ class Intake:
         return [model for model in self._library.offered if model not in self._library.resident]
 
     def start_isolated(self) -> None:
-        """Start the run that waited to be isolated, if all is ready for it."""
-        inputs = self._isolation.ready()
-        if inputs is None:
+        """Start the run that waited to be isolated, if all is ready for it: what it is made of may be deadly, too."""
+        run = next((run for run in self._isolation.ready() if not self._library.lacking(run.models)), None)
+        announced = None if run is None else self._isolation.announce(run)
+        if run is None or announced is None:
             return
-        announced = self._isolation.announce(inputs.run)
         if announced:
-            self._admit(inputs)
-        elif announced is not None:
-            self._publishing.release(inputs.run)
+            self._runs.move(run, Phase.LOADING)
+            self._load(run)
+        else:
+            self._publishing.release(run)
 
     def _lanes(self) -> list[ModelLane]:
         """Return models and lanes with room for one more image; one that isn't stored yet keeps its slot."""
@@ -190,7 +188,13 @@ class Intake:
             self._remember(run)
         if run.canceled:
             self._publishing.end(run, Canceled())
-        elif run.resumed or run.request.files:
+        elif run.isolated:
+            self._isolation.wait(run)
+        else:
+            self._load(run)
+
+    def _load(self, run: JobRun) -> None:
+        if run.resumed or run.request.files:
             self._storing.load(run)
         else:
             self.loaded(InputsLoaded(run, {}))
@@ -221,8 +225,6 @@ class Intake:
             log.exception("a job can't be admitted", **run.names)
             self._publishing.end(run, faulty())
             return
-        if run.isolated:
-            self._engine.isolate(run.job_id)
         self._library.use(run.models)
         self._runs.move(run, Phase.COMPUTING)
 

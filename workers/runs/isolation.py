@@ -12,7 +12,6 @@ from redis import Redis
 
 from jobs.run import JobRun
 from workers.engine.engine import Engine
-from workers.objects.storing import InputsLoaded
 from workers.queue.circuit_breaker import CircuitBreaker
 from workers.queue.isolation import announce_isolated, withdraw_isolated
 from workers.runs.saving import Saving
@@ -37,21 +36,22 @@ class Isolation:
         """Whether a run is isolated, or will be."""
         return any(run.isolated for run in self._runs.runs())
 
-    def wait(self, inputs: InputsLoaded) -> None:
-        """Save the others before this run starts."""
-        self._runs.wait(inputs)
+    def wait(self, run: JobRun) -> None:
+        """Save the others before anything of this run is read."""
+        self._runs.move(run, Phase.WAITING)
         self._saving.save_all()
 
-    def ready(self) -> InputsLoaded | None:
-        """Return what the next isolated run starts with, once all states are saved."""
-        waiting = self._runs.waiting()
-        return waiting[0] if waiting and not self._saving.busy else None
+    def ready(self) -> list[JobRun]:
+        """Return the runs that wait to be isolated, once all states are saved."""
+        return [] if self._saving.busy else self._runs.among(Phase.WAITING)
 
     def announce(self, run: JobRun) -> bool | None:
-        """Say that from now on a death is this run's; False if another execution has the job, None without Redis."""
+        """Say that from now on a death is this run's: the others stand still. False if another execution has the job,
+        None without Redis."""
         announced = self._breaker.attempt(lambda: announce_isolated(self._redis, run))
         if announced:
             self.announced = run
+            self._engine.isolate(run.job_id)
             log.warning("job runs alone: workers died with it", **run.names)
         return announced
 

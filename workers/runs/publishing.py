@@ -62,15 +62,15 @@ class Publishing:
         written = self._breaker.attempt(partial(self._publisher.end_all, endings))
         if written is None:
             return 0
-        for (run, ending), each in zip(endings, written, strict=True):
-            self._published(run, ending, each)
+        for (run, _), ending in zip(endings, written, strict=True):
+            self._published(run, ending)
         return len(endings)
 
-    def _published(self, run: JobRun, ending: Ending, written: bool) -> None:
-        if written:
+    def _published(self, run: JobRun, ending: Ending | None) -> None:
+        if ending is not None:
             self._metrics.ended(run, ending.status)
         self.release(run)
-        if written and not isinstance(ending, HandedBack):
+        if ending is not None and not isinstance(ending, HandedBack):
             unnamed = [] if isinstance(ending, Succeeded) else run.paths
             self._storing.discard([*unnamed, *filter(None, [run.state_path])])
 

@@ -8,14 +8,13 @@ from enum import Enum
 
 from jobs.end import Ending
 from jobs.run import JobRun
-from workers.objects.storing import InputsLoaded
 
 
 class Phase(Enum):
     """Where a job run is; each goes forward only, and may skip phases."""
 
-    LOADING = "loading"  # its files and the state of an earlier execution are being read
     WAITING = "waiting"  # to be isolated, until the others' states are saved
+    LOADING = "loading"  # its files and the state of an earlier execution are being read
     COMPUTING = "computing"  # in the engine
     STORING = "storing"  # the engine has done all its images
     ENDING = "ending"  # only its end has to be published
@@ -23,11 +22,10 @@ class Phase(Enum):
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """A job run in its phase; `inputs` while it waits to be isolated, `ending` once it ends, the `rank`th to do so."""
+    """A job run in its phase; `ending` once it ends, the `rank`th to do so."""
 
     run: JobRun
     phase: Phase = Phase.LOADING
-    inputs: InputsLoaded | None = None
     ending: Ending | None = None
     rank: int = 0
 
@@ -74,16 +72,6 @@ class RunTable:
     def move(self, run: JobRun, phase: Phase) -> None:
         """Note that a run is in its next phase."""
         self._entries[run.job_id].phase = phase
-
-    def wait(self, inputs: InputsLoaded) -> None:
-        """Let a run wait to be isolated."""
-        entry = self._entries[inputs.run.job_id]
-        entry.phase, entry.inputs = Phase.WAITING, inputs
-
-    def waiting(self) -> list[InputsLoaded]:
-        """Return what the runs that wait to be isolated start with."""
-        entries = [entry for entry in self._entries.values() if entry.phase is Phase.WAITING]
-        return [entry.inputs for entry in entries if entry.inputs is not None]
 
     def end(self, run: JobRun, ending: Ending) -> None:
         """Note how a run ends."""

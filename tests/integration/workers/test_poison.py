@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
+from threading import Event
 
 import pytest
 import structlog
@@ -16,6 +17,8 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from contract.redis_keys import CANCELING_KEY, isolated_key, job_key, state_key
+from contract.uploads import Upload
+from jobs.run import JobRun
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.integration.rig import Rig
 from tests.integration.workers.test_resume import kill, saved_step
@@ -23,6 +26,7 @@ from workers.engine.conditioning import Conditions
 from workers.engine.engine import Engine
 from workers.engine.job_spec import JobSpec
 from workers.engine.messages import Outcome
+from workers.objects.storing import InputsLoaded, Storing
 
 MakeRig = Callable[..., Rig]
 NEVER_S = 1000.0
@@ -73,6 +77,34 @@ def test_a_job_that_kills_its_workers_runs_alone_and_is_quarantined(redis: Redis
     assert "red heart" not in problem["detail"]
     assert event_types(redis, "poison")[-1] == "failed"
     assert next(workers).finish("innocent") == ["succeeded"]
+
+
+class Unreadable(Storing):
+    """A storage of which a picture kills who reads it, as a decoder's fault does."""
+
+    reads: Event
+    dead: Event
+
+    def _load(self, run: JobRun) -> InputsLoaded:
+        self.reads.set()
+        self.dead.wait(60)
+        return super()._load(run)
+
+
+def test_a_job_whose_pictures_kill_who_reads_them_is_quarantined(redis: Redis, workers: Iterator[Rig]) -> None:
+    enqueue(redis, "innocent", make_request(steps=900))
+    upload = Upload(path="uploads/poison", sha256="0" * 64, bytes=1, width=64, height=64)
+    enqueue(redis, "poison", make_request(kind="img2img", image=upload, strength=0.5))
+    for _ in range(5):
+        rig = next(workers)
+        rig.storing.__class__, rig.storing.reads, rig.storing.dead = Unreadable, Event(), Event()  # type: ignore
+        assert isinstance(rig.storing, Unreadable)
+        rig.until(rig.storing.reads.is_set)
+        kill(redis, rig)
+        rig.storing.dead.set()
+        rig.reaper.turn()
+    assert "quarantined: 3 workers died" in job_state(redis, "poison")["error"]
+    assert job_state(redis, "innocent").get("deaths") in (None, "2")
 
 
 def test_passing_a_savepoint_clears_a_suspect_and_lets_others_in(redis: Redis, make_rig: MakeRig) -> None:

@@ -7,13 +7,14 @@ from redis import Redis
 from rq.job import Job, JobStatus
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
-from rq.utils import current_timestamp
 from rq.worker.base import BaseWorker
 
 from contract.job import ImageInfo, JobResult, Timings
 from contract.redis_keys import CANCELING_KEY, RETRIES_KEY, events_key, job_key, spent_key, work_key
 from core.errors import JobFailed
+from jobs.cancel import cancel
 from jobs.end import Canceled, Ending, Failed, HandedBack, Publisher, Retention, Succeeded
+from jobs.recover import recover
 from jobs.run import JobRun
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.unit.workers.parts import claim, make_worker
@@ -150,11 +151,36 @@ def test_a_stale_execution_writes_nothing(redis: Redis, ending: Ending) -> None:
 
 def test_a_lapsed_execution_writes_nothing(redis: Redis) -> None:
     publisher, run = start(redis)
-    redis.zadd("rq:wip:latentd.tiny.interactive", {run.execution.composite_key: current_timestamp() - 1})
-    assert StartedJobRegistry(queue=run.queue).count == 0  # what `rq info` does: RQ queues the job again
+    redis.zrem("rq:wip:latentd.tiny.interactive", run.execution.composite_key)
     assert not publisher.end(run, Succeeded(run.result()))
     assert job_state(redis, "a")["status"] == "running"
-    assert claim(make_worker(redis, "worker-b")).job_id == "a"
+
+
+def test_what_a_client_wants_ended_is_not_handed_back(redis: Redis) -> None:
+    """No other worker may come for long."""
+    publisher, run = start(redis)
+    assert cancel(redis, Retention(RETENTION_S, 60), "a") == "running"
+    assert publisher.end(run, HandedBack()) == Canceled()
+    assert job_state(redis, "a")["status"] == "canceled"
+    assert redis.llen(run.queue.key) == redis.hlen(RETRIES_KEY) == 0
+    assert event_types(redis, "a")[-1] == "canceled"
+
+
+@pytest.mark.parametrize("ending", [Succeeded(RESULT), HandedBack(), Canceled()])
+def test_what_rq_canceled_while_it_ran_is_canceled_here(redis: Redis, ending: Ending) -> None:
+    publisher, run = start(redis)
+    fetch(redis).cancel()
+    assert publisher.end(run, ending) == Canceled()
+    assert (job_state(redis, "a")["status"], event_types(redis, "a")[-1]) == ("canceled", "canceled")
+    assert CanceledJobRegistry(queue=run.queue).get_job_ids() == ["a"]
+
+
+def test_what_others_ended_is_not_this_workers(redis: Redis) -> None:
+    publisher, run = start(redis)
+    cancel(redis, Retention(RETENTION_S, 60), "a")
+    assert not recover(redis, run.queue, run.execution.composite_key, Retention(RETENTION_S, 60), orphaned=True)
+    assert publisher.end(run, Succeeded(run.result())) is None
+    assert job_state(redis, "a")["status"] == "canceled"
 
 
 def test_an_ending_whose_answer_was_lost_is_recognised(redis: Redis) -> None:

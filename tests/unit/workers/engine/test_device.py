@@ -70,3 +70,11 @@ def test_numerics_name_what_bytes_depend_on() -> None:
     assert numerics.torch.startswith(torch.__version__)
     assert numerics.memory_format == "channels_last"
     assert torch.get_num_threads() == 1
+
+
+def test_numerics_tell_cpus_apart_that_multiply_bfloat16_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, named = torch.device("cpu"), set()
+    for units in ({}, {"avx512_bf16": True}, {"avx512_bf16": True, "amx_bf16": True}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: units)
+        named.add(numerics_of(cpu, torch.bfloat16, is_packed=True, threads=1, strict_rows=4).torch)
+    assert len(named) == 3

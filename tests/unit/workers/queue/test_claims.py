@@ -19,8 +19,12 @@ from contract.common import Numerics
 from contract.redis_keys import JOBS_KEY, events_key, job_key, refused_key, state_key, stored_field
 from jobs.claim import LOOK_AGAIN_S, Claimer, Holdings
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
-from tests.unit.workers.parts import NUMERICS, TINY, claim, make_claims, make_worker
+from tests.faults.proxy import Proxy
+from tests.redis_server import RedisServer
+from tests.unit.workers.parts import NUMERICS, RETENTION, TINY, claim, make_claims, make_worker
 from workers.claim_policy import REST_S
+from workers.queue.circuit_breaker import connect
+from workers.queue.reaper import Reaper
 
 LONG_REST_S = 30.0
 OTHER = NUMERICS.model_copy(update={"threads": 8})
@@ -204,7 +208,7 @@ def test_an_answer_that_was_lost_leaves_one_entry(redis: Redis) -> None:
     queue, claimer = open_queue(redis, make_request()), Claimer(worker, redis)
     assert claimer.pop([queue.key]) == (queue.key, "a")
     for _ in range(2):
-        assert claimer.start(queue, "a", NUMERICS, Holdings()) == "contract"
+        assert claimer.start(queue, "a", NUMERICS, Holdings()) is None
     assert queue.get_job_ids() == ["a"]
 
 
@@ -318,6 +322,33 @@ def test_suspended_workers_claim_nothing(redis: Redis) -> None:
     enqueue(redis, "a", make_request())
     redis.set("rq:suspended", 1)
     assert make_claims(worker).next(TINY) is None
+
+
+def test_a_claim_whose_answer_was_lost_is_this_worker_s(redis: Redis, redis_server: RedisServer) -> None:
+    with Proxy(redis_server.socket) as proxy:
+        worker = make_worker(connect(proxy.url))
+        enqueue(redis, "a", make_request())
+        proxy.lose_answer_to = b"EXEC"
+        run = claim(worker)
+        assert proxy.lose_answer_to == b""
+    assert (job_state(redis, "a")["execution"], run.resumed) == (run.execution.id, False)
+    assert list(worker.executions) == [run.execution.id]
+    assert event_types(redis, "a") == ["queued", "started"]
+
+
+def test_rq_s_clean_up_leaves_lapsed_executions_to_us(redis: Redis) -> None:
+    """It doesn't count that a worker died with them."""
+    worker = make_worker(redis)
+    enqueue(redis, "a", make_request())
+    run = claim(worker)
+    for _ in range(2):
+        redis.delete(run.execution.key)
+        StartedJobRegistry(queue=run.queue).cleanup(time.time() + 3600)
+        assert fetch(redis, "a").get_status() == JobStatus.STARTED
+        worker.beat(redis, [run], lambda _: None)
+    redis.delete(run.execution.key)
+    assert Reaper(redis, [run.queue], RETENTION, "b").turn() == 1
+    assert job_state(redis, "a")["deaths"] == "1"
 
 
 def test_resuming_keeps_the_first_start(redis: Redis) -> None:

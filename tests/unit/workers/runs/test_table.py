@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from PIL import Image
 from redis import Redis
 
 from jobs.end import HandedBack
 from jobs.run import JobRun
 from tests.enqueue import enqueue, make_request
 from tests.unit.workers.parts import TINY, make_claims, make_worker
-from workers.objects.storing import InputsLoaded
 from workers.runs.table import Phase, RunTable
 
 
@@ -48,14 +46,6 @@ def test_a_run_is_loading_first_and_moves_on(table: RunTable, runs: list[JobRun]
 def test_images_are_counted_by_model_and_phase(table: RunTable, runs: list[JobRun]) -> None:
     table.move(runs[1], Phase.COMPUTING)
     assert (table.images("tiny"), table.images("tiny", Phase.LOADING), table.images("other")) == (6, 2, 0)
-
-
-def test_a_run_that_waits_to_be_isolated_keeps_its_inputs_until_it_starts(table: RunTable, runs: list[JobRun]) -> None:
-    inputs = InputsLoaded(runs[0], {"image": Image.new("RGB", (1, 1))}, b"state")
-    table.wait(inputs)
-    assert (table.waiting(), table.among(Phase.WAITING)) == ([inputs], runs[:1])
-    table.move(runs[0], Phase.COMPUTING)
-    assert table.waiting() == []
 
 
 def test_ends_are_published_in_the_order_in_which_the_runs_ended(table: RunTable, runs: list[JobRun]) -> None:
