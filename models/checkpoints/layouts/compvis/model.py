@@ -40,7 +40,8 @@ from models.tokenizers.vocabularies import CLIP_END
 
 UNET, FIRST_STAGE, CONDITIONER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 TITLES = ("modelspec.title", "modelspec.architecture", "ss_output_name")  # a header's names of the model
-XL_CONDITIONER = "conditioner."
+XL_CONDITIONER, SOLE_TOWER = "conditioner.", "embedders.0."
+ADDS = "label_emb.0.0.weight"  # SDXL's UNet adds a vector to the time embedding
 BERT_VOCABULARY = 30_522  # of which, as of CLIP's, a tokenizer is shipped
 MAX_ADDED = 1000  # tokens that a fine-tuning added behind CLIP's; no file tells their names
 OPEN_CLIP_PAD = "!"  # token 0
@@ -77,7 +78,7 @@ def _load(file: SingleFile, lacking: FirstStage | None) -> Checkpoint:
     first, first_weights = lacking or read_first_stage(below(file.state, FIRST_STAGE))
     if family.xl:
         unet, first = replace(unet, added_sinusoids=sinusoids(params)), replace(first, force_upcast=True)
-    text, text_weights = _conditioner(file, params, first) or (None, None)
+    text, text_weights = _conditioner(conditioner, file.config, params, first) or (None, None)
     schedule, unsure = _schedule(file, params, family)
     config = _config(file.state, params, family, unet, first, text, schedule)
     variant = variant_of(config, _names(file))
@@ -106,6 +107,8 @@ def _networks(state: State, lacking: FirstStage | None) -> tuple[State, State]:
     """
     unet = below(state, UNET) or averaged_alone(state)
     conditioner = below(state, CONDITIONER) or below(state, XL_CONDITIONER)
+    if ADDS not in unet:  # SD Turbo: Stable Diffusion 2 as SDXL's code saves it
+        conditioner = below(conditioner, SOLE_TOWER) or conditioner
     whole = bool(below(state, FIRST_STAGE) or lacking)
     if unet and conditioner and not whole:
         refuse_family(state)
@@ -162,12 +165,13 @@ def _params(params: Params, part: str) -> Params:
     return config.get("params", {}) if isinstance(config, Mapping) else {}
 
 
-def _conditioner(file: SingleFile, params: Params, first: AutoencoderConfig) -> tuple[Conditioner, State] | None:
-    heads = [file.config.get(tower, {}).get("heads") for tower in ("text_encoder", "text_encoder_2")]
-    if xl := below(file.state, XL_CONDITIONER):
-        return read_embedders(xl, heads if "embedders.1.model.ln_final.weight" in xl else heads[1:])
+def _conditioner(
+    state: State, config: Mapping[str, Any], params: Params, first: AutoencoderConfig
+) -> tuple[Conditioner, State] | None:
+    heads = [config.get(tower, {}).get("heads") for tower in ("text_encoder", "text_encoder_2")]
+    if any(key.startswith("embedders.") for key in state):
+        return read_embedders(state, heads if "embedders.1.model.ln_final.weight" in state else heads[1:])
     stages = len(first.channels) - 1
-    state = below(file.state, CONDITIONER)
     return read_conditioner(state, _params(params, "cond_stage_config"), stages, heads[0])
 
 

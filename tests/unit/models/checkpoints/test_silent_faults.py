@@ -50,6 +50,17 @@ def test_sd2_inpainting_predicts_eps(sd2: dict[str, Tensor], tmp_path: Path) -> 
     assert checkpoint.config.latent_size == 64
 
 
+def test_sd_turbo_is_sd2_under_the_names_of_xl(sd2: dict[str, Tensor], tmp_path: Path) -> None:
+    own, theirs = "cond_stage_model.model.", "conditioner.embedders.0.model."
+    save_file(sd2, tmp_path / "sd_turbo.safetensors")
+    expected = load_checkpoint(tmp_path / "sd_turbo.safetensors")
+    save_file({key.replace(own, theirs): value for key, value in sd2.items()}, tmp_path / "sd_turbo.safetensors")
+    found = load_checkpoint(tmp_path / "sd_turbo.safetensors")
+    assert (found.config, found.prediction_assumed) == (expected.config, True)
+    assert (found.sampler, found.assumptions) == (expected.sampler, expected.assumptions)
+    assert found.states["conditioner"].keys() == expected.states["conditioner"].keys()
+
+
 def test_the_v_model_is_as_large_as_it_was_trained_whatever_its_yaml_says(
     sd2: dict[str, Tensor], tmp_path: Path
 ) -> None:
