@@ -39,7 +39,7 @@ TEXT_RENAMES: Mapping[str, tuple[Renames, str]] = {
     "ldm": (LDM_BERT, LDM_BERT_IGNORED),
 }
 UPSCALER_SCALE = 0.08333  # old folders have 0.18215 or nothing
-DEFAULT_SCALE = 0.18215  # of AutoencoderKL and VQModel where their config says nothing
+DEFAULT_SCALE = 0.18215  # of AutoencoderKL where its config says nothing
 
 
 def load_diffusers(folder: Path, *, data: bool = True) -> Checkpoint:
@@ -113,7 +113,9 @@ def scale_factor(pipeline: str, vae: dict[str, Any]) -> float:
         return 1.0
     if pipeline == "StableDiffusionUpscalePipeline":
         return UPSCALER_SCALE
-    return float(vae.get("scaling_factor", DEFAULT_SCALE))
+    said = vae.get("scaling_factor")
+    # VQModel's default in diffusers is AutoencoderKL's, but LDM's folders, older than the option, were trained with 1.
+    return float(said) if said is not None else 1.0 if vae.get("_class_name") == "VQModel" else DEFAULT_SCALE
 
 
 def _concat(unet: dict[str, Any], vae: dict[str, Any], pipeline: str) -> Concat | None:

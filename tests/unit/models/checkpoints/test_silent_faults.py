@@ -203,6 +203,20 @@ def test_the_upscalers_old_scaling_factor_is_not_its_own(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("case", "vae", "scale"), [("ldm_unconditional", "vqvae", 1.0), (SD1_FOLDER.parent.name, "vae", 0.18215)]
+)
+@pytest.mark.parametrize("said", [{}, {"scaling_factor": None}])
+def test_first_stages_that_say_no_scale_have_that_of_their_training(
+    case: str, vae: str, scale: float, said: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(CASES / "diffusers" / case / "pipeline", tmp_path / "old")
+    config = json.loads((folder / vae / "config.json").read_text("utf-8"))
+    del config["scaling_factor"]
+    (folder / vae / "config.json").write_text(json.dumps(config | said), "utf-8")
+    assert load_checkpoint(folder).config.scale_factor == scale
+
+
+@pytest.mark.parametrize(
     ("config", "sampler", "note"),
     [
         ({"_class_name": "PNDMScheduler", "skip_prk_steps": True}, "plms", ""),
