@@ -53,7 +53,7 @@ def load_diffusers(folder: Path, *, data: bool = True) -> Checkpoint:
     vae_folder = folder / ("vae" if _has(index, "vae") else "vqvae")
     vae, unet = read_json(vae_folder / "config.json"), read_json(folder / "unet" / "config.json")
     pipeline = str(index.get("_class_name"))
-    xl = pipeline.startswith("StableDiffusionXL")
+    xl = unet.get("addition_embed_type") == "text_time"  # community pipelines of SDXL have names of their own
     towers = {
         name: tower_config(read_json(folder / name / "config.json"), xl=xl) for name in TOWERS if _has(index, name)
     }

@@ -216,6 +216,13 @@ def test_first_stages_that_say_no_scale_have_that_of_their_training(
     assert load_checkpoint(folder).config.scale_factor == scale
 
 
+def test_sdxl_is_told_by_its_network_whatever_its_pipeline_is_called(tmp_path: Path) -> None:
+    folder = shutil.copytree(CASES / "sdxl" / "sdxl_base" / "pipeline", tmp_path / "m")
+    expected = load_checkpoint(folder).config
+    edit(folder / "model_index.json", _class_name="PhotoMakerStableDiffusionXLPipeline")
+    assert load_checkpoint(folder).config == expected
+
+
 @pytest.mark.parametrize(
     ("config", "sampler", "note"),
     [
