@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ TEXT_RENAMES: Mapping[str, tuple[Renames, str]] = {
 }
 UPSCALER_SCALE = 0.08333  # old folders have 0.18215 or nothing
 DEFAULT_SCALE = 0.18215  # of AutoencoderKL where its config says nothing
+SD_SIZE, XL_SIZE = 64, 128  # of training latents
+OLD = re.compile(r"0\.[0-8](\D|$)")  # versions of diffusers whose smaller size of Stable Diffusion its pipelines raise
 
 
 def load_diffusers(folder: Path, *, data: bool = True) -> Checkpoint:
@@ -67,7 +70,7 @@ def load_diffusers(folder: Path, *, data: bool = True) -> Checkpoint:
         zeros_for_no_prompt=xl and bool(index.get("force_zeros_for_empty_prompt", True)),
         concat=_concat(unet, vae, pipeline),
         low_res_schedule=_low_res(folder, index),
-        latent_size=size if isinstance(size := unet.get("sample_size"), int) else None,
+        latent_size=_latent_size(unet, pipeline, text=any(tower.kind == "clip" for tower in towers.values())),
     )
     read = {
         part: read_weights(place, data=data) for part, place in (("unet", folder / "unet"), ("first_stage", vae_folder))
@@ -116,6 +119,18 @@ def scale_factor(pipeline: str, vae: dict[str, Any]) -> float:
     said = vae.get("scaling_factor")
     # VQModel's default in diffusers is AutoencoderKL's, but LDM's folders, older than the option, were trained with 1.
     return float(said) if said is not None else 1.0 if vae.get("_class_name") == "VQModel" else DEFAULT_SCALE
+
+
+def _latent_size(unet: Json, pipeline: str, *, text: bool) -> int | None:
+    """Read the training latents' side; where nothing says it, that of Stable Diffusion with CLIP's text."""
+    said = unet.get("sample_size")
+    size = said[0] if isinstance(said, list) and len(set(said)) == 1 else said
+    if isinstance(size, int):
+        raised = pipeline.startswith("StableDiffusion") and OLD.match(str(unet.get("_diffusers_version")))
+        return max(size, SD_SIZE) if raised else size
+    if not text or "Upscale" in pipeline:
+        return None
+    return SD_SIZE if unet.get("addition_embed_type") is None else XL_SIZE
 
 
 def _concat(unet: dict[str, Any], vae: dict[str, Any], pipeline: str) -> Concat | None:

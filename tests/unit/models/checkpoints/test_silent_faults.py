@@ -216,6 +216,33 @@ def test_first_stages_that_say_no_scale_have_that_of_their_training(
     assert load_checkpoint(folder).config.scale_factor == scale
 
 
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [
+        ({"sample_size": 32, "_diffusers_version": "0.6.0"}, 64),
+        ({"sample_size": 96, "_diffusers_version": "0.8.1"}, 96),
+        ({"sample_size": 32, "_diffusers_version": "0.9.0"}, 32),
+        ({"sample_size": 32, "_diffusers_version": "0.29.2"}, 32),
+        ({"sample_size": [96, 96]}, 96),
+        ({"sample_size": [64, 96]}, 64),
+        ({"sample_size": None}, 64),
+    ],
+)
+def test_the_size_of_old_and_silent_folders_is_that_of_their_training(
+    said: dict[str, Any], size: int, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(SD1_FOLDER, tmp_path / "m")
+    edit(folder / "unet" / "config.json", **said)
+    assert load_checkpoint(folder).config.latent_size == size
+
+
+@pytest.mark.parametrize(("folder", "size"), [(CASES / "sdxl" / "sdxl_base" / "pipeline", 128), (X4_FOLDER, None)])
+def test_xl_without_a_size_is_as_large_as_it_was_trained(folder: Path, size: int | None, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "m")
+    edit(copy / "unet" / "config.json", sample_size=None)
+    assert load_checkpoint(copy).config.latent_size == size
+
+
 def test_sdxl_is_told_by_its_network_whatever_its_pipeline_is_called(tmp_path: Path) -> None:
     folder = shutil.copytree(CASES / "sdxl" / "sdxl_base" / "pipeline", tmp_path / "m")
     expected = load_checkpoint(folder).config
