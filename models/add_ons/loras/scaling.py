@@ -42,7 +42,9 @@ def scalings(path: Path, metadata: Mapping[str, str]) -> dict[str, Scaling]:
     for name, value in json.loads(metadata.get(HEADER, "{}")).items():
         network, dot, option = name.rpartition(".")
         said.setdefault(network + dot, {})[option] = value
-    found = {prefix: _scaling(HEADER, prefix, options) for prefix, options in said.items() if prefix}
+    # A network saved by itself has options without a prefix, as its keys are.
+    own = {prefix: options for prefix, options in said.items() if prefix or "lora_alpha" in options}
+    found = {prefix: _scaling(HEADER, prefix, options) for prefix, options in own.items()}
     config = adapter_config(path)
     return found if config is None else found | {OWN: _scaling(config.name, "", read_json(config))}
 

@@ -60,6 +60,20 @@ def test_an_adapter_draws_as_in_peft(tmp_path: Path, options: dict[str, Any]) ->
     assert not torch.allclose(plain, expected, atol=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_what_diffusers_saves_of_a_unet_alone_has_its_alpha(tmp_path: Path) -> None:
+    """Neither keys nor options begin with the network's name there."""
+    from diffusers import UNet2DConditionModel
+    from peft import LoraConfig
+
+    unet: Any = UNet2DConditionModel
+    theirs = unet.from_pretrained(CASE / "sd1_kohya" / "pipeline" / "unet")
+    theirs.add_adapter(LoraConfig(r=4, lora_alpha=32, target_modules=["to_q"]))
+    theirs.save_lora_adapter(tmp_path)
+    read = read_lora(tmp_path / "pytorch_lora_weights.safetensors")
+    assert {layer.scale for layer in read.layers.values()} == {8.0}
+
+
 def adapter(folder: Path, **said: Any) -> Path:
     """A small one, with what its config says. Returns its weights."""
     layer = "base_model.model.mid_block.attentions.0.proj_in"
