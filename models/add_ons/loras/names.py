@@ -18,9 +18,10 @@ from models.networks.conditioning import TextEncoder
 from models.networks.unet import UNet, UNetConfig
 
 Part: TypeAlias = Literal["unet", "text"]
-# What begins a file's names, kohya's, then those of diffusers and PEFT. Attention processors alone name nothing.
+# What begins a file's names: kohya's, LyCORIS's, those of diffusers and PEFT. Attention processors alone name nothing.
 PREFIXES: Mapping[str, str] = {
     "lora_unet_": "unet",
+    "lycoris_": "unet",
     "unet.": "unet",
     "diffusion_model.": "unet",
     "lora_te_": "te1",

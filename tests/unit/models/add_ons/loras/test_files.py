@@ -141,6 +141,14 @@ def test_alpha_of_a_header(tmp_path: Path, said: dict[str, object], scale: float
             read_lora(tmp_path / "x.safetensors")
 
 
+def test_lycoris_own_names_are_those_of_diffusers(tmp_path: Path) -> None:
+    products = []
+    for layer in (Q, Q.replace("lora_unet_", "lycoris_")):
+        torch.manual_seed(0)
+        products.append(load_lora(_file(tmp_path, _pair(layer)), small_sd()).unet)
+    assert products[0].keys() == products[1].keys()
+
+
 def test_text_layers_that_a_model_does_not_compute_are_passed_over(tmp_path: Path) -> None:
     state = _pair() | _pair("lora_te_text_model_encoder_layers_31_mlp_fc1", width=32)
     adapters = load_lora(_file(tmp_path, state), small_sd())
