@@ -25,6 +25,7 @@ VAE = "a VAE (first stage) alone; it belongs beside a model as NAME.vae.safetens
 TAESD = "a decoder of previews (TAESD); its place is the folder VAE-approx, or beside a model as NAME.taesd.safetensors"
 # By keys, the most telling first; those of WHOLE have a UNet and a first stage under the prefixes of ours.
 WHOLE: tuple[tuple[str, str], ...] = (
+    (r"^cc_projection\.|^cond_stage_model\.model\.visual\.", "Zero123 or image variations"),
     (r"^noise_augmentor\.|^embedder\.model\.visual", "unCLIP"),
     (r"^edm_(mean|std|vpred)", "a relative of Stable Diffusion XL trained on EDM's noise (Playground 2.5, CosXL)"),
     (r"time_stack\.|\.time_mixer\.", "Stable Video Diffusion"),
@@ -89,6 +90,7 @@ PIPELINES: tuple[tuple[str, str], ...] = (
     ("Kolors", "Kolors, whose text encoder is a language model"),
     ("IF", "DeepFloyd IF, which draws pixels"),
     ("AnimateDiff", "AnimateDiff"),
+    ("Marigold", "Marigold, which draws depth or normals"),
 )
 
 

@@ -133,6 +133,14 @@ FAMILIES: dict[str, tuple[list[str], str]] = {
     "t2i original": (["body.0.block1.weight", "conv_in.weight"], "a T2I-Adapter"),
     "ip adapter": (["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"], "an IP-Adapter"),
     "unclip": (["noise_augmentor.betas", f"{UNET}input_blocks.0.0.weight"], "unCLIP"),
+    "zero123": (
+        ["cc_projection.weight", "cond_stage_model.model.token_embedding.weight", f"{UNET}input_blocks.0.0.weight"],
+        "Zero123 or image variations",
+    ),
+    "image variations": (
+        ["cond_stage_model.model.visual.proj", f"{UNET}input_blocks.0.0.weight"],
+        "Zero123 or image variations",
+    ),
     "controlnet": (["control_model.input_hint_block.0.weight"], "a ControlNet"),
     "embedding": (["emb_params"], "an embedding"),
     "hypernetwork": (["320.0.linear.weight"], "a hypernetwork"),
@@ -200,6 +208,7 @@ def test_pipelines_of_other_families_are_named(tmp_path: Path) -> None:
         ("SanaPipeline", "Sana"),
         ("KolorsPipeline", "Kolors"),
         ("IFPipeline", "DeepFloyd IF"),
+        ("MarigoldDepthPipeline", "Marigold"),
         ("StableDiffusionAdapterPipeline", "Stable Diffusion with a T2I-Adapter"),
     ):
         (tmp_path / "x" / "model_index.json").write_text(f'{{"_class_name": "{name}"}}', "utf-8")
