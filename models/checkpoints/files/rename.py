@@ -67,8 +67,8 @@ COMPVIS_FIRST_STAGE: Renames = (
     (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
     (r"\.mid\.attn_1\.", ".mid_block.attentions.0."),
     (r"(attentions\.\d+)\.norm\.", r"\1.group_norm."),
-    (r"(attentions\.\d+)\.([qkv])\.", r"\1.attention.to_\2."),
-    (r"(attentions\.\d+)\.proj_out\.", r"\1.attention.to_out."),
+    (r"(attentions\.\d+)\.(?:to_)?([qkv])\.", r"\1.attention.to_\2."),  # to_: left by an old script of diffusers
+    (r"(attentions\.\d+)\.(?:proj_out|to_out\.0)\.", r"\1.attention.to_out."),
     (r"\.nin_shortcut\.", ".conv_shortcut."),
     (r"\.norm_out\.", ".conv_norm_out."),
 )

@@ -97,6 +97,26 @@ def test_a_file_out_of_a_diffusers_folder_is_read_without_its_config(model: Path
         load(model)
 
 
+def test_names_of_attention_that_an_old_script_left_are_read(model: Path) -> None:
+    """Of models and of VAEs alone: converted back from diffusers, matrices in place of convolutions."""
+    names = {".attn_1.q.": ".attn_1.to_q.", ".attn_1.k.": ".attn_1.to_k.", ".attn_1.v.": ".attn_1.to_v."}
+    names[".attn_1.proj_out."] = ".attn_1.to_out.0."
+    state = load_file(model)
+    for ours, theirs in names.items():
+        state = {
+            key.replace(ours, theirs): value.flatten(1) if ours in key and value.ndim > 1 else value
+            for key, value in state.items()
+        }
+    expected = load(model).first_stage
+    save_file(state, model)
+    alone = {key.removeprefix(PREFIX): value for key, value in state.items() if key.startswith(PREFIX)}
+    for place in (model, model.with_name("dream.vae.safetensors")):
+        save_file(state if place == model else alone, place)
+        found = load(model).first_stage
+        assert all(map(torch.equal, found.state_dict().values(), expected.state_dict().values()))
+        assert found.config == expected.config
+
+
 def test_vaes_that_no_model_beside_them_takes_are_named(model: Path) -> None:
     models = model.parent
     shutil.copytree(FOLDER, models / "folder")
