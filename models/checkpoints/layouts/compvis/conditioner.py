@@ -66,11 +66,11 @@ def read_embedders(state: Mapping[str, Tensor], heads: Sequence[int | None]) -> 
     """
     towers = []
     for i, count in enumerate(heads):
-        own = _below(state, f"embedders.{i}.")
+        own = _below(state, prefix := f"embedders.{i}.")
         if any(key.startswith(CLIP_KEYS) for key in own):
             towers.append(_as_xl(*_clip(_below(own, "transformer."), count)))
         elif "model.token_embedding.weight" in own:
-            towers.append(_as_xl(*_projected(_below(own, "model."), count)))
+            towers.append(_as_xl(*_projected(_below(own, "model."), count, f"{prefix}model.")))
     if not towers:
         raise CheckpointError("conditioner: lacks embedders.0.model.* and embedders.0.transformer.*")
     return together(towers)
@@ -80,10 +80,14 @@ def _as_xl(config: TowerConfig, state: State) -> tuple[TowerConfig, State]:
     return replace(config, skip=1, final_norm=False), state
 
 
-def _projected(state: State, heads: int | None) -> tuple[TowerConfig, State]:
-    """Read a whole open_clip tower, whose projection is multiplied from the right."""
+def _projected(state: State, heads: int | None, prefix: str) -> tuple[TowerConfig, State]:
+    """Read a whole open_clip tower, whose projection is multiplied from the right, unless it is a layer's weight."""
     names = renamed(_apart(state), OPEN_CLIP, OPEN_CLIP_POOLED_IGNORED)
-    names["text_projection.weight"] = names.pop("text_projection").T.contiguous()
+    if (turned := names.pop("text_projection", None)) is not None:
+        names["text_projection.weight"] = turned.T.contiguous()
+    if "text_projection.weight" not in names:
+        key = f"{prefix}text_projection"
+        raise CheckpointError(f"conditioner: lacks {key}", field=key)
     return replace(_clip_config(names, heads, "gelu"), pooled=len(names["text_projection.weight"])), names
 
 

@@ -27,6 +27,7 @@ from tests.parity.run import CASES
 from tests.unit.models.checkpoints import compvis_keys as keys
 
 SD1 = CASES / "single_file" / "sd1_single_file" / "model.safetensors"
+SDXL = CASES / "sdxl" / "sdxl_single_file"
 FOLDER = CASES / "diffusers" / "stable_diffusion_1" / "pipeline"
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model.transformer."
 State = dict[str, Tensor]
@@ -58,6 +59,19 @@ def test_variants_of_sd1_load(change: Callable[[State], State], tmp_path: Path) 
     assert ours.tokenizers
     assert ours.config.unet == theirs.config.unet
     assert all(torch.equal(a, b) for a, b in zip(ours.unet.parameters(), theirs.unet.parameters(), strict=True))
+
+
+def test_the_projection_of_sdxls_second_tower_may_be_a_layers_weight(tmp_path: Path) -> None:
+    file = shutil.copytree(SDXL, tmp_path / "m") / "model.safetensors"
+    state, key = load_file(file), "conditioner.embedders.1.model.text_projection"
+    expected = load_checkpoint(file).states["conditioner"]
+    projection = state.pop(key)
+    save_file(state | {f"{key}.weight": projection.T.contiguous()}, file)
+    found = load_checkpoint(file).states["conditioner"]
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    save_file(state, file)
+    with pytest.raises(CheckpointError, match=r"lacks embedders\.1\.model\.text_projection"):
+        load_checkpoint(file)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
