@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from models.networks.conditioning import TextConfig
 from models.pipeline.config import ModelConfig
-from models.schedule import Spacing
+from models.schedule import Prediction, Spacing
 
 STEPS = re.compile(r"(?<!\d)(\d{1,2})[ _-]?steps?(?![a-z])")
 
@@ -25,6 +26,7 @@ class Variant:
     samplers: tuple[str, ...]
     spacing: Spacing | None = "trailing"
     latent_size: int | None = None
+    prediction: Prediction | None = None
     told_by: str = "name"
 
     def note(self, sampler: str) -> str:
@@ -41,11 +43,18 @@ SAMPLERS = {"lcm": LCM, "tcd": HYPER}  # whose schedulers nobody gives a model t
 # Their words in names, as their authors and those who merge them write them.
 VARIANTS: tuple[tuple[re.Pattern[str], Variant], ...] = (
     (re.compile(r"^sd[ _-]?xl[ _-]turbo"), Variant("Turbo", 4, ("euler_a", "euler"), latent_size=64)),
+    (re.compile(r"lightning.*[ _-]x0(?![a-z0-9])"), Variant("Lightning", 1, ("euler",), prediction="x0")),
     (re.compile(r"lightning"), Variant("Lightning", 4, ("euler",))),
     (re.compile(r"hyper(?![ _-]?real)(?=[^a-z]|sd|xl|vae|$)"), HYPER),
     (re.compile(r"(?<![a-z])lcm(?![a-z])|lcm[ _-]?sd[ _-]?xl"), LCM),
+    (re.compile(r"dmd2"), Variant("DMD2", 4, ("lcm", "ddim"), spacing=None)),
     (re.compile(r"turbo"), Variant("Turbo", 4, ("euler_a", "euler"))),
 )
+
+
+def folder_name(folder: Path) -> str:
+    """Return what a model's folder is called: that of a snapshot in Hugging Face's cache as its repository is."""
+    return folder.parents[1].name.rpartition("--")[2] if folder.parent.name == "snapshots" else folder.name
 
 
 def variant_of(config: ModelConfig, names: Iterable[str], sampler: str | None = None) -> Variant | None:
@@ -67,11 +76,13 @@ def _may_be_distilled(config: ModelConfig) -> bool:
     return clip and config.concat in (None, "mask-latent") and not config.refines and config.unet.guidance_dim is None
 
 
-def as_variant(config: ModelConfig, variant: Variant | None, *, spaced: bool) -> ModelConfig:
-    """Apply what a variant fixes; `spaced`: a scheduler's own file has said how steps are spread."""
+def as_variant(config: ModelConfig, variant: Variant | None, *, scheduled: bool) -> ModelConfig:
+    """Apply what a variant fixes; `scheduled`: a scheduler's own file has said steps and prediction."""
     if variant is None:
         return config
-    if variant.spacing is not None and not spaced:
-        schedule = replace(config.schedule, spacing=variant.spacing, steps_offset=0)
-        config = replace(config, schedule=schedule)
-    return config if variant.latent_size is None else replace(config, latent_size=variant.latent_size)
+    schedule = config.schedule
+    if variant.spacing is not None and not scheduled:
+        schedule = replace(schedule, spacing=variant.spacing, steps_offset=0)
+    if variant.prediction is not None and not scheduled:
+        schedule = replace(schedule, prediction=variant.prediction)
+    return replace(config, schedule=schedule, latent_size=variant.latent_size or config.latent_size)

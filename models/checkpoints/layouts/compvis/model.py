@@ -20,9 +20,9 @@ from models.checkpoints.layouts.compvis.first_stage import read_first_stage
 from models.checkpoints.layouts.compvis.prediction import ZERO_SNR_MARKER, told_by_scaling, told_prediction
 from models.checkpoints.layouts.compvis.schedule import read_schedule
 from models.checkpoints.layouts.compvis.sgm import sinusoids, unet_params
-from models.checkpoints.layouts.compvis.single_file import SingleFile
+from models.checkpoints.layouts.compvis.single_file import SingleFile, is_alone
 from models.checkpoints.layouts.compvis.unet import read_unet
-from models.checkpoints.variants import as_variant, variant_of
+from models.checkpoints.variants import as_variant, folder_name, variant_of
 from models.networks.autoencoder import AutoencoderConfig
 from models.networks.conditioning import CLIP_VOCABULARY, Conditioner, RescalerConfig, TextConfig, TowerConfig
 from models.networks.unet import UNetConfig
@@ -82,7 +82,7 @@ def _load(file: SingleFile, lacking: FirstStage | None) -> Checkpoint:
     schedule, unsure = _schedule(file, params, family)
     config = _config(file.state, params, family, unet, first, text, schedule)
     variant = variant_of(config, _names(file))
-    config = as_variant(config, variant, spaced=False)
+    config = as_variant(config, variant, scheduled=False)
     tokenizers = _tokenizers(file, config.conditioner)
     if not tokenizers:
         config = replace(config, conditioner=_told_boxes(config.conditioner, _params(params, "cond_stage_config")))
@@ -151,8 +151,9 @@ def _config(
 
 
 def _names(file: SingleFile) -> tuple[str, ...]:
-    """Return what the model is called, by its file and in its header."""
-    return (file.path.stem, *(file.metadata.get(key, "") for key in TITLES))
+    """Return what the model is called: by its file, by a folder of its own, and in its header."""
+    own = (folder_name(file.path.parent),) if is_alone(file.path) else ()
+    return (file.path.stem, *own, *(file.metadata.get(key, "") for key in TITLES))
 
 
 def below(state: Mapping[str, Tensor], prefix: str) -> State:

@@ -94,12 +94,12 @@ def config_beside(path: Path, state: Mapping[str, Tensor]) -> Mapping[str, Any]:
         config := _form(_json(path.with_suffix(".json")), state)
     ):
         return config
-    if not _alone(path):
+    if not is_alone(path):
         return {}
     return _form(read_yaml(path.parent / "config.yaml"), state) or _form(_json(path.parent / "config.json"), state)
 
 
-def _alone(path: Path) -> bool:
+def is_alone(path: Path) -> bool:
     """Tell a checkpoint's own folder from one of many, such as LATENTD_MODELS_DIR."""
     others = [entry for entry in path.parent.iterdir() if entry not in (path, path.with_suffix(""))]
     return not any(is_weights(entry) or any((entry / name).is_file() for name in INDICES) for entry in others)

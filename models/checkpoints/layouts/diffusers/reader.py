@@ -26,7 +26,7 @@ from models.checkpoints.files.weights import read_json, read_weights
 from models.checkpoints.layouts.diffusers.config import autoencoder_config, tower_config, unet_config
 from models.checkpoints.layouts.diffusers.scheduler import read_scheduler
 from models.checkpoints.towers import together
-from models.checkpoints.variants import as_variant, variant_of
+from models.checkpoints.variants import as_variant, folder_name, variant_of
 from models.networks.conditioning import TextConfig, TowerConfig
 from models.pipeline.config import Concat, ModelConfig
 from models.schedule import ScheduleConfig
@@ -82,9 +82,10 @@ def load_diffusers(folder: Path, *, data: bool = True) -> Checkpoint:
         states["conditioner"] = together(named)[1]
     origin = {id(value): key for weights in read.values() for key, value in weights.items()}
     tokenizers = _tokenizers(folder, index, towers)
-    variant = variant_of(config, (folder.name, str(index.get("_name_or_path", ""))), scheduler.sampler)
+    names = (folder_name(folder), Path(str(index.get("_name_or_path", ""))).name)
+    variant = variant_of(config, names, scheduler.sampler)
     return Checkpoint(
-        as_variant(config, variant, spaced=True),
+        as_variant(config, variant, scheduled=True),
         states,
         tokenizers,
         scheduler.notes,

@@ -34,6 +34,7 @@ REFINER = load_checkpoint(SDXL / "sdxl_refiner" / "pipeline", data=False).config
         ("Hyper-SDXL-1step-merged", "Hyper", 1),
         ("animagine-xl-lcm", "LCM", 4),
         ("LCM-SDXL-merge", "LCM", 4),
+        ("realistic_DMD2", "DMD2", 4),
         ("sd_xl_base_1.0", None, 0),
         ("hyperrealism_v3", None, 0),
         ("Hyper-Realistic v3", None, 0),
@@ -83,13 +84,16 @@ def test_a_scheduler_tells_where_no_name_does(tmp_path: Path, scheduler: str, st
     assert any("by its scheduler" in note for note in notes_of(found)) == (steps < 50)
 
 
+def single_xl(folder: Path, name: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix in (".safetensors", ".json"):
+        source = "model.safetensors" if suffix == ".safetensors" else "config.json"
+        shutil.copy(SDXL / "sdxl_single_file" / source, folder / f"{name}{suffix}")
+    return folder / f"{name}.safetensors"
+
+
 def test_a_cards_defaults_follow_and_what_lacks_is_told(tmp_path: Path) -> None:
-    folder = tmp_path / "sdxl_lightning_2step"
-    folder.mkdir()
-    for name in ("model.safetensors", "config.json"):
-        source, suffix = SDXL / "sdxl_single_file" / name, Path(name).suffix
-        shutil.copy(source, folder / f"sdxl_lightning_2step{suffix}")
-    found = load_checkpoint(folder / "sdxl_lightning_2step.safetensors", data=False)
+    found = load_checkpoint(single_xl(tmp_path, "sdxl_lightning_2step"), data=False)
     card = default_card(found, "a", "0")
     assert (card["defaults"]["steps"], card["defaults"]["sampler"]) == (2, "euler")
     assert (card["defaults"]["guidance_scale"], found.config.schedule.spacing) == (1.0, "trailing")
@@ -99,6 +103,46 @@ def test_a_cards_defaults_follow_and_what_lacks_is_told(tmp_path: Path) -> None:
     other = replace(found, variant=replace(found.variant, samplers=("a_sampler_of_tomorrow", "ddim")))
     assert default_card(other, "a", "0")["defaults"]["sampler"] == "ddim"
     assert any("a_sampler_of_tomorrow, which it was made for" in note for note in notes_of(other))
+
+
+SNAPSHOT = "models--stabilityai--{}/snapshots/71153311d3dbb46851df1931d3ca6e939de83304"
+
+
+@pytest.mark.parametrize(
+    ("place", "said", "variant"),
+    [
+        (SNAPSHOT.format("sdxl-turbo"), "", ("Turbo", 64)),
+        (SNAPSHOT.format("stable-diffusion-xl"), "", None),
+        ("mine", "stabilityai/sdxl-turbo", ("Turbo", 64)),
+        ("mine", "lightning-people/xl", None),
+    ],
+)
+def test_folders_are_called_as_their_repository_is(
+    place: str, said: str, variant: tuple[str, int] | None, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(SDXL / "sdxl_base" / "pipeline", tmp_path / place)
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text("utf-8")) | {"_name_or_path": said}), "utf-8")
+    found = load_checkpoint(folder, data=False)
+    assert (found.variant and (found.variant.name, found.config.latent_size)) == variant
+
+
+@pytest.mark.parametrize("place", ["dreamshaper8-LCM", SNAPSHOT.format("dreamshaper-8-lcm")])
+def test_a_folder_tells_of_the_one_file_that_it_holds(place: str, tmp_path: Path) -> None:
+    file = single_xl(tmp_path / place, "model")
+    found = load_checkpoint(file, data=False)
+    assert found.variant is not None
+    assert found.variant.name == "LCM"
+    single_xl(file.parent, "another")
+    assert load_checkpoint(file, data=False).variant is None
+
+
+def test_lightning_of_one_step_predicts_the_picture(tmp_path: Path) -> None:
+    found = load_checkpoint(single_xl(tmp_path, "sdxl_lightning_1step_x0"), data=False)
+    card = default_card(found, "a", "0")
+    assert (card["prediction_type"], card["defaults"]["steps"], card["defaults"]["sampler"]) == ("x0", 1, "euler")
+    plain = load_checkpoint(single_xl(tmp_path, "sdxl_lightning_2step"), data=False)
+    assert plain.config.schedule.prediction == "eps"
 
 
 def test_a_vector_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
