@@ -127,6 +127,16 @@ class _RebuildParameter:
         return data
 
 
+class _RebuildWithAttributes:
+    """torch._tensor._rebuild_from_type_v2: a tensor that has attributes of its own in Python, which are left out."""
+
+    __slots__ = ()
+
+    def __call__(self, rebuild: Any, kind: Any, args: Any, state: Any) -> Any:
+        del kind, state
+        return rebuild(*args) if isinstance(rebuild, _Rebuild | _RebuildTyped | _RebuildParameter) else Opaque()
+
+
 class _OrderedDict:
     """collections.OrderedDict, whose items old pickles give as a list of pairs."""
 
@@ -215,5 +225,7 @@ _MADE: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _Rebuild(),
     ("torch._utils", "_rebuild_tensor_v3"): _RebuildTyped(),
     ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
+    ("torch._utils", "_rebuild_parameter_with_state"): _RebuildParameter(),
+    ("torch._tensor", "_rebuild_from_type_v2"): _RebuildWithAttributes(),
     ("torch.nn.modules.container", "ParameterDict"): _Parameters,
 }

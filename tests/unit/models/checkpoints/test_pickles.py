@@ -95,6 +95,18 @@ def test_shared_storages_parameters_and_foreign_objects(tmp_path: Path, zipped: 
 
 
 @pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_with_attributes_of_their_own_come_back_without_them(tmp_path: Path, zipped: bool) -> None:
+    """Trainers that shard or count leave such on parameters."""
+    value: dict[str, Any] = {"t": torch.arange(6.0).view(2, 3), "p": torch.nn.Parameter(torch.arange(4.0))}
+    for tensor in value.values():
+        tensor.ds_id = Callback()
+    torch.save(value, tmp_path / "m.ckpt", _use_new_zipfile_serialization=zipped)
+    read = read_pickle(tmp_path / "m.ckpt")
+    assert read.keys() == value.keys()
+    assert all(torch.equal(read[key], tensor.detach()) for key, tensor in value.items())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
 def test_unwanted_tensors_are_left_out(tmp_path: Path, zipped: bool) -> None:
     torch.save({"keep": torch.ones(2), "loss.x": torch.ones(3)}, tmp_path / "m", _use_new_zipfile_serialization=zipped)
     assert read_pickle(tmp_path / "m", lambda key: not key.startswith("loss.")).keys() == {"keep"}
@@ -118,6 +130,7 @@ ATTACKS = {
     "build_on_function": b"ctorch._utils\n_rebuild_tensor_v2\n(dS'x'\nI1\nsb.",
     "build_on_class": b"ccollections\nOrderedDict\n(dS'x'\nI1\nsb.",
     "codec": b"c_codecs\nencode\n(S'a'\ntR.",
+    "rebuilt": b"ctorch._tensor\n_rebuild_from_type_v2\n(cbuiltins\nlen\ncbuiltins\nint\n(S'x'\nt}tR.",
     "nested": b"cos\nsystem\n(cposix\nsystem\n(S'true'\ntRtR.",
 }
 
