@@ -67,7 +67,7 @@ def load_tokenizer(folder: Path, positions: int) -> PromptTokenizer:
     tokenizer = _read(folder)
     _add(tokenizer, folder, config)
     # Configs without a limit hold a huge number instead.
-    window = min(int(config.get("model_max_length", positions)), positions)
+    window = min(int(config.get("model_max_length") or positions), positions)
     # As transformers does: where the config lists no tokens, the map beside it says more (SD 2's two disagree).
     pads = [config.get("pad_token"), _json(folder / MAP).get("pad_token")]
     pads = pads if "added_tokens_decoder" in config else pads[::-1]

@@ -177,7 +177,7 @@ def tower_config(config: Json, *, xl: bool = False) -> TowerConfig:
     tower = readers[kind](config)
     if not xl:
         return tower
-    projects = "CLIPTextModelWithProjection" in config.get("architectures", ())
+    projects = "CLIPTextModelWithProjection" in (config.get("architectures") or ())
     return replace(tower, skip=1, final_norm=False, pooled=config["projection_dim"] if projects else None)
 
 

@@ -3,6 +3,7 @@ what of it isn't followed."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,9 @@ FOLLOWED: Mapping[str, Any] = {
     "variance_type": None,
     "final_sigmas_type": None,
     "timestep_type": "discrete",
+    "interpolation_type": "linear",
+    "lower_order_final": True,
+    "lambda_min_clipped": -math.inf,
     "original_inference_steps": 50,
     "timestep_scaling": 10.0,
 }

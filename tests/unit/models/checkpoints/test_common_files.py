@@ -61,6 +61,16 @@ def test_variants_of_sd1_load(change: Callable[[State], State], tmp_path: Path) 
     assert all(torch.equal(a, b) for a, b in zip(ours.unet.parameters(), theirs.unet.parameters(), strict=True))
 
 
+def test_options_that_a_folder_leaves_null_are_those_that_it_leaves_out(tmp_path: Path) -> None:
+    folder = shutil.copytree(SDXL.parent / "sdxl_base" / "pipeline", tmp_path / "m")
+    for part, option in (("tokenizer/tokenizer_config", "model_max_length"), ("text_encoder/config", "architectures")):
+        file = folder / f"{part}.json"
+        file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {option: None}), "utf-8")
+    found, expected = load_checkpoint(folder), load_checkpoint(SDXL.parent / "sdxl_base" / "pipeline")
+    assert found.config == expected.config
+    assert [each.window for each in found.tokenizers] == [each.window for each in expected.tokenizers]
+
+
 def test_the_projection_of_sdxls_second_tower_may_be_a_layers_weight(tmp_path: Path) -> None:
     file = shutil.copytree(SDXL, tmp_path / "m") / "model.safetensors"
     state, key = load_file(file), "conditioner.embedders.1.model.text_projection"

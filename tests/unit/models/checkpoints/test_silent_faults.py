@@ -32,6 +32,7 @@ SD1 = CASES / "single_file" / "sd1_single_file" / "model.safetensors"
 SD1_FOLDER = CASES / "diffusers" / "stable_diffusion_1" / "pipeline"
 X4_FOLDER = CASES / "diffusers" / "stable_diffusion_upscale" / "pipeline"
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
+DEFAULTS = {"interpolation_type": "linear", "lower_order_final": True, "lambda_min_clipped": float("-inf")}
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +264,10 @@ def test_sdxl_is_told_by_its_network_whatever_its_pipeline_is_called(tmp_path: P
             "",
         ),
         ({"_class_name": "EulerDiscreteScheduler", "use_beta_sigmas": True}, "euler", "use_beta_sigmas True"),
+        ({"_class_name": "EulerDiscreteScheduler", "interpolation_type": "log_linear"}, "euler", "'log_linear'"),
+        ({"_class_name": "UniPCMultistepScheduler", "lower_order_final": False}, "unipc", "lower_order_final False"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -5.1}, "dpmpp_2m", "clipped -5.1"),
+        (DEFAULTS | {"_class_name": "DPMSolverMultistepScheduler"}, "dpmpp_2m", ""),
         ({"_class_name": "HeunDiscreteScheduler"}, "heun", ""),
         ({"_class_name": "LCMScheduler", "original_inference_steps": 25}, "lcm", "original_inference_steps 25"),
         ({"_class_name": "DEISMultistepScheduler"}, None, "there is no sampler for DEISMultistepScheduler"),
