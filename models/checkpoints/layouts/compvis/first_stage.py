@@ -44,13 +44,17 @@ def _config(state: Mapping[str, Tensor]) -> AutoencoderConfig:
         z_channels=state["decoder.conv_in.weight"].shape[1],
         embed_dim=state["post_quant_conv.weight"].shape[1],
         res_blocks=_count(state, r"^encoder\.down\.0\.block\.(\d+)\."),
-        attention=tuple(f"encoder.down.{i}.attn.0.norm.weight" in state for i in range(levels)),
-        mid_attention="encoder.mid.attn_1.norm.weight" in state,
+        attention=tuple(_has(state, f"encoder.down.{i}.attn.0.") for i in range(levels)),
+        mid_attention=_has(state, "encoder.mid.attn_1."),
         norm_groups=NORM_GROUPS,
         in_channels=state["encoder.conv_in.weight"].shape[1],
         out_channels=len(state["decoder.conv_out.weight"]),
         codebook=0 if codebook is None else len(codebook),
     )
+
+
+def _has(state: Mapping[str, Tensor], beginning: str) -> bool:
+    return any(key.startswith(beginning) for key in state)
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:

@@ -97,9 +97,10 @@ def test_a_file_out_of_a_diffusers_folder_is_read_without_its_config(model: Path
         load(model)
 
 
-def test_names_of_attention_that_an_old_script_left_are_read(model: Path) -> None:
+@pytest.mark.parametrize("norm", [{}, {".attn_1.norm.": ".attn_1.group_norm."}])
+def test_names_of_attention_that_an_old_script_left_are_read(norm: dict[str, str], model: Path) -> None:
     """Of models and of VAEs alone: converted back from diffusers, matrices in place of convolutions."""
-    names = {".attn_1.q.": ".attn_1.to_q.", ".attn_1.k.": ".attn_1.to_k.", ".attn_1.v.": ".attn_1.to_v."}
+    names = norm | {".attn_1.q.": ".attn_1.to_q.", ".attn_1.k.": ".attn_1.to_k.", ".attn_1.v.": ".attn_1.to_v."}
     names[".attn_1.proj_out."] = ".attn_1.to_out.0."
     state = load_file(model)
     for ours, theirs in names.items():
