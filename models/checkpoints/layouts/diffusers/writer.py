@@ -50,7 +50,8 @@ def save_diffusers(checkpoint: Checkpoint, folder: Path) -> None:
         _write_json(target / ("scheduler_config.json" if scheduler else "config.json"), config)
         if state is not None:
             stem = "model" if name in TOWERS else "diffusion_pytorch_model"
-            save_file(state, target / f"{stem}.safetensors", metadata={"format": "pt"})
+            whole = {key: value.contiguous() for key, value in state.items()}
+            save_file(whole, target / f"{stem}.safetensors", metadata={"format": "pt"})
     index = _index(pipeline, parts)
     text = checkpoint.config.conditioner
     towers = [TOWERS[name] for name in parts if name in TOWERS]

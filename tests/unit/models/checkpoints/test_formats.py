@@ -76,6 +76,14 @@ def test_conversion_and_back_is_exact(path: Path, to: Any, tmp_path: Path) -> No
     assert card.id == "one"
 
 
+@pytest.mark.parametrize("to", ["native", "diffusers"])
+def test_weights_that_were_trained_in_channels_last_convert(to: Any, tmp_path: Path) -> None:
+    path, state = tmp_path / "trained.ckpt", load_file(SD1 / "model.safetensors")
+    last = {key: v.to(memory_format=torch.channels_last) if v.ndim == 4 else v for key, v in state.items()}
+    torch.save({"state_dict": last}, path)
+    _same(load_checkpoint(path), load_checkpoint(convert(path, tmp_path / "out", to)))
+
+
 def test_an_upscaler_whose_scale_diffusers_would_lose_is_refused(tmp_path: Path) -> None:
     """Its pipeline never scales latents; those of our KL first stages have another deviation than one."""
     folder = convert(CASES / "compvis" / "ldm_sr_full" / "model.ckpt", tmp_path / "own", "native")
