@@ -95,11 +95,14 @@ def shipped_bert(window: int) -> PromptTokenizer:
 
 
 def save_tokenizer(tokenizer: PromptTokenizer, folder: Path, cls: str | None = None) -> None:
-    """Write tokenizer.json, and window and padding token beside it, as transformers lays them out."""
+    """Write tokenizer.json, and window and padding token beside it, as transformers lays them out; with a class, too,
+    the vocabulary in the files that classes of its 4.x read."""
     folder.mkdir(parents=True, exist_ok=True)
     pad = (tokenizer.tokenizer.padding or {}).get("pad_token", "[PAD]")
     config = {"model_max_length": tokenizer.window, "pad_token": pad}
-    config |= {"tokenizer_class": cls} if cls is not None else {}
+    if cls is not None:
+        config["tokenizer_class"] = cls
+        tokenizer.tokenizer.model.save(str(folder))
     _unbounded(tokenizer.bare or tokenizer.tokenizer).save(str(folder / "tokenizer.json"))
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     if (folder / MAP).is_file():  # of whoever was there before; it would be believed

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 from transformers import CLIPTokenizer
 
-from models.tokenizers.prompts import CLIP_FILE, load_tokenizer, save_tokenizer, shipped_clip
+from models.tokenizers.prompts import (
+    CLIP_FILE,
+    PromptTokenizer,
+    load_tokenizer,
+    save_tokenizer,
+    shipped_bert,
+    shipped_clip,
+)
 from models.tokenizers.vocabularies import CLIP_END
 from service.requests.tokens import count_chunks, count_tokens
 from tests.gateway import PAINTER
@@ -59,6 +66,16 @@ def test_a_folder_that_was_written_is_read_as_it_was(tmp_path: Path, pad: str, t
     for text in PROMPTS:
         assert again.pieces(text) == tokenizer.pieces(text)
         assert again.bare_pieces(text) == tokenizer.bare_pieces(text)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "cls"), [(shipped_clip(WINDOW, "!"), "CLIPTokenizer"), (shipped_bert(WINDOW), "BertTokenizer")]
+)
+def test_a_named_class_finds_its_own_files(tmp_path: Path, tokenizer: PromptTokenizer, cls: str) -> None:
+    """Those of transformers 4.x, as diffusers' folders name them, don't read tokenizer.json."""
+    save_tokenizer(tokenizer, tmp_path, cls)
+    (tmp_path / "tokenizer.json").unlink()
+    assert load_tokenizer(tmp_path, WINDOW)(PROMPTS)[0].tolist() == tokenizer(PROMPTS)[0].tolist()
 
 
 @pytest.mark.parametrize("pad", ["!", CLIP_END])
