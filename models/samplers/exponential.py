@@ -17,7 +17,7 @@ from models.schedule import ScheduleConfig
 
 
 def dpmpp_2m(intervals: Sequence[Interval], config: ScheduleConfig) -> tuple[Row, ...]:
-    """Lu et al. 2022 (DPM-Solver++), Algorithm 2; first order in the first step and in the last."""
+    """Lu et al. 2022 (DPM-Solver++), Algorithm 2; first order in the first step and in that to no noise."""
     return tuple(
         x0_row(interval, config, i + 1, _keep(interval), _predictor(intervals, i))
         for i, interval in enumerate(intervals)
@@ -39,7 +39,7 @@ def unipc(intervals: Sequence[Interval], config: ScheduleConfig) -> tuple[Row, .
 def dpmpp_2m_sde(intervals: Sequence[Interval], config: ScheduleConfig) -> tuple[Row, ...]:
     """The stochastic DPM-Solver++(2M), midpoint, η = 1: Lu et al. 2022 (DPM-Solver++), Eq. 18, and k-diffusion's code.
 
-    z' = (σ'/σ)·e^−h·z + α'·(1 − e^−2h)·(x0 + (x0 − x0₋₁)·h/2h₋₁) + σ'·√(1 − e^−2h)·n; first order in the last step.
+    z' = (σ'/σ)·e^−h·z + α'·(1 − e^−2h)·(x0 + (x0 − x0₋₁)·h/2h₋₁) + σ'·√(1 − e^−2h)·n; first order to no noise.
     """
     return _stochastic(intervals, config, _midpoint)
 
@@ -54,7 +54,8 @@ def dpmpp_3m_sde_diffusers(intervals: Sequence[Interval], config: ScheduleConfig
     φ_3 says, its second step is the midpoint's, and so is, below 15 `steps` of the whole run, the last but one."""
 
     def weights(intervals: Sequence[Interval], i: int) -> list[float]:
-        early = i < 2 or (steps < 15 and i == len(intervals) - 2)
+        last_but_one = any(_to_no_noise(interval) for interval in intervals[i + 1 : i + 2])
+        early = i < 2 or (steps < 15 and last_but_one)
         return _midpoint(intervals, i) if early else _differences(intervals, i, 1.0)
 
     return _stochastic(intervals, config, weights)
@@ -68,9 +69,7 @@ def _stochastic(
     rows = []
     for i, interval in enumerate(intervals):
         decay = math.exp(-_growth(interval))
-        last = i == len(intervals) - 1
-        predictions = [interval.end.alpha * -math.expm1(-2 * _growth(interval))] if last else weights(intervals, i)
-        row = x0_row(interval, config, i + 1, _keep(interval) * decay, tuple(predictions))
+        row = x0_row(interval, config, i + 1, _keep(interval) * decay, tuple(weights(intervals, i)))
         rows.append(replace(row, noise=interval.end.sigma * math.sqrt(-math.expm1(-2 * _growth(interval)))))
     return tuple(rows)
 
@@ -135,11 +134,16 @@ def _moments(h: float) -> tuple[float, float]:
 
 
 def _ratio(intervals: Sequence[Interval], i: int) -> float:
-    """h_i / h_{i−1}; 0, which is first order, where there is none, and in the last step."""
-    if i == 0 or i == len(intervals) - 1:
+    """h_i / h_{i−1}; 0, which is first order, where there is none, and in the step to no noise."""
+    if i == 0 or _to_no_noise(intervals[i]):
         return 0.0
     h, before = _growth(intervals[i]), _growth(intervals[i - 1])
     return h / before if before > 0.0 else 0.0
+
+
+def _to_no_noise(interval: Interval) -> bool:
+    """Tell the last step of a whole way; one that another model goes on with ends at a noise level."""
+    return interval.end.sigma == 0.0
 
 
 def _growth(interval: Interval) -> float:

@@ -80,9 +80,7 @@ def test_a_part_of_the_way_is_planned_by_every_sampler(sampler: str, span: tuple
 
 
 @pytest.mark.parametrize("end", [0.8, 0.35])
-@pytest.mark.parametrize(
-    "sampler", ["ddim", "euler", "euler_a", "heun", "dpm2", "dpm2_a", "dpmpp_2s_a", "dpmpp_sde", "lcm", "tcd"]
-)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_part_of_the_way_is_gone_as_the_whole_way_goes_it(sampler: str, end: float) -> None:
     schedule = NoiseSchedule(CONFIGS[1])
     whole, part = compile_plan(sampler, schedule, 20), compile_plan(sampler, schedule, 20, span=(0.0, end))
