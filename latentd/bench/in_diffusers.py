@@ -45,7 +45,7 @@ def in_diffusers(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> Dif
     # Prompts are encoded by ours: the text encoder isn't compared.
     alone = replace(checkpoint, config=replace(config, conditioner=None))
     parts = components(alone, "StableDiffusionPipeline")
-    precisions = {"unet": dtype, "vae": config.first_stage.weights_dtype(dtype)}
+    precisions = {"unet": dtype, "vae": config.first_stage_dtype(dtype)}
     made: dict[str, Any] = {}
     for name, precision in precisions.items():
         about, state = parts[name]

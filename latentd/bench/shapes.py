@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from core.settings import Settings
 from latentd.bench.random_model import random_checkpoint, stand_in_text, tiny
@@ -102,7 +102,7 @@ XL_UNET = UNetConfig(
 )
 XL = ModelConfig(
     unet=XL_UNET,
-    first_stage=replace(KL_F8, force_upcast=True),
+    first_stage=KL_F8,
     schedule=ScheduleConfig(),
     scale_factor=0.13025,
     conditioner=stand_in_text(768, 1280, pooled=1280),

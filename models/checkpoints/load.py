@@ -91,7 +91,7 @@ def assemble(
     if config.conditioner is not None:
         conditioner = _conditioner(config.conditioner, states.pop("conditioner"), device, dtype, origin)
     unet = build(lambda: UNet(config.unet), states.pop("unet"), "unet", device, dtype, origin)
-    precision, make = config.first_stage.weights_dtype(dtype), lambda: Autoencoder(config.first_stage)
+    precision, make = config.first_stage_dtype(dtype), lambda: Autoencoder(config.first_stage)
     return LatentDiffusion(
         id=name,
         config=config,

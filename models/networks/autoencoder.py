@@ -39,16 +39,12 @@ class AutoencoderConfig:
     codebook: int = 0  # entries, VQ only
     quant_conv: bool = True
     post_quant_conv: bool = True
-    force_upcast: bool = False  # overflows in half precision
+    force_upcast: bool = True  # overflows in half precision, where the model heeds it; diffusers' default
 
     @property
     def factor(self) -> int:
         """Pixels of a picture per latent pixel, f."""
         return int(2 ** (len(self.channels) - 1))
-
-    def weights_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """Return the precision of its weights in a model of `dtype`."""
-        return torch.float32 if self.force_upcast else dtype
 
 
 class AutoencoderLevel(nn.Module):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import torch
+
 from models.networks.autoencoder import AutoencoderConfig
 from models.networks.conditioning import ClassConfig, Conditioner, TextConfig, TowerConfig
 from models.networks.unet import UNetConfig
@@ -36,6 +38,14 @@ class ModelConfig:
     concat: Concat | None = None
     low_res_schedule: ScheduleConfig | None = None  # noises the small picture (SD x4 upscaler)
     latent_size: int | None = None  # height and width of training latents, where the files say
+
+    def first_stage_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Return the precision of the first stage's weights in a model of `dtype`.
+
+        Of diffusers' pipelines SDXL's and the x4 upscaler's alone heed `force_upcast`, which folders of all models say.
+        """
+        overflows = self.unet.added_dim is not None or self.low_res_schedule is not None
+        return torch.float32 if overflows and self.first_stage.force_upcast else dtype
 
     @property
     def added_numbers(self) -> int:

@@ -83,7 +83,7 @@ class LatentDiffusion:
 
     @property
     def first_stage_dtype(self) -> torch.dtype:
-        return self.config.first_stage.weights_dtype(self.dtype)
+        return self.config.first_stage_dtype(self.dtype)
 
     @property
     def token_window(self) -> int | None:

@@ -78,7 +78,7 @@ def offered(model: str, folder: Path, device: str, dtype: torch.dtype) -> Offere
 def weights_size(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
     """Count the bytes that its weights take in networks of `dtype`."""
     config = checkpoint.config
-    kept: dict[str, torch.dtype | None] = {"first_stage": config.first_stage.weights_dtype(dtype)}
+    kept: dict[str, torch.dtype | None] = {"first_stage": config.first_stage_dtype(dtype)}
     if config.conditioner is not None:
         kept["conditioner"] = conditioner_dtype(config.conditioner, dtype)
     return sum(

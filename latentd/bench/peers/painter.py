@@ -44,8 +44,7 @@ class Painter:
         torch.set_num_threads(threads)
         kind: torch.dtype = getattr(torch, dtype)
         vae = AutoencoderKL.from_pretrained(folder / "vae")  # type: ignore[no-untyped-call]
-        # As the pipelines do: a first stage that overflows in half precision stays in float32.
-        vae = vae.to(device, torch.float32 if vae.config.force_upcast else kind).eval()
+        vae = vae.to(device, kind).eval()
         unet = UNet2DConditionModel.from_pretrained(folder / "unet")  # type: ignore[no-untyped-call]
         schedule = DDIMScheduler.load_config(folder / "scheduler")
         text: Any = BertModel.from_pretrained(folder / "text_encoder")

@@ -111,10 +111,9 @@ def replaced(checkpoint: Checkpoint, path: Path, vae: tuple[AutoencoderConfig, S
     if (config.factor, config.embed_dim) != (own.factor, own.embed_dim):
         shapes = [f"f = {each.factor} with {each.embed_dim} channels" for each in (config, own)]
         raise CheckpointError(f"{path}: its latents have {shapes[0]}, the model's {shapes[1]}", field=FIELD)
-    first = replace(config, force_upcast=config.force_upcast or own.force_upcast)
     return replace(
         checkpoint,
-        config=replace(checkpoint.config, first_stage=first),
+        config=replace(checkpoint.config, first_stage=config),
         states=checkpoint.states | {"first_stage": state},
         assumptions=(*checkpoint.assumptions, f"its first stage is that of {path.name}"),
     )

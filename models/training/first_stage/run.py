@@ -44,7 +44,7 @@ def _network(config: AutoencoderRun) -> Autoencoder:
         pass_through(network)
     if config.start_from is not None:
         given = load_first_stage(config.start_from)
-        if replace(given.config, force_upcast=False) != network.config:
+        if replace(given.config, force_upcast=network.config.force_upcast) != network.config:
             detail = f"{config.start_from}: is shaped {given.config}; the run's autoencoder is {network.config}"
             raise ConfigurationError(detail, field="start_from", value=str(config.start_from))
         network.load_state_dict(given.network("cpu").state_dict())

@@ -77,7 +77,7 @@ def _load(file: SingleFile, lacking: FirstStage | None) -> Checkpoint:
     unet, unet_weights = read_unet(unet_state, unet_params(params) or family.heads())
     first, first_weights = lacking or read_first_stage(below(file.state, FIRST_STAGE))
     if family.xl:
-        unet, first = replace(unet, added_sinusoids=sinusoids(params)), replace(first, force_upcast=True)
+        unet = replace(unet, added_sinusoids=sinusoids(params))
     text, text_weights = _conditioner(conditioner, file.config, params, first) or (None, None)
     schedule, unsure = _schedule(file, params, family)
     config = _config(file.state, params, family, unet, first, text, schedule)

@@ -160,7 +160,7 @@ def autoencoder_config(config: Json) -> AutoencoderConfig:
         codebook=config.get("num_vq_embeddings", 256) if kind == "vq" else 0,
         quant_conv=bool(config.get("use_quant_conv", True)),
         post_quant_conv=bool(config.get("use_post_quant_conv", True)),
-        force_upcast=bool(config.get("force_upcast", False)),
+        force_upcast=bool(config.get("force_upcast", True)),
     )
 
 

@@ -111,7 +111,7 @@ def autoencoder_json(config: AutoencoderConfig, scale_factor: float, latent_size
         "sample_size": (latent_size or 64) * config.factor,
         "scaling_factor": scale_factor,
         "mid_block_add_attention": config.mid_attention,
-        **({"force_upcast": True} if config.force_upcast else {}),
+        "force_upcast": config.force_upcast,
     }
     if config.kind == "vq":
         embed = config.embed_dim

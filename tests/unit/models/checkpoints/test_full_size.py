@@ -221,7 +221,11 @@ def test_sdxl_is_read_whole() -> None:
     assert [tokenizer(["cat"])[0][0, -1].item() for tokenizer in base.tokenizers] == [49407, 0]
     assert (base.config.refines, base.config.zeros_for_no_prompt, base.config.latent_size) == (False, True, 128)
     assert (refiner.config.refines, refiner.config.zeros_for_no_prompt, len(refiner.tokenizers)) == (True, False, 1)
-    assert base.config.first_stage.force_upcast
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("sdxl", "float32"), ("x4_upscaler", "float32"), ("sd15", "float16")])
+def test_first_stages_of_single_files_overflow_where_diffusers_says_so(name: str, wanted: str) -> None:
+    assert _load(name).config.first_stage_dtype(torch.float16) == getattr(torch, wanted)
 
 
 @pytest.mark.parametrize("name", PUBLISHED_XL)
