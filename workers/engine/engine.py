@@ -264,17 +264,17 @@ class Engine:
             predicted.setdefault(job, {})[slot.index] = each
         passed = {job: job.passed(of_it) for job, of_it in predicted.items()}
         before, self._call = self._call, UNetCall(batch, jobs, images, acting, passed, finite, timed)
-        return self._report(before) if self._reads_late else self._read()
+        return self._report(before, own_turn=True) if self._reads_late else self._read(own_turn=True)
 
     def _denoised(self, batch: Batch, images: list[LatentState]) -> Tensor:
         return denoise(self._models[batch.model], images, batch.padded_rows, strict=batch.strict)
 
-    def _read(self) -> list[Outcome]:
+    def _read(self, *, own_turn: bool = False) -> list[Outcome]:
         """Report the call that hasn't been yet."""
         call, self._call = self._call, None
-        return self._report(call)
+        return self._report(call, own_turn=own_turn)
 
-    def _report(self, call: UNetCall | None) -> list[Outcome]:
+    def _report(self, call: UNetCall | None, *, own_turn: bool) -> list[Outcome]:
         if call is None:
             return []
         seconds = call.timed.seconds()
@@ -284,7 +284,7 @@ class Engine:
         finite = call.finite.tolist()
         broken = dict.fromkeys(job for job, good in zip(call.jobs, finite, strict=True) if job in here and not good)
         aborted = [self._abort(job, _not_finite(job)) for job in broken]
-        return [_called(call, seconds), *aborted, *self._progress(call, seconds)]
+        return [_called(call, seconds, own_turn), *aborted, *self._progress(call, seconds)]
 
     def _progress(self, call: UNetCall, seconds: float) -> list[Outcome]:
         """Report how far each job of a call is; where previews are due they come with it, next turn."""
@@ -371,11 +371,11 @@ def run(engine: Engine, admission: Admission, on_outcome: Callable[[Outcome], No
     return [pictures[index] for index in sorted(pictures)]
 
 
-def _called(call: UNetCall, seconds: float) -> Called:
+def _called(call: UNetCall, seconds: float, own_turn: bool) -> Called:
     batch = call.batch
     rows, shape = (batch.rows, batch.padded_rows), batch.group.shape
     controlled = sum(count * rows for count, rows in zip(call.acting, batch.slot_rows, strict=True))
-    return Called(batch.model, *rows, batch.strict, seconds, len(batch.slots), shape, controlled)
+    return Called(batch.model, *rows, batch.strict, seconds, len(batch.slots), shape, controlled, own_turn)
 
 
 def _deadline_missed(job: EngineJob) -> DeadlineMissed:

@@ -105,7 +105,10 @@ class Aborted:
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """One UNet call of `rows` rows, to which `padded_rows - rows` fillers were added; rows of ControlNets beside it."""
+    """One UNet call of `rows` rows, to which `padded_rows - rows` fillers were added; rows of ControlNets beside it.
+
+    `own_turn`: the turn that tells of it did nothing but calls; on a GPU a preparation, say, reads the call before it.
+    """
 
     model: str
     rows: int
@@ -115,6 +118,7 @@ class Called:
     slots: int
     shape: Shape
     control_rows: int = 0
+    own_turn: bool = True
 
 
 @dataclass(frozen=True, slots=True)

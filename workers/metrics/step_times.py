@@ -139,16 +139,21 @@ class StepTimer:
 def timed(
     outcomes: Sequence[Outcome], seconds: float, jobs: Mapping[str, Requested]
 ) -> Iterator[tuple[str, Shape, str, float]]:
-    """Return what a turn of the engine measured: model, latent shape, what was done and its seconds, of images each."""
-    finished = sum(isinstance(outcome, Finished) for outcome in outcomes)
+    """Return what a turn of the engine measured: model, latent shape, what was done and its seconds, of images each.
+
+    A call costs its turn, with what the host does beside it; but its own seconds where the turn did something else, or
+    was shorter, for a preview had waited for the device. On a GPU pictures are told turns after their decoding began.
+    """
     for outcome in outcomes:
         if isinstance(outcome, Called):
             # As if there had been no ControlNet, which estimates add as rows.
             share = outcome.padded_rows / (outcome.padded_rows + CONTROL_ROW * outcome.control_rows)
-            yield outcome.model, outcome.shape, f"rows:{outcome.padded_rows}", seconds * share
+            took = max(seconds, outcome.seconds) if outcome.own_turn else outcome.seconds
+            yield outcome.model, outcome.shape, f"rows:{outcome.padded_rows}", took * share
         elif isinstance(outcome, Prepared | Finished) and (job := jobs.get(outcome.job_id)) is not None:
             what = "decode" if isinstance(outcome, Finished) else f"encode:{job.request.kind}"
-            yield job.request.model, outcome.shape, what, seconds / (finished or 1)
+            own_s = outcome.decode_s if isinstance(outcome, Finished) else outcome.seconds
+            yield job.request.model, outcome.shape, what, own_s
 
 
 def write_cells(pipe: Pipeline, model: str, cells: Mapping[str, float]) -> None:

@@ -10,6 +10,7 @@ from redis import Redis
 from contract.measurements import LATENT_FACTOR, WRITTEN_AT, ShapeTimes, StepTimes, read_tables
 from contract.redis_keys import cells_written_key, step_times_key
 from contract.request import JobRequest
+from tests.engines import job_of, make_engine
 from tests.enqueue import make_request
 from workers.claim_policy import ClaimOrder, ModelLane
 from workers.engine.messages import Called, Finished, Prepared
@@ -19,6 +20,7 @@ from workers.metrics.step_times import (
     SHAPES_KEPT,
     StepTimer,
     read_published,
+    timed,
     write_cells,
 )
 
@@ -56,16 +58,16 @@ def called(rows: int, side: int = 8, controls: int = 0) -> Called:
     return Called("tiny", rows, rows, False, 0.0, rows, (4, side, side), controls)
 
 
-def finished(index: int) -> Finished:
-    return Finished("a", index, PICTURE, 0.0, 0.0, SHAPE)
+def finished(index: int, decode_s: float) -> Finished:
+    return Finished("a", index, PICTURE, 0.0, decode_s, SHAPE)
 
 
 def test_turns_become_the_table() -> None:
     timer, jobs = StepTimer(MODELS), {"a": TimedJob(make_request())}
-    timer.turned([Prepared("a", 0.0, 0, 4, SHAPE)], 0.5, jobs)
+    timer.turned([Prepared("a", 0.5, 0, 4, SHAPE)], 0.5, jobs)
     timer.turned([called(2)], 0.1, jobs)
     timer.turned([called(8)], 0.2, jobs)
-    timer.turned([finished(0), finished(1)], 0.6, jobs)
+    timer.turned([finished(0, 0.3), finished(1, 0.3)], 0.6, jobs)
     timer.stored("tiny", 0.05)
     timer.rounded(0.001, moved=0)
     timer.rounded(0.007, moved=2)
@@ -73,6 +75,29 @@ def test_turns_become_the_table() -> None:
     assert found.shapes == (ShapeTimes(shape=SHAPE, calls={2: 0.1, 8: 0.2}, encode_s={"txt2img": 0.5}, decode_s=0.3),)
     assert (found.store_s, found.round_s) == (0.05, 0.001)
     assert found.move_s == pytest.approx(0.003)
+
+
+def test_what_a_gpu_does_in_a_turn_beside_the_call_that_it_reads_is_no_part_of_that() -> None:
+    """Every turn is said to have taken an hour: a call's alone may be believed."""
+    engine, hour = make_engine(as_gpu=True), 3600.0
+    jobs = {name: job_of(name, steps=6) for name in ("a", "b")}
+    engine.admit(jobs["a"])
+    told: list[list[tuple[str, float]]] = []
+    while engine.busy:
+        if len(told) == 3:
+            engine.admit(jobs["b"])
+        told.append([(what, own_s) for _, _, what, own_s in timed(engine.turn(), hour, jobs)])
+    calls = [seconds for turn in told for what, seconds in turn if what.startswith("rows:")]
+    [late] = [dict(turn) for turn in told[1:] if "encode:txt2img" in dict(turn)]
+    assert set(late) == {"rows:2", "encode:txt2img"}
+    decoded = [seconds for turn in told for what, seconds in turn if what == "decode"]
+    assert max(*late.values(), *decoded, calls[-1]) < hour, "the last one is read as decoding begins"
+    assert calls[0] == hour
+
+
+def test_a_call_that_a_preview_has_waited_for_counts_as_the_device_took_for_it() -> None:
+    [(*_, seconds)] = timed([replace(called(2), seconds=0.2)], 0.01, {})
+    assert seconds == 0.2
 
 
 def test_strict_calls_tell_their_size() -> None:
