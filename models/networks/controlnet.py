@@ -14,13 +14,14 @@ from models.inputs import Inputs
 from models.networks.layers import Conv2d
 from models.networks.unet import Residuals, UNetConfig, UNetMiddle, UNetTrunk
 
+PICTURE = 3  # channels: red, green, blue
+
 
 @dataclass(frozen=True, slots=True)
 class ControlNetConfig:
     """Shape of a ControlNet: its UNet's, and the widths that its picture passes on the way to the latent's size."""
 
     unet: UNetConfig
-    hint_channels: int = 3
     hint_widths: tuple[int, ...] = (16, 32, 96, 256)
     mid_res_blocks: int = 2
 
@@ -36,7 +37,7 @@ class HintEmbedding(nn.Module):
     def __init__(self, config: ControlNetConfig) -> None:
         super().__init__()
         widths = config.hint_widths
-        self.conv_in = Conv2d(config.hint_channels, widths[0], 3, padding=1)
+        self.conv_in = Conv2d(PICTURE, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList()
         for a, b in pairwise(widths):
             self.blocks.extend([Conv2d(a, a, 3, padding=1), Conv2d(a, b, 3, padding=1, stride=2)])

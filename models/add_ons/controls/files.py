@@ -17,7 +17,7 @@ from models.checkpoints.files.rename import DIFFUSERS, Renames, renamed
 from models.checkpoints.files.weights import read_json, read_tensors, understood
 from models.checkpoints.layouts.compvis.single_file import read_yaml
 from models.checkpoints.layouts.compvis.unet import renamed_trunk
-from models.networks.controlnet import ControlNet, ControlNetConfig
+from models.networks.controlnet import PICTURE, ControlNet, ControlNetConfig
 from models.networks.unet import UNetConfig
 from models.pipeline.pipeline import LatentDiffusion
 
@@ -45,7 +45,6 @@ ONLY = {
 }
 HINT = "controlnet_cond_embedding"
 XL_ADDED, XL_WIDTH = 2816, 2048  # SDXL's pooled text with six numbers, and its context
-PICTURE = 3  # channels: red, green, blue
 ORIGINAL_HINT = re.compile(r"^input_hint_block\.(\d+)\.")
 ORIGINAL: Renames = (
     (r"^zero_convs\.(\d+)\.0\.", r"controlnet_down_blocks.\1."),
@@ -212,8 +211,7 @@ def config_for(file: ControlFile, whole: UNetConfig) -> ControlNetConfig:
         mid_attention=whole.mid_attention and file.attends("mid_block"),
         mid_depth=min(whole.mid_depth, file.depth("mid_block")),
     )
-    hints = file.state[f"{HINT}.conv_in.weight"].shape[1]
-    return ControlNetConfig(unet, hints, file.hint_widths, file.mid_res_blocks)
+    return ControlNetConfig(unet, file.hint_widths, file.mid_res_blocks)
 
 
 def size_of(network: torch.nn.Module) -> int:

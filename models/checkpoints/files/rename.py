@@ -109,7 +109,6 @@ TO_DIFFUSERS: Renames = (
     (r"\.ff\.proj_out\.", ".ff.net.2."),
 )
 TO_BERT: Renames = ((r"^bert\.", ""),)
-TO_CLIP: Renames = ()
 TO_LDM_BERT: Renames = (
     (r"^tokens\.", "model.embed_tokens."),
     (r"^positions\.", "model.embed_positions."),

@@ -16,7 +16,7 @@ from torch import Tensor
 from core.errors import CheckpointError
 from models.checkpoints.build import State, split
 from models.checkpoints.checkpoint import Checkpoint, fitted
-from models.checkpoints.files.rename import TO_BERT, TO_CLIP, TO_DIFFUSERS, TO_LDM_BERT, renamed
+from models.checkpoints.files.rename import TO_BERT, TO_DIFFUSERS, TO_LDM_BERT, renamed
 from models.checkpoints.layouts.diffusers.config import autoencoder_config, tower_config, unet_config
 from models.checkpoints.layouts.diffusers.config_writer import autoencoder_json, scheduler_json, tower_json, unet_json
 from models.checkpoints.layouts.diffusers.reader import TOWERS, scale_factor
@@ -27,7 +27,7 @@ from models.schedule import ScheduleConfig
 from models.tokenizers.prompts import save_tokenizer
 
 Json = dict[str, Any]
-TEXT_RENAMES = {"bert": TO_BERT, "clip": TO_CLIP, "ldm": TO_LDM_BERT}
+TEXT_RENAMES = {"bert": TO_BERT, "clip": (), "ldm": TO_LDM_BERT}
 TOKENIZERS = {"bert": "BertTokenizer", "clip": "CLIPTokenizer", "ldm": "BertTokenizer"}
 CONSISTENCY = "LatentConsistencyModelPipeline"
 SCHEDULERS = {CONSISTENCY: "LCMScheduler"}  # but for SDXL's, all others get DDIM's
