@@ -118,6 +118,20 @@ def test_names_of_attention_that_an_old_script_left_are_read(norm: dict[str, str
         assert found.config == expected.config
 
 
+@pytest.mark.parametrize("says", [True, False, None])
+def test_whether_a_first_stage_overflows_is_its_own_to_say(tmp_path: Path, says: bool | None) -> None:
+    """SDXL's own does; one that was trained for float16 takes its place and says so."""
+    folder = shutil.copytree(CASES / "sdxl" / "sdxl_base" / "pipeline", tmp_path / "folder")
+    another = shutil.copytree(folder / "vae", tmp_path / "another")
+    config = json.loads((another / "config.json").read_text("utf-8")) | {"force_upcast": says}
+    config = {key: value for key, value in config.items() if value is not None}
+    (another / "config.json").write_text(json.dumps(config), "utf-8")
+    assert load(folder, dtype=torch.float16).first_stage_dtype == torch.float32
+    (folder / "card.json").write_text(json.dumps({"vae": "another"}), "utf-8")
+    wanted = torch.float16 if says is False else torch.float32
+    assert load_checkpoint(folder).config.first_stage_dtype(torch.float16) == wanted
+
+
 def test_vaes_that_no_model_beside_them_takes_are_named(model: Path) -> None:
     models = model.parent
     shutil.copytree(FOLDER, models / "folder")
