@@ -5,9 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
 
 import structlog
 from structlog.stdlib import ProcessorFormatter
+
+
+class _Lines(structlog.PrintLogger):
+    """Lines that can't be written are lost: what they tell of goes on, as do those of the standard library."""
+
+    def msg(self, message: str) -> None:
+        with suppress(OSError, ValueError):  # a full disk, a reader that is gone; a closed stream
+            super().msg(message)
+
+    log = debug = info = warn = warning = fatal = failure = err = error = critical = exception = msg
 
 
 def configure(level: str) -> None:
@@ -31,7 +42,7 @@ def configure(level: str) -> None:
     structlog.configure(
         processors=[*common, *shown],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # as it is now: tests exchange it
+        logger_factory=lambda *_: _Lines(sys.stderr),  # as it is now: tests exchange it
     )
 
 

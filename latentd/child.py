@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +19,7 @@ import structlog
 PR_SET_PDEATHSIG = 1
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 STEADY_S = 30.0  # a child that lived this long starts again without backoff
+KILLED_S = 2.0  # that an end by SIGKILL is waited for
 LOG_BYTES = 1 << 20
 REFUSED_EXIT = 1  # of a command that said in one line why it can't work
 
@@ -106,11 +107,12 @@ class Child:
             self.process.terminate()
 
     def kill(self, why: str) -> None:
-        """Send SIGKILL, and wait for the end."""
+        """Send SIGKILL, and wait for the end; not for long: one that waits for a dead disk can't end."""
         if self.process is not None:
             log.warning(why, child=self.name)
             self.process.kill()
-            self.process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(KILLED_S)
 
     def stop(self) -> None:
         """SIGTERM, then SIGKILL once `stop_s` has passed."""

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def lock(data_dir: Path, leaving_s: float = LEAVING_S) -> int:
             raise _refused(data_dir, f"is in use by `latentd up`, {_shown(holder)}: stop that one, or name another")
         time.sleep(0.05)
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "since": _now()}).encode(), 0)
+    with suppress(OSError):  # on a full disk others are told less
+        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "since": _now()}).encode(), 0)
     return descriptor
 
 

@@ -126,7 +126,7 @@ def meet_given(settings: Settings) -> None:
 
 
 def run(settings: Settings, insecure: bool) -> None:
-    """Supervise until SIGINT or SIGTERM; returns when every child has ended.
+    """Supervise until SIGINT, SIGTERM or the end of the terminal; returns when every child has ended.
 
     Raises:
         ConfigurationError: another service has the data directory, or something can't work.
@@ -140,7 +140,8 @@ def run(settings: Settings, insecure: bool) -> None:
     descriptor = lock(settings.data_dir.resolve())
     try:
         check_start(settings)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        hung_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]  # by nohup
+        for number in (signal.SIGINT, signal.SIGTERM, *hung_up):
             signal.signal(number, on_signal)
         supervise(settings, children(settings, insecure, [descriptor]), stopping)
     finally:

@@ -31,8 +31,15 @@ class Signals:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
+    @property
+    def told(self) -> bool:
+        """Whether one came before there was a loop: what was just imported may have kept the exit to itself."""
+        return self._first is not None and self._loop is None
+
     def drain(self, loop: Stoppable, drain_s: float) -> None:
         """From now on a signal stops `loop`, within `drain_s`."""
+        if self.told:
+            raise SystemExit(0)
         self._loop, self._drain_s = loop, drain_s
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:

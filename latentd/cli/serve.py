@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import structlog
@@ -65,10 +66,13 @@ def worker(model: Model = None, device: Device = "auto", metrics_port: MetricsPo
         from workers.worker import serve
 
         serve(settings_with(metrics_port=metrics_port), model or [], device, signals)
-    except SystemExit as ended:
-        if ended.code == 0:  # of a signal, whose handler can't log
-            structlog.get_logger().info("stopped before it was ready")
-        raise
+    except (SystemExit, Exception):
+        if not signals.told:
+            raise
+        if not structlog.is_configured():
+            logs.configure("info")
+        structlog.get_logger().info("stopped before it was ready")  # which the signal's handler can't
+        os._exit(0)  # an import under way on another thread is neither waited for nor told of
 
 
 def register(app: typer.Typer) -> None:

@@ -11,9 +11,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+import httpx2
 import pytest
 from redis import Redis
 
@@ -134,6 +135,13 @@ def test_a_damaged_append_only_file_is_named_with_what_mends_it(tiny_models: Pat
         assert redis.get("kept:180") == b"value"
 
 
+def test_a_full_disk_keeps_no_service_from_starting(data: Path) -> None:
+    """Redis says what it can't write, and goes on once there is room."""
+    with small_disk(data / "small", 1) as small:
+        (small / "filler").write_bytes(bytes(1 << 20))
+        os.close(lock(small))
+
+
 @pytest.mark.parametrize("place", [".", "redis"])
 def test_a_folder_that_can_not_be_written_ends_up_with_a_line(tiny_models: Path, data: Path, place: str) -> None:
     """Root may write what permissions forbid, but no file system that is mounted to be read."""
@@ -168,6 +176,27 @@ def test_a_damaged_base_of_the_append_only_file_is_named_as_well(tiny_models: Pa
     file.parent.rename(data / "moved")
     with embedded(data) as redis:
         assert redis.dbsize() == 0
+
+
+def test_a_service_whose_log_nobody_reads_draws_and_ends_with_its_terminal(tiny_models: Path, data: Path) -> None:
+    port = str(free_port())
+    process = up(tiny_models, data, LATENTD_PORT=port, LATENTD_MODEL="tiny")
+    assert process.stderr is not None
+    process.stderr.close()
+    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+
+        def serves() -> bool:
+            with suppress(httpx2.TransportError):
+                return client.get("/readyz").status_code == 200
+            return False
+
+        wait_for(serves, 60, "the gateway")
+        drawn = client.post("/v1/txt2img", json={"model": "tiny", "prompt": "a"}, headers={"Prefer": "wait=60"})
+        assert drawn.json()["status"] == "succeeded"
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) in (0, 120)  # 120: how Python ends where standard error can't be flushed
+    with embedded(data) as redis:
+        assert redis.hget(f"latentd:job:{drawn.json()['id']}", "status") == b"succeeded"
 
 
 def test_a_second_signal_ends_up_at_once_and_says_what_it_waits_for(tiny_models: Path) -> None:

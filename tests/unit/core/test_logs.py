@@ -8,6 +8,8 @@ import pty
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import logging, warnings
 import structlog
@@ -39,6 +41,17 @@ def test_every_line_is_json_where_nobody_looks() -> None:
     assert (lines[2]["logger"], "it broke" in lines[2]["exception"]) == ("rq.worker", True)
     assert all(line["timestamp"] for line in lines)
     assert "a secret prompt" not in done.stderr
+
+
+@pytest.mark.parametrize("reader", ["full", "gone"])
+def test_a_log_that_cant_be_written_stops_nothing(reader: str) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with open("/dev/full", "wb") as full:
+        program = [sys.executable, "-c", f"{PROGRAM}print('went on')"]
+        done = subprocess.run(program, stdout=subprocess.PIPE, stderr=full if reader == "full" else theirs, check=False)
+    os.close(theirs)
+    assert done.stdout == b"went on\n"
 
 
 def on_a_terminal(**env: str) -> bytes:

@@ -25,6 +25,25 @@ assert Loop.graces == [5.0], Loop.graces
 """
 
 
+SWALLOWED = """
+import os, signal
+from workers.signals import Signals
+
+signals = Signals()
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+except BaseException:  # as torch does that imports numpy
+    pass
+assert signals.told
+signals.drain(None, 5.0)
+raise ValueError
+"""
+
+
+def test_a_signal_that_an_import_keeps_to_itself_ends_the_worker_before_its_first_job() -> None:
+    assert subprocess.run([sys.executable, "-c", SWALLOWED], check=False, timeout=20).returncode == 0
+
+
 def test_a_signal_in_the_middle_of_a_log_line_is_no_deadlock() -> None:
     process = subprocess.Popen([sys.executable, "-c", WORKER], stderr=subprocess.PIPE)
     assert process.stderr is not None
