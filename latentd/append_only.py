@@ -1,4 +1,4 @@
-"""What a damaged append-only file of the embedded Redis asks of people: which file it is and how to mend it.
+"""What an append-only file that the embedded Redis can't read asks of people: which file it is, and how to go on.
 
 The tools that check are the server's own binary under another name.
 """
@@ -12,7 +12,11 @@ from pathlib import Path
 
 FOLDER, MANIFEST = "appendonlydir", "appendonly.aof.manifest"
 CHECK_S = 600.0
+_WAY_ON = "Let LATENTD_REDIS_SERVER name such a server, as new or newer; unset, it is the Valkey that latentd brings"
 _FILE = re.compile(r"^file (\S+) .*type (\w)", re.MULTILINE)
+_WRITER = re.compile(rb"^(?:REDIS|VALKEY)\d+\xfa.(redis|valkey)-ver.([\d.]+)", re.DOTALL)
+# The last is of Valkey's tool, which reads on where the server doesn't.
+_FOREIGN = re.compile(rb"Wrong signature|Can't handle RDB format|Foreign RDB version")
 
 
 def damage(server: Path, data: Path) -> str | None:
@@ -22,7 +26,10 @@ def damage(server: Path, data: Path) -> str | None:
     """
     for file, kind in _files(data / FOLDER):
         tool = _tool(server, "rdb" if kind == "b" else "aof")
-        if file.is_file() and not _reads(server, tool, file):
+        whole, said = _checked(server, tool, file) if file.is_file() else (True, b"")
+        if _FOREIGN.search(said) and (writer := _writer(file)):
+            return f"{writer} wrote {file}, in a format that {server} does not read. {_WAY_ON}"
+        if not whole:
             return f"{file} is damaged, and Redis does not start with it. {_advice(server, tool, file, kind)}"
     return None
 
@@ -41,13 +48,20 @@ def _tool(server: Path, what: str) -> str:
     return name.replace("server", f"check-{what}")
 
 
-def _reads(server: Path, tool: str, file: Path) -> bool:
-    """Tell whether the tool finds the file whole; where it doesn't run, nothing is said against the file."""
+def _checked(server: Path, tool: str, file: Path) -> tuple[bool, bytes]:
+    """Tell whether the tool finds the file whole, and what it says; one that doesn't run says nothing against it."""
     try:
         done = subprocess.run([tool, file], executable=server, capture_output=True, timeout=CHECK_S, check=False)
     except (OSError, subprocess.SubprocessError):
-        return True
-    return done.returncode == 0
+        return True, b""
+    return done.returncode == 0, done.stdout
+
+
+def _writer(file: Path) -> str | None:
+    """Which server says in its head that it wrote the file; None where there is no such head."""
+    with file.open("rb") as opened:
+        found = _WRITER.match(opened.read(64))
+    return found and f"{found[1].decode().capitalize()} {found[2].decode()}"
 
 
 def _advice(server: Path, tool: str, file: Path, kind: str) -> str:

@@ -45,7 +45,7 @@ class Child:
     more: Callable[[], Sequence[str]] = tuple
     """Arguments that are found anew at each start."""
     ended: Callable[[int], None] = lambda _code: None
-    """Called with each exit status; raises where starting again is no use."""
+    """Called with the exit status of the first in a row that ends soon; raises where starting again is no use."""
     refusal: int | None = None
     """Exit status by which its first start says that it can't work; Redis ends with 1 for a full disk, too."""
     keeps: Sequence[int] = ()
@@ -82,17 +82,19 @@ class Child:
         """
         if self.process is not None and (code := self.process.poll()) is not None:
             self.process = None
-            self._refuse_if_useless(code)
-            self.deaths = 0 if now - self.started > STEADY_S else self.deaths + 1
+            soon = now - self.started <= STEADY_S
+            self._refuse_if_useless(code, soon)
+            self.deaths = self.deaths + 1 if soon else 0
             wait = BACKOFF_S[min(self.deaths, len(BACKOFF_S)) - 1] if self.deaths else 0.0
             self.start_at = now + wait
             log.warning("child died, restarting", child=self.name, exit_code=code, wait_s=wait)
         if self.process is None and now >= self.start_at:
             self.start()
 
-    def _refuse_if_useless(self, code: int) -> None:
+    def _refuse_if_useless(self, code: int, soon: bool) -> None:
         """What can't work has said why; faults and signals end otherwise."""
-        self.ended(code)
+        if soon and self.deaths == 0:  # the check takes long: what ran a while could start, and the next ends the same
+            self.ended(code)
         if code == self.refusal and self.starts == 1:
             log.error("child can't work, stopping all", child=self.name)
             raise SystemExit(REFUSED_EXIT)

@@ -62,6 +62,19 @@ def test_backoff_grows_and_stays_bounded() -> None:
     assert waits[-1] == 4.0
 
 
+def test_only_the_first_end_in_a_row_that_comes_soon_is_looked_into() -> None:
+    """Files are checked for minutes, while nothing else is tended."""
+    codes: list[int] = []
+    child = Child("exits", [sys.executable, "-c", "raise SystemExit(3)"], dict(os.environ), 5, ended=codes.append)
+    for lived, ends in ((1, 1), (1, 1), (60, 1), (60, 1), (1, 2)):
+        if child.process is None:  # after a long life it was started again at once
+            child.start()
+        assert child.process is not None
+        child.process.wait()
+        child.tend(child.started + lived)
+        assert codes == [3] * ends
+
+
 def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     ignores = tmp_path / "ignores"
     code = (
