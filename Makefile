@@ -64,14 +64,15 @@ tools:
 	@export PATH="$$PATH:/usr/sbin"; for tool in nginx prometheus redis-server; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	test -z "$$missing" || { $(APT) update -q && $(APT) install -y -q --no-install-recommends $$missing; }
 
-.venv/bin/python:
+# Debian without python3-venv leaves a Python and no pip.
+.venv/bin/pip:
 	@test -n "$(PYTHON)" || { echo "latentd needs Python 3.11 or 3.12, and neither runs here: install one of them."; exit 1; }
 	$(PYTHON) -m venv .venv
 
-.venv/.worker: .venv/bin/python pyproject.toml constraints.txt
+.venv/.worker: .venv/bin/pip pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e '.[worker]'
 	@touch $@
 
-.venv/.dev: .venv/bin/python pyproject.toml constraints.txt
+.venv/.dev: .venv/bin/pip pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e '.[worker,train,dev]'
 	@touch $@ .venv/.worker
