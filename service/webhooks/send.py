@@ -14,7 +14,9 @@ import hmac
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import lru_cache, partial
 from typing import TypeAlias
 
 from core.clock import CLOCK
@@ -29,6 +31,9 @@ SECRET_PREFIX = "whsec_"
 SECRET_BYTES = 24  # as Standard Webhooks asks
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
+Connection: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+# Nothing ends a lookup that hangs: in the loop's own threads it would hold up all that the gateway does there.
+_LOOKUPS = ThreadPoolExecutor(16, thread_name_prefix="lookup")
 
 
 class NotSent(Exception):
@@ -62,8 +67,8 @@ def signed_headers(secret: bytes, message_id: str, timestamp: int, body: bytes) 
 
 async def resolve(host: str, port: int) -> Sequence[str]:
     """Look up the host's addresses, as the system orders them."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_LOOKUPS, look_up)
     return list(dict.fromkeys(str(address[0]) for _, _, _, _, address in found))
 
 
@@ -83,21 +88,21 @@ async def send(
     headers = signed_headers(secret, message_id, int(CLOCK.unix()), body)
     try:
         async with asyncio.timeout(LIMIT_S):
-            address = _checked(await resolving(target.host, target.port), target, allow)
-            return await _post(target, address, headers, body)
+            addresses = _checked(await resolving(target.host, target.port), target, allow)
+            return await _post(target, addresses, headers, body)
     except TimeoutError as error:
         raise NotSent(f"no answer within {LIMIT_S:g} s") from error
     except (OSError, EOFError, ValueError) as error:  # ssl's errors are OSErrors, a name that isn't one a ValueError
         raise NotSent(f"{type(error).__name__}: {error}"[:200]) from error
 
 
-def _checked(addresses: Sequence[str], target: WebhookTarget, allow: Sequence[str]) -> str:
-    """Return the first address, where every one of them may be connected to."""
+def _checked(addresses: Sequence[str], target: WebhookTarget, allow: Sequence[str]) -> Sequence[str]:
+    """Return the addresses, where there are some and every one of them may be connected to."""
     refused = [address for address in addresses if not is_reachable(address, target.port, allow)]
     if refused or not addresses:
         what = f"resolves to {refused[0]}, a private address" if refused else "has no address"
         raise NotSent(f"{target.host} {what}; LATENTD_WEBHOOK_ALLOW may name its network")
-    return addresses[0]
+    return addresses
 
 
 @lru_cache(maxsize=1)
@@ -105,18 +110,30 @@ def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-async def _post(target: WebhookTarget, address: str, headers: dict[str, str], body: bytes) -> int:
-    context = _tls() if target.tls else None
-    name = target.host if target.tls else None
-    reader, writer = await asyncio.open_connection(
-        address, target.port, ssl=context, server_hostname=name, limit=ANSWER_BYTES
-    )
+async def _post(target: WebhookTarget, addresses: Sequence[str], headers: dict[str, str], body: bytes) -> int:
+    reader, writer = await _connect(target, addresses)
     try:
         writer.write(_request(target, headers, body))
         await writer.drain()
         return await _status(reader)
     finally:
         writer.transport.abort()
+
+
+async def _connect(target: WebhookTarget, addresses: Sequence[str]) -> Connection:
+    """Connect to the first address that answers; one that doesn't takes no more than its share of the time."""
+    *others, last = addresses
+    for address in others:
+        with suppress(OSError):
+            async with asyncio.timeout(LIMIT_S / len(addresses)):
+                return await _open(target, address)
+    return await _open(target, last)
+
+
+async def _open(target: WebhookTarget, address: str) -> Connection:
+    context = _tls() if target.tls else None
+    name = target.host if target.tls else None
+    return await asyncio.open_connection(address, target.port, ssl=context, server_hostname=name, limit=ANSWER_BYTES)
 
 
 def _request(target: WebhookTarget, headers: dict[str, str], body: bytes) -> bytes:

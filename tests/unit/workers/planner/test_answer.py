@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from statistics import fmean
 
@@ -154,6 +155,18 @@ def test_the_command_answers_for_people_and_programs(tmp_path: Path) -> None:
     assert answer["outlook"]["policy"]["strict_rows"] == 4, "a worker's on a CPU"
     assert answer["met"] is True
     assert "all interactive" in answer["outlook"]["groups"]
+
+
+def test_a_queue_that_grows_without_end_has_no_seconds(tmp_path: Path) -> None:
+    arguments = [*write_inputs(tmp_path, steps=2, guidance_scale=4.0), "--workers", "1", "--rate"]
+    narrow = CliRunner().invoke(app, [*arguments, "22"], env={"COLUMNS": "200"}).output
+    rows = {line.split("│")[1].strip(): line for line in narrow.splitlines() if line.startswith("│")}
+    assert "–" in rows["every job strict"]
+    assert "–" not in rows["max_rows 16 (now)"] + rows["all"]
+    assert "–: the queue grows without end" in narrow
+    none = CliRunner().invoke(app, [*arguments, "300"], env={"COLUMNS": "200"}).output
+    assert "don't keep 0.8 s for 99 % at 300 jobs/s: the queue grows without end." in none
+    assert not re.search(r"\d\.\d\d ", none)
 
 
 def test_a_table_of_another_kind_of_device_is_refused(tmp_path: Path) -> None:
