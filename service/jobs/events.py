@@ -18,6 +18,7 @@ from contract.redis_keys import events_key, job_key, preview_key
 from core.errors import InvalidRequest
 from service.auth.access import Caller, still_accepted
 from service.auth.signing import PLAIN, ImageUrls
+from service.jobs.streams import on_one_line
 from service.jobs.waiting import Waiters, wait_at_most
 
 COMMENT_S = 15.0  # silence after which a comment line keeps proxies from closing the stream
@@ -133,7 +134,7 @@ def _wire(event: StreamEvent, urls: ImageUrls) -> bytes:
     event_id, kind, data = event
     if kind in ("started", "succeeded") or (kind == "image" and urls != PLAIN):
         data = json.dumps(_with_urls(_for_clients(json.loads(data)), urls))
-    return f"id: {event_id}\nevent: {kind}\ndata: {data}\n\n".encode()
+    return f"id: {event_id}\nevent: {kind}\ndata: {on_one_line(data)}\n\n".encode()
 
 
 def _for_clients(data: dict[str, Any]) -> dict[str, Any]:

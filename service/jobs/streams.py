@@ -1,4 +1,4 @@
-"""How many event streams one gateway has open: each takes two descriptors, of which a process has only so many."""
+"""Event streams: how many one gateway has open, as each takes two descriptors, and what stands on one line."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from core.errors import TooManyStreams
 MOST = 2000
 SHARE = 4  # of the descriptors: a stream takes a connection of its client and one to Redis, and others are needed too
 RETRY_AFTER_S = 10
+# Where clients that read by lines of text (httpx, str.splitlines) would end one; JSON has them in texts alone.
+_LINE_ENDS = {ord(sign): f"\\u{ord(sign):04x}" for sign in "\x85\u2028\u2029"}
 
 
 def default_limit() -> int:
     """A fourth of the descriptors that this process may open, at most MOST."""
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MOST if descriptors == resource.RLIM_INFINITY else max(1, min(MOST, descriptors // SHARE))
+
+
+def on_one_line(data: str) -> str:
+    """Write JSON so that it stands on one line whatever a client takes for a line's end."""
+    return data if data.isascii() else data.translate(_LINE_ENDS)
 
 
 class OpenStreams:

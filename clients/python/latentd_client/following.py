@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from latentd_client.calls import Call
+from latentd_client.errors import Unreachable
 from latentd_client.records import Event
 
 SILENCE_S = 60.0  # the service sends a comment every few seconds
@@ -43,7 +45,11 @@ class Following:
         return self._told or time.monotonic() - self._began >= HELD_S
 
     def read(self, line: str) -> Event | None:
-        """Take one line; return the event that it ends."""
+        """Take one line; return the event that it ends.
+
+        Raises:
+            Unreachable: its data is no JSON object, so that what answers is no latentd.
+        """
         self._told = True
         if line:
             name, _, value = line.partition(":")
@@ -53,6 +59,16 @@ class Following:
         if "event" not in fields:
             return None
         self._last_id = fields.get("id", self._last_id)
-        event = Event(self._last_id, fields["event"], json.loads(fields.get("data") or "{}"))
+        event = Event(self._last_id, fields["event"], self._data(fields))
         self.ended = event.last
         return event
+
+    def _data(self, fields: Mapping[str, str]) -> dict[str, Any]:
+        text = fields.get("data") or "{}"
+        try:
+            data = json.loads(text)
+        except ValueError:
+            data = None
+        if isinstance(data, dict):
+            return data
+        raise Unreachable(f"the event {fields['event']!r} of job {self._job_id} has no JSON object: {text[:80]!r}")

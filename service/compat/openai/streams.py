@@ -21,6 +21,7 @@ from service.compat.openai.answers import ImageEvent, envelope
 from service.compat.openai.draw import Drawing, size_of, usage
 from service.jobs.events import CHECK_S, COMMENT_S, StopSignals, follow, read_previews
 from service.jobs.images import check_not_canceled, fault
+from service.jobs.streams import on_one_line
 
 
 @dataclass(slots=True)
@@ -133,4 +134,4 @@ def wire(event: ImageEvent) -> bytes:
 
 def wire_error(problem: Problem) -> bytes:
     """Write the event of a failure."""
-    return f"event: error\ndata: {envelope(problem).model_dump_json()}\n\n".encode()
+    return f"event: error\ndata: {on_one_line(envelope(problem).model_dump_json())}\n\n".encode()

@@ -81,6 +81,14 @@ def test_what_is_no_stream_of_events_is_not_asked_for_ever(kind: str, told: str)
         client.wait(JOB)
 
 
+@pytest.mark.parametrize("data", [b"{broken", b"[1]"])
+def test_an_event_that_can_not_be_read_is_named(data: bytes) -> None:
+    body = b"event: step\ndata: " + data + b"\n\n"
+    told = "the event 'step' of job 0 has no JSON object"
+    with stranger(200, "text/event-stream", body) as client, pytest.raises(Unreachable, match=told):
+        client.wait(JOB)
+
+
 def test_a_page_is_no_picture() -> None:
     with stranger(200, "text/html", b"<p>Hello") as client, pytest.raises(Unreachable, match="with text/html"):
         client.image_file(PICTURE)

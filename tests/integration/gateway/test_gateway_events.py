@@ -121,6 +121,15 @@ def test_each_picture_s_preview_is_sent_once_and_the_first_one_s_where_it_always
     assert [kind for _, kind, _ in stream] == ["canceled"]
 
 
+def test_an_event_is_one_line_for_clients_that_end_lines_at_more_signs(
+    client: httpx2.Client, redis: Redis, job_id: str
+) -> None:
+    """As httpx does, and str.splitlines."""
+    told = {"error": {"detail": "a\u2028b\u2029c\x85d é"}}
+    redis.xadd(events_key(job_id), {"type": "failed", "data": json.dumps(told, ensure_ascii=False)})
+    assert [data for _, kind, data in read(client, job_id) if kind == "failed"] == [told]
+
+
 def test_replay_goes_on_after_the_last_event_seen(
     client: httpx2.Client, redis: Redis, job_id: str, folder: Path
 ) -> None:
