@@ -20,10 +20,11 @@ from latentd_client.errors import ClientError
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-Picture: TypeAlias = Image.Image | bytes | str | os.PathLike[str]  # text is a path
+Data: TypeAlias = bytes | bytearray | memoryview
+Picture: TypeAlias = Image.Image | Data | str | os.PathLike[str]  # text is a path
 DryRun: TypeAlias = Mapping[str, Any]
 
-PICTURES = frozenset({"image", "mask", "depth"})  # fields whose text is a path
+PICTURES = frozenset({"image", "mask", "depth"})  # fields whose text is a path, also those in a list's items
 # Modes that a PNG holds. Numbers (F) become no colours unasked: Pillow says that it can't write them.
 HELD = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B", "F"})
 NEAREST = {"I": "I;16", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}  # of the others; else RGB
@@ -143,11 +144,12 @@ def task_call(kind: str, fields: Mapping[str, Any], *, dry_run: bool = False) ->
     Raises:
         ClientError: a field is what JSON can't say: infinite, no number, or text with half of a character.
     """
-    sent = dict(fields)
-    key = sent.pop("idempotency_key", None) or str(uuid.uuid4())
+    given = dict(fields)
+    key = given.pop("idempotency_key", None) or str(uuid.uuid4())
+    sent = {name: _opened(name, value) for name, value in given.items() if value is not None}
     for name, value in sent.items():
-        _check_sayable(name, _opened(name, value))
-    json = {name: _encoded(_opened(name, value)) for name, value in sent.items() if value is not None}
+        _check_sayable(name, value)
+    json = {name: _encoded(value) for name, value in sent.items()}
     return Call(
         "POST",
         f"/v1/{kind}",
@@ -168,13 +170,20 @@ def _check_sayable(name: str, value: Any) -> None:
     elif isinstance(value, Mapping):
         for each in value.values():
             _check_sayable(name, each)
-    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+    elif isinstance(value, Sequence) and not isinstance(value, str | Data):
         for each in value:
             _check_sayable(name, each)
 
 
 def _opened(name: str, value: Any) -> Any:
-    return Path(value) if name in PICTURES and isinstance(value, str) else value
+    """Make a path of a picture that is given as text, at any depth."""
+    if isinstance(value, str):
+        return Path(value) if name in PICTURES else value
+    if isinstance(value, Mapping):
+        return {each: _opened(each, inner) for each, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, Data):
+        return [_opened("", each) for each in value]
+    return value
 
 
 def _encoded(value: Any) -> Any:
@@ -183,7 +192,7 @@ def _encoded(value: Any) -> Any:
         value = _png(value)
     if isinstance(value, os.PathLike):
         value = Path(value).read_bytes()
-    if isinstance(value, bytes):
+    if isinstance(value, Data):
         return base64.b64encode(value).decode()
     if isinstance(value, Mapping):
         return {name: _encoded(each) for name, each in value.items()}

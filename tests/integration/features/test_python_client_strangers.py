@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import httpx2
 import pytest
@@ -112,6 +114,16 @@ def test_open_streams_keep_no_call_waiting(client: httpx2.Client) -> None:
 
 def sent(picture: Pillow.Image) -> Pillow.Image:
     return Pillow.open(io.BytesIO(base64.b64decode((task_call("img2img", {"image": picture}).json or {})["image"])))
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, str, Path])
+def test_a_picture_is_a_file_s_bytes_or_path_in_controls_too(kind: Callable[[Any], Any], tmp_path: Path) -> None:
+    path = tmp_path / "house.png"
+    path.write_bytes(b"a picture")
+    given = kind(path if kind in (str, Path) else b"a picture")
+    call = task_call("txt2img", {"prompt": "x", "image": given, "controls": [{"id": "canny", "image": given}]})
+    expected = base64.b64encode(b"a picture").decode()
+    assert call.json == {"prompt": "x", "image": expected, "controls": [{"id": "canny", "image": expected}]}
 
 
 def test_a_photo_goes_up_as_the_camera_was_held() -> None:
