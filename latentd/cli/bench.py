@@ -6,6 +6,7 @@ Its commands compare our work with others': `bench engine`, `bench serve`, `benc
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -175,20 +176,34 @@ def paper(
 
 
 CPU_STEPS, CPU_BATCH = 4, 8
+DRAWN = [".png", ".svg", ".pdf"]
 
 
 def check_files(json: Path | None, plot: Path | None) -> None:
     """Find out before minutes have passed that a file can't be written.
 
     Raises:
-        ConfigurationError: its folder isn't there; matplotlib isn't installed.
+        ConfigurationError: its folder isn't there or isn't ours to write in, or it is a folder itself; nothing is drawn
+            in files of that name; matplotlib isn't installed.
     """
     for option, file in (("json", json), ("plot", plot)):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise ConfigurationError(f"--{option} {file}: no such folder", field=option, value=str(file))
+        if file is not None and (reason := _unwritable(file)):
+            raise ConfigurationError(f"--{option} {file}: {reason}", field=option, value=str(file))
+    if plot is not None and plot.suffix.lower() not in DRAWN:
+        detail = f"--plot {plot}: ends in none of {', '.join(DRAWN)}"
+        raise ConfigurationError(detail, field="plot", value=str(plot), bound=DRAWN)
     if plot is not None and find_spec("matplotlib") is None:
         detail = f"--plot {plot}: needs matplotlib; pip install 'latentd[dev]'"
         raise ConfigurationError(detail, field="plot", value=str(plot))
+
+
+def _unwritable(file: Path) -> str | None:
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        return "no such folder"
+    if file.is_dir():
+        return "it is a folder"
+    return None if os.access(file if file.exists() else folder, os.W_OK) else "no permission to write there"
 
 
 def write(report: Report, json: Path | None, plot: Path | None) -> None:

@@ -1,8 +1,9 @@
-"""What benches write: JSON, Markdown, a plot; and where they can't, they say so before minutes have passed."""
+"""What benches write: JSON, a plot; and where they can't, they say so before minutes have passed."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import torch
 
 from core.errors import ConfigurationError
 from latentd.bench.machine import peak_flops, this_machine
-from latentd.bench.report import Plot, Report, Row, cell, draw, markdown
+from latentd.bench.report import Plot, Report, Row, cell, draw
 from latentd.cli import main
 from latentd.cli.bench import check_files
+from tests.disks import small_disk
 from tests.tiny import write_tiny_upscale
 from workers.planner.files import BenchReport
 
@@ -33,13 +35,6 @@ def test_json_has_everything() -> None:
     assert found["rows"] == list(ROWS)
     assert found["machine"]["torch"] == torch.__version__
     assert found["notes"] == ["A note."]
-
-
-def test_markdown_is_made_of_the_json() -> None:
-    lines = markdown(json.loads(report().json())).splitlines()
-    assert lines[2] == "| model | batch | side | it/s |"
-    assert lines[4:7] == ["| a | 1 | ours | 12.3 |", "| a | 2 | ours | 1234 |", "| a | 2 | theirs |  |"]
-    assert lines[0].startswith("cpu, ")
 
 
 def test_a_plot_is_drawn_also_of_rows_without_a_value(tmp_path: Path) -> None:
@@ -62,6 +57,23 @@ def test_files_that_cannot_be_written_are_refused_early(tmp_path: Path, monkeypa
     monkeypatch.setattr("latentd.cli.bench.find_spec", lambda _name: None)
     with pytest.raises(ConfigurationError, match=r"matplotlib.*latentd\[dev\]"):
         check_files(None, tmp_path / "a.png")
+
+
+def test_folders_and_formats_that_nothing_draws_are_refused_early(tmp_path: Path) -> None:
+    (tmp_path / "plot.png").mkdir()
+    with pytest.raises(ConfigurationError, match=r"--json .*: it is a folder"):
+        check_files(tmp_path, None)
+    with pytest.raises(ConfigurationError, match=r"--plot .*: it is a folder"):
+        check_files(None, tmp_path / "plot.png")
+    with pytest.raises(ConfigurationError, match=r"--plot .*plot\.xyz: ends in none of \.png, \.svg, \.pdf"):
+        check_files(None, tmp_path / "plot.xyz")
+
+
+def test_places_that_can_not_be_written_are_refused_early(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1) as disk:
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        with pytest.raises(ConfigurationError, match=r"--json .*: no permission to write there"):
+            check_files(disk / "a.json", None)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
