@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from rich.console import Console
 from rich.table import Table
@@ -57,16 +57,6 @@ def show(report: Report, console: Console) -> None:
     console.print(table)
     for note in report.notes:
         console.print(note, soft_wrap=True)
-
-
-def markdown(report: Mapping[str, Any]) -> str:
-    """Make the table of a report that was read from its JSON file, a line of text for the machine above it."""
-    rows: Sequence[Row] = report["rows"]
-    columns = list(rows[0]) if rows else []
-    lines = [columns, ["---"] * len(columns), *([cell(value) for value in row.values()] for row in rows)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    notes = "".join(f"\n{note}\n" for note in report["notes"])
-    return f"{Machine(**report['machine']).line}\n\n{table}\n{notes}"
 
 
 def draw(report: Report, file: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from latentd.bench.report import markdown
+from latentd.bench.machine import Machine
+from latentd.bench.report import Row, cell
 from tests.gpu.run import SUMMARY
 from tests.modules import ROOT
 
@@ -46,6 +47,16 @@ def _table(file: Path) -> str:
     )
     where = {"card": machine["device"], "date": machine["date"], "versions": versions}
     return f"### {file.stem}\n\n" + markdown({**report, "rows": [{**row, **where} for row in report["rows"]]})
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """Make the table of a report that was read from its JSON file, a line of text for the machine above it."""
+    rows: Sequence[Row] = report["rows"]
+    columns = list(rows[0]) if rows else []
+    lines = [columns, ["---"] * len(columns), *([cell(value) for value in row.values()] for row in rows)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    notes = "".join(f"\n{note}\n" for note in report["notes"])
+    return f"{Machine(**report['machine']).line}\n\n{table}\n{notes}"
 
 
 def write(folder: Path, file: Path) -> None:

@@ -47,7 +47,7 @@ def test_the_script_of_the_other_machine_is_sound() -> None:
 
 def test_every_row_of_the_tables_names_card_date_and_versions(tmp_path: Path) -> None:
     machine = this_machine("cpu")
-    rows: tuple[Row, ...] = ({"model": "sd15", "it/s": 1.5},)
+    rows: tuple[Row, ...] = ({"model": "sd15", "it/s": 12.345}, {"model": "sdxl", "it/s": None})
     made = Report("engine", machine, rows, Plot("model", "it/s", "model", "model"))
     (tmp_path / "engine-sd15.json").write_text(made.json(), "utf-8")
     (tmp_path / "tests.log").write_text("...\n==== 20 passed in 3.00s ====\n", "utf-8")
@@ -58,7 +58,8 @@ def test_every_row_of_the_tables_names_card_date_and_versions(tmp_path: Path) ->
     document.write_text("Before\n<!-- gpu -->\nold\n<!-- end -->\nAfter\n", "utf-8")
     write(tmp_path, document)
     text = document.read_text("utf-8")
-    assert f"| sd15 | 1.5 | cpu | {machine.date} | torch {machine.torch}" in text
+    assert f"| sd15 | 12.3 | cpu | {machine.date} | torch {machine.torch}" in text
+    assert "| sdxl |  | cpu |" in text
     assert "`tests`: status 0, 3 s; 20 passed in 3.00s" in text
     assert "`serve-http`: left out; no time was left" in text
     assert "old" not in text
