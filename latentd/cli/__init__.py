@@ -15,7 +15,7 @@ import typer
 from core.errors import LatentdError
 from core.version import __version__
 from latentd.cli import bench, evaluate, info, keys, models, plan, preference, serve, train
-from latentd.cli.console import plain
+from latentd.cli.console import drop_output, plain
 from latentd.cli.drawing import commands
 
 FAULT_EXIT = 70  # EX_SOFTWARE
@@ -74,9 +74,24 @@ def main() -> None:
         told = f"latentd: {error.name} isn't installed here; pip install -e '.[worker]' brings what draws"
         plain(stderr=True).print(told, style="red", soft_wrap=True)
         sys.exit(1)
-    except Exception:  # told from what can't work, after which nobody starts the command again
+    except Exception as error:  # told from what can't work, after which nobody starts the command again
+        if isinstance(error, OSError) and error.filename is None and (reason := _full_output()):
+            plain(stderr=True).print(f"latentd: standard output: {reason}", style="red", soft_wrap=True)
+            sys.exit(1)
         traceback.print_exc()
         sys.exit(FAULT_EXIT)
+
+
+def _full_output() -> str | None:
+    """Why standard output takes nothing more, and what it didn't take is dropped; None where it does."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.write("\n")  # an empty write would pass
+            sys.stdout.flush()
+    except OSError as error:
+        drop_output()
+        return error.strerror
+    return None
 
 
 def _leave(ended: SystemExit) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Annotated, Any
 
@@ -40,3 +41,8 @@ def print_json(data: Any) -> None:
     # Where signs may be replaced, JSON has another way to say them.
     escaped = sys.stdout is not None and sys.stdout.encoding.lower() != "utf-8"
     typer.echo(json.dumps(data, indent=2, ensure_ascii=escaped, default=str))
+
+
+def drop_output() -> None:
+    """Give up what standard output didn't take, on which the interpreter's end would fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,7 +6,6 @@ import errno
 import os
 import secrets
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count, islice
@@ -17,7 +16,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from core.errors import ConfigurationError, InvalidRequest
-from latentd.cli.console import plain, print_json
+from latentd.cli.console import drop_output, plain, print_json
 
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
@@ -74,7 +73,7 @@ def _tell(say: Callable[[], None]) -> None:
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # who has read enough knows that there is more
             warn([f"standard output: {error.strerror}; the files are written"])
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's end fails on the rest
+        drop_output()
 
 
 def paths_for(out: Path, images: int, *, force: bool) -> list[Path]:

@@ -272,6 +272,18 @@ def test_a_process_ends_at_once_with_its_status_while_a_thread_compiles() -> Non
         assert ended.stdout + ended.stderr
 
 
+@pytest.mark.parametrize("words", [["settings"], ["settings", "--json"], ["--version"], ["--help"]])
+def test_an_output_that_takes_nothing_is_one_line(words: list[str]) -> None:
+    reading, left = os.pipe()
+    os.close(reading)
+    full = os.open("/dev/full", os.O_WRONLY)
+    for out, told in ((left, ""), (full, "latentd: standard output: No space left on device\n")):
+        command = [sys.executable, "-m", "latentd", *words]
+        ended = subprocess.run(command, cwd=ROOT, check=False, stdout=out, stderr=subprocess.PIPE, text=True)
+        os.close(out)
+        assert (ended.returncode, ended.stderr) == (1, told)
+
+
 def test_a_process_that_ends_at_once_needs_no_reader() -> None:
     code = (
         "import os, sys; import models.pipeline.fused as fused; from latentd.cli import _leave\n"
