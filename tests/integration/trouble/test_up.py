@@ -218,3 +218,15 @@ def test_a_second_signal_ends_up_at_once_and_says_what_it_waits_for(tiny_models:
         said = service.log_path.read_text()
     assert '"waits_for": ["worker-cpu", "gateway"]' in said
     assert "handing back at once" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_no_fault_of_up_nor_of_a_gateway(number: signal.Signals, tiny_models: Path, data: Path) -> None:
+    with RedisServer() as server:
+        for command in ("up", "gateway"):
+            process = up(tiny_models, data, command, REDIS_URL=server.url)
+            assert process.stderr is not None
+            next(line for line in process.stderr if '"url"' in line)  # the gateway is ready
+            process.send_signal(number)
+            _, said = process.communicate(timeout=180)
+            assert (process.returncode, "Traceback" in said) == (0, False), said
