@@ -23,7 +23,7 @@ MAX_BREAKS = 32  # each is a pass through the encoder, and 77 rows of every cont
 NO_TOKEN = -1  # as a comma: of tokenizers that have none
 COMMA_REACH = 20  # tokens: what follows a comma this near to a full chunk's end moves to the next one
 LORA = re.compile(r"<lora:([^<>:]+)(?::([^<>]*))?>")
-_PART = re.compile(r"\\(?P<escaped>[()\[\]\\]?)|:\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[()\[\]:]|[^\\()\[\]:]+")
+_PART = re.compile(r"\\(?P<escaped>[()\[\]\\]?)|:\s*(?P<weight>[+-]?(?:\d++\.?\d*|\.\d+))\s*\)|[()\[\]:]|[^\\()\[\]:]+")
 _BREAK = re.compile(r"\bBREAK\b")
 
 
@@ -143,13 +143,16 @@ def pattern_of(names: Iterable[str]) -> re.Pattern[str] | None:
 @lru_cache(maxsize=64)
 def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     """Find names that aren't parts of words, the longest first, whatever the case of their ASCII letters."""
-    return re.compile("|".join(map(_whole, sorted(names, key=len, reverse=True))))
+    ordered = sorted(names, key=len, reverse=True)
+    words = [name for name in ordered if re.match(r"\w", name)]
+    others = [name for name in ordered if not re.match(r"\w", name)]  # none begins where a word does
+    parts = ((r"(?<!\w)", words), ("", others))  # one look behind for all: in the midst of a word none is tried
+    return re.compile("|".join(f"{before}(?:{'|'.join(map(_to_end, own))})" for before, own in parts if own))
 
 
-def _whole(name: str) -> str:
-    before = r"(?<!\w)" if re.match(r"\w", name) else ""
+def _to_end(name: str) -> str:
     after = r"(?!\w)" if re.search(r"\w$", name) else ""
-    return f"{before}(?ai:{re.escape(name)}){after}"
+    return f"(?ai:{re.escape(name)}){after}"
 
 
 def split_names(text: str, names: re.Pattern[str] | None) -> Iterator[tuple[str, bool]]:

@@ -12,7 +12,7 @@ from contract.prompts import LORA
 from core.errors import InvalidRequest
 from service.requests.resolution import lora_named
 
-_LORA = re.compile(rf"\s*{LORA.pattern}")
+_LORA = re.compile(rf"(?<!\s)\s*{LORA.pattern}")  # from a run of spaces' beginning on alone: else each costs the rest
 
 
 class Prompt(NamedTuple):

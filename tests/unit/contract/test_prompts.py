@@ -86,6 +86,12 @@ def test_the_longest_prompts_are_read_in_no_time(part: str) -> None:
     assert time.process_time() - began < 0.5
 
 
+def test_a_weight_that_is_none_is_read_once() -> None:
+    began = time.process_time()
+    parse(f":{'1' * 40_000}")
+    assert time.process_time() - began < 0.5
+
+
 def test_loras_are_taken_out_as_they_are_written() -> None:
     left, loras = split_loras("a <lora:dogs:0.8>, <lora:my cat> b <lora:x:1:2> <loha:y:1>")
     assert left == "a ,  b  <loha:y:1>"

@@ -45,6 +45,12 @@ def test_samplers_resolve_by_what_the_card_lists(name: str | None, ours: str | N
     assert choose(name, None, CARD) == choose(name, "Automatic", CARD) == (ours, None)
 
 
+def test_spaces_without_a_lora_are_read_once() -> None:
+    began = time.process_time()
+    assert read_prompt(f"{' ' * 40_000}x", {}).text.endswith(" x")
+    assert time.process_time() - began < 0.5
+
+
 @pytest.mark.parametrize(("sent", "padding"), [({}, 4), ({"mask_blur": 9, "inpaint_full_res_padding": 2}, 11)])
 def test_a_region_reaches_as_far_as_its_mask_is_blended(sent: dict[str, int], padding: int) -> None:
     post = Img2ImgSent.model_validate({"init_images": ["x"], "mask": "x", **sent})
