@@ -25,6 +25,8 @@ T = TypeVar("T")
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "models" / "weights"
 
 STRICT_ROWS_CPU, STRICT_ROWS_GPU = 4, 16
+DAY_S = 86_400
+TEN_YEARS_S = 3650 * DAY_S  # Redis refuses times beyond its numbers, after half of a job's end was written
 SOCKET_PATH_MAX = 100  # the kernel's bound is 108 bytes with the terminating zero
 
 
@@ -86,10 +88,11 @@ class Settings(BaseSettings):
         description="Where clients reach the S3 endpoint, as https://s3.example.org: images are answered 307 there, "
         "with a presigned URL. Default: the gateway streams them.",
     )
-    max_wait_s: float = Field(default=120, gt=0, description="Longest `Prefer: wait`, in seconds.")
+    max_wait_s: float = Field(default=120, gt=0, le=DAY_S, description="Longest `Prefer: wait`, in seconds.")
     compat_wait_s: float = Field(
         default=600,
         gt=0,
+        le=DAY_S,
         description="Longest that a call of the OpenAI or AUTOMATIC1111 API waits for its job, in seconds; then the "
         "job is canceled.",
     )
@@ -102,8 +105,18 @@ class Settings(BaseSettings):
     )
     max_pixels: int = Field(default=16_777_216, ge=4096, description="Pixels of one upload and of one answer.")
     max_body_mb: int = Field(default=32, ge=1, description="Largest request body, in MiB.")
-    retention_s: int = Field(default=86_400, ge=1, description="How long finished jobs, images and uploads stay.")
-    gone_s: int = Field(default=2_592_000, ge=1, description="How long an expired id is answered 410.")
+    retention_s: int = Field(
+        default=DAY_S,
+        ge=1,
+        le=TEN_YEARS_S,
+        description="How long finished jobs, images and uploads stay, in seconds; at most ten years.",
+    )
+    gone_s: int = Field(
+        default=30 * DAY_S,
+        ge=1,
+        le=TEN_YEARS_S,
+        description="How long an expired id is answered 410, in seconds; at most ten years.",
+    )
     max_rows: int = Field(default=16, ge=1, description="Most rows (network evaluations) in one UNet call.")
     strict_rows: int | None = Field(
         default=None,

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from redis import ConnectionPool
 
-from core.settings import SOCKET_PATH_MAX, Settings, without_password
+from core.errors import ConfigurationError
+from core.settings import DAY_S, SOCKET_PATH_MAX, TEN_YEARS_S, Settings, read_settings, without_password
 
 
 def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,3 +63,13 @@ def test_redis_urls_of_every_scheme_are_taken(url: str) -> None:
 def test_log_levels_are_taken_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATENTD_LOG_LEVEL", "WARNING")
     assert Settings().log_level == "warning"
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("retention_s", TEN_YEARS_S), ("gone_s", TEN_YEARS_S), ("max_wait_s", DAY_S), ("compat_wait_s", DAY_S)],
+)
+def test_times_that_redis_could_not_keep_are_refused(name: str, most: int) -> None:
+    assert getattr(read_settings(**{name: most}), name) == most
+    with pytest.raises(ConfigurationError, match=f"should be less than or equal to {most}"):
+        read_settings(**{name: most + 1})
