@@ -207,6 +207,12 @@ class Settings(BaseSettings):
     def check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(network) for network in _each(value, _network, "addresses or networks as 10.0.0.0/8"))
 
+    @field_validator("webhook_allow")
+    @classmethod
+    def check_webhooks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        bound = "hosts, *.domains or networks, each with http:// before it or :port (:*) behind it where it has them"
+        return tuple(_each(value, _webhook_entry, bound))
+
     @field_validator("public_url")
     @classmethod
     def check_public_url(cls, value: str | None) -> str | None:
@@ -299,6 +305,18 @@ def _each(values: Iterable[str], parse: Callable[[str], T | None], bound: str) -
         if parsed is None:
             raise ValueError(f"must be {bound}; {value!r} is none")
         yield parsed
+
+
+def _webhook_entry(text: str) -> str | None:
+    """`[http://]name[:port]` as targets are compared with it; the name may begin with `*.`, or be a network."""
+    lower = text.lower()
+    whole = lower.removeprefix("http://")
+    ported = None if _network(whole) else re.fullmatch(r"(.+):(\d{1,5}|\*)", whole)
+    name, port = (whole, "*") if ported is None else (ported[1], ported[2])
+    name = name.rstrip(".")
+    if not (_network(name) or host_name(name.removeprefix("*."))) or not (port == "*" or 0 < int(port) <= 65535):
+        return None
+    return lower.removesuffix(whole) + name + ("" if ported is None else f":{port}")
 
 
 def _network(text: str) -> IPv4Network | IPv6Network | None:

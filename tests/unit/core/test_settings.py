@@ -1,5 +1,6 @@
 """Settings come from the environment, and the embedded Redis' socket always fits the kernel's bound."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,41 @@ from core.settings import DAY_S, SOCKET_PATH_MAX, TEN_YEARS_S, Settings, read_se
 def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATENTD_ALLOWED_HOSTS", "images.example, other.example")
     assert Settings().allowed_hosts == ("images.example", "other.example")
+
+
+def test_where_webhooks_may_go_is_read_in_one_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "LATENTD_WEBHOOK_ALLOW", "HTTP://Hooks.example.org.:*,*.example.org.,[fd00::1]:8443,::1,10.0.0.0/8"
+    )
+    assert Settings().webhook_allow == (
+        "http://hooks.example.org:*",
+        "*.example.org",
+        "[fd00::1]:8443",
+        "::1",
+        "10.0.0.0/8",
+    )
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "https://hooks.example.org",
+        "hooks.example.org/",
+        "hooks.example.org:https",
+        "hooks.example.org:65536",
+        "hooks.example.org:0",
+        "*example.org",
+        "a.*.example.org",
+        "*",
+        "http://",
+        "10.0.0.0/33",
+        "hööks.example.org",
+    ],
+)
+def test_where_no_webhook_can_go_is_refused(monkeypatch: pytest.MonkeyPatch, entry: str) -> None:
+    monkeypatch.setenv("LATENTD_WEBHOOK_ALLOW", f"hooks.example.org, {entry}")
+    with pytest.raises(ConfigurationError, match=f"must be hosts.*{re.escape(entry)}"):
+        read_settings()
 
 
 def test_redis_url_wins(monkeypatch: pytest.MonkeyPatch) -> None:
