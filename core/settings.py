@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="LATENTD_",
         env_file=".env",
+        env_ignore_empty=True,  # compose sets what is to be unset to nothing
         extra="ignore",
         populate_by_name=True,
         frozen=True,
@@ -244,11 +245,6 @@ class Settings(BaseSettings):
     @classmethod
     def ignore_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
-
-    @field_validator("redis_server", mode="before")
-    @classmethod
-    def ignore_empty(cls, value: object) -> object:
-        return value or None
 
     @field_validator("redis_url")
     @classmethod

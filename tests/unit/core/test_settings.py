@@ -7,7 +7,7 @@ import pytest
 from redis import ConnectionPool
 
 from core.errors import ConfigurationError
-from core.settings import DAY_S, SOCKET_PATH_MAX, TEN_YEARS_S, Settings, read_settings, without_password
+from core.settings import DAY_S, SOCKET_PATH_MAX, TEN_YEARS_S, Settings, read_settings, variable, without_password
 
 
 def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,9 +84,12 @@ def test_passwords_are_not_shown() -> None:
     assert without_password("redis://:with/slash@cache") == "redis://***@cache"
 
 
-def test_an_empty_redis_url_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REDIS_URL", "")
-    assert Settings().redis_url is None
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.delenv(variable(name), raising=False)
+    unset = Settings()
+    monkeypatch.setenv(variable(name), "")
+    assert Settings() == unset
 
 
 @pytest.mark.parametrize(
