@@ -20,7 +20,7 @@ from core.settings import Settings
 from service.http.bodies import BodiesHeld, BodyLimit, check_encoding, check_head
 from service.http.handlers import broken_off, unexpected
 from service.http.hosts import check_host, known_hosts
-from service.http.origins import PREFLIGHT, OriginPolicy
+from service.http.origins import OriginPolicy
 from service.http.problems import error_response
 from service.http.targets import normalised
 
@@ -132,8 +132,8 @@ class EdgeMiddleware:
 
     def _without_route(self, scope: Scope, headers: Headers) -> Response | None:
         """Answer what no route is for: a browser that asks for a page, the page's address without its slash."""
-        if self._origins.is_preflight(scope, headers):
-            return Response(status_code=204, headers=PREFLIGHT)
+        if (allowed := self._origins.preflight(scope, headers)) is not None:
+            return Response(status_code=204, headers=allowed)
         if self._prefix and scope["path"] == self._prefix:
             return RedirectResponse(f"{self._prefix}/", 308)
         return None

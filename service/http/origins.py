@@ -13,14 +13,9 @@ from core.settings import Settings
 from service.http.problems import shown
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-PREFLIGHT = {
-    "Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE",
-    "Access-Control-Allow-Headers": "Accept, Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, "
-    "X-Request-ID",
-    "Access-Control-Max-Age": "600",
-}
+_PREFLIGHT = {"Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE", "Access-Control-Max-Age": "600"}
 _EXPOSED = "ETag, Idempotency-Replayed, Latentd-Seed, Latentd-Warnings, Location, Preference-Applied, Retry-After, "
-_EXPOSED += "X-Request-ID"
+_EXPOSED += "X-Request-ID, X-Should-Retry"
 
 
 class OriginPolicy:
@@ -67,10 +62,16 @@ class OriginPolicy:
             "Cross-Origin-Resource-Policy": "cross-origin",
         }
 
-    def is_preflight(self, scope: Scope, headers: Headers) -> bool:
-        """Tell whether a browser asks for a page of such an origin what it may send."""
+    def preflight(self, scope: Scope, headers: Headers) -> dict[str, str] | None:
+        """Make the answer's headers where a browser asks for a page of such an origin what it may send, else None.
+
+        It may send any header: clients have their own (OpenAI's a dozen X-Stainless-*), and none gives a page more.
+        """
         asks = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
-        return asks and self.other(headers) is not None
+        if not asks or self.other(headers) is None:
+            return None
+        wanted = headers.get("access-control-request-headers")
+        return _PREFLIGHT if wanted is None else {**_PREFLIGHT, "Access-Control-Allow-Headers": wanted}
 
     def own(self, scope: Scope, headers: Headers) -> Origin | None:
         """Return the origin at which the client sees the service."""
