@@ -60,7 +60,7 @@ async def txt2img(gateway: Gateway, post: Txt2ImgSent) -> Drawing:
     found = await _fields(gateway, post, "txt2img")
     found.values |= {"width": post.width, "height": post.height}
     found.values["hires"] = second_pass(post, found.card, await gateway.cards.all())
-    found.warnings += fixed(post)
+    found.warnings += fixed(post, found.card)
     return Drawing(_body(found, "txt2img", {}), tuple(found.warnings))
 
 

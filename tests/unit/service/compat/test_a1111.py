@@ -203,6 +203,34 @@ def test_the_high_resolution_pass_is_translated() -> None:
 
 
 @pytest.mark.parametrize(
+    ("first", "sent", "made"),
+    [
+        ((512, 768), {"hr_scale": 1.3}, (672, 1008)),
+        ((512, 768), {"hr_scale": 1.7}, (864, 1296)),
+        ((512, 768), {"hr_scale": 3.99}, (2048, 3072)),
+        ((832, 1216), {"hr_scale": 1.05}, (848, 1240)),  # a shape is kept to the pixel that rounding allows
+        ((512, 768), {"hr_resize_x": 1000}, (992, 1488)),
+        ((512, 520), {"hr_scale": 1.3}, (666, 676)),  # none is near: refused as it is asked for
+    ],
+)
+def test_a_second_pass_has_the_nearest_size_that_can_be_drawn(
+    first: tuple[int, int], sent: dict[str, float], made: tuple[int, int]
+) -> None:
+    post = Txt2ImgSent.model_validate({"enable_hr": True, "width": first[0], "height": first[1], **sent})
+    asked = second_pass(post, PAINTER, {}) or {}
+    assert tuple(round(side * asked["scale"]) for side in first) == made
+    messages = [(warning.field, f"{made[0]}×{made[1]}" in warning.message) for warning in fixed(post, PAINTER)]
+    assert messages == ([] if made[0] % 8 else [(*sent, True)])
+
+
+@pytest.mark.parametrize("scale", [1.25, 1.5, 2.0, 4.0])
+def test_a_scale_that_can_be_drawn_is_taken_as_it_is(scale: float) -> None:
+    post = Txt2ImgSent.model_validate({"enable_hr": True, "width": 512, "height": 768, "hr_scale": scale})
+    assert (second_pass(post, PAINTER, {}) or {})["scale"] == scale
+    assert not list(fixed(post, PAINTER))
+
+
+@pytest.mark.parametrize(
     ("sent", "field"),
     [
         ({"hr_upscaler": "Bilinear"}, "hr_upscaler"),
@@ -228,10 +256,10 @@ def test_what_the_second_pass_takes_from_the_first_is_told() -> None:
         "hr_upscaler": "Latent (x)",
     }
     own["hr_upscaler"] = "Latent (x)"
-    told_of = fixed(Txt2ImgSent.model_validate({"enable_hr": True, **own}))
+    told_of = fixed(Txt2ImgSent.model_validate({"enable_hr": True, **own}), PAINTER)
     assert [warning.field for warning in told_of] == ["hr_sampler_name", "hr_upscaler"]
-    assert not list(fixed(Txt2ImgSent.model_validate(own)))
-    nearest = fixed(Txt2ImgSent.model_validate({"enable_hr": True, "hr_upscaler": "Nearest"}))
+    assert not list(fixed(Txt2ImgSent.model_validate(own), PAINTER))
+    nearest = fixed(Txt2ImgSent.model_validate({"enable_hr": True, "hr_upscaler": "Nearest"}), PAINTER)
     assert [warning.message for warning in nearest] == ["hr_upscaler 'Nearest' counts as Lanczos"]
 
 
