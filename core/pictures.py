@@ -205,7 +205,7 @@ def _decoded(
         with Image.open(io.BytesIO(data), formats=formats) as image:
             _check_pixels(image, max_pixels, field)
             _check_frames(image, field)
-            return _rotated(convert(image), image.getexif().get(ExifTags.Base.Orientation))
+            return _rotated(convert(image), image.info.get("exif", b""))
     except _UNREADABLE as error:
         raise InvalidRequest(
             f"{field} can't be read as a {accepted} picture",
@@ -300,8 +300,14 @@ def _depth(file: ImageFile.ImageFile, field: str) -> Image.Image:
     return red.convert("I").point(lambda value: value * 257)  # 255 becomes 65535
 
 
-def _rotated(image: Image.Image, orientation: int | None) -> Image.Image:
-    rotation = _ROTATIONS.get(orientation or 1)
+def _rotated(image: Image.Image, data: bytes) -> Image.Image:
+    """Turn a picture as its EXIF data say, if they can be read. As in browsers, XMP's orientation doesn't count."""
+    exif = Image.Exif()
+    try:
+        exif.load(data)
+        rotation = _ROTATIONS.get(exif.get(ExifTags.Base.Orientation))
+    except _UNREADABLE:
+        rotation = None
     return image.copy() if rotation is None else image.transpose(rotation)
 
 

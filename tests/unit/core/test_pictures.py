@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from core.errors import InvalidRequest
 from core.pictures import (
@@ -113,6 +114,19 @@ def test_a_phone_picture_on_its_side_stands_up() -> None:
     exif[0x0112] = 6
     opened = open_upload(_encoded(image, exif=exif), LIMIT)
     assert (opened.getpixel((4, 0)), opened.getpixel((4, 15))) == ((255, 0, 0), (0, 0, 255))
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WebP"])
+def test_exif_that_can_t_be_read_turns_nothing(image_format: str) -> None:
+    assert open_upload(_encoded(_gradient(), image_format, exif=b"Exif\0\0garbage"), LIMIT).size == (20, 10)
+
+
+def test_xmp_turns_nothing() -> None:
+    xmp = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    texts = PngInfo()
+    texts.add_itxt("XML:com.adobe.xmp", xmp)
+    for data in (_encoded(_gradient(), pnginfo=texts), _encoded(_gradient(), "JPEG", xmp=xmp.encode())):
+        assert open_upload(data, LIMIT).size == (20, 10)
 
 
 def test_a_bomb_is_refused_by_its_header() -> None:
