@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
@@ -10,14 +12,21 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """Who asks while the question is under way gets the same answer: it is never older than one round trip."""
+    """Who asks while the question is under way, or within `kept_s` of its answer, gets the same answer."""
 
-    def __init__(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> None:
+    def __init__(self, ask: Callable[[], Coroutine[Any, Any, T]], kept_s: float = 0.0) -> None:
         self._ask = ask
+        self._kept_s = kept_s
+        self._kept_until = -math.inf
         self._asking: asyncio.Task[T] | None = None
 
     async def answer(self) -> T:
         """Answer, or raise, as the question does. A caller that leaves doesn't take the answer from the others."""
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask())
+        if self._asking is None or (self._asking.done() and time.monotonic() >= self._kept_until):
+            self._asking = asyncio.create_task(self._ask_anew())
         return await asyncio.shield(self._asking)
+
+    async def _ask_anew(self) -> T:
+        answer = await self._ask()
+        self._kept_until = time.monotonic() + self._kept_s
+        return answer

@@ -21,6 +21,7 @@ from core.single_flight import SingleFlight
 from core.storage import Store, open_public, open_store
 from jobs.layout import check_connection
 from service.admission.backlogs import Backlogs
+from service.admission.retry_after import FullLanes
 from service.jobs.streams import OpenStreams
 from service.jobs.waiting import Waiters
 from service.metrics.families import Metrics
@@ -54,6 +55,7 @@ class Gateway:
     embeddings: Registry[EmbeddingCard]
     controlnets: Registry[ControlNetCard]
     backlogs: Backlogs
+    full_lanes: FullLanes
     waiters: Waiters
     keys_made: SingleFlight[bool]  # whether any API key was ever made
     metrics: Metrics
@@ -92,7 +94,7 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
     public = None
     if settings.storage_public_url is not None:
         public = open_public(settings.storage, settings.storage_public_url)
-    folder = settings.models_dir
+    folder, backlogs = settings.models_dir, Backlogs(redis)
 
     async def any_key() -> bool:
         return bool(await redis.hlen(KEYS_KEY))
@@ -106,7 +108,8 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
         loras=Registry(redis, LORAS_KEY, LoraCard, partial(installed_loras, folder)),
         embeddings=Registry(redis, EMBEDDINGS_KEY, EmbeddingCard, partial(installed_embeddings, folder)),
         controlnets=Registry(redis, CONTROLNETS_KEY, ControlNetCard, partial(installed_controlnets, folder)),
-        backlogs=Backlogs(redis),
+        backlogs=backlogs,
+        full_lanes=FullLanes(redis, backlogs),
         waiters=Waiters(redis),
         keys_made=SingleFlight(any_key),
         metrics=Metrics(),

@@ -18,7 +18,6 @@ from core.clock import CLOCK
 from core.errors import Conflict, InvalidRequest, NewerRelease, QueueFull, RateLimited
 from jobs.create import Created, LaneFull, create, drawn_seed, find, key_digest, new_id, replay
 from service.admission.estimates import Backlog, Estimate, estimate, gpu_seconds, idle_seconds, least_seconds
-from service.admission.retry_after import retry_after
 from service.auth.access import Caller
 from service.jobs.events import StopSignals, wait_end
 from service.jobs.views import accepted, read_job
@@ -267,7 +266,7 @@ async def enqueue(gateway: Gateway, caller: Caller, planned: PlannedJob) -> Crea
 
 async def _full(gateway: Gateway, planned: PlannedJob, waiting: int) -> QueueFull:
     request = planned.request
-    seconds = await retry_after(gateway.redis, request.model, request.priority, planned.backlog)
+    seconds = await gateway.full_lanes.retry_after(request.model, request.priority)
     limit = gateway.settings.queue_limit
     detail = f"{waiting} jobs wait for {request.model} ({request.priority}); at most {limit}"
     return QueueFull(detail, retry_after=seconds)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
@@ -16,9 +17,12 @@ from contract.measurements import JobWork
 from contract.redis_keys import job_key, queue_key, started_key
 from contract.request import JobRequest
 from core.errors import NewerRelease
+from core.single_flight import SingleFlight
+from service.admission.backlogs import Backlogs
 from service.admission.estimates import Backlog, Fleet, left_at_pace
 
 FIELDS = ("record", "started_at", "step", "steps")
+KEPT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,24 @@ class RunningJob:
     @property
     def work(self) -> JobWork:
         return JobWork.of(self.request)
+
+
+class FullLanes:
+    """When full lanes have room. A fleet's running jobs take a while to read: not for every refusal of a second."""
+
+    def __init__(self, redis: Redis, backlogs: Backlogs) -> None:
+        self._redis = redis
+        self._backlogs = backlogs
+        self._known: dict[tuple[str, Lane], SingleFlight[int]] = {}
+
+    async def retry_after(self, model: str, lane: Lane) -> int:
+        """What `retry_after` does, at most KEPT_S old."""
+        if (model, lane) not in self._known:
+            self._known[model, lane] = SingleFlight(partial(self._read, model, lane), KEPT_S)
+        return await self._known[model, lane].answer()
+
+    async def _read(self, model: str, lane: Lane) -> int:
+        return await retry_after(self._redis, model, lane, await self._backlogs.of(model, lane))
 
 
 async def retry_after(redis: Redis, model: str, lane: Lane, backlog: Backlog) -> int:
