@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import structlog
 from pydantic import BaseModel, Field
@@ -61,6 +62,7 @@ class PlannedJob:
     body: Body
     preferences: Preferences
     card: ModelCard
+    folder: Path | None  # of the model, where it is installed here
     pictures: Pictures
     request: JobRequest
     warnings: tuple[JobWarning, ...]
@@ -90,7 +92,7 @@ async def submit(
     """
     created = await find_replay(gateway, caller, body, preferences)
     if preferences.dry_run:
-        return dry_run(gateway, caller, await plan(gateway, body, preferences))
+        return dry_run(caller, await plan(gateway, body, preferences))
     if created is None:
         planned = await plan(gateway, body, preferences)
         created = await enqueue(gateway, caller, planned)
@@ -131,10 +133,11 @@ async def plan(gateway: Gateway, body: Body, preferences: Preferences) -> Planne
     request = resolve(body, card, pictures, seed, preferences.output_format, settings.max_pixels, known)
     backlog = await gateway.backlogs.of(card.id, request.priority)
     vectors = known.vectors(request)
-    warnings = (*pictures.warnings, *warnings_of(request, card, gateway.cards.folder(card.id), vectors))
+    folder = await gateway.cards.folder(card.id)
+    warnings = (*pictures.warnings, *warnings_of(request, card, folder, vectors))
     check_deadline(request, backlog)
     await _check_served(gateway, request)
-    return PlannedJob(job_id, body, preferences, card, pictures, request, warnings, backlog, vectors)
+    return PlannedJob(job_id, body, preferences, card, folder, pictures, request, warnings, backlog, vectors)
 
 
 async def _known(gateway: Gateway, body: Body, card: ModelCard) -> Known:
@@ -190,7 +193,7 @@ def check_deadline(request: JobRequest, backlog: Backlog) -> None:
         raise QueueFull(detail, retry_after=late, field="deadline_ms", value=request.deadline_ms)
 
 
-def dry_run(gateway: Gateway, caller: Caller, planned: PlannedJob) -> DryRun:
+def dry_run(caller: Caller, planned: PlannedJob) -> DryRun:
     """The plan as an answer; nothing is stored.
 
     What may be otherwise in a moment isn't looked at: how full lane and disk are, what of the day's budget is left.
@@ -199,8 +202,8 @@ def dry_run(gateway: Gateway, caller: Caller, planned: PlannedJob) -> DryRun:
         InvalidRequest: as `_charge`.
     """
     _charge(caller, planned)
-    request, folder = planned.request, gateway.cards.folder(planned.card.id)
-    counted = partial(tokens_of, request, planned.card, folder, vectors=planned.vectors)
+    request = planned.request
+    counted = partial(tokens_of, request, planned.card, planned.folder, vectors=planned.vectors)
     return DryRun(
         request=request.for_clients(),
         tokens=counted(request.text),

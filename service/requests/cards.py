@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -70,9 +71,12 @@ def installed_cards(models_dir: Path) -> dict[str, ModelCard]:
     return {card.id: card for _, card in _left(model_cards(models_dir))}
 
 
-def card_folder(models_dir: Path, model: str) -> Path | None:
-    """Find the folder whose card has this id."""
-    return next((file.parent for file, card in _left(model_cards(models_dir)) if card.id == model), None)
+def card_folders(models_dir: Path) -> dict[str, Path]:
+    """Find the folders of cards by their ids; of two with one id the first counts."""
+    folders: dict[str, Path] = {}
+    for file, card in _left(model_cards(models_dir)):
+        folders.setdefault(card.id, file.parent)
+    return folders
 
 
 def _left(cards: Iterable[tuple[Path, C | str]]) -> Iterator[tuple[Path, C]]:
@@ -132,7 +136,7 @@ class Registry(Generic[C]):
     async def all(self) -> dict[str, C]:
         """Read cards by id or name, in order of them; what a worker published wins."""
         published: Any = await self._redis.hgetall(self._key)
-        cards = self._installed()
+        cards = await asyncio.to_thread(self._installed)
         for name, text in published.items():
             card = _parse(text, "published by a worker", self._form.read)
             if card is not None:
@@ -146,9 +150,9 @@ class CardRegistry(Registry[ModelCard]):
 
     def __init__(self, redis: Redis, models_dir: Path, default: str) -> None:
         super().__init__(redis, CARDS_KEY, ModelCard, partial(installed_cards, models_dir))
-        self._models_dir = models_dir
         self._default = default
-        self._folders: dict[str, Path | None] = {}
+        self._folders: dict[str, Path] = {}
+        self._looking = SingleFlight(partial(asyncio.to_thread, card_folders, models_dir), RECENT_S)
 
     async def choose(self, kind: Kind, model: str | None) -> ModelCard:
         """Choose as `choose_card` does; before a refusal, cards are read anew."""
@@ -157,11 +161,12 @@ class CardRegistry(Registry[ModelCard]):
         except LatentdError:
             return choose_card(await self.all(), kind, model, self._default)
 
-    def folder(self, model: str) -> Path | None:
-        """Find where the model's tokenizer is, if it is installed here."""
+    async def folder(self, model: str) -> Path | None:
+        """Find where the model's tokenizer is, if it is installed here; one that isn't is looked for once RECENT_S."""
         folder = self._folders.get(model)
         if folder is None or not folder.exists():
-            folder = self._folders[model] = card_folder(self._models_dir, model)
+            self._folders = await self._looking.answer()
+            folder = self._folders.get(model)
         return folder
 
     async def live_workers(self, model: str) -> set[str]:

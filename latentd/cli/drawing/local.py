@@ -41,7 +41,7 @@ def resolve(
     from service.http.problems import invalid
     from service.requests.bodies import Body
     from service.requests.cards import (
-        card_folder,
+        card_folders,
         choose_card,
         installed_cards,
         installed_controlnets,
@@ -65,7 +65,7 @@ def resolve(
     place = settings.models_dir
     known = Known(installed_loras(place), installed_embeddings(place), installed_controlnets(place), cards)
     request, pictures = _planned(body, card, order, settings, known)
-    folder = card_folder(settings.models_dir, card.id)
+    folder = card_folders(settings.models_dir).get(card.id)
     warnings = (*pictures.warnings, *warnings_of(request, card, folder, known.vectors(request)))
     return request, card, pictures.data, warnings
 

@@ -59,7 +59,8 @@ async def txt2img(gateway: Gateway, post: Txt2ImgSent) -> Drawing:
     """Translate text to image. Raises LatentdError as our own endpoint refuses it."""
     found = await _fields(gateway, post, "txt2img")
     found.values |= {"width": post.width, "height": post.height}
-    found.values["hires"] = second_pass(post, found.card, await gateway.cards.all())
+    cards = await gateway.cards.all() if post.enable_hr else {}
+    found.values["hires"] = second_pass(post, found.card, cards)
     found.warnings += fixed(post, found.card)
     return Drawing(_body(found, "txt2img", {}), tuple(found.warnings))
 

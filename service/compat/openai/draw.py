@@ -151,7 +151,7 @@ def size_of(job: Job) -> str:
 async def usage(gateway: Gateway, job: Job) -> Usage:
     """Count the prompt's tokens."""
     card = await gateway.cards.choose(job.kind, job.request.model)
-    return usage_of(count_tokens(card, gateway.cards.folder(card.id), job.request.text).count or 0)
+    return usage_of(count_tokens(card, await gateway.cards.folder(card.id), job.request.text).count or 0)
 
 
 def warnings_of(drawing: Drawing, job: Job) -> tuple[JobWarning, ...]:

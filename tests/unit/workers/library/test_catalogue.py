@@ -10,7 +10,7 @@ from contract.base import Kind
 from contract.card import CardDefaults, ModelCard
 from core.errors import ConfigurationError
 from core.settings import Settings
-from service.requests.cards import card_folder, installed_loras
+from service.requests.cards import card_folders, installed_loras
 from tests.controls import CASE
 from tests.parity.run import CASES
 from tests.powers import as_an_ordinary_user
@@ -85,7 +85,7 @@ def test_of_two_cards_with_one_id_all_take_the_first(tmp_path: Path) -> None:
     ]
     one, other = (tmp_path / "Lora" / folder / "x.card.json" for folder in ("a", "b"))
     other.write_text(one.read_text("utf-8").replace('"description": ""', '"description": "the second"'), "utf-8")
-    assert find_cards(tmp_path)["art"][1] == card_folder(tmp_path, "art") == tmp_path / "a"
+    assert find_cards(tmp_path)["art"][1] == card_folders(tmp_path)["art"] == tmp_path / "a"
     assert {name: found.card.card for name, found in find_loras(tmp_path).items()} == installed_loras(tmp_path)
     assert [card.description for card in installed_loras(tmp_path).values()] == [""]
 
