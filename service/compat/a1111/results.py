@@ -18,7 +18,7 @@ from service.compat.a1111.pictures import grid, parameters_of, whole_picture
 from service.compat.a1111.posts import DrawingPost, Img2ImgSent
 from service.compat.a1111.samplers import name_of
 from service.compat.attended import Session
-from service.compat.files import as_base64, opened, read_images, written
+from service.compat.files import all_as_base64, as_base64, opened, read_images, written
 from service.jobs.events import read_previews
 from service.state import Gateway
 
@@ -33,7 +33,7 @@ async def images_answer(session: Session, post: DrawingPost, drawing: Drawing, j
     card = await session.gateway.cards.choose(job.kind, job.request.model)
     info = _info(job.request, card.hash[:HASH_CHARACTERS], [parameters_of(file) for file in files])
     wanted = post.send_images is None or bool(post.send_images)
-    images = [as_base64(file) for file in files] if wanted else []
+    images = await all_as_base64(files) if wanted else []
     return ImagesAnswer(images=images, parameters=_echo(post), info=json.dumps(info, ensure_ascii=False))
 
 

@@ -16,7 +16,7 @@ from core.errors import InvalidRequest, UnsupportedMedia
 from core.reframing import Framing
 from service.compat.attended import Session
 from service.compat.fields import post_body
-from service.compat.files import as_base64, read_images
+from service.compat.files import all_as_base64, read_images
 from service.compat.openai.answers import ImagesAnswer, OpenAIImage, Usage, usage_of
 from service.compat.openai.posts import EditPost, GenerationPost
 from service.http.origins import OriginPolicy
@@ -130,7 +130,8 @@ async def answer(session: Session, request: Request, drawing: Drawing, job: Job)
     """Write the images of a job that succeeded. Raises as `read_images`."""
     gateway = session.gateway
     if drawing.post.base64:
-        data = [OpenAIImage(b64_json=as_base64(file)) for file in await read_images(gateway, session.caller, job)]
+        files = await read_images(gateway, session.caller, job)
+        data = [OpenAIImage(b64_json=written) for written in await all_as_base64(files)]
     else:
         origin = OriginPolicy(gateway.settings).own(request.scope, request.headers)
         data = [OpenAIImage(url=f"{origin}{image.url}") for image in job.images]

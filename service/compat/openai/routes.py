@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from contract.job import Job
 from core.errors import NotFound
 from service.compat.attended import Session, attend
 from service.compat.fields import read_json
+from service.compat.files import json_of
 from service.compat.openai.answers import ErrorEnvelope, ImagesAnswer, error_response
 from service.compat.openai.draw import Drawing, answer, edit, generation, read_edit, warnings_of
 from service.compat.openai.posts import EditPost, GenerationPost
@@ -109,8 +110,7 @@ async def _drawn(session: Session, request: Request, drawing: Drawing) -> Respon
     if problem is not None:
         return error_response(problem, headers)
     check_not_canceled(job)
-    answered = await answer(session, request, drawing, job)
-    return JSONResponse(answered.model_dump(mode="json", exclude_none=True), headers=headers)
+    return await json_of(await answer(session, request, drawing, job), headers, exclude_none=True)
 
 
 async def _streamed(session: Session, drawing: Drawing) -> Response:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel
 
-from contract.job import JobWarning
 from core.errors import Problem
 from service.compat.a1111.answers import (
     ExtraBatchAnswer,
@@ -35,7 +32,7 @@ from service.compat.a1111.results import images_answer
 from service.compat.a1111.routes.document import answers, body
 from service.compat.attended import Session, attend
 from service.compat.fields import decoded, read_json
-from service.compat.files import as_base64
+from service.compat.files import all_as_base64, json_of
 from service.http.warnings import warning_headers
 from service.jobs.images import fault
 from service.requests.kinds import EXAMPLE_PICTURE
@@ -83,7 +80,7 @@ async def _drawn(asked: Session, post: DrawingPost, drawing: Drawing) -> Respons
     warnings = (*drawing.warnings, *job.warnings)
     if (problem := fault(job)) is not None:
         return error_response(problem, warning_headers(warnings))
-    return _json(await images_answer(asked, post, drawing, job), warnings)
+    return await json_of(await images_answer(asked, post, drawing, job), warning_headers(warnings))
 
 
 @router.post(
@@ -101,7 +98,8 @@ async def extra_single(request: Request, gateway: Current, caller: CurrentCaller
     files = await enlarged(Session(gateway, caller, request.is_disconnected), post, [post.image])
     if isinstance(files, Problem):
         return error_response(files, {})
-    return _json(ExtraSingleAnswer(html_info="", image=as_base64(files[0])), ignored(post.extras))
+    (image,) = await all_as_base64(files)
+    return await json_of(ExtraSingleAnswer(html_info="", image=image), warning_headers(ignored(post.extras)))
 
 
 @router.post(
@@ -120,7 +118,8 @@ async def extra_batch(request: Request, gateway: Current, caller: CurrentCaller)
     files = await enlarged(Session(gateway, caller, request.is_disconnected), post, pictures)
     if isinstance(files, Problem):
         return error_response(files, {})
-    return _json(ExtraBatchAnswer(html_info="", images=[as_base64(file) for file in files]), ignored(post.extras))
+    answer = ExtraBatchAnswer(html_info="", images=await all_as_base64(files))
+    return await json_of(answer, warning_headers(ignored(post.extras)))
 
 
 @router.post(
@@ -139,8 +138,4 @@ async def png_info(request: Request) -> Response:
 def _told_of(data: bytes) -> Response:
     texts = read_texts(data)
     info = texts.get(PARAMETERS, "")
-    return _json(PngInfoAnswer(info=info, items=texts, parameters=parse(info)), ())
-
-
-def _json(answer: BaseModel, warnings: Iterable[JobWarning]) -> Response:
-    return JSONResponse(answer.model_dump(mode="json"), headers=warning_headers(warnings))
+    return JSONResponse(PngInfoAnswer(info=info, items=texts, parameters=parse(info)).model_dump(mode="json"))
