@@ -40,7 +40,7 @@ class ImageQuery(BaseModel):
         200: {"content": {each: {"schema": BINARY} for each in MEDIA_TYPES.values()}, "description": "The file."},
         304: {"description": "The client's copy is current."},
         307: {"description": "At a presigned URL of the storage, where LATENTD_STORAGE_PUBLIC_URL is set."},
-        **problems(404, 410),
+        **problems(404, 410, 500),
     },
 )
 async def image(

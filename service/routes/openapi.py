@@ -36,7 +36,7 @@ PROBLEMS: dict[int, str] = {
     429: "The lane is full, its wait makes the deadline impossible, the key's rate or budget is used up, or as many "
     "event streams are open as may be; Retry-After says when to try again.",
     431: "The address and headers are too long.",
-    500: "The job that was waited for failed.",
+    500: "The job that was waited for failed, or the stored image is damaged.",
     503: "Redis or the object storage doesn't answer, Redis is full, or its decoders are busy (with Retry-After).",
     504: "The job that was waited for missed its deadline.",
     507: "The data disk is full.",
@@ -114,7 +114,7 @@ def task_responses(answer: Any) -> Responses:
             "headers": headers,
         },
         202: {"description": "Accepted; not finished.", "model": Job, "headers": headers},
-        **problems(400, 404, 406, 408, 409, 413, 415, 429, 500, 504, 507),
+        **problems(400, 404, 406, 408, 409, 410, 413, 415, 429, 500, 504, 507),
     }
 
 

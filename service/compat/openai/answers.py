@@ -13,13 +13,7 @@ from contract.common import OutputFormat
 from core.errors import Problem
 
 # What our own posts call what these clients know by another name.
-_PARAMETERS = {
-    "width": "size",
-    "height": "size",
-    "num_images": "n",
-    "image": "image",
-    "mask_mode": "mask",
-}
+_PARAMETERS = {"width": "size", "height": "size", "num_images": "n"}
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 

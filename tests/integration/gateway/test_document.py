@@ -58,6 +58,14 @@ def test_images_are_bytes(document: dict[str, Any]) -> None:
             assert content[media]["schema"] == {"type": "string", "format": "binary"}
 
 
+def test_what_a_stored_image_and_a_purge_of_others_make_of_a_call_is_said(document: dict[str, Any]) -> None:
+    calls = {f"{method} {path}": call for path, item in document["paths"].items() for method, call in item.items()}
+    assert {"410", "500"} <= calls["get /v1/images/{id}"]["responses"].keys()
+    waits = [name for name, call in calls.items() if "504" in call["responses"]]
+    assert {"post /v1/txt2img", "post /sdapi/v1/txt2img", "post /v1/images/edits"} <= set(waits)
+    assert [name for name in waits if "410" not in calls[name]["responses"]] == []
+
+
 def test_events_are_as_described(client: httpx2.Client, redis: Redis, folder: Path, document: dict[str, Any]) -> None:
     """Of a succeeded job as workers write it, and of a failed one."""
     store = open_store(str(folder / "data" / "objects"))

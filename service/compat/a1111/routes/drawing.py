@@ -40,7 +40,7 @@ from service.routes.caller import CurrentCaller
 from service.state import Current
 
 router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
-WAITED = answers(400, 404, 408, 409, 413, 415, 500, 504, 507)  # of calls that read pictures and wait for a job
+WAITED = answers(400, 404, 408, 409, 410, 413, 415, 500, 504, 507)  # of calls that read pictures and wait for a job
 
 
 @router.post(
