@@ -58,7 +58,7 @@ def test_images_are_bytes(document: dict[str, Any]) -> None:
             assert content[media]["schema"] == {"type": "string", "format": "binary"}
 
 
-def test_what_a_stored_image_and_a_purge_of_others_make_of_a_call_is_said(document: dict[str, Any]) -> None:
+def test_calls_say_what_damage_and_purges_answer(document: dict[str, Any]) -> None:
     calls = {f"{method} {path}": call for path, item in document["paths"].items() for method, call in item.items()}
     assert {"410", "500"} <= calls["get /v1/images/{id}"]["responses"].keys()
     waits = [name for name, call in calls.items() if "504" in call["responses"]]
