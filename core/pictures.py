@@ -305,7 +305,7 @@ def _rotated(image: Image.Image, data: bytes) -> Image.Image:
     exif = Image.Exif()
     try:
         exif.load(data)
-        rotation = _ROTATIONS.get(exif.get(ExifTags.Base.Orientation))
+        rotation = _ROTATIONS.get(exif.get(ExifTags.Base.Orientation, 1))
     except _UNREADABLE:
         rotation = None
     return image.copy() if rotation is None else image.transpose(rotation)

@@ -34,7 +34,7 @@ def test_pictures_hold_up_nothing_while_they_are_written() -> None:
     written = asyncio.run(write())
     took = time.perf_counter() - began
     assert max(held) < took / 4
-    assert len(json.loads(written.body)["images"]) == 16
+    assert len(json.loads(bytes(written.body))["images"]) == 16
 
 
 def test_an_answer_is_what_it_was_in_one_piece() -> None:
