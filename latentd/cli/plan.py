@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from workers.planner.worker import Policy
 
 LARGEST = 1e9  # of any number given
+ENDLESS = "the queue grows without end"
 
 Rate = Annotated[float, typer.Option(min=1e-6, help="Jobs per second.")]
 Mix = Annotated[Path, typer.Option(help="JSON list of request classes (docs/capacity.md).")]
@@ -144,14 +145,13 @@ def show(planner: Planner, best: Outlook, others: dict[str, Outlook], p99: float
     """For people: the number first."""
     load, verdict = planner.load, "keep" if best.meets(p99) else "don't keep"
     gpus = "GPU" if best.workers == 1 else "GPUs"
+    total = f"p99 {best.total.p99:.2f} s, mean {best.total.mean:.2f} s" if best.steady else ENDLESS
     console.print(
-        f"{best.workers} {gpus}, a worker each, {verdict} {p99:g} s for 99 % at {load.rate:g} jobs/s: "
-        f"p99 {best.total.p99:.2f} s, mean {best.total.mean:.2f} s.",
+        f"{best.workers} {gpus}, a worker each, {verdict} {p99:g} s for 99 % at {load.rate:g} jobs/s: {total}.",
         style="bold",
     )
     console.print(
         f"{best.busy_share:.0%} busy, {best.rows_per_call:.1f} rows a call, Redis {best.redis_load:.0%} busy."
-        + ("" if best.steady else " The queue grows without end."),
     )
     console.print(_waits(best))
     console.print(_policies(best, others))
@@ -174,22 +174,29 @@ def _simulated(planner: Planner, best: Outlook) -> str:
 def _waits(best: Outlook) -> Table:
     made = Table("jobs", "wait mean", "p50", "p99", "result mean", "p50", "p99", title="seconds")
     for name, waits in {**best.groups, "all": best.total}.items():
-        made.add_row(name, *_cells(waits))
+        made.add_row(name, *_cells(waits, best.steady))
     return made
 
 
-def _cells(waits: Waits) -> list[str]:
+def _cells(waits: Waits, steady: bool) -> list[str]:
     values = (waits.wait_mean, waits.wait_p50, waits.wait_p99, waits.mean, waits.p50, waits.p99)
-    return [f"{value:.2f}" for value in values]
+    return _seconds(values, steady)
+
+
+def _seconds(values: Iterable[float], steady: bool) -> list[str]:
+    """Where a queue grows, jobs wait the longer the longer it is looked at: no number says how long."""
+    return [f"{value:.2f}" if steady else "–" for value in values]
 
 
 def _policies(best: Outlook, others: dict[str, Outlook]) -> Table:
     lanes = [name for name in best.groups if name.startswith("all ")]
     heads = [f"{name.removeprefix('all ')} p99" for name in lanes]
     made = Table("policy", "mean", "p99", *heads, "rows a call", "busy", title=f"the same jobs on {best.workers} GPUs")
-    for name, one in {f"max_rows {best.policy.max_rows} (now)": best, **others}.items():
-        cells = [f"{one.total.mean:.2f}", f"{one.total.p99:.2f}", *(f"{one.groups[lane].p99:.2f}" for lane in lanes)]
-        made.add_row(name, *cells, f"{one.rows_per_call:.1f}", f"{one.busy_share:.0%}")
+    policies = {f"max_rows {best.policy.max_rows} (now)": best, **others}
+    made.caption = None if all(one.steady for one in policies.values()) else f"–: {ENDLESS}"
+    for name, one in policies.items():
+        values = (one.total.mean, one.total.p99, *(one.groups[lane].p99 for lane in lanes))
+        made.add_row(name, *_seconds(values, one.steady), f"{one.rows_per_call:.1f}", f"{one.busy_share:.0%}")
     return made
 
 
