@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 from pydantic import BaseModel, Field
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from contract.card import ModelCard
 from contract.job import Job, JobRecord, JobWarning
@@ -17,6 +17,7 @@ from contract.request import JobRequest
 from contract.stages import models_of
 from core.clock import CLOCK
 from core.errors import Conflict, InvalidRequest, NewerRelease, QueueFull, RateLimited
+from core.redis_errors import is_transient
 from jobs.create import Created, LaneFull, create, drawn_seed, find, key_digest, new_id, replay
 from service.admission.estimates import Backlog, Estimate, estimate, gpu_seconds, idle_seconds, least_seconds
 from service.auth.access import Caller
@@ -90,22 +91,28 @@ async def submit(
         LatentdError: as `find_replay`, `plan` and `enqueue` refuse it.
         InvalidRequest: the job that the key stands for has another format than the client accepts.
     """
-    created = await find_replay(gateway, caller, body, preferences)
+    created, made = await find_replay(gateway, caller, body, preferences), None
     if preferences.dry_run:
         return dry_run(caller, await plan(gateway, body, preferences))
     if created is None:
         planned = await plan(gateway, body, preferences)
         created = await enqueue(gateway, caller, planned)
-        if preferences.wait_s is None and not created.replayed:
-            job = accepted(created.record, created.position, planned.backlog)
-            return Submitted(job, replayed=False, ended=False)
+        if not created.replayed:
+            made = accepted(created.record, created.position, planned.backlog)
+    if made is not None and preferences.wait_s is None:
+        return Submitted(made, replayed=False, ended=False)
     if preferences.picture:
         check_accepted(created.record.request.output_format, preferences.accepted)
     job_id, ended = created.record.id, False
     if preferences.wait_s is not None:
         stop = StopSignals(gateway.waiters, gateway.stopping)
         ended = await wait_end(gateway.redis, job_id, preferences.wait_s, stop, left)
-    job = await read_job(gateway.redis, gateway.backlogs, caller, job_id)
+    try:
+        job = await read_job(gateway.redis, gateway.backlogs, caller, job_id)
+    except RedisError as error:
+        if made is None or not is_transient(error):
+            raise
+        return Submitted(made, replayed=False, ended=False)  # its id is more than that Redis is away
     return Submitted(job, created.replayed, ended)
 
 

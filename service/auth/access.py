@@ -10,11 +10,13 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from starlette.datastructures import Headers
 from starlette.types import Scope as AsgiScope
 
 from contract.redis_keys import KEYS_KEY, rate_key
 from core.errors import Forbidden, NotFound, RateLimited, Unauthorized
+from core.redis_errors import is_transient
 from core.single_flight import SingleFlight
 from service.auth.keys import ApiKey, Scope, split
 from service.auth.signing import PLAIN, ImageUrls, Signer, read_signer
@@ -162,12 +164,16 @@ async def _check_signature(redis: Redis, asked: AsgiScope) -> Signer:
 async def still_accepted(redis: Redis, caller: Caller) -> bool:
     """Tell whether the caller's key is still one that is let in: open answers ask again.
 
-    Raises:
-        RedisError: if Redis is away.
+    It counts as one while Redis is away, where there is nothing to tell either.
     """
     if caller.key is None:
         return True
-    text = await redis.hget(KEYS_KEY, caller.key.id)
+    try:
+        text = await redis.hget(KEYS_KEY, caller.key.id)
+    except RedisError as error:
+        if not is_transient(error):
+            raise
+        return True
     return text is not None and ApiKey.model_validate_json(text, extra="ignore").accepted
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ from contract.job import TERMINAL, Job
 from contract.redis_keys import attended_key, job_key
 from core.clock import CLOCK
 from core.errors import DeadlineMissed, Unavailable
+from core.redis_errors import is_transient
 from jobs.cancel import cancel
 from jobs.end import Retention
 from service.auth.access import Caller
 from service.jobs.events import StopSignals, wait_end
 from service.jobs.views import read_job
+from service.jobs.waiting import AGAIN_S, wait_at_most
 from service.requests.bodies import Body
 from service.requests.preferences import Preferences
 from service.state import Gateway
@@ -29,6 +32,7 @@ from service.submit import Submitted, submit
 
 Left = Callable[[], Awaitable[bool]]  # whether the client has gone
 SLACK_S = 60
+LEAVE_S = 1.0  # for an answer that is true; what takes longer goes on behind it
 
 log = structlog.get_logger("service")
 _ending: set[asyncio.Task[None]] = set()  # held: the loop itself would drop them
@@ -66,11 +70,11 @@ async def attended(session: Session, body: Body, output_format: OutputFormat) ->
         await _enter(gateway, key, job.id)
         yield job
     finally:
-        # A task of its own, shielded: what is cancelled because its client left can't wait for anything.
+        # A task of its own: what is cancelled because its client left can't wait for anything.
         task = asyncio.create_task(_leave(gateway, key, job.id))
         _ending.add(task)
         task.add_done_callback(_ending.discard)
-        await asyncio.shield(task)
+        await asyncio.wait((task,), timeout=LEAVE_S)
 
 
 async def _enter(gateway: Gateway, key: str, job_id: str) -> None:
@@ -84,14 +88,25 @@ async def _enter(gateway: Gateway, key: str, job_id: str) -> None:
 
 
 async def _leave(gateway: Gateway, key: str, job_id: str) -> None:
-    try:
-        await gateway.redis.zrem(key, job_id)
-        status: Any = await gateway.redis.hget(job_key(job_id), "status")
-        if status is not None and status not in TERMINAL:
-            await _cancel(gateway, job_id)
-            log.info("nobody waits any more: job canceled", job_id=job_id)
-    except RedisError as error:
-        log.warning("a job that nobody waits for goes on: redis is away", job_id=job_id, error=str(error))
+    """Cancel a job that hasn't ended; while Redis is away, try again for as long as a call could have waited."""
+    until = time.monotonic() + gateway.settings.compat_wait_s
+    while True:
+        try:
+            await _end(gateway, key, job_id)
+            return
+        except RedisError as error:
+            if not is_transient(error) or time.monotonic() > until or gateway.stopping.is_set():
+                log.warning("a job that nobody waits for goes on: redis is away", job_id=job_id, error=str(error))
+                return
+            await wait_at_most(gateway.stopping, AGAIN_S)
+
+
+async def _end(gateway: Gateway, key: str, job_id: str) -> None:
+    await gateway.redis.zrem(key, job_id)
+    status: Any = await gateway.redis.hget(job_key(job_id), "status")
+    if status is not None and status not in TERMINAL:
+        await _cancel(gateway, job_id)
+        log.info("nobody waits any more: job canceled", job_id=job_id)
 
 
 async def finished(session: Session, job_id: str, waited_s: float = 0.0) -> Job:

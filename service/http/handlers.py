@@ -44,7 +44,16 @@ async def _on_latentd(request: Request, error: Exception) -> Response:
 
 def _counted(request: Request, error: LatentdError) -> Response:
     request.app.state.gateway.metrics.rejected.labels(error.slug).inc()
-    return error_response(error, request.scope)
+    answer = error_response(error, request.scope)
+    if (location := _made(request)) is not None:
+        answer.headers["Location"] = location
+    return answer
+
+
+def _made(request: Request) -> str | None:
+    """Return where the job is that the request has made before it failed."""
+    location: str | None = getattr(request.state, "location", None)
+    return location
 
 
 async def _on_validation(request: Request, error: Exception) -> Response:
@@ -95,10 +104,11 @@ def _allowed(scope: Scope) -> list[str]:
     return [each for method in methods for each in ((method, "HEAD") if method == "GET" else (method,))]
 
 
-def unavailable(error: RedisError, method: str) -> LatentdError:
+def unavailable(error: RedisError, method: str, *, made: bool = False) -> LatentdError:
     """Make an error of Redis one of ours: 503 where it is away or refuses writes, else 500."""
     if is_transient(error):
-        return Unavailable(f"Redis doesn't answer, or takes no writes{_UNKNOWN.get(method, '')}")
+        unknown = "" if made else _UNKNOWN.get(method, "")
+        return Unavailable(f"Redis doesn't answer, or takes no writes{unknown}")
     log.error("unexpected error of Redis", exc_info=error)
     return LatentdError(_UNEXPECTED)
 
@@ -107,7 +117,7 @@ async def _on_redis(request: Request, error: Exception) -> Response:
     assert isinstance(error, RedisError)
     if is_read_only(error):
         await request.app.state.gateway.forget_connections()
-    return await _on_latentd(request, unavailable(error, request.method))
+    return await _on_latentd(request, unavailable(error, request.method, made=_made(request) is not None))
 
 
 def unexpected(error: Exception, path: str) -> LatentdError:

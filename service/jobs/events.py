@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from contract.events import TRACE, Preview, Previews
 from contract.job import TERMINAL, JobRecord
 from contract.redis_keys import events_key, job_key, preview_key
 from core.errors import InvalidRequest
+from core.redis_errors import is_transient
 from service.auth.access import Caller, still_accepted
 from service.auth.signing import PLAIN, ImageUrls
 from service.jobs.streams import on_one_line
@@ -72,7 +74,8 @@ async def follow(redis: Redis, job_id: str, after: str, stop: StopSignals) -> As
     """Yield batches of events after an id: first what is there, then live; an empty batch each SLICE_S of silence.
 
     The first batches, up to an empty one, are replay. Ends behind the terminal event, and when the gateway stops or
-    the job is purged. Live events are gathered for GATHER_S, but for the job's end, which is passed on at once.
+    the job is purged; a Redis that is away is silence. Live events are gathered for GATHER_S, but for the job's end,
+    which is passed on at once.
     """
     position, replaying = after, True
     with stop.waiters.watch(job_id) as ended:
@@ -85,7 +88,7 @@ async def follow(redis: Redis, job_id: str, after: str, stop: StopSignals) -> As
                 position = events[-1][0]
                 if not replaying:
                     await wait_at_most(ended, GATHER_S)
-            elif not replaying and not await redis.exists(job_key(job_id)):
+            elif not replaying and await _is_gone(redis, job_id):
                 return
             else:
                 replaying = False
@@ -94,11 +97,30 @@ async def follow(redis: Redis, job_id: str, after: str, stop: StopSignals) -> As
 async def _read(redis: Redis, job_id: str, after: str, block_s: float | None) -> list[StreamEvent]:
     key = events_key(job_id)
     block = None if block_s is None else int(block_s * 1000)
-    found: Any = await redis.xread({key: after}, count=BATCH, block=block)
+    try:
+        found: Any = await redis.xread({key: after}, count=BATCH, block=block)
+    except RedisError as error:
+        await _outlive(error)
+        return []
     if not found:
         return []
     entries = found[key][0] if isinstance(found, dict) else found[0][1]
     return [(event_id, fields["type"], fields["data"]) for event_id, fields in entries]
+
+
+async def _is_gone(redis: Redis, job_id: str) -> bool:
+    try:
+        return not await redis.exists(job_key(job_id))
+    except RedisError as error:
+        await _outlive(error)
+        return False
+
+
+async def _outlive(error: RedisError) -> None:
+    """Wait for a Redis that is away: who follows a job has it, and would only come back for it; else raise."""
+    if not is_transient(error):
+        raise error
+    await asyncio.sleep(SLICE_S)
 
 
 async def server_sent(
@@ -182,15 +204,27 @@ def _with_previews(events: list[StreamEvent], previews: Mapping[int, Preview], p
 async def wait_end(
     redis: Redis, job_id: str, seconds: float, stop: StopSignals, left: Callable[[], Awaitable[bool]]
 ) -> bool:
-    """Wait until the job ends or is gone; False if `seconds` ran out, the client `left` or the gateway stops."""
+    """Wait until the job ends or is gone; False if `seconds` ran out, the client `left` or the gateway stops.
+
+    While Redis is away the job hasn't ended.
+    """
     until = time.monotonic() + seconds
     with stop.waiters.watch(job_id) as ended:
         while not stop.gateway.is_set():
             ended.clear()
-            if await redis.hget(job_key(job_id), "status") in (None, *TERMINAL):
+            if await _has_ended(redis, job_id):
                 return True
             remaining = until - time.monotonic()
             if remaining <= 0 or await left():
                 return False
             await wait_at_most(ended, min(SLICE_S, remaining))
     return False
+
+
+async def _has_ended(redis: Redis, job_id: str) -> bool:
+    try:
+        return await redis.hget(job_key(job_id), "status") in (None, *TERMINAL)
+    except RedisError as error:
+        if not is_transient(error):
+            raise
+        return False

@@ -83,7 +83,8 @@ def add_route(task: TaskKind[Any]) -> None:
         submitted = await submit(gateway, caller, body, preferences, request.is_disconnected)
         if isinstance(submitted, DryRun):
             return JSONResponse(submitted.model_dump(mode="json"))
-        return await _answer(gateway, caller, preferences, submitted)
+        request.state.location = f"{gateway.prefix}/v1/jobs/{submitted.job.id}"
+        return await _answer(gateway, caller, preferences, submitted, request.state.location)
 
     router.add_api_route(
         f"/{task.kind}",
@@ -99,9 +100,11 @@ def add_route(task: TaskKind[Any]) -> None:
     )
 
 
-async def _answer(gateway: Gateway, caller: Caller, preferences: Preferences, submitted: Submitted) -> Response:
+async def _answer(
+    gateway: Gateway, caller: Caller, preferences: Preferences, submitted: Submitted, location: str
+) -> Response:
     job = submitted.job
-    headers = {"Location": f"{gateway.prefix}/v1/jobs/{job.id}"}
+    headers = {"Location": location}
     if submitted.replayed:
         headers["Idempotency-Replayed"] = "true"
     if preferences.wait_preferred:
