@@ -80,12 +80,20 @@ class Submitted:
     ended: bool  # it was waited for, and has ended
 
 
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who may wait for a job: whether it has `left`, and what is told once nothing of its body is held any more."""
+
+    left: Callable[[], Awaitable[bool]]
+    let_go: Callable[[], None] = lambda: None
+
+
 async def submit(
-    gateway: Gateway, caller: Caller, body: Body, preferences: Preferences, left: Callable[[], Awaitable[bool]]
+    gateway: Gateway, caller: Caller, body: Body, preferences: Preferences, client: Client
 ) -> DryRun | Submitted:
     """Make the job of a request, or find the one that its key stands for, and wait for its end as long as preferred.
 
-    Every route that makes jobs calls this and only translates. `left` says whether the client has gone.
+    Every route that makes jobs calls this and only translates. While it waits it holds no picture of `body`.
 
     Raises:
         LatentdError: as `find_replay`, `plan` and `enqueue` refuse it.
@@ -95,10 +103,9 @@ async def submit(
     if preferences.dry_run:
         return dry_run(caller, await plan(gateway, body, preferences))
     if created is None:
-        planned = await plan(gateway, body, preferences)
-        created = await enqueue(gateway, caller, planned)
-        if not created.replayed:
-            made = accepted(created.record, created.position, planned.backlog)
+        created, made = await _make(gateway, caller, body, preferences)
+    body.drop_files()
+    client.let_go()
     if made is not None and preferences.wait_s is None:
         return Submitted(made, replayed=False, ended=False)
     if preferences.picture:
@@ -106,7 +113,7 @@ async def submit(
     job_id, ended = created.record.id, False
     if preferences.wait_s is not None:
         stop = StopSignals(gateway.waiters, gateway.stopping)
-        ended = await wait_end(gateway.redis, job_id, preferences.wait_s, stop, left)
+        ended = await wait_end(gateway.redis, job_id, preferences.wait_s, stop, client.left)
     try:
         job = await read_job(gateway.redis, gateway.backlogs, caller, job_id)
     except RedisError as error:
@@ -114,6 +121,13 @@ async def submit(
             raise
         return Submitted(made, replayed=False, ended=False)  # its id is more than that Redis is away
     return Submitted(job, created.replayed, ended)
+
+
+async def _make(gateway: Gateway, caller: Caller, body: Body, preferences: Preferences) -> tuple[Created, Job | None]:
+    """Make the job, as it stands a moment later; None for one that another request with the key made meanwhile."""
+    planned = await plan(gateway, body, preferences)
+    created = await enqueue(gateway, caller, planned)
+    return created, None if created.replayed else accepted(created.record, created.position, planned.backlog)
 
 
 async def find_replay(gateway: Gateway, caller: Caller, body: Body, preferences: Preferences) -> Created | None:

@@ -235,7 +235,7 @@ FAILURES = Board(
         ),
         Panel(
             "Uploads in gateways' memory",
-            "Bodies of requests that haven't ended. Larger ones are refused (bodies-busy) beyond 512 MiB a gateway.",
+            "Bodies that requests hold in memory. Larger ones are refused (bodies-busy) beyond 512 MiB a gateway.",
             one("latentd_bodies_bytes", "{{instance}}"),
             unit="bytes",
         ),

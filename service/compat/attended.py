@@ -28,7 +28,7 @@ from service.jobs.waiting import AGAIN_S, wait_at_most
 from service.requests.bodies import Body
 from service.requests.preferences import Preferences
 from service.state import Gateway
-from service.submit import Submitted, submit
+from service.submit import Client, Submitted, submit
 
 Left = Callable[[], Awaitable[bool]]  # whether the client has gone
 SLACK_S = 60
@@ -63,7 +63,7 @@ async def attended(session: Session, body: Body, output_format: OutputFormat) ->
     """Make a job that is canceled if it hasn't ended with the block. Raises as `submit`."""
     gateway = session.gateway
     asks = Preferences(wait_s=None, wait_preferred=None, picture=False, output_format=output_format, key=None)
-    submitted = await submit(gateway, session.caller, body, asks, session.left)
+    submitted = await submit(gateway, session.caller, body, asks, Client(session.left))
     assert isinstance(submitted, Submitted)  # it was no dry run
     key, job = attended_key(session.caller.owner), submitted.job
     try:

@@ -13,7 +13,7 @@ from contract.base import Kind
 from contract.job import JobWarning
 from core.errors import UnsupportedMedia
 from service.http.problems import cut, invalid, shown
-from service.requests.bodies import SHORT_BYTES, Body, check_marks, decode_base64, media_type, parse_object
+from service.requests.bodies import SHORT_BYTES, Body, check_marks, decode_base64, media_type, parse_object, whole
 from service.requests.kinds import KINDS
 
 M = TypeVar("M", bound=BaseModel)
@@ -29,7 +29,7 @@ async def read_json(request: Request, model: type[M], *, strict: bool = True) ->
     if media not in ("application/json", ""):
         bound = "application/json"
         raise UnsupportedMedia(f"Content-Type is {shown(media)!r}", field="Content-Type", value=media, bound=bound)
-    data = await request.body()
+    data = await whole(request)
     if len(data) <= SHORT_BYTES:
         return _parsed(data, model, strict)
     return await asyncio.to_thread(_parsed, data, model, strict)
@@ -60,7 +60,7 @@ def post_body(kind: Kind, fields: Mapping[str, Any], files: Mapping[str, bytes])
     post = KINDS[kind].post
     try:
         sent = {name: value for name, value in fields.items() if value is not None}
-        return Body(kind, post.model_validate(sent), files)
+        return Body(kind, post.model_validate(sent), dict(files))
     except ValidationError as error:
         raise invalid(error, post) from error
 

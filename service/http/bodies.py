@@ -30,6 +30,7 @@ HELD_BYTES = 512 * 2**20  # of all bodies of a gateway; pictures in JSON take as
 HELD_BODIES = 4  # of the largest size, at least
 SMALL_BYTES = 64 * 1024  # of a body that is always read: prompts
 RETRY_AFTER_S = 10
+LET_GO = "latentd.let_go_of_body"  # in a request's scope: what it calls once it holds nothing of its body any more
 
 
 def check_head(scope: Scope) -> None:
@@ -58,7 +59,7 @@ def check_encoding(headers: Headers) -> None:
 
 
 class BodiesHeld:
-    """Counts what a gateway holds of bodies: each is in its memory until its request ends, however slowly it comes."""
+    """Counts what a gateway holds of bodies: each is there until its request ends or lets go of it."""
 
     def __init__(self, limit: int, told: Callable[[int], None]) -> None:
         self.limit = limit  # of one body
@@ -139,8 +140,9 @@ class BodyLimit:
         self._taken += size
 
     def let_go(self) -> None:
-        """Count the body no more: its request has ended."""
+        """Count the body no more: its request has ended, or holds nothing of it any more."""
         self._all.give(self._taken)
+        self._taken = 0
 
     async def _timed(self) -> Message:
         """Wait for the next message; a body that isn't complete must come at MIN_RATE or faster after SLACK_S."""

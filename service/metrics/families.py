@@ -47,9 +47,7 @@ class Metrics:
         self._accepted = Counter(
             "latentd_jobs_accepted", "Jobs made here.", ["kind", "model", "lane"], registry=self.registry
         )
-        self._bodies = Gauge(
-            "latentd_bodies_bytes", "Bodies of requests that haven't ended, in memory.", registry=self.registry
-        )
+        self._bodies = Gauge("latentd_bodies_bytes", "Bodies that requests hold in memory.", registry=self.registry)
         self._redis = RedisFamilies()
         self.registry.register(self._redis)
 

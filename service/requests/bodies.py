@@ -37,7 +37,7 @@ class Body:
 
     kind: Kind
     post: Post
-    files: Mapping[str, bytes]
+    files: dict[str, bytes]
 
     @property
     def task(self) -> TaskKind[Any]:
@@ -51,10 +51,19 @@ class Body:
         text = json.dumps([self.kind, sent, hashes], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def drop_files(self) -> None:
+        """Forget the pictures, which are stored by now: whoever waits for the job may have the body for minutes."""
+        self.files.clear()
+
 
 def media_type(request: Request) -> str:
     """Return the body's content type without its parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def whole(request: Request) -> bytes:
+    """Read all bytes of a body; a request of Starlette's that is asked for them keeps them until its end."""
+    return b"".join([chunk async for chunk in request.stream()])
 
 
 async def read_body(request: Request, task: TaskKind[Any]) -> Body:
@@ -75,7 +84,7 @@ async def read_body(request: Request, task: TaskKind[Any]) -> Body:
         accepted = "application/json" + (" or multipart/form-data" if task.in_forms else "")
         detail = f"Content-Type is {shown(media)!r}; {task.kind} reads {accepted}"
         raise UnsupportedMedia(detail, field="Content-Type", value=media, bound=accepted)
-    data = await request.body()
+    data = await whole(request)
     return parse(data) if len(data) <= SHORT_BYTES else await asyncio.to_thread(parse, data)
 
 
@@ -176,7 +185,7 @@ def _check_part(name: str, task: TaskKind[Any]) -> None:
         raise InvalidRequest(f"{name!r} is no file part of {task.kind}; those are {known}", field=name, bound=known)
 
 
-def _body(task: TaskKind[Any], post: Post, files: Mapping[str, bytes]) -> Body:
+def _body(task: TaskKind[Any], post: Post, files: dict[str, bytes]) -> Body:
     for name in task.files:
         if name not in files:
             raise InvalidRequest(f"{name} is required", field=name, bound="a PNG, JPEG or WebP file")

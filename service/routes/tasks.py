@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from contract.job import Job
 from service.auth.access import Caller
+from service.http.bodies import LET_GO
 from service.http.problems import problem_response
 from service.http.warnings import warning_headers
 from service.jobs.images import check_not_canceled, fault, picture_response
@@ -22,7 +23,7 @@ from service.requests.preferences import Preferences, read_preferences
 from service.routes.caller import CurrentCaller, current_caller
 from service.routes.openapi import task_body, task_responses
 from service.state import Gateway, current
-from service.submit import DryRun, Submitted, submit
+from service.submit import Client, DryRun, Submitted, submit
 
 
 class TaskQuery(BaseModel):
@@ -80,7 +81,8 @@ def add_route(task: TaskKind[Any]) -> None:
         preferences = read_preferences(request.headers, body.post, max_wait_s, dry_run=query.dry_run)
         if preferences.picture:
             caller.check_reads()
-        submitted = await submit(gateway, caller, body, preferences, request.is_disconnected)
+        client = Client(request.is_disconnected, request.scope[LET_GO])
+        submitted = await submit(gateway, caller, body, preferences, client)
         if isinstance(submitted, DryRun):
             return JSONResponse(submitted.model_dump(mode="json"))
         request.state.location = f"{gateway.prefix}/v1/jobs/{submitted.job.id}"

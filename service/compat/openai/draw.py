@@ -21,7 +21,7 @@ from service.compat.openai.answers import ImagesAnswer, OpenAIImage, Usage, usag
 from service.compat.openai.posts import EditPost, GenerationPost
 from service.http.origins import OriginPolicy
 from service.http.problems import invalid, shown
-from service.requests.bodies import Body, media_type
+from service.requests.bodies import Body, media_type, whole
 from service.requests.decoding import Reading
 from service.requests.forms import Part, read_form
 from service.requests.tokens import count_tokens
@@ -102,7 +102,7 @@ async def _read_parts(request: Request) -> list[Part]:
     media, bound = media_type(request), "multipart/form-data"
     if media != bound:
         raise UnsupportedMedia(f"Content-Type is {shown(media)!r}", field="Content-Type", value=media, bound=bound)
-    return await asyncio.to_thread(read_form, request.headers["content-type"], await request.body())
+    return await asyncio.to_thread(read_form, request.headers["content-type"], await whole(request))
 
 
 def _check_once(parts: Iterable[Part], names: Iterable[str]) -> None:

@@ -92,7 +92,9 @@ async def edits(request: Request, gateway: Current, caller: CurrentCaller) -> Re
     if post.base64 or post.stream:
         caller.check_reads()
     session = Session(gateway, caller, request.is_disconnected)
-    return await _drawn(session, request, await edit(gateway, post, files))
+    drawing = await edit(gateway, post, files)
+    del files  # a call that waits for minutes holds none
+    return await _drawn(session, request, drawing)
 
 
 @router.post("/variations", include_in_schema=False)

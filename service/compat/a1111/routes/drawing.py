@@ -72,6 +72,8 @@ async def draw_over(request: Request, gateway: Current, caller: CurrentCaller) -
     caller.check_reads()
     post = await read_json(request, Img2ImgSent, strict=False)
     drawing = await img2img(gateway, post)
+    if not post.include_init_images:  # a call that waits for minutes holds none
+        post = post.model_copy(update={"init_images": [], "mask": None})
     return await _drawn(Session(gateway, caller, request.is_disconnected), post, drawing)
 
 
