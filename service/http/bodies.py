@@ -19,13 +19,12 @@ from core.errors import (
     UnsupportedMedia,
 )
 from service.http.problems import cut
-from service.http.protocol import HEAD_BYTES
+from service.http.protocol import HEAD_BYTES, MIN_RATE
 
 # A client that already sends a body too large often reads no answer before it is done: this much is read and dropped.
 DRAIN_BYTES = 256 * 2**20
 DRAIN_S = 5.0
 SLACK_S = 20.0
-MIN_RATE = 16 * 1024  # bytes a second: 32 MiB may take half an hour
 HELD_BYTES = 512 * 2**20  # of all bodies of a gateway; pictures in JSON take as much again while they are read
 HELD_BODIES = 4  # of the largest size, at least
 SMALL_BYTES = 64 * 1024  # of a body that is always read: prompts

@@ -6,13 +6,15 @@ import asyncio
 from typing import Any
 
 import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from core.errors import MalformedRequest
 from service.http.problems import MEDIA_TYPE
 
 HEAD_S = 10.0  # from a connection's start, or a request's first byte, until its head is complete
-UNREAD_S = 60.0  # how long an answer may wait for a client that doesn't read it
+UNREAD_S = 60.0  # how often it is looked whether a client reads the answer that waits for it
+MIN_RATE = 16 * 1024  # bytes a second, in both directions: 32 MiB may take half an hour
+DRAIN_S = 30.0  # for the rest of a body whose answer came before it, as nginx gives it
 HEAD_BYTES = 32 * 1024
 WRITE_BYTES = 64 * 1024  # of an answer, gathered for one write
 
@@ -52,6 +54,9 @@ class OneWrite(asyncio.Transport):
         self._held, self._size = [], 0
         self._transport.abort()
 
+    def get_write_buffer_size(self) -> int:
+        return self._size + self._transport.get_write_buffer_size()
+
     def is_closing(self) -> bool:
         return self._transport.is_closing()
 
@@ -66,10 +71,11 @@ class OneWrite(asyncio.Transport):
 
 
 class PatientProtocol(H11Protocol):
-    """uvicorn's protocol with two timers a connection; a body's pace is the application's to judge."""
+    """uvicorn's protocol with time limits; a body's pace is the application's to judge, until it has answered."""
 
     head_s = HEAD_S
     unread_s = UNREAD_S
+    drain_s = DRAIN_S
     _head_timer: asyncio.TimerHandle | None = None
     _unread_timer: asyncio.TimerHandle | None = None
 
@@ -103,11 +109,32 @@ class PatientProtocol(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unread_timer = self.loop.call_later(self.unread_s, self.transport.abort)
+        self._look_later()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self._stop_unread_timer()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:
+            self.loop.call_later(self.drain_s, self._end_draining, self.cycle)
+
+    def _end_draining(self, answered: RequestResponseCycle) -> None:
+        """Close the connection if the body of what was answered still comes: nobody reads it, nor judges its pace."""
+        if self.cycle is answered and self.conn.their_state is h11.SEND_BODY:
+            self.transport.abort()
+
+    def _look_later(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._unread_timer = self.loop.call_later(self.unread_s, self._look, unread)
+
+    def _look(self, unread: int) -> None:
+        """Close the connection of a client that has read less than MIN_RATE of the answer since the last look."""
+        if unread - self.transport.get_write_buffer_size() < MIN_RATE * self.unread_s:
+            self.transport.abort()
+        else:
+            self._look_later()
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:

@@ -11,8 +11,11 @@ from pathlib import Path
 import httpx2
 import pytest
 from redis import Redis
+from starlette.responses import Response
+from starlette.routing import Route
 from structlog.testing import capture_logs
 
+from service.app import create_app
 from service.auth import keys
 from service.http.protocol import PatientProtocol
 from tests.compat import within
@@ -124,6 +127,60 @@ def test_a_client_that_reads_nothing_is_cut_off(client: httpx2.Client) -> None:
         connection.connect(("127.0.0.1", client.base_url.port or 0))
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             ask_for_ever(connection, b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_client_that_reads_steadily_gets_the_whole_answer(redis_url: str, tmp_path: Path) -> None:
+    """It takes several times as long as one that reads nothing has."""
+    size, settings = 24 * 2**20, settings_for(redis_url, tmp_path)
+    app = create_app(settings)
+    app.router.routes.insert(0, Route("/v1/large", lambda _: Response(b"x" * size)))
+    with running(settings, app) as client, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**18)
+        connection.connect(("127.0.0.1", client.base_url.port or 0))
+        connection.sendall(b"GET /v1/large HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        found = 0
+        while data := connection.recv(2**18):
+            found += len(data)
+            time.sleep(len(data) / (6 * 2**20))
+    assert found > size
+
+
+def trickle(connection: socket.socket) -> None:
+    ends = time.monotonic() + 30
+    while time.monotonic() < ends:
+        connection.sendall(b" ")
+        time.sleep(0.2)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_body_that_comes_on_for_ever_after_its_answer_is_cut_off(
+    client: httpx2.Client, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PatientProtocol, "drain_s", 1.0)
+    keys.create(redis, "first", ["read"])
+    head = b"POST /v1/txt2img HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with connect(client) as connection:
+        connection.sendall(head + b"Content-Length: 100000\r\n\r\n{")
+        assert b"401 Unauthorized" in connection.recv(65536)
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            trickle(connection)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_body_that_ends_after_its_answer_keeps_its_connection(
+    client: httpx2.Client, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PatientProtocol, "drain_s", 1.0)
+    keys.create(redis, "first", ["read"])
+    head = b"POST /v1/txt2img HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with connect(client) as connection:
+        connection.sendall(head + b"Content-Length: 2\r\n\r\n{")
+        assert b"401 Unauthorized" in connection.recv(65536)
+        for _ in range(4):
+            connection.sendall(b"}" + head + b"Content-Length: 2\r\n\r\n{")
+            assert b"401 Unauthorized" in connection.recv(65536)
+            time.sleep(0.5)
 
 
 def test_large_heads_are_refused(client: httpx2.Client) -> None:
