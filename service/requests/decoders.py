@@ -12,9 +12,9 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from typing import IO
 
 import structlog
@@ -115,47 +115,72 @@ class Decoders:
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="decoding")
         self._idle: list[Decoder] = []
         self._busy: set[Decoder] = set()
+        self._working: set[asyncio.Task[Encoded]] = set()
+        self._closed = False
 
     async def decode(self, files: Mapping[str, bytes], reading: Reading) -> Encoded:
-        """Have files decoded by the next process that is free.
+        """Have files decoded by the next process that is free; one that was begun ends, whoever leaves.
 
         Raises:
             DecodersBusy: none is free for WAIT_S.
-            InvalidRequest: as `decode` refuses them, or it takes more than DECODE_S, or breaks the decoder.
+            InvalidRequest: as `decode` refuses them, or it takes more than DECODE_S, or breaks two decoders.
         """
-        async with self._free():
-            decoder, fit = self._idle.pop() if self._idle else Decoder(), False
-            self._busy.add(decoder)
-            try:
-                answer = await self._ask(decoder, files, reading)
-                fit = True
-            except InvalidRequest:
-                fit = True
-                raise
-            except DecoderDied as error:
-                decoder.close()
-                raise _unfit(files, reading, decoder.late) from error
-            finally:
-                self._busy.discard(decoder)
-                if fit:
-                    self._idle.append(decoder)
-                else:
-                    decoder.close()
-            return answer
+        await self._free()
+        work = asyncio.create_task(self._decode(files, reading))
+        self._working.add(work)
+        work.add_done_callback(self._ended)
+        return await asyncio.shield(work)
 
-    @asynccontextmanager
-    async def _free(self) -> AsyncIterator[None]:
-        """Hold one of the processes; bodies that wait take memory, and their clients would rather know."""
+    def _ended(self, work: asyncio.Task[Encoded]) -> None:
+        """Take what came of it: asyncio would log a refusal that nobody waits for any more as an error."""
+        self._working.discard(work)
+        if not work.cancelled():
+            work.exception()
+
+    async def _free(self) -> None:
+        """Take one of the processes; bodies that wait take memory, and their clients would rather know."""
         try:
             async with asyncio.timeout(WAIT_S):
                 await self._slots.acquire()
         except TimeoutError as error:
             detail = f"all decoders of pictures were busy for {WAIT_S:g} s"
             raise DecodersBusy(detail, retry_after=RETRY_AFTER_S, value=f"{self._count} decoders") from error
+
+    async def _decode(self, files: Mapping[str, bytes], reading: Reading) -> Encoded:
+        """Have files decoded; of a process that died another's greed for memory may be the cause, but not of two."""
         try:
-            yield
+            first = self._idle.pop() if self._idle else Decoder()
+            try:
+                return await self._held(first, files, reading)
+            except DecoderDied as error:
+                if first.late or self._closed:
+                    raise _unfit(files, reading, first.late) from error
+                log.info("a decoder died; another is asked")
+            second = Decoder()
+            try:
+                return await self._held(second, files, reading)
+            except DecoderDied as error:
+                raise _unfit(files, reading, second.late) from error
         finally:
             self._slots.release()
+
+    async def _held(self, decoder: Decoder, files: Mapping[str, bytes], reading: Reading) -> Encoded:
+        """Ask one process, which is kept unless it died."""
+        fit = False
+        self._busy.add(decoder)
+        try:
+            answer = await self._ask(decoder, files, reading)
+            fit = True
+        except InvalidRequest:
+            fit = True
+            raise
+        finally:
+            self._busy.discard(decoder)
+            if fit:
+                self._idle.append(decoder)
+            else:
+                decoder.close()
+        return answer
 
     async def _ask(self, decoder: Decoder, files: Mapping[str, bytes], reading: Reading) -> Encoded:
         asked = asyncio.get_running_loop().run_in_executor(self._threads, decoder.ask, files, reading)
@@ -166,6 +191,7 @@ class Decoders:
 
     def close(self) -> None:
         """End all processes."""
+        self._closed = True
         for decoder in [*self._idle, *self._busy]:
             decoder.close()
         self._idle.clear()

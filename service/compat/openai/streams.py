@@ -76,6 +76,13 @@ async def _while_accepted(session: Session, pieces: AsyncIterator[bytes]) -> Asy
             spoken = time.monotonic()
     finally:
         coming.cancel()
+        coming.add_done_callback(_forget)
+
+
+def _forget(piece: asyncio.Future[bytes]) -> None:
+    """Take the end of a piece that nobody waits for: asyncio would log as an error that its client has left."""
+    if not piece.cancelled():
+        piece.exception()
 
 
 async def _events(session: Session, drawing: Drawing, job: Job) -> AsyncIterator[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import json
 import time
@@ -17,11 +18,11 @@ from PIL import Image
 from redis import Redis
 
 from contract.events import Preview, Previews
-from contract.redis_keys import events_key, job_key, preview_key
+from contract.redis_keys import JOBS_KEY, events_key, job_key, preview_key
 from core.storage import open_store
 from service.auth import keys
 from service.compat.openai import streams
-from tests.compat import job_made, webp, within
+from tests.compat import job_made, listed, webp, within
 from tests.gateway import finish, png
 
 GENERATIONS = "/v1/images/generations"
@@ -88,6 +89,20 @@ def test_a_revoked_key_loses_its_stream_and_its_pictures(
             finish(redis, open_store(str(folder / "data" / "objects")), job_id, png())
         assert [line for line in lines if line] == []
     assert within(lambda: redis.hget(job_key(job_id), "status") in (b"canceled", b"succeeded"))
+
+
+def test_who_leaves_a_stream_at_once_is_no_error(
+    client: httpx2.Client, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    for partial_images in (0, 1, 0, 1, 0, 1, 0, 1):
+        body = {"prompt": "x", "stream": True, "partial_images": partial_images}
+        with client.stream("POST", GENERATIONS, json=body) as answer:
+            next(answer.iter_bytes())
+    jobs = listed(redis, JOBS_KEY)
+    assert len(jobs) == 8
+    assert within(lambda: {redis.hget(job_key(job_id), "status") for job_id in jobs} == {b"canceled"})
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
 def test_partial_images_of_an_edit_are_of_the_steps_that_its_strength_leaves(

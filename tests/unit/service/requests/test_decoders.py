@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -105,15 +107,47 @@ def test_refusals_come_back_as_they_are_and_keep_the_process() -> None:
     run(work)
 
 
-def test_a_decoder_that_dies_is_replaced() -> None:
+def test_a_decoder_that_was_killed_is_no_fault_of_the_next_picture() -> None:
     async def work(pool: Decoders) -> None:
         await pool.decode({"image": png()}, PICTURE)
-        os.kill(pool._idle[0]._process.pid, signal.SIGSEGV)
-        with pytest.raises(InvalidRequest, match="can't be decoded"):
-            await pool.decode({"image": png()}, PICTURE)
+        os.kill(pool._idle[0]._process.pid, signal.SIGKILL)
+        assert (await pool.decode({"image": png()}, PICTURE)).sizes == {"image": (16, 16)}
+        assert len(pool._idle) == 1
+
+    run(work)
+
+
+def test_what_breaks_two_decoders_can_not_be_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(pool: Decoders) -> None:
+        with monkeypatch.context() as broken:
+            broken.setattr(sys, "executable", "/bin/false")
+            with pytest.raises(InvalidRequest, match="can't be decoded"):
+                await pool.decode({"image": png()}, PICTURE)
+        assert pool._idle == []
         assert (await pool.decode({"image": png()}, PICTURE)).sizes == {"image": (16, 16)}
 
     run(work)
+
+
+def test_who_leaves_while_pictures_are_decoded_costs_no_decoder() -> None:
+    told: list[object] = []
+    slow = png_of(4000, 4000, 8, 2, b"\0" * (4000 * 12001))
+
+    async def work(pool: Decoders) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        await pool.decode({"image": png()}, PICTURE)
+        kept = list(pool._idle)
+        for data in (slow, b"no picture"):
+            left = asyncio.create_task(pool.decode({"image": data}, Reading(how="picture", max_pixels=2**24)))
+            await asyncio.sleep(0.01)
+            left.cancel()
+            await asyncio.wait([left])
+            assert (await pool.decode({"image": png()}, PICTURE)).sizes == {"image": (16, 16)}
+        gc.collect()
+        assert pool._idle == kept
+
+    run(work)
+    assert told == []
 
 
 def test_what_takes_too_long_is_ended_by_its_cpu_time() -> None:
