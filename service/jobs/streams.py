@@ -35,8 +35,8 @@ class OpenStreams:
         self.limit = limit or default_limit()
         self.count = 0
 
-    def open(self) -> None:
-        """Count one more; whoever calls this closes it.
+    def check(self) -> None:
+        """Check that one more may be opened.
 
         Raises:
             TooManyStreams: as many as may are open.
@@ -44,6 +44,10 @@ class OpenStreams:
         if self.count >= self.limit:
             detail = f"{self.count} event streams are open; at most LATENTD_EVENT_STREAMS={self.limit}"
             raise TooManyStreams(detail, retry_after=RETRY_AFTER_S, value=self.count)
+
+    def open(self) -> None:
+        """Count one more; whoever calls this closes it. Raises as `check`."""
+        self.check()
         self.count += 1
 
     def close(self) -> None:

@@ -116,6 +116,7 @@ async def _drawn(session: Session, request: Request, drawing: Drawing) -> Respon
 
 
 async def _streamed(session: Session, drawing: Drawing) -> Response:
+    session.gateway.streams.check()  # a job made for a stream that is refused would be drawn for nobody
     jobs: list[Job] = []
     events = server_sent(session, drawing, jobs.append)
     first = await anext(events)  # the job is made, or refused with a status

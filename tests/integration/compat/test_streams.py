@@ -23,7 +23,7 @@ from core.storage import open_store
 from service.auth import keys
 from service.compat.openai import streams
 from tests.compat import job_made, listed, webp, within
-from tests.gateway import finish, png
+from tests.gateway import finish, png, running, settings_for
 
 GENERATIONS = "/v1/images/generations"
 
@@ -103,6 +103,18 @@ def test_who_leaves_a_stream_at_once_is_no_error(
     assert within(lambda: {redis.hget(job_key(job_id), "status") for job_id in jobs} == {b"canceled"})
     gc.collect()
     assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
+
+def test_a_stream_that_is_one_too_many_makes_no_job(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    body = {"prompt": "x", "stream": True}
+    with running(settings_for(redis_url, tmp_path, event_streams=1, compat_wait_s=5.0)) as client:
+        with client.stream("POST", GENERATIONS, json=body) as answer:
+            lines = answer.iter_lines()
+            assert next(lines) == ": accepted"
+            refused = client.post(GENERATIONS, json=body)
+        assert refused.status_code == 429
+        assert "LATENTD_EVENT_STREAMS=1" in refused.text
+        assert len(listed(redis, JOBS_KEY)) == 1
 
 
 def test_partial_images_of_an_edit_are_of_the_steps_that_its_strength_leaves(
