@@ -12,10 +12,12 @@ from contextlib import contextmanager, suppress
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from contract.redis_keys import ENDED_CHANNEL
 
 AGAIN_S = 1.0  # after Redis was away
+QUIET_S = 15.0  # before Redis is asked whether it is there: a host that is gone closes no connection
 
 log = structlog.get_logger("service")
 
@@ -51,9 +53,21 @@ class Waiters:
     async def _listen(self) -> None:
         async with self._redis.pubsub(ignore_subscribe_messages=True) as messages:
             await messages.subscribe(ENDED_CHANNEL)
-            async for message in messages.listen():
-                for told in self._watched.get(message["data"], ()):
-                    told.set()
+            asked = False
+            while True:
+                message = await messages.get_message(timeout=QUIET_S)
+                if message is not None:
+                    asked = False
+                    self._tell(message["data"])
+                elif asked:
+                    raise RedisTimeoutError(f"no answer to a ping for {QUIET_S:g} s")
+                else:
+                    await messages.ping()
+                    asked = True
+
+    def _tell(self, job_id: str) -> None:
+        for told in self._watched.get(job_id, ()):
+            told.set()
 
 
 async def wait_at_most(event: asyncio.Event, seconds: float) -> None:

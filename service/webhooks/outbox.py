@@ -40,6 +40,7 @@ ORPHANED_MS = 30_000  # a try takes 10 s at most
 BLOCK_MS = 1000
 PAUSE_S = 1.0
 AT_ONCE = 16
+FORGOTTEN_MS = 3_600_000  # one at work asks every second
 
 # KEYS: due times, outbox. ARGV: now, most. A full Redis takes it behind a first write that needs no memory.
 _RETURN = f"""
@@ -139,6 +140,14 @@ class Webhooks:
             groups: Any = await self._redis.xinfo_groups(OUTBOX_KEY)
             if GROUP not in {group["name"] for group in groups}:  # it may be there already; any other error counts
                 raise
+        await self._forget_ended()
+
+    async def _forget_ended(self) -> None:
+        """Delete consumers of gateways that have ended, once all of theirs is claimed: each start makes a new one."""
+        consumers: Any = await self._redis.xinfo_consumers(OUTBOX_KEY, GROUP)
+        for consumer in consumers:
+            if not consumer["pending"] and consumer["idle"] > FORGOTTEN_MS:
+                await self._redis.xgroup_delconsumer(OUTBOX_KEY, GROUP, consumer["name"])
 
     async def _round(self) -> None:
         """Return what is due, take over what a dead gateway left, start sending what is new."""

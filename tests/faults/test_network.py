@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
 
 from contract.job import JobResult
-from contract.redis_keys import JOBS_KEY, sweeping_key
+from contract.redis_keys import ENDED_CHANNEL, JOBS_KEY, sweeping_key
 from core.settings import Settings
 from core.storage import open_store
 from jobs.end import Retention
+from service.jobs import waiting
+from service.jobs.waiting import Waiters
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.faults.proxy import Proxy
 from tests.gateway import running, settings_for
@@ -202,3 +206,32 @@ def test_savepoints_and_sweeps_find_the_new_master_behind_the_same_address(tmp_p
         sweep.stop()
         savepoints.close()
         assert saving.info("replication")["role"] == "master"
+
+
+def test_who_waits_is_told_again_after_a_host_of_redis_is_gone_without_a_word(
+    redis: Redis, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The subscription's connection stays open, and nothing comes on it."""
+    monkeypatch.setattr(waiting, "QUIET_S", 0.3)
+    monkeypatch.setattr(waiting, "AGAIN_S", 0.1)
+
+    async def main() -> None:
+        far = AsyncRedis.from_url(proxy.url, decode_responses=True)
+        waiters = Waiters(far)
+        listening = asyncio.create_task(waiters.run())
+        await asyncio.sleep(1)
+        proxy.hold_answers_to = b"PING"
+        async with asyncio.timeout(30):
+            while not proxy.held:
+                await asyncio.sleep(0.01)
+        proxy.hold_answers_to = b"nothing that is sent: what is held stays so"
+        with waiters.watch("a") as told:
+            async with asyncio.timeout(30):
+                while not told.is_set():
+                    await asyncio.to_thread(redis.publish, ENDED_CHANNEL, "a")
+                    await asyncio.sleep(0.05)
+        listening.cancel()
+        await asyncio.wait([listening])
+        await far.aclose()
+
+    asyncio.run(main())

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -265,3 +266,22 @@ def test_the_gateway_itself_sends(redis_server: RedisServer, redis: Redis, tmp_p
         job_id = canceled(client, receiver.url)
         assert json.loads(receiver.wait(1)[0].body)["data"]["id"] == job_id
     assert redis.xlen(OUTBOX_KEY) in (0, 1)
+
+
+def test_consumers_of_gateways_that_have_ended_are_deleted(
+    client: httpx2.Client, redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.webhooks.outbox.FORGOTTEN_MS", 200)
+    redis.xgroup_create(OUTBOX_KEY, GROUP, id="0", mkstream=True)
+    redis.xgroup_createconsumer(OUTBOX_KEY, GROUP, "ended")
+    canceled(client, "http://127.0.0.1:9/")
+    redis.xreadgroup(GROUP, "ended with one", {OUTBOX_KEY: ">"})
+    time.sleep(0.5)
+
+    def names() -> set[str]:
+        found: Any = redis.xinfo_consumers(OUTBOX_KEY, GROUP)
+        return {as_text(consumer["name"]) for consumer in found}
+
+    assert len(names()) == 2
+    sent_by(redis_url, lambda: len(names()) == 2 and "ended" not in names())
+    assert "ended with one" in names(), "its message is another's to claim first"
