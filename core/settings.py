@@ -312,6 +312,7 @@ def _webhook_entry(text: str) -> str | None:
     name = name.rstrip(".")
     if not (_network(name) or host_name(name.removeprefix("*."))) or not (port == "*" or 0 < int(port) <= 65535):
         return None
+    port = port if port == "*" else str(int(port))
     return lower.removesuffix(whole) + name + ("" if ported is None else f":{port}")
 
 

@@ -20,6 +20,7 @@ PR_SET_PDEATHSIG = 1
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 STEADY_S = 30.0  # a child that lived this long starts again without backoff
 KILLED_S = 2.0  # that an end by SIGKILL is waited for
+CHECKED_EVERY = 10
 LOG_BYTES = 1 << 20
 REFUSED_EXIT = 1  # of a command that said in one line why it can't work
 
@@ -45,7 +46,8 @@ class Child:
     more: Callable[[], Sequence[str]] = tuple
     """Arguments that are found anew at each start."""
     ended: Callable[[int], None] = lambda _code: None
-    """Called with the exit status of the first in a row that ends soon; raises where starting again is no use."""
+    """Called with the exit status of each tenth in a row that ends soon, from the first on; raises where starting again
+    is no use."""
     refusal: int | None = None
     """Exit status by which its first start says that it can't work; Redis ends with 1 for a full disk, too."""
     keeps: Sequence[int] = ()
@@ -93,7 +95,7 @@ class Child:
 
     def _refuse_if_useless(self, code: int, soon: bool) -> None:
         """What can't work has said why; faults and signals end otherwise."""
-        if soon and self.deaths == 0:  # the check takes long: what ran a while could start, and the next ends the same
+        if soon and self.deaths % CHECKED_EVERY == 0:  # the check takes long; what ran a while could start
             self.ended(code)
         if code == self.refusal and self.starts == 1:
             log.error("child can't work, stopping all", child=self.name)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
@@ -122,16 +120,9 @@ def serve(settings: Settings, *, insecure: bool = False) -> None:
         check_keys_exist(settings)
     with listen(settings.host, settings.port, "LATENTD_PORT") as listening:
         config = configure(create_app(settings, insecure=insecure))
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _end)
         log.info("ready", url=f"http://{in_url(settings.host)}:{listening.getsockname()[1]}")
         with _witness(settings):
             Server(config).run(sockets=[listening])
-
-
-def _end(_number: int, _frame: FrameType | None) -> None:
-    """End at once: uvicorn raises a signal again when all is closed, and threads may wait for a name or a storage."""
-    os._exit(0)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

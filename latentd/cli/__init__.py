@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from latentd.cli.console import drop_output, plain
 from latentd.cli.drawing import commands
 
 FAULT_EXIT = 70  # EX_SOFTWARE
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 app = typer.Typer(
     name="latentd",
@@ -75,7 +77,7 @@ def main() -> None:
         plain(stderr=True).print(told, style="red", soft_wrap=True)
         sys.exit(1)
     except Exception as error:  # told from what can't work, after which nobody starts the command again
-        if isinstance(error, OSError) and error.filename is None and (reason := _full_output()):
+        if isinstance(error, OSError) and error.errno in NO_ROOM and (reason := _full_output()):
             plain(stderr=True).print(f"latentd: standard output: {reason}", style="red", soft_wrap=True)
             sys.exit(1)
         traceback.print_exc()

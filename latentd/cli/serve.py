@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Annotated
 
 import structlog
@@ -36,8 +37,16 @@ def settings_with(**changes: object) -> Settings:
     return settings
 
 
+def _end_at_once() -> None:
+    """Let SIGINT and SIGTERM end the process well until somebody handles them: it holds nothing yet, and the kernel
+    drops what the first process of a container doesn't handle. Uvicorn raises a signal again, for here, at its end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))
+
+
 def up(host: Host = None, port: Port = None, insecure: Insecure = False) -> None:
     """Start everything: Redis, a worker per GPU that torch sees (or one on the CPU), the gateway with its page."""
+    _end_at_once()
     from latentd.supervisor import run
 
     settings = settings_with(host=host, port=port)
@@ -51,6 +60,7 @@ def gateway(
     insecure: Insecure = False,
 ) -> None:
     """Serve HTTP: validate requests, enqueue them, answer jobs, events and images."""
+    _end_at_once()
     from service.app import serve
 
     settings = settings_with(host=host, port=port, metrics_port=metrics_port)
@@ -65,6 +75,8 @@ def worker(model: Model = None, device: Device = "auto", metrics_port: MetricsPo
     try:
         from workers.worker import serve
 
+        if signals.told:
+            raise SystemExit(0)
         serve(settings_with(metrics_port=metrics_port), model or [], device, signals)
     except (SystemExit, Exception):
         if not signals.told:

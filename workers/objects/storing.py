@@ -117,11 +117,13 @@ class Storing:
         self._stop = threading.Event()
         self._away = away
         self._lock = threading.Lock()
+        self._loading = 0
         self._waiting: Counter[str] = Counter()  # by model, decoded images that are in memory only
 
     def load(self, run: JobRun) -> None:
         """Read the job's uploads and state; a `InputsLoaded` or `StorageRefused` follows."""
-        self._submit(run, lambda: self._load(run), "its pictures can't be read")
+        self._count_loading(1)
+        self._submit(run, lambda: self._load(run), "its pictures can't be read", partial(self._count_loading, -1))
 
     def save(self, run: JobRun, index: int, picture: Image.Image) -> None:
         """Encode and store an image; a `ImageStored` or `StorageRefused` follows."""
@@ -133,6 +135,12 @@ class Storing:
         """Images of `model` that aren't in storage yet, of ended jobs too: their memory isn't free before."""
         with self._lock:
             return self._waiting[model]
+
+    @property
+    def loading(self) -> bool:
+        """Whether uploads or states are being read."""
+        with self._lock:
+            return self._loading > 0
 
     def discard(self, paths: list[str]) -> None:
         """Delete objects that no result names; what can't be deleted now is swept later."""
@@ -153,6 +161,10 @@ class Storing:
         """Stop trying and wait for what is under way."""
         self._stop.set()
         self._pool.shutdown()
+
+    def _count_loading(self, change: int) -> None:
+        with self._lock:
+            self._loading += change
 
     def _count(self, model: str, change: int) -> None:
         with self._lock:

@@ -135,11 +135,13 @@ class Intake:
             self._metrics.came(arrival.model, self._library.offered[arrival.model])
         elif arrival.model not in self._library.offered:
             self._metrics.withdrawn(arrival.model)
+        if arrival.error is not None:
+            for run in self._runs.among(*STARTING):
+                if arrival.model in run.models:
+                    self._publishing.end(run, Failed(arrival.error.problem()))
         cold, self._cold = self._cold, []
         for inputs in cold:
-            if arrival.error is not None and arrival.model in inputs.run.models:
-                self._publishing.end(inputs.run, Failed(arrival.error.problem()))
-            else:
+            if not inputs.run.closed:
                 self.loaded(inputs)
 
     def _used(self) -> set[str]:
@@ -151,7 +153,8 @@ class Intake:
 
     def start_isolated(self) -> None:
         """Start the run that waited to be isolated, if all is ready for it: what it is made of may be deadly, too."""
-        run = next((run for run in self._isolation.ready() if not self._library.lacking(run.models)), None)
+        ready = [] if self._storing.loading else self._isolation.ready()
+        run = next((run for run in ready if not self._library.lacking(run.models)), None)
         announced = None if run is None else self._isolation.announce(run)
         if run is None or announced is None:
             return

@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 
 from contract.job import TERMINAL
-from contract.redis_keys import CARDS_KEY
+from contract.redis_keys import CARDS_KEY, job_key
 from contract.request import JobRequest
 from jobs.cancel import cancel
 from jobs.end import Retention
@@ -121,6 +121,16 @@ def test_a_strict_job_goes_on_where_its_model_has_to_be_loaded(redis: Redis, mak
     assert "three" in second.library.resident
     assert second.sample("latentd_denoising_steps_total", model="three") == 16 - step
     assert digests(redis, "broken") == digests(redis, "whole")
+
+
+def test_a_suspect_whose_model_does_not_load_costs_it_one_try(redis: Redis, make: MakeRig, folder: Path) -> None:
+    rig = make(2)
+    shutil.rmtree(folder / "three")
+    enqueue(redis, "suspect", asked("three"))
+    redis.hset(job_key("suspect"), "deaths", "2")
+    assert rig.finish("suspect") == ["failed"]
+    assert "model 'three' can't be loaded" in job_state(redis, "suspect")["error"]
+    assert "three" in rig.library.names()
 
 
 @pytest.mark.parametrize("lost", ["gone", "replaced", "damaged"])

@@ -107,6 +107,22 @@ def test_a_job_whose_pictures_kill_who_reads_them_is_quarantined(redis: Redis, w
     assert job_state(redis, "innocent").get("deaths") in (None, "2")
 
 
+def test_a_suspect_waits_for_what_is_being_read_of_others(redis: Redis, workers: Iterator[Rig]) -> None:
+    """It would be blamed for what kills their reader."""
+    upload = Upload(path="uploads/poison", sha256="0" * 64, bytes=1, width=64, height=64)
+    enqueue(redis, "reading", make_request(kind="img2img", image=upload, strength=0.5))
+    suspect(redis, steps=4)
+    rig = next(workers)
+    rig.storing.__class__, rig.storing.reads, rig.storing.dead = Unreadable, Event(), Event()  # type: ignore
+    assert isinstance(rig.storing, Unreadable)
+    rig.until(lambda: len(rig.loop.runs()) == 2)
+    for _ in range(20):
+        rig.loop.round()
+    assert not redis.exists(isolated_key("worker-0"))
+    rig.storing.dead.set()
+    assert rig.finish("reading", "suspect") == ["failed", "succeeded"]
+
+
 def test_passing_a_savepoint_clears_a_suspect_and_lets_others_in(redis: Redis, make_rig: MakeRig) -> None:
     suspect(redis, steps=1000)
     redis.hset(job_key("suspect"), "deaths_alone", "2")

@@ -82,7 +82,7 @@ def load_diffusers(folder: Path, *, data: bool = True) -> Checkpoint:
         states["conditioner"] = together(named)[1]
     origin = {id(value): key for weights in read.values() for key, value in weights.items()}
     tokenizers = _tokenizers(folder, index, towers)
-    names = (folder_name(folder), Path(str(index.get("_name_or_path", ""))).name)
+    names = (folder_name(folder), folder_name(Path(str(index.get("_name_or_path", "")))))
     variant = variant_of(config, names, scheduler.sampler)
     return Checkpoint(
         as_variant(config, variant, scheduled=True),

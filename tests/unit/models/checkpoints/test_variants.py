@@ -114,6 +114,7 @@ SNAPSHOT = "models--stabilityai--{}/snapshots/71153311d3dbb46851df1931d3ca6e939d
         (SNAPSHOT.format("sdxl-turbo"), "", ("Turbo", 64)),
         (SNAPSHOT.format("stable-diffusion-xl"), "", None),
         ("mine", "stabilityai/sdxl-turbo", ("Turbo", 64)),
+        ("mine", "/cache/" + SNAPSHOT.format("sdxl-turbo"), ("Turbo", 64)),
         ("mine", "lightning-people/xl", None),
     ],
 )
