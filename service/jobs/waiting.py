@@ -6,6 +6,7 @@ Messages are hints: one that is lost costs whoever waits a second, never the end
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -55,15 +56,17 @@ class Waiters:
             await messages.subscribe(ENDED_CHANNEL)
             asked = False
             while True:
+                began = time.monotonic()
                 message = await messages.get_message(timeout=QUIET_S)
                 if message is not None:
-                    asked = False
                     self._tell(message["data"])
-                elif asked:
+                # None at once is what redis-py makes of a confirmation, and of the answer to a ping.
+                silent = message is None and time.monotonic() - began > QUIET_S / 2
+                if silent and asked:
                     raise RedisTimeoutError(f"no answer to a ping for {QUIET_S:g} s")
-                else:
+                if silent:
                     await messages.ping()
-                    asked = True
+                asked = silent
 
     def _tell(self, job_id: str) -> None:
         for told in self._watched.get(job_id, ()):

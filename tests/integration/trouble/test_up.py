@@ -37,13 +37,19 @@ def data() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def on_a_terminal() -> None:
+    """Runs in the child: whoever runs the tests may ignore hang-ups."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    die_with_parent()
+
+
 def up(models: Path, data: Path, command: str = "up", **env: str) -> subprocess.Popen[str]:
     """Start a command of latentd with the tiny models."""
     own = {"LATENTD_MODELS_DIR": str(models), "LATENTD_DATA_DIR": str(data), "LATENTD_PORT": str(free_port())}
     inherited = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
     words = [sys.executable, "-m", "latentd", *command.split()]
     return subprocess.Popen(
-        words, env=inherited | own | env, stderr=subprocess.PIPE, text=True, preexec_fn=die_with_parent
+        words, env=inherited | own | env, stderr=subprocess.PIPE, text=True, preexec_fn=on_a_terminal
     )
 
 
