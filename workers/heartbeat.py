@@ -67,8 +67,8 @@ class Heartbeat(threading.Thread):
         self._show, self._shown = show, True
         self._done = threading.Event()
         self._beat_due = self._sweep_due = 0.0
-        self._sweep = threading.Thread()
-        self._sweep_breaker = CircuitBreaker(redis=redis)
+        self._sweeping = threading.Event()  # wanted or under way
+        self._sweeper = threading.Thread(target=self._sweep, name="reaper", daemon=True)
 
     def run(self) -> None:
         """Beat and let sweep until stopped; while Redis is away, try again with backoff."""
@@ -90,16 +90,20 @@ class Heartbeat(threading.Thread):
             self._beat_due = now + BEAT_S if alive else now
             # Else who is back first would take the jobs of the others for those of dead workers.
             self._sweep_due = self._sweep_due if alive else now + REVIVAL_S
-        if now >= self._sweep_due and not self._sweep.is_alive():
+        if now >= self._sweep_due and not self._sweeping.is_set():
             self._sweep_due = now + SWEEP_S
-            self._sweep = threading.Thread(target=self._sweep_up, name="reaper", daemon=True)
-            self._sweep.start()
+            if not self._sweeper.is_alive():
+                self._sweeper.start()
+            self._sweeping.set()
 
-    def _sweep_up(self) -> None:
-        try:
-            self._sweep_breaker.attempt(self._reaper.turn)
-        except Exception:  # the next may find what this one stumbled over gone
-            log.exception("sweep failed")
+    def _sweep(self) -> None:
+        breaker = CircuitBreaker(redis=self._redis)
+        while self._sweeping.wait() and not self._done.is_set():
+            try:
+                breaker.attempt(self._reaper.turn)
+            except Exception:  # the next may find what this one stumbled over gone
+                log.exception("sweep failed")
+            self._sweeping.clear()
 
     def _end_process(self) -> None:
         """End as by `kill -9`: a hung device lets nothing be saved or handed back, and one of the jobs may be to blame:
@@ -113,8 +117,9 @@ class Heartbeat(threading.Thread):
         self._done.set()
         if self.is_alive():
             self.join()
-        if self._sweep.is_alive():
-            self._sweep.join(SWEPT_S)
+        self._sweeping.set()
+        if self._sweeper.is_alive():
+            self._sweeper.join(SWEPT_S)
 
     def _alive(self) -> bool:
         self.beat()

@@ -154,13 +154,13 @@ def test_a_long_sweep_stops_no_heart(redis: Redis) -> None:
     reaper.done = Event()
     heartbeat = Heartbeat(worker, redis, reaper, lambda: ["tiny"], "cpu", lambda: [run], dict)
     heartbeat.start()
-    until(lambda: heartbeat._sweep.is_alive())
+    until(heartbeat._sweeping.is_set)
     redis.expire(run.execution.key, 5)
     heartbeat._beat_due = heartbeat._sweep_due = 0.0
     until(lambda: int(redis.ttl(run.execution.key)) > 5)
     reaper.done.set()
     heartbeat.stop()
-    assert not heartbeat._sweep.is_alive()
+    assert not heartbeat._sweeper.is_alive()
 
 
 def test_the_thread_beats_sweeps_and_stops(redis: Redis) -> None:
