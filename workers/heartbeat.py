@@ -98,7 +98,10 @@ class Heartbeat(threading.Thread):
 
     def _sweep(self) -> None:
         breaker = CircuitBreaker(redis=self._redis)
-        while self._sweeping.wait() and not self._done.is_set():
+        while not self._done.is_set():
+            self._sweeping.wait()
+            if self._done.is_set():
+                return
             try:
                 breaker.attempt(self._reaper.turn)
             except Exception:  # the next may find what this one stumbled over gone
