@@ -22,7 +22,7 @@ from service.admission.backlogs import Backlogs
 from service.admission.estimates import Backlog, Fleet, left_at_pace
 
 FIELDS = ("record", "started_at", "step", "steps")
-KEPT_S = 1.0
+KEPT_S = 0.2  # an answer a second old is often wrong: the room that it tells of is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class RunningJob:
 
 
 class FullLanes:
-    """When full lanes have room. A fleet's running jobs take a while to read: not for every refusal of a second."""
+    """When full lanes have room. A fleet's running jobs take a while to read: not for every refusal of a flood."""
 
     def __init__(self, redis: Redis, backlogs: Backlogs) -> None:
         self._redis = redis

@@ -1,4 +1,4 @@
-"""When a full lane has room again: read once a second, however many requests are refused."""
+"""When a full lane has room again: read five times a second, however many requests are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODEL = make_request().model
 
 
 @pytest.mark.parametrize(("kept_s", "readings"), [(60.0, 1), (0.0, 2)])
-def test_running_jobs_are_read_once_for_all_refusals_of_a_second(
+def test_running_jobs_are_read_once_for_many_refusals(
     redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch, kept_s: float, readings: int
 ) -> None:
     monkeypatch.setattr(retry_after, "KEPT_S", kept_s)
