@@ -192,7 +192,7 @@ class Intake:
         if run.canceled:
             self._publishing.end(run, Canceled())
         elif run.isolated:
-            self._isolation.wait(run)
+            self._isolation.prepare()
         else:
             self._load(run)
 

@@ -36,9 +36,8 @@ class Isolation:
         """Whether a run is isolated, or will be."""
         return any(run.isolated for run in self._runs.runs())
 
-    def wait(self, run: JobRun) -> None:
-        """Save the others before anything of this run is read."""
-        self._runs.move(run, Phase.WAITING)
+    def prepare(self) -> None:
+        """Save the others before anything of a run that waits is read."""
         self._saving.save_all()
 
     def ready(self) -> list[JobRun]:

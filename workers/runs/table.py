@@ -25,7 +25,7 @@ class Entry:
     """A job run in its phase; `ending` once it ends, the `rank`th to do so."""
 
     run: JobRun
-    phase: Phase = Phase.LOADING
+    phase: Phase
     ending: Ending | None = None
     rank: int = 0
 
@@ -62,8 +62,8 @@ class RunTable:
         return sum(run.request.num_images for run in self.among(*phases) if run.model == model)
 
     def add(self, run: JobRun) -> None:
-        """Take a run that was claimed."""
-        self._entries[run.job_id] = Entry(run)
+        """Take a run that was claimed; a suspect waits to be isolated first."""
+        self._entries[run.job_id] = Entry(run, Phase.WAITING if run.isolated else Phase.LOADING)
 
     def remove(self, run: JobRun) -> None:
         """Forget a run."""

@@ -153,32 +153,28 @@ def trickle(connection: socket.socket) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_body_that_comes_on_for_ever_after_its_answer_is_cut_off(
-    client: httpx2.Client, redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def refused(impatient: None, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> bytes:  # noqa: ARG001
+    """The head of a request without a key, which is answered before its body has come; that may take a second more."""
     monkeypatch.setattr(PatientProtocol, "drain_s", 1.0)
     keys.create(redis, "first", ["read"])
-    head = b"POST /v1/txt2img HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return b"POST /v1/txt2img HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+def test_a_body_that_comes_on_for_ever_after_its_answer_is_cut_off(client: httpx2.Client, refused: bytes) -> None:
     with connect(client) as connection:
-        connection.sendall(head + b"Content-Length: 100000\r\n\r\n{")
+        connection.sendall(refused + b"Content-Length: 100000\r\n\r\n{")
         assert b"401 Unauthorized" in connection.recv(65536)
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             trickle(connection)
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_body_that_ends_after_its_answer_keeps_its_connection(
-    client: httpx2.Client, redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(PatientProtocol, "drain_s", 1.0)
-    keys.create(redis, "first", ["read"])
-    head = b"POST /v1/txt2img HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+def test_a_body_that_ends_after_its_answer_keeps_its_connection(client: httpx2.Client, refused: bytes) -> None:
     with connect(client) as connection:
-        connection.sendall(head + b"Content-Length: 2\r\n\r\n{")
+        connection.sendall(refused + b"Content-Length: 2\r\n\r\n{")
         assert b"401 Unauthorized" in connection.recv(65536)
         for _ in range(4):
-            connection.sendall(b"}" + head + b"Content-Length: 2\r\n\r\n{")
+            connection.sendall(b"}" + refused + b"Content-Length: 2\r\n\r\n{")
             assert b"401 Unauthorized" in connection.recv(65536)
             time.sleep(0.5)
 

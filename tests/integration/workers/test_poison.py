@@ -30,6 +30,7 @@ from workers.objects.storing import InputsLoaded, Storing
 
 MakeRig = Callable[..., Rig]
 NEVER_S = 1000.0
+POISON = Upload(path="uploads/poison", sha256="0" * 64, bytes=1, width=64, height=64)
 
 
 @pytest.fixture
@@ -91,17 +92,23 @@ class Unreadable(Storing):
         return super()._load(run)
 
 
+def unreadable(rig: Rig) -> Unreadable:
+    """Let a worker's storage be one."""
+    rig.storing.__class__ = Unreadable
+    assert isinstance(rig.storing, Unreadable)
+    rig.storing.reads, rig.storing.dead = Event(), Event()
+    return rig.storing
+
+
 def test_a_job_whose_pictures_kill_who_reads_them_is_quarantined(redis: Redis, workers: Iterator[Rig]) -> None:
     enqueue(redis, "innocent", make_request(steps=900))
-    upload = Upload(path="uploads/poison", sha256="0" * 64, bytes=1, width=64, height=64)
-    enqueue(redis, "poison", make_request(kind="img2img", image=upload, strength=0.5))
+    enqueue(redis, "poison", make_request(kind="img2img", image=POISON, strength=0.5))
     for _ in range(5):
         rig = next(workers)
-        rig.storing.__class__, rig.storing.reads, rig.storing.dead = Unreadable, Event(), Event()  # type: ignore
-        assert isinstance(rig.storing, Unreadable)
-        rig.until(rig.storing.reads.is_set)
+        storing = unreadable(rig)
+        rig.until(storing.reads.is_set)
         kill(redis, rig)
-        rig.storing.dead.set()
+        storing.dead.set()
         rig.reaper.turn()
     assert "quarantined: 3 workers died" in job_state(redis, "poison")["error"]
     assert job_state(redis, "innocent").get("deaths") in (None, "2")
@@ -109,17 +116,15 @@ def test_a_job_whose_pictures_kill_who_reads_them_is_quarantined(redis: Redis, w
 
 def test_a_suspect_waits_for_what_is_being_read_of_others(redis: Redis, workers: Iterator[Rig]) -> None:
     """It would be blamed for what kills their reader."""
-    upload = Upload(path="uploads/poison", sha256="0" * 64, bytes=1, width=64, height=64)
-    enqueue(redis, "reading", make_request(kind="img2img", image=upload, strength=0.5))
+    enqueue(redis, "reading", make_request(kind="img2img", image=POISON, strength=0.5))
     suspect(redis, steps=4)
     rig = next(workers)
-    rig.storing.__class__, rig.storing.reads, rig.storing.dead = Unreadable, Event(), Event()  # type: ignore
-    assert isinstance(rig.storing, Unreadable)
+    storing = unreadable(rig)
     rig.until(lambda: len(rig.loop.runs()) == 2)
     for _ in range(20):
         rig.loop.round()
     assert not redis.exists(isolated_key("worker-0"))
-    rig.storing.dead.set()
+    storing.dead.set()
     assert rig.finish("reading", "suspect") == ["failed", "succeeded"]
 
 

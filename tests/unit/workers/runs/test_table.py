@@ -48,6 +48,12 @@ def test_images_are_counted_by_model_and_phase(table: RunTable, runs: list[JobRu
     assert (table.images("tiny"), table.images("tiny", Phase.LOADING), table.images("other")) == (6, 2, 0)
 
 
+def test_a_suspect_waits_before_anything_of_it_is_read(table: RunTable, runs: list[JobRun]) -> None:
+    runs[0].isolated = True
+    table.add(runs[0])
+    assert (table.among(Phase.WAITING), table.among(Phase.LOADING)) == (runs[:1], runs[1:])
+
+
 def test_ends_are_published_in_the_order_in_which_the_runs_ended(table: RunTable, runs: list[JobRun]) -> None:
     for run in reversed(runs):
         table.end(run, HandedBack())
