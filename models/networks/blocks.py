@@ -26,10 +26,14 @@ class GroupNorm(nn.GroupNorm):
         if x.device.type != "cpu" or x.is_contiguous():
             return super().forward(x)
         if x[0, 0].numel() <= LARGE_MAP:
-            # In half precision torch's kernel for channels-last maps takes up to ten times as long as this copy.
-            return super().forward(x.contiguous() if x.dtype in HALF else x)
+            return super().forward(x) if x.dtype not in HALF else self._copied(x)
         slope, offset = group_affine(self, x)
         return torch.addcmul(offset, x, slope)
+
+    def _copied(self, x: Tensor) -> Tensor:
+        # In half precision torch's kernel for channels-last maps takes up to ten times as long as these copies. Without
+        # the second, gradients of activations meet maps of two layouts: a training step takes 1.04 times as long.
+        return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
 
 
 def group_affine(norm: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.networks.blocks import GroupNorm
 from models.networks.layers import Conv2d, Linear, can_pack, pack, packed
 from models.networks.unet import UNet
 from tests.tiny import configs
@@ -67,3 +68,16 @@ def test_only_bfloat16_on_a_cpu_is_packed() -> None:
     assert not can_pack(CPU, torch.float32)
     assert not can_pack(CPU, torch.float16)
     assert not can_pack(torch.device("cuda"), torch.bfloat16)
+
+
+def test_normed_maps_keep_their_layout_forth_and_back() -> None:
+    """In half precision the kernel works on a copy; what follows and its gradient stay channels-last."""
+    norm = GroupNorm(4, 16).bfloat16()
+    maps = [torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(2)).bfloat16() for _ in range(2)]
+    maps[1] = maps[1].contiguous(memory_format=torch.channels_last)
+    plain, last = (x.requires_grad_() for x in maps)
+    normed = norm(last)
+    assert normed.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(normed, norm(plain), atol=0, rtol=0)
+    gradients = [torch.autograd.grad(norm(x).square().sum(), x)[0] for x in (plain, last)]
+    torch.testing.assert_close(*gradients, atol=0, rtol=0)
