@@ -47,7 +47,8 @@ def ssim(made: Tensor, real: Tensor, weights: Tensor) -> Tensor:
 
 
 def _ssim_map(made: Tensor, real: Tensor) -> Tensor:
-    found = structural_similarity_index_measure(made, real, data_range=RANGE, reduction="none", return_full_image=True)
+    made, real = (made + 1) / 2, (real + 1) / 2  # its luminance term is of values from 0 on
+    found = structural_similarity_index_measure(made, real, data_range=1.0, reduction="none", return_full_image=True)
     assert isinstance(found, tuple)
     return found[1]  # b 3 H W
 

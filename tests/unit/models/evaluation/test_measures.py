@@ -23,16 +23,25 @@ def test_psnr_is_that_of_the_squared_error() -> None:
 
 
 def test_ssim_is_scikit_images_with_a_gaussian_window() -> None:
-    """The library leaves a border of five pixels out of its mean; so does the weight here."""
+    """Of values in [0, 1]. The library leaves a border of five pixels out of its mean; so does the weight here."""
     rng = np.random.default_rng(0)
-    real = rng.uniform(-1, 1, (40, 48, 3))
-    made = (real + rng.normal(0, 0.3, real.shape)).clip(-1, 1)
+    real = rng.uniform(0, 1, (40, 48, 3))
+    made = (real + rng.normal(0, 0.15, real.shape)).clip(0, 1)
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    theirs = structural_similarity(made, real, data_range=2, channel_axis=2, **options)  # type: ignore[no-untyped-call]
+    theirs = structural_similarity(made, real, data_range=1, channel_axis=2, **options)  # type: ignore[no-untyped-call]
     weights = torch.zeros(1, 1, 40, 48)
     weights[..., 5:-5, 5:-5] = 1
-    a, b = (torch.from_numpy(x).movedim(-1, 0)[None].float() for x in (made, real))
+    a, b = (torch.from_numpy(2 * x - 1).movedim(-1, 0)[None].float() for x in (made, real))
     assert float(ssim(a, b, weights)) == pytest.approx(theirs, abs=2e-4)
+
+
+def test_greys_on_both_sides_of_the_middle_are_alike_to_ssim() -> None:
+    """0.55 against 0.45 of [0, 1], everywhere or inside a mask: (2·0.55·0.45 + c) / (0.55² + 0.45² + c), c = 0.01²."""
+    made, real, mask = torch.full((1, 3, 32, 32), 0.1), torch.full((1, 3, 32, 32), -0.1), torch.zeros(1, 1, 32, 32)
+    mask[..., 8:24, 8:24] = 1
+    expected = (2 * 0.55 * 0.45 + 1e-4) / (0.55**2 + 0.45**2 + 1e-4)
+    for where in (None, mask):
+        assert paired(made, real, mask=where)["SSIM"] == pytest.approx(expected, abs=1e-3)
 
 
 def test_what_differs_outside_masks_counts_for_nothing_inside() -> None:
