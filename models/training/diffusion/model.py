@@ -85,7 +85,10 @@ class Trained(nn.Module):
 
 
 def _one_hot(label_map: Tensor, classes: int) -> Tensor:
-    return nn.functional.one_hot(label_map, classes).movedim(-1, 1).float()
+    b, height, width = label_map.shape
+    # torch's one_hot makes int64 first: three times the memory of what may be the largest tensor of a step.
+    empty = torch.zeros(b, classes, height, width, device=label_map.device)
+    return empty.scatter_(1, label_map[:, None], 1.0)
 
 
 def condition_of(run: DiffusionRun, folder: Folder) -> Condition:

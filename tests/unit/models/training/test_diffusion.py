@@ -23,10 +23,11 @@ from models.networks.unet import UNet
 from models.schedule import NoiseSchedule, Prediction, ScheduleConfig
 from models.training.configs.diffusion import ScheduleShape, UNetShape
 from models.training.data.folder import Folder, Item, read_folder
-from models.training.diffusion.model import Trained, condition_of, first_stage_of, model_config
+from models.training.diffusion.model import Trained, _one_hot, condition_of, first_stage_of, model_config
 from models.training.diffusion.objective import noised, signal_and_noise, target, timestep_weights
 from models.training.diffusion.prepare import low_res
 from models.training.diffusion.start import fresh, take_over
+from tests.tensors import Largest
 from tests.training import autoencoder_run, ldm_run, train, upscaler_run, write_balls
 from tests.unit.models.checkpoints.compvis_keys import random_state, sd_shapes
 
@@ -99,6 +100,18 @@ def test_gradients_reach_the_conditioner(folder: Path, kind: str) -> None:
     assert tasks[kind] in inspect(run.out / "checkpoint").tasks
     card = ModelCard.model_validate_json((run.out / "checkpoint" / CARD).read_bytes())
     assert card.class_names == (("blue", "green", "red") if kind == "class" else None)
+
+
+def test_one_hot_maps_are_made_in_no_more_memory_than_they_take_and_foreign_classes_refused() -> None:
+    shown = torch.randint(5, (2, 8, 8), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(_one_hot(shown, 5).argmax(1), shown)
+    assert float(_one_hot(shown, 5).sum()) == shown.numel()
+    with Largest() as largest:
+        _one_hot(shown, 5)
+    assert largest.bytes == 4 * 5 * shown.numel()
+    for foreign in (-1, 5):
+        with pytest.raises(RuntimeError, match="index"):
+            _one_hot(torch.full((1, 8, 8), foreign), 5)
 
 
 def test_a_frozen_encoder_is_saved_as_it_was_and_its_outputs_are_encoded_once(folder: Path) -> None:
