@@ -52,6 +52,11 @@ class ContrastiveModel(nn.Module):
         return F.normalize(self.words(flat.to(place), starts.to(place)), dim=1)
 
 
+def _bag(text: str) -> tuple[int, ...]:
+    """Return what texts that the model can't tell from one another have in common."""
+    return tuple(sorted(_buckets(text)))
+
+
 def _buckets(text: str) -> list[int]:
     """Number the words of a text; a text without words is one word."""
     words = re.findall(r"\w+", text.lower()) or [""]
@@ -107,14 +112,19 @@ def contrast(logits: Tensor, texts: Sequence[str]) -> Tensor:
 def retrieval(model: ContrastiveModel, pictures: Tensor, texts: Sequence[str]) -> dict[str, float]:
     """Return the share of pictures b whose own text, of b of which some may be equal, matches best, or among the best.
 
-    Chance is one of the different texts.
+    Texts of the same words are one, since the model reads them as one. Chance is one of the different texts.
     """
-    different = list(dict.fromkeys(texts))
+    bags = [_bag(text) for text in texts]
+    different = dict(zip(bags, texts, strict=True))
+    numbers = {bag: number for number, bag in enumerate(different)}
     place = model.scale.device
     matches = torch.cat(
-        [model(part.float().clamp(-1, 1).to(place), different).cpu() for part in torch.split(pictures, BATCH)]
+        [
+            model(part.float().clamp(-1, 1).to(place), [*different.values()]).cpu()
+            for part in torch.split(pictures, BATCH)
+        ]
     )
-    own = matches.gather(1, torch.tensor([[different.index(text)] for text in texts]))
+    own = matches.gather(1, torch.tensor([[numbers[bag]] for bag in bags]))
     better = (matches > own).sum(dim=1)
     return {
         "prompt retrieval, first": float((better == 0).float().mean()),

@@ -32,6 +32,19 @@ def test_a_trained_model_finds_the_prompt_and_noise_is_chance(tmp_path: Path) ->
     assert torch.equal(again(pictures, texts), model(pictures, texts))
 
 
+def test_texts_that_the_model_cant_tell_apart_are_no_finds() -> None:
+    """Neither emoji alone, which have no words, nor the same words in another order."""
+    torch.manual_seed(0)
+    model, texts = ContrastiveModel().eval(), ["🍎", "🍏", "🍐", "red ball", "Ball, red", "blue ball"]
+    found = retrieval(model, torch.rand(6, 3, 64, 64) * 2 - 1, texts)
+    assert found["prompt retrieval, first, by chance"] == pytest.approx(1 / 3)
+    assert retrieval(model, torch.zeros(3, 3, 64, 64), texts[:3]) == {
+        "prompt retrieval, first": 1.0,
+        "prompt retrieval, first 5": 1.0,
+        "prompt retrieval, first, by chance": 1.0,
+    }
+
+
 def test_pictures_of_equal_texts_match_each_others() -> None:
     """Two pairs of equal texts: the best is log 2, which matching both alike reaches."""
     texts = ["a", "a", "b", "b"]
