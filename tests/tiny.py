@@ -76,7 +76,11 @@ def write_tiny_upscale(folder: Path, seed: int = 0) -> Path:
 
 def write_tiny(kind: str, folder: Path, seed: int = 0) -> Path:
     """A checkpoint of one of the kinds of `configs`, with the card that scanning writes. Returns `folder`."""
-    config = configs()[kind]
+    return write_model(configs()[kind], folder, seed)
+
+
+def write_model(config: ModelConfig, folder: Path, seed: int = 0) -> Path:
+    """A checkpoint of this shape, with the card that scanning writes. Returns `folder`."""
     text = isinstance(config.conditioner, TextConfig) and config.layout is None
     loaded = random_weights(config, seed, *((tiny_tokenizer(),) if text else ()))
     save_native(loaded, folder)

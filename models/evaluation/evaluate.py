@@ -21,6 +21,7 @@ from models.evaluation.figures import Figure, as_data
 from models.evaluation.networks import Small, Weights, networks_of
 from models.evaluation.parts import Part, Subject, parts_of
 from models.evaluation.retrieval import kept_contrastive
+from models.networks.conditioning import TextConfig
 from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.base import DataConfig
 from models.training.data.folder import Folder, check_apart, read_folder, split_held_out
@@ -121,6 +122,9 @@ def _check(path: Path, model: LatentDiffusion) -> None:
         raise ConfigurationError(detail, field="model", value=str(path))
     if config.layout is not None:
         raise ConfigurationError(f"{path}: reads boxes; eval can't measure it", field="model", value=str(path))
+    if config.classes is not None and (config.concat is not None or isinstance(config.conditioner, TextConfig)):
+        detail = f"{path}: reads classes beside text or a picture; eval can't measure it"
+        raise ConfigurationError(detail, field="model", value=str(path))
 
 
 def _split(told: Evaluation, model: LatentDiffusion) -> tuple[Folder, Folder]:

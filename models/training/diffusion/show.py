@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.inputs import Inputs
+from models.networks.conditioning import ClassConfig
 from models.pipeline.pipeline import LatentDiffusion
 from models.pipeline.sampling import Conditioning, sample
 from models.samplers.compile import compile_plan
@@ -64,14 +65,23 @@ def _conditioning(model: LatentDiffusion, run: Sampling, shown: Shown, part: ran
     concat = None if shown.concat is None else shown.concat[chosen]
     if shown.maps is not None:
         concat = model.map_concat(shown.maps[chosen])
-    context = blank = None
+    context = blank = labels = None
     if shown.prompts is not None:
         context, blank = (
             model.encode_prompts(shown.prompts[chosen]).context,
             model.encode_prompts([""] * len(part)).context,
         )
-    if shown.labels is not None and model.config.null_class is not None:
-        nothing = torch.full((len(part),), model.config.null_class)
-        context, blank = model.encode_labels(shown.labels[chosen]), model.encode_labels(nothing)
-    unconditional = None if blank is None else Inputs(context=blank, concat=concat)
-    return Conditioning(Inputs(context=context, concat=concat), unconditional, run.guidance_scale)
+    if shown.labels is not None:
+        context, blank, labels = _of_classes(model, shown.labels[chosen])
+    unconditional = None if blank is None else Inputs(context=blank, concat=concat, labels=labels)
+    return Conditioning(Inputs(context=context, concat=concat, labels=labels), unconditional, run.guidance_scale)
+
+
+def _of_classes(model: LatentDiffusion, labels: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return context and null context of an embedder, and what is added to the time embedding; None where it isn't."""
+    context = blank = None
+    if isinstance(model.config.conditioner, ClassConfig):
+        context = model.encode_labels(labels)
+        if model.config.null_class is not None:
+            blank = model.encode_labels(torch.full_like(labels, model.config.null_class))
+    return context, blank, None if model.config.unet.num_classes is None else labels

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from contract.card import CARD
@@ -15,8 +16,11 @@ from core.errors import ConfigurationError
 from models.checkpoints.load import load
 from models.evaluation.evaluate import REPORT, Evaluation, class_numbers, evaluate
 from models.evaluation.figures import Figure
+from models.networks.conditioning import ClassConfig
+from models.pipeline.config import IMAGENET
+from models.training.diffusion.show import Sampling, Shown, sampled
 from models.training.loop.trainer import Progress
-from tests.tiny import write_tiny
+from tests.tiny import configs, write_model, write_tiny
 from tests.training import autoencoder_run, ldm_run, train, upscaler_run, write_balls
 
 SETS = {"Fréchet distance", "kernel distance", "precision", "recall"}
@@ -156,6 +160,41 @@ def test_labels_are_the_model_s_by_name_whatever_their_order(trained: Path, tmp_
     card.write_text(json.dumps(kept | {"class_names": None}), "utf-8")
     with pytest.raises(ConfigurationError, match=r"has 2 labels; .* knows 3 classes"):
         class_numbers(told, model, ("red", "blue"))
+
+
+@pytest.mark.parametrize("kind", ["embedded", "added"])
+def test_models_without_a_null_class_are_asked_for_their_classes(
+    trained: Path, tmp_path: Path, kind: str
+) -> None:
+    """By an embedder as ImageNet's of CompVis, or added to the time embedding, as diffusers' `num_class_embeds`."""
+    config = configs()["label"]
+    if kind == "embedded":
+        config = replace(configs()["class"], conditioner=ClassConfig(IMAGENET, 16))
+    model = load(write_model(config, tmp_path / "model"))
+    names = ("red", "green", "blue", *map(str, range(3, model.config.classes or 0)))
+    card = tmp_path / "model" / CARD
+    card.write_text(json.dumps(json.loads(card.read_text("utf-8")) | {"class_names": names}), "utf-8")
+    told = replace(evaluation(trained, "none"), model=tmp_path / "model", out=tmp_path / "eval")
+    assert by_part(evaluate(told, "cpu", lambda _: None))["samples"] == SETS
+    red, again, blue = (
+        sampled(model, Sampling(64, 2, guidance, 0), Shown(1, labels=torch.tensor([label])))
+        for label, guidance in ((0, 1.0), (0, 4.0), (2, 1.0))
+    )
+    assert torch.equal(red, again)  # nothing leads away from nothing
+    assert not torch.allclose(red, blue, atol=1e-3)
+
+
+def test_classes_beside_a_text_or_a_picture_are_refused_before_anything_is_trained(
+    trained: Path, tmp_path: Path
+) -> None:
+    plain = configs()["plain"]
+    for name, changes in {"text": {}, "small": {"conditioner": None, "concat": "low-res"}}.items():
+        unet = replace(plain.unet, num_classes=3, **({"in_channels": 7, "context_dim": None} if changes else {}))
+        told = replace(evaluation(trained, "none"), model=tmp_path / name, out=tmp_path / "eval")
+        write_model(replace(plain, unet=unet, **changes), told.model)
+        with pytest.raises(ConfigurationError, match="reads classes beside text or a picture; eval can't measure it"):
+            evaluate(told, "cpu", lambda _: None)
+    assert not (tmp_path / "eval").exists()
 
 
 def test_a_map_with_a_class_that_the_model_lacks_is_named(trained: Path, tmp_path: Path) -> None:
