@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from models.networks.autoencoder import Autoencoder
 from models.networks.quantize import nearest
+from models.training.loop.draws import generator
+
+PICTURES = 1000  # whose latents k-means sees; more where so many have too few
+
+
+def vectors_of(latents: Iterable[tuple[int, Tensor]], pictures: int, wanted: int, seed: int) -> Tensor:
+    """Choose `wanted` vectors n d, or all there are, of latents 1 d h w, which come with their sample numbers.
+
+    Each of `pictures` gives as many, so that no code is of the first few alone.
+    """
+    each = -(-wanted // min(pictures, PICTURES))
+    chosen, count = list[Tensor](), 0
+    for number, z in latents:
+        vectors = flat(z)
+        drawn = generator(seed, "codes", number).permutation(len(vectors))[:each]
+        chosen.append(vectors[torch.from_numpy(drawn).to(vectors.device)])
+        count += len(chosen[-1])
+        if count >= wanted:
+            break
+    return torch.cat(chosen)[:wanted]
 
 
 @torch.no_grad()
@@ -32,13 +54,13 @@ def standardise(network: Autoencoder, vectors: Tensor) -> Tensor:
 @torch.no_grad()
 def k_means(vectors: Tensor, entries: int, rounds: int, seed: int) -> Tensor:
     """Return `entries` centres of vectors n d; a centre that nothing is nearest to moves to a vector."""
-    generator = torch.Generator().manual_seed(seed)
-    centres = vectors[_choice(len(vectors), entries, generator).to(vectors.device)]
+    chance = torch.Generator().manual_seed(seed)
+    centres = vectors[_choice(len(vectors), entries, chance).to(vectors.device)]
     for _ in range(rounds):
         numbers = nearest(vectors, centres)  # n
         counts = torch.bincount(numbers, minlength=entries).float()
         sums = torch.zeros_like(centres).index_add_(0, numbers, vectors)
-        spare = vectors[_choice(len(vectors), entries, generator).to(vectors.device)]
+        spare = vectors[_choice(len(vectors), entries, chance).to(vectors.device)]
         centres = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), spare)
     return centres
 
@@ -79,8 +101,8 @@ class CodeUse(nn.Module):
         self.idle.copy_(torch.where(counts > 0, 0, self.idle + 1))
 
 
-def _choice(count: int, wanted: int, generator: torch.Generator) -> Tensor:
+def _choice(count: int, wanted: int, chance: torch.Generator) -> Tensor:
     """Choose numbers below `count`, each once if there are enough."""
     if wanted <= count:
-        return torch.randperm(count, generator=generator)[:wanted]
-    return torch.randint(count, (wanted,), generator=generator)
+        return torch.randperm(count, generator=chance)[:wanted]
+    return torch.randint(count, (wanted,), generator=chance)

@@ -17,7 +17,7 @@ from models.training.configs.autoencoder import AutoencoderRun
 from models.training.data.folder import Folder
 from models.training.data.loader import centred, fixed_pictures, picture_batches
 from models.training.data.order import order_digest
-from models.training.first_stage.codebook import CodeUse, flat, k_means, standardise
+from models.training.first_stage.codebook import CodeUse, flat, k_means, standardise, vectors_of
 from models.training.first_stage.discriminator import PatchDiscriminator, adaptive_weight, hinge
 from models.training.first_stage.losses import kl_divergence, psnr, reconstruction_losses, unit_penalty
 from models.training.loop.arithmetic import compiled, computing
@@ -224,27 +224,34 @@ class FirstStageTraining:
 
     @torch.no_grad()
     def _fill_codebook(self) -> None:
-        """Begin to quantise: from the averaged weights, codes by k-means on the latents of training pictures."""
-        player, config = self._players[NETWORK], self.config.codebook
+        """Begin to quantise, from the averaged weights; one process makes the codes, which no GPU makes twice alike."""
+        player, network = self._players[NETWORK], self.module.network
         player.settle()
-        network = self.module.network
-        network.eval()
-        vectors: list[Tensor] = []
-        count = 0
-        for numbers, pixels in picture_batches(self.config, self.folder, Processes(), 0):
-            for picture in torch.split(pixels, 1):  # alike to the last bit, whatever part of a batch this is
-                vectors.append(flat(network.encode(centred(picture.to(self.device)))))
-                count += len(vectors[-1])
-            if count >= config.vectors or numbers[-1] >= len(self.folder.items):
-                break
-        unit = standardise(network, torch.cat(vectors)[: config.vectors])
-        assert isinstance(network.quantize, Quantizer)
-        centres = k_means(unit, network.config.codebook, config.rounds, self.config.seed)
-        network.quantize.embedding.weight.copy_(centres)
+        if self.processes.first:
+            self._make_codes(network.eval())
+            network.train()
+        for tensor in network.state_dict().values():
+            self.processes.take_first(tensor)
         self.module.use.filled.fill_(True)
-        network.train()
         assert player.average is not None
         player.average.load_state_dict(self.module.state_dict())
+
+    def _make_codes(self, network: Autoencoder) -> None:
+        """Fill the codebook by k-means on the latents of training pictures."""
+        run, config = self.config, self.config.codebook
+        pictures = min(len(self.folder.items), run.steps * run.batch)
+        unit = standardise(network, vectors_of(self._latents(network), pictures, config.vectors, run.seed))
+        assert isinstance(network.quantize, Quantizer)
+        centres = k_means(unit, network.config.codebook, config.rounds, run.seed)
+        network.quantize.embedding.weight.copy_(centres)
+
+    def _latents(self, network: Autoencoder) -> Iterator[tuple[int, Tensor]]:
+        """Encode the pictures of the first epoch one by one: alike to the last bit, whatever batches they came in."""
+        for numbers, pixels in picture_batches(self.config, self.folder, Processes(), 0):
+            for number, picture in zip(numbers, torch.split(pixels, 1), strict=True):
+                if number >= len(self.folder.items):
+                    return
+                yield number, network.encode(centred(picture.to(self.device)))
 
     @property
     def averaged(self) -> Autoencoder:

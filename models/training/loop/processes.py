@@ -70,6 +70,11 @@ class Processes:
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
+    def take_first(self, value: Tensor) -> None:
+        """Write the first process's tensor over this process's."""
+        if self.count > 1:
+            dist.broadcast(value, 0)
+
     def any(self, flag: bool) -> bool:
         """Tell whether any process says so: all of them stop after the same step."""
         return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)

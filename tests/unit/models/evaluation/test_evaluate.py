@@ -163,9 +163,7 @@ def test_labels_are_the_model_s_by_name_whatever_their_order(trained: Path, tmp_
 
 
 @pytest.mark.parametrize("kind", ["embedded", "added"])
-def test_models_without_a_null_class_are_asked_for_their_classes(
-    trained: Path, tmp_path: Path, kind: str
-) -> None:
+def test_models_without_a_null_class_are_asked_for_their_classes(trained: Path, tmp_path: Path, kind: str) -> None:
     """By an embedder as ImageNet's of CompVis, or added to the time embedding, as diffusers' `num_class_embeds`."""
     config = configs()["label"]
     if kind == "embedded":

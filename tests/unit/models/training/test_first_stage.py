@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from models.checkpoints.layouts.first_stage import load_first_stage
 from models.networks.autoencoder import Autoencoder
 from models.networks.quantize import nearest
 from models.training.configs.autoencoder import AutoencoderShape
-from models.training.first_stage.codebook import CodeUse, flat, k_means, standardise
+from models.training.first_stage.codebook import CodeUse, flat, k_means, standardise, vectors_of
 from models.training.first_stage.discriminator import PatchDiscriminator, adaptive_weight, hinge
 from models.training.first_stage.losses import edge, kl_divergence, psnr
 from models.training.first_stage.stage import TrainedAutoencoder
@@ -53,6 +54,26 @@ def test_k_means_finds_clusters_and_leaves_no_centre_dead() -> None:
     distances = torch.cdist(vectors, centres).min(1)
     assert len(set(nearest(vectors, centres).tolist())) == len(centres)
     assert float(distances.values.mean()) < 5
+
+
+def test_codes_come_from_all_pictures_and_not_the_first_few() -> None:
+    """Of each as many vectors, drawn by seed and number; of small latents all, of as many pictures as that takes."""
+
+    def latents(count: int, side: int) -> Iterator[tuple[int, torch.Tensor]]:
+        for number in range(count):
+            yield number, number + torch.arange(side**2).reshape(1, 1, side, side) / side**2
+
+    found = vectors_of(latents(50, 16), 50, 1000, seed=0)
+    assert found.shape == (1000, 1)
+    assert found[:, 0].int().bincount().tolist() == [20] * 50
+    assert torch.equal(found, vectors_of(latents(50, 16), 50, 1000, seed=0))
+    assert not torch.equal(found, vectors_of(latents(50, 16), 50, 1000, seed=1))
+    assert len({float(v) % 1 for v in found}) > 200  # other places in each picture
+    few = vectors_of(latents(3000, 1), 3000, 2000, seed=0)
+    assert few[:, 0].tolist() == [*range(2000)]
+    seen = latents(3000, 8)
+    assert len(vectors_of(seen, 3000, 4000, seed=0)) == 4000
+    assert next(seen)[0] == 1000  # no more were encoded
 
 
 def test_standardising_latents_changes_their_spread_and_not_the_picture() -> None:
