@@ -17,7 +17,6 @@ from models.evaluation.figures import Figure
 from models.evaluation.networks import Networks, Small, Weights, networks_of
 from models.evaluation.parts import pair_figures, set_figures
 from models.training.data.folder import Folder, read_folder
-from models.training.data.loader import centred
 from models.training.data.pictures import flattened, read_picture
 from models.training.loop.processes import device_of
 from models.training.loop.trainer import Progress, Report
@@ -87,7 +86,7 @@ def _files(folder: Folder) -> dict[str, Path]:
 
 
 def _pictures(folder: Folder, names: Sequence[str], size: Sequence[int] | None = None) -> Tensor:
-    """Read pictures as they are, b 3 H W in [−1, 1]; all must have one size, that of the real ones."""
+    """Read pictures as they are, b 3 H W, uint8; all must have one size, that of the real ones."""
     files = _files(folder)
     read = []
     for name in names:
@@ -96,7 +95,7 @@ def _pictures(folder: Folder, names: Sequence[str], size: Sequence[int] | None =
         if tuple(pixels.shape[:2]) != tuple(size):
             found, expected = (f"{width}×{height}" for height, width in (pixels.shape[:2], size))
             raise ConfigurationError(f"{files[name]}: is {found}; {expected} is compared", value=found, bound=expected)
-        read.append(centred(torch.from_numpy(rearrange(pixels, "h w c -> c h w").copy())))
+        read.append(torch.from_numpy(rearrange(pixels, "h w c -> c h w").copy()))
     return torch.stack(read)
 
 

@@ -25,7 +25,7 @@ from models.networks.conditioning import TextConfig
 from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.base import DataConfig
 from models.training.data.folder import Folder, check_apart, read_folder, split_held_out
-from models.training.data.loader import fixed_pictures
+from models.training.data.loader import centred, fixed_bytes
 from models.training.diffusion.show import Sampling
 from models.training.loop.logbook import grid_of
 from models.training.loop.processes import device_of
@@ -57,7 +57,7 @@ def evaluate(told: Evaluation, device: str, report: Report) -> list[Figure]:
 
     Raises:
         ConfigurationError: naming what of data, weights or checkpoint can't be measured.
-        CheckpointError: the checkpoint doesn't read.
+        CheckpointError: the checkpoint doesn't read, or what it draws is no number.
     """
     check_apart(told.out, told.data)
     folder = report_folder(told)
@@ -95,7 +95,7 @@ def _subject(told: Evaluation, device: torch.device, report: Report) -> Subject:
     numbers = class_numbers(told, model, training.classes)
     check_enough(training.items, held_out.items[: told.limit])
     data = DataConfig(folder=told.data, size=sampling.size)
-    real = fixed_pictures(held_out, data, told.seed, told.limit)
+    real = fixed_bytes(held_out, data, told.seed, told.limit)
     small = Small(told.out, told.seed, told.train_steps, device, report)
     networks = networks_of(told.weights, training, small)
     assert networks is not None, "nothing stops it"
@@ -195,4 +195,4 @@ def _described(told: Evaluation, subject: Subject) -> dict[str, Any]:
 
 def _show(part: Part, out: Path) -> None:
     name = part.name.replace(", ", "-").replace(" ", "-").replace("×", "x")
-    Image.fromarray(grid_of(part.pictures[:LOOKED_AT])).save(out / f"{name}.png")
+    Image.fromarray(grid_of(centred(part.pictures[:LOOKED_AT]))).save(out / f"{name}.png")

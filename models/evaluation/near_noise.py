@@ -17,6 +17,7 @@ from models.pipeline.pipeline import LatentDiffusion
 from models.samplers.noise import noise
 from models.samplers.table import x0_form
 from models.schedule import NoiseLevel
+from models.training.data.loader import as_bytes, floats
 from models.training.diffusion.show import AT_ONCE
 
 WHERE = 0.95  # of the timesteps; there ᾱ is 0.007 in Stable Diffusion's schedule, 0.002 with zero terminal SNR
@@ -28,21 +29,22 @@ def near_noise(
 ) -> tuple[list[Figure], Tensor]:
     """Measure the error in x0 with pictures' own texts and with none; return what is predicted with them, too.
 
-    pictures: b 3 H W in [−1, 1]; `prompts`: b texts; an inpainting model has everything masked. Errors are squares of
-    scaled latents, so that they compare among checkpoints of one first stage. What the text explains, 1 − with /
-    without, has no unit. Each latent has noise of its own, the same with its text and without.
+    pictures: b 3 H W, uint8 or in [−1, 1], and uint8 where predicted; `prompts`: b texts; an inpainting model has
+    everything masked. Errors are squares of scaled latents, so that they compare among checkpoints of one first stage.
+    What the text explains, 1 − with / without, has no unit. Each latent has noise of its own, the same with its text
+    and without.
     """
     timestep = int(len(model.schedule.alphas_cumprod) * WHERE)
     level = NoiseLevel.of(float(model.schedule.alphas_cumprod[timestep]))
     shown, errors = list[Tensor](), torch.zeros(2)
     for first in range(0, len(pictures), AT_ONCE):
         chosen = slice(first, first + AT_ONCE)
-        x0 = model.encode_images(pictures[chosen]).float()
+        x0 = model.encode_images(floats(pictures[chosen])).float()
         drawn = [noise(seed + first + k, "near noise", 0, x0.shape[1:]) for k in range(len(x0))]
         z_t = level.alpha * x0 + level.sigma * torch.stack(drawn).to(x0.device)
         told, untold = (_x0(model, z_t, timestep, level, texts) for texts in (prompts[chosen], [""] * len(x0)))
         errors += torch.stack([(x - x0).square().mean((1, 2, 3)).sum().cpu() for x in (told, untold)])
-        shown.append(model.decode(told).float().cpu())
+        shown.append(as_bytes(model.decode(told)).cpu())
     with_text, without = (errors / len(pictures)).tolist()
     values = {
         f"error at timestep {timestep}, with the text": with_text,

@@ -18,6 +18,7 @@ from models.features.vgg import load_lpips
 from models.training.configs.autoencoder import FeatureConfig
 from models.training.configs.base import DataConfig
 from models.training.data.folder import Folder
+from models.training.data.loader import floats
 from models.training.first_stage.features import train_classifier, trained_once
 from models.training.loop.trainer import Report, Stop
 
@@ -39,7 +40,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Embedder:
-    """Pictures b 3 H W in [−1, 1] → one vector each, b d; and what the distances of such vectors are called."""
+    """Pictures b 3 H W, uint8 or in [−1, 1] → one vector each, b d; and what distances of such vectors are called."""
 
     name: str
     frechet: str
@@ -48,7 +49,7 @@ class Embedder:
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Tensor:
-        return torch.cat([self.embedding(part.float().clamp(-1, 1)).cpu() for part in torch.split(pictures, PART)])
+        return torch.cat([self.embedding(floats(part)).cpu() for part in torch.split(pictures, PART)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from models.features.network import FeatureNetwork, perceptual_distance
+from models.training.data.loader import floats
 
 RANGE = 2.0  # of values in [−1, 1]
 PART = 8  # pictures at a time
@@ -19,19 +22,19 @@ def paired(
 ) -> dict[str, float]:
     """Return the means over pictures of PSNR (dB), SSIM and, with a network, its distance, under its own name.
 
-    made and real: b 3 H W in [−1, 1], `made` clamped to it; mask: b 1 H W, 1 where pixels count for PSNR and SSIM.
+    made and real: b 3 H W, uint8 or in [−1, 1], clamped to it; mask: b 1 H W, 1 where pixels count for PSNR and SSIM.
     A picture whose mask is empty counts for neither.
     """
-    made = made.float().clamp(-1, 1)
-    weights = torch.ones_like(real[:, :1]) if mask is None else (mask >= 0.5).float()
-    measured = weights.flatten(1).sum(1) > 0
-    values = {
-        "PSNR (dB)": float(psnr(made, real, weights)[measured].mean()),
-        "SSIM": float(ssim(made, real, weights)[measured].mean()),
-    }
-    if network is not None:
-        values[distance_name(network)] = float(distances(network, made, real).mean())
-    return values
+    where = torch.ones(()).expand(len(real), 1, *real.shape[2:]) if mask is None else mask
+    values = defaultdict[str, list[Tensor]](list)
+    for a, b, part in zip(*(torch.split(t, PART) for t in (made, real, where)), strict=True):
+        x, y, weights = floats(a), floats(b), (part >= 0.5).float()
+        measured = weights.flatten(1).sum(1) > 0
+        values["PSNR (dB)"].append(psnr(x, y, weights)[measured])
+        values["SSIM"].append(ssim(x, y, weights)[measured])
+        if network is not None:
+            values[distance_name(network)].append(distances(network, x, y))
+    return {name: float(torch.cat(parts).mean()) for name, parts in values.items()}
 
 
 def psnr(made: Tensor, real: Tensor, weights: Tensor) -> Tensor:
@@ -42,8 +45,7 @@ def psnr(made: Tensor, real: Tensor, weights: Tensor) -> Tensor:
 
 def ssim(made: Tensor, real: Tensor, weights: Tensor) -> Tensor:
     """Return the weighted mean of each picture's SSIM map (Wang et al. 2004: Gaussian window, σ = 1.5), b."""
-    parts = zip(torch.split(made, PART), torch.split(real, PART), torch.split(weights, PART), strict=True)
-    return torch.cat([_mean(_ssim_map(a, b), w) for a, b, w in parts])
+    return _mean(_ssim_map(made, real), weights)
 
 
 def _ssim_map(made: Tensor, real: Tensor) -> Tensor:
@@ -61,8 +63,7 @@ def _mean(values: Tensor, weights: Tensor) -> Tensor:
 def distances(network: FeatureNetwork, made: Tensor, real: Tensor) -> Tensor:
     """Return the perceptual distance of each pair, b, on the CPU."""
     place = next(network.parameters()).device
-    parts = zip(torch.split(made, PART), torch.split(real, PART), strict=True)
-    return torch.cat([perceptual_distance(network, a.to(place), b.to(place)).cpu() for a, b in parts])
+    return perceptual_distance(network, made.to(place), real.to(place)).cpu()
 
 
 def distance_name(network: FeatureNetwork) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.errors import ConfigurationError
+from core.errors import CheckpointError, ConfigurationError
 from models.evaluation.distributions import distances, precision_recall
 from models.evaluation.figures import Figure, figures_of
 from models.evaluation.masks import KINDS, draw_masks
@@ -22,16 +22,16 @@ from models.networks.conditioning import RescalerConfig
 from models.pipeline.pipeline import LatentDiffusion
 from models.training.configs.base import DataConfig
 from models.training.data.folder import Folder
-from models.training.data.loader import eight_bit, fixed_pictures, spread
+from models.training.data.loader import as_bytes, centred, fixed_bytes, spread
 from models.training.data.pictures import draw
 from models.training.diffusion.prepare import low_res
-from models.training.diffusion.show import AT_ONCE, Sampling, Shown, sampled
+from models.training.diffusion.show import AT_ONCE, Sampling, Shown, sampled_parts
 from models.training.loop.draws import generator
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A checkpoint, the pictures that it is measured on (b 3 H W in [−1, 1]), and what measures it."""
+    """A checkpoint, the pictures that it is measured on (b 3 H W, uint8), and what measures it."""
 
     model: LatentDiffusion
     training: Folder
@@ -47,7 +47,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part's figures, and its pictures b 3 H W to be looked at."""
+    """One part's figures, and its pictures b 3 H W, uint8, to be looked at."""
 
     name: str
     figures: list[Figure]
@@ -74,7 +74,7 @@ def parts_of(subject: Subject) -> Iterator[Part]:
 
 def training_pictures(subject: Subject) -> Part:
     """Measure the data's own training pictures as if they were samples: what the distances are at best."""
-    real = fixed_pictures(subject.training, subject.data, subject.sampling.seed, len(subject.real))
+    real = fixed_bytes(subject.training, subject.data, subject.sampling.seed, len(subject.real))
     return Part("training pictures", _sets(subject, "training pictures", real), real)
 
 
@@ -82,7 +82,7 @@ def training_pictures(subject: Subject) -> Part:
 def reconstruction(subject: Subject) -> Part:
     """Measure the first stage on held-out pictures."""
     model = subject.model
-    made = eight_bit(torch.cat([model.decode(model.encode_images(x)).float().cpu() for x in _pieces(subject.real)]))
+    made = _kept(model, (model.decode(model.encode_images(centred(x))) for x in _pieces(subject.real)))
     figures = _pairs(subject, "reconstruction", made) + _sets(subject, "reconstruction", made)
     return Part("reconstruction", figures, made)
 
@@ -90,7 +90,7 @@ def reconstruction(subject: Subject) -> Part:
 def samples(subject: Subject) -> Part:
     """Measure samples: of prompts, labels or maps of the data, or of nothing, against held-out pictures."""
     shown = _asked(subject)
-    made = eight_bit(sampled(subject.model, subject.sampling, shown))
+    made = _kept(subject.model, sampled_parts(subject.model, subject.sampling, shown))
     figures = _sets(subject, "samples", made)
     if shown.prompts is not None and subject.contrastive is not None:
         figures += _retrieved(subject, subject.contrastive, made, shown.prompts)
@@ -100,7 +100,7 @@ def samples(subject: Subject) -> Part:
 def near_noise_of(subject: Subject) -> Iterator[Part]:
     """Measure what texts tell near noise: of training pictures, which were learnt, and of held-out ones."""
     for which, folder in (("training", subject.training), ("held-out", subject.held_out)):
-        pictures = fixed_pictures(folder, subject.data, subject.sampling.seed, len(subject.real))
+        pictures = fixed_bytes(folder, subject.data, subject.sampling.seed, len(subject.real))
         prompts = [folder.items[i].captions[0] for i in spread(len(folder.items), len(subject.real))]
         name = f"near noise, {which} pictures"
         figures, predicted = near_noise(subject.model, name, pictures, prompts, subject.sampling.seed)
@@ -111,11 +111,12 @@ def inpainted(subject: Subject, kind: str) -> Part:
     """Measure what is painted into masks of held-out pictures: pixels inside them, distances of whole pictures."""
     model, real = subject.model, subject.real
     masks = draw_masks(kind, real.shape[-1], len(real), subject.sampling.seed)
-    pieces = zip(_pieces(real), _pieces(masks), strict=True)
+    holes = zip(_pieces(real), _pieces(masks), strict=True)
     with torch.no_grad():
-        concat = torch.cat([model.inpaint_concat(x, m).cpu() for x, m in pieces])
-    made = sampled(model, subject.sampling, _told(subject, concat.to(model.device)))
-    made = eight_bit(real * (1 - masks) + made * masks)
+        concat = torch.cat([model.inpaint_concat(centred(x), m).cpu() for x, m in holes])
+    painted = sampled_parts(model, subject.sampling, _told(subject, concat.to(model.device)))
+    pieces = zip(_pieces(real), _pieces(masks), painted, strict=True)
+    made = _kept(model, (centred(x) * (1 - m) + inside * m for x, m, inside in pieces))
     name = f"inpainting, {kind} masks"
     return Part(name, _pairs(subject, name, made, masks) + _sets(subject, name, made), made)
 
@@ -123,11 +124,11 @@ def inpainted(subject: Subject, kind: str) -> Part:
 def enlarged(subject: Subject) -> Iterator[Part]:
     """Measure super-resolution of reduced held-out pictures, and bicubic enlargement of the same ones."""
     model, real, factor = subject.model, subject.real, subject.model.latent_factor
-    small = low_res(real, factor)
-    made = sampled(model, subject.sampling, Shown(len(real), concat=model.low_res_concat(small)))
-    bicubic = F.interpolate(small, real.shape[2:], mode="bicubic")
-    for name, pictures in ((f"×{factor} super-resolution", made), (f"×{factor} bicubic", bicubic)):
-        pictures = eight_bit(pictures)
+    small = torch.cat([low_res(centred(x), factor) for x in _pieces(real)])
+    made = sampled_parts(model, subject.sampling, Shown(len(real), concat=model.low_res_concat(small)))
+    bicubic = (F.interpolate(x, real.shape[2:], mode="bicubic") for x in _pieces(small))
+    for name, pieces in ((f"×{factor} super-resolution", made), (f"×{factor} bicubic", bicubic)):
+        pictures = _kept(model, pieces)
         yield Part(name, _pairs(subject, name, pictures) + _sets(subject, name, pictures), pictures)
 
 
@@ -175,7 +176,7 @@ def _retrieved(subject: Subject, contrastive: ContrastiveModel, made: Tensor, pr
     captions = [item.captions[0] for item in subject.training.items]
     items = tuple(subject.training.items[captions.index(prompt)] for prompt in prompts)
     theirs = Folder(subject.training.path, items, subject.training.classes, "")
-    real = fixed_pictures(theirs, subject.data, subject.sampling.seed, len(items))
+    real = fixed_bytes(theirs, subject.data, subject.sampling.seed, len(items))
     return figures_of("samples", retrieval(contrastive, made, prompts), len(made), name) + figures_of(
         "training pictures", retrieval(contrastive, real, prompts), len(real), name
     )
@@ -209,6 +210,20 @@ def set_figures(part: str, made: Tensor, real: Tensor, network: Embedder, seed: 
     precision, recall = precision_recall(a, b)
     values = {network.frechet: frechet, network.kernel: kernel, "precision": precision, "recall": recall}
     return figures_of(part, values, len(made), network.name)
+
+
+def _kept(model: LatentDiffusion, pieces: Iterable[Tensor]) -> Tensor:
+    """Keep pictures b 3 H W, about [−1, 1], as files would, uint8 on the CPU: floats of a set take four times that.
+
+    Raises:
+        CheckpointError: some are no numbers, which uint8 wouldn't show.
+    """
+    kept = []
+    for piece in pieces:
+        if not bool(piece.isfinite().all()):
+            raise CheckpointError(f"{model.id}: draws NaN or infinite pixels; there is nothing to measure")
+        kept.append(as_bytes(piece).cpu())
+    return torch.cat(kept)
 
 
 def _pieces(x: Tensor) -> tuple[Tensor, ...]:

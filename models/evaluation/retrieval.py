@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.evaluation.networks import SIDE, WIDTH, Small, at_side, small_data
 from models.features.classifier import Classifier, ClassifierConfig
 from models.training.data.folder import Folder
-from models.training.data.loader import centred
+from models.training.data.loader import centred, floats
 from models.training.data.pictures import draw
 from models.training.loop.draws import generator
 from models.training.loop.trainer import Progress, Report
@@ -119,10 +119,7 @@ def retrieval(model: ContrastiveModel, pictures: Tensor, texts: Sequence[str]) -
     numbers = {bag: number for number, bag in enumerate(different)}
     place = model.scale.device
     matches = torch.cat(
-        [
-            model(part.float().clamp(-1, 1).to(place), [*different.values()]).cpu()
-            for part in torch.split(pictures, BATCH)
-        ]
+        [model(floats(part).to(place), [*different.values()]).cpu() for part in torch.split(pictures, BATCH)]
     )
     own = matches.gather(1, torch.tensor([[numbers[bag]] for bag in bags]))
     better = (matches > own).sum(dim=1)

@@ -148,9 +148,14 @@ def _picture(folder: Folder, config: RunConfig, order: Order, number: int) -> Te
 
 def fixed_pictures(folder: Folder, config: DataConfig, seed: int, count: int) -> Tensor:
     """Draw pictures spread over a folder, always the same: b 3 H W in [−1, 1]."""
+    return centred(fixed_bytes(folder, config, seed, count))
+
+
+def fixed_bytes(folder: Folder, config: DataConfig, seed: int, count: int) -> Tensor:
+    """Draw what `fixed_pictures` does, as uint8."""
     indices = spread(len(folder.items), count)
     drawn = [draw(folder, i, config, generator(seed, "fixed", i)).pixels for i in indices]
-    return centred(torch.from_numpy(rearrange(np.stack(drawn), "b h w c -> b c h w")))
+    return torch.from_numpy(rearrange(np.stack(drawn), "b h w c -> b c h w"))
 
 
 def spread(total: int, count: int) -> list[int]:
@@ -163,6 +168,16 @@ def centred(pixels: Tensor) -> Tensor:
     return pixels.float() / 127.5 - 1
 
 
+def floats(pictures: Tensor) -> Tensor:
+    """Return pictures, uint8 or about [−1, 1], in [−1, 1]."""
+    return centred(pictures) if pictures.dtype == torch.uint8 else pictures.float().clamp(-1, 1)
+
+
+def as_bytes(x: Tensor) -> Tensor:
+    """Return pictures about [−1, 1] as files hold them, uint8."""
+    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+
+
 def eight_bit(x: Tensor) -> Tensor:
-    """Return pictures in [−1, 1] as files hold them."""
-    return ((x.float().clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    """Return pictures in [−1, 1] as they are once files held them."""
+    return centred(as_bytes(x))

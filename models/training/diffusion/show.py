@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -44,13 +45,18 @@ class Sampling:
         return cls(run.data.size, run.sample_steps, run.guidance_scale, run.seed)
 
 
-@torch.no_grad()
 def sampled(model: LatentDiffusion, run: Sampling, shown: Shown) -> Tensor:
     """Sample pictures b 3 H W, about [−1, 1], on the CPU."""
-    parts = [range(i, min(i + AT_ONCE, shown.count)) for i in range(0, shown.count, AT_ONCE)]
-    return torch.cat([_sampled(model, run, shown, part) for part in parts])
+    return torch.cat([*sampled_parts(model, run, shown)])
 
 
+def sampled_parts(model: LatentDiffusion, run: Sampling, shown: Shown) -> Iterator[Tensor]:
+    """Sample what `sampled` does, AT_ONCE pictures at a time."""
+    for first in range(0, shown.count, AT_ONCE):
+        yield _sampled(model, run, shown, range(first, min(first + AT_ONCE, shown.count)))
+
+
+@torch.no_grad()
 def _sampled(model: LatentDiffusion, run: Sampling, shown: Shown, part: range) -> Tensor:
     size = run.size // model.latent_factor
     shape = (model.latent_channels, size, size)

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from contract.card import CARD
-from core.errors import ConfigurationError
+from core.errors import CheckpointError, ConfigurationError
 from models.checkpoints.load import load
-from models.evaluation.evaluate import REPORT, Evaluation, class_numbers, evaluate
+from models.evaluation.evaluate import REPORT, Evaluation, _subject, class_numbers, evaluate
 from models.evaluation.figures import Figure
+from models.evaluation.parts import parts_of, reconstruction
 from models.networks.conditioning import ClassConfig
 from models.pipeline.config import IMAGENET
 from models.training.diffusion.show import Sampling, Shown, sampled
@@ -101,6 +102,15 @@ def test_the_same_seed_gives_the_same_figures(trained: Path) -> None:
     assert evaluate(told, "cpu", lambda _: None) == first
     bicubic = {f.name: f.value for f in first if f.part == "×4 bicubic"}
     assert bicubic["PSNR (dB)"] > 15
+
+
+@pytest.mark.parametrize("run", ["ldm", "up"])
+def test_sets_are_kept_as_bytes_and_what_is_no_number_is_refused(trained: Path, run: str) -> None:
+    subject = _subject(evaluation(trained, run), torch.device("cpu"), lambda _: None)
+    assert {x.dtype for x in (subject.real, *(part.pictures for part in parts_of(subject)))} == {torch.uint8}
+    torch.nn.init.constant_(subject.model.first_stage.decoder.conv_out.weight, float("nan"))
+    with pytest.raises(CheckpointError, match=r"draws NaN or infinite pixels"):
+        reconstruction(subject)
 
 
 def test_reports_of_two_checkpoints_stay_side_by_side(trained: Path, tmp_path: Path) -> None:

@@ -12,8 +12,11 @@ from skimage.metrics import structural_similarity
 from core.errors import ConfigurationError
 from models.evaluation.distributions import distances, precision_recall
 from models.evaluation.masks import KINDS, LARGEST, draw_masks
+from models.evaluation.networks import Embedder
 from models.evaluation.paired import paired, psnr, ssim
 from models.features.classifier import Classifier, ClassifierConfig
+from models.training.data.loader import as_bytes, centred
+from tests.tensors import Largest
 
 
 def test_psnr_is_that_of_the_squared_error() -> None:
@@ -52,6 +55,25 @@ def test_what_differs_outside_masks_counts_for_nothing_inside() -> None:
     assert paired(made, real, mask=mask)["PSNR (dB)"] > 100
     made[:, :, 10:12, 10:12] = 1.0  # 4 of 256 pixels, error 1
     assert paired(made, real, mask=mask)["PSNR (dB)"] == pytest.approx(10 * math.log10(4 / (4 / 256)), abs=1e-4)
+
+
+def test_no_more_pictures_are_floats_at_once_than_a_part_has() -> None:
+    """The largest tensor is the same whether a set has one part of pictures or four."""
+    network = Classifier(ClassifierConfig(3, width=8)).requires_grad_(False)
+    embedder = Embedder("", "", "", lambda x: x.mean((2, 3)))
+    pictures, asked = torch.randint(256, (64, 3, 32, 32), dtype=torch.uint8), dict[int, list[int]]()
+    for count in (16, 64):
+        for measure in (lambda x: paired(x, x.flip(3), network), embedder):
+            with Largest() as largest:
+                measure(pictures[:count])
+            asked.setdefault(count, []).append(largest.bytes)
+    assert asked[16] == asked[64]
+
+
+def test_bytes_are_measured_as_the_floats_that_they_stand_for() -> None:
+    made, real = (torch.randint(256, (9, 3, 32, 32), dtype=torch.uint8) for _ in range(2))
+    assert paired(made, real) == paired(centred(made), centred(real))
+    assert torch.equal(as_bytes(centred(made)), made)
 
 
 def test_pairs_carry_the_networks_distance() -> None:
