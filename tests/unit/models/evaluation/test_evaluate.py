@@ -195,11 +195,12 @@ def test_models_without_a_null_class_are_asked_for_their_classes(trained: Path, 
 def test_classes_beside_a_text_or_a_picture_are_refused_before_anything_is_trained(
     trained: Path, tmp_path: Path
 ) -> None:
-    plain = configs()["plain"]
-    for name, changes in {"text": {}, "small": {"conditioner": None, "concat": "low-res"}}.items():
-        unet = replace(plain.unet, num_classes=3, **({"in_channels": 7, "context_dim": None} if changes else {}))
+    plain, up = configs()["plain"], configs()["bare"]
+    text = replace(plain, unet=replace(plain.unet, num_classes=3))
+    small = replace(up, unet=replace(up.unet, num_classes=3, in_channels=6), concat="low-res")
+    for name, config in (("text", text), ("small", small)):
         told = replace(evaluation(trained, "none"), model=tmp_path / name, out=tmp_path / "eval")
-        write_model(replace(plain, unet=unet, **changes), told.model)
+        write_model(config, told.model)
         with pytest.raises(ConfigurationError, match="reads classes beside text or a picture; eval can't measure it"):
             evaluate(told, "cpu", lambda _: None)
     assert not (tmp_path / "eval").exists()
