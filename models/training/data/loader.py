@@ -31,11 +31,7 @@ _helpers: list[BaseProcess] = []  # all that this process started: who ended one
 
 
 def parts_of(config: RunConfig, processes: Processes, step: int) -> Iterator[list[int]]:
-    """Yield the sample numbers of this process's micro-batches, from `step` on.
-
-    Raises:
-        ConfigurationError: the processes and parts don't divide the batch.
-    """
+    """Yield the sample numbers of this process's micro-batches, from `step` on."""
     share = processes.share(config.batch // config.accumulate)
     for start in range(step * config.batch, config.steps * config.batch, config.batch // config.accumulate):
         yield [start + i for i in share]

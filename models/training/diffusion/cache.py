@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,12 +22,12 @@ from models.training.data.folder import Folder, Item
 from models.training.data.loader import made_ahead
 from models.training.data.masks import draw_mask
 from models.training.data.pictures import Drawn, draw
+from models.training.loop.alone import alone_in
 from models.training.loop.draws import generator
 from models.training.loop.trainer import Stop
 
-PROGRESS, CAPTIONS, LOCK = "progress.json", "captions.jsonl", ".lock"
+PROGRESS, CAPTIONS = "progress.json", "captions.jsonl"
 TEXTS = 64  # that are encoded at a time
-LOOK_S = 0.5  # how often who waits for another maker looks whether it is done
 MB = 1 << 20
 Report = Callable[[int, int], None]
 
@@ -83,7 +80,7 @@ def cache_of(
     path.mkdir(parents=True, exist_ok=True)
     maker = _Maker(path, encode, len(folder.items) * run.cache.variants)
     if maker.done() < maker.total:
-        with _alone_in(path, stop) as alone:
+        with alone_in(path, stop) as alone:
             if not alone or not _made(run, maker, _Drawing(run, folder, masked), report, stop):
                 return None
     cache = _read(path, run.cache.variants)
@@ -101,27 +98,6 @@ def _made(run: LatentRun, maker: _Maker, drawing: _Drawing, report: Report, stop
         report(done, maker.total)
         if stop() and done < maker.total:
             return False
-    return True
-
-
-@contextmanager
-def _alone_in(path: Path, stop: Stop) -> Iterator[bool]:
-    """Wait until no other process writes to a cache; False if `stop` said so before."""
-    with (path / LOCK).open("w", encoding="utf-8") as file:
-        while not (alone := _locked(file)) and not stop():
-            time.sleep(LOOK_S)
-        try:
-            yield alone
-        finally:
-            if alone:
-                fcntl.flock(file, fcntl.LOCK_UN)  # a helper process that still ends has the file open, too
-
-
-def _locked(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
     return True
 
 
@@ -254,7 +230,7 @@ def text_cache(
     """
     file = cache.folder / f"text-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npy"
     if not file.is_file():
-        with _alone_in(cache.folder, stop) as alone:
+        with alone_in(cache.folder, stop) as alone:
             if not alone or not (file.is_file() or _encoded([*cache.texts, ""], file, encode, report, stop)):
                 return None
     kept: NDArray[Any] = np.load(file, mmap_mode="r")

@@ -39,7 +39,11 @@ def prepare(
     """Encode what isn't encoded yet. Returns the run's samples and what its grids show; None if `stop` said so before.
 
     frozen: the conditioner, if it isn't trained; texts that it encodes are kept.
+
+    Raises:
+        ConfigurationError: a column of weights is missing, a picture can't be read, or the disk has no room.
     """
+    order = order_of(folder, run.data, run.seed, run.steps * run.batch)  # before hours of encoding, as it may refuse
     encoding = partial(_caches, run, folder, model, frozen, report)
     made = encoding(stop) if processes.first else None  # the others wait and read
     if processes.any(processes.first and made is None):
@@ -49,7 +53,6 @@ def prepare(
     cache, texts = caches
     side = run.data.size // model.latent_factor
     blank = model.blank_concat(side, side).cpu() if model.config.concat == "mask-latent" else None
-    order = order_of(folder, run.data, run.seed, run.steps * run.batch)
     samples = Samples(run, folder, cache, order, model, texts, blank)
     return samples, _shown(run, folder, cache, blank, model)
 

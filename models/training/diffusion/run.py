@@ -18,7 +18,7 @@ from models.training.diffusion.start import fresh, take_over
 from models.training.diffusion.write import FOLDER as CHECKPOINT
 from models.training.loop.processes import Processes, join
 from models.training.loop.replacing import recover
-from models.training.loop.trainer import Report, Stop, begin, train
+from models.training.loop.trainer import Report, Stop, begun, train
 
 
 def run_diffusion(run: DiffusionRun, device: str, *, report: Report, stop: Stop) -> bool:
@@ -30,11 +30,11 @@ def run_diffusion(run: DiffusionRun, device: str, *, report: Report, stop: Stop)
     """
     folder = _folder(run)
     processes, place = join(device)
-    begin(run, processes)
-    if processes.first:
-        recover(run.out / CHECKPOINT)
-    stage = _stage(run, folder, processes, place, report, stop)
-    return stage is not None and train(run, stage, processes, report=report, stop=stop)
+    with begun(run, processes):
+        if processes.first:
+            recover(run.out / CHECKPOINT)
+        stage = _stage(run, folder, processes, place, report, stop)
+        return stage is not None and train(run, stage, processes, report=report, stop=stop)
 
 
 def _folder(run: DiffusionRun) -> Folder:

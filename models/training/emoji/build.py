@@ -19,6 +19,7 @@ from models.training.data.folder import METADATA
 from models.training.emoji.captions import captions_of
 from models.training.emoji.names import Names, named_by_picture, plain, read_names, weight_of
 from models.training.emoji.packages import NAME_CREDIT, SOURCES, fetch, read_files, read_json
+from models.training.loop.alone import held
 from models.training.loop.draws import generator
 from models.training.loop.trainer import Progress, Report, Stop
 
@@ -46,8 +47,13 @@ def build_emoji(config: EmojiConfig, report: Report, stop: Stop) -> bool:
     """Build the set; pictures that are there in its size are kept. Returns whether it is whole: `stop` may end it.
 
     Raises:
-        ConfigurationError: npm can't fetch a package, or nothing is left of a style.
+        ConfigurationError: npm can't fetch a package, nothing is left of a style, or another process builds there.
     """
+    with held(config.out):
+        return _built(config, report, stop)
+
+
+def _built(config: EmojiConfig, report: Report, stop: Stop) -> bool:
     packages = config.out / PACKAGES
     names = read_names(packages)
     (config.out / IMAGES).mkdir(parents=True, exist_ok=True)

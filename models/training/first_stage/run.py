@@ -11,11 +11,12 @@ from models.checkpoints.layouts.first_stage import load_first_stage
 from models.networks.autoencoder import Autoencoder
 from models.training.configs.autoencoder import AutoencoderRun
 from models.training.data.folder import read_folder, split_held_out
+from models.training.data.order import order_digest
 from models.training.first_stage.features import feature_network, prepare_features
 from models.training.first_stage.stage import FirstStageTraining
 from models.training.first_stage.start import pass_through
 from models.training.loop.processes import join
-from models.training.loop.trainer import Report, Stop, begin, train
+from models.training.loop.trainer import Report, Stop, begun, train
 
 
 def run_autoencoder(config: AutoencoderRun, device: str, *, report: Report, stop: Stop) -> bool:
@@ -26,13 +27,14 @@ def run_autoencoder(config: AutoencoderRun, device: str, *, report: Report, stop
         CheckpointError: what the run starts from doesn't read.
     """
     folders = split_held_out(read_folder(config.data.folder), config.data.held_out)
+    order_digest(folders[0], config.data)  # which raises what is wrong with its columns before anything is computed
     network = _network(config)
     processes, place = join(device)
-    begin(config, processes)
-    if not prepare_features(config, folders[0], processes, place, report, stop):
-        return False
-    stage = FirstStageTraining(config, network, folders, processes, place, feature_network(config, place))
-    return train(config, stage, processes, report=report, stop=stop)
+    with begun(config, processes):
+        if not prepare_features(config, folders[0], processes, place, report, stop):
+            return False
+        stage = FirstStageTraining(config, network, folders, processes, place, feature_network(config, place))
+        return train(config, stage, processes, report=report, stop=stop)
 
 
 def _network(config: AutoencoderRun) -> Autoencoder:

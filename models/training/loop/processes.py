@@ -34,14 +34,7 @@ class Processes:
         return self.rank == 0
 
     def share(self, batch: int) -> range:
-        """Return which samples of a batch this process computes.
-
-        Raises:
-            ConfigurationError: the batch can't be divided.
-        """
-        if batch % self.count:
-            detail = f"batch is {batch}; {self.count} processes must divide it"
-            raise ConfigurationError(detail, field="batch", value=batch, bound=self.count)
+        """Return which samples of a batch, which the processes divide, this one computes."""
         size = batch // self.count
         return range(self.rank * size, (self.rank + 1) * size)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from core.errors import ConfigurationError
 from models.training.configs.base import RunConfig, write_config
 from models.training.data.folder import check_apart
+from models.training.loop.alone import held
 from models.training.loop.logbook import Logbook
 from models.training.loop.players import Player, Stage
 from models.training.loop.processes import Processes
@@ -42,17 +44,32 @@ def origin_of(config: RunConfig, stage: Stage) -> Origin:
     return Origin(_decisive(config), stage.inputs)
 
 
-def begin(config: RunConfig, processes: Processes) -> None:
-    """Make the folder of a run and write its configuration there, before anything is encoded.
+@contextmanager
+def begun(config: RunConfig, processes: Processes) -> Iterator[None]:
+    """Make the folder of a run and write its configuration there, before anything is encoded; it is this run's alone
+    until the end.
 
     Raises:
-        ConfigurationError: a state that is there is another configuration's, or `out` is among the data's pictures.
+        ConfigurationError: the processes don't divide the batch, `out` is among the data's pictures, another run is at
+            work there, or a state that is there is another configuration's.
     """
+    _check_shares(config, processes)
     check_apart(config.out, config.data.folder)
-    check_configuration(config.out, _decisive(config))
-    config.out.mkdir(parents=True, exist_ok=True)
-    if processes.first:
-        write_config(config, config.out / "config.yaml")
+    with ExitStack() as stack:
+        if processes.first:
+            stack.enter_context(held(config.out))
+        check_configuration(config.out, _decisive(config))
+        if processes.first:
+            write_config(config, config.out / "config.yaml")
+        yield
+
+
+def _check_shares(config: RunConfig, processes: Processes) -> None:
+    parts = config.accumulate * processes.count
+    if config.batch % parts:
+        detail = f"batch is {config.batch}; accumulate is {config.accumulate} and there are {processes.count} processes"
+        detail += f", so that {parts} must divide it"
+        raise ConfigurationError(detail, field="batch", value=config.batch, bound=parts)
 
 
 def _decisive(config: RunConfig) -> str:

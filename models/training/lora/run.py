@@ -19,7 +19,7 @@ from models.training.diffusion.model import check_halved, weights_digest
 from models.training.diffusion.prepare import prepare
 from models.training.diffusion.stage import NETWORK, DiffusionTraining
 from models.training.loop.processes import Processes, join
-from models.training.loop.trainer import Report, Stop, begin, train
+from models.training.loop.trainer import Report, Stop, begun, train
 from models.training.lora.products import Products
 from models.training.lora.write import write_lora
 
@@ -65,9 +65,9 @@ def run_lora(run: LoraRun, device: str, *, report: Report, stop: Stop) -> bool:
     """
     folder = split_held_out(read_folder(run.data.folder, captions=True), run.data.held_out)[0]
     processes, place = join(device)
-    begin(run, processes)
-    stage = _stage(run, folder, processes, place, report, stop)
-    return stage is not None and train(run, stage, processes, report=report, stop=stop)
+    with begun(run, processes):
+        stage = _stage(run, folder, processes, place, report, stop)
+        return stage is not None and train(run, stage, processes, report=report, stop=stop)
 
 
 def _text_tower(run: LoraRun, model: LatentDiffusion) -> TextEncoder:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from models.training.configs.diffusion import UpscalerRun
 from models.training.diffusion.run import run_diffusion
 from models.training.first_stage.features import FILE
 from models.training.first_stage.run import run_autoencoder
+from models.training.loop.alone import held
+from models.training.loop.processes import Processes
 from models.training.loop.state import FOLDER
-from models.training.loop.trainer import Progress
-from tests.training import autoencoder_run, ldm_run, losses, train, upscaler_run, write_balls
+from models.training.loop.trainer import Progress, begun
+from tests.training import SIZE, autoencoder_run, ldm_run, losses, train, upscaler_run, write_balls
 
 ADVERSARIAL = {"perceptual": 0.0, "adversarial": 0.1, "adversarial_from": 0.3}
 VQ: dict[str, Any] = {
@@ -167,6 +170,58 @@ def test_a_state_of_another_configuration_is_refused(prepared: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"configuration \(seed was 0, is 7, latent_noise was .*, is 0\.5\)"):
         train(run)
     assert told.read_text("utf-8") == before
+
+
+def test_a_folder_is_one_runs_alone_until_its_end(prepared: Path) -> None:
+    """Two would write the same state and log; what the second says comes before it reads or writes any of them."""
+    run = autoencoder_run(prepared, out=prepared / "shared", steps=2)
+    refused: list[ConfigurationError] = []
+
+    def start_another(_: Progress) -> None:
+        with pytest.raises(ConfigurationError, match=r"out is .*shared; another process works there") as error:
+            train(run.model_copy(update={"seed": 1}))
+        refused.append(error.value)
+
+    assert run_autoencoder(run, "cpu", report=start_another, stop=lambda: False)
+    assert [error.field for error in refused] == ["out"] * 2
+    assert len(train(run)) == 2
+
+
+def test_a_helper_that_outlives_its_killed_run_doesnt_hold_the_folder(tmp_path: Path) -> None:
+    process = get_context("spawn").Process(target=killed_beside_a_helper, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    with held(tmp_path):
+        pass
+
+
+def killed_beside_a_helper(out: Path) -> None:
+    with held(out):
+        get_context("fork").Process(target=time.sleep, args=(5,)).start()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_batch_that_doesnt_divide_is_refused_first_in_the_users_numbers(tmp_path: Path) -> None:
+    run = autoencoder_run(tmp_path, batch=16, accumulate=4)
+    told = "batch is 16; accumulate is 4 and there are 8 processes, so that 32 must divide it"
+    with pytest.raises(ConfigurationError, match=told) as refused, begun(run, Processes(0, 8)):
+        pass
+    assert (refused.value.field, refused.value.value, refused.value.bound) == ("batch", 16, 32)
+    assert not run.out.exists()
+
+
+def test_a_misspelt_column_of_weights_is_refused_before_anything_is_computed(prepared: Path) -> None:
+    misspelt = {"folder": prepared / "data", "size": SIZE, "weights": {0.5: "wieght"}}
+    first = autoencoder_run(
+        prepared, data=misspelt, losses={"perceptual": 0.1}, features={"steps": 1}, out=prepared / "misspelt"
+    )
+    second = ldm_run(prepared, data=misspelt, out=prepared / "misspelt", cache={"folder": prepared / "unmade"})
+    for run in (first, second):
+        with pytest.raises(ConfigurationError, match="12 of 12 pictures have no wieght"):
+            train(run)
+    assert not (prepared / "misspelt" / FILE).exists()
+    assert not (prepared / "unmade").exists()
 
 
 def test_no_state_of_a_run_whose_loss_is_no_number_is_kept(prepared: Path) -> None:
