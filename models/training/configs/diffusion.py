@@ -120,7 +120,7 @@ class MapCondition(Strict):
     """Label maps, rescaled and concatenated (paper §4.3.2); the rescaler is trained with the UNet."""
 
     kind: Literal["map"]
-    classes: int = Field(ge=2, le=255)
+    classes: int = Field(ge=2, le=256)  # numbered from 0, a byte each
     channels: int = Field(default=3, ge=1)
 
 

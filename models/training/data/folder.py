@@ -15,6 +15,7 @@ from typing import Any
 from core.errors import ConfigurationError
 
 METADATA = "metadata.jsonl"
+TABLES = (METADATA, "metadata.csv", "metadata.parquet")  # any of which imagefolder reads, in any folder
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 UNREAD = (
     ".heic",
@@ -148,7 +149,7 @@ def _item(metadata: Path, number: int, line: bytes) -> Item:
     told = [text] if isinstance(text, str) else text
     if not isinstance(told, list | tuple) or not all(isinstance(caption, str) for caption in told):
         raise ConfigurationError(f"{where}: text must be a caption or a list of captions", value=text)
-    label = None if row.get("label") is None else str(row["label"])
+    label = _label(row.get("label"))
     for value in (*told, *(() if label is None else (label,))):
         _check_whole(value, where)
     return Item(
@@ -159,6 +160,12 @@ def _item(metadata: Path, number: int, line: bytes) -> Item:
         None if row.get("map") is None else _there(metadata.parent / str(row["map"]), where),
         weights,
     )
+
+
+def _label(value: Any) -> str | None:
+    """Return a label as text; 1.0, as tables with gaps write it, is the whole number that it means."""
+    whole = isinstance(value, float) and value.is_integer()
+    return None if value is None else str(int(value) if whole else value)
 
 
 def _check_whole(text: str, where: str) -> None:
@@ -193,6 +200,7 @@ def _found(path: Path) -> Iterable[Item]:
     hidden isn't looked at: systems keep other things under the names of pictures there.
     """
     files = sorted(_files(path))
+    _check_tables(path, files)
     unread = [file for file in files if file.suffix.lower() in UNREAD]
     if unread:
         detail = f"{path}: {len(unread)} pictures are of a kind that isn't read, {_relative(path, unread[0])} first; "
@@ -204,6 +212,18 @@ def _found(path: Path) -> Iterable[Item]:
             lines = _text(beside.read_bytes(), str(beside)).splitlines() if beside.is_file() else []
             captions = tuple(line.strip() for line in lines if line.strip())
             yield Item(file, captions, file.parent.name if file.parent != path else None)
+
+
+def _check_tables(path: Path, files: Iterable[Path]) -> None:
+    """Refuse to lose the captions, labels and maps that a table elsewhere, or of another kind, says."""
+    table = next((file for file in files if file.name in TABLES), None)
+    if table is None:
+        return
+    if table.name == METADATA:
+        detail = f"{path}: {_relative(path, table)} would not be read; name its own folder, folder: {table.parent}"
+    else:
+        detail = f"{path}: {_relative(path, table)} would not be read; write it as {METADATA}, a line of JSON a picture"
+    raise ConfigurationError(detail, field="data.folder", value=str(path))
 
 
 def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:

@@ -20,6 +20,7 @@ Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of the canvas
 WHITE = (255, 255, 255)
 LAST_CLASS = 255  # of a label map
+SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I;16R")  # what Pillow calls grey of 16 bits in a file
 STRETCHED = {"L;2": 85, "L;4": 17}  # by how much Pillow multiplies grey samples of few bits
 GROUNDS = {
     "white": WHITE,
@@ -89,14 +90,26 @@ def read_picture(file: Path) -> Image.Image:
     """Decode a picture as RGB or RGBA, turned as its EXIF says.
 
     Raises:
-        ConfigurationError: naming the file.
+        ConfigurationError: naming the file, which can't be read or whose numbers have no black and white.
     """
     try:
         with Image.open(file) as opened:
+            _check_range(opened, file)
             picture = _eight_bit(ImageOps.exif_transpose(opened))
             return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     except UNREADABLE as error:
         raise ConfigurationError(f"{file}: is no readable picture ({error})", value=str(file)) from error
+
+
+def _check_range(opened: ImageFile.ImageFile, file: Path) -> None:
+    """Refuse floating point, signed, 12- and 32-bit numbers: nothing says which of them is white."""
+    if opened.mode != "F" and not opened.mode.startswith("I"):
+        return
+    args = opened.tile[0].args if opened.tile else None
+    raw = str(args[0] if isinstance(args, tuple) else args)
+    if raw not in SIXTEEN:
+        detail = f"{file}: its numbers are {raw} (Pillow's mode {opened.mode}), and nothing says which of them is white"
+        raise ConfigurationError(f"{detail}; save it with 8 or 16 bits", value=raw, bound="8 or 16 bits a channel")
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:
@@ -138,9 +151,10 @@ def _labels(opened: ImageFile.ImageFile, file: Path) -> Image.Image:
         raise ConfigurationError(detail, value=opened.mode, bound="a PNG of one channel, grey or palette")
     stretched = STRETCHED.get(str(opened.tile[0].args), 1) if opened.tile else 1
     numbers = np.asarray(opened.convert("I") if opened.mode.startswith("I") else opened).astype(np.int64) // stretched
-    if numbers.max() > LAST_CLASS:
-        detail = f"{file}: has class {numbers.max()}; the last that is trained is {LAST_CLASS}"
-        raise ConfigurationError(detail, value=int(numbers.max()), bound=LAST_CLASS)
+    wrong = next((int(value) for value in (numbers.min(), numbers.max()) if not 0 <= value <= LAST_CLASS), None)
+    if wrong is not None:
+        detail = f"{file}: has class {wrong}; the last that is trained is {LAST_CLASS}, and the first 0"
+        raise ConfigurationError(detail, value=wrong, bound=LAST_CLASS)
     return Image.fromarray(numbers.astype(np.uint8))
 
 

@@ -138,6 +138,28 @@ def test_labels_that_are_numbers_are_classes_in_their_order(tmp_path: Path) -> N
     assert read_folder(tmp_path).classes == ("0", "1", "10", "11", *"3456789", "two")
 
 
+def test_labels_that_a_table_wrote_as_numbers_with_a_point_are_whole_ones(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    rows = [json.dumps({"file_name": "a.png", "label": label}) for label in (10.0, 2.0, 1.0, 2, "3")]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows), "utf-8")
+    assert read_folder(tmp_path, labels=True).classes == ("1", "2", "3", "10")
+
+
+def test_a_table_that_would_not_be_read_is_named(tmp_path: Path) -> None:
+    """imagefolder reads one in each split, and its other kinds; captions and labels would be lost in silence."""
+    (tmp_path / "train").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "train" / "a.png")
+    (tmp_path / "train" / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a cat"}', "utf-8")
+    told = rf"train/metadata\.jsonl would not be read; name its own folder, folder: {tmp_path}/train"
+    with pytest.raises(ConfigurationError, match=told) as refused:
+        read_folder(tmp_path)
+    assert refused.value.field == "data.folder"
+    assert read_folder(tmp_path / "train").items[0].captions == ("a cat",)
+    (tmp_path / "train" / "metadata.jsonl").rename(tmp_path / "metadata.csv")
+    with pytest.raises(ConfigurationError, match=r": metadata\.csv would not be read; write it as metadata\.jsonl"):
+        read_folder(tmp_path)
+
+
 def test_a_file_that_is_changed_is_another_data_set_and_a_copy_is_not(tmp_path: Path) -> None:
     """A picture or label map, of as many bytes as before; what is encoded of the old one isn't used for the new one."""
     folder = write_balls(tmp_path / "data")

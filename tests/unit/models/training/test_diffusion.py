@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
@@ -17,7 +18,7 @@ from models.checkpoints import load as loading
 from models.checkpoints.inspect import inspect
 from models.checkpoints.layouts.detect import load_checkpoint
 from models.checkpoints.load import load
-from models.networks.conditioning import ClassConfig
+from models.networks.conditioning import ClassConfig, SpatialRescaler
 from models.networks.make import make_conditioner
 from models.networks.unet import UNet
 from models.schedule import NoiseSchedule, Prediction, ScheduleConfig
@@ -245,6 +246,21 @@ def test_label_maps_of_other_classes_are_refused(folder: Path) -> None:
         ConfigurationError, match=r"\.png: has class \d; condition\.classes is 2, so that the last is 1"
     ):
         train(run)
+
+
+def test_label_maps_have_up_to_256_classes(tmp_path: Path) -> None:
+    """Class 255 goes through the cache's bytes and the embedding of each class as itself."""
+    train(autoencoder_run(tmp_path, data={"folder": write_balls(tmp_path / "data", count=4), "size": 32}, steps=1))
+    for file in (tmp_path / "data").glob("*-map.png"):
+        Image.new("L", (32, 32), 255).save(file)
+    run = ldm_run(tmp_path, condition={"kind": "map", "classes": 256}, steps=1)
+    train(run)
+    assert (np.load(next((tmp_path / "cache").rglob("map.npy"))) == 255).all()
+    rescaler = load(run.out / "checkpoint").conditioner
+    assert isinstance(rescaler, SpatialRescaler)
+    assert rescaler.config.in_channels == 256
+    with pytest.raises(ValidationError, match="less than or equal to 256"):
+        ldm_run(tmp_path, condition={"kind": "map", "classes": 257})
 
 
 def test_label_maps_that_a_run_of_more_classes_encoded_are_refused_too(folder: Path) -> None:

@@ -37,6 +37,18 @@ def test_grey_of_16_bits_is_scaled_to_8(tmp_path: Path) -> None:
     assert ((pixels[..., 3] == 0) == (ramp == 65_535)).all()
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_numbers_without_a_white_are_refused_not_read_as_black(tmp_path: Path, compression: str | None) -> None:
+    ramp = np.linspace(0, 65_535, 64 * 64).reshape(64, 64)
+    for dtype, raw in ((np.float32, "F;32F"), (np.int32, "I;32S")):
+        Image.fromarray(ramp.astype(dtype)).save(tmp_path / "a.tiff", compression=compression)
+        with pytest.raises(ConfigurationError, match=rf"a\.tiff: its numbers are {raw} .*; save it with 8 or 16 bits"):
+            read_picture(tmp_path / "a.tiff")
+    for order in ("<u2", ">u2"):
+        Image.fromarray(ramp.astype(order)).save(tmp_path / "a.tiff", compression=compression)
+        assert (np.asarray(read_picture(tmp_path / "a.tiff"))[..., 0] == ramp.astype(int) >> 8).all()
+
+
 def test_composing_puts_transparent_things_on_grounds_and_says_so(tmp_path: Path) -> None:
     thing = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
     thing.paste((255, 0, 0, 255), (0, 0, 32, 32))
@@ -97,10 +109,10 @@ def test_label_maps_of_two_colours_are_numbers_of_classes(tmp_path: Path) -> Non
 
 def test_label_maps_are_numbers_of_one_channel(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "map": "map.png"}), "utf-8")
     config = DataConfig(folder=tmp_path, size=16)
 
-    def drawn() -> int:
+    def drawn(name: str = "map.png") -> int:
+        (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "map": name}), "utf-8")
         found = draw(read_folder(tmp_path, maps=True), 0, config, np.random.default_rng(0)).map
         assert found is not None
         return int(found.max())
@@ -116,6 +128,9 @@ def test_label_maps_are_numbers_of_one_channel(tmp_path: Path) -> None:
         wrong.save(tmp_path / "map.png")
         with pytest.raises(ConfigurationError, match=told):
             drawn()
+    Image.fromarray(np.full((8, 8), -1, np.int32)).save(tmp_path / "map.tiff")
+    with pytest.raises(ConfigurationError, match=r"has class -1; .* and the first 0"):
+        drawn("map.tiff")
 
 
 def write_png(file: Path, size: tuple[int, int], *, bits: int, data: bytes) -> None:
