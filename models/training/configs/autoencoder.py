@@ -99,7 +99,7 @@ class FeatureConfig(Strict):
     lpips: Path | None = None  # LPIPS's linear heads of it
     steps: int = Field(default=500, ge=1)  # that the classifier is trained
     batch: int = Field(default=32, ge=1)
-    width: int = Field(default=32, ge=4)
+    width: int = Field(default=32, ge=4, multiple_of=4)  # normed in four groups
 
     @model_validator(mode="after")
     def _both(self) -> FeatureConfig:

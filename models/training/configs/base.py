@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -91,6 +92,21 @@ class RunConfig(Strict):
         if self.batch % self.accumulate:
             raise ValueError(f"batch is {self.batch}; accumulate is {self.accumulate} and must divide it")
         return self
+
+    @model_validator(mode="after")
+    def _read(self) -> RunConfig:
+        for key, why in self.unread().items():
+            *above, name = key.split(".")
+            holder: BaseModel = reduce(getattr, above, self)
+            given = getattr(holder, name)
+            # Defaults pass, as the configuration that a run writes has all of them.
+            if given != type(holder).model_fields[name].get_default():
+                raise ValueError(f"{key} is {given}; {why}, so that it would do nothing: leave it out")
+        return self
+
+    def unread(self) -> dict[str, str]:
+        """Return which settings nothing in this run reads, by key, and why."""
+        return {}
 
     @property
     def name(self) -> str:

@@ -12,6 +12,9 @@ from models.samplers.compile import SAMPLERS
 from models.schedule import NoiseSchedule, Prediction, ScheduleConfig
 from models.training.configs.base import RunConfig, Share, Side, Strict, check_levels
 
+CARD_STEPS = 20
+SCRATCH = ("width", "layers", "heads", "window")  # of the paper's transformer
+
 
 class UNetShape(Strict):
     """Shape of a UNet; channels in and out follow from first stage and conditioning."""
@@ -64,7 +67,7 @@ class ScheduleShape(Strict):
     beta_schedule: Literal["scaled_linear", "linear", "sqrt", "cosine"] = "scaled_linear"
     beta_start: float = 0.00085
     beta_end: float = 0.012
-    timesteps: int = 1000
+    timesteps: int = Field(default=1000, ge=2)  # one would be pure noise at zero terminal SNR
     prediction: Prediction = "v"
     zero_terminal_snr: bool = True
 
@@ -147,7 +150,7 @@ class CardConfig(Strict):
     description: str = ""
     licence: str = "unknown"
     attribution: tuple[str, ...] = ()
-    steps: int = Field(default=20, ge=1, le=1000)
+    steps: int | None = Field(default=None, ge=1, le=1000)  # none: 20, or all timesteps where there are fewer
     guidance_scale: float = Field(default=4.0, ge=0, le=50)
     sampler: Annotated[str, AfterValidator(_known_sampler)] = "ddim"
 
@@ -177,6 +180,9 @@ class LatentRun(RunConfig):
             raise ValueError(f"{detail}drawn once and look the same in the whole run; 4 draw four of each")
         return self
 
+    def unread(self) -> dict[str, str]:
+        return {"min_weight": "min_snr is null, which weighs all timesteps alike"} if self.min_snr is None else {}
+
 
 class DiffusionRun(LatentRun):
     """Stage 2 (paper §3.2), less what it is conditioned on."""
@@ -189,9 +195,15 @@ class DiffusionRun(LatentRun):
 
     @model_validator(mode="after")
     def _samples(self) -> DiffusionRun:
-        if self.sample_steps > self.schedule.timesteps:
-            raise ValueError(f"sample_steps is {self.sample_steps}; schedule.timesteps is {self.schedule.timesteps}")
+        for name, steps in (("sample_steps", self.sample_steps), ("card.steps", self.card_steps)):
+            if steps > self.schedule.timesteps:
+                raise ValueError(f"{name} is {steps}; schedule.timesteps is {self.schedule.timesteps}")
         return self
+
+    @property
+    def card_steps(self) -> int:
+        """How many sampling steps the card proposes."""
+        return self.card.steps or min(CARD_STEPS, self.schedule.timesteps)
 
 
 class Conditioned(Strict):
@@ -223,6 +235,26 @@ class LdmRun(DiffusionRun, Conditioned):
             raise ValueError("concat latent-mask is LDM's inpainting, which has no condition; use mask-latent")
         return self
 
+    @model_validator(mode="after")
+    def _conditioned(self) -> LdmRun:
+        given, attends = self.condition, self.unet.attention or self.unet.mid_attention
+        if isinstance(given, TextCondition | ClassCondition) and not attends:
+            detail = f"unet.attention is empty and unet.mid_attention false; condition {given.kind} is read where the"
+            raise ValueError(f"{detail} UNet attends, which must be somewhere")
+        return self
+
+    def unread(self) -> dict[str, str]:
+        found, given = super().unread(), self.condition
+        if not isinstance(given, TextCondition):
+            found["prompts"] = "no condition text reads them"
+        elif given.encoder is not None:
+            found |= {f"condition.{name}": "condition.encoder has its own" for name in SCRATCH}
+        if given is None or isinstance(given, MapCondition):
+            found["drop"] = "there is no condition text or class to be left out"
+        if self.concat != "mask-latent":
+            found["full_mask"] = "concat isn't mask-latent"
+        return found
+
 
 class UpscalerRun(DiffusionRun):
     """×f super-resolution from the small picture concatenated (paper §4.4); pairs as SR3 makes them, by bicubic."""
@@ -230,6 +262,9 @@ class UpscalerRun(DiffusionRun):
     crops: tuple[Side, ...] = ()  # latent pixels a side, one drawn for each step; none: whole pictures
     low_res_noise: float = Field(default=0.04, ge=0)  # largest deviation of noise on the small picture
     noisy: Share = 0.4  # of the samples that get it
+
+    def unread(self) -> dict[str, str]:
+        return {**super().unread(), "prompts": "an upscaler reads no text"}
 
 
 class LoraRun(LatentRun, Conditioned):

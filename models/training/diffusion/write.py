@@ -11,7 +11,7 @@ from models.checkpoints.card import write_card
 from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.layouts.native import save_native
 from models.pipeline.pipeline import LatentDiffusion
-from models.training.configs.diffusion import CardConfig, DiffusionRun
+from models.training.configs.diffusion import DiffusionRun
 from models.training.loop.replacing import replaced
 
 FOLDER = "checkpoint"  # of a run
@@ -31,7 +31,7 @@ def write_checkpoint(run: DiffusionRun, model: LatentDiffusion, classes: tuple[s
     names = classes if model.config.classes is not None else ()
     with replaced(run.out / FOLDER) as unfinished:
         save_native(checkpoint, unfinished)
-        write_card(checkpoint, unfinished, unfinished, run.name, kept=_told(run.card, names))
+        write_card(checkpoint, unfinished, unfinished, run.name, kept=_told(run, names))
 
 
 def _state(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -41,8 +41,9 @@ def _state(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     }
 
 
-def _told(card: CardConfig, names: tuple[str, ...]) -> dict[str, Any]:
-    defaults = {"steps": card.steps, "sampler": card.sampler, "guidance_scale": card.guidance_scale}
+def _told(run: DiffusionRun, names: tuple[str, ...]) -> dict[str, Any]:
+    card = run.card
+    defaults = {"steps": run.card_steps, "sampler": card.sampler, "guidance_scale": card.guidance_scale}
     told: dict[str, Any] = {"licence": card.licence, "defaults": defaults}
     if names:
         told["class_names"] = list(names)

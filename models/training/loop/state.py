@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,10 @@ def save_state(folder: Path, step: int, players: Mapping[str, Player], origin: O
         (unfinished / INDEX).write_text(json.dumps({"step": step, **asdict(origin)}), "utf-8")
 
 
-def check_configuration(folder: Path, config: str) -> None:
+def check_configuration(folder: Path, config: str, unread: Container[str]) -> None:
     """Refuse to go on with the state of another configuration.
+
+    unread: keys of settings that do nothing in this run; states of before they were refused may have any value there.
 
     Raises:
         ConfigurationError: naming what differs.
@@ -54,7 +56,8 @@ def check_configuration(folder: Path, config: str) -> None:
         _flat({key: value for key, value in json.loads(text).items() if key not in NO_LOSS})
         for text in (json.loads((kept / INDEX).read_text("utf-8"))["config"], config)
     )
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    keys = [key for key in {**before, **now} if key not in unread]
+    changed = [key for key in keys if before.get(key) != now.get(key)]
     if changed:
         told = ", ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed)
         detail = f"{kept}: was made with another configuration ({told}); go on with that or choose another `out`"

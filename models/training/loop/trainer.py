@@ -58,7 +58,7 @@ def begun(config: RunConfig, processes: Processes) -> Iterator[None]:
     with ExitStack() as stack:
         if processes.first:
             stack.enter_context(held(config.out))
-        check_configuration(config.out, _decisive(config))
+        check_configuration(config.out, _decisive(config), config.unread())
         if processes.first:
             write_config(config, config.out / "config.yaml")
         yield

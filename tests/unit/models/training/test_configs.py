@@ -12,7 +12,7 @@ from core.errors import ConfigurationError
 from models.training.configs.autoencoder import AutoencoderRun
 from models.training.configs.base import OptimizerConfig, Strict, read_config, write_config
 from models.training.configs.compression import CompressionStudy
-from models.training.configs.diffusion import LdmRun, UpscalerRun
+from models.training.configs.diffusion import SCRATCH, LdmRun, UpscalerRun
 from models.training.configs.emoji import EmojiConfig
 from models.training.loop.rates import learning_rate
 from tests.training import autoencoder_run, ldm_run, upscaler_run
@@ -34,6 +34,12 @@ def test_grids_have_no_more_steps_than_there_are_timesteps(tmp_path: Path) -> No
     assert ldm_run(tmp_path, sample_steps=10, schedule={"timesteps": 10}).sample_steps == 10
     with pytest.raises(ValueError, match=r"sample_steps is 11; schedule\.timesteps is 10"):
         ldm_run(tmp_path, sample_steps=11, schedule={"timesteps": 10})
+    few = {"sample_steps": 2, "schedule": {"timesteps": 10}}
+    assert [ldm_run(tmp_path, **changes).card_steps for changes in ({}, few)] == [20, 10]
+    with pytest.raises(ValueError, match=r"card\.steps is 11; schedule\.timesteps is 10"):
+        ldm_run(tmp_path, **few, card={"steps": 11})
+    with pytest.raises(ValueError, match="greater than or equal to 2"):
+        ldm_run(tmp_path, sample_steps=1, schedule={"timesteps": 1})
     with pytest.raises(ValueError, match="less than or equal to 1000"):
         ldm_run(tmp_path, sample_steps=2000)
 
@@ -108,6 +114,7 @@ def test_fields_that_contradict_one_another_are_refused(tmp_path: Path) -> None:
         ({"crops": (0,)}, "greater than or equal to 1"),
         ({"optimizer": {"learning_rate": 1e-3, "betas": (0.9, 1.0)}}, "less than 1"),
         ({"optimizer": {"learning_rate": 1e-3, "betas": (-0.1, 0.9)}}, "greater than or equal to 0"),
+        ({"features": {"width": 6}}, "multiple of 4"),
         ({"autoencoder": SHAPE | {"attention": (3,)}}, "attention has 3; channels has levels 0 to 2"),
     ):
         with pytest.raises(ValueError, match=named):
@@ -133,6 +140,33 @@ def test_what_a_run_would_leave_out_is_refused(tmp_path: Path) -> None:
             ldm_run(tmp_path, **changes)
     with pytest.raises(ValueError, match="greater than or equal to 1"):
         upscaler_run(tmp_path, crops=(0,))
+
+
+def test_what_nothing_in_a_run_reads_is_refused(tmp_path: Path) -> None:
+    """But for defaults, which the configuration that a run writes has, so that it can be read again."""
+    text, given = {"kind": "text", "trained": True}, {"kind": "text", "encoder": tmp_path}
+    blind = {"channels": (16, 32), "heads": 2, "norm_groups": 4, "mid_attention": False}
+    for changes, named in (
+        ({"drop": 0.2}, r"drop is 0\.2; there is no condition text or class"),
+        ({"condition": {"kind": "map", "classes": 4}, "drop": 0.2}, r"drop is 0\.2"),
+        ({"condition": text, "full_mask": 0.9}, r"full_mask is 0\.9; concat isn't mask-latent"),
+        ({"min_snr": None}, r"min_weight is 0\.05; min_snr is null"),
+        *(({"condition": given | {name: 16}}, rf"condition\.{name} is 16; condition\.encoder has") for name in SCRATCH),
+        ({"condition": {"kind": "class"}, "prompts": ("x",)}, "prompts .*; no condition text reads them"),
+        ({"condition": text, "unet": blind}, "condition text is read where the UNet attends"),
+        ({"condition": {"kind": "class"}, "unet": blind}, "condition class is read where the UNet attends"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            ldm_run(tmp_path, **changes)
+    with pytest.raises(ValueError, match="an upscaler reads no text"):
+        upscaler_run(tmp_path, prompts=("x",))
+    for run in (
+        ldm_run(tmp_path, min_snr=None, min_weight=None, unet=blind),
+        ldm_run(tmp_path, condition=given, concat="mask-latent", drop=0.2, full_mask=0.9, prompts=("x",)),
+        upscaler_run(tmp_path),
+    ):
+        write_config(run, tmp_path / "run.yaml")
+        assert read_config(tmp_path / "run.yaml", type(run)) == run
 
 
 def test_the_rate_warms_up_holds_and_falls_along_a_cosine() -> None:

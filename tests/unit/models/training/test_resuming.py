@@ -146,11 +146,12 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_what_changes_no_loss_may_change(prepared: Path) -> None:
     """Grids, and what the product is called and written as."""
-    run = ldm_run(prepared, out=prepared / "renamed", steps=4, save_every=2)
+    run = ldm_run(prepared, condition=TEXT, out=prepared / "renamed", steps=4, save_every=2)
     train(run, until=2)
     index = run.out / FOLDER / "state.json"
     told = json.loads(index.read_text("utf-8"))
     whole = json.loads(told["config"]) | {"sample_steps": 9, "prompts": ["x"], "card": {"licence": "before"}}
+    whole |= {"full_mask": 0.9}  # which does nothing without a mask, and was accepted
     index.write_text(json.dumps(told | {"config": json.dumps(whole)}), "utf-8")  # as before these were left out
     (run.out / "checkpoint").rename(run.out / ".checkpoint.old")  # as a kill between two renames leaves it
     train(run, until=2)
