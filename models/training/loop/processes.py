@@ -7,6 +7,7 @@ has two networks that read each other's outputs, and a sum over samples equals o
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -97,7 +98,9 @@ def join(device: str) -> tuple[Processes, torch.device]:
     if count == 1:
         return Processes(), chosen
     if chosen.type == "cuda":
-        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        rank = int(os.environ.get("LOCAL_RANK", "0"))
+        _check_gpu(rank, f"torchrun started process {rank} (from 0) here, and each has its own GPU")
+        chosen = torch.device("cuda", rank)
         torch.cuda.set_device(chosen)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
@@ -116,15 +119,21 @@ def device_of(name: str) -> torch.device:
     Raises:
         ConfigurationError: the device isn't there, or is none.
     """
-    there = torch.cuda.is_available()
     if name == "auto":
-        return torch.device("cuda" if there else "cpu")
-    if name.startswith("cuda") and not there:
-        raise ConfigurationError(f"device is {name!r}; torch finds no CUDA device here", field="device", value=name)
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ConfigurationError(f"device is {name!r}; cpu, cuda or cuda:N is one", field="device") from error
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    told, known = f"device is {name!r}", "cpu, cuda or cuda:N"
+    if not re.fullmatch("cpu|cuda(:[0-9]+)?", name):
+        raise ConfigurationError(f"{told}; {known} is one", field="device", value=name, bound=known)
+    if name != "cpu":
+        _check_gpu(int(name.partition(":")[2] or 0), told)
+    return torch.device(name)
+
+
+def _check_gpu(index: int, told: str) -> None:
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if index >= gpus:
+        detail = f"{told}; torch finds {f'{gpus} CUDA devices, from cuda:0,' if gpus else 'no CUDA device'} here"
+        raise ConfigurationError(detail, field="device", value=f"cuda:{index}", bound=gpus)
 
 
 def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_grids_have_no_more_steps_than_there_are_timesteps(tmp_path: Path) -> No
     assert ldm_run(tmp_path, sample_steps=10, schedule={"timesteps": 10}).sample_steps == 10
     with pytest.raises(ValueError, match=r"sample_steps is 11; schedule\.timesteps is 10"):
         ldm_run(tmp_path, sample_steps=11, schedule={"timesteps": 10})
-    few = {"sample_steps": 2, "schedule": {"timesteps": 10}}
+    few: dict[str, Any] = {"sample_steps": 2, "schedule": {"timesteps": 10}}
     assert [ldm_run(tmp_path, **changes).card_steps for changes in ({}, few)] == [20, 10]
     with pytest.raises(ValueError, match=r"card\.steps is 11; schedule\.timesteps is 10"):
         ldm_run(tmp_path, **few, card={"steps": 11})
@@ -146,7 +147,7 @@ def test_what_nothing_in_a_run_reads_is_refused(tmp_path: Path) -> None:
     """But for defaults, which the configuration that a run writes has, so that it can be read again."""
     text, given = {"kind": "text", "trained": True}, {"kind": "text", "encoder": tmp_path}
     blind = {"channels": (16, 32), "heads": 2, "norm_groups": 4, "mid_attention": False}
-    for changes, named in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"drop": 0.2}, r"drop is 0\.2; there is no condition text or class"),
         ({"condition": {"kind": "map", "classes": 4}, "drop": 0.2}, r"drop is 0\.2"),
         ({"condition": text, "full_mask": 0.9}, r"full_mask is 0\.9; concat isn't mask-latent"),
@@ -155,7 +156,8 @@ def test_what_nothing_in_a_run_reads_is_refused(tmp_path: Path) -> None:
         ({"condition": {"kind": "class"}, "prompts": ("x",)}, "prompts .*; no condition text reads them"),
         ({"condition": text, "unet": blind}, "condition text is read where the UNet attends"),
         ({"condition": {"kind": "class"}, "unet": blind}, "condition class is read where the UNet attends"),
-    ):
+    )
+    for changes, named in cases:
         with pytest.raises(ValueError, match=named):
             ldm_run(tmp_path, **changes)
     with pytest.raises(ValueError, match="an upscaler reads no text"):
