@@ -18,6 +18,7 @@ from models.training.emoji.build import build_emoji
 from models.training.emoji.captions import captions_of
 from models.training.emoji.names import aliases, bare, named_by_picture, plain, weight_of
 from models.training.emoji.packages import KEYWORDS, NAMES, SOURCES, Package, fetch
+from models.training.loop.alone import held
 from models.training.loop.draws import generator
 from models.training.loop.trainer import Progress
 
@@ -101,6 +102,12 @@ def test_building_stops_after_a_picture_and_goes_on(config: EmojiConfig) -> None
     assert not (config.out / "metadata.jsonl").exists()
     assert build_emoji(config, lambda _: None, lambda: False)
     assert len(list((config.out / "images").iterdir())) == 4
+
+
+def test_a_set_is_built_by_one_process_at_a_time(config: EmojiConfig) -> None:
+    with held(config.out), pytest.raises(ConfigurationError, match="another process works there"):
+        build_emoji(config, lambda _: None, lambda: False)
+    assert build_emoji(config, lambda _: None, lambda: False)
 
 
 def test_a_style_of_which_nothing_is_left_is_named(config: EmojiConfig) -> None:
