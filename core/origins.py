@@ -1,17 +1,21 @@
-"""Origins and host names as settings and headers write them, in the one form in which they are compared."""
+"""Origins, host names and networks as settings and headers write them, in the one form in which they are compared."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from typing import NamedTuple
+from functools import lru_cache
+from typing import NamedTuple, TypeAlias
 from urllib.parse import SplitResult, urlsplit
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _LABEL = "[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _AUTHORITY = re.compile(r"[A-Za-z0-9._:\[\]-]+")
+_PORTED = re.compile(r"(.+):(\d{1,5}|\*)")
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*")
 
 
@@ -25,6 +29,18 @@ class Origin(NamedTuple):
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}" + ("" if self.port == DEFAULT_PORTS[self.scheme] else f":{self.port}")
+
+
+class WebhookEntry(NamedTuple):
+    """One entry of LATENTD_WEBHOOK_ALLOW; `port` is None for the scheme's own, `*` for any."""
+
+    name: str
+    network: Network | None
+    port: str | None
+    plain: bool
+
+    def __str__(self) -> str:
+        return ("http://" if self.plain else "") + self.name + ("" if self.port is None else f":{self.port}")
 
 
 def host_name(text: str) -> str | None:
@@ -55,6 +71,29 @@ def parse_public_url(text: str) -> tuple[Origin, str] | None:
     if parts is None or origin is None or not _PATH.fullmatch(parts.path):
         return None
     return origin, parts.path
+
+
+def parse_network(text: str) -> Network | None:
+    """Read a network or an address, with or without brackets."""
+    try:
+        return ipaddress.ip_network(text.strip("[]"), strict=False)
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=256)
+def parse_webhook_entry(text: str) -> WebhookEntry | None:
+    """Read `[http://]name[:port]`; the name may begin with `*.`, or be a network. A whole that is one has no port."""
+    lower = text.lower()
+    whole = lower.removeprefix("http://")
+    ported = None if parse_network(whole) else _PORTED.fullmatch(whole)
+    name, port = (whole, "*") if ported is None else (ported[1], ported[2])
+    name = name.rstrip(".")
+    network = parse_network(name)
+    if not (network or host_name(name.removeprefix("*."))) or not (port == "*" or 0 < int(port) <= 65535):
+        return None
+    port = port if port == "*" else str(int(port))
+    return WebhookEntry(name, network, None if ported is None else port, plain=lower != whole)
 
 
 def _split(text: str) -> SplitResult | None:

@@ -7,7 +7,6 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
@@ -18,7 +17,7 @@ from redis import ConnectionPool
 from redis.exceptions import RedisError
 
 from core.errors import ConfigurationError
-from core.origins import Origin, host_name, parse_origin, parse_public_url
+from core.origins import Origin, host_name, parse_network, parse_origin, parse_public_url, parse_webhook_entry
 
 T = TypeVar("T")
 
@@ -201,18 +200,18 @@ class Settings(BaseSettings):
     @classmethod
     def check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         bound = "origins as https://app.example.org, without path and wildcard"
-        return tuple(str(origin) for origin in _each(value, parse_origin, bound))
+        return tuple(map(str, _each(value, parse_origin, bound)))
 
     @field_validator("trusted_proxies")
     @classmethod
     def check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(str(network) for network in _each(value, _network, "addresses or networks as 10.0.0.0/8"))
+        return tuple(map(str, _each(value, parse_network, "addresses or networks as 10.0.0.0/8")))
 
     @field_validator("webhook_allow")
     @classmethod
     def check_webhooks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         bound = "hosts, *.domains or networks, each with http:// before it or :port (:*) behind it where it has them"
-        return tuple(_each(value, _webhook_entry, bound))
+        return tuple(map(str, _each(value, parse_webhook_entry, bound)))
 
     @field_validator("public_url")
     @classmethod
@@ -301,26 +300,6 @@ def _each(values: Iterable[str], parse: Callable[[str], T | None], bound: str) -
         if parsed is None:
             raise ValueError(f"must be {bound}; {value!r} is none")
         yield parsed
-
-
-def _webhook_entry(text: str) -> str | None:
-    """`[http://]name[:port]` as targets are compared with it; the name may begin with `*.`, or be a network."""
-    lower = text.lower()
-    whole = lower.removeprefix("http://")
-    ported = None if _network(whole) else re.fullmatch(r"(.+):(\d{1,5}|\*)", whole)
-    name, port = (whole, "*") if ported is None else (ported[1], ported[2])
-    name = name.rstrip(".")
-    if not (_network(name) or host_name(name.removeprefix("*."))) or not (port == "*" or 0 < int(port) <= 65535):
-        return None
-    port = port if port == "*" else str(int(port))
-    return lower.removesuffix(whole) + name + ("" if ported is None else f":{port}")
-
-
-def _network(text: str) -> IPv4Network | IPv6Network | None:
-    try:
-        return ip_network(text.strip("[]"), strict=False)
-    except ValueError:
-        return None
 
 
 def read_settings(**options: object) -> Settings:

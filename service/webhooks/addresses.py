@@ -6,18 +6,15 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 from core.errors import InvalidRequest
+from core.origins import WebhookEntry, parse_webhook_entry
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _TEXT = re.compile(r"[\x21-\x7e]+")
-_PLAIN = "http://"
-_PORT = re.compile(r"(.+):(\d{1,5}|\*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,27 +33,6 @@ class WebhookTarget:
         return name if self.port == _default_port(self.tls) else f"{name}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One entry of the allow-list; `port` is None for the scheme's own, `*` for any."""
-
-    name: str
-    network: Network | None
-    port: str | None
-    plain: bool
-
-
-@lru_cache(maxsize=256)
-def _parse(entry: str) -> Entry:
-    """Read `[http://]name[:port]`; what is an IPv6 address or network as a whole has no port."""
-    text = entry.lower()
-    name, plain = text.removeprefix(_PLAIN), text.startswith(_PLAIN)
-    ending = None if _network(name) else _PORT.fullmatch(name)
-    if ending is None:
-        return Entry(name, _network(name), None, plain)
-    return Entry(ending[1], _network(ending[1]), ending[2], plain)
-
-
 def check_url(url: str, allow: Sequence[str]) -> WebhookTarget:
     """Split a webhook's URL into its parts.
 
@@ -67,16 +43,20 @@ def check_url(url: str, allow: Sequence[str]) -> WebhookTarget:
     host, tls = (parts.hostname or "").rstrip("."), parts.scheme == "https"
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     target = WebhookTarget(host, parts.port or _default_port(tls), path, tls)
-    if not any(_matches(target, _parse(entry)) for entry in allow):
+    if not any(_matches(target, entry) for entry in _entries(allow)):
         detail = f"webhook_url goes to {_where(target, allow)}, which LATENTD_WEBHOOK_ALLOW doesn't have"
         bound = f"hosts of LATENTD_WEBHOOK_ALLOW: {', '.join(allow) or 'none'}"
         raise InvalidRequest(detail, field="webhook_url", value=url, bound=bound)
     return target
 
 
+def _entries(allow: Sequence[str]) -> list[WebhookEntry]:
+    return [entry for entry in map(parse_webhook_entry, allow) if entry is not None]
+
+
 def _where(target: WebhookTarget, allow: Sequence[str]) -> str:
     """Name what of a target no entry has: its host, its port, or that it is plain."""
-    entries = [entry for entry in map(_parse, allow) if _names(target.host, entry)]
+    entries = [entry for entry in _entries(allow) if _names(target.host, entry)]
     if not entries:
         return repr(target.host)
     if target.tls or any(entry.plain for entry in entries):
@@ -100,25 +80,18 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-def _matches(target: WebhookTarget, entry: Entry) -> bool:
+def _matches(target: WebhookTarget, entry: WebhookEntry) -> bool:
     """Tell whether an entry has this target: its scheme, its port and its host."""
     port = str(_default_port(target.tls)) if entry.port is None else entry.port
     return (target.tls or entry.plain) and port in ("*", str(target.port)) and _names(target.host, entry)
 
 
-def _names(host: str, entry: Entry) -> bool:
+def _names(host: str, entry: WebhookEntry) -> bool:
     """Tell whether an entry names this host: by name, by `*.` domain, or by network for a literal address."""
     if entry.network is not None:
         address = _literal(host)
         return address is not None and address in entry.network
     return host == entry.name or (entry.name.startswith("*.") and host.endswith(entry.name[1:]))
-
-
-def _network(name: str) -> Network | None:
-    try:
-        return ipaddress.ip_network(name.strip("[]"), strict=False)
-    except ValueError:
-        return None
 
 
 def _literal(host: str) -> Address | None:
@@ -134,7 +107,7 @@ def is_reachable(address: str, port: int, allow: Sequence[str]) -> bool:
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
         parsed = parsed.ipv4_mapped
-    entries = [entry for entry in map(_parse, allow) if entry.port in (None, "*", str(port))]
+    entries = [entry for entry in _entries(allow) if entry.port in (None, "*", str(port))]
     if any(entry.network is not None and parsed in entry.network for entry in entries):
         return True
     return parsed.is_global and not parsed.is_multicast and _is_unicast(parsed) and not _carries_ipv4(parsed)
