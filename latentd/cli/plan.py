@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from contract.card import ModelCard
     from contract.measurements import StepTimes
+    from workers.engine.scheduler import Policy
     from workers.planner.answer import Outlook, Planner, Waits
-    from workers.planner.worker import Policy
 
 LARGEST = 1e9  # of any number given
 ENDLESS = "the queue grows without end"
@@ -115,7 +115,7 @@ def tables_of(settings: Settings, file: Path | None, models: set[str], device_ki
 
 
 def _policy(settings: Settings, device_kind: str) -> Policy:
-    from workers.planner.worker import Policy
+    from workers.engine.scheduler import Policy
 
     return Policy(settings.max_rows, settings.strict_rows_on(device_kind), buckets=device_kind != "cpu")
 

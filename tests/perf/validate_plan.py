@@ -29,12 +29,12 @@ from latentd.child import die_with_parent
 from tests.enqueue import enqueue, job_state
 from tests.redis_server import RedisServer
 from tests.service import free_port
+from workers.engine.scheduler import Policy
 from workers.planner.answer import percentile
 from workers.planner.costs import Costs, price
 from workers.planner.files import live_tables
 from workers.planner.mix import Arrival, JobClass, arrivals
 from workers.planner.simulation import SimRun, simulate
-from workers.planner.worker import Policy
 
 MODEL = "emoji"
 SMALL = {"kind": "txt2img", "model": MODEL, "width": 64, "height": 64, "guidance_scale": 4.0}

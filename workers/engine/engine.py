@@ -32,7 +32,7 @@ from workers.engine.job_spec import JobSpec
 from workers.engine.kinds import prepare, stages_of
 from workers.engine.latent_state import LatentState
 from workers.engine.messages import Aborted, Admission, Called, Enlarged, Finished, Outcome, OutOfMemory, Prepared
-from workers.engine.scheduler import Batch, Slot
+from workers.engine.scheduler import Batch, Policy, Slot
 from workers.engine.turn_policy import CallUNet, Decode, EndLate, Enlarge, Prepare, Preview, TurnPolicy
 from workers.prompts import PromptCache
 
@@ -89,7 +89,7 @@ class Engine:
         self._threads, self._strict_rows = threads, strict_rows
         self._max_pixels = max_pixels
         self._clock = clock
-        self._policy = TurnPolicy(clock, max_rows=max_rows, strict_rows=strict_rows, buckets=as_gpu)
+        self._policy = TurnPolicy(clock, Policy(max_rows, strict_rows, buckets=as_gpu))
         self._prompts = PromptCache()
         self._loras = loras or LoraLibrary({}, Kept(0))
         self._embeddings = embeddings or EmbeddingLibrary({})

@@ -84,30 +84,30 @@ class Batch:
         return sum(self.slot_rows)
 
 
-class StepScheduler:
-    """Keeps the slots of a worker and hands out one call at a time.
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How workers batch; what `latentd plan` compares.
 
-    `max_rows` bounds a fast call; a call that carries a strict slot has exactly `strict_rows` rows. With `buckets` fast
-    calls are padded to 1, 2, 4, 8, … rows, so that few shapes have to be captured or compiled. `ageing_s` is how much
-    longer a bulk slot waits than an interactive one before it goes first.
+    `max_rows` bounds a fast call; a call that carries a strict slot has exactly `strict_rows` rows. `ageing_s` is how
+    much longer a bulk slot waits than an interactive one before it goes first. With `buckets` fast calls are padded to
+    1, 2, 4, 8, … rows, as those of GPUs are, so that few shapes have to be captured or compiled.
     """
 
-    def __init__(
-        self,
-        clock: Callable[[], float],
-        *,
-        max_rows: int,
-        strict_rows: int,
-        buckets: bool = False,
-        ageing_s: float = AGEING_S,
-    ) -> None:
-        if max_rows < 1 or strict_rows < 2:
-            raise ValueError(f"max_rows is {max_rows}, at least 1; strict_rows is {strict_rows}, at least 2")
+    max_rows: int = 16
+    strict_rows: int = 16
+    ageing_s: float = AGEING_S
+    buckets: bool = False
+
+
+class StepScheduler:
+    """Keeps the slots of a worker and hands out one call at a time."""
+
+    def __init__(self, clock: Callable[[], float], policy: Policy) -> None:
+        rows, strict_rows = policy.max_rows, policy.strict_rows
+        if rows < 1 or strict_rows < 2:
+            raise ValueError(f"max_rows is {rows}, at least 1; strict_rows is {strict_rows}, at least 2")
         self._clock = clock
-        self._max_rows = max_rows
-        self._strict_rows = strict_rows
-        self._buckets = buckets
-        self._ageing_s = ageing_s
+        self._policy = policy
         self._slots: dict[tuple[str, int], Slot] = {}
         self._ceilings: dict[tuple[str, Shape], int] = {}
         self._parted: set[Group] = set()
@@ -170,15 +170,15 @@ class StepScheduler:
         """Return how many more slots, were they guided, to admit of jobs claimed for a model: both lanes up to two
         calls' rows, bulk to one call's, so that interactive finds room beside it, and it beside interactive."""
         slots = [slot for slot in self._slots.values() if slot.claimed_for == model]
-        rows = 2 * self._max_rows - _rows(slots)
+        rows = 2 * self._policy.max_rows - _rows(slots)
         if lane == "bulk":
-            rows = min(rows, self._max_rows - _rows(slot for slot in slots if slot.lane == "bulk"))
+            rows = min(rows, self._policy.max_rows - _rows(slot for slot in slots if slot.lane == "bulk"))
         return max(0, (rows + 1) // 2)
 
     def lower_ceiling(self, model: str, shape: Shape, rows: int) -> None:
         """Remember that a fast call of this model and shape may have at most `rows` rows (it ran out of memory with
         more). Strict calls keep their size; a guided slot's two rows are never parted."""
-        known = self._ceilings.get((model, shape), self._max_rows)
+        known = self._ceilings.get((model, shape), self._policy.max_rows)
         self._ceilings[model, shape] = max(1, min(rows, known))
 
     def part_strict(self, group: Group) -> None:
@@ -188,7 +188,7 @@ class StepScheduler:
 
     def ceiling(self, model: str, shape: Shape) -> int:
         """Return the most rows of a fast call of this model and shape."""
-        return self._ceilings.get((model, shape), self._max_rows)
+        return self._ceilings.get((model, shape), self._policy.max_rows)
 
     def _whose_turn(self, slots: Sequence[Slot]) -> str:
         """Return the model served longest ago; one with nothing but bulk counts as served `ageing_s` later."""
@@ -196,13 +196,13 @@ class StepScheduler:
         return min(
             {slot.model: None for slot in slots},
             key=lambda model: (
-                self._last_served.get(model, -math.inf) + (0.0 if model in urgent else self._ageing_s),
+                self._last_served.get(model, -math.inf) + (0.0 if model in urgent else self._policy.ageing_s),
                 self._last_turn.get(model, 0),
             ),
         )
 
     def _due(self, slot: Slot) -> tuple[float, int]:
-        return slot.served + (self._ageing_s if slot.lane == "bulk" else 0.0), slot.turn
+        return slot.served + (self._policy.ageing_s if slot.lane == "bulk" else 0.0), slot.turn
 
     def _fast_batch(self, peers: Sequence[Slot]) -> Batch:
         group = peers[0].group
@@ -213,13 +213,13 @@ class StepScheduler:
 
     def _padded(self, rows: int, limit: int) -> int:
         """Return the rows of a call with padding, where there is any: a power of two, or the most that is allowed."""
-        return max(rows, min(1 << (rows - 1).bit_length(), limit)) if self._buckets else rows
+        return max(rows, min(1 << (rows - 1).bit_length(), limit)) if self._policy.buckets else rows
 
     def _strict_batch(self, peers: Sequence[Slot]) -> Batch:
         strict_first, group = sorted(peers, key=lambda slot: not slot.strict), peers[0].group
-        slots = _fill(strict_first[:1] if group in self._parted else strict_first, self._strict_rows)
+        slots = _fill(strict_first[:1] if group in self._parted else strict_first, self._policy.strict_rows)
         rows = tuple(slot.rows for slot in slots)
-        return Batch(group, slots, rows, max(self._strict_rows, sum(rows)), strict=True)
+        return Batch(group, slots, rows, max(self._policy.strict_rows, sum(rows)), strict=True)
 
     def _next_turn(self) -> int:
         self._turn += 1

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from contract.base import Lane
 from contract.measurements import Shape
-from workers.engine.scheduler import AGEING_S, Batch, Slot, StepScheduler
+from workers.engine.scheduler import Batch, Policy, Slot, StepScheduler
 
 DECODE_CHUNK = 4  # images decoded at a time; activations of a decoder are its largest tensors
 
@@ -70,24 +70,11 @@ class Unprepared:
 
 
 class TurnPolicy:
-    """Knows what waits for which kind of turn, and which job is isolated: while one is, all others stand still.
+    """Knows what waits for which kind of turn, and which job is isolated: while one is, all others stand still."""
 
-    The parameters are those of the step scheduler.
-    """
-
-    def __init__(
-        self,
-        clock: Callable[[], float],
-        *,
-        max_rows: int,
-        strict_rows: int,
-        buckets: bool = False,
-        ageing_s: float = AGEING_S,
-    ) -> None:
+    def __init__(self, clock: Callable[[], float], policy: Policy) -> None:
         self._clock = clock
-        self._scheduler = StepScheduler(
-            clock, max_rows=max_rows, strict_rows=strict_rows, buckets=buckets, ageing_s=ageing_s
-        )
+        self._scheduler = StepScheduler(clock, policy)
         self._deadlines: dict[str, float] = {}
         self._unprepared: dict[str, Unprepared] = {}
         self._previews: dict[str, None] = {}

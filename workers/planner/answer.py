@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from core.errors import ConfigurationError
+from workers.engine.scheduler import Policy
 from workers.planner.costs import Costs, JobCost
 from workers.planner.mix import JobClass, arrivals
 from workers.planner.simulation import RedisLimits, SimRun, simulate
 from workers.planner.steady import falls_behind, grows
-from workers.planner.worker import Policy, SimJob
+from workers.planner.worker import SimJob
 
 MOST_WORKERS = 1000
 MOST_SIMULATED = 24  # workers; of a larger fleet a part is simulated, with its part of the load and of Redis

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from contract.base import LANES
 from contract.events import TELL_S
 from workers.claim_policy import CLAIMS_A_ROUND, ModelLane
+from workers.engine.scheduler import Policy
 from workers.planner.costs import Costs
 from workers.planner.mix import Arrival
-from workers.planner.worker import Policy, SimJob, SimWorker
+from workers.planner.worker import SimJob, SimWorker
 
 WAKE_S = 0.002  # from a job's arrival until an idle worker has it
 

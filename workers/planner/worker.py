@@ -8,22 +8,9 @@ from dataclasses import dataclass, field
 
 from contract.events import TELL_S
 from workers.claim_policy import STORING_THREADS, ClaimOrder, ModelLane
-from workers.engine.scheduler import AGEING_S, Batch, Slot
+from workers.engine.scheduler import Batch, Policy, Slot
 from workers.engine.turn_policy import CallUNet, Decode, Prepare, TurnPolicy
 from workers.planner.costs import Costs, JobCost
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How workers batch; what `latentd plan` compares. `ageing_s`: how much longer bulk waits for its step.
-
-    `buckets`: calls are padded to 1, 2, 4, 8, … rows, as those of GPUs are.
-    """
-
-    max_rows: int = 16
-    strict_rows: int = 16
-    ageing_s: float = AGEING_S
-    buckets: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -76,13 +63,7 @@ class SimWorker:
         self.ticket = 0  # of the newest event that was planned for it; older ones are void
         self._costs = costs
         self._clock = clock
-        self._policy = TurnPolicy(
-            clock,
-            max_rows=policy.max_rows,
-            strict_rows=policy.strict_rows,
-            buckets=policy.buckets,
-            ageing_s=policy.ageing_s,
-        )
+        self._policy = TurnPolicy(clock, policy)
         self._jobs: dict[str, SimJob] = {}
         self._finish: Callable[[], int] | None = None
         self._threads = [0.0] * STORING_THREADS

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from workers.engine.scheduler import Batch, Slot, StepScheduler
+from workers.engine.scheduler import Batch, Policy, Slot, StepScheduler
 
 SHAPE = (4, 32, 32)
 WIDE = (4, 32, 64)
@@ -32,7 +32,7 @@ class SchedulerBench:
     @classmethod
     def of(cls, max_rows: int = 16, strict_rows: int = 4, ageing_s: float = 2.0) -> SchedulerBench:
         clock = Clock()
-        return cls(clock, StepScheduler(clock, max_rows=max_rows, strict_rows=strict_rows, ageing_s=ageing_s))
+        return cls(clock, StepScheduler(clock, Policy(max_rows, strict_rows, ageing_s)))
 
     def add(self, *slots: Slot) -> None:
         for one in slots:
@@ -230,7 +230,7 @@ def test_it_needs_no_torch() -> None:
 
 
 def test_with_buckets_calls_are_padded_to_few_sizes() -> None:
-    scheduler = StepScheduler(lambda: 0.0, max_rows=12, strict_rows=6, buckets=True)
+    scheduler = StepScheduler(lambda: 0.0, Policy(max_rows=12, strict_rows=6, buckets=True))
     padded = []
     for i in range(6):
         scheduler.add(Slot(f"j{i}", 0, "m", (4, 8, 8), 2, 5))

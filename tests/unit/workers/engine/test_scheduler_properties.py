@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.engine.scheduler import Batch, Slot, StepScheduler
+from workers.engine.scheduler import Batch, Policy, Slot, StepScheduler
 
 AGEING_S = 4.0
 
@@ -50,7 +50,7 @@ class Simulated:
     def __init__(self, jobs: list[NewSlot], max_rows: int, strict_rows: int) -> None:
         self.now, self.calls = 0.0, 0
         self.max_rows, self.strict_rows = max_rows, strict_rows
-        self.scheduler = StepScheduler(lambda: self.now, max_rows=max_rows, strict_rows=strict_rows, ageing_s=AGEING_S)
+        self.scheduler = StepScheduler(lambda: self.now, Policy(max_rows, strict_rows, AGEING_S))
         self.batches: list[Batch] = []
         self.waits: list[float] = []
         self.ended: list[Slot] = []
@@ -125,7 +125,7 @@ def test_twelve_at_once_take_at_most_a_third_of_the_calls(kinds: list[tuple[int,
 @settings(deadline=None, max_examples=40)
 @given(st.integers(2, 12), st.integers(5, 40))
 def test_equals_advance_together(slots: int, calls: int) -> None:
-    scheduler = StepScheduler(lambda: 0.0, max_rows=4, strict_rows=4)
+    scheduler = StepScheduler(lambda: 0.0, Policy(max_rows=4, strict_rows=4))
     equals = [Slot(f"{i}", 0, "emoji", (4, 8, 8), 2, 1000) for i in range(slots)]
     for slot in equals:
         scheduler.add(slot)

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from workers.engine.scheduler import Batch, Slot
+from workers.engine.scheduler import Batch, Policy, Slot
 from workers.engine.turn_policy import (
     DECODE_CHUNK,
     CallUNet,
@@ -33,7 +33,7 @@ class PolicyBench:
     jobs: dict[str, list[Slot]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.policy = TurnPolicy(lambda: self.now, max_rows=self.max_rows, strict_rows=4)
+        self.policy = TurnPolicy(lambda: self.now, Policy(self.max_rows, strict_rows=4))
 
     def admit(self, *slots: Slot, deadline: float | None = None) -> None:
         """A job of these slots."""

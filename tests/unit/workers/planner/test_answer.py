@@ -16,11 +16,11 @@ from core.errors import ConfigurationError
 from latentd.cli import app
 from tests.times import publish
 from tests.unit.workers.planner.planning import NO_LIMITS, make_class, make_costs, make_table
+from workers.engine.scheduler import Policy
 from workers.planner.answer import Load, Planner, percentile
 from workers.planner.files import BenchReport, live_cards, live_tables
 from workers.planner.mix import JobClass, MixEntry, resolved
 from workers.planner.simulation import RedisLimits
-from workers.planner.worker import Policy
 
 MIX = (make_class(weight=3), make_class(priority="bulk"))
 

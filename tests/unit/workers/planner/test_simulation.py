@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.workers.planner.planning import NO_LIMITS, make_class, make_costs
+from workers.engine.scheduler import Policy
 from workers.planner.costs import Costs
 from workers.planner.mix import JobClass, arrivals
 from workers.planner.simulation import WAKE_S, RedisLimits, SimRun, simulate
-from workers.planner.worker import Policy
 
 MIX = (make_class(weight=3), make_class(priority="bulk", num_images=3), make_class(determinism="strict", steps=5))
 
