@@ -9,9 +9,10 @@ from pathlib import Path
 from models.checkpoints.build import State
 from models.checkpoints.card import NO_TOKENIZER, describe, is_mute, notes_of, tasks_of
 from models.checkpoints.checkpoint import Checkpoint, fitted
+from models.checkpoints.files.rename import below
 from models.checkpoints.files.weights import holds_safetensors, understood
 from models.checkpoints.layouts import native
-from models.checkpoints.layouts.compvis.model import FIRST_STAGE, UNET, below
+from models.checkpoints.layouts.compvis.model import FIRST_STAGE, UNET
 from models.checkpoints.layouts.compvis.single_file import SingleFile, read_single
 from models.checkpoints.layouts.detect import load_checkpoint, single_file
 from models.checkpoints.layouts.first_stage import holds_first_stage, load_first_stage

@@ -12,9 +12,10 @@ from einops import rearrange
 from torch import Tensor
 
 from models.checkpoints.build import build
+from models.checkpoints.files.rename import below
 from models.checkpoints.layouts.compvis.conditioner import read_conditioner
 from models.checkpoints.layouts.compvis.first_stage import read_first_stage
-from models.checkpoints.layouts.compvis.model import CONDITIONER, FIRST_STAGE, UNET, below
+from models.checkpoints.layouts.compvis.model import CONDITIONER, FIRST_STAGE, UNET
 from models.checkpoints.layouts.compvis.single_file import read_single
 from models.checkpoints.layouts.compvis.unet import read_unet
 from models.networks.autoencoder import Autoencoder

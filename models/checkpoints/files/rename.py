@@ -1,4 +1,4 @@
-"""Renaming of keys by tables of regular expressions."""
+"""Keys of state dicts: renamed by tables of regular expressions, or freed of a prefix."""
 
 from __future__ import annotations
 
@@ -132,3 +132,8 @@ def renamed(state: Mapping[str, Tensor], renames: Renames, ignored: str | None =
             key = pattern.sub(new, key)
         out[key] = value
     return out
+
+
+def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Take the part of a state dict under a prefix, which is cut off."""
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

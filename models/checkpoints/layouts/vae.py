@@ -10,7 +10,7 @@ from contract.card import CARD, DEPTH, is_closed
 from core.errors import CheckpointError
 from models.checkpoints.build import State
 from models.checkpoints.checkpoint import Checkpoint
-from models.checkpoints.files.rename import DIFFUSERS, renamed
+from models.checkpoints.files.rename import DIFFUSERS, below, renamed
 from models.checkpoints.files.weights import (
     companion,
     component_files,
@@ -21,7 +21,7 @@ from models.checkpoints.files.weights import (
 )
 from models.checkpoints.layouts import taesd
 from models.checkpoints.layouts.compvis.first_stage import read_first_stage
-from models.checkpoints.layouts.compvis.model import FIRST_STAGE, below
+from models.checkpoints.layouts.compvis.model import FIRST_STAGE
 from models.checkpoints.layouts.compvis.single_file import read_single
 from models.checkpoints.layouts.diffusers.config import autoencoder_config
 from models.checkpoints.layouts.diffusers.first_stage import TELLING, read_without_config

@@ -19,6 +19,7 @@ from models.checkpoints.files.rename import (
     OPEN_CLIP,
     OPEN_CLIP_IGNORED,
     OPEN_CLIP_POOLED_IGNORED,
+    below,
     renamed,
 )
 from models.checkpoints.towers import together
@@ -44,11 +45,11 @@ def read_conditioner(
         CheckpointError: the keys are of no known kind.
     """
     if "transformer.token_emb.weight" in state:
-        return together([_bert(_below(state, "transformer."))])
+        return together([_bert(below(state, "transformer."))])
     if any(key.startswith(CLIP_KEYS) for key in state):
-        return together([_clip(_below(state, "transformer."), heads)])
+        return together([_clip(below(state, "transformer."), heads)])
     if "model.token_embedding.weight" in state:
-        return together([_open_clip(_below(state, "model."), params, heads)])
+        return together([_open_clip(below(state, "model."), params, heads)])
     if "embedding.weight" in state:
         classes, width = state["embedding.weight"].shape
         return ClassConfig(classes, width), {"embedding.weight": state["embedding.weight"]}
@@ -66,11 +67,11 @@ def read_embedders(state: Mapping[str, Tensor], heads: Sequence[int | None]) -> 
     """
     towers = []
     for i, count in enumerate(heads):
-        own = _below(state, prefix := f"embedders.{i}.")
+        own = below(state, prefix := f"embedders.{i}.")
         if any(key.startswith(CLIP_KEYS) for key in own):
-            towers.append(_as_xl(*_clip(_below(own, "transformer."), count)))
+            towers.append(_as_xl(*_clip(below(own, "transformer."), count)))
         elif "model.token_embedding.weight" in own:
-            towers.append(_as_xl(*_projected(_below(own, "model."), count, f"{prefix}model.")))
+            towers.append(_as_xl(*_projected(below(own, "model."), count, f"{prefix}model.")))
     if not towers:
         raise CheckpointError("conditioner: lacks embedders.0.model.* and embedders.0.transformer.*")
     return together(towers)
@@ -89,10 +90,6 @@ def _projected(state: State, heads: int | None, prefix: str) -> tuple[TowerConfi
         key = f"{prefix}text_projection"
         raise CheckpointError(f"conditioner: lacks {key}", field=key)
     return replace(_clip_config(names, heads, "gelu"), pooled=len(names["text_projection.weight"])), names
-
-
-def _below(state: Mapping[str, Tensor], prefix: str) -> State:
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def _bert(state: State) -> tuple[TowerConfig, State]:

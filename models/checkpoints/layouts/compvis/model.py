@@ -13,6 +13,7 @@ from core.errors import CheckpointError
 from models.checkpoints.build import State
 from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.files.foreign import refuse_family, what_it_is
+from models.checkpoints.files.rename import below
 from models.checkpoints.layouts.compvis.conditioner import read_conditioner, read_embedders
 from models.checkpoints.layouts.compvis.ema import averaged, averaged_alone, has_average
 from models.checkpoints.layouts.compvis.families import LAYOUT_TOKENS, UNSURE, V_SIZE, Family, family_of
@@ -21,7 +22,7 @@ from models.checkpoints.layouts.compvis.prediction import ZERO_SNR_MARKER, told_
 from models.checkpoints.layouts.compvis.schedule import read_schedule
 from models.checkpoints.layouts.compvis.sgm import sinusoids, unet_params
 from models.checkpoints.layouts.compvis.single_file import SingleFile, is_alone
-from models.checkpoints.layouts.compvis.unet import read_unet
+from models.checkpoints.layouts.compvis.unet import ADDED, read_unet
 from models.checkpoints.variants import as_variant, folder_name, variant_of
 from models.networks.autoencoder import AutoencoderConfig
 from models.networks.conditioning import CLIP_VOCABULARY, Conditioner, RescalerConfig, TextConfig, TowerConfig
@@ -41,7 +42,6 @@ from models.tokenizers.vocabularies import CLIP_END
 UNET, FIRST_STAGE, CONDITIONER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 TITLES = ("modelspec.title", "modelspec.architecture", "ss_output_name")  # a header's names of the model
 XL_CONDITIONER, SOLE_TOWER = "conditioner.", "embedders.0."
-ADDS = "label_emb.0.0.weight"  # SDXL's UNet adds a vector to the time embedding
 BERT_VOCABULARY = 30_522  # of which, as of CLIP's, a tokenizer is shipped
 MAX_ADDED = 1000  # tokens that a fine-tuning added behind CLIP's; no file tells their names
 OPEN_CLIP_PAD = "!"  # token 0
@@ -107,7 +107,7 @@ def _networks(state: State, lacking: FirstStage | None) -> tuple[State, State]:
     """
     unet = below(state, UNET) or averaged_alone(state)
     conditioner = below(state, CONDITIONER) or below(state, XL_CONDITIONER)
-    if ADDS not in unet:  # SD Turbo: Stable Diffusion 2 as SDXL's code saves it
+    if ADDED not in unet:  # SD Turbo: Stable Diffusion 2 as SDXL's code saves it
         conditioner = below(conditioner, SOLE_TOWER) or conditioner
     whole = bool(below(state, FIRST_STAGE) or lacking)
     if unet and conditioner and not whole:
@@ -154,11 +154,6 @@ def _names(file: SingleFile) -> tuple[str, ...]:
     """Return what the model is called: by its file, by a folder of its own, and in its header."""
     own = (folder_name(file.path.parent),) if is_alone(file.path) else ()
     return (file.path.stem, *own, *(file.metadata.get(key, "") for key in TITLES))
-
-
-def below(state: Mapping[str, Tensor], prefix: str) -> State:
-    """Take the part of a state dict under a prefix, which is cut off."""
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def _params(params: Params, part: str) -> Params:
