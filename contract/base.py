@@ -13,7 +13,7 @@ from core.errors import NewerRelease
 # What a release writes and what it reads. It grows when an older reader would do the wrong thing with what a newer one
 # writes: draw another picture, lose a key. A field that such a reader may pass over needs no new version.
 CONTRACT_VERSION = 3
-CONTRACTS_READ = frozenset({2, CONTRACT_VERSION})  # its own and, once there is a release before this one, that one's
+CONTRACTS_READ = frozenset({2, CONTRACT_VERSION})  # its own and the one before it
 Kind: TypeAlias = Literal[
     "txt2img", "inpaint", "upscale", "img2img", "class2img", "semantic2img", "depth2img", "layout2img"
 ]

@@ -279,5 +279,5 @@ def state_path(job_id: str, execution: str, step: int) -> str:
 
 
 def upload_path(job_id: str, name: str, sha256: str) -> str:
-    """Where an uploaded `image` or `mask` of a job is put; a request that another overtook overwrites nothing of it."""
+    """Where an uploaded file of a job is put; a request that another overtook overwrites nothing of it."""
     return f"uploads/{job_id}/{name}-{sha256[:HASH_DIGITS]}"
