@@ -70,18 +70,18 @@ def open_upload(data: bytes, max_pixels: int, field: str = "image") -> Image.Ima
     return _decoded(data, max_pixels, field, FORMATS, _eight_bit)
 
 
-def read_label_map(data: bytes, classes: int, max_pixels: int, field: str = "image") -> Image.Image:
+def read_label_map(data: bytes, classes: int, max_pixels: int) -> Image.Image:
     """Decode a PNG of one channel whose pixels are class numbers (grey of 1 to 16 bits, or palette): mode I.
 
     Raises:
         InvalidRequest: not such a file; a class that isn't below `classes`.
     """
-    labels = _decoded(data, max_pixels, field, ("PNG",), lambda image: _labels(image, field))
-    check_classes(labels, classes, field)
+    labels = _decoded(data, max_pixels, "image", ("PNG",), _labels)
+    check_classes(labels, classes)
     return labels
 
 
-def check_classes(labels: Image.Image, classes: int, field: str = "image") -> None:
+def check_classes(labels: Image.Image, classes: int) -> None:
     """Check the numbers of a label map.
 
     Raises:
@@ -95,8 +95,8 @@ def check_classes(labels: Image.Image, classes: int, field: str = "image") -> No
     x = (over.crop((0, y, over.width, y + 1)).getbbox() or (0,))[0]
     value = labels.getpixel((x, y))
     raise InvalidRequest(
-        f"{field} has class {value} at pixel ({x}, {y}); the model has classes 0 to {classes - 1}",
-        field=field,
+        f"image has class {value} at pixel ({x}, {y}); the model has classes 0 to {classes - 1}",
+        field="image",
         value=f"{value} at ({x}, {y})",
         bound=classes - 1,
     )
@@ -274,11 +274,11 @@ def _from_16_bit(image: Image.Image, key: object) -> Image.Image:
     return picture
 
 
-def _labels(file: ImageFile.ImageFile, field: str) -> Image.Image:
+def _labels(file: ImageFile.ImageFile) -> Image.Image:
     if file.mode not in ("1", "L", "P") and not file.mode.startswith("I"):
         raise InvalidRequest(
-            f"{field} has the channels {file.mode}; a label map has one, of class numbers",
-            field=field,
+            f"image has the channels {file.mode}; a label map has one, of class numbers",
+            field="image",
             value=file.mode,
             bound="a PNG of one channel, grey or palette",
         )

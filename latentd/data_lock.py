@@ -18,14 +18,14 @@ LEAVING_S = 15.0  # a Redis that outlived its `up`, which was killed, ends withi
 BOUND = "a directory that no other service uses"
 
 
-def lock(data_dir: Path, leaving_s: float = LEAVING_S) -> int:
+def lock(data_dir: Path) -> int:
     """Lock a data directory for this process and those that inherit the descriptor that is returned.
 
     Raises:
         ConfigurationError: another service has it, or it can't be written.
     """
     descriptor = _open(data_dir)
-    until = time.monotonic() + leaving_s
+    until = time.monotonic() + LEAVING_S
     while not _taken(descriptor, data_dir):
         holder = _holder(descriptor)
         if _runs(holder.get("pid")) or time.monotonic() > until:

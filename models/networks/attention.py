@@ -49,10 +49,10 @@ class CrossAttention(nn.Module):
 class GEGLU(nn.Module):
     """Feed-forward of a transformer block: (x W₁) · GELU(x W₂), then back to the width."""
 
-    def __init__(self, channels: int, mult: int = 4) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.proj_in = Linear(channels, 2 * mult * channels)
-        self.proj_out = Linear(mult * channels, channels)
+        self.proj_in = Linear(channels, 2 * 4 * channels)
+        self.proj_out = Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         x, gate = self.proj_in(x).chunk(2, dim=-1)  # b n 4c

@@ -170,9 +170,7 @@ class Storing:
         with self._lock:
             self._waiting[model] += change
 
-    def _submit(
-        self, run: JobRun, work: Callable[[], Report], fault: str, done: Callable[[], None] = lambda: None
-    ) -> None:
+    def _submit(self, run: JobRun, work: Callable[[], Report], fault: str, done: Callable[[], None]) -> None:
         def report() -> None:
             try:
                 self._reports.put(work())
