@@ -23,6 +23,7 @@ MaskMode: TypeAlias = Literal["white", "black", "alpha", "auto"]
 FORMATS = ("PNG", "JPEG", "WebP")
 LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}  # what each format's files can say
 INSIDE = 128  # a mask pixel of at least this is repainted
+ANY_CLASS = 2**16  # classes where no card says how many there are: a pixel of a PNG can name no more
 Z_RLE = 3  # zlib's number of it
 MAX_SCANS = 100  # of a progressive JPEG, each of which costs a pass over the picture; encoders write about ten
 

@@ -24,6 +24,7 @@ T = TypeVar("T")
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "models" / "weights"
 
 STRICT_ROWS_CPU, STRICT_ROWS_GPU = 4, 16
+MAX_PIXELS = 16_777_216
 DAY_S = 86_400
 TEN_YEARS_S = 3650 * DAY_S  # Redis refuses times beyond its numbers, after half of a job's end was written
 SOCKET_PATH_MAX = 100  # the kernel's bound is 108 bytes with the terminating zero
@@ -103,7 +104,7 @@ class Settings(BaseSettings):
         description="Event streams that one gateway has open; one more is answered 429. Default: a fourth of the file "
         "descriptors that it may open, at most 2000.",
     )
-    max_pixels: int = Field(default=16_777_216, ge=4096, description="Pixels of one upload and of one answer.")
+    max_pixels: int = Field(default=MAX_PIXELS, ge=4096, description="Pixels of one upload and of one answer.")
     max_body_mb: int = Field(default=32, ge=1, description="Largest request body, in MiB.")
     retention_s: int = Field(
         default=DAY_S,

@@ -23,7 +23,7 @@ from latentd.bench.step_times import admission, make_request
 from models.checkpoints.checkpoint import Checkpoint
 from models.samplers.noise import X_T, noise
 from workers.engine.device import or_none
-from workers.library.loading import BFLOAT16_CAPABILITY
+from workers.library.loading import choose_dtype
 from workers.metrics.flops import row_flops
 
 if TYPE_CHECKING:
@@ -66,10 +66,8 @@ class Side:
 
 
 def half_precision(device: str) -> torch.dtype:
-    """Return bfloat16, float16 on GPUs that don't multiply it."""
-    if torch.device(device).type == "cuda" and torch.cuda.get_device_capability(device) < BFLOAT16_CAPABILITY:
-        return torch.float16
-    return torch.bfloat16
+    """Return what a GPU multiplies; of CPUs bfloat16, whether they do or not."""
+    return choose_dtype("auto", device) if torch.device(device).type == "cuda" else torch.bfloat16
 
 
 def ours(subject: Subject, dtype: torch.dtype) -> Run:

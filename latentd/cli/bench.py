@@ -19,7 +19,7 @@ from rich.table import Table
 
 from core.errors import ConfigurationError
 from latentd.cli.console import plain
-from latentd.cli.serve import settings_with
+from latentd.cli.serve import Device, settings_with
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +32,6 @@ Model = Annotated[
     list[str] | None,
     typer.Option(help="Checkpoint to measure; repeatable. Default: LATENTD_MODEL and the first of each task it lacks."),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N. Default: the first GPU, else the CPU.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for `latentd plan --table`.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write what was found as JSON, too.")]
 PlotFile = Annotated[Path | None, typer.Option("--plot", help="Draw it: .png, .svg or .pdf. Needs matplotlib.")]

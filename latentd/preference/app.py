@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from core.errors import Forbidden, LatentdError, NotFound
 from core.pictures import lossless, open_upload
-from core.settings import Settings
+from core.settings import MAX_PIXELS
 from latentd.preference.answers import AnswerFile
 from latentd.preference.study import Place, Showing, Study
 from service.http.hosts import is_loopback, named_host
@@ -24,7 +24,6 @@ from service.http.problems import MEDIA_TYPE
 OWN = Path(__file__).parent / "static"
 LOOK = Path(__file__).parents[2] / "service" / "static"  # the page's colours and buttons
 HEADERS = {"Content-Security-Policy": CSP.format(images=""), **SAFE_HEADERS, "Cache-Control": "no-store"}
-MAX_PIXELS = int(Settings.model_fields["max_pixels"].default)
 
 Participant = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^\w[\w .@-]{0,63}$")]
 

@@ -11,12 +11,11 @@ from pydantic import BaseModel, ConfigDict
 
 from contract.job import JobWarning
 from contract.uploads import CONTROL
-from core.pictures import MaskMode, lossless, mask_remark, open_upload, read_depth, read_label_map, read_mask
+from core.pictures import ANY_CLASS, MaskMode, lossless, mask_remark, open_upload, read_depth, read_label_map, read_mask
 from core.reframing import Framing, reframe
 
 Size: TypeAlias = tuple[int, int]  # width and height after EXIF rotation
 How: TypeAlias = Literal["nothing", "picture", "picture_and_mask", "label_map", "picture_and_depth", "framed"]
-ANY_CLASS = 2**16  # where the card doesn't say how many there are
 
 
 class Reading(BaseModel):

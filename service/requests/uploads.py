@@ -18,11 +18,12 @@ from contract.job import JobWarning
 from contract.redis_keys import DEPLOYMENT_KEY
 from contract.uploads import Upload
 from core.errors import DiskFull, Unavailable
+from core.pictures import ANY_CLASS
 from core.settings import Settings
 from core.storage import DEPLOYMENT_OBJECT, Store, delete, lacks_room, may_be_unmounted, upload_path
 from service.requests.bodies import Body
 from service.requests.decoders import Decoders
-from service.requests.decoding import ANY_CLASS, Encoded, Reading, decode, encode
+from service.requests.decoding import Encoded, Reading, decode, encode
 from service.requests.posts import InpaintPost
 
 

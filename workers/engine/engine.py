@@ -18,6 +18,7 @@ from contract.base import Lane
 from contract.common import Numerics
 from contract.stages import models_of
 from core.errors import DeadlineMissed, JobFailed, LatentdError
+from core.settings import MAX_PIXELS
 from models.add_ons.controls.library import ControlLibrary
 from models.add_ons.embeddings.library import EmbeddingLibrary
 from models.add_ons.loras.library import LoraLibrary
@@ -35,8 +36,6 @@ from workers.engine.messages import Aborted, Admission, Called, Enlarged, Finish
 from workers.engine.scheduler import Batch, Policy, Slot
 from workers.engine.turn_policy import CallUNet, Decode, EndLate, Enlarge, Prepare, Preview, TurnPolicy
 from workers.prompts import PromptCache
-
-MAX_PIXELS = 16_777_216
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from contract.stages import stages
 from contract.uploads import control_name
 from core.errors import InvalidRequest
 from core.pictures import (
+    ANY_CLASS,
     check_classes,
     check_control_size,
     check_sides,
@@ -32,7 +33,6 @@ from workers.engine.job_spec import JobSpec
 from workers.engine.pictures import Frame, enlarge_alpha, paste
 from workers.prompts import PromptCache
 
-ANY_CLASS = 2**16  # `job_spec_of` checks them against the weights
 ANY_SIZE = 2**62  # the gateway has checked it
 
 Pictures: TypeAlias = Mapping[str, Image.Image]
@@ -57,7 +57,7 @@ def as_depth(data: bytes, _request: JobRequest, others: Pictures) -> Image.Image
 
 def as_label_map(data: bytes, _request: JobRequest, _others: Pictures) -> Image.Image:
     """Decode the number of a class at every pixel."""
-    return read_label_map(data, ANY_CLASS, ANY_SIZE)
+    return read_label_map(data, ANY_CLASS, ANY_SIZE)  # `job_spec_of` checks classes against the weights
 
 
 def _same_size(_model: LatentDiffusion) -> int:
