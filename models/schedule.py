@@ -128,6 +128,11 @@ class NoiseLevel:
         return cls(math.sqrt(alpha_cumprod), math.sqrt(1.0 - alpha_cumprod))
 
     @property
+    def ratio(self) -> float:
+        """k-diffusion's σ, sigma / alpha."""
+        return self.sigma / self.alpha
+
+    @property
     def log_snr(self) -> float:
         """λ = log(alpha / sigma), half the log signal-to-noise ratio; ±∞ at pure noise and at no noise."""
         if self.alpha == 0.0:

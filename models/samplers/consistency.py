@@ -47,7 +47,7 @@ def tcd(intervals: Sequence[Interval], schedule: NoiseSchedule, gamma: float) ->
     the next one would begin.
     """
     final = intervals[-1].end
-    last = 0 if final.sigma == 0.0 else round(SigmaTable.of(schedule).t(final.sigma / final.alpha))
+    last = 0 if final.sigma == 0.0 else round(SigmaTable.of(schedule).t(final.ratio))
     ends = [int(interval.t) for interval in intervals[1:]] + [last]
     return tuple(
         _tcd_row(replace(interval, end=schedule.level(end)), schedule, int((1 - gamma) * end), step)

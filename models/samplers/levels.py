@@ -114,8 +114,7 @@ def _cut(t: float) -> float:
 
 def _own_span(schedule: NoiseSchedule, steps: int) -> tuple[float, float]:
     own = euler_intervals(schedule, steps, FLOOR)
-    first, last = own[0].start, own[-1].start
-    return first.sigma / first.alpha, last.sigma / last.alpha
+    return own[0].start.ratio, own[-1].start.ratio
 
 
 def _to_no_noise(ts: list[float], sigmas: list[float]) -> list[Interval]:

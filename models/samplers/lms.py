@@ -14,7 +14,7 @@ from models.samplers.plms import eps_row
 from models.samplers.single_step import euler
 from models.samplers.steps import Interval
 from models.samplers.table import Row
-from models.schedule import NoiseLevel, ScheduleConfig
+from models.schedule import ScheduleConfig
 
 ORDER = 4
 
@@ -37,9 +37,9 @@ def _row(intervals: Sequence[Interval], config: ScheduleConfig, i: int, before: 
 
 def _coefficients(intervals: Sequence[Interval], i: int) -> list[float]:
     """What each of the newest eps weighs: the integrals of their Lagrange polynomials over the step."""
-    nodes = [_sigma(interval.start) for interval in intervals[max(0, i - ORDER + 1) : i + 1]][::-1]
+    nodes = [interval.start.ratio for interval in intervals[max(0, i - ORDER + 1) : i + 1]][::-1]
     nodes = nodes[: _distinct(nodes)]
-    end = _sigma(intervals[i].end)
+    end = intervals[i].end.ratio
     return [_integral(nodes, k, end) for k in range(len(nodes))]
 
 
@@ -56,7 +56,3 @@ def _integral(nodes: Sequence[float], k: int, end: float) -> float:
 def _distinct(nodes: Sequence[float]) -> int:
     """How many of the newest nodes differ from each other: a repeated timestep adds nothing to interpolate."""
     return next((i for i in range(1, len(nodes)) if nodes[i] <= nodes[i - 1]), len(nodes))
-
-
-def _sigma(level: NoiseLevel) -> float:
-    return level.sigma / level.alpha

@@ -43,7 +43,7 @@ def heun(intervals: Sequence[Interval], schedule: NoiseSchedule) -> tuple[Row, .
 
 def dpm2(intervals: Sequence[Interval], schedule: NoiseSchedule) -> tuple[Row, ...]:
     """x' = x + (σ' − σ)·d_m, d_m asked for at the geometric mean of σ and σ': Lu et al. 2022, DPM-Solver-2."""
-    return _rows(intervals, schedule, lambda interval: _mean(_sigma(interval.start), _sigma(interval.end)), _midpoint)
+    return _rows(intervals, schedule, lambda interval: _mean(interval.start.ratio, interval.end.ratio), _midpoint)
 
 
 def dpm2_a(intervals: Sequence[Interval], schedule: NoiseSchedule) -> tuple[Row, ...]:
@@ -64,7 +64,7 @@ def dpmpp_sde(intervals: Sequence[Interval], schedule: NoiseSchedule) -> tuple[R
     return _rows(
         intervals,
         schedule,
-        lambda interval: _mean(_sigma(interval.start), _sigma(interval.end)),
+        lambda interval: _mean(interval.start.ratio, interval.end.ratio),
         _second_of_path,
         ancestral_single=True,
         first_eta=1.0,
@@ -89,7 +89,7 @@ def _rows(
         # heun asks at the next step's own timestep, which its spacing may have rounded. The last step of a span ends
         # in noise, and the timestep of that is another run's.
         asks_next = level == interval.end and i + 1 < len(intervals)
-        t = intervals[i + 1].t if asks_next else table.t(_sigma(level))
+        t = intervals[i + 1].t if asks_next else table.t(level.ratio)
         rows += _pair(interval, level, t, schedule, i + 1, step(interval, level), first_eta)
     return tuple(rows)
 
@@ -119,12 +119,12 @@ def _pair(
 
 def _heun(interval: Interval, _middle: NoiseLevel) -> Second:
     start, end = interval.start, interval.end
-    half = (_sigma(end) - _sigma(start)) / (2 * _sigma(end))
+    half = (end.ratio - start.ratio) / (2 * end.ratio)
     return Second(0.5 + half, -end.alpha * half, end.alpha / (2 * start.alpha))
 
 
 def _midpoint(interval: Interval, middle: NoiseLevel) -> Second:
-    return _through(interval, middle, _sigma(interval.end))
+    return _through(interval, middle, interval.end.ratio)
 
 
 def _ancestral_midpoint(interval: Interval, middle: NoiseLevel) -> Second:
@@ -135,7 +135,7 @@ def _ancestral_midpoint(interval: Interval, middle: NoiseLevel) -> Second:
 def _through(interval: Interval, middle: NoiseLevel, down: float) -> Second:
     """x' = x + (down − σ)·(x_m − x0)/σ_m."""
     start, end = interval.start, interval.end
-    slope = end.alpha * (down - _sigma(start)) / _sigma(middle)
+    slope = end.alpha * (down - start.ratio) / middle.ratio
     return Second(slope / middle.alpha, -slope, end.alpha / start.alpha)
 
 
@@ -146,13 +146,13 @@ def _second_x0(interval: Interval, _middle: NoiseLevel) -> Second:
 
 
 def _second_of_path(interval: Interval, middle: NoiseLevel) -> Second:
-    start, end = _sigma(interval.start), _sigma(interval.end)
-    shared = (start - _sigma(middle)) / (start - end) if start > end else 0.0  # a repeated timestep is no step
+    start, end = interval.start.ratio, interval.end.ratio
+    shared = (start - middle.ratio) / (start - end) if start > end else 0.0  # a repeated timestep is no step
     return replace(_second_x0(interval, middle), follows=math.sqrt(shared))
 
 
 def _mean_of_down(interval: Interval) -> NoiseLevel:
-    return _mean(_sigma(interval.start), _sigma_down(interval))
+    return _mean(interval.start.ratio, _sigma_down(interval))
 
 
 def _mean(a: float, b: float) -> NoiseLevel:
@@ -161,8 +161,4 @@ def _mean(a: float, b: float) -> NoiseLevel:
 
 def _sigma_down(interval: Interval) -> float:
     """σ_down of an ancestral step: σ'² = σ_down² + σ_up²."""
-    return _sigma(interval.end) ** 2 / _sigma(interval.start)
-
-
-def _sigma(level: NoiseLevel) -> float:
-    return level.sigma / level.alpha
+    return interval.end.ratio**2 / interval.start.ratio
