@@ -171,13 +171,13 @@ def _heart(
         worker,
         redis,
         Reaper(redis, loop.claims.queues.values(), Retention.of(settings), worker.name),
-        library.names,
-        device_kind(torch.device(device)),
-        loop.runs,
-        loop.times.take,
-        loop.round_s,
-        settings.hang_s or (HANG_S_CPU if device == "cpu" else HANG_S_GPU),
-        show,
+        models=library.names,
+        device_kind=device_kind(torch.device(device)),
+        runs=loop.runs,
+        times=loop.times.take,
+        round_s=loop.round_s,
+        hang_s=settings.hang_s or (HANG_S_CPU if device == "cpu" else HANG_S_GPU),
+        show=show,
     )
 
 
