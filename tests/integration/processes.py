@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from core.settings import Settings
 from latentd.child import die_with_parent
@@ -41,7 +42,7 @@ def ended(process: Process, seconds: float) -> int:
 class WorkerProcess:
     """`latentd worker --model tiny`, or another command, with these settings; its log goes to a file.
 
-    It starts behind its imports, unless the way to there counts, too: `forked`.
+    It starts behind its imports, unless the way to there counts, too: `forked`. Another `module` always goes that way.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class WorkerProcess:
         drain_s: float = 30,
         forked: bool = True,
         command: Sequence[str] = COMMAND,
+        module: str = "latentd",
+        more: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.log = folder / f"worker-{time.monotonic_ns()}.log"
+        self.log = folder / f"{command[0]}-{time.monotonic_ns()}.log"
         environment = os.environ | {
             "REDIS_URL": settings.redis,
             "LATENTD_MODELS_DIR": str(settings.models_dir),
@@ -61,10 +64,12 @@ class WorkerProcess:
             "LATENTD_DRAIN_S": str(drain_s),
             "LATENTD_MAX_ROWS": str(settings.max_rows),
             "LATENTD_THREADS": "1",
+            **more,
         }
         self.log.touch()
-        start = ForkedCommand if forked else _fresh
-        self.process: Process = start(command, environment, self.log)
+        self.process: Process = (
+            ForkedCommand(command, environment, self.log) if forked else _fresh(module, command, environment, self.log)
+        )
 
     def ready(self) -> None:
         """Wait until it serves."""
@@ -87,8 +92,8 @@ class WorkerProcess:
         return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
-def _fresh(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+def _fresh(module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
     """As a shell starts it."""
-    command = [sys.executable, "-m", "latentd", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     with log.open("wb") as output:
         return subprocess.Popen(command, env=environment, stderr=output, stdout=output, preexec_fn=die_with_parent)

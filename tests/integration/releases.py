@@ -6,10 +6,6 @@ release on NEIGHBOUR is a frozen copy of the last one: its folder of code, and t
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +14,10 @@ from pathlib import Path
 import httpx2
 
 from core.settings import Settings
-from latentd.child import die_with_parent
-from tests.integration.processes import wait_for
+from tests.integration.processes import COMMAND, WorkerProcess
 from tests.service import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,40 +32,18 @@ THIS = Release(ROOT, "latentd")
 NEIGHBOUR = Release(ROOT, "tests.integration.newer")
 
 
-class Started:
-    """A process of a release; its log goes to a file."""
+class Started(WorkerProcess):
+    """A process of a release."""
 
     def __init__(self, release: Release, settings: Settings, folder: Path, *arguments: str) -> None:
-        self.log = folder / f"{arguments[0]}-{time.monotonic_ns()}.log"
-        environment = os.environ | {
-            "PYTHONPATH": str(release.code),
-            "REDIS_URL": settings.redis,
-            "LATENTD_MODELS_DIR": str(settings.models_dir),
-            "LATENTD_DATA_DIR": str(settings.data_dir),
-            "LATENTD_MODEL": "tiny",
-            "LATENTD_THREADS": "1",
-        }
-        command = [sys.executable, "-m", release.module, *arguments]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, env=environment, stderr=log, stdout=log, preexec_fn=die_with_parent
-            )
-
-    def ready(self) -> None:
-        """Wait until it serves."""
-        wait_for(lambda: '"ready"' in self.log.read_text() or self.process.poll() is not None, START_S, "start")
-        assert self.process.poll() is None, self.log.read_text()
-
-    def kill(self) -> None:
-        """As `kill -9`."""
-        self.process.kill()
-        self.process.wait()
+        more = {"PYTHONPATH": str(release.code), "LATENTD_MODEL": "tiny"}
+        super().__init__(settings, folder, forked=False, command=arguments, module=release.module, more=more)
 
 
 @contextmanager
 def worker(release: Release, settings: Settings, folder: Path) -> Iterator[Started]:
     """A worker of the tiny model that serves."""
-    started = Started(release, settings, folder, "worker", "--model", "tiny", "--device", "cpu")
+    started = Started(release, settings, folder, *COMMAND)
     try:
         started.ready()
         yield started

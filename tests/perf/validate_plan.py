@@ -7,8 +7,6 @@ will come of it. Mean within 15 %, 99th percentile within 30 %, else exit 1; 2 i
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,8 +23,9 @@ from rich.console import Console
 
 from contract.job import TERMINAL, JobRecord
 from contract.measurements import StepTimes
-from latentd.child import die_with_parent
+from core.settings import Settings
 from tests.enqueue import enqueue, job_state
+from tests.integration.processes import WorkerProcess
 from tests.redis_server import RedisServer
 from tests.service import free_port
 from workers.engine.scheduler import Policy
@@ -51,22 +50,14 @@ WAIT_S = 600.0
 @contextmanager
 def worker(redis_url: str, folder: Path, port: int) -> Iterator[None]:
     """`latentd worker --model emoji` as a process, ready; it computes on one core, the load comes from another."""
-    settings = {"LATENTD_DATA_DIR": str(folder), "LATENTD_LOG_LEVEL": "info", "LATENTD_THREADS": "1"}
-    environment = os.environ | {"REDIS_URL": redis_url} | settings
-    command = [sys.executable, "-m", "latentd", "worker", "--model", MODEL, "--device", "cpu"]
-    command += ["--metrics-port", str(port)]
-    with (folder / "worker.log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, preexec_fn=die_with_parent)
+    command = ("worker", "--model", MODEL, "--device", "cpu", "--metrics-port", str(port))
+    settings = Settings(redis_url=redis_url, data_dir=folder)
+    process = WorkerProcess(settings, folder, forked=False, command=command)
     try:
-        ends = time.monotonic() + WAIT_S
-        while '"ready"' not in (folder / "worker.log").read_text():
-            if process.poll() is not None or time.monotonic() > ends:
-                raise RuntimeError((folder / "worker.log").read_text())
-            time.sleep(0.1)
+        process.ready()
         yield
     finally:
-        process.terminate()
-        process.wait(60)
+        process.stop(60)
 
 
 def put(redis: Redis, name: str, one: JobClass) -> str:
