@@ -14,7 +14,7 @@ from rq.utils import as_text
 
 from contract.base import CONTRACT_VERSION, queue_name
 from contract.events import TRACE
-from contract.job import JOB_FUNCTION, JobRecord
+from contract.job import JOB_FUNCTION, JobRecord, JobResult
 from contract.measurements import JobWork
 from contract.redis_keys import DEADLINES_KEY, JOBS_KEY, LAYOUT_KEY, events_key, job_key, wake_key, work_key
 from contract.request import REQUESTS, JobRequest, parse_request
@@ -77,6 +77,16 @@ def enqueue(redis: Redis, job_id: str, request: JobRequest, *, version: int = CO
 def job_state(redis: Redis, job_id: str) -> dict[str, str]:
     """Our record of a job, decoded."""
     return {as_text(name): as_text(value) for name, value in redis.hgetall(job_key(job_id)).items()}
+
+
+def result_of(redis: Redis, job_id: str) -> JobResult:
+    """What a job that succeeded made."""
+    return JobResult.model_validate_json(job_state(redis, job_id)["result"])
+
+
+def digests(redis: Redis, job_id: str) -> list[str]:
+    """Hashes of its images' bytes."""
+    return [image.sha256 for image in result_of(redis, job_id).images]
 
 
 def event_types(redis: Redis, job_id: str) -> list[str]:

@@ -9,14 +9,13 @@ import pytest
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
-from contract.job import JobResult
 from contract.redis_keys import ENDED_CHANNEL, JOBS_KEY, sweeping_key
 from core.settings import Settings
 from core.storage import open_store
 from jobs.end import Retention
 from service.jobs import waiting
 from service.jobs.waiting import Waiters
-from tests.enqueue import enqueue, event_types, job_state, make_request
+from tests.enqueue import enqueue, event_types, job_state, make_request, result_of
 from tests.faults.proxy import Proxy
 from tests.gateway import running, settings_for
 from tests.integration.rig import Rig
@@ -50,7 +49,7 @@ def until(far: Rig, redis: Redis, job_id: str, step: int) -> None:
 def check_one_result(redis: Redis, rig: Rig, job_id: str) -> None:
     types = event_types(redis, job_id)
     assert (types.count("started"), types.count("succeeded"), types[-1]) == (1, 1, "succeeded")
-    execution = JobResult.model_validate_json(job_state(redis, job_id)["result"]).execution
+    execution = result_of(redis, job_id).execution
     assert [path for path in rig.objects() if "/" in path] == [f"images/{job_id}/{execution}/0.png"]
 
 

@@ -7,11 +7,10 @@ import pytest
 from redis import Redis
 from rq.registry import FinishedJobRegistry, StartedJobRegistry
 
-from contract.job import JobResult
 from contract.redis_keys import state_key
 from core.settings import Settings
 from jobs.worker import HEARTBEAT_TTL_S
-from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
+from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue, result_of
 from tests.faults import points
 from tests.forks import FORKS
 from tests.integration.rig import Rig
@@ -19,10 +18,6 @@ from tests.integration.rig import Rig
 MakeRig = Callable[..., Rig]
 SWEEP_S = 1.0
 STEPS = 120
-
-
-def result_of(redis: Redis, job_id: str) -> JobResult:
-    return JobResult.model_validate_json(job_state(redis, job_id)["result"])
 
 
 def beat(rig: Rig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from obstore.store import LocalStore
 from redis import Redis
 
 from contract.job import TERMINAL
+from contract.redis_keys import CANCELING_KEY, events_key, job_key, state_key
 from core.settings import Settings
 from core.storage import open_store
 from jobs.end import Retention
@@ -106,3 +108,39 @@ class Rig:
     def sample(self, name: str, **labels: str) -> float:
         """A metric's value, 0 if there is none."""
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def kill(redis: Redis, rig: Rig) -> None:
+    """As if the worker had died a while ago: it does nothing more, and its heartbeats lapsed."""
+    for run in rig.loop.runs():
+        run.closed = True
+        redis.delete(run.execution.key)
+
+
+def cancel(redis: Redis, job_id: str) -> None:
+    """What the gateway does to a running job."""
+    redis.hset(job_key(job_id), "cancel", "1")
+    redis.sadd(CANCELING_KEY, job_id)
+
+
+def shown_steps(redis: Redis, job_id: str) -> list[int]:
+    """The steps that clients were told, oldest first."""
+    found = redis.xrange(events_key(job_id)) or []
+    return [json.loads(fields[b"data"])["step"] for _, fields in found if fields and fields[b"type"] == b"step"]
+
+
+def saved_step(redis: Redis, job_id: str) -> int:
+    """The step of a job's savepoint, 0 if it has none."""
+    return int(redis.hget(state_key(job_id), "step") or 0)
+
+
+def break_at(redis: Redis, rig: Rig, job_id: str, step: int) -> int:
+    """Let `rig` compute up to a savepoint at `step` or later, and die; that savepoint's step."""
+
+    def saved() -> bool:
+        rig.settle()
+        return saved_step(redis, job_id) >= step
+
+    rig.until(saved)
+    kill(redis, rig)
+    return saved_step(redis, job_id)

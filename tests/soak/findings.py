@@ -16,7 +16,7 @@ from rq.registry import FailedJobRegistry, FinishedJobRegistry
 from contract.job import TERMINAL, JobResult
 from contract.request import JobRequest
 from core.storage import Store
-from tests.enqueue import event_types, job_state, make_request, open_queue
+from tests.enqueue import digests, event_types, job_state, make_request, open_queue
 from tests.soak.drive import Kill, Story
 from tests.soak.fleet import moment, read_log
 from tests.soak.plan import Plan
@@ -148,7 +148,7 @@ def find(story: Story, redis: Redis, store: Store, logs: list[Path], starts: lis
         resumptions=resumptions(story.kills, logs, ended),
         measured=len(story.measured),
         twins=len(story.twins),
-        twins_equal=sum(_digest(redis, job) == _digest(redis, twin) for job, twin in story.twins.items()),
+        twins_equal=sum(digests(redis, job) == digests(redis, twin) for job, twin in story.twins.items()),
         starts=starts,
         lengths=lengths,
         seconds=story.ended - story.began,
@@ -169,10 +169,6 @@ def _is_one(redis: Redis, job_id: str, state: dict[str, str], objects: Counter[s
     terminal = [kind for kind in types if kind in TERMINAL]
     stored = all(objects[path] == 1 for path in _paths(job_id, state))
     return terminal == ["succeeded"] and types[-1] == "succeeded" and types.count("started") == 1 and stored
-
-
-def _digest(redis: Redis, job_id: str) -> list[str]:
-    return [image.sha256 for image in JobResult.model_validate_json(job_state(redis, job_id)["result"]).images]
 
 
 def _length(state: dict[str, str]) -> float:

@@ -18,10 +18,9 @@ from core.settings import Settings
 from core.storage import open_store, upload_path
 from tests.controls import CASE, applied, write_controls
 from tests.engines import picture_bytes
-from tests.enqueue import enqueue, job_state, make_request
+from tests.enqueue import digests, enqueue, job_state, make_request
 from tests.gateway import PAINTER
 from tests.integration.rig import Rig, tiny_settings
-from tests.integration.workers.test_resume import digests
 from tests.tiny import write_tiny_upscale
 from workers.library.catalogue import write_missing_cards
 

@@ -21,9 +21,8 @@ from contract.stages import models_of
 from core.settings import Settings
 from core.text import as_text
 from models.checkpoints.card import weights_hash
-from tests.enqueue import enqueue, job_state, make_request
-from tests.integration.rig import MODELS, Rig
-from tests.integration.workers.test_resume import break_at, digests, shown_steps
+from tests.enqueue import digests, enqueue, job_state, make_request
+from tests.integration.rig import MODELS, Rig, break_at, shown_steps
 from tests.tiny import write_tiny, write_tiny_upscale
 from workers.library import loading
 from workers.library.catalogue import find_cards

@@ -14,10 +14,9 @@ from redis import Redis
 from contract.card import LayoutCard
 from contract.redis_keys import CARDS_KEY
 from core.settings import Settings
-from tests.enqueue import enqueue, make_request
+from tests.enqueue import digests, enqueue, make_request
 from tests.gateway import PAINTER
 from tests.integration.rig import Rig, tiny_settings
-from tests.integration.workers.test_resume import digests
 from tests.parity.run import CASES
 from tests.tiny import write_tiny_inpaint
 from workers.library.catalogue import write_missing_cards

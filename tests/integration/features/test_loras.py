@@ -15,11 +15,10 @@ from contract.events import TRACE
 from contract.redis_keys import CARDS_KEY, LORAS_KEY, events_key
 from core.settings import Settings
 from models.add_ons.loras.scan import scan_loras
-from tests.enqueue import enqueue, job_state, make_request
+from tests.enqueue import digests, enqueue, job_state, make_request
 from tests.gateway import PAINTER, mask, png
 from tests.integration.conftest import MakeRig
-from tests.integration.rig import Rig, tiny_settings, write_models
-from tests.integration.workers.test_resume import break_at, digests
+from tests.integration.rig import Rig, break_at, tiny_settings, write_models
 from tests.loras import applied, write_loras, write_middle
 
 STYLE = LoraCard(id="style", hash="a" * 64, family="sd1", context_width=768, rank=8, trigger_words=("sks",))

@@ -16,10 +16,9 @@ from core.settings import Settings
 from models.add_ons.embeddings.scan import scan_embeddings
 from models.checkpoints.scan import scan
 from tests.embeddings import applied, write_embeddings
-from tests.enqueue import enqueue, job_state, make_request
+from tests.enqueue import digests, enqueue, job_state, make_request
 from tests.gateway import PAINTER, mask, png
 from tests.integration.rig import Rig, tiny_settings
-from tests.integration.workers.test_resume import digests
 from tests.loras import CASE
 from tests.tiny import write_tiny_upscale
 

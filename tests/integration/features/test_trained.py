@@ -11,9 +11,9 @@ from redis import Redis
 from models.add_ons.loras.scan import scan_loras
 from models.training.configs.diffusion import LoraRun
 from models.training.lora.run import run_lora
+from tests.enqueue import digests
 from tests.gateway import running
 from tests.integration.rig import Rig, tiny_settings
-from tests.integration.workers.test_resume import digests
 from tests.training import SIZE, autoencoder_run, ldm_run, train, write_balls
 from workers.library.catalogue import write_missing_cards
 

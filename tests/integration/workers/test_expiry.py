@@ -10,8 +10,7 @@ from contract.redis_keys import LAYOUT_KEY, gone_key, lease_key, wake_key
 from core.settings import Settings
 from jobs.end import Retention
 from tests.enqueue import enqueue, job_state, make_request
-from tests.integration.rig import Rig
-from tests.integration.workers.test_worker import cancel
+from tests.integration.rig import Rig, cancel
 from workers.objects.sweep import Sweeper
 
 KEEP_S = 1

@@ -16,9 +16,8 @@ from contract.request import JobRequest
 from jobs.cancel import cancel
 from jobs.end import Retention
 from models.pipeline.pipeline import LatentDiffusion
-from tests.enqueue import enqueue, job_state, make_request
-from tests.integration.rig import Rig, tiny_settings
-from tests.integration.workers.test_resume import break_at, digests, kill
+from tests.enqueue import digests, enqueue, job_state, make_request
+from tests.integration.rig import Rig, break_at, kill, tiny_settings
 from tests.tiny import write_tiny
 from workers.library import loading
 from workers.library.library import TRIES, Offered, offered

@@ -20,8 +20,7 @@ from contract.redis_keys import CANCELING_KEY, isolated_key, job_key, state_key
 from contract.uploads import Upload
 from jobs.run import JobRun
 from tests.enqueue import enqueue, event_types, job_state, make_request
-from tests.integration.rig import Rig
-from tests.integration.workers.test_resume import kill, saved_step
+from tests.integration.rig import Rig, kill, saved_step
 from workers.engine.conditioning import Conditions
 from workers.engine.engine import Engine
 from workers.engine.job_spec import JobSpec

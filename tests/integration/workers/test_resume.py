@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -10,51 +9,18 @@ from PIL import Image
 from redis import Redis
 
 from contract.common import Numerics
-from contract.job import JobResult, StoredImage
-from contract.redis_keys import events_key, state_key, stored_field
+from contract.job import StoredImage
+from contract.redis_keys import state_key, stored_field
 from contract.request import JobRequest
 from core.settings import Settings
 from core.storage import image_path
 from core.text import as_text
 from jobs.run import JobRun
-from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
-from tests.integration.rig import Rig
+from tests.enqueue import digests, enqueue, event_types, job_state, make_request, open_queue, result_of
+from tests.integration.conftest import MakeRig
+from tests.integration.rig import Rig, break_at, kill, saved_step, shown_steps
 from tests.tiny import SAMPLERS
 from workers.queue import savepoints
-
-MakeRig = Callable[..., Rig]
-
-
-def kill(redis: Redis, rig: Rig) -> None:
-    """As if the worker had died a while ago: it does nothing more, and its heartbeats lapsed."""
-    for run in rig.loop.runs():
-        run.closed = True
-        redis.delete(run.execution.key)
-
-
-def digests(redis: Redis, job_id: str) -> list[str]:
-    return [image.sha256 for image in JobResult.model_validate_json(job_state(redis, job_id)["result"]).images]
-
-
-def shown_steps(redis: Redis, job_id: str) -> list[int]:
-    found = redis.xrange(events_key(job_id)) or []
-    return [json.loads(fields[b"data"])["step"] for _, fields in found if fields and fields[b"type"] == b"step"]
-
-
-def saved_step(redis: Redis, job_id: str) -> int:
-    return int(redis.hget(state_key(job_id), "step") or 0)
-
-
-def break_at(redis: Redis, rig: Rig, job_id: str, step: int) -> int:
-    """Let `rig` compute up to a savepoint at `step` or later, and die; that savepoint's step."""
-
-    def saved() -> bool:
-        rig.settle()
-        return saved_step(redis, job_id) >= step
-
-    rig.until(saved)
-    kill(redis, rig)
-    return saved_step(redis, job_id)
 
 
 # Only ddim has an eta; ddpm is its eta = 1 as the original has it.
@@ -103,7 +69,7 @@ def test_a_large_state_goes_through_storage_and_leaves_nothing(
     assert second.finish("a") == ["succeeded"]
     assert second.sample("latentd_step_seconds_count", model="tiny") < 40
     second.close()
-    execution = JobResult.model_validate_json(job_state(redis, "a")["result"]).execution
+    execution = result_of(redis, "a").execution
     assert not [path for path in second.objects() if execution in path and not path.startswith("images/")]
 
 

@@ -18,14 +18,13 @@ from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegis
 from rq.serializers import JSONSerializer
 from rq.worker.base import BaseWorker
 
-from contract.job import JobResult
 from contract.redis_keys import CANCELING_KEY, events_key, job_key
 from contract.request import JobRequest
 from contract.uploads import Upload
 from core.settings import Settings
 from core.storage import upload_path
-from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
-from tests.integration.rig import Rig
+from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue, result_of
+from tests.integration.rig import Rig, cancel
 from tests.redis_server import RedisServer
 from tests.starved import allowance
 from workers.engine.engine import Engine
@@ -33,16 +32,6 @@ from workers.engine.messages import Admission, Outcome
 from workers.queue.circuit_breaker import connect
 
 RQ = str(Path(sys.executable).with_name("rq"))
-
-
-def result_of(redis: Redis, job_id: str) -> JobResult:
-    return JobResult.model_validate_json(job_state(redis, job_id)["result"])
-
-
-def cancel(redis: Redis, job_id: str) -> None:
-    """What the gateway does to a running job."""
-    redis.hset(job_key(job_id), "cancel", "1")
-    redis.sadd(CANCELING_KEY, job_id)
 
 
 def upload(rig: Rig, job_id: str, name: str, picture: Image.Image) -> Upload:

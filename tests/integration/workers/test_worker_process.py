@@ -14,12 +14,11 @@ from rq.worker.base import BaseWorker
 from safetensors.torch import save_file
 
 from contract.card import ModelCard
-from contract.job import JobResult
 from contract.redis_keys import CARDS_KEY, serving_key
 from core.settings import Settings
 from core.storage import open_store
 from latentd.child import die_with_parent
-from tests.enqueue import enqueue, event_types, job_state, make_request
+from tests.enqueue import enqueue, event_types, job_state, make_request, result_of
 from tests.integration.processes import WorkerProcess, ended, wait_for
 from tests.integration.rig import tiny_settings
 from tests.redis_server import RedisServer
@@ -128,7 +127,7 @@ def test_after_kill_9_another_worker_finishes_the_job_once_within_30_seconds(
     assert again - allowed() <= 30
     assert job_state(redis, "a")["worker"] != by_first
     wait_for(lambda: status(redis, "a") == "succeeded", 120, "result")
-    result = JobResult.model_validate_json(job_state(redis, "a")["result"])
+    result = result_of(redis, "a")
     assert sorted(images_of(settings, "a")) == [f"images/a/{result.execution}/{k}.png" for k in range(2)]
     types = event_types(redis, "a")
     assert (types.count("started"), types.count("succeeded"), types[-1]) == (1, 1, "succeeded")
