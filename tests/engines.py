@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +15,7 @@ from PIL import Image
 
 from contract.request import REQUESTS, JobRequest, parse_request
 from contract.uploads import Upload
+from core.pictures import lossless
 from models.add_ons.controls.library import ControlLibrary
 from models.add_ons.embeddings.library import EmbeddingLibrary
 from models.add_ons.loras.library import LoraLibrary
@@ -92,20 +92,14 @@ def make_request(**changes: object) -> JobRequest:
 def picture_bytes(width: int = 70, height: int = 50, mode: str = "RGB", seed: int = 0) -> bytes:
     """A PNG of noise."""
     values = np.random.default_rng(seed).integers(0, 256, (height, width, len(mode)), dtype=np.uint8)
-    return png(Image.fromarray(values, mode))
+    return lossless(Image.fromarray(values, mode))
 
 
 def mask_bytes(width: int = 70, height: int = 50, box: tuple[int, int, int, int] = (10, 10, 40, 30)) -> bytes:
     """A PNG whose white box (left, top, right, bottom) is repainted."""
     mask = Image.new("L", (width, height), 0)
     mask.paste(255, box)
-    return png(mask)
-
-
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+    return lossless(mask)
 
 
 def admitted(job_id: str, request: JobRequest, files: Mapping[str, bytes], snapshot: bytes | None = None) -> Admission:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import resource
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from core.pictures import lossless
 from tests.service import Service
 
 # Bytes that a worker may still map: more than sixteen rows of LARGE need; then less.
@@ -40,9 +40,8 @@ def post(service: Service, **fields: Any) -> str:
 
 def post_upscale(service: Service) -> str:
     """Enqueue a small picture to be made larger; the job's id."""
-    picture = io.BytesIO()
-    Image.new("RGB", (32, 32), (200, 0, 0)).save(picture, "PNG")
-    answer = service.client.post("/v1/upscale", files={"image": ("a.png", picture.getvalue(), "image/png")})
+    picture = lossless(Image.new("RGB", (32, 32), (200, 0, 0)))
+    answer = service.client.post("/v1/upscale", files={"image": ("a.png", picture, "image/png")})
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from playwright.sync_api import Browser, FilePayload, Page, Route, expect
 from redis import Redis
 
 from contract.card import InstalledControlNet, InstalledEmbedding, InstalledLora, Style
+from core.pictures import lossless
 from core.storage import open_store
 from tests.e2e.browser import choose_picture, copied, drop_file, job_id, open_page, serious, unfold
 from tests.gateway import PAINTER, UPSCALER, finish, png, with_text, write_cards
@@ -310,10 +310,8 @@ def test_weights_and_loras_of_other_programs_are_read(page: Page, written: str, 
 def test_pictures_that_lead_are_cropped_about_their_middle(page: Page, client: httpx2.Client) -> None:
     halves = Image.new("RGB", (40, 30), "white")
     halves.paste("black", (0, 0, 20, 30))
-    data = io.BytesIO()
-    halves.save(data, "PNG")
     add(page, "controls", "edges")
-    lead(page, data.getvalue())
+    lead(page, lossless(halves))
     cropped = page.evaluate(
         """async () => {
           const { controlFile } = await import('./js/form/addons.js');

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import signal
@@ -11,6 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from core.pictures import lossless
 from tests.service import Service
 
 SIZE = 128
@@ -38,17 +38,11 @@ def calls_alone(fields: dict[str, Any]) -> int:
     return int(fields["steps"]) + int(fields["sampler"] == "plms")
 
 
-def png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
-
-
 def files() -> dict[str, tuple[str, bytes, str]]:
     upload = Image.new("RGB", (SIZE, SIZE), (90, 140, 200))
     mask = Image.new("L", upload.size)
     ImageDraw.Draw(mask).rectangle((30, 30, 90, 90), fill=255)
-    return {"image": ("a.png", png(upload), "image/png"), "mask": ("m.png", png(mask), "image/png")}
+    return {"image": ("a.png", lossless(upload), "image/png"), "mask": ("m.png", lossless(mask), "image/png")}
 
 
 def draw(service: Service, k: int, determinism: str) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from PIL import Image
 from playwright.sync_api import FilePayload, expect
 from safetensors.torch import load_file, save_file
 
+from core.pictures import lossless
 from tests.e2e.browser import chromium, job_id, open_page
-from tests.engines import png
 from tests.hostile import SD1, write_hostile
 from tests.service import Service
 from tests.tiny import CLASSES, MAP_CLASSES, write_tiny
@@ -26,14 +26,14 @@ TOKENS = 49_408
 KINDS = ("bare", "class", "depth", "edit", "label", "map", "x4")
 LONG = "a red heart on a very long road " * 12
 
-DEPTH = base64.b64encode(png(Image.linear_gradient("L").resize((16, 12)))).decode()
+DEPTH = base64.b64encode(lossless(Image.linear_gradient("L").resize((16, 12)))).decode()
 BLUE = Image.new("RGB", (64, 64), "blue")
-ONE_CLASS_TOO_HIGH = base64.b64encode(png(Image.new("L", (4, 4), MAP_CLASSES))).decode()
+ONE_CLASS_TOO_HIGH = base64.b64encode(lossless(Image.new("L", (4, 4), MAP_CLASSES))).decode()
 
 
 WEBUI = {"prompt": "red", "steps": 2, "width": 80, "height": 64}
-SMALL = png(Image.new("RGB", (80, 64), "blue"))
-ALL, HOLE = png(Image.new("L", (80, 64), 255)), png(Image.new("RGBA", (80, 64)))
+SMALL = lossless(Image.new("RGB", (80, 64), "blue"))
+ALL, HOLE = lossless(Image.new("L", (80, 64), 255)), lossless(Image.new("RGBA", (80, 64)))
 
 
 def named(model: str) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def test_a_prompt_beyond_its_window_is_cut_and_quoted(service: Service) -> None:
 def test_it_draws_over_and_repaints_by_blending(service: Service) -> None:
     picture, mask = Image.new("RGB", (70, 50), "blue"), Image.new("L", (70, 50))
     mask.paste(255, (20, 10, 50, 40))
-    files = {"image": png(picture), "mask": png(mask)}
+    files = {"image": lossless(picture), "mask": lossless(mask)}
     for kind, sent in (("img2img", {"image": files["image"]}), ("inpaint", files)):
         answer = service.client.post(
             f"/v1/{kind}", data={"prompt": "red", "steps": "2"}, files=sent, headers={"Accept": "image/png"}
@@ -113,7 +113,7 @@ def test_it_draws_over_and_repaints_by_blending(service: Service) -> None:
 
 
 def test_every_kind_answers_over_http(service: Service) -> None:
-    labels, small = png(Image.new("L", (70, 50), MAP_CLASSES - 1)), png(Image.new("RGB", (16, 12), "blue"))
+    labels, small = lossless(Image.new("L", (70, 50), MAP_CLASSES - 1)), lossless(Image.new("RGB", (16, 12), "blue"))
     asked: list[tuple[str, str, dict[str, Any], bytes | None]] = [
         ("txt2img", "tiny-bare", {}, None),
         ("class2img", "tiny-class", {"class_id": 3}, None),
@@ -193,7 +193,7 @@ def test_what_a_kind_cannot_do_is_refused(service: Service, kind: str, fields: d
 
 
 def uploaded(picture: Image.Image) -> FilePayload:
-    return {"name": "x.png", "mimeType": "image/png", "buffer": png(picture)}
+    return {"name": "x.png", "mimeType": "image/png", "buffer": lossless(picture)}
 
 
 def test_depth_has_a_tab_of_its_own_that_takes_two_pictures(service: Service) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.engines import png
+from core.pictures import lossless
 from tests.parity.run import CASES
 from tests.service import Service
 
 MODELS = ("base", "inpaint", "refiner", "v_zsnr")
-PICTURE = base64.b64encode(png(Image.radial_gradient("L").resize((70, 50)).convert("RGB"))).decode()
+PICTURE = base64.b64encode(lossless(Image.radial_gradient("L").resize((70, 50)).convert("RGB"))).decode()
 MASK = Image.new("L", (70, 50))
 MASK.paste(255, (20, 10, 50, 40))
 
@@ -76,7 +76,7 @@ def test_guidance_is_rescaled(service: Service) -> None:
 
 @pytest.mark.parametrize("model", ["base", "inpaint"])
 def test_pictures_are_drawn_over_and_repainted(service: Service, model: str) -> None:
-    mask = base64.b64encode(png(MASK)).decode()
+    mask = base64.b64encode(lossless(MASK)).decode()
     over = _drawn(service, "img2img", model=model, image=PICTURE, strength=0.5)
     assert over.size == (70, 50)
     repainted = _drawn(service, "inpaint", model=model, image=PICTURE, mask=mask)
@@ -87,7 +87,7 @@ def test_pictures_are_drawn_over_and_repainted(service: Service, model: str) -> 
 
 def test_the_refiner_finishes_what_the_base_began(service: Service) -> None:
     begun = _drawn(service, "txt2img", model="base", width=64, height=64, denoising_end=0.5)
-    image = base64.b64encode(png(begun)).decode()
+    image = base64.b64encode(lossless(begun)).decode()
     refined = _drawn(service, "img2img", model="refiner", image=image, denoising_start=0.5, aesthetic_score=7.0)
     assert refined != _drawn(service, "img2img", model="refiner", image=image, denoising_start=0.5)
     job = service.post("/v1/img2img", model="refiner", prompt="cat", steps=4, image=image, denoising_start=0.5)

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 import models
+from core.pictures import lossless
 from models.checkpoints.load import load
 from models.pipeline.pipeline import TILE, LatentDiffusion
-from tests.engines import NOWHERE, admitted, finished, inpaint, make_request, play, png
+from tests.engines import NOWHERE, admitted, finished, inpaint, make_request, play
 from tests.pictures import array, drawing
 from workers.engine.engine import Engine
 from workers.engine.messages import Admission
@@ -38,7 +39,7 @@ def test_a_picture_is_enlarged_to_1024_pixels_without_seams() -> None:
     original = drawing(3).resize((1024, 1024), Image.Resampling.LANCZOS)
     small = original.resize((256, 256), Image.Resampling.BICUBIC)
     fields = {"kind": "upscale", "model": "emoji-upscale", "prompt": "", "guidance_scale": 1.0, "steps": 1}
-    job = admitted("a", make_request(**fields, image=NOWHERE), {"image": png(small)})
+    job = admitted("a", make_request(**fields, image=NOWHERE), {"image": lossless(small)})
     picture = drawn(load(WEIGHTS / "emoji-upscale"), job)
     assert picture.size == original.size
     for axis in (0, 1):
@@ -51,7 +52,7 @@ def test_a_part_of_1024_pixels_is_repainted_and_nothing_else() -> None:
     before = drawing(4).resize((1024, 1024), Image.Resampling.LANCZOS)
     mask = Image.new("L", before.size)
     mask.paste(255, (480, 480, 620, 560))
-    job = inpaint("a", png(before), png(mask), model="emoji", steps=1, guidance_scale=1.0)
+    job = inpaint("a", lossless(before), lossless(mask), model="emoji", steps=1, guidance_scale=1.0)
     after = drawn(load(WEIGHTS / "emoji"), job)
     changed = (array(before) != array(after)).any(-1)
     assert changed[480:560, 480:620].mean() > 0.5

@@ -7,17 +7,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from core.pictures import lossless
 from tests.service import Service
 
 
 def opened(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data))
-
-
-def png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
 
 
 def is_red(pixel: tuple[int, ...]) -> bool:
@@ -48,7 +43,7 @@ def test_inpaint_keeps_every_pixel_outside_the_mask(service: Service) -> None:
     mask = Image.new("L", upload.size)
     ImageDraw.Draw(mask).ellipse((60, 20, 140, 100), fill=255)
     fields = {"prompt": "red heart", "seed": "3", "steps": "8"}
-    files = {"image": ("a.png", png(upload), "image/png"), "mask": ("m.png", png(mask), "image/png")}
+    files = {"image": ("a.png", lossless(upload), "image/png"), "mask": ("m.png", lossless(mask), "image/png")}
     answer = service.client.post("/v1/inpaint", data=fields, files=files, headers={"Prefer": "wait=100"})
     assert answer.status_code == 200, answer.text
     painted = opened(service.image(answer.json()))
@@ -63,7 +58,7 @@ def test_inpaint_keeps_every_pixel_outside_the_mask(service: Service) -> None:
 
 def test_upscale_makes_any_size_four_times_as_large(service: Service) -> None:
     small = Image.linear_gradient("L").resize((100, 75)).convert("RGB")
-    files = {"image": ("small.png", png(small), "image/png")}
+    files = {"image": ("small.png", lossless(small), "image/png")}
     answer = service.client.post("/v1/upscale", files=files, headers={"Prefer": "wait=100", "Accept": "image/png"})
     assert answer.status_code == 200, answer.text
     assert opened(answer.content).size == (400, 300)

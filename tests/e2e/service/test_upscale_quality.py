@@ -7,6 +7,7 @@ from statistics import mean
 
 from PIL import Image
 
+from core.pictures import lossless
 from tests.pictures import SIZE, artwork, gradient, photographs, psnr
 from tests.service import Service
 
@@ -18,9 +19,7 @@ def reduced(image: Image.Image) -> Image.Image:
 
 
 def upscaled(service: Service, small: Image.Image) -> Image.Image:
-    file = io.BytesIO()
-    small.save(file, "PNG")
-    files = {"image": ("small.png", file.getvalue(), "image/png")}
+    files = {"image": ("small.png", lossless(small), "image/png")}
     headers = {"Accept": "image/png"}
     answer = service.client.post("/v1/upscale", data={"seed": "1"}, files=files, headers=headers)
     assert answer.status_code == 200, answer.text

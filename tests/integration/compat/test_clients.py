@@ -17,6 +17,7 @@ import webuiapi
 from PIL import Image
 from redis import Redis
 
+from core.pictures import lossless
 from core.settings import WEIGHTS_DIR, Settings
 from service.auth import keys
 from tests.gateway import png
@@ -63,12 +64,6 @@ def mask(inside: object, outside: object, mode: str) -> Image.Image:
     return drawn
 
 
-def encoded(image: Image.Image) -> bytes:
-    data = io.BytesIO()
-    image.save(data, "PNG")
-    return data.getvalue()
-
-
 def test_openai_lists_models_and_generates_urls(images: openai.OpenAI) -> None:
     assert [model.id for model in images.models.list()] == ["emoji", "emoji-upscale"]
     assert images.models.retrieve("emoji").owned_by == "latentd"
@@ -109,9 +104,9 @@ def test_openai_streams_partial_images(images: openai.OpenAI) -> None:
 
 
 def test_openai_edits_what_is_transparent(images: openai.OpenAI) -> None:
-    clear = encoded(mask((0, 0, 0, 0), (0, 0, 0, 255), "RGBA"))
+    clear = lossless(mask((0, 0, 0, 0), (0, 0, 0, 255), "RGBA"))
     answer = images.images.edit(
-        image=("image.png", encoded(picture())),
+        image=("image.png", lossless(picture())),
         mask=("mask.png", clear),
         prompt="red heart",
         response_format="b64_json",
@@ -130,8 +125,8 @@ def test_openai_edits_a_picture_s_own_transparency_and_whole_pictures(images: op
     kept = {"prompt": "red heart", "response_format": "b64_json", "extra_body": STEPS}
     edit: Any = images.images.edit
     answers = [
-        edit(image=[("own.png", encoded(own))], **kept),
-        edit(image=[("whole.png", encoded(picture()))], size="128x128", **kept),
+        edit(image=[("own.png", lossless(own))], **kept),
+        edit(image=[("whole.png", lossless(picture()))], size="128x128", **kept),
     ]
     masked, whole = (opened(answer.data[0].b64_json) for answer in answers)
     assert masked.convert("RGB").getpixel((10, 10)) == NAVY

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from redis import Redis
 
 from contract.job import JobResult, StoredImage
 from contract.redis_keys import job_key, stored_field
+from core.pictures import lossless
 from core.storage import image_path, open_store
 from service.jobs.images import CHUNK
 from tests.gateway import finish, png, same_pixels, upload_of
@@ -100,10 +100,7 @@ def test_an_image_has_one_id(client: httpx2.Client, redis: Redis, folder: Path, 
 def _damaged(client: httpx2.Client, redis: Redis, folder: Path, side: int, **changes: bytes) -> tuple[str, bytes]:
     """The address of an image whose stored file was changed; what it should be."""
     job_id = client.post("/v1/txt2img", json={"prompt": "x"}).json()["id"]
-    picture = Image.effect_noise((side, side), 200)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    data = buffer.getvalue()
+    data = lossless(Image.effect_noise((side, side), 200))
     store = open_store(str(folder / "data" / "objects"))
     finish(redis, store, job_id, data)
     store.put(image_path(job_id, "execution", 0, "png"), changes.get("stored", data[:-9] + b"?" + data[-8:]))

@@ -21,6 +21,7 @@ from rq.worker.base import BaseWorker
 from contract.redis_keys import CANCELING_KEY, events_key, job_key
 from contract.request import JobRequest
 from contract.uploads import Upload
+from core.pictures import lossless
 from core.settings import Settings
 from core.storage import upload_path
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue, result_of
@@ -36,9 +37,7 @@ RQ = str(Path(sys.executable).with_name("rq"))
 
 def upload(rig: Rig, job_id: str, name: str, picture: Image.Image) -> Upload:
     """Put an upload into storage as the gateway does."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    path, data = upload_path(job_id, name, "0" * 64), buffer.getvalue()
+    path, data = upload_path(job_id, name, "0" * 64), lossless(picture)
     rig.store.put(path, data)
     return Upload(path=path, sha256="0", bytes=len(data), width=picture.width, height=picture.height)
 

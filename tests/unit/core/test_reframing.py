@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import pytest
 from PIL import Image, ImageChops
 
 from core.errors import InvalidRequest
+from core.pictures import lossless
 from core.reframing import Fit, Framing, MaskRule, fitted, put_back, reframe, region
 
 PIXELS = 10**6
 NAVY, RED = (20, 40, 90), (250, 20, 20)
-
-
-def png(image: Image.Image) -> bytes:
-    data = io.BytesIO()
-    image.save(data, "PNG")
-    return data.getvalue()
 
 
 def drawn(mode: str, size: tuple[int, int], ground: Any, inside: Any, box: tuple[int, int, int, int]) -> Image.Image:
@@ -43,14 +37,14 @@ def test_pictures_get_the_size_that_was_asked_for(fit: Fit, size: tuple[int, int
 
 
 def test_what_would_be_too_large_is_refused_before_it_is_made() -> None:
-    strip = png(Image.new("RGB", (200, 1), NAVY))
+    strip = lossless(Image.new("RGB", (200, 1), NAVY))
     assert reframe(strip, None, Framing(size=(90, 90), fit="crop"), PIXELS)["image"].size == (90, 90)
     with pytest.raises(InvalidRequest, match="18000×90 pixels"):
         reframe(strip, None, Framing(size=(90, 90), fit="cover"), PIXELS)
 
 
 def test_a_small_picture_s_tenth_has_a_pixel() -> None:
-    assert reframe(png(Image.new("RGB", (4, 4), NAVY)), None, Framing(scale=0.1), PIXELS)["image"].size == (1, 1)
+    assert reframe(lossless(Image.new("RGB", (4, 4), NAVY)), None, Framing(scale=0.1), PIXELS)["image"].size == (1, 1)
 
 
 def test_padding_keeps_the_whole_picture_in_the_middle() -> None:
@@ -73,23 +67,23 @@ def test_padding_keeps_the_whole_picture_in_the_middle() -> None:
     ],
 )
 def test_masks_are_read_as_each_api_means_them(mask: Image.Image, rule: MaskRule) -> None:
-    framed = reframe(png(Image.new("RGB", (60, 40), NAVY)), png(mask), Framing(mask_rule=rule), PIXELS)
+    framed = reframe(lossless(Image.new("RGB", (60, 40), NAVY)), lossless(mask), Framing(mask_rule=rule), PIXELS)
     assert framed["mask"].tobytes() == spot().tobytes()
     assert set(framed) == {"image", "mask"}
 
 
 def test_a_picture_s_own_transparency_is_its_mask() -> None:
     picture = Image.new("RGBA", (60, 40), (*NAVY, 255))
-    assert set(reframe(png(picture), None, Framing(own_alpha=True), PIXELS)) == {"image"}
+    assert set(reframe(lossless(picture), None, Framing(own_alpha=True), PIXELS)) == {"image"}
     picture.putalpha(ImageChops.invert(spot()))
-    assert reframe(png(picture), None, Framing(own_alpha=True), PIXELS)["mask"].tobytes() == spot().tobytes()
-    assert set(reframe(png(picture), None, Framing(), PIXELS)) == {"image"}
+    assert reframe(lossless(picture), None, Framing(own_alpha=True), PIXELS)["mask"].tobytes() == spot().tobytes()
+    assert set(reframe(lossless(picture), None, Framing(), PIXELS)) == {"image"}
 
 
 def test_what_is_under_the_mask_is_filled() -> None:
     picture = drawn("RGB", (60, 40), NAVY, RED, (20, 10, 30, 20))
     fills = {
-        fill: reframe(png(picture), png(spot()), Framing(fill=fill), PIXELS)["image"]
+        fill: reframe(lossless(picture), lossless(spot()), Framing(fill=fill), PIXELS)["image"]
         for fill in ("original", "surroundings", "grey")
     }
     for image, colour in zip(fills.values(), (RED, NAVY, (127, 127, 127)), strict=True):
@@ -117,7 +111,7 @@ def test_a_region_holds_the_mask_and_has_the_shape_of_the_answer(
 
 def test_a_region_is_put_back_where_the_mask_is() -> None:
     whole = Image.effect_noise((60, 40), 90).convert("RGB")
-    framed = reframe(png(whole), png(spot()), Framing(size=(64, 64), padding=4), PIXELS)
+    framed = reframe(lossless(whole), lossless(spot()), Framing(size=(64, 64), padding=4), PIXELS)
     assert framed["image"].size == framed["mask"].size == (64, 64)
     painted = Image.new("RGB", (64, 64), RED)
     for feather, reach in ((0, 0), (3, 3)):
@@ -128,12 +122,12 @@ def test_a_region_is_put_back_where_the_mask_is() -> None:
 
 
 def test_refusals() -> None:
-    picture = png(Image.new("RGB", (60, 40), NAVY))
+    picture = lossless(Image.new("RGB", (60, 40), NAVY))
     with pytest.raises(InvalidRequest, match="the mask has no alpha channel"):
-        reframe(picture, png(spot()), Framing(mask_rule="transparent"), PIXELS)
+        reframe(picture, lossless(spot()), Framing(mask_rule="transparent"), PIXELS)
     with pytest.raises(InvalidRequest, match="the mask is empty"):
-        reframe(picture, png(Image.new("L", (60, 40), 0)), Framing(), PIXELS)
+        reframe(picture, lossless(Image.new("L", (60, 40), 0)), Framing(), PIXELS)
     with pytest.raises(InvalidRequest, match="at most 1000000 are made"):
         reframe(picture, None, Framing(scale=50.0), PIXELS)
     with pytest.raises(InvalidRequest, match="aspect ratios differ"):
-        reframe(picture, png(spot((40, 40))), Framing(), PIXELS)
+        reframe(picture, lossless(spot((40, 40))), Framing(), PIXELS)

@@ -13,17 +13,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from contract.card import ModelCard
+from core.pictures import lossless
 from models.checkpoints.layouts.compvis.ema import ROOT
 from models.checkpoints.layouts.detect import load_checkpoint
 from models.checkpoints.scan import scan
-from tests.engines import admitted, finished, make_engine, make_request, picture_bytes, play, png
+from tests.engines import admitted, finished, make_engine, make_request, picture_bytes, play
 from tests.hostile import CASES, SD1
 from workers.library.loading import load_ready
 
 SD2 = CASES / "single_file" / "sd2_v_single_file" / "model.safetensors"
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 TOKENS = 49_408
-PICTURE, DEPTH = picture_bytes(64, 64), png(Image.linear_gradient("L").resize((64, 64)))
+PICTURE, DEPTH = picture_bytes(64, 64), lossless(Image.linear_gradient("L").resize((64, 64)))
 # What the authors' configs say that is neither a shape nor usual; the size of InstructPix2Pix's is a leftover.
 CONFIGS: dict[str, dict[str, Any]] = {
     "edit": {

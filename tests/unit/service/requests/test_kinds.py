@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +15,7 @@ from contract.request import REQUESTS, JobRequest
 from contract.stages import stages
 from contract.uploads import Upload
 from core.errors import InvalidRequest
+from core.pictures import lossless
 from service.requests.bodies import Body
 from service.requests.cards import installed_cards
 from service.requests.kinds import KINDS
@@ -50,16 +50,10 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelCard]:
 
 
 def resolved(kind: Kind, card: ModelCard, image: bytes = b"", depth: bytes = b"", **fields: Any) -> JobRequest:
-    files = {name: image or _png(Image.new("L", (40, 30), 255)) for name in KINDS[kind].files}
-    files |= {"depth": depth or _png(Image.linear_gradient("L").resize((40, 30)))} if "depth" in files else {}
+    files = {name: image or lossless(Image.new("L", (40, 30), 255)) for name in KINDS[kind].files}
+    files |= {"depth": depth or lossless(Image.linear_gradient("L").resize((40, 30)))} if "depth" in files else {}
     body = Body(kind, KINDS[kind].post.model_validate(fields), files)
     return resolve(body, card, read_pictures(body, card, "job", 2**20), 7, "png", 2**20)
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _refused(kind: Kind, card: ModelCard, **fields: Any) -> InvalidRequest:
@@ -127,8 +121,8 @@ def test_a_picture_is_changed_as_told_and_leads_itself(cards: dict[str, ModelCar
 def test_depths_have_the_pictures_size_and_differ(cards: dict[str, ModelCard]) -> None:
     request = resolved("depth2img", cards["depth"], prompt="red")
     assert (request.width, request.height, request.denoising_strength) == (40, 30, 0.8)
-    small, flat = _png(Image.linear_gradient("L").resize((20, 15))), _png(Image.new("L", (40, 30), 9))
-    coloured = _png(Image.new("RGB", (40, 30), "red"))
+    small, flat = lossless(Image.linear_gradient("L").resize((20, 15))), lossless(Image.new("L", (40, 30), 9))
+    coloured = lossless(Image.new("RGB", (40, 30), "red"))
     assert [_refused("depth2img", cards["depth"], depth=depth).detail for depth in (small, flat, coloured)] == [
         "depth has 20×15 pixels, the image 40×30; they must have the same",
         "depth is the same everywhere",
@@ -165,10 +159,10 @@ def test_labels_without_names_and_guidance_without_a_null_class(cards: dict[str,
 
 def test_a_label_map_is_checked_by_the_card(cards: dict[str, ModelCard]) -> None:
     labels = Image.new("L", (40, 30), MAP_CLASSES - 1)
-    request = resolved("semantic2img", cards["map"], _png(labels))
+    request = resolved("semantic2img", cards["map"], lossless(labels))
     assert (request.width, request.height, request.guided) == (40, 30, False)
     labels.putpixel((39, 29), MAP_CLASSES)
-    error = _refused("semantic2img", cards["map"], image=_png(labels))
+    error = _refused("semantic2img", cards["map"], image=lossless(labels))
     assert (error.field, error.value, error.bound) == ("image", "6 at (39, 29)", 5)
 
 

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from core.pictures import lossless
 from models.checkpoints.layouts.detect import load_checkpoint
 from models.checkpoints.layouts.diffusers.writer import save_diffusers
 from models.checkpoints.load import load
@@ -23,7 +24,7 @@ from models.inputs import Inputs
 from models.pipeline.pipeline import LatentDiffusion
 from models.samplers.noise import X_T, noise
 from tests.controls import CASE
-from tests.engines import admitted, failures, finished, make_engine, make_request, picture_bytes, play, png
+from tests.engines import admitted, failures, finished, make_engine, make_request, picture_bytes, play
 from workers.engine.conditioning import placed
 from workers.engine.engine_job import EngineJob
 from workers.engine.kinds import job_spec_of, prepare
@@ -37,7 +38,7 @@ CLASSES: dict[str, tuple[Any, int, dict[str, Any]]] = {
     "depth": (DIFFUSERS.StableDiffusionDepth2ImgPipeline, 5, {}),
 }
 PICTURE = picture_bytes(64, 64)
-DEPTH = png(Image.linear_gradient("L").resize((64, 64)).rotate(30))
+DEPTH = lossless(Image.linear_gradient("L").resize((64, 64)).rotate(30))
 
 
 @lru_cache
@@ -194,8 +195,8 @@ def test_a_savepoint_goes_on_to_the_same_bytes(name: str) -> None:
 
 def test_depth_moves_the_picture_and_any_size_is_answered() -> None:
     model = pair("depth")[1]
-    sized = (picture_bytes(70, 50), png(Image.linear_gradient("L").resize((70, 50))))
-    other = (sized[0], png(Image.linear_gradient("L").rotate(90).resize((70, 50))))
+    sized = (picture_bytes(70, 50), lossless(Image.linear_gradient("L").resize((70, 50))))
+    other = (sized[0], lossless(Image.linear_gradient("L").rotate(90).resize((70, 50))))
     drawn = []
     for image, depth in (sized, other):
         admission = admitted("a", job("depth").request, {"image": image, "depth": depth})

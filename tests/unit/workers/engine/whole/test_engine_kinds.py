@@ -16,12 +16,13 @@ from PIL import Image
 
 from contract.request import REQUESTS
 from core.errors import InvalidRequest
+from core.pictures import lossless
 from models.checkpoints.load import load
 from models.networks.conditioning import SpatialRescaler
 from models.pipeline.pipeline import LatentDiffusion
 from models.samplers.noise import noise
 from models.schedule import NoiseSchedule
-from tests.engines import admitted, finished, inpaint, make_engine, make_request, mask_bytes, picture_bytes, play, png
+from tests.engines import admitted, finished, inpaint, make_engine, make_request, mask_bytes, picture_bytes, play
 from tests.tiny import CLASSES, LAYOUT_VOCABULARY, MAP_CLASSES, configs, write_tiny
 from workers.engine.conditioning import LOW_RES, Conditions, of_image
 from workers.engine.job_spec import JobSpec
@@ -58,7 +59,7 @@ def drawn(*jobs: Admission) -> list[Image.Image]:
 
 def label_map(width: int, height: int) -> bytes:
     values = np.arange(width * height, dtype=np.uint8).reshape(height, width) % MAP_CLASSES
-    return png(Image.fromarray(values))
+    return lossless(Image.fromarray(values))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in configs() if configs()[kind].concat is None])
@@ -117,7 +118,7 @@ def test_a_label_map_with_an_unknown_class_names_its_pixel() -> None:
     picture = Image.new("L", (8, 8), 1)
     picture.putpixel((5, 2), MAP_CLASSES)
     with pytest.raises(InvalidRequest) as caught:
-        prepared(admission("semantic2img", "map", png(picture)))
+        prepared(admission("semantic2img", "map", lossless(picture)))
     assert (caught.value.value, caught.value.bound) == (f"{MAP_CLASSES} at (5, 2)", MAP_CLASSES - 1)
 
 

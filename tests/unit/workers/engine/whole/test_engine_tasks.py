@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.errors import InvalidRequest
+from core.pictures import lossless
 from models.checkpoints.load import assemble
 from models.pipeline.pipeline import LatentDiffusion
 from models.samplers import SAMPLERS
@@ -25,7 +26,6 @@ from tests.engines import (
     mask_bytes,
     picture_bytes,
     play,
-    png,
     tiny_models,
     upscale,
 )
@@ -70,7 +70,7 @@ def test_inpainting_changes_nothing_outside_the_mask(width: int, height: int, mo
 
 def test_inpainting_is_opaque_inside_and_keeps_alpha_outside() -> None:
     upload = Image.new("RGBA", (70, 50), (10, 20, 30, 0))
-    picture = _one(inpaint("a", png(upload), mask_bytes()))
+    picture = _one(inpaint("a", lossless(upload), mask_bytes()))
     assert picture.getpixel((9, 9)) == (10, 20, 30, 0)
     assert {alpha for _, alpha in picture.crop((10, 10, 40, 30)).convert("LA").getcolors() or []} != {0}
     assert picture.getchannel("A").crop((10, 10, 40, 30)).getextrema() == (255, 255)

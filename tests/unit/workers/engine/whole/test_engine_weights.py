@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from core.pictures import lossless
 from core.settings import WEIGHTS_DIR
 from models.checkpoints.load import load
 from models.pipeline.pipeline import LatentDiffusion
-from tests.engines import finished, inpaint, make_engine, make_request, play, png, upscale
+from tests.engines import finished, inpaint, make_engine, make_request, play, upscale
 from workers.engine.messages import Admission, Called
 
 
@@ -35,7 +36,7 @@ def test_a_red_heart_beside_a_repainted_picture_in_the_same_calls() -> None:
     mask.paste(255, (60, 40, 180, 180))
     jobs = [
         Admission("heart", make_request(**drawn | {"prompt": "red heart"})),
-        inpaint("hole", png(upload), png(mask), **drawn | {"prompt": "yellow star on a navy background"}),
+        inpaint("hole", lossless(upload), lossless(mask), **drawn | {"prompt": "yellow star on a navy background"}),
     ]
     outcomes = play(make_engine(_models()), jobs)
     heart, hole = (_pixels(finished(outcomes)[name, 0]) for name in ("heart", "hole"))
@@ -54,6 +55,6 @@ def test_upscaled_artwork_is_sharper_than_bicubic() -> None:
     draw.ellipse((80, 90, 110, 130), fill=(102, 69, 0))
     draw.ellipse((146, 90, 176, 130), fill=(102, 69, 0))
     small = original.resize((64, 64), Image.Resampling.BICUBIC)
-    job = upscale("a", png(small), model="emoji-upscale", steps=8)
+    job = upscale("a", lossless(small), model="emoji-upscale", steps=8)
     [answer] = finished(play(make_engine(_models()), [job])).values()
     assert _psnr(answer, original) > 5 + _psnr(small.resize((256, 256), Image.Resampling.BICUBIC), original)
