@@ -43,7 +43,7 @@ SCHEDULE = ScheduleConfig(
 )
 
 
-def write_tiny_inpaint(folder: Path, seed: int = 0) -> Path:
+def write_tiny_inpaint(folder: Path) -> Path:
     """A 9-channel text and inpainting model: f = 8, native size 64, BERT tokenizer and encoder. Returns `folder`."""
     tokenizer = tiny_tokenizer()
     config = ModelConfig(
@@ -54,13 +54,13 @@ def write_tiny_inpaint(folder: Path, seed: int = 0) -> Path:
         conditioner=_text(),
         concat="mask-latent",
     )
-    save_native(random_weights(config, seed, tokenizer), folder)
+    save_native(random_weights(config, 0, tokenizer), folder)
     fields = (*DRAWN, "image", "mask", "mask_mode", "feather", *COMMON)
     text_card = {"token_window": WINDOW, "tokenizer": "tokenizer/tokenizer.json"}
     return _write_card(folder, ("txt2img", "inpaint"), fields, latent_factor=8, guidance_scale=4.0, **text_card)
 
 
-def write_tiny_upscale(folder: Path, seed: int = 0) -> Path:
+def write_tiny_upscale(folder: Path) -> Path:
     """A ×4 super-resolution model: VQ first stage with f = 4, 6 input channels. Returns `folder`."""
     config = ModelConfig(
         unet=_unet(in_channels=6, out_channels=3, context_dim=None),
@@ -69,7 +69,7 @@ def write_tiny_upscale(folder: Path, seed: int = 0) -> Path:
         scale_factor=1.0,
         concat="low-res",
     )
-    save_native(random_weights(config, seed), folder)
+    save_native(random_weights(config, 0), folder)
     fields = ("image", "steps", "sampler", "eta", *COMMON)
     return _write_card(folder, ("upscale",), fields, latent_factor=4, guidance_scale=1.0, scale=4)
 

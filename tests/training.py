@@ -18,15 +18,15 @@ COLOURS = ("red", "green", "blue")
 SIZE = 32
 
 
-def write_balls(folder: Path, count: int = 12, size: int = SIZE) -> Path:
+def write_balls(folder: Path, count: int = 12) -> Path:
     """Balls of three colours on white, with caption, label and label map in metadata.jsonl. Returns `folder`."""
     folder.mkdir(parents=True)
     rows: list[dict[str, Any]] = []
     for i in range(count):
-        colour, side = COLOURS[i % 3], size * (14 + i) // 32
-        picture, label_map = Image.new("RGB", (size, size), "white"), Image.new("L", (size, size), 0)
+        colour, side = COLOURS[i % 3], 14 + i
+        picture, label_map = Image.new("RGB", (SIZE, SIZE), "white"), Image.new("L", (SIZE, SIZE), 0)
         for image, fill in ((picture, colour), (label_map, 1 + i % 3)):
-            left = (size - side) // 2
+            left = (SIZE - side) // 2
             ImageDraw.Draw(image).ellipse((left, left, left + side, left + side), fill=fill)
         picture.save(folder / f"{i:02}.png")
         label_map.save(folder / f"{i:02}-map.png")

@@ -80,14 +80,12 @@ def _complaint(request: Request, answer: Answer) -> str:
     return ""
 
 
-def fuzz(
-    seed: int, numbers: range, folder: Path, tell: Callable[[str], None], server: RedisServer | None = None
-) -> Report:
+def fuzz(seed: int, numbers: range, folder: Path, tell: Callable[[str], None]) -> Report:
     """Send these requests of a seed; the service must still answer afterwards."""
-    with server or RedisServer() as redis_server, redis_server.connect() as redis:
-        settings = settings_for(redis_server.url, folder, *CARDS)
+    with RedisServer() as server, server.connect() as redis:
+        settings = settings_for(server.url, folder, *CARDS)
         variables = {"LATENTD_MODEL": "painter", "LATENTD_MAX_WAIT_S": str(WAIT_S), "LATENTD_QUEUE_LIMIT": "1000000"}
-        gateway = GatewayProcess(redis_server.url, folder, **variables)
+        gateway = GatewayProcess(server.url, folder, **variables)
         try:
             gateway.wait()
             known = _prepare(redis, gateway, settings.storage)

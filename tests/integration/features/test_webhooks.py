@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,17 +70,16 @@ def canceled(client: httpx2.Client, url: str, **headers: str) -> str:
     return str(job.json()["id"])
 
 
-def sent_by(redis_url: str, done: object, seconds: float = 60) -> None:
+def sent_by(redis_url: str, done: Callable[[], object]) -> None:
     """Run one sender until `done()`."""
-    asyncio.run(_send(redis_url, done, seconds))
+    asyncio.run(_send(redis_url, done))
 
 
-async def _send(redis_url: str, done: object, seconds: float) -> None:
-    assert callable(done)
+async def _send(redis_url: str, done: Callable[[], object]) -> None:
     redis = AsyncRedis.from_url(redis_url, decode_responses=True)
     webhooks = Webhooks(redis, Backlogs(redis), SECRET, ALLOW, 60, backoff_s=FAST_S)
     task = asyncio.create_task(webhooks.run())
-    ends = time.monotonic() + seconds
+    ends = time.monotonic() + 60
     while not done():
         assert time.monotonic() < ends, "the webhooks weren't sent in time"
         await asyncio.sleep(0.02)

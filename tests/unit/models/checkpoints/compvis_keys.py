@@ -13,6 +13,7 @@ from torch import Tensor
 
 Shapes = dict[str, tuple[int, ...]]
 Params = Mapping[str, Any]
+CLIP_VOCAB, CLIP_POSITIONS = 49_408, 77
 
 SD1_UNET: Params = {
     "in_channels": 4,
@@ -301,13 +302,13 @@ def bert_shapes(width: int, layers: int, vocab: int = 30_522, positions: int = 7
     return shapes | _norm("transformer.norm", width) | _linear("transformer.to_logits", vocab, width)
 
 
-def clip_shapes(width: int, layers: int, vocab: int = 49_408, positions: int = 77) -> Shapes:
+def clip_shapes(width: int, layers: int) -> Shapes:
     """FrozenCLIPEmbedder: transformers' CLIPTextModel."""
     root = "transformer.text_model"
     shapes: Shapes = {
-        f"{root}.embeddings.token_embedding.weight": (vocab, width),
-        f"{root}.embeddings.position_embedding.weight": (positions, width),
-        f"{root}.embeddings.position_ids": (1, positions),
+        f"{root}.embeddings.token_embedding.weight": (CLIP_VOCAB, width),
+        f"{root}.embeddings.position_embedding.weight": (CLIP_POSITIONS, width),
+        f"{root}.embeddings.position_ids": (1, CLIP_POSITIONS),
     }
     for i in range(layers):
         layer = f"{root}.encoder.layers.{i}"
@@ -318,11 +319,11 @@ def clip_shapes(width: int, layers: int, vocab: int = 49_408, positions: int = 7
     return shapes | _norm(f"{root}.final_layer_norm", width)
 
 
-def open_clip_shapes(width: int, layers: int, vocab: int = 49_408, positions: int = 77) -> Shapes:
+def open_clip_shapes(width: int, layers: int) -> Shapes:
     """FrozenOpenCLIPEmbedder: the text tower with its last block."""
     shapes: Shapes = {
-        "model.token_embedding.weight": (vocab, width),
-        "model.positional_embedding": (positions, width),
+        "model.token_embedding.weight": (CLIP_VOCAB, width),
+        "model.positional_embedding": (CLIP_POSITIONS, width),
         "model.text_projection": (width, width),
         "model.logit_scale": (),
     }
@@ -355,9 +356,9 @@ def sd_shapes(width: int, context: int, heads: int, open_clip: bool) -> Shapes:
     return whole(unet_shapes(p), first_stage_shapes([1, 1, 1, 1], 4, ch=32, blocks=1), text)
 
 
-def random_state(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
+def random_state(shapes: Shapes) -> dict[str, Tensor]:
     """Small random float16 weights; norms near one."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     state = {}
     for key, shape in shapes.items():
         value = 0.05 * torch.randn(shape, generator=generator)

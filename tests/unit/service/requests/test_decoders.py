@@ -25,8 +25,8 @@ PICTURE = Reading(how="picture", max_pixels=10_000)
 
 
 @asynccontextmanager
-async def open_decoders(count: int = 1) -> AsyncIterator[Decoders]:
-    pool = Decoders(count)
+async def open_decoders() -> AsyncIterator[Decoders]:
+    pool = Decoders(1)
     try:
         yield pool
     finally:

@@ -19,14 +19,14 @@ from tests.unit.workers.planner.planning import NO_LIMITS, make_class, make_cost
 from workers.engine.scheduler import Policy
 from workers.planner.answer import Load, Planner, percentile
 from workers.planner.files import BenchReport, live_cards, live_tables
-from workers.planner.mix import JobClass, MixEntry, resolved
+from workers.planner.mix import MixEntry, resolved
 from workers.planner.simulation import RedisLimits
 
 MIX = (make_class(weight=3), make_class(priority="bulk"))
 
 
-def planner(rate: float, mix: tuple[JobClass, ...] = MIX, limits: RedisLimits = NO_LIMITS) -> Planner:
-    return Planner(Load(mix, rate, 600), make_costs(*mix), limits)
+def planner(rate: float, limits: RedisLimits = NO_LIMITS) -> Planner:
+    return Planner(Load(MIX, rate, 600), make_costs(*MIX), limits)
 
 
 def test_the_fewest_workers_keep_the_promise_and_one_less_do_not() -> None:
