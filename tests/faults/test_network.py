@@ -18,14 +18,13 @@ from service.jobs.waiting import Waiters
 from tests.enqueue import enqueue, event_types, job_state, make_request, result_of
 from tests.faults.proxy import Proxy
 from tests.gateway import running, settings_for
+from tests.integration.conftest import MakeRig
 from tests.integration.rig import Rig
 from tests.redis_server import RedisServer
 from tests.unit.workers.parts import RETENTION, claim, make_worker
 from workers.objects.sweep import Sweeper, Sweeping
 from workers.queue.circuit_breaker import CircuitBreaker, connect
 from workers.queue.savepoints import Savepoints
-
-MakeRig = Callable[..., Rig]
 
 
 @pytest.fixture

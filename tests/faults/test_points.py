@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import pytest
 from redis import Redis
@@ -13,9 +12,9 @@ from jobs.worker import HEARTBEAT_TTL_S
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue, result_of
 from tests.faults import points
 from tests.forks import FORKS
+from tests.integration.conftest import MakeRig
 from tests.integration.rig import Rig
 
-MakeRig = Callable[..., Rig]
 SWEEP_S = 1.0
 STEPS = 120
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from core.settings import Settings
 from core.text import as_text
 from models.checkpoints.card import weights_hash
 from tests.enqueue import digests, enqueue, job_state, make_request
+from tests.integration.conftest import MakeRig
 from tests.integration.rig import MODELS, Rig, break_at, shown_steps
 from tests.tiny import write_tiny, write_tiny_upscale
 from workers.library import loading
@@ -29,7 +29,6 @@ from workers.library.catalogue import find_cards
 from workers.library.library import offered
 from workers.library.loading import choose_dtype
 
-MakeRig = Callable[..., Rig]
 UP = "tiny-upscale"
 
 

@@ -17,6 +17,7 @@ from jobs.cancel import cancel
 from jobs.end import Retention
 from models.pipeline.pipeline import LatentDiffusion
 from tests.enqueue import digests, enqueue, job_state, make_request
+from tests.integration.conftest import MakeRig
 from tests.integration.rig import Rig, break_at, kill, tiny_settings
 from tests.tiny import write_tiny
 from workers.library import loading
@@ -25,7 +26,6 @@ from workers.library.loading import choose_dtype
 
 NAMES = ("one", "two", "three")
 
-MakeRig = Callable[..., Rig]
 Load = Callable[[Offered], LatentDiffusion]
 
 

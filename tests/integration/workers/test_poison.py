@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import count
@@ -20,6 +20,7 @@ from contract.redis_keys import CANCELING_KEY, isolated_key, job_key, state_key
 from contract.uploads import Upload
 from jobs.run import JobRun
 from tests.enqueue import enqueue, event_types, job_state, make_request
+from tests.integration.conftest import MakeRig
 from tests.integration.rig import Rig, kill, saved_step
 from workers.engine.conditioning import Conditions
 from workers.engine.engine import Engine
@@ -27,7 +28,6 @@ from workers.engine.job_spec import JobSpec
 from workers.engine.messages import Outcome
 from workers.objects.storing import InputsLoaded, Storing
 
-MakeRig = Callable[..., Rig]
 NEVER_S = 1000.0
 POISON = Upload(path="uploads/poison", sha256="0" * 64, bytes=1, width=64, height=64)
 
