@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-import time
-from collections.abc import Callable
 from typing import Any
 
 from PIL import Image
 from redis import Redis
 
 from contract.redis_keys import attended_key
+from tests.waits import within
 
 
 def job_made(redis: Redis, owner: str = "") -> str:
@@ -23,13 +22,6 @@ def listed(redis: Redis, key: str) -> list[str]:
     """The ids of a sorted set."""
     ids: Any = redis.zrange(key, 0, -1)
     return [each.decode() for each in ids]
-
-
-def within(found: Callable[[], Any], seconds: float = 60.0) -> Any:
-    until = time.monotonic() + seconds
-    while not (value := found()) and time.monotonic() < until:
-        time.sleep(0.01)
-    return value
 
 
 def webp(colour: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from latentd.child import die_with_parent
-from tests.integration.processes import wait_for
+from tests.waits import wait_for
 
 START_S = 120.0
 _CONFIG = """

@@ -7,7 +7,6 @@ import resource
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,13 @@ from PIL import Image
 
 from core.pictures import lossless
 from tests.service import Service
+from tests.waits import wait_for
 
 # Bytes that a worker may still map: more than sixteen rows of LARGE need; then less.
 HEADROOM, NOTCH = 24 * 2**20, 2**20
 # Freed tensors return to the system at once, so that what is mapped is what is used.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "LATENTD_DTYPE": "float32"}
 LARGE: dict[str, Any] = {"width": 640, "height": 640, "steps": 2, "guidance_scale": 4.0}
-
-
-def wait_for(ready: Callable[[], object], seconds: float, what: str) -> None:
-    until = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < until, f"{what}: not within {seconds} s"
-        time.sleep(0.05)
 
 
 def post(service: Service, **fields: Any) -> str:

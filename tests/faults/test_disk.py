@@ -13,9 +13,9 @@ from redis import Redis
 from core.settings import Settings
 from tests.disks import small_disk
 from tests.enqueue import enqueue, event_types, job_state, make_request
-from tests.integration.processes import wait_for
 from tests.integration.rig import Rig
 from tests.service import Service
+from tests.waits import wait_for
 
 MB = 1024 * 1024
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import httpx2
 
 from core.settings import Settings
-from tests.integration.processes import WorkerProcess, wait_for
+from tests.integration.processes import WorkerProcess
 from tests.nginx import Nginx, balanced
 from tests.redis_server import RedisServer
 from tests.service import free_port
 from tests.soak.rolling import GatewayProcess
 from tests.tiny import write_tiny_inpaint
+from tests.waits import wait_for
 
 JOBS, BEFORE = 60, 20
 

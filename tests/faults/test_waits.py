@@ -19,10 +19,11 @@ from redis.backoff import NoBackoff
 from contract.redis_keys import JOBS_KEY, attended_key, job_key
 from core.storage import open_store
 from service.app import create_app
-from tests.compat import job_made, listed, within
+from tests.compat import job_made, listed
 from tests.faults.proxy import Proxy
 from tests.gateway import finish, png, running, settings_for
 from tests.redis_server import RedisServer
+from tests.waits import within
 
 GENERATIONS = "/v1/images/generations"
 

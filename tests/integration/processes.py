@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -15,19 +15,11 @@ from core.settings import Settings
 from latentd.child import die_with_parent
 from tests.forks import ForkedCommand
 from tests.starved import allowance
+from tests.waits import wait_for
 
 START_S = 180.0
 Process = ForkedCommand | subprocess.Popen[bytes]
 COMMAND = ("worker", "--model", "tiny", "--device", "cpu")
-
-
-def wait_for(ready: Callable[[], bool], seconds: float, what: str) -> float:
-    """Poll every 5 ms until `ready`; the seconds that it took."""
-    began = time.monotonic()
-    while not ready():
-        assert time.monotonic() - began < seconds, f"{what}: not within {seconds} s"
-        time.sleep(0.005)
-    return time.monotonic() - began
 
 
 def ended(process: Process, seconds: float) -> int:

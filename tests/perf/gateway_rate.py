@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.gateway import PAINTER, write_cards
-from tests.integration.processes import wait_for
 from tests.redis_server import RedisServer
 from tests.service import free_port
+from tests.waits import wait_for
 
 BODY = json.dumps({"prompt": "red heart on a navy background", "seed": 7, "steps": 20}).encode()
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -8,8 +8,9 @@ from pathlib import Path
 from redis import Redis
 
 from tests.enqueue import enqueue, job_state, make_request
-from tests.integration.processes import WorkerProcess, wait_for
+from tests.integration.processes import WorkerProcess
 from tests.integration.rig import tiny_settings, write_models
+from tests.waits import wait_for
 
 
 def status(redis: Redis, job_id: str) -> str:

@@ -23,11 +23,12 @@ import httpx2
 
 from core.settings import Settings
 from latentd.child import die_with_parent
-from tests.integration.processes import WorkerProcess, wait_for
+from tests.integration.processes import WorkerProcess
 from tests.nginx import Nginx, balanced
 from tests.redis_server import RedisServer
 from tests.service import free_port
 from tests.tiny import write_tiny_inpaint
+from tests.waits import wait_for
 
 LOAD = 0.7
 CLIENTS = 24

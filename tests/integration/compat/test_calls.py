@@ -22,8 +22,9 @@ from core.storage import open_store
 from service.app import create_app
 from service.auth import keys
 from service.requests import decoders
-from tests.compat import job_made, listed, webp, within
+from tests.compat import job_made, listed, webp
 from tests.gateway import PAINTER, fail, finish, mask, png, running, settings_for
+from tests.waits import within
 
 GENERATIONS, TXT2IMG = "/v1/images/generations", "/sdapi/v1/txt2img"
 CLIP_SKIP = "CLIP_stop_at_last_layers"

@@ -22,8 +22,9 @@ from contract.redis_keys import JOBS_KEY, events_key, job_key, preview_key
 from core.storage import open_store
 from service.auth import keys
 from service.compat.openai import streams
-from tests.compat import job_made, listed, webp, within
+from tests.compat import job_made, listed, webp
 from tests.gateway import finish, png, running, settings_for
+from tests.waits import within
 
 GENERATIONS = "/v1/images/generations"
 

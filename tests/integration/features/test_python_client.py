@@ -14,6 +14,7 @@ import pytest
 from latentd_client import AsyncClient, Client, ClientError, Refused, Unreachable, asynchronous, synchronous
 
 from tests.faults.proxy import Proxy
+from tests.waits import wait_for
 
 PATIENCE_S = 3.0
 Follow = Callable[[str, list[str]], None]
@@ -108,21 +109,14 @@ def test_what_can_be_no_address_or_key_is_said_at_once(server: str | None, key: 
         Client(server, api_key=key)
 
 
-def until(ready: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 60
-    while not ready():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
-
-
 def break_and_cancel(client: httpx2.Client, proxy: Proxy, seen: list[str]) -> None:
     """Break a job's stream after a silence longer than the client's patience, twice; then end the job."""
-    until(lambda: bool(seen))
+    wait_for(lambda: seen, 60, "an event")
     for _ in range(2):
         time.sleep(PATIENCE_S + 0.2)
         before = proxy.accepted
         proxy.cut()
-        until(lambda: proxy.accepted > before)  # noqa: B023 (called here)
+        wait_for(lambda: proxy.accepted > before, 60, "a new connection")  # noqa: B023 (called here)
     client.delete(f"/v1/jobs/{client.get('/v1/jobs').json()['items'][0]['id']}")
 
 
@@ -136,7 +130,7 @@ def test_a_stream_that_a_proxy_holds_back_is_asked_for_again(
     with Proxy(("127.0.0.1", client.base_url.port or 0)) as proxy, ThreadPoolExecutor(1) as pool:
         proxy.hold_answers_to = b"/events"
         running = pool.submit(following, f"http://127.0.0.1:{proxy.port}", seen)
-        until(lambda: proxy.held >= 7 or running.done())  # for longer than its patience
+        wait_for(lambda: proxy.held >= 7 or running.done(), 60, "silence")  # for longer than its patience
         client.delete(f"/v1/jobs/{client.get('/v1/jobs').json()['items'][0]['id']}")
         proxy.hold_answers_to = b""
         running.result()

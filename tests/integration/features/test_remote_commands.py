@@ -29,12 +29,12 @@ from latentd.cli.drawing.remote import REFUSED_S
 from service.auth import keys
 from tests.controls import CASE, write_controls
 from tests.faults.proxy import Proxy
-from tests.integration.processes import wait_for
 from tests.integration.rig import write_models
 from tests.loras import write_middle
 from tests.service import Service, free_port
 from tests.starved import allowance
 from tests.tiny import write_tiny
+from tests.waits import wait_for
 
 HEAVY = ("torch", "transformers", "fastapi", "rq", "models", "workers", "service", "jobs.create")
 TOLD = "import sys; from latentd.cli import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"

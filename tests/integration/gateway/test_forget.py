@@ -23,7 +23,7 @@ from core.errors import Conflict, LatentdError, NotFound
 from latentd.cli import app
 from service.requests.cards import RECENT_S
 from tests.gateway import PAINTER
-from tests.integration.processes import wait_for
+from tests.waits import wait_for
 
 
 def forget(redis_url: str, name: str) -> None:

@@ -20,8 +20,8 @@ from contract.redis_keys import events_key, job_key, preview_key
 from core.storage import open_store
 from service.app import create_app
 from tests.gateway import finish, png, running, settings_for
-from tests.integration.processes import wait_for
 from tests.starved import allowance
+from tests.waits import wait_for
 
 LONG_S = 60  # what would end by itself only then has been told
 

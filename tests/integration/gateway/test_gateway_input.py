@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from contract.redis_keys import JOBS_KEY
 from service.requests.posts import Txt2ImgPost
 from tests.gateway import mask, png
-from tests.integration.processes import wait_for
+from tests.waits import wait_for
 
 
 @pytest.fixture(scope="module")

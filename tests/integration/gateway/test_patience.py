@@ -18,11 +18,11 @@ from structlog.testing import capture_logs
 from service.app import create_app
 from service.auth import keys
 from service.http.protocol import PatientProtocol
-from tests.compat import within
 from tests.gateway import png, running, settings_for
 from tests.redis_server import RedisServer
 from tests.service import free_port
 from tests.starved import allowance
+from tests.waits import within
 
 LARGE = {"image": ("a.png", b"x" * 200_000, "image/png")}
 

@@ -17,8 +17,9 @@ from PIL import Image
 from redis import Redis
 
 from contract.redis_keys import JOBS_KEY
-from tests.compat import listed, within
+from tests.compat import listed
 from tests.gateway import PAINTER, UPSCALER, png, running, settings_for
+from tests.waits import within
 
 BOUNDARY = "boundary"
 

@@ -28,10 +28,11 @@ from latentd.cli.info import redis_fact
 from service.app import create_app
 from tests.enqueue import enqueue, event_types, job_state, make_request
 from tests.gateway import running, settings_for
-from tests.integration.processes import COMMAND, WorkerProcess, ended, wait_for
+from tests.integration.processes import COMMAND, WorkerProcess, ended
 from tests.integration.rig import Rig, tiny_settings
 from tests.redis_server import RedisServer
 from tests.starved import allowance
+from tests.waits import wait_for
 from workers.queue.circuit_breaker import connect
 
 REFUSING = ("config set min-replicas-to-write 1", "config set min-replicas-to-write 0")

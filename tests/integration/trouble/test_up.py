@@ -23,10 +23,10 @@ from latentd.child import die_with_parent
 from latentd.data_lock import lock
 from latentd.embedded_server import find_server, server_command, wait_until_up
 from tests.disks import small_disk
-from tests.integration.processes import wait_for
 from tests.redis_server import RedisServer
 from tests.service import Service, free_port
 from tests.starved import allowance
+from tests.waits import wait_for
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from latentd.embedded_server import find_server, server_command, wait_until_up
 from tests.enqueue import job_state
 from tests.gateway import running
 from tests.integration.newer import UNKNOWN
-from tests.integration.processes import wait_for
 from tests.integration.releases import NEIGHBOUR, THIS, Release, gateway, worker
 from tests.service import free_port
+from tests.waits import wait_for
 
 
 def post(client: httpx2.Client, **fields: Any) -> str:

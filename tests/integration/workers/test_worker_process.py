@@ -19,11 +19,12 @@ from core.settings import Settings
 from core.storage import open_store
 from latentd.child import die_with_parent
 from tests.enqueue import enqueue, event_types, job_state, make_request, result_of
-from tests.integration.processes import WorkerProcess, ended, wait_for
+from tests.integration.processes import WorkerProcess, ended
 from tests.integration.rig import tiny_settings
 from tests.redis_server import RedisServer
 from tests.starved import allowance
 from tests.unit.models.checkpoints.compvis_keys import random_state, sd_shapes
+from tests.waits import wait_for
 from workers.library.library import MIB, offered
 from workers.library.loading import choose_dtype
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from core.errors import ConfigurationError
 from core.settings import Settings
 from core.storage import DEPLOYMENT_OBJECT, Store, open_store
 from jobs.deployment import Witness, claim, see
+from tests.waits import wait_for
 
 ELSEWHERE = "isn't where the other gateways and workers of this Redis keep pictures"
 
@@ -39,13 +39,6 @@ def emptied(store: Store) -> None:
 
 def has_id(store: Store) -> bool:
     return (Path(str(store.prefix)) / DEPLOYMENT_OBJECT).exists()
-
-
-def wait_for(ready: Callable[[], object]) -> None:
-    ends = time.monotonic() + 20
-    while not ready():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -106,9 +99,9 @@ def test_a_folder_that_is_emptied_beneath_a_process_is_paired_again(
     settings, store = a_machine(redis_url, tmp_path)
     witness = Witness(settings, redis, store, 0.05)
     witness.start()
-    wait_for(lambda: has_id(store) and redis.exists(SEEN_KEY))
+    wait_for(lambda: has_id(store) and redis.exists(SEEN_KEY), 20, "a first look")
     emptied(store)
-    wait_for(lambda: has_id(store))
+    wait_for(lambda: has_id(store), 20, "a second look")
     witness.stop()
     witness.join(10)
 
@@ -119,7 +112,7 @@ def test_who_came_before_redis_says_it_once(redis: Redis, redis_url: str, tmp_pa
     witness = Witness(settings, redis, store, 0.05)
     with capture_logs() as logs:
         witness.start()
-        wait_for(lambda: logs)
+        wait_for(lambda: logs, 20, "a warning")
         time.sleep(0.5)
         witness.stop()
         witness.join(10)
@@ -135,7 +128,7 @@ def test_who_has_stopped_a_moment_ago_is_no_reason_to_complain(redis: Redis, red
     witness = Witness(settings, redis, store, 0.05)
     with capture_logs() as logs:
         witness.start()
-        wait_for(lambda: has_id(store))
+        wait_for(lambda: has_id(store), 20, "an id")
         witness.stop()
         witness.join(10)
     assert [(line["log_level"], line["event"][:21]) for line in logs] == [("warning", "a storage without an ")]

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,15 +16,9 @@ from latentd.child import Child
 from latentd.redis_watch import RedisWatch, answers
 from latentd.supervisor import children, end_if_hung, stop_all
 from tests.redis_server import RedisServer
+from tests.waits import wait_for
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
-
-
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.02)
 
 
 def test_a_dead_child_is_started_again_with_backoff() -> None:
@@ -85,7 +78,7 @@ def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     )
     child = Child("stubborn", [sys.executable, "-c", code], dict(os.environ), stop_s=0.3)
     child.start()
-    until(ignores.exists)
+    wait_for(ignores.exists, 10, "start")
     process = child.process
     assert process is not None
     child.stop()
@@ -104,10 +97,10 @@ def test_children_die_with_a_killed_supervisor(tmp_path: Path) -> None:
         "time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as supervisor:
-        until(lambda: pid_file.exists() and pid_file.read_text() != "")
+        wait_for(lambda: pid_file.exists() and pid_file.read_text() != "", 10, "start")
         supervisor.kill()
     pid = int(pid_file.read_text())
-    until(lambda: not running(pid))
+    wait_for(lambda: not running(pid), 10, "end")
 
 
 def running(pid: int) -> bool:
@@ -180,7 +173,7 @@ def test_a_second_signal_is_passed_on(tmp_path: Path) -> None:
     )
     child = Child("drains", [sys.executable, "-c", code], dict(os.environ), stop_s=30)
     child.start()
-    until((tmp_path / "up").exists)
+    wait_for((tmp_path / "up").exists, 10, "start")
     now = time.monotonic()
     stopping = [now - 5, now]
     stop_all([child], stopping)
@@ -198,11 +191,11 @@ def test_a_redis_that_hangs_is_killed_and_started_again() -> None:
         end_if_hung(redis, watch, silent_s=1.0)
         assert redis.running
         server.signal(signal.SIGSTOP)
-        until(lambda: watch.silent_s > 1.0)
+        wait_for(lambda: watch.silent_s > 1.0, 10, "silence")
         end_if_hung(redis, watch, silent_s=1.0)
         assert not redis.running
         server.signal(signal.SIGCONT)
-        until(lambda: watch.silent_s == 0.0)
+        wait_for(lambda: watch.silent_s == 0.0, 10, "an answer")
 
 
 def test_a_redis_that_loads_or_is_busy_counts_as_alive() -> None:

@@ -17,6 +17,7 @@ from tests.enqueue import enqueue, job_state, make_request
 from tests.faults.proxy import Proxy
 from tests.redis_server import RedisServer
 from tests.unit.workers.parts import RETENTION, TINY, claim, make_claims, make_worker
+from tests.waits import wait_for
 from workers.heartbeat import Heartbeat
 from workers.queue.circuit_breaker import CircuitBreaker, connect
 from workers.queue.reaper import Reaper
@@ -38,14 +39,6 @@ def make_heartbeat(
         times=lambda: {"tiny": {"store@cpu": 0.25}},
         show=show,
     )
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Wait for what a thread does soon."""
-    ends = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
 
 
 def test_a_beat_renews_everything_for_15_seconds(redis: Redis) -> None:
@@ -133,7 +126,7 @@ def test_after_an_outage_the_others_are_given_time_to_beat_again(redis: Redis, r
         assert job_state(redis, "a")["status"] == "running"
         heartbeat._sweep_due = 0.0
         heartbeat.turn(CircuitBreaker(redis=far))
-        until(lambda: job_state(redis, "a")["status"] == "queued")
+        wait_for(lambda: job_state(redis, "a")["status"] == "queued", 10, "a sweep")
 
 
 class Busy(Reaper):
@@ -154,10 +147,10 @@ def test_a_long_sweep_stops_no_heart(redis: Redis) -> None:
     reaper.done = Event()
     heartbeat = Heartbeat(worker, redis, reaper, lambda: ["tiny"], "cpu", lambda: [run], dict)
     heartbeat.start()
-    until(heartbeat._sweeping.is_set)
+    wait_for(heartbeat._sweeping.is_set, 10, "a sweep")
     redis.expire(run.execution.key, 5)
     heartbeat._beat_due = heartbeat._sweep_due = 0.0
-    until(lambda: int(redis.ttl(run.execution.key)) > 5)
+    wait_for(lambda: int(redis.ttl(run.execution.key)) > 5, 10, "a beat")
     reaper.done.set()
     heartbeat.stop()
     assert not heartbeat._sweeper.is_alive()
@@ -172,7 +165,7 @@ def test_the_thread_beats_sweeps_and_stops(redis: Redis) -> None:
         worker, redis, Reaper(redis, [queue], RETENTION, worker.name), lambda: ["tiny"], "cpu", lambda: [], dict
     )
     heartbeat.start()
-    until(lambda: not redis.zcard(ended.key))
+    wait_for(lambda: not redis.zcard(ended.key), 10, "a sweep")
     heartbeat.stop()
     assert not heartbeat.is_alive()
     assert redis.zscore(serving_key("tiny"), MEMBER) is not None
