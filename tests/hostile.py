@@ -14,8 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-CASES = Path(__file__).parent / "parity" / "cases"
-SD1 = CASES / "single_file" / "sd1_single_file" / "model.safetensors"
+from tests.parity.run import CASES, SD1_FILE, SD1_FOLDER
 
 
 class _Command:
@@ -33,7 +32,7 @@ def write_hostile(folder: Path, made: Path) -> Mapping[str, str]:
     state = torch.load(CASES / "compvis" / "ldm_uncond_full" / "model.ckpt", weights_only=False)
     (folder / "evil.ckpt").write_bytes(pickle.dumps(_Command(made)))
     torch.save({"state_dict": state["state_dict"], "callbacks": _Command(made)}, folder / "evil-zip.ckpt")
-    whole = SD1.read_bytes()
+    whole = SD1_FILE.read_bytes()
     (folder / "truncated.safetensors").write_bytes(whole[: len(whole) // 2])
     _write_misshapen(state["state_dict"], folder / "misshapen.safetensors")
     save_file({"blocks.0.attn.weight": torch.zeros(4, 4)}, folder / "unknown.safetensors")
@@ -61,12 +60,12 @@ def _write_misshapen(state: Mapping[str, Tensor], path: Path) -> None:
 
 def _write_mixed_up(folder: Path) -> None:
     """The UNet of one pipeline with the first stage of another."""
-    shutil.copytree(CASES / "diffusers" / "stable_diffusion_1" / "pipeline", folder)
+    shutil.copytree(SD1_FOLDER, folder)
     vae = "diffusion_pytorch_model.safetensors"
     shutil.copy(CASES / "diffusers" / "stable_diffusion_inpaint" / "pipeline" / "unet" / vae, folder / "unet" / vae)
 
 
 def _write_odd_config(folder: Path) -> None:
-    shutil.copytree(CASES / "diffusers" / "stable_diffusion_1" / "pipeline", folder)
+    shutil.copytree(SD1_FOLDER, folder)
     config = folder / "unet" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"block_out_channels": "many"}))

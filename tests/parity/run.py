@@ -28,6 +28,8 @@ from tests.parity.whole import Whole
 from tests.parity.xl import XL
 
 CASES = Path(__file__).parent / "cases"
+SD1_FILE = CASES / "single_file" / "sd1_single_file" / "model.safetensors"
+SD1_FOLDER = CASES / "diffusers" / "stable_diffusion_1" / "pipeline"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from core.pictures import lossless
 from tests.e2e.browser import chromium, job_id, open_page
-from tests.hostile import SD1, write_hostile
+from tests.hostile import write_hostile
+from tests.parity.run import SD1_FILE
 from tests.service import Service
 from tests.tiny import CLASSES, MAP_CLASSES, write_tiny
 
@@ -47,7 +48,7 @@ def text(data: bytes) -> str:
 
 def write_sd1(path: Path) -> None:
     """The small SD 1 of the parity cases, without the config beside it, its token table as long as CLIP's."""
-    state = load_file(SD1)
+    state = load_file(SD1_FILE)
     key = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
     drawn = torch.randn(TOKENS, state[key].shape[1], generator=torch.Generator().manual_seed(0))
     save_file(state | {key: 0.02 * drawn.half()}, path)

@@ -23,12 +23,10 @@ from models.checkpoints.layouts.diffusers.writer import save_diffusers
 from models.checkpoints.layouts.native import save_native
 from models.checkpoints.load import load
 from models.checkpoints.scan import scan
-from tests.parity.run import CASES
+from tests.parity.run import CASES, SD1_FILE, SD1_FOLDER
 from tests.unit.models.checkpoints import compvis_keys as keys
 
-SD1 = CASES / "single_file" / "sd1_single_file" / "model.safetensors"
 SDXL = CASES / "sdxl" / "sdxl_single_file"
-FOLDER = CASES / "diffusers" / "stable_diffusion_1" / "pipeline"
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model.transformer."
 State = dict[str, Tensor]
 CONFIGS = ("SD1_UNET", "SD2_UNET", "X4_UNET", "SR_UNET", "INPAINT_UNET", "CLASS_UNET", "CHURCHES_UNET", "CELEBA_UNET")
@@ -101,13 +99,13 @@ def test_every_key_of_an_average_gets_its_dots_back(name: str) -> None:
     ],
 )
 def test_nested_state_dicts_are_found(wrap: Callable[[State], Any], tmp_path: Path) -> None:
-    torch.save(wrap(load_file(SD1)), tmp_path / "m.ckpt")
-    save_file(load_file(SD1), tmp_path / "n.safetensors")
+    torch.save(wrap(load_file(SD1_FILE)), tmp_path / "m.ckpt")
+    save_file(load_file(SD1_FILE), tmp_path / "n.safetensors")
     assert load_checkpoint(tmp_path / "m.ckpt").config == load_checkpoint(tmp_path / "n.safetensors").config
 
 
 def test_fp8_pickles_load(tmp_path: Path) -> None:
-    torch.save({key: value.to(torch.float8_e4m3fn) for key, value in load_file(SD1).items()}, tmp_path / "m.ckpt")
+    torch.save({key: value.to(torch.float8_e4m3fn) for key, value in load_file(SD1_FILE).items()}, tmp_path / "m.ckpt")
     assert next(load(tmp_path / "m.ckpt").unet.parameters()).dtype == torch.float32
 
 
@@ -255,16 +253,16 @@ def test_what_isnt_served_is_listed_with_what_it_would_need() -> None:
 
 def test_missing_and_misshapen_keys_have_the_files_names(tmp_path: Path) -> None:
     key = f"{UNET}input_blocks.1.0.in_layers.0.weight"
-    save_file({k: v for k, v in load_file(SD1).items() if k != key}, tmp_path / "m.safetensors")
+    save_file({k: v for k, v in load_file(SD1_FILE).items() if k != key}, tmp_path / "m.safetensors")
     with pytest.raises(CheckpointError, match=key.replace(".", r"\.")):
         inspect(tmp_path / "m.safetensors")
-    save_file(load_file(SD1) | {key: torch.zeros(3)}, tmp_path / "m.safetensors")
+    save_file(load_file(SD1_FILE) | {key: torch.zeros(3)}, tmp_path / "m.safetensors")
     with pytest.raises(CheckpointError, match=rf"{key} has shape \[3\]".replace(".", r"\.")):
         load(tmp_path / "m.safetensors")
 
 
 def test_what_would_fail_at_the_first_picture_is_refused(tmp_path: Path) -> None:
-    state = load_file(SD1)
+    state = load_file(SD1_FILE)
     save_file({k: v for k, v in state.items() if not k.startswith("cond_stage_model.")}, tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match="no text encoder"):
         inspect(tmp_path / "a.safetensors")
@@ -273,7 +271,7 @@ def test_what_would_fail_at_the_first_picture_is_refused(tmp_path: Path) -> None
     save_file(state | grey, tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match="makes 1; pictures have three"):
         inspect(tmp_path / "a.safetensors")
-    folder = shutil.copytree(FOLDER, tmp_path / "folder")
+    folder = shutil.copytree(SD1_FOLDER, tmp_path / "folder")
     index = json.loads((folder / "model_index.json").read_text("utf-8")) | {"text_encoder": [None, None]}
     (folder / "model_index.json").write_text(json.dumps(index), "utf-8")
     with pytest.raises(CheckpointError, match="no text encoder"):

@@ -18,7 +18,7 @@ from models.checkpoints.layouts.compvis.ema import ROOT
 from models.checkpoints.layouts.detect import load_checkpoint
 from models.checkpoints.scan import scan
 from tests.engines import admitted, finished, make_engine, make_request, picture_bytes, play
-from tests.hostile import CASES, SD1
+from tests.parity.run import CASES, SD1_FILE
 from workers.library.loading import load_ready
 
 SD2 = CASES / "single_file" / "sd2_v_single_file" / "model.safetensors"
@@ -40,7 +40,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def state_of(kind: str) -> dict[str, Tensor]:
     """A small model with CLIP's vocabulary, and averages or a depth network beside it."""
-    file, channels = (SD1, 8) if kind == "edit" else (SD2, 5)
+    file, channels = (SD1_FILE, 8) if kind == "edit" else (SD2, 5)
     state = load_file(file)
     words = next(key for key in state if key.endswith("token_embedding.weight"))
     drawn = torch.Generator().manual_seed(0)

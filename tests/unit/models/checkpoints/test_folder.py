@@ -21,20 +21,18 @@ from models.checkpoints.layouts.detect import load_checkpoint, loaded_files
 from models.checkpoints.load import load
 from models.checkpoints.scan import scan
 from service.requests.cards import installed_cards
-from tests.parity.run import CASES
+from tests.parity.run import CASES, SD1_FILE, SD1_FOLDER
 from tests.tiny import write_tiny
 from workers.library.catalogue import find_cards, write_missing_cards
 
-SD1 = CASES / "single_file" / "sd1_single_file" / "model.safetensors"
 SDXL = CASES / "sdxl" / "sdxl_single_file"
-FOLDER = CASES / "diffusers" / "stable_diffusion_1" / "pipeline"
 
 
-def put(path: Path, source: Path = SD1) -> Path:
+def put(path: Path, source: Path = SD1_FILE) -> Path:
     """Copy a checkpoint to a place, with a tokenizer beside it where there is none yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not (path.parent / "tokenizer").exists():
-        shutil.copytree(FOLDER / "tokenizer", path.parent / "tokenizer")
+        shutil.copytree(SD1_FOLDER / "tokenizer", path.parent / "tokenizer")
     return Path(shutil.copy(source, path))
 
 
@@ -98,7 +96,7 @@ def test_a_copied_folder_gets_an_id_of_its_own(tmp_path: Path) -> None:
 
 def test_of_two_files_of_one_name_the_safetensors_is_served_and_the_other_named(tmp_path: Path) -> None:
     put(tmp_path / "x.safetensors")
-    torch.save({"state_dict": load_file(SD1)}, tmp_path / "x.ckpt")
+    torch.save({"state_dict": load_file(SD1_FILE)}, tmp_path / "x.ckpt")
     for _ in range(2):
         (found,) = scan(tmp_path)
         assert (found.path.name, found.error) == ("x.safetensors", None)
@@ -113,7 +111,7 @@ def test_a_replaced_file_renews_card_and_hash_and_keeps_what_people_set(tmp_path
     card = json.loads(found.card.read_text("utf-8"))
     found.card.write_text(json.dumps({**card, "licence": "mine"}), "utf-8")
     assert not scan(tmp_path)[0].written
-    save_file(load_file(SD1), file, {"modelspec.prediction_type": "v"})
+    save_file(load_file(SD1_FILE), file, {"modelspec.prediction_type": "v"})
     assert scan(tmp_path)[0].written
     renewed = json.loads(found.card.read_text("utf-8"))
     assert renewed["hash"] != card["hash"]
@@ -123,7 +121,7 @@ def test_a_replaced_file_renews_card_and_hash_and_keeps_what_people_set(tmp_path
 
 @pytest.mark.parametrize("part", ["unet", "vae"])
 def test_a_replaced_part_of_a_folder_renews_card_and_hash(part: str, tmp_path: Path) -> None:
-    weights = shutil.copytree(FOLDER, tmp_path / "m") / part / "diffusion_pytorch_model.safetensors"
+    weights = shutil.copytree(SD1_FOLDER, tmp_path / "m") / part / "diffusion_pytorch_model.safetensors"
     (found,) = scan(tmp_path)
     before = json.loads(found.card.read_text("utf-8"))["hash"]
     assert not scan(tmp_path)[0].written
@@ -188,7 +186,7 @@ def put_lightning(folder: Path) -> Path:
 
 def put_karras(folder: Path) -> Path:
     """A model whose scheduler's file alone tells its defaults."""
-    scheduler = shutil.copytree(FOLDER, folder / "karras") / "scheduler" / "scheduler_config.json"
+    scheduler = shutil.copytree(SD1_FOLDER, folder / "karras") / "scheduler" / "scheduler_config.json"
     told = {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True}
     scheduler.write_text(json.dumps(json.loads(scheduler.read_text("utf-8")) | told), "utf-8")
     return folder / "karras"
@@ -210,7 +208,7 @@ def test_a_converted_model_keeps_its_defaults_when_it_is_copied(
 
 
 def test_only_files_that_are_loaded_count(tmp_path: Path) -> None:
-    folder = shutil.copytree(FOLDER, tmp_path / "m")
+    folder = shutil.copytree(SD1_FOLDER, tmp_path / "m")
     expected = loaded_files(folder)
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     for name in ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.non_ema.safetensors"):
@@ -222,15 +220,15 @@ def test_only_files_that_are_loaded_count(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("variant", ["bf16", "non_ema", "fp16"])
 def test_variants_are_read_where_there_is_nothing_else(variant: str, tmp_path: Path) -> None:
-    folder = shutil.copytree(FOLDER, tmp_path / "m")
+    folder = shutil.copytree(SD1_FOLDER, tmp_path / "m")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_name(f"diffusion_pytorch_model.{variant}.safetensors"))
-    assert load_checkpoint(folder).config == load_checkpoint(FOLDER).config
+    assert load_checkpoint(folder).config == load_checkpoint(SD1_FOLDER).config
 
 
 def test_renamed_suffixes_are_told_by_content(tmp_path: Path) -> None:
     put(tmp_path / "x.ckpt")
-    torch.save({"state_dict": load_file(SD1)}, tmp_path / "y.safetensors")
+    torch.save({"state_dict": load_file(SD1_FILE)}, tmp_path / "y.safetensors")
     configs = [load_checkpoint(tmp_path / name).config for name in ("x.ckpt", "y.safetensors")]
     assert configs[0] == configs[1]
     assert inspect(tmp_path / "x.ckpt").format == "single file, safetensors"

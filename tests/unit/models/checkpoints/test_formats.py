@@ -24,13 +24,11 @@ from models.checkpoints.scan import scan
 from models.inputs import Inputs
 from models.pipeline.sampling import Conditioning, sample
 from models.samplers import compile_plan
-from tests.parity.run import CASES
+from tests.parity.run import CASES, SD1_FILE, SD1_FOLDER
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
 from tests.unit.models.checkpoints.compvis_keys import random_state, sd_shapes
 
-SD1 = CASES / "single_file" / "sd1_single_file"
 TEXT = CASES / "compvis" / "ldm_text_full"
-FOLDER = CASES / "diffusers" / "stable_diffusion_1" / "pipeline"
 LEGACY = CASES / "diffusers" / "ldm_super_resolution_legacy_names" / "pipeline"
 WHOLE = [
     *sorted((CASES / "compvis").glob("*_full/model.ckpt")),
@@ -78,7 +76,7 @@ def test_conversion_and_back_is_exact(path: Path, to: Any, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("to", ["native", "diffusers"])
 def test_weights_that_were_trained_in_channels_last_convert(to: Any, tmp_path: Path) -> None:
-    path, state = tmp_path / "trained.ckpt", load_file(SD1 / "model.safetensors")
+    path, state = tmp_path / "trained.ckpt", load_file(SD1_FILE)
     last = {key: v.to(memory_format=torch.channels_last) if v.ndim == 4 else v for key, v in state.items()}
     torch.save({"state_dict": last}, path)
     _same(load_checkpoint(path), load_checkpoint(convert(path, tmp_path / "out", to)))
@@ -98,7 +96,7 @@ def test_an_upscaler_whose_scale_diffusers_would_lose_is_refused(tmp_path: Path)
 
 @pytest.mark.parametrize("version", [2, 4])
 def test_another_version_of_the_internal_form_is_refused(tmp_path: Path, version: int) -> None:
-    out = convert(FOLDER, tmp_path / "out", "native")
+    out = convert(SD1_FOLDER, tmp_path / "out", "native")
     index = json.loads((out / "model.json").read_text("utf-8"))
     (out / "model.json").write_text(json.dumps(index | {"version": version}), "utf-8")
     with pytest.raises(CheckpointError, match=f"'latentd' {version} is unknown"):
@@ -123,7 +121,7 @@ def test_a_first_stage_alone_is_recognised_and_is_no_model(name: str, kind: str)
 
 def _variant(folder: Path, name: str, write: Any) -> Path:
     """The diffusers folder with the UNet's weights written another way."""
-    copy = shutil.copytree(FOLDER, folder / name)
+    copy = shutil.copytree(SD1_FOLDER, folder / name)
     file = copy / "unet" / "diffusion_pytorch_model.safetensors"
     state = load_file(file)
     file.unlink()
@@ -149,7 +147,7 @@ VARIANTS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_weights_of_folders_may_lie_otherwise(name: str, tmp_path: Path) -> None:
-    _same(load_checkpoint(FOLDER), load_checkpoint(_variant(tmp_path, name, VARIANTS[name])))
+    _same(load_checkpoint(SD1_FOLDER), load_checkpoint(_variant(tmp_path, name, VARIANTS[name])))
 
 
 def test_old_attention_names_are_the_new_ones() -> None:
@@ -163,8 +161,8 @@ def _alone(source: Path, folder: Path) -> Path:
 
 def test_without_a_config_the_family_is_recognised(tmp_path: Path) -> None:
     alone, told = (
-        load_checkpoint(_alone(SD1 / "model.safetensors", tmp_path)),
-        load_checkpoint(SD1 / "model.safetensors"),
+        load_checkpoint(_alone(SD1_FILE, tmp_path)),
+        load_checkpoint(SD1_FILE),
     )
     assert alone.config.unet.heads == (8, 8)  # SD 1's; the tiny case has 4, as its config says
     assert alone.config.schedule.beta_end == told.config.schedule.beta_end
@@ -216,7 +214,7 @@ def _without(path: Path, key: str) -> dict[str, Tensor]:
 
 def test_a_missing_key_is_named_in_the_files_own_words(tmp_path: Path) -> None:
     key = "model.diffusion_model.middle_block.0.in_layers.0.weight"
-    save_file(_without(SD1 / "model.safetensors", key), tmp_path / "m.safetensors")
+    save_file(_without(SD1_FILE, key), tmp_path / "m.safetensors")
     with pytest.raises(CheckpointError, match=r"m\.safetensors: unet: lacks middle_block\.0\.in_layers\.0\.weight"):
         load_checkpoint(tmp_path / "m.safetensors")
 
@@ -232,14 +230,14 @@ def test_damaged_safetensors_are_named(content: bytes, message: str, tmp_path: P
 
 
 def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
-    data = (SD1 / "model.safetensors").read_bytes()
+    data = SD1_FILE.read_bytes()
     (tmp_path / "m.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match=r"m\.safetensors"):
         load_checkpoint(tmp_path / "m.safetensors")
 
 
 def test_a_mixed_up_folder_is_named(tmp_path: Path) -> None:
-    copy = shutil.copytree(FOLDER, tmp_path / "mixed")
+    copy = shutil.copytree(SD1_FOLDER, tmp_path / "mixed")
     shutil.copy(LEGACY / "unet" / "config.json", copy / "unet" / "config.json")
     with pytest.raises(CheckpointError, match="unet"):
         load(copy)
@@ -249,7 +247,7 @@ def test_unknown_architectures_are_refused(tmp_path: Path) -> None:
     save_file({"double_blocks.0.weight": torch.zeros(1)}, tmp_path / "flux.safetensors")
     with pytest.raises(CheckpointError, match="not a whole latent diffusion model"):
         load_checkpoint(tmp_path / "flux.safetensors")
-    copy = shutil.copytree(FOLDER, tmp_path / "other")
+    copy = shutil.copytree(SD1_FOLDER, tmp_path / "other")
     config = json.loads((copy / "unet" / "config.json").read_text("utf-8")) | {"addition_embed_type": "image"}
     (copy / "unet" / "config.json").write_text(json.dumps(config), "utf-8")
     with pytest.raises(CheckpointError, match="addition_embed_type is 'image'"):
@@ -260,7 +258,7 @@ def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "kept").write_text("x", "utf-8")
     with pytest.raises(CheckpointError, match="exists"):
-        convert(FOLDER, tmp_path / "out", "native")
+        convert(SD1_FOLDER, tmp_path / "out", "native")
     assert (tmp_path / "out" / "kept").is_file()
 
 

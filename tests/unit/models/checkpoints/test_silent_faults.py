@@ -25,11 +25,9 @@ from models.checkpoints.scan import scan
 from models.networks.conditioning import TextConfig
 from models.schedule import Prediction
 from models.tokenizers.prompts import load_tokenizer
-from tests.parity.run import CASES
+from tests.parity.run import CASES, SD1_FILE, SD1_FOLDER
 from tests.unit.models.checkpoints.compvis_keys import meta_state, open_clip_shapes, random_state, sd_shapes
 
-SD1 = CASES / "single_file" / "sd1_single_file" / "model.safetensors"
-SD1_FOLDER = CASES / "diffusers" / "stable_diffusion_1" / "pipeline"
 X4_FOLDER = CASES / "diffusers" / "stable_diffusion_upscale" / "pipeline"
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 DEFAULTS = {"interpolation_type": "linear", "lower_order_final": True, "lambda_min_clipped": float("-inf")}
@@ -90,12 +88,12 @@ def test_metadata_tells_eps_from_v(
 
 
 def test_marker_keys_tell_v_and_zero_terminal_snr(tmp_path: Path) -> None:
-    save_file(load_file(SD1) | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, tmp_path / "m.safetensors")
+    save_file(load_file(SD1_FILE) | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, tmp_path / "m.safetensors")
     schedule = load_checkpoint(tmp_path / "m.safetensors").config.schedule
     assert (schedule.prediction, schedule.zero_terminal_snr, schedule.spacing) == ("v", True, "trailing")
 
 
-@pytest.mark.parametrize("path", [SD1, SD1_FOLDER])
+@pytest.mark.parametrize("path", [SD1_FILE, SD1_FOLDER])
 def test_what_people_set_in_the_card_wins(path: Path, tmp_path: Path) -> None:
     (shutil.copytree if path.is_dir() else shutil.copy)(path, tmp_path / ("m" + path.suffix))
     if path.is_file():
@@ -173,7 +171,7 @@ def test_a_text_tower_without_its_last_layer_loses_no_other(layers: int) -> None
 def test_the_config_of_another_model_is_not_applied(tmp_path: Path) -> None:
     expected = {}
     for name in ("a", "b"):
-        shutil.copy(SD1, tmp_path / f"{name}.safetensors")
+        shutil.copy(SD1_FILE, tmp_path / f"{name}.safetensors")
         expected[name] = load_checkpoint(tmp_path / f"{name}.safetensors").config
     params = {"scale_factor": 9.0, "parameterization": "v", "unet_config": {"params": {"num_heads": 2}}}
     (tmp_path / "config.yaml").write_text(json.dumps({"model": {"params": params}}), "utf-8")

@@ -13,12 +13,11 @@ from core.errors import CheckpointError
 from models.checkpoints.card import default_card, notes_of
 from models.checkpoints.layouts.detect import load_checkpoint
 from models.checkpoints.variants import variant_of
-from tests.parity.run import CASES
+from tests.parity.run import CASES, SD1_FOLDER
 from tests.tiny import configs
 
 SDXL = CASES / "sdxl"
 BASE = load_checkpoint(SDXL / "sdxl_base" / "pipeline", data=False).config
-SD1_FOLDER = CASES / "diffusers" / "stable_diffusion_1" / "pipeline"
 SD1 = load_checkpoint(SD1_FOLDER, data=False).config
 REFINER = load_checkpoint(SDXL / "sdxl_refiner" / "pipeline", data=False).config
 

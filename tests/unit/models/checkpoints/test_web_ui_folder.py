@@ -26,11 +26,10 @@ from models.checkpoints.scan import scan
 from tests.controls import CASE, write_controls
 from tests.embeddings import write_embeddings
 from tests.loras import write_loras
-from tests.parity.run import CASES
+from tests.parity.run import SD1_FILE, SD1_FOLDER
 from workers.library.catalogue import find_cards, find_controlnets, find_embeddings, find_loras, write_missing_cards
 
-SD1 = CASES / "single_file" / "sd1_single_file" / "model.safetensors"
-TOKENIZER = CASES / "diffusers" / "stable_diffusion_1" / "pipeline" / "tokenizer"
+TOKENIZER = SD1_FOLDER / "tokenizer"
 ONE = torch.zeros(1, 1, 1, 1)
 # What else lies about, by its place: keys, and what is said of it.
 OTHERS: dict[str, tuple[list[str], str]] = {
@@ -64,7 +63,7 @@ def models(tmp_path: Path) -> Path:
     models = tmp_path / "models"
     for place, (names, _) in OTHERS.items():
         _write(models / place, names)
-    shutil.copy(SD1, models / "Stable-diffusion" / "dream.safetensors")
+    shutil.copy(SD1_FILE, models / "Stable-diffusion" / "dream.safetensors")
     shutil.copytree(TOKENIZER, models / "Stable-diffusion" / "tokenizer")  # the tiny model's, which isn't shipped
     write_loras(models)
     write_embeddings(models)

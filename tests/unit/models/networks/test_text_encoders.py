@@ -13,7 +13,7 @@ import torch
 from models.checkpoints.build import build
 from models.networks.conditioning import TextConfig, TowerConfig
 from models.networks.make import make_conditioner
-from tests.parity.run import CASES
+from tests.parity.run import SD1_FOLDER
 
 ROOT = Path(__file__).parents[4]
 WEIGHTS = ROOT / "models" / "weights"
@@ -41,8 +41,7 @@ def _run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_encoders_say_nothing_and_ask_no_hub(tmp_path: Path) -> None:
-    clip = CASES / "diffusers" / "stable_diffusion_1" / "pipeline"
-    done = _run(tmp_path, str(WEIGHTS / "emoji"), str(clip))
+    done = _run(tmp_path, str(WEIGHTS / "emoji"), str(SD1_FOLDER))
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 3)
     assert not any(tmp_path.iterdir())
 

@@ -23,7 +23,7 @@ from models.networks.autoencoder import TinyDecoder
 from models.pipeline.config import ModelConfig
 from tests.controls import CASE
 from tests.engines import make_engine, make_request, play
-from tests.hostile import SD1
+from tests.parity.run import SD1_FILE
 from tests.powers import as_an_ordinary_user
 from workers.engine.messages import Admission, Stepped
 from workers.library.loading import load_ready
@@ -84,7 +84,7 @@ def test_the_published_size_is_what_is_made() -> None:
 
 def stable_diffusion() -> ModelConfig:
     """What it is as far as its latents go: 4 channels, f = 8."""
-    config = load(SD1).config
+    config = load(SD1_FILE).config
     return replace(config, first_stage=replace(config.first_stage, channels=(8,) * 4, embed_dim=4))
 
 

@@ -24,17 +24,15 @@ from models.checkpoints.scan import ScannedCheckpoint, scan
 from service.requests.cards import installed_cards, installed_controlnets, installed_loras
 from tests.controls import write_controls
 from tests.loras import write_loras
-from tests.parity.run import CASES
+from tests.parity.run import CASES, SD1_FILE, SD1_FOLDER
 from workers.library.catalogue import find_cards, find_controlnets, find_loras, write_missing_cards
 
-SD1 = CASES / "single_file" / "sd1_single_file" / "model.safetensors"
-FOLDER = CASES / "diffusers" / "stable_diffusion_1" / "pipeline"
 PREFIX = "first_stage_model."
 
 
 def another_vae() -> dict[str, Tensor]:
-    """A first stage for `SD1` with other weights than its own, under original names."""
-    own = {key.removeprefix(PREFIX): value for key, value in load_file(SD1).items() if key.startswith(PREFIX)}
+    """A first stage for `SD1_FILE` with other weights than its own, under original names."""
+    own = {key.removeprefix(PREFIX): value for key, value in load_file(SD1_FILE).items() if key.startswith(PREFIX)}
     return {key: value * 2 for key, value in own.items()}
 
 
@@ -55,8 +53,9 @@ def by_name(models_dir: Path) -> dict[str, ScannedCheckpoint]:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    shutil.copytree(FOLDER / "tokenizer", tmp_path / "tokenizer")  # the tiny model's, whose vocabulary isn't shipped
-    return Path(shutil.copy(SD1, tmp_path / "dream.safetensors"))
+    # The tiny model's, whose vocabulary isn't shipped.
+    shutil.copytree(SD1_FOLDER / "tokenizer", tmp_path / "tokenizer")
+    return Path(shutil.copy(SD1_FILE, tmp_path / "dream.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +86,7 @@ def test_a_file_out_of_a_diffusers_folder_is_read_without_its_config(model: Path
         for now, before in names.items():
             state = {key.replace(f".{now}.", f".{before}."): value for key, value in state.items()}
         save_file({key: value * 2 for key, value in state.items()}, model.with_suffix(".vae.safetensors"))
-        torch.testing.assert_close(first_stage(model), first_stage(SD1) * 2)
+        torch.testing.assert_close(first_stage(model), first_stage(SD1_FILE) * 2)
         config, _ = read_vae(model.with_suffix(".vae.safetensors"))
         assert replace(config, force_upcast=False) == replace(read_vae(folder)[0], force_upcast=False)
     assert "First stage alone: KL, f=4, 4 channels" in inspect(model.with_suffix(".vae.safetensors")).description
@@ -134,7 +133,7 @@ def test_whether_a_first_stage_overflows_is_its_own_to_say(tmp_path: Path, says:
 
 def test_vaes_that_no_model_beside_them_takes_are_named(model: Path) -> None:
     models = model.parent
-    shutil.copytree(FOLDER, models / "folder")
+    shutil.copytree(SD1_FOLDER, models / "folder")
     (models / "elsewhere").mkdir()
     for name in ("dream.vae.pt", "dream.vae.ckpt", "folder.vae.pt", "elsewhere/dream.vae.pt", "shared.vae.pt"):
         write_lightning(models / name)
@@ -167,7 +166,7 @@ def test_a_card_names_one_of_the_folder_vae(model: Path) -> None:
     plain, [found] = first_stage(model), scan(model.parent)
     (model.parent / "VAE").mkdir()
     save_file(another_vae(), model.parent / "VAE" / "mse.safetensors")
-    shutil.copytree(FOLDER / "vae", model.parent / "VAE" / "folder")
+    shutil.copytree(SD1_FOLDER / "vae", model.parent / "VAE" / "folder")
     assert len(scan(model.parent)) == 1
 
     def name(vae: str) -> None:
@@ -189,14 +188,14 @@ def test_a_card_names_one_of_the_folder_vae(model: Path) -> None:
 
 
 def test_a_folder_of_diffusers_takes_one_by_its_card(tmp_path: Path) -> None:
-    folder = shutil.copytree(FOLDER, tmp_path / "m")
+    folder = shutil.copytree(SD1_FOLDER, tmp_path / "m")
     (tmp_path / "VAE").mkdir()
-    other = {key: value * 2 for key, value in load_file(FOLDER / "vae" / "diffusion_pytorch_model.safetensors").items()}
-    vae = shutil.copytree(FOLDER / "vae", tmp_path / "VAE" / "mse")
-    save_file(other, vae / "diffusion_pytorch_model.safetensors")
+    vae = shutil.copytree(SD1_FOLDER / "vae", tmp_path / "VAE" / "mse")
+    weights = vae / "diffusion_pytorch_model.safetensors"
+    save_file({key: value * 2 for key, value in load_file(weights).items()}, weights)
     [found] = scan(tmp_path)
     found.card.write_text(json.dumps({**json.loads(found.card.read_text("utf-8")), "vae": "mse"}), "utf-8")
-    torch.testing.assert_close(first_stage(folder), first_stage(FOLDER) * 2)
+    torch.testing.assert_close(first_stage(folder), first_stage(SD1_FOLDER) * 2)
 
 
 @pytest.mark.parametrize("to", ["native", "diffusers"])
@@ -213,23 +212,23 @@ def test_a_converted_model_has_it_inside(to: Target, model: Path, tmp_path_facto
 
 
 def test_a_model_without_one_is_named_and_runs_with_one_beside_it(tmp_path: Path) -> None:
-    state = {key: value for key, value in load_file(SD1).items() if not key.startswith(PREFIX)}
+    state = {key: value for key, value in load_file(SD1_FILE).items() if not key.startswith(PREFIX)}
     model = tmp_path / "bare.safetensors"
     save_file(state, model)
     with pytest.raises(CheckpointError, match=r"has no first stage .* as NAME\.vae\.safetensors"):
         inspect(model)
     assert "has no first stage" in str(scan(tmp_path)[0].error)
     save_file(another_vae(), tmp_path / "bare.vae.safetensors")
-    torch.testing.assert_close(first_stage(model), first_stage(SD1) * 2)
-    assert load_checkpoint(model).config.first_stage == load_checkpoint(SD1).config.first_stage
+    torch.testing.assert_close(first_stage(model), first_stage(SD1_FILE) * 2)
+    assert load_checkpoint(model).config.first_stage == load_checkpoint(SD1_FILE).config.first_stage
 
 
 def test_a_folder_as_an_a1111_user_has_it(model: Path) -> None:
     models = model.parent
     write_lightning(models / "dream.vae.pt")
     write_lightning(models / "lost.vae.pt")
-    shutil.copy(SD1, models / "old.ckpt")
-    (models / "cut.ckpt").write_bytes(SD1.read_bytes()[:1000])
+    shutil.copy(SD1_FILE, models / "old.ckpt")
+    (models / "cut.ckpt").write_bytes(SD1_FILE.read_bytes()[:1000])
     lora, controls = write_loras(models), write_controls(models)
     shutil.copy(CASES / "controlnet" / "canny_single_file" / "control_canny.pth", controls / "control_canny.pth")
     (models / "VAE").mkdir()
