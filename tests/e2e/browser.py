@@ -39,6 +39,13 @@ TOLD_FOR_GOOD = """() => {
     if (!this.classList.contains('told')) remove.call(this);
   };
 }"""
+LAID_OUT = """async () => {
+  for (let k = 0; k < 3; k += 1) await new Promise((next) => requestAnimationFrame(next));
+}"""
+DRAFT_KEPT = """async () => {
+  const { draft } = await import('./js/lib/keep.js');
+  while ((await draft())?.operations.length !== 1) await new Promise((again) => setTimeout(again, 50));
+}"""
 LOCAL_SCHEMES = ("blob:", "data:")
 
 # Chromium itself logs every answer ≥ 400 and every broken connection as an error; the page handles them.
@@ -130,6 +137,16 @@ def copied(page: Page, name: str) -> str:
     expect(page.locator(".told")).to_have_text(f"Copied as {name}")
     call: str = page.evaluate("navigator.clipboard.readText()")
     return call
+
+
+def laid_out(page: Page) -> None:
+    """Wait for three frames: what a change sets going has its place."""
+    page.evaluate(LAID_OUT)
+
+
+def draft_kept(page: Page) -> None:
+    """Wait until the browser keeps a draft whose mask is of one operation."""
+    page.evaluate(DRAFT_KEPT)
 
 
 def canvas_pixels(page: Page, selector: str) -> list[int]:

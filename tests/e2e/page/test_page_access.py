@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, FloatRect, Page, Response, Route, expec
 from redis import Redis
 
 from core.storage import open_store
-from tests.e2e.browser import choose_picture, drop_file, job_id, open_page, serious, unfold
+from tests.e2e.browser import choose_picture, drop_file, job_id, laid_out, open_page, serious, unfold
 from tests.gateway import finish, png
 from tests.starved import allowance
 
@@ -23,9 +23,6 @@ PHONE = 760
 CLIPPED = """() => [...document.querySelectorAll('[role=tab], #tabs, #service, .top nav')]
   .filter((node) => node.scrollWidth > node.clientWidth + 1).map((node) => node.outerHTML)"""
 # Three frames: what watches sizes is called in the first, and what follows from that is laid out by the next.
-LAID_OUT = """async () => {
-  for (let k = 0; k < 3; k += 1) await new Promise((next) => requestAnimationFrame(next));
-}"""
 LOADS, INTERACTIVE_MS = 6, 1000
 # When the form can be written to, in milliseconds after the page was asked for.
 WATCH_FORM = """() => new MutationObserver((_, observer) => {
@@ -44,7 +41,7 @@ def page(browser: Browser, client: httpx2.Client, redis: Redis) -> Iterator[Page
 
 def resize(page: Page, width: int, height: int) -> None:
     page.set_viewport_size({"width": width, "height": height})
-    page.evaluate(LAID_OUT)
+    laid_out(page)
 
 
 def box_of(page: Page, part: str) -> FloatRect:

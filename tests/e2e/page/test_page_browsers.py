@@ -14,7 +14,7 @@ from redis import Redis
 
 from core.storage import open_store
 from service.auth import keys
-from tests.e2e.browser import canvas_pixels, choose_picture, drop_file, job_id, open_page, unfold
+from tests.e2e.browser import canvas_pixels, choose_picture, drop_file, job_id, laid_out, open_page, unfold
 from tests.gateway import finish, png
 
 BLOCKED = """
@@ -42,9 +42,6 @@ OTHERS = """
     if (file.name === 'slow.png') window.decoded = true;
     return bitmap;
   };"""
-FRAMES = """async () => {
-  for (let k = 0; k < 3; k += 1) await new Promise((next) => requestAnimationFrame(next));
-}"""
 # Whether the page lets the browser go on with a key of a node.
 LEFT = """(node, press) =>
   node.dispatchEvent(new KeyboardEvent('keydown', { bubbles: true, cancelable: true, ...press }))"""
@@ -172,7 +169,7 @@ def test_pictures_of_other_formats_are_sent_as_png_and_the_last_that_was_taken_s
     expect(facts).to_contain_text("12 × 8")
     page.evaluate("window.decode()")
     page.wait_for_function("() => window.decoded")
-    page.evaluate(FRAMES)
+    laid_out(page)
     expect(facts).to_contain_text("12 × 8")
     with page.expect_response(lambda answer: answer.request.method == "POST" and "dry_run" not in answer.url) as sent:
         page.click("#submit")

@@ -17,16 +17,12 @@ from contract.card import LayoutCard
 from contract.redis_keys import serving_key
 from core.pictures import lossless
 from core.storage import open_store
-from tests.e2e.browser import canvas_pixels, choose_picture, drop_file, job_id, open_page, serious, unfold
+from tests.e2e.browser import canvas_pixels, choose_picture, draft_kept, drop_file, job_id, open_page, serious, unfold
 from tests.gateway import PAINTER, UPSCALER, finish, png, with_text, write_cards
 from tests.times import cells, publish
 
 TASKS = ["Create", "From a picture", "Repaint", "Upscale", "Of a class", "From boxes"]
 # Waits until this browser has kept what was drawn.
-KEPT = """async () => {
-  const { draft } = await import('./js/lib/keep.js');
-  while ((await draft())?.operations.length !== 1) await new Promise((again) => setTimeout(again, 50));
-}"""
 BELOW_PROMPT = """() => document.querySelector('#field-width').getBoundingClientRect().top
   - document.querySelector('#field-prompt').getBoundingClientRect().bottom"""
 THINGS = ("person", "dog", "tree")
@@ -118,7 +114,7 @@ def test_drafts_outlive_a_reload_with_picture_and_mask(page: Page) -> None:
     page.fill("#field-feather", "7")
     choose_picture(page, "mine.png", png((40, 30)))
     page.get_by_role("button", name="Invert").click()
-    page.evaluate(KEPT)
+    draft_kept(page)
     page.reload()
     expect(page.locator("#field-feather")).to_have_value("7")
     expect(page.locator("#mask")).to_be_visible()

@@ -12,7 +12,7 @@ from redis import Redis
 
 from core.storage import open_store
 from service.auth import keys
-from tests.e2e.browser import job_id, open_page, serious
+from tests.e2e.browser import job_id, laid_out, open_page, serious
 from tests.gateway import finish, png
 
 # Timers of the page that begin again and again do so 25 times as fast, and are counted by their milliseconds.
@@ -25,9 +25,6 @@ HURRY = """(() => {
   }, ms / 25);
 })()"""
 REFRESH_MS, POLL_MS = 10_000, 4000  # of the models, of the job that is shown
-FRAMES = """async () => {
-  for (let k = 0; k < 3; k += 1) await new Promise((next) => requestAnimationFrame(next));
-}"""
 
 
 @pytest.fixture
@@ -144,6 +141,6 @@ def test_an_older_answer_takes_no_model_away_that_a_newer_one_has(page: Page) ->
     with page.expect_response("**/v1/models") as late:
         held[0].fulfill(response=answer, json=old)
     late.value.finished()
-    page.evaluate(FRAMES)
+    laid_out(page)
     expect(page.locator("#tab-upscale")).to_have_attribute("aria-selected", "true")
     assert page.evaluate("window.here") is True

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 from redis import Redis
 
 from core.storage import open_store
-from tests.e2e.browser import canvas_pixels, choose_picture, job_id, open_page
+from tests.e2e.browser import canvas_pixels, choose_picture, draft_kept, job_id, open_page
 from tests.gateway import finish, png
 
 PROMPTS = ("red heart", "a heart with stars")
@@ -25,10 +25,6 @@ SETTLED = """async (modules) => {
   for (const module of modules) await import(module);
   await (await import('./js/lib/keep.js')).sourceOf('none');
   for (let k = 0; k < 3; k += 1) await new Promise((next) => requestAnimationFrame(next));
-}"""
-KEPT = """async () => {
-  const { draft } = await import('./js/lib/keep.js');
-  while ((await draft())?.operations.length !== 1) await new Promise((again) => setTimeout(again, 50));
 }"""
 LOST_MASK = """async () => {
   const { draft, keepDraft } = await import('./js/lib/keep.js');
@@ -191,7 +187,7 @@ def test_a_kept_picture_that_cant_be_brought_back_leaves_the_page_usable(page: P
     page.click("#tab-inpaint")
     choose_picture(page, "mine.png", png((40, 30)))
     page.get_by_role("button", name="Invert").click()
-    page.evaluate(KEPT)
+    draft_kept(page)
     page.route("**/js/mask/editor.js", lambda route: route.abort())
     page.reload()
     expect(page.locator("#submit")).to_be_visible()
