@@ -17,6 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from core.redis_errors import is_transient
 from tests.redis_server import RedisServer
+from tests.waits import wait_for
 
 SET_BY_SCRIPT = "return redis.call('SET', KEYS[1], ARGV[1])"
 # Settings with which a server refuses writes.
@@ -114,18 +115,11 @@ def test_a_read_that_a_change_of_master_ends_is_transient(server: RedisServer) -
     thread = threading.Thread(target=read)
     with server.connect() as redis:
         thread.start()
-        until_blocked(redis)
+        wait_for(lambda: redis.info("clients")["blocked_clients"], 10, "a read that waits")
         redis.replicaof("127.0.0.1", "1")
         thread.join(10)
         redis.replicaof("NO", "ONE")
     assert [is_transient(error) for error in caught] == [True]
-
-
-def until_blocked(redis: Redis) -> None:
-    ends = time.monotonic() + 10
-    while not redis.info("clients")["blocked_clients"]:
-        assert time.monotonic() < ends
-        time.sleep(0.01)
 
 
 def test_a_busy_script_is_transient(server: RedisServer) -> None:
