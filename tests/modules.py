@@ -1,13 +1,12 @@
-"""Writes the list of modules into CONTRIBUTING.md, a line each out of their docstrings: `python -m tests.modules`."""
+"""Writes docs/modules.md, a line each module out of their docstrings: `python -m tests.modules`."""
 
 from __future__ import annotations
 
 import ast
-import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FILE = ROOT / "CONTRIBUTING.md"
+FILE = ROOT / "docs" / "modules.md"
 PACKAGES = (
     "contract",
     "core",
@@ -19,12 +18,16 @@ PACKAGES = (
     "clients/python/latentd_client",
     "deploy",
 )
-BETWEEN = re.compile(r"(?<=<!-- modules -->\n).*?(?=<!-- end -->)", re.DOTALL)
+HEAD = """# Every module
+
+The first line of each docstring; after a change: `python -m tests.modules`.
+
+"""
 
 
 def list_of_modules() -> str:
-    """Markdown: a heading a package, below it a line a module, in the order of the layout above it."""
-    return "\n" + "".join(_package(ROOT / package) for package in PACKAGES)
+    """Markdown: a heading a package, below it a line a module, in the order of CONTRIBUTING's layout."""
+    return HEAD + "".join(_package(ROOT / package) for package in PACKAGES).rstrip("\n") + "\n"
 
 
 def _package(folder: Path) -> str:
@@ -48,4 +51,4 @@ def _about(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    FILE.write_text(BETWEEN.sub(lambda _: list_of_modules(), FILE.read_text("utf-8")), "utf-8")
+    FILE.write_text(list_of_modules(), "utf-8")

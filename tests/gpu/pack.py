@@ -80,7 +80,6 @@ def travels(path: Path) -> bool:
         "pyproject.toml",
         "constraints.txt",
         "docs/benchmarks.md",
-        "CONTRIBUTING.md",
     )
 
 
