@@ -20,6 +20,7 @@ from tests.deploy.prometheus import Prometheus
 from tests.nvml import UUID, StandInNvml
 from tests.service import Service
 from tests.tiny import write_tiny_inpaint, write_tiny_upscale
+from tests.waits import wait_for
 from workers.metrics.gpu import Gpu, GpuCollector
 
 pytestmark = pytest.mark.timeout(600)  # its one set-up has all the trouble, and shares the cores
@@ -114,7 +115,7 @@ def have_trouble(service: Service, prometheus: Prometheus) -> None:
     troubles.lose_an_upload(service)
     troubles.draw_some(service)
     over = time.time()
-    troubles.wait_for(lambda: prometheus.value("min(timestamp(up))") > over, 30, "a scrape of all that happened")
+    wait_for(lambda: prometheus.value("min(timestamp(up))") > over, 30, "a scrape of all that happened")
 
 
 @pytest.mark.parametrize(("board", "panel"), TILES, ids=lambda each: each if isinstance(each, str) else each["title"])
