@@ -40,7 +40,9 @@ class WebhookEntry(NamedTuple):
     plain: bool
 
     def __str__(self) -> str:
-        return ("http://" if self.plain else "") + self.name + ("" if self.port is None else f":{self.port}")
+        bare = self.port is not None and ":" in self.name and not self.name.startswith("[")
+        name = f"[{self.name}]" if bare else self.name
+        return ("http://" if self.plain else "") + name + ("" if self.port is None else f":{self.port}")
 
 
 def host_name(text: str) -> str | None:

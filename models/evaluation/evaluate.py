@@ -90,6 +90,7 @@ def _check_own(report: Path, model: Path) -> None:
 def _subject(told: Evaluation, device: torch.device, report: Report) -> Subject:
     model = load(told.model, str(device))
     _check(told.model, model)
+    _check_guidance(told, model)
     sampling = _sampling(told, model)
     training, held_out = _split(told, model)
     numbers = class_numbers(told, model, training.classes)
@@ -125,6 +126,12 @@ def _check(path: Path, model: LatentDiffusion) -> None:
     if config.classes is not None and (config.concat is not None or isinstance(config.conditioner, TextConfig)):
         detail = f"{path}: reads classes beside text or a picture; eval can't measure it"
         raise ConfigurationError(detail, field="model", value=str(path))
+
+
+def _check_guidance(told: Evaluation, model: LatentDiffusion) -> None:
+    if told.guidance_scale not in (None, 1.0) and not model.config.guidable:
+        detail = f"guidance_scale is {told.guidance_scale}; nothing leads {told.model}, which has no null class"
+        raise ConfigurationError(detail, field="guidance_scale", value=told.guidance_scale, bound=1.0)
 
 
 def _split(told: Evaluation, model: LatentDiffusion) -> tuple[Folder, Folder]:

@@ -73,6 +73,11 @@ class ModelConfig:
         return self.conditioner.classes - 1
 
     @property
+    def guidable(self) -> bool:
+        """Whether there is an unconditional answer to lead away from: the empty text's, or the null class's."""
+        return isinstance(self.conditioner, TextConfig) or self.null_class is not None
+
+    @property
     def classes(self) -> int | None:
         """How many classes can be asked for; None where the model isn't class-conditional."""
         if isinstance(self.conditioner, ClassConfig):

@@ -260,8 +260,7 @@ def _planned(
     )  # fmt: skip
     stride = 2 ** (len(config.unet.channels) - 1)
     frame = Frame(*size, stride * model.latent_factor // scale)
-    leads = isinstance(config.conditioner, TextConfig) or config.null_class is not None
-    guided = request.guided and leads and config.unet.guidance_dim is None
+    guided = request.guided and config.guidable and config.unet.guidance_dim is None
     return JobSpec(model, request, plan, frame, scale, pictures, guided)
 
 

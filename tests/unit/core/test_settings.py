@@ -17,12 +17,13 @@ def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_where_webhooks_may_go_is_read_in_one_form(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
-        "LATENTD_WEBHOOK_ALLOW", "HTTP://Hooks.example.org.:*,*.example.org.,[fd00::1]:8443,::1,10.0.0.0/8"
+        "LATENTD_WEBHOOK_ALLOW", "HTTP://Hooks.example.org.:*,*.example.org.,[fd00::1]:8443,fd00::2.:443,::1,10.0.0.0/8"
     )
     assert Settings().webhook_allow == (
         "http://hooks.example.org:*",
         "*.example.org",
         "[fd00::1]:8443",
+        "[fd00::2]:443",
         "::1",
         "10.0.0.0/8",
     )

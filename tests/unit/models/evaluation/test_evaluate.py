@@ -206,6 +206,14 @@ def test_classes_beside_a_text_or_a_picture_are_refused_before_anything_is_train
     assert not (tmp_path / "eval").exists()
 
 
+def test_a_guidance_that_nothing_leads_is_refused_before_anything_is_trained(tmp_path: Path, trained: Path) -> None:
+    told = replace(evaluation(trained, "none"), model=tmp_path / "bare", out=tmp_path / "eval", guidance_scale=3.0)
+    write_model(configs()["bare"], told.model)
+    with pytest.raises(ConfigurationError, match=r"guidance_scale is 3\.0; nothing leads .*no null class"):
+        evaluate(told, "cpu", lambda _: None)
+    assert not told.out.exists()
+
+
 def test_a_map_with_a_class_that_the_model_lacks_is_named(trained: Path, tmp_path: Path) -> None:
     condition = {"kind": "map", "classes": 4, "channels": 2}
     train(ldm_run(trained, out=trained / "maps", steps=1, condition=condition, save_every=1))
