@@ -41,6 +41,10 @@ class AppliedControl(Wire):
     preprocess: Preprocess | None = Field(default=None, exclude_if=lambda preprocess: preprocess is None)
     hash: str
 
+    def acts_in(self, steps: int) -> bool:
+        """Tell whether any of `steps` steps is within its parts as a whole."""
+        return any(i / steps >= self.start and (i + 1) / steps <= self.end for i in range(steps))
+
 
 class AppliedEmbedding(Wire):
     """An embedding that a prompt names, in any case: the file with this hash."""

@@ -202,11 +202,11 @@ class BaseRequest(Wire):
         One of a ControlNet counts as CONTROL_ROW of the UNet's.
         """
         calls = evaluations(self.sampler, self.run_steps // self.num_images) * self.num_images
-        rows = calls + self.null_rows * round(calls * self._guided_share)
+        rows = calls + self.null_rows * round(calls * self.guided_share)
         return rows + round(CONTROL_ROW * rows * sum(control.end - control.start for control in self.applied_controls))
 
     @property
-    def _guided_share(self) -> float:
+    def guided_share(self) -> float:
         """The share of the steps that are guided, were they evenly spread over the timesteps that are gone through."""
         if self.guided_within is None:
             return 1.0

@@ -45,9 +45,10 @@ def share_done(request: JobRequest, step: int, steps: int) -> float:
 
 
 def _enlarging(first: Txt2ImgRequest, by: AppliedUpscaler) -> UpscaleRequest:
-    """What concerns the job is as before; what is drawn, and how, is the model's alone."""
+    """What concerns the job is as before; what is drawn, and how, is the model's alone. Its answer is no file."""
     values = {name: value for name, value in first if name in BaseRequest.model_fields}
     values |= by.model_dump(exclude={"id", "hash", "scale"}) | {"kind": "upscale", "model": by.id, "timesteps": None}
+    values |= {"output_format": "png"}  # which has no bound that the job's own size, in its format, hasn't
     size = {"width": first.width * by.scale, "height": first.height * by.scale}
     return UpscaleRequest(**values | size, image=_MADE)
 

@@ -44,6 +44,11 @@ class SigmaTable:
         return math.exp(self.log_sigmas[-1]), math.exp(self.log_sigmas[0])
 
 
+def without_signal(start: NoiseLevel) -> bool:
+    """Tell whether a level stands for no signal at all: the network's eps there says nothing of x0."""
+    return start.alpha**2 < 2 * FLOOR
+
+
 def level_of(sigma: float) -> NoiseLevel:
     """Return the variance-preserving level of σ."""
     alpha = 1.0 / math.hypot(1.0, sigma)

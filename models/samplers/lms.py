@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from numpy.polynomial import Polynomial
 
-from models.samplers.levels import FLOOR
+from models.samplers.levels import without_signal
 from models.samplers.plms import eps_row
 from models.samplers.single_step import euler
 from models.samplers.steps import Interval
@@ -20,10 +20,9 @@ ORDER = 4
 
 
 def lms(intervals: Sequence[Interval], config: ScheduleConfig) -> tuple[Row, ...]:
-    """Rows that store eps. A first step from about FLOOR, which stands for no signal, is taken in x0, and not read by
+    """Rows that store eps. A first step from no signal is taken in x0, and not read by
     later ones: the weight of an eps at σ → ∞ goes to 0."""
-    blind = intervals[0].start.alpha ** 2 < 2 * FLOOR
-    first = euler(intervals[:1], config) if blind else ()
+    first = euler(intervals[:1], config) if without_signal(intervals[0].start) else ()
     rest = intervals[len(first) :]
     return (*first, *(_row(rest, config, i, len(first)) for i in range(len(rest))))
 

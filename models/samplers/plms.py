@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from models.samplers.levels import without_signal
 from models.samplers.single_step import ddim
 from models.samplers.steps import Interval
 from models.samplers.table import Row, eps_form
@@ -22,7 +23,7 @@ def plms(intervals: Sequence[Interval], config: ScheduleConfig) -> tuple[Row, ..
 
     From zero signal eps says nothing of x0, so that such a first step is taken to first order in x0 instead.
     """
-    if intervals[0].start.alpha == 0.0:
+    if without_signal(intervals[0].start):
         first = ddim(intervals[:1], config, 0.0)
         return (*first, *_from_eps(intervals[1:], config, 2))
     return _from_eps(intervals, config, 1)

@@ -12,13 +12,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from models.samplers.levels import FLOOR, SigmaTable, level_of
+from models.samplers.levels import SigmaTable, level_of, without_signal
 from models.samplers.single_step import ancestral, euler, transfer, x0_row
 from models.samplers.steps import Interval
 from models.samplers.table import Row, x0_form
 from models.schedule import NoiseLevel, NoiseSchedule
-
-NO_SIGNAL = 2 * FLOOR  # ᾱ of a start that stands for no signal at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ def _rows(
     rows: list[Row] = []
     table, single = SigmaTable.of(schedule), ancestral if ancestral_single else euler
     for i, interval in enumerate(intervals):
-        if interval.end.sigma == 0.0 or interval.start.alpha**2 < NO_SIGNAL:
+        if interval.end.sigma == 0.0 or without_signal(interval.start):
             rows.append(replace(single([interval], schedule.config)[0], step=i + 1))
             continue
         level = middle(interval)

@@ -94,10 +94,12 @@ def guide(eps_u: Tensor, eps_c: Tensor, guidance_scale: Tensor, rescale: Sequenc
     """
     guided = eps_u + guidance_scale * (eps_c - eps_u)  # n c h w
     if any(rescale):
-        # Row by row: a sum's order, and with it its bits, may depend on how many rows are summed at once.
-        ratios = [eps.std() / own.std() for eps, own in zip(eps_c, guided, strict=True)]
-        pairs = zip(rescale, ratios, strict=True)
-        factors = [share * ratio + (1 - share) if share else torch.ones_like(ratio) for share, ratio in pairs]
+        # Row by row, and in one layout: a sum's order, and with it its bits, may depend on how many rows are summed at
+        # once, and on whether the network's channels-last answer came as it is or stacked with a neighbour's.
+        pairs = zip(eps_c.contiguous(), guided.contiguous(), strict=True)
+        ratios = [eps.std() / own.std() for eps, own in pairs]
+        shares = zip(rescale, ratios, strict=True)
+        factors = [share * ratio + (1 - share) if share else torch.ones_like(ratio) for share, ratio in shares]
         guided = guided * rearrange(torch.stack(factors), "n -> n 1 1 1")
     return guided
 

@@ -19,6 +19,7 @@ from contract.job import JobWarning
 from contract.prompts import named, split_loras
 from contract.request import JobRequest, parse_request
 from contract.samplers import ETA, ORIGINAL_STEPS
+from contract.stages import stages
 from contract.uploads import CONTROL, Upload, control_name
 from core.errors import InvalidRequest, NotFound
 from core.pictures import check_control_size, check_sides
@@ -306,7 +307,8 @@ def warnings_of(
             room = (card.token_window or 0) - tokens.specials
             message = f"{field} is longer than the {room} tokens that the model reads; cut: “{tokens.cut}”"
             found.append(JobWarning(field=field, message=message))
-    return (*found, *(() if request.guided else _without_guidance(request, card)))
+    unused = _between_steps(request) if request.guided else _without_guidance(request, card)
+    return (*found, *unused, *_idle_controls(request))
 
 
 def _without_guidance(request: JobRequest, card: ModelCard) -> Iterator[JobWarning]:
@@ -320,3 +322,21 @@ def _without_guidance(request: JobRequest, card: ModelCard) -> Iterator[JobWarni
     off = f"at guidance_scale {request.guidance:g}" if request.guidance in (0.0, 1.0) else "without a prompt"
     why = "on this model" if card.guidance_embedded else off
     return (JobWarning(field=name, message=f"{name} has no effect {why}") for name, sent in used.items() if sent)
+
+
+def _between_steps(request: JobRequest) -> Iterator[JobWarning]:
+    """Tell of an interval that steps may pass over, were they evenly spread."""
+    steps = request.run_steps // request.num_images
+    if request.guided_within is not None and steps * request.guided_share < 1:
+        message = f"guidance_interval is narrower than one of {steps} steps; none may fall into it"
+        yield JobWarning(field="guidance_interval", message=message)
+
+
+def _idle_controls(request: JobRequest) -> Iterator[JobWarning]:
+    """Tell of ControlNets that no step of a pass is within."""
+    for number, stage in enumerate(stages(request)):
+        steps, where = stage.run_steps // stage.num_images, " of hires" if number else ""
+        for control in stage.applied_controls:
+            if not control.acts_in(steps):
+                why = f"no step of {steps}{where} is between start {control.start:g} and end {control.end:g}"
+                yield JobWarning(field="controls", message=f"{control.id} has no effect: {why}")

@@ -30,7 +30,7 @@ def jobs(determinism: str = "fast") -> list[Admission]:
     for i, sampler in enumerate(SAMPLERS):
         changes = {"sampler": sampler, "steps": 3 + i, "seed": i, "determinism": determinism}
         changes |= {"guidance_scale": (1.0, 4.0)[i % 2], "prompt": f"star {i}"}
-        made.append(Admission(f"draw-{i}", make_request(**changes)))
+        made.append(Admission(f"draw-{i}", make_request(**changes, guidance_rescale=(0.0, 0.7)[i % 2])))
         made.append(inpaint(f"paint-{i}", picture_bytes(64, 64, seed=i), mask_bytes(64, 64), **changes))
         enlarged = {name: value for name, value in changes.items() if name != "guidance_scale"}
         made.append(upscale(f"up-{i}", picture_bytes(24, 16, seed=i), **enlarged))

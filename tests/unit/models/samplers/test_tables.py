@@ -136,6 +136,14 @@ def test_the_default_checkpoints_schedule_runs_with_every_sampler(sampler: str, 
 
 
 @pytest.mark.parametrize("sampler", ["plms", "dpmpp_2m", "unipc", "euler", "ddim", "heun", "dpm2", "lms"])
+@pytest.mark.parametrize("levels", ["normal", "sgm_uniform"])
+def test_few_steps_of_finite_sigmas_from_no_signal_stay_near_the_picture(sampler: str, levels: str) -> None:
+    z, noise = draw()
+    final = reference.run_table(compile_plan(sampler, NoiseSchedule(DEFAULT), 6, levels=levels), z, noise)
+    assert np.abs(final).max() < 1  # of 1,000 steps 0.2
+
+
+@pytest.mark.parametrize("sampler", ["plms", "dpmpp_2m", "unipc", "euler", "ddim", "heun", "dpm2", "lms"])
 def test_samplers_agree_at_many_steps_from_no_signal(sampler: str) -> None:
     schedule, (z, noise) = NoiseSchedule(DEFAULT), draw()
     finest = reference.run_table(compile_plan("ddim", schedule, 1000), z, noise)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from contract.add_ons import AppliedControl
 from contract.measurements import JobWork, step_times
 from contract.request import Txt2ImgRequest
 from contract.stages import models_of, share_done, stages
+from contract.uploads import Upload
 from core.errors import InvalidRequest, LatentdError, NotFound
 from service.admission.estimates import Backlog, Fleet, estimate
 from service.requests.bodies import Body
 from service.requests.posts import HiresPost, Txt2ImgPost
-from service.requests.resolution import Known, resolve
+from service.requests.resolution import Known, resolve, warnings_of
 from service.requests.uploads import Pictures
 from tests.gateway import PAINTER, UPSCALER
 from tests.times import cells
@@ -49,6 +51,27 @@ def test_a_model_that_enlarges_comes_with_its_own_defaults() -> None:
         ("txt2img", 64, "painter"),
         ("upscale", 256, "upscaler"),
         ("img2img", 128, "painter"),
+    ]
+
+
+def test_what_enlarges_between_the_passes_writes_no_file_whose_format_could_bound_it() -> None:
+    wide = resolved(HiresPost(upscaler="upscaler", scale=1.5), width=4160, height=64)
+    parts = [(part.width, part.output_format) for part in stages(wide.model_copy(update={"output_format": "webp"}))]  # WebP holds 16,383 pixels a side
+    assert parts == [(4160, "webp"), (16640, "png"), (6240, "webp")]
+
+
+def test_a_controlnet_that_no_step_of_a_pass_is_within_is_told() -> None:
+    control = {"id": "lines", "image": Upload(path="", sha256="", bytes=0, width=64, height=64), "hash": "b" * 64}
+    drawn = resolved(HiresPost(steps=2, strength=0.5), steps=4)
+    parts = [{"start": 0.3, "end": 0.6}, {"end": 0.25}, {"start": 0.2, "end": 0.8}]
+    controls = tuple(AppliedControl.model_validate(control | part) for part in parts)
+    told = warnings_of(drawn.model_copy(update={"controls": controls}), CARD, None)
+    assert {each.field for each in told} == {"controls"}
+    assert [each.message for each in told] == [
+        "lines has no effect: no step of 4 is between start 0.3 and end 0.6",
+        "lines has no effect: no step of 1 of hires is between start 0.3 and end 0.6",
+        "lines has no effect: no step of 1 of hires is between start 0 and end 0.25",
+        "lines has no effect: no step of 1 of hires is between start 0.2 and end 0.8",
     ]
 
 

@@ -109,6 +109,14 @@ def test_what_only_guidance_uses_is_told_where_there_is_none() -> None:
     assert warnings_of(on, card, None) == ()
 
 
+def test_an_interval_that_no_step_may_fall_into_is_told() -> None:
+    posts = [Txt2ImgPost(guidance_interval=(0.95, 1.0), steps=steps, guidance_scale=4.0) for steps in (10, 40)]
+    few, many = (resolve(Body("txt2img", post, {}), PAINTER, Pictures({}, {}), 7, "png", 2**24) for post in posts)
+    [warning] = warnings_of(few, PAINTER, None)
+    assert warning.message == "guidance_interval is narrower than one of 10 steps; none may fall into it"
+    assert warnings_of(many, PAINTER, None) == ()
+
+
 def test_a_cards_tokenizer_is_in_its_folder(tmp_path: Path) -> None:
     folder = write_cards(tmp_path, PAINTER) / "painter"
     outside = (folder / str(PAINTER.tokenizer)).rename(tmp_path / "outside.json")
