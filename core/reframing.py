@@ -18,6 +18,7 @@ Fill: TypeAlias = Literal["original", "surroundings", "grey"]
 
 GREY = (127, 127, 127, 255)
 COARSE_TO_FINE = (64, 16, 4)  # pixels whose mean fills a hole
+TOUCHED = [0] + [255] * 255  # for `point`: all but nothing is everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +53,11 @@ def reframe(image_file: bytes, mask_file: bytes | None, frame: Framing, max_pixe
         return {"image": fitted(image, size, frame.fit, frame.nearest)}
     if frame.padding is None:
         framed = fitted(image, size, frame.fit, frame.nearest)
-        inside = fitted(mask, size, frame.fit, True)
+        inside = fitted_mask(mask, size, frame.fit)
         return {"image": _filled(framed, inside, frame.fill), "mask": inside}
     box = region(mask, frame.padding, size)
     part = image.crop(box).resize(size, Image.Resampling.LANCZOS)
-    inside = mask.crop(box).resize(size, Image.Resampling.NEAREST)
+    inside = fitted_mask(mask.crop(box), size, "stretch")
     return {"image": _filled(part, inside, frame.fill), "mask": inside, "whole": image, "whole_mask": mask}
 
 
@@ -119,7 +120,28 @@ def fitted(picture: Image.Image, size: Size, fit: Fit, nearest: bool = False) ->
         return ImageOps.fit(picture, size, how)
     if fit == "cover":
         return ImageOps.cover(picture, size, how)
-    return _padded(ImageOps.contain(picture, size, how), size)
+    return _padded(picture.resize(_contained(picture.size, size), how), size)
+
+
+def _contained(picture: Size, size: Size) -> Size:
+    return scaled(picture, min(size[0] / picture[0], size[1] / picture[1]))
+
+
+def fitted_mask(mask: Image.Image, size: Size, fit: Fit) -> Image.Image:
+    """Bring a mask to `size` as `fitted` brings its picture: what becomes one pixel is inside if any of it was.
+
+    The nearest pixel's value for many would lose thin strokes. Pillow's box filter loses a few as well, where rounding
+    leaves a pixel between two boxes out of both; so the mask is enlarged to a multiple of the size first.
+    """
+    if mask.size == size:
+        return mask
+    inner = _contained(mask.size, size) if fit == "pad" else size
+    across, down = mask.width // inner[0] + 1, mask.height // inner[1] + 1
+    if fit == "crop":
+        across = down = min(across, down)
+    fine = fitted(mask, (inner[0] * across, inner[1] * down), "crop" if fit == "crop" else "stretch", nearest=True)
+    inside = fine.reduce((across, 1)).point(TOUCHED).reduce((1, down)).point(TOUCHED)
+    return _padded(inside, size) if fit == "pad" else inside
 
 
 def _padded(picture: Image.Image, size: Size) -> Image.Image:
@@ -181,7 +203,7 @@ def _seen(image: Image.Image, mask: Image.Image, factor: int) -> Image.Image:
     kept = image.convert("RGBA")
     kept.putalpha(ImageChops.invert(mask))
     small = kept.resize((max(1, image.width // factor), max(1, image.height // factor)), Image.Resampling.BOX)
-    small.putalpha(small.getchannel("A").point([255 if value else 0 for value in range(256)]))
+    small.putalpha(small.getchannel("A").point(TOUCHED))
     return small.resize(image.size, Image.Resampling.BILINEAR)
 
 
@@ -202,4 +224,4 @@ def _reach(mask: Image.Image, feather: int) -> Image.Image:
     if feather == 0:
         return mask
     blurred = mask.filter(ImageFilter.BoxBlur(feather))
-    return ImageChops.lighter(mask, blurred.point([255 if value else 0 for value in range(256)]))
+    return ImageChops.lighter(mask, blurred.point(TOUCHED))

@@ -57,6 +57,43 @@ def test_padding_keeps_the_whole_picture_in_the_middle() -> None:
 
 
 @pytest.mark.parametrize(
+    ("size", "fit", "padding"),
+    [
+        ((20, 20), "stretch", None),
+        ((13, 7), "stretch", None),
+        ((120, 20), "stretch", None),
+        ((30, 30), "crop", None),
+        ((24, 24), "pad", None),
+        ((20, 20), "stretch", 0),
+    ],
+)
+def test_no_stroke_is_too_thin_for_a_smaller_picture(size: tuple[int, int], fit: Fit, padding: int | None) -> None:
+    picture, frame = lossless(Image.new("RGB", (60, 40), NAVY)), Framing(size=size, fit=fit, padding=padding)
+    for x in range(15, 45):  # the middle, which a crop leaves
+        inside = reframe(picture, lossless(spot(box=(x, 5, x + 1, 35))), frame, PIXELS)["mask"]
+        assert inside.size == size
+        left, _, right, _ = inside.getbbox() or (0, 0, 0, 0)
+        assert 1 <= right - left <= 2 or padding == 0  # it may touch two
+
+
+def test_a_speck_counts_however_much_smaller_the_picture_becomes() -> None:
+    inside = reframe(
+        lossless(Image.new("RGB", (900, 900), NAVY)),
+        lossless(spot((900, 900), (497, 100, 498, 101))),
+        Framing(size=(9, 9)),
+        PIXELS,
+    )["mask"]
+    assert inside.tobytes() == spot((9, 9), (4, 1, 5, 2)).tobytes()
+
+
+def test_a_strip_is_padded_not_lost() -> None:
+    strip = lossless(Image.new("RGB", (400, 1), NAVY))
+    framed = reframe(strip, lossless(Image.new("L", (400, 1), 255)), Framing(size=(90, 90), fit="pad"), PIXELS)
+    assert framed["image"].getcolors() == [(90 * 90, NAVY)]
+    assert framed["mask"].getextrema() == (255, 255)
+
+
+@pytest.mark.parametrize(
     ("mask", "rule"),
     [
         (spot(), "white"),
