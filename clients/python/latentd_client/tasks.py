@@ -39,6 +39,8 @@ class Fields(TypedDict, total=False):
     steps: int
     sampler: str
     eta: float
+    schedule: str
+    timesteps: Sequence[int]
     seed: int
     num_images: int
     output_format: str
@@ -52,29 +54,47 @@ class Fields(TypedDict, total=False):
 
 class Guided(Fields, total=False):
     guidance_scale: float
+    guidance_interval: Sequence[float]
 
 
 class Prompted(Guided, total=False):
     negative_prompt: str
+    loras: Sequence[Mapping[str, Any]]
+    prompt_syntax: str
+    clip_skip: int
 
 
 class Drawn(Prompted, total=False):
+    original_size: Sequence[int]
+    crop: Sequence[int]
+    target_size: Sequence[int]
+    aesthetic_score: float
+    negative_aesthetic_score: float
+    guidance_rescale: float
+    controls: Sequence[Mapping[str, Any]]
+
+
+class DrawnByText(Drawn, total=False):
     width: int
     height: int
+    denoising_end: float
+    hires: Mapping[str, Any]
 
 
-class Repainted(Prompted, total=False):
+class Repainted(Drawn, total=False):
     mask_mode: str
     feather: int
     strength: float
 
 
-class DrawnOver(Prompted, total=False):
+class DrawnOver(Drawn, total=False):
     strength: float
+    denoising_start: float
+    denoising_end: float
     image_guidance_scale: float
 
 
-class LedByDepth(Prompted, total=False):
+class LedByDepth(Drawn, total=False):
     strength: float
 
 
@@ -105,7 +125,7 @@ class Tasks(ABC, Generic[Result]):
     def submit(self, kind: str, **fields: Any) -> Result:
         """Submit a job of any kind, also of one that this client doesn't know yet; pictures by their fields' names."""
 
-    def txt2img(self, prompt: str = "", **fields: Unpack[Drawn]) -> Result:
+    def txt2img(self, prompt: str = "", **fields: Unpack[DrawnByText]) -> Result:
         """Draw a picture from a text."""
         return self.submit("txt2img", prompt=prompt, **fields)
 

@@ -1,4 +1,4 @@
-"""The Python client where something else answers, where many streams are open, and what it makes of PIL's pictures."""
+"""The Python client where something else answers, where many streams are open, its fields, and PIL's pictures."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import httpx2
 import pytest
 from latentd_client import AsyncClient, Client, Image, Job, Refused, Unreachable
-from latentd_client.tasks import task_call
+from latentd_client.tasks import Tasks, task_call
 from PIL import Image as Pillow
+from typing_extensions import Unpack
+
+from contract.base import Kind
+from service.requests.kinds import KINDS
 
 JOB = Job("0", "txt2img", "queued", datetime.now(UTC), 0, 1, {})
 PICTURE = Image("0/0", "", 0, 8, 8, "png", 8, "")
@@ -110,6 +114,14 @@ async def _follow_many(server: str) -> str:
 
 def test_open_streams_keep_no_call_waiting(client: httpx2.Client) -> None:
     assert asyncio.run(_follow_many(str(client.base_url))) == "canceled"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_task_s_method_has_the_fields_of_the_service(kind: Kind) -> None:
+    hints = get_type_hints(getattr(Tasks, kind), localns={"Unpack": Unpack})
+    (more,) = get_args(hints.pop("fields"))
+    del hints["return"]
+    assert {*hints, *more.__annotations__} == {*KINDS[kind].post.model_fields, *KINDS[kind].files, "idempotency_key"}
 
 
 def sent(picture: Pillow.Image) -> Pillow.Image:
