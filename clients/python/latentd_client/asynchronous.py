@@ -77,7 +77,7 @@ class AsyncClient(Tasks[Awaitable[Job]]):
             except httpx.ReadTimeout:  # a proxy may hold the stream back until it is whole: the job itself tells
                 await self.job(job.id)
                 patience.renew()
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 await asyncio.sleep(patience.after_failure(error))
 
     async def _followed(self, following: Following, patience: Patience) -> AsyncIterator[Event]:
@@ -154,7 +154,7 @@ class AsyncClient(Tasks[Awaitable[Job]]):
                 )
                 self._refused_s = self._patience_s
                 pause = patience.after(answer)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 pause = patience.after_failure(error)
             if pause is None:
                 return answer

@@ -75,12 +75,14 @@ class Patience:
         self._refused_s = refused_s
         self._tries = 0
 
-    def after_failure(self, error: httpx.TransportError) -> float:
-        """Return the pause after no answer.
+    def after_failure(self, error: httpx.RequestError) -> float:
+        """Return the pause after no answer, or one that can't be unpacked.
 
         Raises:
-            Unreachable: patience is over.
+            Unreachable: patience is over, or would not help.
         """
+        if isinstance(error, httpx.TooManyRedirects):
+            raise Unreachable(f"{error.request.url}: redirects without an end; is it latentd's address?") from error
         pause = self._pause()
         refused = isinstance(error, httpx.ConnectError)
         if not refused:

@@ -76,7 +76,7 @@ class Client(Tasks[Job]):
             except httpx.ReadTimeout:  # a proxy may hold the stream back until it is whole: the job itself tells
                 self.job(job.id)
                 patience.renew()
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 time.sleep(patience.after_failure(error))
 
     def _followed(self, following: Following, patience: Patience) -> Iterator[Event]:
@@ -153,7 +153,7 @@ class Client(Tasks[Job]):
                 )
                 self._refused_s = self._patience_s
                 pause = patience.after(answer)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 pause = patience.after_failure(error)
             if pause is None:
                 return answer

@@ -29,8 +29,8 @@ STREAMS = 101  # one more than httpx has connections by itself
 
 
 @contextmanager
-def stranger(status: int, kind: str, body: bytes) -> Iterator[Client]:
-    """A client of what gives every call the same answer."""
+def strange(status: int, kind: str, body: bytes, **headers: str) -> Iterator[str]:
+    """The address of what gives every call the same answer."""
 
     class Stranger(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -38,6 +38,8 @@ def stranger(status: int, kind: str, body: bytes) -> Iterator[Client]:
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
             self.end_headers()
             self.wfile.write(body)
 
@@ -52,9 +54,15 @@ def stranger(status: int, kind: str, body: bytes) -> Iterator[Client]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        with Client(f"http://127.0.0.1:{server.server_port}", patience_s=1.0) as client:
-            yield client
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@contextmanager
+def stranger(status: int, kind: str, body: bytes) -> Iterator[Client]:
+    """A client of it."""
+    with strange(status, kind, body) as server, Client(server, patience_s=1.0) as client:
+        yield client
 
 
 @pytest.mark.parametrize(
@@ -93,6 +101,45 @@ def test_an_event_that_can_not_be_read_is_named(data: bytes) -> None:
     told = "the event 'step' of job 0 has no JSON object"
     with stranger(200, "text/event-stream", body) as client, pytest.raises(Unreachable, match=told):
         client.wait(JOB)
+
+
+def submit(server: str) -> None:
+    with Client(server, patience_s=0.5) as client:
+        client.submit("txt2img")
+
+
+def follow(server: str) -> None:
+    with Client(server, patience_s=0.5) as client:
+        client.wait(JOB)
+
+
+async def _submit(server: str) -> None:
+    async with AsyncClient(server, patience_s=0.5) as client:
+        await client.submit("txt2img")
+
+
+async def _follow(server: str) -> None:
+    async with AsyncClient(server, patience_s=0.5) as client:
+        await client.wait(JOB)
+
+
+ASKING: list[Callable[[str], None]] = [submit, follow]
+ASKING += [lambda server: asyncio.run(_submit(server)), lambda server: asyncio.run(_follow(server))]
+
+
+@pytest.mark.parametrize("asking", ASKING)
+def test_an_answer_that_can_not_be_unpacked_is_as_a_lost_one(asking: Callable[[str], None]) -> None:
+    told = r"no answer in 0\.5 s: DecodingError"
+    packed = strange(200, "text/event-stream", b"{}", Content_Encoding="gzip")
+    with packed as server, pytest.raises(Unreachable, match=told):
+        asking(server)
+
+
+@pytest.mark.parametrize("asking", ASKING[1::2])  # nobody follows one from a POST
+def test_redirects_without_an_end_are_told_at_once(asking: Callable[[str], None]) -> None:
+    told = "/again: redirects without an end"
+    with strange(302, "text/html", b"", Location="/again") as server, pytest.raises(Unreachable, match=told):
+        asking(server)
 
 
 def test_a_page_is_no_picture() -> None:
