@@ -42,11 +42,11 @@ class AsyncClient(Tasks[Awaitable[Job]]):
         return Patience(self._patience_s, self._refused_s)
 
     async def submit(self, kind: str, **fields: Any) -> Job:
-        return read(await self._send(task_call(kind, fields)), Job.of)
+        return read(await self._send(await asyncio.to_thread(task_call, kind, fields)), Job.of)
 
     async def dry_run(self, kind: str, **fields: Any) -> DryRun:
         """Return the resolved request, its tokens, and the predicted wait and GPU-seconds; no job is made."""
-        return await self._mapping(task_call(kind, fields, dry_run=True))
+        return await self._mapping(await asyncio.to_thread(task_call, kind, fields, dry_run=True))
 
     async def job(self, id: str) -> Job:
         """Return a job as it is now."""

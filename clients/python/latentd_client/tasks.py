@@ -10,6 +10,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, TypeVar
 
 from PIL import Image, ImageOps
@@ -28,6 +29,7 @@ PICTURES = frozenset({"image", "mask", "depth"})  # fields whose text is a path,
 # Modes that a PNG holds. Numbers (F) become no colours unasked: Pillow says that it can't write them.
 HELD = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B", "F"})
 NEAREST = {"I": "I;16", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}  # of the others; else RGB
+_READING = Lock()  # PIL reads a picture's file at its first use, and calls in several threads may share one
 
 Result = TypeVar("Result", covariant=True)
 
@@ -223,7 +225,9 @@ def _encoded(value: Any) -> Any:
 
 def _png(picture: Image.Image) -> bytes:
     """Upright, as the service reads files: a PNG that Pillow writes doesn't say how the camera was held."""
-    upright, file = ImageOps.exif_transpose(picture), io.BytesIO()
+    with _READING:
+        upright = ImageOps.exif_transpose(picture)
+    file = io.BytesIO()
     held = upright if upright.mode in HELD else upright.convert(NEAREST.get(upright.mode, "RGB"))
     held.save(file, "PNG")
     return file.getvalue()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -183,6 +185,41 @@ def test_a_picture_is_a_file_s_bytes_or_path_in_controls_too(kind: Callable[[Any
     call = task_call("txt2img", {"prompt": "x", "image": given, "controls": [{"id": "canny", "image": given}]})
     expected = base64.b64encode(b"a picture").decode()
     assert call.json == {"prompt": "x", "image": expected, "controls": [{"id": "canny", "image": expected}]}
+
+
+class Slow(os.PathLike[str]):
+    """A file whose reading takes until the event loop has had a turn."""
+
+    def __init__(self, path: Path, loop: asyncio.AbstractEventLoop) -> None:
+        self.path, self.loop = path, loop
+
+    def __fspath__(self) -> str:
+        return asyncio.run_coroutine_threadsafe(asyncio.sleep(0, str(self.path)), self.loop).result(timeout=30)
+
+
+async def _send_slowly(server: str, path: Path) -> None:
+    async with AsyncClient(server) as client:
+        picture = Slow(path, asyncio.get_running_loop())
+        for call in (client.submit, client.dry_run):
+            with pytest.raises(Refused, match="gone"):
+                await call("img2img", image=picture)
+
+
+def test_files_are_read_beside_the_event_loop(tmp_path: Path) -> None:
+    (tmp_path / "house.png").write_bytes(b"a picture")
+    with strange(410, "application/json", b'{"detail": "gone"}') as server:
+        asyncio.run(_send_slowly(server, tmp_path / "house.png"))
+
+
+def test_calls_in_several_threads_may_share_a_picture() -> None:
+    exif, file = Pillow.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    Pillow.effect_noise((900, 600), 80).save(file, "JPEG", exif=exif)
+    for _ in range(5):
+        shared = Pillow.open(file)
+        with ThreadPoolExecutor(6) as threads:
+            made = list(threads.map(sent, [shared] * 6))
+        assert {(picture.size, picture.tobytes()) for picture in made} == {((600, 900), made[0].tobytes())}
 
 
 def test_a_photo_goes_up_as_the_camera_was_held() -> None:
