@@ -21,7 +21,9 @@ from core.errors import LatentdError, MalformedRequest, NotFound, Problem, Unava
 from core.redis_errors import is_read_only, is_transient
 from core.storage import told
 from service.http.problems import cut, error_response, problem_format, problem_response, refusal
+from service.state import Gateway
 
+ANSWERED = (LatentdError, RedisError, BaseError)
 CLIENT_LEFT = 499  # as nginx counts it
 # An answer of Redis that was lost says nothing of whether the change before it was made.
 _UNKNOWN = {
@@ -33,21 +35,37 @@ _UNEXPECTED = "an unexpected error; the service's log has it under this request'
 log = structlog.get_logger("service")
 
 
-async def _on_latentd(request: Request, error: Exception) -> Response:
-    assert isinstance(error, LatentdError)
-    if error.status >= 500:
-        cause = error.__cause__
-        said = {"cause": told(cause)} if isinstance(cause, OSError | BaseError) else {}
-        log.warning("unable", detail=error.detail, status=error.status, **said)
-    return _counted(request, error)
-
-
-def _counted(request: Request, error: LatentdError) -> Response:
-    request.app.state.gateway.metrics.rejected.labels(error.slug).inc()
-    answer = error_response(error, request.scope)
-    if (location := _made(request)) is not None:
+async def _on_answered(request: Request, error: Exception) -> Response:
+    location = _made(request)
+    ours = await as_ours(request.app.state.gateway, error, request.method, made=location is not None)
+    answer = error_response(ours, request.scope)
+    if location is not None:
         answer.headers["Location"] = location
     return answer
+
+
+async def as_ours(gateway: Gateway, error: Exception, method: str, *, made: bool) -> LatentdError:
+    """Make one of ANSWERED what a client is told, logged and counted; `made`: the job is there, whatever happened."""
+    ours = await _translated(gateway, error, method, made=made)
+    if ours.status >= 500:
+        cause = ours.__cause__
+        said = {"cause": told(cause)} if isinstance(cause, OSError | BaseError) else {}
+        log.warning("unable", detail=ours.detail, status=ours.status, **said)
+    gateway.metrics.rejected.labels(ours.slug).inc()
+    return ours
+
+
+async def _translated(gateway: Gateway, error: Exception, method: str, *, made: bool) -> LatentdError:
+    if isinstance(error, RedisError):
+        if is_read_only(error):
+            await gateway.forget_connections()
+        return _unavailable(error, method, made=made)
+    if isinstance(error, BaseError):
+        away = Unavailable(f"the object storage doesn't answer: {type(error).__name__}")
+        away.__cause__ = error
+        return away
+    assert isinstance(error, LatentdError)
+    return error
 
 
 def _made(request: Request) -> str | None:
@@ -60,7 +78,7 @@ async def _on_validation(request: Request, error: Exception) -> Response:
     """Answer what FastAPI refuses in queries, paths and headers; the first part of `loc` says which of them."""
     assert isinstance(error, RequestValidationError)
     found = [{**item, "loc": item["loc"][1:]} for item in error.errors()]
-    return _counted(request, refusal(found, _declared(request)))
+    return await _on_answered(request, refusal(found, _declared(request)))
 
 
 def _declared(request: Request) -> Mapping[str, FieldInfo]:
@@ -104,20 +122,13 @@ def _allowed(scope: Scope) -> list[str]:
     return [each for method in methods for each in ((method, "HEAD") if method == "GET" else (method,))]
 
 
-def unavailable(error: RedisError, method: str, *, made: bool = False) -> LatentdError:
+def _unavailable(error: RedisError, method: str, *, made: bool) -> LatentdError:
     """Make an error of Redis one of ours: 503 where it is away or refuses writes, else 500."""
     if is_transient(error):
         unknown = "" if made else _UNKNOWN.get(method, "")
         return Unavailable(f"Redis doesn't answer, or takes no writes{unknown}")
     log.error("unexpected error of Redis", exc_info=error)
     return LatentdError(_UNEXPECTED)
-
-
-async def _on_redis(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RedisError)
-    if is_read_only(error):
-        await request.app.state.gateway.forget_connections()
-    return await _on_latentd(request, unavailable(error, request.method, made=_made(request) is not None))
 
 
 def unexpected(error: Exception, path: str) -> LatentdError:
@@ -143,18 +154,11 @@ async def _on_leaving(_request: Request, _error: Exception) -> Response:
     return Response(status_code=CLIENT_LEFT)
 
 
-async def _on_storage(request: Request, error: Exception) -> Response:
-    away = Unavailable(f"the object storage doesn't answer: {type(error).__name__}")
-    away.__cause__ = error
-    return await _on_latentd(request, away)
-
-
 def install(app: FastAPI) -> None:
     """Answer every error of `app` as a problem; a router whose clients expect another format adds its prefix."""
     app.state.problem_formats = {"/": problem_response}
-    app.add_exception_handler(LatentdError, _on_latentd)
+    for kind in ANSWERED:
+        app.add_exception_handler(kind, _on_answered)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(RedisError, _on_redis)
-    app.add_exception_handler(BaseError, _on_storage)
     app.add_exception_handler(ClientDisconnect, _on_leaving)

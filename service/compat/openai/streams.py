@@ -13,12 +13,13 @@ from starlette.requests import ClientDisconnect
 from contract.common import OutputFormat
 from contract.events import Preview
 from contract.job import Job
-from core.errors import LatentdError, Problem
+from core.errors import Problem
 from service.auth.access import still_accepted
 from service.compat.attended import Session, attended, finished
 from service.compat.files import as_base64, opened, read_images, written
 from service.compat.openai.answers import ImageEvent, envelope
 from service.compat.openai.draw import Drawing, size_of, usage
+from service.http.handlers import ANSWERED, as_ours
 from service.jobs.events import CHECK_S, COMMENT_S, StopSignals, follow, read_previews
 from service.jobs.images import check_not_canceled, fault
 from service.jobs.streams import on_one_line
@@ -47,8 +48,9 @@ async def server_sent(session: Session, drawing: Drawing, made: Callable[[Job], 
         try:
             async for piece in _while_accepted(session, _events(session, drawing, job)):
                 yield piece
-        except LatentdError as error:
-            yield wire_error(error.problem())
+        except ANSWERED as error:
+            ours = await as_ours(session.gateway, error, "POST", made=True)
+            yield wire_error(ours.problem())
         except ClientDisconnect:
             return
 

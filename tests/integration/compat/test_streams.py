@@ -7,6 +7,7 @@ import gc
 import io
 import json
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
@@ -104,6 +105,37 @@ def test_who_leaves_a_stream_at_once_is_no_error(
     assert within(lambda: {redis.hget(job_key(job_id), "status") for job_id in jobs} == {b"canceled"})
     gc.collect()
     assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
+
+def test_a_fault_of_the_storage_is_a_stream_s_last_event(
+    client: httpx2.Client, redis: Redis, folder: Path, tmp_path: Path
+) -> None:
+    with client.stream("POST", GENERATIONS, json={"prompt": "x", "stream": True}) as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == ": accepted"
+        images = folder / "data" / "objects" / "images"
+        images.mkdir(parents=True, exist_ok=True)
+        (images / job_made(redis)).write_bytes(b"no folder, so that nothing in it can be opened")
+        finish(redis, open_store(str(tmp_path)), job_made(redis), png())
+        assert _failure(lines) == ("server_error", "unavailable", "the object storage doesn't answer: GenericError")
+
+
+def test_a_fault_of_redis_is_a_stream_s_last_event(client: httpx2.Client, redis: Redis) -> None:
+    body = {"prompt": "x", "stream": True, "partial_images": 1}
+    with client.stream("POST", GENERATIONS, json=body) as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == ": accepted"
+        redis.set(events_key(job_made(redis)), "no stream")
+        kind, code, message = _failure(lines)
+        assert (kind, code, message.partition(";")[0]) == ("server_error", "internal", "an unexpected error")
+
+
+def _failure(lines: Iterator[str]) -> tuple[str, str, str]:
+    """Type, code and message of the error with which a stream ends."""
+    event, data = [line for line in lines if line][-2:]
+    assert event == "event: error"
+    error = json.loads(data.removeprefix("data: "))["error"]
+    return error["type"], error["code"], error["message"]
 
 
 def test_a_stream_that_is_one_too_many_makes_no_job(redis: Redis, redis_url: str, tmp_path: Path) -> None:
