@@ -20,6 +20,14 @@ from service.requests.decoding import Reading
 FACTOR, SIDE = 2.0, 512
 
 
+class _Failed(Exception):
+    """A job failed; what is told of it is its problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+
+
 async def enlarged(session: Session, post: ExtrasPost, pictures: Sequence[str]) -> list[bytes] | Problem:
     """Enlarge pictures, all at once; if one can't be the others end, and its job's problem is returned.
 
@@ -32,17 +40,15 @@ async def enlarged(session: Session, post: ExtrasPost, pictures: Sequence[str]) 
     turns = asyncio.Semaphore(DECODERS)  # a call that waited for its own pictures would be told that all are busy
     tasks = [asyncio.ensure_future(_one(session, post, upscaler, file, turns)) for file in files]
     try:
-        answers = await asyncio.gather(*tasks)
+        return await asyncio.gather(*tasks)
+    except _Failed as failed:
+        return failed.problem
     finally:
         for task in tasks:
             task.cancel()
-    problem = next((each for each in answers if isinstance(each, Problem)), None)
-    return problem or [each for each in answers if isinstance(each, bytes)]
 
 
-async def _one(
-    session: Session, post: ExtrasPost, upscaler: str, file: bytes, turns: asyncio.Semaphore
-) -> bytes | Problem:
+async def _one(session: Session, post: ExtrasPost, upscaler: str, file: bytes, turns: asyncio.Semaphore) -> bytes:
     plain = upscaler in PLAIN_UPSCALERS
     async with turns:
         upload = await _resized(session, _frame(post, upscaler) if plain else Framing(), file)
@@ -53,7 +59,7 @@ async def _one(
     check_fitted(sides, size, _fit(post), session.gateway.settings.max_pixels, field)
     job = await attend(session, post_body("upscale", {"model": upscaler}, {"image": upload}))
     if (problem := fault(job)) is not None:
-        return problem
+        raise _Failed(problem)
     check_not_canceled(job)
     made = (await read_images(session.gateway, session.caller, job))[0]
     return await asyncio.to_thread(resized, made, size, _fit(post))

@@ -223,6 +223,17 @@ def test_pictures_of_one_call_wait_for_each_other(client: httpx2.Client, monkeyp
     assert len(answer.json()["images"]) == 6
 
 
+def test_one_failed_picture_of_a_call_ends_the_others(client: httpx2.Client, redis: Redis) -> None:
+    body = {"upscaler_1": "upscaler", "imageList": [{"name": "a", "data": _picture(png())}] * 2}
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(client.post, "/sdapi/v1/extra-batch-images", json=body, timeout=20)
+        first, second = within(lambda: jobs if len(jobs := listed(redis, attended_key(""))) == 2 else [])
+        fail(redis, second, JobFailed("the latents are NaN").problem())
+        answer = waiting.result()
+    assert (answer.status_code, answer.json()["detail"]) == (500, "the latents are NaN")
+    assert ends_as(redis, first, "canceled")
+
+
 @pytest.mark.parametrize(
     ("fields", "sent", "skip", "told"),
     [((), 2, 2, []), ((), 1, 1, []), (("original_size",), 1, None, []), (("original_size",), 2, None, [CLIP_SKIP])],
