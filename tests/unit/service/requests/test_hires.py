@@ -56,7 +56,8 @@ def test_a_model_that_enlarges_comes_with_its_own_defaults() -> None:
 
 def test_what_enlarges_between_the_passes_writes_no_file_whose_format_could_bound_it() -> None:
     wide = resolved(HiresPost(upscaler="upscaler", scale=1.5), width=4160, height=64)
-    parts = [(part.width, part.output_format) for part in stages(wide.model_copy(update={"output_format": "webp"}))]  # WebP holds 16,383 pixels a side
+    webp = wide.model_copy(update={"output_format": "webp"})  # which holds 16,383 pixels a side
+    parts = [(part.width, part.output_format) for part in stages(webp)]
     assert parts == [(4160, "webp"), (16640, "png"), (6240, "webp")]
 
 
