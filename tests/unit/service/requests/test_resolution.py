@@ -110,7 +110,7 @@ def test_what_only_guidance_uses_is_told_where_there_is_none() -> None:
 
 
 def test_an_interval_that_no_step_may_fall_into_is_told() -> None:
-    posts = [Txt2ImgPost(guidance_interval=(0.95, 1.0), steps=steps, guidance_scale=4.0) for steps in (10, 40)]
+    posts = [Txt2ImgPost(guidance_interval=[0.95, 1.0], steps=steps, guidance_scale=4.0) for steps in (10, 40)]
     few, many = (resolve(Body("txt2img", post, {}), PAINTER, Pictures({}, {}), 7, "png", 2**24) for post in posts)
     [warning] = warnings_of(few, PAINTER, None)
     assert warning.message == "guidance_interval is narrower than one of 10 steps; none may fall into it"
