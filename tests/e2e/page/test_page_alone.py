@@ -21,6 +21,20 @@ from tests.gateway import finish, png, running, settings_for
 from tests.redis_server import RedisServer
 from tests.times import cells, publish
 
+# How many pictures are asked for at once where nine are saved.
+AT_ONCE = """async ([image]) => {
+  const { saveZip } = await import('./js/stage/files.js');
+  const { fetch } = window;
+  let [now, most] = [0, 0];
+  window.fetch = async (path, options) => {
+    if (!path.includes('download')) return fetch(path, options);
+    most = Math.max(most, ++now);
+    return fetch(path, options).finally(() => { now -= 1; });
+  };
+  await saveZip(Array(9).fill(image), 'nine');
+  window.fetch = fetch;
+  return most;
+}"""
 OTHERS = 5 * 24 + 1  # jobs: more than the gallery reads at once to find some of its own
 PROMPTS = ("red heart", "navy background", "a heart with stars")
 
@@ -344,6 +358,8 @@ def test_selected_jobs_are_saved_compared_and_removed(
     picks.nth(1).check()
     expect(gallery.locator("#selected-compare")).to_be_disabled()
     picks.nth(3).check()
+    busy = {"status": 429, "headers": {"Retry-After": "1"}}
+    gallery.route("**/v1/images/*download*", lambda route: route.fulfill(**busy), times=1)
     with gallery.expect_download() as download:
         gallery.click("#selected-zip")
     download.value.save_as(tmp_path / "all.zip")
@@ -352,6 +368,7 @@ def test_selected_jobs_are_saved_compared_and_removed(
         assert archive.namelist() == [f"{jobs[2]}-0.png", f"{jobs[0]}-0.png"]
         stored = client.get(f"/v1/images/{jobs[0]}-0").content
         assert archive.read(f"{jobs[0]}-0.png") == stored
+    assert gallery.evaluate(AT_ONCE, client.get(f"/v1/jobs/{jobs[0]}").json()["images"]) == 4
     gallery.click("#selected-compare")
     expect(gallery.locator(".pair .compare")).to_be_visible()
     gallery.click("#selected-delete")

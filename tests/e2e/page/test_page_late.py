@@ -1,4 +1,4 @@
-"""What comes late: answers, pictures and modules for what isn't open any more change nothing that was opened since."""
+"""What comes late changes nothing that was opened since: answers, pictures, modules; what doesn't come is asked for."""
 
 from __future__ import annotations
 
@@ -29,6 +29,25 @@ SETTLED = """async (modules) => {
 LOST_MASK = """async () => {
   const { draft, keepDraft } = await import('./js/lib/keep.js');
   await keepDraft({ ...(await draft()), operations: [{ type: 'file', file: new File(['none'], 'mask.png') }] });
+}"""
+
+# What came of posts: an answer that is lost, one that breaks off, one that doesn't know, and the end of an earlier job.
+LOSE = """() => {
+  const { fetch } = window;
+  const said = (status, title, headers) => Response.json({ title }, { status, headers });
+  const ends = [
+    () => { throw new TypeError('Failed to fetch'); },
+    (made) => new Response(new ReadableStream({ pull: (body) => body.error(new TypeError('network error')) }), made),
+    () => said(503, 'Nobody knows.', {}),
+    () => said(500, 'It failed.', { 'Idempotency-Replayed': 'true' }),
+  ];
+  window.sent = [];
+  window.fetch = async (path, options) => {
+    const answer = await fetch(path, options);
+    if (options?.method !== 'POST' || path.includes('dry_run')) return answer;
+    window.sent.push(options.headers['Idempotency-Key']);
+    return ends.length ? ends.shift()(answer) : answer;
+  };
 }"""
 
 
@@ -181,6 +200,25 @@ def test_a_link_leaves_what_is_written_already_and_says_what_the_form_cant_take(
     expect_open(page, jobs[1], PROMPTS[1])
     page.click("#reuse")
     expect(page.locator("#announce")).to_have_text("No installed model can do this task any more.")
+
+
+def test_a_request_keeps_its_key_until_it_is_known_what_came_of_it(page: Page, client: httpx2.Client) -> None:
+    page.click("#tab-inpaint")
+    choose_picture(page, "mine.png", png((40, 30)))
+    page.get_by_role("button", name="Invert").click()
+    page.evaluate(LOSE)
+    for said in ("The gateway doesn't answer.", "Nobody knows.", "It failed."):
+        page.click("#submit")
+        expect(page.locator("#problem")).to_contain_text(said)
+    assert len(client.get("/v1/jobs").json()["items"]) == 1
+    for _ in range(2):
+        with page.expect_response(lambda answer: answer.status == 202):
+            page.click("#submit")
+        expect(page.locator("#submit")).to_be_enabled()
+    first, *others = page.evaluate("window.sent")
+    assert others[:3] == [first] * 3
+    assert len({first, *others[3:]}) == 3
+    assert len(client.get("/v1/jobs").json()["items"]) == 3
 
 
 def test_a_kept_picture_that_cant_be_brought_back_leaves_the_page_usable(page: Page) -> None:

@@ -12,12 +12,23 @@ export const passes = ({ status }) => status === 0 || status === TOO_MANY || sta
 
 /** RFC 9457 problem of an answer, or of no answer at all (status 0). */
 export class Problem extends Error {
-  constructor({ status = 0, title = "", detail = "", field = null, retryAfter = null }) {
+  constructor({ status = 0, title = "", detail = "", field = null, retryAfter = null, replayed = false }) {
     super(detail || title);
     this.status = status;
     this.title = title;
     this.field = field;
     this.retryAfter = retryAfter;
+    this.replayed = replayed; // it is that of a job which the same key made before
+  }
+}
+
+/** What `work()` receives; a connection that breaks off, or a part of an answer, is a Problem of status 0. */
+async function received(work, signal) {
+  try {
+    return await work();
+  } catch (cause) {
+    if (signal?.aborted) throw cause;
+    throw new Problem({ title: "No answer", detail: "The gateway doesn't answer. Is latentd running?" });
   }
 }
 
@@ -28,43 +39,62 @@ export class Problem extends Error {
  */
 export async function request(path, { quiet = false, ...options } = {}) {
   const sentAfter = timesAsked();
-  let answer;
-  try {
-    const headers = { ...options.headers, ...authorization() };
-    answer = await fetch(path, { credentials: "same-origin", ...options, headers });
-  } catch (cause) {
-    if (options.signal?.aborted) throw cause;
-    throw new Problem({ title: "No answer", detail: "The gateway doesn't answer. Is latentd running?" });
-  }
+  const headers = { ...options.headers, ...authorization() };
+  const sent = { credentials: "same-origin", ...options, headers };
+  const answer = await received(() => fetch(path, sent), options.signal);
   if (answer.ok) return answer;
-  const problem = await problemOf(answer);
+  const problem = await received(() => problemOf(answer), options.signal);
   if (problem.status === UNAUTHORIZED && !quiet && (await askForKey(sentAfter))) return request(path, options);
   throw problem;
 }
 
 async function problemOf(answer) {
   const retryAfter = Number(answer.headers.get("Retry-After")) || null;
-  if (!answer.headers.get("Content-Type")?.includes("json"))
-    return new Problem({ status: answer.status, title: answer.statusText, retryAfter });
-  return new Problem({ ...(await answer.json()), status: answer.status, retryAfter });
+  const known = { status: answer.status, retryAfter, replayed: answer.headers.has("Idempotency-Replayed") };
+  if (!answer.headers.get("Content-Type")?.includes("json")) return new Problem({ title: answer.statusText, ...known });
+  return new Problem({ ...(await answer.json()), ...known });
 }
 
-const json = async (path, options) => (await request(path, options)).json();
+async function json(path, options) {
+  const answer = await request(path, options);
+  return received(() => answer.json(), options?.signal);
+}
+
+let unclear = null; // {kind, fields, files, key} of the newest request whose job may have been made
 
 /**
  * Posts a request of `kind`; `files` are the pictures (image, mask, depth) that travel as multipart parts.
- * Returns the accepted job. Each submission has its own idempotency key: a retry after a lost answer makes no second
- * job.
+ * Returns the accepted job. A request keeps its idempotency key until it is known what came of it: after an answer that
+ * was lost, or says that nobody knows, neither the retry nor the next press makes a second job.
  */
 export async function submit(kind, fields, files) {
+  const sent = { kind, fields, files };
+  if (!unclear || !(await isSame(unclear, sent))) unclear = { ...sent, key: newKey() };
   const options = post(fields, files);
-  options.headers["Idempotency-Key"] = newKey();
+  options.headers["Idempotency-Key"] = unclear.key;
+  const send = () => json(`v1/${kind}`, options);
   try {
-    return await json(`v1/${kind}`, options);
+    const job = await send().catch((problem) => (problem.status === 0 ? send() : Promise.reject(problem)));
+    unclear = null;
+    return job;
   } catch (problem) {
-    if (problem.status !== 0) throw problem;
-    return json(`v1/${kind}`, options);
+    if (problem.replayed || !passes(problem)) unclear = null;
+    throw problem;
   }
+}
+
+/** Whether two requests are the same to the service: a mask is another file at each press. */
+async function isSame(one, other) {
+  const told = ({ kind, fields, files }) => JSON.stringify([kind, fields, Object.keys(files)]);
+  if (told(one) !== told(other)) return false;
+  const names = Object.keys(one.files);
+  const same = await Promise.all(names.map((name) => hasSameBytes(one.files[name], other.files[name])));
+  return same.every(Boolean);
+}
+
+export async function hasSameBytes(...files) {
+  const [one, other] = await Promise.all(files.map(async (file) => new Uint8Array(await file.arrayBuffer())));
+  return one.length === other.length && one.every((byte, i) => byte === other[i]);
 }
 
 /** What a request would do: `{request, tokens, estimate, position, warnings}`; nothing is made, no key asked for. */
@@ -123,7 +153,8 @@ export function events(id, lastId, signal) {
 /** A stored picture as a File, to be posted again; a download always comes from our own origin. */
 export async function imageFile(image) {
   const url = hasRunOut(image.url) ? await renewed(image.url) : image.url;
-  const blob = await (await request(downloadUrl({ url }))).blob();
+  const answer = await request(downloadUrl({ url }));
+  const blob = await received(() => answer.blob());
   return new File([blob], `${image.id}.${image.format}`, { type: blob.type });
 }
 

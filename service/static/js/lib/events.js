@@ -39,10 +39,10 @@ function parseBlock(block) {
 const passes = (problem) => problem.status === api.UNAUTHORIZED || api.passes(problem);
 const isConnectionLoss = (error) => error instanceof TypeError || (error instanceof api.Problem && passes(error));
 
-const pause = (ms, signal) =>
+export const pause = (ms, signal) =>
   new Promise((resolve) => {
     const timer = setTimeout(resolve, ms);
-    signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
+    signal?.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
   });
 
 /**

@@ -2,8 +2,11 @@
  * Saving pictures: as PNG or WebP whatever they are stored as, one or all of a job, several as a ZIP.
  */
 
-import { imageFile } from "../lib/api.js";
-import { h, tell } from "../lib/dom.js";
+import { imageFile, TOO_MANY } from "../lib/api.js";
+import { h, plural, tell } from "../lib/dom.js";
+import { pause } from "../lib/events.js";
+
+const AT_ONCE = 4; // stored pictures that are asked for
 
 /** Hands a file to the browser, which saves it. */
 export function save(file, name = file.name) {
@@ -28,7 +31,34 @@ async function converted(image, format) {
 /** Saves pictures as one archive. */
 export async function saveZip(images, name) {
   const { zip } = await import("../lib/zip.js");
-  save(await zip(await Promise.all(images.map(imageFile))), `${name}.zip`);
+  save(await zip(await imageFiles(images)), `${name}.zip`);
+}
+
+/** Stored pictures as files, in their order. */
+async function imageFiles(images) {
+  const files = [];
+  const left = [...images.entries()];
+  const take = async () => {
+    while (left.length) {
+      const [index, image] = left.shift();
+      files[index] = await inTime(() => imageFile(image));
+    }
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, take));
+  return files;
+}
+
+/** What `work()` resolves with, as soon as the service lets it. */
+async function inTime(work) {
+  for (;;) {
+    try {
+      return await work();
+    } catch (problem) {
+      if (problem.status !== TOO_MANY || !problem.retryAfter) throw problem;
+      tell(`Too much was asked for at once; saving goes on in ${plural(problem.retryAfter, "second")}.`);
+      await pause(1000 * problem.retryAfter);
+    }
+  }
 }
 
 /** A button that opens a list of things to do; it closes once one is chosen, and by Escape. */
