@@ -192,7 +192,7 @@ async function accepted(job, source) {
 }
 
 /**
- * Fills the form as the job had it, its picture and mask too where this browser still has them, which are `kept` for
+ * Fills the form as the job had it, its picture and mask too where this browser still has them, all of it `kept` for
  * the next visit; resolves with whether it did: only while it is `wanted()`.
  */
 async function fillFrom(job, { image, wanted = stays(), kept = true } = {}) {
@@ -202,13 +202,18 @@ async function fillFrom(job, { image, wanted = stays(), kept = true } = {}) {
   const values = await formValues(job.request, service.card(job.kind, job.request.model));
   if (wanted()) await desk.takeSource(source, draw, kept);
   if (!wanted()) return false;
-  desk.chooseModel(job.request.model, job.kind);
-  selectKind(job.kind);
-  const label = desk.card.class_names?.[job.request.class_id]; // chosen by its name
   const controls = job.request.controls?.map((control, i) => ({ ...control, picture: source?.controls?.[i] }));
-  form.reset({ ...values, controls, seed: image?.seed ?? job.request.seed, ...(label && { label }) });
+  const fill = () => showAs(job, { ...values, controls, seed: image?.seed ?? job.request.seed });
+  await (kept ? fill() : desk.give(fill));
   goTo({ task: job.kind, job: job.id }, true);
   return true;
+}
+
+function showAs({ kind, request }, values) {
+  desk.chooseModel(request.model, kind);
+  selectKind(kind);
+  const label = desk.card.class_names?.[request.class_id]; // chosen by its name
+  form.reset({ ...values, ...(label && { label }) });
 }
 
 /** A resolved request as the form of the model of `card` has it; boxes became numbers in it. */

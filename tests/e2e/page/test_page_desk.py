@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -125,6 +126,33 @@ def test_drafts_outlive_a_reload_with_picture_and_mask(page: Page) -> None:
     expect(page.locator("#field-num_images")).to_have_value("1")  # four pictures are a wish for another task
     page.click("#tab-txt2img")
     expect(page.locator("#field-num_images")).to_have_value("4")
+    page.fill("#field-prompt", "")
+    page.click("#tab-inpaint")
+    expect(page.locator("#field-prompt")).to_have_value("")  # as it was left
+
+
+def test_a_tab_leaves_to_others_what_somebody_changed_and_nothing_else(page: Page, client: httpx2.Client) -> None:
+    def left(tab: Page) -> dict[str, Any]:
+        tab.evaluate("dispatchEvent(new Event('pagehide'))")
+        drafts = json.loads(tab.evaluate("localStorage['latentd.desk']"))["drafts"]
+        return {kind: draft["values"].get("prompt", "") for kind, draft in drafts.items()}
+
+    job = client.post("/v1/txt2img", json={"prompt": "of a link"}).json()["id"]
+    page.fill("#field-prompt", "red heart")
+    assert left(page) == {"txt2img": "red heart"}
+    other = page.context.new_page()
+    other.goto(f"{client.base_url}#job={job}")
+    expect(other.locator("#field-prompt")).to_have_value("of a link")
+    other.click("#tab-inpaint")
+    expect(other.locator("#field-prompt")).to_have_value("of a link")
+    assert left(other) == {"txt2img": "red heart"}
+    other.click("#tab-txt2img")
+    other.reload()
+    expect(other.locator("#field-prompt")).to_have_value("of a link")  # its own
+    other.fill("#field-prompt", "navy heart")
+    assert left(other) == left(page) == {"txt2img": "navy heart"}
+    page.click("#tab-img2img")  # takes its words along
+    assert left(page) == {"txt2img": "navy heart", "img2img": "red heart"}
 
 
 def test_settings_are_read_from_a_dropped_picture_of_ours(page: Page) -> None:

@@ -1,10 +1,11 @@
 /**
  * What is being worked on: the task, its model, its values and its picture. All of it is kept by this browser, so that
- * Back and reload find it again.
+ * Back and reload find it again: values for this tab, and for tabs to come what somebody changed last in any of them.
  */
 
 import { fieldsOf } from "./fields.js";
 import { openPicture } from "./picture.js";
+import { hasSameBytes } from "../lib/api.js";
 import { debounced, tell } from "../lib/dom.js";
 import * as keep from "../lib/keep.js";
 
@@ -19,8 +20,9 @@ export class Desk {
   kind = "";
   picture = null;
   depth = null; // how near each pixel of the picture is; for this visit alone
-  #drafts = {}; // by kind: {model, values}
+  #drafts = {}; // by kind: {model, of, values}, and whether they were `given` by a link and nobody changed them
   #shown = ""; // the kind whose fields the form has
+  #seen = ""; // the form's state as it was noted last
   #filling = false; // by itself: what all tabs share is kept only of what somebody does
   #keepPictureSoon = debounced(PAUSE_MS, () => this.#keepPicture());
 
@@ -35,7 +37,7 @@ export class Desk {
 
   /** Brings back what was there when the page was left; the task that was open, or the first. */
   async restore() {
-    const { kind, drafts } = keep.stored("desk", {});
+    const { kind, drafts } = keep.storedInTab("desk", keep.stored("desk", {}));
     this.#drafts = drafts ?? {};
     const kept = await keep.draft();
     const lost = ({ message }) => tell(`Your picture comes back at your next visit, not now: ${message}`);
@@ -56,21 +58,30 @@ export class Desk {
 
   select(kind) {
     this.keepValues();
-    const words = this.#drafts[this.#shown]?.values ?? {};
     this.kind = kind;
     const draft = (this.#drafts[kind] ??= { values: {} });
-    for (const name of WORDS) if (name in words || this.#shown) draft.values[name] = words[name] ?? draft.values[name];
+    if (this.#shown) this.#share(...(this.#carry(draft) && !draft.given ? [kind] : []));
+  }
+
+  /** Takes the words of the form into a draft, one that was cleared, too; whether it had others. */
+  #carry(draft) {
+    const { values, given } = this.#drafts[this.#shown];
+    const names = WORDS.filter((name) => this.form.has(name) && (values[name] ?? "") !== (draft.values[name] ?? ""));
+    for (const name of names) draft.values[name] = values[name] ?? "";
+    if (names.length) draft.given = given;
+    return names.length > 0;
   }
 
   chooseModel(id, kind = this.kind) {
     this.keepValues();
     this.#drafts[kind] = { values: {}, ...this.#drafts[kind], model: id };
+    this.#share(kind);
   }
 
   /** Shows the fields of task and model, with what was entered before. */
   show() {
     const { kind, card, service } = this;
-    const { values } = this.#drafts[kind];
+    const { values, given } = this.#drafts[kind];
     const same = this.#drafts[kind].of === card.id;
     const carried = same
       ? values
@@ -82,16 +93,39 @@ export class Desk {
       words: card.fields.includes("prompt") ? service.words(card) : [],
       action: kind === "upscale" ? `Upscale ×${card.scale}` : (ACTIONS[kind] ?? "Create"),
     });
-    this.#drafts[kind] = { model: card.id, of: card.id, values: carried };
+    this.#drafts[kind] = { model: card.id, of: card.id, values: carried, given };
+    this.#seen = this.form.state;
   }
 
   /** Notes what the form has, at once. */
   keepValues() {
-    if (this.#shown) {
-      const draft = this.#drafts[this.#shown];
-      this.#drafts[this.#shown] = { ...draft, of: this.form.card.id, values: this.form.values() };
-    }
-    keep.store("desk", { kind: this.kind, drafts: this.#drafts });
+    if (this.#shown) this.#note();
+    keep.storeInTab("desk", { kind: this.kind, drafts: this.#drafts });
+  }
+
+  #note() {
+    const { state } = this.form;
+    const changed = state !== this.#seen;
+    const { given, ...draft } = this.#drafts[this.#shown];
+    this.#seen = state;
+    const values = this.form.values();
+    this.#drafts[this.#shown] = { ...draft, of: this.form.card.id, values, given: given && !changed };
+    if (changed) this.#share(this.#shown);
+  }
+
+  /** Keeps the task and drafts of `kinds` for tabs to come; those of others are as another tab may have left them. */
+  #share(...kinds) {
+    if (this.#filling) return;
+    const { drafts } = keep.stored("desk", {});
+    const changed = Object.fromEntries(kinds.map((kind) => [kind, this.#drafts[kind]]));
+    keep.store("desk", { kind: this.kind, drafts: { ...drafts, ...changed } });
+  }
+
+  /** Lets a link fill the form by `work()`. */
+  async give(work) {
+    await this.#unkept(work);
+    this.#drafts[this.#shown].given = true;
+    this.#seen = this.form.state;
   }
 
   /** Notes picture and mask, which all tabs share, soon. */
@@ -137,8 +171,3 @@ export class Desk {
 }
 
 const isSame = (file, other) => other && file.size === other.size && file.name === other.name;
-
-async function hasSameBytes(...files) {
-  const [one, other] = await Promise.all(files.map(async (file) => new Uint8Array(await file.arrayBuffer())));
-  return one.length === other.length && one.every((byte, i) => byte === other[i]);
-}

@@ -117,6 +117,11 @@ export class Form {
     return bad && [...this.#inputs.keys()].find((name) => this.#inputs.get(name).input.contains(bad));
   }
 
+  /** Whether it has a control for a field. */
+  has(name) {
+    return this.#inputs.has(name);
+  }
+
   /** All that it says, to be compared. */
   get state() {
     return JSON.stringify([this.model.value, this.values()]);

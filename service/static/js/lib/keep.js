@@ -3,7 +3,7 @@
  * picture and mask, which jobs are its own, and the prompts that it sent.
  */
 
-import { ofBrowser } from "./memory.js";
+import { ofBrowser, ofTab } from "./memory.js";
 
 const DATABASE = "latentd";
 const VERSION = 2;
@@ -61,16 +61,20 @@ export const draft = () => within(DRAFTS, "readonly", (store) => done(store.get(
 // Small things are texts: they must be there at once, and be written while a page is left.
 
 /** A value that was stored; one that isn't JSON of ours counts as none. */
-export function stored(name, fallback) {
+export function stored(name, fallback, memory = ofBrowser) {
   try {
-    return JSON.parse(ofBrowser.get(`latentd.${name}`)) ?? fallback;
+    return JSON.parse(memory.get(`latentd.${name}`)) ?? fallback;
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error;
     return fallback;
   }
 }
 
-export const store = (name, value) => ofBrowser.set(`latentd.${name}`, JSON.stringify(value));
+export const store = (name, value, memory = ofBrowser) => memory.set(`latentd.${name}`, JSON.stringify(value));
+
+/** The same of this tab alone. */
+export const storedInTab = (name, fallback) => stored(name, fallback, ofTab);
+export const storeInTab = (name, value) => store(name, value, ofTab);
 
 /** Ids of the jobs that this browser made, newest first. */
 export const mine = () => stored("jobs", []);
