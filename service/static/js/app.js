@@ -4,7 +4,7 @@
 
 import { Cost } from "./form/cost.js";
 import { Desk } from "./form/desk.js";
-import { lossOf, unsaidOf, withUnsaid } from "./form/fields.js";
+import { hasUsualEta, lossOf, unsaidOf, withUnsaid } from "./form/fields.js";
 import { Form } from "./form/form.js";
 import { Order } from "./form/order.js";
 import { chooseFile, openPicture, pictureRow } from "./form/picture.js";
@@ -223,6 +223,7 @@ async function formValues({ tokens, ...values }, card) {
     values.boxes = boxesOf(tokens, card);
     if (isCropped(tokens, card)) tell("That picture was a part of its scene; the form makes all of it.");
   }
+  if (hasUsualEta(values, card)) delete values.eta; // whoever chooses another sampler has that one's
   return values;
 }
 

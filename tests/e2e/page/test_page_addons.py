@@ -17,11 +17,20 @@ from redis import Redis
 from contract.card import InstalledControlNet, InstalledEmbedding, InstalledLora, Style
 from core.pictures import lossless
 from core.storage import open_store
-from tests.e2e.browser import choose_picture, copied, drop_file, job_id, open_page, serious, unfold
+from tests.e2e.browser import choose_picture, copied, drop_file, open_page, serious, unfold
 from tests.gateway import PAINTER, UPSCALER, finish, png, with_text, write_cards
 
 WIDTH = 32  # of the text that the painter reads
 LOOKS = (Style(name="3D", suffix=", 3d style"), Style(name="Navy", suffix=" on a navy background"))
+OPENED_OF_NOW_AND_BEFORE = """async ([before]) => {
+  const { controlFile } = await import('./js/form/addons.js');
+  const [now] = document.querySelector('#field-controls').value;
+  while (!(await (await import('./js/lib/keep.js')).sourceOf(now.picture)));
+  const [opened, { createImageBitmap }] = [[], window];
+  window.createImageBitmap = (...sent) => (opened.push(sent), createImageBitmap(...sent));
+  for (const control of [now, before]) await controlFile(control, { width: 40, height: 30 });
+  return opened.length;
+}"""
 ABOUT: dict[str, Any] = {"hash": "2" * 64, "file": "x.safetensors", "size": 1, "changed_ns": 1}
 
 
@@ -55,6 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     changes = {"tasks": ("txt2img", "inpaint", "img2img"), "fields": fields, "context_width": WIDTH, "styles": LOOKS}
     quick = {"id": "quick", "tasks": ("txt2img", "img2img"), "fields": (*fields, "denoising_start")}
     several = {"samplers": ("ddim", "tcd"), "guidance_embedded": True}
+    several |= {"defaults": PAINTER.defaults.model_copy(update={"eta": 0.5})}
     consistent = PAINTER.model_copy(update=changes | quick | several)
     write_cards(made / "models", PAINTER.model_copy(update=changes), UPSCALER, consistent)
     write_add_ons(made / "models")
@@ -79,6 +89,13 @@ def lead(page: Page, picture: bytes) -> None:
     expect(page.locator("#row-controls .facts")).to_have_text("40 × 30")
 
 
+def sent(page: Page, button: str = "#submit") -> dict[str, Any]:
+    """The request of the job that a press makes."""
+    with page.expect_response(lambda answer: answer.status == 202) as accepted:
+        page.click(button)
+    return dict(accepted.value.json()["request"])
+
+
 def amount(page: Page, name: str) -> str:
     return page.get_by_label(f"How much of {name}", exact=True).input_value()
 
@@ -99,7 +116,7 @@ def test_looks_are_put_behind_the_prompt_in_the_cards_order_and_taken_out(page: 
     expect(page.locator(".chip")).to_have_count(0)
 
 
-def test_add_ons_of_the_models_family_are_chosen_sent_kept_and_found_again(page: Page, client: httpx2.Client) -> None:
+def test_add_ons_of_the_models_family_are_chosen_sent_kept_and_found_again(page: Page) -> None:
     page.fill("#field-prompt", "(red:1.2) heart")
     unfold(page)
     options = page.locator("#row-loras option")
@@ -119,8 +136,7 @@ def test_add_ons_of_the_models_family_are_chosen_sent_kept_and_found_again(page:
     page.set_viewport_size({"width": 320, "height": 700})
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
     page.set_viewport_size({"width": 1280, "height": 900})
-    page.click("#submit")
-    request = client.get(f"/v1/jobs/{job_id(page)}").json()["request"]
+    request = sent(page)
     assert [(each["id"], each["scale"]) for each in request["loras"]] == [("watercolour", 0.6)]
     (control,) = request["controls"]
     assert (control["id"], control["scale"], control["start"], control["end"]) == ("edges", 1.0, 0.0, 0.5)
@@ -153,7 +169,7 @@ def test_a_control_without_its_picture_is_said_beside_it(page: Page) -> None:
     expect(page.locator("#error-controls")).to_contain_text("each end is above its start")
 
 
-def test_a_picture_is_drawn_over_with_what_was_added(page: Page, client: httpx2.Client) -> None:
+def test_a_picture_is_drawn_over_with_what_was_added(page: Page) -> None:
     page.click("#tab-img2img")
     choose_picture(page, "mine.png", png((48, 32)))
     unfold(page)
@@ -162,14 +178,13 @@ def test_a_picture_is_drawn_over_with_what_was_added(page: Page, client: httpx2.
     lead(page, png((40, 30)))
     page.locator("#field-guidance_interval input").nth(1).fill("0.8")
     expect(page.locator("#cost")).to_contain_text("1 picture")  # the dry run takes all of it
-    page.click("#submit")
-    request = client.get(f"/v1/jobs/{job_id(page)}").json()["request"]
+    request = sent(page)
     assert request["loras"][0]["id"] == "pixels"
     assert (request["controls"][0]["image"]["width"], request["controls"][0]["image"]["height"]) == (48, 32)
     assert request["guidance_interval"] == [0.0, 0.8]
 
 
-def test_the_form_leaves_to_the_service_what_follows_from_other_fields(page: Page, client: httpx2.Client) -> None:
+def test_the_form_leaves_to_the_service_what_follows_from_other_fields(page: Page) -> None:
     page.click("#tab-img2img")
     choose_picture(page, "mine.png", png((64, 64)))
     page.locator("#field-model").select_option("quick")
@@ -177,9 +192,10 @@ def test_the_form_leaves_to_the_service_what_follows_from_other_fields(page: Pag
     page.fill("#field-denoising_start", "0.5")  # instead of a strength
     page.locator("#field-sampler").select_option("tcd")
     expect(page.locator("#cost")).to_contain_text("1 picture")
-    page.click("#submit")
-    request = client.get(f"/v1/jobs/{job_id(page)}").json()["request"]
+    request = sent(page)
     assert (request["sampler"], request["eta"], request["denoising_start"]) == ("tcd", 0.3, 0.5)
+    page.fill("#field-eta", "0")
+    assert sent(page)["eta"] == 0
 
 
 def dry_run(command: str, job: str, folder: Path) -> dict[str, Any]:
@@ -224,6 +240,7 @@ def test_calls_are_copied_as_the_service_takes_them(
     page.goto("about:blank")
     page.goto(f"{client.base_url}#job={job['id']}")
     expect(page.locator("#field-prompt")).to_have_value("heart")
+    expect(page.locator("#field-eta")).to_have_value(str(fields.get("eta", "")))
     request = dry_run(copied(page, "curl"), job["id"], tmp_path)
     assert set(fields) < set(request)
     assert request == job["request"]
@@ -265,12 +282,6 @@ def choose_all(page: Page) -> None:
 def test_settings_that_are_taken_again_leave_none_that_were_chosen_since(
     page: Page, client: httpx2.Client, redis: Redis, folder: Path
 ) -> None:
-    def sent(button: str) -> dict[str, Any]:
-        with page.expect_response(lambda answer: answer.status == 202) as accepted:
-            page.click(button)
-        request: dict[str, Any] = accepted.value.json()["request"]
-        return request
-
     job = client.post("/v1/txt2img", json={"prompt": "red heart", "seed": 5}).json()
     finish(redis, open_store(str(folder / "data" / "objects")), job["id"], png((64, 64)))
     expect(page.locator("#submit")).to_be_visible()
@@ -281,7 +292,7 @@ def test_settings_that_are_taken_again_leave_none_that_were_chosen_since(
         task = "" if again == "link" else "task=txt2img&"
         page.goto(f"{client.base_url}#{task}job={job['id']}")
         if again == "variations":
-            request, changed = sent("#variations"), {"seed": None, "seeds": None, "num_images": 4}
+            request, changed = sent(page, "#variations"), {"seed": None, "seeds": None, "num_images": 4}
             assert {**request, **changed} == {**job["request"], **changed}
             continue
         if again == "reuse":
@@ -290,7 +301,7 @@ def test_settings_that_are_taken_again_leave_none_that_were_chosen_since(
             drop_file(page, "mine.png", with_text(latentd=json.dumps({"request": job["request"], "index": 0})))
             page.click("#read-settings")
         expect(page.locator("#field-schedule")).to_have_value("")
-        assert sent("#submit") == job["request"], again
+        assert sent(page) == job["request"], again
 
 
 @pytest.mark.parametrize(
@@ -324,6 +335,9 @@ def test_pictures_that_lead_are_cropped_about_their_middle(page: Page, client: h
         }"""
     )
     assert cropped == [0, 0, 255, 255]
+    before = page.locator("#field-controls").evaluate("(node) => node.value")
+    lead(page, png((40, 30)))
+    assert page.evaluate(OPENED_OF_NOW_AND_BEFORE, before) == 1
     assert client.get("/v1/jobs").json()["items"] == []
 
 

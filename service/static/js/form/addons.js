@@ -65,6 +65,7 @@ class AddOns {
   #remove(line) {
     this.#lines = this.#lines.filter((other) => other !== line);
     line.box.remove();
+    forget();
     this.#offer();
     this.add.focus();
     this.#changed();
@@ -122,17 +123,30 @@ function controlLine({ id }, { scale = 1, start = 0, end = 1, preprocess, pictur
 }
 
 const pictures = new Map(); // opened ones, by the id under which this browser keeps them
+const rows = new Set(); // {key, node} of those that show them
+
+/** Forgets opened pictures that no row shows any more and that can be opened again. */
+function forget() {
+  for (const row of rows) if (!row.node.isConnected) rows.delete(row);
+  const shown = new Set([...rows].map(({ key }) => key));
+  for (const [key, { kept }] of pictures) if (kept && !shown.has(key)) pictures.delete(key);
+}
 
 /** The row that chooses the picture of a control. */
 function pictureOf(id, key, changed) {
   const row = { key, node: h("div", { className: "picture-row" }) };
+  rows.add(row);
   const take = async (file) => {
-    row.key = `control ${file.name} ${file.size} ${file.lastModified}`;
+    const key = `control ${file.name} ${file.size} ${file.lastModified}`;
+    row.key = key;
     try {
-      pictures.set(row.key, await openPicture(file));
+      const picture = await openPicture(file);
+      pictures.set(key, picture);
       show();
       changed();
-      await keepSource(row.key, { image: file });
+      await keepSource(key, { image: file });
+      picture.kept = true;
+      forget();
     } catch (error) {
       show(error.message);
     }
@@ -151,7 +165,7 @@ function pictureOf(id, key, changed) {
     );
   };
   show();
-  if (key) opened(key).then(() => show());
+  if (key) opened(key).then(() => (show(), forget()));
   return row;
 }
 
@@ -159,7 +173,7 @@ function pictureOf(id, key, changed) {
 async function opened(key) {
   if (!pictures.has(key)) {
     const kept = await sourceOf(key);
-    if (kept?.file) pictures.set(key, await openPicture(kept.file));
+    if (kept?.file) pictures.set(key, { ...(await openPicture(kept.file)), kept: true });
   }
   return pictures.get(key);
 }

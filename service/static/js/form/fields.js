@@ -118,6 +118,7 @@ const KNOWN = [
     control: "number",
     label: "Eta",
     step: 0.05,
+    hint: "the sampler's",
     help: "Noise added at each step; 0 adds none.",
   },
   ...["aesthetic_score", "negative_aesthetic_score", "denoising_start", "denoising_end"].map((name) => ({
@@ -196,6 +197,13 @@ export function withUnsaid(fields, unsaid) {
   const all = { ...fields, ...unsaid };
   if (unsaid.timesteps) for (const name of ["steps", "schedule"]) delete all[name];
   return all;
+}
+
+/** Whether a request need not name its eta: the card's is its own sampler's, and ddim's; tcd else has one of its own. */
+export function hasUsualEta({ sampler, eta }, card) {
+  const { defaults } = card ?? {};
+  if (sampler === defaults?.sampler && eta === defaults.eta) return true;
+  return !eta && sampler !== "tcd" && !(sampler === "ddim" && defaults?.eta);
 }
 
 /** A sentence about what of a request the form leaves out, or "". */
@@ -299,7 +307,7 @@ function defaultOf(name, kind, card, property) {
   if (name === "width" || name === "height") return card.native_size;
   if (name === "preview_every") return previewEvery({}, card);
   if (name === "strength" && ["img2img", "depth2img"].includes(kind)) return card.defaults.img2img_strength;
-  if (name === "schedule") return "";
+  if (["schedule", "eta"].includes(name)) return ""; // the model's, and what each sampler takes by itself
   if (name === "label") return card.class_names[0];
   if (name === "class_id") return 0;
   if (name in card.defaults) return card.defaults[name] ?? "";

@@ -20,8 +20,6 @@ export class Order {
 
   get #fields() {
     const fields = { ...this.form.values(), model: this.form.model.value };
-    // Left as it was it is the card's, which may be of no use to another sampler, or not that sampler's default.
-    if (fields.eta === this.desk.card?.defaults.eta) delete fields.eta;
     if (fields.denoising_start) delete fields.strength; // says the same in another way
     return fields;
   }

@@ -2,7 +2,7 @@
  * Copies the call that makes a picture again: which fields it must name, and the menu of languages.
  */
 
-import { posted } from "../form/fields.js";
+import { hasUsualEta, posted } from "../form/fields.js";
 import { tell } from "../lib/dom.js";
 import { curl, javascript, openai, python, speaksOpenai } from "./calls.js";
 import { menu } from "./files.js";
@@ -40,9 +40,6 @@ const DEFAULTS = {
   negative_prompt: "",
 };
 
-// tcd has one of its own; ddim takes the card's, if that has one.
-const etaByDefault = ({ sampler, eta }, card) => !eta && sampler !== "tcd" && !(sampler === "ddim" && card?.defaults.eta);
-
 /** The fields that a call must name to make `image` again; `card` is the model's, if it is still there. */
 function fieldsFor({ request, images }, image, card) {
   const index = images.findIndex(({ id }) => id === image.id);
@@ -54,7 +51,7 @@ function fieldsFor({ request, images }, image, card) {
       !("image" in request && FROM_PICTURE.has(name)) &&
       !(request.timesteps && name === "steps") &&
       !(request.denoising_start && name === "strength") &&
-      !(name === "eta" && etaByDefault(request, card)) &&
+      !(name === "eta" && hasUsualEta(request, card)) &&
       DEFAULTS[name] !== value,
   );
   const fields = Object.fromEntries(kept);
