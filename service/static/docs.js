@@ -5,7 +5,7 @@
 import * as api from "./js/lib/api.js";
 import { h } from "./js/lib/dom.js";
 import { attempt } from "./js/docs/attempt.js";
-import { Call, learn } from "./js/docs/call.js";
+import { Call, keyed, learn } from "./js/docs/call.js";
 import { Code } from "./js/docs/code.js";
 import { code, prose, Schemas, table } from "./js/docs/schemas.js";
 
@@ -143,13 +143,22 @@ async function findPlaces() {
   learn(found);
 }
 
+/** A link sends no key: where one is needed, it saves what was read by it. */
+function offerDocument(openapi) {
+  const link = document.querySelector("a[href='openapi.json']");
+  const file = new Blob([JSON.stringify(openapi, null, 2)], { type: "application/json" });
+  if (keyed()) Object.assign(link, { href: URL.createObjectURL(file), download: "openapi.json" });
+}
+
 const wide = matchMedia("(min-width: 60rem)");
 const unfold = () => (document.querySelector("#fold").open = wide.matches);
 wide.addEventListener("change", unfold);
 unfold();
 
 try {
-  draw(await api.openapi());
+  const openapi = await api.openapi();
+  draw(openapi);
+  offerDocument(openapi);
 } catch (error) {
   document.querySelector("#calls").textContent = `openapi.json can't be drawn: ${error.message}`;
   throw error;

@@ -123,11 +123,15 @@ def test_problems_stand_beside_their_field(page: Page, client: httpx2.Client) ->
     page.click("#tab-upscale")
     page.click("#submit")
     expect(page.locator("#error-image")).to_have_text("Choose a picture first.")
+    choose = page.get_by_role("button", name="Choose", exact=True)
+    expect(choose).to_be_focused()
+    expect(choose).to_have_accessible_description("Choose a picture first.")
     page.click("#tab-inpaint")
     choose_picture(page, "mine.png", png((40, 30)))
     expect(page.locator("#mask")).to_be_visible()
     page.click("#submit")
     expect(page.locator("#error-mask")).to_have_text("Draw on the picture what is to be repainted.")
+    expect(page.get_by_role("button", name="Mask", exact=True)).to_be_focused()
     assert client.get("/v1/jobs").json()["items"] == []
 
 

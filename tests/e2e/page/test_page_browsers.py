@@ -140,6 +140,7 @@ def test_what_is_written_or_pasted_is_taken_for_what_it_is(page: Page, client: h
     page.keyboard.type("-")
     page.click("#submit")
     expect(page.locator("#error-guidance_interval")).to_have_text("This browser can't read that as a number.")
+    expect(page.locator("#row-guidance_interval input").first).to_be_focused()
     assert client.get("/v1/jobs").json()["items"] == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -52,6 +53,9 @@ def test_the_page_asks_for_a_key_and_then_works(locked: Page, token: str, redis:
     locked.fill("#api-key", token)
     locked.press("#api-key", "Enter")
     expect(locked.locator("#field-prompt")).to_be_visible()
+    locked.get_by_role("button", name="Licence and sources").click()
+    expect(locked.get_by_role("dialog")).to_contain_text("Licence: Apache-2.0")
+    locked.keyboard.press("Escape")
     locked.fill("#field-prompt", "red heart")
     locked.press("#field-prompt", "Enter")
     expect(locked.locator(".now")).to_contain_text("Waiting for a worker")
@@ -151,6 +155,9 @@ def test_the_description_of_the_api_asks_too(locked: Page, token: str) -> None:
     locked.fill("#api-key", token)
     locked.press("#api-key", "Enter")
     expect(locked.locator("#version")).not_to_be_empty()
+    with locked.expect_download() as saved:
+        locked.get_by_role("link", name="openapi.json").click()
+    assert "/v1/txt2img" in json.loads(saved.value.path().read_text("utf-8"))["paths"]
     expect(locked.locator("#get_model [role=tabpanel]")).to_contain_text("v1/models/painter")
     told = {"curl": "Bearer $LATENTD_API_KEY", "Python": "LATENTD_API_KEY", "JavaScript": "Bearer YOUR-KEY"}
     for language, place in told.items():

@@ -2,7 +2,7 @@
  * The request form: the controls of the chosen kind and model, their values, and problems shown beside their field.
  */
 
-import { composes, h, plural } from "../lib/dom.js";
+import { composes, h, openSheet, plural } from "../lib/dom.js";
 import { inputOf, rowOf, sizePresets } from "./controls.js";
 import { promptHistory, styleChips, tokenBar } from "./prompt.js";
 
@@ -89,7 +89,8 @@ export class Form {
   #modelRow(cards, card) {
     this.model.replaceChildren(...cards.map(({ id }) => h("option", { value: id }, id)));
     this.model.value = card.id;
-    const licence = h("a", { href: `v1/models/${card.id}`, title: card.licence }, "Licence and sources");
+    const onclick = () => showLicence(card);
+    const licence = h("button", { type: "button", className: "link", onclick }, "Licence and sources");
     return h(
       "div",
       { className: "field model", id: "row-model" },
@@ -162,9 +163,9 @@ export class Form {
     const place = row ?? this.problem;
     place.textContent = problem.message + wait;
     place.hidden = false;
-    const input = row?.parentElement.querySelector("[name]");
+    const input = row && controlOf(row);
     input?.closest("details")?.setAttribute("open", "");
-    input?.setAttribute("aria-invalid", "true");
+    if (input?.localName !== "button") input?.setAttribute("aria-invalid", "true");
     if (row) this.#root.dispatchEvent(new CustomEvent("unfold", { bubbles: true }));
     (input ?? place).scrollIntoView({ block: "nearest" });
     input?.focus();
@@ -177,4 +178,16 @@ export class Form {
     }
     for (const node of this.#root.querySelectorAll("[aria-invalid]")) node.removeAttribute("aria-invalid");
   }
+}
+
+/** What can mend an error: the button that it describes, as beside pictures, else the first control of its row. */
+function controlOf(error) {
+  const { parentElement: row } = error;
+  const own = row.querySelector(`button[aria-describedby~="${error.id}"]`);
+  return own ?? row.querySelector("[name]") ?? row.querySelector("input:not([type=file]), button");
+}
+
+function showLicence({ id, licence, attribution }) {
+  const sources = h("ul", {}, attribution.map((line) => h("li", {}, line)));
+  openSheet(id, h("p", {}, `Licence: ${licence}`), attribution.length > 0 && sources);
 }

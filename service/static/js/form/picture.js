@@ -59,10 +59,11 @@ export function pictureRow(picture, { name = "image", label, hint = "drop, paste
   const input = fileInput(onFile);
   const choose = button(
     picture ? "Replace" : "Choose",
-    { className: "button small", onclick: () => input.click() },
+    { className: "button small", "aria-describedby": `error-${name}`, onclick: () => input.click() },
     "picture",
   );
-  const edit = picture && onShow && button(showLabel, { className: "button small", onclick: onShow });
+  const shows = { className: "button small", "aria-describedby": "error-mask", onclick: onShow };
+  const edit = picture && onShow && button(showLabel, shows);
   return h(
     "div",
     { className: "field picture", id: `row-${name}` },
