@@ -19,6 +19,7 @@ Fill: TypeAlias = Literal["original", "surroundings", "grey"]
 GREY = (127, 127, 127, 255)
 COARSE_TO_FINE = (64, 16, 4)  # pixels whose mean fills a hole
 TOUCHED = [0] + [255] * 255  # for `point`: all but nothing is everything
+MEANT = 255  # pixels of whose mean in 8 bits one at 255 leaves a trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +137,29 @@ def fitted_mask(mask: Image.Image, size: Size, fit: Fit) -> Image.Image:
     if mask.size == size:
         return mask
     inner = _contained(mask.size, size) if fit == "pad" else size
-    across, down = mask.width // inner[0] + 1, mask.height // inner[1] + 1
+    across, down = (_multiple(*sides) for sides in zip(mask.size, inner, strict=True))
     if fit == "crop":
         across = down = min(across, down)
-    fine = fitted(mask, (inner[0] * across, inner[1] * down), "crop" if fit == "crop" else "stretch", nearest=True)
-    inside = fine.reduce((across, 1)).point(TOUCHED).reduce((1, down)).point(TOUCHED)
+        mask = fitted(mask, (inner[0] * across, inner[1] * down), fit, nearest=True)
+    else:  # a side that only gets larger does so at the end, when the other is small
+        fine = inner[0] * across if across > 1 else mask.width, inner[1] * down if down > 1 else mask.height
+        mask = mask.resize(fine, Image.Resampling.NEAREST)
+    inside = _touched(_touched(mask, (1, 0), across), (0, 1), down).resize(inner, Image.Resampling.NEAREST)
     return _padded(inside, size) if fit == "pad" else inside
+
+
+def _multiple(side: int, inner: int) -> int:
+    """Return how many pixels become one, so that none of `side` is left out, in as many as means can be made of."""
+    times = side // inner + 1
+    return times if times <= MEANT else MEANT * -(-times // MEANT)
+
+
+def _touched(mask: Image.Image, axis: tuple[int, int], times: int) -> Image.Image:
+    while times > 1:
+        step = min(times, MEANT)
+        mask = mask.reduce((max(1, axis[0] * step), max(1, axis[1] * step))).point(TOUCHED)
+        times //= step
+    return mask
 
 
 def _padded(picture: Image.Image, size: Size) -> Image.Image:

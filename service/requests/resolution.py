@@ -14,11 +14,11 @@ from pydantic import ValidationError
 
 from contract.add_ons import AppliedControl, AppliedEmbedding, AppliedLora
 from contract.card import ControlNetCard, EmbeddingCard, LoraCard, ModelCard
-from contract.common import OutputFormat
+from contract.common import WHOLE, OutputFormat
 from contract.job import JobWarning
 from contract.prompts import named, split_loras
 from contract.request import JobRequest, parse_request
-from contract.samplers import ETA, ORIGINAL_STEPS
+from contract.samplers import ETA, MOST_TIMESTEPS, ORIGINAL_STEPS
 from contract.stages import stages
 from contract.uploads import CONTROL, Upload, control_name
 from core.errors import InvalidRequest, NotFound
@@ -325,18 +325,27 @@ def _without_guidance(request: JobRequest, card: ModelCard) -> Iterator[JobWarni
 
 
 def _between_steps(request: JobRequest) -> Iterator[JobWarning]:
-    """Tell of an interval that steps may pass over, were they evenly spread."""
-    steps = request.run_steps // request.num_images
-    if request.guided_within is not None and steps * request.guided_share < 1:
-        message = f"guidance_interval is narrower than one of {steps} steps; none may fall into it"
+    """Tell of an interval that the steps of all passes may go by."""
+    led = [stage for stage in stages(request) if stage.guided_within is not None]
+    if led and all(_guided_steps(stage) < 1 for stage in led):
+        message = "guidance_interval is narrower than a step, or none is near it: nothing may be guided"
         yield JobWarning(field="guidance_interval", message=message)
 
 
+def _guided_steps(request: JobRequest) -> float:
+    """Count the steps within the interval, were they evenly spread; those of a list are counted as they are."""
+    steps = request.run_steps // request.num_images
+    if request.timesteps is None or request.guided_within is None:
+        return steps * request.guided_share
+    low, high = request.guided_within
+    return sum(low <= t / (MOST_TIMESTEPS - 1) <= high for t in request.timesteps[-steps:])
+
+
 def _idle_controls(request: JobRequest) -> Iterator[JobWarning]:
-    """Tell of ControlNets that no step of a pass is within."""
+    """Tell of ControlNets that no step of a pass is within, where it is known how many steps that has."""
     for number, stage in enumerate(stages(request)):
         steps, where = stage.run_steps // stage.num_images, " of hires" if number else ""
-        for control in stage.applied_controls:
+        for control in stage.applied_controls if stage.span == WHOLE else ():
             if not control.acts_in(steps):
                 why = f"no step of {steps}{where} is between start {control.start:g} and end {control.end:g}"
                 yield JobWarning(field="controls", message=f"{control.id} has no effect: {why}")

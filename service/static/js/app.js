@@ -204,7 +204,8 @@ async function fillFrom(job, { image, wanted = stays(), kept = true } = {}) {
   if (!wanted()) return false;
   const controls = job.request.controls?.map((control, i) => ({ ...control, picture: source?.controls?.[i] }));
   const fill = () => showAs(job, { ...values, controls, seed: image?.seed ?? job.request.seed });
-  await (kept ? fill() : desk.give(fill));
+  if (kept) fill();
+  else desk.give(fill);
   goTo({ task: job.kind, job: job.id }, true);
   return true;
 }

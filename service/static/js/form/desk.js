@@ -23,7 +23,8 @@ export class Desk {
   #drafts = {}; // by kind: {model, of, values}, and whether they were `given` by a link and nobody changed them
   #shown = ""; // the kind whose fields the form has
   #seen = ""; // the form's state as it was noted last
-  #filling = false; // by itself: what all tabs share is kept only of what somebody does
+  #giving = false; // a link fills the form; what all tabs share is kept only of what somebody does
+  #filling = false; // the editor, by itself: neither is a picture kept then
   #keepPictureSoon = debounced(PAUSE_MS, () => this.#keepPicture());
 
   constructor(form, service) {
@@ -59,23 +60,25 @@ export class Desk {
   select(kind) {
     this.keepValues();
     this.kind = kind;
-    const draft = (this.#drafts[kind] ??= { values: {} });
-    if (this.#shown) this.#share(...(this.#carry(draft) && !draft.given ? [kind] : []));
+    this.#drafts[kind] ??= { values: {} };
+    if (this.#shown) this.#carry(kind);
   }
 
-  /** Takes the words of the form into a draft, one that was cleared, too; whether it had others. */
-  #carry(draft) {
+  /** Takes the form's words to another task's draft, one that was cleared, too: they alone may be new to other tabs. */
+  #carry(kind) {
     const { values, given } = this.#drafts[this.#shown];
-    const names = WORDS.filter((name) => this.form.has(name) && (values[name] ?? "") !== (draft.values[name] ?? ""));
-    for (const name of names) draft.values[name] = values[name] ?? "";
-    if (names.length) draft.given = given;
-    return names.length > 0;
+    const own = this.#drafts[kind].values;
+    const names = WORDS.filter((name) => this.form.has(name) && (values[name] ?? "") !== (own[name] ?? ""));
+    const words = Object.fromEntries(names.map((name) => [name, values[name] ?? ""]));
+    Object.assign(own, words);
+    const withWords = (kept) => ({ ...kept, values: { ...kept?.values, ...words } });
+    this.#share(kind, names.length && !given ? withWords : (kept) => kept);
   }
 
   chooseModel(id, kind = this.kind) {
     this.keepValues();
     this.#drafts[kind] = { values: {}, ...this.#drafts[kind], model: id };
-    this.#share(kind);
+    this.#share(kind, () => this.#drafts[kind]);
   }
 
   /** Shows the fields of task and model, with what was entered before. */
@@ -110,20 +113,25 @@ export class Desk {
     this.#seen = state;
     const values = this.form.values();
     this.#drafts[this.#shown] = { ...draft, of: this.form.card.id, values, given: given && !changed };
-    if (changed) this.#share(this.#shown);
+    if (changed) this.#share(this.#shown, () => this.#drafts[this.#shown]);
   }
 
-  /** Keeps the task and drafts of `kinds` for tabs to come; those of others are as another tab may have left them. */
-  #share(...kinds) {
-    if (this.#filling) return;
+  /** Keeps the task for tabs to come, and what `change` makes of the draft of `kind` that the last tab left. */
+  #share(kind, change) {
+    if (this.#giving) return;
     const { drafts } = keep.stored("desk", {});
-    const changed = Object.fromEntries(kinds.map((kind) => [kind, this.#drafts[kind]]));
-    keep.store("desk", { kind: this.kind, drafts: { ...drafts, ...changed } });
+    keep.store("desk", { kind: this.kind, drafts: { ...drafts, [kind]: change(drafts?.[kind]) } });
   }
 
   /** Lets a link fill the form by `work()`. */
-  async give(work) {
-    await this.#unkept(work);
+  give(work) {
+    this.keepValues();
+    this.#giving = true;
+    try {
+      work();
+    } finally {
+      this.#giving = false;
+    }
     this.#drafts[this.#shown].given = true;
     this.#seen = this.form.state;
   }

@@ -12,13 +12,12 @@ export const passes = ({ status }) => status === 0 || status === TOO_MANY || sta
 
 /** RFC 9457 problem of an answer, or of no answer at all (status 0). */
 export class Problem extends Error {
-  constructor({ status = 0, title = "", detail = "", field = null, retryAfter = null, replayed = false }) {
+  constructor({ status = 0, title = "", detail = "", field = null, retryAfter = null }) {
     super(detail || title);
     this.status = status;
     this.title = title;
     this.field = field;
     this.retryAfter = retryAfter;
-    this.replayed = replayed; // it is that of a job which the same key made before
   }
 }
 
@@ -50,7 +49,7 @@ export async function request(path, { quiet = false, ...options } = {}) {
 
 async function problemOf(answer) {
   const retryAfter = Number(answer.headers.get("Retry-After")) || null;
-  const known = { status: answer.status, retryAfter, replayed: answer.headers.has("Idempotency-Replayed") };
+  const known = { status: answer.status, retryAfter };
   if (!answer.headers.get("Content-Type")?.includes("json")) return new Problem({ title: answer.statusText, ...known });
   return new Problem({ ...(await answer.json()), ...known });
 }
@@ -69,7 +68,8 @@ let unclear = null; // {kind, fields, files, key} of the newest request whose jo
  */
 export async function submit(kind, fields, files) {
   const sent = { kind, fields, files };
-  if (!unclear || !(await isSame(unclear, sent))) unclear = { ...sent, key: newKey() };
+  const again = unclear && (await isSame(unclear, sent).catch(() => false)); // a file may have gone since
+  if (!again) unclear = { ...sent, key: newKey() };
   const options = post(fields, files);
   options.headers["Idempotency-Key"] = unclear.key;
   const send = () => json(`v1/${kind}`, options);
@@ -78,7 +78,7 @@ export async function submit(kind, fields, files) {
     unclear = null;
     return job;
   } catch (problem) {
-    if (problem.replayed || !passes(problem)) unclear = null;
+    if (!passes(problem)) unclear = null;
     throw problem;
   }
 }

@@ -74,6 +74,8 @@ def test_a_controlnet_that_no_step_of_a_pass_is_within_is_told() -> None:
         "lines has no effect: no step of 1 of hires is between start 0 and end 0.25",
         "lines has no effect: no step of 1 of hires is between start 0.2 and end 0.8",
     ]
+    part = resolved(None, steps=4, denoising_end=0.5)  # of how many steps, the worker alone knows
+    assert warnings_of(part.model_copy(update={"controls": controls}), CARD, None) == ()
 
 
 @pytest.mark.parametrize("steps", [None, 60])

@@ -109,12 +109,21 @@ def test_what_only_guidance_uses_is_told_where_there_is_none() -> None:
     assert warnings_of(on, card, None) == ()
 
 
-def test_an_interval_that_no_step_may_fall_into_is_told() -> None:
-    posts = [Txt2ImgPost(guidance_interval=[0.95, 1.0], steps=steps, guidance_scale=4.0) for steps in (10, 40)]
-    few, many = (resolve(Body("txt2img", post, {}), PAINTER, Pictures({}, {}), 7, "png", 2**24) for post in posts)
-    [warning] = warnings_of(few, PAINTER, None)
-    assert warning.message == "guidance_interval is narrower than one of 10 steps; none may fall into it"
-    assert warnings_of(many, PAINTER, None) == ()
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ({"guidance_interval": [0.95, 1.0], "steps": 10}, True),
+        ({"guidance_interval": [0.95, 1.0], "steps": 40}, False),
+        ({"guidance_interval": [0.95, 1.0], "timesteps": [999, 980, 965, 10]}, False),
+        ({"guidance_interval": [0.3, 0.9], "timesteps": [999, 980, 965, 10]}, True),
+        ({"guidance_interval": [0.9, 0.97], "steps": 10, "hires": {"steps": 20}}, True),
+        ({"guidance_interval": [0.3, 0.35], "steps": 10, "hires": {"steps": 40}}, False),
+    ],
+)
+def test_an_interval_that_no_step_may_fall_into_is_told(sent: dict[str, Any], told: bool) -> None:
+    post = Txt2ImgPost.model_validate({"guidance_scale": 4.0, **sent})
+    request = resolve(Body("txt2img", post, {}), PAINTER, Pictures({}, {}), 7, "png", 2**24)
+    assert [each.field for each in warnings_of(request, PAINTER, None)] == ["guidance_interval"] * told
 
 
 def test_a_cards_tokenizer_is_in_its_folder(tmp_path: Path) -> None:
