@@ -219,6 +219,23 @@ def test_a_request_keeps_its_key_until_it_is_known_what_came_of_it(page: Page, c
     assert len(client.get("/v1/jobs").json()["items"]) == 2
 
 
+def test_a_file_that_has_gone_since_it_was_chosen_stops_no_other(page: Page, tmp_path: Path) -> None:
+    gone = tmp_path / "gone.png"
+    gone.write_bytes(png((40, 30)))
+    page.click("#tab-upscale")
+    page.locator("#stage input[type=file]").set_input_files(gone)
+    expect(page.locator("figcaption")).to_have_text("40 × 30 becomes 160 × 120")
+    gone.unlink()
+    page.click("#submit")
+    expect(page.locator("#problem")).to_contain_text("The gateway doesn't answer.")
+    kept = tmp_path / "kept.png"
+    kept.write_bytes(png((20, 20)))
+    page.locator("#row-image input[type=file]").set_input_files(kept)
+    expect(page.locator("figcaption")).to_have_text("20 × 20 becomes 80 × 80")
+    with page.expect_response(lambda answer: answer.status == 202):
+        page.click("#submit")
+
+
 def test_a_kept_picture_that_cant_be_brought_back_leaves_the_page_usable(page: Page) -> None:
     page.click("#tab-inpaint")
     choose_picture(page, "mine.png", png((40, 30)))
