@@ -67,6 +67,6 @@ COPY workers workers
 ENV PATH=/opt/venv/bin:$PATH LATENTD_DATA_DIR=/data NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001
 EXPOSE 9101
-HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30m \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:9101/metrics', timeout=4)"]
 CMD ["latentd", "worker", "--metrics-port", "9101"]

@@ -115,7 +115,7 @@ def serve(settings: Settings, model_ids: Sequence[str], device: str, signals: Si
         heart.start()
         sweeping.start()
         witness.start()
-        facts = {"worker": worker.name, "models": list(cards), "resident": list(library.resident)}
+        facts = {"worker": worker.name, "models": list(cards), "resident": list(library.resident), "device": device}
         log.info("ready", **facts, metrics_port=metrics_port, seconds=time.monotonic() - began)
         loop.run()
     finally:

@@ -85,6 +85,20 @@ def test_a_worker_has_longer_to_stop_than_it_drains() -> None:
         assert grace >= Settings.model_fields["drain_s"].default + 10
 
 
+def test_a_worker_for_a_gpu_never_draws_on_the_cpu() -> None:
+    """By `auto` a driver that is too old would leave a slow worker on the same queues. A container sees one card."""
+    command = ["latentd", "worker", "--device", "cuda", "--metrics-port", "9101"]
+    assert services()["worker"]["command"] == command
+    (cards,) = services()["worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert cards["count"] == 1
+    assert "cuda" not in services()["worker-cpu"]["command"]
+
+
+def test_a_health_check_waits_for_models_as_long_as_compose() -> None:
+    check = DOCKERFILE.split("AS worker\n")[1].split("HEALTHCHECK ")[1].split("\n")[0]
+    assert f"--start-period={services()['worker']['healthcheck']['start_period']} " in check
+
+
 def test_the_gateway_image_holds_neither_torch_nor_weights() -> None:
     stage = DOCKERFILE.split("AS gateway\n")[1].split("\nFROM")[0]
     copied = re.findall(r"^COPY (?:--from=\S+ )?(\S+)", stage, re.MULTILINE)

@@ -39,7 +39,7 @@ log = structlog.get_logger()
 
 
 def choose_device(name: str) -> str:
-    """Return a device of torch; `auto` is the first GPU, else the CPU.
+    """Return a device of torch; `auto` is the first GPU, else the CPU; `cuda` is the first GPU.
 
     Raises:
         ConfigurationError: there is no such device.
@@ -50,12 +50,14 @@ def choose_device(name: str) -> str:
         raise _no_device(name, "must be auto, cpu, cuda or cuda:N", "auto, cpu, cuda or cuda:N")
     if name == "cpu":
         return name
-    gpus = torch.cuda.device_count()
+    # The count alone may be NVML's, which knows nothing of a driver that is too old.
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus == 0:
-        raise _no_device(name, "torch finds no GPU", "cpu")
-    if int(name.partition(":")[2] or 0) >= gpus:
+        raise _no_device(name, f"torch {torch.__version__} finds no GPU that it can use", "cpu")
+    index = int(name.partition(":")[2] or 0)
+    if index >= gpus:
         raise _no_device(name, f"the last GPU is cuda:{gpus - 1}", f"cuda:{gpus - 1}")
-    return name
+    return f"cuda:{index}"
 
 
 def _no_device(name: str, reason: str, bound: str) -> ConfigurationError:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -72,6 +73,8 @@ def test_a_worker_shows_itself_keeps_its_size_and_leaves(redis: Redis, start: St
     assert BaseWorker.all(connection=redis) == []
     assert redis.zcard(serving_key("tiny")) == 0
     log = worker.log.read_text()
+    (ready,) = [line for line in map(json.loads, log.splitlines()) if line["event"] == "ready"]
+    assert (ready["device"], ready["models"]) == ("cpu", ["tiny"])
     assert "heart" not in log
     assert "rror" not in log
 
