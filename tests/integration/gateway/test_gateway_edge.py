@@ -182,13 +182,20 @@ def test_a_task_without_checkpoint_names_the_command(redis_url: str, tmp_path: P
         assert client.post("/v1/upscale", files={"image": ("a.png", png(), "image/png")}).status_code == 202
 
 
+PROBED = ("/livez", "/readyz", "/metrics")
+
+
 def test_metrics_count_by_route_template(client: httpx2.Client, redis: Redis) -> None:
     assert redis.dbsize() == 0
     job_id = client.post("/v1/txt2img", json={"prompt": "private words"}).json()["id"]
     client.get(f"/v1/jobs/{job_id}")
     client.post("/v1/txt2img", json={"steps": 0})
     client.get("/secret-path")
+    for path in PROBED:
+        assert client.get(path).status_code == 200
     text = client.get("/metrics").text
+    for path in PROBED:  # as the alert on errors leaves them out
+        assert f'latentd_http_requests_total{{method="GET",route="{path}",status="200"}}' in text
     assert 'latentd_http_requests_total{method="GET",route="/v1/jobs/{id}",status="200"}' in text
     assert 'latentd_http_requests_total{method="POST",route="/v1/txt2img",status="422"}' in text
     assert 'latentd_rejected_total{reason="invalid-request"}' in text

@@ -197,9 +197,12 @@ def test_bodies_that_come_slowly_are_bounded_together(
     port, size = free_port(), 4 * (2**20 - 1)
     with running(settings_for(redis_url, tmp_path, max_body_mb=1, metrics_port=port)) as client, ExitStack() as slow:
 
-        def held() -> list[str]:
+        def told(family: str) -> list[str]:
             text = client.get(f"http://127.0.0.1:{port}/metrics").text
-            return [line.split()[1] for line in text.splitlines() if line.startswith("latentd_bodies_bytes ")]
+            return [line.split()[1] for line in text.splitlines() if line.startswith(family)]
+
+        def held() -> list[str]:
+            return told("latentd_bodies_bytes ")
 
         for _ in range(4):
             slow.enter_context(connect(client)).sendall(unfinished)
@@ -207,6 +210,8 @@ def test_bodies_that_come_slowly_are_bounded_together(
         answer = client.post("/v1/upscale", files=LARGE)
         assert (answer.status_code, answer.json()["type"]) == (503, "urn:latentd:problem:bodies-busy")
         assert int(answer.headers["retry-after"]) > 0
+        counted = 'latentd_http_requests_total{method="POST",route="/v1/upscale",status="503"}'
+        assert told(counted) == told('latentd_rejected_total{reason="bodies-busy"}') == ["1.0"]  # alerts subtract them
         assert client.post("/v1/txt2img", json={"prompt": "x" * 1000}).status_code == 202
         slow.close()
         assert within(lambda: held() == ["0.0"])
