@@ -83,9 +83,27 @@ def test_pods_run_without_rights(name: str) -> None:
         assert rights["capabilities"] == {"drop": ["ALL"]}
 
 
+def test_who_restores_has_redis_volume_and_no_more_rights() -> None:
+    """The namespace starts no pod with others; what it unpacks is Redis's user's."""
+    pod, redis = documents(KUBERNETES / "restore.yaml")[0]["spec"], pods()["redis"]
+    assert pod["securityContext"] == redis["securityContext"]
+    assert pod["automountServiceAccountToken"] is False
+    for each in ("image", "securityContext", "volumeMounts"):
+        assert pod["containers"][0][each] == redis["containers"][0][each]
+    claim = find("StatefulSet", "redis")["spec"]["volumeClaimTemplates"][0]["metadata"]["name"]
+    assert [volume["name"] for volume in pod["volumes"]] == [claim]
+    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == f"{claim}-redis-0"
+
+
 def test_a_worker_outlives_its_drain() -> None:
     drain = float(find("ConfigMap", "latentd")["data"]["LATENTD_DRAIN_S"])
     assert pods()["worker"]["terminationGracePeriodSeconds"] > drain + 10
+
+
+def test_a_worker_has_one_gpu_and_does_not_start_without_it() -> None:
+    container = pods()["worker"]["containers"][0]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert container["command"][2:4] == ["--device", "cuda"]
 
 
 def test_a_worker_may_load_for_half_an_hour() -> None:
