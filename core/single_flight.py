@@ -1,4 +1,4 @@
-"""Questions to Redis that many requests ask at once, asked once."""
+"""Questions to Redis and folders that many requests ask at once, asked once."""
 
 from __future__ import annotations
 

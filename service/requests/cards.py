@@ -50,6 +50,7 @@ from service.http.problems import shown
 
 CONVERT = "latentd models convert PATH $LATENTD_MODELS_DIR/NAME --to native"
 RECENT_S = 1.0
+FOLDER_S = 1.0  # that `known` waits for the folder
 
 C = TypeVar("C", bound=Wire)
 log = structlog.get_logger("service")
@@ -124,7 +125,9 @@ class Registry(Generic[C]):
         self._redis = redis
         self._key = key
         self._form = form
-        self._installed = installed
+        # A folder that hangs holds one thread of those that all share, however many ask.
+        self._installed = SingleFlight(partial(asyncio.to_thread, installed))
+        self._last: Mapping[str, C] = {}  # what the folder held
         self._recent: tuple[float, dict[str, C]] = (-math.inf, {})  # when it was read
         self._reading = SingleFlight(self.all)
 
@@ -136,13 +139,27 @@ class Registry(Generic[C]):
     async def all(self) -> dict[str, C]:
         """Read cards by id or name, in order of them; what a worker published wins."""
         published: Any = await self._redis.hgetall(self._key)
-        cards = await asyncio.to_thread(self._installed)
+        self._last = await self._installed.answer()
+        self._recent = time.monotonic(), self._with(published)
+        return self._recent[1]
+
+    async def known(self) -> dict[str, C]:
+        """Return what `all` does; of a folder that fails or is silent for FOLDER_S, what it last held."""
+        published: Any = await self._redis.hgetall(self._key)
+        try:
+            async with asyncio.timeout(FOLDER_S):
+                self._last = await self._installed.answer()
+        except OSError as error:  # the time is over, too
+            log.warning("the models folder can't be read", error=str(error) or type(error).__name__)
+        return self._with(published)
+
+    def _with(self, published: Mapping[str, str]) -> dict[str, C]:
+        cards = dict(self._last)
         for name, text in published.items():
             card = _parse(text, "published by a worker", self._form.read)
             if card is not None:
                 cards[name] = card
-        self._recent = time.monotonic(), dict(sorted(cards.items()))
-        return self._recent[1]
+        return dict(sorted(cards.items()))
 
 
 class CardRegistry(Registry[ModelCard]):

@@ -16,5 +16,5 @@ router = APIRouter(tags=["health"])
     "/metrics", name="get_metrics", summary="Prometheus metrics", response_class=PlainTextResponse, responses=problems()
 )
 async def metrics(gateway: Current) -> Response:
-    text = await gateway.metrics.render(gateway.redis, gateway.cards.all)
+    text = await gateway.metrics.render(gateway.redis, gateway.cards.known)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
