@@ -176,7 +176,7 @@ class DeadlineMissed(LatentdError):
 
 
 class DiskFull(LatentdError):
-    """The data disk has less room than LATENTD_MIN_FREE_MB."""
+    """The storage's disk has less room than LATENTD_MIN_FREE_MB."""
 
     status, slug, title = 507, "disk-full", "Disk full"
 

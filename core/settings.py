@@ -163,7 +163,10 @@ class Settings(BaseSettings):
         "replaced by any free one.",
     )
     min_free_mb: int = Field(
-        default=512, ge=0, description="New jobs are refused (507) below this much free space in data_dir, in MiB."
+        default=512,
+        ge=0,
+        description="New jobs are refused (507) below this much free space where images and uploads are stored, in "
+        "MiB; not on S3, which doesn't tell.",
     )
     webhook_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),

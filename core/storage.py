@@ -213,6 +213,19 @@ def told(error: Exception) -> str:
     return " ".join([first.strip() or type(error).__name__, *([code[1]] if code else [])])
 
 
+def free_mb(store: Store) -> int | None:
+    """How many MiB are free where a local folder is; None of S3, which doesn't tell.
+
+    Raises:
+        OSError: the folder can't be looked at.
+    """
+    if isinstance(store, S3Store) or store.prefix is None:
+        return None
+    folder = Path(store.prefix)
+    disk = os.statvfs(next(each for each in (folder, *folder.parents) if each.exists()))  # a put makes it anew
+    return disk.f_bavail * disk.f_frsize // 2**20
+
+
 def lacks_room(store: Store, size: int) -> bool:
     """Tell whether a put of that many bytes failed because a local disk, or a quota on it, is full.
 

@@ -18,7 +18,7 @@ from contract.card import ControlNetCard, EmbeddingCard, LoraCard
 from contract.redis_keys import CONTROLNETS_KEY, EMBEDDINGS_KEY, KEYS_KEY, LORAS_KEY
 from core.settings import Settings
 from core.single_flight import SingleFlight
-from core.storage import Store, open_public, open_store
+from core.storage import Store, free_mb, open_public, open_store
 from jobs.layout import check_connection
 from service.admission.backlogs import Backlogs
 from service.admission.retry_after import FullLanes
@@ -50,6 +50,7 @@ class Gateway:
     redis: AsyncRedis
     rq: Redis
     store: Store
+    room: SingleFlight[int | None]  # MiB that are free there; a mount that hangs holds one thread
     cards: CardRegistry
     loras: Registry[LoraCard]
     embeddings: Registry[EmbeddingCard]
@@ -104,6 +105,7 @@ def open_gateway(settings: Settings, *, keys_required: bool) -> Gateway:
         redis=redis,
         rq=rq,
         store=store,
+        room=SingleFlight(partial(asyncio.to_thread, free_mb, store)),
         cards=CardRegistry(redis, folder, settings.model),
         loras=Registry(redis, LORAS_KEY, LoraCard, partial(installed_loras, folder)),
         embeddings=Registry(redis, EMBEDDINGS_KEY, EmbeddingCard, partial(installed_embeddings, folder)),

@@ -249,10 +249,10 @@ async def enqueue(gateway: Gateway, caller: Caller, planned: PlannedJob) -> Crea
         InvalidRequest: as `_charge`.
         QueueFull: LATENTD_QUEUE_LIMIT jobs wait in the lane.
         RateLimited: the key's GPU-seconds of the day are used up.
-        DiskFull: the data disk has less room than LATENTD_MIN_FREE_MB.
+        DiskFull: the storage's disk has less room than LATENTD_MIN_FREE_MB.
     """
     settings, request = gateway.settings, planned.request
-    check_disk_space(settings.data_dir, settings.min_free_mb)
+    await check_disk_space(gateway.room, settings.min_free_mb)
     if planned.backlog.queued >= settings.queue_limit:  # nothing is stored for a job that is refused
         raise await _full(gateway, planned, planned.backlog.queued)
     budget_s = None if caller.key is None else caller.key.gpu_s_per_day

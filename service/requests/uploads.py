@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from obstore.exceptions import BaseError
 from redis.asyncio import Redis
@@ -20,11 +18,14 @@ from contract.uploads import Upload
 from core.errors import DiskFull, Unavailable
 from core.pictures import ANY_CLASS
 from core.settings import Settings
+from core.single_flight import SingleFlight
 from core.storage import DEPLOYMENT_OBJECT, Store, delete, lacks_room, may_be_unmounted, upload_path
 from service.requests.bodies import Body
 from service.requests.decoders import Decoders
 from service.requests.decoding import Encoded, Reading, decode, encode
 from service.requests.posts import InpaintPost
+
+ROOM_S = 1.0  # that a folder has to say how much is free
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +77,20 @@ def _upload(job_id: str, name: str, data: bytes, size: tuple[int, int]) -> Uploa
     return Upload(path=upload_path(job_id, name, digest), sha256=digest, bytes=len(data), width=size[0], height=size[1])
 
 
-def check_disk_space(data_dir: Path, min_free_mb: int) -> None:
-    """Check that the disk of `data_dir` has space for more.
+async def check_disk_space(room: SingleFlight[int | None], min_free_mb: int) -> None:
+    """Check that the storage has space for more; `room` asks it for the MiB that are free.
 
     Raises:
         DiskFull: less than `min_free_mb` MiB are free.
     """
     try:
-        disk = os.statvfs(data_dir)
-    except FileNotFoundError:  # made with the first upload
-        disk = os.statvfs(next(each for each in data_dir.resolve().parents if each.exists()))
-    free_mb = disk.f_bavail * disk.f_frsize // 2**20
-    if free_mb < min_free_mb:
-        detail = f"the data disk has {free_mb} MiB free; LATENTD_MIN_FREE_MB asks for {min_free_mb}"
-        raise DiskFull(detail, value=free_mb, bound=min_free_mb)
+        async with asyncio.timeout(ROOM_S):
+            found = await room.answer()
+    except OSError:  # or silence: while a storage is away jobs wait for it, and uploads are refused
+        return
+    if found is not None and found < min_free_mb:
+        detail = f"the storage's disk has {found} MiB free; LATENTD_MIN_FREE_MB asks for {min_free_mb}"
+        raise DiskFull(detail, value=found, bound=min_free_mb)
 
 
 async def check_mounted(redis: Redis, settings: Settings, store: Store) -> None:
@@ -121,7 +122,7 @@ async def store_pictures(store: Store, pictures: Pictures) -> None:
             await store.put_async(upload.path, pictures.data[name])
         except (OSError, BaseError) as error:
             if await asyncio.to_thread(lacks_room, store, len(pictures.data[name])):
-                raise DiskFull("no room for the upload on the data disk", field=name) from error
+                raise DiskFull("no room for the upload on the storage's disk", field=name) from error
             raise Unavailable("the object storage doesn't take the upload", field=name) from error
 
 

@@ -39,7 +39,7 @@ PROBLEMS: dict[int, str] = {
     500: "The job that was waited for failed, or the stored image is damaged.",
     503: "Redis or the object storage doesn't answer, Redis is full, or its decoders are busy (with Retry-After).",
     504: "The job that was waited for missed its deadline.",
-    507: "The data disk is full.",
+    507: "The storage's disk is full.",
 }
 KEY = {"type": "http", "scheme": "bearer", "description": "An API key, where keys are on (`latentd keys create`)."}
 PASSWORD = {"type": "http", "scheme": "basic", "description": "The same key as a password, with any user name."}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +22,7 @@ from service.auth import keys
 from service.http.protocol import PatientProtocol
 from tests.gateway import png, running, settings_for
 from tests.redis_server import RedisServer
+from tests.s3 import S3Server
 from tests.service import free_port
 from tests.starved import allowance
 from tests.waits import within
@@ -250,3 +253,31 @@ def test_below_the_free_space_asked_for_new_jobs_are_a_507(
         assert client.get("/v1/jobs").status_code == 200
         assert client.post("/v1/txt2img?dry_run=true", json={}).status_code == 200
     assert redis.dbsize() == 0
+
+
+@pytest.mark.usefixtures("redis")
+def test_free_space_counts_where_images_are_stored(redis_server: RedisServer, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        folders = (tmp_path / "storage", Path(other, "storage"))
+        frees = [shutil.disk_usage(folder.parent).free // 2**20 for folder in folders]
+        if abs(frees[0] - frees[1]) < 64:
+            pytest.skip("both disks have the same room")
+        for folder, elsewhere, free in zip(folders, reversed(folders), frees, strict=True):
+            asked = settings_for(redis_server.url, tmp_path, min_free_mb=sum(frees) // 2, storage_url=str(folder))
+            with running(asked.model_copy(update={"data_dir": elsewhere.parent})) as client:
+                answer = client.post("/v1/txt2img", json={"prompt": "x"})
+                assert answer.status_code == (202 if free == max(frees) else 507), (folder, answer.text)
+
+
+@pytest.mark.usefixtures("redis")
+def test_of_s3_no_free_space_is_asked(
+    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with S3Server() as s3:
+        for name, value in s3.env.items():
+            monkeypatch.setenv(name, value)
+        asked = settings_for(redis_server.url, tmp_path, min_free_mb=10**9, storage_url=s3.env["LATENTD_STORAGE_URL"])
+        with running(asked) as client:
+            assert client.post("/v1/txt2img", json={"prompt": "x"}).status_code == 202
+            answer = client.post("/v1/upscale", files={"image": ("a.png", png(), "image/png")})
+            assert answer.status_code == 202
