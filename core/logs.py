@@ -46,9 +46,14 @@ def configure(level: str) -> None:
     )
 
 
+def are_json() -> bool:
+    """Tell whether standard error is no terminal, so that lines are for programs."""
+    return sys.stderr is None or not sys.stderr.isatty()
+
+
 def _shown() -> list[structlog.types.Processor]:
     """How a line is written. Tracebacks are without local variables: those hold prompts and keys."""
-    if sys.stderr.isatty():
+    if not are_json():
         colours = not os.environ.get("NO_COLOR")  # as the commands' own output has it
         return [structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import multiprocessing
 import os
 import sys
-import traceback
 from contextlib import suppress
 from typing import Annotated
 
 import typer
 
-from core.errors import LatentdError
 from core.version import __version__
 from latentd.cli import bench, evaluate, info, keys, models, plan, preference, serve, train
-from latentd.cli.console import drop_output, plain
 from latentd.cli.drawing import commands
-
-FAULT_EXIT = 70  # EX_SOFTWARE
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+from latentd.cli.ending import told_to_people
 
 app = typer.Typer(
     name="latentd",
@@ -69,31 +63,8 @@ def main() -> None:
     """Run the command; an expected error is one line on standard error and exit code 1, a fault of ours 70."""
     try:
         app()
-    except LatentdError as error:
-        plain(stderr=True).print(f"latentd: {error.detail}", style="red", soft_wrap=True)
-        sys.exit(1)
-    except ModuleNotFoundError as error:
-        told = f"latentd: {error.name} isn't installed here; pip install -e '.[worker]' brings what draws"
-        plain(stderr=True).print(told, style="red", soft_wrap=True)
-        sys.exit(1)
     except Exception as error:  # told from what can't work, after which nobody starts the command again
-        if isinstance(error, OSError) and error.errno in NO_ROOM and (reason := _full_output()):
-            plain(stderr=True).print(f"latentd: standard output: {reason}", style="red", soft_wrap=True)
-            sys.exit(1)
-        traceback.print_exc()
-        sys.exit(FAULT_EXIT)
-
-
-def _full_output() -> str | None:
-    """Why standard output takes nothing more, and what it didn't take is dropped; None where it does."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.write("\n")  # an empty write would pass
-            sys.stdout.flush()
-    except OSError as error:
-        drop_output()
-        return error.strerror
-    return None
+        sys.exit(told_to_people(error))
 
 
 def _leave(ended: SystemExit) -> None:

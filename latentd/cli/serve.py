@@ -11,6 +11,7 @@ import typer
 
 from core import logs
 from core.settings import Settings, read_settings
+from latentd.cli.ending import logged
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on. Default: LATENTD_HOST.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on. Default: LATENTD_PORT.")]
@@ -89,4 +90,4 @@ def worker(model: Model = None, device: Device = "auto", metrics_port: MetricsPo
 
 def register(app: typer.Typer) -> None:
     for command in (up, gateway, worker):
-        app.command()(command)
+        app.command()(logged(command))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -54,11 +55,11 @@ def up(models: Path, data: Path, command: str = "up", **env: str) -> subprocess.
 
 
 def refusal(process: subprocess.Popen[str]) -> str:
-    """The one line that says why a command ended with 1."""
+    """What the one line says of why a command ended with 1; all are JSON."""
     _, said = process.communicate(timeout=180)
-    lines = [line for line in said.splitlines() if line.startswith("latentd: ")]
-    assert (process.returncode, len(lines)) == (1, 1), said
-    return lines[0]
+    details = [line["detail"] for line in map(json.loads, said.splitlines()) if line["event"] == "can't work"]
+    assert (process.returncode, len(details)) == (1, 1), said
+    return str(details[0])
 
 
 def test_one_data_directory_serves_one_service(tiny_models: Path) -> None:

@@ -115,7 +115,7 @@ def test_commands_end_with_one_line_on_an_older_redis(redis: Redis, settings: Se
     before = {key: redis.dump(key) for key in redis.keys("*")}
     ended = run(settings, command, {"REDIS_URL": settings.redis})
     assert ended.returncode == 1, ended.stderr
-    assert ended.stderr.splitlines()[-1].startswith("latentd: Redis holds jobs from before 0.1.0")
+    assert json.loads(ended.stderr.splitlines()[-1])["detail"].startswith("Redis holds jobs from before 0.1.0")
     assert {key: redis.dump(key) for key in redis.keys("*")} == before
 
 
@@ -129,7 +129,7 @@ def test_up_refuses_an_older_data_directory(settings: Settings) -> None:
         server.terminate()
     ended = run(settings, "up", {})
     assert ended.returncode == 1, ended.stderr
-    assert ended.stderr.splitlines()[-1].startswith("latentd: Redis holds jobs from before 0.1.0")
+    assert json.loads(ended.stderr.splitlines()[-1])["detail"].startswith("Redis holds jobs from before 0.1.0")
 
 
 def run(settings: Settings, command: str, more: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -153,7 +153,7 @@ def test_a_package_that_is_missing_is_one_line_and_nothing_is_started_again() ->
         [sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True, timeout=60
     )
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
-    assert ended.stderr.startswith("latentd: torch isn't installed here")
+    assert json.loads(ended.stderr)["detail"].startswith("torch isn't installed here")
 
 
 @pytest.mark.usefixtures("models")
