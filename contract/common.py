@@ -181,14 +181,24 @@ class BaseRequest(Wire):
         Of a part of the way it is how many they would be on evenly spread timesteps, or on a list out of 1,000; where
         a schedule or a checkpoint spaces them otherwise, the worker that plans the job tells the true number.
         """
-        skipped = self.steps - max(1, int(self.steps * self.denoising_strength))
+        skipped = self._skipped
         if self.span == WHOLE:
             return (self.steps - skipped) * self.num_images
         if self.timesteps is not None:
-            first, last = (round((1.0 - part) * MOST_TIMESTEPS) for part in self.span)
-            return max(1, sum(last <= t < first for t in self.timesteps[skipped:])) * self.num_images
+            return max(1, len(self.run_timesteps)) * self.num_images
         begun, ended = (round(self.steps * part) for part in self.span)
         return max(1, ended - max(begun, skipped)) * self.num_images
+
+    @property
+    def run_timesteps(self) -> tuple[int, ...]:
+        """Those of `timesteps` that are run: what strength and span leave of the list."""
+        first, last = (round((1.0 - part) * MOST_TIMESTEPS) for part in self.span)
+        left = (self.timesteps or ())[self._skipped :]
+        return tuple(t for t in left if last <= t < first or self.span == WHOLE)
+
+    @property
+    def _skipped(self) -> int:
+        return self.steps - max(1, int(self.steps * self.denoising_strength))
 
     @property
     def rows_per_call(self) -> int:

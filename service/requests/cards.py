@@ -42,7 +42,7 @@ from contract.redis_keys import (
     work_key,
 )
 from core.clock import CLOCK
-from core.errors import Conflict, InvalidRequest, LatentdError, NoCheckpoint, NotFound
+from core.errors import Conflict, InvalidRequest, LatentdError, NoCheckpoint, NotFound, Unavailable
 from core.single_flight import SingleFlight
 from core.text import as_text
 from jobs.queues import remove_queues
@@ -50,7 +50,8 @@ from service.http.problems import shown
 
 CONVERT = "latentd models convert PATH $LATENTD_MODELS_DIR/NAME --to native"
 RECENT_S = 1.0
-FOLDER_S = 1.0  # that `known` waits for the folder
+FOLDER_S = 1.0  # that figures wait for the folder
+FOLDER_PATIENCE_S = 10.0  # that requests do
 
 C = TypeVar("C", bound=Wire)
 log = structlog.get_logger("service")
@@ -137,9 +138,17 @@ class Registry(Generic[C]):
         return cards if time.monotonic() - read_at < RECENT_S else await self._reading.answer()
 
     async def all(self) -> dict[str, C]:
-        """Read cards by id or name, in order of them; what a worker published wins."""
+        """Read cards by id or name, in order of them; what a worker published wins.
+
+        Raises:
+            Unavailable: the folder fails, or is silent for FOLDER_PATIENCE_S.
+        """
         published: Any = await self._redis.hgetall(self._key)
-        self._last = await self._installed.answer()
+        try:
+            async with asyncio.timeout(FOLDER_PATIENCE_S):
+                self._last = await self._installed.answer()
+        except OSError as error:  # the time is over, too
+            raise Unavailable(f"the models folder can't be read: {str(error) or 'it is silent'}") from error
         self._recent = time.monotonic(), self._with(published)
         return self._recent[1]
 

@@ -334,11 +334,10 @@ def _between_steps(request: JobRequest) -> Iterator[JobWarning]:
 
 def _guided_steps(request: JobRequest) -> float:
     """Count the steps within the interval, were they evenly spread; those of a list are counted as they are."""
-    steps = request.run_steps // request.num_images
     if request.timesteps is None or request.guided_within is None:
-        return steps * request.guided_share
+        return request.run_steps // request.num_images * request.guided_share
     low, high = request.guided_within
-    return sum(low <= t / (MOST_TIMESTEPS - 1) <= high for t in request.timesteps[-steps:])
+    return sum(low <= t / (MOST_TIMESTEPS - 1) <= high for t in request.run_timesteps)
 
 
 def _idle_controls(request: JobRequest) -> Iterator[JobWarning]:

@@ -92,8 +92,14 @@ def test_a_copy_of_a_file_that_grows_loads_and_rewrites_go_on(
     assert machine.percentage() == "100"
     with RedisServer(aof=True) as other:
         other.kill()
-        (line,) = {" ".join(line.split()) for line in re.findall(r"sh -c '.*?' < \S+", DOCS)}
-        assert machine.run(line, other.folder) == 0
+        (line,) = {re.sub(" +", " ", line) for line in re.findall(r"sh -ec '.*?' < \S+", DOCS, re.DOTALL)}
+        whole, before = machine.folder / "appendonlydir.tar.gz", sorted((other.folder / "appendonlydir").iterdir())
+        copy = whole.read_bytes()
+        for part in (copy[: len(copy) // 2], copy):
+            whole.write_bytes(part)
+            assert (machine.run(line, other.folder) == 0) == (part == copy)
+            assert sorted((other.folder / "appendonlydir").iterdir()) == before or part == copy
+        assert (other.folder / "replaced").is_dir()
         other.start()
         with other.connect() as redis:
             assert redis.exists(*(f"key-{number}" for number in range(200))) == 200

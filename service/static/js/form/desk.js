@@ -71,6 +71,7 @@ export class Desk {
     const names = WORDS.filter((name) => this.form.has(name) && (values[name] ?? "") !== (own[name] ?? ""));
     const words = Object.fromEntries(names.map((name) => [name, values[name] ?? ""]));
     Object.assign(own, words);
+    if (names.length && given) this.#drafts[kind].given = true;
     const withWords = (kept) => ({ ...kept, values: { ...kept?.values, ...words } });
     this.#share(kind, names.length && !given ? withWords : (kept) => kept);
   }

@@ -13,6 +13,7 @@ from redis.asyncio import Redis as AsyncRedis
 
 from contract.card import ModelCard, model_cards
 from contract.redis_keys import CARDS_KEY
+from core.errors import Unavailable
 from service.metrics.families import Metrics
 from service.requests import cards
 from service.requests.cards import CardRegistry, Registry
@@ -115,3 +116,30 @@ def test_a_folder_that_fails_takes_no_figure_of_redis_away(told: Told) -> None:
         raise OSError("stale file handle")
 
     assert served(*told(read, [lambda: None])) == ["latentd_redis_up 1.0", PAINTS]
+
+
+def test_requests_that_need_a_folder_that_hangs_or_fails_are_unavailable(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cards, "FOLDER_PATIENCE_S", 0.05)
+    answers = threading.Event()
+
+    def hangs() -> dict[str, ModelCard]:
+        assert answers.wait(60)
+        return {"upscaler": UPSCALER}
+
+    def fails() -> dict[str, ModelCard]:
+        raise OSError("stale file handle")
+
+    async def ask() -> None:
+        async with AsyncRedis.from_url(redis_url, decode_responses=True) as redis:
+            hanging, failing = (Registry(redis, CARDS_KEY, ModelCard, read) for read in (hangs, fails))
+            with pytest.raises(Unavailable, match="the models folder can't be read: it is silent"):
+                await hanging.recent()
+            with pytest.raises(Unavailable, match="the models folder can't be read: stale file handle"):
+                await failing.recent()
+            monkeypatch.setattr(cards, "FOLDER_PATIENCE_S", 60)
+            answers.set()
+            assert list(await hanging.recent()) == ["upscaler"]
+
+    asyncio.run(ask())

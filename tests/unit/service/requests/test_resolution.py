@@ -117,13 +117,16 @@ def test_what_only_guidance_uses_is_told_where_there_is_none() -> None:
         ({"guidance_interval": [0.95, 1.0], "timesteps": [999, 980, 965, 10]}, False),
         ({"guidance_interval": [0.3, 0.9], "timesteps": [999, 980, 965, 10]}, True),
         ({"guidance_interval": [0.9, 0.97], "steps": 10, "hires": {"steps": 20}}, True),
+        ({"guidance_interval": [0.88, 1.0], "timesteps": [999, 900, 700, 300], "denoising_end": 0.5}, False),
+        ({"guidance_interval": [0.05, 0.35], "timesteps": [999, 900, 700, 300], "denoising_end": 0.5}, True),
         ({"guidance_interval": [0.3, 0.35], "steps": 10, "hires": {"steps": 40}}, False),
     ],
 )
 def test_an_interval_that_no_step_may_fall_into_is_told(sent: dict[str, Any], told: bool) -> None:
     post = Txt2ImgPost.model_validate({"guidance_scale": 4.0, **sent})
-    request = resolve(Body("txt2img", post, {}), PAINTER, Pictures({}, {}), 7, "png", 2**24)
-    assert [each.field for each in warnings_of(request, PAINTER, None)] == ["guidance_interval"] * told
+    card = PAINTER.model_copy(update={"fields": (*PAINTER.fields, "denoising_end")})
+    request = resolve(Body("txt2img", post, {}), card, Pictures({}, {}), 7, "png", 2**24)
+    assert [each.field for each in warnings_of(request, card, None)] == ["guidance_interval"] * told
 
 
 def test_a_cards_tokenizer_is_in_its_folder(tmp_path: Path) -> None:
