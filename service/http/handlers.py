@@ -56,16 +56,16 @@ async def as_ours(gateway: Gateway, error: Exception, method: str, *, made: bool
 
 
 async def _translated(gateway: Gateway, error: Exception, method: str, *, made: bool) -> LatentdError:
+    if isinstance(error, LatentdError):  # of Redis, too, where its layout is refused
+        return error
     if isinstance(error, RedisError):
         if is_read_only(error):
             await gateway.forget_connections()
         return _unavailable(error, method, made=made)
-    if isinstance(error, BaseError):
-        away = Unavailable(f"the object storage doesn't answer: {type(error).__name__}")
-        away.__cause__ = error
-        return away
-    assert isinstance(error, LatentdError)
-    return error
+    assert isinstance(error, BaseError)
+    away = Unavailable(f"the object storage doesn't answer: {type(error).__name__}")
+    away.__cause__ = error
+    return away
 
 
 def _made(request: Request) -> str | None:
