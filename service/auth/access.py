@@ -169,12 +169,23 @@ async def still_accepted(redis: Redis, caller: Caller) -> bool:
     if caller.key is None:
         return True
     try:
-        text = await redis.hget(KEYS_KEY, caller.key.id)
+        key = await _key(redis, caller.key.id)
     except RedisError as error:
         if not is_transient(error):
             raise
         return True
-    return text is not None and ApiKey.model_validate_json(text, extra="ignore").accepted
+    return key is not None and key.accepted
+
+
+async def may_read(redis: Redis, owner: str) -> bool:
+    """Tell whether the key that made a job is let in to read it."""
+    key = await _key(redis, owner)
+    return key is not None and key.accepted and key.may("read")
+
+
+async def _key(redis: Redis, key_id: str) -> ApiKey | None:
+    text = await redis.hget(KEYS_KEY, key_id)
+    return None if text is None else ApiKey.model_validate_json(text, extra="ignore")
 
 
 async def _take(redis: Redis, key: ApiKey) -> None:

@@ -30,6 +30,7 @@ HELD_BODIES = 4  # of the largest size, at least
 SMALL_BYTES = 64 * 1024  # of a body that is always read: prompts
 RETRY_AFTER_S = 10
 LET_GO = "latentd.let_go_of_body"  # in a request's scope: what it calls once it holds nothing of its body any more
+HOLD = "latentd.hold"  # in a request's scope: what it calls with the bytes that it makes of its body
 
 
 def check_head(scope: Scope) -> None:
@@ -135,6 +136,11 @@ class BodyLimit:
     def _check(self, size: int) -> None:
         if self._read > self._limit:
             raise self._error(self._read)
+        self._all.take(size, self._read)
+        self._taken += size
+
+    def hold(self, size: int) -> None:
+        """Count what is made of the body, until the request ends, as its bytes. Raises as `BodiesHeld.take`."""
         self._all.take(size, self._read)
         self._taken += size
 

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.errors import LatentdError
 from core.settings import Settings
-from service.http.bodies import LET_GO, BodiesHeld, BodyLimit, check_encoding, check_head
+from service.http.bodies import HOLD, LET_GO, BodiesHeld, BodyLimit, check_encoding, check_head
 from service.http.handlers import broken_off, unexpected
 from service.http.hosts import check_host, known_hosts
 from service.http.origins import OriginPolicy
@@ -118,7 +118,7 @@ class EdgeMiddleware:
         if (response := self._without_route(scope, headers)) is not None:
             await response(scope, receive, answer)
             return
-        scope[LET_GO] = limited.let_go
+        scope[LET_GO], scope[HOLD] = limited.let_go, limited.hold
         try:
             await self._app(scope, limited, answer)
         finally:

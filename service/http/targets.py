@@ -12,6 +12,7 @@ from core.errors import MalformedRequest, NotFound
 from service.http.problems import shown
 
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)(/.*)?", re.IGNORECASE | re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # in no path of ours; routes' patterns pass over a line's end
 # A client that adds a slash means the same; pages aren't here, whose relative URLs would change their meaning.
 _SLASHED = re.compile(r"((?:/sdapi)?/v1/.+|/livez|/readyz|/metrics|/openapi\.json)/")
 
@@ -24,7 +25,8 @@ def normalised(scope: Scope, prefix: str) -> Scope:
 
     Raises:
         MalformedRequest: the target is neither a path nor an absolute http(s) URL.
-        NotFound: a part of the path is `.` or `..`, which a client resolves itself (RFC 3986, 5.2.4).
+        NotFound: the path has control characters, or a part that is `.` or `..`, which a client resolves itself (RFC
+            3986, 5.2.4).
     """
     asked = {**scope, **_absolute(scope)}
     if any(name == b"range" for name, _ in asked["headers"]):
@@ -34,7 +36,7 @@ def normalised(scope: Scope, prefix: str) -> Scope:
         path = path[len(prefix) :]
     if slashed := _SLASHED.fullmatch(path):
         path = slashed[1]
-    if "/." in path and not {".", ".."}.isdisjoint(path.split("/")):
+    if _CONTROL.search(path) or ("/." in path and not {".", ".."}.isdisjoint(path.split("/"))):
         raise NotFound(f"nothing is served at {shown(path)}", value=path)
     return {**asked, "path": path, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
 

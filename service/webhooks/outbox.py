@@ -20,13 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from contract.job import Job
-from contract.redis_keys import DUE_KEY, KEYS_KEY, NOTHING_KEY, OUTBOX_KEY, deliveries_key
+from contract.job import Job, JobHead
+from contract.redis_keys import DUE_KEY, NOTHING_KEY, OUTBOX_KEY, deliveries_key, job_key
 from core.clock import CLOCK
 from core.errors import Gone, LatentdError, NewerRelease, NotFound
 from jobs.commands import as_script
 from service.admission.backlogs import Backlogs
-from service.auth.access import Caller
+from service.auth.access import Caller, may_read
 from service.auth.signing import ImageUrls, read_signer
 from service.jobs.views import read_job
 from service.webhooks.addresses import check_url
@@ -191,7 +191,7 @@ class Webhooks:
     async def _try(self, message: Message) -> Delivery | None:
         """Send once; None for a job that has expired or was purged: there is nothing left to tell."""
         try:
-            job = await read_job(self._redis, self._backlogs, await self._reader(), message.job)
+            job = await read_job(self._redis, self._backlogs, await self._reader(message.job), message.job)
         except (NotFound, Gone):
             log.warning("webhook given up: its job has expired or was purged", job_id=message.job, tries=message.tries)
             return None
@@ -205,9 +205,11 @@ class Webhooks:
         what = "a redirect; those aren't followed" if 300 <= status < 400 else f"answered {status}"
         return self._failed(message, at, status, what)
 
-    async def _reader(self) -> Caller:
-        """Make a caller that sees every job; its image URLs are signed where keys are on."""
-        signer = await read_signer(self._redis) if await self._redis.exists(KEYS_KEY) else None
+    async def _reader(self, job_id: str) -> Caller:
+        """Make a caller that sees every job; its image URLs are signed where the job's own key may read it now."""
+        record: Any = await self._redis.hget(job_key(job_id), "record")
+        owner = JobHead.read(record).owner if record else ""
+        signer = await read_signer(self._redis) if await may_read(self._redis, owner) else None
         return Caller(urls=ImageUrls(self._prefix, signer))
 
     async def _send(self, job: Job, message: Message) -> int:

@@ -45,7 +45,8 @@ def read_pickle(path: Path, wanted: Wanted | None = None, *, data: bool = True) 
         with path.open("rb") as stream:
             magic = stream.read(len(ZIP_MAGIC))
             stream.seek(0)
-            return (_read_zip if magic == ZIP_MAGIC else _read_legacy)(stream, wanted or (lambda _: True), data)
+            read = _read_zip if magic == ZIP_MAGIC else _read_legacy
+            return read(stream, wanted or (lambda _: True), data, max(SMALL, MAX_RATIO * path.stat().st_size))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error.detail}", field=error.field) from error
     except (OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, struct.error) as error:
@@ -54,7 +55,7 @@ def read_pickle(path: Path, wanted: Wanted | None = None, *, data: bool = True) 
         raise CheckpointError(f"{path}: not a torch checkpoint, or damaged ({error})") from error
 
 
-def _read_zip(stream: IO[bytes], wanted: Wanted, data: bool) -> Any:
+def _read_zip(stream: IO[bytes], wanted: Wanted, data: bool, most: int) -> Any:
     with zipfile.ZipFile(stream) as archive:
         names = archive.namelist()
         indices = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
@@ -65,7 +66,7 @@ def _read_zip(stream: IO[bytes], wanted: Wanted, data: bool) -> Any:
             raise CheckpointError("written in big-endian byte order, which is not supported")
         value = Unpickler(io.BytesIO(_unzipped(archive, f"{root}data.pkl"))).load()
         read = partial(_zip_storage, archive, f"{root}data/", data)
-        return _Reader(read, wanted).walk(value)
+        return _Reader(read, wanted, most).walk(value)
 
 
 def _unzipped(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -91,7 +92,7 @@ def _zip_storage(archive: zipfile.ZipFile, folder: str, data: bool, storage: Sto
         return read_tensor(file, storage.dtype, storage.numel)
 
 
-def _read_legacy(stream: IO[bytes], wanted: Wanted, data: bool) -> Any:
+def _read_legacy(stream: IO[bytes], wanted: Wanted, data: bool, most: int) -> Any:
     if Unpickler(stream).load() != LEGACY_MAGIC or Unpickler(stream).load() != LEGACY_VERSION:
         raise CheckpointError("not a torch checkpoint")
     system = Unpickler(stream).load()
@@ -101,7 +102,7 @@ def _read_legacy(stream: IO[bytes], wanted: Wanted, data: bool) -> Any:
     if not isinstance(keys, list) or not all(isinstance(key, str | int) for key in keys):
         raise CheckpointError("not a torch checkpoint")
     positions = {str(key): 0 for key in keys}
-    reader = _Reader(partial(_legacy_storage, stream, positions, data), wanted)
+    reader = _Reader(partial(_legacy_storage, stream, positions, data), wanted, most)
     _legacy_positions(stream, positions, {p.storage.key: p.storage.dtype for p in _pending(value)})
     return reader.walk(value)
 
@@ -162,9 +163,10 @@ def _pending(value: Any) -> Iterator[PendingTensor]:
 class _Reader:
     """Replaces pending tensors by real ones; tensors of one storage share its memory, containers held twice are one."""
 
-    def __init__(self, read: Callable[[Storage], Tensor], wanted: Wanted) -> None:
+    def __init__(self, read: Callable[[Storage], Tensor], wanted: Wanted, most: int) -> None:
         self._read = read
         self._wanted = wanted
+        self._left = most  # bytes: a file may name one part of itself many times, each of another length
         self._cache: dict[Storage, Tensor] = {}
         self._walked: dict[int, dict[Any, Any] | list[Any]] = {}
 
@@ -195,8 +197,15 @@ class _Reader:
         if not _inside(pending) or math.prod(pending.size) > max(numel, MAX_EXPANDED):
             raise CheckpointError(f"{key}: shape {list(pending.size)} exceeds its storage", field=key)
         if pending.storage not in self._cache:
-            self._cache[pending.storage] = self._read(pending.storage)
+            self._cache[pending.storage] = self._counted(pending.storage)
         return self._cache[pending.storage].as_strided(pending.size, pending.stride, pending.offset)
+
+    def _counted(self, storage: Storage) -> Tensor:
+        values = self._read(storage)
+        self._left -= 0 if values.is_meta else values.nbytes
+        if self._left < 0:
+            raise CheckpointError("its tensors unpack to far more than the file holds")
+        return values
 
 
 def _inside(pending: PendingTensor) -> bool:

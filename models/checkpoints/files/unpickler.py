@@ -188,13 +188,21 @@ class Unpickler(pickle._Unpickler):
             _plain(key)
         _STANDARD[pickle.DICT[0]](self)
 
-    def load_set(self) -> None:
-        raise pickle.UnpicklingError("sets are in no checkpoint")
+    def load_build(self) -> None:
+        if isinstance(self.stack[-2], Storage | StorageKind | PendingTensor):
+            raise pickle.UnpicklingError("a tensor is altered after it was made")
+        _STANDARD[pickle.BUILD[0]](self)
+
+    def load_unknown(self) -> None:
+        """Sets hash what they hold; byte arrays are made as long as they say, before anything of them is read."""
+        raise pickle.UnpicklingError("sets and byte arrays are in no checkpoint")
 
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems
     dispatch[pickle.DICT[0]] = load_dict
-    dispatch[pickle.EMPTY_SET[0]] = dispatch[pickle.FROZENSET[0]] = load_set
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.EMPTY_SET[0]] = dispatch[pickle.FROZENSET[0]] = load_unknown
+    dispatch[pickle.BYTEARRAY8[0]] = load_unknown
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("torch", "torch.storage") and name in STORAGES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from core.errors import Problem
 from core.reframing import Fit, Framing, check_fitted, scaled
@@ -18,6 +18,7 @@ from service.requests.decoders import DECODERS
 from service.requests.decoding import Reading
 
 FACTOR, SIDE = 2.0, 512
+COPIES = 4  # of an answer's picture: as it is, as base64, in JSON and in its pieces
 
 
 class _Failed(Exception):
@@ -28,17 +29,21 @@ class _Failed(Exception):
         self.problem = problem
 
 
-async def enlarged(session: Session, post: ExtrasPost, pictures: Sequence[str]) -> list[bytes] | Problem:
+async def enlarged(
+    session: Session, post: ExtrasPost, pictures: Sequence[str], hold: Callable[[int], None]
+) -> list[bytes] | Problem:
     """Enlarge pictures, all at once; if one can't be the others end, and its job's problem is returned.
 
+    `hold` counts what is made of them here: small files may be large pictures, and no job is paid for.
+
     Raises:
-        LatentdError: as our own endpoint refuses them.
+        LatentdError: as our own endpoint refuses them; the gateway holds too much.
         Conflict: a job was canceled.
     """
     upscaler = find_upscaler(await session.gateway.cards.all(), post.upscaler_1)
     files = [await decoded("image", picture) for picture in pictures]
     turns = asyncio.Semaphore(DECODERS)  # a call that waited for its own pictures would be told that all are busy
-    tasks = [asyncio.ensure_future(_one(session, post, upscaler, file, turns)) for file in files]
+    tasks = [asyncio.ensure_future(_one(session, post, upscaler, file, turns, hold)) for file in files]
     try:
         return await asyncio.gather(*tasks)
     except _Failed as failed:
@@ -48,11 +53,19 @@ async def enlarged(session: Session, post: ExtrasPost, pictures: Sequence[str]) 
             task.cancel()
 
 
-async def _one(session: Session, post: ExtrasPost, upscaler: str, file: bytes, turns: asyncio.Semaphore) -> bytes:
+async def _one(
+    session: Session,
+    post: ExtrasPost,
+    upscaler: str,
+    file: bytes,
+    turns: asyncio.Semaphore,
+    hold: Callable[[int], None],
+) -> bytes:
     plain = upscaler in PLAIN_UPSCALERS
     async with turns:
         upload = await _resized(session, _frame(post, upscaler) if plain else Framing(), file)
     if plain:
+        hold(COPIES * len(upload))
         return upload
     sides = size_of(upload)
     size, field = _size(post, sides), "upscaling_resize_w" if post.resize_mode else "upscaling_resize"

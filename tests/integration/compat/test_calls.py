@@ -21,6 +21,7 @@ from core.errors import JobFailed
 from core.storage import open_store
 from service.app import create_app
 from service.auth import keys
+from service.compat.a1111 import extras
 from service.requests import decoders
 from tests.compat import job_made, listed, webp
 from tests.gateway import PAINTER, fail, finish, mask, png, running, settings_for
@@ -221,6 +222,18 @@ def test_pictures_of_one_call_wait_for_each_other(client: httpx2.Client, monkeyp
     answer = client.post("/sdapi/v1/extra-batch-images", json=body)
     assert answer.status_code == 200, answer.text
     assert len(answer.json()["images"]) == 6
+
+
+def test_what_is_made_of_small_files_without_a_job_counts_as_bodies_do(
+    client: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = _picture(png((500, 500)))
+    body = {"upscaler_1": "None", "imageList": [{"name": "a", "data": picture}] * 2, "ignored": "x" * 2**17}
+    assert client.post("/sdapi/v1/extra-batch-images", json=body).status_code == 200
+    monkeypatch.setattr(extras, "COPIES", 2**30)
+    for _ in range(2):
+        answer = client.post("/sdapi/v1/extra-batch-images", json=body)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10"), answer.text
 
 
 def test_one_failed_picture_of_a_call_ends_the_others(client: httpx2.Client, redis: Redis) -> None:

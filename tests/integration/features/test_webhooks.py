@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from structlog.testing import capture_logs
 
 from contract.redis_keys import OUTBOX_KEY, deliveries_key, job_key
 from core.errors import ConfigurationError
+from core.storage import open_store
 from core.text import as_text
 from service.admission.backlogs import Backlogs
 from service.app import create_app
@@ -25,7 +27,7 @@ from service.auth import keys
 from service.webhooks.addresses import check_url
 from service.webhooks.outbox import GROUP, Webhooks
 from service.webhooks.send import NotSent, send
-from tests.gateway import running, settings_for
+from tests.gateway import finish, png, running, settings_for
 from tests.receiver import SECRET, SECRET_TEXT, Receiver
 from tests.redis_server import RedisServer
 
@@ -168,9 +170,30 @@ def test_a_purged_job_is_told_of_no_more(client: httpx2.Client, redis: Redis, re
         assert receiver.received == []
 
 
-def test_with_keys_on_the_job_has_signed_urls_and_its_owner_alone_sees_the_log(
-    client: httpx2.Client, redis: Redis, redis_url: str
+def test_urls_are_signed_while_the_jobs_own_key_may_read_it(
+    client: httpx2.Client, redis: Redis, redis_url: str, tmp_path: Path
 ) -> None:
+    store, signed = open_store(str(tmp_path / "data" / "objects")), []
+    made = [
+        keys.create(redis, "reads", ["generate", "read"]),
+        keys.create(redis, "draws", ["generate"]),
+        keys.create(redis, "goes", ["generate", "read"]),
+    ]
+    with Receiver() as receiver:
+        for number, (key, token) in enumerate(made, 1):
+            sent = {"prompt": "x", "webhook_url": receiver.url}
+            job_id = client.post("/v1/txt2img", json=sent, headers={"Authorization": f"Bearer {token}"}).json()["id"]
+            finish(redis, store, job_id, png((64, 64)))
+            if number == 3:
+                keys.revoke(redis, key.id)
+            redis.xadd(OUTBOX_KEY, {"job": job_id, "type": "succeeded"})
+            sent_by(redis_url, partial(redis.exists, deliveries_key(job_id)))
+            (image,) = json.loads(receiver.wait(number)[-1].body)["data"]["images"]
+            signed.append("signature=" in image["url"])
+    assert signed == [True, False, False]
+
+
+def test_with_keys_on_the_owner_alone_sees_the_log(client: httpx2.Client, redis: Redis, redis_url: str) -> None:
     tokens = [keys.create(redis, name, ["generate", "read"])[1] for name in "ab"]
     with Receiver() as receiver:
         job_id = canceled(client, receiver.url, Authorization=f"Bearer {tokens[0]}")

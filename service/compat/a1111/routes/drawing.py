@@ -33,6 +33,7 @@ from service.compat.a1111.routes.document import answers, body
 from service.compat.attended import Session, attend
 from service.compat.fields import decoded, read_json
 from service.compat.files import all_as_base64, json_of
+from service.http.bodies import HOLD
 from service.http.warnings import warning_headers
 from service.jobs.images import fault
 from service.requests.kinds import EXAMPLE_PICTURE
@@ -97,7 +98,8 @@ async def extra_single(request: Request, gateway: Current, caller: CurrentCaller
     """Waits for the end; a client that leaves before cancels the job."""
     caller.check_reads()
     post = await read_json(request, ExtraSinglePost, strict=False)
-    files = await enlarged(Session(gateway, caller, request.is_disconnected), post, [post.image])
+    session = Session(gateway, caller, request.is_disconnected)
+    files = await enlarged(session, post, [post.image], request.scope[HOLD])
     if isinstance(files, Problem):
         return error_response(files, {})
     (image,) = await all_as_base64(files)
@@ -117,7 +119,8 @@ async def extra_batch(request: Request, gateway: Current, caller: CurrentCaller)
     caller.check_reads()
     post = await read_json(request, ExtraBatchPost, strict=False)
     pictures = [file.data for file in post.imageList]
-    files = await enlarged(Session(gateway, caller, request.is_disconnected), post, pictures)
+    session = Session(gateway, caller, request.is_disconnected)
+    files = await enlarged(session, post, pictures, request.scope[HOLD])
     if isinstance(files, Problem):
         return error_response(files, {})
     answer = ExtraBatchAnswer(html_info="", images=await all_as_base64(files))

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from core.errors import CheckpointError
+from models.checkpoints.files import pickles
 from models.checkpoints.files.pickles import LEGACY_MAGIC, LEGACY_VERSION, read_pickle
 from models.checkpoints.files.unpickler import Opaque
 
@@ -221,4 +222,32 @@ def test_files_that_were_packed_again_are_read(root: str, tmp_path: Path) -> Non
 def test_what_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
     path = _packed_again(tmp_path / "model.ckpt", {"w": torch.zeros(2**24 + 2**10)}, "m/")
     with pytest.raises(CheckpointError, match="shrink"):
+        read_pickle(path)
+
+
+def _storage(numel: int) -> bytes:
+    return b"(S'storage'\nctorch\nByteStorage\nS'0'\nS'cpu'\nI%d\ntQ" % numel
+
+
+def _tensor(numel: int) -> bytes:
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + _storage(numel) + b"I0\n(I1\nt(I1\ntI00\nNtR"
+
+
+@pytest.mark.parametrize(
+    ("index", "says"),
+    [
+        (b"\x80\x05\x96" + (2**28).to_bytes(8, "little") + b".", "byte arrays are in no checkpoint"),
+        (_storage(1) + b"((I1\nI2\nt]NNtb.", "altered after it was made"),
+        (b"(S'a'\n" + _tensor(600_000) + b"S'b'\n" + _tensor(600_001) + b"d.", "far more than the file holds"),
+    ],
+)
+def test_small_files_take_neither_memory_nor_time_beyond_them(
+    index: bytes, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pickles, "SMALL", 2**20)
+    path = tmp_path / "model.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/data.pkl", index)
+        archive.writestr("model/data/0", bytes(700_000))
+    with pytest.raises(CheckpointError, match=says):
         read_pickle(path)
