@@ -44,6 +44,7 @@ from service.webhooks.send import read_secret
 
 KEEP_ALIVE_S = 75  # longer than proxies keep idle connections: who closes last loses no request
 STOP_S = 5  # how long open answers may go on after a signal
+CANCEL_S = 1  # after which work that goes on is cancelled again
 
 log = structlog.get_logger("service")
 
@@ -211,13 +212,18 @@ def check_keys_exist(settings: Settings) -> None:
 
 @asynccontextmanager
 async def background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Do `work` until the block ends."""
+    """Do `work` until the block ends.
+
+    It is cancelled until it has ended: Python 3.11's `wait_for`, by which redis-py sends, takes a cancellation that
+    comes as it is done for nothing, and a gateway that waited for such work would never stop.
+    """
     task = asyncio.create_task(work)
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=CANCEL_S)
 
 
 async def keep_time(redis: AsyncRedis) -> None:

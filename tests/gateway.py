@@ -138,6 +138,7 @@ def running(settings: Settings, app: FastAPI | None = None) -> Iterator[httpx2.C
         app.state.gateway.stopping.set()
         server.should_exit = True
         thread.join(60)
+        assert not thread.is_alive(), "the gateway hasn't stopped"
 
 
 @pytest.fixture(scope="module")
