@@ -205,10 +205,11 @@ def check_deadline(request: JobRequest, backlog: Backlog) -> None:
             value=request.deadline_ms,
             bound=f"{round(least_s * 1000)} or more",
         )
-    wait_s = backlog.wait_s or 0.0
+    wait_s = backlog.wait_s(request) or 0.0
     if wait_s + idle_s > deadline_s:
         detail = (
-            f"deadline_ms is {request.deadline_ms}; the queue alone takes about {wait_s:.1f} s, the job {idle_s:.1f} s"
+            f"deadline_ms is {request.deadline_ms}; "
+            f"jobs before and beside it take about {wait_s:.1f} s, the job {idle_s:.1f} s"
         )
         late = max(1, round(wait_s + idle_s - deadline_s))
         raise QueueFull(detail, retry_after=late, field="deadline_ms", value=request.deadline_ms)

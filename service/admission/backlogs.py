@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,33 +13,41 @@ from redis.asyncio import Redis
 
 from contract.base import LANES, Lane, queue_name
 from contract.measurements import WRITTEN_AT, JobWork, SizeTimes, StepTimes, read_tables
-from contract.redis_keys import queue_key, serving_key, step_times_key, work_key
+from contract.redis_keys import queue_key, serving_key, started_key, step_times_key, work_key
 from core.clock import CLOCK
 from core.single_flight import SingleFlight
-from service.admission.estimates import Backlog, Fleet, Size, work_seconds
+from service.admission.estimates import Backlog, Fleet, Size, running_seconds, work_seconds
 
-# For a gateway, backlogs take no more than 2 % of Redis' time, which counts a job in 0.1 to 0.4 µs and a worker in 0.3,
-# nor of the gateway's own, which reads a cell of a table in 1.5 µs. Where all sizes differ, pricing jobs is slow.
-EACH_S, EACH_CELL_S = 20e-6, 75e-6
+# For a gateway, backlogs take no more than 2 % of Redis' time, which counts a job that waits in 0.1 to 0.4 µs, one that
+# runs in 1.2 and a worker in 0.3, nor of the gateway's own, which reads a cell of a table in 1.5 µs. Where all sizes
+# differ, pricing jobs is slow.
+EACH_S, EACH_RUNNING_S, EACH_CELL_S = 20e-6, 60e-6, 75e-6
 SLOW_S, SLOW_KEPT = 1e-3, 50  # pricing that took longer is kept for that many times as long
 AS_BEFORE = "as before"  # for the moment when the step times were written: they aren't asked for
 
-# KEYS: step times, the lane's queue, live workers, work of the lanes that go first, the asked one last.
+# KEYS: step times, live workers; the queue, the executions and the work of each lane, the asked one first.
 # ARGV: now, the moment when the step times that the gateway has were written. Equal work is counted, not repeated.
 _BACKLOG = f"""
 local function flat(counts)
   local list = {{}}
-  for name, count in pairs(counts) do list[#list + 1] = name; list[#list + 1] = count end
+  for name, count in pairs(counts) do
+    if count > 0 then list[#list + 1] = name; list[#list + 1] = count end
+  end
   return list
 end
-local work, jobs = {{}}, 0
-for i = 4, #KEYS do
-  local each = redis.call('HVALS', KEYS[i])
-  jobs = #each
-  for _, one in ipairs(each) do work[one] = (work[one] or 0) + 1 end
+local function work(lane)
+  local waiting, running, seen = {{}}, {{}}, {{}}
+  for _, one in ipairs(redis.call('HVALS', KEYS[lane + 2])) do waiting[one] = (waiting[one] or 0) + 1 end
+  for _, member in ipairs(redis.call('ZRANGE', KEYS[lane + 1], 0, -1)) do
+    local id = string.match(member, '[^:]*')
+    local one = not seen[id] and redis.call('HGET', KEYS[lane + 2], id)
+    seen[id] = true
+    if one then waiting[one] = waiting[one] - 1; running[one] = (running[one] or 0) + 1 end
+  end
+  return {{flat(waiting), flat(running)}}
 end
 local workers = {{}}
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], ARGV[1], '+inf')) do
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], ARGV[1], '+inf')) do
   local kind = string.match(member, '@(.*)') or ''
   workers[kind] = (workers[kind] or 0) + 1
 end
@@ -46,7 +55,9 @@ local cells = false
 if ARGV[2] ~= '{AS_BEFORE}' and (redis.call('HGET', KEYS[1], '{WRITTEN_AT}') or '') ~= ARGV[2] then
   cells = redis.call('HGETALL', KEYS[1])
 end
-return {{cells, redis.call('LLEN', KEYS[2]), flat(workers), jobs, flat(work)}}
+local lanes = {{}}
+for lane = 3, #KEYS, 3 do lanes[#lanes + 1] = work(lane) end
+return {{cells, redis.call('LLEN', KEYS[3]), flat(workers), lanes}}
 """
 
 
@@ -70,7 +81,7 @@ class KnownTables:
 
 
 class Backlogs:
-    """Backlogs of all lanes. Adding up a long one isn't free: it is kept for EACH_S a job and worker."""
+    """Backlogs of all lanes. Adding up a long one isn't free: the longer it is, the longer it is kept."""
 
     def __init__(self, redis: Redis) -> None:
         self._script = redis.register_script(_BACKLOG)
@@ -88,24 +99,45 @@ class Backlogs:
         return kept
 
     async def _read(self, model: str, lane: Lane) -> Backlog:
-        lanes: Sequence[Lane] = LANES if lane == "bulk" else ("interactive",)
-        keys = [step_times_key(model), queue_key(queue_name(model, lane)), serving_key(model)]
-        keys += [work_key(model, each) for each in lanes]
+        lanes: Sequence[Lane] = (lane, *LANES[: LANES.index(lane)])
+        keys = [step_times_key(model), serving_key(model)]
+        for each in lanes:
+            keys += [queue_key(queue_name(model, each)), started_key(queue_name(model, each)), work_key(model, each)]
         tables = self._tables.setdefault(model, KnownTables())
         answer: Any = await self._script(keys, [CLOCK.unix(), tables.newest()])
-        cells, queued, workers, jobs, work = answer
+        cells, queued, workers, work = answer
         if cells is not None:
             tables.read(model, _pairs(cells))
         fleet = Fleet(tables.tables, {kind: int(n) for kind, n in _pairs(workers).items()}, tables.known)
         began_s = time.thread_time()
-        counts = {JobWork.parse(text): int(count) for text, count in _pairs(work).items()}
-        backlog = Backlog(fleet, work_seconds(fleet, counts), jobs, queued)
-        self._keep(model, lane, backlog, time.thread_time() - began_s)
+        found = [(_counts(waiting), _counts(running)) for waiting, running in work]
+        backlog = _backlog(fleet, queued, found)
+        counted_s = sum(EACH_S * waiting.total() + EACH_RUNNING_S * running.total() for waiting, running in found)
+        self._keep((model, lane), backlog, counted_s, time.thread_time() - began_s)
         return backlog
 
-    def _keep(self, model: str, lane: Lane, backlog: Backlog, spent_s: float) -> None:
-        kept_s = max(EACH_S * (backlog.jobs + backlog.fleet.count), SLOW_KEPT * spent_s if spent_s > SLOW_S else 0.0)
-        self._kept[model, lane] = (time.monotonic() + kept_s, backlog)
+    def _keep(self, lane: tuple[str, Lane], backlog: Backlog, counted_s: float, spent_s: float) -> None:
+        kept_s = max(counted_s + EACH_S * backlog.fleet.count, SLOW_KEPT * spent_s if spent_s > SLOW_S else 0.0)
+        self._kept[lane] = (time.monotonic() + kept_s, backlog)
+
+
+def _backlog(fleet: Fleet, queued: int, lanes: Sequence[tuple[Counter[JobWork], Counter[JobWork]]]) -> Backlog:
+    """From the work that waits and the work that runs, of the asked lane and then of those that go first."""
+    (waiting, running), *others = lanes
+    first = sum((each for each, _ in others), Counter[JobWork]())
+    return Backlog(
+        fleet=fleet,
+        work_s=work_seconds(fleet, waiting),
+        jobs=waiting.total() + running.total(),
+        queued=queued,
+        running=running_seconds(fleet, sum((each for _, each in others), running)),
+        first_s=work_seconds(fleet, first),
+        first_jobs=first.total(),
+    )
+
+
+def _counts(flat: Sequence[Any]) -> Counter[JobWork]:
+    return Counter({JobWork.parse(text): int(count) for text, count in _pairs(flat).items()})
 
 
 def _pairs(flat: Sequence[Any]) -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import accumulate
 from typing import TypeAlias
 
 from pydantic import BaseModel, Field
 
-from contract.base import Kind
+from contract.base import BULK_FIRST_EVERY, Kind
 from contract.measurements import JobWork, SizeTimes, StepTimes, predict
 from contract.request import JobRequest
 from contract.stages import share_done
@@ -22,7 +24,7 @@ SIZES_KNOWN = 4096  # that a client thinks of are without end
 class Estimate(BaseModel):
     """Seconds; null until a worker has measured its model."""
 
-    wait_s: float | None = Field(description="Until the first step.")
+    wait_s: float | None = Field(description="For jobs that go before it, and for those that run beside it.")
     gpu_s: float | None = Field(description="Of the accelerator, for this job alone.")
 
 
@@ -81,18 +83,54 @@ class Fleet:
 
 
 @dataclass(frozen=True, slots=True)
+class Running:
+    """GPU-seconds of running jobs, shortest first, and the sums of those before each: asked for each job that comes."""
+
+    seconds: tuple[float, ...]
+    sums: tuple[float, ...]
+
+    @classmethod
+    def of(cls, seconds: Iterable[float]) -> Running:
+        shortest_first = tuple(sorted(seconds))
+        return cls(shortest_first, tuple(accumulate(shortest_first, initial=0.0)))
+
+    def beside(self, own_s: float) -> float:
+        """What they delay a job by: calls are shared step by step, so none takes more of them than the job does."""
+        shorter = bisect_left(self.seconds, own_s)
+        return self.sums[shorter] + (len(self.seconds) - shorter) * own_s
+
+
+@dataclass(frozen=True, slots=True)
 class Backlog:
-    """What stands before a new job of one model and lane; `work_s` is that of all jobs that go first, running ones
-    included, by the device kind that would do it."""
+    """What stands before a new job of one model and lane; seconds are by the device kind that would do the work."""
 
     fleet: Fleet = field(default_factory=Fleet)
-    work_s: Mapping[str, float] = field(default_factory=dict)
+    work_s: Mapping[str, float] = field(default_factory=dict)  # of this lane's jobs that wait
     jobs: int = 0  # of this lane, waiting or running
     queued: int = 0  # of this lane, waiting
+    running: Mapping[str, Running] = field(default_factory=dict)  # jobs of this lane and of those that go first
+    first_s: Mapping[str, float] = field(default_factory=dict)  # of jobs that wait in lanes that go first
+    first_jobs: int = 0
 
-    @property
-    def wait_s(self) -> float | None:
-        return self.fleet.shared(self.work_s)
+    def wait_s(self, request: JobRequest) -> float | None:
+        """What a new job is delayed by."""
+        return self._wait_s(self.fleet.gpu_seconds(JobWork.of(request)), self.work_s, self.queued)
+
+    def left_s(self, request: JobRequest, position: int) -> float | None:
+        """What a job is still delayed by that waits behind `position` others; `work_s` holds its own work, too."""
+        own = self.fleet.gpu_seconds(JobWork.of(request))
+        share = 1.0 - max(self.queued - 1 - position, 0) / max(self.queued, 1)
+        lane_s = {kind: max(seconds * share - own.get(kind, 0.0), 0.0) for kind, seconds in self.work_s.items()}
+        return self._wait_s(own, lane_s, position)
+
+    def _wait_s(self, own: Mapping[str, float], lane_s: Mapping[str, float], ahead: int) -> float | None:
+        """… where `ahead` jobs of the lane, which take `lane_s`, are claimed before: of BULK_FIRST_EVERY claims one."""
+        share = min((BULK_FIRST_EVERY - 1) * (ahead + 1) / max(self.first_jobs, 1), 1.0)
+        work_s = {kind: seconds + share * self.first_s.get(kind, 0.0) for kind, seconds in lane_s.items()}
+        return self.fleet.shared({kind: work_s[kind] + self._beside_s(kind, own) for kind in work_s})
+
+    def _beside_s(self, kind: str, own: Mapping[str, float]) -> float:
+        return self.running[kind].beside(own.get(kind, 0.0)) if kind in self.running else 0.0
 
     def behind(self, request: JobRequest) -> Backlog:
         """With this job behind all others."""
@@ -108,6 +146,15 @@ def work_seconds(fleet: Fleet, jobs: Mapping[JobWork, int]) -> dict[str, float]:
         for kind, seconds in fleet.gpu_seconds(work).items():
             total[kind] += count * seconds
     return total
+
+
+def running_seconds(fleet: Fleet, jobs: Mapping[JobWork, int]) -> dict[str, Running]:
+    """The same of running jobs, each for itself."""
+    each: dict[str, list[float]] = {}
+    for work, count in jobs.items():
+        for kind, seconds in fleet.gpu_seconds(work).items():
+            each.setdefault(kind, []).extend([seconds] * count)
+    return {kind: Running.of(seconds) for kind, seconds in each.items()}
 
 
 def gpu_seconds(request: JobRequest, fleet: Fleet) -> float | None:
@@ -126,7 +173,7 @@ def least_seconds(request: JobRequest, fleet: Fleet) -> float | None:
 
 
 def estimate(request: JobRequest, backlog: Backlog) -> Estimate:
-    return Estimate(wait_s=_rounded(backlog.wait_s), gpu_s=_rounded(gpu_seconds(request, backlog.fleet)))
+    return Estimate(wait_s=_rounded(backlog.wait_s(request)), gpu_s=_rounded(gpu_seconds(request, backlog.fleet)))
 
 
 def _rounded(seconds: float | None) -> float | None:
@@ -135,12 +182,8 @@ def _rounded(seconds: float | None) -> float | None:
 
 def queued_eta(request: JobRequest, backlog: Backlog, position: int) -> float | None:
     """Seconds to the end of a waiting job; `backlog` holds its own work and that of jobs behind it."""
-    fleet, all_s, work = backlog.fleet, backlog.wait_s, JobWork.of(request)
-    own_s, idle_s = fleet.shared(fleet.gpu_seconds(work)), fleet.expected(fleet.idle_seconds(work))
-    if all_s is None or own_s is None or idle_s is None:
-        return None
-    behind_s = max(backlog.queued - 1 - position, 0) * all_s / max(backlog.jobs, 1)
-    return max(all_s - behind_s, own_s) - own_s + idle_s
+    left_s, idle_s = backlog.left_s(request, position), idle_seconds(request, backlog.fleet)
+    return None if left_s is None or idle_s is None else left_s + idle_s
 
 
 def running_eta(step: int, steps: int, started_at: datetime, request: JobRequest, fleet: Fleet) -> float | None:

@@ -62,10 +62,18 @@ async def retry_after(redis: Redis, model: str, lane: Lane, backlog: Backlog) ->
     running = await _running(redis, model)
     fleet, step_s = backlog.fleet, _step_s(running, backlog.fleet)
     if not running or step_s is None:
-        return max(1, math.ceil((backlog.wait_s or 0.0) / max(backlog.jobs, 1)))
-    ends = sorted(_left(job, step_s, fleet) for job in running)
+        return max(1, math.ceil((fleet.shared(backlog.work_s) or 0.0) / max(backlog.queued, 1)))
+    ends = sorted((_left(job, step_s, fleet), job.request.priority) for job in running)
     first = lane == "bulk" and await redis.llen(queue_key(queue_name(model, "interactive"))) > 0
-    return max(1, math.ceil(_nth(ends, _claims_until_bulk(running) if first else 1)))
+    claim_s = _nth([end_s for end_s, _ in ends], _claims_until_bulk(running) if first else 1)
+    if lane == "bulk" and _rows(running, "bulk") >= _rows(running, "interactive"):
+        # Workers take a call's rows of bulk, and of both lanes two calls': one that is full is full of bulk.
+        claim_s = max(claim_s, next(end_s for end_s, ended in ends if ended == "bulk"))
+    return max(1, math.ceil(claim_s))
+
+
+def _rows(running: Sequence[RunningJob], lane: Lane) -> int:
+    return sum(job.work.rows for job in running if job.request.priority == lane)
 
 
 def _claims_until_bulk(running: Sequence[RunningJob]) -> int:

@@ -161,7 +161,7 @@ def test_estimates() -> None:
     unmeasured = estimate(request, UNMEASURED)
     assert (unmeasured.wait_s, unmeasured.gpu_s) == (None, None)
     busy = Backlog(replace(FLEET, workers={"cpu": 2}), {"cpu": 30.0}, jobs=3, queued=3)
-    assert busy.wait_s == pytest.approx(15)
+    assert busy.wait_s(request) == pytest.approx(15)
     assert queued_eta(request, busy, 0) == pytest.approx(10.5), "the others are behind it"
     assert queued_eta(request, busy, 2) == pytest.approx((30 - 10) / 2 + 10.5)
 
@@ -176,7 +176,7 @@ def test_deadlines() -> None:
     request = resolved(Txt2ImgPost(deadline_ms=6000))
     check_deadline(request, UNMEASURED)
     check_deadline(request, Backlog(FLEET, {"cpu": 0.0}))
-    with pytest.raises(QueueFull, match="the queue alone takes about 4"):
+    with pytest.raises(QueueFull, match="jobs before and beside it take about 4"):
         check_deadline(request, Backlog(FLEET, {"cpu": 4.0}))
     with pytest.raises(InvalidRequest, match="with nothing before it"):
         check_deadline(resolved(Txt2ImgPost(deadline_ms=1000)), Backlog(FLEET, {"cpu": 0.0}))
