@@ -138,7 +138,7 @@ class TurnPolicy:
         if batch.strict:
             self._scheduler.part_strict(batch.group)
         else:
-            self._scheduler.lower_ceiling(batch.model, batch.group.shape, max(1, batch.rows // 2))
+            self._scheduler.lower_ceiling(batch.model, batch.group.shape, max(1, batch.padded_rows // 2))
 
     def halve_chunk(self, chunk: tuple[Slot, ...]) -> None:
         """After a decoding chunk that ran out of memory, half of it is the most; its images go first again."""

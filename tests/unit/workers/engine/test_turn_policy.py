@@ -29,11 +29,12 @@ class PolicyBench:
     """A policy with its clock, whose turns take no time; each prepared job gets the slots that were given with it."""
 
     max_rows: int = 16
+    buckets: bool = False
     now: float = 0.0
     jobs: dict[str, list[Slot]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.policy = TurnPolicy(lambda: self.now, Policy(self.max_rows, strict_rows=4))
+        self.policy = TurnPolicy(lambda: self.now, Policy(self.max_rows, strict_rows=4, buckets=self.buckets))
 
     def admit(self, *slots: Slot, deadline: float | None = None) -> None:
         """A job of these slots."""
@@ -149,6 +150,17 @@ def test_a_call_without_memory_is_halved() -> None:
     again = bench.policy.next()
     assert isinstance(again, CallUNet)
     assert (call.batch.rows, again.batch.rows) == (16, 8)
+
+
+def test_of_a_padded_call_without_memory_the_rows_that_it_had_are_halved_until_one_image_is_left() -> None:
+    bench = PolicyBench(buckets=True)
+    bench.admit(*(slot("a", k) for k in range(5)))
+    bench.turn()
+    sizes = []
+    while isinstance(call := bench.policy.next(), CallUNet) and len(call.batch.slots) > 1:
+        sizes.append((call.batch.rows, call.batch.padded_rows))
+        bench.policy.split_call(call.batch)
+    assert sizes == [(10, 16), (8, 8), (4, 4)]
 
 
 def test_late_jobs_end_first_and_each_once() -> None:
