@@ -212,28 +212,33 @@ class Engine:
         if job is None:
             return []  # what was just read of its last call failed it
         enlarged = partial(Enlarged, job.job_id)
-        return self._begin(job, lambda: [job.enlarge(slot.index, self._conditions)], enlarged, "enlarging its picture")
+        return self._begin(job, lambda: self._go_on(job, slot.index), enlarged, "enlarging its picture")
 
     def _begin(
-        self, job: EngineJob, work: Callable[[], list[Slot]], done: Callable[[float], Outcome], what: str
+        self, job: EngineJob, work: Callable[[], tuple[list[Slot], float]], done: Callable[[float], Outcome], what: str
     ) -> list[Outcome]:
         """Let those images take part that `work` brings to a stage, and report its seconds, or why it can't be."""
-        began = self._clock()
         try:
-            slots = or_none(work)
+            begun = or_none(work)
         except LatentdError as error:
             return [self._abort(job, error)]
-        if slots is not None:
+        if begun is not None:
+            slots, seconds = begun
             self._policy.start(slots)
-            return [done(self._clock() - began)]
+            return [done(seconds)]
         if self._chunk is not None:  # without its memory there may be enough
             return self._decoded() + (self._begin(job, work, done, what) if job.job_id in self._jobs else [])
         return [OutOfMemory(job.admission.request.model, "encode", 1), self._abort(job, _too_large(what))]
 
-    def _start(self, job: EngineJob) -> list[Slot]:
+    def _start(self, job: EngineJob) -> tuple[list[Slot], float]:
         job.specs = [self._equipped(spec) for spec in job.specs]
+        began = self._clock()  # the next job finds what was read from the disk for this one
         job.start(self._conditions)
-        return [*job.slots()]
+        return [*job.slots()], self._clock() - began
+
+    def _go_on(self, job: EngineJob, index: int) -> tuple[list[Slot], float]:
+        began = self._clock()
+        return [job.enlarge(index, self._conditions)], self._clock() - began
 
     def _equipped(self, spec: JobSpec) -> JobSpec:
         """Load what is added to the model of a stage."""

@@ -68,10 +68,15 @@ class Served(Protocol):
 
 @dataclass(slots=True)
 class Average:
-    """A mean, once there are many a moving one. The first measurement counts until there is another: it warmed up."""
+    """A mean, once there are many a moving one. The first measurement warmed up, and doesn't count."""
 
     value: float = 0.0
     count: int = 0
+
+    @property
+    def known(self) -> bool:
+        """Whether there is one that counts."""
+        return self.count > 1
 
     def add(self, seconds: float) -> None:
         self.value += (seconds - self.value) / min(max(self.count, 1), REMEMBERED)
@@ -92,27 +97,30 @@ class StepTimer:
 
     def turned(self, outcomes: Sequence[Outcome], seconds: float, jobs: Mapping[str, Requested]) -> None:
         """Note a turn of the engine: one call, one preparation or one chunk of decoding, and what belongs to it."""
+        warmed_up: set[tuple[str, Shape, str]] = set()  # the other images of a first chunk, too
         for model, shape, what, own_s in timed(outcomes, seconds, jobs):
-            self._measure(model, shape, what, own_s)
+            cell = model, shape, what
+            if cell not in warmed_up and not self._measure(*cell, own_s):
+                warmed_up.add(cell)
         for call in outcomes:
             if isinstance(call, Called) and call.strict:
-                self._change(call.model, {"strict_rows": Average(call.padded_rows)})
+                self._change(call.model, {"strict_rows": call.padded_rows})
 
     def rounded(self, seconds: float, moved: int) -> None:
         """Note what a round took beside the engine's turn, in which `moved` jobs were claimed or ended."""
         if moved == 0:
             self._round.add(seconds)
-        elif self._round.count:
+        elif self._round.known:
             self._move.add(max(0.0, seconds - self._round.value) / moved)
-        averages = {"round": self._round, "move": self._move}
         for model in self._models:
-            self._change(model, {what: average for what, average in averages.items() if average.count})
+            self._tell(model, "round", self._round)
+            self._tell(model, "move", self._move)
 
     def stored(self, model: str, seconds: float) -> None:
         """Note that one image was encoded as a file and stored."""
         average = self._stores.setdefault(model, Average())
         average.add(seconds)
-        self._change(model, {"store": average})
+        self._tell(model, "store", average)
 
     def take(self) -> dict[str, dict[str, float]]:
         """Take the cells that changed since the last time, by model; for another thread."""
@@ -120,18 +128,25 @@ class StepTimer:
             changed, self._changed = self._changed, {}
         return changed
 
-    def _measure(self, model: str, shape: Shape, what: str, seconds: float) -> None:
+    def _measure(self, model: str, shape: Shape, what: str, seconds: float) -> bool:
+        """Note what was measured; whether that counts."""
         key = (model, shape)
         cells = self._shapes.setdefault(key, {})
         self._shapes.move_to_end(key)
         average = cells.setdefault(what, Average())
         average.add(seconds)
-        self._change(model, {shape_cell(shape, what): average})
+        self._tell(model, shape_cell(shape, what), average)
         if len(self._shapes) > SHAPES_KEPT * len(self._models):
             self._shapes.popitem(last=False)
+        return average.known
 
-    def _change(self, model: str, cells: Mapping[str, Average]) -> None:
-        named = {on_device(cell, self._device_kinds[model]): average.value for cell, average in cells.items()}
+    def _tell(self, model: str, cell: str, average: Average) -> None:
+        """Let a cell be published: not before it is known, over what this worker or others knew."""
+        if average.known:
+            self._change(model, {cell: average.value})
+
+    def _change(self, model: str, cells: Mapping[str, float]) -> None:
+        named = {on_device(cell, self._device_kinds[model]): value for cell, value in cells.items()}
         with self._lock:
             self._changed.setdefault(model, {LATENT_FACTOR: self._models[model].latent_factor}).update(named)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from core.errors import CheckpointError
-from tests.engines import finished, play
-from tests.loras import engine_of, job_named, write_loras
-from workers.engine.messages import Aborted
+from models.add_ons.loras.library import Adapters, Applied, LoraLibrary
+from models.add_ons.shelf import Kept
+from models.pipeline.pipeline import LatentDiffusion
+from tests.engines import finished, make_engine, play
+from tests.loras import engine_of, job_named, small_sd, write_loras
+from workers.engine.messages import Aborted, Prepared
+from workers.library.catalogue import find_loras
 
 
 def test_a_lora_that_was_replaced_since_fails_its_jobs_alone(tmp_path: Path) -> None:
@@ -21,3 +26,23 @@ def test_a_lora_that_was_replaced_since_fails_its_jobs_alone(tmp_path: Path) -> 
     assert isinstance(aborted.error, CheckpointError)
     assert "'style' was replaced" in aborted.error.detail
     assert ("none", 0) in finished(outcomes)
+
+
+class SlowDisk(LoraLibrary):
+    """LoRAs each of whose readings takes a minute of its own clock."""
+
+    now = 0.0
+
+    def adapters(self, model: LatentDiffusion, applied: Sequence[Applied]) -> Adapters | None:
+        self.now += 60.0
+        return super().adapters(model, applied)
+
+
+def test_reading_a_lora_is_no_part_of_encoding(tmp_path: Path) -> None:
+    """It would stand in the estimates of all later jobs, and be paid by this one's key."""
+    write_loras(tmp_path)
+    job = job_named(tmp_path, "style", "fast")
+    disk = SlowDisk(find_loras(tmp_path), Kept(1 << 30))
+    outcomes = play(make_engine({"pipeline": small_sd()}, loras=disk, clock=lambda: disk.now), [job])
+    assert [outcome.seconds for outcome in outcomes if isinstance(outcome, Prepared)] == [0.0]
+    assert disk.now == 60.0
