@@ -182,6 +182,7 @@ class Claimer:
             steps=int(stored.state.get("steps", record.request.run_steps)),  # as the first execution counted them
             isolated=stored.suspect,
             shown=int(stored.state.get("step", 0)),
+            earlier_gpu_s=stored.spent_s,
         )
 
 

@@ -162,6 +162,7 @@ class Publisher:
     def _write(self, pipe: Pipeline, run: JobRun, ending: Ending) -> None:
         run.execution.delete(run.job, pipe)
         if isinstance(ending, HandedBack):
+            pipe.hset(job_key(run.job_id), "spent_s", f"{run.spent_s:.4f}")
             requeue(pipe, run.job, run.queue, Returned(why="handed_back"))
             return
         run.job.ended_at = CLOCK.now()
@@ -191,7 +192,7 @@ class Publisher:
 
 
 def end_waiting(pipe: Pipeline, stored: StoredJob, ending: Failed | Canceled, retention: Retention) -> None:
-    """End a job that no worker has, in the caller's transaction: it is computed no further, so its charge goes back."""
+    """End a job that no worker has, in the caller's transaction. Its owner pays what was computed of it, if any was."""
     head, job = stored.head, stored.job
     request = head.request
     queue = queue_name(request.model, request.priority)
@@ -202,7 +203,7 @@ def end_waiting(pipe: Pipeline, stored: StoredJob, ending: Failed | Canceled, re
     _end_here(pipe, head, ending, retention)
     pipe.hdel(job_key(head.id), "execution")  # a worker that comes back late has not ended it
     pipe.hincrby(UNSERVED_KEY, unserved_field(request.kind, request.model, request.priority, ending.status), 1)
-    _settle(pipe, head, 0.0)
+    _settle(pipe, head, stored.spent_s)
 
 
 def _settle(pipe: Pipeline, head: JobHead, spent_s: float) -> None:

@@ -74,6 +74,11 @@ class StoredJob:
         return int(self.state.get("deaths_alone", "0"))
 
     @property
+    def spent_s(self) -> float:
+        """What the job has cost the accelerator, as executions told it with their events or handed it back."""
+        return float(self.state.get("spent_s", "0"))
+
+    @property
     def suspect(self) -> bool:
         """Whether workers died with it so often that it must run isolated."""
         return int(self.state.get("deaths", "0")) >= DEATHS_BEFORE_ISOLATION or self.deaths_isolated > 0

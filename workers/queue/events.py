@@ -10,14 +10,14 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from redis import Redis
 
 from contract.base import Wire
-from contract.events import STEP_EVENTS_KEPT, TELL_S, TRACE, EarlierStep, Kept, Preview, Previews, Shared
+from contract.events import STEP_EVENTS_KEPT, TELL_S, EarlierStep, Kept, Preview, Previews, Shared
 from contract.job import ImageInfo, StoredImage
 from contract.redis_keys import CANCELING_KEY, events_key, job_key, preview_key, stored_field
 from core.text import as_text
@@ -29,19 +29,21 @@ PREVIEW_S = 300
 # Events of many jobs. Answers for each its id, or nothing if the execution may not write any more. The HDEL changes
 # nothing: a full Redis refuses a script whose first write asks for memory, and ends, which free some, come after these.
 # KEYS: of each event the record, the stream and the previews.
-# ARGV: of each execution, type, data, trace, step, steps, previews, field and value of an image, old step events.
+# ARGV: of each execution, what the job has cost, type, data, trace, step, steps, previews, field and value of an image,
+# old step events.
 WRITE = f"""
 local answers = {{}}
 for i = 0, #KEYS / 3 - 1 do
   local record, stream, previews = unpack(KEYS, 3 * i + 1, 3 * i + 3)
-  local execution, type, data, trace, step, steps, shown, field, value, old = unpack(ARGV, 10 * i + 1, 10 * i + 10)
+  local at = 11 * i
+  local execution, spent, type, data, trace, step, steps, shown, field, value, old = unpack(ARGV, at + 1, at + 11)
   local state = redis.call('HMGET', record, 'status', 'execution')
   local id = false
   if state[1] == 'running' and state[2] == execution then
     redis.call('HDEL', record, '')
-    if step ~= '' then redis.call('HSET', record, 'step', step, 'steps', steps) end
+    if step ~= '' then redis.call('HSET', record, 'step', step, 'steps', steps, 'spent_s', spent) end
     if shown ~= '' then redis.call('SET', previews, shown, 'EX', {PREVIEW_S}) end
-    if field ~= '' then redis.call('HSET', record, field, value) end
+    if field ~= '' then redis.call('HSET', record, field, value, 'spent_s', spent) end
     id = redis.call('XADD', stream, '*', 'type', type, 'data', data, 'trace', trace)
     for surplus in string.gmatch(old, '%S+') do redis.call('XDEL', stream, surplus) end
   end
@@ -194,7 +196,8 @@ def _keys(job_id: str) -> tuple[str, str, str]:
 
 def _values(event: Event, old: Sequence[str]) -> tuple[str, ...]:
     """Return the arguments of one event, as WRITE reads them."""
-    about = (event.run.execution.id, event.type, event.data, event.note.to_json(), event.step, str(event.run.steps))
+    run, spent = event.run, f"{event.run.spent_s:.4f}"
+    about = (run.execution.id, spent, event.type, event.data, event.note.to_json(), event.step, str(run.steps))
     return (*about, event.previews, *event.image, " ".join(old))
 
 
@@ -211,40 +214,11 @@ def shared_of(run: JobRun, share: Share) -> Shared:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Earlier:
-    """What earlier executions of a job left in its stream: ids of step events, and the seconds that they cost."""
-
-    step_ids: list[str]
-    gpu_s: float
-
-
-def earlier(redis: Redis, job_id: str) -> Earlier:
-    """Read it.
+def earlier_steps(redis: Redis, job_id: str) -> list[str]:
+    """Read the ids of the step events that earlier executions of a job left in its stream.
 
     Raises:
         RedisError: if Redis is away.
     """
-    entries = [(as_text(at), _text(fields)) for at, fields in redis.xrange(events_key(job_id)) or [] if at and fields]
-    steps = [event_id for event_id, fields in entries if fields["type"] == "step"]
-    return Earlier(steps, sum(_costs([fields for _, fields in entries]), 0.0))
-
-
-def _text(fields: Mapping[bytes | str, bytes | str]) -> dict[str, str]:
-    return {as_text(name): as_text(value) for name, value in fields.items()}
-
-
-def _costs(events: Iterable[Mapping[str, str]]) -> Iterator[float]:
-    """Of each execution: its newest notes are sums, a step's of encoding and calls, an image's of decoding."""
-    calls_s = decoding_s = 0.0
-    for fields in events:
-        note = fields.get(TRACE, "")
-        if fields["type"] == "step":
-            shared = Shared.read(note)
-            calls_s = shared.encode_s + shared.gpu_s
-        elif fields["type"] == "image":
-            decoding_s = Kept.read(note).decode_s
-        elif '"execution"' in note:
-            yield calls_s + decoding_s
-            calls_s = decoding_s = 0.0
-    yield calls_s + decoding_s
+    entries: Any = redis.xrange(events_key(job_id))
+    return [as_text(event_id) for event_id, fields in entries if fields[b"type"] == b"step"]

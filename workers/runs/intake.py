@@ -23,7 +23,7 @@ from workers.metrics.families import WorkerMetrics
 from workers.objects.storing import InputsLoaded, Storing
 from workers.queue.circuit_breaker import CircuitBreaker
 from workers.queue.claims import Claims
-from workers.queue.events import earlier
+from workers.queue.events import earlier_steps
 from workers.runs.isolation import Isolation
 from workers.runs.publishing import Publishing, faulty
 from workers.runs.table import Phase, RunTable
@@ -204,10 +204,8 @@ class Intake:
 
     def _remember(self, run: JobRun) -> None:
         """Let a run know what earlier ones left in the job's stream."""
-        found = self._breaker.attempt(lambda: earlier(self._redis, run.job_id))
-        if found is not None:
-            run.step_ids.extend(found.step_ids)
-            run.earlier_gpu_s = found.gpu_s
+        found = self._breaker.attempt(lambda: earlier_steps(self._redis, run.job_id))
+        run.step_ids.extend(found or ())
 
     def _deadline(self, run: JobRun) -> float | None:
         if run.request.deadline_ms is None:

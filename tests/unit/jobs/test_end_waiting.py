@@ -26,10 +26,12 @@ from contract.redis_keys import (
 )
 from core.clock import CLOCK
 from jobs.cancel import cancel
+from jobs.end import HandedBack, Publisher
 from jobs.expire import end_late
 from jobs.recover import recover, started_entries
 from tests.enqueue import enqueue, event_types, job_state, make_request, open_queue
-from tests.unit.workers.parts import RETENTION, TINY, claim, make_claims, make_worker
+from tests.unit.workers.parts import RETENTION, SHARED, TINY, claim, make_claims, make_worker
+from workers.queue.events import EventWriter
 
 REQUEST = make_request(deadline_ms=-1, webhook_url="https://example.org/hook")
 
@@ -83,6 +85,42 @@ def test_the_end_of_a_job_that_no_worker_has(redis: Redis, status: str, end: Cal
     job = Job.fetch("a", connection=redis, serializer=JSONSerializer)
     assert job.get_status() == (JobStatus.CANCELED if status == "canceled" else JobStatus.FAILED)
     assert [CanceledJobRegistry, FailedJobRegistry][status == "failed"](queue=queue).get_job_ids() == ["a"]
+
+
+def told(redis: Redis, *, handed_back: bool) -> str:
+    """Let a worker compute 1.5 s of job a, tell it with a step, and go; the key of what the job's owner has spent."""
+    enqueue(redis, "a", make_request(deadline_ms=-1))
+    spent, worker = charge(redis, 2.5), make_worker(redis)
+    run, events = claim(worker), EventWriter(redis)
+    run.encode_s, run.gpu_s = 0.5, 1.0
+    events.step(run, 1, {}, SHARED)
+    events.write()
+    run.gpu_s = 1.25
+    if handed_back:
+        assert Publisher(worker, redis, RETENTION).end(run, HandedBack())
+    else:
+        (entry,) = started_entries(redis, run.queue)
+        assert recover(redis, run.queue, entry, RETENTION, orphaned=True)
+    return spent
+
+
+@pytest.mark.parametrize(("handed_back", "cost_s"), [(True, 1.75), (False, 1.5)], ids=["handed-back", "worker-died"])
+@pytest.mark.parametrize("end", [ENDS["cancelled"][1], ENDS["late"][1]], ids=["cancelled", "late"])
+def test_a_job_that_waits_again_has_cost_what_was_computed_of_it(
+    redis: Redis, end: Callable[[Redis], object], handed_back: bool, cost_s: float
+) -> None:
+    spent = told(redis, handed_back=handed_back)
+    end(redis)
+    assert float(redis.get(spent) or 0) == 10 + cost_s
+
+
+def test_who_claims_it_again_goes_on_counting(redis: Redis) -> None:
+    told(redis, handed_back=True)
+    again = claim(make_worker(redis, "worker-b"))
+    again.gpu_s, events = 2.0, EventWriter(redis)
+    events.step(again, 2, {}, SHARED)
+    events.write()
+    assert float(job_state(redis, "a")["spent_s"]) == again.spent_s == 3.75
 
 
 @pytest.mark.parametrize("end", [each[1] for each in ENDS.values()], ids=ENDS)
